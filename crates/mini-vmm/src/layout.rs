@@ -1,0 +1,185 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Every guest-physical address, port and interrupt of the machine, in one place.
+//!
+//! Nothing else in the crate writes an address down; overlaps are refused at compile time.
+
+/// One kibibyte, in bytes.
+pub const KIB: u64 = 1 << 10;
+/// One mebibyte, in bytes.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte, in bytes.
+pub const GIB: u64 = 1 << 30;
+
+/// The page size of x86-64, in bytes.
+pub const PAGE_SIZE: u64 = 4 * KIB;
+
+// ---- Low memory, as the boot processor finds it -------------------------------------------
+
+/// The GDT that the boot processor starts with.
+pub const BOOT_GDT: u64 = 0x500;
+/// The (empty) IDT that the boot processor starts with.
+pub const BOOT_IDT: u64 = 0x520;
+/// PVH: `struct hvm_start_info`, followed by its module list and memory map.
+pub const PVH_START_INFO: u64 = 0x6000;
+/// PVH: the module list (`struct hvm_modlist_entry`), one entry.
+pub const PVH_MODLIST: u64 = 0x6040;
+/// PVH: the memory map (`struct hvm_memmap_table_entry`).
+pub const PVH_MEMMAP: u64 = 0x6100;
+/// Linux's `struct boot_params` (the "zero page").
+pub const ZERO_PAGE: u64 = 0x7000;
+/// The stack that the boot processor starts with (grows down).
+pub const BOOT_STACK: u64 = 0x8ff0;
+/// The first of the identity-mapping page tables: PML4, PDPT, then four page directories.
+pub const BOOT_PAGE_TABLES: u64 = 0x9000;
+/// Bytes of page tables: a PML4, a PDPT and four page directories map the first 4 GiB.
+pub const BOOT_PAGE_TABLES_SIZE: u64 = 6 * PAGE_SIZE;
+/// The kernel command line, NUL-terminated.
+pub const CMDLINE: u64 = 0x2_0000;
+/// Room for the command line including its NUL, in bytes.
+pub const CMDLINE_SIZE: u64 = 0x1_0000;
+/// End of the conventional memory that the memory map declares usable (the EBDA would start here).
+pub const LOW_RAM_END: u64 = 0x9_fc00;
+/// The ACPI tables, RSDP first: the BIOS area that operating systems search.
+pub const ACPI_TABLES: u64 = 0xe_0000;
+/// Room for all ACPI tables, in bytes.
+pub const ACPI_TABLES_SIZE: u64 = 0x2_0000;
+/// Where memory above the BIOS area starts, and kernels with it.
+pub const HIGH_RAM: u64 = MIB;
+
+// ---- The hole below 4 GiB ------------------------------------------------------------------
+
+/// Where RAM stops below 4 GiB; device memory follows.
+pub const HOLE_START: u64 = 3 * GIB;
+/// Where RAM goes on above the hole.
+pub const HOLE_END: u64 = 4 * GIB;
+/// Register windows of virtio-mmio devices.
+pub const VIRTIO_MMIO: u64 = 0xd000_0000;
+/// Room for virtio-mmio register windows, in bytes.
+pub const VIRTIO_MMIO_SIZE: u64 = 16 * MIB;
+/// The IOAPIC's registers.
+pub const IOAPIC: u64 = 0xfec0_0000;
+/// The local APIC's registers.
+pub const LAPIC: u64 = 0xfee0_0000;
+/// KVM's identity-map page (VMX without unrestricted guest).
+pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
+/// KVM's three TSS pages (VMX without unrestricted guest).
+pub const KVM_TSS: u64 = 0xfffb_d000;
+
+// ---- Ports -----------------------------------------------------------------------------------
+
+/// The i8042 data port; [`I8042_STATUS`] is its status and command port.
+pub const I8042_DATA: u16 = 0x60;
+/// The i8042 status and command port: writing 0xFE asks for a reset.
+pub const I8042_STATUS: u16 = 0x64;
+/// The debug-exit port, when it is asked for without a number.
+pub const DEBUG_EXIT: u16 = 0xf4;
+/// COM1, eight ports.
+pub const SERIAL: u16 = 0x3f8;
+/// Ports that COM1 takes.
+pub const SERIAL_SIZE: u16 = 8;
+/// pvpanic's only port.
+pub const PVPANIC: u16 = 0x505;
+/// ACPI's sleep control register (FADT `SLEEP_CONTROL_REG`), one byte.
+pub const ACPI_SLEEP_CONTROL: u16 = 0x600;
+/// ACPI's sleep status register (FADT `SLEEP_STATUS_REG`), one byte.
+pub const ACPI_SLEEP_STATUS: u16 = 0x601;
+/// ACPI's reset register (FADT `RESET_REG`), one byte.
+pub const ACPI_RESET: u16 = 0x602;
+/// The value that [`ACPI_RESET`] takes for a reset.
+pub const ACPI_RESET_VALUE: u8 = 0x01;
+/// Pending events of the Generic Event Device, one byte, cleared by reading.
+pub const GED_EVENTS: u16 = 0x603;
+/// Bit of [`GED_EVENTS`]: the power button was pressed.
+pub const GED_POWER_BUTTON: u8 = 0x01;
+/// The sleep type (`SLP_TYP`) of S5, soft-off.
+pub const ACPI_S5_SLEEP_TYPE: u8 = 5;
+/// The reset control register of PC chipsets; a write with bit 2 set resets.
+pub const CF9_RESET: u16 = 0xcf9;
+
+// ---- Interrupts ------------------------------------------------------------------------------
+
+/// COM1's GSI.
+pub const SERIAL_GSI: u32 = 4;
+/// The Generic Event Device's GSI.
+pub const GED_GSI: u32 = 5;
+/// ACPI's system control interrupt; declared, never raised (the platform is hardware-reduced).
+pub const SCI_GSI: u32 = 9;
+
+// ---- Limits ----------------------------------------------------------------------------------
+
+/// The fewest bytes of RAM that a machine may have.
+pub const MIN_RAM: u64 = 32 * MIB;
+/// The most bytes of RAM that a machine may have; page tables of KVM guests reach further, hosts rarely do.
+pub const MAX_RAM: u64 = 1024 * GIB;
+/// The most vCPUs that a machine may have.
+pub const MAX_CPUS: u8 = 64;
+
+/// Ranges of low memory, in address order: nothing overlaps.
+const LOW_MEMORY: [(u64, u64); 8] = [
+    (BOOT_GDT, 0x20),
+    (BOOT_IDT, 0x10),
+    (PVH_START_INFO, PAGE_SIZE),
+    (ZERO_PAGE, PAGE_SIZE),
+    (BOOT_STACK - 0xff0, 0xff0),
+    (BOOT_PAGE_TABLES, BOOT_PAGE_TABLES_SIZE),
+    (CMDLINE, CMDLINE_SIZE),
+    (ACPI_TABLES, ACPI_TABLES_SIZE),
+];
+
+/// Ranges of the hole below 4 GiB, in address order.
+const HOLE: [(u64, u64); 5] = [
+    (VIRTIO_MMIO, VIRTIO_MMIO_SIZE),
+    (IOAPIC, PAGE_SIZE),
+    (LAPIC, PAGE_SIZE),
+    (KVM_IDENTITY_MAP, PAGE_SIZE),
+    (KVM_TSS, 3 * PAGE_SIZE),
+];
+
+/// Port ranges, in order.
+const PORTS: [(u64, u64); 10] = [
+    (I8042_DATA as u64, 1),
+    (I8042_STATUS as u64, 1),
+    (DEBUG_EXIT as u64, 1),
+    (SERIAL as u64, SERIAL_SIZE as u64),
+    (PVPANIC as u64, 1),
+    (ACPI_SLEEP_CONTROL as u64, 1),
+    (ACPI_SLEEP_STATUS as u64, 1),
+    (ACPI_RESET as u64, 1),
+    (GED_EVENTS as u64, 1),
+    (CF9_RESET as u64, 1),
+];
+
+/// Whether `ranges` of (start, length) are in order and apart, within `[low, high)`.
+const fn apart(ranges: &[(u64, u64)], low: u64, high: u64) -> bool {
+    let mut free_from = low;
+    let mut i = 0;
+    while i < ranges.len() {
+        let (start, len) = ranges[i];
+        if start < free_from || start + len > high {
+            return false;
+        }
+        free_from = start + len;
+        i += 1;
+    }
+    true
+}
+
+const _: () = assert!(apart(&LOW_MEMORY, 0, HIGH_RAM));
+const _: () = assert!(apart(&HOLE, HOLE_START, HOLE_END));
+const _: () = assert!(apart(&PORTS, 0, 0x1_0000));
+const _: () = assert!(CMDLINE + CMDLINE_SIZE <= LOW_RAM_END);
+
+#[cfg(test)]
+mod tests {
+    use super::apart;
+
+    #[test]
+    fn overlap_and_overflow_are_seen() {
+        assert!(apart(&[(0, 4), (4, 4)], 0, 8));
+        assert!(!apart(&[(0, 5), (4, 4)], 0, 8));
+        assert!(!apart(&[(0, 4), (4, 5)], 0, 8));
+        assert!(!apart(&[(4, 4), (0, 4)], 0, 8));
+    }
+}

@@ -1,0 +1,11 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A small KVM virtual machine monitor that boots stock Linux kernels.
+//!
+//! Data flows one way: a [`spec::VmSpec`] becomes a machine, the machine runs until there is an
+//! [`outcome::Outcome`], and the outcome becomes the exit code.
+
+pub mod layout;
+pub mod outcome;
+pub mod spec;

@@ -1,0 +1,159 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! How a run ended, and the exit code that says so.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Exit code of a start-up or configuration error.
+pub const EXIT_ERROR: u8 = 1;
+/// Exit code of a usage error on the command line.
+pub const EXIT_USAGE: u8 = 2;
+
+/// How a run of the machine ended. Host failures are errors, not outcomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest powered off (ACPI S5).
+    PowerOff,
+    /// The guest asked for a reset (ACPI reset register, i8042 0xFE, CF9).
+    Reset,
+    /// A vCPU can't go on: triple fault, KVM internal error, failed entry, a panic of its thread.
+    VcpuFailure,
+    /// The guest reported a panic (pvpanic).
+    GuestPanic,
+    /// `--timeout` ran out.
+    Timeout,
+    /// The guest wrote this value to the debug-exit port.
+    DebugExit(u8),
+    /// The VMM was told to end by this signal, and the guest did not power off in time.
+    Signal(i32),
+    /// The user typed the escape sequence on the console.
+    ConsoleQuit,
+}
+
+impl Outcome {
+    /// The exit code of the process, as documented in the README.
+    ///
+    /// # Example
+    /// ```
+    /// use mini_vmm::outcome::Outcome;
+    /// assert_eq!(Outcome::PowerOff.exit_code(), 0);
+    /// assert_eq!(Outcome::DebugExit(3).exit_code(), 7);
+    /// assert_eq!(Outcome::Signal(15).exit_code(), 143);
+    /// ```
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Outcome::PowerOff => 0,
+            Outcome::Reset => 32,
+            Outcome::VcpuFailure => 33,
+            Outcome::GuestPanic => 34,
+            Outcome::Timeout => 36,
+            // QEMU's isa-debug-exit: the top bit of the value does not fit an exit code.
+            Outcome::DebugExit(value) => (value << 1) | 1,
+            Outcome::Signal(signal) => 128u8.wrapping_add(signal as u8),
+            Outcome::ConsoleQuit => 128 + libc::SIGINT as u8,
+        }
+    }
+}
+
+/// Where devices and the event loop report the outcome. The first report wins; later ones are
+/// consequences of it. Clones share one latch.
+#[derive(Clone, Debug)]
+pub struct OutcomeLatch(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    is_set: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    event: EventFd,
+}
+
+impl OutcomeLatch {
+    /// Makes an empty latch.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left for its eventfd.
+    pub fn new() -> io::Result<Self> {
+        Ok(OutcomeLatch(Arc::new(Shared {
+            is_set: AtomicBool::new(false),
+            outcome: Mutex::new(None),
+            event: EventFd::new(EFD_NONBLOCK)?,
+        })))
+    }
+
+    /// Reports `outcome`; returns whether it was the first report.
+    pub fn set(&self, outcome: Outcome) -> bool {
+        let mut first = self
+            .0
+            .outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if first.is_some() {
+            return false;
+        }
+        *first = Some(outcome);
+        self.0.is_set.store(true, Ordering::Release);
+        // A full counter already wakes the event loop; the write can't fail otherwise.
+        let _ = self.0.event.write(1);
+        true
+    }
+
+    /// Whether an outcome was reported: one relaxed load, for the exit path.
+    pub fn is_set(&self) -> bool {
+        self.0.is_set.load(Ordering::Relaxed)
+    }
+
+    /// The outcome, once there is one.
+    pub fn get(&self) -> Option<Outcome> {
+        *self
+            .0
+            .outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Becomes readable when an outcome is reported.
+    pub fn event(&self) -> &EventFd {
+        &self.0.event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_outcome_wins() {
+        let latch = OutcomeLatch::new().unwrap();
+        assert!(!latch.is_set());
+        assert_eq!(latch.get(), None);
+        assert!(latch.set(Outcome::GuestPanic));
+        assert!(!latch.clone().set(Outcome::Reset));
+        assert!(latch.is_set());
+        assert_eq!(latch.get(), Some(Outcome::GuestPanic));
+        assert_eq!(latch.event().read().unwrap(), 1);
+    }
+
+    #[test]
+    fn exit_codes_are_the_documented_ones() {
+        let codes = [
+            (Outcome::PowerOff, 0),
+            (Outcome::Reset, 32),
+            (Outcome::VcpuFailure, 33),
+            (Outcome::GuestPanic, 34),
+            (Outcome::Timeout, 36),
+            (Outcome::DebugExit(0), 1),
+            (Outcome::DebugExit(0xff), 0xff),
+            (Outcome::Signal(libc::SIGTERM), 143),
+            (Outcome::ConsoleQuit, 130),
+        ];
+        for (outcome, code) in codes {
+            assert_eq!(outcome.exit_code(), code, "{outcome:?}");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Set-up, test beds and checks.
+fn main() {}
