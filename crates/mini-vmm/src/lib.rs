@@ -9,3 +9,4 @@
 pub mod layout;
 pub mod outcome;
 pub mod spec;
+pub mod supervisor;

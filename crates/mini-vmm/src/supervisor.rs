@@ -1,0 +1,251 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the process is told from outside while a machine runs: signals and deadlines.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use log::warn;
+
+use crate::outcome::{Outcome, OutcomeLatch};
+
+/// SIGTERM and SIGINT as readable streams. The handlers are installed once per process.
+#[derive(Debug)]
+pub struct TerminationSignals {
+    streams: [(i32, UnixStream); 2],
+}
+
+impl TerminationSignals {
+    /// Takes SIGTERM and SIGINT away from their default action.
+    ///
+    /// # Errors
+    /// When the process has no file descriptors left.
+    pub fn install() -> io::Result<Self> {
+        Ok(TerminationSignals {
+            streams: [stream_of(libc::SIGTERM)?, stream_of(libc::SIGINT)?],
+        })
+    }
+
+    /// Another handle on the same streams, for the next machine of this process.
+    ///
+    /// # Errors
+    /// When the process has no file descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let [(a, a_stream), (b, b_stream)] = &self.streams;
+        Ok(TerminationSignals {
+            streams: [(*a, a_stream.try_clone()?), (*b, b_stream.try_clone()?)],
+        })
+    }
+
+    /// The signal that `fd` stands for, and how often it came since the last call.
+    fn take(&mut self, fd: RawFd) -> Option<(i32, usize)> {
+        let (signal, stream) = self.streams.iter_mut().find(|(_, s)| s.as_raw_fd() == fd)?;
+        let mut buffer = [0; 64];
+        match stream.read(&mut buffer) {
+            Ok(count) if count > 0 => Some((*signal, count)),
+            _ => None,
+        }
+    }
+}
+
+/// A non-blocking stream that receives a byte for each `signal`.
+fn stream_of(signal: i32) -> io::Result<(i32, UnixStream)> {
+    let (reader, writer) = UnixStream::pair()?;
+    reader.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(signal, writer)?;
+    Ok((signal, reader))
+}
+
+/// Turns signals and deadlines into the power button and outcomes.
+///
+/// The first signal presses the guest's power button; a second one, or the grace period without a
+/// power-off, ends the run with [`Outcome::Signal`].
+pub struct Supervisor {
+    latch: OutcomeLatch,
+    signals: TerminationSignals,
+    press_power_button: Box<dyn FnMut()>,
+    grace: Duration,
+    stop_at: Option<(Instant, i32)>,
+    time_out_at: Option<Instant>,
+}
+
+impl Supervisor {
+    /// A supervisor of one run; `time_out_at` ends it with [`Outcome::Timeout`].
+    pub fn new(
+        latch: OutcomeLatch,
+        signals: TerminationSignals,
+        press_power_button: Box<dyn FnMut()>,
+        grace: Duration,
+        time_out_at: Option<Instant>,
+    ) -> Self {
+        Supervisor {
+            latch,
+            signals,
+            press_power_button,
+            grace,
+            stop_at: None,
+            time_out_at,
+        }
+    }
+
+    /// Reports the outcome of a deadline that has passed by `now`, and returns how long the event
+    /// loop may sleep until the next one: milliseconds, -1 for no deadline.
+    pub fn check_deadlines(&mut self, now: Instant) -> i32 {
+        let deadlines = [
+            self.stop_at
+                .map(|(at, signal)| (at, Outcome::Signal(signal))),
+            self.time_out_at.map(|at| (at, Outcome::Timeout)),
+        ];
+        let Some((at, outcome)) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at) else {
+            return -1;
+        };
+        if at <= now {
+            self.latch.set(outcome);
+            return 0;
+        }
+        // Rounded up: waking a moment early would spin.
+        i32::try_from((at - now).as_millis() + 1).unwrap_or(i32::MAX)
+    }
+
+    /// What `count` deliveries of `signal` do.
+    fn on_signal(&mut self, signal: i32, count: usize, now: Instant) {
+        if self.stop_at.is_some() || count > 1 {
+            self.latch.set(Outcome::Signal(signal));
+            return;
+        }
+        (self.press_power_button)();
+        self.stop_at = Some((now + self.grace, signal));
+        warn!(
+            "{}: pressed the guest's power button; it has {} s to power off (send it again to stop now)",
+            name_of(signal),
+            self.grace.as_secs()
+        );
+    }
+}
+
+/// The name of a signal that is handled here.
+fn name_of(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGINT => "SIGINT",
+        _ => "signal",
+    }
+}
+
+impl std::fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Supervisor")
+            .field("stop_at", &self.stop_at)
+            .field("time_out_at", &self.time_out_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The supervisor as the event loop holds it: shared with the loop itself, which asks for deadlines.
+impl MutEventSubscriber for Supervisor {
+    fn init(&mut self, ops: &mut EventOps) {
+        let signals = self.signals.streams.iter().map(|(_, s)| s.as_raw_fd());
+        for fd in signals.chain([self.latch.event().as_raw_fd()]) {
+            if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
+                // Without them the process could not be stopped: end the run instead.
+                warn!("can't wait for signals: {error}");
+                self.latch.set(Outcome::Signal(libc::SIGTERM));
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        // The latch's own event only has to wake the loop, which looks at the latch.
+        if let Some((signal, count)) = self.signals.take(events.fd()) {
+            self.on_signal(signal, count, Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Write;
+    use std::rc::Rc;
+
+    use super::*;
+
+    fn supervisor(time_out_at: Option<Instant>) -> (Supervisor, OutcomeLatch, Rc<Cell<u32>>) {
+        let latch = OutcomeLatch::new().unwrap();
+        let presses = Rc::new(Cell::new(0));
+        let button = Rc::clone(&presses);
+        let pair = || UnixStream::pair().unwrap().0;
+        let signals = TerminationSignals {
+            streams: [(libc::SIGTERM, pair()), (libc::SIGINT, pair())],
+        };
+        let press = Box::new(move || button.set(button.get() + 1));
+        let grace = Duration::from_secs(5);
+        (
+            Supervisor::new(latch.clone(), signals, press, grace, time_out_at),
+            latch,
+            presses,
+        )
+    }
+
+    #[test]
+    fn first_signal_presses_the_button_second_stops() {
+        let (mut supervisor, latch, presses) = supervisor(None);
+        let now = Instant::now();
+        assert_eq!(supervisor.check_deadlines(now), -1);
+        supervisor.on_signal(libc::SIGTERM, 1, now);
+        assert_eq!((presses.get(), latch.get()), (1, None));
+        supervisor.on_signal(libc::SIGINT, 1, now);
+        assert_eq!(
+            (presses.get(), latch.get()),
+            (1, Some(Outcome::Signal(libc::SIGINT)))
+        );
+    }
+
+    #[test]
+    fn a_guest_that_ignores_the_button_is_stopped_after_the_grace_period() {
+        let (mut supervisor, latch, _) = supervisor(None);
+        let now = Instant::now();
+        supervisor.on_signal(libc::SIGTERM, 1, now);
+        assert_eq!(supervisor.check_deadlines(now), 5001);
+        assert_eq!(latch.get(), None);
+        assert_eq!(supervisor.check_deadlines(now + Duration::from_secs(5)), 0);
+        assert_eq!(latch.get(), Some(Outcome::Signal(libc::SIGTERM)));
+    }
+
+    #[test]
+    fn the_nearest_deadline_counts() {
+        let now = Instant::now();
+        let (mut supervisor, latch, _) = supervisor(Some(now + Duration::from_secs(1)));
+        supervisor.on_signal(libc::SIGTERM, 1, now);
+        assert_eq!(supervisor.check_deadlines(now), 1001);
+        supervisor.check_deadlines(now + Duration::from_secs(2));
+        assert_eq!(latch.get(), Some(Outcome::Timeout));
+    }
+
+    #[test]
+    fn a_distant_deadline_does_not_overflow() {
+        let now = Instant::now();
+        let (mut supervisor, _, _) =
+            supervisor(Some(now + Duration::from_secs(u64::from(u32::MAX))));
+        assert_eq!(supervisor.check_deadlines(now), i32::MAX);
+    }
+
+    #[test]
+    fn deliveries_are_counted() {
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        reader.set_nonblocking(true).unwrap();
+        let fd = reader.as_raw_fd();
+        let other = UnixStream::pair().unwrap().0;
+        let mut signals = TerminationSignals {
+            streams: [(libc::SIGTERM, reader), (libc::SIGINT, other)],
+        };
+        assert_eq!(signals.take(fd), None);
+        writer.write_all(&[0, 0]).unwrap();
+        assert_eq!(signals.take(fd), Some((libc::SIGTERM, 2)));
+        assert_eq!(signals.take(-1), None);
+    }
+}
