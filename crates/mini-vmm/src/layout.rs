@@ -151,6 +151,32 @@ const PORTS: [(u64, u64); 10] = [
     (CF9_RESET as u64, 1),
 ];
 
+/// Ports that have an owner: first, last, whose. The last lines are ports of every PC that KVM
+/// emulates or kernels write to, whether or not this machine has the device.
+const OWNED_PORTS: [(u16, u16, &str); 14] = [
+    (I8042_DATA, I8042_DATA, "the keyboard controller"),
+    (I8042_STATUS, I8042_STATUS, "the keyboard controller"),
+    (SERIAL, SERIAL + SERIAL_SIZE - 1, "COM1"),
+    (PVPANIC, PVPANIC, "the panic device"),
+    (ACPI_SLEEP_CONTROL, GED_EVENTS, "ACPI"),
+    (CF9_RESET, CF9_RESET, "the reset register"),
+    (0x20, 0x21, "the interrupt controller"),
+    (0xa0, 0xa1, "the interrupt controller"),
+    (0x4d0, 0x4d1, "the interrupt controller"),
+    (0x40, 0x43, "the timer"),
+    (0x61, 0x61, "the timer"),
+    (0x70, 0x71, "the real-time clock"),
+    (0x80, 0x80, "the delay port"),
+    (0xcf8, 0xcff, "PCI configuration"),
+];
+
+/// What a port belongs to, if it is not free for the debug-exit device.
+pub fn port_owner(port: u16) -> Option<&'static str> {
+    let mut owners = OWNED_PORTS.iter();
+    let owner = owners.find(|(first, last, _)| (*first..=*last).contains(&port));
+    owner.map(|(_, _, name)| *name)
+}
+
 /// Whether `ranges` of (start, length) are in order and apart, within `[low, high)`.
 const fn apart(ranges: &[(u64, u64)], low: u64, high: u64) -> bool {
     let mut free_from = low;

@@ -6,7 +6,12 @@
 //! Data flows one way: a [`spec::VmSpec`] becomes a machine, the machine runs until there is an
 //! [`outcome::Outcome`], and the outcome becomes the exit code.
 
+pub mod check;
+pub mod cli;
+pub mod config;
 pub mod layout;
+pub mod logging;
 pub mod outcome;
 pub mod spec;
 pub mod supervisor;
+pub mod vmm;

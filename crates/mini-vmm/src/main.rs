@@ -1,2 +1,79 @@
-//! The `mini-vmm` command.
-fn main() {}
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The `mini-vmm` command: arguments, a description, a run, an exit code.
+
+use std::error::Error;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use mini_vmm::cli::{self, Command};
+use mini_vmm::outcome::EXIT_ERROR;
+use mini_vmm::{check, config, logging, vmm};
+
+/// Where the host's KVM is.
+const KVM: &str = "/dev/kvm";
+
+fn main() -> ExitCode {
+    let command = match cli::parse_from(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => {
+            error.print();
+            return error.exit_code().into();
+        }
+    };
+    logging::init(command.verbosity());
+    match execute(command) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            // With standard error gone, the exit code still says it.
+            let _ = writeln!(
+                io::stderr(),
+                "mini-vmm: error: {}",
+                logging::sentence(&*error)
+            );
+            EXIT_ERROR.into()
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
+    match command {
+        Command::Run(run) => {
+            let spec = config::resolve(run.flags, run.config.as_deref())?;
+            if run.print_config {
+                print(config::to_json(&spec)?.as_bytes())?;
+                return Ok(0);
+            }
+            Ok(vmm::run(&spec)?.exit_code())
+        }
+        Command::Check { json, .. } => {
+            let report = check::probe(Path::new(KVM));
+            let text = match json {
+                true => serde_json::to_string_pretty(&report)?,
+                false => report.to_string(),
+            };
+            print(format!("{}\n", text.trim_end()).as_bytes())?;
+            Ok(if report.ok() { 0 } else { EXIT_ERROR })
+        }
+        Command::Completions(shell) => {
+            print(&cli::completions(shell))?;
+            Ok(0)
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough is no failure.
+fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("can't write to standard output: {error}"),
+            )
+        }),
+    }
+}

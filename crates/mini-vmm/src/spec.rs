@@ -3,11 +3,36 @@
 
 //! The one description of a machine. The command line and a JSON file both produce it.
 
-use std::path::PathBuf;
+mod partial;
+mod words;
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+pub use self::partial::PartialSpec;
+pub use self::words::{ByteSize, OptionalPort, TimeLimit, WordError};
+use crate::layout;
+
 /// What to boot and on what machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// As JSON it is an object with the names of the command line's flags; only `kernel` must be
+/// there, and what is read is valid.
+///
+/// # Example
+/// ```
+/// use mini_vmm::spec::VmSpec;
+///
+/// let spec: VmSpec = serde_json::from_str(r#"{"kernel": "vmlinux", "memory": "1G"}"#)?;
+/// assert_eq!((spec.cpus, spec.memory), (1, 1 << 30));
+/// assert_eq!(spec.cmdline, "console=ttyS0 panic=-1");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PartialSpec", into = "PartialSpec")]
 pub struct VmSpec {
     /// The kernel image: ELF or bzImage, told apart by content.
     pub kernel: PathBuf,
@@ -40,7 +65,8 @@ pub struct VmSpec {
 }
 
 /// Which entry point of the kernel to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum BootProtocol {
     /// PVH where an ELF file has the note, else the 64-bit Linux entry.
     #[default]
@@ -52,7 +78,8 @@ pub enum BootProtocol {
 }
 
 /// Who decompresses a bzImage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decompress {
     /// The host where it can, else the guest.
     #[default]
@@ -87,7 +114,8 @@ pub enum SerialSpec {
 }
 
 /// What a guest reset does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnReboot {
     /// The process ends with exit code 32.
     #[default]
@@ -97,11 +125,273 @@ pub enum OnReboot {
 }
 
 /// What a guest panic report (pvpanic) does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnPanic {
     /// The process ends with exit code 34.
     #[default]
     Exit,
     /// The report is logged and the guest goes on (to its crash kernel or reboot).
     Continue,
+}
+
+/// Why a description is not one of a machine that can be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no kernel.
+    #[error("no kernel is named; give one with --kernel, or as \"kernel\" in the config file")]
+    NoKernel,
+    /// There is no vCPU.
+    #[error("a machine with 0 vCPUs can't run; give it 1 to {}", layout::MAX_CPUS)]
+    NoCpus,
+    /// There are more vCPUs than the machine has room for.
+    #[error(
+        "{cpus} vCPUs are too many; give the machine 1 to {}",
+        layout::MAX_CPUS
+    )]
+    TooManyCpus {
+        /// How many were asked for.
+        cpus: u64,
+    },
+    /// There is less RAM than a kernel needs, or the unit was forgotten.
+    #[error(
+        "{} of memory is less than the {} that a machine needs; {}",
+        amount(*memory), ByteSize(layout::MIN_RAM), more_memory(*memory)
+    )]
+    LittleMemory {
+        /// How many bytes were asked for.
+        memory: u64,
+    },
+    /// There is more RAM than the machine's memory map has room for.
+    #[error(
+        "{} of memory is more than a machine can have; give it at most {}",
+        amount(*memory), ByteSize(layout::MAX_RAM)
+    )]
+    MuchMemory {
+        /// How many bytes were asked for.
+        memory: u64,
+    },
+    /// RAM ends within a page.
+    #[error(
+        "{} of memory is not a multiple of the {} page; the nearest size is {}",
+        amount(*memory), ByteSize(layout::PAGE_SIZE), ByteSize(*nearest)
+    )]
+    PartialPage {
+        /// How many bytes were asked for.
+        memory: u64,
+        /// The nearest size that is possible.
+        nearest: u64,
+    },
+    /// The command line would end early.
+    #[error(
+        "the kernel command line has a NUL at byte {at}, where a kernel would stop reading; take it out"
+    )]
+    CmdlineNul {
+        /// Where the NUL is, counted from 0.
+        at: usize,
+    },
+    /// The command line does not fit its place in guest memory.
+    #[error(
+        "the kernel command line has {len} bytes; shorten it to {} or fewer",
+        layout::CMDLINE_SIZE - 1
+    )]
+    LongCmdline {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The debug-exit port belongs to something else.
+    #[error(
+        "the debug-exit port {port:#x} belongs to {owner}; choose another, such as {:#x}",
+        layout::DEBUG_EXIT
+    )]
+    TakenPort {
+        /// The port.
+        port: u16,
+        /// What it belongs to.
+        owner: &'static str,
+    },
+    /// A feature's name can't be one.
+    #[error("{name:?} is not the name of a CPU feature; /proc/cpuinfo shows the names")]
+    FeatureName {
+        /// The name.
+        name: String,
+    },
+    /// The run would be over before it starts.
+    #[error("a timeout of 0 ends the run before it starts; give a time such as 90 or 5m, or off")]
+    ZeroTimeout,
+    /// The timeout is further away than clocks can count.
+    #[error(
+        "the timeout is longer than {} days; give a shorter one, or off",
+        VmSpec::MAX_TIMEOUT.as_secs() / 86_400
+    )]
+    LongTimeout,
+    /// A path is empty.
+    #[error("the path of the {what} is empty; name a file")]
+    EmptyPath {
+        /// What the path is of.
+        what: &'static str,
+    },
+    /// A path has a NUL, which no file's name has.
+    #[error("the path of the {what}, {path:?}, has a NUL in it; no file is named so, take it out")]
+    PathNul {
+        /// What the path is of.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A socket's path does not fit its address.
+    #[error(
+        "the serial socket's path {path:?} is too long; shorten it to {MAX_SOCKET_PATH} bytes or fewer"
+    )]
+    LongSocketPath {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// The longest path of a Unix socket: `sun_path` less its NUL, see unix(7).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// `bytes` for a sentence: with a unit where that is exact.
+fn amount(bytes: u64) -> String {
+    let size = ByteSize(bytes).to_string();
+    if size.ends_with(|c: char| c.is_ascii_digit()) {
+        return format!("{size} {}", if bytes == 1 { "byte" } else { "bytes" });
+    }
+    size
+}
+
+/// The next step after too small a size: the unit that was forgotten, or the least there must be.
+fn more_memory(bytes: u64) -> String {
+    match bytes.checked_mul(layout::MIB) {
+        Some(layout::MIN_RAM..=layout::MAX_RAM) => format!("did you mean {bytes}M?"),
+        _ => "give it more".to_owned(),
+    }
+}
+
+impl VmSpec {
+    /// RAM in bytes when nothing else is said.
+    pub const DEFAULT_MEMORY: u64 = 512 * layout::MIB;
+
+    /// The longest timeout: ten years, well within what a monotonic clock can count.
+    pub const MAX_TIMEOUT: Duration = Duration::from_secs(3650 * 86_400);
+
+    /// The machine that boots `kernel` when nothing else is said.
+    pub fn new(kernel: impl Into<PathBuf>) -> Self {
+        let serial = SerialSpec::default();
+        VmSpec {
+            kernel: kernel.into(),
+            initrd: None,
+            cmdline: VmSpec::default_cmdline(&serial).to_owned(),
+            boot_protocol: BootProtocol::default(),
+            decompress: Decompress::default(),
+            cpus: 1,
+            cpu_features: Vec::new(),
+            memory: VmSpec::DEFAULT_MEMORY,
+            serial,
+            on_reboot: OnReboot::default(),
+            on_panic: OnPanic::default(),
+            timeout: None,
+            debug_exit: None,
+            legacy_timer: false,
+        }
+    }
+
+    /// The kernel command line when none is said: the console is COM1 if there is one, and a panic
+    /// is a reset, so that the run ends.
+    pub fn default_cmdline(serial: &SerialSpec) -> &'static str {
+        match serial {
+            SerialSpec::Off => "panic=-1",
+            _ => "console=ttyS0 panic=-1",
+        }
+    }
+
+    /// Checks everything that can be checked without touching the host.
+    ///
+    /// # Errors
+    /// The first thing that no machine can have.
+    pub fn validate(&self) -> Result<(), Error> {
+        match self.cpus {
+            0 => return Err(Error::NoCpus),
+            cpus if cpus > layout::MAX_CPUS => {
+                return Err(Error::TooManyCpus { cpus: cpus.into() });
+            }
+            _ => {}
+        }
+        validate_memory(self.memory)?;
+        validate_cmdline(&self.cmdline)?;
+        let mut names = self.cpu_features.iter().map(|feature| &feature.name);
+        if let Some(name) = names.find(|name| !CpuFeature::is_name(name)) {
+            return Err(Error::FeatureName { name: name.clone() });
+        }
+        validate_timeout(self.timeout)?;
+        if let Some(port) = self.debug_exit
+            && let Some(owner) = layout::port_owner(port)
+        {
+            return Err(Error::TakenPort { port, owner });
+        }
+        validate_path("kernel", &self.kernel)?;
+        if let Some(initrd) = &self.initrd {
+            validate_path("initrd", initrd)?;
+        }
+        validate_serial(&self.serial)
+    }
+}
+
+fn validate_memory(memory: u64) -> Result<(), Error> {
+    if memory < layout::MIN_RAM {
+        return Err(Error::LittleMemory { memory });
+    }
+    if memory > layout::MAX_RAM {
+        return Err(Error::MuchMemory { memory });
+    }
+    if !memory.is_multiple_of(layout::PAGE_SIZE) {
+        let nearest = (memory + layout::PAGE_SIZE / 2) / layout::PAGE_SIZE * layout::PAGE_SIZE;
+        return Err(Error::PartialPage { memory, nearest });
+    }
+    Ok(())
+}
+
+fn validate_cmdline(cmdline: &str) -> Result<(), Error> {
+    if let Some(at) = cmdline.bytes().position(|byte| byte == 0) {
+        return Err(Error::CmdlineNul { at });
+    }
+    if cmdline.len() as u64 >= layout::CMDLINE_SIZE {
+        return Err(Error::LongCmdline { len: cmdline.len() });
+    }
+    Ok(())
+}
+
+fn validate_timeout(timeout: Option<Duration>) -> Result<(), Error> {
+    match timeout {
+        Some(Duration::ZERO) => Err(Error::ZeroTimeout),
+        Some(time) if time > VmSpec::MAX_TIMEOUT => Err(Error::LongTimeout),
+        _ => Ok(()),
+    }
+}
+
+fn validate_path(what: &'static str, path: &Path) -> Result<(), Error> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Err(Error::EmptyPath { what });
+    }
+    if bytes.contains(&0) {
+        let path = path.to_owned();
+        return Err(Error::PathNul { what, path });
+    }
+    Ok(())
+}
+
+fn validate_serial(serial: &SerialSpec) -> Result<(), Error> {
+    match serial {
+        SerialSpec::Off | SerialSpec::Stdio | SerialSpec::Pty => Ok(()),
+        SerialSpec::File(path) => validate_path("serial file", path),
+        SerialSpec::Socket(path) => {
+            validate_path("serial socket", path)?;
+            if path.as_os_str().len() > MAX_SOCKET_PATH {
+                return Err(Error::LongSocketPath { path: path.clone() });
+            }
+            Ok(())
+        }
+    }
 }

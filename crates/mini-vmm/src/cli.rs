@@ -1,0 +1,229 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The command line: arguments in, a [`Command`] out. Nothing here reads, prints or exits.
+
+mod hints;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+pub use clap_complete::Shell;
+
+use crate::outcome::EXIT_USAGE;
+use crate::spec::PartialSpec;
+
+/// The exit codes, as `--help` shows them.
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  the guest powered off
+    1  start-up or configuration error
+    2  usage error on the command line
+   32  the guest asked for a reset, and --on-reboot is exit
+   33  vCPU failure: triple fault, KVM internal error (registers are on stderr)
+   34  the guest reported a panic (pvpanic), and --on-panic is exit
+   36  --timeout ran out
+  130  Ctrl-A x on the console
+  143  SIGTERM, and the guest did not power off in time (SIGINT: 130)
+    n  the guest wrote v to the debug-exit port: n = (v << 1) | 1
+";
+
+/// Examples, as `--help` shows them.
+const EXAMPLES: &str = "\
+Examples:
+  mini-vmm --kernel vmlinuz --initrd initrd.img
+      Boots with 1 vCPU and 512M; the console is this terminal (Ctrl-A x quits).
+  mini-vmm --kernel vmlinux --cpus 2 --memory 1G --cmdline \"console=ttyS0 quiet panic=-1\"
+  mini-vmm --kernel test.elf --serial file=log --debug-exit --timeout 5m
+      Runs a test that reports its status through the debug-exit port.
+  mini-vmm --kernel vmlinuz --print-config > vm.json; mini-vmm --config vm.json --cpus 4
+      Keeps a machine in a file; flags override the file.
+  mini-vmm check
+      Shows what this host can do.
+";
+
+/// Usage lines of the program itself.
+const USAGE: &str = "\
+mini-vmm --kernel <FILE> [OPTIONS]
+       mini-vmm --config <FILE> [OPTIONS]
+       mini-vmm check [--json]
+       mini-vmm completions <SHELL>";
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run a machine, or print what it would be.
+    Run(Box<Run>),
+    /// Show what this host can do.
+    Check {
+        /// As JSON.
+        json: bool,
+        /// How often `-v` was given.
+        verbosity: u8,
+    },
+    /// Print the completion script of a shell.
+    Completions(Shell),
+}
+
+/// What a command line says about a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// The flags that describe the machine.
+    pub flags: PartialSpec,
+    /// The file that describes what the flags don't.
+    pub config: Option<PathBuf>,
+    /// Print the machine's description and run nothing.
+    pub print_config: bool,
+    /// How often `-v` was given.
+    pub verbosity: u8,
+}
+
+impl Command {
+    /// How often `-v` was given.
+    pub fn verbosity(&self) -> u8 {
+        match self {
+            Command::Run(run) => run.verbosity,
+            Command::Check { verbosity, .. } => *verbosity,
+            Command::Completions(_) => 0,
+        }
+    }
+}
+
+/// A command line that leads to no [`Command`]: a mistake, or a call for help or the version.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(Box<clap::Error>);
+
+impl Error {
+    /// The exit code: 0 when help or the version was asked for, else that of a usage error.
+    pub fn exit_code(&self) -> u8 {
+        match self.0.use_stderr() {
+            true => EXIT_USAGE,
+            false => 0,
+        }
+    }
+
+    /// Prints the help or version to standard output, or the mistake to standard error, in colour
+    /// on a terminal. That nobody reads it is no failure.
+    pub fn print(&self) {
+        let _ = self.0.print();
+    }
+}
+
+/// A small KVM virtual machine monitor that boots stock Linux kernels
+#[derive(Parser, Debug)]
+#[command(name = "mini-vmm", version, override_usage = USAGE, max_term_width = 100)]
+#[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
+#[command(disable_help_flag = true, disable_version_flag = true)]
+#[command(after_help = "Examples and exit codes: mini-vmm --help")]
+#[command(after_long_help = format!("{EXAMPLES}\n{EXIT_CODES}"))]
+struct Arguments {
+    #[command(flatten)]
+    spec: PartialSpec,
+
+    /// Description of the machine in JSON; flags override it
+    ///
+    /// Its keys are the names of the flags above; --print-config writes such a file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(help_heading = "Configuration")]
+    config: Option<PathBuf>,
+
+    /// Print the description that the command line means, and run nothing
+    #[arg(long, help_heading = "Configuration")]
+    print_config: bool,
+
+    /// Log more to stderr: -v info, -vv debug, -vvv trace
+    ///
+    /// MINI_VMM_LOG selects by module instead, such as MINI_VMM_LOG=mini_vmm::boot=debug.
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Output")]
+    verbose: u8,
+
+    /// Print help: -h a summary, --help all of it
+    #[arg(short, long, global = true, action = ArgAction::Help, help_heading = "Output")]
+    help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Output")]
+    version: Option<bool>,
+
+    #[command(subcommand)]
+    command: Option<Other>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Other {
+    /// Show what this host can do; exit code 1 if a stock kernel can't run here
+    #[command(override_usage = "mini-vmm check [--json]")]
+    Check {
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the completion script of a shell
+    #[command(override_usage = "mini-vmm completions <SHELL>")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Reads a command line, the program's name first. A pure function of its arguments.
+///
+/// # Errors
+/// When the arguments are no command: an [`Error`] that knows what to print, and where.
+///
+/// # Example
+/// ```
+/// use mini_vmm::cli::{self, Command};
+///
+/// let Command::Run(run) = cli::parse_from(["mini-vmm", "--kernel", "vmlinux", "--cpus", "2"])?
+/// else { unreachable!() };
+/// assert_eq!(run.flags.cpus, Some(2));
+/// assert_eq!(cli::parse_from(["mini-vmm", "--no-such"]).unwrap_err().exit_code(), 2);
+/// # Ok::<(), cli::Error>(())
+/// ```
+pub fn parse_from<I>(args: I) -> Result<Command, Error>
+where
+    I: IntoIterator,
+    I::Item: Into<OsString>,
+{
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let parsed = Arguments::command()
+        .try_get_matches_from(&args)
+        .and_then(|mut matches| Arguments::from_arg_matches_mut(&mut matches))
+        .and_then(command_from);
+    parsed.map_err(|error| Error(Box::new(hints::add(error, &args))))
+}
+
+/// The completion script of `shell`.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "mini-vmm", &mut script);
+    script
+}
+
+fn command_from(arguments: Arguments) -> Result<Command, clap::Error> {
+    let run = Run {
+        flags: arguments.spec,
+        config: arguments.config,
+        print_config: arguments.print_config,
+        verbosity: 0,
+    };
+    let Some(other) = arguments.command else {
+        let verbosity = arguments.verbose;
+        return Ok(Command::Run(Box::new(Run { verbosity, ..run })));
+    };
+    if run != Run::default() {
+        let what = "a subcommand runs no machine; leave out the options that describe one";
+        return Err(Arguments::command().error(ErrorKind::ArgumentConflict, what));
+    }
+    Ok(match other {
+        Other::Check { json } => Command::Check {
+            json,
+            verbosity: arguments.verbose,
+        },
+        Other::Completions { shell } => Command::Completions(shell),
+    })
+}

@@ -1,0 +1,172 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Hints for words that other VMMs use.
+
+use std::ffi::OsString;
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool) and what to write.
+const FOREIGN_FLAGS: [(&[&str], &str); 15] = [
+    (
+        &["-m", "--mem", "--mem-size", "--mem-size-mib", "-memory"],
+        "memory is given as '--memory 512M'",
+    ),
+    (
+        &[
+            "-smp",
+            "--smp",
+            "--vcpus",
+            "--vcpu",
+            "-c",
+            "-cpus",
+            "--num-cpus",
+        ],
+        "vCPUs are given as '--cpus 2'",
+    ),
+    (
+        &["-cpu", "--cpu"],
+        "vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
+    ),
+    (
+        &[
+            "-append",
+            "--append",
+            "-p",
+            "--params",
+            "--kernel-cmdline",
+            "--boot-args",
+        ],
+        "the kernel command line is given as '--cmdline TEXT'",
+    ),
+    (
+        &[
+            "-k",
+            "-kernel",
+            "--kernel-path",
+            "--kernel-image",
+            "--firmware",
+        ],
+        "the kernel is given as '--kernel FILE'",
+    ),
+    (
+        &["-i", "-initrd", "--initramfs", "--initrd-path"],
+        "the initial RAM disk is given as '--initrd FILE'",
+    ),
+    (
+        &["-serial", "--console", "-chardev"],
+        "the console is COM1, given as '--serial stdio'",
+    ),
+    (
+        &["-nographic", "-display", "--display"],
+        "there is no display; the console is COM1, on this terminal unless '--serial' says otherwise",
+    ),
+    (
+        &["-no-reboot", "--no-reboot"],
+        "a reset ends the VMM unless '--on-reboot reset' is given",
+    ),
+    (
+        &["-enable-kvm", "--enable-kvm", "-accel", "--accel"],
+        "KVM is always used",
+    ),
+    (
+        &["-device", "--device"],
+        "the debug-exit device is given as '--debug-exit'; there is no option for others",
+    ),
+    (
+        &["--config-file", "--json", "-f"],
+        "a machine in JSON is given as '--config FILE'",
+    ),
+    (
+        &["-d", "--debug", "--log-level", "--level", "-D"],
+        "log more with '-v', '-vv' or '-vvv'",
+    ),
+    (
+        &[
+            "--disk", "--block", "-drive", "-hda", "--net", "-netdev", "-nic", "--vsock", "--fs",
+            "--rng",
+        ],
+        "this version has no disks, networks or other virtio devices; give the guest an '--initrd'",
+    ),
+    (
+        &["--api-sock", "--api-socket", "--no-api", "-qmp", "-monitor"],
+        "there is no API; the command line or '--config FILE' describes the machine",
+    ),
+];
+
+/// Adds to `error` what a user of another VMM meant by `args`, if that is known.
+pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {
+    let hint = match error.kind() {
+        ErrorKind::UnknownArgument => flag_hint(invalid_arg(&error), args),
+        ErrorKind::InvalidSubcommand => {
+            string(&error, ContextKind::InvalidSubcommand).and_then(|word| kernel_hint(&word))
+        }
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => value_hint(&error),
+        _ => None,
+    };
+    if let Some(hint) = hint {
+        // One hint is enough: ours knows more than the nearest spelling.
+        error.remove(ContextKind::SuggestedArg);
+        error.remove(ContextKind::SuggestedSubcommand);
+        let hint = ContextValue::StyledStrs(vec![StyledStr::from(hint)]);
+        error.insert(ContextKind::Suggested, hint);
+    }
+    error
+}
+
+fn invalid_arg(error: &clap::Error) -> Option<String> {
+    string(error, ContextKind::InvalidArg)
+}
+
+fn string(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.clone()),
+        _ => None,
+    }
+}
+
+fn flag_hint(invalid: Option<String>, args: &[OsString]) -> Option<String> {
+    let invalid = invalid?;
+    if !invalid.starts_with('-') {
+        return kernel_hint(&invalid);
+    }
+    // clap reads `-kernel` as `-k -e …`: look at the word as it was typed.
+    let typed = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    let typed = typed
+        .map(|arg| arg.split_once('=').map_or(arg, |(name, _)| name))
+        .find(|arg| arg.starts_with(&invalid))
+        .unwrap_or(&invalid);
+    let known = |flag: &str| {
+        FOREIGN_FLAGS
+            .iter()
+            .find(|(flags, _)| flags.contains(&flag))
+    };
+    let (_, hint) = known(typed).or_else(|| known(&invalid))?;
+    Some((*hint).to_owned())
+}
+
+fn kernel_hint(word: &str) -> Option<String> {
+    Some(format!(
+        "a kernel is given as '--kernel {}'",
+        word.escape_default()
+    ))
+}
+
+/// Hints for values in the words of other VMMs.
+fn value_hint(error: &clap::Error) -> Option<String> {
+    let arg = invalid_arg(error)?;
+    let value = string(error, ContextKind::InvalidValue)?;
+    let flag = arg.split([' ', '=', '[']).next()?;
+    let hint = match (flag, value.split_once('=')) {
+        ("--memory", Some(("size", size))) => format!("write '--memory {}'", size.escape_default()),
+        ("--cpus", Some(("boot", n))) => format!("write '--cpus {}'", n.escape_default()),
+        _ => match (flag, value.as_str()) {
+            ("--serial", "tty" | "mon:stdio" | "console") => "write '--serial stdio'".into(),
+            ("--serial", "null" | "none") => "write '--serial off'".into(),
+            _ => return None,
+        },
+    };
+    Some(hint)
+}

@@ -1,0 +1,137 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Machines described in JSON files.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::spec::{self, PartialSpec, VmSpec};
+
+/// The longest config file in bytes; a command line of the longest kind fits many times.
+pub const MAX_SIZE: u64 = 1 << 20;
+
+/// Why there is no valid description of a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be opened or read.
+    #[error("can't read the config file {path:?}; name a file with the machine's JSON")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The path is one of a directory.
+    #[error("the config file {path:?} is a directory; name a file with the machine's JSON")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file is too long to be one.
+    #[error(
+        "the config file {path:?} has more than {MAX_SIZE} bytes; name a file with the machine's JSON"
+    )]
+    Huge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not text.
+    #[error("the config file {path:?} is not UTF-8 at line {line}, column {column}; JSON must be")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The column in bytes, counted from 1.
+        column: usize,
+    },
+    /// The file is not JSON, or not of a machine.
+    #[error("config file {path:?}, line {line}, column {column}: {what}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The column, counted from 1.
+        column: usize,
+        /// What is wrong there, in serde's words.
+        what: String,
+    },
+    /// The description is not one of a machine that can be built.
+    #[error("{0}")]
+    Spec(#[from] spec::Error),
+    /// The description can't be written as JSON.
+    #[error("the configuration can't be printed, since JSON can't hold it")]
+    Print(#[source] serde_json::Error),
+}
+
+/// The machine that `flags` and, where they are silent, the file `config` describe.
+///
+/// # Errors
+/// When the file can't be read or is wrong, or no machine can be as described.
+pub fn resolve(flags: PartialSpec, config: Option<&Path>) -> Result<VmSpec, Error> {
+    let file = config.map(load).transpose()?.unwrap_or_default();
+    Ok(VmSpec::try_from(flags.or(file))?)
+}
+
+/// Reads what the file at `path` says about a machine.
+///
+/// # Errors
+/// When it can't be read, is longer than [`MAX_SIZE`], or is not JSON of a machine.
+pub fn load(path: &Path) -> Result<PartialSpec, Error> {
+    let read_error = |source: io::Error| match source.kind() {
+        io::ErrorKind::IsADirectory => Error::Directory { path: path.into() },
+        _ => Error::Read {
+            path: path.into(),
+            source,
+        },
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(read_error)?;
+    file.take(MAX_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(read_error)?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(Error::Huge { path: path.into() });
+    }
+    parse(&bytes, path)
+}
+
+/// Reads `bytes`, which came from the file at `path`. A pure function.
+///
+/// # Errors
+/// When they are not JSON of a machine.
+pub fn parse(bytes: &[u8], path: &Path) -> Result<PartialSpec, Error> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line_start = before.iter().rposition(|byte| *byte == b'\n');
+        Error::NotUtf8 {
+            path: path.into(),
+            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+            column: before.len() - line_start.map_or(0, |at| at + 1) + 1,
+        }
+    })?;
+    serde_json::from_str(text).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let what = error.to_string();
+        let place = format!(" at line {line} column {column}");
+        Error::Json {
+            path: path.into(),
+            line,
+            column,
+            what: what.strip_suffix(&place).unwrap_or(&what).to_owned(),
+        }
+    })
+}
+
+/// The JSON that describes `spec`, ending in a newline; [`load`] reads it back.
+///
+/// # Errors
+/// When a path is not UTF-8.
+pub fn to_json(spec: &VmSpec) -> Result<String, Error> {
+    let mut json = serde_json::to_string_pretty(spec).map_err(Error::Print)?;
+    json.push('\n');
+    Ok(json)
+}

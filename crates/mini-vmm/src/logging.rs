@@ -1,0 +1,131 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What is written to standard error: log lines and errors, one line each.
+
+use std::error::Error;
+use std::io::Write;
+
+use env_logger::{Builder, Env, Target};
+use log::{Level, LevelFilter};
+
+/// The environment variable that selects log lines by module, in env_logger's syntax.
+pub const LOG_VARIABLE: &str = "MINI_VMM_LOG";
+
+/// The longest error that is shown, in characters.
+const MAX_SENTENCE: usize = 2000;
+
+/// Starts logging to standard error: warnings, and more with each `-v`. The environment variable
+/// [`LOG_VARIABLE`] overrides both. A second call does nothing.
+pub fn init(verbosity: u8) {
+    let level = match verbosity {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    let mut builder = Builder::new();
+    builder
+        .filter_level(level)
+        .parse_env(Env::new().filter(LOG_VARIABLE))
+        .target(Target::Stderr)
+        .format(|line, record| writeln!(line, "{}", format_record(record)));
+    let _ = builder.try_init();
+}
+
+/// One log line without its newline; details name the module that they come from.
+fn format_record(record: &log::Record<'_>) -> String {
+    let text = one_line(&record.args().to_string());
+    match record.level() {
+        Level::Error => format!("mini-vmm: error: {text}"),
+        Level::Warn => format!("mini-vmm: warning: {text}"),
+        Level::Info => format!("mini-vmm: info: {text}"),
+        Level::Debug => format!("mini-vmm: debug: {}: {text}", record.target()),
+        Level::Trace => format!("mini-vmm: trace: {}: {text}", record.target()),
+    }
+}
+
+/// `error` and what caused it as one line, each part once, joined by colons.
+///
+/// # Example
+/// ```
+/// use mini_vmm::logging::sentence;
+/// assert_eq!(sentence(&std::io::Error::other("a\nb")), "a\\nb");
+/// ```
+pub fn sentence(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    let mut line = one_line(&text);
+    if let Some((end, _)) = line.char_indices().nth(MAX_SENTENCE) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+/// `text` with control characters escaped: it can neither break the line nor drive a terminal.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Chain {
+        #[error("no room: {0}")]
+        Shown(#[source] Box<Chain>),
+        #[error("can't write {0:?}")]
+        Hidden(&'static str, #[source] Box<Chain>),
+        #[error("disk\x1b[31m full\n")]
+        End,
+    }
+
+    #[test]
+    fn sentences_say_each_cause_once_on_one_line() {
+        let end = || Box::new(Chain::End);
+        let shown = Box::new(Chain::Shown(end()));
+        assert_eq!(
+            sentence(&Chain::Hidden("a", shown)),
+            "can't write \"a\": no room: disk\\u{1b}[31m full\\n"
+        );
+        assert_eq!(
+            sentence(&Chain::Hidden("a", end())),
+            "can't write \"a\": disk\\u{1b}[31m full\\n"
+        );
+    }
+
+    #[test]
+    fn sentences_end() {
+        let long = std::io::Error::other("é".repeat(1 << 20));
+        let line = sentence(&long);
+        assert_eq!(line.chars().count(), MAX_SENTENCE + 1);
+        assert!(line.ends_with("é…"));
+    }
+
+    #[test]
+    fn records_name_their_level() {
+        let line = |level| {
+            let args = format_args!("a\rb");
+            let mut record = log::Record::builder();
+            format_record(&record.level(level).target("t").args(args).build())
+        };
+        assert_eq!(line(Level::Warn), "mini-vmm: warning: a\\rb");
+        assert_eq!(line(Level::Trace), "mini-vmm: trace: t: a\\rb");
+    }
+}

@@ -1,0 +1,496 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The words that stand for values on the command line and in a config file.
+//!
+//! Each type here is read by [`FromStr`] and written by [`Display`]; what is written reads back as
+//! the same value. In JSON the same words are strings, and plain counts may be numbers.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Display, Formatter};
+use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+
+use super::{CpuFeature, SerialSpec};
+
+/// What a word is not. Reads after "`word` is ".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WordError {
+    /// Not a number of vCPUs.
+    #[error("not a number of vCPUs; write a whole number, such as 2")]
+    Count,
+    /// Not a number of bytes.
+    #[error("not a size; write a whole number and a unit (K, M, G or T), such as 512M")]
+    Size,
+    /// A number of bytes that 64 bits can't hold.
+    #[error("more bytes than an address can reach; write a size such as 512M or 4G")]
+    HugeSize,
+    /// Not a length of time.
+    #[error(
+        "not a time; write a whole number of seconds or with a unit (ms, s, m, h), such as 90 or 5m, or off"
+    )]
+    Time,
+    /// Not a port number.
+    #[error("not an I/O port; write a number up to 0xffff, such as 0xf4, or off")]
+    Port,
+    /// Not a CPU feature with a sign.
+    #[error(
+        "not a CPU feature; write + or - and a name as in /proc/cpuinfo, such as -avx2, and commas between several"
+    )]
+    Feature,
+    /// Not a place for COM1.
+    #[error("not a place for COM1; write off, stdio, pty, file=PATH or socket=PATH")]
+    Serial,
+}
+
+/// A number of bytes, such as `512M`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+/// Letters of binary units, each 1024 times the one before.
+const SIZE_UNITS: [char; 4] = ['k', 'm', 'g', 't'];
+
+impl FromStr for ByteSize {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        let (number, unit) = split_number(word).ok_or(WordError::Size)?;
+        let unit = unit.to_ascii_lowercase();
+        let shift = match unit.strip_suffix("ib").unwrap_or(&unit) {
+            "" if unit.is_empty() => 0,
+            letter => {
+                let at = SIZE_UNITS.iter().position(|u| letter == u.to_string());
+                10 * (at.ok_or(WordError::Size)? as u32 + 1)
+            }
+        };
+        let number: u64 = number.parse().map_err(|_| WordError::HugeSize)?;
+        number
+            .checked_mul(1 << shift)
+            .map(ByteSize)
+            .ok_or(WordError::HugeSize)
+    }
+}
+
+impl Display for ByteSize {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let ByteSize(mut number) = *self;
+        let mut unit = None;
+        for letter in SIZE_UNITS {
+            if number == 0 || number % 1024 != 0 {
+                break;
+            }
+            number /= 1024;
+            unit = Some(letter.to_ascii_uppercase());
+        }
+        write!(f, "{number}")?;
+        unit.map_or(Ok(()), |letter| write!(f, "{letter}"))
+    }
+}
+
+/// A limit on time, such as `90s` or `5m`; a plain number counts seconds; `off` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLimit(pub Option<Duration>);
+
+/// Units of time and their nanoseconds, largest first.
+const TIME_UNITS: [(&str, u128); 6] = [
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
+impl FromStr for TimeLimit {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        if word == "off" {
+            return Ok(TimeLimit(None));
+        }
+        let (number, unit) = split_number(word).ok_or(WordError::Time)?;
+        let unit = if unit.is_empty() { "s" } else { unit };
+        let scale = TIME_UNITS.iter().find(|(name, _)| *name == unit);
+        let (_, scale) = scale.ok_or(WordError::Time)?;
+        let number: u64 = number.parse().map_err(|_| WordError::Time)?;
+        let nanos = u128::from(number) * scale;
+        let seconds = u64::try_from(nanos / 1_000_000_000).map_err(|_| WordError::Time)?;
+        let rest = (nanos % 1_000_000_000) as u32;
+        Ok(TimeLimit(Some(Duration::new(seconds, rest))))
+    }
+}
+
+impl Display for TimeLimit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some(limit) = self.0 else {
+            return f.write_str("off");
+        };
+        let nanos = limit.as_nanos();
+        let exact = TIME_UNITS.iter().find(|(_, scale)| nanos % scale == 0);
+        // A zero divides by every unit; write it in seconds.
+        let (name, scale) = exact.filter(|_| nanos != 0).unwrap_or(&TIME_UNITS[2]);
+        write!(f, "{}{name}", nanos / scale)
+    }
+}
+
+/// An I/O port that may be absent, such as `0xf4`, `244` or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalPort(pub Option<u16>);
+
+impl FromStr for OptionalPort {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        if word == "off" {
+            return Ok(OptionalPort(None));
+        }
+        let lower = word.to_ascii_lowercase();
+        let (digits, radix) = match lower.strip_prefix("0x") {
+            Some(digits) => (digits, 16),
+            None => (lower.as_str(), 10),
+        };
+        // `from_str_radix` takes a sign, a port has none.
+        if !digits.starts_with(|c: char| c.is_digit(radix)) {
+            return Err(WordError::Port);
+        }
+        u16::from_str_radix(digits, radix)
+            .map(|port| OptionalPort(Some(port)))
+            .map_err(|_| WordError::Port)
+    }
+}
+
+impl Display for OptionalPort {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(port) => write!(f, "{port:#x}"),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+impl CpuFeature {
+    /// Whether `name` can be the name of a feature: lower-case letters, digits and `_`, at most 32.
+    pub fn is_name(name: &str) -> bool {
+        let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        (1..=32).contains(&name.len()) && name.chars().all(is_part)
+    }
+}
+
+impl FromStr for CpuFeature {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        let (enable, name) = match (word.strip_prefix('+'), word.strip_prefix('-')) {
+            (Some(name), _) => (true, name),
+            (_, Some(name)) => (false, name),
+            _ => return Err(WordError::Feature),
+        };
+        if !CpuFeature::is_name(name) {
+            return Err(WordError::Feature);
+        }
+        Ok(CpuFeature {
+            name: name.to_owned(),
+            enable,
+        })
+    }
+}
+
+impl Display for CpuFeature {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let sign = if self.enable { '+' } else { '-' };
+        write!(f, "{sign}{}", self.name)
+    }
+}
+
+impl SerialSpec {
+    /// Reads `off`, `stdio`, `pty`, `file=PATH` or `socket=PATH`. A path may hold any bytes.
+    ///
+    /// # Errors
+    /// [`WordError::Serial`] for any other word, and for an empty path.
+    pub fn from_word(word: &OsStr) -> Result<Self, WordError> {
+        let path = |prefix: &str| {
+            let path = word.as_bytes().strip_prefix(prefix.as_bytes())?;
+            (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
+        };
+        match word.as_bytes() {
+            b"off" => Ok(SerialSpec::Off),
+            b"stdio" => Ok(SerialSpec::Stdio),
+            b"pty" => Ok(SerialSpec::Pty),
+            _ => path("file=")
+                .map(SerialSpec::File)
+                .or_else(|| path("socket=").map(SerialSpec::Socket))
+                .ok_or(WordError::Serial),
+        }
+    }
+
+    /// The word that [`SerialSpec::from_word`] reads back as this value.
+    pub fn to_word(&self) -> OsString {
+        let (mut word, path) = match self {
+            SerialSpec::Off => (OsString::from("off"), None),
+            SerialSpec::Stdio => (OsString::from("stdio"), None),
+            SerialSpec::Pty => (OsString::from("pty"), None),
+            SerialSpec::File(path) => (OsString::from("file="), Some(path)),
+            SerialSpec::Socket(path) => (OsString::from("socket="), Some(path)),
+        };
+        if let Some(path) = path {
+            word.push(path);
+        }
+        word
+    }
+}
+
+impl FromStr for SerialSpec {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        SerialSpec::from_word(OsStr::new(word))
+    }
+}
+
+/// Reads a number of vCPUs; whether a machine may have that many is checked later.
+pub(crate) fn parse_count(word: &str) -> Result<u64, WordError> {
+    word.parse().map_err(|_| WordError::Count)
+}
+
+/// Splits `word` after its leading digits, of which there must be some.
+fn split_number(word: &str) -> Option<(&str, &str)> {
+    let digits = word.bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 0).then(|| word.split_at(digits))
+}
+
+/// A value that JSON holds as a word, or as a number where that is plain.
+trait Word: FromStr<Err = WordError> {
+    /// What serde's messages call it.
+    const EXPECTED: &'static str;
+
+    /// The value that a bare number stands for.
+    fn from_number(_number: u64) -> Option<Self> {
+        None
+    }
+}
+
+impl Word for ByteSize {
+    const EXPECTED: &'static str = "a size such as \"512M\"";
+
+    fn from_number(bytes: u64) -> Option<Self> {
+        Some(ByteSize(bytes))
+    }
+}
+
+impl Word for TimeLimit {
+    const EXPECTED: &'static str = "a time such as \"5m\", or whole seconds";
+
+    fn from_number(seconds: u64) -> Option<Self> {
+        Some(TimeLimit(Some(Duration::from_secs(seconds))))
+    }
+}
+
+impl Word for OptionalPort {
+    const EXPECTED: &'static str = "an I/O port such as \"0xf4\"";
+
+    fn from_number(port: u64) -> Option<Self> {
+        u16::try_from(port)
+            .ok()
+            .map(|port| OptionalPort(Some(port)))
+    }
+}
+
+impl Word for CpuFeature {
+    const EXPECTED: &'static str = "a CPU feature such as \"-avx2\"";
+}
+
+impl Word for SerialSpec {
+    const EXPECTED: &'static str = "\"off\", \"stdio\", \"pty\", \"file=PATH\" or \"socket=PATH\"";
+}
+
+struct WordVisitor<T>(PhantomData<T>);
+
+impl<T: Word> Visitor<'_> for WordVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
+        word.parse()
+            .map_err(|why| E::custom(format_args!("{word:?} is {why}")))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        T::from_number(number)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+    }
+}
+
+macro_rules! deserialize_by_word {
+    ($($type:ty),*) => { $(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                from.deserialize_any(WordVisitor(PhantomData))
+            }
+        }
+    )* };
+}
+
+macro_rules! serialize_by_word {
+    ($($type:ty),*) => { $(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+    )* };
+}
+
+deserialize_by_word!(ByteSize, TimeLimit, OptionalPort, CpuFeature, SerialSpec);
+serialize_by_word!(ByteSize, TimeLimit, OptionalPort, CpuFeature);
+
+impl Serialize for SerialSpec {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let word = self.to_word().into_string().map_err(|word| {
+            ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))
+        })?;
+        to.serialize_str(&word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_binary() {
+        let sizes = [
+            ("0", 0),
+            ("512", 512),
+            ("4k", 4 << 10),
+            ("512M", 512 << 20),
+            ("512MiB", 512 << 20),
+            ("2g", 2 << 30),
+            ("1T", 1 << 40),
+        ];
+        for (word, bytes) in sizes {
+            assert_eq!(word.parse(), Ok(ByteSize(bytes)), "{word}");
+        }
+        for word in [
+            "", "M", "-1", "+1", "1.5G", "512MB", "512 M", "1ib", "1E", "size=1G", "٣M",
+        ] {
+            assert_eq!(word.parse::<ByteSize>(), Err(WordError::Size), "{word}");
+        }
+        for word in ["16777216T", "18446744073709551616"] {
+            assert_eq!(word.parse::<ByteSize>(), Err(WordError::HugeSize), "{word}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_in_the_largest_exact_unit() {
+        let sizes = [
+            (0, "0"),
+            (1023, "1023"),
+            (1024, "1K"),
+            (1 << 50, "1024T"),
+            (3 << 29, "1536M"),
+        ];
+        for (bytes, word) in sizes {
+            assert_eq!(ByteSize(bytes).to_string(), word);
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        let times = [
+            ("90", 90_000),
+            ("0", 0),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("1500ms", 1500),
+        ];
+        for (word, millis) in times {
+            let limit = TimeLimit(Some(Duration::from_millis(millis)));
+            assert_eq!(word.parse(), Ok(limit), "{word}");
+            assert_eq!(limit.to_string().parse(), Ok(limit), "{word}");
+        }
+        assert_eq!("off".parse(), Ok(TimeLimit(None)));
+        for word in [
+            "",
+            "s",
+            "1.5",
+            "-1",
+            "5 m",
+            "5M",
+            "1y",
+            "18446744073709551615h",
+        ] {
+            assert_eq!(word.parse::<TimeLimit>(), Err(WordError::Time), "{word}");
+        }
+    }
+
+    #[test]
+    fn ports_are_decimal_or_hexadecimal() {
+        for (word, port) in [("0xF4", 0xf4), ("244", 0xf4), ("0xffff", 0xffff), ("0", 0)] {
+            assert_eq!(word.parse(), Ok(OptionalPort(Some(port))), "{word}");
+        }
+        assert_eq!("off".parse(), Ok(OptionalPort(None)));
+        for word in ["", "0x", "f4", "+1", "0x+1", "-1", "65536", "0x10000"] {
+            assert_eq!(word.parse::<OptionalPort>(), Err(WordError::Port), "{word}");
+        }
+    }
+
+    #[test]
+    fn features_have_a_sign_and_a_name() {
+        let feature = |name: &str, enable| CpuFeature {
+            name: name.into(),
+            enable,
+        };
+        assert_eq!("+sse4_1".parse(), Ok(feature("sse4_1", true)));
+        assert_eq!("-3dnow".parse(), Ok(feature("3dnow", false)));
+        let long = format!("+{}", "x".repeat(33));
+        for word in [
+            "",
+            "+",
+            "avx2",
+            "+AVX2",
+            "--cpus",
+            "+a b",
+            "=avx",
+            long.as_str(),
+        ] {
+            assert_eq!(
+                word.parse::<CpuFeature>(),
+                Err(WordError::Feature),
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
+    fn serial_words_round_trip() {
+        let odd = OsStr::from_bytes(b"file=/tmp/\xff,x=y");
+        for word in ["off", "stdio", "pty", "file=a", "socket=/run/x"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([odd])
+        {
+            assert_eq!(SerialSpec::from_word(word).unwrap().to_word(), word);
+        }
+        for word in [
+            "",
+            "tty",
+            "null",
+            "file",
+            "file=",
+            "socket=",
+            "file:/tmp/x",
+            "Stdio",
+        ] {
+            assert_eq!(word.parse::<SerialSpec>(), Err(WordError::Serial), "{word}");
+        }
+    }
+}
