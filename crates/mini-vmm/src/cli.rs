@@ -6,6 +6,7 @@
 mod hints;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -105,10 +106,13 @@ impl Error {
         }
     }
 
-    /// Prints the help or version to standard output, or the mistake to standard error, in colour
-    /// on a terminal. That nobody reads it is no failure.
+    /// Prints the help or version to standard output, or the mistake to standard error. That
+    /// nobody reads it is no failure.
     pub fn print(&self) {
-        let _ = self.0.print();
+        let _ = match self.0.use_stderr() {
+            true => write!(io::stderr(), "mini-vmm: {}", self.0.render()),
+            false => self.0.print(),
+        };
     }
 }
 
@@ -227,3 +231,6 @@ fn command_from(arguments: Arguments) -> Result<Command, clap::Error> {
         Other::Completions { shell } => Command::Completions(shell),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ pub const MAX_SIZE: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file can't be opened or read.
-    #[error("can't read the config file {path:?}; name a file with the machine's JSON")]
+    #[error("can't read the config file {path:?}: {source}; name a file with the machine's JSON")]
     Read {
         /// The file.
         path: PathBuf,
@@ -48,22 +48,20 @@ pub enum Error {
         column: usize,
     },
     /// The file is not JSON, or not of a machine.
-    #[error("config file {path:?}, line {line}, column {column}: {what}")]
+    #[error(
+        "config file {path:?}: {source}; correct that, or write a new file with --print-config"
+    )]
     Json {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// The column, counted from 1.
-        column: usize,
-        /// What is wrong there, in serde's words.
-        what: String,
+        /// What is wrong, and at which line and column.
+        source: serde_json::Error,
     },
     /// The description is not one of a machine that can be built.
-    #[error("{0}")]
+    #[error(transparent)]
     Spec(#[from] spec::Error),
     /// The description can't be written as JSON.
-    #[error("the configuration can't be printed, since JSON can't hold it")]
+    #[error("JSON can't hold this machine: {0}; rename the file")]
     Print(#[source] serde_json::Error),
 }
 
@@ -113,16 +111,9 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<PartialSpec, Error> {
             column: before.len() - line_start.map_or(0, |at| at + 1) + 1,
         }
     })?;
-    serde_json::from_str(text).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let what = error.to_string();
-        let place = format!(" at line {line} column {column}");
-        Error::Json {
-            path: path.into(),
-            line,
-            column,
-            what: what.strip_suffix(&place).unwrap_or(&what).to_owned(),
-        }
+    serde_json::from_str(text).map_err(|source| Error::Json {
+        path: path.into(),
+        source,
     })
 }
 
@@ -135,3 +126,6 @@ pub fn to_json(spec: &VmSpec) -> Result<String, Error> {
     json.push('\n');
     Ok(json)
 }
+
+#[cfg(test)]
+mod tests;

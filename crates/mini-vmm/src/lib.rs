@@ -15,3 +15,8 @@ pub mod outcome;
 pub mod spec;
 pub mod supervisor;
 pub mod vmm;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -42,6 +42,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
     match command {
         Command::Run(run) => {
             let spec = config::resolve(run.flags, run.config.as_deref())?;
+            log::debug!("{spec:?}");
             if run.print_config {
                 print(config::to_json(&spec)?.as_bytes())?;
                 return Ok(0);

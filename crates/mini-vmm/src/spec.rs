@@ -395,3 +395,6 @@ fn validate_serial(serial: &SerialSpec) -> Result<(), Error> {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

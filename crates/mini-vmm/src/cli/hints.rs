@@ -96,28 +96,30 @@ const FOREIGN_FLAGS: [(&[&str], &str); 15] = [
     ),
 ];
 
-/// Adds to `error` what a user of another VMM meant by `args`, if that is known.
+/// Flags whose value, which may be left out, follows an equals sign.
+const EQUALS_FLAGS: [&str; 2] = ["--debug-exit", "--legacy-timer"];
+
+/// Adds to `error` what the user probably meant by `args`, if that is known.
 pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {
     let hint = match error.kind() {
-        ErrorKind::UnknownArgument => flag_hint(invalid_arg(&error), args),
-        ErrorKind::InvalidSubcommand => {
-            string(&error, ContextKind::InvalidSubcommand).and_then(|word| kernel_hint(&word))
+        ErrorKind::UnknownArgument => {
+            string(&error, ContextKind::InvalidArg).and_then(|arg| flag_hint(&arg, args))
         }
-        ErrorKind::ValueValidation | ErrorKind::InvalidValue => value_hint(&error),
+        ErrorKind::InvalidSubcommand => {
+            string(&error, ContextKind::InvalidSubcommand).and_then(|word| word_hint(&word, args))
+        }
+        ErrorKind::ValueValidation => value_hint(&error),
         _ => None,
     };
     if let Some(hint) = hint {
         // One hint is enough: ours knows more than the nearest spelling.
         error.remove(ContextKind::SuggestedArg);
         error.remove(ContextKind::SuggestedSubcommand);
+        error.remove(ContextKind::Usage);
         let hint = ContextValue::StyledStrs(vec![StyledStr::from(hint)]);
         error.insert(ContextKind::Suggested, hint);
     }
     error
-}
-
-fn invalid_arg(error: &clap::Error) -> Option<String> {
-    string(error, ContextKind::InvalidArg)
 }
 
 fn string(error: &clap::Error, kind: ContextKind) -> Option<String> {
@@ -127,36 +129,42 @@ fn string(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-fn flag_hint(invalid: Option<String>, args: &[OsString]) -> Option<String> {
-    let invalid = invalid?;
+fn flag_hint(invalid: &str, args: &[OsString]) -> Option<String> {
     if !invalid.starts_with('-') {
-        return kernel_hint(&invalid);
+        return word_hint(invalid, args);
     }
     // clap reads `-kernel` as `-k -e …`: look at the word as it was typed.
     let typed = args.iter().skip(1).filter_map(|arg| arg.to_str());
     let typed = typed
         .map(|arg| arg.split_once('=').map_or(arg, |(name, _)| name))
-        .find(|arg| arg.starts_with(&invalid))
-        .unwrap_or(&invalid);
+        .find(|arg| arg.starts_with(invalid))
+        .unwrap_or(invalid);
     let known = |flag: &str| {
         FOREIGN_FLAGS
             .iter()
             .find(|(flags, _)| flags.contains(&flag))
     };
-    let (_, hint) = known(typed).or_else(|| known(&invalid))?;
+    let (_, hint) = known(typed).or_else(|| known(invalid))?;
     Some((*hint).to_owned())
 }
 
-fn kernel_hint(word: &str) -> Option<String> {
-    Some(format!(
-        "a kernel is given as '--kernel {}'",
-        word.escape_default()
-    ))
+/// A hint for a word that stands alone: the value of the flag before it, or a kernel.
+fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
+    let at = args.iter().position(|arg| arg == word)?;
+    let before = at.checked_sub(1).and_then(|at| args[at].to_str());
+    let shown = word.escape_default();
+    if let Some(flag) = before.filter(|flag| EQUALS_FLAGS.contains(flag)) {
+        return Some(format!("write '{flag}={shown}'"));
+    }
+    let has_kernel = args
+        .iter()
+        .any(|arg| arg.as_encoded_bytes().starts_with(b"--kernel"));
+    (!has_kernel).then(|| format!("a kernel is given as '--kernel {shown}'"))
 }
 
 /// Hints for values in the words of other VMMs.
 fn value_hint(error: &clap::Error) -> Option<String> {
-    let arg = invalid_arg(error)?;
+    let arg = string(error, ContextKind::InvalidArg)?;
     let value = string(error, ContextKind::InvalidValue)?;
     let flag = arg.split([' ', '=', '[']).next()?;
     let hint = match (flag, value.split_once('=')) {

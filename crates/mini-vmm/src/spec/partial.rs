@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ pub struct PartialSpec {
 
     /// Kernel command line [default: console=ttyS0 panic=-1]
     ///
-    /// With `--serial off` the default is panic=-1: there is no console to name.
+    /// With --serial off the default is panic=-1: there is no console to name.
     #[arg(long, value_name = "TEXT", help_heading = "Boot")]
     pub cmdline: Option<String>,
 
@@ -41,14 +41,19 @@ pub struct PartialSpec {
     pub decompress: Option<Decompress>,
 
     /// Number of vCPUs, 1 to 64 [default: 1]
-    #[arg(long, value_name = "N", value_parser = words::parse_count, help_heading = "Machine")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = words::parse_count, help_heading = "Machine")]
     pub cpus: Option<u64>,
 
     /// RAM: a number and K, M, G or T [default: 512M]
     ///
     /// At least 32M, at most 1T, a multiple of the 4K page. Units are binary; a number without a
     /// unit counts bytes.
-    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        help_heading = "Machine"
+    )]
     pub memory: Option<ByteSize>,
 
     /// CPU features to show or hide, such as +x,-y
@@ -66,7 +71,7 @@ pub struct PartialSpec {
 
     /// Give the machine a PIT and a PIC, and announce them [default: off]
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "on", value_parser = BoolishValueParser::new())]
+    #[arg(default_missing_value = "on", value_parser = words::parse_switch)]
     #[arg(help_heading = "Machine")]
     pub legacy_timer: Option<bool>,
 
@@ -96,7 +101,12 @@ pub struct PartialSpec {
     pub on_panic: Option<OnPanic>,
 
     /// End the run after this time: 90, 5m, 1h or off [default: off]
-    #[arg(long, value_name = "SECONDS", help_heading = "Policy")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        allow_negative_numbers = true,
+        help_heading = "Policy"
+    )]
     pub timeout: Option<TimeLimit>,
 }
 

@@ -1,0 +1,224 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::layout;
+use crate::outcome::{EXIT_ERROR, Outcome};
+use crate::spec::tests::any_spec;
+use crate::spec::{ByteSize, OptionalPort, SerialSpec, TimeLimit, VmSpec};
+
+fn parse(line: &str) -> Result<Command, Error> {
+    parse_from(std::iter::once("mini-vmm").chain(line.split_whitespace()))
+}
+
+fn run(line: &str) -> Run {
+    match parse(line) {
+        Ok(Command::Run(run)) => *run,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn flag(args: &mut Vec<OsString>, name: &str, value: impl Into<OsString>) {
+    let mut arg = OsString::from(name);
+    arg.push("=");
+    arg.push(value.into());
+    args.push(arg);
+}
+
+/// The arguments that describe `spec` completely.
+fn to_args(spec: &VmSpec) -> Vec<OsString> {
+    let word = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+    let mut args = vec![OsString::from("mini-vmm")];
+    flag(&mut args, "--kernel", &spec.kernel);
+    if let Some(initrd) = &spec.initrd {
+        flag(&mut args, "--initrd", initrd);
+    }
+    flag(&mut args, "--cmdline", &spec.cmdline);
+    flag(&mut args, "--boot-protocol", word(&spec.boot_protocol));
+    flag(&mut args, "--decompress", word(&spec.decompress));
+    flag(&mut args, "--cpus", spec.cpus.to_string());
+    flag(&mut args, "--memory", ByteSize(spec.memory).to_string());
+    let features: Vec<String> = spec.cpu_features.iter().map(ToString::to_string).collect();
+    if !features.is_empty() {
+        flag(&mut args, "--cpu-features", features.join(","));
+    }
+    flag(
+        &mut args,
+        "--legacy-timer",
+        if spec.legacy_timer { "on" } else { "off" },
+    );
+    flag(&mut args, "--serial", spec.serial.to_word());
+    flag(
+        &mut args,
+        "--debug-exit",
+        OptionalPort(spec.debug_exit).to_string(),
+    );
+    flag(&mut args, "--on-reboot", word(&spec.on_reboot));
+    flag(&mut args, "--on-panic", word(&spec.on_panic));
+    flag(&mut args, "--timeout", TimeLimit(spec.timeout).to_string());
+    args
+}
+
+proptest! {
+    #[test]
+    fn flags_say_all_that_a_spec_holds(spec in any_spec()) {
+        let Command::Run(run) = parse_from(to_args(&spec)).unwrap() else { unreachable!() };
+        prop_assert_eq!(VmSpec::try_from(run.flags).unwrap(), spec);
+    }
+
+    #[test]
+    fn printed_config_means_the_same_machine(spec in any_spec()) {
+        let Command::Run(run) = parse_from(to_args(&spec)).unwrap() else { unreachable!() };
+        let json = crate::config::to_json(&VmSpec::try_from(run.flags).unwrap()).unwrap();
+        let read = crate::config::parse(json.as_bytes(), Path::new("vm.json")).unwrap();
+        prop_assert_eq!(VmSpec::try_from(read).unwrap(), spec);
+    }
+
+    #[test]
+    fn any_arguments_are_read_or_refused(args in proptest::collection::vec(any_arg(), 0..6)) {
+        match parse_from(args) {
+            Ok(command) => prop_assert!(command.verbosity() < 255),
+            Err(error) => prop_assert!([0, EXIT_USAGE].contains(&error.exit_code())),
+        }
+    }
+}
+
+fn any_arg() -> impl Strategy<Value = OsString> {
+    use std::os::unix::ffi::OsStringExt;
+    prop_oneof![
+        any::<Vec<u8>>().prop_map(OsString::from_vec),
+        "(--[a-z]{1,8}|-[a-zA-Z]{1,4}|--(memory|cpus|kernel|serial|timeout|debug-exit)=?.{0,8})"
+            .prop_map(OsString::from),
+        prop_oneof![
+            Just("check"),
+            Just("completions"),
+            Just("--kernel"),
+            Just("k"),
+            Just("")
+        ]
+        .prop_map(OsString::from),
+    ]
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn flags_mean_their_fields() {
+    let read = run(
+        "--kernel k --initrd i --cpus 2 --memory 1G --serial socket=s --timeout 5m \
+                    --cpu-features -avx2,+x --debug-exit --legacy-timer -vv",
+    );
+    assert_eq!(read.verbosity, 2);
+    let spec = VmSpec::try_from(read.flags).unwrap();
+    assert_eq!(
+        (spec.cpus, spec.memory, spec.legacy_timer),
+        (2, 1 << 30, true)
+    );
+    assert_eq!(spec.serial, SerialSpec::Socket("s".into()));
+    assert_eq!(spec.timeout.unwrap().as_secs(), 300);
+    assert_eq!(spec.debug_exit, Some(layout::DEBUG_EXIT));
+    let features: Vec<String> = spec.cpu_features.iter().map(ToString::to_string).collect();
+    assert_eq!(features, ["-avx2", "+x"]);
+}
+
+#[test]
+fn nothing_but_the_kernel_means_the_defaults() {
+    assert_eq!(
+        VmSpec::try_from(run("--kernel k").flags),
+        Ok(VmSpec::new("k"))
+    );
+    // A config file may name it.
+    assert_eq!(run("--config c").config.as_deref(), Some(Path::new("c")));
+}
+
+#[test]
+fn subcommands_are_read() {
+    let check = |json, verbosity| Command::Check { json, verbosity };
+    assert_eq!(parse("check").unwrap(), check(false, 0));
+    assert_eq!(parse("-v check --json -v").unwrap().verbosity(), 1);
+    assert_eq!(parse("check --json").unwrap(), check(true, 0));
+    assert_eq!(
+        parse("completions zsh").unwrap(),
+        Command::Completions(Shell::Zsh)
+    );
+    let error = parse("--cpus 2 check").unwrap_err();
+    assert!(
+        error.to_string().contains("leave out the options"),
+        "{error}"
+    );
+}
+
+#[test]
+fn mistakes_get_a_hint() {
+    let cases = [
+        ("--mem 1G", "'--memory 512M'"),
+        ("-m 512", "'--memory 512M'"),
+        ("--memroy 1G", "'--memory'"),
+        ("-smp 2", "'--cpus 2'"),
+        ("--smp=2", "'--cpus 2'"),
+        ("-kernel k", "'--kernel FILE'"),
+        ("--kernel k -append x", "'--cmdline TEXT'"),
+        ("vmlinux", "'--kernel vmlinux'"),
+        ("--memory size=1G", "'--memory 1G'"),
+        ("--kernel k --cpus boot=2", "'--cpus 2'"),
+        ("--kernel k --serial tty", "'--serial stdio'"),
+        ("--kernel k --debug-exit 0x10", "'--debug-exit=0x10'"),
+        ("--kernel k --memory lots", "not a size; write"),
+        ("--kernel k --cpus -1", "not a number of vCPUs"),
+        (
+            "--kernel k --cpu-features --cpus",
+            "not a CPU feature; write",
+        ),
+        ("--kernel k --disk path=d", "no disks"),
+        ("", "--kernel <FILE>"),
+    ];
+    for (line, part) in cases {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), EXIT_USAGE, "{line}");
+        let text = error.to_string();
+        assert!(text.contains(part), "{line}: {text:?} lacks {part:?}");
+        assert!(text.matches("tip:").count() <= 1, "{line}: {text}");
+    }
+}
+
+#[test]
+fn help_shows_the_exit_codes_that_outcomes_have() {
+    let help = parse("--help").unwrap_err();
+    assert_eq!(help.exit_code(), 0);
+    let help = help.to_string();
+    let codes = [
+        (Outcome::PowerOff.exit_code(), "the guest powered off"),
+        (EXIT_ERROR, "start-up or configuration error"),
+        (EXIT_USAGE, "usage error"),
+        (Outcome::Reset.exit_code(), "the guest asked for a reset"),
+        (Outcome::VcpuFailure.exit_code(), "vCPU failure"),
+        (
+            Outcome::GuestPanic.exit_code(),
+            "the guest reported a panic",
+        ),
+        (Outcome::Timeout.exit_code(), "--timeout ran out"),
+        (Outcome::ConsoleQuit.exit_code(), "Ctrl-A x"),
+        (Outcome::Signal(libc::SIGTERM).exit_code(), "SIGTERM"),
+    ];
+    for (code, what) in codes {
+        let line = format!("\n{code:>5}  {what}");
+        assert!(help.contains(&line), "{help}\nlacks {line:?}");
+    }
+    let max_cpus = format!("1 to {}", layout::MAX_CPUS);
+    let default = format!("[default: {}]", ByteSize(VmSpec::DEFAULT_MEMORY));
+    for limit in [
+        max_cpus.as_str(),
+        default.as_str(),
+        "At least 32M, at most 1T",
+    ] {
+        assert!(help.contains(limit), "{help}\nlacks {limit:?}");
+    }
+    assert_eq!((layout::MIN_RAM, layout::MAX_RAM), (32 << 20, 1 << 40));
+}

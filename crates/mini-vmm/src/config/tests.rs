@@ -1,0 +1,173 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const PATH: &str = "vm.json";
+
+#[test]
+fn bad_json_is_located() {
+    let cases: [(&[u8], &str); 16] = [
+        (b"", "EOF while parsing a value at line 1 column 0"),
+        (
+            b"{\n  \"mem\": 1}",
+            "unknown field `mem`, expected one of `kernel`,",
+        ),
+        (b"{\n  \"mem\": 1}", "at line 2 column 7"),
+        (
+            b"{\"kernel\": \"k\",}",
+            "trailing comma at line 1 column 16",
+        ),
+        (
+            b"{\"kernel\": \"k\"} x",
+            "trailing characters at line 1 column 17",
+        ),
+        (
+            b"{\"cpus\": 1, \"cpus\": 2}",
+            "duplicate field `cpus` at line 1",
+        ),
+        (b"[]x", "at line 1 column 3"),
+        (b"\"vmlinux\"", "invalid type: string \"vmlinux\", expected"),
+        (
+            b"{\"cpus\": \"2\"}",
+            "invalid type: string \"2\", expected u64 at line 1",
+        ),
+        (
+            b"{\"cpus\": -1}",
+            "invalid value: integer `-1`, expected u64",
+        ),
+        (
+            b"{\"memory\": 1.5}",
+            "expected a size such as \"512M\", or a number of bytes",
+        ),
+        (b"{\"memory\": \"512MB\"}", "\"512MB\" is not a size; write"),
+        (b"{\"timeout\": -1}", "expected a time such as \"5m\""),
+        (
+            b"{\"debug-exit\": 65536}",
+            "expected an I/O port such as \"0xf4\"",
+        ),
+        (
+            b"{\"serial\": \"tty\"}",
+            "\"tty\" is not a place for COM1; write off,",
+        ),
+        (
+            b"{\"on-reboot\": \"halt\"}",
+            "unknown variant `halt`, expected `exit` or `reset`",
+        ),
+    ];
+    for (json, part) in cases {
+        let error = parse(json, Path::new(PATH)).expect_err(part).to_string();
+        assert!(error.contains(part), "{error:?} lacks {part:?}");
+        assert!(error.starts_with("config file \"vm.json\": "), "{error:?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_located() {
+    let error = parse(b"{\n \"kernel\": \"\xff\"}", Path::new(PATH)).unwrap_err();
+    let place = "config file \"vm.json\" is not UTF-8 at line 2, column 13;";
+    assert!(error.to_string().contains(place), "{error}");
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let deep = format!("{{\"kernel\": {}", "[".repeat(1 << 20));
+    assert!(matches!(
+        parse(deep.as_bytes(), Path::new(PATH)),
+        Err(Error::Json { .. })
+    ));
+}
+
+#[test]
+fn unreadable_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing.json");
+    assert!(matches!(load(&missing), Err(Error::Read { path, .. }) if path == missing));
+    assert!(matches!(load(dir.path()), Err(Error::Directory { .. })));
+}
+
+#[test]
+fn endless_files_are_refused() {
+    assert!(matches!(
+        load(Path::new("/dev/zero")),
+        Err(Error::Huge { .. })
+    ));
+}
+
+#[test]
+fn flags_override_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(PATH);
+    let json = r#"{"kernel": "a", "cpus": 2, "memory": "1G", "timeout": "5m", "serial": "off"}"#;
+    std::fs::write(&file, json).unwrap();
+    let flags = PartialSpec {
+        cpus: Some(3),
+        serial: Some(spec::SerialSpec::Pty),
+        timeout: Some(spec::TimeLimit(None)),
+        ..PartialSpec::default()
+    };
+    let spec = resolve(flags, Some(&file)).unwrap();
+    assert_eq!((spec.cpus, spec.memory), (3, 1 << 30));
+    assert_eq!(
+        (spec.kernel.as_path(), spec.timeout),
+        (Path::new("a"), None)
+    );
+    // The default command line follows the console that won.
+    assert_eq!(spec.cmdline, "console=ttyS0 panic=-1");
+}
+
+#[test]
+fn a_file_may_leave_the_kernel_to_the_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(PATH);
+    std::fs::write(&file, "{}").unwrap();
+    let silent = resolve(PartialSpec::default(), Some(&file));
+    assert!(matches!(silent, Err(Error::Spec(spec::Error::NoKernel))));
+    let flags = PartialSpec {
+        kernel: Some("k".into()),
+        ..PartialSpec::default()
+    };
+    assert_eq!(resolve(flags, Some(&file)).unwrap(), VmSpec::new("k"));
+}
+
+#[test]
+fn names_that_json_can_not_hold_are_an_error() {
+    for serial in [false, true] {
+        let odd = PathBuf::from(OsStr::from_bytes(b"k\xff"));
+        let mut spec = VmSpec::new("k");
+        match serial {
+            true => spec.serial = spec::SerialSpec::File(odd),
+            false => spec.kernel = odd,
+        }
+        let error = to_json(&spec).unwrap_err().to_string();
+        assert!(
+            error.contains("UTF-8") && error.contains("rename the file"),
+            "{error}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+        let _ = parse(&bytes, Path::new(PATH));
+    }
+
+    #[test]
+    fn any_values_are_read_or_refused(
+        key in "(kernel|cmdline|cpus|memory|serial|timeout|debug-exit|cpu-features)",
+        value in "(-?[0-9]{1,25}(\\.[0-9])?|\"[0-9]{0,25}[a-zA-Z=/]{0,6}\"|null|true|\\[\\]|\\{\\})",
+    ) {
+        let json = format!("{{\"kernel\": \"k\", \"{key}\": {value}}}");
+        let read = parse(json.as_bytes(), Path::new(PATH)).map(VmSpec::try_from);
+        if let Ok(Ok(spec)) = read {
+            let again = parse(to_json(&spec).unwrap().as_bytes(), Path::new(PATH)).unwrap();
+            prop_assert_eq!(VmSpec::try_from(again), Ok(spec));
+        }
+    }
+}

@@ -1,0 +1,332 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use std::ffi::OsStr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::layout::{CMDLINE_SIZE, MAX_CPUS, MAX_RAM, MIN_RAM, PAGE_SIZE};
+
+fn spec() -> VmSpec {
+    VmSpec::new("vmlinux")
+}
+
+/// Valid machines of every kind, with paths and texts that JSON must escape.
+pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
+    let path = || "[ -~é\n]{1,40}".prop_map(PathBuf::from);
+    let serial = prop_oneof![
+        Just(SerialSpec::Off),
+        Just(SerialSpec::Stdio),
+        Just(SerialSpec::Pty),
+        path().prop_map(SerialSpec::File),
+        path().prop_map(SerialSpec::Socket),
+    ];
+    let feature =
+        ("[a-z0-9_]{1,32}", any::<bool>()).prop_map(|(name, enable)| CpuFeature { name, enable });
+    let millis = 1..VmSpec::MAX_TIMEOUT.as_millis() as u64;
+    let port = any::<u16>().prop_filter("owned", |port| layout::port_owner(*port).is_none());
+    let files = (path(), proptest::option::of(path()), "\\PC{0,80}");
+    let machine = (
+        1..=MAX_CPUS,
+        proptest::collection::vec(feature, 0..4),
+        (MIN_RAM / PAGE_SIZE..=MAX_RAM / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE),
+        any::<bool>(),
+    );
+    let devices = (serial, proptest::option::of(port));
+    let policy = (
+        any::<[bool; 4]>(),
+        any::<bool>(),
+        proptest::option::of(millis.prop_map(Duration::from_millis)),
+    );
+    (files, machine, devices, policy).prop_map(|(files, machine, devices, policy)| {
+        let [pvh, auto, reset, go_on] = policy.0;
+        VmSpec {
+            kernel: files.0,
+            initrd: files.1,
+            cmdline: files.2,
+            boot_protocol: match (pvh, auto) {
+                (_, true) => BootProtocol::Auto,
+                (true, _) => BootProtocol::Pvh,
+                (false, _) => BootProtocol::Linux,
+            },
+            decompress: if policy.1 {
+                Decompress::Guest
+            } else {
+                Decompress::Auto
+            },
+            cpus: machine.0,
+            cpu_features: machine.1,
+            memory: machine.2,
+            serial: devices.0,
+            on_reboot: if reset {
+                OnReboot::Reset
+            } else {
+                OnReboot::Exit
+            },
+            on_panic: if go_on {
+                OnPanic::Continue
+            } else {
+                OnPanic::Exit
+            },
+            timeout: policy.2,
+            debug_exit: devices.1,
+            legacy_timer: machine.3,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn json_round_trips(spec in any_spec()) {
+        let json = serde_json::to_string(&spec).unwrap();
+        prop_assert_eq!(serde_json::from_str::<VmSpec>(&json).unwrap(), spec);
+    }
+
+    #[test]
+    fn memory_is_valid_or_has_a_valid_neighbour(memory: u64) {
+        let with = |memory| VmSpec { memory, ..spec() }.validate();
+        // Every power of two, so that all sizes are seen.
+        for memory in (0..64).map(|shift| memory >> shift) {
+            match with(memory) {
+                Ok(()) => prop_assert!(memory.is_multiple_of(PAGE_SIZE)),
+                Err(Error::PartialPage { nearest, .. }) => {
+                    prop_assert!(nearest.abs_diff(memory) <= PAGE_SIZE / 2);
+                    prop_assert_eq!(with(nearest), Ok(()));
+                }
+                Err(Error::LittleMemory { .. }) => prop_assert!(memory < MIN_RAM),
+                Err(Error::MuchMemory { .. }) => prop_assert!(memory > MAX_RAM),
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_kernel_has_no_default() {
+    let read: VmSpec = serde_json::from_str(r#"{"kernel": "vmlinux"}"#).unwrap();
+    assert_eq!(read, spec());
+    let error = serde_json::from_str::<VmSpec>("{}").unwrap_err();
+    assert!(error.to_string().contains("no kernel is named"), "{error}");
+}
+
+#[test]
+fn default_cmdline_names_the_console_that_exists() {
+    let read = |serial: &str| {
+        let json = format!(r#"{{"kernel": "k", "serial": "{serial}"}}"#);
+        serde_json::from_str::<VmSpec>(&json).unwrap().cmdline
+    };
+    assert_eq!(read("off"), "panic=-1");
+    assert_eq!(read("pty"), "console=ttyS0 panic=-1");
+}
+
+#[test]
+fn numbers_and_nulls_are_read_too() {
+    let json = r#"{"kernel": "k", "memory": 67108864, "timeout": 90, "debug-exit": 244,
+                   "initrd": null, "cpus": null}"#;
+    let read: VmSpec = serde_json::from_str(json).unwrap();
+    assert_eq!(read.memory, 64 << 20);
+    assert_eq!(read.timeout, Some(Duration::from_secs(90)));
+    assert_eq!(read.debug_exit, Some(0xf4));
+    assert_eq!((read.initrd, read.cpus), (None, 1));
+}
+
+#[test]
+fn impossible_machines_are_refused_in_one_sentence() {
+    let nul = || PathBuf::from("a\0b");
+    let long = PathBuf::from("x".repeat(108));
+    let feature = |name: &str| {
+        vec![CpuFeature {
+            name: name.into(),
+            enable: true,
+        }]
+    };
+    let max = MAX_RAM + 1;
+    let cases = [
+        (VmSpec { cpus: 0, ..spec() }, "0 vCPUs"),
+        (
+            VmSpec { cpus: 65, ..spec() },
+            "65 vCPUs are too many; give the machine 1 to 64",
+        ),
+        (
+            VmSpec {
+                memory: 0,
+                ..spec()
+            },
+            "0 bytes of memory is less than the 32M",
+        ),
+        (
+            VmSpec {
+                memory: 512,
+                ..spec()
+            },
+            "did you mean 512M?",
+        ),
+        (
+            VmSpec {
+                memory: 16 << 20,
+                ..spec()
+            },
+            "16M of memory is less than the 32M",
+        ),
+        (
+            VmSpec {
+                memory: max,
+                ..spec()
+            },
+            "more than a machine can have; give it at most 1T",
+        ),
+        (
+            VmSpec {
+                memory: u64::MAX,
+                ..spec()
+            },
+            "more than a machine can have",
+        ),
+        (
+            VmSpec {
+                memory: (64 << 20) + 1,
+                ..spec()
+            },
+            "the nearest size is 64M",
+        ),
+        (
+            VmSpec {
+                memory: (64 << 20) + 2048,
+                ..spec()
+            },
+            "the nearest size is 65540K",
+        ),
+        (
+            VmSpec {
+                cmdline: "a\0b".into(),
+                ..spec()
+            },
+            "a NUL at byte 1",
+        ),
+        (
+            VmSpec {
+                cmdline: "x".repeat(65536),
+                ..spec()
+            },
+            "65536 bytes; shorten it to 65535",
+        ),
+        (
+            VmSpec {
+                debug_exit: Some(0x3f9),
+                ..spec()
+            },
+            "0x3f9 belongs to COM1",
+        ),
+        (
+            VmSpec {
+                debug_exit: Some(0xcfc),
+                ..spec()
+            },
+            "0xcfc belongs to PCI",
+        ),
+        (
+            VmSpec {
+                cpu_features: feature("AVX"),
+                ..spec()
+            },
+            "\"AVX\" is not the name",
+        ),
+        (
+            VmSpec {
+                cpu_features: feature(""),
+                ..spec()
+            },
+            "\"\" is not the name",
+        ),
+        (
+            VmSpec {
+                timeout: Some(Duration::ZERO),
+                ..spec()
+            },
+            "a timeout of 0",
+        ),
+        (
+            VmSpec {
+                timeout: Some(Duration::MAX),
+                ..spec()
+            },
+            "longer than 3650 days",
+        ),
+        (
+            VmSpec {
+                kernel: PathBuf::new(),
+                ..spec()
+            },
+            "the path of the kernel is empty",
+        ),
+        (
+            VmSpec {
+                initrd: Some(nul()),
+                ..spec()
+            },
+            "the path of the initrd, \"a\\0b\",",
+        ),
+        (
+            VmSpec {
+                serial: SerialSpec::File(nul()),
+                ..spec()
+            },
+            "the path of the serial file",
+        ),
+        (
+            VmSpec {
+                serial: SerialSpec::Socket(long),
+                ..spec()
+            },
+            "shorten it to 107 bytes",
+        ),
+    ];
+    for (spec, part) in cases {
+        let error = spec.validate().expect_err(part).to_string();
+        assert!(error.contains(part), "{error:?} lacks {part:?}");
+        assert!(!error.contains(['\n', '\0']), "{error:?}");
+    }
+}
+
+#[test]
+fn limits_themselves_are_possible() {
+    let socket = PathBuf::from("x".repeat(107));
+    let specs = [
+        VmSpec {
+            cpus: MAX_CPUS,
+            ..spec()
+        },
+        VmSpec {
+            memory: MIN_RAM,
+            ..spec()
+        },
+        VmSpec {
+            memory: MAX_RAM,
+            ..spec()
+        },
+        VmSpec {
+            cmdline: "x".repeat(CMDLINE_SIZE as usize - 1),
+            ..spec()
+        },
+        VmSpec {
+            debug_exit: Some(layout::DEBUG_EXIT),
+            ..spec()
+        },
+        VmSpec {
+            timeout: Some(VmSpec::MAX_TIMEOUT),
+            ..spec()
+        },
+        VmSpec {
+            serial: SerialSpec::Socket(socket),
+            ..spec()
+        },
+        VmSpec {
+            kernel: OsStr::from_bytes(b"\xff").into(),
+            ..spec()
+        },
+    ];
+    for spec in specs {
+        assert_eq!(spec.validate(), Ok(()), "{spec:?}");
+    }
+}

@@ -1,0 +1,133 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use super::*;
+
+#[test]
+fn sizes_are_binary() {
+    let sizes = [
+        ("0", 0),
+        ("512", 512),
+        ("4k", 4 << 10),
+        ("512M", 512 << 20),
+        ("512MiB", 512 << 20),
+        ("2g", 2 << 30),
+        ("1T", 1 << 40),
+    ];
+    for (word, bytes) in sizes {
+        assert_eq!(word.parse(), Ok(ByteSize(bytes)), "{word}");
+    }
+    for word in [
+        "", "M", "-1", "+1", "1.5G", "512MB", "512 M", "1ib", "1E", "size=1G", "٣M",
+    ] {
+        assert_eq!(word.parse::<ByteSize>(), Err(WordError::Size), "{word}");
+    }
+    for word in ["16777216T", "18446744073709551616"] {
+        assert_eq!(word.parse::<ByteSize>(), Err(WordError::HugeSize), "{word}");
+    }
+}
+
+#[test]
+fn sizes_are_written_in_the_largest_exact_unit() {
+    let sizes = [
+        (0, "0"),
+        (1023, "1023"),
+        (1024, "1K"),
+        (1 << 50, "1024T"),
+        (3 << 29, "1536M"),
+    ];
+    for (bytes, word) in sizes {
+        assert_eq!(ByteSize(bytes).to_string(), word);
+    }
+}
+
+#[test]
+fn times_have_units() {
+    let times = [
+        ("90", 90_000),
+        ("0", 0),
+        ("5m", 300_000),
+        ("1h", 3_600_000),
+        ("1500ms", 1500),
+    ];
+    for (word, millis) in times {
+        let limit = TimeLimit(Some(Duration::from_millis(millis)));
+        assert_eq!(word.parse(), Ok(limit), "{word}");
+        assert_eq!(limit.to_string().parse(), Ok(limit), "{word}");
+    }
+    assert_eq!("off".parse(), Ok(TimeLimit(None)));
+    for word in [
+        "",
+        "s",
+        "1.5",
+        "-1",
+        "5 m",
+        "5M",
+        "1y",
+        "18446744073709551615h",
+    ] {
+        assert_eq!(word.parse::<TimeLimit>(), Err(WordError::Time), "{word}");
+    }
+}
+
+#[test]
+fn ports_are_decimal_or_hexadecimal() {
+    for (word, port) in [("0xF4", 0xf4), ("244", 0xf4), ("0xffff", 0xffff), ("0", 0)] {
+        assert_eq!(word.parse(), Ok(OptionalPort(Some(port))), "{word}");
+    }
+    assert_eq!("off".parse(), Ok(OptionalPort(None)));
+    for word in ["", "0x", "f4", "+1", "0x+1", "-1", "65536", "0x10000"] {
+        assert_eq!(word.parse::<OptionalPort>(), Err(WordError::Port), "{word}");
+    }
+}
+
+#[test]
+fn features_have_a_sign_and_a_name() {
+    let feature = |name: &str, enable| CpuFeature {
+        name: name.into(),
+        enable,
+    };
+    assert_eq!("+sse4_1".parse(), Ok(feature("sse4_1", true)));
+    assert_eq!("-3dnow".parse(), Ok(feature("3dnow", false)));
+    let long = format!("+{}", "x".repeat(33));
+    for word in [
+        "",
+        "+",
+        "avx2",
+        "+AVX2",
+        "--cpus",
+        "+a b",
+        "=avx",
+        long.as_str(),
+    ] {
+        assert_eq!(
+            word.parse::<CpuFeature>(),
+            Err(WordError::Feature),
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn serial_words_round_trip() {
+    let odd = OsStr::from_bytes(b"file=/tmp/\xff,x=y");
+    for word in ["off", "stdio", "pty", "file=a", "socket=/run/x"]
+        .map(OsStr::new)
+        .into_iter()
+        .chain([odd])
+    {
+        assert_eq!(SerialSpec::from_word(word).unwrap().to_word(), word);
+    }
+    for word in [
+        "",
+        "tty",
+        "null",
+        "file",
+        "file=",
+        "socket=",
+        "file:/tmp/x",
+        "Stdio",
+    ] {
+        assert_eq!(word.parse::<SerialSpec>(), Err(WordError::Serial), "{word}");
+    }
+}
