@@ -49,13 +49,14 @@ pub enum Error {
     },
     /// The file is not JSON, or not of a machine.
     #[error(
-        "config file {path:?}: {source}; correct that, or write a new file with --print-config"
+        "config file {path:?}, line {}, column {}: {}; correct that, or write a new file with --print-config",
+        json.line(), json.column(), without_place(json)
     )]
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and at which line and column.
-        source: serde_json::Error,
+        /// What is wrong, and where. Its own text would say the place again.
+        json: serde_json::Error,
     },
     /// The description is not one of a machine that can be built.
     #[error(transparent)]
@@ -63,6 +64,13 @@ pub enum Error {
     /// The description can't be written as JSON.
     #[error("JSON can't hold this machine: {0}; rename the file")]
     Print(#[source] serde_json::Error),
+}
+
+/// What `error` says, less the place that it ends with.
+fn without_place(error: &serde_json::Error) -> String {
+    let what = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    what.strip_suffix(&place).unwrap_or(&what).to_owned()
 }
 
 /// The machine that `flags` and, where they are silent, the file `config` describe.
@@ -111,9 +119,9 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<PartialSpec, Error> {
             column: before.len() - line_start.map_or(0, |at| at + 1) + 1,
         }
     })?;
-    serde_json::from_str(text).map_err(|source| Error::Json {
+    serde_json::from_str(text).map_err(|json| Error::Json {
         path: path.into(),
-        source,
+        json,
     })
 }
 

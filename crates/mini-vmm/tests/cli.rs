@@ -249,7 +249,7 @@ fn bad_configs_are_one_sentence_with_the_place() {
         (b"{\n\"a\\nb\": 1}", "a\\nb"),
         (
             b"{\"kernel\": 5}",
-            "expected path string at line 1 column 12",
+            "line 1, column 12: invalid type: integer `5`, expected path",
         ),
         (b"{\"kernel\": \"\xff\"}", "not UTF-8 at line 1, column 13"),
         (b"{\"cpus\": 1}", "no kernel is named"),

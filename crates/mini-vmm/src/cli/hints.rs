@@ -148,7 +148,8 @@ fn flag_hint(invalid: &str, args: &[OsString]) -> Option<String> {
     Some((*hint).to_owned())
 }
 
-/// A hint for a word that stands alone: the value of the flag before it, or a kernel.
+/// A hint for a word that stands alone: the value of the flag before it, a kernel, or a part of a
+/// command line that the shell took apart.
 fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
     let at = args.iter().position(|arg| arg == word)?;
     let before = at.checked_sub(1).and_then(|at| args[at].to_str());
@@ -156,10 +157,15 @@ fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
     if let Some(flag) = before.filter(|flag| EQUALS_FLAGS.contains(flag)) {
         return Some(format!("write '{flag}={shown}'"));
     }
-    let has_kernel = args
-        .iter()
-        .any(|arg| arg.as_encoded_bytes().starts_with(b"--kernel"));
-    (!has_kernel).then(|| format!("a kernel is given as '--kernel {shown}'"))
+    let has = |flag: &str| {
+        let is_flag = |arg: &OsString| arg.as_encoded_bytes().starts_with(flag.as_bytes());
+        args[..at].iter().any(is_flag)
+    };
+    match (has("--cmdline"), has("--kernel")) {
+        (true, _) => Some("quote a kernel command line: --cmdline \"console=ttyS0 quiet\"".into()),
+        (_, true) => None,
+        _ => Some(format!("a kernel is given as '--kernel {shown}'")),
+    }
 }
 
 /// Hints for values in the words of other VMMs.

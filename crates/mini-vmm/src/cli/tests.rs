@@ -166,6 +166,10 @@ fn mistakes_get_a_hint() {
         ("-kernel k", "'--kernel FILE'"),
         ("--kernel k -append x", "'--cmdline TEXT'"),
         ("vmlinux", "'--kernel vmlinux'"),
+        (
+            "--kernel k --cmdline console=ttyS0 quiet",
+            "quote a kernel command line",
+        ),
         ("--memory size=1G", "'--memory 1G'"),
         ("--kernel k --cpus boot=2", "'--cpus 2'"),
         ("--kernel k --serial tty", "'--serial stdio'"),

@@ -13,29 +13,26 @@ const PATH: &str = "vm.json";
 #[test]
 fn bad_json_is_located() {
     let cases: [(&[u8], &str); 16] = [
-        (b"", "EOF while parsing a value at line 1 column 0"),
+        (b"", "line 1, column 0: EOF while parsing a value;"),
         (
             b"{\n  \"mem\": 1}",
             "unknown field `mem`, expected one of `kernel`,",
         ),
-        (b"{\n  \"mem\": 1}", "at line 2 column 7"),
+        (b"{\n  \"mem\": 1}", "line 2, column 7: unknown field"),
         (
             b"{\"kernel\": \"k\",}",
-            "trailing comma at line 1 column 16",
+            "line 1, column 16: trailing comma;",
         ),
         (
             b"{\"kernel\": \"k\"} x",
-            "trailing characters at line 1 column 17",
+            "line 1, column 17: trailing characters;",
         ),
-        (
-            b"{\"cpus\": 1, \"cpus\": 2}",
-            "duplicate field `cpus` at line 1",
-        ),
-        (b"[]x", "at line 1 column 3"),
+        (b"{\"cpus\": 1, \"cpus\": 2}", "duplicate field `cpus`;"),
+        (b"[]x", "line 1, column 3: "),
         (b"\"vmlinux\"", "invalid type: string \"vmlinux\", expected"),
         (
             b"{\"cpus\": \"2\"}",
-            "invalid type: string \"2\", expected u64 at line 1",
+            "invalid type: string \"2\", expected u64;",
         ),
         (
             b"{\"cpus\": -1}",
@@ -63,7 +60,10 @@ fn bad_json_is_located() {
     for (json, part) in cases {
         let error = parse(json, Path::new(PATH)).expect_err(part).to_string();
         assert!(error.contains(part), "{error:?} lacks {part:?}");
-        assert!(error.starts_with("config file \"vm.json\": "), "{error:?}");
+        assert!(
+            error.starts_with("config file \"vm.json\", line "),
+            "{error:?}"
+        );
     }
 }
 
