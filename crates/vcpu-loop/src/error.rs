@@ -1,0 +1,123 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What can go wrong while controlling vCPUs.
+
+use std::io;
+use std::time::Duration;
+
+use crate::state::{Request, State};
+use crate::vcpu::{BoxError, VcpuId};
+
+/// An error of a [`VcpuSet`](crate::VcpuSet).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The id is taken.
+    #[error("vCPU {id} exists already, give each vCPU its own id")]
+    DuplicateId {
+        /// The id.
+        id: VcpuId,
+    },
+    /// No vCPU has this id.
+    #[error("there is no vCPU {id}")]
+    NoSuchVcpu {
+        /// The id.
+        id: VcpuId,
+    },
+    /// The number of states isn't that of the vCPUs.
+    #[error(
+        "{given} saved states were given for {vcpus} vCPUs, restore the same number as was saved"
+    )]
+    WrongStateCount {
+        /// How many states were given.
+        given: usize,
+        /// How many vCPUs there are.
+        vcpus: usize,
+    },
+    /// The kick signal's handler could not be installed.
+    #[error("can't install a handler for the kick signal {signal}, choose another signal")]
+    Signal {
+        /// Its number.
+        signal: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("can't start a thread for vCPU {id}, raise the process's thread limit")]
+    Thread {
+        /// For which vCPU.
+        id: VcpuId,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not every vCPU answered in time. The request stays in their mailboxes, so they obey it when they can.
+    #[error(
+        "{} did not answer the {request} request within {waited:?}, a device may be blocking it",
+        ids(missed)
+    )]
+    Deadline {
+        /// What was asked.
+        request: Request,
+        /// Who did not answer.
+        missed: Vec<VcpuId>,
+        /// How long all of them were waited for.
+        waited: Duration,
+    },
+    /// A vCPU is in a state that doesn't allow the request.
+    #[error("vCPU {id} is {state} and refuses the {request} request")]
+    Refused {
+        /// Which vCPU.
+        id: VcpuId,
+        /// What was asked.
+        request: Request,
+        /// Its state.
+        state: State,
+    },
+    /// The host failed a vCPU's request.
+    #[error("vCPU {id} could not {request}")]
+    Host {
+        /// Which vCPU.
+        id: VcpuId,
+        /// What was asked.
+        request: Request,
+        /// Why.
+        source: BoxError,
+    },
+    /// A vCPU's thread is gone; its last event says why.
+    #[error("the thread of vCPU {id} is gone, its last event says why")]
+    Gone {
+        /// Which vCPU.
+        id: VcpuId,
+    },
+}
+
+/// `Result` of a [`VcpuSet`](crate::VcpuSet).
+pub type Result<T> = std::result::Result<T, Error>;
+
+fn ids(missed: &[VcpuId]) -> String {
+    let list: Vec<String> = missed.iter().map(VcpuId::to_string).collect();
+    format!(
+        "vCPU{} {}",
+        if list.len() == 1 { "" } else { "s" },
+        list.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_deadline_names_who_missed_it() {
+        let error = Error::Deadline {
+            request: Request::Pause,
+            missed: vec![VcpuId(1), VcpuId(3)],
+            waited: Duration::from_secs(2),
+        };
+        assert_eq!(
+            error.to_string(),
+            "vCPUs 1, 3 did not answer the pause request within 2s, a device may be blocking it"
+        );
+    }
+}

@@ -1,0 +1,241 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What vCPUs tell the VMM: a channel and one eventfd, for an event loop.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::exit::{DebugExit, SystemEvent};
+use crate::report::FailureReport;
+use crate::vcpu::VcpuId;
+
+/// Something that a vCPU's thread did not decide by itself.
+///
+/// After each of these the vCPU runs no guest code until it is asked to, so a guest can't flood the channel.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum VcpuEvent {
+    /// `hlt` without an in-kernel interrupt controller: the vCPU waits for
+    /// [`VcpuSet::wake`](crate::VcpuSet::wake).
+    Halted {
+        /// Which vCPU.
+        id: VcpuId,
+    },
+    /// A device answered [`Next::Pause`](crate::Next::Pause): the access is complete and the vCPU paused.
+    Paused {
+        /// Which vCPU.
+        id: VcpuId,
+    },
+    /// A breakpoint or single step; the vCPU is paused.
+    Debug {
+        /// Which vCPU.
+        id: VcpuId,
+        /// Where and why.
+        debug: DebugExit,
+    },
+    /// The dirty ring is full; the vCPU is paused.
+    DirtyRingFull {
+        /// Which vCPU.
+        id: VcpuId,
+    },
+    /// The guest asked for a system-wide change; the vCPU has ended.
+    SystemEvent {
+        /// Which vCPU.
+        id: VcpuId,
+        /// What it asked for.
+        event: SystemEvent,
+    },
+    /// Triple fault; the vCPU has ended.
+    Shutdown {
+        /// The same report as for a failure.
+        report: Box<FailureReport>,
+    },
+    /// The vCPU failed.
+    Fatal {
+        /// Why, with registers and last exits.
+        report: Box<FailureReport>,
+    },
+}
+
+impl VcpuEvent {
+    /// Which vCPU it is about.
+    pub fn id(&self) -> VcpuId {
+        match self {
+            VcpuEvent::Halted { id }
+            | VcpuEvent::Paused { id }
+            | VcpuEvent::Debug { id, .. }
+            | VcpuEvent::DirtyRingFull { id }
+            | VcpuEvent::SystemEvent { id, .. } => *id,
+            VcpuEvent::Shutdown { report } | VcpuEvent::Fatal { report } => report.id,
+        }
+    }
+}
+
+/// The vCPUs' end: cheap to clone, one per thread.
+#[derive(Clone)]
+pub struct VcpuEventSender {
+    queue: Sender<VcpuEvent>,
+    ready: Arc<EventFd>,
+}
+
+impl fmt::Debug for VcpuEventSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VcpuEventSender").finish_non_exhaustive()
+    }
+}
+
+impl VcpuEventSender {
+    /// Queues an event, then makes the eventfd readable. Never blocks; without a receiver the event is
+    /// logged and dropped.
+    pub fn send(&self, event: VcpuEvent) {
+        if let Err(lost) = self.queue.send(event) {
+            log::error!(
+                "nobody receives vCPU events any more, dropping {:?}",
+                lost.0
+            );
+            return;
+        }
+        // EAGAIN means that the counter is full, so the descriptor is readable already.
+        match self.ready.write(1) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                log::error!("can't signal a vCPU event: {error}");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The VMM's end. Its descriptor (`AsRawFd`) is readable while events may be queued.
+#[derive(Debug)]
+pub struct VcpuEvents {
+    queue: Receiver<VcpuEvent>,
+    ready: Arc<EventFd>,
+}
+
+impl AsRawFd for VcpuEvents {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ready.as_raw_fd()
+    }
+}
+
+impl VcpuEvents {
+    /// The next event, if there is one. Doesn't block and leaves the descriptor as it is.
+    pub fn try_recv(&self) -> Option<VcpuEvent> {
+        self.queue.try_recv().ok()
+    }
+
+    /// The next event, waiting up to `timeout` for it: for a VMM without an event loop.
+    pub fn recv_timeout(&self, timeout: std::time::Duration) -> Option<VcpuEvent> {
+        self.queue.recv_timeout(timeout).ok()
+    }
+
+    /// Clears the descriptor, then hands every queued event to `handle`.
+    ///
+    /// In this order an event that is queued meanwhile makes the descriptor readable again.
+    pub fn drain(&self, mut handle: impl FnMut(VcpuEvent)) {
+        let _ = self.ready.read();
+        while let Some(event) = self.try_recv() {
+            handle(event);
+        }
+    }
+}
+
+/// A channel for vCPU events with one eventfd.
+///
+/// # Errors
+/// No eventfd could be made.
+pub fn vcpu_events() -> io::Result<(VcpuEventSender, VcpuEvents)> {
+    let ready = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+    let (sender, receiver) = channel();
+    let sender = VcpuEventSender {
+        queue: sender,
+        ready: Arc::clone(&ready),
+    };
+    Ok((
+        sender,
+        VcpuEvents {
+            queue: receiver,
+            ready,
+        },
+    ))
+}
+
+/// [`VcpuEvents`] in an [`event_manager::EventManager`]: calls a closure for every event.
+pub struct VcpuEventSubscriber<F> {
+    events: VcpuEvents,
+    handle: F,
+}
+
+impl<F> fmt::Debug for VcpuEventSubscriber<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VcpuEventSubscriber")
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F: FnMut(VcpuEvent)> VcpuEventSubscriber<F> {
+    /// Calls `handle` on the event loop's thread for every event.
+    pub fn new(events: VcpuEvents, handle: F) -> Self {
+        VcpuEventSubscriber { events, handle }
+    }
+}
+
+impl<F: FnMut(VcpuEvent)> MutEventSubscriber for VcpuEventSubscriber<F> {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        if events.event_set().contains(EventSet::ERROR) {
+            log::error!("the vCPU eventfd reports an error, removing it from the event loop");
+            if let Err(error) = ops.remove(events) {
+                log::error!("can't remove it: {error}");
+            }
+        }
+        self.events.drain(&mut self.handle);
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(error) = ops.add(Events::new(&self.events, EventSet::IN)) {
+            log::error!("can't watch the vCPU eventfd: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use event_manager::{EventManager, SubscriberOps};
+    use std::sync::Mutex;
+
+    #[test]
+    fn every_event_reaches_the_subscriber_once() {
+        let (sender, events) = vcpu_events().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        let mut manager = EventManager::new().unwrap();
+        manager.add_subscriber(VcpuEventSubscriber::new(events, move |e| {
+            log.lock().unwrap().push(e.id().0)
+        }));
+        sender.send(VcpuEvent::Halted { id: VcpuId(1) });
+        sender.clone().send(VcpuEvent::Paused { id: VcpuId(2) });
+        assert_eq!(manager.run_with_timeout(1000).unwrap(), 1);
+        assert_eq!(*seen.lock().unwrap(), [1, 2]);
+        // Drained: the descriptor is quiet until the next event.
+        assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
+        sender.send(VcpuEvent::Halted { id: VcpuId(3) });
+        assert_eq!(manager.run_with_timeout(1000).unwrap(), 1);
+        assert_eq!(*seen.lock().unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_sender_without_receiver_goes_on() {
+        let (sender, events) = vcpu_events().unwrap();
+        drop(events);
+        sender.send(VcpuEvent::Halted { id: VcpuId(0) });
+    }
+}

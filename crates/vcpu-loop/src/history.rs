@@ -1,0 +1,240 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The last exits of a vCPU, kept without allocation for its failure report.
+
+use std::fmt;
+
+use crate::exit::{Exit, HypervExit};
+
+/// How many exits are kept.
+pub const HISTORY: usize = 16;
+
+/// What kind of exit a record stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitKind {
+    /// [`Exit::PioIn`].
+    PioIn,
+    /// [`Exit::PioOut`].
+    PioOut,
+    /// [`Exit::MmioRead`].
+    MmioRead,
+    /// [`Exit::MmioWrite`].
+    MmioWrite,
+    /// [`Exit::Rdmsr`].
+    Rdmsr,
+    /// [`Exit::Wrmsr`].
+    Wrmsr,
+    /// [`Exit::Hypercall`].
+    Hypercall,
+    /// [`Exit::Xen`].
+    Xen,
+    /// [`Exit::Hyperv`].
+    Hyperv,
+    /// [`Exit::Hlt`].
+    Hlt,
+    /// [`Exit::Shutdown`].
+    Shutdown,
+    /// [`Exit::SystemEvent`].
+    SystemEvent,
+    /// [`Exit::Debug`].
+    Debug,
+    /// [`Exit::IoapicEoi`].
+    IoapicEoi,
+    /// [`Exit::DirtyRingFull`].
+    DirtyRingFull,
+    /// [`Exit::InterruptWindow`].
+    InterruptWindow,
+    /// [`Exit::SetTpr`].
+    SetTpr,
+    /// [`Exit::TprAccess`].
+    TprAccess,
+    /// [`Exit::BusLock`].
+    BusLock,
+    /// [`Exit::ApResetHold`].
+    ApResetHold,
+    /// [`Exit::Interrupted`].
+    Interrupted,
+    /// [`Exit::Fatal`].
+    Fatal,
+}
+
+/// One exit, in 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitRecord {
+    /// Its kind.
+    pub kind: ExitKind,
+    /// Bytes per access, 0 where that means nothing.
+    pub size: u8,
+    /// How many bytes in all, saturated; 0 where that means nothing.
+    pub len: u16,
+    /// Port, guest-physical address, MSR, hypercall number, vector or event type.
+    pub address: u64,
+    /// The first bytes that were written (little endian), or 0.
+    pub data: u64,
+}
+
+fn leading(data: &[u8]) -> u64 {
+    let mut word = [0u8; 8];
+    let len = data.len().min(8);
+    word[..len].copy_from_slice(&data[..len]);
+    u64::from_le_bytes(word)
+}
+
+impl From<&Exit<'_>> for ExitRecord {
+    fn from(exit: &Exit<'_>) -> Self {
+        let record = |kind, address, size, data| ExitRecord {
+            kind,
+            size,
+            len: size.into(),
+            address,
+            data,
+        };
+        match exit {
+            Exit::PioIn { port, size, data } => ExitRecord {
+                len: u16::try_from(data.len()).unwrap_or(u16::MAX),
+                ..record(ExitKind::PioIn, u64::from(*port), *size, 0)
+            },
+            Exit::PioOut { port, size, data } => ExitRecord {
+                len: u16::try_from(data.len()).unwrap_or(u16::MAX),
+                ..record(ExitKind::PioOut, u64::from(*port), *size, leading(data))
+            },
+            Exit::MmioRead { addr, data } => record(ExitKind::MmioRead, *addr, data.len() as u8, 0),
+            Exit::MmioWrite { addr, data } => {
+                record(ExitKind::MmioWrite, *addr, data.len() as u8, leading(data))
+            }
+            Exit::Rdmsr { index, .. } => record(ExitKind::Rdmsr, u64::from(*index), 0, 0),
+            Exit::Wrmsr { index, data, .. } => record(ExitKind::Wrmsr, u64::from(*index), 0, *data),
+            Exit::Hypercall(call) => record(ExitKind::Hypercall, call.number, 0, call.args[0]),
+            Exit::Xen(call) => record(ExitKind::Xen, call.number, 0, call.args[0]),
+            Exit::Hyperv(exit) => match exit {
+                HypervExit::Synic { msr, control, .. }
+                | HypervExit::SynDbg { msr, control, .. } => {
+                    record(ExitKind::Hyperv, u64::from(*msr), 0, *control)
+                }
+                HypervExit::Hypercall(call) => {
+                    record(ExitKind::Hyperv, call.number, 0, call.args[0])
+                }
+                HypervExit::Unknown(kind) => record(ExitKind::Hyperv, u64::from(*kind), 0, 0),
+            },
+            Exit::Hlt => record(ExitKind::Hlt, 0, 0, 0),
+            Exit::Shutdown => record(ExitKind::Shutdown, 0, 0, 0),
+            Exit::SystemEvent(event) => record(
+                ExitKind::SystemEvent,
+                u64::from(event.kind),
+                0,
+                event.data[0],
+            ),
+            Exit::Debug(debug) => record(ExitKind::Debug, debug.pc, 0, debug.dr6),
+            Exit::IoapicEoi { vector } => record(ExitKind::IoapicEoi, u64::from(*vector), 0, 0),
+            Exit::DirtyRingFull => record(ExitKind::DirtyRingFull, 0, 0, 0),
+            Exit::InterruptWindow => record(ExitKind::InterruptWindow, 0, 0, 0),
+            Exit::SetTpr => record(ExitKind::SetTpr, 0, 0, 0),
+            Exit::TprAccess { rip, is_write } => {
+                record(ExitKind::TprAccess, *rip, 0, u64::from(*is_write))
+            }
+            Exit::BusLock => record(ExitKind::BusLock, 0, 0, 0),
+            Exit::ApResetHold => record(ExitKind::ApResetHold, 0, 0, 0),
+            Exit::Interrupted => record(ExitKind::Interrupted, 0, 0, 0),
+            Exit::Fatal(_) => record(ExitKind::Fatal, 0, 0, 0),
+        }
+    }
+}
+
+impl fmt::Display for ExitRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ExitRecord {
+            kind,
+            size,
+            len,
+            address,
+            data,
+        } = self;
+        match kind {
+            ExitKind::PioIn | ExitKind::PioOut => {
+                let count = u32::from(*len) / u32::from(*size).max(1);
+                write!(f, "{kind:?} port {address:#x}, {count} x {size} bytes")?;
+            }
+            ExitKind::MmioRead | ExitKind::MmioWrite => {
+                write!(f, "{kind:?} {address:#x}, {size} bytes")?
+            }
+            ExitKind::Rdmsr | ExitKind::Wrmsr => write!(f, "{kind:?} {address:#x}")?,
+            ExitKind::Hypercall | ExitKind::Xen | ExitKind::Hyperv => {
+                write!(f, "{kind:?} {address:#x}")?
+            }
+            ExitKind::IoapicEoi => write!(f, "{kind:?} vector {address:#x}")?,
+            ExitKind::SystemEvent => write!(f, "{kind:?} type {address}")?,
+            ExitKind::Debug | ExitKind::TprAccess => write!(f, "{kind:?} at {address:#x}")?,
+            _ => write!(f, "{kind:?}")?,
+        }
+        match kind {
+            ExitKind::PioOut | ExitKind::MmioWrite | ExitKind::Wrmsr => {
+                write!(f, ", data {data:#x}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A ring of the last [`HISTORY`] exits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExitHistory {
+    records: [Option<ExitRecord>; HISTORY],
+    next: usize,
+}
+
+impl ExitHistory {
+    /// Adds a record, in place of the oldest when the ring is full.
+    pub fn push(&mut self, record: ExitRecord) {
+        self.records[self.next % HISTORY] = Some(record);
+        self.next = (self.next + 1) % HISTORY;
+    }
+
+    /// Whether there was no exit yet.
+    pub fn is_empty(&self) -> bool {
+        self.records.iter().all(Option::is_none)
+    }
+
+    /// The records, newest first.
+    pub fn newest_first(&self) -> impl Iterator<Item = &ExitRecord> {
+        (1..=HISTORY)
+            .filter_map(move |age| self.records[(self.next + HISTORY - age) % HISTORY].as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_keeps_the_newest_in_order() {
+        let mut history = ExitHistory::default();
+        assert!(history.is_empty());
+        for vector in 0..40u8 {
+            history.push(ExitRecord::from(&Exit::IoapicEoi { vector }));
+        }
+        let kept: Vec<u64> = history.newest_first().map(|r| r.address).collect();
+        assert_eq!(kept, (24..40).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn records_are_small_and_readable() {
+        assert!(size_of::<ExitRecord>() <= 24);
+        let record = ExitRecord::from(&Exit::PioOut {
+            port: 0x3f8,
+            size: 2,
+            data: &[1, 2, 3, 4],
+        });
+        assert_eq!(
+            record.to_string(),
+            "PioOut port 0x3f8, 2 x 2 bytes, data 0x4030201"
+        );
+        let record = ExitRecord::from(&Exit::Wrmsr {
+            index: 0x10,
+            data: 5,
+            error: &mut 0,
+        });
+        assert_eq!(record.to_string(), "Wrmsr 0x10, data 0x5");
+    }
+}

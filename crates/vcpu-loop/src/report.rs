@@ -1,0 +1,241 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Why a vCPU failed, as data that prints as a report of a few lines.
+
+use std::fmt;
+
+use crate::exit::FatalExit;
+use crate::history::ExitHistory;
+use crate::vcpu::{BoxError, VcpuId};
+
+/// Most instruction bytes that a report shows: the longest x86 instruction is 15 bytes.
+pub const INSTRUCTION_BYTES: usize = 16;
+
+/// A segment register.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Selector.
+    pub selector: u16,
+    /// Base address.
+    pub base: u64,
+    /// Limit in bytes.
+    pub limit: u32,
+    /// Attributes as in bits 8–23 of a descriptor's second word: type, S, DPL, P, AVL, L, D/B, G
+    /// (Intel SDM, volume 3, section 3.4.5), shifted down by 8.
+    pub attributes: u16,
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DescriptorTable {
+    /// Linear base address.
+    pub base: u64,
+    /// Limit in bytes.
+    pub limit: u16,
+}
+
+/// The registers that explain a failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// RAX, RBX, RCX, RDX, RSI, RDI, RSP, RBP, R8 to R15.
+    pub gpr: [u64; 16],
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Flags.
+    pub rflags: u64,
+    /// CS, DS, ES, FS, GS, SS, TR, LDTR.
+    pub segments: [Segment; 8],
+    /// GDTR.
+    pub gdt: DescriptorTable,
+    /// IDTR.
+    pub idt: DescriptorTable,
+    /// CR0.
+    pub cr0: u64,
+    /// CR2, the address of the last page fault.
+    pub cr2: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+}
+
+impl Registers {
+    /// Names in the order of [`Registers::gpr`].
+    pub const GPR_NAMES: [&'static str; 16] = [
+        "RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RSP", "RBP", "R8", "R9", "R10", "R11", "R12",
+        "R13", "R14", "R15",
+    ];
+    /// Names in the order of [`Registers::segments`].
+    pub const SEGMENT_NAMES: [&'static str; 8] = ["CS", "DS", "ES", "FS", "GS", "SS", "TR", "LDTR"];
+}
+
+/// The guest's instruction bytes at its instruction pointer, or why they are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstructionBytes {
+    /// The first `len` of `bytes`, found at guest-physical address `gpa`.
+    Read {
+        /// Guest-physical address of the first byte.
+        gpa: u64,
+        /// The bytes.
+        bytes: [u8; INSTRUCTION_BYTES],
+        /// How many are valid.
+        len: usize,
+    },
+    /// The guest's page tables don't map the address.
+    NotMapped {
+        /// Linear address.
+        linear: u64,
+    },
+    /// The address translates to memory that isn't guest RAM.
+    NotRam {
+        /// Guest-physical address.
+        gpa: u64,
+    },
+    /// Nobody offered a way to read guest memory.
+    Unavailable,
+}
+
+impl fmt::Display for InstructionBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InstructionBytes::Read { gpa, bytes, len } => {
+                write!(f, "bytes at RIP:")?;
+                let bytes = &bytes[..(*len).min(INSTRUCTION_BYTES)];
+                bytes.iter().try_for_each(|b| write!(f, " {b:02x}"))?;
+                write!(f, " (guest-physical {gpa:#x})")
+            }
+            InstructionBytes::NotMapped { linear } => {
+                write!(f, "bytes at RIP: linear address {linear:#x} is not mapped")
+            }
+            InstructionBytes::NotRam { gpa } => {
+                write!(f, "bytes at RIP: guest-physical {gpa:#x} is not RAM")
+            }
+            InstructionBytes::Unavailable => write!(f, "bytes at RIP: no reader for guest memory"),
+        }
+    }
+}
+
+/// Registers and instruction bytes of a vCPU that stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuDump {
+    /// Registers.
+    pub registers: Registers,
+    /// The bytes at the instruction pointer.
+    pub instruction: InstructionBytes,
+}
+
+impl fmt::Display for CpuDump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = &self.registers;
+        writeln!(f, "  RIP {:016x}  RFLAGS {:016x}", r.rip, r.rflags)?;
+        for (names, values) in Registers::GPR_NAMES.chunks(4).zip(r.gpr.chunks(4)) {
+            for (name, value) in names.iter().zip(values) {
+                write!(f, "  {name:<3} {value:016x}")?;
+            }
+            writeln!(f)?;
+        }
+        for (name, s) in Registers::SEGMENT_NAMES.iter().zip(&r.segments) {
+            writeln!(
+                f,
+                "  {name:<4} {:04x}  base {:016x}  limit {:08x}  attributes {:04x}",
+                s.selector, s.base, s.limit, s.attributes
+            )?;
+        }
+        for (name, t) in [("GDT", r.gdt), ("IDT", r.idt)] {
+            writeln!(
+                f,
+                "  {name}        base {:016x}  limit {:08x}",
+                t.base, t.limit
+            )?;
+        }
+        writeln!(
+            f,
+            "  CR0 {:08x}  CR2 {:016x}  CR3 {:016x}  CR4 {:08x}  EFER {:08x}",
+            r.cr0, r.cr2, r.cr3, r.cr4, r.efer
+        )?;
+        write!(f, "  {}", self.instruction)
+    }
+}
+
+/// What ended a vCPU.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FailureReason {
+    /// The guest took a triple fault (or was reset by a host that reports it so).
+    TripleFault,
+    /// KVM could not go on.
+    Exit(FatalExit),
+    /// Code that ran on the vCPU's thread panicked: a device, or the VMM's glue.
+    Panic {
+        /// The panic's message, or a placeholder if it was not text.
+        message: String,
+    },
+    /// The host failed a call for this vCPU.
+    Host(BoxError),
+    /// One instruction made more exits than any instruction can: it never completed.
+    NeverSettled {
+        /// How many exits were answered before giving up.
+        exits: u32,
+    },
+    /// The thread ended without saying why; this is a bug in this crate or a panic within a panic.
+    Lost,
+}
+
+impl fmt::Display for FailureReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FailureReason::TripleFault => write!(f, "triple fault"),
+            FailureReason::Exit(exit) => exit.fmt(f),
+            FailureReason::Panic { message } => write!(f, "its thread panicked: {message}"),
+            FailureReason::Host(error) => {
+                write!(f, "the host failed: {error}")?;
+                let mut source = error.source();
+                while let Some(cause) = source {
+                    write!(f, ": {cause}")?;
+                    source = cause.source();
+                }
+                Ok(())
+            }
+            FailureReason::NeverSettled { exits } => {
+                write!(
+                    f,
+                    "one instruction was still incomplete after {exits} exits"
+                )
+            }
+            FailureReason::Lost => write!(f, "its thread ended without a report"),
+        }
+    }
+}
+
+/// Everything known about a vCPU's end. Its `Display` is the report: several lines, no final newline.
+#[derive(Debug)]
+pub struct FailureReport {
+    /// Which vCPU.
+    pub id: VcpuId,
+    /// Why it ended.
+    pub reason: FailureReason,
+    /// Its registers, if they could be read.
+    pub dump: Option<CpuDump>,
+    /// Its last exits.
+    pub exits: ExitHistory,
+}
+
+impl fmt::Display for FailureReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "vCPU {} failed: {}", self.id, self.reason)?;
+        match &self.dump {
+            Some(dump) => writeln!(f, "{dump}")?,
+            None => writeln!(f, "  registers could not be read")?,
+        }
+        write!(f, "  last exits, newest first:")?;
+        if self.exits.is_empty() {
+            write!(f, " none")?;
+        }
+        self.exits
+            .newest_first()
+            .try_for_each(|exit| write!(f, "\n    {exit}"))
+    }
+}

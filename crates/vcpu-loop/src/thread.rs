@@ -1,0 +1,427 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One vCPU's thread: run the guest, answer exits, obey requests, report how it ended.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use crate::dispatch::{Flow, Leave, Unclaimed, dispatch};
+use crate::event::{VcpuEvent, VcpuEventSender};
+use crate::exit::Exit;
+use crate::history::{ExitHistory, ExitRecord};
+use crate::kick::KickSignal;
+use crate::report::{CpuDump, FailureReason, FailureReport};
+use crate::state::{Request, Response, State, step};
+use crate::vcpu::{BoxError, ManagedVcpu, VcpuId, VcpuIo};
+
+/// Most exits that finishing one instruction may take. KVM's longest is a string instruction, which
+/// returns to the guest after 1,024 elements at the latest.
+const MAX_COMPLETIONS: u32 = 65_536;
+
+/// A request with what it carries, and where its answer goes.
+pub(crate) struct Envelope<S> {
+    pub(crate) order: Order<S>,
+    pub(crate) reply: Sender<(VcpuId, Reply<S>)>,
+}
+
+/// A request with what it carries.
+pub(crate) enum Order<S> {
+    Plain(Request),
+    Restore(Box<S>),
+}
+
+impl<S> Order<S> {
+    fn request(&self) -> Request {
+        match self {
+            Order::Plain(request) => *request,
+            Order::Restore(_) => Request::Restore,
+        }
+    }
+}
+
+/// An answer with what it carries.
+pub(crate) enum Reply<S> {
+    Done,
+    Saved(S),
+    Dumped(Box<Option<CpuDump>>),
+    Refused(State),
+    Failed(BoxError),
+}
+
+type SaveHook<V, I, S> = Box<dyn FnMut(&mut V, &mut I) -> Result<S, BoxError> + Send>;
+type RestoreHook<V, I, S> = Box<dyn FnMut(&mut V, &mut I, S) -> Result<(), BoxError> + Send>;
+
+/// How a vCPU and its I/O object become one saved state, and back.
+///
+/// Needed when the I/O object has state of its own, such as per-vCPU MSRs. Both run on the vCPU's
+/// thread, while it is paused.
+pub struct StateHooks<V, I, S> {
+    pub(crate) save: SaveHook<V, I, S>,
+    pub(crate) restore: RestoreHook<V, I, S>,
+}
+
+impl<V, I, S> fmt::Debug for StateHooks<V, I, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateHooks").finish_non_exhaustive()
+    }
+}
+
+impl<V, I, S> StateHooks<V, I, S> {
+    /// Hooks of the caller's own.
+    pub fn new(
+        save: impl FnMut(&mut V, &mut I) -> Result<S, BoxError> + Send + 'static,
+        restore: impl FnMut(&mut V, &mut I, S) -> Result<(), BoxError> + Send + 'static,
+    ) -> Self {
+        StateHooks {
+            save: Box::new(save),
+            restore: Box::new(restore),
+        }
+    }
+}
+
+impl<V: ManagedVcpu, I> StateHooks<V, I, V::State> {
+    /// The vCPU's state alone.
+    pub fn vcpu_only() -> Self {
+        StateHooks::new(
+            |vcpu: &mut V, _: &mut I| vcpu.save().map_err(Into::into),
+            |vcpu: &mut V, _: &mut I, state: V::State| vcpu.restore(&state).map_err(Into::into),
+        )
+    }
+}
+
+/// Sends a last event if the thread unwinds past everything else. Disarmed on every regular way out.
+struct LastWord {
+    id: VcpuId,
+    events: VcpuEventSender,
+    armed: bool,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if self.armed {
+            let report = FailureReport {
+                id: self.id,
+                reason: FailureReason::Lost,
+                dump: None,
+                exits: ExitHistory::default(),
+            };
+            self.events.send(VcpuEvent::Fatal {
+                report: Box::new(report),
+            });
+        }
+    }
+}
+
+/// Everything a vCPU's thread owns.
+pub(crate) struct Worker<V, I, S> {
+    pub(crate) id: VcpuId,
+    pub(crate) vcpu: V,
+    pub(crate) io: I,
+    pub(crate) hooks: StateHooks<V, I, S>,
+    pub(crate) mailbox: Receiver<Envelope<S>>,
+    pub(crate) events: VcpuEventSender,
+    pub(crate) unclaimed: Arc<Unclaimed>,
+    pub(crate) signal: KickSignal,
+}
+
+impl<V: ManagedVcpu, I: VcpuIo, S> Worker<V, I, S> {
+    /// The thread's body. Returns when stopped, or when the controller is gone.
+    pub(crate) fn main(self) {
+        let mut last_word = LastWord {
+            id: self.id,
+            events: self.events.clone(),
+            armed: true,
+        };
+        Control {
+            worker: self,
+            state: State::Paused,
+            halted: false,
+            history: ExitHistory::default(),
+        }
+        .serve();
+        last_word.armed = false;
+    }
+}
+
+/// How a stay in the guest ended.
+enum Stay {
+    Interrupted,
+    Paused,
+    Left(Leave),
+}
+
+struct Control<V, I, S> {
+    worker: Worker<V, I, S>,
+    state: State,
+    /// In `hlt`: not to enter the guest before a wake-up, also across a pause.
+    halted: bool,
+    history: ExitHistory,
+}
+
+impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
+    fn serve(&mut self) {
+        if let Err(error) = self.worker.signal.unblock() {
+            self.fail(FailureReason::Host(error.into()));
+        } else if let Err(panic) =
+            catch_unwind(AssertUnwindSafe(|| self.worker.io.thread_started()))
+        {
+            self.fail(FailureReason::Panic {
+                message: panic_message(panic.as_ref()),
+            });
+        }
+        while self.state != State::Stopped {
+            if self.state == State::Running && !self.halted {
+                self.run_guest();
+                while let Ok(envelope) = self.worker.mailbox.try_recv() {
+                    self.obey(envelope);
+                }
+            } else {
+                match self.worker.mailbox.recv() {
+                    Ok(envelope) => self.obey(envelope),
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    /// Runs the guest until there may be a request, or until it stopped by itself.
+    fn run_guest(&mut self) {
+        let Worker {
+            id,
+            vcpu,
+            io,
+            unclaimed,
+            ..
+        } = &mut self.worker;
+        let history = &mut self.history;
+        let stay = catch_unwind(AssertUnwindSafe(|| {
+            run_until_stopped(vcpu, io, *id, unclaimed, history)
+        }));
+        match stay {
+            Ok(Ok(Stay::Interrupted)) => {}
+            Ok(Ok(Stay::Paused)) => {
+                if self.enter_paused() {
+                    self.worker
+                        .events
+                        .send(VcpuEvent::Paused { id: self.worker.id });
+                }
+            }
+            Ok(Ok(Stay::Left(leave))) => self.left(leave),
+            Ok(Err(reason)) => self.fail(reason),
+            Err(panic) => self.fail(FailureReason::Panic {
+                message: panic_message(panic.as_ref()),
+            }),
+        }
+    }
+
+    /// The guest stopped by itself: the state that follows, and the event.
+    fn left(&mut self, leave: Leave) {
+        let id = self.worker.id;
+        match leave {
+            Leave::Halted => {
+                self.halted = true;
+                self.worker.events.send(VcpuEvent::Halted { id });
+            }
+            Leave::Debug(debug) => {
+                if self.enter_paused() {
+                    self.worker.events.send(VcpuEvent::Debug { id, debug });
+                }
+            }
+            Leave::DirtyRingFull => {
+                if self.enter_paused() {
+                    self.worker.events.send(VcpuEvent::DirtyRingFull { id });
+                }
+            }
+            Leave::SystemEvent(event) => {
+                self.state = State::Ended;
+                self.worker
+                    .events
+                    .send(VcpuEvent::SystemEvent { id, event });
+            }
+            Leave::Shutdown => {
+                self.state = State::Ended;
+                let report = self.report(FailureReason::TripleFault);
+                self.worker.events.send(VcpuEvent::Shutdown { report });
+            }
+            Leave::Fatal(exit) => {
+                self.state = State::Ended;
+                let report = self.report(FailureReason::Exit(exit));
+                self.worker.events.send(VcpuEvent::Fatal { report });
+            }
+        }
+    }
+
+    /// `Paused`, unless the host refuses; then the vCPU fails. The caller made sure that nothing is pending.
+    fn enter_paused(&mut self) -> bool {
+        self.state = State::Paused;
+        match catch_unwind(AssertUnwindSafe(|| self.worker.vcpu.paused())) {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                self.fail(FailureReason::Host(error.into()));
+                false
+            }
+            Err(panic) => {
+                self.fail(FailureReason::Panic {
+                    message: panic_message(panic.as_ref()),
+                });
+                false
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: FailureReason) {
+        self.state = State::Failed;
+        let report = self.report(reason);
+        self.worker.events.send(VcpuEvent::Fatal { report });
+    }
+
+    fn report(&mut self, reason: FailureReason) -> Box<FailureReport> {
+        let vcpu = &mut self.worker.vcpu;
+        // After a panic the vCPU may panic again; a report without registers is better than none.
+        let dump = catch_unwind(AssertUnwindSafe(|| vcpu.dump()))
+            .ok()
+            .flatten();
+        Box::new(FailureReport {
+            id: self.worker.id,
+            reason,
+            dump,
+            exits: self.history,
+        })
+    }
+
+    fn obey(&mut self, Envelope { order, reply }: Envelope<S>) {
+        let before = self.state;
+        let (next, response) = step(before, order.request());
+        let answer = match response {
+            Response::Refused(state) => Reply::Refused(state),
+            Response::Done => {
+                self.state = next;
+                self.carry_out(before, order)
+            }
+        };
+        // A controller that gave up waiting has dropped its end.
+        let _ = reply.send((self.worker.id, answer));
+    }
+
+    /// What a granted request does besides the change of state.
+    fn carry_out(&mut self, before: State, order: Order<S>) -> Reply<S> {
+        let request = order.request();
+        let Worker {
+            vcpu, io, hooks, ..
+        } = &mut self.worker;
+        let outcome = match order {
+            Order::Plain(Request::Pause) if before == State::Running => {
+                if !self.enter_paused() {
+                    return Reply::Refused(self.state);
+                }
+                return Reply::Done;
+            }
+            Order::Plain(Request::Wake) => {
+                self.halted = false;
+                return Reply::Done;
+            }
+            Order::Plain(Request::Save) => catch_unwind(AssertUnwindSafe(|| {
+                (hooks.save)(vcpu, io).map(Reply::Saved)
+            })),
+            Order::Plain(Request::Dump) => catch_unwind(AssertUnwindSafe(|| {
+                Ok(Reply::Dumped(Box::new(vcpu.dump())))
+            })),
+            Order::Plain(_) => return Reply::Done,
+            Order::Restore(state) => {
+                self.halted = false;
+                catch_unwind(AssertUnwindSafe(|| {
+                    (hooks.restore)(vcpu, io, *state).map(|()| Reply::Done)
+                }))
+            }
+        };
+        match outcome {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                if request == Request::Restore {
+                    // Half-restored: nothing but another restore makes it runnable.
+                    self.state = State::Ended;
+                }
+                Reply::Failed(error)
+            }
+            Err(panic) => {
+                self.fail(FailureReason::Panic {
+                    message: panic_message(panic.as_ref()),
+                });
+                Reply::Refused(self.state)
+            }
+        }
+    }
+}
+
+/// The whole of `Running`: control is looked at only after `Interrupted`.
+fn run_until_stopped<V: ManagedVcpu, I: VcpuIo>(
+    vcpu: &mut V,
+    io: &mut I,
+    id: VcpuId,
+    unclaimed: &Unclaimed,
+    history: &mut ExitHistory,
+) -> Result<Stay, FailureReason> {
+    loop {
+        let exit = vcpu.run().map_err(host)?;
+        if !matches!(exit, Exit::Interrupted) {
+            history.push(ExitRecord::from(&exit));
+        }
+        match dispatch(exit, io, id, unclaimed) {
+            Flow::Continue => {}
+            Flow::Interrupted => return Ok(Stay::Interrupted),
+            Flow::Pause => {
+                let ended = settle(vcpu, io, id, unclaimed, history)?;
+                return Ok(ended.map_or(Stay::Paused, Stay::Left));
+            }
+            // Nothing can be completed after these.
+            Flow::Leave(leave @ (Leave::Shutdown | Leave::Fatal(_) | Leave::SystemEvent(_))) => {
+                return Ok(Stay::Left(leave));
+            }
+            Flow::Leave(leave) => {
+                let ended = settle(vcpu, io, id, unclaimed, history)?;
+                return Ok(Stay::Left(ended.unwrap_or(leave)));
+            }
+        }
+    }
+}
+
+/// Finishes what is pending without running the guest. If that ends the vCPU, says how.
+fn settle<V: ManagedVcpu, I: VcpuIo>(
+    vcpu: &mut V,
+    io: &mut I,
+    id: VcpuId,
+    unclaimed: &Unclaimed,
+    history: &mut ExitHistory,
+) -> Result<Option<Leave>, FailureReason> {
+    for _ in 0..MAX_COMPLETIONS {
+        let exit = vcpu.complete().map_err(host)?;
+        if !matches!(exit, Exit::Interrupted) {
+            history.push(ExitRecord::from(&exit));
+        }
+        match dispatch(exit, io, id, unclaimed) {
+            Flow::Interrupted => return Ok(None),
+            Flow::Leave(leave @ (Leave::Shutdown | Leave::Fatal(_) | Leave::SystemEvent(_))) => {
+                return Ok(Some(leave));
+            }
+            _ => {}
+        }
+    }
+    Err(FailureReason::NeverSettled {
+        exits: MAX_COMPLETIONS,
+    })
+}
+
+fn host(error: impl std::error::Error + Send + Sync + 'static) -> FailureReason {
+    FailureReason::Host(Box::new(error))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no text)")
+        .to_owned()
+}

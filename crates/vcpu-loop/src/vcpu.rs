@@ -1,0 +1,177 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The seam: what a vCPU offers, and what it needs from the VMM.
+
+use std::sync::Arc;
+
+use crate::exit::{Exit, Hypercall, HypervExit};
+use crate::kick::Kick;
+use crate::report::CpuDump;
+
+/// An error of any kind from a caller's own code.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// A vCPU's number within its VM (KVM's `vcpu_id`, on x86 the initial APIC id).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VcpuId(pub u32);
+
+impl std::fmt::Display for VcpuId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<u32> for VcpuId {
+    fn from(id: u32) -> Self {
+        VcpuId(id)
+    }
+}
+
+/// A vCPU that runs guest code until something needs an answer.
+///
+/// The contract of both methods: the reply to the previous exit is delivered first, and
+/// [`Exit::Interrupted`] means that *nothing is pending* and that the kick behind it is used up. A caller
+/// that sees `Interrupted` looks at its mailbox; a caller that sees anything else answers it.
+pub trait Vcpu {
+    /// A host failure. Guest mistakes are exits or replies, never errors.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Enters the guest.
+    ///
+    /// # Errors
+    /// The host refused to run the vCPU.
+    fn run(&mut self) -> Result<Exit<'_>, Self::Error>;
+
+    /// Finishes the previous exit and runs no further guest instruction. May exit again, when one
+    /// instruction makes several accesses; repeat until [`Exit::Interrupted`].
+    ///
+    /// # Errors
+    /// The host refused to run the vCPU.
+    fn complete(&mut self) -> Result<Exit<'_>, Self::Error>;
+}
+
+/// A vCPU whose state can be taken and given back.
+pub trait SaveVcpu: Vcpu {
+    /// The saved state, plain data.
+    type State: Send + 'static;
+
+    /// Takes the state. Only legal after [`Exit::Interrupted`] (or before the first `run`).
+    ///
+    /// # Errors
+    /// The host refused one of the reads.
+    fn save(&mut self) -> Result<Self::State, Self::Error>;
+
+    /// Replaces the whole state; whatever exit was pending is forgotten.
+    ///
+    /// # Errors
+    /// The host refused one of the writes; the vCPU must not run before a `restore` succeeds.
+    fn restore(&mut self, state: &Self::State) -> Result<(), Self::Error>;
+}
+
+/// What a [`VcpuSet`](crate::VcpuSet) needs besides: to be kicked, told of a pause, and to be looked at.
+pub trait ManagedVcpu: SaveVcpu {
+    /// The handle by which other threads take this vCPU out of the guest.
+    fn kicker(&self) -> Arc<dyn Kick>;
+
+    /// The vCPU was paused: nothing is pending and no guest code runs until it is resumed.
+    ///
+    /// # Errors
+    /// The host refused; the vCPU fails.
+    fn paused(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Registers and the bytes at the instruction pointer, for a report. `None` if they can't be had.
+    fn dump(&mut self) -> Option<CpuDump> {
+        None
+    }
+}
+
+/// What happens after an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// Go on.
+    Continue,
+    /// Complete the access, then leave the guest and wait for requests, as if paused: a device decided
+    /// that the run is over. An event says so.
+    Pause,
+    /// Nobody answered. A read gives all ones, the access is counted, and the guest goes on.
+    Unclaimed,
+}
+
+/// The answer to an MSR access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum MsrReply<T> {
+    /// The access succeeds with this value.
+    Value(T),
+    /// The access takes #GP.
+    Fault,
+    /// Nobody answered: #GP, and the access is counted.
+    Unclaimed,
+}
+
+/// What a vCPU needs from the VMM. Every method's default leaves the access unclaimed.
+///
+/// One object per vCPU, owned by its thread, so its own state needs no lock. Methods must not wait for
+/// the thread that controls the vCPUs, or a pause deadlocks until its deadline.
+pub trait VcpuIo {
+    /// Called once on the vCPU's thread before its first entry: the place for affinity or seccomp.
+    fn thread_started(&mut self) {}
+
+    /// One port read of 1, 2 or 4 bytes; `data` holds all ones. A string instruction calls once per element.
+    fn pio_read(&mut self, port: u16, data: &mut [u8]) -> Next {
+        let _ = (port, data);
+        Next::Unclaimed
+    }
+
+    /// One port write of 1, 2 or 4 bytes. A string instruction calls once per element.
+    fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
+        let _ = (port, data);
+        Next::Unclaimed
+    }
+
+    /// One memory read of up to 8 bytes; `data` holds all ones.
+    fn mmio_read(&mut self, addr: u64, data: &mut [u8]) -> Next {
+        let _ = (addr, data);
+        Next::Unclaimed
+    }
+
+    /// One memory write of up to 8 bytes.
+    fn mmio_write(&mut self, addr: u64, data: &[u8]) -> Next {
+        let _ = (addr, data);
+        Next::Unclaimed
+    }
+
+    /// A read of an MSR that KVM left to user space.
+    fn rdmsr(&mut self, index: u32) -> MsrReply<u64> {
+        let _ = index;
+        MsrReply::Unclaimed
+    }
+
+    /// A write of an MSR that KVM left to user space.
+    fn wrmsr(&mut self, index: u32, data: u64) -> MsrReply<()> {
+        let _ = (index, data);
+        MsrReply::Unclaimed
+    }
+
+    /// A hypercall of any ABI; `*call.ret` holds [`HypercallAbi::unknown`](crate::HypercallAbi::unknown).
+    fn hypercall(&mut self, call: &mut Hypercall<'_>) -> Next {
+        let _ = call;
+        Next::Unclaimed
+    }
+
+    /// A Hyper-V notification other than a hypercall.
+    fn hyperv(&mut self, exit: &mut HypervExit<'_>) -> Next {
+        let _ = exit;
+        Next::Unclaimed
+    }
+
+    /// The guest ended a level-triggered interrupt (split irqchip).
+    fn ioapic_eoi(&mut self, vector: u8) -> Next {
+        let _ = vector;
+        Next::Unclaimed
+    }
+}
