@@ -9,6 +9,7 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod acpi;
 pub mod layout;
 pub mod logging;
 pub mod outcome;

@@ -1,0 +1,135 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The ACPI tables: all that the guest is told about the machine outside of CPUID.
+//!
+//! The platform is hardware-reduced (ACPI 6.5, section 4.1): no PM timer, no fixed event registers,
+//! no FACS. Power is two registers, events are one device, and a kernel has nothing to probe that
+//! isn't there. Section numbers in this module are those of the ACPI specification, version 6.5.
+
+mod dsdt;
+mod tables;
+
+use acpi_tables::Aml;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
+
+use crate::layout;
+
+/// `OEMID` of every table (section 5.2.6).
+const OEM_ID: [u8; 6] = *b"MINVMM";
+/// `OEM Table ID` of every table.
+const OEM_TABLE_ID: [u8; 8] = *b"MINIVMM ";
+/// `OEM Revision` of every table.
+const OEM_REVISION: u32 = 1;
+/// Length of the header that every table but the RSDP starts with, in bytes (section 5.2.6).
+const HEADER_LEN: u32 = 36;
+/// Tables start on this boundary; the RSDP's search asks for it (section 5.2.5.1).
+const TABLE_ALIGN: usize = 16;
+
+/// Why the tables can't be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The machine has no vCPU, or more than the tables describe.
+    #[error("ACPI tables describe 1 to {max} vCPUs, not {0}", max = layout::MAX_CPUS)]
+    Cpus(u8),
+    /// The tables are larger than the place that the layout has for them.
+    #[error(
+        "the ACPI tables take {0} bytes and there are {room} for them; ask for fewer vCPUs",
+        room = layout::ACPI_TABLES_SIZE
+    )]
+    TooLarge(usize),
+    /// Guest memory has no RAM where the tables go.
+    #[error(
+        "the ACPI tables don't fit guest memory at {:#x}; give the machine at least {} MiB",
+        layout::ACPI_TABLES,
+        layout::MIN_RAM / layout::MIB
+    )]
+    Memory(#[source] GuestMemoryError),
+}
+
+/// What the tables describe, besides what every machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcpiMachine {
+    /// vCPUs, 1 to [`layout::MAX_CPUS`]; APIC ids count from 0.
+    pub cpus: u8,
+    /// Whether COM1 is there.
+    pub serial: bool,
+    /// Whether the PC's PIT and PIC are there. Linux passes both by on hardware-reduced platforms;
+    /// what they serve is kernels that are told `acpi=off`, and other operating systems.
+    pub legacy_timer: bool,
+}
+
+/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP.
+///
+/// # Errors
+/// When the number of vCPUs isn't one that a machine can have, or guest memory doesn't reach there.
+///
+/// # Example
+/// ```
+/// use mini_vmm::acpi::{AcpiMachine, write_tables};
+/// use vm_memory::{GuestAddress, GuestMemoryMmap};
+///
+/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 32 << 20)])?;
+/// let machine = AcpiMachine { cpus: 2, serial: true, legacy_timer: false };
+/// let rsdp = write_tables(&memory, &machine)?;
+/// assert_eq!(rsdp.0, mini_vmm::layout::ACPI_TABLES);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn write_tables<M: GuestMemory>(
+    memory: &M,
+    machine: &AcpiMachine,
+) -> Result<GuestAddress, Error> {
+    let image = build(machine)?;
+    let address = GuestAddress(layout::ACPI_TABLES);
+    memory.write_slice(&image, address).map_err(Error::Memory)?;
+    Ok(address)
+}
+
+/// All tables as they lie in memory from [`layout::ACPI_TABLES`] on: RSDP first.
+fn build(machine: &AcpiMachine) -> Result<Vec<u8>, Error> {
+    if machine.cpus == 0 || machine.cpus > layout::MAX_CPUS {
+        return Err(Error::Cpus(machine.cpus));
+    }
+    // Room for the RSDP, which needs the address of the XSDT, which is written last.
+    let mut image = vec![0; Rsdp::len().next_multiple_of(TABLE_ALIGN)];
+    let dsdt = place(&mut image, &dsdt::dsdt(machine));
+    let fadt = place(&mut image, &tables::fadt(machine, dsdt));
+    let madt = place(&mut image, &tables::madt(machine));
+    let xsdt = place(&mut image, &tables::xsdt(&[fadt, madt]));
+
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
+    image[..rsdp.len()].copy_from_slice(&rsdp);
+
+    if image.len() as u64 > layout::ACPI_TABLES_SIZE {
+        return Err(Error::TooLarge(image.len()));
+    }
+    Ok(image)
+}
+
+/// Appends a table and returns the guest-physical address that it will have.
+fn place(image: &mut Vec<u8>, table: &[u8]) -> u64 {
+    let offset = image.len().next_multiple_of(TABLE_ALIGN);
+    image.resize(offset, 0);
+    image.extend_from_slice(table);
+    layout::ACPI_TABLES + offset as u64
+}
+
+/// A table from its body; one pass over it, where `Sdt`'s own sink sums it up after each byte.
+fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
+    let mut sdt = Sdt::new(
+        *signature,
+        HEADER_LEN,
+        revision,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
+    sdt.append_slice(body);
+    sdt.as_slice().to_vec()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The tables of fixed form: FADT, MADT and XSDT.
+
+use acpi_tables::Aml;
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+
+use super::{AcpiMachine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, table};
+use crate::layout;
+
+/// `IAPC_BOOT_ARCH` (section 5.2.9.3): there are devices on the ISA bus that a user can see.
+const LEGACY_DEVICES: u16 = 1 << 0;
+/// `IAPC_BOOT_ARCH`: no VGA.
+const VGA_NOT_PRESENT: u16 = 1 << 2;
+/// `IAPC_BOOT_ARCH`: no CMOS real-time clock.
+const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
+
+/// MADT revision of ACPI 6.5 (section 5.2.12).
+const MADT_REVISION: u8 = 6;
+/// MADT flag `PCAT_COMPAT`: there are two 8259 PICs as well.
+const PCAT_COMPAT: u32 = 1;
+/// MADT structure types (table 5.21).
+const LOCAL_APIC: u8 = 0;
+const IO_APIC: u8 = 1;
+const INTERRUPT_SOURCE_OVERRIDE: u8 = 2;
+const LOCAL_APIC_NMI: u8 = 4;
+/// Local APIC flag: the processor is ready for use (section 5.2.12.2).
+const ENABLED: u32 = 1;
+/// `ACPI Processor UID` that means all processors (section 5.2.12.7).
+const ALL_PROCESSORS: u8 = 0xff;
+/// MPS INTI flags (table 5.26): polarity and trigger mode as the bus has them.
+const CONFORMS_TO_BUS: u16 = 0;
+/// The input pin of the IOAPIC that KVM's PIT raises.
+const PIT_GSI: u32 = 2;
+
+/// An 8-bit register at `port`.
+fn port(port: u16) -> GAS {
+    GAS::new(
+        AddressSpace::SystemIo,
+        8,
+        0,
+        AccessSize::ByteAccess,
+        port.into(),
+    )
+}
+
+/// The FADT (section 5.2.9): where power is switched, and what a PC has that this machine lacks.
+///
+/// `IAPC_BOOT_ARCH` doesn't announce the i8042: its ports only take the reset command, and Linux,
+/// told so, leaves out a probe that would wait for a keyboard. Resets go to the reset register.
+pub(super) fn fadt(machine: &AcpiMachine, dsdt: u64) -> Vec<u8> {
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::Headless)
+        .flag(Flags::ResetRegSup)
+        // Neither button is a fixed feature: the power button is a device of the DSDT.
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    fadt.iapc_boot_arch =
+        (VGA_NOT_PRESENT | CMOS_RTC_NOT_PRESENT | if machine.serial { LEGACY_DEVICES } else { 0 })
+            .into();
+    fadt.sci_int = (layout::SCI_GSI as u16).into();
+    fadt.reset_reg = port(layout::ACPI_RESET);
+    fadt.reset_value = layout::ACPI_RESET_VALUE;
+    fadt.sleep_control_reg = port(layout::ACPI_SLEEP_CONTROL);
+    fadt.sleep_status_reg = port(layout::ACPI_SLEEP_STATUS);
+    let mut bytes = Vec::new();
+    fadt.finalize().to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// The MADT (section 5.2.12): local APICs, the IOAPIC, and how the few wires go.
+///
+/// APIC ids stay below 255, so local APIC structures do also for a guest that turns on x2APIC
+/// mode (section 5.2.12.12). ISA interrupts reach the IOAPIC one to one; only the PIT's doesn't.
+pub(super) fn madt(machine: &AcpiMachine) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend_from_slice(&(layout::LAPIC as u32).to_le_bytes());
+    let flags = if machine.legacy_timer { PCAT_COMPAT } else { 0 };
+    body.extend_from_slice(&flags.to_le_bytes());
+
+    for id in 0..machine.cpus {
+        body.extend_from_slice(&[LOCAL_APIC, 8, id, id]);
+        body.extend_from_slice(&ENABLED.to_le_bytes());
+    }
+    body.extend_from_slice(&[IO_APIC, 12, 0, 0]);
+    body.extend_from_slice(&(layout::IOAPIC as u32).to_le_bytes());
+    body.extend_from_slice(&0u32.to_le_bytes());
+    if machine.legacy_timer {
+        // ISA bus (0), IRQ 0.
+        body.extend_from_slice(&[INTERRUPT_SOURCE_OVERRIDE, 10, 0, 0]);
+        body.extend_from_slice(&PIT_GSI.to_le_bytes());
+        body.extend_from_slice(&CONFORMS_TO_BUS.to_le_bytes());
+    }
+    body.extend_from_slice(&[LOCAL_APIC_NMI, 6, ALL_PROCESSORS]);
+    body.extend_from_slice(&CONFORMS_TO_BUS.to_le_bytes());
+    body.push(1);
+    table(b"APIC", MADT_REVISION, &body)
+}
+
+/// The XSDT (section 5.2.8): the addresses of all tables but the DSDT.
+pub(super) fn xsdt(tables: &[u64]) -> Vec<u8> {
+    let body: Vec<u8> = tables
+        .iter()
+        .flat_map(|address| address.to_le_bytes())
+        .collect();
+    table(b"XSDT", 1, &body)
+}

@@ -1,0 +1,258 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use super::*;
+
+/// Every combination that changes a table.
+fn machines() -> impl Iterator<Item = AcpiMachine> {
+    [1, 2, 64].into_iter().flat_map(|cpus| {
+        [(false, false), (false, true), (true, false), (true, true)].map(
+            |(serial, legacy_timer)| AcpiMachine {
+                cpus,
+                serial,
+                legacy_timer,
+            },
+        )
+    })
+}
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap())
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+}
+
+/// The table at a guest-physical address of `image`, its checksum checked.
+fn table_at<'a>(image: &'a [u8], address: u64, signature: &[u8; 4]) -> &'a [u8] {
+    let offset = (address - layout::ACPI_TABLES) as usize;
+    assert_eq!(offset % TABLE_ALIGN, 0);
+    let table = &image[offset..offset + u32_at(image, offset + 4) as usize];
+    assert_eq!(&table[..4], signature);
+    assert_eq!(sum(table), 0, "checksum");
+    table
+}
+
+/// DSDT, FADT, MADT and XSDT, found as an operating system finds them.
+fn walk(image: &[u8]) -> [(&'static str, &[u8]); 4] {
+    let rsdp = &image[..36];
+    assert_eq!(&rsdp[..8], b"RSD PTR ");
+    assert_eq!(rsdp[15], 2, "revision");
+    assert_eq!((sum(&rsdp[..20]), sum(rsdp)), (0, 0), "checksums");
+    let xsdt = table_at(image, u64_at(rsdp, 24), b"XSDT");
+    assert_eq!(xsdt.len(), 36 + 2 * 8);
+    let fadt = table_at(image, u64_at(xsdt, 36), b"FACP");
+    let madt = table_at(image, u64_at(xsdt, 44), b"APIC");
+    let dsdt = table_at(image, u64_at(fadt, 140), b"DSDT");
+    [
+        ("dsdt", dsdt),
+        ("fadt", fadt),
+        ("madt", madt),
+        ("xsdt", xsdt),
+    ]
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn pointers_and_checksums_lead_to_every_table() {
+    for machine in machines() {
+        let image = build(&machine).unwrap();
+        assert!(image.len() as u64 <= layout::ACPI_TABLES_SIZE);
+        walk(&image);
+    }
+}
+
+#[test]
+fn fadt_is_hardware_reduced_with_power_registers() {
+    for machine in machines() {
+        let image = build(&machine).unwrap();
+        let fadt = walk(&image)[1].1;
+        assert_eq!((fadt.len(), fadt[8]), (276, 6));
+        let flags = u32_at(fadt, 112);
+        // HW_REDUCED_ACPI, HEADLESS, RESET_REG_SUP, SLP_BUTTON, PWR_BUTTON, WBINVD.
+        assert_eq!(flags, 1 << 20 | 1 << 12 | 1 << 10 | 1 << 5 | 1 << 4 | 1);
+        let boot_arch = u16::from_le_bytes([fadt[109], fadt[110]]);
+        assert_eq!(boot_arch & 1 << 1, 0, "no i8042");
+        assert_ne!(boot_arch & 1 << 2, 0, "no VGA");
+        assert_ne!(boot_arch & 1 << 5, 0, "no CMOS RTC");
+        assert_eq!(boot_arch & 1 != 0, machine.serial, "devices on the ISA bus");
+        let register = |port: u16| [1, 8, 0, 1, port as u8, (port >> 8) as u8, 0, 0, 0, 0, 0, 0];
+        assert_eq!(fadt[116..128], register(layout::ACPI_RESET));
+        assert_eq!(fadt[128], layout::ACPI_RESET_VALUE);
+        assert_eq!(fadt[244..256], register(layout::ACPI_SLEEP_CONTROL));
+        assert_eq!(fadt[256..268], register(layout::ACPI_SLEEP_STATUS));
+        // FIRMWARE_CTRL, X_FIRMWARE_CTRL, PM_TMR_BLK.
+        assert_eq!(
+            (u32_at(fadt, 36), u64_at(fadt, 132), u32_at(fadt, 76)),
+            (0, 0, 0)
+        );
+    }
+}
+
+#[test]
+fn madt_lists_cpus_and_wires() {
+    for machine in machines() {
+        let image = build(&machine).unwrap();
+        let madt = walk(&image)[2].1;
+        assert_eq!(u64::from(u32_at(madt, 36)), layout::LAPIC);
+        assert_eq!(
+            u32_at(madt, 40),
+            u32::from(machine.legacy_timer),
+            "PCAT_COMPAT"
+        );
+        let (mut rest, mut types) = (&madt[44..], Vec::new());
+        let mut ids = Vec::new();
+        while let [kind, len, ..] = *rest {
+            let (entry, after) = rest.split_at(len.into());
+            match kind {
+                0 => {
+                    assert_eq!((entry.len(), u32_at(entry, 4)), (8, 1));
+                    assert_eq!(entry[2], entry[3]);
+                    ids.push(entry[3]);
+                }
+                1 => assert_eq!(entry, [1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]),
+                2 => assert_eq!(entry, [2, 10, 0, 0, 2, 0, 0, 0, 0, 0]),
+                4 => assert_eq!(entry, [4, 6, 0xff, 0, 0, 1]),
+                other => panic!("structure type {other}"),
+            }
+            if kind != 0 {
+                types.push(kind);
+            }
+            rest = after;
+        }
+        assert!(rest.is_empty());
+        assert_eq!(ids, (0..machine.cpus).collect::<Vec<_>>());
+        assert_eq!(
+            types,
+            if machine.legacy_timer {
+                vec![1, 2, 4]
+            } else {
+                vec![1, 4]
+            }
+        );
+    }
+}
+
+#[test]
+fn serial_port_is_there_only_when_the_machine_has_it() {
+    // IO(Decode16, 0x3f8, 0x3f8, 1, 8), Interrupt(ResourceConsumer, Edge, ActiveHigh, Exclusive) {4}
+    let resources = [
+        0x47, 1, 0xf8, 0x03, 0xf8, 0x03, 1, 8, 0x89, 6, 0, 0x03, 1, 4, 0, 0, 0, 0x79, 0,
+    ];
+    for machine in machines() {
+        let image = build(&machine).unwrap();
+        let dsdt = walk(&image)[0].1;
+        assert_eq!(contains(dsdt, &resources), machine.serial);
+        assert!(contains(dsdt, b"QEMU0001") && contains(dsdt, b"ACPI0013"));
+    }
+}
+
+#[test]
+fn number_of_cpus_is_checked() {
+    for cpus in [0, 65, 255] {
+        let machine = AcpiMachine {
+            cpus,
+            serial: true,
+            legacy_timer: false,
+        };
+        assert!(matches!(build(&machine), Err(Error::Cpus(n)) if n == cpus));
+    }
+}
+
+#[test]
+fn memory_that_ends_too_early_is_an_error() {
+    let machine = AcpiMachine {
+        cpus: 1,
+        serial: true,
+        legacy_timer: false,
+    };
+    let memory: GuestMemoryMmap =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), layout::ACPI_TABLES as usize + 0x40)])
+            .unwrap();
+    let error = write_tables(&memory, &machine).unwrap_err();
+    assert!(error.to_string().contains("at least 32 MiB"), "{error}");
+}
+
+#[test]
+fn tables_are_written_where_the_layout_says() {
+    let machine = AcpiMachine {
+        cpus: 3,
+        serial: true,
+        legacy_timer: true,
+    };
+    let memory: GuestMemoryMmap =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), layout::MIN_RAM as usize)]).unwrap();
+    let rsdp = write_tables(&memory, &machine).unwrap();
+    assert_eq!(rsdp.0, layout::ACPI_TABLES);
+    let mut read = vec![0; layout::ACPI_TABLES_SIZE as usize];
+    memory.read_slice(&mut read, rsdp).unwrap();
+    assert_eq!(
+        read[..build(&machine).unwrap().len()],
+        build(&machine).unwrap()
+    );
+}
+
+/// Runs iasl in `dir` and returns what it says; it must succeed.
+fn iasl(dir: &Path, args: &[&str]) -> String {
+    let output = Command::new("iasl")
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "iasl {args:?}: {said}");
+    said
+}
+
+#[test]
+fn intels_compiler_accepts_every_table() {
+    if Command::new("iasl").arg("-v").output().is_err() {
+        eprintln!(
+            "SKIP: acpi::tests::intels_compiler_accepts_every_table: no iasl; \
+             install Debian's acpica-tools"
+        );
+        return;
+    }
+    for machine in machines() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = build(&machine).unwrap();
+        for (name, bytes) in walk(&image) {
+            fs::write(dir.path().join(format!("{name}.dat")), bytes).unwrap();
+            let said = iasl(dir.path(), &["-d", &format!("{name}.dat")]);
+            assert!(
+                !said.contains("rror") && !said.contains("arning"),
+                "{name}: {said}"
+            );
+            let source = fs::read_to_string(dir.path().join(format!("{name}.dsl"))).unwrap();
+            assert!(!source.contains("Invalid"), "{name}: {source}");
+            assert!(!source.contains("Unknown"), "{name}: {source}");
+            // Compiled again, the disassembly is without fault and gives the table back.
+            let said = iasl(dir.path(), &["-we", "-p", "again", &format!("{name}.dsl")]);
+            if name == "dsdt" {
+                assert!(said.contains("0 Errors, 0 Warnings"), "{name}: {said}");
+            }
+            let again = fs::read(dir.path().join("again.aml")).unwrap();
+            // Header fields 28 to 36 name the compiler, and the checksum at 9 follows them.
+            assert_eq!(
+                (again.len(), &again[36..]),
+                (bytes.len(), &bytes[36..]),
+                "{name}"
+            );
+        }
+    }
+}
