@@ -10,6 +10,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod acpi;
+pub mod devices;
 pub mod layout;
 pub mod logging;
 pub mod outcome;

@@ -1,0 +1,280 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Power management of the hardware-reduced ACPI platform: sleep and reset registers, and the
+//! events behind the Generic Event Device.
+
+use std::io;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::port::{lock, port, read_byte, written_byte};
+use super::{LogLimit, PortRange, RestoreError, Suspend};
+use crate::layout::{
+    ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL, ACPI_SLEEP_STATUS,
+    GED_EVENTS, GED_POWER_BUTTON,
+};
+use crate::outcome::{Outcome, OutcomeLatch};
+
+// The Sleep Control Register (ACPI 6.5, 4.8.3.7): bits 4:2 SLP_TYPx, bit 5 SLP_EN (reads zero).
+const SLEEP_TYPE_SHIFT: u8 = 2;
+const SLEEP_TYPE: u8 = 0b111 << SLEEP_TYPE_SHIFT;
+const SLEEP_ENABLE: u8 = 1 << 5;
+/// The Sleep Status Register's WAK_STS: set on waking up, cleared by writing it.
+const WAKE_STATUS: u8 = 1 << 7;
+
+/// Ports 0x600 to 0x603: S5 is an [`Outcome::PowerOff`], the reset register an [`Outcome::Reset`], and
+/// the power button an event that the guest reads after the Generic Event Device's interrupt.
+#[derive(Debug)]
+pub struct AcpiPm {
+    outcome: OutcomeLatch,
+    irq: EventFd,
+    state: Mutex<AcpiPmState>,
+    log: LogLimit,
+}
+
+/// The saved state of an [`AcpiPm`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcpiPmState {
+    /// The sleep type last written, 0 to 7.
+    pub sleep_type: u8,
+    /// Whether WAK_STS is set.
+    pub woken: bool,
+    /// Events that the guest has not read yet ([`crate::layout::GED_EVENTS`]).
+    pub events: u8,
+}
+
+impl AcpiPm {
+    /// Registers that report to `outcome`.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left for the interrupt's eventfd.
+    pub fn new(outcome: OutcomeLatch) -> io::Result<Self> {
+        Ok(AcpiPm {
+            outcome,
+            irq: EventFd::new(EFD_NONBLOCK)?,
+            state: Mutex::default(),
+            log: LogLimit::new(),
+        })
+    }
+
+    /// The ports it claims.
+    pub fn ports(&self) -> [PortRange; 4] {
+        [
+            ACPI_SLEEP_CONTROL,
+            ACPI_SLEEP_STATUS,
+            ACPI_RESET,
+            GED_EVENTS,
+        ]
+        .map(|port| PortRange::new(port, 1))
+    }
+
+    /// The interrupt, to be bound to [`crate::layout::GED_GSI`] as an edge.
+    pub fn irq(&self) -> &EventFd {
+        &self.irq
+    }
+
+    /// Presses the power button. A guest that listens powers off soon, another one never does.
+    ///
+    /// # Errors
+    /// When the interrupt can't be raised.
+    pub fn press_power_button(&self) -> io::Result<()> {
+        lock(&self.state).events |= GED_POWER_BUTTON;
+        self.irq.write(1)
+    }
+
+    fn sleep_control(&self, value: u8) {
+        let sleep_type = (value & SLEEP_TYPE) >> SLEEP_TYPE_SHIFT;
+        let mut state = lock(&self.state);
+        state.sleep_type = sleep_type;
+        if value & SLEEP_ENABLE == 0 {
+            return;
+        }
+        if sleep_type == ACPI_S5_SLEEP_TYPE {
+            self.outcome.set(Outcome::PowerOff);
+            return;
+        }
+        // The tables offer S5 only. The guest now polls for WAK_STS: it woke up at once.
+        state.woken = true;
+        drop(state);
+        self.log.warn(format_args!(
+            "the guest asked for sleep type {sleep_type}, which does not exist: ignored"
+        ));
+    }
+}
+
+impl DevicePio for AcpiPm {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        read_byte(data, || {
+            let mut state = lock(&self.state);
+            match port(base, offset) {
+                ACPI_SLEEP_CONTROL => Some(state.sleep_type << SLEEP_TYPE_SHIFT),
+                ACPI_SLEEP_STATUS => Some(if state.woken { WAKE_STATUS } else { 0 }),
+                GED_EVENTS => Some(std::mem::take(&mut state.events)),
+                _ => None,
+            }
+        });
+    }
+
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        let Some(value) = written_byte(data) else {
+            return;
+        };
+        match port(base, offset) {
+            ACPI_SLEEP_CONTROL => self.sleep_control(value),
+            ACPI_SLEEP_STATUS if value & WAKE_STATUS != 0 => lock(&self.state).woken = false,
+            ACPI_RESET if value == ACPI_RESET_VALUE => {
+                self.outcome.set(Outcome::Reset);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Suspend for AcpiPm {
+    type State = AcpiPmState;
+
+    fn save(&self) -> AcpiPmState {
+        *lock(&self.state)
+    }
+
+    fn restore(&self, state: &AcpiPmState) -> Result<(), RestoreError> {
+        const DEVICE: &str = "the ACPI power device";
+        let AcpiPmState {
+            sleep_type,
+            woken: _,
+            events,
+        } = *state;
+        for (field, value, most) in [
+            ("sleep_type", sleep_type, SLEEP_TYPE >> SLEEP_TYPE_SHIFT),
+            ("events", events, GED_POWER_BUTTON),
+        ] {
+            if value > most {
+                return Err(RestoreError::Field {
+                    device: DEVICE,
+                    field,
+                    value: value.into(),
+                });
+            }
+        }
+        *lock(&self.state) = *state;
+        if events != 0 {
+            // The interrupt may have been on its way when the state was saved; one too many is read as no event.
+            self.irq
+                .write(1)
+                .map_err(|source| RestoreError::Interrupt {
+                    device: DEVICE,
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::port::tests::{check_odd_accesses, read, write};
+    use super::super::suspend::tests::check_suspend;
+    use super::*;
+
+    fn acpi_pm() -> AcpiPm {
+        AcpiPm::new(OutcomeLatch::new().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn s5_needs_its_type_and_the_enable_bit() {
+        for value in 0..=u8::MAX {
+            let pm = acpi_pm();
+            write(&pm, ACPI_SLEEP_CONTROL, &[value]);
+            let expected = (value & 0x3c == 0x34).then_some(Outcome::PowerOff);
+            assert_eq!(pm.outcome.get(), expected, "value {value:#x}");
+            assert_eq!(read(&pm, ACPI_SLEEP_CONTROL), [value & 0x1c]);
+        }
+    }
+
+    #[test]
+    fn unknown_sleep_wakes_at_once() {
+        let pm = acpi_pm();
+        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0]);
+        write(&pm, ACPI_SLEEP_CONTROL, &[3 << 2 | 0x20]);
+        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0x80]);
+        write(&pm, ACPI_SLEEP_STATUS, &[0x7f]);
+        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0x80]);
+        write(&pm, ACPI_SLEEP_STATUS, &[0x80]);
+        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0]);
+        assert!(!pm.outcome.is_set());
+    }
+
+    #[test]
+    fn only_the_reset_value_resets() {
+        let pm = acpi_pm();
+        for value in (0..=u8::MAX).filter(|v| *v != ACPI_RESET_VALUE) {
+            write(&pm, ACPI_RESET, &[value]);
+        }
+        assert_eq!(read(&pm, ACPI_RESET), [0xff]);
+        assert!(!pm.outcome.is_set());
+        write(&pm, ACPI_RESET, &[ACPI_RESET_VALUE]);
+        assert_eq!(pm.outcome.get(), Some(Outcome::Reset));
+    }
+
+    #[test]
+    fn power_button_is_one_interrupt_and_one_event() {
+        let pm = acpi_pm();
+        assert_eq!(read(&pm, GED_EVENTS), [0]);
+        pm.press_power_button().unwrap();
+        assert_eq!(pm.irq().read().unwrap(), 1);
+        write(&pm, GED_EVENTS, &[0xff]);
+        assert_eq!(read(&pm, GED_EVENTS), [GED_POWER_BUTTON]);
+        assert_eq!(read(&pm, GED_EVENTS), [0]);
+    }
+
+    #[test]
+    fn odd_accesses_are_harmless() {
+        let pm = acpi_pm();
+        pm.press_power_button().unwrap();
+        for range in pm.ports() {
+            check_odd_accesses(&pm, range);
+        }
+        write(&pm, ACPI_SLEEP_CONTROL, &[0x34, 0x34]);
+        assert!(!pm.outcome.is_set());
+        assert_eq!(
+            pm.save().events,
+            GED_POWER_BUTTON,
+            "a wide read clears nothing"
+        );
+    }
+
+    #[test]
+    fn suspends() {
+        let (pm, fresh) = (acpi_pm(), acpi_pm());
+        pm.press_power_button().unwrap();
+        write(&pm, ACPI_SLEEP_CONTROL, &[3 << 2 | 0x20]);
+        check_suspend(&pm, &fresh, |pm| {
+            read::<1>(pm, GED_EVENTS);
+            write(pm, ACPI_SLEEP_STATUS, &[0x80]);
+        });
+        assert_eq!(
+            fresh.irq().read().unwrap(),
+            1,
+            "a pending event interrupts again"
+        );
+        for bad in [
+            AcpiPmState {
+                sleep_type: 8,
+                ..AcpiPmState::default()
+            },
+            AcpiPmState {
+                events: 2,
+                ..AcpiPmState::default()
+            },
+        ] {
+            pm.restore(&bad).unwrap_err();
+            assert_ne!(pm.save(), bad);
+        }
+    }
+}

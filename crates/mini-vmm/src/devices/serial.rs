@@ -1,0 +1,516 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! COM1: `vm_superio`'s 16550A behind a lock, with flow control for its input.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_superio::serial::{Serial, SerialEvents};
+use vm_superio::{SerialState as UartState, Trigger};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::port::{lock, port, read_byte, written_byte};
+use super::{LogLimit, PortRange, RestoreError, Suspend};
+use crate::layout::{SERIAL, SERIAL_SIZE};
+
+/// The interrupt line of a device, as an eventfd that KVM turns into an interrupt (irqfd).
+#[derive(Debug)]
+pub struct IrqLine(pub EventFd);
+
+impl Trigger for IrqLine {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Whether input waits for room in the UART, and the event that tells of room.
+#[derive(Debug)]
+struct Room {
+    wanted: AtomicBool,
+    event: EventFd,
+}
+
+impl Room {
+    /// Tells whoever feeds the input, if it has more. Called with the UART locked.
+    fn announce(&self) {
+        if self.wanted.swap(false, Ordering::Relaxed) {
+            // It can only fail on a full counter, which wakes the reader as well.
+            let _ = self.event.write(1);
+        }
+    }
+}
+
+/// What `vm_superio` calls on the way; of interest is only that the guest has read everything.
+#[derive(Clone, Debug)]
+struct UartEvents(Arc<Room>);
+
+impl SerialEvents for UartEvents {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        self.0.announce();
+    }
+}
+
+type Uart<W> = Serial<IrqLine, UartEvents, W>;
+
+struct Inner<W: Write> {
+    uart: Uart<W>,
+    paused: bool,
+}
+
+/// COM1. The guest's output goes to a `W`, which must not block; input comes from
+/// [`enqueue`](Self::enqueue), and [`input_room`](Self::input_room) tells when there is room for more.
+pub struct SerialDevice<W: Write> {
+    inner: Mutex<Inner<W>>,
+    room: Arc<Room>,
+    irq: EventFd,
+    log: LogLimit,
+}
+
+/// The saved state of a [`SerialDevice`]: the registers of a 16550A and its receive FIFO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SerialState {
+    /// Divisor latch, low byte.
+    pub baud_divisor_low: u8,
+    /// Divisor latch, high byte.
+    pub baud_divisor_high: u8,
+    /// Interrupt enable register.
+    pub interrupt_enable: u8,
+    /// Interrupt identification register.
+    pub interrupt_identification: u8,
+    /// Line control register.
+    pub line_control: u8,
+    /// Line status register.
+    pub line_status: u8,
+    /// Modem control register.
+    pub modem_control: u8,
+    /// Modem status register.
+    pub modem_status: u8,
+    /// Scratch register.
+    pub scratch: u8,
+    /// Received bytes that the guest has not read, oldest first; 64 at most.
+    pub in_buffer: Vec<u8>,
+}
+
+const SCRATCH_OFFSET: u16 = SERIAL_SIZE - 1;
+const MODEM_CONTROL_OFFSET: u16 = 4;
+/// Bits that `vm_superio` keeps in each register; it has no constants for them.
+const INTERRUPT_ENABLE_BITS: u8 = 0x0f;
+const LINE_STATUS_IDLE: u8 = 0x60;
+const LINE_STATUS_DATA_READY: u8 = 0x01;
+const INTERRUPT_IDS: [u8; 4] = [0x01, 0x02, 0x04, 0x06];
+const MODEM_STATUS: u8 = 0xb0;
+const FIFO_SIZE: usize = 64;
+
+impl<W: Write> SerialDevice<W> {
+    /// An idle UART that writes the guest's output to `output`.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left for its eventfds.
+    pub fn new(output: W) -> io::Result<Self> {
+        let irq = EventFd::new(EFD_NONBLOCK)?;
+        let room = Arc::new(Room {
+            wanted: AtomicBool::new(false),
+            event: EventFd::new(EFD_NONBLOCK)?,
+        });
+        let trigger = IrqLine(irq.try_clone()?);
+        let uart = Serial::with_events(trigger, UartEvents(Arc::clone(&room)), output);
+        Ok(SerialDevice {
+            inner: Mutex::new(Inner {
+                uart,
+                paused: false,
+            }),
+            room,
+            irq,
+            log: LogLimit::new(),
+        })
+    }
+
+    /// The ports it claims.
+    pub fn ports(&self) -> [PortRange; 1] {
+        [PortRange::new(SERIAL, SERIAL_SIZE)]
+    }
+
+    /// The interrupt, to be bound to [`crate::layout::SERIAL_GSI`] as an edge.
+    pub fn irq(&self) -> &EventFd {
+        &self.irq
+    }
+
+    /// Becomes readable when there is room for input that [`enqueue`](Self::enqueue) did not take.
+    pub fn input_room(&self) -> &EventFd {
+        &self.room.event
+    }
+
+    /// Gives the guest as much of `bytes` as the receive FIFO has room for, and returns how much
+    /// that is. It is less than everything also while the device is paused or in loopback mode
+    /// (a driver's self-test); in each case [`input_room`](Self::input_room) tells when to go on.
+    pub fn enqueue(&self, bytes: &[u8]) -> usize {
+        let mut inner = lock(&self.inner);
+        let room = inner.uart.fifo_capacity().min(bytes.len());
+        let taken = if inner.paused || room == 0 {
+            0
+        } else {
+            match inner.uart.enqueue_raw_bytes(&bytes[..room]) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    // The bytes are in the FIFO; only the interrupt is missing.
+                    self.log.warn(format_args!("COM1: {error}"));
+                    room
+                }
+            }
+        };
+        self.room
+            .wanted
+            .store(taken < bytes.len(), Ordering::Relaxed);
+        taken
+    }
+
+    /// The register that an access names.
+    fn register(base: PioAddress, offset: PioAddressOffset) -> Option<u8> {
+        let register = port(base, offset).checked_sub(SERIAL)?;
+        (register <= SCRATCH_OFFSET).then_some(register as u8)
+    }
+}
+
+impl<W: Write> DevicePio for SerialDevice<W> {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        read_byte(data, || {
+            Self::register(base, offset).map(|register| lock(&self.inner).uart.read(register))
+        });
+    }
+
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        let (Some(register), Some(value)) = (Self::register(base, offset), written_byte(data))
+        else {
+            return;
+        };
+        let mut inner = lock(&self.inner);
+        if let Err(error) = inner.uart.write(register, value) {
+            self.log.warn(format_args!("COM1: {error}"));
+        }
+        if u16::from(register) == MODEM_CONTROL_OFFSET {
+            // Loopback mode may be over, which takes no input and never empties the FIFO.
+            self.room.announce();
+        }
+    }
+}
+
+impl<W: Write + Clone> Suspend for SerialDevice<W> {
+    type State = SerialState;
+
+    fn pause(&self) {
+        lock(&self.inner).paused = true;
+    }
+
+    fn resume(&self) {
+        lock(&self.inner).paused = false;
+        self.room.announce();
+    }
+
+    fn save(&self) -> SerialState {
+        SerialState::from(lock(&self.inner).uart.state())
+    }
+
+    fn restore(&self, state: &SerialState) -> Result<(), RestoreError> {
+        let state = UartState::try_from(state)?;
+        let interrupt = |source| RestoreError::Interrupt {
+            device: "COM1",
+            source,
+        };
+        let trigger = IrqLine(self.irq.try_clone().map_err(interrupt)?);
+        let mut inner = lock(&self.inner);
+        let output = inner.uart.writer().clone();
+        inner.uart =
+            Serial::from_state(&state, trigger, UartEvents(Arc::clone(&self.room)), output)
+                .map_err(|error| interrupt(io::Error::other(error.to_string())))?;
+        self.room.announce();
+        Ok(())
+    }
+}
+
+impl<W: Write> fmt::Debug for SerialDevice<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SerialDevice")
+            .field("state", &lock(&self.inner).uart.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<UartState> for SerialState {
+    fn from(state: UartState) -> Self {
+        let UartState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        } = state;
+        SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        }
+    }
+}
+
+impl TryFrom<&SerialState> for UartState {
+    type Error = RestoreError;
+
+    fn try_from(state: &SerialState) -> Result<Self, RestoreError> {
+        let SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            ref in_buffer,
+        } = *state;
+        let check = |is_valid: bool, field, value: u64| {
+            if is_valid {
+                return Ok(());
+            }
+            Err(RestoreError::Field {
+                device: "COM1",
+                field,
+                value,
+            })
+        };
+        check(
+            interrupt_enable & !INTERRUPT_ENABLE_BITS == 0,
+            "interrupt_enable",
+            interrupt_enable.into(),
+        )?;
+        check(
+            INTERRUPT_IDS.contains(&interrupt_identification),
+            "interrupt_identification",
+            interrupt_identification.into(),
+        )?;
+        let data_ready = if in_buffer.is_empty() {
+            0
+        } else {
+            LINE_STATUS_DATA_READY
+        };
+        check(
+            line_status == LINE_STATUS_IDLE | data_ready,
+            "line_status",
+            line_status.into(),
+        )?;
+        check(
+            modem_status == MODEM_STATUS,
+            "modem_status",
+            modem_status.into(),
+        )?;
+        check(
+            in_buffer.len() <= FIFO_SIZE,
+            "in_buffer.len",
+            in_buffer.len() as u64,
+        )?;
+        Ok(UartState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer: in_buffer.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::port::tests::{check_odd_accesses, read, write};
+    use super::super::suspend::tests::check_suspend;
+    use super::*;
+
+    /// An output that tests can look into.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            lock(&self.0).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn serial() -> (SerialDevice<Sink>, Sink) {
+        let sink = Sink::default();
+        (SerialDevice::new(sink.clone()).unwrap(), sink)
+    }
+
+    fn read_all(device: &SerialDevice<Sink>, count: usize) -> Vec<u8> {
+        (0..count).map(|_| read::<1>(device, SERIAL)[0]).collect()
+    }
+
+    #[test]
+    fn output_reaches_the_sink_byte_by_byte() {
+        let (device, sink) = serial();
+        for byte in b"hello" {
+            write(&device, SERIAL, &[*byte]);
+        }
+        assert_eq!(*lock(&sink.0), b"hello");
+    }
+
+    #[test]
+    fn received_data_raises_the_interrupt() {
+        let (device, _) = serial();
+        write(&device, SERIAL + 1, &[0x01]);
+        assert!(device.irq().read().is_err());
+        assert_eq!(device.enqueue(b"x"), 1);
+        assert_eq!(device.irq().read().unwrap(), 1);
+        assert_eq!(read(&device, SERIAL + 5), [0x61]);
+        assert_eq!(read_all(&device, 1), b"x");
+    }
+
+    #[test]
+    fn input_stops_when_full_and_resumes_when_read() {
+        let (device, _) = serial();
+        let input: Vec<u8> = (0..100).collect();
+        assert_eq!(device.enqueue(&input), 64);
+        assert_eq!(device.enqueue(&input[64..]), 0);
+        assert!(device.input_room().read().is_err(), "no room yet");
+        assert_eq!(read_all(&device, 63), &input[..63]);
+        assert!(
+            device.input_room().read().is_err(),
+            "the guest still has a byte to read"
+        );
+        assert_eq!(read_all(&device, 1), &input[63..64]);
+        assert_eq!(device.input_room().read().unwrap(), 1);
+        assert_eq!(device.enqueue(&input[64..]), 36);
+        assert_eq!(read_all(&device, 36), &input[64..]);
+        assert!(
+            device.input_room().read().is_err(),
+            "nothing waits: no event"
+        );
+    }
+
+    #[test]
+    fn guest_reading_an_empty_fifo_makes_no_events() {
+        let (device, _) = serial();
+        assert_eq!(read_all(&device, 1000), [0; 1000]);
+        assert!(device.input_room().read().is_err());
+    }
+
+    #[test]
+    fn loopback_takes_no_input_and_its_end_asks_for_it() {
+        let (device, _) = serial();
+        write(&device, SERIAL + 4, &[0x10]);
+        assert_eq!(device.enqueue(b"abc"), 0);
+        write(&device, SERIAL + 4, &[0x08]);
+        assert_eq!(device.input_room().read().unwrap(), 1);
+        assert_eq!(device.enqueue(b"abc"), 3);
+    }
+
+    #[test]
+    fn pause_holds_input_back() {
+        let (device, _) = serial();
+        device.pause();
+        assert_eq!(device.enqueue(b"abc"), 0);
+        assert!(device.input_room().read().is_err());
+        device.resume();
+        assert_eq!(device.input_room().read().unwrap(), 1);
+        assert_eq!(device.enqueue(b"abc"), 3);
+    }
+
+    #[test]
+    fn odd_accesses_are_harmless() {
+        let (device, sink) = serial();
+        device.enqueue(b"x");
+        check_odd_accesses(&device, device.ports()[0]);
+        assert!(lock(&sink.0).is_empty(), "wide writes write nothing");
+        assert_eq!(device.save().in_buffer, b"x", "wide reads read nothing");
+        assert_eq!(read(&device, SERIAL - 1), [0xff]);
+        assert_eq!(read(&device, SERIAL + SERIAL_SIZE), [0xff]);
+    }
+
+    #[test]
+    fn suspends() {
+        let ((device, sink), (fresh, _)) = (serial(), serial());
+        write(&device, SERIAL + 1, &[0x03]);
+        write(&device, SERIAL + 7, &[0x5a]);
+        device.enqueue(b"pending");
+        check_suspend(&device, &fresh, |device| {
+            read_all(device, 7);
+            write(device, SERIAL + 3, &[0x80]);
+            write(device, SERIAL, &[1]);
+        });
+        assert!(
+            fresh.irq().read().is_ok(),
+            "a pending interrupt is raised again"
+        );
+        write(&device, SERIAL, b"o");
+        assert_eq!(*lock(&sink.0), b"o", "the output is still connected");
+        assert_eq!(read_all(&fresh, 7), b"pending");
+    }
+
+    #[test]
+    fn impossible_states_are_refused() {
+        let (device, _) = serial();
+        let good = device.save();
+        let bad = [
+            SerialState {
+                interrupt_enable: 0x10,
+                ..good.clone()
+            },
+            SerialState {
+                interrupt_identification: 0,
+                ..good.clone()
+            },
+            SerialState {
+                line_status: 0x61,
+                ..good.clone()
+            },
+            SerialState {
+                modem_status: 0,
+                ..good.clone()
+            },
+            SerialState {
+                in_buffer: vec![0; 65],
+                line_status: 0x61,
+                ..good.clone()
+            },
+        ];
+        for state in bad {
+            assert!(
+                matches!(device.restore(&state), Err(RestoreError::Field { .. })),
+                "{state:?}"
+            );
+            assert_eq!(device.save(), good);
+        }
+    }
+}
