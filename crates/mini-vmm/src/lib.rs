@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod acpi;
 pub mod devices;
+pub mod cpu;
 pub mod layout;
 pub mod logging;
 pub mod outcome;

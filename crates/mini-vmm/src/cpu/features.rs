@@ -1,0 +1,504 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! CPU features by the names that Linux shows in /proc/cpuinfo: to hide them, or to insist on them.
+//!
+//! A feature that is hidden takes along what can't be used without it, and its part of the XSAVE
+//! area. Bits are those of the Intel SDM (volume 2A, CPUID) and the AMD APM (volume 3, appendix E).
+
+use std::collections::BTreeSet;
+
+use super::cpuid::Error;
+use super::table::{Register, Table};
+use super::topology::Vendor;
+use crate::spec::CpuFeature;
+
+/// The features in one register: names from bit 0 on, `-` for none, `/` between two names of a bit.
+struct Word {
+    leaf: u32,
+    index: u32,
+    register: Register,
+    names: &'static str,
+}
+
+const fn word(leaf: u32, index: u32, register: Register, names: &'static str) -> Word {
+    Word {
+        leaf,
+        index,
+        register,
+        names,
+    }
+}
+
+/// Every name that can be given. A name may stand for several bits: the vendors put `ibpb` in
+/// different places.
+const WORDS: [Word; 15] = [
+    word(
+        1,
+        0,
+        Register::Ecx,
+        "pni pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - \
+         pcid dca sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave - avx f16c rdrand \
+         hypervisor",
+    ),
+    word(
+        1,
+        0,
+        Register::Edx,
+        "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - \
+         dts acpi mmx fxsr sse sse2 ss ht tm ia64 pbe",
+    ),
+    word(6, 0, Register::Eax, "- - arat"),
+    word(
+        7,
+        0,
+        Register::Ebx,
+        "fsgsbase tsc_adjust sgx bmi1 hle avx2 - smep bmi2 erms invpcid rtm cqm - mpx rdt_a \
+         avx512f avx512dq rdseed adx smap avx512ifma - clflushopt clwb intel_pt avx512pf avx512er \
+         avx512cd sha_ni avx512bw avx512vl",
+    ),
+    word(
+        7,
+        0,
+        Register::Ecx,
+        "- avx512vbmi umip pku ospke waitpkg avx512_vbmi2 user_shstk gfni vaes vpclmulqdq \
+         avx512_vnni avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect \
+         cldemote - movdiri movdir64b enqcmd sgx_lc pks",
+    ),
+    word(
+        7,
+        0,
+        Register::Edx,
+        "- - avx512_4vnniw avx512_4fmaps fsrm - - - avx512_vp2intersect - md_clear \
+         rtm_always_abort - - serialize - tsxldtrk - pconfig arch_lbr ibt - amx_bf16 avx512_fp16 \
+         amx_tile amx_int8 ibrs/ibpb stibp flush_l1d arch_capabilities - ssbd",
+    ),
+    word(
+        7,
+        1,
+        Register::Eax,
+        "sha512 sm3 sm4 - avx_vnni avx512_bf16 lass cmpccxadd - - fzrm fsrs fsrc - - - - fred lkgs \
+         - - amx_fp16 - avx_ifma - - lam",
+    ),
+    word(
+        7,
+        1,
+        Register::Edx,
+        "- - - - avx_vnni_int8 avx_ne_convert - - amx_complex - avx_vnni_int16 - - - prefetchiti",
+    ),
+    word(0xd, 1, Register::Eax, "xsaveopt xsavec xgetbv1 xsaves xfd"),
+    word(
+        0x8000_0001,
+        0,
+        Register::Ecx,
+        "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs \
+         xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext perfctr_core perfctr_nb - bpext \
+         ptsc perfctr_llc mwaitx",
+    ),
+    word(
+        0x8000_0001,
+        0,
+        Register::Edx,
+        "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - - fxsr_opt pdpe1gb rdtscp - \
+         lm 3dnowext 3dnow",
+    ),
+    word(
+        0x8000_0007,
+        0,
+        Register::Edx,
+        "- - - - - - - - constant_tsc/nonstop_tsc",
+    ),
+    word(
+        0x8000_0008,
+        0,
+        Register::Ebx,
+        "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - ibpb - ibrs stibp - - - - - - - \
+         amd_ppin ssbd virt_ssbd - cppc - - - brs",
+    ),
+    word(
+        0x8000_000a,
+        0,
+        Register::Edx,
+        "npt lbrv svm_lock nrip_save tsc_scale vmcb_clean flushbyasid decodeassists - - \
+         pausefilter - pfthreshold avic - v_vmsave_vmload vgif x2avic v_spec_ctrl - - - - - - vnmi",
+    ),
+    word(0x8000_0021, 0, Register::Eax, "- - - - - - - - autoibrs"),
+];
+
+/// What can't be used without the feature on the left, directly: by the SDM's rules for detecting
+/// each instruction set extension, and because XSAVE holds its registers.
+const DEPENDENTS: [(&str, &str); 24] = [
+    ("fxsr", "sse fxsr_opt xsave"),
+    ("mmx", "mmxext 3dnow"),
+    ("3dnow", "3dnowext"),
+    ("sse", "sse2 misalignsse"),
+    ("sse2", "pni pclmulqdq aes sha_ni gfni"),
+    ("pni", "ssse3 sse4a"),
+    ("ssse3", "sse4_1"),
+    ("sse4_1", "sse4_2"),
+    ("sse4_2", "avx"),
+    ("aes", "vaes"),
+    ("pclmulqdq", "vpclmulqdq"),
+    (
+        "xsave",
+        "xsaveopt xsavec xgetbv1 xsaves avx mpx pku amx_tile",
+    ),
+    ("xsavec", "xsaves"),
+    ("xsaves", "xfd user_shstk ibt enqcmd arch_lbr"),
+    ("xfd", "amx_tile"),
+    ("avx", "avx2 fma f16c fma4 xop vaes vpclmulqdq"),
+    (
+        "avx2",
+        "avx512f avx_vnni avx_ifma avx_vnni_int8 avx_vnni_int16 avx_ne_convert sha512 sm3 sm4",
+    ),
+    (
+        "avx512f",
+        "avx512dq avx512ifma avx512pf avx512er avx512cd avx512bw avx512vl avx512_vpopcntdq \
+         avx512_4vnniw avx512_4fmaps avx512_vnni avx512_vp2intersect",
+    ),
+    (
+        "avx512bw",
+        "avx512vbmi avx512_vbmi2 avx512_bitalg avx512_bf16 avx512_fp16",
+    ),
+    ("pku", "ospke"),
+    ("amx_tile", "amx_int8 amx_bf16 amx_fp16 amx_complex"),
+    ("apic", "x2apic tsc_deadline_timer"),
+    ("tsc", "tsc_deadline_timer tsc_adjust rdtscp constant_tsc"),
+    (
+        "svm",
+        "npt lbrv svm_lock nrip_save tsc_scale vmcb_clean flushbyasid decodeassists pausefilter \
+         pfthreshold avic v_vmsave_vmload vgif x2avic v_spec_ctrl vnmi",
+    ),
+];
+
+/// XSAVE's user components in XCR0 (SDM volume 1, chapter 13): bits, and the feature they belong to.
+const COMPONENTS: [(u32, &str); 5] = [
+    (0b100, "avx"),
+    (0b1_1000, "mpx"),
+    (0b1110_0000, "avx512f"),
+    (1 << 9, "pku"),
+    (3 << 17, "amx_tile"),
+];
+/// XSAVE's supervisor components in IA32_XSS: bits, and the feature they belong to.
+const SUPERVISOR: [(u32, &str); 2] = [(1 << 8, "intel_pt"), (1 << 15, "arch_lbr")];
+/// Leaf 0xD.1, EAX: the instructions that save in compacted form; EBX is the size of that.
+const XSAVEC: u32 = 1 << 1;
+const XSAVES: u32 = 1 << 3;
+/// Bytes of the XSAVE area's legacy region and header, which are always there.
+const XSAVE_MIN: u32 = 576;
+/// Bits of leaf 1's EDX that AMD repeats in leaf 0x8000_0001's EDX (APM).
+const AMD_REPEATED: u32 = 0x0183_f3ff;
+
+/// Where a feature is.
+#[derive(Clone, Copy)]
+struct Bit {
+    leaf: u32,
+    index: u32,
+    register: Register,
+    bit: u32,
+}
+
+/// Every name with its bit.
+fn all() -> impl Iterator<Item = (&'static str, Bit)> {
+    WORDS.iter().flat_map(|word| {
+        (0..)
+            .zip(word.names.split_whitespace())
+            .flat_map(move |(bit, names)| {
+                let Word {
+                    leaf,
+                    index,
+                    register,
+                    ..
+                } = *word;
+                let named = names.split('/').filter(|name| *name != "-");
+                named.map(move |name| {
+                    (
+                        name,
+                        Bit {
+                            leaf,
+                            index,
+                            register,
+                            bit,
+                        },
+                    )
+                })
+            })
+    })
+}
+
+/// The bits of the feature `name`.
+fn bits_of(name: &str) -> impl Iterator<Item = Bit> {
+    all()
+        .filter(move |(other, _)| *other == name)
+        .map(|(_, bit)| bit)
+}
+
+/// What can't be used without `name`, directly.
+fn dependents(name: &str) -> impl Iterator<Item = &'static str> {
+    let of_name = DEPENDENTS.iter().filter(move |(needed, _)| *needed == name);
+    of_name.flat_map(|(_, names)| names.split_whitespace())
+}
+
+/// Hides and checks features in `table`, which has all that can be shown.
+pub(super) fn apply(
+    table: &mut Table,
+    vendor: Vendor,
+    features: &[CpuFeature],
+) -> Result<(), Error> {
+    if features.is_empty() {
+        return Ok(());
+    }
+    let (mut hidden, mut insisted) = (BTreeSet::new(), BTreeSet::new());
+    for feature in features {
+        let name = known(&feature.name)?;
+        let (to, from) = if feature.enable {
+            (&mut insisted, &mut hidden)
+        } else {
+            (&mut hidden, &mut insisted)
+        };
+        to.insert(name);
+        from.remove(name);
+    }
+    for &name in &insisted {
+        if !bits_of(name).any(|b| table.has(b.leaf, b.index, b.register, b.bit)) {
+            return Err(Error::Unsupported(name));
+        }
+    }
+    hide_dependents(&mut hidden, &insisted)?;
+    for &name in &hidden {
+        clear(table, vendor, name);
+    }
+    trim_xsave(table, &hidden);
+    Ok(())
+}
+
+/// The table's own copy of `name`, or the error that suggests others.
+fn known(name: &str) -> Result<&'static str, Error> {
+    if let Some((known, _)) = all().find(|(known, _)| *known == name) {
+        return Ok(known);
+    }
+    let mut near: Vec<_> = all()
+        .map(|(known, _)| {
+            (
+                distance(name, known),
+                name.len().abs_diff(known.len()),
+                known,
+            )
+        })
+        .filter(|(distance, ..)| *distance <= 2)
+        .collect();
+    near.sort_unstable();
+    near.dedup();
+    near.truncate(3);
+    Err(Error::UnknownFeature {
+        name: name.to_owned(),
+        near: near.into_iter().map(|(.., known)| known).collect(),
+    })
+}
+
+/// Edits (insert, remove, replace a byte) between two names, `-` and `_` being the same; an upper
+/// bound of 3 or more for names whose lengths are further apart than that.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().abs_diff(b.len()) > 2 {
+        return usize::MAX;
+    }
+    let same = |a: u8, b: u8| a.eq_ignore_ascii_case(&b) || (a == b'-' && b == b'_');
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, b) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(!same(a, b));
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Adds to `hidden` what needs a hidden feature, to any depth.
+fn hide_dependents(
+    hidden: &mut BTreeSet<&'static str>,
+    insisted: &BTreeSet<&'static str>,
+) -> Result<(), Error> {
+    let mut queue: Vec<_> = hidden.iter().copied().collect();
+    while let Some(needs) = queue.pop() {
+        for feature in dependents(needs) {
+            if insisted.contains(feature) {
+                return Err(Error::Dependency { feature, needs });
+            }
+            if hidden.insert(feature) {
+                queue.push(feature);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Clears every bit of the feature `name`.
+fn clear(table: &mut Table, vendor: Vendor, name: &str) {
+    for Bit {
+        leaf,
+        index,
+        register,
+        bit,
+    } in bits_of(name)
+    {
+        if let Some(entry) = table.get_mut(leaf, index) {
+            *register.of(entry) &= !(1 << bit);
+        }
+        let repeated = (leaf, register) == (1, Register::Edx) && AMD_REPEATED & 1 << bit != 0;
+        let twin = match vendor {
+            Vendor::Amd if repeated => table.get_mut(0x8000_0001, 0),
+            _ => None,
+        };
+        if let Some(entry) = twin {
+            entry.edx &= !(1 << bit);
+        }
+    }
+    if name == "svm" {
+        // Without SVM its leaf is reserved (APM).
+        table.0.retain(|e| e.function != 0x8000_000a);
+    }
+}
+
+/// Takes the state of hidden features out of leaf 0xD, and what it added to the area's size.
+fn trim_xsave(table: &mut Table, hidden: &BTreeSet<&'static str>) {
+    if hidden.contains("xsave") {
+        table.0.retain(|e| e.function != 0xd);
+        return;
+    }
+    let bits = |components: &[(u32, &str)]| {
+        let hidden = components
+            .iter()
+            .filter(|(_, feature)| hidden.contains(feature));
+        hidden.fold(0, |all, (bits, _)| all | bits)
+    };
+    let (user, mut supervisor) = (bits(&COMPONENTS), bits(&SUPERVISOR));
+    if hidden.contains("user_shstk") && hidden.contains("ibt") {
+        supervisor |= 0b11 << 11;
+    }
+    if hidden.contains("xsaves") {
+        supervisor = u32::MAX;
+    }
+    if user | supervisor == 0 {
+        return;
+    }
+    if let Some(leaf) = table.get_mut(0xd, 1) {
+        leaf.ecx &= !supervisor;
+        if leaf.eax & (XSAVEC | XSAVES) == 0 {
+            leaf.ebx = 0;
+        }
+    }
+    table.0.retain(|e| {
+        // Bit 0 of a component's ECX tells IA32_XSS from XCR0.
+        let gone = if e.ecx & 1 == 0 { user } else { supervisor };
+        e.function != 0xd || !(2..32).contains(&e.index) || gone & 1 << e.index == 0
+    });
+    let ends = table
+        .subleaves(0xd)
+        .filter(|e| e.index >= 2 && e.ecx & 1 == 0);
+    let size = ends
+        .map(|e| e.ebx.saturating_add(e.eax))
+        .fold(XSAVE_MIN, u32::max);
+    if let Some(leaf) = table.get_mut(0xd, 0) {
+        leaf.eax &= !user;
+        leaf.ecx = size;
+        // For the components that XCR0 enables now; KVM keeps it up to date.
+        leaf.ebx = leaf.ebx.min(size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_fits_a_register_and_names_are_plain() {
+        for word in &WORDS {
+            assert!(
+                word.names.split_whitespace().count() <= 32,
+                "{:#x}",
+                word.leaf
+            );
+        }
+        for (name, bit) in all() {
+            assert!(bit.bit < 32);
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
+        }
+    }
+
+    #[test]
+    fn dependencies_name_features() {
+        for (needed, names) in DEPENDENTS {
+            for name in names.split_whitespace().chain([needed]) {
+                assert!(known(name).is_ok(), "{name}");
+            }
+        }
+        for (_, name) in COMPONENTS.iter().chain(&SUPERVISOR) {
+            assert!(known(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn known_bits_are_where_the_manuals_say() {
+        let expect = [
+            ("fpu", 1, 0, Register::Edx, 0),
+            ("clflush", 1, 0, Register::Edx, 19),
+            ("pbe", 1, 0, Register::Edx, 31),
+            ("cx16", 1, 0, Register::Ecx, 13),
+            ("hypervisor", 1, 0, Register::Ecx, 31),
+            ("avx2", 7, 0, Register::Ebx, 5),
+            ("avx512vl", 7, 0, Register::Ebx, 31),
+            ("la57", 7, 0, Register::Ecx, 16),
+            ("pks", 7, 0, Register::Ecx, 31),
+            ("amx_int8", 7, 0, Register::Edx, 25),
+            ("arch_capabilities", 7, 0, Register::Edx, 29),
+            ("lam", 7, 1, Register::Eax, 26),
+            ("xfd", 0xd, 1, Register::Eax, 4),
+            ("topoext", 0x8000_0001, 0, Register::Ecx, 22),
+            ("lm", 0x8000_0001, 0, Register::Edx, 29),
+            ("nonstop_tsc", 0x8000_0007, 0, Register::Edx, 8),
+            ("virt_ssbd", 0x8000_0008, 0, Register::Ebx, 25),
+            ("vnmi", 0x8000_000a, 0, Register::Edx, 25),
+        ];
+        for (name, leaf, index, register, bit) in expect {
+            let found: Vec<_> = bits_of(name)
+                .map(|b| (b.leaf, b.index, b.register, b.bit))
+                .collect();
+            assert_eq!(found, [(leaf, index, register, bit)], "{name}");
+        }
+        assert_eq!(bits_of("ibpb").count(), 2);
+    }
+
+    #[test]
+    fn near_names_are_suggested() {
+        let suggestions = |name: &str| match known(name) {
+            Err(Error::UnknownFeature { near, .. }) => near,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(suggestions("axv2")[0], "avx2");
+        assert_eq!(suggestions("SSE4-1")[0], "sse4_1");
+        assert!(suggestions("sse41").contains(&"sse4_1"));
+        assert!(suggestions("quantum").is_empty());
+        assert!(suggestions("").len() <= 3);
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        let table = [
+            ("", "", 0),
+            ("a", "", 1),
+            ("avx", "avx", 0),
+            ("avx", "axv", 2),
+            ("sse", "sse2", 1),
+        ];
+        for (a, b, edits) in table {
+            assert_eq!(distance(a, b), edits, "{a} {b}");
+        }
+        assert_eq!(distance("a", "abcdef"), usize::MAX);
+    }
+}
