@@ -23,3 +23,9 @@ pub mod vmm;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+pub mod boot;
+pub mod layout;
+pub mod memory;
+pub mod outcome;
+pub mod spec;
+mod sys;

@@ -1,0 +1,291 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What to do with a kernel image: decided in full before guest memory is touched.
+
+use std::time::{Duration, Instant};
+
+use linux_loader::bootparam::setup_header;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
+
+use super::Protocol;
+use super::bzimage::{BzImage, is_bzimage};
+use super::decompress::{Compression, NotDecompressed, decompress};
+use super::elf::{self, Elf, Segment, read};
+use super::error::{FileError, KernelError, Machine};
+use super::image::Source;
+use super::looks::Looks;
+use crate::layout::{GIB, HIGH_RAM, MIB};
+use crate::spec::{BootProtocol, Decompress};
+
+/// Enough of a file to tell what it is.
+const HEAD: usize = 1024;
+/// No kernel is larger than this once decompressed, debug symbols are not in it.
+const MAX_DECOMPRESSED: u64 = GIB;
+/// What a vmlinux file has beyond what it takes in memory: headers, padding, relocations.
+const FILE_OVERHEAD: u64 = 32 * MIB;
+/// The longest command line where the image does not tell: x86's `COMMAND_LINE_SIZE` less the NUL.
+const DEFAULT_CMDLINE_MAX: u32 = 2047;
+/// Where arm64's Image has its magic, and riscv's the second one.
+const OTHER_IMAGE_MAGIC: usize = 56;
+
+/// What kind of image a kernel was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// An ELF file.
+    Elf,
+    /// A bzImage with this boot protocol version, such as 0x020f.
+    BzImage(u16),
+}
+
+/// Who decompressed a kernel, or will.
+#[derive(Debug)]
+pub enum Decompression {
+    /// Nobody: it was not compressed.
+    NotCompressed,
+    /// The host.
+    Host {
+        /// The payload's format.
+        format: Compression,
+        /// Bytes that came out.
+        size: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The guest's own decompressor will, for this reason.
+    Guest(NotDecompressed),
+}
+
+/// A kernel that will fit, and how.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) format: Format,
+    pub(super) decompression: Decompression,
+    pub(super) protocol: Protocol,
+    pub(super) entry: u64,
+    /// The setup header, if the image has one.
+    pub(super) header: Option<setup_header>,
+    /// The lowest address that it takes.
+    pub(super) start: u64,
+    /// The end of what it takes before it looks at the memory map.
+    pub(super) end: u64,
+    segments: Vec<Segment>,
+    content: Content<'a>,
+}
+
+#[derive(Debug)]
+enum Content<'a> {
+    Image(Source<'a>),
+    Decompressed(Vec<u8>),
+}
+
+impl<'a> Plan<'a> {
+    /// Judges an image for a machine whose low RAM ends at `ram_end`.
+    pub(super) fn new(
+        source: Source<'a>,
+        ram_end: u64,
+        protocol: BootProtocol,
+        who: Decompress,
+    ) -> Result<Self, KernelError> {
+        let head = source.read_up_to(0, HEAD).map_err(FileError::Read)?;
+        if head.starts_with(elf::MAGIC) {
+            let elf = Elf::parse(source)?;
+            let content = Content::Image(source);
+            let plan = Self::from_elf(elf, content, protocol)?;
+            check_memory(plan.end, ram_end)?;
+            Ok(plan)
+        } else if is_bzimage(&head) {
+            Self::from_bzimage(source, ram_end, protocol, who)
+        } else {
+            Err(refusal(&head))
+        }
+    }
+
+    fn from_elf(
+        elf: Elf,
+        content: Content<'a>,
+        protocol: BootProtocol,
+    ) -> Result<Self, KernelError> {
+        let (protocol, entry) = match protocol {
+            BootProtocol::Pvh => (Protocol::Pvh, elf.pvh()?),
+            BootProtocol::Auto if elf.has_pvh() => (Protocol::Pvh, elf.pvh()?),
+            BootProtocol::Auto | BootProtocol::Linux => (Protocol::Linux64, elf.linux64()?),
+        };
+        let (start, end) = match elf.segments[..] {
+            [first, .., last] => (first.start, last.end()),
+            [only] => (only.start, only.end()),
+            [] => return Err(KernelError::NoSegments),
+        };
+        Ok(Plan {
+            format: Format::Elf,
+            decompression: Decompression::NotCompressed,
+            protocol,
+            entry,
+            header: None,
+            start,
+            end,
+            segments: elf.segments,
+            content,
+        })
+    }
+
+    fn from_bzimage(
+        source: Source<'a>,
+        ram_end: u64,
+        protocol: BootProtocol,
+        who: Decompress,
+    ) -> Result<Self, KernelError> {
+        let image = BzImage::parse(source)?;
+        check_memory(image.runtime_end, ram_end)?;
+        let decompressed = match who {
+            Decompress::Auto => host_decompress(source, &image, ram_end)?,
+            Decompress::Guest => Err(NotDecompressed::Asked),
+        };
+        match (decompressed, protocol) {
+            (Ok((elf, bytes, decompression)), _) => {
+                // Its own setup header tells the kernel more than PVH's start info, unless PVH was asked for.
+                let protocol = match protocol {
+                    BootProtocol::Auto => BootProtocol::Linux,
+                    asked => asked,
+                };
+                let plan = Self::from_elf(elf, Content::Decompressed(bytes), protocol)?;
+                Ok(Plan {
+                    format: Format::BzImage(image.header.version),
+                    decompression,
+                    header: Some(image.header),
+                    end: plan.end.max(image.runtime_end),
+                    ..plan
+                })
+            }
+            (Err(reason), BootProtocol::Pvh) => Err(KernelError::PvhCompressed(reason)),
+            (Err(reason), _) => Ok(Self::as_it_is(source, image, reason)),
+        }
+    }
+
+    /// A bzImage that the guest decompresses.
+    fn as_it_is(source: Source<'a>, image: BzImage, reason: NotDecompressed) -> Self {
+        let len = image.code.end - image.code.start;
+        Plan {
+            format: Format::BzImage(image.header.version),
+            decompression: Decompression::Guest(reason),
+            protocol: Protocol::Linux64,
+            entry: image.entry(),
+            header: Some(image.header),
+            start: HIGH_RAM,
+            end: image.runtime_end,
+            segments: vec![Segment {
+                index: 0,
+                offset: image.code.start,
+                file_size: len,
+                start: HIGH_RAM,
+                virtual_start: HIGH_RAM,
+                memory_size: len,
+            }],
+            content: Content::Image(source),
+        }
+    }
+
+    /// The longest command line that it takes, in bytes without the NUL.
+    pub(super) fn cmdline_max(&self) -> u32 {
+        self.header
+            .map(|header| header.cmdline_size)
+            .filter(|size| *size != 0)
+            .unwrap_or(DEFAULT_CMDLINE_MAX)
+    }
+
+    /// The end of where its initrd may lie.
+    pub(super) fn initrd_limit(&self) -> u64 {
+        self.header
+            .map_or(u64::MAX, |header| u64::from(header.initrd_addr_max) + 1)
+    }
+
+    /// Writes it to guest memory, which is zero where it goes.
+    pub(super) fn place<M: GuestMemoryBackend>(&self, mem: &M) -> Result<(), GuestMemoryError> {
+        let source = match &self.content {
+            Content::Image(source) => *source,
+            Content::Decompressed(bytes) => Source::Bytes(bytes),
+        };
+        for segment in &self.segments {
+            source.place(
+                mem,
+                segment.offset,
+                GuestAddress(segment.start),
+                segment.file_size as usize,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+type Decompressed = (Elf, Vec<u8>, Decompression);
+
+/// Decompresses the payload on the host. The outer error is that the file can't be read.
+fn host_decompress(
+    source: Source<'_>,
+    image: &BzImage,
+    ram_end: u64,
+) -> Result<Result<Decompressed, NotDecompressed>, KernelError> {
+    let Some(payload) = image.payload.clone() else {
+        return Ok(Err(NotDecompressed::NoPayload));
+    };
+    // The magic first: a file that only claims a payload is not worth its memory.
+    let magic = source
+        .read_up_to(payload.start, 16)
+        .map_err(FileError::Read)?;
+    if Compression::of(&magic).is_none() {
+        return Ok(Err(NotDecompressed::Unknown));
+    }
+    let begin = Instant::now();
+    let limit = (ram_end + FILE_OVERHEAD).min(MAX_DECOMPRESSED);
+    let result = match source {
+        Source::Bytes(bytes) => bytes
+            .get(payload.start as usize..payload.end as usize)
+            .ok_or(NotDecompressed::NoPayload)
+            .and_then(|payload| decompress(payload, limit)),
+        Source::File(..) => {
+            // Within the protected-mode code, which was seen to fit the guest's RAM.
+            let mut buf = vec![0; (payload.end - payload.start) as usize];
+            read(source, payload.start, &mut buf)?;
+            decompress(&buf, limit)
+        }
+    };
+    Ok(result.and_then(|(format, bytes)| {
+        let elf = Elf::parse(Source::Bytes(&bytes)).map_err(|_| NotDecompressed::NoVmlinux)?;
+        let fits = elf.segments.iter().all(|s| s.end() <= ram_end);
+        if !fits || elf.linux64().is_err() {
+            return Err(NotDecompressed::NoVmlinux);
+        }
+        let decompression = Decompression::Host {
+            format,
+            size: bytes.len() as u64,
+            took: begin.elapsed(),
+        };
+        Ok((elf, bytes, decompression))
+    }))
+}
+
+/// Whether a kernel that ends at `end` has room in RAM that ends at `ram_end`.
+fn check_memory(end: u64, ram_end: u64) -> Result<(), KernelError> {
+    if end > ram_end {
+        return Err(KernelError::NeedsMemory {
+            needed: end.next_multiple_of(MIB),
+            have: ram_end,
+        });
+    }
+    Ok(())
+}
+
+/// Why a file that starts with `head` is no kernel.
+fn refusal(head: &[u8]) -> KernelError {
+    let machine = match head.get(OTHER_IMAGE_MAGIC..OTHER_IMAGE_MAGIC + 4) {
+        Some(b"ARM\x64") => Some("aarch64"),
+        Some(b"RSC\x05") => Some("RISC-V"),
+        _ => None,
+    };
+    match machine {
+        Some(name) => KernelError::Architecture(Machine::Named(name)),
+        None => KernelError::NotAKernel {
+            looks: Looks::of(head),
+        },
+    }
+}

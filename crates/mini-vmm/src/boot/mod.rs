@@ -1,0 +1,239 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! From a kernel image to a guest that can take its first step.
+//!
+//! Everything that was given is judged before guest memory is written to. No image, however made, leads to more
+//! than an error.
+
+mod bzimage;
+mod decompress;
+mod elf;
+mod error;
+mod image;
+mod initrd;
+mod kernel;
+mod linux;
+mod looks;
+mod pvh;
+pub mod regs;
+
+use std::fmt;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
+
+pub use self::decompress::{Compression, NotDecompressed, decompress};
+pub use self::error::{Error, FileError, InitrdError, KernelError, Machine, SegmentError};
+pub use self::image::{FileKind, Image};
+use self::kernel::Plan;
+pub use self::kernel::{Decompression, Format};
+pub use self::looks::Looks;
+use crate::layout::{CMDLINE, CMDLINE_SIZE};
+use crate::memory::low_ram_end;
+use crate::spec::{BootProtocol, Decompress};
+
+/// What to boot.
+#[derive(Clone, Copy, Debug)]
+pub struct BootRequest<'a> {
+    /// The kernel.
+    pub kernel: &'a Image,
+    /// The initial RAM disk.
+    pub initrd: Option<&'a Image>,
+    /// The kernel command line.
+    pub cmdline: &'a str,
+    /// Which entry point to use.
+    pub protocol: BootProtocol,
+    /// Who decompresses a bzImage.
+    pub decompress: Decompress,
+    /// Where the ACPI tables start, if there are any.
+    pub rsdp: Option<GuestAddress>,
+}
+
+/// The entry point that is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The 64-bit entry of the Linux boot protocol: 64-bit mode, RSI on the zero page.
+    Linux64,
+    /// The PVH entry: 32-bit protected mode without paging, EBX on the start info.
+    Pvh,
+}
+
+/// A guest that is ready to start. Its [`Display`](fmt::Display) is a line for the log.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The entry point that is used.
+    pub protocol: Protocol,
+    /// Where it is.
+    pub entry: GuestAddress,
+    /// What the image was.
+    pub format: Format,
+    /// Who decompressed it, or will, and why.
+    pub decompression: Decompression,
+    /// The lowest address that the kernel takes.
+    pub kernel_start: GuestAddress,
+    /// The end of what the kernel takes before it looks at the memory map.
+    pub kernel_end: GuestAddress,
+    /// Where the initrd lies, and its size in bytes.
+    pub initrd: Option<(GuestAddress, u64)>,
+}
+
+/// What both protocols tell the kernel.
+struct BootData<'a> {
+    cmdline: &'a str,
+    initrd: Option<(GuestAddress, u64)>,
+    rsdp: Option<GuestAddress>,
+}
+
+/// Loads a kernel with all that it needs into `mem`, which must read as zeros (fresh, or
+/// [cleared](crate::memory::clear)).
+///
+/// # Errors
+/// [`Error`] names what can't be used, why, and what to do. `mem` was written to only if reading a file failed
+/// midway.
+///
+/// # Example
+/// ```no_run
+/// use mini_vmm::boot::{self, BootRequest, Image};
+/// use mini_vmm::{memory, spec};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mem = memory::allocate(512 << 20)?;
+/// let kernel = Image::open("/boot/vmlinuz".as_ref())?;
+/// let loaded = boot::load(
+///     &mem,
+///     &BootRequest {
+///         kernel: &kernel,
+///         initrd: None,
+///         cmdline: "console=ttyS0",
+///         protocol: spec::BootProtocol::Auto,
+///         decompress: spec::Decompress::Auto,
+///         rsdp: None,
+///     },
+/// )?;
+/// println!("{loaded}");
+/// # Ok(())
+/// # }
+/// ```
+pub fn load<M: GuestMemoryBackend>(mem: &M, request: &BootRequest<'_>) -> Result<Loaded, Error> {
+    let kernel_error = |reason| Error::Kernel {
+        path: request.kernel.path().to_owned(),
+        reason,
+    };
+    let initrd_error = |path: &std::path::Path, reason| Error::Initrd {
+        path: path.to_owned(),
+        reason,
+    };
+    let ram_end = low_ram_end(mem);
+    let source = request.kernel.source();
+    let plan =
+        Plan::new(source, ram_end, request.protocol, request.decompress).map_err(kernel_error)?;
+    check_cmdline(request.cmdline, plan.cmdline_max())?;
+    let initrd = match request.initrd {
+        Some(image) => {
+            let size = image.source().len();
+            let start = initrd::place(size, plan.end, ram_end, plan.initrd_limit())
+                .map_err(|reason| initrd_error(image.path(), reason))?;
+            Some((image, GuestAddress(start), size))
+        }
+        None => None,
+    };
+
+    plan.place(mem)
+        .map_err(|e| reading(e, |e| kernel_error(FileError::Read(e).into())))?;
+    if let Some((image, start, size)) = initrd {
+        let source = image.source();
+        source
+            .place(mem, 0, start, size as usize)
+            .map_err(|e| reading(e, |e| initrd_error(image.path(), FileError::Read(e).into())))?;
+    }
+    let data = BootData {
+        cmdline: request.cmdline,
+        initrd: initrd.map(|(_, start, size)| (start, size)),
+        rsdp: request.rsdp,
+    };
+    write_boot_data(mem, &plan, &data)?;
+    Ok(Loaded {
+        protocol: plan.protocol,
+        entry: GuestAddress(plan.entry),
+        format: plan.format,
+        kernel_start: GuestAddress(plan.start),
+        kernel_end: GuestAddress(plan.end),
+        initrd: data.initrd,
+        decompression: plan.decompression,
+    })
+}
+
+/// Tells a file that can't be read from memory that can't be written.
+fn reading(e: GuestMemoryError, file: impl Fn(std::io::Error) -> Error) -> Error {
+    match e {
+        GuestMemoryError::IOError(e) => file(e),
+        other => Error::Memory(other),
+    }
+}
+
+fn check_cmdline(cmdline: &str, kernel_max: u32) -> Result<(), Error> {
+    if let Some(offset) = cmdline.bytes().position(|byte| byte == 0) {
+        return Err(Error::CmdlineNul { offset });
+    }
+    let max = (kernel_max as usize).min(CMDLINE_SIZE as usize - 1);
+    if cmdline.len() > max {
+        return Err(Error::CmdlineTooLong {
+            len: cmdline.len(),
+            max,
+        });
+    }
+    Ok(())
+}
+
+fn write_boot_data<M: GuestMemoryBackend>(
+    mem: &M,
+    plan: &Plan<'_>,
+    data: &BootData<'_>,
+) -> Result<(), GuestMemoryError> {
+    let mut cmdline = data.cmdline.as_bytes().to_vec();
+    cmdline.push(0);
+    mem.write_slice(&cmdline, GuestAddress(CMDLINE))?;
+    match plan.protocol {
+        Protocol::Linux64 => {
+            let header = plan.header.unwrap_or_else(linux::elf_header);
+            linux::write_zero_page(mem, header, data)?;
+        }
+        Protocol::Pvh => pvh::write_start_info(mem, data)?,
+    }
+    regs::write_tables(mem, plan.protocol)
+}
+
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.format {
+            Format::Elf => f.write_str("kernel: ELF")?,
+            Format::BzImage(v) => write!(f, "kernel: bzImage {}.{:02}", v >> 8, v & 0xff)?,
+        }
+        match &self.decompression {
+            Decompression::NotCompressed => {}
+            Decompression::Host { format, size, took } => write!(
+                f,
+                ", {format}, {size} bytes decompressed by the host in {} ms",
+                took.as_millis()
+            )?,
+            Decompression::Guest(why) => write!(f, ", decompressed by the guest as {why}")?,
+        }
+        write!(
+            f,
+            "; {:#x}..{:#x}, {} entry {:#x}",
+            self.kernel_start.0, self.kernel_end.0, self.protocol, self.entry.0
+        )?;
+        if let Some((start, size)) = self.initrd {
+            write!(f, "; initrd {:#x}..{:#x}", start.0, start.0 + size)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Linux64 => "64-bit Linux",
+            Protocol::Pvh => "PVH",
+        })
+    }
+}

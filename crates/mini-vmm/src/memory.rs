@@ -1,0 +1,366 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Guest memory: where it lies, how it is had from the host, and the map that the guest is given.
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+use kvm_ioctls::VmFd;
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::layout::{
+    ACPI_TABLES, ACPI_TABLES_SIZE, GIB, HIGH_RAM, HOLE_END, HOLE_START, KIB, KVM_IDENTITY_MAP,
+    KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
+};
+use crate::sys;
+
+/// Every x86-64 processor addresses at least this many bits of physical memory.
+const LEAST_PHYSICAL_BITS: u32 = 36;
+
+/// Why the machine can't have its memory.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Less RAM was asked for than any kernel starts with.
+    #[error("{} of memory is too little; ask for {} or more", Size(*asked), Size(MIN_RAM))]
+    TooSmall {
+        /// Bytes that were asked for.
+        asked: u64,
+    },
+    /// More RAM was asked for than the machine's layout or the host's processor can address.
+    #[error("{} of memory is too much; ask for {} or less", Size(*asked), Size(*most))]
+    TooLarge {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// The most bytes that can be had.
+        most: u64,
+    },
+    /// The size is no whole number of pages.
+    #[error(
+        "{asked} bytes of memory are no whole number of pages; ask for {} bytes",
+        asked.next_multiple_of(PAGE_SIZE)
+    )]
+    Unaligned {
+        /// Bytes that were asked for.
+        asked: u64,
+    },
+    /// The host refused the mapping.
+    #[error(
+        "the host does not map {} of memory ({reason}); ask for less than the {} that it has available, \
+         or raise its limits (ulimit -v, vm.overcommit_memory)",
+        Size(*asked),
+        Size(*available)
+    )]
+    Host {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that the host says are available, 0 if it does not say.
+        available: u64,
+        /// What was refused.
+        reason: FromRangesError,
+    },
+    /// KVM refused a memory slot.
+    #[error(
+        "KVM refused {} of memory at guest address {start:#x} ({reason}); ask for less memory",
+        Size(*size)
+    )]
+    Slot {
+        /// The guest-physical address where the slot starts.
+        start: u64,
+        /// Its size in bytes.
+        size: u64,
+        /// What KVM said.
+        reason: kvm_ioctls::Error,
+    },
+    /// The host did not take back the pages of a region.
+    #[error("guest memory at {start:#x} can't be cleared ({reason}); start the machine anew")]
+    Clear {
+        /// The guest-physical address where the region starts.
+        start: u64,
+        /// What the host said.
+        reason: io::Error,
+    },
+}
+
+/// Prints a number of bytes in the largest unit that keeps it whole.
+///
+/// # Example
+/// ```
+/// use mini_vmm::memory::Size;
+/// assert_eq!(Size(512 << 20).to_string(), "512 MiB");
+/// assert_eq!(Size(4 << 30).to_string(), "4 GiB");
+/// assert_eq!(Size(4097).to_string(), "4097 bytes");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            size if size >= GIB && size % GIB == 0 => write!(f, "{} GiB", size / GIB),
+            size if size >= MIB && size % MIB == 0 => write!(f, "{} MiB", size / MIB),
+            size if size >= KIB && size % KIB == 0 => write!(f, "{} KiB", size / KIB),
+            size => write!(f, "{size} bytes"),
+        }
+    }
+}
+
+/// Where `ram` bytes of RAM lie: from 0 up to the hole below 4 GiB, the rest from 4 GiB.
+///
+/// # Example
+/// ```
+/// use mini_vmm::memory::regions;
+/// assert_eq!(regions(2 << 30).len(), 1);
+/// let above = regions(5 << 30)[1];
+/// assert_eq!((above.0.0, above.1), (4 << 30, 2 << 30));
+/// ```
+pub fn regions(ram: u64) -> Vec<(GuestAddress, usize)> {
+    let low = ram.min(HOLE_START);
+    let mut regions = vec![(GuestAddress(0), low as usize)];
+    if ram > low {
+        regions.push((GuestAddress(HOLE_END), (ram - low) as usize));
+    }
+    regions
+}
+
+/// Has `ram` bytes of guest memory from the host: zeroed, not reserved and not touched yet.
+///
+/// # Errors
+/// [`Error`] when the size can't be had; the message says what can.
+pub fn allocate(ram: u64) -> Result<GuestMemoryMmap, Error> {
+    check_size(ram, physical_bits)?;
+    GuestMemoryMmap::from_ranges(&regions(ram)).map_err(|reason| Error::Host {
+        asked: ram,
+        available: available(),
+        reason,
+    })
+}
+
+/// Whether a machine may have `ram` bytes on a processor with `bits()` bits of physical address.
+fn check_size(ram: u64, bits: impl Fn() -> u32) -> Result<(), Error> {
+    if ram < MIN_RAM {
+        return Err(Error::TooSmall { asked: ram });
+    }
+    if ram > MAX_RAM {
+        return Err(Error::TooLarge {
+            asked: ram,
+            most: MAX_RAM,
+        });
+    }
+    // The processor is asked only where the answer matters.
+    let reach = |bits: u32| (1u64 << bits.min(63)) - (HOLE_END - HOLE_START);
+    if ram > reach(LEAST_PHYSICAL_BITS) {
+        let most = reach(bits()).min(MAX_RAM);
+        if ram > most {
+            return Err(Error::TooLarge { asked: ram, most });
+        }
+    }
+    if ram & (PAGE_SIZE - 1) != 0 {
+        return Err(Error::Unaligned { asked: ram });
+    }
+    Ok(())
+}
+
+/// The host processor's physical address bits, or the least there can be where it can't be told.
+fn physical_bits() -> u32 {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("address sizes"))
+        .and_then(|line| line.trim_start_matches([' ', '\t', ':']).split(' ').next())
+        .and_then(|bits| bits.parse().ok())
+        .unwrap_or(LEAST_PHYSICAL_BITS)
+}
+
+/// Bytes of memory that the host can still give, 0 if it does not say.
+fn available() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .map_or(0, |kib| kib.saturating_mul(KIB) / MIB * MIB)
+}
+
+/// Gives `mem` to the virtual machine, one slot per region, from slot 0.
+///
+/// `mem` must stay mapped until the virtual machine and its vCPUs are gone: keep both in one owner that drops
+/// the memory last.
+///
+/// # Errors
+/// [`Error::Slot`] with the region that KVM refused.
+pub fn register(vm: &VmFd, mem: &GuestMemoryMmap) -> Result<(), Error> {
+    for (slot, region) in (0..).zip(mem.iter()) {
+        sys::set_memory_slot(vm, slot, region).map_err(|reason| Error::Slot {
+            start: region.start_addr().raw_value(),
+            size: region.len(),
+            reason,
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives all pages of `mem` back to the host: the guest reads zeros again, as after [`allocate`].
+/// No vCPU may be running.
+///
+/// # Errors
+/// [`Error::Clear`] with the region that stayed.
+pub fn clear(mem: &GuestMemoryMmap) -> Result<(), Error> {
+    for region in mem.iter() {
+        sys::discard(region).map_err(|reason| Error::Clear {
+            start: region.start_addr().raw_value(),
+            reason,
+        })?;
+    }
+    Ok(())
+}
+
+/// What a range of the guest's memory map is. The numbers are those of E820 and of PVH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// RAM.
+    Ram = 1,
+    /// Not for the operating system.
+    Reserved = 2,
+    /// RAM that holds ACPI tables.
+    Acpi = 3,
+}
+
+/// One range of the guest's memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntry {
+    /// The guest-physical address where it starts.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: MapKind,
+}
+
+/// The memory map that the guest is told, by whichever boot protocol; sorted, without overlaps.
+///
+/// Device windows in the hole are not in it: a driver claims them, and what is reserved can't be claimed.
+pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
+    let entry = |start, end: u64, kind| MapEntry {
+        start,
+        size: end.saturating_sub(start),
+        kind,
+    };
+    let mut map = vec![
+        entry(0, LOW_RAM_END, MapKind::Ram),
+        entry(LOW_RAM_END, 640 * KIB, MapKind::Reserved),
+        entry(ACPI_TABLES, ACPI_TABLES + ACPI_TABLES_SIZE, MapKind::Acpi),
+    ];
+    for region in mem.iter() {
+        let start = region.start_addr().raw_value().max(HIGH_RAM);
+        map.push(entry(
+            start,
+            region.last_addr().raw_value() + 1,
+            MapKind::Ram,
+        ));
+        if region.start_addr().raw_value() == 0 {
+            map.push(entry(
+                KVM_IDENTITY_MAP,
+                KVM_TSS + 3 * PAGE_SIZE,
+                MapKind::Reserved,
+            ));
+        }
+    }
+    map.retain(|entry| entry.size > 0);
+    map
+}
+
+/// Where RAM that starts at address 0 ends.
+pub fn low_ram_end<M: GuestMemoryBackend>(mem: &M) -> u64 {
+    mem.find_region(GuestAddress(0))
+        .map_or(0, |region| region.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn ram_leaves_the_hole_free() {
+        let at = |ram| {
+            regions(ram)
+                .iter()
+                .map(|(start, len)| (start.0, *len as u64))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(at(MIN_RAM), [(0, MIN_RAM)]);
+        assert_eq!(at(3 * GIB), [(0, 3 * GIB)]);
+        assert_eq!(
+            at(3 * GIB + PAGE_SIZE),
+            [(0, 3 * GIB), (4 * GIB, PAGE_SIZE)]
+        );
+        assert_eq!(at(6 * GIB), [(0, 3 * GIB), (4 * GIB, 3 * GIB)]);
+    }
+
+    #[test]
+    fn absurd_sizes_say_what_would_do() {
+        let message = |ram, bits: u32| match check_size(ram, || bits) {
+            Ok(()) => "fits".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        assert_eq!(
+            message(0, 48),
+            "0 bytes of memory is too little; ask for 32 MiB or more"
+        );
+        assert_eq!(
+            message(MIN_RAM - 1, 48),
+            "33554431 bytes of memory is too little; ask for 32 MiB or more"
+        );
+        assert_eq!(message(MIN_RAM, 48), "fits");
+        assert_eq!(
+            message(u64::MAX, 48),
+            "18446744073709551615 bytes of memory is too much; ask for 1024 GiB or less"
+        );
+        assert_eq!(
+            message(512 * GIB, 39),
+            "512 GiB of memory is too much; ask for 511 GiB or less"
+        );
+        assert_eq!(message(511 * GIB, 39), "fits");
+        assert_eq!(
+            message(MIN_RAM + 1, 48),
+            "33554433 bytes of memory are no whole number of pages; ask for 33558528 bytes"
+        );
+    }
+
+    #[test]
+    fn this_host_addresses_at_least_the_least() {
+        assert!((LEAST_PHYSICAL_BITS..=57).contains(&physical_bits()));
+    }
+
+    #[test]
+    fn memory_is_zero_and_cleared_again() {
+        let mem = allocate(MIN_RAM).unwrap();
+        let at = GuestAddress(MIN_RAM - 8);
+        assert_eq!(mem.read_obj::<u64>(at).unwrap(), 0);
+        mem.write_obj(7u64, at).unwrap();
+        clear(&mem).unwrap();
+        assert_eq!(mem.read_obj::<u64>(at).unwrap(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn map_is_sorted_apart_and_holds_all_ram(pages in (MIN_RAM / PAGE_SIZE)..(9 * GIB / PAGE_SIZE)) {
+            let ram = pages * PAGE_SIZE;
+            let map = memory_map(&allocate(ram).unwrap());
+            for pair in map.windows(2) {
+                prop_assert!(pair[0].start + pair[0].size <= pair[1].start);
+            }
+            let usable: u64 = map.iter().filter(|e| e.kind == MapKind::Ram).map(|e| e.size).sum();
+            // All but what lies between conventional memory's end and 1 MiB.
+            prop_assert_eq!(usable, ram - (HIGH_RAM - LOW_RAM_END));
+            prop_assert!(map.iter().all(|e| e.kind != MapKind::Ram || e.start >= HOLE_END || e.start + e.size <= HOLE_START));
+        }
+    }
+}
