@@ -4,28 +4,25 @@
 //! A small KVM virtual machine monitor that boots stock Linux kernels.
 //!
 //! Data flows one way: a [`spec::VmSpec`] becomes a machine, the machine runs until there is an
-//! [`outcome::Outcome`], and the outcome becomes the exit code.
+//! [`outcome::Outcome`], and the outcome becomes the exit code. `unsafe` has one address: `sys.rs`.
 
+pub mod acpi;
+pub mod boot;
 pub mod check;
 pub mod cli;
 pub mod config;
-pub mod acpi;
-pub mod devices;
 pub mod cpu;
+pub mod devices;
 pub mod layout;
 pub mod logging;
+pub mod memory;
 pub mod outcome;
 pub mod spec;
 pub mod supervisor;
+mod sys;
 pub mod vmm;
 
 /// The README's examples are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-pub mod boot;
-pub mod layout;
-pub mod memory;
-pub mod outcome;
-pub mod spec;
-mod sys;
