@@ -1,2 +1,76 @@
-//! Set-up, test beds and checks.
-fn main() {}
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Set-up, test beds and checks of mini-vmm: `cargo xtask`.
+
+mod bed;
+mod bed_amd;
+mod bed_intel;
+mod boot;
+mod build;
+mod cpio;
+mod host;
+mod initramfs;
+mod kernels;
+mod marked;
+mod packages;
+mod process;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask boot [OPTIONS] [-- COMMAND...]
+    Boots a Debian kernel under mini-vmm to a shell, or runs COMMAND in it and passes on its output
+    and its status. On /dev/kvm where the CPU has svm or vmx, else inside the AMD bed.
+      --kernel PATH     another kernel (default: Debian's, fetched)
+      --cpus N          vCPUs (default 2)
+      --memory SIZE     memory (default 512M)
+
+cargo xtask test [--quick] [--only TEXT] [PART...]
+    Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,
+    integration, amd, intel, coverage. The closing line counts what passed, failed and was skipped.
+      --quick           only the parts that take less than a minute
+      --only TEXT       in the beds, only the jobs whose name contains TEXT
+
+cargo xtask bed amd|intel [OPTIONS] [-- COMMAND...]
+    Runs COMMAND in an emulated machine with a real KVM, and passes on its output and its status.
+    Without COMMAND: a shell. mini-vmm is on its PATH; files of the host are not.
+    amd: kvm-amd under QEMU. intel: kvm-intel under Bochs (slower, one CPU, no input).
+      --cpus N          CPUs (amd; default 2)
+      --memory MIB      memory in MiB (default 3072, intel 1024)
+      --timeout S       end it by force after S seconds
+      --kernel 6.1|6.12 the bed's Debian kernel (default 6.1 where Debian has it)
+      --add FILE[:PATH] add a file at PATH (default /bin), with the libraries it needs; repeatable
+";
+
+fn run() -> Result<u8> {
+    let mut parser = lexopt::Parser::from_env();
+    match parser.next()? {
+        Some(lexopt::Arg::Value(command)) => match command.to_str() {
+            Some("boot") => boot::command(&mut parser),
+            Some("test") => test::command(&mut parser),
+            Some("bed") => bed::command(&mut parser),
+            _ => bail!("there is no command {}\n{USAGE}", command.to_string_lossy()),
+        },
+        Some(lexopt::Arg::Long("help") | lexopt::Arg::Short('h')) => {
+            print!("{USAGE}");
+            Ok(0)
+        }
+        Some(other) => Err(other.unexpected().into()),
+        None => bail!("which command?\n{USAGE}"),
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

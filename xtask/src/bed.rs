@@ -1,0 +1,289 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the two test beds share: the machine that is asked for, the job that runs in it, the status.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::initramfs;
+use crate::kernels::{Kernel, Series};
+use crate::process::last_lines;
+use crate::workspace::{Scratch, nonce};
+use crate::{bed_amd, bed_intel};
+
+/// Whose virtualization extension a bed has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// SVM, kvm-amd, under QEMU.
+    Amd,
+    /// VMX, kvm-intel, under Bochs.
+    Intel,
+}
+
+/// A bed: an emulated machine with real KVM, in which a Debian kernel runs a script as root.
+#[derive(Clone, Debug)]
+pub struct Bed {
+    /// Whose virtualization extension it has.
+    pub vendor: Vendor,
+    /// Its CPUs.
+    pub cpus: u32,
+    /// Its memory, in MiB.
+    pub memory: u32,
+    /// When it is ended by force.
+    pub timeout: Option<Duration>,
+    /// Its kernel; by default the preferred one that Debian offers here.
+    pub series: Option<Series>,
+    /// Host files and their paths in the bed.
+    pub files: Vec<(PathBuf, String)>,
+    /// Rows and columns of the terminal that the script gets as its own. Else it has no input.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// What an emulator is given to start, and where it leaves the kernel's messages and the status.
+pub struct Machine<'a> {
+    /// The description it was made from.
+    pub bed: &'a Bed,
+    /// The L1 kernel.
+    pub kernel: PathBuf,
+    /// The L1 root file system.
+    pub initrd: PathBuf,
+    /// What the second serial port printed.
+    pub log: PathBuf,
+    /// For the emulator's own files.
+    pub scratch: &'a Scratch,
+}
+
+/// Takes what the script prints, as it is printed.
+pub type Sink<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
+
+impl Bed {
+    /// A bed of the usual size.
+    pub fn new(vendor: Vendor) -> Bed {
+        Bed {
+            vendor,
+            cpus: match vendor {
+                Vendor::Amd => 2,
+                Vendor::Intel => 1,
+            },
+            memory: match vendor {
+                Vendor::Amd => 3072,
+                Vendor::Intel => 1024,
+            },
+            timeout: Some(Duration::from_secs(300)),
+            series: None,
+            files: Vec::new(),
+            terminal: None,
+        }
+    }
+
+    /// Adds a host file.
+    pub fn add(&mut self, host: &Path, guest: &str) {
+        self.files.push((host.to_owned(), guest.to_owned()));
+    }
+
+    /// Runs `script` (busybox sh) and returns its exit status. What it prints goes to `sink`, or
+    /// straight to the terminal when it has one.
+    pub fn run(&self, script: &str, sink: Sink) -> Result<u8> {
+        match self.vendor {
+            Vendor::Amd => bed_amd::require()?,
+            Vendor::Intel => bed_intel::require(self)?,
+        }
+        let kernel = match self.series {
+            Some(series) => Kernel::fetch(series)?,
+            None => Kernel::fetch_any()?,
+        };
+        let scratch = Scratch::new()?;
+        let nonce = nonce();
+        let mut modules = kernel.modules(match self.vendor {
+            Vendor::Amd => &["kvm-amd", "tun"],
+            Vendor::Intel => &["kvm-intel"],
+        })?;
+        if self.vendor == Vendor::Intel {
+            bed_intel::strip_modules(&mut modules, &scratch)?;
+        }
+        let mut archive = initramfs::bed(&modules, script, &nonce, self.terminal)?;
+        for (host, guest) in &self.files {
+            initramfs::add_program(&mut archive, host, guest)?;
+        }
+        let machine = Machine {
+            bed: self,
+            kernel: kernel.image,
+            initrd: scratch.path("initrd"),
+            log: scratch.path("log"),
+            scratch: &scratch,
+        };
+        crate::process::write(&machine.initrd, archive.finish())?;
+        crate::process::write(&machine.log, "")?;
+        let end = match self.vendor {
+            Vendor::Amd => bed_amd::run(&machine, sink)?,
+            Vendor::Intel => bed_intel::run(&machine, sink)?,
+        };
+        let log = String::from_utf8_lossy(&crate::process::read(&machine.log)?).into_owned();
+        match status(&log, &nonce) {
+            Some(status) => Ok(status),
+            None => Err(failure(&log, &end, self)),
+        }
+    }
+}
+
+/// How an emulator ended.
+#[derive(Debug)]
+pub enum End {
+    /// By itself; what it said on stderr.
+    Exited(String),
+    /// By force, after the timeout.
+    TimedOut,
+}
+
+/// The status that the bed's init reported on the second serial port.
+fn status(log: &str, nonce: &str) -> Option<u8> {
+    log.lines().find_map(|line| {
+        let status = line.trim().strip_prefix(nonce)?.strip_prefix(" status ")?;
+        status.parse().ok()
+    })
+}
+
+fn failure(log: &str, end: &End, bed: &Bed) -> anyhow::Error {
+    let mut text = match end {
+        End::TimedOut => format!(
+            "the {:?} bed was ended: it ran over its {} s (--timeout raises them)",
+            bed.vendor,
+            bed.timeout.unwrap_or_default().as_secs()
+        ),
+        End::Exited(_) => format!("the {:?} bed ended before its job did", bed.vendor),
+    };
+    if let End::Exited(stderr) = end
+        && !stderr.trim().is_empty()
+    {
+        text.push_str(&format!("\nthe emulator said:\n{}", last_lines(stderr, 20)));
+    }
+    if !log.trim().is_empty() {
+        text.push_str(&format!(
+            "\nits kernel's last lines:\n{}",
+            last_lines(log, 20)
+        ));
+    }
+    anyhow::anyhow!(text)
+}
+
+/// Rows and columns of the terminal that stdin and stdout are, if they are one.
+pub fn terminal() -> Option<(u16, u16)> {
+    use std::io::IsTerminal;
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return None;
+    }
+    let output = std::process::Command::new("stty").arg("size").output().ok();
+    let size = output.and_then(|output| {
+        let text = String::from_utf8(output.stdout).ok()?;
+        let (rows, columns) = text.trim().split_once(' ')?;
+        Some((rows.parse().ok()?, columns.parse().ok()?))
+    });
+    Some(size.filter(|&size| size != (0, 0)).unwrap_or((24, 80)))
+}
+
+/// `cargo xtask bed`: parses its arguments, runs the command, returns its status.
+pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
+    use lexopt::prelude::*;
+    let vendor = parser.value().context("which bed: amd or intel?")?;
+    let mut bed = Bed::new(match vendor.to_str() {
+        Some("amd") => Vendor::Amd,
+        Some("intel") => Vendor::Intel,
+        _ => bail!(
+            "there is no {} bed: say amd or intel",
+            vendor.to_string_lossy()
+        ),
+    });
+    bed.timeout = None;
+    let mut words: Vec<String> = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("cpus") => bed.cpus = parser.value()?.parse()?,
+            Long("memory") => bed.memory = parser.value()?.parse()?,
+            Long("timeout") => bed.timeout = Some(Duration::from_secs(parser.value()?.parse()?)),
+            Long("kernel") => bed.series = Some(parse_series(&parser.value()?.string()?)?),
+            Long("add") => bed.files.push(parse_added(&parser.value()?.string()?)?),
+            Value(first) => {
+                words.push(first.string()?);
+                for word in parser.raw_args()? {
+                    words.push(word.string()?);
+                }
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    bed.terminal = terminal().filter(|_| vendor != "intel");
+    if words.is_empty() && bed.terminal.is_none() {
+        bail!(
+            "no terminal for a shell here: give a command, as in `cargo xtask bed amd -- uname -a`"
+        );
+    }
+    let mini_vmm = crate::build::mini_vmm()?;
+    bed.add(&mini_vmm, "/bin/mini-vmm");
+    let script = match words.as_slice() {
+        [] => "exec sh".to_owned(),
+        words => crate::process::sh_words(words),
+    };
+    let mut stdout = std::io::stdout();
+    bed.run(&script, &mut |bytes| {
+        use std::io::Write;
+        // A reader that is gone loses the output, not the status.
+        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    })
+}
+
+fn parse_series(text: &str) -> Result<Series> {
+    Series::parse(text).with_context(|| format!("--kernel {text}: the beds have 6.1 and 6.12"))
+}
+
+/// `FILE[:PATH]`: without PATH the file goes to /bin.
+fn parse_added(text: &str) -> Result<(PathBuf, String)> {
+    if let Some((host, guest)) = text.rsplit_once(':')
+        && guest.starts_with('/')
+    {
+        return Ok((host.into(), guest.to_owned()));
+    }
+    let host = PathBuf::from(text);
+    let name = host.file_name().and_then(|name| name.to_str());
+    let guest = format!(
+        "/bin/{}",
+        name.with_context(|| format!("--add {text}: no file name"))?
+    );
+    Ok((host, guest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_read_from_the_marked_line_only() {
+        let log = "[ 1.0] x status 9\r\n\r\n1a-2b status 3\r\n[ 2.0] reboot: Power down\r\n";
+        assert_eq!(status(log, "1a-2b"), Some(3));
+        assert_eq!(status(log, "x"), None);
+        assert_eq!(status("1a-2b status \n", "1a-2b"), None);
+    }
+
+    #[test]
+    fn a_bed_without_status_says_why() {
+        let bed = Bed::new(Vendor::Amd);
+        let text = failure("Kernel panic - not syncing", &End::TimedOut, &bed).to_string();
+        assert!(
+            text.contains("ran over its 300 s") && text.contains("not syncing"),
+            "{text}"
+        );
+        let text = failure("", &End::Exited("no such accelerator".into()), &bed).to_string();
+        assert!(text.contains("no such accelerator"), "{text}");
+    }
+
+    #[test]
+    fn added_files_have_a_place() {
+        let added = |text| parse_added(text).unwrap();
+        assert_eq!(added("a/b:/x/y"), ("a/b".into(), "/x/y".to_owned()));
+        assert_eq!(added("a/b"), ("a/b".into(), "/bin/b".to_owned()));
+        assert_eq!(added("a:b"), ("a:b".into(), "/bin/a:b".to_owned()));
+        assert!(parse_added("/").is_err());
+    }
+}

@@ -1,0 +1,110 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The AMD bed: QEMU emulates a CPU with SVM; a Debian kernel with kvm-amd runs on it.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::bed::{End, Machine, Sink};
+use crate::packages;
+use crate::process::has_program;
+
+/// Installs what the bed needs.
+pub fn require() -> Result<()> {
+    packages::require(&[("qemu-system-x86_64", "qemu-system-x86")])
+}
+
+/// Runs the machine to its end.
+pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
+    let interactive = machine.bed.terminal.is_some();
+    let mut command = qemu(machine);
+    if interactive {
+        command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
+    } else {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+    }
+    command.stderr(Stdio::piped());
+    let mut child = command.spawn().context("can't start qemu-system-x86_64")?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    thread::scope(|scope| {
+        let errors = scope.spawn(move || {
+            let mut text = Vec::new();
+            // What was read before an error is what there is to show.
+            let _ = stderr.map(|mut pipe| pipe.read_to_end(&mut text));
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        if let Some(mut pipe) = stdout {
+            scope.spawn(move || {
+                let mut buffer = [0; 8192];
+                while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                    sink(&buffer[..count]);
+                }
+            });
+        }
+        let timed_out = !wait(&mut child, machine.bed.timeout)?;
+        let stderr = errors.join().unwrap_or_default();
+        Ok(if timed_out {
+            End::TimedOut
+        } else {
+            End::Exited(stderr)
+        })
+    })
+}
+
+/// A command that ends when xtask does, where util-linux can see to it.
+pub fn tied(program: &str) -> Command {
+    if !has_program("setpriv") {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", program]);
+    command
+}
+
+/// Waits until `child` ends, at most `timeout`; then kills it. Returns whether it ended by itself.
+pub fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<bool> {
+    let started = Instant::now();
+    loop {
+        if child.try_wait()?.is_some() {
+            return Ok(true);
+        }
+        if timeout.is_some_and(|limit| started.elapsed() > limit) {
+            child.kill()?;
+            child.wait()?;
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn qemu(machine: &Machine) -> Command {
+    let bed = machine.bed;
+    let mut command = tied("qemu-system-x86_64");
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35"]);
+    command.args(["-m", &bed.memory.to_string(), "-smp", &bed.cpus.to_string()]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    // Ctrl-C is the guest's.
+    command.args([
+        "-chardev",
+        "stdio,id=io,signal=off",
+        "-serial",
+        "chardev:io",
+    ]);
+    command.arg("-serial");
+    command.arg(format!("file:{}", machine.log.display()));
+    command.arg("-kernel").arg(&machine.kernel);
+    command.arg("-initrd").arg(&machine.initrd);
+    command.args(["-append", "console=ttyS1 quiet panic=-1 mitigations=off"]);
+    command
+}

@@ -1,0 +1,218 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `cargo xtask boot`: a Debian kernel under mini-vmm, on this host or inside the AMD bed.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::bed::{Bed, Vendor, terminal};
+use crate::initramfs;
+use crate::kernels::Kernel;
+use crate::marked::Marked;
+use crate::process::{last_lines, sh_words, write};
+use crate::workspace::{Scratch, nonce};
+use crate::{build, host};
+
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
+
+struct Boot {
+    kernel: Option<PathBuf>,
+    cpus: u32,
+    memory: String,
+    words: Vec<String>,
+}
+
+/// `cargo xtask boot`: parses its arguments, boots, returns the command's status, or mini-vmm's.
+pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
+    use lexopt::prelude::*;
+    let mut boot = Boot {
+        kernel: None,
+        cpus: 2,
+        memory: "512M".to_owned(),
+        words: Vec::new(),
+    };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("kernel") => boot.kernel = Some(parser.value()?.into()),
+            Long("cpus") => boot.cpus = parser.value()?.parse()?,
+            Long("memory") => boot.memory = parser.value()?.string()?,
+            Value(first) => {
+                boot.words.push(first.string()?);
+                for word in parser.raw_args()? {
+                    boot.words.push(word.string()?);
+                }
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    boot.run()
+}
+
+impl Boot {
+    fn run(&self) -> Result<u8> {
+        let terminal = terminal();
+        if self.words.is_empty() && terminal.is_none() {
+            bail!(
+                "no terminal for a shell here: give a command, as in `cargo xtask boot -- uname -r`"
+            );
+        }
+        let memory = mebibytes(&self.memory)
+            .with_context(|| format!("--memory {}: say for example 512M or 2G", self.memory))?;
+        let mini_vmm = build::mini_vmm()?;
+        let (image, modules_of) = match &self.kernel {
+            Some(path) => (path.clone(), None),
+            None => {
+                let kernel = Kernel::fetch_any()?;
+                (kernel.image.clone(), Some(kernel))
+            }
+        };
+        let image = fs::canonicalize(&image)
+            .with_context(|| format!("can't open the kernel {}", image.display()))?;
+        let nonce = nonce();
+        let job = match terminal.filter(|_| self.words.is_empty()) {
+            Some(size) => initramfs::shell_job(size),
+            None => Marked::script(&nonce, &self.words),
+        };
+        let mut initrd = initramfs::guest(modules_of.as_ref())?;
+        initrd.extend(initramfs::job(&job));
+        let scratch = Scratch::new()?;
+        write(&scratch.path("initrd"), initrd)?;
+        let mut marked = Marked::new(&nonce);
+        let status = match host::hardware_kvm() {
+            Ok(()) => self.on_host(&mini_vmm, &image, &scratch.path("initrd"), &mut marked)?,
+            Err(reason) => {
+                eprintln!("xtask: {reason}: booting inside the AMD bed, an emulated machine");
+                let mut bed = Bed::new(Vendor::Amd);
+                bed.timeout = None;
+                bed.memory = bed.memory.max(memory.saturating_add(1024));
+                bed.terminal = terminal.filter(|_| self.words.is_empty());
+                bed.add(&mini_vmm, "/bin/mini-vmm");
+                bed.add(&image, "/kernel");
+                bed.add(&scratch.path("initrd"), "/initrd");
+                self.in_bed(&bed, &mut marked)?
+            }
+        };
+        if self.words.is_empty() {
+            return Ok(status);
+        }
+        match marked.status() {
+            Some(of_command) if status == 0 => Ok(of_command),
+            of_command => bail!(
+                "mini-vmm ended with status {status}{}; the console's last lines:\n{}",
+                if of_command.is_some() {
+                    " after the command"
+                } else {
+                    " before the command did"
+                },
+                last_lines(&marked.log(), 40)
+            ),
+        }
+    }
+
+    /// mini-vmm's arguments for a kernel and an initrd at these paths.
+    fn arguments(&self, kernel: &str, initrd: &str) -> Vec<String> {
+        let (cpus, memory) = (self.cpus.to_string(), self.memory.as_str());
+        [
+            "--kernel",
+            kernel,
+            "--initrd",
+            initrd,
+            "--cmdline",
+            CMDLINE,
+            "--cpus",
+            &cpus,
+            "--memory",
+            memory,
+            "--serial",
+            "stdio",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    fn on_host(
+        &self,
+        mini_vmm: &Path,
+        kernel: &Path,
+        initrd: &Path,
+        marked: &mut Marked,
+    ) -> Result<u8> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut command = Command::new(mini_vmm);
+        command.args(self.arguments(&text(kernel), &text(initrd)));
+        if !self.words.is_empty() {
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+        }
+        let mut child = command.spawn().context("can't start mini-vmm")?;
+        if let Some(mut stdout) = child.stdout.take() {
+            let mut buffer = [0; 8192];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                marked.feed(&buffer[..count], print);
+            }
+        }
+        status_of(&mut child)
+    }
+
+    fn in_bed(&self, bed: &Bed, marked: &mut Marked) -> Result<u8> {
+        let mut words = vec!["mini-vmm".to_owned()];
+        words.extend(self.arguments("/kernel", "/initrd"));
+        let line = sh_words(&words);
+        if self.words.is_empty() {
+            return bed.run(&line, &mut |_| ());
+        }
+        // mini-vmm's own messages come last, so that they can't fall into the command's output.
+        let script = format!("{line} </dev/null 2>/tmp/stderr; s=$?; cat /tmp/stderr; exit $s");
+        bed.run(&script, &mut |bytes| marked.feed(bytes, print))
+    }
+}
+
+fn print(bytes: &[u8]) {
+    let mut stdout = std::io::stdout();
+    // A reader that is gone loses the output, not the status.
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+}
+
+fn status_of(child: &mut std::process::Child) -> Result<u8> {
+    use std::os::unix::process::ExitStatusExt;
+    let status = child.wait()?;
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// A memory size as mini-vmm takes it, in MiB.
+fn mebibytes(text: &str) -> Option<u32> {
+    let (digits, scale) = match text.strip_suffix(['M', 'm']) {
+        Some(digits) => (digits, 1),
+        None => match text.strip_suffix(['G', 'g']) {
+            Some(digits) => (digits, 1024),
+            None => {
+                return text
+                    .parse::<u64>()
+                    .ok()
+                    .and_then(|n| u32::try_from(n >> 20).ok());
+            }
+        },
+    };
+    digits.parse::<u32>().ok()?.checked_mul(scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_sizes() {
+        assert_eq!(mebibytes("512M"), Some(512));
+        assert_eq!(mebibytes("2G"), Some(2048));
+        assert_eq!(mebibytes("536870912"), Some(512));
+        assert_eq!(mebibytes("9999999G"), None);
+        assert_eq!(mebibytes("much"), None);
+    }
+}

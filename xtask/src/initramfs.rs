@@ -1,0 +1,189 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The initial RAM file systems of the beds (L1) and of the kernels that mini-vmm boots (L2).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::cpio::Archive;
+use crate::kernels::Kernel;
+use crate::packages;
+use crate::process::read;
+use crate::workspace::cache_dir;
+
+/// Loads the modules listed in /lib/m/order.
+const LOAD_MODULES: &str = "for m in $(cat /lib/m/order); do insmod /lib/m/$m.ko; done\n";
+
+/// What both kinds of /init do first. The kernel's own messages stay off the serial port that
+/// carries the command's output, as far as the log level can keep them off.
+const PROLOGUE: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root TERM=linux
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/net; mount -t devpts pts /dev/pts
+dmesg -n 1
+";
+
+/// The static busybox: the installed one, else Debian's, unpacked in the cache.
+pub fn busybox() -> Result<PathBuf> {
+    for installed in ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from) {
+        if installed.is_file() && is_static(&read(&installed)?) {
+            return Ok(installed);
+        }
+    }
+    let place = cache_dir()?.join("busybox");
+    if !place.is_dir() {
+        packages::unpack("busybox-static", "busybox")?;
+    }
+    let found = ["bin/busybox", "usr/bin/busybox"]
+        .map(|path| place.join(path))
+        .into_iter()
+        .find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path),
+        None => bail!("{} holds no busybox; remove it", place.display()),
+    }
+}
+
+/// Whether an ELF file names no dynamic loader.
+pub fn is_static(elf: &[u8]) -> bool {
+    let loader = b"/ld-linux";
+    let head = &elf[..elf.len().min(4096)];
+    !head.windows(loader.len()).any(|window| window == loader)
+}
+
+/// Busybox, the modules and the directories that every root file system here has.
+fn base(modules: &[(String, Vec<u8>)]) -> Result<Archive> {
+    let mut archive = Archive::default();
+    for directory in ["/dev", "/proc", "/sys", "/tmp", "/run", "/root"] {
+        archive.directory(directory);
+    }
+    archive.file("/bin/busybox", &read(&busybox()?)?);
+    let mut order = String::new();
+    for (name, data) in modules {
+        order.push_str(&format!("{name}\n"));
+        archive.file(&format!("/lib/m/{name}.ko"), data);
+    }
+    archive.file("/lib/m/order", order.as_bytes());
+    Ok(archive)
+}
+
+/// The root file system of a bed: runs `/job` on the first serial port and reports its status,
+/// marked with `nonce`, on the second, where the kernel's messages also go.
+pub fn bed(
+    modules: &[(String, Vec<u8>)],
+    script: &str,
+    nonce: &str,
+    terminal: Option<(u16, u16)>,
+) -> Result<Archive> {
+    let run = match terminal {
+        Some((rows, columns)) => format!(
+            "stty -F /dev/ttyS0 rows {rows} columns {columns}\n\
+             setsid -c sh /job </dev/ttyS0 >/dev/ttyS0 2>&1\n"
+        ),
+        None => "stty -F /dev/ttyS0 raw -echo\nsh /job </dev/null >/dev/ttyS0 2>&1\n".to_owned(),
+    };
+    let mut archive = base(modules)?;
+    archive.file("/job", script.as_bytes());
+    archive.file(
+        "/init",
+        format!(
+            "{PROLOGUE}{LOAD_MODULES}{run}status=$?\n\
+             echo >/dev/ttyS1; echo \"{nonce} status $status\" >/dev/ttyS1\npoweroff -f\n"
+        )
+        .as_bytes(),
+    );
+    Ok(archive)
+}
+
+/// Modules that a guest of mini-vmm has devices for; those that a kernel lacks are left out.
+const GUEST_MODULES: &[&str] = &["pvpanic", "pvpanic-mmio", "button", "evdev"];
+
+/// The root file system of a guest of mini-vmm: runs `/job`, which [`job`] adds, then powers off.
+pub fn guest(kernel: Option<&Kernel>) -> Result<Vec<u8>> {
+    let modules = match kernel {
+        Some(kernel) => kernel.modules(GUEST_MODULES)?,
+        None => Vec::new(),
+    };
+    let mut archive = base(&modules)?;
+    archive.file(
+        "/init",
+        format!("{PROLOGUE}{LOAD_MODULES}. /job\npoweroff -f\n").as_bytes(),
+    );
+    Ok(archive.finish())
+}
+
+/// An archive to append to [`guest`]'s: the shell commands that its /init runs.
+pub fn job(script: &str) -> Vec<u8> {
+    program("/job", script.as_bytes())
+}
+
+/// An archive to append to [`guest`]'s: one more program.
+pub fn program(path: &str, data: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.file(path, data);
+    archive.finish()
+}
+
+/// A guest job that is an interactive shell on the console.
+pub fn shell_job((rows, columns): (u16, u16)) -> String {
+    format!(
+        "stty -F /dev/ttyS0 rows {rows} columns {columns}\n\
+         setsid -c sh </dev/ttyS0 >/dev/ttyS0 2>&1\n"
+    )
+}
+
+/// Adds a host file at `guest_path`, and the libraries that it needs when it is a dynamic program.
+pub fn add_program(archive: &mut Archive, host: &Path, guest_path: &str) -> Result<()> {
+    let data = read(host)?;
+    let is_dynamic = data.starts_with(b"\x7fELF") && !is_static(&data);
+    archive.file(guest_path, &data);
+    if is_dynamic {
+        for library in libraries(host)? {
+            archive.file(&library, &read(Path::new(&library))?);
+        }
+    }
+    Ok(())
+}
+
+fn libraries(program: &Path) -> Result<Vec<String>> {
+    let output = crate::process::capture_ok(std::process::Command::new("ldd").arg(program))?;
+    let text = String::from_utf8_lossy(&output);
+    let words = text.split_whitespace();
+    Ok(words
+        .filter(|word| word.starts_with('/'))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dynamic_programs_are_told_by_their_loader() {
+        assert!(!is_static(b"\x7fELF....\0/lib64/ld-linux-x86-64.so.2\0"));
+        assert!(is_static(b"\x7fELF"));
+        // This test runs dynamically or statically linked; both answers must be consistent.
+        let own = std::env::current_exe().unwrap();
+        let is_dynamic = !is_static(&read(&own).unwrap());
+        if is_dynamic {
+            assert!(
+                libraries(&own)
+                    .unwrap()
+                    .iter()
+                    .any(|path| path.contains("libc.so"))
+            );
+        }
+    }
+
+    #[test]
+    fn an_added_program_is_a_file_of_the_archive() {
+        let mut archive = Archive::default();
+        let own = std::env::current_exe().unwrap();
+        add_program(&mut archive, &own, "/bin/own").unwrap();
+        assert!(archive.finish().len() > read(&own).unwrap().len());
+    }
+}

@@ -1,0 +1,300 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Debian's kernels, unpacked and cached: image, modules, decompressed image.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::initramfs::busybox;
+use crate::packages;
+use crate::process::{capture_ok, read, step, write};
+use crate::workspace::{Scratch, cache_dir};
+
+/// A kernel series that the test beds and the boot tests use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Series {
+    /// Debian 12's: the payload of its bzImage is LZ4.
+    V6_1,
+    /// Debian 13's, also in Debian 12: zstd.
+    V6_12,
+}
+
+impl Series {
+    /// All of them, the preferred one first.
+    pub const ALL: [Series; 2] = [Series::V6_1, Series::V6_12];
+
+    fn name(self) -> &'static str {
+        match self {
+            Series::V6_1 => "6.1",
+            Series::V6_12 => "6.12",
+        }
+    }
+
+    /// The series that `text` names.
+    pub fn parse(text: &str) -> Option<Series> {
+        Series::ALL.into_iter().find(|series| series.name() == text)
+    }
+}
+
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An unpacked Debian kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Its release, as `uname -r` prints it.
+    pub release: String,
+    /// The bzImage.
+    pub image: PathBuf,
+    modules: PathBuf,
+}
+
+impl Kernel {
+    /// The kernel of `series`, fetched when it is not cached.
+    pub fn fetch(series: Series) -> Result<Kernel> {
+        let place = cache_dir()?.join(format!("linux-{series}"));
+        if !place.is_dir() {
+            let package = newest_package(series)?;
+            packages::unpack(&package, &format!("linux-{series}"))?;
+        }
+        Kernel::open(&place)
+    }
+
+    /// The preferred kernel: a cached one, else the first series that Debian offers here.
+    pub fn fetch_any() -> Result<Kernel> {
+        let cache = cache_dir()?;
+        let cached = |series: &Series| cache.join(format!("linux-{series}")).is_dir();
+        if let Some(series) = Series::ALL.into_iter().find(cached) {
+            return Kernel::fetch(series);
+        }
+        let mut errors = Vec::new();
+        for series in Series::ALL {
+            match Kernel::fetch(series) {
+                Ok(kernel) => return Ok(kernel),
+                Err(error) => errors.push(format!("{error:#}")),
+            }
+        }
+        bail!(errors.join("\n"))
+    }
+
+    fn open(place: &Path) -> Result<Kernel> {
+        let prefix = "vmlinuz-";
+        let images = fs::read_dir(place.join("boot"))
+            .with_context(|| format!("{} holds no kernel; remove it", place.display()))?;
+        let (release, image) = images
+            .flatten()
+            .find_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                Some((name.strip_prefix(prefix)?.to_owned(), entry.path()))
+            })
+            .with_context(|| format!("{} holds no kernel; remove it", place.display()))?;
+        // Debian 13 moved the modules to /usr/lib.
+        let modules = ["lib", "usr/lib"]
+            .map(|lib| place.join(lib).join("modules").join(&release))
+            .into_iter()
+            .find(|path| path.is_dir())
+            .with_context(|| format!("{} holds no modules; remove it", place.display()))?;
+        Ok(Kernel {
+            release,
+            image,
+            modules,
+        })
+    }
+
+    /// The modules `names` and what they depend on, in the order of loading, decompressed. A name
+    /// that is built into this kernel has no file and is left out.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = BTreeMap::new();
+        list_modules(&self.modules, &mut files)?;
+        let mut chain = Vec::new();
+        for name in names {
+            self.add_module(name, &files, &mut chain)?;
+        }
+        Ok(chain)
+    }
+
+    fn add_module(
+        &self,
+        name: &str,
+        files: &BTreeMap<String, PathBuf>,
+        chain: &mut Vec<(String, Vec<u8>)>,
+    ) -> Result<()> {
+        let name = name.replace('-', "_");
+        let Some(path) = files.get(&name) else {
+            return Ok(());
+        };
+        if chain.iter().any(|(other, _)| *other == name) {
+            return Ok(());
+        }
+        let data = if path.extension().is_some_and(|extension| extension == "xz") {
+            capture_ok(Command::new(busybox()?).arg("xzcat").arg(path))?
+        } else {
+            read(path)?
+        };
+        for dependency in dependencies(&data) {
+            self.add_module(&dependency, files, chain)?;
+        }
+        chain.push((name, data));
+        Ok(())
+    }
+
+    /// The decompressed kernel, an ELF `vmlinux`, cached.
+    pub fn vmlinux(&self) -> Result<PathBuf> {
+        let vmlinux = cache_dir()?.join(format!("vmlinux-{}", self.release));
+        if !vmlinux.exists() {
+            let elf = step(&format!("decompressing Linux {}", self.release), || {
+                decompress(&read(&self.image)?)
+            })?;
+            write(&vmlinux, elf)?;
+        }
+        Ok(vmlinux)
+    }
+}
+
+fn newest_package(series: Series) -> Result<String> {
+    let version = series.name().replace('.', r"\.");
+    // Signed for Secure Boot or not, the kernel is the same.
+    let pattern = format!(r"^linux-image-{version}[.+].*-cloud-amd64(-unsigned)?$");
+    packages::names_matching(&pattern)?
+        .into_iter()
+        .max_by_key(|name| (numbers(name), !name.ends_with("-unsigned")))
+        .with_context(|| {
+            format!("Debian's package lists here hold no cloud kernel {series}; run `sudo apt-get update`, or give --kernel PATH")
+        })
+}
+
+/// The numbers in a package's name, to compare versions.
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
+fn list_modules(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory)
+        .with_context(|| format!("can't read {}", directory.display()))?
+        .flatten()
+    {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list_modules(&path, files)?;
+        } else if let Some((name, _)) = entry.file_name().to_string_lossy().split_once(".ko") {
+            files.insert(name.replace('-', "_"), path);
+        }
+    }
+    Ok(())
+}
+
+/// What a module's `depends=` says in its `.modinfo`: unpacked packages have no modules.dep.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    let key = b"\0depends=";
+    let Some(at) = module.windows(key.len()).position(|window| window == key) else {
+        return Vec::new();
+    };
+    let value = module[at + key.len()..].split(|&byte| byte == 0).next();
+    String::from_utf8_lossy(value.unwrap_or_default())
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The ELF file in a bzImage's payload.
+fn decompress(image: &[u8]) -> Result<Vec<u8>> {
+    let payload = payload(image).context("the image has no payload: it is no bzImage")?;
+    let (program, package) = match payload {
+        [0x02, 0x21, 0x4c, 0x18, ..] => ("lz4", "lz4"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", "zstd"),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz", "xz-utils"),
+        [0x1f, 0x8b, ..] => ("gzip", "gzip"),
+        _ => bail!("the payload's compression is unknown"),
+    };
+    packages::require(&[(program, package)])?;
+    let scratch = Scratch::new()?;
+    write(&scratch.path("payload"), payload)?;
+    capture_ok(
+        Command::new(program)
+            .arg("-dc")
+            .arg(scratch.path("payload")),
+    )
+}
+
+/// The compressed kernel within a bzImage, without the length that the kernel's build appends
+/// (Linux boot protocol, `payload_offset` and `payload_length`, protocol 2.08).
+fn payload(image: &[u8]) -> Option<&[u8]> {
+    let word = |at: usize| -> Option<usize> {
+        let bytes = image.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    if image.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let setup_sectors = match image.get(0x1f1)? {
+        0 => 4,
+        &count => usize::from(count),
+    };
+    let start = (setup_sectors + 1) * 512 + word(0x248)?;
+    let length = word(0x24c)?.checked_sub(4)?;
+    image.get(start..start.checked_add(length)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_packages_compare_greater() {
+        assert!(
+            numbers("linux-image-6.12.117+deb12-cloud-amd64-unsigned")
+                > numbers("linux-image-6.12.9+deb12-cloud-amd64-unsigned")
+        );
+        assert!(
+            numbers("linux-image-6.1.0-56-cloud-amd64")
+                > numbers("linux-image-6.1.0-9-cloud-amd64")
+        );
+    }
+
+    #[test]
+    fn modinfo_names_the_dependencies() {
+        assert_eq!(
+            dependencies(b"\x7fELF..\0alias=x\0depends=kvm,ccp\0retpoline=Y\0"),
+            ["kvm", "ccp"]
+        );
+        assert!(dependencies(b"\0depends=\0").is_empty());
+        assert!(dependencies(b"\0depends=a")[0] == "a");
+        assert!(dependencies(b"").is_empty());
+    }
+
+    #[test]
+    fn payload_is_cut_by_the_setup_header() {
+        let mut image = vec![0; 0x400 + 0x100];
+        image[0x1f1] = 1;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x248..0x24c].copy_from_slice(&0x10u32.to_le_bytes());
+        image[0x24c..0x250].copy_from_slice(&9u32.to_le_bytes());
+        image[0x410..0x415].copy_from_slice(b"hello");
+        assert_eq!(payload(&image).unwrap(), b"hello");
+        // Lengths that leave the image, or hold not even the appended word.
+        image[0x24c..0x250].copy_from_slice(&0xffff_ffffu32.to_le_bytes());
+        assert!(payload(&image).is_none());
+        image[0x24c..0x250].copy_from_slice(&3u32.to_le_bytes());
+        assert!(payload(&image).is_none());
+        assert!(payload(b"short").is_none());
+    }
+
+    #[test]
+    fn series_are_told_by_their_name() {
+        assert_eq!(Series::parse("6.12"), Some(Series::V6_12));
+        assert_eq!(Series::parse("6.1"), Some(Series::V6_1));
+        assert_eq!(Series::parse("/boot/vmlinuz"), None);
+    }
+}

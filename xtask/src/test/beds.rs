@@ -1,0 +1,324 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The parts of `cargo xtask test` that run in the beds: all jobs of a bed in one start of it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::linux::{self, Boot};
+use super::summary::{Row, Tally};
+use super::{Run, libtest};
+use crate::bed::{Bed, Vendor};
+use crate::build::{self, Kind, TestBinary, TestBuild};
+use crate::packages;
+use crate::process::{capture_ok, sh_quote, step, write};
+use crate::workspace::{Scratch, nonce};
+
+/// A job of a bed takes at most this long, in seconds.
+const JOB_LIMIT: u32 = 240;
+
+pub fn amd(run: &mut Run) {
+    bed(run, Vendor::Amd, "AMD bed");
+}
+
+pub fn intel(run: &mut Run) {
+    bed(run, Vendor::Intel, "Intel bed");
+}
+
+/// What a job is judged by.
+enum Check {
+    Tests(String),
+    Linux(Boot),
+}
+
+struct Job {
+    name: String,
+    script: String,
+    check: Check,
+}
+
+/// What came of a job: its status, what it printed, how long it took.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Outcome {
+    status: Option<u8>,
+    output: String,
+    elapsed: Duration,
+}
+
+fn bed(run: &mut Run, vendor: Vendor, place: &str) {
+    let only = run.only.clone();
+    let result = run
+        .tests()
+        .cloned()
+        .and_then(|tests| run_jobs(vendor, place, &only, &tests));
+    match result {
+        Ok(rows) => rows.into_iter().for_each(|row| run.push(row)),
+        Err(error) => run.row("bed", place, || Err(error)),
+    }
+}
+
+fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Result<Vec<Row>> {
+    let scratch = Scratch::new()?;
+    let mut bed = Bed::new(vendor);
+    bed.timeout = Some(Duration::from_secs(900));
+    let mut jobs = Vec::new();
+    add_tests(vendor, only, build, &mut bed, &scratch, &mut jobs)?;
+    let boots = linux::prepare(vendor, only, &mut bed, &scratch)?;
+    if !boots.is_empty() {
+        bed.add(&build::mini_vmm()?, "/bin/mini-vmm");
+    }
+    jobs.extend(boots.into_iter().map(|boot| Job {
+        name: boot.name(),
+        script: boot.script(),
+        check: Check::Linux(boot),
+    }));
+    for (index, job) in jobs.iter().enumerate() {
+        let script = scratch.path(&format!("script-{index}"));
+        write(&script, &job.script)?;
+        bed.add(&script, &format!("/jobs/{index}"));
+    }
+    let mut log = JobLog::new(&nonce(), jobs.iter().map(|job| job.name.clone()).collect());
+    let script = log.script();
+    let end = step(place, || bed.run(&script, &mut |bytes| log.feed(bytes)));
+    let cause = match end {
+        Ok(_) => "the bed ended before this job did".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    let mut rows = Vec::new();
+    for (title, is_linux) in [("KVM tests", false), ("Linux boots", true)] {
+        let mut row = Row {
+            part: title.to_owned(),
+            place: place.to_owned(),
+            tally: Tally::default(),
+            elapsed: Duration::ZERO,
+        };
+        let mut any = false;
+        for (job, outcome) in jobs.iter().zip(&log.outcomes) {
+            if matches!(job.check, Check::Linux(_)) == is_linux {
+                any = true;
+                row.elapsed += outcome.elapsed;
+                row.tally.add(judge(job, outcome, &cause));
+            }
+        }
+        if any {
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+fn judge(job: &Job, outcome: &Outcome, cause: &str) -> Tally {
+    match (&job.check, outcome.status) {
+        (_, None) => Tally::fail(format!("{}: {cause}", job.name)),
+        (Check::Tests(name), Some(status)) => libtest::count(name, &outcome.output, status == 0),
+        (Check::Linux(boot), Some(status)) => boot.judge(status, &outcome.output),
+    }
+}
+
+/// Adds the test executables: in the AMD bed all but xtask's, in the Intel bed, which is slow, only
+/// those tests that use KVM. Integration tests that need no KVM ran on the host.
+fn add_tests(
+    vendor: Vendor,
+    only: &str,
+    build: &TestBuild,
+    bed: &mut Bed,
+    scratch: &Scratch,
+    jobs: &mut Vec<Job>,
+) -> Result<()> {
+    packages::require(&[("strip", "binutils")])?;
+    let tests = build.tests.iter().filter(|test| test.package != "xtask");
+    let mut used = false;
+    for (index, test) in tests.enumerate() {
+        let is_kvm = test.kind == Kind::Integration && test.target.starts_with("kvm");
+        let filter = match (vendor, test.kind) {
+            _ if is_kvm => "",
+            (_, Kind::Integration) => continue,
+            (Vendor::Amd, Kind::Unit) => "",
+            (Vendor::Intel, Kind::Unit) => "kvm",
+        };
+        let name = format!("{}::{}", test.package, test.target);
+        if !name.contains(only) {
+            continue;
+        }
+        if vendor == Vendor::Intel && test.kind == Kind::Unit && !has_tests(test, filter)? {
+            continue;
+        }
+        used = true;
+        let guest = format!("/t/{}-{index}", test.target);
+        add_stripped(bed, &test.path, &guest, scratch)?;
+        jobs.push(Job {
+            name: name.clone(),
+            script: test_script(test, &guest, filter),
+            check: Check::Tests(name),
+        });
+    }
+    if used {
+        // Integration tests start these by their path on the host.
+        for program in build
+            .programs
+            .iter()
+            .filter(|path| !path.ends_with("xtask"))
+        {
+            add_stripped(bed, program, &program.to_string_lossy(), scratch)?;
+        }
+    }
+    Ok(())
+}
+
+fn has_tests(test: &TestBinary, filter: &str) -> Result<bool> {
+    let output =
+        capture_ok(Command::new(&test.path).args(["--list", "--format", "terse", filter]))?;
+    Ok(!output.is_empty())
+}
+
+fn test_script(test: &TestBinary, guest: &str, filter: &str) -> String {
+    let directory = sh_quote(&test.directory.to_string_lossy());
+    // Property tests try fewer cases here: the host tried them all.
+    format!(
+        "mkdir -p {directory} && cd {directory}\n\
+         export CARGO_MANIFEST_DIR={directory} PROPTEST_CASES=16 RUST_BACKTRACE=1\n\
+         exec {guest} --show-output --test-threads=2 {filter}\n"
+    )
+}
+
+/// Adds a program without its debug sections, which are most of its bytes.
+fn add_stripped(bed: &mut Bed, host: &Path, guest: &str, scratch: &Scratch) -> Result<()> {
+    let small = scratch.path(&format!("stripped-{}", bed.files.len()));
+    capture_ok(Command::new("strip").arg("-o").arg(&small).arg(host))
+        .with_context(|| format!("can't add {} to the bed", host.display()))?;
+    bed.add(&small, guest);
+    Ok(())
+}
+
+/// Follows the jobs of a bed on its serial port.
+#[derive(Debug)]
+struct JobLog {
+    mark: String,
+    names: Vec<String>,
+    outcomes: Vec<Outcome>,
+    current: Option<(usize, Instant)>,
+    line: Vec<u8>,
+}
+
+impl JobLog {
+    fn new(nonce: &str, names: Vec<String>) -> JobLog {
+        JobLog {
+            mark: format!("@{nonce} "),
+            outcomes: vec![Outcome::default(); names.len()],
+            names,
+            current: None,
+            line: Vec::new(),
+        }
+    }
+
+    /// The script that runs /jobs/0, /jobs/1, ... and marks their beginnings and ends.
+    fn script(&self) -> String {
+        format!(
+            "i=0; while [ $i -lt {} ]; do\n\
+             echo; echo '{mark}'begin $i\n\
+             timeout -s KILL {JOB_LIMIT} sh /jobs/$i </dev/null 2>&1; s=$?\n\
+             killall -q -9 mini-vmm\n\
+             echo; echo '{mark}'end $i $s\n\
+             i=$((i + 1)); done\n",
+            self.names.len(),
+            mark = self.mark,
+        )
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.line.push(byte);
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.line).into_owned();
+                self.line.clear();
+                self.take(&line);
+            }
+        }
+    }
+
+    fn take(&mut self, line: &str) {
+        let Some(mark) = line.strip_prefix(&self.mark) else {
+            if let Some((index, _)) = self.current {
+                self.outcomes[index].output.push_str(line);
+            }
+            return;
+        };
+        let words: Vec<&str> = mark.split_whitespace().collect();
+        match words.as_slice() {
+            ["begin", index] => {
+                let index = index.parse().ok().filter(|&index| index < self.names.len());
+                self.current = index.map(|index| (index, Instant::now()));
+            }
+            ["end", _, status] => {
+                let Some((index, started)) = self.current.take() else {
+                    return;
+                };
+                let outcome = &mut self.outcomes[index];
+                outcome.status = status.parse().ok();
+                outcome.elapsed = started.elapsed();
+                eprintln!(
+                    "xtask: {}: exit code {status}, {:.1} s",
+                    self.names[index],
+                    outcome.elapsed.as_secs_f64()
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_told_apart_by_marks() {
+        let mut log = JobLog::new("n", vec!["a".into(), "b".into(), "c".into()]);
+        let console = "x\n\n@n begin 0\none\n@m end 0 1\n\n@n end 0 0\n\n@n begin 1\ntwo\n\n@n end 1 33\n\n@n begin 2\nlost\n";
+        for piece in console.as_bytes().chunks(3) {
+            log.feed(piece);
+        }
+        let seen: Vec<_> = log
+            .outcomes
+            .iter()
+            .map(|outcome| (outcome.status, outcome.output.trim_end()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Some(0), "one\n@m end 0 1"),
+                (Some(33), "two"),
+                (None, "lost")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_job_that_never_ended_fails_with_the_cause() {
+        let job = Job {
+            name: "kvm".into(),
+            script: String::new(),
+            check: Check::Tests("kvm".into()),
+        };
+        let tally = judge(&job, &Outcome::default(), "the bed was ended");
+        assert_eq!(tally.failures, ["kvm: the bed was ended"]);
+    }
+
+    #[test]
+    fn marks_out_of_place_are_harmless() {
+        let mut log = JobLog::new("n", vec!["a".into()]);
+        log.feed(b"@n end 0 0\n@n begin 7\n@n begin\n@n end 7 0\ntext\n");
+        assert_eq!(log.outcomes, [Outcome::default()]);
+    }
+
+    #[test]
+    fn the_script_runs_jobs_in_order() {
+        let log = JobLog::new("n", vec!["a".into(), "b".into()]);
+        let mut shell = Command::new("sh");
+        capture_ok(shell.args(["-n", "-c", &log.script()])).unwrap();
+    }
+}

@@ -1,0 +1,386 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The Linux boots of the test beds: which kernel, how, and what must come of it.
+//!
+//! Each case is one run of mini-vmm in a bed. The guest's job says its release and CPUs, prints
+//! READY, then runs the case's own lines; the bed's script starts mini-vmm, drives it where the
+//! case says so, and ends with mini-vmm's exit code.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::bed::{Bed, Vendor};
+use crate::initramfs;
+use crate::kernels::{Kernel, Series};
+use crate::process::{sh_quote, write};
+use crate::workspace::Scratch;
+
+use super::summary::Tally;
+
+/// What is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// Debian's bzImage of a series.
+    Debian(Series),
+    /// The ELF file out of it.
+    Vmlinux(Series),
+    /// A text file.
+    NoKernel,
+}
+
+/// One run of mini-vmm.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What the case is called.
+    pub name: &'static str,
+    /// What is booted.
+    pub image: Image,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Further arguments of mini-vmm.
+    pub arguments: &'static str,
+    /// Further words of the kernel's command line.
+    pub cmdline: &'static str,
+    /// What the guest does after READY; then it powers off.
+    pub guest: &'static str,
+    /// What the bed does meanwhile: `ready N` waits for the guest's N-th READY, `say TEXT` types a
+    /// line, `$vmm` is mini-vmm's process.
+    pub drive: &'static str,
+    /// mini-vmm's exit code.
+    pub exit: u8,
+    /// What must stand in the console's or mini-vmm's output, besides the guest's release and CPUs.
+    pub expect: &'static [&'static str],
+}
+
+const LINUX: Case = Case {
+    name: "",
+    image: Image::Debian(Series::V6_1),
+    cpus: 1,
+    arguments: "",
+    cmdline: "",
+    guest: "",
+    drive: "",
+    exit: 0,
+    expect: &[],
+};
+
+const BZIMAGE_6_12: Image = Image::Debian(Series::V6_12);
+const VMLINUX_6_1: Image = Image::Vmlinux(Series::V6_1);
+
+/// The cases of the AMD bed.
+#[rustfmt::skip]
+const AMD: &[Case] = &[
+    // Kernels, images, CPUs; each ends by ACPI power-off.
+    Case { name: "6.1-bzimage-1cpu", ..LINUX },
+    Case { name: "6.1-bzimage-2cpu", cpus: 2, ..LINUX },
+    Case { name: "6.1-vmlinux-1cpu", image: VMLINUX_6_1, ..LINUX },
+    Case { name: "6.1-vmlinux-2cpu", image: VMLINUX_6_1, cpus: 2, ..LINUX },
+    Case { name: "6.12-bzimage-1cpu", image: BZIMAGE_6_12, ..LINUX },
+    Case { name: "6.12-bzimage-2cpu", image: BZIMAGE_6_12, cpus: 2, ..LINUX },
+    Case { name: "6.1-pvh", image: VMLINUX_6_1, cpus: 2, arguments: "--boot-protocol pvh", ..LINUX },
+    Case { name: "6.1-guest-decompresses", arguments: "--decompress guest", ..LINUX },
+    Case { name: "6.1-legacy-timer", arguments: "--legacy-timer", ..LINUX },
+    Case { name: "6.1-hidden-feature", arguments: "--cpu-features -avx2",
+        guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
+    // The exit contract.
+    Case { name: "reboot-exits-32", guest: "reboot -f", exit: 32, ..LINUX },
+    Case { name: "reboot-resets", cpus: 2, arguments: "--on-reboot reset",
+        guest: "read what; [ $what = poweroff ] || reboot -f",
+        drive: "ready 1; say reboot; ready 2; say poweroff", ..LINUX },
+    Case { name: "panic-exits-34", guest: "echo c >/proc/sysrq-trigger", exit: 34,
+        expect: &["sysrq triggered crash"], ..LINUX },
+    Case { name: "panic-continues", arguments: "--on-panic continue", cmdline: "panic=1",
+        guest: "echo c >/proc/sysrq-trigger", exit: 32, ..LINUX },
+    Case { name: "triple-fault-exits-33", cmdline: "reboot=t", guest: "reboot -f", exit: 33,
+        expect: &["RIP"], ..LINUX },
+    Case { name: "debug-exit-3-exits-7", arguments: "--debug-exit", guest: "/bin/debug-exit",
+        exit: 7, ..LINUX },
+    Case { name: "timeout-exits-36", arguments: "--timeout 10", guest: "sleep 1000", exit: 36, ..LINUX },
+    Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 1; kill -TERM $vmm",
+        expect: &["BUTTON"], ..LINUX },
+    // Start-up and usage errors.
+    Case { name: "no-kernel-exits-1", image: Image::NoKernel, exit: 1, expect: &["kernel"], ..LINUX },
+    Case { name: "unknown-flag-exits-2", image: Image::NoKernel, arguments: "--no-such-flag",
+        exit: 2, expect: &["--no-such-flag"], ..LINUX },
+];
+
+/// The cases of the Intel bed.
+#[rustfmt::skip]
+const INTEL: &[Case] = &[
+    Case { name: "6.1-bzimage-1cpu", cmdline: "cryptomgr.notests=1", ..LINUX },
+];
+
+/// Waits for the power button's key event, as logind would.
+const POWER_BUTTON: &str =
+    "dd if=/dev/input/event0 bs=24 count=1 of=/dev/null 2>/dev/null && echo BUTTON";
+
+/// The debug-exit port's value in the guest's `/bin/debug-exit`.
+const DEBUG_EXIT: (u16, u8) = (0xf4, 3);
+
+/// Start of every case's script in the bed.
+const BED_LIBRARY: &str = r#"
+ready() {
+    for i in $(seq 600); do
+        [ "$(grep -c '^READY' /tmp/out)" -ge "$1" ] && return
+        usleep 100000
+    done
+}
+say() { echo "$1" >&3; }
+rm -f /tmp/in; mkfifo /tmp/in; exec 3<>/tmp/in
+"#;
+
+/// A case, ready to run in a bed.
+#[derive(Debug)]
+pub struct Boot {
+    case: &'static Case,
+    /// The release that the guest must name, when a kernel boots.
+    release: Option<String>,
+    image: String,
+    initrd: String,
+}
+
+/// The cases of `vendor`'s bed whose name contains `only`; adds the files that they need.
+pub fn prepare(vendor: Vendor, only: &str, bed: &mut Bed, scratch: &Scratch) -> Result<Vec<Boot>> {
+    let cases = match vendor {
+        Vendor::Amd => AMD,
+        Vendor::Intel => INTEL,
+    };
+    let mut boots = Vec::new();
+    for case in cases.iter().filter(|case| name(case).contains(only)) {
+        let (host, image, kernel) = match case.image {
+            Image::Debian(series) => {
+                let kernel = Kernel::fetch(series)?;
+                (
+                    kernel.image.clone(),
+                    format!("/guest/bzImage-{series}"),
+                    Some((series, kernel)),
+                )
+            }
+            Image::Vmlinux(series) => {
+                let kernel = Kernel::fetch(series)?;
+                (
+                    kernel.vmlinux()?,
+                    format!("/guest/vmlinux-{series}"),
+                    Some((series, kernel)),
+                )
+            }
+            Image::NoKernel => {
+                let text = scratch.path("text");
+                write(&text, "This is no kernel.\n".repeat(1000))?;
+                (text, "/guest/text".to_owned(), None)
+            }
+        };
+        add_once(bed, host, &image);
+        let mut initrd = String::new();
+        let mut release = None;
+        if let Some((series, kernel)) = kernel {
+            initrd = format!("/guest/initrd-{series}");
+            let file = scratch.path(&format!("initrd-{series}"));
+            if !file.exists() {
+                let mut archive = initramfs::guest(Some(&kernel))?;
+                archive.extend(initramfs::program(
+                    "/bin/debug-exit",
+                    &port_writer(DEBUG_EXIT),
+                ));
+                write(&file, archive)?;
+            }
+            add_once(bed, file, &initrd);
+            let job = scratch.path(&format!("job-{}", case.name));
+            write(&job, initramfs::job(&guest_job(case)))?;
+            bed.add(&job, &format!("/guest/job-{}", case.name));
+            release = Some(kernel.release);
+        }
+        boots.push(Boot {
+            case,
+            release,
+            image,
+            initrd,
+        });
+    }
+    Ok(boots)
+}
+
+fn add_once(bed: &mut Bed, host: PathBuf, guest: &str) {
+    if !bed.files.iter().any(|(_, present)| present == guest) {
+        bed.files.push((host, guest.to_owned()));
+    }
+}
+
+fn name(case: &Case) -> String {
+    format!("linux-{}", case.name)
+}
+
+fn guest_job(case: &Case) -> String {
+    format!(
+        "echo \"release=$(uname -r) cpus=$(nproc).\"\necho READY\n{}\n",
+        case.guest
+    )
+}
+
+impl Boot {
+    /// What the case is called.
+    pub fn name(&self) -> String {
+        name(self.case)
+    }
+
+    /// The script that the bed runs; its status is mini-vmm's.
+    pub fn script(&self) -> String {
+        let case = self.case;
+        let mut line = format!("mini-vmm --kernel {}", self.image);
+        let mut initrd = String::new();
+        if !self.initrd.is_empty() {
+            initrd = format!(
+                "cat {} /guest/job-{} >/tmp/initrd\n",
+                self.initrd, case.name
+            );
+            line.push_str(" --initrd /tmp/initrd");
+        }
+        let cmdline = format!("console=ttyS0 quiet {}", case.cmdline);
+        line.push_str(&format!(
+            " --cmdline {} --cpus {} --memory 512M --serial stdio {}",
+            sh_quote(cmdline.trim_end()),
+            case.cpus,
+            case.arguments
+        ));
+        format!(
+            "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n{}\n\
+             wait $vmm; code=$?\n\
+             cat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
+            case.drive
+        )
+    }
+
+    /// Judges a run by mini-vmm's exit code and what was printed.
+    pub fn judge(&self, exit: u8, output: &str) -> Tally {
+        let mut wrong = Vec::new();
+        if exit != self.case.exit {
+            wrong.push(format!("exit code {exit}, not {}", self.case.exit));
+        }
+        let of_guest = self
+            .release
+            .as_ref()
+            .map(|release| format!("release={release} cpus={}.", self.case.cpus));
+        let expect = self.case.expect.iter().map(|&text| text.to_owned());
+        for text in expect.chain(of_guest) {
+            if !output.contains(&text) {
+                wrong.push(format!("the output lacks '{text}'"));
+            }
+        }
+        if wrong.is_empty() {
+            return Tally::pass();
+        }
+        Tally::fail(format!(
+            "{}: {}\n{}",
+            self.name(),
+            wrong.join("; "),
+            crate::process::last_lines(output, 40)
+        ))
+    }
+}
+
+/// A Linux program that writes one byte to a port: Debian's kernels have no /dev/port.
+fn port_writer((port, value): (u16, u8)) -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let port = port.to_le_bytes();
+    let mut code = Vec::new();
+    code.extend([0xb8, 173, 0, 0, 0]); // mov eax, SYS_ioperm
+    code.extend([0xbf, port[0], port[1], 0, 0]); // mov edi, port
+    code.extend([0xbe, 1, 0, 0, 0]); // mov esi, 1 (how many)
+    code.extend([0xba, 1, 0, 0, 0]); // mov edx, 1 (allow)
+    code.extend([0x0f, 0x05]); // syscall
+    code.extend([0xba, port[0], port[1], 0, 0]); // mov edx, port
+    code.extend([0xb0, value, 0xee]); // mov al, value; out dx, al
+    code.extend([0xb8, 60, 0, 0, 0]); // mov eax, SYS_exit
+    code.extend([0xbf, 1, 0, 0, 0]); // mov edi, 1
+    code.extend([0x0f, 0x05]); // syscall
+    let mut elf = Vec::new();
+    elf.extend(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    // ET_EXEC, EM_X86_64, version
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    elf.extend((BASE + HEADERS).to_le_bytes()); // entry
+    elf.extend(64u64.to_le_bytes()); // program headers
+    elf.extend(0u64.to_le_bytes()); // section headers
+    elf.extend(0u32.to_le_bytes()); // flags
+    // Sizes: header, program header and its count; sections: none.
+    elf.extend([64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD, read and execute
+    elf.extend(0u64.to_le_bytes()); // offset
+    elf.extend(BASE.to_le_bytes());
+    elf.extend(BASE.to_le_bytes());
+    let size = HEADERS + code.len() as u64;
+    elf.extend(size.to_le_bytes());
+    elf.extend(size.to_le_bytes());
+    elf.extend(0x1000u64.to_le_bytes()); // alignment
+    elf.extend(code);
+    elf
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        for cases in [AMD, INTEL] {
+            let mut names: Vec<_> = cases.iter().map(|case| case.name).collect();
+            names.sort_unstable();
+            let count = names.len();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
+    }
+
+    fn boot() -> Boot {
+        let case = AMD.iter().find(|case| case.name == "reboot-resets");
+        Boot {
+            case: case.unwrap(),
+            release: Some("6.1.0".to_owned()),
+            image: "/guest/k".to_owned(),
+            initrd: "/guest/i".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_run_is_judged_by_code_and_output() {
+        let good = "release=6.1.0 cpus=2.\r\nREADY\r\n";
+        assert_eq!(boot().judge(0, good), Tally::pass());
+        assert_eq!(boot().judge(1, good).failures.len(), 1);
+        let tally = boot().judge(0, "release=6.1.0 cpus=1.");
+        assert!(
+            tally.failures[0].contains("lacks 'release=6.1.0 cpus=2.'"),
+            "{tally:?}"
+        );
+    }
+
+    #[test]
+    fn scripts_are_valid_shell() {
+        let check = |script: &str| {
+            let mut shell = std::process::Command::new("sh");
+            crate::process::capture_ok(shell.args(["-n", "-c", script])).unwrap();
+        };
+        let script = boot().script();
+        assert!(script.contains("--cpus 2") && script.contains("--on-reboot reset"));
+        check(&script);
+        for case in AMD.iter().chain(INTEL) {
+            check(&guest_job(case));
+            check(case.drive);
+        }
+    }
+
+    #[test]
+    fn port_writer_is_an_elf_program() {
+        let scratch = std::env::temp_dir().join(format!("port-writer-{}", std::process::id()));
+        write(&scratch, port_writer((0xf4, 3))).unwrap();
+        let mut permissions = std::fs::metadata(&scratch).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+        std::fs::set_permissions(&scratch, permissions).unwrap();
+        // Where ports are refused (no root, or a sandbox) the kernel ends it by SIGSEGV; a file that
+        // is no program could not even start.
+        let status = std::process::Command::new(&scratch).status();
+        std::fs::remove_file(&scratch).unwrap();
+        assert!(status.is_ok());
+    }
+}

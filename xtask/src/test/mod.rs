@@ -1,0 +1,101 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `cargo xtask test`: everything that must hold, and a summary of it.
+
+mod beds;
+mod coverage;
+mod libtest;
+mod licenses;
+mod linux;
+mod parts;
+mod summary;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::build::{self, TestBuild};
+use crate::process::step;
+use parts::PARTS;
+use summary::{Row, Summary, Tally};
+
+/// What the parts share.
+#[derive(Debug, Default)]
+pub struct Run {
+    summary: Summary,
+    /// Only bed jobs whose name contains this.
+    only: String,
+    build: Option<TestBuild>,
+}
+
+impl Run {
+    /// Runs `work` as one row of the table; an error is a failure.
+    fn row(&mut self, part: &str, place: &str, work: impl FnOnce() -> Result<Tally>) {
+        let started = Instant::now();
+        let tally = step(part, work).unwrap_or_else(|error| Tally::fail(format!("{error:#}")));
+        self.push(Row {
+            part: part.to_owned(),
+            place: place.to_owned(),
+            tally,
+            elapsed: started.elapsed(),
+        });
+    }
+
+    /// Adds a row and says how it ended.
+    fn push(&mut self, row: Row) {
+        eprintln!(
+            "xtask: {} ({}): {} passed, {} failed, {} skipped, {:.0} s",
+            row.part,
+            row.place,
+            row.tally.passed,
+            row.tally.failures.len(),
+            row.tally.skips.len(),
+            row.elapsed.as_secs_f64()
+        );
+        self.summary.0.push(row);
+    }
+
+    /// The statically linked tests, built once.
+    fn tests(&mut self) -> Result<&TestBuild> {
+        if self.build.is_none() {
+            let build = step("building the tests", || build::tests(|_| ()))?;
+            self.build = Some(build);
+        }
+        match &self.build {
+            Some(build) => Ok(build),
+            None => bail!("the tests were not built"),
+        }
+    }
+}
+
+/// `cargo xtask test`: parses its arguments, runs the parts, prints the summary.
+pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
+    use lexopt::prelude::*;
+    let mut run = Run::default();
+    let mut quick = false;
+    let mut wanted: Vec<String> = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("quick") => quick = true,
+            Long("only") => run.only = parser.value()?.string()?,
+            Value(part) => wanted.push(part.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let names: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+    if let Some(unknown) = wanted.iter().find(|part| !names.contains(&part.as_str())) {
+        bail!(
+            "there is no part {unknown}: the parts are {}",
+            names.join(", ")
+        );
+    }
+    for part in PARTS {
+        let is_wanted = wanted.is_empty() || wanted.iter().any(|name| name == part.name);
+        if is_wanted && (part.quick || !quick) {
+            (part.run)(&mut run);
+        }
+    }
+    println!("\n{}", run.summary.render());
+    Ok(if run.summary.is_success() { 0 } else { 1 })
+}

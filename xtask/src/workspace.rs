@@ -1,0 +1,104 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The workspace's places: its root, its target directory, xtask's cache and scratch space.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::process::capture_ok;
+
+/// The target triple that static binaries are built for.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The root of the workspace.
+pub fn root() -> &'static Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        manifest.parent().map(Path::to_owned).unwrap_or(manifest)
+    })
+}
+
+/// A cargo command that runs in the workspace.
+pub fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    // What cargo sets for xtask itself must not leak into the crates that it builds.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(root());
+    command
+}
+
+/// `cargo metadata` of the workspace, with its dependencies.
+pub fn metadata() -> Result<&'static Value> {
+    static METADATA: OnceLock<Value> = OnceLock::new();
+    if let Some(value) = METADATA.get() {
+        return Ok(value);
+    }
+    let mut command = cargo();
+    command.args(["metadata", "--format-version", "1", "--all-features"]);
+    command.args(["--filter-platform", TARGET]);
+    let value = serde_json::from_slice(&capture_ok(&mut command)?)
+        .context("cargo metadata printed no JSON")?;
+    Ok(METADATA.get_or_init(|| value))
+}
+
+/// The workspace's target directory.
+pub fn target_dir() -> Result<PathBuf> {
+    let target = metadata()?["target_directory"].as_str();
+    Ok(PathBuf::from(
+        target.context("cargo metadata names no target directory")?,
+    ))
+}
+
+/// Where downloads are kept: `target/xtask`.
+pub fn cache_dir() -> Result<PathBuf> {
+    let cache = target_dir()?.join("xtask");
+    fs::create_dir_all(&cache).with_context(|| format!("can't make {}", cache.display()))?;
+    Ok(cache)
+}
+
+/// A directory that is removed when it is dropped.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes an empty directory in the cache.
+    pub fn new() -> Result<Self> {
+        let path = cache_dir()?.join(format!("run-{}", nonce()));
+        fs::create_dir(&path).with_context(|| format!("can't make {}", path.display()))?;
+        Ok(Scratch(path))
+    }
+
+    /// The path of `name` in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Left-overs are in target/ and do no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A word that no program prints by accident.
+pub fn nonce() -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{:x}-{:x}", std::process::id(), now.as_nanos())
+}
