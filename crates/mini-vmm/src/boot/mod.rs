@@ -19,6 +19,7 @@ mod pvh;
 pub mod regs;
 
 use std::fmt;
+use std::path::Path;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
@@ -47,6 +48,28 @@ pub struct BootRequest<'a> {
     pub decompress: Decompress,
     /// Where the ACPI tables start, if there are any.
     pub rsdp: Option<GuestAddress>,
+}
+
+/// Opens the kernel at `path`, without waiting should it be a FIFO or a device.
+///
+/// # Errors
+/// [`Error::Kernel`] when it can't be opened, is no regular file or is empty.
+pub fn open_kernel(path: &Path) -> Result<Image, Error> {
+    Image::open(path).map_err(|reason| Error::Kernel {
+        path: path.to_owned(),
+        reason: reason.into(),
+    })
+}
+
+/// Opens the initrd at `path`, without waiting should it be a FIFO or a device.
+///
+/// # Errors
+/// [`Error::Initrd`] when it can't be opened, is no regular file or is empty.
+pub fn open_initrd(path: &Path) -> Result<Image, Error> {
+    Image::open(path).map_err(|reason| Error::Initrd {
+        path: path.to_owned(),
+        reason: reason.into(),
+    })
 }
 
 /// The entry point that is used.
@@ -93,11 +116,11 @@ struct BootData<'a> {
 ///
 /// # Example
 /// ```no_run
-/// use mini_vmm::boot::{self, BootRequest, Image};
+/// use mini_vmm::boot::{self, BootRequest};
 /// use mini_vmm::{memory, spec};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mem = memory::allocate(512 << 20)?;
-/// let kernel = Image::open("/boot/vmlinuz".as_ref())?;
+/// let kernel = boot::open_kernel("/boot/vmlinuz".as_ref())?;
 /// let loaded = boot::load(
 ///     &mem,
 ///     &BootRequest {
@@ -118,7 +141,7 @@ pub fn load<M: GuestMemoryBackend>(mem: &M, request: &BootRequest<'_>) -> Result
         path: request.kernel.path().to_owned(),
         reason,
     };
-    let initrd_error = |path: &std::path::Path, reason| Error::Initrd {
+    let initrd_error = |path: &Path, reason| Error::Initrd {
         path: path.to_owned(),
         reason,
     };

@@ -1,0 +1,438 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Kernels that boot: what is found in guest memory afterwards, by every format and protocol.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod images;
+
+use std::path::Path;
+
+use linux_loader::bootparam::boot_params;
+use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
+use mini_vmm::boot::{
+    self, BootRequest, Compression, Decompression, Format, Image, Loaded, NotDecompressed, Protocol,
+};
+use mini_vmm::layout::{ACPI_TABLES, CMDLINE, MIB, PVH_START_INFO, ZERO_PAGE};
+use mini_vmm::memory;
+use mini_vmm::spec::{BootProtocol, Decompress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use images::{AT, Bz, Ph, RAM, elf, lz4_stored, note, patch};
+
+fn image(bytes: Vec<u8>) -> Image {
+    Image::from_bytes(bytes, Path::new("test")).unwrap()
+}
+
+struct Booted {
+    mem: GuestMemoryMmap,
+    loaded: Loaded,
+}
+
+impl Booted {
+    fn new(kernel: Vec<u8>, protocol: BootProtocol, who: Decompress) -> Self {
+        let mem = memory::allocate(RAM).unwrap();
+        let (kernel, initrd) = (image(kernel), image(b"initrd".repeat(1000)));
+        let request = BootRequest {
+            kernel: &kernel,
+            initrd: Some(&initrd),
+            cmdline: "console=ttyS0 grüße",
+            protocol,
+            decompress: who,
+            rsdp: Some(GuestAddress(ACPI_TABLES)),
+        };
+        let loaded = boot::load(&mem, &request).unwrap_or_else(|e| panic!("{e}"));
+        Booted { mem, loaded }
+    }
+
+    fn auto(kernel: Vec<u8>) -> Self {
+        Self::new(kernel, BootProtocol::Auto, Decompress::Auto)
+    }
+
+    fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.mem.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        bytes
+    }
+
+    fn zero_page(&self) -> boot_params {
+        self.mem.read_obj(GuestAddress(ZERO_PAGE)).unwrap()
+    }
+
+    fn check_common(&self) {
+        assert_eq!(self.bytes(CMDLINE, 22), "console=ttyS0 grüße\0".as_bytes());
+        let (start, size) = self.loaded.initrd.unwrap();
+        assert_eq!((start.0, size), (RAM - 8192, 6000));
+        assert_eq!(self.bytes(start.0, 6000), b"initrd".repeat(1000));
+    }
+
+    fn check_zero_page(&self) {
+        self.check_common();
+        let params = self.zero_page();
+        let hdr = params.hdr;
+        assert_eq!({ hdr.boot_flag }, 0xaa55);
+        assert_eq!({ hdr.header }.to_le_bytes(), *b"HdrS");
+        assert_eq!({ hdr.type_of_loader }, 0xff);
+        assert_eq!(u64::from(hdr.cmd_line_ptr), CMDLINE);
+        assert_eq!(u64::from(hdr.ramdisk_image), RAM - 8192);
+        assert_eq!({ hdr.ramdisk_size }, 6000);
+        assert_eq!({ params.acpi_rsdp_addr }, ACPI_TABLES);
+        assert_eq!({ params.sentinel }, 0);
+        let table = params.e820_table;
+        let map: Vec<_> = memory::memory_map(&self.mem)
+            .iter()
+            .map(|e| (e.start, e.size, e.kind as u32))
+            .collect();
+        let told: Vec<_> = table[..usize::from(params.e820_entries)]
+            .iter()
+            .map(|e| (e.addr, e.size, e.r#type))
+            .collect();
+        assert_eq!(told, map);
+    }
+}
+
+fn kernel_elf() -> Vec<u8> {
+    let text = Ph {
+        memory_size: 0x3000,
+        virt: 0xffff_ffff_8100_0000,
+        ..Ph::load(AT, b"text of the kernel")
+    };
+    let percpu = Ph {
+        virt: 0,
+        ..Ph::load(AT + 0x3000, b"percpu")
+    };
+    elf(AT, &[text, percpu])
+}
+
+fn pvh_elf() -> Vec<u8> {
+    elf(AT, &[Ph::load(AT, &[0x90; 64]), Ph::pvh(AT + 0x20)])
+}
+
+#[test]
+fn elf_boots_by_its_64_bit_entry() {
+    let vm = Booted::auto(kernel_elf());
+    assert_eq!(vm.loaded.protocol, Protocol::Linux64);
+    assert_eq!(vm.loaded.entry.0, AT);
+    assert_eq!(vm.loaded.format, Format::Elf);
+    assert_eq!(vm.loaded.kernel_start.0, AT);
+    assert_eq!(vm.loaded.kernel_end.0, AT + 0x3006);
+    assert_eq!(vm.bytes(AT, 20), b"text of the kernel\0\0");
+    assert_eq!(vm.bytes(AT + 0x3000, 6), b"percpu");
+    vm.check_zero_page();
+}
+
+#[test]
+fn any_single_segment_at_16_mib_boots() {
+    let code = [0xf4; 100];
+    for (entry, virt) in [(AT + 3, AT), (0xffff_8000_0000_0003, 0xffff_8000_0000_0000)] {
+        let segment = Ph {
+            virt,
+            ..Ph::load(AT, &code)
+        };
+        let vm = Booted::auto(elf(entry, &[segment]));
+        assert_eq!(vm.loaded.entry.0, AT + 3);
+        assert_eq!(vm.loaded.regs().rip, AT + 3);
+        assert_eq!(vm.loaded.regs().rsi, ZERO_PAGE);
+        assert_eq!(vm.bytes(AT, 100), code);
+    }
+}
+
+#[test]
+fn elf_with_the_note_boots_by_pvh() {
+    let vm = Booted::auto(pvh_elf());
+    vm.check_common();
+    assert_eq!(vm.loaded.protocol, Protocol::Pvh);
+    assert_eq!(vm.loaded.entry.0, AT + 0x20);
+    assert_eq!(vm.loaded.regs().rbx, PVH_START_INFO);
+    let info: hvm_start_info = vm.mem.read_obj(GuestAddress(PVH_START_INFO)).unwrap();
+    assert_eq!((info.magic, info.version), (0x336e_c578, 1));
+    assert_eq!(
+        (info.cmdline_paddr, info.rsdp_paddr),
+        (CMDLINE, ACPI_TABLES)
+    );
+    assert_eq!(info.nr_modules, 1);
+    let module: hvm_modlist_entry = vm.mem.read_obj(GuestAddress(info.modlist_paddr)).unwrap();
+    assert_eq!((module.paddr, module.size), (RAM - 8192, 6000));
+    let map = memory::memory_map(&vm.mem);
+    assert_eq!(info.memmap_entries as usize, map.len());
+    for (i, entry) in (0..).zip(map) {
+        let told: hvm_memmap_table_entry = vm
+            .mem
+            .read_obj(GuestAddress(info.memmap_paddr + i * 24))
+            .unwrap();
+        assert_eq!(
+            (told.addr, told.size, told.type_),
+            (entry.start, entry.size, entry.kind as u32)
+        );
+    }
+}
+
+#[test]
+fn the_note_is_found_in_both_widths_and_not_needed() {
+    let narrow = Ph {
+        data: note(b"Xen\0", 18, &(AT as u32 + 4).to_le_bytes()),
+        file_size: 20,
+        ..Ph::pvh(0)
+    };
+    let code = Ph::load(AT, &[0x90; 64]);
+    let vm = Booted::auto(elf(AT, &[narrow, code.clone()]));
+    assert_eq!(vm.loaded.entry.0, AT + 4);
+    let vm = Booted::new(pvh_elf(), BootProtocol::Linux, Decompress::Auto);
+    assert_eq!(vm.loaded.protocol, Protocol::Linux64);
+    // Notes of others, notes that end early and sizes beyond all bounds are passed over.
+    let mut lie = note(b"Xen\0", 18, &[0; 8]);
+    lie[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    for notes in [
+        note(b"Xen\0", 2, &[0; 8]),
+        note(b"Ken\0", 18, &[0; 8]),
+        vec![4, 0],
+        lie,
+    ] {
+        let ph = Ph {
+            file_size: notes.len() as u64,
+            data: notes,
+            ..Ph::pvh(0)
+        };
+        let vm = Booted::auto(elf(AT, &[ph, code.clone()]));
+        assert_eq!(vm.loaded.protocol, Protocol::Linux64);
+    }
+}
+
+#[test]
+fn bzimage_is_decompressed_by_the_host() {
+    let bz = Bz {
+        payload: lz4_stored(&[kernel_elf(), b"relocations".to_vec()].concat()),
+        ..Default::default()
+    };
+    let vm = Booted::auto(bz.build());
+    assert_eq!(vm.loaded.format, Format::BzImage(0x020f));
+    assert!(
+        matches!(
+            vm.loaded.decompression,
+            Decompression::Host {
+                format: Compression::Lz4,
+                ..
+            }
+        ),
+        "{}",
+        vm.loaded
+    );
+    assert_eq!(vm.loaded.entry.0, AT);
+    assert_eq!(vm.bytes(AT, 18), b"text of the kernel");
+    vm.check_zero_page();
+    // The image's own setup header is kept.
+    assert_eq!({ vm.zero_page().hdr.pref_address }, AT);
+    // What it asked for is not given to the initrd.
+    assert_eq!(vm.loaded.kernel_end.0, AT + 8 * MIB);
+}
+
+#[test]
+fn bzimage_boots_by_pvh_when_asked() {
+    let bz = Bz {
+        payload: lz4_stored(&pvh_elf()),
+        ..Default::default()
+    };
+    let vm = Booted::new(bz.build(), BootProtocol::Pvh, Decompress::Auto);
+    assert_eq!(vm.loaded.protocol, Protocol::Pvh);
+    assert_eq!(vm.loaded.entry.0, AT + 0x20);
+    assert_eq!(Booted::auto(bz.build()).loaded.protocol, Protocol::Linux64);
+}
+
+#[test]
+fn bzimage_is_left_to_the_guest_where_the_host_can_not() {
+    let mut damaged = lz4_stored(&kernel_elf());
+    damaged[8] = 0x0f;
+    let cases: [(Vec<u8>, Decompress, &str); 6] = [
+        (
+            lz4_stored(&kernel_elf()),
+            Decompress::Guest,
+            "--decompress guest was asked for",
+        ),
+        (
+            vec![],
+            Decompress::Auto,
+            "its setup header names no payload",
+        ),
+        (
+            b"secret sauce".to_vec(),
+            Decompress::Auto,
+            "its payload is in a compression format that is not known here",
+        ),
+        (
+            lz4_stored(b"no ELF"),
+            Decompress::Auto,
+            "its payload is no usable vmlinux",
+        ),
+        (
+            lz4_stored(&elf(AT, &[Ph::load(2 * RAM, b"far")])),
+            Decompress::Auto,
+            "its payload is no usable vmlinux",
+        ),
+        (
+            damaged,
+            Decompress::Auto,
+            "its lz4 payload can't be decompressed",
+        ),
+    ];
+    for (payload, who, why) in cases {
+        let bz = Bz {
+            payload,
+            ..Default::default()
+        };
+        let bytes = bz.build();
+        let vm = Booted::new(bytes.clone(), BootProtocol::Auto, who);
+        match &vm.loaded.decompression {
+            Decompression::Guest(reason) => {
+                assert!(reason.to_string().starts_with(why), "{reason}")
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(vm.loaded.entry.0, MIB + 0x200);
+        assert_eq!(vm.bytes(MIB, bytes.len() - 1024), bytes[1024..]);
+        vm.check_zero_page();
+    }
+}
+
+#[test]
+fn a_signature_behind_the_image_is_not_loaded() {
+    let mut bytes = Bz::default().build();
+    let len = bytes.len();
+    bytes.extend([0xee; 4096]);
+    let vm = Booted::auto(bytes);
+    assert_eq!(vm.bytes(MIB + len as u64 - 1024, 16), [0; 16]);
+}
+
+#[test]
+fn the_log_line_says_what_happened() {
+    let bz = Bz {
+        payload: lz4_stored(&kernel_elf()),
+        ..Default::default()
+    };
+    let line = Booted::new(bz.build(), BootProtocol::Auto, Decompress::Guest)
+        .loaded
+        .to_string();
+    assert_eq!(
+        line,
+        "kernel: bzImage 2.15, decompressed by the guest as --decompress guest was asked for; 0x100000..0x1800000, \
+         64-bit Linux entry 0x100200; initrd 0x3ffe000..0x3fff770"
+    );
+    assert_eq!(
+        Booted::auto(pvh_elf()).loaded.to_string(),
+        "kernel: ELF; 0x1000000..0x1000040, PVH entry 0x1000020; initrd 0x3ffe000..0x3fff770"
+    );
+}
+
+#[test]
+fn files_are_loaded_like_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    for bytes in [
+        kernel_elf(),
+        Bz {
+            payload: lz4_stored(&kernel_elf()),
+            ..Default::default()
+        }
+        .build(),
+    ] {
+        let path = dir.path().join("kernel with no telling name");
+        std::fs::write(&path, &bytes).unwrap();
+        let mem = memory::allocate(RAM).unwrap();
+        let kernel = Image::open(&path).unwrap();
+        let request = BootRequest {
+            kernel: &kernel,
+            initrd: Some(&kernel),
+            cmdline: "",
+            protocol: BootProtocol::Auto,
+            decompress: Decompress::Auto,
+            rsdp: None,
+        };
+        let loaded = boot::load(&mem, &request).unwrap();
+        let mut text = [0; 18];
+        mem.read_slice(&mut text, GuestAddress(AT)).unwrap();
+        assert_eq!(&text, b"text of the kernel");
+        let (start, size) = loaded.initrd.unwrap();
+        let mut initrd = vec![0; size as usize];
+        mem.read_slice(&mut initrd, start).unwrap();
+        assert_eq!(initrd, bytes);
+    }
+}
+
+#[test]
+fn high_memory_is_in_the_map_and_not_in_the_way() {
+    let mem = memory::allocate(5 << 30).unwrap();
+    let kernel = image(kernel_elf());
+    let request = BootRequest {
+        kernel: &kernel,
+        initrd: Some(&kernel),
+        cmdline: "",
+        protocol: BootProtocol::Auto,
+        decompress: Decompress::Auto,
+        rsdp: None,
+    };
+    let loaded = boot::load(&mem, &request).unwrap();
+    let (start, size) = loaded.initrd.unwrap();
+    assert!(start.0 + size <= 3 << 30 && start.0 + size > (3 << 30) - 4096);
+    let params: boot_params = mem.read_obj(GuestAddress(ZERO_PAGE)).unwrap();
+    let table = params.e820_table;
+    let last = table[usize::from(params.e820_entries) - 1];
+    assert_eq!((last.addr, last.size, last.r#type), (4 << 30, 2 << 30, 1));
+}
+
+/// Stock kernels, named by the directory `MINI_VMM_TEST_KERNELS`: every file `vmlinuz*` in it.
+#[test]
+fn stock_kernels_are_decompressed() {
+    let name = "stock_kernels_are_decompressed";
+    let Some(dir) = std::env::var_os("MINI_VMM_TEST_KERNELS") else {
+        eprintln!("SKIP: {name}: MINI_VMM_TEST_KERNELS names no directory");
+        return;
+    };
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let is_kernel = path.file_name().unwrap().as_encoded_bytes();
+        if !is_kernel.starts_with(b"vmlinuz") {
+            continue;
+        }
+        seen += 1;
+        let kernel = Image::open(&path).unwrap();
+        for who in [Decompress::Auto, Decompress::Guest] {
+            for protocol in [BootProtocol::Auto, BootProtocol::Pvh] {
+                let mem = memory::allocate(128 * MIB).unwrap();
+                let request = BootRequest {
+                    kernel: &kernel,
+                    initrd: None,
+                    cmdline: "console=ttyS0",
+                    protocol,
+                    decompress: who,
+                    rsdp: None,
+                };
+                let result = boot::load(&mem, &request);
+                match (who, protocol) {
+                    (Decompress::Guest, BootProtocol::Pvh) => assert!(result.is_err()),
+                    (Decompress::Guest, _) => {
+                        let loaded = result.unwrap();
+                        assert!(matches!(
+                            loaded.decompression,
+                            Decompression::Guest(NotDecompressed::Asked)
+                        ));
+                    }
+                    _ => {
+                        let loaded = result.unwrap();
+                        eprintln!("{}: {loaded}", path.display());
+                        assert!(matches!(loaded.decompression, Decompression::Host { .. }));
+                        let code: u64 = mem.read_obj(loaded.entry).unwrap();
+                        assert_ne!(code, 0);
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen > 0, "no vmlinuz* in {}", dir.display());
+}
+
+#[test]
+fn a_setup_header_of_a_later_version_is_cut_to_what_is_known() {
+    let bytes = patch(Bz::default().build(), 0x201, &[0xff]);
+    let vm = Booted::auto(bytes);
+    vm.check_zero_page();
+}
