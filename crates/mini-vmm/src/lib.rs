@@ -12,6 +12,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod cpu;
+pub mod console;
 pub mod devices;
 pub mod layout;
 pub mod logging;
@@ -26,3 +27,4 @@ pub mod vmm;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+mod sys_term;

@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::port::{lock, port, read_byte, written_byte};
 use super::{LogLimit, PortRange, RestoreError, Suspend};
+use crate::console::InputTarget;
 use crate::layout::{SERIAL, SERIAL_SIZE};
 
 /// The interrupt line of a device, as an eventfd that KVM turns into an interrupt (irqfd).
@@ -203,6 +204,16 @@ impl<W: Write> DevicePio for SerialDevice<W> {
             // Loopback mode may be over, which takes no input and never empties the FIFO.
             self.room.announce();
         }
+    }
+}
+
+impl<W: Write + Send> InputTarget for SerialDevice<W> {
+    fn enqueue(&self, bytes: &[u8]) -> usize {
+        SerialDevice::enqueue(self, bytes)
+    }
+
+    fn input_room(&self) -> &EventFd {
+        SerialDevice::input_room(self)
     }
 }
 

@@ -1,0 +1,226 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Where COM1 goes: nowhere, the standard streams, a file, a pseudo-terminal or a Unix socket.
+//!
+//! A [`Console`] lives as long as the process and outlives machines: each machine's serial device
+//! writes to [`Console::output`] and is fed through [`Console::attach_input`].
+//!
+//! ```text
+//! vCPU -> SerialDevice -> ConsoleOutput (bounded queue) -> thread "console-out" -> write(2)
+//! read(2) -> thread "console-in" -> bounded queue -> ConsoleInput (event loop) -> SerialDevice
+//! ```
+//!
+//! vCPUs never wait: output beyond 1 MiB that its reader is too slow for is dropped, oldest first,
+//! with a note in the stream. Input waits for the guest. At the end what is queued is written for
+//! as long as that makes progress.
+
+mod escape;
+mod input;
+mod output;
+mod pty;
+mod socket;
+mod stdio;
+mod terminal;
+mod wake;
+mod worker;
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use escape::{Command, ESCAPE, Escape, HELP};
+pub use input::{ConsoleInput, InputTarget};
+pub use output::ConsoleOutput;
+pub use terminal::line_end;
+
+use input::InputQueue;
+use output::{FdSink, Output};
+use pty::Pty;
+use socket::{Socket, SocketFile};
+use terminal::RawTerminal;
+pub(crate) use wake::Wake;
+use worker::Worker;
+
+use crate::outcome::OutcomeLatch;
+use crate::spec::SerialSpec;
+
+/// Why a console could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The output file can't be opened.
+    #[error("{}: the serial output can't be written there: {source}; choose another path", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The output file is a FIFO, and nobody reads it.
+    #[error("{}: nobody reads this FIFO; start its reader first", .0.display())]
+    NoReader(PathBuf),
+    /// The socket can't be made.
+    #[error("{}: the console socket can't be made: {source}; choose another path", path.display())]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Something else than a socket is at the socket's path.
+    #[error("{}: this is no socket and is left alone; remove it or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// Another process uses the socket.
+    #[error("{}: another process listens on this socket; end it or choose another path", .0.display())]
+    SocketInUse(PathBuf),
+    /// No pseudo-terminal could be made.
+    #[error("no pseudo-terminal could be made: {0}; is /dev/pts mounted?")]
+    Pty(io::Error),
+    /// The terminal on standard input can't be set up.
+    #[error("the terminal on standard input can't be set up: {0}; try `--serial file=PATH`")]
+    Terminal(io::Error),
+    /// A thread or a file descriptor is missing.
+    #[error("the console can't start: {0}; raise the limits on threads and open files")]
+    Start(io::Error),
+}
+
+/// The console: opened once, closed when dropped.
+#[derive(Debug, Default)]
+pub struct Console {
+    // Dropped in this order: no more input, then the last output, then the terminal as it was.
+    _reader: Option<Worker>,
+    input: Option<Arc<InputQueue>>,
+    output: Option<ConsoleOutput>,
+    _writer: Option<Output>,
+    _terminal: Option<RawTerminal>,
+    _socket: Option<SocketFile>,
+    pty: Option<PathBuf>,
+}
+
+impl Console {
+    /// Opens what `spec` says. A terminal on standard input goes to raw mode; the name of a
+    /// pseudo-terminal is printed on standard error; a file is created, or emptied if it exists.
+    ///
+    /// Call it after the signals that the process handles itself are blocked or have their handlers.
+    ///
+    /// # Errors
+    /// Each sentence of [`Error`] says what could not be opened.
+    pub fn open(spec: &SerialSpec) -> Result<Console, Error> {
+        match spec {
+            SerialSpec::Off => Ok(Console::default()),
+            SerialSpec::Stdio => Console::stdio(),
+            SerialSpec::File(path) => Console::file(path),
+            SerialSpec::Pty => Console::pty(),
+            SerialSpec::Socket(path) => Console::socket(path),
+        }
+    }
+
+    /// Where a serial device writes to; `None` if there is to be no serial device.
+    pub fn output(&self) -> Option<ConsoleOutput> {
+        self.output.clone()
+    }
+
+    /// What feeds the console's input to the serial device of a machine, as a subscriber of its event
+    /// loop, and reports [`crate::outcome::Outcome::ConsoleQuit`]; `None` if this console has no
+    /// input. For the next machine: remove the old subscriber, attach anew.
+    pub fn attach_input(
+        &self,
+        target: Arc<dyn InputTarget>,
+        outcome: OutcomeLatch,
+    ) -> Option<ConsoleInput> {
+        let queue = Arc::clone(self.input.as_ref()?);
+        Some(ConsoleInput::new(queue, target, outcome))
+    }
+
+    /// The pseudo-terminal that programs attach to, if that is what this console is.
+    pub fn pty_path(&self) -> Option<&Path> {
+        self.pty.as_deref()
+    }
+
+    /// Ends the console as dropping it does: what is queued is written for as long as that makes
+    /// progress, the terminal is given back, the socket's file is removed.
+    pub fn close(self) {}
+
+    fn stdio() -> Result<Console, Error> {
+        let mut console = Console::default();
+        match stdio::output().map_err(Error::Start)? {
+            Some(writer) => console.write_to(writer),
+            None => {
+                log::warn!("standard output is closed: the guest's output is discarded");
+                console.output = Some(ConsoleOutput::discard());
+            }
+        }
+        let queue = Arc::new(InputQueue::new().map_err(Error::Start)?);
+        (console._reader, console._terminal) = stdio::input(&queue)?;
+        console.input = Some(queue);
+        Ok(console)
+    }
+
+    fn file(path: &Path) -> Result<Console, Error> {
+        // Without O_NONBLOCK the open of a FIFO would wait for its reader.
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path);
+        let file = file.map_err(|source| match source.raw_os_error() {
+            Some(libc::ENXIO) => Error::NoReader(path.to_owned()),
+            _ => Error::File {
+                path: path.to_owned(),
+                source,
+            },
+        })?;
+        let mut console = Console::default();
+        // That it does not block is no harm: the writer waits when it is full.
+        console.write_to(Output::start(FdSink(file.into())).map_err(Error::Start)?);
+        Ok(console)
+    }
+
+    fn pty() -> Result<Console, Error> {
+        let queue = Arc::new(InputQueue::new().map_err(Error::Start)?);
+        let Pty {
+            name,
+            output,
+            reader,
+        } = Pty::open(&queue)?;
+        tell(&format!("the serial console is on {}", name.display()));
+        let mut console = Console {
+            _reader: Some(reader),
+            input: Some(queue),
+            pty: Some(name),
+            ..Console::default()
+        };
+        console.write_to(output);
+        Ok(console)
+    }
+
+    fn socket(path: &Path) -> Result<Console, Error> {
+        let queue = Arc::new(InputQueue::new().map_err(Error::Start)?);
+        let Socket {
+            file,
+            output,
+            reader,
+        } = Socket::open(path, &queue)?;
+        let mut console = Console {
+            _reader: Some(reader),
+            input: Some(queue),
+            _socket: Some(file),
+            ..Console::default()
+        };
+        console.write_to(output);
+        Ok(console)
+    }
+
+    fn write_to(&mut self, writer: Output) {
+        self.output = Some(writer.handle());
+        self._writer = Some(writer);
+    }
+}
+
+/// Prints a line for the user; a closed standard error is no reason to stop.
+fn tell(line: &str) {
+    let _ = write!(io::stderr(), "mini-vmm: {line}{}", line_end());
+}

@@ -1,0 +1,281 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Console output: a bounded queue that vCPUs fill without ever waiting, and a thread that writes it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::worker::{Stop, Worker};
+
+/// Output that waits for its reader, in bytes, at most. Beyond it the oldest is dropped: what is newest
+/// explains a crash.
+const CAPACITY: usize = 1 << 20;
+/// One write, in bytes, at most: what a pipe takes as a whole (PIPE_BUF), so progress is seen soon.
+const CHUNK: usize = 4096;
+/// How long the first byte waits for more, so that a guest that writes byte by byte does not cost a
+/// thread switch and a system call for each.
+const LINGER: Duration = Duration::from_millis(1);
+/// How long the last output may make no progress before it is given up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the writer thread writes to; blocking.
+pub(super) trait Sink: Send {
+    /// Writes some of `bytes`, at least one.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// A pipe, file or terminal.
+#[derive(Debug)]
+pub(super) struct FdSink(pub(super) OwnedFd);
+
+impl Sink for FdSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::io::write(&self.0, bytes) {
+            // Someone else made our standard output non-blocking: wait as if it were not.
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None)?;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            result => Ok(result?),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: VecDeque<u8>,
+    /// Bytes dropped since the last note about it.
+    dropped: u64,
+    /// Whether the writer sleeps until there is something to do.
+    writer_waits: bool,
+    /// Bytes written so far: the progress that the end waits for.
+    written: u64,
+    /// No more output comes: write the rest and end.
+    closing: bool,
+    /// Nothing is written any more: the reader is gone, or the console is closed.
+    dead: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// For the writer: there is output, or the end.
+    work: Condvar,
+    /// For the end: something was written, or the writer is done.
+    progress: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_writer(&self, queue: &mut Queue) {
+        if std::mem::take(&mut queue.writer_waits) {
+            self.work.notify_one();
+        }
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut queue = self.lock();
+        if queue.dead {
+            return;
+        }
+        let kept = &bytes[bytes.len().saturating_sub(CAPACITY)..];
+        let excess = (queue.bytes.len() + kept.len()).saturating_sub(CAPACITY);
+        queue.bytes.drain(..excess);
+        queue.bytes.extend(kept);
+        queue.dropped += (excess + bytes.len() - kept.len()) as u64;
+        self.wake_writer(&mut queue);
+    }
+
+    /// Waits for output and moves some of it to `chunk`; false at the end.
+    fn next(&self, chunk: &mut Vec<u8>) -> bool {
+        let mut queue = self.lock();
+        while queue.bytes.is_empty() {
+            if queue.closing {
+                return false;
+            }
+            queue.writer_waits = true;
+            queue = self
+                .work
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+            if !queue.closing && queue.bytes.len() < CHUNK {
+                queue = self
+                    .work
+                    .wait_timeout(queue, LINGER)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+        }
+        chunk.clear();
+        let dropped = std::mem::take(&mut queue.dropped);
+        if dropped > 0 {
+            // Writing to a Vec can't fail.
+            let _ = write!(
+                chunk,
+                "\r\n[mini-vmm: the reader is too slow, {dropped} bytes of output were dropped]\r\n"
+            );
+        }
+        let take = queue.bytes.len().min(CHUNK);
+        chunk.extend(queue.bytes.drain(..take));
+        true
+    }
+
+    fn advance(&self, written: usize) {
+        let mut queue = self.lock();
+        queue.written += written as u64;
+        if queue.closing {
+            self.progress.notify_all();
+        }
+    }
+
+    /// Discards everything from now on; the bytes lost by it.
+    fn kill(&self) -> usize {
+        let mut queue = self.lock();
+        queue.dead = true;
+        self.progress.notify_all();
+        std::mem::take(&mut queue.bytes).len()
+    }
+}
+
+/// The writer thread.
+fn write_out(shared: &Shared, sink: &mut dyn Sink, stop: &Stop) {
+    let mut chunk = Vec::with_capacity(2 * CHUNK);
+    while shared.next(&mut chunk) {
+        let mut rest = chunk.as_slice();
+        while !rest.is_empty() && !stop.is_requested() {
+            let result = match sink.write(rest) {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                result => result,
+            };
+            match result {
+                Ok(count) => {
+                    rest = &rest[count..];
+                    shared.advance(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if !shared.lock().closing {
+                        log::warn!(
+                            "the console's output is gone, the guest's is discarded from now on: {error}"
+                        );
+                    }
+                    shared.kill();
+                    return;
+                }
+            }
+        }
+        if stop.is_requested() {
+            return;
+        }
+    }
+    shared.kill();
+}
+
+/// The owner of the queue and its thread.
+pub(super) struct Output {
+    shared: Arc<Shared>,
+    writer: Worker,
+    until_close: Option<OwnedFd>,
+}
+
+impl Output {
+    /// Starts a thread that writes to `sink`.
+    pub(super) fn start(mut sink: impl Sink + 'static) -> io::Result<Output> {
+        let shared = Arc::new(Shared::default());
+        let for_writer = Arc::clone(&shared);
+        let writer = Worker::spawn("console-out", move |stop| {
+            write_out(&for_writer, &mut sink, stop);
+        })?;
+        Ok(Output {
+            shared,
+            writer,
+            until_close: None,
+        })
+    }
+
+    /// Keeps `fd` open until the end begins: the last output does not wait for it.
+    pub(super) fn holding(mut self, fd: OwnedFd) -> Output {
+        self.until_close = Some(fd);
+        self
+    }
+
+    /// A handle that writes to the queue.
+    pub(super) fn handle(&self) -> ConsoleOutput {
+        ConsoleOutput(Arc::clone(&self.shared))
+    }
+
+    /// Writes what is queued, for as long as that makes progress, and ends the thread.
+    pub(super) fn close(&mut self) {
+        let mut queue = self.shared.lock();
+        queue.closing = true;
+        self.shared.wake_writer(&mut queue);
+        self.until_close = None;
+        while !queue.dead {
+            let before = queue.written;
+            let (guard, timeout) = self
+                .shared
+                .progress
+                .wait_timeout(queue, PATIENCE)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue = guard;
+            if timeout.timed_out() && queue.written == before {
+                break;
+            }
+        }
+        drop(queue);
+        let lost = self.shared.kill();
+        if lost > 0 {
+            log::warn!("nobody reads the console: its last {lost} bytes were not written");
+        }
+        self.writer.stop();
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").finish_non_exhaustive()
+    }
+}
+
+/// Where a serial device writes to. Writing never blocks and never fails: output that its reader is
+/// too slow for, or that has no reader any more, is dropped. Clones share one queue.
+#[derive(Clone, Debug)]
+pub struct ConsoleOutput(Arc<Shared>);
+
+impl ConsoleOutput {
+    /// An output that nobody reads.
+    pub(super) fn discard() -> Self {
+        let shared = Arc::new(Shared::default());
+        shared.kill();
+        ConsoleOutput(shared)
+    }
+}
+
+impl Write for ConsoleOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes);
+        Ok(bytes.len())
+    }
+
+    /// Does nothing: the console's thread writes soon, [`super::Console::close`] at the latest.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

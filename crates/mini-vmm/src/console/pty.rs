@@ -1,0 +1,88 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The console on a new pseudo-terminal, to which terminal programs attach by its name.
+//!
+//! The side that they open is kept open here as well: so the terminal survives that programs come and go, keeps
+//! what was written in between (as much as the output queue holds), and never reports a hang-up.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, read};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+use super::Error;
+use super::input::{InputQueue, READ_AHEAD};
+use super::output::{FdSink, Output};
+use super::stdio::wait_for_input;
+use super::worker::{Stop, Worker};
+
+/// How long to wait after a hang-up, which should not happen, before looking again.
+const HANG_UP_PAUSE: Duration = Duration::from_millis(500);
+
+/// A pseudo-terminal with its threads.
+pub(super) struct Pty {
+    pub(super) name: PathBuf,
+    pub(super) output: Output,
+    pub(super) reader: Worker,
+}
+
+impl Pty {
+    /// Makes a pseudo-terminal in raw mode.
+    pub(super) fn open(queue: &Arc<InputQueue>) -> Result<Pty, Error> {
+        let (name, ours, user_side) = make().map_err(|errno| Error::Pty(errno.into()))?;
+        let start = || {
+            let output = Output::start(FdSink(ours.try_clone()?))?.holding(user_side);
+            let queue = Arc::clone(queue);
+            let reader = Worker::spawn("console-in", move |stop| read_keys(&ours, &queue, stop))?;
+            Ok((output, reader))
+        };
+        let (output, reader) = start().map_err(Error::Start)?;
+        Ok(Pty {
+            name,
+            output,
+            reader,
+        })
+    }
+}
+
+/// A new pseudo-terminal: its name, our side, the side that programs open.
+fn make() -> Result<(PathBuf, OwnedFd, OwnedFd), Errno> {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let name = ptsname(&ours, Vec::new())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let user_side = rustix::fs::open(&name, flags, Mode::empty())?;
+    let mut mode = tcgetattr(&user_side)?;
+    mode.make_raw();
+    tcsetattr(&user_side, OptionalActions::Now, &mode)?;
+    Ok((
+        OsString::from_vec(name.into_bytes()).into(),
+        ours,
+        user_side,
+    ))
+}
+
+fn read_keys(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
+    let mut buffer = [0; READ_AHEAD];
+    while !stop.is_requested() {
+        let Some(room) = wait_for_input(fd, queue, stop) else {
+            continue;
+        };
+        match read(fd, &mut buffer[..room]) {
+            Ok(count) if count > 0 => queue.push(&buffer[..count]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            _ => {
+                stop.poll([], Some(HANG_UP_PAUSE));
+            }
+        }
+    }
+}

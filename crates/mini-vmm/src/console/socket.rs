@@ -1,0 +1,281 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The console on a Unix socket: one client at a time, which first gets the latest output.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
+    listen, recv, send, socket_with,
+};
+
+use super::Error;
+use super::input::{InputQueue, READ_AHEAD};
+use super::output::{Output, Sink};
+use super::worker::{Stop, Worker, readable};
+
+/// Output kept for the next client, in bytes.
+const REPLAY: usize = 64 << 10;
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const BUSY: &[u8] = b"mini-vmm: another client is attached to this console\r\n";
+
+/// A listening socket at a path; the file goes when this is dropped, if it is still ours.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    /// Listens at `path`, replacing a socket that nobody listens on any more.
+    fn listen(path: &Path) -> Result<(SocketFile, UnixListener), Error> {
+        let failed = |source: io::Error| Error::Socket {
+            path: path.to_owned(),
+            source,
+        };
+        let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
+        remove_stale(path, &address)?;
+        let listener = stream_socket().map_err(failed)?;
+        bind(&listener, &address).map_err(|error| failed(error.into()))?;
+        let setup = || {
+            // A console is a login: for the owner only, before anyone can connect.
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            let metadata = fs::symlink_metadata(path)?;
+            listen(&listener, 4)?;
+            Ok((metadata.dev(), metadata.ino()))
+        };
+        let id = setup().map_err(|error| {
+            let _ = fs::remove_file(path);
+            failed(error)
+        })?;
+        let file = SocketFile {
+            path: path.to_owned(),
+            id,
+        };
+        Ok((file, UnixListener::from(listener)))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.id);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            log::warn!("{}: the console socket stays: {error}", self.path.display());
+        }
+    }
+}
+
+fn stream_socket() -> io::Result<rustix::fd::OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        flags,
+        None,
+    )?)
+}
+
+/// Removes a socket at `path` that nobody listens on; everything else that is there is an error.
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::Socket {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(Error::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match connect(&stream_socket().map_err(failed)?, address) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
+        Err(Errno::ACCESS) => Err(failed(Errno::ACCESS.into())),
+        // Connected, its queue is full, or it is of another type: somebody uses it.
+        _ => Err(Error::SocketInUse(path.to_owned())),
+    }
+}
+
+/// What the writer thread and the client thread share.
+#[derive(Debug, Default)]
+struct Shared {
+    history: VecDeque<u8>,
+    client: Option<Arc<UnixStream>>,
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The writer's end: keeps history, and blocks only while a client is attached.
+struct ClientSink(Arc<Mutex<Shared>>);
+
+impl Sink for ClientSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut shared = lock(&self.0);
+        // One look decides whether a client gets these bytes now or, by attaching later, as history.
+        let Some(client) = shared.client.clone() else {
+            shared.remember(bytes);
+            return Ok(bytes.len());
+        };
+        drop(shared);
+        // Without the lock: this may block until the client reads, or is disconnected.
+        let sent = match send(&*client, bytes, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => return Err(io::ErrorKind::Interrupted.into()),
+            sent => sent,
+        };
+        let mut shared = lock(&self.0);
+        match sent {
+            Ok(count) => {
+                shared.remember(&bytes[..count]);
+                Ok(count)
+            }
+            Err(_) => {
+                // The client is gone; the bytes go to history next.
+                shared.detach(&client);
+                Err(io::ErrorKind::Interrupted.into())
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn remember(&mut self, bytes: &[u8]) {
+        let kept = &bytes[bytes.len().saturating_sub(REPLAY)..];
+        let excess = (self.history.len() + kept.len()).saturating_sub(REPLAY);
+        self.history.drain(..excess);
+        self.history.extend(kept);
+    }
+
+    fn detach(&mut self, client: &Arc<UnixStream>) {
+        if self
+            .client
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, client))
+        {
+            self.client = None;
+        }
+        // Wakes a writer that is blocked on it.
+        let _ = client.shutdown(Shutdown::Both);
+    }
+
+    /// Makes `stream` the client after it got the history; refuses it politely if there is one.
+    fn attach(&mut self, stream: UnixStream) -> Option<Arc<UnixStream>> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        if self.client.is_some() {
+            let _ = send(&stream, BUSY, flags);
+            return None;
+        }
+        // A new stream has room for all of it (the default buffer is over 200 KiB).
+        for part in [self.history.as_slices().0, self.history.as_slices().1] {
+            if !part.is_empty() {
+                send(&stream, part, flags).ok()?;
+            }
+        }
+        let client = Arc::new(stream);
+        self.client = Some(Arc::clone(&client));
+        Some(client)
+    }
+}
+
+/// A socket console with its threads.
+pub(super) struct Socket {
+    pub(super) file: SocketFile,
+    pub(super) output: Output,
+    pub(super) reader: Worker,
+}
+
+impl Socket {
+    /// Listens at `path`.
+    pub(super) fn open(path: &Path, queue: &Arc<InputQueue>) -> Result<Socket, Error> {
+        let (file, listener) = SocketFile::listen(path)?;
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let output = Output::start(ClientSink(Arc::clone(&shared))).map_err(Error::Start)?;
+        let queue = Arc::clone(queue);
+        let reader = Worker::spawn("console-in", move |stop| {
+            serve(&listener, &shared, &queue, stop);
+        })
+        .map_err(Error::Start)?;
+        Ok(Socket {
+            file,
+            output,
+            reader,
+        })
+    }
+}
+
+/// Accepts clients and reads from the one that is attached, one after the other.
+fn serve(listener: &UnixListener, shared: &Mutex<Shared>, queue: &InputQueue, stop: &Stop) {
+    let mut client: Option<(Arc<UnixStream>, bool)> = None;
+    while !stop.is_requested() {
+        let room = queue.room();
+        // A client that sent all it had (half-closed) still reads; it is gone on a hang-up.
+        let watched = client.as_ref().map(|(stream, sends)| {
+            let reads = *sends && room > 0;
+            let input = if reads {
+                PollFlags::IN
+            } else {
+                PollFlags::empty()
+            };
+            (stream.as_fd(), input)
+        });
+        let more_room = if room == 0 {
+            readable(queue.room_event())
+        } else {
+            None
+        };
+        let [connects, happened, _] = stop.poll([readable(listener), watched, more_room], None);
+        if let Some((stream, sends)) = &mut client {
+            if happened.intersects(PollFlags::IN) {
+                *sends = read_client(stream, queue, room);
+            } else if happened.intersects(PollFlags::HUP | PollFlags::ERR) {
+                lock(shared).detach(stream);
+                client = None;
+            }
+        }
+        if !connects.is_empty() {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    // Listening does not block, but that is not inherited: the writer wants it so.
+                    if let Some(attached) = lock(shared).attach(stream) {
+                        client = Some((attached, true));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Out of file descriptors, most likely: later, not at once again.
+                Err(_) => {
+                    stop.poll([], Some(ACCEPT_PAUSE));
+                }
+            }
+        }
+    }
+}
+
+/// Reads what there is room for; false once the client sends no more.
+fn read_client(stream: &UnixStream, queue: &InputQueue, room: usize) -> bool {
+    let mut buffer = [0; READ_AHEAD];
+    match recv(stream, &mut buffer[..room], RecvFlags::DONTWAIT) {
+        Ok((_, 0)) => false,
+        Ok((_, count)) => {
+            queue.push(&buffer[..count]);
+            true
+        }
+        Err(Errno::INTR | Errno::AGAIN) => true,
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,141 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The console on standard input and output.
+//!
+//! Both are shared with the parent process, so their flags stay as they are: reads and writes block,
+//! on threads of their own. That also makes every kind of input work the same: terminals, pipes,
+//! sockets, regular files and /dev/null, of which epoll takes only some.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::escape::{Command, Escape, HELP};
+use super::input::{InputQueue, READ_AHEAD};
+use super::output::{FdSink, Output};
+use super::terminal::{self, RawTerminal};
+use super::worker::{Stop, Worker, readable};
+use super::{Error, Wake, tell};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, read};
+use rustix::stdio;
+
+/// How often a process in the background looks whether it was brought to the foreground: not every
+/// shell signals that.
+const BACKGROUND_POLL: Duration = Duration::from_millis(500);
+
+/// A duplicate of a standard stream, above the three; `None` if it is closed.
+fn duplicate(stream: rustix::fd::BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    match fcntl_dupfd_cloexec(stream, 3) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::BADF) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The writer for standard output, unless that is closed.
+pub(super) fn output() -> io::Result<Option<Output>> {
+    let fd = duplicate(stdio::stdout())?;
+    fd.map(|fd| Output::start(FdSink(fd))).transpose()
+}
+
+/// The reader of standard input, unless that is closed, and its terminal, if it is one.
+pub(super) fn input(
+    queue: &Arc<InputQueue>,
+) -> Result<(Option<Worker>, Option<RawTerminal>), Error> {
+    let Some(fd) = duplicate(stdio::stdin()).map_err(Error::Start)? else {
+        return Ok((None, None));
+    };
+    let queue = Arc::clone(queue);
+    if !terminal::is_terminal() {
+        let body = move |stop: &Stop| read_stream(&fd, &queue, stop);
+        let reader = Worker::spawn("console-in", body).map_err(Error::Start)?;
+        return Ok((Some(reader), None));
+    }
+    tell("the serial console is on this terminal; Ctrl-A x quits, Ctrl-A h shows more");
+    let terminal = RawTerminal::enter().map_err(Error::Terminal)?;
+    let continued = terminal.continued();
+    let body = move |stop: &Stop| read_terminal(&fd, &queue, continued, stop);
+    let reader = Worker::spawn("console-in", body).map_err(Error::Start)?;
+    Ok((Some(reader), Some(terminal)))
+}
+
+/// Waits until `fd` has input and `queue` room for it; how much room. `None`: look again whether to stop.
+pub(super) fn wait_for_input(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) -> Option<usize> {
+    let room = queue.room();
+    if room == 0 {
+        stop.poll([readable(queue.room_event())], None);
+        return None;
+    }
+    let [input] = stop.poll([readable(fd)], None);
+    (!input.is_empty()).then_some(room)
+}
+
+/// Reads a stream to its end, as fast as the guest takes it.
+fn read_stream(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
+    let mut buffer = [0; READ_AHEAD];
+    while !stop.is_requested() {
+        let Some(room) = wait_for_input(fd, queue, stop) else {
+            continue;
+        };
+        match read(fd, &mut buffer[..room]) {
+            Ok(0) => return,
+            Ok(count) => queue.push(&buffer[..count]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => {
+                log::warn!("the console's input ended: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Reads keys, follows job control, and acts on escape sequences.
+fn read_terminal(fd: &OwnedFd, queue: &InputQueue, continued: &Wake, stop: &Stop) {
+    let mut escape = Escape::default();
+    let mut buffer = [0; READ_AHEAD];
+    let mut foreground = terminal::follow_job_control();
+    while !stop.is_requested() {
+        let keys = if foreground { readable(fd) } else { None };
+        let timeout = (!foreground).then_some(BACKGROUND_POLL);
+        let [typed, went_on] = stop.poll([keys, readable(continued)], timeout);
+        if !went_on.is_empty() {
+            continued.clear();
+            foreground = terminal::follow_job_control();
+            continue;
+        }
+        if typed.is_empty() {
+            foreground = foreground || terminal::follow_job_control();
+            continue;
+        }
+        if !crate::sys_term::in_foreground() {
+            // Reading now would stop the process (SIGTTIN).
+            foreground = terminal::follow_job_control();
+            continue;
+        }
+        match read(fd, &mut buffer) {
+            Ok(0) => return,
+            Ok(count) => take_keys(&buffer[..count], &mut escape, queue),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // Hung up; SIGHUP tells the rest of the process.
+            Err(_) => return,
+        }
+    }
+}
+
+fn take_keys(keys: &[u8], escape: &mut Escape, queue: &InputQueue) {
+    let mut guest = Vec::with_capacity(keys.len() + 1);
+    for key in keys {
+        match escape.feed(*key, &mut guest) {
+            Some(Command::Quit) => queue.quit(),
+            Some(Command::Help) => show_help(),
+            None => {}
+        }
+    }
+    queue.push_typed(&guest);
+}
+
+fn show_help() {
+    HELP.lines().for_each(tell);
+}

@@ -1,0 +1,139 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Raw mode of the terminal on standard input, given back however the process ends.
+//!
+//! The terminal is shared with the shell and its other jobs. It is changed only while this process
+//! is in the foreground; in the background the shell owns it, and output goes on without input.
+
+use std::io;
+use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
+
+use rustix::stdio;
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use vmm_sys_util::signal::{block_signal, unblock_signal};
+
+use super::Wake;
+use crate::sys_term;
+
+/// The terminal's settings before we came; read in signal handlers.
+static COOKED: OnceLock<Termios> = OnceLock::new();
+/// Whether the terminal has our settings now.
+static IS_RAW: AtomicBool = AtomicBool::new(false);
+/// Signalled when the process goes on after it was stopped.
+static CONTINUED: OnceLock<Wake> = OnceLock::new();
+
+/// What ends a line on standard error now: on a raw terminal a line feed alone does not return to
+/// the first column.
+pub fn line_end() -> &'static str {
+    if IS_RAW.load(Ordering::Relaxed) {
+        "\r\n"
+    } else {
+        "\n"
+    }
+}
+
+/// Whether standard input is a terminal.
+pub(super) fn is_terminal() -> bool {
+    isatty(stdio::stdin())
+}
+
+/// Gives the terminal back. Called from signal handlers: system calls and atomics only.
+fn restore() {
+    if IS_RAW.swap(false, Ordering::AcqRel)
+        && sys_term::in_foreground()
+        && let Some(cooked) = COOKED.get()
+    {
+        // Now, without draining: a terminal that was stopped with Ctrl-S never drains.
+        let _ = tcsetattr(stdio::stdin(), OptionalActions::Now, cooked);
+    }
+}
+
+/// The terminal on standard input in raw mode, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct RawTerminal {
+    continued: &'static Wake,
+}
+
+impl RawTerminal {
+    /// Switches to raw mode if this process is in the foreground, else as soon as it is
+    /// ([`follow_job_control`](Self::follow_job_control)).
+    pub(super) fn enter() -> io::Result<RawTerminal> {
+        let cooked = tcgetattr(stdio::stdin())?;
+        let _ = COOKED.set(cooked);
+        let continued = match CONTINUED.get() {
+            Some(event) => event,
+            None => {
+                let event = Wake::new()?;
+                CONTINUED.get_or_init(|| event)
+            }
+        };
+        sys_term::watch_signals(restore, continued);
+        watch_panics();
+        let terminal = RawTerminal { continued };
+        terminal.follow_job_control();
+        Ok(terminal)
+    }
+
+    /// Readable after the process was stopped and goes on.
+    pub(super) fn continued(&self) -> &'static Wake {
+        self.continued
+    }
+
+    /// Brings the mode in line with who owns the terminal now; whether that is this process.
+    pub(super) fn follow_job_control(&self) -> bool {
+        follow_job_control()
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        without_stopping(restore);
+    }
+}
+
+/// See [`RawTerminal::follow_job_control`].
+pub(super) fn follow_job_control() -> bool {
+    if !sys_term::in_foreground() {
+        // The shell has set its own mode; there is nothing left to give back.
+        IS_RAW.store(false, Ordering::Release);
+        return false;
+    }
+    let Some(cooked) = COOKED.get() else {
+        return false;
+    };
+    let mut raw = cooked.clone();
+    raw.make_raw();
+    // First the flag: a signal in between restores what was not changed yet.
+    IS_RAW.store(true, Ordering::Release);
+    without_stopping(|| {
+        if let Err(error) = tcsetattr(stdio::stdin(), OptionalActions::Now, &raw) {
+            log::warn!("the terminal can't be set to raw mode, keys work line by line: {error}");
+        }
+    });
+    true
+}
+
+/// Runs `change` so that it can't stop this process, should it have lost the foreground just now.
+fn without_stopping(change: impl FnOnce()) {
+    let blocked = block_signal(libc::SIGTTOU).is_ok();
+    change();
+    if blocked {
+        // The only failure is that it is not blocked.
+        let _ = unblock_signal(libc::SIGTTOU);
+    }
+}
+
+/// Makes a panic give the terminal back before it prints its message.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            without_stopping(restore);
+            previous(info);
+        }));
+    });
+}

@@ -1,0 +1,204 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Console threads: they do the blocking reads and writes, and can always be ended.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::errno;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, block_signal, register_signal_handler};
+
+use super::Wake;
+
+/// Signals that belong to the process: another thread takes them, never a console thread.
+const PROCESS_SIGNALS: [i32; 9] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGALRM,
+    libc::SIGCHLD,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+];
+
+/// How long a thread that was told to end may take before it is left behind (a hung file system).
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Interrupts a blocking system call of a console thread. vCPU kicks use lower real-time signals.
+fn interrupt_signal() -> i32 {
+    SIGRTMIN() + 8
+}
+
+extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+/// Installs the empty handler that makes system calls return EINTR, once per process.
+fn install_interrupt() -> io::Result<()> {
+    static INSTALLED: OnceLock<Result<(), errno::Error>> = OnceLock::new();
+    (*INSTALLED.get_or_init(|| register_signal_handler(interrupt_signal(), interrupt)))
+        .map_err(io::Error::from)
+}
+
+/// The request to end, as its thread sees it.
+#[derive(Debug)]
+pub(super) struct Stop {
+    requested: AtomicBool,
+    event: Wake,
+}
+
+impl Stop {
+    /// Whether the thread should end.
+    pub(super) fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        // Never cleared: every later poll returns at once.
+        self.event.signal();
+    }
+
+    /// Waits until one of `fds` has an event, the thread should end, or `timeout` is over. What
+    /// happened is in the answer, in the order of `fds`; a signal counts as nothing.
+    pub(super) fn poll<const N: usize>(
+        &self,
+        fds: [Option<(BorrowedFd<'_>, PollFlags)>; N],
+        timeout: Option<Duration>,
+    ) -> [PollFlags; N] {
+        let mut polled: Vec<PollFd<'_>> = vec![PollFd::new(&self.event, PollFlags::IN)];
+        polled.extend(
+            fds.iter()
+                .flatten()
+                .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
+        );
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs() as i64,
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        let mut answer = [PollFlags::empty(); N];
+        if poll(&mut polled, timeout.as_ref()).is_ok() && !self.is_requested() {
+            let mut revents = polled.iter().skip(1).map(PollFd::revents);
+            for (slot, _) in answer.iter_mut().zip(fds).filter(|(_, fd)| fd.is_some()) {
+                *slot = revents.next().unwrap_or(PollFlags::empty());
+            }
+        }
+        answer
+    }
+}
+
+/// A console thread.
+#[derive(Debug)]
+pub(super) struct Worker {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts `body` on a thread of its own.
+    pub(super) fn spawn(
+        name: &str,
+        body: impl FnOnce(&Stop) + Send + 'static,
+    ) -> io::Result<Worker> {
+        install_interrupt()?;
+        let stop = Arc::new(Stop {
+            requested: AtomicBool::new(false),
+            event: Wake::new()?,
+        });
+        let for_thread = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                for signal in PROCESS_SIGNALS {
+                    // The only failure is that it is blocked already.
+                    let _ = block_signal(signal);
+                }
+                body(&for_thread);
+            })?;
+        Ok(Worker {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends the thread: asks it, interrupts what it is blocked in until it listens, and joins it.
+    pub(super) fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        self.stop.request();
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(50);
+        while !thread.is_finished() && Instant::now() < deadline {
+            // The signal may come just before the system call; so it comes again.
+            let _ = thread.kill(interrupt_signal());
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        if thread.is_finished() {
+            // A panic was already reported by the panic hook.
+            let _ = thread.join();
+        } else {
+            log::warn!("a console thread hangs in the host's I/O and is left behind");
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Shorthand for a poll entry.
+pub(super) fn readable(fd: &impl AsFd) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    Some((fd.as_fd(), PollFlags::IN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn thread_blocked_in_read_ends() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let (started, wait) = mpsc::channel();
+        let mut worker = Worker::spawn("test", move |stop| {
+            started.send(()).unwrap();
+            while !stop.is_requested() {
+                let error = rustix::io::read(&reader, &mut [0; 1]).unwrap_err();
+                assert_eq!(error, rustix::io::Errno::INTR);
+            }
+        })
+        .unwrap();
+        wait.recv().unwrap();
+        thread::sleep(Duration::from_millis(20));
+        let before = Instant::now();
+        worker.stop();
+        assert!(before.elapsed() < PATIENCE, "interrupted, not left behind");
+    }
+
+    #[test]
+    fn poll_reports_in_the_order_of_the_fds() {
+        let (quiet, _quiet_writer) = rustix::pipe::pipe().unwrap();
+        let (ready, ready_writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&ready_writer, b"x").unwrap();
+        let (answer, wait) = mpsc::channel();
+        let _worker = Worker::spawn("test", move |stop| {
+            let fds = [readable(&quiet), None, readable(&ready)];
+            answer.send(stop.poll(fds, None)).unwrap();
+            stop.poll([readable(&quiet)], None);
+            assert!(stop.is_requested());
+        })
+        .unwrap();
+        let empty = PollFlags::empty();
+        assert_eq!(wait.recv().unwrap(), [empty, empty, PollFlags::IN]);
+    }
+}

@@ -1,0 +1,131 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The signal handlers that give the terminal back, and job control. All of it is system calls that
+//! no safe crate offers: handlers on the alternate stack that keep and later reinstate the previous one.
+#![allow(unsafe_code)]
+
+use std::mem;
+use std::ptr;
+use std::sync::{Once, OnceLock};
+
+use libc::{c_int, c_void, siginfo_t};
+
+use crate::console::Wake;
+
+/// Signals that end the process unless someone handles them.
+const FATAL: [c_int; 14] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGALRM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGXCPU,
+    libc::SIGABRT,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGSYS,
+];
+
+/// Raised by an instruction: returning from the handler raises them again.
+const FAULTS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+
+type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
+
+/// What the handlers call; set before they are installed, only read in them.
+struct Hooks {
+    restore: fn(),
+    continued: &'static Wake,
+}
+
+static HOOKS: OnceLock<Hooks> = OnceLock::new();
+/// The dispositions that [`FATAL`] signals had before, by index.
+static PREVIOUS: [OnceLock<libc::sigaction>; FATAL.len()] =
+    [const { OnceLock::new() }; FATAL.len()];
+
+/// From now on calls `restore` when a fatal signal is about to end the process, and signals
+/// `continued` when the process goes on after it was stopped. Signals that have another handler,
+/// or are ignored, keep that. `restore` must be async-signal-safe: system calls and atomics.
+pub(crate) fn watch_signals(restore: fn(), continued: &'static Wake) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let _ = HOOKS.set(Hooks { restore, continued });
+        for (signal, previous) in FATAL.into_iter().zip(&PREVIOUS) {
+            let Some(now) = disposition(signal) else {
+                continue;
+            };
+            // Rust's runtime handles SIGSEGV and SIGBUS to tell of stack overflows; it gets its turn.
+            let is_default = now.sa_sigaction == libc::SIG_DFL;
+            if is_default || signal == libc::SIGSEGV || signal == libc::SIGBUS {
+                let _ = previous.set(now);
+                install(signal, on_fatal, 0);
+            }
+        }
+        if disposition(libc::SIGCONT).is_some_and(|now| now.sa_sigaction == libc::SIG_DFL) {
+            install(libc::SIGCONT, on_continue, libc::SA_RESTART);
+        }
+    });
+}
+
+/// Whether this process may use its standard input's terminal: it is in the foreground, or the
+/// terminal does no job control for it.
+pub(crate) fn in_foreground() -> bool {
+    // SAFETY: takes a number, touches no memory of ours; a bad descriptor is an error.
+    let group = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };
+    if group < 0 {
+        // Not our controlling terminal; every other failure (EIO, EBADF) means that it is gone.
+        return std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY);
+    }
+    // SAFETY: takes nothing, can't fail.
+    group == unsafe { libc::getpgrp() }
+}
+
+fn disposition(signal: c_int) -> Option<libc::sigaction> {
+    // SAFETY: sigaction is plain data for which all zeroes is a value.
+    let mut now: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: `now` is valid for the write; nothing is installed.
+    let result = unsafe { libc::sigaction(signal, ptr::null(), &mut now) };
+    (result == 0).then_some(now)
+}
+
+fn install(signal: c_int, handler: Handler, flags: c_int) {
+    // SAFETY: as above.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = handler as *const () as usize;
+    // On the alternate stack, for a stack overflow leaves no other.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | flags;
+    // SAFETY: `action` is valid; `handler` has the signature that SA_SIGINFO asks for and does
+    // only what is async-signal-safe.
+    unsafe {
+        libc::sigfillset(&mut action.sa_mask);
+        libc::sigaction(signal, &action, ptr::null_mut());
+    }
+}
+
+extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    if let Some(hooks) = HOOKS.get() {
+        (hooks.restore)();
+    }
+    let index = FATAL.iter().position(|fatal| *fatal == signal);
+    if let Some(previous) = index.and_then(|index| PREVIOUS[index].get()) {
+        // SAFETY: `previous` came from sigaction for this signal; sigaction is async-signal-safe.
+        unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
+    }
+    // SAFETY: the kernel gives handlers with SA_SIGINFO a valid siginfo.
+    let from_kernel = unsafe { (*info).si_code } > 0;
+    if !(from_kernel && FAULTS.contains(&signal)) {
+        // It is blocked until this handler returns, and then finds the previous disposition.
+        // SAFETY: raise is async-signal-safe and takes a number.
+        unsafe { libc::raise(signal) };
+    }
+}
+
+extern "C" fn on_continue(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
+    if let Some(hooks) = HOOKS.get() {
+        hooks.continued.signal();
+    }
+}
