@@ -2,13 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! An event-driven vCPU loop for VMMs on KVM.
+pub mod bus;
 mod dispatch;
 mod error;
 mod event;
 mod exit;
 mod history;
 pub mod kick;
+#[cfg(feature = "kvm")]
+pub mod kvm;
+
 mod report;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod script;
 mod set;
 mod state;
 mod thread;

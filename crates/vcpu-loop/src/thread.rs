@@ -211,7 +211,7 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
                 }
             }
             Ok(Ok(Stay::Left(leave))) => self.left(leave),
-            Ok(Err(reason)) => self.fail(reason),
+            Ok(Err(reason)) => self.fail(*reason),
             Err(panic) => self.fail(FailureReason::Panic {
                 message: panic_message(panic.as_ref()),
             }),
@@ -364,7 +364,7 @@ fn run_until_stopped<V: ManagedVcpu, I: VcpuIo>(
     id: VcpuId,
     unclaimed: &Unclaimed,
     history: &mut ExitHistory,
-) -> Result<Stay, FailureReason> {
+) -> Result<Stay, Box<FailureReason>> {
     loop {
         let exit = vcpu.run().map_err(host)?;
         if !matches!(exit, Exit::Interrupted) {
@@ -396,7 +396,7 @@ fn settle<V: ManagedVcpu, I: VcpuIo>(
     id: VcpuId,
     unclaimed: &Unclaimed,
     history: &mut ExitHistory,
-) -> Result<Option<Leave>, FailureReason> {
+) -> Result<Option<Leave>, Box<FailureReason>> {
     for _ in 0..MAX_COMPLETIONS {
         let exit = vcpu.complete().map_err(host)?;
         if !matches!(exit, Exit::Interrupted) {
@@ -410,13 +410,13 @@ fn settle<V: ManagedVcpu, I: VcpuIo>(
             _ => {}
         }
     }
-    Err(FailureReason::NeverSettled {
+    Err(Box::new(FailureReason::NeverSettled {
         exits: MAX_COMPLETIONS,
-    })
+    }))
 }
 
-fn host(error: impl std::error::Error + Send + Sync + 'static) -> FailureReason {
-    FailureReason::Host(Box::new(error))
+fn host(error: impl std::error::Error + Send + Sync + 'static) -> Box<FailureReason> {
+    Box::new(FailureReason::Host(Box::new(error)))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

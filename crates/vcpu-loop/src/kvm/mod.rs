@@ -1,0 +1,287 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The KVM back end: a [`KvmVcpu`] for the loop, and its saved state.
+
+mod decode;
+mod dump;
+mod run_page;
+mod state;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_CAP_SREGS2, KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_SYNC_X86_REGS, kvm_xsave,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
+
+pub use dump::ReadGuest;
+pub use run_page::SyncRegisters;
+pub use state::{Sregs2Extra, VcpuState};
+
+use crate::exit::Exit;
+use crate::kick::Kick;
+use crate::report::CpuDump;
+use crate::vcpu::{ManagedVcpu, SaveVcpu, Vcpu};
+use run_page::RunPage;
+
+/// A host failure of a KVM vCPU.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// KVM refused a call.
+    #[error("KVM refused {call} for a vCPU, the cause below says why")]
+    Call {
+        /// The call's name in the KVM API documentation.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The run page could not be mapped.
+    #[error("can't map a vCPU's run page, raise the process's memory limit")]
+    Map {
+        /// Why.
+        source: io::Error,
+    },
+    /// State was asked for while an access of the guest is half done.
+    #[error("a vCPU's access is incomplete, call complete() until it is interrupted before saving")]
+    Incomplete,
+    /// One instruction made more exits than any instruction can.
+    #[error("a vCPU's access never completes, it can't be restored in place: make a new vCPU")]
+    NeverCompletes,
+    /// A saved state doesn't fit this host.
+    #[error(
+        "the saved state's {what} don't fit this host, restore it on a host like the one that saved it"
+    )]
+    Misfit {
+        /// Which part.
+        what: &'static str,
+    },
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+fn call<T>(
+    call: &'static str,
+    result: std::result::Result<T, vmm_sys_util::errno::Error>,
+) -> Result<T> {
+    result.map_err(|error| Error::Call {
+        call,
+        source: io::Error::from_raw_os_error(error.errno()),
+    })
+}
+
+/// What vCPUs need to know about the host's KVM. Made once, shared by all vCPUs.
+#[derive(Clone, Debug)]
+pub struct KvmHost {
+    run_size: usize,
+    /// `KVM_CAP_XSAVE2`, at least the classic size, in bytes.
+    xsave_size: usize,
+    sregs2: bool,
+    nested: bool,
+    sync_regs: bool,
+    msrs: Vec<u32>,
+}
+
+impl KvmHost {
+    /// Asks KVM for sizes, capabilities and the list of MSRs that a vCPU's state has.
+    ///
+    /// # Errors
+    /// KVM refused one of the questions.
+    pub fn probe(kvm: &Kvm) -> Result<Arc<Self>> {
+        let msrs = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
+        Self::with_msrs(kvm, msrs.as_slice().to_vec())
+    }
+
+    /// As [`KvmHost::probe`], with the caller's own list of MSRs to save.
+    ///
+    /// # Errors
+    /// KVM refused one of the questions.
+    pub fn with_msrs(kvm: &Kvm, msrs: Vec<u32>) -> Result<Arc<Self>> {
+        let xsave_size = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+        Ok(Arc::new(KvmHost {
+            run_size: call("KVM_GET_VCPU_MMAP_SIZE", kvm.get_vcpu_mmap_size())?,
+            xsave_size: xsave_size.max(size_of::<kvm_xsave>()),
+            sregs2: kvm.check_extension_raw(u64::from(KVM_CAP_SREGS2)) > 0,
+            nested: kvm.check_extension_raw(u64::from(kvm_bindings::KVM_CAP_NESTED_STATE)) > 0,
+            sync_regs: kvm.check_extension_int(Cap::SyncRegs) & KVM_SYNC_X86_REGS as i32 != 0,
+            msrs,
+        }))
+    }
+
+    /// The MSRs that are saved.
+    pub fn msrs(&self) -> &[u32] {
+        &self.msrs
+    }
+}
+
+/// Most exits that [`SaveVcpu::restore`] answers to get rid of an incomplete access.
+const MAX_COMPLETIONS: u32 = 65_536;
+
+/// A vCPU of KVM.
+///
+/// Exits are decoded from an own mapping of the run page: kvm-ioctls' `run()` merges `count * size` of
+/// string port I/O, and its `&mut kvm_run` rules out a sound kick from another thread.
+pub struct KvmVcpu {
+    fd: VcpuFd,
+    page: RunPage,
+    host: Arc<KvmHost>,
+    memory: Option<Box<dyn ReadGuest>>,
+    /// An exit was handed out whose instruction KVM finishes at the next `KVM_RUN`.
+    incomplete: bool,
+    skipped_msrs: Vec<u32>,
+}
+
+impl fmt::Debug for KvmVcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvmVcpu")
+            .field("fd", &self.fd)
+            .field("incomplete", &self.incomplete)
+            .field("memory", &self.memory.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KvmVcpu {
+    /// Takes over a vCPU. Set it up (CPUID, registers) before or through [`KvmVcpu::fd`].
+    ///
+    /// # Errors
+    /// The run page could not be mapped.
+    pub fn new(fd: VcpuFd, host: &Arc<KvmHost>) -> Result<Self> {
+        let page = RunPage::map(&fd, host.run_size).map_err(|source| Error::Map { source })?;
+        Ok(KvmVcpu {
+            fd,
+            page,
+            host: Arc::clone(host),
+            memory: None,
+            incomplete: false,
+            skipped_msrs: Vec::new(),
+        })
+    }
+
+    /// Gives reports a way to read the bytes at the instruction pointer.
+    #[must_use]
+    pub fn with_memory(mut self, memory: impl ReadGuest + 'static) -> Self {
+        self.memory = Some(Box::new(memory));
+        self
+    }
+
+    /// The vCPU, for any call but `KVM_RUN`.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// From now on, KVM shares the general registers at every exit; see [`SyncRegisters`]. `None` if this
+    /// KVM can't.
+    pub fn sync_registers(&self) -> Option<SyncRegisters> {
+        self.host.sync_regs.then(|| self.page.sync_registers())
+    }
+
+    /// The MSRs that KVM rejected at the last restore, whose values are therefore not the saved ones.
+    pub fn skipped_msrs(&self) -> &[u32] {
+        &self.skipped_msrs
+    }
+
+    fn enter(&mut self) -> Result<Exit<'_>> {
+        while let Err(error) = self.page.enter(&self.fd) {
+            match error.raw_os_error() {
+                Some(libc::EINTR) => return Ok(self.interrupted()),
+                // A vCPU that waits for SIPI woke up; nothing ran, nothing is pending. A kick shows at the
+                // next entry, whose `immediate_exit` is still set.
+                Some(libc::EAGAIN) => {}
+                // The only exit that comes with an error (KVM API, `KVM_EXIT_MEMORY_FAULT`).
+                Some(libc::EFAULT | libc::EHWPOISON)
+                    if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT =>
+                {
+                    break;
+                }
+                _ => {
+                    return Err(Error::Call {
+                        call: "KVM_RUN",
+                        source: error,
+                    });
+                }
+            }
+        }
+        if self.page.exit_reason() == KVM_EXIT_INTR {
+            return Ok(self.interrupted());
+        }
+        let exit = decode::decode(&mut self.page);
+        self.incomplete = exit.needs_completion();
+        Ok(exit)
+    }
+
+    /// *clear* in the protocol of [`crate::kick`], and only then word to the caller.
+    fn interrupted(&mut self) -> Exit<'static> {
+        self.page.clear_exit_request();
+        self.incomplete = false;
+        Exit::Interrupted
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    type Error = Error;
+
+    fn run(&mut self) -> Result<Exit<'_>> {
+        self.enter()
+    }
+
+    /// `KVM_RUN` with `immediate_exit`: KVM finishes the pending access, then returns `EINTR`.
+    fn complete(&mut self) -> Result<Exit<'_>> {
+        self.page.request_exit();
+        self.enter()
+    }
+}
+
+impl SaveVcpu for KvmVcpu {
+    type State = VcpuState;
+
+    fn save(&mut self) -> Result<VcpuState> {
+        if self.incomplete {
+            return Err(Error::Incomplete);
+        }
+        state::save(&self.fd, &self.host)
+    }
+
+    /// MSRs that KVM rejects are skipped, logged, and listed by [`KvmVcpu::skipped_msrs`].
+    fn restore(&mut self, saved: &VcpuState) -> Result<()> {
+        let mut rounds = 0;
+        // KVM would finish the old access on top of the new state.
+        while self.incomplete {
+            self.complete()?;
+            rounds += 1;
+            if rounds == MAX_COMPLETIONS {
+                return Err(Error::NeverCompletes);
+            }
+        }
+        self.skipped_msrs = state::restore(&self.fd, &self.host, saved)?;
+        if !self.skipped_msrs.is_empty() {
+            log::warn!(
+                "KVM rejected the saved values of MSRs {:#x?}",
+                self.skipped_msrs
+            );
+        }
+        Ok(())
+    }
+}
+
+impl ManagedVcpu for KvmVcpu {
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::new(self.page.kicker())
+    }
+
+    /// Tells the guest's kvmclock that time stands still, so that its watchdogs don't bark after a resume.
+    /// A guest without kvmclock makes KVM say `EINVAL`.
+    fn paused(&mut self) -> Result<()> {
+        match self.fd.kvmclock_ctrl() {
+            Err(error) if error.errno() != libc::EINVAL => call("KVM_KVMCLOCK_CTRL", Err(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn dump(&mut self) -> Option<CpuDump> {
+        dump::dump(&self.fd, self.memory.as_deref())
+    }
+}

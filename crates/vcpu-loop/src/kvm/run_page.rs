@@ -1,0 +1,361 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! All of the crate's `unsafe`: the shared run page of a vCPU, and the KVM calls that have no safe wrapper.
+//!
+//! The page is mapped a second time, beside kvm-ioctls' own mapping. Other threads store to
+//! `immediate_exit` while the vCPU runs, and kvm-ioctls makes `&mut kvm_run` of *its* mapping
+//! (rust-vmm/kvm issue 373), which would make such a store undefined behaviour. Nothing here ever makes a
+//! reference to the whole of `kvm_run`. Who touches what in our mapping:
+//!
+//! | bytes | by whom |
+//! |---|---|
+//! | `immediate_exit` | any thread, as [`AtomicU8`] |
+//! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
+//! | `exit_reason`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
+//!
+//! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
+//! owner handed out is alive then.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use kvm_bindings::{
+    KVMIO, Xsave, kvm_hyperv_exit, kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_1 as HvSynic,
+    kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_2 as HvHcall,
+    kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_3 as HvSynDbg, kvm_regs, kvm_run,
+    kvm_run__bindgen_ty_1, kvm_run__bindgen_ty_1__bindgen_ty_1 as HardwareArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_2 as FailEntryArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_3 as ExceptionArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_4 as IoArm, kvm_run__bindgen_ty_1__bindgen_ty_5 as DebugArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_6 as MmioArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_8 as HypercallArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_9 as TprArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_13 as InternalArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_19 as SystemEventArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_21 as EoiArm, kvm_run__bindgen_ty_1__bindgen_ty_23 as MsrArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_26 as NotifyArm,
+    kvm_run__bindgen_ty_1__bindgen_ty_27 as MemoryFaultArm, kvm_sregs2, kvm_xen_exit,
+    kvm_xen_exit__bindgen_ty_1__bindgen_ty_1 as XenHcall,
+};
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
+
+use crate::kick::Kick;
+
+mod nr {
+    use super::{KVMIO, kvm_sregs2};
+    vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
+    vmm_sys_util::ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
+    vmm_sys_util::ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
+}
+
+/// `kvm_regs` is 18 words: RAX to R15, RIP, RFLAGS.
+const REGS_WORDS: usize = size_of::<kvm_regs>() / 8;
+
+/// A shared mapping of a vCPU's run page(s), unmapped with its last owner.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to no thread. What is shared is only accessed atomically, see the file's docs.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: we mapped exactly this range, and nobody holds a reference into it any more: all
+        // references borrow from an owner of this `Mapping`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+impl Mapping {
+    fn new(fd: &impl AsRawFd, len: usize) -> io::Result<Self> {
+        if len < size_of::<kvm_run>() {
+            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        }
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        match NonNull::new(base.cast()) {
+            Some(base) => Ok(Mapping { base, len }),
+            None => Err(io::Error::other("a mapping at address 0")),
+        }
+    }
+
+    fn run(&self) -> *mut kvm_run {
+        self.base.as_ptr().cast()
+    }
+
+    fn immediate_exit(&self) -> &AtomicU8 {
+        // SAFETY: the byte lies in the mapping (checked in `new`), lives as long as `self`, and is only
+        // ever accessed through this function.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).immediate_exit) }
+    }
+
+    fn valid_regs(&self) -> &AtomicU64 {
+        // SAFETY: as in `immediate_exit`; the field is 8-byte aligned in a page-aligned structure.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.run()).kvm_valid_regs) }
+    }
+
+    fn dirty_regs(&self) -> &AtomicU64 {
+        // SAFETY: as in `valid_regs`.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.run()).kvm_dirty_regs) }
+    }
+
+    fn regs(&self) -> &[AtomicU64; REGS_WORDS] {
+        // SAFETY: as in `valid_regs`; `kvm_regs` is an array of `u64` fields without padding, and
+        // `AtomicU64` has the layout of `u64`.
+        unsafe { &*(&raw mut (*self.run()).s.regs.regs).cast::<[AtomicU64; REGS_WORDS]>() }
+    }
+}
+
+/// The owner's view of a vCPU's run page.
+#[derive(Debug)]
+pub(super) struct RunPage {
+    mapping: Arc<Mapping>,
+}
+
+macro_rules! arms {
+    ($($name:ident: $arm:ty = $field:ident;)*) => {
+        $(pub(super) fn $name(&mut self) -> &mut $arm {
+            // SAFETY: the union lies in the mapping. Each of its arms consists of integers without
+            // implicit padding, so every content is valid; `&mut self` excludes other references to it
+            // and `KVM_RUN`.
+            unsafe { &mut (*self.exit()).$field }
+        })*
+    };
+}
+
+impl RunPage {
+    pub(super) fn map(fd: &VcpuFd, len: usize) -> io::Result<Self> {
+        Ok(RunPage {
+            mapping: Arc::new(Mapping::new(fd, len)?),
+        })
+    }
+
+    /// The handle by which other threads ask this vCPU to leave the guest.
+    pub(super) fn kicker(&self) -> RunFlag {
+        RunFlag {
+            mapping: Arc::clone(&self.mapping),
+        }
+    }
+
+    /// The general registers as KVM copies them at exits, see [`SyncRegisters`].
+    pub(super) fn sync_registers(&self) -> SyncRegisters {
+        let valid = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
+        self.mapping.valid_regs().fetch_or(valid, Ordering::Relaxed);
+        SyncRegisters {
+            mapping: Arc::clone(&self.mapping),
+        }
+    }
+
+    /// `KVM_RUN`.
+    pub(super) fn enter(&mut self, fd: &VcpuFd) -> io::Result<()> {
+        // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page,
+        // into which `&mut self` excludes references.
+        match unsafe { ioctl(fd, nr::KVM_RUN()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Makes the next [`RunPage::enter`] return before the guest runs.
+    pub(super) fn request_exit(&self) {
+        self.mapping.immediate_exit().store(1, Ordering::Release);
+    }
+
+    /// Uses up a kick: *clear* in the protocol of [`crate::kick`].
+    pub(super) fn clear_exit_request(&self) {
+        self.mapping.immediate_exit().swap(0, Ordering::AcqRel);
+    }
+
+    pub(super) fn exit_reason(&mut self) -> u32 {
+        // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
+        unsafe { (&raw const (*self.mapping.run()).exit_reason).read() }
+    }
+
+    fn exit(&mut self) -> *mut kvm_run__bindgen_ty_1 {
+        // SAFETY: the field lies in the mapping; no reference is made.
+        unsafe { &raw mut (*self.mapping.run()).__bindgen_anon_1 }
+    }
+
+    arms! {
+        hardware: HardwareArm = hw;
+        fail_entry: FailEntryArm = fail_entry;
+        exception: ExceptionArm = ex;
+        io: IoArm = io;
+        debug: DebugArm = debug;
+        mmio: MmioArm = mmio;
+        hypercall: HypercallArm = hypercall;
+        tpr_access: TprArm = tpr_access;
+        internal: InternalArm = internal;
+        system_event: SystemEventArm = system_event;
+        eoi: EoiArm = eoi;
+        hyperv: kvm_hyperv_exit = hyperv;
+        msr: MsrArm = msr;
+        xen: kvm_xen_exit = xen;
+        notify: NotifyArm = notify;
+        memory_fault: MemoryFaultArm = memory_fault;
+    }
+
+    /// The bytes at `offset` from the start of the page, if they lie wholly behind `kvm_run` itself.
+    pub(super) fn data(&mut self, offset: u64, len: usize) -> Option<&mut [u8]> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(len)?;
+        if offset < size_of::<kvm_run>() || end > self.mapping.len {
+            return None;
+        }
+        // SAFETY: the range lies in the mapping (checked above), overlaps nothing that is accessed in
+        // another way, and `&mut self` excludes other references to it and `KVM_RUN`.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.mapping.base.as_ptr().add(offset), len) })
+    }
+}
+
+/// The system event's data words.
+pub(super) fn system_event_data(arm: &SystemEventArm) -> [u64; 16] {
+    // SAFETY: both arms of the union are integers.
+    unsafe { arm.__bindgen_anon_1.data }
+}
+
+/// The KVM hypercall's flags; bit 0 is long mode, in the place of the older `longmode` field.
+pub(super) fn hypercall_flags(arm: &HypercallArm) -> u64 {
+    // SAFETY: both arms of the union are integers, and the wider one covers it.
+    unsafe { arm.__bindgen_anon_1.flags }
+}
+
+/// The only arm of Xen's union.
+pub(super) fn xen_hcall(arm: &mut kvm_xen_exit) -> &mut XenHcall {
+    // SAFETY: the arm consists of integers.
+    unsafe { &mut arm.u.hcall }
+}
+
+/// The arms of Hyper-V's union.
+pub(super) fn hyperv_synic(arm: &kvm_hyperv_exit) -> HvSynic {
+    // SAFETY: the arm consists of integers.
+    unsafe { arm.u.synic }
+}
+
+pub(super) fn hyperv_hcall(arm: &mut kvm_hyperv_exit) -> &mut HvHcall {
+    // SAFETY: the arm consists of integers.
+    unsafe { &mut arm.u.hcall }
+}
+
+pub(super) fn hyperv_syndbg(arm: &mut kvm_hyperv_exit) -> &mut HvSynDbg {
+    // SAFETY: the arm consists of integers.
+    unsafe { &mut arm.u.syndbg }
+}
+
+/// The flag half of a kick.
+#[derive(Debug)]
+pub(super) struct RunFlag {
+    mapping: Arc<Mapping>,
+}
+
+impl Kick for RunFlag {
+    fn request_exit(&self) {
+        self.mapping.immediate_exit().store(1, Ordering::Release);
+    }
+}
+
+/// A vCPU's general registers without a system call (`KVM_CAP_SYNC_REGS`).
+///
+/// KVM copies them out at every exit and back in at the next entry if they were set. So they are those of
+/// the instruction that exited only while an exit is being answered, on the vCPU's thread; at other times
+/// the values are stale but harmless. Don't change RIP while an access is incomplete: KVM moves it.
+#[derive(Clone, Debug)]
+pub struct SyncRegisters {
+    mapping: Arc<Mapping>,
+}
+
+impl SyncRegisters {
+    /// The registers at the exit.
+    pub fn get(&self) -> kvm_regs {
+        let mut words = [0u64; REGS_WORDS];
+        for (word, shared) in words.iter_mut().zip(self.mapping.regs()) {
+            *word = shared.load(Ordering::Relaxed);
+        }
+        // SAFETY: `kvm_regs` is `REGS_WORDS` words without padding, all contents are valid.
+        unsafe { std::mem::transmute::<[u64; REGS_WORDS], kvm_regs>(words) }
+    }
+
+    /// Changes the registers at the next entry.
+    pub fn set(&self, regs: &kvm_regs) {
+        // SAFETY: as in `get`.
+        let words = unsafe { std::mem::transmute::<kvm_regs, [u64; REGS_WORDS]>(*regs) };
+        for (word, shared) in words.iter().zip(self.mapping.regs()) {
+            shared.store(*word, Ordering::Relaxed);
+        }
+        let dirty = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
+        self.mapping.dirty_regs().fetch_or(dirty, Ordering::Relaxed);
+    }
+}
+
+/// `KVM_GET_SREGS2`.
+pub(super) fn get_sregs2(fd: &VcpuFd) -> io::Result<kvm_sregs2> {
+    let mut sregs = kvm_sregs2::default();
+    // SAFETY: KVM writes exactly one `kvm_sregs2`.
+    match unsafe { ioctl_with_mut_ref(fd, nr::KVM_GET_SREGS2(), &mut sregs) } {
+        0 => Ok(sregs),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `KVM_SET_SREGS2`.
+pub(super) fn set_sregs2(fd: &VcpuFd, sregs: &kvm_sregs2) -> io::Result<()> {
+    // SAFETY: KVM reads exactly one `kvm_sregs2`.
+    match unsafe { ioctl_with_ref(fd, nr::KVM_SET_SREGS2(), sregs) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn os_error(error: vmm_sys_util::errno::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+/// `KVM_GET_XSAVE2`, or `KVM_GET_XSAVE` where the area has the classic 4096 bytes.
+///
+/// `xsave` has room for at least what `KVM_CAP_XSAVE2` said on this host, which [`super::KvmHost`] ensures.
+pub(super) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()> {
+    if xsave.as_slice().is_empty() {
+        let classic = fd.get_xsave().map_err(os_error)?;
+        // SAFETY: only the fixed part is replaced, the length of the flexible one stays 0.
+        unsafe { xsave.as_mut_fam_struct() }.xsave = classic;
+        return Ok(());
+    }
+    // SAFETY: the caller sized `xsave` by `KVM_CAP_XSAVE2`, the most that KVM writes.
+    unsafe { fd.get_xsave2(xsave) }.map_err(os_error)
+}
+
+/// `KVM_SET_XSAVE`; `xsave` is sized as for [`get_xsave`].
+pub(super) fn set_xsave(fd: &VcpuFd, xsave: &Xsave) -> io::Result<()> {
+    // SAFETY: the caller sized `xsave` by `KVM_CAP_XSAVE2`, the most that KVM reads.
+    unsafe { fd.set_xsave2(xsave) }.map_err(os_error)
+}
+
+/// The fixed part of an XSAVE area, as words.
+pub(super) fn xsave_region(xsave: &mut Xsave) -> &mut [u32; 1024] {
+    // SAFETY: the flexible part's length isn't changed.
+    &mut unsafe { xsave.as_mut_fam_struct() }.xsave.region
+}

@@ -1,0 +1,362 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A vCPU's whole state: what is saved, and in which order it is read and written.
+
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, Xsave, kvm_cpuid_entry2,
+    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_sregs2,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
+
+use super::{Error, KvmHost, Result, call, run_page};
+
+/// `IA32_FEATURE_CONTROL` (Intel SDM, volume 4, table 2-2).
+const MSR_FEATURE_CONTROL: u32 = 0x3a;
+
+/// `IA32_TSC_DEADLINE` (Intel SDM, volume 4, table 2-2).
+const MSR_TSC_DEADLINE: u32 = 0x6e0;
+
+/// What `KVM_GET_SREGS2` knows and `KVM_GET_SREGS` doesn't.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Sregs2Extra {
+    /// Bit 0: `pdptrs` is valid.
+    pub flags: u64,
+    /// The page directory pointers of PAE paging, which memory needn't agree with.
+    pub pdptrs: [u64; 4],
+}
+
+/// The state of a KVM x86 vCPU, plain data in KVM's own structures.
+///
+/// It is untrusted when it comes from a file: KVM checks it when it is restored.
+#[derive(Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct VcpuState {
+    /// CPUID as the guest sees it.
+    pub cpuid: Vec<kvm_cpuid_entry2>,
+    /// TSC frequency, where the host's TSC is stable.
+    pub tsc_khz: Option<u32>,
+    /// Run state: runnable, halted, waiting for SIPI.
+    pub mp_state: kvm_mp_state,
+    /// General registers.
+    pub regs: kvm_regs,
+    /// Segment, control and descriptor table registers.
+    pub sregs: kvm_sregs,
+    /// More of these, where KVM has `KVM_CAP_SREGS2`.
+    pub sregs2: Option<Sregs2Extra>,
+    /// The XSAVE area, as words: 1,024 and more, as large as `KVM_CAP_XSAVE2` says.
+    pub xsave: Vec<u32>,
+    /// Extended control registers.
+    pub xcrs: kvm_xcrs,
+    /// Debug registers.
+    pub debug_regs: kvm_debugregs,
+    /// The local APIC, if KVM emulates it.
+    pub lapic: Option<kvm_lapic_state>,
+    /// Model-specific registers that this KVM could read.
+    pub msrs: Vec<kvm_msr_entry>,
+    /// The nested guest's state, if nesting is possible and used.
+    pub nested: Option<Box<KvmNestedStateBuffer>>,
+    /// Pending and injected exceptions, interrupts, NMIs, SMIs.
+    pub events: kvm_vcpu_events,
+}
+
+impl std::fmt::Debug for VcpuState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VcpuState")
+            .field("rip", &self.regs.rip)
+            .field("mp_state", &self.mp_state.mp_state)
+            .field("cpuid", &self.cpuid.len())
+            .field("msrs", &self.msrs.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads the state. Nothing may be pending.
+///
+/// The order matters, because some reads change what others see:
+///
+/// - MP state first: reading it takes INIT and SIPI that are pending in the LAPIC, and they reset registers.
+/// - General registers before the rest: reading them writes the emulator's copy back.
+/// - The LAPIC before the MSRs: reading it brings the timer's count up to date, and the TSC deadline
+///   belongs to the same timer.
+/// - Events last: reading them turns queued NMIs and SMIs into pending ones, and nothing may come after.
+///
+/// The others (CPUID, TSC frequency, XSAVE, XCRs, debug registers, nested state) only read.
+pub(super) fn save(fd: &VcpuFd, host: &KvmHost) -> Result<VcpuState> {
+    let mp_state = match fd.get_mp_state() {
+        Ok(state) => state,
+        Err(error) => return call("KVM_GET_MP_STATE", Err(error)),
+    };
+    let regs = call("KVM_GET_REGS", fd.get_regs())?;
+    let sregs = call("KVM_GET_SREGS", fd.get_sregs())?;
+    let sregs2 = match host.sregs2 {
+        false => None,
+        true => {
+            let all = run_page::get_sregs2(fd).map_err(|source| Error::Call {
+                call: "KVM_GET_SREGS2",
+                source,
+            })?;
+            Some(Sregs2Extra {
+                flags: all.flags,
+                pdptrs: all.pdptrs,
+            })
+        }
+    };
+    let xsave = save_xsave(fd, host)?;
+    let xcrs = call("KVM_GET_XCRS", fd.get_xcrs())?;
+    let debug_regs = call("KVM_GET_DEBUGREGS", fd.get_debug_regs())?;
+    // EINVAL: this VM has no in-kernel LAPIC.
+    let lapic = match fd.get_lapic() {
+        Err(error) if error.errno() == libc::EINVAL => None,
+        result => Some(call("KVM_GET_LAPIC", result)?),
+    };
+    let cpuid = call("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?
+        .as_slice()
+        .to_vec();
+    let msrs = save_msrs(fd, &host.msrs)?;
+    // An error means that the host's TSC is unstable; then there is no frequency to keep.
+    let tsc_khz = fd.get_tsc_khz().ok();
+    let nested = if host.nested { save_nested(fd)? } else { None };
+    let events = call("KVM_GET_VCPU_EVENTS", fd.get_vcpu_events())?;
+    Ok(VcpuState {
+        cpuid,
+        tsc_khz,
+        mp_state,
+        regs,
+        sregs,
+        sregs2,
+        xsave,
+        xcrs,
+        debug_regs,
+        lapic,
+        msrs,
+        nested,
+        events,
+    })
+}
+
+/// Writes the state and returns the MSRs that KVM rejected.
+///
+/// The order matters, because KVM checks each part against earlier ones:
+///
+/// - CPUID first: CR4, EFER, XCR0 and MSRs are checked against it.
+/// - The TSC's frequency before the TSC and its deadline, which are MSRs.
+/// - `IA32_FEATURE_CONTROL` and special registers (EFER, CR4, APIC base) before nested state, which needs
+///   virtualization to be on, and before the LAPIC, whose mode they set.
+/// - XCRs before the XSAVE area, whose components they enable.
+/// - General registers after special ones: writing them drops pending exceptions, as does nested state.
+/// - The LAPIC before the MSRs: the TSC deadline is ignored unless the LAPIC's timer is in that mode; and
+///   the deadline after the other MSRs, because it counts from the restored TSC.
+/// - MP state after special registers: KVM makes a boot CPU at its reset vector runnable when they are set.
+/// - Events last: almost everything above may drop or raise one.
+pub(super) fn restore(fd: &VcpuFd, host: &KvmHost, state: &VcpuState) -> Result<Vec<u32>> {
+    let VcpuState {
+        cpuid,
+        tsc_khz,
+        mp_state,
+        regs,
+        sregs,
+        sregs2,
+        xsave,
+        xcrs,
+        debug_regs,
+        lapic,
+        msrs,
+        nested,
+        events,
+    } = state;
+    // Validate what KVM doesn't, before the first change.
+    let xsave = xsave_for(host, xsave)?;
+    restore_cpuid(fd, cpuid)?;
+    if let Some(khz) = tsc_khz {
+        if fd.get_tsc_khz().ok() != Some(*khz) {
+            call("KVM_SET_TSC_KHZ", fd.set_tsc_khz(*khz))?;
+        }
+    }
+    let only = |wanted: &dyn Fn(u32) -> bool| -> Vec<kvm_msr_entry> {
+        msrs.iter()
+            .filter(|msr| wanted(msr.index))
+            .copied()
+            .collect()
+    };
+    let mut skipped = restore_msrs(fd, &only(&|index| index == MSR_FEATURE_CONTROL))?;
+    restore_sregs(fd, host, sregs, *sregs2)?;
+    if let Some(nested) = nested {
+        call("KVM_SET_NESTED_STATE", fd.set_nested_state(nested))?;
+    }
+    call("KVM_SET_XCRS", fd.set_xcrs(xcrs))?;
+    run_page::set_xsave(fd, &xsave).map_err(|source| Error::Call {
+        call: "KVM_SET_XSAVE",
+        source,
+    })?;
+    call("KVM_SET_REGS", fd.set_regs(regs))?;
+    call("KVM_SET_DEBUGREGS", fd.set_debug_regs(debug_regs))?;
+    if let Some(lapic) = lapic {
+        call("KVM_SET_LAPIC", fd.set_lapic(lapic))?;
+    }
+    let early = |index| index != MSR_FEATURE_CONTROL && index != MSR_TSC_DEADLINE;
+    skipped.extend(restore_msrs(fd, &only(&early))?);
+    skipped.extend(restore_msrs(fd, &only(&|index| index == MSR_TSC_DEADLINE))?);
+    call("KVM_SET_MP_STATE", fd.set_mp_state(*mp_state))?;
+    call("KVM_SET_VCPU_EVENTS", fd.set_vcpu_events(events))?;
+    Ok(skipped)
+}
+
+/// An empty XSAVE area of this host's size.
+fn xsave_area(host: &KvmHost) -> Result<Xsave> {
+    let extra = (host.xsave_size - size_of::<kvm_xsave>()).div_ceil(4);
+    Xsave::new(extra).map_err(|_| Error::Misfit {
+        what: "XSAVE components",
+    })
+}
+
+fn save_xsave(fd: &VcpuFd, host: &KvmHost) -> Result<Vec<u32>> {
+    let mut area = xsave_area(host)?;
+    run_page::get_xsave(fd, &mut area).map_err(|source| Error::Call {
+        call: "KVM_GET_XSAVE2",
+        source,
+    })?;
+    let mut words = run_page::xsave_region(&mut area).to_vec();
+    words.extend_from_slice(area.as_slice());
+    Ok(words)
+}
+
+/// The saved words in an area of this host's size. A smaller area is filled up with zeroes (components in
+/// their initial state); a larger one fits if what is cut off is zero.
+fn xsave_for(host: &KvmHost, words: &[u32]) -> Result<Xsave> {
+    let mut area = xsave_area(host)?;
+    let misfit = Error::Misfit {
+        what: "XSAVE components",
+    };
+    let Some((fixed, extra)) = words.split_at_checked(run_page::xsave_region(&mut area).len())
+    else {
+        return Err(misfit);
+    };
+    run_page::xsave_region(&mut area).copy_from_slice(fixed);
+    let room = area.as_mut_slice();
+    let fits = room.len().min(extra.len());
+    if extra[fits..].iter().any(|word| *word != 0) {
+        return Err(misfit);
+    }
+    room[..fits].copy_from_slice(&extra[..fits]);
+    Ok(area)
+}
+
+/// Sets CPUID unless it is that already: since Linux 5.16, KVM takes no other one after the first run.
+fn restore_cpuid(fd: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<()> {
+    let now = call("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
+    if now.as_slice() == entries {
+        return Ok(());
+    }
+    let cpuid = CpuId::from_entries(entries).map_err(|_| Error::Misfit {
+        what: "CPUID entries",
+    })?;
+    call("KVM_SET_CPUID2", fd.set_cpuid2(&cpuid))
+}
+
+fn restore_sregs(
+    fd: &VcpuFd,
+    host: &KvmHost,
+    sregs: &kvm_sregs,
+    extra: Option<Sregs2Extra>,
+) -> Result<()> {
+    let Some(extra) = extra.filter(|_| host.sregs2) else {
+        return call("KVM_SET_SREGS", fd.set_sregs(sregs));
+    };
+    // The interrupt bitmap has no place here; the events bring the injected interrupt back.
+    let kvm_sregs {
+        cs,
+        ds,
+        es,
+        fs,
+        gs,
+        ss,
+        tr,
+        ldt,
+        gdt,
+        idt,
+        cr0,
+        cr2,
+        cr3,
+        cr4,
+        cr8,
+        efer,
+        apic_base,
+        interrupt_bitmap: _,
+    } = *sregs;
+    let Sregs2Extra { flags, pdptrs } = extra;
+    let sregs2 = kvm_sregs2 {
+        cs,
+        ds,
+        es,
+        fs,
+        gs,
+        ss,
+        tr,
+        ldt,
+        gdt,
+        idt,
+        cr0,
+        cr2,
+        cr3,
+        cr4,
+        cr8,
+        efer,
+        apic_base,
+        flags,
+        pdptrs,
+    };
+    run_page::set_sregs2(fd, &sregs2).map_err(|source| Error::Call {
+        call: "KVM_SET_SREGS2",
+        source,
+    })
+}
+
+fn save_nested(fd: &VcpuFd) -> Result<Option<Box<KvmNestedStateBuffer>>> {
+    let mut buffer = Box::new(KvmNestedStateBuffer::empty());
+    let used = call("KVM_GET_NESTED_STATE", fd.nested_state(&mut buffer))?;
+    Ok(used.map(|_| buffer))
+}
+
+fn msr_block(entries: &[kvm_msr_entry]) -> Result<Msrs> {
+    Msrs::from_entries(entries).map_err(|_| Error::Misfit { what: "MSRs" })
+}
+
+/// Reads what this KVM can read. `KVM_GET_MSRS` stops at the first MSR that it can't, which is left out.
+fn save_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
+    let wanted: Vec<kvm_msr_entry> = indices
+        .iter()
+        .map(|index| kvm_msr_entry {
+            index: *index,
+            ..Default::default()
+        })
+        .collect();
+    let mut saved = Vec::with_capacity(wanted.len());
+    let mut rest = wanted.as_slice();
+    while !rest.is_empty() {
+        let chunk = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
+        let mut block = msr_block(chunk)?;
+        let read = call("KVM_GET_MSRS", fd.get_msrs(&mut block))?.min(chunk.len());
+        saved.extend_from_slice(&block.as_slice()[..read]);
+        // Past the one that failed, if one did.
+        rest = &rest[chunk.len().min(read + 1)..];
+    }
+    Ok(saved)
+}
+
+/// Writes all that this KVM takes. `KVM_SET_MSRS` stops at the first MSR that it rejects, which is listed.
+fn restore_msrs(fd: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<Vec<u32>> {
+    let mut skipped = Vec::new();
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let chunk = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
+        let written = call("KVM_SET_MSRS", fd.set_msrs(&msr_block(chunk)?))?.min(chunk.len());
+        if let Some(rejected) = chunk.get(written) {
+            skipped.push(rejected.index);
+        }
+        rest = &rest[chunk.len().min(written + 1)..];
+    }
+    Ok(skipped)
+}

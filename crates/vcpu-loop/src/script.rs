@@ -1,0 +1,643 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A vCPU that follows a script instead of a guest, and an I/O object that writes down what it is asked.
+//!
+//! Everything above KVM is tested with these: exit handling, pause, kick, save order, panics. The vCPU is
+//! stricter than KVM: it panics where KVM would silently do the wrong thing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::exit::{DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, SystemEvent};
+use crate::kick::Kick;
+use crate::report::{CpuDump, InstructionBytes, Registers};
+use crate::vcpu::{ManagedVcpu, MsrReply, Next, SaveVcpu, Vcpu, VcpuIo};
+
+/// What the scripted guest does next.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Step {
+    /// `count` port reads of `size` bytes by one instruction.
+    PioIn {
+        /// Port.
+        port: u16,
+        /// Bytes per access.
+        size: u8,
+        /// Accesses.
+        count: usize,
+    },
+    /// Port writes of `size` bytes each by one instruction.
+    PioOut {
+        /// Port.
+        port: u16,
+        /// Bytes per access.
+        size: u8,
+        /// All bytes.
+        data: Vec<u8>,
+    },
+    /// A memory read.
+    MmioRead {
+        /// Address.
+        addr: u64,
+        /// Bytes.
+        len: usize,
+    },
+    /// A memory write.
+    MmioWrite {
+        /// Address.
+        addr: u64,
+        /// Bytes.
+        data: Vec<u8>,
+    },
+    /// `rdmsr`.
+    Rdmsr {
+        /// MSR.
+        index: u32,
+    },
+    /// `wrmsr`.
+    Wrmsr {
+        /// MSR.
+        index: u32,
+        /// Value.
+        data: u64,
+    },
+    /// A hypercall.
+    Hypercall {
+        /// Whose.
+        abi: HypercallAbi,
+        /// Number.
+        number: u64,
+    },
+    /// A write to a Hyper-V SynIC register.
+    HypervSynic {
+        /// MSR.
+        msr: u32,
+    },
+    /// `hlt`.
+    Hlt,
+    /// SEV-ES AP reset hold.
+    ApResetHold,
+    /// Triple fault.
+    Shutdown,
+    /// A system event.
+    SystemEvent(SystemEvent),
+    /// A debug exit.
+    Debug(DebugExit),
+    /// End of an interrupt.
+    IoapicEoi {
+        /// Vector.
+        vector: u8,
+    },
+    /// The dirty ring is full.
+    DirtyRingFull,
+    /// The interrupt window opened.
+    InterruptWindow,
+    /// CR8 fell.
+    SetTpr,
+    /// The TPR was touched.
+    TprAccess,
+    /// A bus lock.
+    BusLock,
+    /// A signal that was no kick.
+    Signal,
+    /// An exit that ends the vCPU.
+    Fatal(FatalExit),
+    /// The host fails the call.
+    HostError,
+    /// The same instruction goes on: it exits again when the step before is completed.
+    Then(Box<Step>),
+    /// Guest code without exits, until kicked. What follows the last step, too.
+    Spin,
+}
+
+impl Step {
+    /// As a further exit of the instruction before it.
+    pub fn then(self) -> Step {
+        Step::Then(Box::new(self))
+    }
+}
+
+/// A reply as the guest got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To a port read.
+    PioIn(Vec<u8>),
+    /// To a port write: that it completed.
+    PioOut,
+    /// To a memory read.
+    MmioRead(Vec<u8>),
+    /// To a memory write: that it completed.
+    MmioWrite,
+    /// To `rdmsr`: the value, or #GP.
+    Rdmsr(Option<u64>),
+    /// To `wrmsr`: success, or #GP.
+    Wrmsr(Option<()>),
+    /// To a hypercall.
+    Hypercall(u64),
+    /// To a Hyper-V notification: that it completed.
+    Hyperv,
+}
+
+/// The one error of a scripted vCPU, at [`Step::HostError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the script says that the host fails")]
+pub struct ScriptError;
+
+/// What a scripted vCPU saves: how far the guest got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScriptState {
+    /// How many instructions have completed.
+    pub retired: u64,
+}
+
+#[derive(Debug, Default)]
+struct Flag {
+    exit: AtomicU8,
+    lock: Mutex<()>,
+    spinning: Condvar,
+}
+
+impl Kick for Flag {
+    fn request_exit(&self) {
+        self.exit.store(1, Ordering::Release);
+        let _guard = relock(&self.lock);
+        self.spinning.notify_all();
+    }
+}
+
+impl Flag {
+    fn wait(&self) {
+        let mut guard = relock(&self.lock);
+        while self.exit.load(Ordering::Acquire) == 0 {
+            guard = self
+                .spinning
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which reply is owed to the guest.
+#[derive(Clone, Copy, Debug)]
+enum Owed {
+    PioIn,
+    PioOut,
+    MmioRead,
+    MmioWrite,
+    Rdmsr,
+    Wrmsr,
+    Hypercall,
+    Hyperv,
+}
+
+/// The replies of a [`ScriptedVcpu`], readable while it runs elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Replies(Arc<Mutex<Vec<Reply>>>);
+
+impl Replies {
+    /// The replies so far.
+    pub fn get(&self) -> Vec<Reply> {
+        relock(&self.0).clone()
+    }
+}
+
+/// A vCPU whose guest is a list of [`Step`]s.
+///
+/// # Panics
+/// Its methods panic on misuse: saving while an access is incomplete, entering after a triple fault or a
+/// fatal exit without restoring. That is the point of it.
+#[derive(Debug)]
+pub struct ScriptedVcpu {
+    script: VecDeque<Step>,
+    repeat: Option<Step>,
+    flag: Arc<Flag>,
+    replies: Replies,
+    owed: Option<Owed>,
+    /// What `Exit` lends out.
+    data: Vec<u8>,
+    word: u64,
+    error: u8,
+    retired: u64,
+    ended: bool,
+}
+
+impl ScriptedVcpu {
+    /// A vCPU that takes these steps, then spins.
+    pub fn new(script: impl IntoIterator<Item = Step>) -> Self {
+        ScriptedVcpu {
+            script: script.into_iter().collect(),
+            repeat: None,
+            flag: Arc::default(),
+            replies: Replies::default(),
+            owed: None,
+            data: Vec::new(),
+            word: 0,
+            error: 0,
+            retired: 0,
+            ended: false,
+        }
+    }
+
+    /// A vCPU that takes one step for ever and keeps no record of its replies.
+    pub fn endless(step: Step) -> Self {
+        ScriptedVcpu {
+            repeat: Some(step),
+            ..Self::new([])
+        }
+    }
+
+    /// The replies that the guest gets.
+    pub fn replies(&self) -> Replies {
+        self.replies.clone()
+    }
+
+    /// Delivers the reply to the last exit. The instruction retires unless it goes on.
+    fn deliver(&mut self) {
+        let Some(owed) = self.owed.take() else { return };
+        let faulted = self.error != 0;
+        let reply = match owed {
+            Owed::PioIn => Reply::PioIn(self.data.clone()),
+            Owed::PioOut => Reply::PioOut,
+            Owed::MmioRead => Reply::MmioRead(self.data.clone()),
+            Owed::MmioWrite => Reply::MmioWrite,
+            Owed::Rdmsr => Reply::Rdmsr((!faulted).then_some(self.word)),
+            Owed::Wrmsr => Reply::Wrmsr((!faulted).then_some(())),
+            Owed::Hypercall => Reply::Hypercall(self.word),
+            Owed::Hyperv => Reply::Hyperv,
+        };
+        if self.repeat.is_none() {
+            relock(&self.replies.0).push(reply);
+        }
+        if !matches!(self.script.front(), Some(Step::Then(_))) {
+            self.retired += 1;
+        }
+    }
+
+    fn continuation(&mut self) -> Option<Step> {
+        match self.script.front() {
+            Some(Step::Then(_)) => match self.script.pop_front() {
+                Some(Step::Then(step)) => Some(*step),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn interrupted(&mut self) -> Exit<'static> {
+        self.flag.exit.swap(0, Ordering::AcqRel);
+        Exit::Interrupted
+    }
+
+    fn owe(&mut self, owed: Owed, data: Vec<u8>) {
+        self.owed = Some(owed);
+        self.data = data;
+        // As KVM presets it: an MSR access that nobody answers would succeed with 0.
+        self.error = 0;
+    }
+
+    fn exit(&mut self, step: Step) -> Result<Exit<'_>, ScriptError> {
+        match step {
+            Step::PioIn { port, size, count } => {
+                self.owe(Owed::PioIn, vec![0; usize::from(size) * count]);
+                return Ok(Exit::PioIn {
+                    port,
+                    size,
+                    data: &mut self.data,
+                });
+            }
+            Step::PioOut { port, size, data } => {
+                self.owe(Owed::PioOut, data);
+                return Ok(Exit::PioOut {
+                    port,
+                    size,
+                    data: &self.data,
+                });
+            }
+            Step::MmioRead { addr, len } => {
+                self.owe(Owed::MmioRead, vec![0; len]);
+                return Ok(Exit::MmioRead {
+                    addr,
+                    data: &mut self.data,
+                });
+            }
+            Step::MmioWrite { addr, data } => {
+                self.owe(Owed::MmioWrite, data);
+                return Ok(Exit::MmioWrite {
+                    addr,
+                    data: &self.data,
+                });
+            }
+            Step::Rdmsr { index } => {
+                self.owe(Owed::Rdmsr, Vec::new());
+                self.word = 0;
+                return Ok(Exit::Rdmsr {
+                    index,
+                    data: &mut self.word,
+                    error: &mut self.error,
+                });
+            }
+            Step::Wrmsr { index, data } => {
+                self.owe(Owed::Wrmsr, Vec::new());
+                return Ok(Exit::Wrmsr {
+                    index,
+                    data,
+                    error: &mut self.error,
+                });
+            }
+            Step::Hypercall { abi, number } => {
+                self.owe(Owed::Hypercall, Vec::new());
+                let ret = &mut self.word;
+                let call = Hypercall {
+                    abi,
+                    number,
+                    args: [0; 6],
+                    long_mode: true,
+                    cpl: None,
+                    ret,
+                };
+                return Ok(match abi {
+                    HypercallAbi::Kvm => Exit::Hypercall(call),
+                    HypercallAbi::Xen => Exit::Xen(call),
+                    HypercallAbi::Hyperv => Exit::Hyperv(HypervExit::Hypercall(call)),
+                });
+            }
+            Step::HypervSynic { msr } => {
+                self.owe(Owed::Hyperv, Vec::new());
+                return Ok(Exit::Hyperv(HypervExit::Synic {
+                    msr,
+                    control: 0,
+                    event_page: 0,
+                    message_page: 0,
+                }));
+            }
+            _ => self.retired += 1,
+        }
+        self.plain(step)
+    }
+
+    /// Exits that leave nothing to complete.
+    fn plain(&mut self, step: Step) -> Result<Exit<'static>, ScriptError> {
+        self.ended = matches!(step, Step::Shutdown | Step::Fatal(_) | Step::SystemEvent(_));
+        Ok(match step {
+            Step::Hlt => Exit::Hlt,
+            Step::ApResetHold => Exit::ApResetHold,
+            Step::Shutdown => Exit::Shutdown,
+            Step::SystemEvent(event) => Exit::SystemEvent(event),
+            Step::Debug(debug) => Exit::Debug(debug),
+            Step::IoapicEoi { vector } => Exit::IoapicEoi { vector },
+            Step::DirtyRingFull => Exit::DirtyRingFull,
+            Step::InterruptWindow => Exit::InterruptWindow,
+            Step::SetTpr => Exit::SetTpr,
+            Step::TprAccess => Exit::TprAccess {
+                rip: self.retired,
+                is_write: true,
+            },
+            Step::BusLock => Exit::BusLock,
+            Step::Fatal(exit) => Exit::Fatal(exit),
+            Step::HostError => return Err(ScriptError),
+            Step::Then(step) => panic!("{step:?} continues an instruction that made no exit"),
+            _ => self.interrupted(),
+        })
+    }
+}
+
+impl Vcpu for ScriptedVcpu {
+    type Error = ScriptError;
+
+    fn run(&mut self) -> Result<Exit<'_>, ScriptError> {
+        assert!(!self.ended, "entered after an exit that ends the vCPU");
+        self.deliver();
+        if let Some(step) = self.continuation() {
+            return self.exit(step);
+        }
+        if self.flag.exit.load(Ordering::Acquire) != 0 {
+            return Ok(self.interrupted());
+        }
+        match self.script.pop_front().or_else(|| self.repeat.clone()) {
+            None | Some(Step::Spin) => {
+                self.flag.wait();
+                Ok(self.interrupted())
+            }
+            Some(step) => self.exit(step),
+        }
+    }
+
+    fn complete(&mut self) -> Result<Exit<'_>, ScriptError> {
+        assert!(!self.ended, "entered after an exit that ends the vCPU");
+        self.flag.exit.store(1, Ordering::Release);
+        self.deliver();
+        match self.continuation() {
+            Some(step) => self.exit(step),
+            None => Ok(self.interrupted()),
+        }
+    }
+}
+
+impl SaveVcpu for ScriptedVcpu {
+    type State = ScriptState;
+
+    fn save(&mut self) -> Result<ScriptState, ScriptError> {
+        assert!(
+            self.owed.is_none(),
+            "saved while {:?} is incomplete",
+            self.owed
+        );
+        assert!(!self.ended, "saved after an exit that ends the vCPU");
+        Ok(ScriptState {
+            retired: self.retired,
+        })
+    }
+
+    /// The count of instructions is replaced, the script goes on where it is.
+    fn restore(&mut self, state: &ScriptState) -> Result<(), ScriptError> {
+        self.owed = None;
+        self.ended = false;
+        self.retired = state.retired;
+        Ok(())
+    }
+}
+
+impl ManagedVcpu for ScriptedVcpu {
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::clone(&self.flag) as Arc<dyn Kick>
+    }
+
+    fn paused(&mut self) -> Result<(), ScriptError> {
+        assert!(
+            self.owed.is_none(),
+            "paused while {:?} is incomplete",
+            self.owed
+        );
+        Ok(())
+    }
+
+    fn dump(&mut self) -> Option<CpuDump> {
+        let registers = Registers {
+            rip: self.retired,
+            ..Registers::default()
+        };
+        Some(CpuDump {
+            registers,
+            instruction: InstructionBytes::Unavailable,
+        })
+    }
+}
+
+/// A call that a [`RecordingIo`] got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// A port read of so many bytes.
+    PioRead(u16, usize),
+    /// A port write.
+    PioWrite(u16, Vec<u8>),
+    /// A memory read of so many bytes.
+    MmioRead(u64, usize),
+    /// A memory write.
+    MmioWrite(u64, Vec<u8>),
+    /// An MSR read.
+    Rdmsr(u32),
+    /// An MSR write.
+    Wrmsr(u32, u64),
+    /// A hypercall.
+    Hypercall(HypercallAbi, u64),
+    /// A Hyper-V notification.
+    Hyperv,
+    /// The end of an interrupt.
+    IoapicEoi(u8),
+}
+
+/// The calls of a [`RecordingIo`], readable while it is in use elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Calls(Arc<Mutex<Vec<Call>>>);
+
+impl Calls {
+    /// The calls so far.
+    pub fn get(&self) -> Vec<Call> {
+        relock(&self.0).clone()
+    }
+}
+
+/// Decides about each call.
+type Judge = Box<dyn FnMut(&Call) -> Next + Send>;
+
+/// Writes down every call, and answers as it is told.
+pub struct RecordingIo {
+    calls: Calls,
+    judge: Judge,
+    fill: u8,
+    msrs: BTreeMap<u32, u64>,
+}
+
+impl fmt::Debug for RecordingIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordingIo")
+            .field("calls", &self.calls)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RecordingIo {
+    /// Claims nothing.
+    pub fn unclaimed() -> Self {
+        Self::new(0, |_| Next::Unclaimed)
+    }
+
+    /// Claims everything: reads give `fill` in each byte, hypercalls return it. MSRs are in
+    /// [`RecordingIo::with_msr`].
+    pub fn claiming(fill: u8) -> Self {
+        Self::new(fill, |_| Next::Continue)
+    }
+
+    /// As [`RecordingIo::claiming`], but `judge` decides what comes next, and may panic.
+    pub fn new(fill: u8, judge: impl FnMut(&Call) -> Next + Send + 'static) -> Self {
+        RecordingIo {
+            calls: Calls::default(),
+            judge: Box::new(judge),
+            fill,
+            msrs: BTreeMap::new(),
+        }
+    }
+
+    /// Knows an MSR: it reads back what was written last.
+    #[must_use]
+    pub fn with_msr(mut self, index: u32, value: u64) -> Self {
+        self.msrs.insert(index, value);
+        self
+    }
+
+    /// The calls that it gets.
+    pub fn calls(&self) -> Calls {
+        self.calls.clone()
+    }
+
+    fn call(&mut self, call: Call) -> Next {
+        relock(&self.calls.0).push(call.clone());
+        (self.judge)(&call)
+    }
+}
+
+impl VcpuIo for RecordingIo {
+    fn pio_read(&mut self, port: u16, data: &mut [u8]) -> Next {
+        assert!(
+            data.iter().all(|byte| *byte == 0xff),
+            "a read must be prefilled with all ones"
+        );
+        data.fill(self.fill);
+        self.call(Call::PioRead(port, data.len()))
+    }
+
+    fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
+        self.call(Call::PioWrite(port, data.to_vec()))
+    }
+
+    fn mmio_read(&mut self, addr: u64, data: &mut [u8]) -> Next {
+        assert!(
+            data.iter().all(|byte| *byte == 0xff),
+            "a read must be prefilled with all ones"
+        );
+        data.fill(self.fill);
+        self.call(Call::MmioRead(addr, data.len()))
+    }
+
+    fn mmio_write(&mut self, addr: u64, data: &[u8]) -> Next {
+        self.call(Call::MmioWrite(addr, data.to_vec()))
+    }
+
+    fn rdmsr(&mut self, index: u32) -> MsrReply<u64> {
+        let _ = self.call(Call::Rdmsr(index));
+        self.msrs
+            .get(&index)
+            .map_or(MsrReply::Unclaimed, |value| MsrReply::Value(*value))
+    }
+
+    fn wrmsr(&mut self, index: u32, data: u64) -> MsrReply<()> {
+        let _ = self.call(Call::Wrmsr(index, data));
+        match self.msrs.get_mut(&index) {
+            Some(value) => {
+                *value = data;
+                MsrReply::Value(())
+            }
+            None => MsrReply::Unclaimed,
+        }
+    }
+
+    fn hypercall(&mut self, call: &mut Hypercall<'_>) -> Next {
+        *call.ret = u64::from(self.fill);
+        self.call(Call::Hypercall(call.abi, call.number))
+    }
+
+    fn hyperv(&mut self, _: &mut HypervExit<'_>) -> Next {
+        self.call(Call::Hyperv)
+    }
+
+    fn ioapic_eoi(&mut self, vector: u8) -> Next {
+        self.call(Call::IoapicEoi(vector))
+    }
+}
