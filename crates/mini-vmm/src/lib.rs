@@ -11,8 +11,8 @@ pub mod boot;
 pub mod check;
 pub mod cli;
 pub mod config;
-pub mod cpu;
 pub mod console;
+pub mod cpu;
 pub mod devices;
 pub mod layout;
 pub mod logging;
@@ -21,10 +21,12 @@ pub mod outcome;
 pub mod spec;
 pub mod supervisor;
 mod sys;
+mod sys_term;
+pub mod vcpu_io;
+pub mod vm;
 pub mod vmm;
 
 /// The README's examples are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-mod sys_term;

@@ -4,10 +4,9 @@
 //! CPU topology in CPUID: one package, a core per vCPU, a thread per core, and one last-level
 //! cache. APIC ids are the vCPUs' indices.
 //!
-//! Citations: Intel SDM volume 2A, CPUID (leaves 1, 4, 0xB, 0x1F) and volume 3A, section "Hierarchical Mapping of Shared
-//! Resources";
-//! AMD APM volume 3, appendix E.3 to E.4 (leaves 1, 0xB, 0x8000_0001, 0x8000_0008, 0x8000_001D,
-//! 0x8000_001E) and appendix E.5.
+//! Citations: Intel SDM volume 2A, CPUID (leaves 1, 4, 0xB, 0x1F) and volume 3A, section
+//! "Hierarchical Mapping of Shared Resources"; AMD APM volume 3, appendix E (leaves 1, 0xB,
+//! 0x8000_0001, 0x8000_0008, 0x8000_001D, 0x8000_001E).
 
 use kvm_bindings::kvm_cpuid_entry2;
 

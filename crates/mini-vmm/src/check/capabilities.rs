@@ -1,0 +1,140 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The KVM capabilities that mini-vmm uses, and what for.
+
+use kvm_ioctls::{Cap, Kvm};
+use serde::Serialize;
+
+/// A KVM capability that mini-vmm uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Capability {
+    /// Its name in the KVM API.
+    pub name: &'static str,
+    /// What mini-vmm does with it.
+    pub purpose: &'static str,
+    /// Whether no machine can do without it.
+    pub required: bool,
+    /// What KVM answered: 0 is "no", and some answer with more than a yes.
+    pub value: i32,
+}
+
+/// A row of [`TABLE`].
+type Row = (Cap, &'static str, &'static str);
+
+/// What every machine needs.
+const REQUIRED: [Row; 7] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY", "guest memory"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID", "CPUID of vCPUs"),
+    (
+        Cap::Irqchip,
+        "KVM_CAP_IRQCHIP",
+        "local APICs and IOAPIC in the kernel",
+    ),
+    (Cap::Irqfd, "KVM_CAP_IRQFD", "device interrupts"),
+    (
+        Cap::SetTssAddr,
+        "KVM_CAP_SET_TSS_ADDR",
+        "real mode on older Intel CPUs",
+    ),
+    (
+        Cap::SetIdentityMapAddr,
+        "KVM_CAP_SET_IDENTITY_MAP_ADDR",
+        "real mode on older Intel CPUs",
+    ),
+    (
+        Cap::ImmediateExit,
+        "KVM_CAP_IMMEDIATE_EXIT",
+        "stopping a vCPU without losing the request",
+    ),
+];
+
+/// What is used where it is there.
+const OPTIONAL: [Row; 15] = [
+    (
+        Cap::TscDeadlineTimer,
+        "KVM_CAP_TSC_DEADLINE_TIMER",
+        "an APIC timer without calibration",
+    ),
+    (
+        Cap::GetTscKhz,
+        "KVM_CAP_GET_TSC_KHZ",
+        "the TSC's frequency in CPUID",
+    ),
+    (
+        Cap::AdjustClock,
+        "KVM_CAP_ADJUST_CLOCK",
+        "kvmclock, and setting it after a restore",
+    ),
+    (Cap::Pit2, "KVM_CAP_PIT2", "--legacy-timer"),
+    (
+        Cap::Ioeventfd,
+        "KVM_CAP_IOEVENTFD",
+        "virtio queues without a vCPU exit",
+    ),
+    (
+        Cap::SignalMsi,
+        "KVM_CAP_SIGNAL_MSI",
+        "message-signaled interrupts",
+    ),
+    (
+        Cap::X86UserSpaceMsr,
+        "KVM_CAP_X86_USER_SPACE_MSR",
+        "MSRs that the VMM answers",
+    ),
+    (
+        Cap::X86MsrFilter,
+        "KVM_CAP_X86_MSR_FILTER",
+        "choosing those MSRs",
+    ),
+    (
+        Cap::SyncRegs,
+        "KVM_CAP_SYNC_REGS",
+        "hypercalls by port without more system calls",
+    ),
+    (Cap::XenHvm, "KVM_CAP_XEN_HVM", "forwarding every hypercall"),
+    (Cap::MpState, "KVM_CAP_MP_STATE", "saving vCPUs"),
+    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS", "saving vCPUs"),
+    (Cap::Xcrs, "KVM_CAP_XCRS", "saving vCPUs"),
+    (
+        Cap::Xsave2,
+        "KVM_CAP_XSAVE2",
+        "saving vCPUs with large registers (AMX)",
+    ),
+    (
+        Cap::KvmclockCtrl,
+        "KVM_CAP_KVMCLOCK_CTRL",
+        "pausing without a lockup report in the guest",
+    ),
+];
+
+/// Every capability that is used, with this KVM's answer.
+pub(super) fn all(kvm: &Kvm) -> Vec<Capability> {
+    let ask = |required| {
+        move |&(cap, name, purpose): &Row| {
+            let value = kvm.check_extension_int(cap).max(0);
+            Capability {
+                name,
+                purpose,
+                required,
+                value,
+            }
+        }
+    };
+    REQUIRED
+        .iter()
+        .map(ask(true))
+        .chain(OPTIONAL.iter().map(ask(false)))
+        .collect()
+}
+
+/// The first required capability that this KVM lacks.
+pub(super) fn missing(kvm: &Kvm) -> Option<Capability> {
+    let lacked = REQUIRED.iter().find(|(cap, ..)| !kvm.check_extension(*cap));
+    lacked.map(|&(_, name, purpose)| Capability {
+        name,
+        purpose,
+        required: true,
+        value: 0,
+    })
+}

@@ -1,0 +1,116 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the host's files say about its CPU and groups.
+
+use std::fs;
+
+use serde::Serialize;
+
+/// The CPU's instructions for running guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Virtualization {
+    /// Intel's VMX.
+    Vmx,
+    /// AMD's SVM.
+    Svm,
+}
+
+impl Virtualization {
+    /// Its name in /proc/cpuinfo.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Virtualization::Vmx => "vmx",
+            Virtualization::Svm => "svm",
+        }
+    }
+
+    /// The kernel module that uses it.
+    pub fn module(self) -> &'static str {
+        match self {
+            Virtualization::Vmx => "kvm_intel",
+            Virtualization::Svm => "kvm_amd",
+        }
+    }
+}
+
+/// The host's CPU, as /proc/cpuinfo has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cpu {
+    /// The vendor string, such as `GenuineIntel`.
+    pub vendor: String,
+    /// The model's name.
+    pub model: String,
+    /// What it has to run guests with; nothing where firmware or another hypervisor hides it.
+    pub virtualization: Option<Virtualization>,
+    /// Whether the host is itself a guest.
+    pub is_guest: bool,
+}
+
+impl Cpu {
+    /// The CPU that this process runs on; empty where /proc isn't mounted.
+    pub(super) fn here() -> Self {
+        Cpu::parse(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+    }
+
+    /// The first CPU in the text of /proc/cpuinfo.
+    pub(super) fn parse(cpuinfo: &str) -> Self {
+        let field = |name: &str| {
+            let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+            let found = fields.find(|(key, _)| key.trim() == name);
+            found.map_or("", |(_, value)| value.trim())
+        };
+        let has = |flag: &str| field("flags").split_whitespace().any(|f| f == flag);
+        let virtualization = [Virtualization::Vmx, Virtualization::Svm]
+            .into_iter()
+            .find(|virtualization| has(virtualization.flag()));
+        Cpu {
+            vendor: field("vendor_id").to_owned(),
+            model: field("model name").to_owned(),
+            virtualization,
+            is_guest: has("hypervisor"),
+        }
+    }
+}
+
+/// The name of group `gid` in the text of /etc/group.
+pub(super) fn group_name(groups: &str, gid: u32) -> Option<String> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let id: u32 = fields.nth(1)?.parse().ok()?;
+        (id == gid).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpuinfo_is_read() {
+        let text = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: A CPU: fast\n\
+                    flags\t\t: fpu vmx hypervisor\n\nprocessor\t: 1\nflags\t\t: fpu svm\n";
+        let expected = Cpu {
+            vendor: "GenuineIntel".to_owned(),
+            model: "A CPU: fast".to_owned(),
+            virtualization: Some(Virtualization::Vmx),
+            is_guest: true,
+        };
+        assert_eq!(Cpu::parse(text), expected);
+        let amd = Cpu::parse("flags : svm svm_lock");
+        assert_eq!(amd.virtualization, Some(Virtualization::Svm));
+        // A flag that starts alike is another one.
+        assert_eq!(Cpu::parse("flags : svm_lock vmxfoo").virtualization, None);
+        assert_eq!(Cpu::parse(""), Cpu::default());
+    }
+
+    #[test]
+    fn groups_are_found_by_number() {
+        let groups = "root:x:0:\nbroken\nkvm:x:104:alice,bob\nalso:x:notanumber:\n";
+        assert_eq!(group_name(groups, 104).as_deref(), Some("kvm"));
+        assert_eq!(group_name(groups, 0).as_deref(), Some("root"));
+        assert_eq!(group_name(groups, 7), None);
+    }
+}
