@@ -109,8 +109,8 @@ struct Guest {
 ///
 /// Takes over the signal `SIGRTMIN + 5` of the process.
 pub(super) fn test(kvm: &Kvm) -> GuestTest {
-    match Guest::new(kvm) {
-        Ok(guest) => run_with_deadline(guest),
+    match Guest::new(kvm, code) {
+        Ok(guest) => run_with_deadline(guest, DEADLINE),
         Err(error) => GuestTest::NotRun {
             error: error.to_string(),
         },
@@ -120,7 +120,7 @@ pub(super) fn test(kvm: &Kvm) -> GuestTest {
 /// Interrupts KVM_RUN by being delivered, no more.
 extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-fn run_with_deadline(mut guest: Guest) -> GuestTest {
+fn run_with_deadline(mut guest: Guest, deadline: Duration) -> GuestTest {
     let kick = SIGRTMIN() + 5;
     if let Err(error) = register_signal_handler(kick, interrupted) {
         return GuestTest::NotRun {
@@ -144,7 +144,7 @@ fn run_with_deadline(mut guest: Guest) -> GuestTest {
             };
         }
     };
-    if let Ok(outcome) = result.recv_timeout(DEADLINE) {
+    if let Ok(outcome) = result.recv_timeout(deadline) {
         return outcome;
     }
     out_of_time.store(true, Ordering::Relaxed);
@@ -164,7 +164,8 @@ fn run_with_deadline(mut guest: Guest) -> GuestTest {
 }
 
 impl Guest {
-    fn new(kvm: &Kvm) -> Result<Self, kvm_ioctls::Error> {
+    /// Makes a guest of the code that `code` has for a CPU with or without AVX.
+    fn new(kvm: &Kvm, code: fn(bool) -> (Vec<u8>, Vec<Step>)) -> Result<Self, kvm_ioctls::Error> {
         let no_memory = |_| kvm_ioctls::Error::new(libc::ENOMEM);
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])
             .map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
@@ -325,6 +326,54 @@ mod tests {
             let numbers: Vec<_> = reports.map(|w| usize::from(w[1])).collect();
             assert_eq!(numbers, (0..steps.len()).collect::<Vec<_>>());
         }
+    }
+
+    /// Runs `code`, if this host has a usable KVM.
+    fn run_on_host(
+        test: &str,
+        deadline: Duration,
+        code: fn(bool) -> (Vec<u8>, Vec<Step>),
+    ) -> Option<GuestTest> {
+        let kvm = super::super::tests::host_kvm(test)?;
+        Some(run_with_deadline(Guest::new(&kvm, code).unwrap(), deadline))
+    }
+
+    #[test]
+    fn endless_guest_is_stopped_at_the_deadline() {
+        let test = "check::guest::tests::endless_guest_is_stopped_at_the_deadline";
+        let deadline = Duration::from_millis(50);
+        // jmp $, after a first step: mov al, 0; out PORT, al
+        let endless = |_: bool| {
+            let code = vec![0xb0, 0, 0xe6, PORT, 0xeb, 0xfe];
+            (code, vec![Step::LongMode, Step::Cmpxchg16b])
+        };
+        let Some(outcome) = run_on_host(test, deadline, endless) else {
+            return;
+        };
+        assert_eq!(
+            outcome,
+            GuestTest::TimedOut {
+                step: Step::Cmpxchg16b
+            }
+        );
+    }
+
+    #[test]
+    fn guest_that_does_something_else_has_failed() {
+        let test = "check::guest::tests::guest_that_does_something_else_has_failed";
+        // mov al, 1; out PORT, al: step 0 was left out
+        let skips = |_: bool| (vec![0xb0, 1, 0xe6, PORT, 0xf4], vec![Step::LongMode]);
+        let Some(outcome) = run_on_host(test, DEADLINE, skips) else {
+            return;
+        };
+        let GuestTest::Failed {
+            step: Step::LongMode,
+            exit,
+        } = outcome
+        else {
+            panic!("{outcome:?}");
+        };
+        assert!(exit.contains("IoOut"), "{exit}");
     }
 
     #[test]
