@@ -24,7 +24,7 @@ const CHUNK: usize = 4096;
 /// thread switch and a system call for each.
 const LINGER: Duration = Duration::from_millis(1);
 /// How long the last output may make no progress before it is given up.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 2000 });
 
 /// Where the writer thread writes to; blocking.
 pub(super) trait Sink: Send {
@@ -220,7 +220,10 @@ impl Output {
         let mut queue = self.shared.lock();
         queue.closing = true;
         self.shared.wake_writer(&mut queue);
-        self.until_close = None;
+        if self.until_close.take().is_some() {
+            // Linux wakes the writer before it counts the other side of a pseudo-terminal as closed.
+            self.writer.interrupt();
+        }
         while !queue.dead {
             let before = queue.written;
             let (guard, timeout) = self
@@ -277,5 +280,204 @@ impl Write for ConsoleOutput {
     /// Does nothing: the console's thread writes soon, [`super::Console::close`] at the latest.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Instant;
+
+    fn pipe() -> (File, FdSink) {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        (reader.into(), FdSink(writer))
+    }
+
+    #[test]
+    fn everything_arrives_in_order() {
+        let (mut reader, sink) = pipe();
+        let expected: Vec<u8> = (0..300_000u32).map(|i| (i % 253) as u8).collect();
+        let mut output = Output::start(sink).unwrap();
+        let received = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let mut handle = output.handle();
+        for part in expected.chunks(7) {
+            handle.write_all(part).unwrap();
+        }
+        output.close();
+        drop(output);
+        assert_eq!(received.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn slow_reader_blocks_nobody_and_the_newest_survives() {
+        let (mut reader, sink) = pipe();
+        let output = Output::start(sink).unwrap();
+        let mut handle = output.handle();
+        let start = Instant::now();
+        for i in 0..400_000u32 {
+            handle.write_all(format!("{i:07}\n").as_bytes()).unwrap();
+        }
+        assert!(start.elapsed() < PATIENCE, "nobody reads, nobody waits");
+        assert!(output.shared.lock().bytes.len() <= CAPACITY);
+        let received = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        drop(output);
+        let text = received.join().unwrap();
+        assert!(
+            text.starts_with("0000000\n"),
+            "what was written before the jam"
+        );
+        assert!(text.ends_with("0399999\n"), "what was written last");
+        assert_eq!(text.matches("bytes of output were dropped").count(), 1);
+        let dropped: usize = text
+            .split("too slow, ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next())
+            .unwrap()
+            .parse()
+            .unwrap();
+        let note = text.lines().find(|line| line.contains("dropped")).unwrap();
+        assert_eq!(text.len() - (note.len() + 1 + 3) + dropped, 400_000 * 8);
+    }
+
+    #[test]
+    fn a_write_beyond_the_capacity_keeps_its_end() {
+        let (mut reader, sink) = pipe();
+        let output = Output::start(sink).unwrap();
+        let mut big = vec![b'x'; CAPACITY + 5];
+        big[CAPACITY + 4] = b'!';
+        output.handle().write_all(&big).unwrap();
+        assert!(output.shared.lock().bytes.len() <= CAPACITY);
+        let received = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        drop(output);
+        let received = received.join().unwrap();
+        assert_eq!(received.last(), Some(&b'!'));
+        assert!(String::from_utf8_lossy(&received).contains(" 5 bytes of output"));
+    }
+
+    #[test]
+    fn gone_reader_costs_one_attempt() {
+        let (reader, sink) = pipe();
+        drop(reader);
+        let output = Output::start(sink).unwrap();
+        let mut handle = output.handle();
+        handle.write_all(b"x").unwrap();
+        while !output.shared.lock().dead {
+            thread::yield_now();
+        }
+        handle.write_all(&[b'x'; 1000]).unwrap();
+        assert!(
+            output.shared.lock().bytes.is_empty(),
+            "discarded, not queued"
+        );
+        let start = Instant::now();
+        drop(output);
+        assert!(start.elapsed() < PATIENCE / 2);
+    }
+
+    #[test]
+    fn closed_descriptor_and_full_disk_are_gone_readers() {
+        for path in ["/dev/full", "/dev/null"] {
+            let file = File::options().write(true).open(path).unwrap();
+            let output = Output::start(FdSink(file.into())).unwrap();
+            output.handle().write_all(b"x").unwrap();
+            let start = Instant::now();
+            drop(output);
+            assert!(start.elapsed() < PATIENCE / 2, "{path}");
+        }
+    }
+
+    #[test]
+    fn end_waits_for_progress_only() {
+        let (reader, sink) = pipe();
+        let output = Output::start(sink).unwrap();
+        output.handle().write_all(&[b'x'; 200_000]).unwrap();
+        let start = Instant::now();
+        drop(output);
+        let took = start.elapsed();
+        assert!(took >= PATIENCE && took < 2 * PATIENCE, "{took:?}");
+        drop(reader);
+    }
+
+    #[test]
+    fn end_waits_as_long_as_there_is_progress() {
+        let (mut reader, sink) = pipe();
+        let output = Output::start(sink).unwrap();
+        output.handle().write_all(&[b'x'; 150_000]).unwrap();
+        let received = thread::spawn(move || {
+            let (mut buffer, mut total) = ([0; 10_000], 0);
+            loop {
+                match reader.read(&mut buffer).unwrap() {
+                    0 => return total,
+                    count => total += count,
+                }
+                thread::sleep(PATIENCE / 5);
+            }
+        });
+        let start = Instant::now();
+        drop(output);
+        assert!(start.elapsed() > PATIENCE, "longer than without progress");
+        assert_eq!(received.join().unwrap(), 150_000);
+    }
+
+    #[test]
+    fn shared_nonblocking_output_is_waited_for() {
+        let (mut reader, sink) = pipe();
+        rustix::io::ioctl_fionbio(&sink.0, true).unwrap();
+        let output = Output::start(sink).unwrap();
+        output.handle().write_all(&[b'x'; 200_000]).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        let received = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            bytes.len()
+        });
+        drop(output);
+        assert_eq!(received.join().unwrap(), 200_000);
+    }
+
+    /// Counts writes.
+    struct CountingSink(Arc<AtomicUsize>);
+
+    impl Sink for CountingSink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+    }
+
+    #[test]
+    fn bytes_in_a_row_are_written_together() {
+        let writes = Arc::new(AtomicUsize::new(0));
+        let output = Output::start(CountingSink(Arc::clone(&writes))).unwrap();
+        let mut handle = output.handle();
+        for _ in 0..10_000 {
+            handle.write_all(b"x").unwrap();
+        }
+        drop(output);
+        assert!(writes.load(Ordering::Relaxed) < 1000);
+    }
+
+    #[test]
+    fn discard_takes_everything() {
+        let mut output = ConsoleOutput::discard();
+        output.write_all(&[0; 100]).unwrap();
+        output.flush().unwrap();
+        assert!(output.0.lock().bytes.is_empty());
     }
 }

@@ -86,3 +86,62 @@ fn read_keys(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::time::Instant;
+
+    fn attach(pty: &Pty) -> File {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(&pty.name)
+            .unwrap()
+    }
+
+    fn read_line(terminal: &mut File) -> String {
+        let mut text = Vec::new();
+        while text.last() != Some(&b'\n') {
+            let mut byte = [0];
+            terminal.read_exact(&mut byte).unwrap();
+            text.extend(byte);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn survives_detaching_and_keeps_the_output() {
+        let queue = Arc::new(InputQueue::new().unwrap());
+        let pty = Pty::open(&queue).unwrap();
+        let mut output = pty.output.handle();
+        output.write_all(b"before anyone\n").unwrap();
+        let mut terminal = attach(&pty);
+        assert_eq!(read_line(&mut terminal), "before anyone\n");
+        terminal.write_all(b"\x03key\r").unwrap();
+        drop(terminal);
+
+        output.write_all(b"in between\n").unwrap();
+        let mut terminal = attach(&pty);
+        assert_eq!(read_line(&mut terminal), "in between\n");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while queue.room() != READ_AHEAD - 5 {
+            assert!(
+                Instant::now() < deadline,
+                "raw keys arrive unchanged, nothing is echoed"
+            );
+        }
+    }
+
+    #[test]
+    fn detached_terminal_does_not_hold_up_the_end() {
+        let pty = Pty::open(&Arc::new(InputQueue::new().unwrap())).unwrap();
+        pty.output.handle().write_all(&[b'x'; 500_000]).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let start = Instant::now();
+        drop(pty);
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+}

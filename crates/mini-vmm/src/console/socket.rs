@@ -243,9 +243,14 @@ fn serve(listener: &UnixListener, shared: &Mutex<Shared>, queue: &InputQueue, st
         if let Some((stream, sends)) = &mut client {
             if happened.intersects(PollFlags::IN) {
                 *sends = read_client(stream, queue, room);
-            } else if happened.intersects(PollFlags::HUP | PollFlags::ERR) {
-                lock(shared).detach(stream);
-                client = None;
+            }
+            if happened.intersects(PollFlags::HUP | PollFlags::ERR) {
+                if !happened.intersects(PollFlags::IN) || !*sends {
+                    lock(shared).detach(stream);
+                    client = None;
+                }
+                // Whoever connects now comes after it, and finds the console free.
+                continue;
             }
         }
         if !connects.is_empty() {
@@ -277,5 +282,213 @@ fn read_client(stream: &UnixStream, queue: &InputQueue, room: usize) -> bool {
         }
         Err(Errno::INTR | Errno::AGAIN) => true,
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixDatagram;
+    use std::thread;
+    use std::time::Instant;
+
+    struct Fixture {
+        socket: Socket,
+        path: PathBuf,
+        queue: Arc<InputQueue>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn open() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let queue = Arc::new(InputQueue::new().unwrap());
+        Fixture {
+            socket: Socket::open(&path, &queue).unwrap(),
+            path,
+            queue,
+            _dir: dir,
+        }
+    }
+
+    fn listen_error(path: &Path) -> Error {
+        SocketFile::listen(path).map(|_| ()).unwrap_err()
+    }
+
+    fn read_until(client: &mut UnixStream, end: &str) -> String {
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(end.as_bytes()) {
+            let mut byte = [0];
+            assert_eq!(client.read(&mut byte).unwrap(), 1, "{text:?}");
+            text.extend(byte);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    fn wait_for(mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(Instant::now() < deadline, "it never happened");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn recent_output_is_replayed_and_then_goes_on() {
+        let fixture = open();
+        let mut output = fixture.socket.output.handle();
+        output.write_all(b"early\n").unwrap();
+        thread::sleep(Duration::from_millis(20));
+        for _ in 0..2 {
+            let mut client = UnixStream::connect(&fixture.path).unwrap();
+            assert!(read_until(&mut client, "early\n").starts_with("early\n"));
+        }
+        let mut client = UnixStream::connect(&fixture.path).unwrap();
+        read_until(&mut client, "early\n");
+        output.write_all(b"late\n").unwrap();
+        assert_eq!(read_until(&mut client, "late\n"), "late\n");
+    }
+
+    #[test]
+    fn history_is_the_newest_64_kib() {
+        let mut shared = Shared::default();
+        for i in 0..20_000u32 {
+            shared.remember(format!("{i:05}\n").as_bytes());
+        }
+        assert_eq!(shared.history.len(), REPLAY);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        shared.attach(ours).unwrap();
+        shared.detach(&shared.client.clone().unwrap());
+        let mut text = String::new();
+        theirs.read_to_string(&mut text).unwrap();
+        assert_eq!(text.len(), REPLAY);
+        assert!(text.ends_with("19999\n"));
+    }
+
+    #[test]
+    fn second_client_is_refused_and_may_come_later() {
+        let fixture = open();
+        let mut first = UnixStream::connect(&fixture.path).unwrap();
+        first.write_all(b"1").unwrap();
+        wait_for(|| fixture.queue.room() == READ_AHEAD - 1);
+        let mut second = UnixStream::connect(&fixture.path).unwrap();
+        let mut text = Vec::new();
+        second.read_to_end(&mut text).unwrap();
+        assert_eq!(text, BUSY);
+        drop(first);
+        let mut third = UnixStream::connect(&fixture.path).unwrap();
+        third.write_all(b"3").unwrap();
+        wait_for(|| fixture.queue.room() == READ_AHEAD - 2);
+    }
+
+    #[test]
+    fn half_closed_client_still_reads() {
+        let fixture = open();
+        let mut client = UnixStream::connect(&fixture.path).unwrap();
+        client.write_all(b"x").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        wait_for(|| fixture.queue.room() == READ_AHEAD - 1);
+        thread::sleep(Duration::from_millis(20));
+        fixture
+            .socket
+            .output
+            .handle()
+            .write_all(b"answer\n")
+            .unwrap();
+        assert_eq!(read_until(&mut client, "\n"), "answer\n");
+    }
+
+    #[test]
+    fn client_can_leave_while_the_guest_reads_nothing() {
+        let fixture = open();
+        let mut client = UnixStream::connect(&fixture.path).unwrap();
+        client.write_all(&[b'x'; 3 * READ_AHEAD]).unwrap();
+        wait_for(|| fixture.queue.room() == 0);
+        drop(client);
+        fixture.socket.output.handle().write_all(b"hung\n").unwrap();
+        wait_for(|| {
+            let mut client = UnixStream::connect(&fixture.path).unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+            let mut text = [0; 5];
+            client.read_exact(&mut text).is_ok() && text == *b"hung\n"
+        });
+    }
+
+    #[test]
+    fn client_that_does_not_read_is_left_after_a_while() {
+        let fixture = open();
+        let client = UnixStream::connect(&fixture.path).unwrap();
+        let output = fixture.socket.output.handle();
+        thread::spawn({
+            let mut output = output.clone();
+            move || output.write_all(&[b'x'; 1 << 20]).unwrap()
+        })
+        .join()
+        .unwrap();
+        thread::sleep(Duration::from_millis(50));
+        let start = Instant::now();
+        drop(fixture);
+        assert!(start.elapsed() < Duration::from_secs(5));
+        drop(client);
+    }
+
+    #[test]
+    fn file_is_private_and_goes_with_the_console() {
+        let fixture = open();
+        let metadata = fs::symlink_metadata(&fixture.path).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        let Fixture { socket, path, .. } = fixture;
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn replaced_file_is_left_alone() {
+        let Fixture {
+            socket,
+            path,
+            _dir: dir,
+            ..
+        } = open();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "someone else's").unwrap();
+        drop(socket);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "someone else's");
+        drop(dir);
+    }
+
+    #[test]
+    fn only_a_dead_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen_error(&path), Error::NotASocket(_)));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+
+        let alive = UnixListener::bind(&path).unwrap();
+        assert!(matches!(listen_error(&path), Error::SocketInUse(_)));
+        drop(alive);
+        assert!(path.exists(), "the socket of a process that died");
+        let (file, _listener) = SocketFile::listen(&path).unwrap();
+        drop(file);
+
+        let _datagram = UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(listen_error(&path), Error::SocketInUse(_)));
+    }
+
+    #[test]
+    fn bad_paths_are_errors() {
+        let long = "x".repeat(200);
+        for path in ["/nonexistent/console", "/proc/console", "", &long] {
+            let text = listen_error(Path::new(path)).to_string();
+            assert!(text.contains("choose another path"), "{text}");
+        }
     }
 }
