@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The signal handlers that give the terminal back, and job control. All of it is system calls that
-//! no safe crate offers: handlers on the alternate stack that keep and later reinstate the previous one.
+//! no safe crate offers: handlers on the alternate stack, in front of the ones that Rust's runtime has.
 #![allow(unsafe_code)]
 
 use std::mem;
@@ -43,7 +43,7 @@ struct Hooks {
 }
 
 static HOOKS: OnceLock<Hooks> = OnceLock::new();
-/// The dispositions that [`FATAL`] signals had before, by index.
+/// The dispositions that [`FATAL`] signals had before, by index; faults are theirs in the end.
 static PREVIOUS: [OnceLock<libc::sigaction>; FATAL.len()] =
     [const { OnceLock::new() }; FATAL.len()];
 
@@ -110,17 +110,22 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
     if let Some(hooks) = HOOKS.get() {
         (hooks.restore)();
     }
-    let index = FATAL.iter().position(|fatal| *fatal == signal);
-    if let Some(previous) = index.and_then(|index| PREVIOUS[index].get()) {
-        // SAFETY: `previous` came from sigaction for this signal; sigaction is async-signal-safe.
-        unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
-    }
     // SAFETY: the kernel gives handlers with SA_SIGINFO a valid siginfo.
     let from_kernel = unsafe { (*info).si_code } > 0;
-    if !(from_kernel && FAULTS.contains(&signal)) {
-        // It is blocked until this handler returns, and then finds the previous disposition.
-        // SAFETY: raise is async-signal-safe and takes a number.
-        unsafe { libc::raise(signal) };
+    let index = FATAL.iter().position(|fatal| *fatal == signal);
+    let previous = index.and_then(|index| PREVIOUS[index].get());
+    match previous {
+        // The instruction faults again once this returns.
+        Some(previous) if from_kernel && FAULTS.contains(&signal) => {
+            // SAFETY: `previous` came from sigaction for this signal; sigaction is async-signal-safe.
+            unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
+        }
+        // It is blocked until this returns, and then ends the process.
+        // SAFETY: both are async-signal-safe and take numbers.
+        _ => unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        },
     }
 }
 
