@@ -1,23 +1,228 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The run of one machine.
+//! The run: one machine, or after resets several, until there is an outcome that ends the process.
 
-use crate::outcome::Outcome;
-use crate::spec::VmSpec;
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use kvm_ioctls::Kvm;
+use log::{debug, error, info, warn};
+use vcpu_loop::{FailureReport, SystemEvent, VcpuEvent, VcpuEventSubscriber};
+
+use crate::console::{self, Console};
+use crate::outcome::{Outcome, OutcomeLatch};
+use crate::spec::{OnReboot, VmSpec};
+use crate::supervisor::{Supervisor, TerminationSignals};
+use crate::vm::{self, Images, Machine};
+use crate::{boot, check};
+
+/// Where the host's KVM is.
+pub const KVM: &str = "/dev/kvm";
+
+/// How long a guest has to power off after a signal pressed its power button.
+const POWER_OFF_GRACE: Duration = Duration::from_secs(5);
 
 /// Why a machine could not be built or run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This build has no virtual machine in it.
-    #[error("this build can't run machines; use --print-config or completions")]
-    Absent,
+    /// The kernel or the initrd can't be used.
+    #[error(transparent)]
+    Image(#[from] boot::Error),
+    /// The host's KVM can't be used.
+    #[error(transparent)]
+    Kvm(#[from] check::Error),
+    /// The serial console can't be opened.
+    #[error(transparent)]
+    Console(#[from] console::Error),
+    /// The machine can't be built or controlled.
+    #[error(transparent)]
+    Machine(#[from] vm::Error),
+    /// The host has no file descriptors left for signals and events.
+    #[error("can't wait for events; raise the limit on open files")]
+    Events(#[source] io::Error),
+    /// The event loop failed.
+    #[error("the event loop failed")]
+    EventLoop(#[source] event_manager::Error),
 }
 
-/// Runs the machine that `spec` describes until there is an outcome.
+/// Runs the machine that `spec` describes until there is an outcome. What a failed vCPU left behind
+/// is printed on standard error.
 ///
 /// # Errors
-/// Always, in this build.
-pub fn run(_spec: &VmSpec) -> Result<Outcome, Error> {
-    Err(Error::Absent)
+/// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
+pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
+    let images = Images::open(spec)?;
+    let host = check::open_kvm(Path::new(KVM))?;
+    let signals = TerminationSignals::install().map_err(Error::Events)?;
+    let console = Console::open(&spec.serial)?;
+    let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let run = Run {
+            spec,
+            images: &images,
+            host: &host,
+            console: &console,
+            signals: &signals,
+        };
+        let (outcome, report) = run.machine(time_out_at)?;
+        if outcome == Outcome::Reset && spec.on_reboot == OnReboot::Reset {
+            info!("the guest asked for a reset, starting again");
+            continue;
+        }
+        // The terminal is as it was before anything longer than a line is printed.
+        console.close();
+        if let Some(report) = report {
+            // With standard error gone, the exit code still says it.
+            let _ = write!(io::stderr(), "{report}");
+        }
+        return Ok(outcome);
+    }
+}
+
+/// What one machine after another runs with.
+struct Run<'a> {
+    spec: &'a VmSpec,
+    images: &'a Images,
+    host: &'a Kvm,
+    console: &'a Console,
+    signals: &'a TerminationSignals,
+}
+
+impl Run<'_> {
+    /// Builds a machine and runs it until there is an outcome.
+    fn machine(
+        &self,
+        time_out_at: Option<Instant>,
+    ) -> Result<(Outcome, Option<Box<FailureReport>>), Error> {
+        let latch = OutcomeLatch::new().map_err(Error::Events)?;
+        let output = self.console.output();
+        let (mut machine, vcpu_events) =
+            Machine::build(self.host, self.spec, self.images, output, &latch)?;
+        let report = Rc::new(RefCell::new(None));
+
+        let mut manager = EventManager::new().map_err(Error::EventLoop)?;
+        let supervisor = self.supervisor(&machine, &latch, time_out_at)?;
+        manager.add_subscriber(Rc::clone(&supervisor) as Subscriber);
+        let on_event = VcpuPolicy {
+            on_reboot: self.spec.on_reboot,
+            latch: latch.clone(),
+            report: Rc::clone(&report),
+        };
+        let vcpus = VcpuEventSubscriber::new(vcpu_events, move |event| on_event.apply(event));
+        manager.add_subscriber(Rc::new(RefCell::new(vcpus)) as Subscriber);
+        if let Some(serial) = &machine.platform.serial
+            && let Some(input) = self.console.attach_input(serial.clone(), latch.clone())
+        {
+            manager.add_subscriber(Rc::new(RefCell::new(input)) as Subscriber);
+        }
+
+        machine.start()?;
+        let outcome = wait(&mut manager, &supervisor, &latch)?;
+        if let Err(error) = machine.stop() {
+            // The outcome matters more than a thread that the end of the process ends.
+            warn!("{error}");
+        }
+        Ok((outcome, report.take()))
+    }
+
+    fn supervisor(
+        &self,
+        machine: &Machine,
+        latch: &OutcomeLatch,
+        time_out_at: Option<Instant>,
+    ) -> Result<Rc<RefCell<Supervisor>>, Error> {
+        let acpi_pm = machine.platform.acpi_pm.clone();
+        let press = move || {
+            if let Err(error) = acpi_pm.press_power_button() {
+                warn!("can't press the power button: {error}");
+            }
+        };
+        let signals = self.signals.try_clone().map_err(Error::Events)?;
+        let supervisor = Supervisor::new(
+            latch.clone(),
+            signals,
+            Box::new(press),
+            POWER_OFF_GRACE,
+            time_out_at,
+        );
+        Ok(Rc::new(RefCell::new(supervisor)))
+    }
+}
+
+/// A subscriber as the event loop holds it; the loop has one thread.
+type Subscriber = Rc<RefCell<dyn MutEventSubscriber>>;
+
+/// Handles events until there is an outcome.
+fn wait(
+    manager: &mut EventManager<Subscriber>,
+    supervisor: &RefCell<Supervisor>,
+    latch: &OutcomeLatch,
+) -> Result<Outcome, Error> {
+    loop {
+        if let Some(outcome) = latch.get() {
+            return Ok(outcome);
+        }
+        let sleep = supervisor.borrow_mut().check_deadlines(Instant::now());
+        match manager.run_with_timeout(sleep) {
+            Ok(_) => {}
+            // A signal handler ran; what it has to say is in its stream.
+            Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
+            Err(error) => return Err(Error::EventLoop(error)),
+        }
+    }
+}
+
+/// What the machine does about what its vCPUs report.
+struct VcpuPolicy {
+    on_reboot: OnReboot,
+    latch: OutcomeLatch,
+    report: Rc<RefCell<Option<Box<FailureReport>>>>,
+}
+
+impl VcpuPolicy {
+    fn apply(&self, event: VcpuEvent) {
+        match event {
+            // PCs wire the processor's shutdown to reset, and `reboot=t` relies on it.
+            VcpuEvent::Shutdown { report } if self.on_reboot == OnReboot::Reset => {
+                info!("triple fault on vCPU {}", report.id);
+                self.latch.set(Outcome::Reset);
+            }
+            VcpuEvent::Shutdown { report } | VcpuEvent::Fatal { report } => self.fail(report),
+            VcpuEvent::SystemEvent { event, .. } => self.system_event(event),
+            // A device set the outcome, and the vCPU that told it left the guest.
+            VcpuEvent::Paused { id } => debug!("vCPU {id} left the guest"),
+            // In-kernel interrupt controllers, no debugger, no dirty ring: these do not come.
+            other => {
+                error!(
+                    "vCPU {} stopped for no reason that this machine has: {other:?}",
+                    other.id()
+                );
+                self.latch.set(Outcome::VcpuFailure);
+            }
+        }
+    }
+
+    /// Keeps the first report: later ones are its consequences.
+    fn fail(&self, report: Box<FailureReport>) {
+        self.report.borrow_mut().get_or_insert(report);
+        self.latch.set(Outcome::VcpuFailure);
+    }
+
+    /// KVM API, `KVM_EXIT_SYSTEM_EVENT`.
+    fn system_event(&self, event: SystemEvent) {
+        self.latch.set(match event.kind {
+            kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => Outcome::PowerOff,
+            kvm_bindings::KVM_SYSTEM_EVENT_RESET => Outcome::Reset,
+            kvm_bindings::KVM_SYSTEM_EVENT_CRASH => Outcome::GuestPanic,
+            kind => {
+                error!("KVM reports system event {kind}, which this machine can't have");
+                Outcome::VcpuFailure
+            }
+        });
+    }
 }

@@ -1,0 +1,325 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The machine, built in named steps from its description to vCPUs that wait for the word to run.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use log::info;
+use vcpu_loop::bus::{Bus, BusBuilder};
+use vcpu_loop::kvm::{KvmHost, KvmVcpu, VcpuState};
+use vcpu_loop::{VcpuEvents, VcpuSet};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::acpi::{self, AcpiMachine};
+use crate::boot::{self, BootRequest, Image, Loaded};
+use crate::console::ConsoleOutput;
+use crate::cpu::{self, CpuPlan};
+use crate::devices::{Platform, PlatformConfig};
+use crate::outcome::OutcomeLatch;
+use crate::spec::{SerialSpec, VmSpec};
+use crate::vcpu_io::MachineIo;
+use crate::{layout, memory};
+
+/// How long vCPUs may take to obey; a host that is this late has other problems.
+const VCPU_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a machine can't be built or run. All are failures of the host or of the description.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM refused a step of building the machine.
+    #[error("KVM can't {step}")]
+    Kvm {
+        /// What was asked for.
+        step: &'static str,
+        /// Its answer.
+        source: kvm_ioctls::Error,
+    },
+    /// Guest memory can't be had.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// A device can't be made.
+    #[error("can't make the machine's devices")]
+    Devices(#[source] io::Error),
+    /// Two devices claim the same ports.
+    #[error("can't put the devices on the bus")]
+    Bus(#[from] vcpu_loop::bus::Error),
+    /// The ACPI tables can't be written.
+    #[error(transparent)]
+    Acpi(#[from] acpi::Error),
+    /// The kernel can't be booted.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// The vCPUs can't be what was asked for.
+    #[error(transparent)]
+    Cpuid(#[from] cpu::Error),
+    /// KVM rejects one of the MSRs that a vCPU starts with.
+    #[error("KVM can't set MSR {index:#x} of a vCPU; use a host kernel whose KVM can")]
+    Msr {
+        /// Its index.
+        index: u32,
+    },
+    /// A vCPU can't be made ready for its thread.
+    #[error(transparent)]
+    VcpuSetUp(vcpu_loop::kvm::Error),
+    /// A vCPU can't be made or controlled.
+    #[error(transparent)]
+    Vcpu(#[from] vcpu_loop::Error),
+}
+
+/// Names the step that KVM refused.
+fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    move |source| Error::Kvm { step, source }
+}
+
+/// The files that a machine boots from, opened once: a reset boots from the same files.
+#[derive(Debug)]
+pub struct Images {
+    /// The kernel.
+    pub kernel: Image,
+    /// The initial RAM disk.
+    pub initrd: Option<Image>,
+}
+
+impl Images {
+    /// Opens the files that `spec` names.
+    ///
+    /// # Errors
+    /// [`boot::Error`] names the file that can't be used and why.
+    pub fn open(spec: &VmSpec) -> Result<Self, boot::Error> {
+        let kernel = Image::open(&spec.kernel).map_err(|e| boot::Error::Kernel {
+            path: spec.kernel.clone(),
+            reason: e.into(),
+        })?;
+        let initrd = spec.initrd.as_ref().map(|path| {
+            Image::open(path).map_err(|e| boot::Error::Initrd {
+                path: path.clone(),
+                reason: e.into(),
+            })
+        });
+        Ok(Images {
+            kernel,
+            initrd: initrd.transpose()?,
+        })
+    }
+}
+
+/// A machine whose vCPUs are ready.
+#[derive(Debug)]
+pub struct Machine {
+    /// The vCPUs, paused.
+    vcpus: VcpuSet<VcpuState>,
+    /// The devices.
+    pub platform: Platform<ConsoleOutput>,
+    /// Kept for as long as the vCPUs run; dropped after them.
+    _vm: VmFd,
+    _memory: GuestMemoryMmap,
+}
+
+impl Machine {
+    /// Builds the machine that `spec` describes, with its kernel loaded.
+    ///
+    /// # Errors
+    /// [`Error`] names the step and its reason.
+    pub fn build(
+        host: &Kvm,
+        spec: &VmSpec,
+        images: &Images,
+        output: Option<ConsoleOutput>,
+        latch: &OutcomeLatch,
+    ) -> Result<(Self, VcpuEvents), Error> {
+        let vm = host.create_vm().map_err(kvm("create a virtual machine"))?;
+        let memory = memory::allocate(spec.memory)?;
+        memory::register(&vm, &memory)?;
+        create_irqchip(&vm, spec.legacy_timer)?;
+        let platform = create_platform(spec, output, latch)?;
+        connect_interrupts(&vm, &platform)?;
+        let bus = port_bus(&platform)?;
+        let loaded = load_kernel(spec, images, &memory)?;
+        let (sender, events) = vcpu_loop::vcpu_events().map_err(Error::Devices)?;
+        let mut vcpus = VcpuSet::new(sender);
+        for (id, vcpu) in create_vcpus(host, &vm, spec, &memory, &loaded)?
+            .into_iter()
+            .enumerate()
+        {
+            let io = MachineIo::new(Arc::clone(&bus), latch.clone());
+            vcpus.spawn(id as u32, vcpu, io)?;
+        }
+        Ok((
+            Machine {
+                vcpus,
+                platform,
+                _vm: vm,
+                _memory: memory,
+            },
+            events,
+        ))
+    }
+
+    /// Lets the vCPUs enter the guest.
+    ///
+    /// # Errors
+    /// A vCPU that does not obey in time.
+    pub fn start(&self) -> Result<(), Error> {
+        Ok(self.vcpus.resume(VCPU_DEADLINE)?)
+    }
+
+    /// Takes the vCPUs out of the guest and ends their threads.
+    ///
+    /// # Errors
+    /// A vCPU that does not obey in time.
+    pub fn stop(&mut self) -> Result<(), Error> {
+        Ok(self.vcpus.stop(VCPU_DEADLINE)?)
+    }
+}
+
+/// The interrupt controllers, before the first vCPU (KVM API 4.24).
+fn create_irqchip(vm: &VmFd, legacy_timer: bool) -> Result<(), Error> {
+    // VMX without unrestricted guest runs real mode on these pages; elsewhere they are not used.
+    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+        .map_err(kvm("place its identity map"))?;
+    vm.set_tss_address(layout::KVM_TSS as usize)
+        .map_err(kvm("place its TSS"))?;
+    vm.create_irq_chip()
+        .map_err(kvm("create its interrupt controllers"))?;
+    if legacy_timer {
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        vm.create_pit2(pit)
+            .map_err(kvm("create its interval timer"))?;
+    }
+    Ok(())
+}
+
+/// The devices that `spec` asks for.
+fn create_platform(
+    spec: &VmSpec,
+    output: Option<ConsoleOutput>,
+    latch: &OutcomeLatch,
+) -> Result<Platform<ConsoleOutput>, Error> {
+    let config = PlatformConfig {
+        serial: output,
+        on_panic: spec.on_panic,
+        debug_exit: spec.debug_exit,
+    };
+    Platform::new(config, latch).map_err(Error::Devices)
+}
+
+/// Devices raise interrupts by eventfd: no exit and no lock of ours on the way.
+fn connect_interrupts(vm: &VmFd, platform: &Platform<ConsoleOutput>) -> Result<(), Error> {
+    let connect = |event: &EventFd, gsi| {
+        vm.register_irqfd(event, gsi)
+            .map_err(kvm("connect a device's interrupt"))
+    };
+    if let Some(serial) = &platform.serial {
+        connect(serial.irq(), layout::SERIAL_GSI)?;
+    }
+    connect(platform.acpi_pm.irq(), layout::GED_GSI)
+}
+
+/// The bus, frozen before the first vCPU runs.
+fn port_bus(platform: &Platform<ConsoleOutput>) -> Result<Arc<Bus>, Error> {
+    let mut bus = BusBuilder::new();
+    for (range, device) in platform.ports() {
+        bus.insert_pio(range.base, u32::from(range.size), device)?;
+    }
+    Ok(bus.build())
+}
+
+/// Puts the ACPI tables and the kernel into guest memory.
+fn load_kernel(spec: &VmSpec, images: &Images, memory: &GuestMemoryMmap) -> Result<Loaded, Error> {
+    let machine = AcpiMachine {
+        cpus: spec.cpus,
+        serial: spec.serial != SerialSpec::Off,
+        legacy_timer: spec.legacy_timer,
+    };
+    let rsdp = acpi::write_tables(memory, &machine)?;
+    let request = BootRequest {
+        kernel: &images.kernel,
+        initrd: images.initrd.as_ref(),
+        cmdline: &spec.cmdline,
+        protocol: spec.boot_protocol,
+        decompress: spec.decompress,
+        rsdp: Some(rsdp),
+    };
+    let loaded = boot::load(memory, &request)?;
+    info!("{loaded}");
+    Ok(loaded)
+}
+
+/// vCPUs with their CPUID, MSRs and local APIC; the first one also with the boot protocol's registers.
+/// The others wait for INIT and SIPI in the in-kernel local APIC.
+fn create_vcpus(
+    host: &Kvm,
+    vm: &VmFd,
+    spec: &VmSpec,
+    memory: &GuestMemoryMmap,
+    loaded: &Loaded,
+) -> Result<Vec<KvmVcpu>, Error> {
+    let supported = host
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(kvm("say which CPUID it supports"))?;
+    let kvm_host = KvmHost::probe(host).map_err(Error::VcpuSetUp)?;
+    let msrs = cpu::msrs::boot_msrs();
+    let mut cpuid = None;
+    let mut vcpus = Vec::with_capacity(usize::from(spec.cpus));
+    for id in 0..spec.cpus {
+        let fd = vm
+            .create_vcpu(u64::from(id))
+            .map_err(kvm("create a vCPU"))?;
+        let cpuid = match &mut cpuid {
+            Some(cpuid) => cpuid,
+            None => {
+                // The frequency is the VM's, but only a vCPU can be asked.
+                let plan = CpuPlan {
+                    cpus: spec.cpus,
+                    features: &spec.cpu_features,
+                    tsc_deadline_timer: host.check_extension(Cap::TscDeadlineTimer),
+                    tsc_khz: fd.get_tsc_khz().ok(),
+                };
+                cpuid.insert(cpu::cpuid::build(&supported, &plan)?)
+            }
+        };
+        cpu::cpuid::set_apic_id(cpuid, id);
+        fd.set_cpuid2(cpuid).map_err(kvm("give a vCPU its CPUID"))?;
+        set_boot_msrs(&fd, &msrs)?;
+        let mut lapic = fd.get_lapic().map_err(kvm("read a local APIC"))?;
+        cpu::lapic::wire(&mut lapic, spec.legacy_timer);
+        fd.set_lapic(&lapic).map_err(kvm("wire a local APIC"))?;
+        if id == 0 {
+            set_boot_registers(&fd, loaded)?;
+        }
+        let memory = memory.clone();
+        let vcpu = KvmVcpu::new(fd, &kvm_host).map_err(Error::VcpuSetUp)?;
+        vcpus.push(vcpu.with_memory(move |gpa, buf: &mut [u8]| {
+            memory.read(buf, GuestAddress(gpa)).unwrap_or(0)
+        }));
+    }
+    Ok(vcpus)
+}
+
+fn set_boot_msrs(fd: &VcpuFd, msrs: &Msrs) -> Result<(), Error> {
+    let written = fd.set_msrs(msrs).map_err(kvm("set a vCPU's MSRs"))?;
+    match msrs.as_slice().get(written) {
+        None => Ok(()),
+        Some(rejected) => Err(Error::Msr {
+            index: rejected.index,
+        }),
+    }
+}
+
+fn set_boot_registers(fd: &VcpuFd, loaded: &Loaded) -> Result<(), Error> {
+    let mut sregs = fd.get_sregs().map_err(kvm("read a vCPU's registers"))?;
+    loaded.edit_sregs(&mut sregs);
+    fd.set_sregs(&sregs)
+        .map_err(kvm("set a vCPU's registers"))?;
+    fd.set_regs(&loaded.regs())
+        .map_err(kvm("set a vCPU's registers"))
+}
