@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::initramfs;
 use crate::kernels::{Kernel, Series};
-use crate::process::last_lines;
+use crate::process::{Progress, last_lines, print, read, sh_words, write};
 use crate::workspace::{Scratch, nonce};
 use crate::{bed_amd, bed_intel};
 
@@ -115,13 +115,13 @@ impl Bed {
             log: scratch.path("log"),
             scratch: &scratch,
         };
-        crate::process::write(&machine.initrd, archive.finish())?;
-        crate::process::write(&machine.log, "")?;
+        write(&machine.initrd, archive.finish())?;
+        write(&machine.log, "")?;
         let end = match self.vendor {
             Vendor::Amd => bed_amd::run(&machine, sink)?,
             Vendor::Intel => bed_intel::run(&machine, sink)?,
         };
-        let log = String::from_utf8_lossy(&crate::process::read(&machine.log)?).into_owned();
+        let log = String::from_utf8_lossy(&read(&machine.log)?).into_owned();
         match status(&log, &nonce) {
             Some(status) => Ok(status),
             None => Err(failure(&log, &end, self)),
@@ -224,13 +224,15 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     bed.add(&mini_vmm, "/bin/mini-vmm");
     let script = match words.as_slice() {
         [] => "exec sh".to_owned(),
-        words => crate::process::sh_words(words),
+        words => sh_words(words),
     };
-    let mut stdout = std::io::stdout();
+    let mut progress = bed
+        .terminal
+        .is_none()
+        .then(|| Progress::start("starting the bed"));
     bed.run(&script, &mut |bytes| {
-        use std::io::Write;
-        // A reader that is gone loses the output, not the status.
-        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+        progress = None;
+        print(bytes);
     })
 }
 

@@ -4,7 +4,7 @@
 //! `cargo xtask boot`: a Debian kernel under mini-vmm, on this host or inside the AMD bed.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,7 +14,7 @@ use crate::bed::{Bed, Vendor, terminal};
 use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::marked::Marked;
-use crate::process::{last_lines, sh_words, write};
+use crate::process::{Progress, last_lines, print, sh_words, write};
 use crate::workspace::{Scratch, nonce};
 use crate::{build, host};
 
@@ -53,65 +53,105 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     boot.run()
 }
 
+/// What mini-vmm is started with.
+struct Guest {
+    mini_vmm: PathBuf,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    /// The guest's memory, in MiB.
+    memory: u32,
+    /// The terminal's size, when the guest runs a shell on it.
+    shell: Option<(u16, u16)>,
+}
+
+/// Where the console's output goes when a command runs.
+struct Console {
+    marked: Marked,
+    /// Shown until the command prints something.
+    progress: Option<Progress>,
+}
+
+impl Console {
+    fn feed(&mut self, bytes: &[u8]) {
+        let progress = &mut self.progress;
+        self.marked.feed(bytes, |bytes| {
+            *progress = None;
+            print(bytes);
+        });
+    }
+}
+
 impl Boot {
     fn run(&self) -> Result<u8> {
-        let terminal = terminal();
-        if self.words.is_empty() && terminal.is_none() {
+        let shell = terminal().filter(|_| self.words.is_empty());
+        if self.words.is_empty() && shell.is_none() {
             bail!(
                 "no terminal for a shell here: give a command, as in `cargo xtask boot -- uname -r`"
             );
         }
-        let memory = mebibytes(&self.memory)
-            .with_context(|| format!("--memory {}: say for example 512M or 2G", self.memory))?;
-        let mini_vmm = build::mini_vmm()?;
-        let (image, modules_of) = match &self.kernel {
-            Some(path) => (path.clone(), None),
-            None => {
-                let kernel = Kernel::fetch_any()?;
-                (kernel.image.clone(), Some(kernel))
-            }
+        let (nonce, scratch) = (nonce(), Scratch::new()?);
+        let guest = self.prepare(shell, &nonce, &scratch)?;
+        let mut console = Console {
+            marked: Marked::new(&nonce),
+            progress: None,
         };
-        let image = fs::canonicalize(&image)
-            .with_context(|| format!("can't open the kernel {}", image.display()))?;
-        let nonce = nonce();
-        let job = match terminal.filter(|_| self.words.is_empty()) {
-            Some(size) => initramfs::shell_job(size),
-            None => Marked::script(&nonce, &self.words),
+        let on_host = host::hardware_kvm();
+        if let Err(reason) = &on_host {
+            eprintln!("xtask: {reason}: booting inside the AMD bed, an emulated machine");
+        }
+        if shell.is_none() {
+            console.progress = Some(Progress::start("booting"));
+        }
+        let status = match on_host {
+            Ok(()) => self.on_host(&guest, &mut console)?,
+            Err(_) => self.in_bed(&guest, &mut console)?,
         };
-        let mut initrd = initramfs::guest(modules_of.as_ref())?;
-        initrd.extend(initramfs::job(&job));
-        let scratch = Scratch::new()?;
-        write(&scratch.path("initrd"), initrd)?;
-        let mut marked = Marked::new(&nonce);
-        let status = match host::hardware_kvm() {
-            Ok(()) => self.on_host(&mini_vmm, &image, &scratch.path("initrd"), &mut marked)?,
-            Err(reason) => {
-                eprintln!("xtask: {reason}: booting inside the AMD bed, an emulated machine");
-                let mut bed = Bed::new(Vendor::Amd);
-                bed.timeout = None;
-                bed.memory = bed.memory.max(memory.saturating_add(1024));
-                bed.terminal = terminal.filter(|_| self.words.is_empty());
-                bed.add(&mini_vmm, "/bin/mini-vmm");
-                bed.add(&image, "/kernel");
-                bed.add(&scratch.path("initrd"), "/initrd");
-                self.in_bed(&bed, &mut marked)?
-            }
-        };
-        if self.words.is_empty() {
+        console.progress = None;
+        if shell.is_some() {
             return Ok(status);
         }
-        match marked.status() {
+        match console.marked.status() {
             Some(of_command) if status == 0 => Ok(of_command),
             of_command => bail!(
-                "mini-vmm ended with status {status}{}; the console's last lines:\n{}",
+                "mini-vmm ended with status {status} {} the command; the console's last lines:\n{}",
                 if of_command.is_some() {
-                    " after the command"
+                    "after"
                 } else {
-                    " before the command did"
+                    "before"
                 },
-                last_lines(&marked.log(), 40)
+                last_lines(&console.marked.log(), 40)
             ),
         }
+    }
+
+    /// Builds, fetches and packs what the boot needs.
+    fn prepare(&self, shell: Option<(u16, u16)>, nonce: &str, scratch: &Scratch) -> Result<Guest> {
+        let memory = mebibytes(&self.memory)
+            .with_context(|| format!("--memory {}: say for example 512M or 2G", self.memory))?;
+        let debian = match self.kernel {
+            Some(_) => None,
+            None => Some(Kernel::fetch_any()?),
+        };
+        let kernel = match (&self.kernel, &debian) {
+            (Some(path), _) => fs::canonicalize(path)
+                .with_context(|| format!("can't open the kernel {}", path.display()))?,
+            (None, Some(debian)) => debian.image.clone(),
+            (None, None) => bail!("there is no kernel to boot"),
+        };
+        let job = match shell {
+            Some(size) => initramfs::shell_job(size),
+            None => Marked::script(nonce, &self.words),
+        };
+        let mut initrd = initramfs::guest(debian.as_ref())?;
+        initrd.extend(initramfs::job(&job));
+        write(&scratch.path("guest-initrd"), initrd)?;
+        Ok(Guest {
+            mini_vmm: build::mini_vmm()?,
+            kernel,
+            initrd: scratch.path("guest-initrd"),
+            memory,
+            shell,
+        })
     }
 
     /// mini-vmm's arguments for a kernel and an initrd at these paths.
@@ -135,46 +175,41 @@ impl Boot {
         .to_vec()
     }
 
-    fn on_host(
-        &self,
-        mini_vmm: &Path,
-        kernel: &Path,
-        initrd: &Path,
-        marked: &mut Marked,
-    ) -> Result<u8> {
+    fn on_host(&self, guest: &Guest, console: &mut Console) -> Result<u8> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut command = Command::new(mini_vmm);
-        command.args(self.arguments(&text(kernel), &text(initrd)));
-        if !self.words.is_empty() {
+        let mut command = Command::new(&guest.mini_vmm);
+        command.args(self.arguments(&text(&guest.kernel), &text(&guest.initrd)));
+        if guest.shell.is_none() {
             command.stdin(Stdio::null()).stdout(Stdio::piped());
         }
         let mut child = command.spawn().context("can't start mini-vmm")?;
         if let Some(mut stdout) = child.stdout.take() {
             let mut buffer = [0; 8192];
             while let Ok(count @ 1..) = stdout.read(&mut buffer) {
-                marked.feed(&buffer[..count], print);
+                console.feed(&buffer[..count]);
             }
         }
         status_of(&mut child)
     }
 
-    fn in_bed(&self, bed: &Bed, marked: &mut Marked) -> Result<u8> {
+    fn in_bed(&self, guest: &Guest, console: &mut Console) -> Result<u8> {
+        let mut bed = Bed::new(Vendor::Amd);
+        bed.timeout = None;
+        bed.memory = bed.memory.max(guest.memory.saturating_add(1024));
+        bed.terminal = guest.shell;
+        bed.add(&guest.mini_vmm, "/bin/mini-vmm");
+        bed.add(&guest.kernel, "/kernel");
+        bed.add(&guest.initrd, "/initrd");
         let mut words = vec!["mini-vmm".to_owned()];
         words.extend(self.arguments("/kernel", "/initrd"));
         let line = sh_words(&words);
-        if self.words.is_empty() {
+        if guest.shell.is_some() {
             return bed.run(&line, &mut |_| ());
         }
         // mini-vmm's own messages come last, so that they can't fall into the command's output.
         let script = format!("{line} </dev/null 2>/tmp/stderr; s=$?; cat /tmp/stderr; exit $s");
-        bed.run(&script, &mut |bytes| marked.feed(bytes, print))
+        bed.run(&script, &mut |bytes| console.feed(bytes))
     }
-}
-
-fn print(bytes: &[u8]) {
-    let mut stdout = std::io::stdout();
-    // A reader that is gone loses the output, not the status.
-    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }
 
 fn status_of(child: &mut std::process::Child) -> Result<u8> {

@@ -20,7 +20,7 @@ const LOAD_MODULES: &str = "for m in $(cat /lib/m/order); do insmod /lib/m/$m.ko
 /// carries the command's output, as far as the log level can keep them off.
 const PROLOGUE: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/root TERM=linux
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=linux
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/net; mount -t devpts pts /dev/pts
 dmesg -n 1

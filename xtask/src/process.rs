@@ -6,8 +6,8 @@
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,40 +15,59 @@ use anyhow::{Context, Result, bail};
 /// Steps shorter than this stay silent.
 const QUIET_FOR: Duration = Duration::from_secs(2);
 
-/// Runs `work`; says on stderr what it is and how long it takes, once that is over two seconds.
-pub fn step<T>(what: &str, work: impl FnOnce() -> T) -> T {
-    let (done, is_done) = channel::<()>();
+/// Says on stderr what is going on and for how long, once that is over two seconds, until it is
+/// dropped.
+#[derive(Debug)]
+pub struct Progress {
+    done: Option<Sender<()>>,
+    reporter: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Starts the clock of `what`.
+    pub fn start(what: &str) -> Progress {
+        let (done, is_done) = channel();
+        let what = what.to_owned();
+        Progress {
+            done: Some(done),
+            reporter: Some(thread::spawn(move || report(&what, &is_done))),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.done = None;
+        // The reporter only prints; should it panic, nothing is lost.
+        let _ = self.reporter.take().map(JoinHandle::join);
+    }
+}
+
+fn report(what: &str, is_done: &Receiver<()>) {
     let started = Instant::now();
     let terminal = std::io::stderr().is_terminal();
-    thread::scope(|scope| {
-        let reporter = scope.spawn(move || {
-            let mut shown = false;
-            let mut wait = QUIET_FOR;
-            while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                let seconds = started.elapsed().as_secs();
-                if terminal {
-                    eprint!("\rxtask: {what}: {seconds} s ");
-                    let _ = std::io::stderr().flush();
-                } else {
-                    eprintln!("xtask: {what}: {seconds} s");
-                }
-                shown = true;
-                wait = Duration::from_secs(if terminal { 1 } else { 30 });
-            }
-            if shown {
-                let lead = if terminal { "\r" } else { "" };
-                eprintln!(
-                    "{lead}xtask: {what}: done in {:.0} s",
-                    started.elapsed().as_secs_f64()
-                );
-            }
-        });
-        let result = work();
-        drop(done);
-        // The reporter only prints; should it panic, the work's result still stands.
-        let _ = reporter.join();
-        result
-    })
+    let mut wait = QUIET_FOR;
+    while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let seconds = started.elapsed().as_secs();
+        if terminal {
+            eprint!("\rxtask: {what}: {seconds} s ");
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("xtask: {what}: {seconds} s");
+        }
+        wait = Duration::from_secs(if terminal { 1 } else { 30 });
+    }
+    if started.elapsed() >= QUIET_FOR {
+        let lead = if terminal { "\r" } else { "" };
+        let seconds = started.elapsed().as_secs_f64();
+        eprintln!("{lead}xtask: {what}: done in {seconds:.0} s");
+    }
+}
+
+/// Runs `work` as one step that shows its [`Progress`].
+pub fn step<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let _progress = Progress::start(what);
+    work()
 }
 
 /// Runs `command` to its end without input; its output is kept.
@@ -114,6 +133,13 @@ pub fn has_program(program: &str) -> bool {
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .any(|directory: std::path::PathBuf| directory.join(program).is_file())
+}
+
+/// Passes `bytes` on to stdout, at once.
+pub fn print(bytes: &[u8]) {
+    let mut stdout = std::io::stdout();
+    // A reader that is gone loses the output, not the status.
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }
 
 /// Reads a file, naming it in the error.

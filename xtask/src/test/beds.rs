@@ -18,8 +18,13 @@ use crate::packages;
 use crate::process::{capture_ok, sh_quote, step, write};
 use crate::workspace::{Scratch, nonce};
 
-/// A job of a bed takes at most this long, in seconds.
-const JOB_LIMIT: u32 = 240;
+/// How long a test executable and a Linux boot may take in a bed, in seconds.
+fn limits(vendor: Vendor) -> (u32, u32) {
+    match vendor {
+        Vendor::Amd => (240, 60),
+        Vendor::Intel => (240, 150),
+    }
+}
 
 pub fn amd(run: &mut Run) {
     bed(run, Vendor::Amd, "AMD bed");
@@ -38,6 +43,8 @@ enum Check {
 struct Job {
     name: String,
     script: String,
+    /// In seconds.
+    limit: u32,
     check: Check,
 }
 
@@ -74,6 +81,7 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
     jobs.extend(boots.into_iter().map(|boot| Job {
         name: boot.name(),
         script: boot.script(),
+        limit: limits(vendor).1,
         check: Check::Linux(boot),
     }));
     for (index, job) in jobs.iter().enumerate() {
@@ -81,7 +89,8 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
         write(&script, &job.script)?;
         bed.add(&script, &format!("/jobs/{index}"));
     }
-    let mut log = JobLog::new(&nonce(), jobs.iter().map(|job| job.name.clone()).collect());
+    let names = jobs.iter().map(|job| (job.name.clone(), job.limit));
+    let mut log = JobLog::new(&nonce(), names.collect());
     let script = log.script();
     let end = step(place, || bed.run(&script, &mut |bytes| log.feed(bytes)));
     let cause = match end {
@@ -153,6 +162,7 @@ fn add_tests(
         jobs.push(Job {
             name: name.clone(),
             script: test_script(test, &guest, filter),
+            limit: limits(vendor).0,
             check: Check::Tests(name),
         });
     }
@@ -198,18 +208,19 @@ fn add_stripped(bed: &mut Bed, host: &Path, guest: &str, scratch: &Scratch) -> R
 #[derive(Debug)]
 struct JobLog {
     mark: String,
-    names: Vec<String>,
+    /// Names and limits.
+    jobs: Vec<(String, u32)>,
     outcomes: Vec<Outcome>,
     current: Option<(usize, Instant)>,
     line: Vec<u8>,
 }
 
 impl JobLog {
-    fn new(nonce: &str, names: Vec<String>) -> JobLog {
+    fn new(nonce: &str, jobs: Vec<(String, u32)>) -> JobLog {
         JobLog {
             mark: format!("@{nonce} "),
-            outcomes: vec![Outcome::default(); names.len()],
-            names,
+            outcomes: vec![Outcome::default(); jobs.len()],
+            jobs,
             current: None,
             line: Vec::new(),
         }
@@ -217,16 +228,17 @@ impl JobLog {
 
     /// The script that runs /jobs/0, /jobs/1, ... and marks their beginnings and ends.
     fn script(&self) -> String {
-        format!(
-            "i=0; while [ $i -lt {} ]; do\n\
-             echo; echo '{mark}'begin $i\n\
-             timeout -s KILL {JOB_LIMIT} sh /jobs/$i </dev/null 2>&1; s=$?\n\
-             killall -q -9 mini-vmm\n\
-             echo; echo '{mark}'end $i $s\n\
-             i=$((i + 1)); done\n",
-            self.names.len(),
-            mark = self.mark,
-        )
+        let mark = &self.mark;
+        let mut script = String::new();
+        for (index, (_, limit)) in self.jobs.iter().enumerate() {
+            script.push_str(&format!(
+                "echo; echo '{mark}begin {index}'\n\
+                 timeout -s KILL {limit} sh /jobs/{index} </dev/null 2>&1; s=$?\n\
+                 killall -q -9 mini-vmm\n\
+                 echo; echo '{mark}end {index} '$s\n"
+            ));
+        }
+        script
     }
 
     fn feed(&mut self, bytes: &[u8]) {
@@ -250,7 +262,7 @@ impl JobLog {
         let words: Vec<&str> = mark.split_whitespace().collect();
         match words.as_slice() {
             ["begin", index] => {
-                let index = index.parse().ok().filter(|&index| index < self.names.len());
+                let index = index.parse().ok().filter(|&index| index < self.jobs.len());
                 self.current = index.map(|index| (index, Instant::now()));
             }
             ["end", _, status] => {
@@ -262,7 +274,7 @@ impl JobLog {
                 outcome.elapsed = started.elapsed();
                 eprintln!(
                     "xtask: {}: exit code {status}, {:.1} s",
-                    self.names[index],
+                    self.jobs[index].0,
                     outcome.elapsed.as_secs_f64()
                 );
             }
@@ -275,9 +287,13 @@ impl JobLog {
 mod tests {
     use super::*;
 
+    fn jobs(names: &[&str]) -> Vec<(String, u32)> {
+        names.iter().map(|&name| (name.to_owned(), 9)).collect()
+    }
+
     #[test]
     fn jobs_are_told_apart_by_marks() {
-        let mut log = JobLog::new("n", vec!["a".into(), "b".into(), "c".into()]);
+        let mut log = JobLog::new("n", jobs(&["a", "b", "c"]));
         let console = "x\n\n@n begin 0\none\n@m end 0 1\n\n@n end 0 0\n\n@n begin 1\ntwo\n\n@n end 1 33\n\n@n begin 2\nlost\n";
         for piece in console.as_bytes().chunks(3) {
             log.feed(piece);
@@ -302,6 +318,7 @@ mod tests {
         let job = Job {
             name: "kvm".into(),
             script: String::new(),
+            limit: 1,
             check: Check::Tests("kvm".into()),
         };
         let tally = judge(&job, &Outcome::default(), "the bed was ended");
@@ -310,14 +327,14 @@ mod tests {
 
     #[test]
     fn marks_out_of_place_are_harmless() {
-        let mut log = JobLog::new("n", vec!["a".into()]);
+        let mut log = JobLog::new("n", jobs(&["a"]));
         log.feed(b"@n end 0 0\n@n begin 7\n@n begin\n@n end 7 0\ntext\n");
         assert_eq!(log.outcomes, [Outcome::default()]);
     }
 
     #[test]
     fn the_script_runs_jobs_in_order() {
-        let log = JobLog::new("n", vec!["a".into(), "b".into()]);
+        let log = JobLog::new("n", jobs(&["a", "b"]));
         let mut shell = Command::new("sh");
         capture_ok(shell.args(["-n", "-c", &log.script()])).unwrap();
     }

@@ -97,7 +97,7 @@ const AMD: &[Case] = &[
         expect: &["RIP"], ..LINUX },
     Case { name: "debug-exit-3-exits-7", arguments: "--debug-exit", guest: "/bin/debug-exit",
         exit: 7, ..LINUX },
-    Case { name: "timeout-exits-36", arguments: "--timeout 10", guest: "sleep 1000", exit: 36, ..LINUX },
+    Case { name: "timeout-exits-36", arguments: "--timeout 15", guest: "sleep 1000", exit: 36, ..LINUX },
     Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 1; kill -TERM $vmm",
         expect: &["BUTTON"], ..LINUX },
     // Start-up and usage errors.
@@ -124,6 +124,7 @@ const BED_LIBRARY: &str = r#"
 ready() {
     for i in $(seq 600); do
         [ "$(grep -c '^READY' /tmp/out)" -ge "$1" ] && return
+        kill -0 $vmm || return
         usleep 100000
     done
 }
