@@ -1,0 +1,98 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A tiny real-mode machine on KVM, and the rule for skipping.
+// Giving memory to a VM is an unsafe call; this is the only one of the tests.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_ioctls::{
+    Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
+};
+use vcpu_loop::kvm::{KvmHost, KvmVcpu};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// Where code starts.
+pub const ENTRY: u64 = 0x1000;
+/// All of RAM: 64 KiB from 0. Segment 0xa000 is MMIO.
+pub const RAM: usize = 0x1_0000;
+/// An MSR that belongs to user space by a filter, as KVM doesn't know it.
+pub const MSR: u32 = 0x8765_5678;
+
+/// KVM, or the reason why not on stderr.
+pub fn kvm(test: &str) -> Option<Kvm> {
+    let reason = match std::env::var_os("MINI_VMM_NO_KVM") {
+        Some(value) if value == "1" => "MINI_VMM_NO_KVM=1".to_owned(),
+        _ => match Kvm::new() {
+            Ok(kvm) => return Some(kvm),
+            Err(error) => format!("/dev/kvm: {error}"),
+        },
+    };
+    eprintln!("SKIP: {test}: {reason}");
+    None
+}
+
+/// A VM with RAM. Field order: vCPUs are made from it and carry a share of the memory.
+pub struct Machine {
+    pub vm: VmFd,
+    pub memory: GuestMemoryMmap,
+    pub host: Arc<KvmHost>,
+}
+
+impl Machine {
+    pub fn new(kvm: &Kvm, code: &[u8]) -> Self {
+        let vm = kvm.create_vm().unwrap();
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+        memory.write_slice(code, GuestAddress(ENTRY)).unwrap();
+        let region = kvm_userspace_memory_region {
+            memory_size: RAM as u64,
+            userspace_addr: memory.get_host_address(GuestAddress(0)).unwrap() as u64,
+            ..Default::default()
+        };
+        // SAFETY: the region is `memory`, of which every vCPU owns a share through its reader.
+        unsafe { vm.set_user_memory_region(region) }.unwrap();
+        Machine {
+            vm,
+            memory,
+            host: KvmHost::probe(kvm).unwrap(),
+        }
+    }
+
+    /// Sends accesses of [`MSR`] to user space: the capability first, then the filter.
+    pub fn own_msr(&self) {
+        let reasons = MsrExitReason::Filter | MsrExitReason::Unknown | MsrExitReason::Inval;
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_X86_USER_SPACE_MSR,
+            ..Default::default()
+        };
+        cap.args[0] = u64::from(reasons.bits());
+        self.vm.enable_cap(&cap).unwrap();
+        let range = MsrFilterRange {
+            flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+            base: MSR,
+            msr_count: 1,
+            bitmap: &[0; 8],
+        };
+        self.vm
+            .set_msr_filter(MsrFilterDefaultAction::ALLOW, &[range])
+            .unwrap();
+    }
+
+    /// A vCPU in real mode at [`ENTRY`], with flat segments at 0.
+    pub fn vcpu(&self, id: u64) -> KvmVcpu {
+        let memory = self.memory.clone();
+        let read = move |gpa: u64, buf: &mut [u8]| memory.read(buf, GuestAddress(gpa)).unwrap_or(0);
+        let vcpu = KvmVcpu::new(self.vm.create_vcpu(id).unwrap(), &self.host)
+            .unwrap()
+            .with_memory(read);
+        let mut sregs = vcpu.fd().get_sregs().unwrap();
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        vcpu.fd().set_sregs(&sregs).unwrap();
+        let mut regs = vcpu.fd().get_regs().unwrap();
+        (regs.rip, regs.rflags, regs.rsp) = (ENTRY, 2, 0x8000);
+        vcpu.fd().set_regs(&regs).unwrap();
+        vcpu
+    }
+}

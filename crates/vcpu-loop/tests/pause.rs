@@ -1,0 +1,381 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Kick, pause, save, stop: with scripted vCPUs on real threads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptState, ScriptedVcpu, Step};
+use vcpu_loop::{
+    BoxError, Error, Exit, ManagedVcpu, Next, Request, State, StateHooks, Vcpu, VcpuEvent,
+    VcpuEvents, VcpuId, VcpuSet, vcpu_events,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn set() -> (VcpuSet<ScriptState>, VcpuEvents) {
+    let (sender, events) = vcpu_events().unwrap();
+    (VcpuSet::new(sender), events)
+}
+
+fn wrmsr(index: u32) -> Step {
+    Step::Wrmsr { index, data: 1 }
+}
+
+#[test]
+fn a_kick_before_run_interrupts_the_first_entry() {
+    let mut vcpu = ScriptedVcpu::new([wrmsr(1)]);
+    vcpu.kicker().request_exit();
+    assert!(matches!(vcpu.run(), Ok(Exit::Interrupted)));
+    // Used up: the guest runs now.
+    assert!(matches!(vcpu.run(), Ok(Exit::Wrmsr { .. })));
+}
+
+#[test]
+fn a_kick_during_run_interrupts_it() {
+    let mut vcpu = ScriptedVcpu::new([Step::Spin]);
+    let kick = vcpu.kicker();
+    let kicker = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        kick.request_exit();
+    });
+    assert!(matches!(vcpu.run(), Ok(Exit::Interrupted)));
+    kicker.join().unwrap();
+}
+
+#[test]
+fn a_kick_after_run_completes_the_access_and_interrupts() {
+    let mut vcpu = ScriptedVcpu::new([wrmsr(1), wrmsr(2)]);
+    let replies = vcpu.replies();
+    assert!(matches!(vcpu.run(), Ok(Exit::Wrmsr { index: 1, .. })));
+    vcpu.kicker().request_exit();
+    assert!(matches!(vcpu.run(), Ok(Exit::Interrupted)));
+    assert_eq!(replies.get(), [Reply::Wrmsr(Some(()))]);
+    assert!(matches!(vcpu.run(), Ok(Exit::Wrmsr { index: 2, .. })));
+}
+
+#[test]
+fn completion_may_yield_two_more_exits_before_a_pause() {
+    let (mut vcpus, events) = set();
+    let mmio = |addr| Step::MmioRead { addr, len: 8 };
+    let vcpu = ScriptedVcpu::new([mmio(0), mmio(8).then(), mmio(16).then(), wrmsr(1)]);
+    let replies = vcpu.replies();
+    // The first access asks for the pause; the two that follow belong to the same instruction.
+    let io = RecordingIo::new(3, |call| {
+        if *call == Call::MmioRead(0, 8) {
+            Next::Pause
+        } else {
+            Next::Continue
+        }
+    });
+    let calls = io.calls();
+    vcpus.spawn(0, vcpu, io).unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::Paused { .. })
+    ));
+    assert_eq!(
+        calls.get(),
+        [
+            Call::MmioRead(0, 8),
+            Call::MmioRead(8, 8),
+            Call::MmioRead(16, 8)
+        ]
+    );
+    assert_eq!(replies.get(), vec![Reply::MmioRead(vec![3; 8]); 3]);
+    assert_eq!(vcpus.save(SOON).unwrap(), [ScriptState { retired: 1 }]);
+}
+
+/// A device that stays in its handler until it is told to leave.
+fn held(
+    step: Step,
+) -> (
+    ScriptedVcpu,
+    RecordingIo,
+    std::sync::mpsc::Receiver<()>,
+    Sender<()>,
+) {
+    let (entered, wait_entered) = channel();
+    let (leave, wait_leave) = channel();
+    let wait_leave = Mutex::new(wait_leave);
+    let io = RecordingIo::new(0, move |_| {
+        entered.send(()).unwrap();
+        let _ = wait_leave.lock().unwrap().recv();
+        Next::Continue
+    });
+    (
+        ScriptedVcpu::new([step]),
+        io.with_msr(7, 0),
+        wait_entered,
+        leave,
+    )
+}
+
+#[test]
+fn a_pause_while_a_wrmsr_is_pending_completes_it_first() {
+    let (mut vcpus, _events) = set();
+    let (vcpu, io, entered, leave) = held(wrmsr(7));
+    let replies = vcpu.replies();
+    vcpus.spawn(0, vcpu, io).unwrap();
+    vcpus.resume(SOON).unwrap();
+    entered.recv_timeout(SOON).unwrap();
+    // The exit is being answered: nothing has reached the guest, and a pause can't be granted yet.
+    let error = vcpus.pause(Duration::from_millis(30)).unwrap_err();
+    assert!(
+        matches!(&error, Error::Deadline { request: Request::Pause, missed, .. } if *missed == [VcpuId(0)])
+    );
+    assert!(
+        error
+            .to_string()
+            .starts_with("vCPU 0 did not answer the pause request within 30ms")
+    );
+    assert_eq!(replies.get(), []);
+    leave.send(()).unwrap();
+    vcpus.pause(SOON).unwrap();
+    // ScriptedVcpu panics if it is saved while the write is incomplete.
+    assert_eq!(replies.get(), [Reply::Wrmsr(Some(()))]);
+    assert_eq!(vcpus.save(SOON).unwrap(), [ScriptState { retired: 1 }]);
+}
+
+#[test]
+fn save_is_refused_while_running() {
+    let (mut vcpus, _events) = set();
+    vcpus
+        .spawn(0, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+        .unwrap();
+    assert!(vcpus.save(SOON).is_ok(), "threads start paused");
+    vcpus.resume(SOON).unwrap();
+    let refused = Error::Refused {
+        id: VcpuId(0),
+        request: Request::Save,
+        state: State::Running,
+    }
+    .to_string();
+    assert_eq!(vcpus.save(SOON).unwrap_err().to_string(), refused);
+    assert!(vcpus.restore(vec![ScriptState::default()], SOON).is_err());
+    assert!(vcpus.dump(0, SOON).is_err());
+    vcpus.pause(SOON).unwrap();
+    assert!(vcpus.save(SOON).is_ok());
+    assert!(vcpus.dump(0, SOON).unwrap().is_some());
+    assert!(matches!(
+        vcpus.restore(Vec::new(), SOON),
+        Err(Error::WrongStateCount { given: 0, vcpus: 1 })
+    ));
+}
+
+#[test]
+fn states_come_back_in_the_order_of_the_vcpus() {
+    let (mut vcpus, _events) = set();
+    for id in [3, 1, 2] {
+        vcpus
+            .spawn(id, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+            .unwrap();
+    }
+    assert!(matches!(
+        vcpus.spawn(1, ScriptedVcpu::new([]), RecordingIo::unclaimed()),
+        Err(Error::DuplicateId { id: VcpuId(1) })
+    ));
+    let states: Vec<_> = [30, 10, 20].map(|retired| ScriptState { retired }).into();
+    vcpus.restore(states.clone(), SOON).unwrap();
+    assert_eq!(vcpus.save(SOON).unwrap(), states);
+    assert_eq!(
+        vcpus.ids().collect::<Vec<_>>(),
+        [VcpuId(3), VcpuId(1), VcpuId(2)]
+    );
+    assert!(matches!(
+        vcpus.wake(9, SOON),
+        Err(Error::NoSuchVcpu { id: VcpuId(9) })
+    ));
+}
+
+#[test]
+fn the_io_objects_state_is_part_of_the_saved_state() {
+    let (sender, _events) = vcpu_events().unwrap();
+    let mut vcpus: VcpuSet<(ScriptState, usize)> = VcpuSet::new(sender);
+    let hooks = StateHooks::new(
+        |vcpu: &mut ScriptedVcpu, io: &mut RecordingIo| -> Result<_, BoxError> {
+            Ok((vcpu_loop::SaveVcpu::save(vcpu)?, io.calls().get().len()))
+        },
+        |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo, (state, calls): (ScriptState, usize)| {
+            if calls > 100 {
+                return Err("too many calls".into());
+            }
+            Ok(vcpu_loop::SaveVcpu::restore(vcpu, &state)?)
+        },
+    );
+    let io = RecordingIo::new(0, |_| Next::Pause).with_msr(1, 0);
+    let script = [Step::PioIn {
+        port: 1,
+        size: 1,
+        count: 2,
+    }];
+    vcpus
+        .spawn_with(0, ScriptedVcpu::new(script), io, hooks)
+        .unwrap();
+    vcpus.resume(SOON).unwrap();
+    vcpus.pause(SOON).unwrap();
+    let saved = loop {
+        let saved = vcpus.save(SOON).unwrap();
+        if saved[0].1 == 2 {
+            break saved;
+        }
+        vcpus.resume(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+    };
+    assert_eq!(saved, [(ScriptState { retired: 1 }, 2)]);
+    // A failed restore leaves a vCPU that must not run, but can be restored again.
+    let error = vcpus
+        .restore(vec![(ScriptState::default(), 101)], SOON)
+        .unwrap_err();
+    assert_eq!(error.to_string(), "vCPU 0 could not restore");
+    assert!(matches!(
+        vcpus.resume(SOON),
+        Err(Error::Refused {
+            state: State::Ended,
+            ..
+        })
+    ));
+    vcpus.restore(saved, SOON).unwrap();
+    vcpus.resume(SOON).unwrap();
+}
+
+#[test]
+fn sixty_four_pauses_of_an_exit_storm_on_four_vcpus() {
+    let (mut vcpus, _events) = set();
+    let exits: Vec<Arc<AtomicU64>> = (0..4).map(|_| Arc::default()).collect();
+    for (id, exits) in exits.iter().enumerate() {
+        let exits = Arc::clone(exits);
+        let io = Counting(exits);
+        let storm = Step::PioOut {
+            port: 1,
+            size: 1,
+            data: vec![0],
+        };
+        vcpus
+            .spawn(id as u32, ScriptedVcpu::endless(storm), io)
+            .unwrap();
+    }
+    let total = || exits.iter().map(|n| n.load(Ordering::Relaxed)).sum::<u64>();
+    for _ in 0..64 {
+        vcpus.resume(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+        let before = total();
+        let states = vcpus.save(SOON).unwrap();
+        // Every exit that the VMM saw has completed, and nobody runs.
+        for (state, exits) in states.iter().zip(&exits) {
+            assert_eq!(state.retired, exits.load(Ordering::Relaxed));
+        }
+        assert_eq!(total(), before);
+    }
+    vcpus.stop(SOON).unwrap();
+    assert_eq!(vcpus.ids().count(), 0);
+}
+
+struct Counting(Arc<AtomicU64>);
+
+impl vcpu_loop::VcpuIo for Counting {
+    fn pio_write(&mut self, _: u16, _: &[u8]) -> Next {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Next::Continue
+    }
+}
+
+#[test]
+fn all_are_asked_before_any_is_waited_for() {
+    let (mut vcpus, _events) = set();
+    let (first, io, entered, leave) = held(wrmsr(7));
+    vcpus.spawn(0, first, io).unwrap();
+    vcpus
+        .spawn(1, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+        .unwrap();
+    vcpus.resume(SOON).unwrap();
+    entered.recv_timeout(SOON).unwrap();
+    // vCPU 0 misses the deadline; vCPU 1 has paused nevertheless.
+    let error = vcpus.pause(Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(error, Error::Deadline { missed, .. } if missed == [VcpuId(0)]));
+    assert!(vcpus.dump(1, SOON).is_ok(), "a dump needs a paused vCPU");
+    // The late answer to the old request disturbs no later one.
+    leave.send(()).unwrap();
+    assert!(vcpus.pause(SOON).is_ok());
+    assert_eq!(vcpus.save(SOON).unwrap().len(), 2);
+}
+
+#[test]
+fn stop_names_the_vcpu_that_hangs_and_works_later() {
+    let (mut vcpus, _events) = set();
+    let (vcpu, io, entered, leave) = held(wrmsr(7));
+    vcpus.spawn(4, vcpu, io).unwrap();
+    vcpus
+        .spawn(5, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+        .unwrap();
+    vcpus.resume(SOON).unwrap();
+    entered.recv_timeout(SOON).unwrap();
+    let error = vcpus.stop(Duration::from_millis(50)).unwrap_err();
+    assert!(
+        matches!(error, Error::Deadline { request: Request::Stop, missed, .. } if missed == [VcpuId(4)])
+    );
+    assert_eq!(vcpus.ids().collect::<Vec<_>>(), [VcpuId(4)]);
+    leave.send(()).unwrap();
+    vcpus.stop(SOON).unwrap();
+}
+
+#[test]
+fn dropping_the_set_stops_and_joins() {
+    struct Gone(Arc<AtomicU64>);
+    impl vcpu_loop::VcpuIo for Gone {}
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (mut vcpus, _events) = set();
+    let dropped = Arc::new(AtomicU64::new(0));
+    for id in 0..3 {
+        vcpus
+            .spawn(id, ScriptedVcpu::new([]), Gone(Arc::clone(&dropped)))
+            .unwrap();
+    }
+    vcpus.resume(SOON).unwrap();
+    drop(vcpus);
+    assert_eq!(dropped.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_missed_deadline_is_kept() {
+    let (mut vcpus, _events) = set();
+    let (vcpu, io, entered, leave) = held(wrmsr(7));
+    vcpus.spawn(0, vcpu, io).unwrap();
+    vcpus.resume(SOON).unwrap();
+    entered.recv_timeout(SOON).unwrap();
+    let start = Instant::now();
+    assert!(vcpus.save(Duration::from_millis(100)).is_err());
+    let waited = start.elapsed();
+    assert!(
+        waited >= Duration::from_millis(100) && waited < SOON,
+        "{waited:?}"
+    );
+    leave.send(()).unwrap();
+}
+
+#[test]
+fn threads_are_named_and_told_before_they_run() {
+    struct Started(Sender<Option<String>>);
+    impl vcpu_loop::VcpuIo for Started {
+        fn thread_started(&mut self) {
+            self.0
+                .send(thread::current().name().map(str::to_owned))
+                .unwrap();
+        }
+    }
+    let (mut vcpus, _events) = set();
+    let (sender, names) = channel();
+    vcpus
+        .spawn(12, ScriptedVcpu::new([]), Started(sender))
+        .unwrap();
+    assert_eq!(names.recv_timeout(SOON).unwrap().as_deref(), Some("vcpu12"));
+}
