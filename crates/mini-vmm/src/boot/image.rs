@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{File, FileType, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::error::FileError;
 use crate::layout::PAGE_SIZE;
+
+const PAGE: usize = PAGE_SIZE as usize;
+static ZEROS: [u8; PAGE] = [0; PAGE];
+/// Files are copied in pieces of this size, whole pages.
+const COPY_SIZE: usize = 64 * PAGE;
 
 /// A kernel or initrd: its content, and the path that messages name.
 #[derive(Debug)]
@@ -105,7 +110,7 @@ impl fmt::Display for FileKind {
     }
 }
 
-/// Content that can be read at any offset, and placed into guest memory without an intermediate copy.
+/// Content that can be read at any offset, and placed into guest memory without ever being held as a whole.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source<'a> {
     File(&'a File, u64),
@@ -148,12 +153,7 @@ impl Source<'_> {
         len: usize,
     ) -> Result<(), GuestMemoryError> {
         match self {
-            Source::File(file, _) => {
-                let mut file: &File = file;
-                file.seek(SeekFrom::Start(offset))
-                    .map_err(GuestMemoryError::IOError)?;
-                mem.read_exact_volatile_from(start, &mut file, len)
-            }
+            Source::File(file, _) => place_file(mem, file, offset, start, len),
             Source::Bytes(bytes) => {
                 let bytes = slice(bytes, offset, len).map_err(GuestMemoryError::IOError)?;
                 place_bytes(mem, bytes, start)
@@ -169,6 +169,27 @@ fn slice(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
         .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
+/// Reads and copies piece by piece: one buffer stays in the cache, and pages of zeros are left alone (see
+/// [`place_bytes`]), which is a third of a stock vmlinux. Reading straight into guest memory would touch them all.
+fn place_file<M: GuestMemoryBackend>(
+    mem: &M,
+    file: &File,
+    offset: u64,
+    start: GuestAddress,
+    len: usize,
+) -> Result<(), GuestMemoryError> {
+    let mut buf = vec![0; len.min(COPY_SIZE)];
+    let mut done = 0;
+    while done < len {
+        let piece = &mut buf[..(len - done).min(COPY_SIZE)];
+        file.read_exact_at(piece, offset + done as u64)
+            .map_err(GuestMemoryError::IOError)?;
+        place_bytes(mem, piece, GuestAddress(start.0 + done as u64))?;
+        done += piece.len();
+    }
+    Ok(())
+}
+
 /// Copies page by page and leaves pages of zeros alone: a kernel's .bss, often stored in full, then takes no host
 /// memory before the guest uses it.
 fn place_bytes<M: GuestMemoryBackend>(
@@ -176,12 +197,10 @@ fn place_bytes<M: GuestMemoryBackend>(
     bytes: &[u8],
     start: GuestAddress,
 ) -> Result<(), GuestMemoryError> {
-    let mut at = start;
-    for page in bytes.chunks(PAGE_SIZE as usize) {
-        if page.iter().any(|&byte| byte != 0) {
-            mem.write_slice(page, at)?;
+    for (at, page) in (start.0..).step_by(PAGE).zip(bytes.chunks(PAGE)) {
+        if *page != ZEROS[..page.len()] {
+            mem.write_slice(page, GuestAddress(at))?;
         }
-        at = GuestAddress(at.0.saturating_add(page.len() as u64));
     }
     Ok(())
 }
