@@ -102,7 +102,7 @@ impl Unclaimed {
 
 #[cold]
 fn log_unclaimed(id: VcpuId, access: Access, address: u64, count: u64) {
-    log::warn!("vCPU {id}: nobody claims {access:?} {address:#x} ({count} of this kind so far)");
+    log::debug!("vCPU {id}: nobody claims {access:?} {address:#x} ({count} of this kind so far)");
 }
 
 /// Answers one exit through `io`.
