@@ -105,3 +105,21 @@ fn pvh_entry_is_in_32_bit_mode_with_its_start_info() {
     let (magic, cr0) = (0x336e_c578u32.to_le_bytes(), 0x11u32.to_le_bytes());
     assert_eq!(written, [magic, *b"word", cr0]);
 }
+
+#[test]
+fn memory_on_both_sides_of_the_hole_is_registered() {
+    let Some(kvm) = kvm("memory_on_both_sides_of_the_hole_is_registered") else {
+        return;
+    };
+    let mem = memory::allocate(5 << 30).unwrap();
+    let vm = kvm.create_vm().unwrap();
+    memory::register(&vm, &mem).unwrap();
+    // The slots are taken now.
+    let error = memory::register(&vm, &memory::allocate(RAM).unwrap()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("KVM refused 64 MiB of memory at guest address 0x0 ("),
+        "{error}"
+    );
+}

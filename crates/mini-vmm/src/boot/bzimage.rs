@@ -38,7 +38,7 @@ pub(super) struct BzImage {
     pub(super) code: Range<u64>,
     /// The compressed kernel in the file, if the header says where it is.
     pub(super) payload: Option<Range<u64>>,
-    /// Where the kernel ends that decompresses itself, counted from [`HIGH_RAM`]'s code or its own preference.
+    /// The end of the memory that it takes before it looks at the memory map, once its code lies at [`HIGH_RAM`].
     pub(super) runtime_end: u64,
 }
 
