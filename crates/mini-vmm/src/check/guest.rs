@@ -266,6 +266,9 @@ fn enter_long_mode(vcpu: &VcpuFd, has_avx: bool) -> Result<(), kvm_ioctls::Error
     const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
     const CR4_OSXSAVE: u64 = 1 << 18;
     const EFER: u64 = 1 << 8 | 1 << 10;
+    // IF, though nothing interrupts this guest: Bochs as a host's host holds the host's own
+    // interrupts back while a guest runs without.
+    const RFLAGS: u64 = 1 << 1 | 1 << 9;
     let segment = |type_, selector, s| kvm_segment {
         limit: u32::MAX,
         selector,
@@ -305,7 +308,7 @@ fn enter_long_mode(vcpu: &VcpuFd, has_avx: bool) -> Result<(), kvm_ioctls::Error
     vcpu.set_regs(&kvm_regs {
         rip: CODE,
         rdi: DATA,
-        rflags: 2,
+        rflags: RFLAGS,
         ..Default::default()
     })
 }
