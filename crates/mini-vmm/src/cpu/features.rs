@@ -190,7 +190,7 @@ const XSAVE_MIN: u32 = 576;
 const AMD_REPEATED: u32 = 0x0183_f3ff;
 
 /// Where a feature is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Bit {
     leaf: u32,
     index: u32,
@@ -259,17 +259,30 @@ pub(super) fn apply(
         to.insert(name);
         from.remove(name);
     }
-    for &name in &insisted {
-        if !bits_of(name).any(|b| table.has(b.leaf, b.index, b.register, b.bit)) {
-            return Err(Error::Unsupported(name));
-        }
+    if let Some(name) = first_missing(table, &insisted) {
+        return Err(Error::Unsupported(name));
     }
     hide_dependents(&mut hidden, &insisted)?;
     for &name in &hidden {
         clear(table, vendor, name);
     }
+    if let Some(feature) = first_missing(table, &insisted) {
+        // One bit has two names.
+        let twin = |other: &&&str| bits_of(other).any(|b| bits_of(feature).any(|f| f == b));
+        let needs = hidden.iter().find(twin).copied().unwrap_or(feature);
+        return Err(Error::Dependency { feature, needs });
+    }
     trim_xsave(table, &hidden);
     Ok(())
+}
+
+/// The first of `names` that has no bit set.
+fn first_missing(table: &mut Table, names: &BTreeSet<&'static str>) -> Option<&'static str> {
+    let mut is_set = |b: Bit| table.has(b.leaf, b.index, b.register, b.bit);
+    names
+        .iter()
+        .copied()
+        .find(|name| !bits_of(name).any(&mut is_set))
 }
 
 /// The table's own copy of `name`, or the error that suggests others.
@@ -410,95 +423,4 @@ fn trim_xsave(table: &mut Table, hidden: &BTreeSet<&'static str>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_word_fits_a_register_and_names_are_plain() {
-        for word in &WORDS {
-            assert!(
-                word.names.split_whitespace().count() <= 32,
-                "{:#x}",
-                word.leaf
-            );
-        }
-        for (name, bit) in all() {
-            assert!(bit.bit < 32);
-            assert!(
-                name.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-            );
-        }
-    }
-
-    #[test]
-    fn dependencies_name_features() {
-        for (needed, names) in DEPENDENTS {
-            for name in names.split_whitespace().chain([needed]) {
-                assert!(known(name).is_ok(), "{name}");
-            }
-        }
-        for (_, name) in COMPONENTS.iter().chain(&SUPERVISOR) {
-            assert!(known(name).is_ok(), "{name}");
-        }
-    }
-
-    #[test]
-    fn known_bits_are_where_the_manuals_say() {
-        let expect = [
-            ("fpu", 1, 0, Register::Edx, 0),
-            ("clflush", 1, 0, Register::Edx, 19),
-            ("pbe", 1, 0, Register::Edx, 31),
-            ("cx16", 1, 0, Register::Ecx, 13),
-            ("hypervisor", 1, 0, Register::Ecx, 31),
-            ("avx2", 7, 0, Register::Ebx, 5),
-            ("avx512vl", 7, 0, Register::Ebx, 31),
-            ("la57", 7, 0, Register::Ecx, 16),
-            ("pks", 7, 0, Register::Ecx, 31),
-            ("amx_int8", 7, 0, Register::Edx, 25),
-            ("arch_capabilities", 7, 0, Register::Edx, 29),
-            ("lam", 7, 1, Register::Eax, 26),
-            ("xfd", 0xd, 1, Register::Eax, 4),
-            ("topoext", 0x8000_0001, 0, Register::Ecx, 22),
-            ("lm", 0x8000_0001, 0, Register::Edx, 29),
-            ("nonstop_tsc", 0x8000_0007, 0, Register::Edx, 8),
-            ("virt_ssbd", 0x8000_0008, 0, Register::Ebx, 25),
-            ("vnmi", 0x8000_000a, 0, Register::Edx, 25),
-        ];
-        for (name, leaf, index, register, bit) in expect {
-            let found: Vec<_> = bits_of(name)
-                .map(|b| (b.leaf, b.index, b.register, b.bit))
-                .collect();
-            assert_eq!(found, [(leaf, index, register, bit)], "{name}");
-        }
-        assert_eq!(bits_of("ibpb").count(), 2);
-    }
-
-    #[test]
-    fn near_names_are_suggested() {
-        let suggestions = |name: &str| match known(name) {
-            Err(Error::UnknownFeature { near, .. }) => near,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(suggestions("axv2")[0], "avx2");
-        assert_eq!(suggestions("SSE4-1")[0], "sse4_1");
-        assert!(suggestions("sse41").contains(&"sse4_1"));
-        assert!(suggestions("quantum").is_empty());
-        assert!(suggestions("").len() <= 3);
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        let table = [
-            ("", "", 0),
-            ("a", "", 1),
-            ("avx", "avx", 0),
-            ("avx", "axv", 2),
-            ("sse", "sse2", 1),
-        ];
-        for (a, b, edits) in table {
-            assert_eq!(distance(a, b), edits, "{a} {b}");
-        }
-        assert_eq!(distance("a", "abcdef"), usize::MAX);
-    }
-}
+mod tests;

@@ -401,6 +401,13 @@ fn later_words_win_and_insisting_is_checked() {
             needs: "avx"
         }
     );
+    // Two names of one bit can't go two ways.
+    let error = with_features(KVM_INTEL_ON_HASWELL, "+constant_tsc,-nonstop_tsc").unwrap_err();
+    let expected = Error::Dependency {
+        feature: "constant_tsc",
+        needs: "nonstop_tsc",
+    };
+    assert_eq!(error, expected);
     let error = with_features(KVM_INTEL_ON_HASWELL, "-axv2").unwrap_err();
     assert!(error.to_string().contains("did you mean avx2"), "{error}");
 }
