@@ -7,25 +7,34 @@
 //! what was written in between (as much as the output queue holds), and never reports a hang-up.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{Errno, read};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::io::{Errno, ioctl_fionread, read};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::Error;
 use super::input::{InputQueue, READ_AHEAD};
-use super::output::{FdSink, Output};
+use super::output::{FdSink, Output, Sink};
 use super::stdio::wait_for_input;
 use super::worker::{Stop, Worker};
 
 /// How long to wait after a hang-up, which should not happen, before looking again.
 const HANG_UP_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often, and at what pace, to look at the end whether everything was read, and how often in a
+/// row nothing must be left.
+const FINAL_LOOKS: u32 = 400;
+const EMPTY_LOOKS: u32 = 20;
+const FINAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// A pseudo-terminal with its threads.
 pub(super) struct Pty {
@@ -39,7 +48,11 @@ impl Pty {
     pub(super) fn open(queue: &Arc<InputQueue>) -> Result<Pty, Error> {
         let (name, ours, user_side) = make().map_err(|errno| Error::Pty(errno.into()))?;
         let start = || {
-            let output = Output::start(FdSink(ours.try_clone()?))?.holding(user_side);
+            let our_end = ours.try_clone()?;
+            let output = Output::start(PtySink(FdSink(ours.try_clone()?)))?.asking(move || {
+                drop(user_side);
+                is_attached(&our_end)
+            });
             let queue = Arc::clone(queue);
             let reader = Worker::spawn("console-in", move |stop| read_keys(&ours, &queue, stop))?;
             Ok((output, reader))
@@ -69,6 +82,42 @@ fn make() -> Result<(PathBuf, OwnedFd, OwnedFd), Errno> {
         ours,
         user_side,
     ))
+}
+
+/// The writer's end.
+struct PtySink(FdSink);
+
+impl Sink for PtySink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    /// Closing our side discards what the program on the other side has not read yet.
+    fn finish(&mut self) {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let Ok(user_side) = ioctl_tiocgptpeer(&self.0.0, flags) else {
+            return;
+        };
+        // What is on its way to that side is not counted: nothing there once means little.
+        let mut empty = 0;
+        for _ in 0..FINAL_LOOKS {
+            empty = match ioctl_fionread(&user_side) {
+                Ok(0) => empty + 1,
+                _ => 0,
+            };
+            if empty == EMPTY_LOOKS {
+                return;
+            }
+            thread::sleep(FINAL_PAUSE);
+        }
+    }
+}
+
+/// Whether a program has the other side open; ours of it must be closed.
+fn is_attached(ours: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(ours, PollFlags::OUT)];
+    let now = Timespec::default();
+    poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(PollFlags::HUP)
 }
 
 fn read_keys(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
@@ -143,5 +192,18 @@ mod tests {
         let start = Instant::now();
         drop(pty);
         assert!(start.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn attached_program_gets_the_last_output() {
+        let pty = Pty::open(&Arc::new(InputQueue::new().unwrap())).unwrap();
+        let mut terminal = attach(&pty);
+        pty.output.handle().write_all(&[b'x'; 100_000]).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut bytes = vec![0; 100_000];
+            terminal.read_exact(&mut bytes).map(|()| bytes)
+        });
+        drop(pty);
+        assert_eq!(reader.join().unwrap().unwrap(), [b'x'; 100_000]);
     }
 }

@@ -22,6 +22,8 @@ use crate::sys_term;
 static COOKED: OnceLock<Termios> = OnceLock::new();
 /// Whether the terminal has our settings now.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
+/// Whether the terminal is not to be changed any more: the process is about to end.
+static GIVEN_BACK: AtomicBool = AtomicBool::new(false);
 /// Signalled when the process goes on after it was stopped.
 static CONTINUED: OnceLock<Wake> = OnceLock::new();
 
@@ -40,10 +42,16 @@ pub(super) fn is_terminal() -> bool {
     isatty(stdio::stdin())
 }
 
-/// Gives the terminal back. Called from signal handlers: system calls and atomics only.
+/// Gives the terminal back, for good. Called from signal handlers: system calls and atomics only.
+fn give_back() {
+    GIVEN_BACK.store(true, Ordering::SeqCst);
+    if IS_RAW.swap(false, Ordering::SeqCst) {
+        restore();
+    }
+}
+
 fn restore() {
-    if IS_RAW.swap(false, Ordering::AcqRel)
-        && sys_term::in_foreground()
+    if sys_term::in_foreground()
         && let Some(cooked) = COOKED.get()
     {
         // Now, without draining: a terminal that was stopped with Ctrl-S never drains.
@@ -70,7 +78,8 @@ impl RawTerminal {
                 CONTINUED.get_or_init(|| event)
             }
         };
-        sys_term::watch_signals(restore, continued);
+        GIVEN_BACK.store(false, Ordering::SeqCst);
+        sys_term::watch_signals(give_back, continued);
         watch_panics();
         let terminal = RawTerminal { continued };
         terminal.follow_job_control();
@@ -90,7 +99,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        without_stopping(restore);
+        without_stopping(give_back);
     }
 }
 
@@ -98,19 +107,27 @@ impl Drop for RawTerminal {
 pub(super) fn follow_job_control() -> bool {
     if !sys_term::in_foreground() {
         // The shell has set its own mode; there is nothing left to give back.
-        IS_RAW.store(false, Ordering::Release);
+        IS_RAW.store(false, Ordering::SeqCst);
         return false;
     }
     let Some(cooked) = COOKED.get() else {
         return false;
     };
+    if GIVEN_BACK.load(Ordering::SeqCst) {
+        return true;
+    }
     let mut raw = cooked.clone();
     raw.make_raw();
-    // First the flag: a signal in between restores what was not changed yet.
-    IS_RAW.store(true, Ordering::Release);
     without_stopping(|| {
+        // First the flag: a signal in between restores what was not changed yet.
+        IS_RAW.store(true, Ordering::SeqCst);
         if let Err(error) = tcsetattr(stdio::stdin(), OptionalActions::Now, &raw) {
             log::warn!("the terminal can't be set to raw mode, keys work line by line: {error}");
+        }
+        // Another thread panicked meanwhile, and may have restored before the change.
+        if GIVEN_BACK.load(Ordering::SeqCst) {
+            IS_RAW.store(false, Ordering::SeqCst);
+            restore();
         }
     });
     true
@@ -132,7 +149,7 @@ fn watch_panics() {
     ONCE.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            without_stopping(restore);
+            without_stopping(give_back);
             previous(info);
         }));
     });

@@ -127,14 +127,6 @@ impl Worker {
         })
     }
 
-    /// Interrupts the system call that the thread is blocked in, if it is in one now.
-    pub(super) fn interrupt(&self) {
-        if let Some(thread) = &self.thread {
-            // Fails only if the thread ended.
-            let _ = thread.kill(interrupt_signal());
-        }
-    }
-
     /// Ends the thread: asks it, interrupts what it is blocked in until it listens, and joins it.
     pub(super) fn stop(&mut self) {
         let Some(thread) = self.thread.take() else {
