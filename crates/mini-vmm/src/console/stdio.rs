@@ -7,7 +7,7 @@
 //! on threads of their own. That also makes every kind of input work the same: terminals, pipes,
 //! sockets, regular files and /dev/null, of which epoll takes only some.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::escape::{Command, Escape, HELP};
 use super::input::{InputQueue, READ_AHEAD};
 use super::output::{FdSink, Output};
-use super::terminal::{self, RawTerminal};
+use super::terminal::{self, RawTerminal, line_end};
 use super::worker::{Stop, Worker, readable};
 use super::{Error, Wake, tell};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, read};
@@ -137,5 +137,7 @@ fn take_keys(keys: &[u8], escape: &mut Escape, queue: &InputQueue) {
 }
 
 fn show_help() {
+    // Below whatever the guest has on the line.
+    let _ = write!(io::stderr(), "{}", line_end());
     HELP.lines().for_each(tell);
 }

@@ -18,7 +18,7 @@ use vmm_sys_util::signal::{block_signal, unblock_signal};
 use super::Wake;
 use crate::sys_term;
 
-/// The terminal's settings before we came; read in signal handlers.
+/// The terminal's settings when it was first ours to change; read in signal handlers.
 static COOKED: OnceLock<Termios> = OnceLock::new();
 /// Whether the terminal has our settings now.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
@@ -67,10 +67,8 @@ pub(super) struct RawTerminal {
 
 impl RawTerminal {
     /// Switches to raw mode if this process is in the foreground, else as soon as it is
-    /// ([`follow_job_control`](Self::follow_job_control)).
+    /// ([`follow_job_control`]).
     pub(super) fn enter() -> io::Result<RawTerminal> {
-        let cooked = tcgetattr(stdio::stdin())?;
-        let _ = COOKED.set(cooked);
         let continued = match CONTINUED.get() {
             Some(event) => event,
             None => {
@@ -82,18 +80,15 @@ impl RawTerminal {
         sys_term::watch_signals(give_back, continued);
         watch_panics();
         let terminal = RawTerminal { continued };
-        terminal.follow_job_control();
+        // That it can be read at all; in the background it has the shell's settings.
+        tcgetattr(stdio::stdin())?;
+        follow_job_control();
         Ok(terminal)
     }
 
     /// Readable after the process was stopped and goes on.
     pub(super) fn continued(&self) -> &'static Wake {
         self.continued
-    }
-
-    /// Brings the mode in line with who owns the terminal now; whether that is this process.
-    pub(super) fn follow_job_control(&self) -> bool {
-        follow_job_control()
     }
 }
 
@@ -103,16 +98,17 @@ impl Drop for RawTerminal {
     }
 }
 
-/// See [`RawTerminal::follow_job_control`].
+/// Brings the mode in line with who owns the terminal now; whether that is this process.
 pub(super) fn follow_job_control() -> bool {
     if !sys_term::in_foreground() {
         // The shell has set its own mode; there is nothing left to give back.
         IS_RAW.store(false, Ordering::SeqCst);
         return false;
     }
-    let Some(cooked) = COOKED.get() else {
+    let Ok(now) = tcgetattr(stdio::stdin()) else {
         return false;
     };
+    let cooked = COOKED.get_or_init(|| now);
     if GIVEN_BACK.load(Ordering::SeqCst) {
         return true;
     }

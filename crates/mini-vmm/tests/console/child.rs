@@ -1,0 +1,139 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the processes under test do.
+
+use std::fs;
+use std::io::Write;
+use std::process;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use mini_vmm::console::{Console, ConsoleOutput, line_end};
+use mini_vmm::devices::{SerialDevice, Suspend};
+use mini_vmm::layout::SERIAL;
+use mini_vmm::outcome::{Outcome, OutcomeLatch};
+use mini_vmm::spec::SerialSpec;
+use vm_device::DevicePio;
+use vm_device::bus::PioAddress;
+
+use crate::{CHILD, PATIENCE};
+
+/// Does what the environment says; nothing when run as a test of its own.
+#[test]
+fn child() {
+    let Ok(mode) = std::env::var(CHILD) else {
+        return;
+    };
+    let console = Console::open(&SerialSpec::Stdio).unwrap();
+    let mut output = console.output().unwrap();
+    output.write_all(b"ready\r\n").unwrap();
+    match mode.as_str() {
+        "drop" => {}
+        "sleep" => thread::sleep(PATIENCE),
+        "panic" => {
+            let panicked = thread::spawn(|| panic!("on purpose")).join();
+            assert!(panicked.is_err());
+            // Neither dropped nor closed: the panic alone gives the terminal back.
+            thread::sleep(Duration::from_millis(100));
+            process::exit(3);
+        }
+        "overflow" => {
+            let overflow = thread::spawn(|| overflow_stack(&[0; 64]));
+            let _ = overflow.join();
+        }
+        "echo" => echo(&console),
+        "idle" => idle(&console),
+        "flood" => {
+            // The first bytes are also the first to be dropped.
+            thread::sleep(Duration::from_millis(200));
+            for _ in 0..40_000 {
+                output.write_all(&[b'x'; 100]).unwrap();
+            }
+        }
+        other => panic!("unknown mode {other}"),
+    }
+    drop(console);
+    process::exit(0);
+}
+
+/// Recurses 2^60 times.
+fn overflow_stack(depth: &[u64; 64]) -> u64 {
+    let next = std::hint::black_box([depth[0] + 1; 64]);
+    if next[0] == 1 << 60 {
+        return 0;
+    }
+    overflow_stack(&next) + depth[1]
+}
+
+type Manager = EventManager<Arc<Mutex<dyn MutEventSubscriber>>>;
+
+/// A serial device and its event loop.
+pub struct Machine {
+    pub serial: Arc<SerialDevice<ConsoleOutput>>,
+    outcome: OutcomeLatch,
+    pub manager: Manager,
+}
+
+impl Machine {
+    /// A machine on `console`.
+    pub fn new(console: &Console) -> Machine {
+        let serial = Arc::new(SerialDevice::new(console.output().unwrap()).unwrap());
+        let outcome = OutcomeLatch::new().unwrap();
+        let mut manager = Manager::new().unwrap();
+        let input = console
+            .attach_input(Arc::clone(&serial) as _, outcome.clone())
+            .unwrap();
+        manager.add_subscriber(Arc::new(Mutex::new(input)));
+        Machine {
+            serial,
+            outcome,
+            manager,
+        }
+    }
+}
+
+/// A guest that echoes its input, until `!` or the escape sequence.
+fn echo(console: &Console) {
+    let mut machine = Machine::new(console);
+    let mut byte = [0];
+    while byte != *b"!" {
+        machine.manager.run_with_timeout(1000).unwrap();
+        if machine.outcome.get() == Some(Outcome::ConsoleQuit) {
+            console.output().unwrap().write_all(b"quit").unwrap();
+            return;
+        }
+        while byte != *b"!" && !machine.serial.save().in_buffer.is_empty() {
+            machine.serial.pio_read(PioAddress(SERIAL), 0, &mut byte);
+            machine.serial.pio_write(PioAddress(SERIAL), 0, &byte);
+        }
+    }
+}
+
+/// A guest that does nothing: neither may the console.
+fn idle(console: &Console) {
+    let mut machine = Machine::new(console);
+    let before = cpu_ticks();
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let mut events = 0;
+    while Instant::now() < deadline {
+        events += machine.manager.run_with_timeout(100).unwrap();
+    }
+    assert!(events < 3, "{events} events without input");
+    // Ticks are 10 ms.
+    assert!(cpu_ticks() - before < 10, "the console spins");
+    assert_eq!(line_end(), "\n");
+}
+
+fn cpu_ticks() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}

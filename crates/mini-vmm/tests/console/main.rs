@@ -1,0 +1,218 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The console of a whole process: standard streams of every kind, and the terminal given back
+//! however the process ends. The processes are this test binary again, running [`child::child`].
+
+// The tools below are outside of test functions, where clippy can not know that they are tests.
+#![allow(clippy::unwrap_used)]
+
+mod child;
+mod terminal;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use child::Machine;
+use mini_vmm::console::Console;
+use mini_vmm::devices::{SerialDevice, Suspend};
+use mini_vmm::layout::SERIAL;
+use mini_vmm::outcome::OutcomeLatch;
+use mini_vmm::spec::SerialSpec;
+use vm_device::DevicePio;
+use vm_device::bus::PioAddress;
+
+/// What the child does.
+const CHILD: &str = "MINI_VMM_TEST_CHILD";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn this_program() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child::child", "--nocapture", "--test-threads=1"]);
+    command
+}
+
+fn child_command(mode: &str) -> Command {
+    let mut command = this_program();
+    command.env(CHILD, mode);
+    command
+}
+
+/// A shell that runs the child by `script`, in which `"$@"` is the child's command line.
+fn shell(script: &str, mode: &str) -> Command {
+    let program = this_program();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh"])
+        .arg(program.get_program());
+    command.args(program.get_args()).env(CHILD, mode);
+    command
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the process did not end");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn echo_from(stdin: Stdio) -> String {
+    let output = child_command("echo").stdin(stdin).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn regular_file_is_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("input");
+    let text: String = (0..20_000).map(|i| format!("{i:07}\n")).collect();
+    fs::write(&path, format!("{text}\x01x!")).unwrap();
+    let echoed = echo_from(File::open(&path).unwrap().into());
+    assert!(echoed.contains(&text));
+    assert!(
+        echoed.ends_with("\x01x!"),
+        "no escape sequences in piped input"
+    );
+}
+
+#[test]
+fn pipe_is_input() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let text: String = (0..20_000).map(|i| format!("{i:07}\n")).collect();
+    let typed = format!("{text}!");
+    let writer = thread::spawn(move || File::from(writer).write_all(typed.as_bytes()).unwrap());
+    assert!(echo_from(reader.into()).contains(&text));
+    writer.join().unwrap();
+}
+
+#[test]
+fn console_without_input_is_idle() {
+    for redirection in [
+        "</dev/null",
+        "<&-",
+        "<&- >&-",
+        "</dev/null >/dev/null",
+        "</dev/zero",
+    ] {
+        let script = format!(r#"exec "$@" {redirection}"#);
+        let mut command = shell(&script, "idle");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let reader = thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).unwrap();
+            text
+        });
+        assert_eq!(wait(&mut child).code(), Some(0), "{redirection}");
+        let text = reader.join().unwrap();
+        assert_eq!(
+            text.contains("ready"),
+            !redirection.contains('>'),
+            "{redirection}"
+        );
+    }
+}
+
+#[test]
+fn output_without_a_reader_ends_well() {
+    for script in [
+        r#"exec "$@" </dev/null >&-"#,
+        // The reader of the pipe goes early, or reads nothing and stays.
+        r#"{ "$@" </dev/null; echo $? >&2; } 2>&3 | grep -q ready"#,
+        r#"{ "$@" </dev/null; echo $? >&2; } 2>&3 | sleep 6"#,
+    ] {
+        let mut command = shell(&format!("exec 3>&1 >/dev/null; {script}"), "flood");
+        let start = Instant::now();
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{script}");
+        if script.contains("echo") {
+            assert!(output.stdout.ends_with(b"0\n"), "{script}");
+        }
+        assert!(start.elapsed() < PATIENCE, "{script}");
+    }
+}
+
+#[test]
+fn file_gets_the_output_and_is_emptied_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    fs::write(&path, "old text that is longer").unwrap();
+    let console = Console::open(&SerialSpec::File(path.clone())).unwrap();
+    let outcome = OutcomeLatch::new().unwrap();
+    let serial = Arc::new(SerialDevice::new(console.output().unwrap()).unwrap());
+    assert!(console.attach_input(serial, outcome).is_none());
+    console.output().unwrap().write_all(b"new").unwrap();
+    console.close();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+}
+
+#[test]
+fn bad_files_are_errors_with_a_next_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for path in [dir.path(), Path::new("/nonexistent/log"), &fifo] {
+        let text = Console::open(&SerialSpec::File(path.to_owned()))
+            .unwrap_err()
+            .to_string();
+        assert!(text.starts_with(&path.display().to_string()), "{text}");
+        assert!(text.contains("; "), "{text}");
+    }
+}
+
+#[test]
+fn console_outlives_a_machine() {
+    let console = Console::open(&SerialSpec::Pty).unwrap();
+    let mut user = File::options()
+        .read(true)
+        .write(true)
+        .open(console.pty_path().unwrap())
+        .unwrap();
+    for round in [b"first", b"again"] {
+        let mut machine = Machine::new(&console);
+        user.write_all(round).unwrap();
+        let mut echoed = [0; 5];
+        for byte in &mut echoed {
+            while machine.serial.save().in_buffer.is_empty() {
+                machine.manager.run_with_timeout(1000).unwrap();
+            }
+            let mut taken = [0];
+            machine.serial.pio_read(PioAddress(SERIAL), 0, &mut taken);
+            machine.serial.pio_write(PioAddress(SERIAL), 0, &taken);
+            *byte = taken[0];
+        }
+        assert_eq!(&echoed, round);
+        user.read_exact(&mut echoed).unwrap();
+        assert_eq!(&echoed, round);
+    }
+}
+
+#[test]
+fn no_serial_means_no_output() {
+    let console = Console::open(&SerialSpec::Off).unwrap();
+    assert!(console.output().is_none());
+    assert!(console.pty_path().is_none());
+}
