@@ -39,6 +39,16 @@ pub enum Leave {
     Fatal(FatalExit),
 }
 
+impl Leave {
+    /// Whether the vCPU has ended, so that there is nothing left to complete.
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Leave::SystemEvent(_) | Leave::Shutdown | Leave::Fatal(_)
+        )
+    }
+}
+
 /// Kinds of accesses that nobody claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -1,7 +1,72 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! An event-driven vCPU loop for VMMs on KVM.
+//! An event-driven vCPU loop for VMMs on KVM: exits, dispatch, kicks, pause, save, stop, and failures.
+//!
+//! A VMM implements [`VcpuIo`] (what the guest's accesses mean), hands vCPUs to a [`VcpuSet`] (one thread
+//! each), and hears of everything else as [`VcpuEvent`]s in its event loop. The loop knows no port and no
+//! MSR, prints nothing and exits nothing.
+//!
+//! | module or type | is |
+//! |---|---|
+//! | [`Exit`] | why the guest was left, with the places for answers |
+//! | [`Vcpu`], [`SaveVcpu`], [`ManagedVcpu`] | what the loop needs of a vCPU |
+//! | [`VcpuIo`], [`dispatch`] | what a vCPU needs of the VMM; the way from one to the other |
+//! | [`VcpuSet`], [`State`], [`step`] | control: ask all, then wait for all, with a deadline |
+//! | [`kick`] | how a request reaches a running guest, and why none is lost |
+//! | [`VcpuEvent`], [`FailureReport`] | what the VMM is told |
+//! | [`bus`] | a frozen device bus for `vm-device`'s traits |
+//! | `kvm` (feature `kvm`) | `KvmVcpu` and its whole saved state |
+//! | `script` (feature `test-utils`) | a scripted vCPU, stricter than KVM, for tests without /dev/kvm |
+//!
+//! All `unsafe` is in `src/kvm/run_page.rs`.
+//!
+//! # Example
+//!
+//! A scripted guest writes a port, then halts; on KVM only the first line of `main` differs (see
+//! `examples/real_mode.rs`).
+//!
+#![cfg_attr(feature = "test-utils", doc = "```")]
+#![cfg_attr(not(feature = "test-utils"), doc = "```ignore")]
+//! use std::time::Duration;
+//! use vcpu_loop::script::{ScriptedVcpu, Step};
+//! use vcpu_loop::{Next, VcpuEvent, VcpuIo, VcpuSet, vcpu_events};
+//!
+//! struct Console;
+//!
+//! impl VcpuIo for Console {
+//!     fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
+//!         if port != 0x3f8 {
+//!             return Next::Unclaimed;
+//!         }
+//!         print!("{}", String::from_utf8_lossy(data));
+//!         Next::Continue
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let vcpu = ScriptedVcpu::new([Step::PioOut { port: 0x3f8, size: 1, data: b"hi".to_vec() }, Step::Hlt]);
+//!     let deadline = Duration::from_secs(1);
+//!     let (sender, events) = vcpu_events()?;
+//!     let mut vcpus = VcpuSet::new(sender);
+//!     vcpus.spawn(0, vcpu, Console)?;
+//!     vcpus.resume(deadline)?;
+//!     assert!(matches!(events.recv_timeout(deadline), Some(VcpuEvent::Halted { .. })));
+//!     vcpus.stop(deadline)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # The life of a vCPU
+//!
+//! Its thread starts *paused*; [`VcpuSet::resume`] makes it *running*. While it runs, requests are looked at
+//! only after [`Exit::Interrupted`], when nothing is pending. That is why a paused vCPU can be saved: there
+//! is no way to be paused in the middle of an instruction. A triple fault, a system event or a fatal exit
+//! makes it *ended*: it answers, but needs a [`VcpuSet::restore`] to run again. A host failure or a panic of
+//! a device makes it *failed*: it can only be stopped. In each case there is one event, and a report.
+//!
+//! Panics are caught, so the VMM must be built with unwinding (`panic = "unwind"`, the default).
+
 pub mod bus;
 mod dispatch;
 mod error;
@@ -11,7 +76,6 @@ mod history;
 pub mod kick;
 #[cfg(feature = "kvm")]
 pub mod kvm;
-
 mod report;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod script;

@@ -162,7 +162,8 @@ impl<S: Send + 'static> VcpuSet<S> {
             .map(|vcpu| vcpu.unclaimed.as_ref())
     }
 
-    /// Lets all vCPUs enter the guest: starts them, or continues after a pause.
+    /// Lets all vCPUs enter the guest: starts them, or continues after a pause. One that refuses doesn't
+    /// keep the others from running.
     ///
     /// # Errors
     /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that ended or failed, [`Error::Gone`].

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 use crate::dispatch::{Flow, Leave, Unclaimed, dispatch};
 use crate::event::{VcpuEvent, VcpuEventSender};
@@ -149,8 +149,14 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Worker<V, I, S> {
 
 /// How a stay in the guest ended.
 enum Stay {
+    /// There may be a request.
     Interrupted,
-    Paused,
+    /// A device asked for it.
+    Paused {
+        /// The guest came to a `hlt` while its access was completed.
+        halted: bool,
+    },
+    /// The guest stopped by itself.
     Left(Leave),
 }
 
@@ -176,13 +182,25 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
         while self.state != State::Stopped {
             if self.state == State::Running && !self.halted {
                 self.run_guest();
-                while let Ok(envelope) = self.worker.mailbox.try_recv() {
-                    self.obey(envelope);
-                }
+                self.drain();
             } else {
                 match self.worker.mailbox.recv() {
                     Ok(envelope) => self.obey(envelope),
                     Err(_) => return,
+                }
+            }
+        }
+    }
+
+    /// Obeys every request that is there. Without a controller there is nobody to run the guest for.
+    fn drain(&mut self) {
+        loop {
+            match self.worker.mailbox.try_recv() {
+                Ok(envelope) => self.obey(envelope),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.state = State::Stopped;
+                    return;
                 }
             }
         }
@@ -203,7 +221,8 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
         }));
         match stay {
             Ok(Ok(Stay::Interrupted)) => {}
-            Ok(Ok(Stay::Paused)) => {
+            Ok(Ok(Stay::Paused { halted })) => {
+                self.halted = halted;
                 if self.enter_paused() {
                     self.worker
                         .events
@@ -374,22 +393,22 @@ fn run_until_stopped<V: ManagedVcpu, I: VcpuIo>(
             Flow::Continue => {}
             Flow::Interrupted => return Ok(Stay::Interrupted),
             Flow::Pause => {
-                let ended = settle(vcpu, io, id, unclaimed, history)?;
-                return Ok(ended.map_or(Stay::Paused, Stay::Left));
+                return Ok(match settle(vcpu, io, id, unclaimed, history)? {
+                    None => Stay::Paused { halted: false },
+                    Some(Leave::Halted) => Stay::Paused { halted: true },
+                    Some(leave) => Stay::Left(leave),
+                });
             }
-            // Nothing can be completed after these.
-            Flow::Leave(leave @ (Leave::Shutdown | Leave::Fatal(_) | Leave::SystemEvent(_))) => {
-                return Ok(Stay::Left(leave));
-            }
+            Flow::Leave(leave) if leave.is_final() => return Ok(Stay::Left(leave)),
             Flow::Leave(leave) => {
-                let ended = settle(vcpu, io, id, unclaimed, history)?;
-                return Ok(Stay::Left(ended.unwrap_or(leave)));
+                let later = settle(vcpu, io, id, unclaimed, history)?;
+                return Ok(Stay::Left(later.unwrap_or(leave)));
             }
         }
     }
 }
 
-/// Finishes what is pending without running the guest. If that ends the vCPU, says how.
+/// Finishes what is pending without running the guest. If it stops by itself meanwhile, says how.
 fn settle<V: ManagedVcpu, I: VcpuIo>(
     vcpu: &mut V,
     io: &mut I,
@@ -397,17 +416,18 @@ fn settle<V: ManagedVcpu, I: VcpuIo>(
     unclaimed: &Unclaimed,
     history: &mut ExitHistory,
 ) -> Result<Option<Leave>, Box<FailureReason>> {
+    let mut left = None;
     for _ in 0..MAX_COMPLETIONS {
         let exit = vcpu.complete().map_err(host)?;
         if !matches!(exit, Exit::Interrupted) {
             history.push(ExitRecord::from(&exit));
         }
         match dispatch(exit, io, id, unclaimed) {
-            Flow::Interrupted => return Ok(None),
-            Flow::Leave(leave @ (Leave::Shutdown | Leave::Fatal(_) | Leave::SystemEvent(_))) => {
-                return Ok(Some(leave));
-            }
-            _ => {}
+            Flow::Interrupted => return Ok(left),
+            Flow::Leave(leave) if leave.is_final() => return Ok(Some(leave)),
+            Flow::Leave(leave) => left = Some(leave),
+            // A pause is what this is for.
+            Flow::Continue | Flow::Pause => {}
         }
     }
     Err(Box::new(FailureReason::NeverSettled {

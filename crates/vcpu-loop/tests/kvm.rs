@@ -79,10 +79,13 @@ fn string_reads_keep_their_width() {
     assert_eq!(vcpu.fd().get_regs().unwrap().rax as u32, 0x0403_0201);
 }
 
+/// Writes as address and bytes.
+type Writes = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
+
 /// A device that remembers what the guest wrote, and answers reads with the address.
 #[derive(Default)]
 struct Log {
-    writes: Arc<Mutex<Vec<(u64, Vec<u8>)>>>,
+    writes: Writes,
 }
 
 impl VcpuIo for Log {

@@ -92,6 +92,42 @@ fn completion_may_yield_two_more_exits_before_a_pause() {
     assert_eq!(vcpus.save(SOON).unwrap(), [ScriptState { retired: 1 }]);
 }
 
+#[test]
+fn a_debug_exit_or_halt_during_completion_is_not_lost() {
+    let debug = vcpu_loop::DebugExit {
+        exception: 1,
+        pc: 1,
+        dr6: 1,
+        dr7: 1,
+    };
+    let read = || Step::MmioRead { addr: 0, len: 8 };
+    let (mut vcpus, events) = set();
+    let vcpu = ScriptedVcpu::new([read(), Step::Debug(debug).then()]);
+    vcpus
+        .spawn(0, vcpu, RecordingIo::new(0, |_| Next::Pause))
+        .unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert!(
+        matches!(events.recv_timeout(SOON), Some(VcpuEvent::Debug { debug: seen, .. }) if seen == debug)
+    );
+    assert!(vcpus.save(SOON).is_ok());
+
+    let (mut vcpus, events) = set();
+    let vcpu = ScriptedVcpu::new([read(), Step::Hlt.then(), wrmsr(1)]);
+    let io = RecordingIo::new(0, |_| Next::Pause);
+    let calls = io.calls();
+    vcpus.spawn(0, vcpu, io).unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::Paused { .. })
+    ));
+    // Still in its hlt after a resume.
+    vcpus.resume(SOON).unwrap();
+    vcpus.pause(SOON).unwrap();
+    assert_eq!(calls.get().len(), 1);
+}
+
 /// A device that stays in its handler until it is told to leave.
 fn held(
     step: Step,

@@ -256,6 +256,7 @@ impl SaveVcpu for KvmVcpu {
                 return Err(Error::NeverCompletes);
             }
         }
+        self.page.forget_sync_registers();
         self.skipped_msrs = state::restore(&self.fd, &self.host, saved)?;
         if !self.skipped_msrs.is_empty() {
             log::warn!(

@@ -190,6 +190,11 @@ impl RunPage {
         self.mapping.immediate_exit().swap(0, Ordering::AcqRel);
     }
 
+    /// Forgets registers that were set but not yet taken over, before a restore.
+    pub(super) fn forget_sync_registers(&self) {
+        self.mapping.dirty_regs().store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn exit_reason(&mut self) -> u32 {
         // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw const (*self.mapping.run()).exit_reason).read() }
