@@ -21,7 +21,7 @@ pub mod outcome;
 pub mod spec;
 pub mod supervisor;
 mod sys;
-mod sys_term;
+
 pub mod vcpu_io;
 pub mod vm;
 pub mod vmm;

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
 
 use kvm_ioctls::VmFd;
 use vm_memory::mmap::FromRangesError;
@@ -73,14 +72,6 @@ pub enum Error {
         size: u64,
         /// What KVM said.
         reason: kvm_ioctls::Error,
-    },
-    /// The host did not take back the pages of a region.
-    #[error("guest memory at {start:#x} can't be cleared ({reason}); start the machine anew")]
-    Clear {
-        /// The guest-physical address where the region starts.
-        start: u64,
-        /// What the host said.
-        reason: io::Error,
     },
 }
 
@@ -203,21 +194,6 @@ pub fn register(vm: &VmFd, mem: &GuestMemoryMmap) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives all pages of `mem` back to the host: the guest reads zeros again, as after [`allocate`].
-/// No vCPU may be running.
-///
-/// # Errors
-/// [`Error::Clear`] with the region that stayed.
-pub fn clear(mem: &GuestMemoryMmap) -> Result<(), Error> {
-    for region in mem.iter() {
-        sys::discard(region).map_err(|reason| Error::Clear {
-            start: region.start_addr().raw_value(),
-            reason,
-        })?;
-    }
-    Ok(())
-}
-
 /// What a range of the guest's memory map is. The numbers are those of E820 and of PVH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -283,7 +259,6 @@ pub fn low_ram_end<M: GuestMemoryBackend>(mem: &M) -> u64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use vm_memory::Bytes;
 
     use super::*;
 
@@ -337,16 +312,6 @@ mod tests {
     #[test]
     fn this_host_addresses_at_least_the_least() {
         assert!((LEAST_PHYSICAL_BITS..=57).contains(&physical_bits()));
-    }
-
-    #[test]
-    fn memory_is_zero_and_cleared_again() {
-        let mem = allocate(MIN_RAM).unwrap();
-        let at = GuestAddress(MIN_RAM - 8);
-        assert_eq!(mem.read_obj::<u64>(at).unwrap(), 0);
-        mem.write_obj(7u64, at).unwrap();
-        clear(&mem).unwrap();
-        assert_eq!(mem.read_obj::<u64>(at).unwrap(), 0);
     }
 
     proptest! {

@@ -92,18 +92,9 @@ impl Images {
     /// # Errors
     /// [`boot::Error`] names the file that can't be used and why.
     pub fn open(spec: &VmSpec) -> Result<Self, boot::Error> {
-        let kernel = Image::open(&spec.kernel).map_err(|e| boot::Error::Kernel {
-            path: spec.kernel.clone(),
-            reason: e.into(),
-        })?;
-        let initrd = spec.initrd.as_ref().map(|path| {
-            Image::open(path).map_err(|e| boot::Error::Initrd {
-                path: path.clone(),
-                reason: e.into(),
-            })
-        });
+        let initrd = spec.initrd.as_deref().map(boot::open_initrd);
         Ok(Images {
-            kernel,
+            kernel: boot::open_kernel(&spec.kernel)?,
             initrd: initrd.transpose()?,
         })
     }

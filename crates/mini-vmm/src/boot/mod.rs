@@ -107,8 +107,8 @@ struct BootData<'a> {
     rsdp: Option<GuestAddress>,
 }
 
-/// Loads a kernel with all that it needs into `mem`, which must read as zeros (fresh, or
-/// [cleared](crate::memory::clear)).
+/// Loads a kernel with all that it needs into `mem`, which must read as zeros: fresh
+/// from [`allocate`](crate::memory::allocate).
 ///
 /// # Errors
 /// [`Error`] names what can't be used, why, and what to do. `mem` was written to only if reading a file failed

@@ -109,7 +109,7 @@ fn read_terminal(fd: &OwnedFd, queue: &InputQueue, continued: &Wake, stop: &Stop
             foreground = foreground || terminal::follow_job_control();
             continue;
         }
-        if !crate::sys_term::in_foreground() {
+        if !crate::sys::terminal::in_foreground() {
             // Reading now would stop the process (SIGTTIN).
             foreground = terminal::follow_job_control();
             continue;

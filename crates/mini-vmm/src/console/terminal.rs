@@ -16,7 +16,7 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use vmm_sys_util::signal::{block_signal, unblock_signal};
 
 use super::Wake;
-use crate::sys_term;
+use crate::sys::terminal as terminal_signals;
 
 /// The terminal's settings when it was first ours to change; read in signal handlers.
 static COOKED: OnceLock<Termios> = OnceLock::new();
@@ -51,7 +51,7 @@ fn give_back() {
 }
 
 fn restore() {
-    if sys_term::in_foreground()
+    if terminal_signals::in_foreground()
         && let Some(cooked) = COOKED.get()
     {
         // Now, without draining: a terminal that was stopped with Ctrl-S never drains.
@@ -77,7 +77,7 @@ impl RawTerminal {
             }
         };
         GIVEN_BACK.store(false, Ordering::SeqCst);
-        sys_term::watch_signals(give_back, continued);
+        terminal_signals::watch_signals(give_back, continued);
         watch_panics();
         let terminal = RawTerminal { continued };
         // That it can be read at all; in the background it has the shell's settings.
@@ -100,7 +100,7 @@ impl Drop for RawTerminal {
 
 /// Brings the mode in line with who owns the terminal now; whether that is this process.
 pub(super) fn follow_job_control() -> bool {
-    if !sys_term::in_foreground() {
+    if !terminal_signals::in_foreground() {
         // The shell has set its own mode; there is nothing left to give back.
         IS_RAW.store(false, Ordering::SeqCst);
         return false;

@@ -6,7 +6,7 @@
 //! All of mini-vmm's `unsafe` is here, each block with the reason why it is sound; the rest of the crate denies it.
 #![allow(unsafe_code)]
 
-use std::io;
+pub(crate) mod terminal;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -29,17 +29,4 @@ pub(crate) fn set_memory_slot(
     // accessed as volatile. `memory::register`, the only caller, hands the duty to keep it mapped while the virtual
     // machine lives to the machine's owner.
     unsafe { vm.set_user_memory_region(slot) }
-}
-
-/// Gives the pages of `region` back to the host; they read as zeros afterwards.
-pub(crate) fn discard(region: &GuestRegionMmap) -> io::Result<()> {
-    // SAFETY: the range is exactly one live private anonymous mapping, and guest memory has no references into it,
-    // only volatile accesses: losing its content breaks no invariant of ours.
-    let result =
-        unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
