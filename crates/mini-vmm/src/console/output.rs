@@ -31,8 +31,8 @@ pub(super) trait Sink: Send {
     /// Writes some of `bytes`, at least one.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Called after the last write: waits, briefly, for what would be lost with the sink.
-    fn finish(&mut self) {}
+    /// Called after the last write: waits, briefly and until `stop`, for what would be lost with the sink.
+    fn finish(&mut self, _stop: &Stop) {}
 }
 
 /// A pipe, file or terminal.
@@ -182,7 +182,9 @@ fn write_out(shared: &Shared, sink: &mut dyn Sink, stop: &Stop) {
             return;
         }
     }
-    sink.finish();
+    if !shared.lock().dead {
+        sink.finish(stop);
+    }
     shared.kill();
 }
 
