@@ -16,7 +16,7 @@ const INTERRUPT_IDS: [u8; 4] = [0x01, 0x02, 0x04, 0x06];
 const MODEM_STATUS: u8 = 0xb0;
 const FIFO_SIZE: usize = 64;
 
-/// The saved state of a [`SerialDevice`]: the registers of a 16550A and its receive FIFO.
+/// The saved state of a [`crate::devices::SerialDevice`]: the registers of a 16550A and its receive FIFO.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SerialState {
