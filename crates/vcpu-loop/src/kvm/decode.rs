@@ -33,29 +33,12 @@ pub(super) fn decode(page: &mut RunPage) -> Exit<'_> {
                 error: &mut msr.error,
             }
         }
-        KVM_EXIT_HYPERCALL => {
-            let call = page.hypercall();
-            Exit::Hypercall(Hypercall {
-                abi: HypercallAbi::Kvm,
-                number: call.nr,
-                args: call.args,
-                long_mode: run_page::hypercall_flags(call) & 1 != 0,
-                cpl: None,
-                ret: &mut call.ret,
-            })
-        }
+        KVM_EXIT_HYPERCALL => hypercall(page),
         KVM_EXIT_XEN => xen(page),
         KVM_EXIT_HYPERV => Exit::Hyperv(hyperv(page)),
         KVM_EXIT_HLT => Exit::Hlt,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
-        KVM_EXIT_SYSTEM_EVENT => {
-            let event = page.system_event();
-            Exit::SystemEvent(SystemEvent {
-                kind: event.type_,
-                count: event.ndata.min(SYSTEM_EVENT_WORDS as u32) as u8,
-                data: run_page::system_event_data(event),
-            })
-        }
+        KVM_EXIT_SYSTEM_EVENT => system_event(page),
         KVM_EXIT_DEBUG => {
             let arch = page.debug().arch;
             let kvm_debug_exit_arch {
@@ -129,6 +112,27 @@ fn mmio(page: &mut RunPage) -> Exit<'_> {
         0 => Exit::MmioRead { addr, data },
         _ => Exit::MmioWrite { addr, data },
     }
+}
+
+fn hypercall(page: &mut RunPage) -> Exit<'_> {
+    let call = page.hypercall();
+    Exit::Hypercall(Hypercall {
+        abi: HypercallAbi::Kvm,
+        number: call.nr,
+        args: call.args,
+        long_mode: run_page::hypercall_flags(call) & 1 != 0,
+        cpl: None,
+        ret: &mut call.ret,
+    })
+}
+
+fn system_event(page: &mut RunPage) -> Exit<'_> {
+    let event = page.system_event();
+    Exit::SystemEvent(SystemEvent {
+        kind: event.type_,
+        count: event.ndata.min(SYSTEM_EVENT_WORDS as u32) as u8,
+        data: run_page::system_event_data(event),
+    })
 }
 
 fn xen(page: &mut RunPage) -> Exit<'_> {

@@ -353,23 +353,7 @@ impl ScriptedVcpu {
                     error: &mut self.error,
                 });
             }
-            Step::Hypercall { abi, number } => {
-                self.owe(Owed::Hypercall, Vec::new());
-                let ret = &mut self.word;
-                let call = Hypercall {
-                    abi,
-                    number,
-                    args: [0; 6],
-                    long_mode: true,
-                    cpl: None,
-                    ret,
-                };
-                return Ok(match abi {
-                    HypercallAbi::Kvm => Exit::Hypercall(call),
-                    HypercallAbi::Xen => Exit::Xen(call),
-                    HypercallAbi::Hyperv => Exit::Hyperv(HypervExit::Hypercall(call)),
-                });
-            }
+            Step::Hypercall { abi, number } => return Ok(self.hypercall(abi, number)),
             Step::HypervSynic { msr } => {
                 self.owe(Owed::Hyperv, Vec::new());
                 return Ok(Exit::Hyperv(HypervExit::Synic {
@@ -382,6 +366,24 @@ impl ScriptedVcpu {
             _ => self.retired += 1,
         }
         self.plain(step)
+    }
+
+    fn hypercall(&mut self, abi: HypercallAbi, number: u64) -> Exit<'_> {
+        self.owe(Owed::Hypercall, Vec::new());
+        let ret = &mut self.word;
+        let call = Hypercall {
+            abi,
+            number,
+            args: [0; 6],
+            long_mode: true,
+            cpl: None,
+            ret,
+        };
+        match abi {
+            HypercallAbi::Kvm => Exit::Hypercall(call),
+            HypercallAbi::Xen => Exit::Xen(call),
+            HypercallAbi::Hyperv => Exit::Hyperv(HypervExit::Hypercall(call)),
+        }
     }
 
     /// Exits that leave nothing to complete.

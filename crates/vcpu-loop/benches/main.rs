@@ -1,0 +1,129 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Port exits per second through decoding, dispatch, bus and device, against a bare `KVM_RUN` loop.
+//!
+//! `cargo bench -p vcpu-loop`. The two alternate in one run; the ratio of the medians is what counts.
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use common::Machine;
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use vcpu_loop::bus::{Bus, BusBuilder};
+use vcpu_loop::kvm::KvmVcpu;
+use vcpu_loop::{ExitHistory, ExitRecord, Flow, Next, Unclaimed, Vcpu, VcpuId, VcpuIo, dispatch};
+use vm_device::MutDevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+
+/// `out 0x80, al; jmp -4`
+const STORM: &[u8] = b"\xe6\x80\xeb\xfc";
+const EXITS: u32 = 20_000;
+const ROUNDS: usize = 15;
+
+struct Latch(u8);
+
+impl MutDevicePio for Latch {
+    fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) {
+        data.fill(self.0);
+    }
+    fn pio_write(&mut self, _: PioAddress, _: PioAddressOffset, data: &[u8]) {
+        self.0 = data[0];
+    }
+}
+
+struct Io(Arc<Bus>);
+
+impl VcpuIo for Io {
+    fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
+        self.0.pio_write(port, data)
+    }
+}
+
+fn bare(fd: &mut VcpuFd) -> f64 {
+    let start = Instant::now();
+    for _ in 0..EXITS {
+        match fd.run().unwrap() {
+            VcpuExit::IoOut(0x80, data) => assert_eq!(data.len(), 1),
+            other => panic!("{other:?}"),
+        }
+    }
+    f64::from(EXITS) / start.elapsed().as_secs_f64()
+}
+
+fn looped(vcpu: &mut KvmVcpu, io: &mut Io) -> f64 {
+    let (unclaimed, mut history) = (Unclaimed::default(), ExitHistory::default());
+    let start = Instant::now();
+    for _ in 0..EXITS {
+        let exit = vcpu.run().unwrap();
+        history.push(ExitRecord::from(&exit));
+        assert_eq!(dispatch(exit, io, VcpuId(0), &unclaimed), Flow::Continue);
+    }
+    f64::from(EXITS) / start.elapsed().as_secs_f64()
+}
+
+/// What user space alone adds to an exit: decoding aside, in nanoseconds.
+fn dispatch_alone(io: &mut Io) -> f64 {
+    let (unclaimed, mut history) = (Unclaimed::default(), ExitHistory::default());
+    let rounds = 5_000_000;
+    let start = Instant::now();
+    for _ in 0..rounds {
+        let exit = std::hint::black_box(vcpu_loop::Exit::PioOut {
+            port: 0x80,
+            size: 1,
+            data: &[1],
+        });
+        history.push(ExitRecord::from(&exit));
+        let _ = std::hint::black_box(dispatch(exit, io, VcpuId(0), &unclaimed));
+    }
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let mut builder = BusBuilder::new();
+    for base in (0x80..0x400).step_by(0x40) {
+        builder
+            .insert_pio(base, 8, Arc::new(Mutex::new(Latch(0))))
+            .unwrap();
+    }
+    let mut io = Io(builder.build());
+    println!(
+        "history, dispatch, bus and device: {:.1} ns per exit",
+        dispatch_alone(&mut io)
+    );
+    let Some(kvm) = common::kvm("benches/main") else {
+        return;
+    };
+    let kvm: Kvm = kvm;
+    let machine = Machine::new(&kvm, STORM);
+    let mut vcpu = machine.vcpu(0);
+    let other = Machine::new(&kvm, STORM);
+    let prepared = other.vcpu(0);
+    let (sregs, regs) = (
+        prepared.fd().get_sregs().unwrap(),
+        prepared.fd().get_regs().unwrap(),
+    );
+    let mut fd = other.vm.create_vcpu(1).unwrap();
+    fd.set_sregs(&sregs).unwrap();
+    fd.set_regs(&regs).unwrap();
+    let (mut bares, mut loops) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        bares.push(bare(&mut fd));
+        loops.push(looped(&mut vcpu, &mut io));
+    }
+    let (bare, looped) = (median(bares), median(loops));
+    println!(
+        "bare KVM_RUN loop: {bare:.0} exits/s; vcpu-loop: {looped:.0}; ratio {:.3}",
+        looped / bare
+    );
+}
