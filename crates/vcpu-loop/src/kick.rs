@@ -38,12 +38,14 @@
 //! - **Between *clear* and *drain*, or after.** If the drain takes the request already, the flag stays 1
 //!   and the next `KVM_RUN` returns `EINTR` at once: one spurious round, nothing to drain, harmless. If the
 //!   drain missed it, the flag is 1 as well, the first case, and the next round's drain takes it.
-//! - **While the thread waits on its mailbox** (paused, halted). The enqueue itself wakes it. The flag
-//!   stays 1, which costs one spurious round after the resume.
+//! - **While the thread waits on its mailbox** (paused, halted), or obeys another request. The enqueue wakes
+//!   it, and it drains before it enters the guest. The flag may stay 1, which costs one spurious round.
 //!
 //! [`Vcpu::complete`](crate::Vcpu::complete) stores 1 itself, so it may swallow a kick's flag in its own
-//! *clear*. Its caller drains the mailbox afterwards as after any `Interrupted`, so the argument of "between
-//! `EINTR` and *clear*" holds.
+//! *clear*, whoever calls it: the loop before a pause, or a vCPU that gets rid of a pending access before a
+//! restore. Therefore the rule that makes the argument above hold is: **between any *clear* and the next
+//! entry lies a *drain* that finds the mailbox empty.** The thread drains after every stay in the guest, and
+//! after every request that it obeyed while it waited.
 //!
 //! The thread blocks only on its mailbox and in `KVM_RUN`. What a device does meanwhile is its own
 //! affair: the deadline of [`VcpuSet`](crate::VcpuSet) turns a device that hangs into an error that names

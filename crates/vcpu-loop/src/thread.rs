@@ -188,6 +188,9 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
                     Ok(envelope) => self.obey(envelope),
                     Err(_) => return,
                 }
+                // What was just obeyed may have used up the kick of a later request (a restore completes
+                // a pending access): nothing may be left in the mailbox when the guest is entered.
+                self.drain();
             }
         }
     }

@@ -342,6 +342,42 @@ fn all_are_asked_before_any_is_waited_for() {
     assert_eq!(vcpus.save(SOON).unwrap().len(), 2);
 }
 
+/// A restore may use up the flag of a kick that belongs to a later request. That request must be obeyed
+/// nevertheless before the guest runs, because nothing else will interrupt it.
+#[test]
+fn a_kick_that_a_restore_swallows_is_not_lost() {
+    let (sender, _events) = vcpu_events().unwrap();
+    let mut vcpus: VcpuSet<ScriptState> = VcpuSet::new(sender);
+    let (entered, wait_entered) = channel();
+    let (leave, wait_leave) = channel::<()>();
+    let hooks = StateHooks::new(
+        |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo| Ok(vcpu_loop::SaveVcpu::save(vcpu)?),
+        move |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo, _: ScriptState| {
+            entered.send(())?;
+            let _ = wait_leave.recv();
+            // As KvmVcpu does when an access is incomplete: clears the flag.
+            assert!(matches!(vcpu.complete(), Ok(Exit::Interrupted)));
+            Ok(())
+        },
+    );
+    vcpus
+        .spawn_with(0, ScriptedVcpu::new([]), RecordingIo::unclaimed(), hooks)
+        .unwrap();
+    let vcpus = &vcpus;
+    thread::scope(|scope| {
+        let restore = scope.spawn(move || vcpus.restore(vec![ScriptState::default()], SOON));
+        wait_entered.recv_timeout(SOON).unwrap();
+        let resume = scope.spawn(move || vcpus.resume(SOON));
+        thread::sleep(Duration::from_millis(50));
+        let pause = scope.spawn(move || vcpus.pause(Duration::from_secs(5)));
+        thread::sleep(Duration::from_millis(50));
+        leave.send(()).unwrap();
+        restore.join().unwrap().unwrap();
+        resume.join().unwrap().unwrap();
+        pause.join().unwrap().unwrap();
+    });
+}
+
 #[test]
 fn stop_names_the_vcpu_that_hangs_and_works_later() {
     let (mut vcpus, _events) = set();
