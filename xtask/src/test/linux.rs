@@ -227,7 +227,8 @@ impl Boot {
     }
 
     /// The script that the bed runs; its status is mini-vmm's.
-    pub fn script(&self) -> String {
+    /// A run is killed after `limit` seconds; what it printed until then is still shown.
+    pub fn script(&self, limit: u32) -> String {
         let case = self.case;
         let mut line = format!("mini-vmm --kernel {}", self.image);
         let mut initrd = String::new();
@@ -246,8 +247,9 @@ impl Boot {
             case.arguments
         ));
         format!(
-            "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n{}\n\
-             wait $vmm; code=$?\n\
+            "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
+             ( sleep {limit}; kill -9 $vmm ) & dog=$!\n{}\n\
+             wait $vmm; code=$?; kill $dog 2>/dev/null\n\
              cat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
             case.drive
         )
@@ -362,7 +364,7 @@ mod tests {
             let mut shell = std::process::Command::new("sh");
             crate::process::capture_ok(shell.args(["-n", "-c", script])).unwrap();
         };
-        let script = boot().script();
+        let script = boot().script(60);
         assert!(script.contains("--cpus 2") && script.contains("--on-reboot reset"));
         check(&script);
         for case in AMD.iter().chain(INTEL) {
