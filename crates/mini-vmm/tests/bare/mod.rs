@@ -1,0 +1,317 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Bare guests under the real program: assembled, written to an ELF file, run, and looked at.
+
+// Each test file uses its part; a test may panic.
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
+
+mod asm;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+pub use asm::{AP_CODE, AT, Asm, S5};
+
+/// How long a process may take before it is taken for hung.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test: the environment names it where the tests run on another machine than they were built on.
+pub fn program() -> OsString {
+    std::env::var_os("MINI_VMM_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_mini-vmm").into())
+}
+
+/// Whether guests can run here; if not, says so once per test.
+pub fn has_kvm(test: &str) -> bool {
+    if std::env::var_os("MINI_VMM_NO_KVM").is_some_and(|value| value == "1") {
+        eprintln!("SKIP: {test}: MINI_VMM_NO_KVM is set");
+        return false;
+    }
+    kvm_ioctls::Kvm::new()
+        .inspect_err(|e| eprintln!("SKIP: {test}: /dev/kvm can't be used: {e}"))
+        .is_ok()
+}
+
+/// Whether guest code runs in an instruction emulator: KVM is there without hardware virtualization.
+pub fn is_emulated() -> bool {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    !flags.is_some_and(|flags| flags.split(' ').any(|flag| flag == "svm" || flag == "vmx"))
+}
+
+/// A guest made by `write`.
+pub fn guest(write: impl FnOnce(&mut Asm)) -> Asm {
+    let mut asm = Asm::new();
+    write(&mut asm);
+    asm
+}
+
+/// An ELF file with one segment.
+fn elf(code: &[u8]) -> Vec<u8> {
+    let mut out = b"\x7fELF\x02\x01\x01".to_vec();
+    out.resize(16, 0);
+    out.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64, version 1
+    for word in [AT, 64, 0] {
+        out.extend(word.to_le_bytes()); // entry, program headers, section headers
+    }
+    out.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    out.extend([1, 0, 0, 0, 7, 0, 0, 0]); // PT_LOAD, all rights
+    let size = code.len() as u64;
+    for word in [120, AT, AT, size, size, 0x1000] {
+        out.extend(word.to_le_bytes());
+    }
+    out.extend(code);
+    out
+}
+
+/// A machine that is about to run.
+#[derive(Debug)]
+pub struct Vm {
+    pub command: Command,
+    dir: TempDir,
+}
+
+impl Vm {
+    /// A machine with 32 MiB and one vCPU that runs `guest` for 20 seconds at most; `None`, with a note, where no
+    /// guest can run.
+    pub fn new(test: &str, guest: &Asm) -> Option<Vm> {
+        if !has_kvm(test) {
+            return None;
+        }
+        let mut vm = Vm::of_file(&elf(guest.code()));
+        // In a file, because flags override a file but not one another.
+        let config = vm.path("config.json");
+        let defaults = r#"{"memory": "32M", "timeout": "20", "debug-exit": "0xf4"}"#;
+        fs::write(&config, defaults).unwrap();
+        vm.args(["--config".as_ref(), config.as_os_str()]);
+        Some(vm)
+    }
+
+    /// A machine whose kernel is a file of these bytes.
+    pub fn of_file(kernel: &[u8]) -> Vm {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kernel");
+        fs::write(&path, kernel).unwrap();
+        let mut command = Command::new(program());
+        command.arg("--kernel").arg(path);
+        command.env_remove("MINI_VMM_LOG");
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Vm { command, dir }
+    }
+
+    /// A path in the directory of its files.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// More arguments, which override what [`Vm::new`] sets.
+    pub fn args<S: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = S>) -> &mut Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Runs to the end.
+    pub fn run(&mut self) -> Ended {
+        self.start().end()
+    }
+
+    /// Starts the process; what it prints is collected.
+    pub fn start(&mut self) -> Running {
+        let started = Instant::now();
+        let mut child = self.command.spawn().unwrap();
+        Running {
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take().map(Collector::start),
+            stderr: child.stderr.take().map(Collector::start),
+            child,
+            started,
+        }
+    }
+}
+
+/// What a stream has brought so far.
+#[derive(Debug)]
+struct Collector {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Collector {
+    fn start(mut stream: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let collected = Arc::clone(&bytes);
+        let thread = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                collected.lock().unwrap().extend(&buffer[..count]);
+            }
+        });
+        Collector { bytes, thread }
+    }
+
+    fn end(self) -> Vec<u8> {
+        self.thread.join().unwrap();
+        std::mem::take(&mut *self.bytes.lock().unwrap())
+    }
+}
+
+/// A process that runs; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    pub stdin: Option<ChildStdin>,
+    stdout: Option<Collector>,
+    stderr: Option<Collector>,
+    child: Child,
+    started: Instant,
+}
+
+impl Running {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the process goes on.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Gives the guest input; a process that has ended needs none.
+    pub fn type_in(&mut self, input: &[u8]) {
+        let _ = self.stdin.as_mut().unwrap().write_all(input);
+    }
+
+    /// What the guest printed so far.
+    pub fn output(&self) -> Vec<u8> {
+        let collector = self.stdout.as_ref().unwrap();
+        collector.bytes.lock().unwrap().clone()
+    }
+
+    /// Waits until the guest has printed `text`.
+    pub fn await_output(&mut self, text: &str) {
+        self.await_that(text, |running| contains(&running.output(), text.as_bytes()));
+    }
+
+    /// Waits until there is `text` on standard error.
+    pub fn await_stderr(&mut self, text: &str) {
+        self.await_that(text, |running| {
+            let collector = running.stderr.as_ref().unwrap();
+            contains(&collector.bytes.lock().unwrap(), text.as_bytes())
+        });
+    }
+
+    fn await_that(&mut self, what: &str, is_there: impl Fn(&Running) -> bool) {
+        while !is_there(self) {
+            assert!(
+                self.started.elapsed() < PATIENCE && self.is_alive(),
+                "no {what:?} in {self:?}"
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for the end.
+    pub fn end(mut self) -> Ended {
+        while self.is_alive() {
+            assert!(self.started.elapsed() < PATIENCE, "hung: {self:?}");
+            thread::sleep(Duration::from_millis(2));
+        }
+        let took = self.started.elapsed();
+        drop(self.stdin.take());
+        Ended {
+            status: self.child.wait().unwrap(),
+            stdout: self.stdout.take().map(Collector::end).unwrap_or_default(),
+            stderr: String::from_utf8(self.stderr.take().map(Collector::end).unwrap_or_default())
+                .unwrap(),
+            took,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, but for a test that failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Ended {
+    /// Checks the exit code, and shows everything if it is another one.
+    #[track_caller]
+    pub fn expect(&self, code: i32) -> &Self {
+        assert_eq!(
+            self.status.code(),
+            Some(code),
+            "signal {:?} after {:?}\nstdout: {}\nstderr: {}",
+            self.status.signal(),
+            self.took,
+            String::from_utf8_lossy(&self.stdout),
+            self.stderr
+        );
+        self
+    }
+
+    /// Checks all that the guest printed.
+    #[track_caller]
+    pub fn printed(&self, text: &str) -> &Self {
+        assert_eq!(String::from_utf8_lossy(&self.stdout), text);
+        self
+    }
+
+    /// Checks that nothing was said on standard error.
+    #[track_caller]
+    pub fn silent(&self) -> &Self {
+        assert_eq!(self.stderr, "");
+        self
+    }
+
+    /// Checks that standard error has each of the texts.
+    #[track_caller]
+    pub fn says(&self, texts: &[&str]) -> &Self {
+        for text in texts {
+            assert!(
+                self.stderr.contains(text),
+                "no {text:?} in {:?}",
+                self.stderr
+            );
+        }
+        self
+    }
+}
+
+/// How often `text` is in `bytes`.
+pub fn count(bytes: &[u8], text: &str) -> usize {
+    bytes
+        .windows(text.len())
+        .filter(|window| *window == text.as_bytes())
+        .count()
+}
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}

@@ -1,0 +1,289 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `--on-reboot reset`: every boot finds a machine without a past, and the process keeps nothing of the last one.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod bare;
+
+use std::fs;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bare::{AP_CODE, AT, Asm, Running, Vm, count, guest};
+use mini_vmm::layout;
+use rustix::process::Signal;
+
+/// A boot where everything was as after power-on.
+const FRESH: &str = "fresh\n";
+
+/// Checks that EAX is `fresh`; the next boot finds what `dirty` leaves.
+fn check(asm: &mut Asm, fresh: u32, stale: char) {
+    asm.compare_eax(fresh).if_different(|asm| {
+        asm.print(&format!("stale {stale}\n")).fail(0x40);
+    });
+}
+
+/// Looks at a word of memory or of a register there, then changes it.
+fn memory(asm: &mut Asm, at: u64, fresh: u32, dirty: u32, stale: char) {
+    asm.load(at);
+    check(asm, fresh, stale);
+    asm.store(at, dirty);
+}
+
+/// Looks at a byte port, then writes to it.
+fn port(asm: &mut Asm, port: u16, fresh: u8, dirty: u8, stale: char) {
+    asm.raw(&[0x31, 0xc0]).input(port); // xor eax, eax
+    check(asm, fresh.into(), stale);
+    asm.out(port, dirty);
+}
+
+/// Looks at the lower half of an MSR, then changes it.
+fn msr(asm: &mut Asm, index: u32, fresh: u32, dirty: u64, stale: char) {
+    asm.rdmsr(index);
+    check(asm, fresh, stale);
+    asm.wrmsr(index, dirty);
+}
+
+/// Looks at every kind of state that a machine has, makes it dirty, and says whether it was fresh.
+fn look_around(asm: &mut Asm) {
+    // What firmware and the kernel file leave, and all else is zero.
+    memory(asm, 0x5_0000, 0, !0, 'a');
+    memory(asm, 31 * layout::MIB, 0, !0, 'b');
+    memory(asm, AT + 1, 0x90_90_90_90, !0, 'c');
+    memory(
+        asm,
+        layout::ACPI_TABLES,
+        u32::from_le_bytes(*b"RSD "),
+        0,
+        'd',
+    );
+    memory(asm, layout::BOOT_GDT, 0, 1, 'e');
+    // COM1: interrupt enable, line control, modem control, scratch.
+    port(asm, layout::SERIAL + 1, 0, 0xf, 'f');
+    port(asm, layout::SERIAL + 3, 3, 0x1f, 'g');
+    port(asm, layout::SERIAL + 4, 8, 0xb, 'h');
+    port(asm, layout::SERIAL + 7, 0, 0x5a, 'i');
+    // Sleep type and wake status, the kind of reset.
+    port(asm, layout::ACPI_SLEEP_CONTROL, 0, 3 << 2, 'j');
+    port(asm, layout::ACPI_SLEEP_STATUS, 0, 0, 'k');
+    asm.out(layout::ACPI_SLEEP_CONTROL, 3 << 2 | 0x20);
+    port(asm, layout::CF9_RESET, 0, 2, 'l');
+    port(asm, layout::GED_EVENTS, 0, 0, 'm');
+    // Local APIC: task priority, spurious vector, initial count; IOAPIC: a redirection entry.
+    memory(asm, layout::LAPIC + 0x80, 0, 0x20, 'n');
+    memory(asm, layout::LAPIC + 0xf0, 0xff, 0x1ff, 'o');
+    memory(asm, layout::LAPIC + 0x380, 0, 0x1000_0000, 'p');
+    asm.store(layout::IOAPIC, 0x10 + 2 * layout::SERIAL_GSI);
+    memory(asm, layout::IOAPIC + 0x10, 0x1_0000, 0x24, 'q');
+    // LSTAR, SYSENTER_ESP, PAT.
+    msr(asm, 0xc000_0082, 0, 0x1234_5678, 'r');
+    msr(asm, 0x175, 0, 0x1234_5678, 's');
+    msr(asm, 0x277, 0x0007_0406, 0, 't');
+    // DR0: mov rax, dr0; mov dr0, rdi
+    asm.raw(&[0x0f, 0x21, 0xc0]);
+    check(asm, 0, 'u');
+    asm.rdi(0x1000).raw(&[0x0f, 0x23, 0xc7]);
+    // CR2: mov rax, cr2; mov cr2, rdi
+    asm.raw(&[0x0f, 0x20, 0xd0]);
+    check(asm, 0, 'v');
+    asm.raw(&[0x0f, 0x22, 0xd7]);
+    // The time stamp counter starts again: less than 10 s at 3 GHz. rdtsc; mov eax, edx; shr eax, 3
+    asm.raw(&[0x0f, 0x31, 0x89, 0xd0, 0xc1, 0xe8, 0x03]);
+    check(asm, 0, 'w');
+    // The other processor waits to be started, and then counts until the end: lock inc word [cs:0x100]; jmp
+    asm.times(200, |asm| {
+        asm.load(AP_CODE + 0x100);
+        check(asm, 0, 'x');
+    });
+    asm.place(&[0xf0, 0x2e, 0xff, 0x06, 0x00, 0x01, 0xeb, 0xf8], AP_CODE);
+    asm.start_processor(1);
+    asm.until_equal(|asm| {
+        // cmp eax, 1; sbb eax, eax; test eax, eax: equal when EAX was not 0
+        asm.load(AP_CODE + 0x100)
+            .raw(&[0x83, 0xf8, 0x01, 0x19, 0xc0, 0x85, 0xc0]);
+    });
+    asm.print(FRESH);
+}
+
+/// Powers off if `q` is typed within a moment.
+fn listen(asm: &mut Asm) {
+    asm.times(200, |asm| {
+        asm.input(layout::SERIAL + 5).test_al(1);
+        asm.if_different(|asm| {
+            asm.input(layout::SERIAL).compare_al(b'q');
+            asm.if_equal(|asm| {
+                asm.power_off();
+            });
+        });
+    });
+}
+
+/// Starts a guest that resets, and resets, until `q` is typed.
+fn reset_for_ever(test: &str, act: impl FnOnce(&mut Asm)) -> Option<Running> {
+    let guest = guest(|asm| {
+        asm.raw(&[0x90; 8]);
+        look_around(asm);
+        listen(asm);
+        act(asm);
+        asm.halt();
+    });
+    let mut vm = Vm::new(test, &guest)?;
+    vm.args(["--on-reboot", "reset", "--cpus", "2"]);
+    vm.command.stdin(Stdio::piped());
+    Some(vm.start())
+}
+
+/// Every boot after `act` is as the first one.
+fn is_fresh_after(test: &str, act: impl FnOnce(&mut Asm)) {
+    let Some(mut running) = reset_for_ever(test, act) else {
+        return;
+    };
+    running.await_output(&FRESH.repeat(4));
+    while running.is_alive() {
+        // What is typed at the moment of a reset is lost with the machine.
+        running.type_in(b"q");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let ended = running.end();
+    ended.expect(0).silent();
+    let boots = count(&ended.stdout, FRESH);
+    ended.printed(&FRESH.repeat(boots));
+}
+
+#[test]
+fn acpi_reset_leaves_nothing() {
+    is_fresh_after("acpi_reset_leaves_nothing", |asm| {
+        asm.out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE);
+    });
+}
+
+#[test]
+fn i8042_reset_leaves_nothing() {
+    is_fresh_after("i8042_reset_leaves_nothing", |asm| {
+        asm.out(layout::I8042_STATUS, 0xfe);
+    });
+}
+
+#[test]
+fn cf9_reset_leaves_nothing() {
+    is_fresh_after("cf9_reset_leaves_nothing", |asm| {
+        asm.out(layout::CF9_RESET, 6);
+    });
+}
+
+#[test]
+fn triple_fault_resets_and_leaves_nothing() {
+    is_fresh_after("triple_fault_resets_and_leaves_nothing", |asm| {
+        asm.triple_fault();
+    });
+}
+
+/// A guest that resets as its first act.
+fn restless_guest() -> Asm {
+    guest(|asm| {
+        asm.out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE).halt();
+    })
+}
+
+#[test]
+fn timeout_counts_across_resets() {
+    let Some(mut vm) = Vm::new("timeout_counts_across_resets", &restless_guest()) else {
+        return;
+    };
+    vm.args(["--on-reboot", "reset", "--timeout", "1"]);
+    let ended = vm.run();
+    ended.expect(36).silent();
+    let took = ended.took;
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[test]
+fn signals_count_across_resets() {
+    let test = "signals_count_across_resets";
+    // At once by a second signal, long after the machine of the first one is gone; or after the grace period.
+    for signals in [2, 1] {
+        let Some(mut vm) = Vm::new(test, &restless_guest()) else {
+            return;
+        };
+        vm.args(["--on-reboot", "reset", "-v"]);
+        let mut running = vm.start();
+        running.await_stderr("starting again");
+        running.signal(Signal::TERM);
+        let told = Instant::now();
+        running.await_stderr("power button");
+        if signals == 2 {
+            thread::sleep(Duration::from_millis(300));
+            assert!(running.is_alive());
+            running.signal(Signal::TERM);
+        }
+        let ended = running.end();
+        ended.expect(143);
+        let limit = if signals == 2 { 4 } else { 8 };
+        assert!(told.elapsed() < Duration::from_secs(limit));
+    }
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug)]
+struct Holds {
+    descriptors: usize,
+    threads: usize,
+    /// Resident memory, in KiB.
+    memory: usize,
+}
+
+/// The most that a process holds in many looks at it.
+fn most_held(pid: u32, time: Duration) -> Holds {
+    let entries = |name| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let mut words = line.unwrap().split_ascii_whitespace();
+        words.nth(1).unwrap().parse().unwrap()
+    };
+    let end = Instant::now() + time;
+    let mut most = Holds {
+        descriptors: 0,
+        threads: 0,
+        memory: 0,
+    };
+    while Instant::now() < end {
+        most.descriptors = most.descriptors.max(entries("fd"));
+        most.threads = most.threads.max(entries("task"));
+        most.memory = most.memory.max(resident());
+        thread::sleep(Duration::from_millis(1));
+    }
+    most
+}
+
+#[test]
+fn resets_hold_on_to_nothing() {
+    let test = "resets_hold_on_to_nothing";
+    let Some(mut running) = reset_for_ever(test, |asm| {
+        asm.triple_fault();
+    }) else {
+        return;
+    };
+    running.await_output(FRESH);
+    let early = most_held(running.id(), Duration::from_secs(1));
+    let boots = count(&running.output(), FRESH);
+    thread::sleep(Duration::from_secs(1));
+    let late = most_held(running.id(), Duration::from_secs(1));
+    let later_boots = count(&running.output(), FRESH) - boots;
+    eprintln!("{early:?} in {boots} boots, then {late:?} in {later_boots} boots");
+    running.signal(Signal::TERM);
+    running.await_stderr("power button");
+    running.signal(Signal::TERM);
+    running.end().expect(143);
+    assert!(later_boots >= 4, "{later_boots} boots");
+    assert!(
+        late.descriptors <= early.descriptors + 2,
+        "{early:?} {late:?}"
+    );
+    assert!(late.threads <= early.threads + 1, "{early:?} {late:?}");
+    assert!(late.memory <= early.memory + 1024, "{early:?} {late:?}");
+}
