@@ -73,8 +73,10 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 pub const I8042_DATA: u16 = 0x60;
 /// The i8042 status and command port: writing 0xFE asks for a reset.
 pub const I8042_STATUS: u16 = 0x64;
-/// The debug-exit port, when it is asked for without a number.
+/// The first debug-exit port, when it is asked for without a number.
 pub const DEBUG_EXIT: u16 = 0xf4;
+/// Ports that the debug-exit device takes: wide writes reach it as they reach QEMU's.
+pub const DEBUG_EXIT_SIZE: u16 = 4;
 /// COM1, eight ports.
 pub const SERIAL: u16 = 0x3f8;
 /// Ports that COM1 takes.
@@ -141,7 +143,7 @@ const HOLE: [(u64, u64); 5] = [
 const PORTS: [(u64, u64); 10] = [
     (I8042_DATA as u64, 1),
     (I8042_STATUS as u64, 1),
-    (DEBUG_EXIT as u64, 1),
+    (DEBUG_EXIT as u64, DEBUG_EXIT_SIZE as u64),
     (SERIAL as u64, SERIAL_SIZE as u64),
     (PVPANIC as u64, 1),
     (ACPI_SLEEP_CONTROL as u64, 1),
@@ -170,10 +172,13 @@ const OWNED_PORTS: [(u16, u16, &str); 14] = [
     (0xcf8, 0xcff, "PCI configuration"),
 ];
 
-/// What a port belongs to, if it is not free for the debug-exit device.
+/// Whose ports the debug-exit device would take if it started at `port`, if they are not free.
 pub fn port_owner(port: u16) -> Option<&'static str> {
+    let Some(end) = port.checked_add(DEBUG_EXIT_SIZE - 1) else {
+        return Some("the end of the port space");
+    };
     let mut owners = OWNED_PORTS.iter();
-    let owner = owners.find(|(first, last, _)| (*first..=*last).contains(&port));
+    let owner = owners.find(|(first, last, _)| port <= *last && *first <= end);
     owner.map(|(_, _, name)| *name)
 }
 
@@ -199,7 +204,16 @@ const _: () = assert!(CMDLINE + CMDLINE_SIZE <= LOW_RAM_END);
 
 #[cfg(test)]
 mod tests {
-    use super::apart;
+    use super::*;
+
+    #[test]
+    fn debug_exit_takes_four_free_ports() {
+        assert_eq!(port_owner(DEBUG_EXIT), None);
+        assert_eq!(port_owner(SERIAL - DEBUG_EXIT_SIZE), None);
+        assert_eq!(port_owner(SERIAL - 1), Some("COM1"));
+        assert_eq!(port_owner(SERIAL + SERIAL_SIZE), None);
+        assert_eq!(port_owner(0xfffd), Some("the end of the port space"));
+    }
 
     #[test]
     fn overlap_and_overflow_are_seen() {

@@ -9,6 +9,8 @@ use std::io::Write;
 use env_logger::{Builder, Env, Target};
 use log::{Level, LevelFilter};
 
+use crate::console::line_end;
+
 /// The environment variable that selects log lines by module, in env_logger's syntax.
 pub const LOG_VARIABLE: &str = "MINI_VMM_LOG";
 
@@ -29,7 +31,7 @@ pub fn init(verbosity: u8) {
         .filter_level(level)
         .parse_env(Env::new().filter(LOG_VARIABLE))
         .target(Target::Stderr)
-        .format(|line, record| writeln!(line, "{}", format_record(record)));
+        .format(|line, record| write!(line, "{}{}", format_record(record), line_end()));
     let _ = builder.try_init();
 }
 
