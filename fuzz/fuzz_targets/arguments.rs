@@ -1,0 +1,41 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Any bytes as the command's arguments and as a config file.
+//!
+//! Arguments are separated by NULs, as in /proc/PID/cmdline. A machine that is accepted must be valid
+//! and come back from its own JSON.
+
+#![no_main]
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use mini_vmm::cli::{self, Command};
+use mini_vmm::config;
+use mini_vmm::spec::{PartialSpec, VmSpec};
+
+fn comes_back(partial: PartialSpec) {
+    let Ok(spec) = VmSpec::try_from(partial) else {
+        return;
+    };
+    assert_eq!(spec.validate(), Ok(()));
+    // Paths need not be UTF-8; JSON has to be.
+    if let Ok(json) = config::to_json(&spec) {
+        let again = config::parse(json.as_bytes(), Path::new("again")).expect("our own JSON");
+        assert_eq!(VmSpec::try_from(again), Ok(spec));
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let arguments = input.split(|byte| *byte == 0).map(OsStr::from_bytes);
+    let command = cli::parse_from([OsStr::new("mini-vmm")].into_iter().chain(arguments));
+    if let Ok(Command::Run(run)) = command {
+        comes_back(run.flags);
+    }
+    if let Ok(partial) = config::parse(input, Path::new("config")) {
+        comes_back(partial);
+    }
+});
