@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, Exit, ManagedVcpu, Next, Request, State, StateHooks, Vcpu, VcpuEvent,
-    VcpuEvents, VcpuId, VcpuSet, vcpu_events,
+    BoxError, Error, Exit, ManagedVcpu, Next, Request, Response, State, StateHooks, Vcpu,
+    VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -451,4 +452,34 @@ fn threads_are_named_and_told_before_they_run() {
         .spawn(12, ScriptedVcpu::new([]), Started(sender))
         .unwrap();
     assert_eq!(names.recv_timeout(SOON).unwrap().as_deref(), Some("vcpu12"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Two threads on an exit storm do what the pure state machine says, for any sequence of requests.
+    #[test]
+    fn threads_agree_with_the_state_machine(requests in prop::collection::vec(0..6u8, 1..24)) {
+        let (mut vcpus, events) = set();
+        for id in 0..2 {
+            let storm = Step::PioOut { port: 1, size: 1, data: vec![0] };
+            vcpus.spawn(id, ScriptedVcpu::endless(storm), Counting(Arc::default())).unwrap();
+        }
+        let mut state = State::Paused;
+        for request in requests {
+            let (request, granted) = match request {
+                0 => (Request::Resume, vcpus.resume(SOON).is_ok()),
+                1 => (Request::Pause, vcpus.pause(SOON).is_ok()),
+                2 => (Request::Save, vcpus.save(SOON).is_ok()),
+                3 => (Request::Restore, vcpus.restore(vec![ScriptState::default(); 2], SOON).is_ok()),
+                4 => (Request::Wake, vcpus.wake(1, SOON).is_ok()),
+                _ => (Request::Dump, vcpus.dump(0, SOON).is_ok()),
+            };
+            let (next, response) = step(state, request);
+            prop_assert_eq!(granted, response == Response::Done, "{} while {}", request, state);
+            state = next;
+        }
+        prop_assert!(vcpus.stop(SOON).is_ok());
+        prop_assert!(events.try_recv().is_none());
+    }
 }
