@@ -28,6 +28,18 @@ const HEADER_LEN: u32 = 36;
 /// Tables start on this boundary; the RSDP's search asks for it (section 5.2.5.1).
 const TABLE_ALIGN: usize = 16;
 
+/// Where a PC's firmware is entered in real mode, 16 bytes below 1 MiB.
+///
+/// Linux restarts a hardware-reduced machine through EFI and, where there is none, by a jump to here;
+/// it passes by the reset register. So what stands here writes to that.
+const BIOS_ENTRY: u64 = layout::ACPI_TABLES + layout::ACPI_TABLES_SIZE - 16;
+const _: () = assert!(BIOS_ENTRY == 0xf_fff0);
+/// `mov dx, ACPI_RESET; mov al, ACPI_RESET_VALUE; out dx, al; hlt`, 16-bit code.
+const RESTART: [u8; 7] = {
+    let [low, high] = layout::ACPI_RESET.to_le_bytes();
+    [0xba, low, high, 0xb0, layout::ACPI_RESET_VALUE, 0xee, 0xf4]
+};
+
 /// Why the tables can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,7 +49,7 @@ pub enum Error {
     /// The tables are larger than the place that the layout has for them.
     #[error(
         "the ACPI tables take {0} bytes and there are {room} for them; ask for fewer vCPUs",
-        room = layout::ACPI_TABLES_SIZE
+        room = BIOS_ENTRY - layout::ACPI_TABLES
     )]
     TooLarge(usize),
     /// Guest memory has no RAM where the tables go.
@@ -61,7 +73,9 @@ pub struct AcpiMachine {
     pub legacy_timer: bool,
 }
 
-/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP.
+/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. The last 16
+/// bytes there get a few instructions that reset the machine: the old entry of the BIOS, where
+/// Linux jumps to restart a machine that has ACPI's reduced hardware and no EFI.
 ///
 /// # Errors
 /// When the number of vCPUs isn't one that a machine can have, or guest memory doesn't reach there.
@@ -84,6 +98,9 @@ pub fn write_tables<M: GuestMemory>(
     let image = build(machine)?;
     let address = GuestAddress(layout::ACPI_TABLES);
     memory.write_slice(&image, address).map_err(Error::Memory)?;
+    memory
+        .write_slice(&RESTART, GuestAddress(BIOS_ENTRY))
+        .map_err(Error::Memory)?;
     Ok(address)
 }
 
@@ -103,7 +120,7 @@ fn build(machine: &AcpiMachine) -> Result<Vec<u8>, Error> {
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
     image[..rsdp.len()].copy_from_slice(&rsdp);
 
-    if image.len() as u64 > layout::ACPI_TABLES_SIZE {
+    if image.len() as u64 > BIOS_ENTRY - layout::ACPI_TABLES {
         return Err(Error::TooLarge(image.len()));
     }
     Ok(image)

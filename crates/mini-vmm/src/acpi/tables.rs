@@ -49,7 +49,7 @@ fn port(port: u16) -> GAS {
 /// The FADT (section 5.2.9): where power is switched, and what a PC has that this machine lacks.
 ///
 /// `IAPC_BOOT_ARCH` doesn't announce the i8042: its ports only take the reset command, and Linux,
-/// told so, leaves out a probe that would wait for a keyboard. Resets go to the reset register.
+/// told so, leaves out a probe that would wait for a keyboard.
 pub(super) fn fadt(machine: &AcpiMachine, dsdt: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
