@@ -44,12 +44,20 @@ impl TerminationSignals {
     /// The signal that `fd` stands for, and how often it came since the last call.
     fn take(&mut self, fd: RawFd) -> Option<(i32, usize)> {
         let (signal, stream) = self.streams.iter_mut().find(|(_, s)| s.as_raw_fd() == fd)?;
-        let mut buffer = [0; 64];
-        match stream.read(&mut buffer) {
-            Ok(count) if count > 0 => Some((*signal, count)),
-            _ => None,
-        }
+        read(stream).map(|count| (*signal, count))
     }
+
+    /// A signal that came since the last call.
+    fn pending(&mut self) -> Option<i32> {
+        let mut streams = self.streams.iter_mut();
+        streams.find_map(|(signal, stream)| read(stream).map(|_| *signal))
+    }
+}
+
+/// Reads what has come, and returns how many bytes that was.
+fn read(stream: &mut UnixStream) -> Option<usize> {
+    let count = stream.read(&mut [0; 64]).ok()?;
+    (count > 0).then_some(count)
 }
 
 /// A non-blocking stream that receives a byte for each `signal`.
@@ -62,8 +70,8 @@ fn stream_of(signal: i32) -> io::Result<(i32, UnixStream)> {
 
 /// Turns signals and deadlines into the power button and outcomes.
 ///
-/// The first signal presses the guest's power button; a second one, or the grace period without a
-/// power-off, ends the run with [`Outcome::Signal`].
+/// The first signal presses the guest's power button; a second one, a reset, or the grace period
+/// without a power-off ends the run with [`Outcome::Signal`].
 pub struct Supervisor {
     latch: OutcomeLatch,
     signals: TerminationSignals,
@@ -109,6 +117,17 @@ impl Supervisor {
         }
         // Rounded up: waking a moment early would spin.
         i32::try_from((at - now).as_millis() + 1).unwrap_or(i32::MAX)
+    }
+
+    /// What is to happen instead of another boot, when the guest has asked for a reset: the end, if
+    /// the process was told to end or has run out of time. A guest that resets as soon as it starts
+    /// leaves the event loop no time to see either.
+    pub fn instead_of_reset(&mut self, now: Instant) -> Option<Outcome> {
+        let told = self.stop_at.map(|(_, signal)| signal);
+        if let Some(signal) = told.or_else(|| self.signals.pending()) {
+            return Some(Outcome::Signal(signal));
+        }
+        (self.time_out_at? <= now).then_some(Outcome::Timeout)
     }
 
     /// What `count` deliveries of `signal` do.
@@ -178,7 +197,11 @@ mod tests {
         let latch = OutcomeLatch::new().unwrap();
         let presses = Rc::new(Cell::new(0));
         let button = Rc::clone(&presses);
-        let pair = || UnixStream::pair().unwrap().0;
+        let pair = || {
+            let stream = UnixStream::pair().unwrap().0;
+            stream.set_nonblocking(true).unwrap();
+            stream
+        };
         let signals = TerminationSignals {
             streams: [(libc::SIGTERM, pair()), (libc::SIGINT, pair())],
         };
@@ -224,6 +247,30 @@ mod tests {
         assert_eq!(supervisor.check_deadlines(now), 1001);
         supervisor.check_deadlines(now + Duration::from_secs(2));
         assert_eq!(latch.get(), Some(Outcome::Timeout));
+    }
+
+    #[test]
+    fn reset_is_the_end_after_a_signal_or_out_of_time() {
+        let now = Instant::now();
+        let (mut told, _, _) = supervisor(None);
+        assert_eq!(told.instead_of_reset(now), None);
+        told.on_signal(libc::SIGINT, 1, now);
+        let outcome = told.instead_of_reset(now);
+        assert_eq!(outcome, Some(Outcome::Signal(libc::SIGINT)));
+
+        let (mut late, _, _) = supervisor(Some(now));
+        assert_eq!(late.instead_of_reset(now - Duration::from_nanos(1)), None);
+        assert_eq!(late.instead_of_reset(now), Some(Outcome::Timeout));
+    }
+
+    #[test]
+    fn signal_that_nobody_has_seen_counts_at_a_reset() {
+        let (mut supervisor, _, _) = supervisor(None);
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        supervisor.signals.streams[0].1 = reader;
+        writer.write_all(&[0]).unwrap();
+        let outcome = supervisor.instead_of_reset(Instant::now());
+        assert_eq!(outcome, Some(Outcome::Signal(libc::SIGTERM)));
     }
 
     #[test]

@@ -122,7 +122,11 @@ impl Run<'_> {
         }
 
         machine.start()?;
-        let outcome = wait(&mut manager, &supervisor, &latch)?;
+        let mut outcome = wait(&mut manager, &supervisor, &latch)?;
+        if outcome == Outcome::Reset && self.spec.on_reboot == OnReboot::Reset {
+            let instead = supervisor.borrow_mut().instead_of_reset(Instant::now());
+            outcome = instead.unwrap_or(outcome);
+        }
         if let Err(error) = machine.stop() {
             // The outcome matters more than a thread that the end of the process ends.
             warn!("{error}");

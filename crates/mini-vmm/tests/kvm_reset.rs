@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bare::{AP_CODE, AT, Asm, Running, Vm, count, guest};
+use bare::{AP_CODE, AT, Asm, Running, Vm, count, guest, is_emulated};
 use mini_vmm::layout;
 use rustix::process::Signal;
 
@@ -90,9 +90,11 @@ fn look_around(asm: &mut Asm) {
     asm.raw(&[0x0f, 0x20, 0xd0]);
     check(asm, 0, 'v');
     asm.raw(&[0x0f, 0x22, 0xd7]);
-    // The time stamp counter starts again: less than 10 s at 3 GHz. rdtsc; mov eax, edx; shr eax, 3
-    asm.raw(&[0x0f, 0x31, 0x89, 0xd0, 0xc1, 0xe8, 0x03]);
-    check(asm, 0, 'w');
+    // The time stamp counter starts again: less than 2^35. rdtsc; mov eax, edx; shr eax, 3
+    if !is_emulated() {
+        asm.raw(&[0x0f, 0x31, 0x89, 0xd0, 0xc1, 0xe8, 0x03]);
+        check(asm, 0, 'w');
+    }
     // The other processor waits to be started, and then counts until the end: lock inc word [cs:0x100]; jmp
     asm.times(200, |asm| {
         asm.load(AP_CODE + 0x100);
@@ -148,7 +150,7 @@ fn is_fresh_after(test: &str, act: impl FnOnce(&mut Asm)) {
         thread::sleep(Duration::from_millis(10));
     }
     let ended = running.end();
-    ended.expect(0).silent();
+    ended.expect(0);
     let boots = count(&ended.stdout, FRESH);
     ended.printed(&FRESH.repeat(boots));
 }
@@ -202,28 +204,23 @@ fn timeout_counts_across_resets() {
 }
 
 #[test]
-fn signals_count_across_resets() {
-    let test = "signals_count_across_resets";
-    // At once by a second signal, long after the machine of the first one is gone; or after the grace period.
-    for signals in [2, 1] {
+fn signal_ends_a_guest_that_only_resets() {
+    let test = "signal_ends_a_guest_that_only_resets";
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let Some(mut vm) = Vm::new(test, &restless_guest()) else {
             return;
         };
         vm.args(["--on-reboot", "reset", "-v"]);
         let mut running = vm.start();
         running.await_stderr("starting again");
-        running.signal(Signal::TERM);
+        running.signal(signal);
         let told = Instant::now();
-        running.await_stderr("power button");
-        if signals == 2 {
-            thread::sleep(Duration::from_millis(300));
-            assert!(running.is_alive());
-            running.signal(Signal::TERM);
-        }
-        let ended = running.end();
-        ended.expect(143);
-        let limit = if signals == 2 { 4 } else { 8 };
-        assert!(told.elapsed() < Duration::from_secs(limit));
+        running.end().expect(code);
+        assert!(
+            told.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            told.elapsed()
+        );
     }
 }
 
@@ -274,11 +271,10 @@ fn resets_hold_on_to_nothing() {
     thread::sleep(Duration::from_secs(1));
     let late = most_held(running.id(), Duration::from_secs(1));
     let later_boots = count(&running.output(), FRESH) - boots;
-    eprintln!("{early:?} in {boots} boots, then {late:?} in {later_boots} boots");
+    eprintln!("{early:?} after {boots} boots, {late:?} after {later_boots} more");
     running.signal(Signal::TERM);
-    running.await_stderr("power button");
-    running.signal(Signal::TERM);
-    running.end().expect(143);
+    // Its power button is not as it was after power-on.
+    running.end();
     assert!(later_boots >= 4, "{later_boots} boots");
     assert!(
         late.descriptors <= early.descriptors + 2,

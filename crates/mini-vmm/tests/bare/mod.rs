@@ -9,6 +9,7 @@
 mod asm;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -78,7 +79,7 @@ fn elf(code: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Vm {
     pub command: Command,
-    dir: TempDir,
+    dir: Arc<TempDir>,
 }
 
 impl Vm {
@@ -99,7 +100,7 @@ impl Vm {
 
     /// A machine whose kernel is a file of these bytes.
     pub fn of_file(kernel: &[u8]) -> Vm {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
         let path = dir.path().join("kernel");
         fs::write(&path, kernel).unwrap();
         let mut command = Command::new(program());
@@ -136,12 +137,12 @@ impl Vm {
             stderr: child.stderr.take().map(Collector::start),
             child,
             started,
+            _dir: Arc::clone(&self.dir),
         }
     }
 }
 
 /// What a stream has brought so far.
-#[derive(Debug)]
 struct Collector {
     bytes: Arc<Mutex<Vec<u8>>>,
     thread: JoinHandle<()>,
@@ -160,10 +161,25 @@ impl Collector {
         Collector { bytes, thread }
     }
 
+    fn bytes(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap().clone()
+    }
+
     fn end(self) -> Vec<u8> {
         self.thread.join().unwrap();
         std::mem::take(&mut *self.bytes.lock().unwrap())
     }
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        shorten(&String::from_utf8_lossy(&self.bytes())).fmt(f)
+    }
+}
+
+/// The start of a text that may be long.
+fn shorten(text: &str) -> String {
+    text.chars().take(4000).collect()
 }
 
 /// A process that runs; killed when dropped.
@@ -174,6 +190,7 @@ pub struct Running {
     stderr: Option<Collector>,
     child: Child,
     started: Instant,
+    _dir: Arc<TempDir>,
 }
 
 impl Running {
@@ -198,8 +215,7 @@ impl Running {
 
     /// What the guest printed so far.
     pub fn output(&self) -> Vec<u8> {
-        let collector = self.stdout.as_ref().unwrap();
-        collector.bytes.lock().unwrap().clone()
+        self.stdout.as_ref().unwrap().bytes()
     }
 
     /// Waits until the guest has printed `text`.
@@ -211,7 +227,7 @@ impl Running {
     pub fn await_stderr(&mut self, text: &str) {
         self.await_that(text, |running| {
             let collector = running.stderr.as_ref().unwrap();
-            contains(&collector.bytes.lock().unwrap(), text.as_bytes())
+            contains(&collector.bytes(), text.as_bytes())
         });
     }
 
@@ -270,8 +286,8 @@ impl Ended {
             "signal {:?} after {:?}\nstdout: {}\nstderr: {}",
             self.status.signal(),
             self.took,
-            String::from_utf8_lossy(&self.stdout),
-            self.stderr
+            shorten(&String::from_utf8_lossy(&self.stdout)),
+            shorten(&self.stderr)
         );
         self
     }
