@@ -224,6 +224,26 @@ fn signal_ends_a_guest_that_only_resets() {
     }
 }
 
+#[test]
+fn resets_do_not_flood_the_log() {
+    let guest = guest(|asm| {
+        asm.out(layout::PVPANIC, 0x80)
+            .out(layout::ACPI_SLEEP_CONTROL, 3 << 2 | 0x20)
+            .out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE)
+            .halt();
+    });
+    let Some(mut vm) = Vm::new("resets_do_not_flood_the_log", &guest) else {
+        return;
+    };
+    vm.args(["--on-reboot", "reset", "--timeout", "1"]);
+    let ended = vm.run();
+    ended
+        .expect(36)
+        .says(&["unknown event 0x80", "sleep type 3"]);
+    // Ten of a kind in ten seconds.
+    assert!(ended.stderr.lines().count() <= 20, "{}", ended.stderr);
+}
+
 /// What a process holds.
 #[derive(Clone, Copy, Debug)]
 struct Holds {

@@ -20,6 +20,9 @@ use crate::layout::{
 };
 use crate::outcome::{Outcome, OutcomeLatch};
 
+/// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
+static LOG: LogLimit = LogLimit::new();
+
 // The Sleep Control Register (ACPI 6.5, 4.8.3.7): bits 4:2 SLP_TYPx, bit 5 SLP_EN (reads zero).
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE: u8 = 0b111 << SLEEP_TYPE_SHIFT;
@@ -34,7 +37,6 @@ pub struct AcpiPm {
     outcome: OutcomeLatch,
     irq: EventFd,
     state: Mutex<AcpiPmState>,
-    log: LogLimit,
 }
 
 /// The saved state of an [`AcpiPm`].
@@ -59,7 +61,6 @@ impl AcpiPm {
             outcome,
             irq: EventFd::new(EFD_NONBLOCK)?,
             state: Mutex::default(),
-            log: LogLimit::new(),
         })
     }
 
@@ -102,7 +103,7 @@ impl AcpiPm {
         // The tables offer S5 only. The guest now polls for WAK_STS: it woke up at once.
         state.woken = true;
         drop(state);
-        self.log.warn(format_args!(
+        LOG.warn(format_args!(
             "the guest asked for sleep type {sleep_type}, which does not exist: ignored"
         ));
     }

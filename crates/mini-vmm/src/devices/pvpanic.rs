@@ -12,6 +12,9 @@ use crate::layout::PVPANIC;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::OnPanic;
 
+/// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
+static LOG: LogLimit = LogLimit::new();
+
 /// The kernel panicked, and does not handle it itself.
 const PANICKED: u8 = 1 << 0;
 /// The kernel panicked and hands over to its crash kernel.
@@ -22,17 +25,12 @@ const CRASH_LOADED: u8 = 1 << 1;
 pub struct Pvpanic {
     on_panic: OnPanic,
     outcome: OutcomeLatch,
-    log: LogLimit,
 }
 
 impl Pvpanic {
     /// A device that treats a panic as `on_panic` says.
     pub fn new(on_panic: OnPanic, outcome: OutcomeLatch) -> Self {
-        Pvpanic {
-            on_panic,
-            outcome,
-            log: LogLimit::new(),
-        }
+        Pvpanic { on_panic, outcome }
     }
 
     /// The port it claims.
@@ -57,16 +55,16 @@ impl DevicePio for Pvpanic {
                 OnPanic::Exit => {
                     self.outcome.set(Outcome::GuestPanic);
                 }
-                OnPanic::Continue => self.log.warn(format_args!(
+                OnPanic::Continue => LOG.warn(format_args!(
                     "the guest's kernel panicked (pvpanic); it goes on"
                 )),
             }
         } else if event & CRASH_LOADED != 0 {
-            self.log.warn(format_args!(
+            LOG.warn(format_args!(
                 "the guest's kernel panicked (pvpanic); its crash kernel takes over"
             ));
         } else {
-            self.log.warn(format_args!(
+            LOG.warn(format_args!(
                 "pvpanic: unknown event {event:#x} from the guest"
             ));
         }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -100,11 +100,17 @@ impl Vm {
 
     /// A machine whose kernel is a file of these bytes.
     pub fn of_file(kernel: &[u8]) -> Vm {
+        let mut vm = Vm::of_kernel("kernel".as_ref());
+        fs::write(vm.path("kernel"), kernel).unwrap();
+        vm.command.current_dir(vm.dir.path());
+        vm
+    }
+
+    /// A machine whose kernel is at a path.
+    pub fn of_kernel(kernel: &Path) -> Vm {
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        let path = dir.path().join("kernel");
-        fs::write(&path, kernel).unwrap();
         let mut command = Command::new(program());
-        command.arg("--kernel").arg(path);
+        command.arg("--kernel").arg(kernel);
         command.env_remove("MINI_VMM_LOG");
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -120,6 +126,23 @@ impl Vm {
     pub fn args<S: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = S>) -> &mut Self {
         self.command.args(args);
         self
+    }
+
+    /// The same, started by a line of shell that has the command in `"$@"`.
+    pub fn through(self, line: &str) -> Vm {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", line, "sh"])
+            .arg(self.command.get_program());
+        command.args(self.command.get_args());
+        command.current_dir(self.dir.path());
+        command.env_remove("MINI_VMM_LOG");
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Vm {
+            command,
+            dir: self.dir,
+        }
     }
 
     /// Runs to the end.

@@ -23,6 +23,9 @@ use super::{LogLimit, PortRange, RestoreError, Suspend};
 use crate::console::InputTarget;
 use crate::layout::{SERIAL, SERIAL_SIZE};
 
+/// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
+static LOG: LogLimit = LogLimit::new();
+
 /// The interrupt line of a device, as an eventfd that KVM turns into an interrupt (irqfd).
 #[derive(Debug)]
 pub struct IrqLine(pub EventFd);
@@ -78,7 +81,6 @@ pub struct SerialDevice<W: Write> {
     inner: Mutex<Inner<W>>,
     room: Arc<Room>,
     irq: EventFd,
-    log: LogLimit,
 }
 
 const SCRATCH_OFFSET: u16 = SERIAL_SIZE - 1;
@@ -103,7 +105,6 @@ impl<W: Write> SerialDevice<W> {
             }),
             room,
             irq,
-            log: LogLimit::new(),
         })
     }
 
@@ -135,7 +136,7 @@ impl<W: Write> SerialDevice<W> {
                 Ok(taken) => taken,
                 Err(error) => {
                     // The bytes are in the FIFO; only the interrupt is missing.
-                    self.log.warn(format_args!("COM1: {error}"));
+                    LOG.warn(format_args!("COM1: {error}"));
                     room
                 }
             }
@@ -167,7 +168,7 @@ impl<W: Write> DevicePio for SerialDevice<W> {
         };
         let mut inner = lock(&self.inner);
         if let Err(error) = inner.uart.write(register, value) {
-            self.log.warn(format_args!("COM1: {error}"));
+            LOG.warn(format_args!("COM1: {error}"));
         }
         if u16::from(register) == MODEM_CONTROL_OFFSET {
             // Loopback mode may be over, which takes no input and never empties the FIFO.

@@ -1,0 +1,232 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The serial console of a running guest: nobody it is connected to can hold the guest up, and nothing is lost on
+//! the way out.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod bare;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bare::{Asm, Vm, guest};
+use mini_vmm::layout;
+
+/// Writes `count` bytes of low memory, from its start: string output, as many bytes an exit as KVM likes.
+fn pour(asm: &mut Asm, count: u32) {
+    asm.raw(&[0x31, 0xf6]).ecx(count).port(layout::SERIAL);
+    asm.raw(&[0xf3, 0x6e]); // xor esi, esi; …; rep outsb
+}
+
+/// A guest that pours out more than a pipe holds, and then powers off.
+fn flood() -> Asm {
+    guest(|asm| {
+        pour(asm, 100_000);
+        asm.power_off();
+    })
+}
+
+/// Checks that a flood reaches its end before the timeout, wherever `connect` has connected it to.
+fn flood_ends(test: &str, connect: impl FnOnce(&mut Vm)) {
+    if let Some(mut vm) = Vm::new(test, &flood()) {
+        connect(&mut vm);
+        vm.run().expect(0);
+    }
+}
+
+#[test]
+fn reader_that_never_reads_holds_nobody_up() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    flood_ends("reader_that_never_reads_holds_nobody_up", |vm| {
+        vm.command.stdout(writer);
+    });
+    drop(reader);
+}
+
+#[test]
+fn reader_that_is_gone_holds_nobody_up() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(reader);
+    flood_ends("reader_that_is_gone_holds_nobody_up", |vm| {
+        vm.command.stdout(writer);
+    });
+}
+
+#[test]
+fn dev_null_and_dev_full_hold_nobody_up() {
+    for path in ["/dev/null", "/dev/full"] {
+        let file = File::options().write(true).open(path).unwrap();
+        flood_ends("dev_null_and_dev_full_hold_nobody_up", |vm| {
+            vm.command.stdout(file);
+        });
+    }
+}
+
+#[test]
+fn closed_streams_hold_nobody_up() {
+    let guest = guest(|asm| {
+        asm.print("nobody reads this\n").power_off();
+    });
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let Some(vm) = Vm::new("closed_streams_hold_nobody_up", &guest) else {
+            return;
+        };
+        let mut shell = vm.through(&format!("exec \"$@\" {closed}"));
+        shell.run().expect(0);
+    }
+}
+
+#[test]
+fn everything_is_written_before_the_end() {
+    // Each byte by an exit of its own, and in strings.
+    let guest = guest(|asm| {
+        asm.times(5000, |asm| {
+            asm.raw(&[0x88, 0xd8]).port(layout::SERIAL).raw(&[0xee]); // mov al, bl; …; out dx, al
+        });
+        pour(asm, 100_000);
+        asm.power_off();
+    });
+    let Some(mut vm) = Vm::new("everything_is_written_before_the_end", &guest) else {
+        return;
+    };
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    vm.command.stdout(writer);
+    let running = vm.start();
+    // This handle would keep the pipe open.
+    vm.command.stdout(Stdio::null());
+    let received = thread::spawn(move || {
+        // Slower than the guest.
+        let (mut reader, mut all) = (File::from(reader), Vec::new());
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(count @ 1..) = reader.read(&mut buffer) {
+            all.extend(&buffer[..count]);
+            thread::sleep(Duration::from_millis(2));
+        }
+        all
+    });
+    running.end().expect(0);
+    let received = received.join().unwrap();
+    assert_eq!(received.len(), 105_000);
+    let first: Vec<u8> = (1..=5000u32).rev().map(|i| i as u8).collect();
+    assert!(received.starts_with(&first));
+}
+
+#[test]
+fn output_before_a_failure_is_written_too() {
+    let guest = guest(|asm| {
+        pour(asm, 30_000);
+        asm.print("last words").triple_fault();
+    });
+    if let Some(mut vm) = Vm::new("output_before_a_failure_is_written_too", &guest) {
+        let ended = vm.run();
+        ended.expect(33).says(&["triple fault"]);
+        assert_eq!(ended.stdout.len(), 30_010);
+        assert!(ended.stdout.ends_with(b"last words"));
+    }
+}
+
+/// Echoes until `q`.
+fn echo() -> Asm {
+    guest(|asm| {
+        asm.print("up\n");
+        asm.forever(|asm| {
+            asm.input(layout::SERIAL + 5).test_al(1);
+            asm.if_different(|asm| {
+                asm.input(layout::SERIAL).raw(&[0xee]).compare_al(b'q');
+                asm.if_equal(|asm| {
+                    asm.power_off();
+                });
+            });
+        });
+    })
+}
+
+#[test]
+fn input_arrives_through_a_pipe_whole() {
+    let Some(mut vm) = Vm::new("input_arrives_through_a_pipe_whole", &echo()) else {
+        return;
+    };
+    vm.command.stdin(Stdio::piped());
+    let mut running = vm.start();
+    // Far more than the FIFO; Ctrl-A is no escape here.
+    let text = "0123456789\u{1}x\n".repeat(500) + "q";
+    running.type_in(text.as_bytes());
+    running.end().expect(0).printed(&format!("up\n{text}"));
+}
+
+#[test]
+fn input_from_a_file_is_a_script() {
+    let Some(mut vm) = Vm::new("input_from_a_file_is_a_script", &echo()) else {
+        return;
+    };
+    let script = vm.path("script");
+    fs::write(&script, "hello q").unwrap();
+    vm.command.stdin(File::open(script).unwrap());
+    vm.run().expect(0).printed("up\nhello q").silent();
+}
+
+#[test]
+fn end_of_input_is_not_the_end_of_the_guest() {
+    let guest = guest(|asm| {
+        asm.times(20_000, |asm| {
+            asm.input(layout::SERIAL + 5);
+        });
+        asm.print("done").power_off();
+    });
+    if let Some(mut vm) = Vm::new("end_of_input_is_not_the_end_of_the_guest", &guest) {
+        vm.run().expect(0).printed("done").silent();
+    }
+}
+
+#[test]
+fn serial_goes_where_it_is_told() {
+    let test = "serial_goes_where_it_is_told";
+    let guest = guest(|asm| {
+        asm.print("to a file").power_off();
+    });
+    let Some(mut vm) = Vm::new(test, &guest) else {
+        return;
+    };
+    let file = vm.path("log");
+    vm.args(["--serial".into(), format!("file={}", file.display())]);
+    vm.run().expect(0).printed("").silent();
+    assert_eq!(fs::read_to_string(file).unwrap(), "to a file");
+
+    let mut vm = Vm::new(test, &echo()).unwrap();
+    let socket = vm.path("socket");
+    vm.args(["--serial".into(), format!("socket={}", socket.display())]);
+    let running = vm.start();
+    let started = Instant::now();
+    let mut stream = loop {
+        match UnixStream::connect(&socket) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(started.elapsed() < Duration::from_secs(10), "{error}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    std::io::Write::write_all(&mut stream, b"hello q").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    running.end().expect(0).printed("").silent();
+    assert!(text.ends_with("hello q"), "{text:?}");
+    assert!(!socket.exists());
+}
+
+#[test]
+fn without_serial_its_ports_are_nobodys() {
+    let guest = guest(|asm| {
+        asm.out(layout::SERIAL, b'x');
+        asm.raw(&[0x31, 0xc0]).input(layout::SERIAL + 5); // xor eax, eax
+        asm.expect_eax(0xff, 1).power_off();
+    });
+    if let Some(mut vm) = Vm::new("without_serial_its_ports_are_nobodys", &guest) {
+        vm.args(["--serial", "off"]);
+        vm.run().expect(0).printed("").silent();
+    }
+}
