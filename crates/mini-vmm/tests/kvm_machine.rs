@@ -87,6 +87,20 @@ fn unknown_msrs_are_general_protection_faults() {
     }
 }
 
+#[test]
+fn legacy_timer_is_there_only_when_asked_for() {
+    let test = "legacy_timer_is_there_only_when_asked_for";
+    const SPEAKER: u16 = 0x61;
+    check(test, &[], |asm| {
+        asm.input(SPEAKER).expect_al(0xff, 1);
+    });
+    check(test, &["--legacy-timer"], |asm| {
+        // Channel 2 stands still: bits 0, 1, 6 and 7 are clear.
+        asm.input(SPEAKER).test_al(0xc3);
+        asm.if_different(|asm| asm.fail(2));
+    });
+}
+
 // ---- Memory --------------------------------------------------------------------------------------
 
 /// Checks that the words around the end of memory are there and not there.
@@ -233,6 +247,25 @@ fn failure_of_another_processor_names_it() {
     if let Some(mut vm) = Vm::new(test, &guest) {
         let ended = vm.args(["--cpus", "2"]).run();
         ended.expect(33).says(&["vCPU 1 failed: ", "CS   3000"]);
+        assert_eq!(ended.stderr.matches("failed: ").count(), 1);
+    }
+}
+
+#[test]
+fn only_the_first_failure_is_reported() {
+    let test = "only_the_first_failure_is_reported";
+    // Real mode: lidt [cs:0x80], of limit 0; ud2
+    let fault = [0x2e, 0x0f, 0x01, 0x1e, 0x80, 0x00, 0x0f, 0x0b];
+    let guest = guest(|asm| {
+        asm.place(&fault, AP_CODE);
+        for id in 1..4 {
+            asm.start_processor(id);
+        }
+        asm.triple_fault();
+    });
+    if let Some(mut vm) = Vm::new(test, &guest) {
+        let ended = vm.args(["--cpus", "4"]).run();
+        ended.expect(33);
         assert_eq!(ended.stderr.matches("failed: ").count(), 1);
     }
 }
