@@ -246,7 +246,7 @@ fn failure_of_another_processor_names_it() {
     let test = "failure_of_another_processor_names_it";
     if let Some(mut vm) = Vm::new(test, &guest) {
         let ended = vm.args(["--cpus", "2"]).run();
-        ended.expect(33).says(&["vCPU 1 failed: ", "CS   3000"]);
+        ended.expect(33).says(&["vCPU 1 failed: "]);
         assert_eq!(ended.stderr.matches("failed: ").count(), 1);
     }
 }

@@ -141,14 +141,16 @@ fn triple_fault_is_33_with_a_report() {
         let Some(ended) = ended else {
             return;
         };
-        ended.expect(33).printed("up\n").says(&REPORT).says(&[
-            "triple fault",
-            "RAX 123456789abcdef0",
-            "  CS   0010",
-            // ud2, or on a KVM that has moved on, no less than an address.
-            "guest-physical 0x10000",
-            "PioOut port 0x3f8, 1 x 1 bytes",
-        ]);
+        ended.expect(33).printed("up\n").says(&REPORT);
+        ended.says(&["triple fault", "PioOut port 0x3f8, 1 x 1 bytes"]);
+        // kvm-amd has reset the vCPU, and the report says so; others show where it was.
+        if !ended.stderr.contains("these are the registers of a reset") {
+            ended.says(&[
+                "RAX 123456789abcdef0",
+                "  CS   0010",
+                "guest-physical 0x10000",
+            ]);
+        }
         assert_eq!(ended.stderr.matches("failed: ").count(), 1);
     }
 }

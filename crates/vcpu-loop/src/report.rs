@@ -70,6 +70,13 @@ impl Registers {
     ];
     /// Names in the order of [`Registers::segments`].
     pub const SEGMENT_NAMES: [&'static str; 8] = ["CS", "DS", "ES", "FS", "GS", "SS", "TR", "LDTR"];
+
+    /// Whether they are at the reset vector (Intel SDM volume 3, section "First Instruction Executed").
+    /// After a triple fault that means that kvm-amd has reset the vCPU: the VMCB is undefined then
+    /// (AMD APM volume 2, section "Shutdown Intercept").
+    fn are_reset(&self) -> bool {
+        self.rip == 0xfff0 && self.segments[0].base == 0xffff_0000
+    }
 }
 
 /// The guest's instruction bytes at its instruction pointer, or why they are missing.
@@ -210,6 +217,10 @@ impl fmt::Display for FailureReason {
     }
 }
 
+/// What a report says about registers that are no evidence.
+const WAS_RESET: &str = "(these are the registers of a reset: KVM on AMD processors resets a vCPU before it \
+                         reports a triple fault)";
+
 /// Everything known about a vCPU's end. Its `Display` is the report: several lines, no final newline.
 #[derive(Debug)]
 pub struct FailureReport {
@@ -227,7 +238,12 @@ impl fmt::Display for FailureReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "vCPU {} failed: {}", self.id, self.reason)?;
         match &self.dump {
-            Some(dump) => writeln!(f, "{dump}")?,
+            Some(dump) => {
+                writeln!(f, "{dump}")?;
+                if matches!(self.reason, FailureReason::TripleFault) && dump.registers.are_reset() {
+                    writeln!(f, "  {WAS_RESET}")?;
+                }
+            }
             None => writeln!(f, "  registers could not be read")?,
         }
         write!(f, "  last exits, newest first:")?;
@@ -237,5 +253,38 @@ impl fmt::Display for FailureReport {
         self.exits
             .newest_first()
             .try_for_each(|exit| write!(f, "\n    {exit}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(rip: u64, base: u64, reason: FailureReason) -> String {
+        let mut registers = Registers {
+            rip,
+            ..Registers::default()
+        };
+        registers.segments[0].base = base;
+        let report = FailureReport {
+            id: VcpuId::from(0u32),
+            reason,
+            dump: Some(CpuDump {
+                registers,
+                instruction: InstructionBytes::Unavailable,
+            }),
+            exits: ExitHistory::default(),
+        };
+        report.to_string()
+    }
+
+    #[test]
+    fn registers_of_a_reset_are_no_evidence_of_a_triple_fault() {
+        let was_reset = report(0xfff0, 0xffff_0000, FailureReason::TripleFault);
+        assert!(was_reset.contains(WAS_RESET), "{was_reset}");
+        let real = report(0xfff0, 0, FailureReason::TripleFault);
+        assert!(!real.contains(WAS_RESET), "{real}");
+        let other = report(0xfff0, 0xffff_0000, FailureReason::Lost);
+        assert!(!other.contains(WAS_RESET), "{other}");
     }
 }
