@@ -13,6 +13,7 @@ use super::summary::Tally;
 use super::{Run, beds, coverage, licenses};
 use crate::build::{Kind, TestBinary, statically};
 use crate::host;
+use crate::packages;
 use crate::process::{capture, capture_ok};
 use crate::workspace::{cargo, metadata};
 
@@ -107,6 +108,10 @@ fn doctests(run: &mut Run) {
 }
 
 fn unit(run: &mut Run) {
+    // Without the compiler of ACPI tables their test skips, and says so.
+    if let Err(error) = packages::require(&[("iasl", "acpica-tools")]) {
+        eprintln!("xtask: {error:#}");
+    }
     host_tests(run, "unit tests", Kind::Unit);
 }
 
