@@ -85,7 +85,14 @@ pub fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<bool> {
 fn qemu(machine: &Machine) -> Command {
     let bed = machine.bed;
     let mut command = tied("qemu-system-x86_64");
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-la57", "-M", "q35"]);
+    command.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max,-la57",
+        "-M",
+        "q35",
+    ]);
     command.args(["-m", &bed.memory.to_string(), "-smp", &bed.cpus.to_string()]);
     command.args([
         "-nodefaults",

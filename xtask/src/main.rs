@@ -66,6 +66,10 @@ fn run() -> Result<u8> {
 }
 
 fn main() -> ExitCode {
+    if std::env::var_os(test::coverage::AS_RUSTC).is_some() {
+        eprintln!("xtask: can't run rustc: {}", test::coverage::become_rustc());
+        return ExitCode::FAILURE;
+    }
     match run() {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

@@ -82,8 +82,11 @@ pub fn capture(command: &mut Command) -> Result<Output> {
 pub fn capture_ok(command: &mut Command) -> Result<Vec<u8>> {
     let output = capture(command)?;
     if !output.status.success() {
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        // Programs say what failed on stderr; those that don't, such as test executables, on stdout.
+        let said = [&output.stderr, &output.stdout]
+            .into_iter()
+            .find(|text| !text.is_empty());
+        let text = String::from_utf8_lossy(said.unwrap_or(&output.stderr));
         bail!(
             "{} failed ({}):\n{}",
             show(command),

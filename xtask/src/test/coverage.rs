@@ -8,6 +8,8 @@
 //! the same on every machine.
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,7 +19,7 @@ use serde_json::Value;
 use super::summary::Tally;
 use crate::build;
 use crate::packages;
-use crate::process::{capture_ok, read, write};
+use crate::process::{capture_ok, read};
 use crate::workspace::{Scratch, TARGET, root};
 
 const CONFIG: &str = "coverage_config_x86_64.json";
@@ -84,18 +86,15 @@ fn percent(export: &[u8]) -> Result<f64> {
 
 /// Builds the tests with instrumentation and runs them; returns the programs that ran.
 fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
-    // Only the workspace's crates are instrumented: the dependencies are those of the other tests,
-    // already built.
-    let wrapper = scratch.path("rustc");
-    write(&wrapper, "#!/bin/sh\nexec \"$@\" -C instrument-coverage\n")?;
-    let mut permissions = fs::metadata(&wrapper)?.permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
-    fs::set_permissions(&wrapper, permissions)?;
     let raw = scratch.path("raw");
     fs::create_dir(&raw)?;
+    let wrapper = std::env::current_exe().context("xtask has no path")?;
     let build = build::tests(|command| {
         command.args(["--exclude", "xtask"]);
+        // Only the workspace's crates are instrumented: the dependencies are those of the other
+        // tests, already built.
         command.env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
+        command.env(AS_RUSTC, "1");
         // Build scripts of the workspace would be counted too.
         command.env("LLVM_PROFILE_FILE", "/dev/null");
     })?;
@@ -110,6 +109,19 @@ fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
         objects.push(test.path);
     }
     Ok(objects)
+}
+
+/// Where it is set, xtask was started by cargo in place of rustc. A shell script would do, were it not
+/// that shells drop variables such as `CARGO_BIN_EXE_mini-vmm`, whose names they can't write.
+pub const AS_RUSTC: &str = "XTASK_AS_RUSTC";
+
+/// Becomes rustc, with instrumentation. Returns only if that fails.
+pub fn become_rustc() -> io::Error {
+    let mut arguments = std::env::args_os().skip(1);
+    let rustc = arguments.next().unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command.args(arguments).args(["-C", "instrument-coverage"]);
+    command.exec()
 }
 
 /// llvm-profdata and llvm-cov of rustc's LLVM version.
