@@ -6,11 +6,13 @@
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use log::warn;
 
+use crate::devices::AcpiPm;
 use crate::outcome::{Outcome, OutcomeLatch};
 
 /// SIGTERM and SIGINT as readable streams. The handlers are installed once per process.
@@ -68,6 +70,32 @@ fn stream_of(signal: i32) -> io::Result<(i32, UnixStream)> {
     Ok((signal, reader))
 }
 
+/// How often a guest is reminded of a power button that it has not noticed, perhaps because it does
+/// not listen yet.
+const REMIND_EVERY: Duration = Duration::from_millis(500);
+
+/// The guest's power button.
+pub trait PowerButton {
+    /// Presses it.
+    fn press(&self);
+    /// Draws attention to a press that the guest has not noticed; does nothing otherwise.
+    fn remind(&self);
+}
+
+impl PowerButton for Arc<AcpiPm> {
+    fn press(&self) {
+        if let Err(error) = self.press_power_button() {
+            warn!("can't press the power button: {error}");
+        }
+    }
+
+    fn remind(&self) {
+        if let Err(error) = AcpiPm::remind(self) {
+            warn!("can't remind of the power button: {error}");
+        }
+    }
+}
+
 /// Turns signals and deadlines into the power button and outcomes.
 ///
 /// The first signal presses the guest's power button; a second one, a reset, or the grace period
@@ -75,7 +103,7 @@ fn stream_of(signal: i32) -> io::Result<(i32, UnixStream)> {
 pub struct Supervisor {
     latch: OutcomeLatch,
     signals: TerminationSignals,
-    press_power_button: Box<dyn FnMut()>,
+    button: Box<dyn PowerButton>,
     grace: Duration,
     stop_at: Option<(Instant, i32)>,
     time_out_at: Option<Instant>,
@@ -86,14 +114,14 @@ impl Supervisor {
     pub fn new(
         latch: OutcomeLatch,
         signals: TerminationSignals,
-        press_power_button: Box<dyn FnMut()>,
+        button: Box<dyn PowerButton>,
         grace: Duration,
         time_out_at: Option<Instant>,
     ) -> Self {
         Supervisor {
             latch,
             signals,
-            press_power_button,
+            button,
             grace,
             stop_at: None,
             time_out_at,
@@ -115,8 +143,13 @@ impl Supervisor {
             self.latch.set(outcome);
             return 0;
         }
+        let mut sleep = at - now;
+        if self.stop_at.is_some() {
+            self.button.remind();
+            sleep = sleep.min(REMIND_EVERY);
+        }
         // Rounded up: waking a moment early would spin.
-        i32::try_from((at - now).as_millis() + 1).unwrap_or(i32::MAX)
+        i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX)
     }
 
     /// What is to happen instead of another boot, when the guest has asked for a reset: the end, if
@@ -136,7 +169,7 @@ impl Supervisor {
             self.latch.set(Outcome::Signal(signal));
             return;
         }
-        (self.press_power_button)();
+        self.button.press();
         self.stop_at = Some((now + self.grace, signal));
         warn!(
             "{}: pressed the guest's power button; it has {} s to power off (send it again to stop now)",
@@ -193,10 +226,26 @@ mod tests {
 
     use super::*;
 
-    fn supervisor(time_out_at: Option<Instant>) -> (Supervisor, OutcomeLatch, Rc<Cell<u32>>) {
+    /// Counts what is done to it.
+    #[derive(Clone, Default)]
+    struct CountingButton {
+        presses: Rc<Cell<u32>>,
+        reminders: Rc<Cell<u32>>,
+    }
+
+    impl PowerButton for CountingButton {
+        fn press(&self) {
+            self.presses.set(self.presses.get() + 1);
+        }
+
+        fn remind(&self) {
+            self.reminders.set(self.reminders.get() + 1);
+        }
+    }
+
+    fn supervisor(time_out_at: Option<Instant>) -> (Supervisor, OutcomeLatch, CountingButton) {
         let latch = OutcomeLatch::new().unwrap();
-        let presses = Rc::new(Cell::new(0));
-        let button = Rc::clone(&presses);
+        let button = CountingButton::default();
         let pair = || {
             let stream = UnixStream::pair().unwrap().0;
             stream.set_nonblocking(true).unwrap();
@@ -205,35 +254,39 @@ mod tests {
         let signals = TerminationSignals {
             streams: [(libc::SIGTERM, pair()), (libc::SIGINT, pair())],
         };
-        let press = Box::new(move || button.set(button.get() + 1));
+        let pressed = Box::new(button.clone());
         let grace = Duration::from_secs(5);
         (
-            Supervisor::new(latch.clone(), signals, press, grace, time_out_at),
+            Supervisor::new(latch.clone(), signals, pressed, grace, time_out_at),
             latch,
-            presses,
+            button,
         )
     }
 
     #[test]
     fn first_signal_presses_the_button_second_stops() {
-        let (mut supervisor, latch, presses) = supervisor(None);
+        let (mut supervisor, latch, button) = supervisor(None);
         let now = Instant::now();
         assert_eq!(supervisor.check_deadlines(now), -1);
         supervisor.on_signal(libc::SIGTERM, 1, now);
-        assert_eq!((presses.get(), latch.get()), (1, None));
+        assert_eq!((button.presses.get(), latch.get()), (1, None));
         supervisor.on_signal(libc::SIGINT, 1, now);
         assert_eq!(
-            (presses.get(), latch.get()),
+            (button.presses.get(), latch.get()),
             (1, Some(Outcome::Signal(libc::SIGINT)))
         );
     }
 
     #[test]
     fn a_guest_that_ignores_the_button_is_stopped_after_the_grace_period() {
-        let (mut supervisor, latch, _) = supervisor(None);
+        let (mut supervisor, latch, button) = supervisor(None);
         let now = Instant::now();
         supervisor.on_signal(libc::SIGTERM, 1, now);
-        assert_eq!(supervisor.check_deadlines(now), 5001);
+        // Not before it was reminded, twice a second.
+        assert_eq!(supervisor.check_deadlines(now), 501);
+        let almost = now + Duration::from_millis(4990);
+        assert_eq!(supervisor.check_deadlines(almost), 11);
+        assert_eq!(button.reminders.get(), 2);
         assert_eq!(latch.get(), None);
         assert_eq!(supervisor.check_deadlines(now + Duration::from_secs(5)), 0);
         assert_eq!(latch.get(), Some(Outcome::Signal(libc::SIGTERM)));
@@ -243,8 +296,8 @@ mod tests {
     fn the_nearest_deadline_counts() {
         let now = Instant::now();
         let (mut supervisor, latch, _) = supervisor(Some(now + Duration::from_secs(1)));
-        supervisor.on_signal(libc::SIGTERM, 1, now);
         assert_eq!(supervisor.check_deadlines(now), 1001);
+        supervisor.on_signal(libc::SIGTERM, 1, now);
         supervisor.check_deadlines(now + Duration::from_secs(2));
         assert_eq!(latch.get(), Some(Outcome::Timeout));
     }

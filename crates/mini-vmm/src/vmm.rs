@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
@@ -140,20 +141,10 @@ impl Run<'_> {
         latch: &OutcomeLatch,
         time_out_at: Option<Instant>,
     ) -> Result<Rc<RefCell<Supervisor>>, Error> {
-        let acpi_pm = machine.platform.acpi_pm.clone();
-        let press = move || {
-            if let Err(error) = acpi_pm.press_power_button() {
-                warn!("can't press the power button: {error}");
-            }
-        };
+        let button = Box::new(Arc::clone(&machine.platform.acpi_pm));
         let signals = self.signals.try_clone().map_err(Error::Events)?;
-        let supervisor = Supervisor::new(
-            latch.clone(),
-            signals,
-            Box::new(press),
-            POWER_OFF_GRACE,
-            time_out_at,
-        );
+        let supervisor =
+            Supervisor::new(latch.clone(), signals, button, POWER_OFF_GRACE, time_out_at);
         Ok(Rc::new(RefCell::new(supervisor)))
     }
 }

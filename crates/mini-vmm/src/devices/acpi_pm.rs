@@ -89,6 +89,18 @@ impl AcpiPm {
         self.irq.write(1)
     }
 
+    /// Raises the interrupt again if there are events that the guest has not read: it is an edge, and
+    /// one that comes before the guest listens is lost.
+    ///
+    /// # Errors
+    /// When the interrupt can't be raised.
+    pub fn remind(&self) -> io::Result<()> {
+        if lock(&self.state).events == 0 {
+            return Ok(());
+        }
+        self.irq.write(1)
+    }
+
     fn sleep_control(&self, value: u8) {
         let sleep_type = (value & SLEEP_TYPE) >> SLEEP_TYPE_SHIFT;
         let mut state = lock(&self.state);
@@ -185,6 +197,21 @@ mod tests {
 
     fn acpi_pm() -> AcpiPm {
         AcpiPm::new(OutcomeLatch::new().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn reminds_only_of_what_was_not_read() {
+        let pm = AcpiPm::new(OutcomeLatch::new().unwrap()).unwrap();
+        pm.remind().unwrap();
+        assert!(pm.irq().read().is_err(), "nothing to remind of");
+        pm.press_power_button().unwrap();
+        pm.remind().unwrap();
+        assert_eq!(pm.irq().read().unwrap(), 2);
+        let mut events = [0];
+        pm.pio_read(PioAddress(GED_EVENTS), 0, &mut events);
+        assert_eq!(events, [GED_POWER_BUTTON]);
+        pm.remind().unwrap();
+        assert!(pm.irq().read().is_err(), "the guest has read it");
     }
 
     #[test]
