@@ -129,8 +129,8 @@ fn judge(job: &Job, outcome: &Outcome, cause: &str) -> Tally {
     }
 }
 
-/// Adds the test executables: in the AMD bed all but xtask's, in the Intel bed, which is slow, only
-/// those tests that use KVM. Integration tests that need no KVM ran on the host.
+/// Adds the tests that use KVM: the files `tests/kvm*.rs`, and unit tests with `kvm` in their name. The
+/// others ran on the host, and emulation makes them take minutes.
 fn add_tests(
     vendor: Vendor,
     only: &str,
@@ -144,17 +144,16 @@ fn add_tests(
     let mut used = false;
     for (index, test) in tests.enumerate() {
         let is_kvm = test.kind == Kind::Integration && test.target.starts_with("kvm");
-        let filter = match (vendor, test.kind) {
+        let filter = match test.kind {
             _ if is_kvm => "",
-            (_, Kind::Integration) => continue,
-            (Vendor::Amd, Kind::Unit) => "",
-            (Vendor::Intel, Kind::Unit) => "kvm",
+            Kind::Integration => continue,
+            Kind::Unit => "kvm",
         };
         let name = format!("{}::{}", test.package, test.target);
         if !name.contains(only) {
             continue;
         }
-        if vendor == Vendor::Intel && test.kind == Kind::Unit && !has_tests(test, filter)? {
+        if test.kind == Kind::Unit && !has_tests(test, filter)? {
             continue;
         }
         used = true;

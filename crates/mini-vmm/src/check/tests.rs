@@ -148,8 +148,8 @@ pub(super) fn host_kvm(test: &str) -> Option<Kvm> {
 }
 
 #[test]
-fn guest_test_agrees_with_the_hosts_cpu() {
-    if host_kvm("check::tests::guest_test_agrees_with_the_hosts_cpu").is_none() {
+fn kvm_agrees_with_the_guest_test() {
+    if host_kvm("check::tests::kvm_agrees_with_the_guest_test").is_none() {
         return;
     }
     let report = probe(Path::new("/dev/kvm"));
@@ -173,9 +173,9 @@ fn guest_test_agrees_with_the_hosts_cpu() {
 }
 
 #[test]
-fn supported_cpuid_of_this_host_becomes_a_guests() {
+fn kvm_supports_a_cpuid_that_becomes_a_guests() {
     use crate::cpu::{cpuid, lapic, msrs};
-    let Some(kvm) = host_kvm("check::tests::supported_cpuid_of_this_host_becomes_a_guests") else {
+    let Some(kvm) = host_kvm("check::tests::kvm_supports_a_cpuid_that_becomes_a_guests") else {
         return;
     };
     let vm = kvm.create_vm().unwrap();
