@@ -4,7 +4,7 @@
 //! A small KVM virtual machine monitor that boots stock Linux kernels.
 //!
 //! Data flows one way: a [`spec::VmSpec`] becomes a machine, the machine runs until there is an
-//! [`outcome::Outcome`], and the outcome becomes the exit code. `unsafe` has one address: `sys.rs`.
+//! [`outcome::Outcome`], and the outcome becomes the exit code. `unsafe` has one address: `sys/`.
 
 pub mod acpi;
 pub mod boot;

@@ -325,11 +325,7 @@ impl VmSpec {
             return Err(Error::FeatureName { name: name.clone() });
         }
         validate_timeout(self.timeout)?;
-        if let Some(port) = self.debug_exit
-            && let Some(owner) = layout::port_owner(port)
-        {
-            return Err(Error::TakenPort { port, owner });
-        }
+        validate_debug_exit(self.debug_exit)?;
         validate_path("kernel", &self.kernel)?;
         if let Some(initrd) = &self.initrd {
             validate_path("initrd", initrd)?;
@@ -360,6 +356,11 @@ fn validate_cmdline(cmdline: &str) -> Result<(), Error> {
         return Err(Error::LongCmdline { len: cmdline.len() });
     }
     Ok(())
+}
+
+fn validate_debug_exit(port: Option<u16>) -> Result<(), Error> {
+    let taken = |port| layout::port_owner(port).map(|owner| Error::TakenPort { port, owner });
+    port.and_then(taken).map_or(Ok(()), Err)
 }
 
 fn validate_timeout(timeout: Option<Duration>) -> Result<(), Error> {

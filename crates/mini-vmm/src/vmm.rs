@@ -116,9 +116,9 @@ impl Run<'_> {
         };
         let vcpus = VcpuEventSubscriber::new(vcpu_events, move |event| on_event.apply(event));
         manager.add_subscriber(Rc::new(RefCell::new(vcpus)) as Subscriber);
-        if let Some(serial) = &machine.platform.serial
-            && let Some(input) = self.console.attach_input(serial.clone(), latch.clone())
-        {
+        let serial = machine.platform.serial.clone();
+        let input = serial.and_then(|serial| self.console.attach_input(serial, latch.clone()));
+        if let Some(input) = input {
             manager.add_subscriber(Rc::new(RefCell::new(input)) as Subscriber);
         }
 

@@ -51,9 +51,10 @@ fn give_back() {
 }
 
 fn restore() {
-    if terminal_signals::in_foreground()
-        && let Some(cooked) = COOKED.get()
-    {
+    if !terminal_signals::in_foreground() {
+        return;
+    }
+    if let Some(cooked) = COOKED.get() {
         // Now, without draining: a terminal that was stopped with Ctrl-S never drains.
         let _ = tcsetattr(stdio::stdin(), OptionalActions::Now, cooked);
     }
