@@ -15,7 +15,7 @@ use log::warn;
 use crate::devices::AcpiPm;
 use crate::outcome::{Outcome, OutcomeLatch};
 
-/// SIGTERM and SIGINT as readable streams. The handlers are installed once per process.
+/// SIGTERM and SIGINT as readable streams. The handlers stay for the rest of the process's life.
 #[derive(Debug)]
 pub struct TerminationSignals {
     streams: [(i32, UnixStream); 2],
@@ -152,10 +152,10 @@ impl Supervisor {
         i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX)
     }
 
-    /// What is to happen instead of another boot, when the guest has asked for a reset: the end, if
-    /// the process was told to end or has run out of time. A guest that resets as soon as it starts
-    /// leaves the event loop no time to see either.
-    pub fn instead_of_reset(&mut self, now: Instant) -> Option<Outcome> {
+    /// The outcome that is due before the guest runs (again): the process was told to end, or has run
+    /// out of time. Loading takes a while, and a guest that resets as soon as it starts leaves the
+    /// event loop no time to see either.
+    pub fn overdue(&mut self, now: Instant) -> Option<Outcome> {
         let told = self.stop_at.map(|(_, signal)| signal);
         if let Some(signal) = told.or_else(|| self.signals.pending()) {
             return Some(Outcome::Signal(signal));
@@ -306,14 +306,14 @@ mod tests {
     fn reset_is_the_end_after_a_signal_or_out_of_time() {
         let now = Instant::now();
         let (mut told, _, _) = supervisor(None);
-        assert_eq!(told.instead_of_reset(now), None);
+        assert_eq!(told.overdue(now), None);
         told.on_signal(libc::SIGINT, 1, now);
-        let outcome = told.instead_of_reset(now);
+        let outcome = told.overdue(now);
         assert_eq!(outcome, Some(Outcome::Signal(libc::SIGINT)));
 
         let (mut late, _, _) = supervisor(Some(now));
-        assert_eq!(late.instead_of_reset(now - Duration::from_nanos(1)), None);
-        assert_eq!(late.instead_of_reset(now), Some(Outcome::Timeout));
+        assert_eq!(late.overdue(now - Duration::from_nanos(1)), None);
+        assert_eq!(late.overdue(now), Some(Outcome::Timeout));
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
         let (reader, mut writer) = UnixStream::pair().unwrap();
         supervisor.signals.streams[0].1 = reader;
         writer.write_all(&[0]).unwrap();
-        let outcome = supervisor.instead_of_reset(Instant::now());
+        let outcome = supervisor.overdue(Instant::now());
         assert_eq!(outcome, Some(Outcome::Signal(libc::SIGTERM)));
     }
 

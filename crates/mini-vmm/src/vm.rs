@@ -33,22 +33,33 @@ const VCPU_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// KVM refused a step of building the machine.
-    #[error("KVM can't {step}")]
+    #[error("KVM can't {step} ({reason}); {}", hint(reason.errno()))]
     Kvm {
         /// What was asked for.
         step: &'static str,
         /// Its answer.
-        source: kvm_ioctls::Error,
+        reason: kvm_ioctls::Error,
+    },
+    /// KVM has a lower limit on vCPUs than the machine.
+    #[error("this host's KVM runs {max} vCPUs at most, not {cpus}; ask for fewer with --cpus")]
+    TooManyCpus {
+        /// How many were asked for.
+        cpus: u8,
+        /// How many KVM takes.
+        max: usize,
     },
     /// Guest memory can't be had.
     #[error(transparent)]
     Memory(#[from] memory::Error),
     /// A device can't be made.
-    #[error("can't make the machine's devices")]
-    Devices(#[source] io::Error),
+    #[error("can't make the machine's devices ({reason}); {}", hint(reason.raw_os_error().unwrap_or(0)))]
+    Devices {
+        /// What the host said.
+        reason: io::Error,
+    },
     /// Two devices claim the same ports.
-    #[error("can't put the devices on the bus")]
-    Bus(#[from] vcpu_loop::bus::Error),
+    #[error("can't put the devices on the bus ({0}); move the debug-exit port")]
+    Bus(vcpu_loop::bus::Error),
     /// The ACPI tables can't be written.
     #[error(transparent)]
     Acpi(#[from] acpi::Error),
@@ -74,7 +85,17 @@ pub enum Error {
 
 /// Names the step that KVM refused.
 fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    move |source| Error::Kvm { step, source }
+    move |reason| Error::Kvm { step, reason }
+}
+
+/// What helps against a refusal of the host.
+fn hint(errno: i32) -> &'static str {
+    match errno {
+        libc::EMFILE | libc::ENFILE => "raise the limit on open files (ulimit -n)",
+        libc::ENOMEM | libc::EAGAIN => "free memory, or raise the limits on memory and threads",
+        libc::EBUSY => "another hypervisor may hold the CPU's virtualization, stop it",
+        _ => "run `mini-vmm check`, and look at the host's kernel log",
+    }
 }
 
 /// The files that a machine boots from, opened once: a reset boots from the same files.
@@ -100,6 +121,62 @@ impl Images {
     }
 }
 
+/// A machine with its kernel in memory, before it has devices and vCPUs. Whatever is wrong with the
+/// images shows here, before anything outside of this process was touched.
+#[derive(Debug)]
+pub struct Loading {
+    vm: VmFd,
+    memory: GuestMemoryMmap,
+    loaded: Loaded,
+}
+
+impl Loading {
+    /// Makes the VM and its memory, and loads the kernel.
+    ///
+    /// # Errors
+    /// [`Error`] names the step and its reason.
+    pub fn start(host: &Kvm, spec: &VmSpec, images: &Images) -> Result<Self, Error> {
+        let vm = create_vm(host, spec.cpus)?;
+        let memory = memory::allocate(spec.memory)?;
+        memory::register(&vm, &memory)?;
+        let loaded = load_kernel(spec, images, &memory)?;
+        Ok(Loading { vm, memory, loaded })
+    }
+
+    /// Adds devices and vCPUs.
+    ///
+    /// # Errors
+    /// [`Error`] names the step and its reason.
+    pub fn finish(
+        self,
+        host: &Kvm,
+        spec: &VmSpec,
+        output: Option<ConsoleOutput>,
+        latch: &OutcomeLatch,
+    ) -> Result<(Machine, VcpuEvents), Error> {
+        let Loading { vm, memory, loaded } = self;
+        create_irqchip(&vm, spec.legacy_timer)?;
+        let platform = create_platform(spec, output, latch)?;
+        connect_interrupts(&vm, &platform)?;
+        let bus = port_bus(&platform)?;
+        let (sender, events) =
+            vcpu_loop::vcpu_events().map_err(|reason| Error::Devices { reason })?;
+        let mut vcpus = VcpuSet::new(sender);
+        let ready = create_vcpus(host, &vm, spec, &memory, &loaded)?;
+        for (id, vcpu) in ready.into_iter().enumerate() {
+            let io = MachineIo::new(Arc::clone(&bus), latch.clone());
+            vcpus.spawn(id as u32, vcpu, io)?;
+        }
+        let machine = Machine {
+            vcpus,
+            platform,
+            _vm: vm,
+            _memory: memory,
+        };
+        Ok((machine, events))
+    }
+}
+
 /// A machine whose vCPUs are ready.
 #[derive(Debug)]
 pub struct Machine {
@@ -113,45 +190,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine that `spec` describes, with its kernel loaded.
-    ///
-    /// # Errors
-    /// [`Error`] names the step and its reason.
-    pub fn build(
-        host: &Kvm,
-        spec: &VmSpec,
-        images: &Images,
-        output: Option<ConsoleOutput>,
-        latch: &OutcomeLatch,
-    ) -> Result<(Self, VcpuEvents), Error> {
-        let vm = host.create_vm().map_err(kvm("create a virtual machine"))?;
-        let memory = memory::allocate(spec.memory)?;
-        memory::register(&vm, &memory)?;
-        create_irqchip(&vm, spec.legacy_timer)?;
-        let platform = create_platform(spec, output, latch)?;
-        connect_interrupts(&vm, &platform)?;
-        let bus = port_bus(&platform)?;
-        let loaded = load_kernel(spec, images, &memory)?;
-        let (sender, events) = vcpu_loop::vcpu_events().map_err(Error::Devices)?;
-        let mut vcpus = VcpuSet::new(sender);
-        for (id, vcpu) in create_vcpus(host, &vm, spec, &memory, &loaded)?
-            .into_iter()
-            .enumerate()
-        {
-            let io = MachineIo::new(Arc::clone(&bus), latch.clone());
-            vcpus.spawn(id as u32, vcpu, io)?;
-        }
-        Ok((
-            Machine {
-                vcpus,
-                platform,
-                _vm: vm,
-                _memory: memory,
-            },
-            events,
-        ))
-    }
-
     /// Lets the vCPUs enter the guest.
     ///
     /// # Errors
@@ -166,6 +204,23 @@ impl Machine {
     /// A vCPU that does not obey in time.
     pub fn stop(&mut self) -> Result<(), Error> {
         Ok(self.vcpus.stop(VCPU_DEADLINE)?)
+    }
+}
+
+/// The virtual machine, if KVM has room for its vCPUs.
+fn create_vm(host: &Kvm, cpus: u8) -> Result<VmFd, Error> {
+    if cpus > 1 && host.get_max_vcpus() < usize::from(cpus) {
+        return Err(Error::TooManyCpus {
+            cpus,
+            max: host.get_max_vcpus(),
+        });
+    }
+    loop {
+        match host.create_vm() {
+            // It takes all locks of the address space, which a signal may interrupt.
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result.map_err(kvm("create a virtual machine")),
+        }
     }
 }
 
@@ -200,7 +255,7 @@ fn create_platform(
         on_panic: spec.on_panic,
         debug_exit: spec.debug_exit,
     };
-    Platform::new(config, latch).map_err(Error::Devices)
+    Platform::new(config, latch).map_err(|reason| Error::Devices { reason })
 }
 
 /// Devices raise interrupts by eventfd: no exit and no lock of ours on the way.
@@ -219,7 +274,8 @@ fn connect_interrupts(vm: &VmFd, platform: &Platform<ConsoleOutput>) -> Result<(
 fn port_bus(platform: &Platform<ConsoleOutput>) -> Result<Arc<Bus>, Error> {
     let mut bus = BusBuilder::new();
     for (range, device) in platform.ports() {
-        bus.insert_pio(range.base, u32::from(range.size), device)?;
+        bus.insert_pio(range.base, u32::from(range.size), device)
+            .map_err(Error::Bus)?;
     }
     Ok(bus.build())
 }

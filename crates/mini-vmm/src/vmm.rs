@@ -19,14 +19,14 @@ use crate::console::{self, Console};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::{OnReboot, VmSpec};
 use crate::supervisor::{Supervisor, TerminationSignals};
-use crate::vm::{self, Images, Machine};
+use crate::vm::{self, Images, Loading, Machine};
 use crate::{boot, check};
 
 /// Where the host's KVM is.
 pub const KVM: &str = "/dev/kvm";
 
 /// How long a guest has to power off after a signal pressed its power button.
-const POWER_OFF_GRACE: Duration = Duration::from_secs(5);
+const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -44,15 +44,16 @@ pub enum Error {
     #[error(transparent)]
     Machine(#[from] vm::Error),
     /// The host has no file descriptors left for signals and events.
-    #[error("can't wait for events; raise the limit on open files")]
-    Events(#[source] io::Error),
+    #[error("can't wait for events ({0}); raise the limit on open files")]
+    Events(io::Error),
     /// The event loop failed.
-    #[error("the event loop failed")]
-    EventLoop(#[source] event_manager::Error),
+    #[error("the event loop failed ({0}); raise the limits on open files and memory")]
+    EventLoop(event_manager::Error),
 }
 
 /// Runs the machine that `spec` describes until there is an outcome. What a failed vCPU left behind
-/// is printed on standard error.
+/// is printed on standard error. SIGTERM and SIGINT press the guest's power button from now on, and
+/// have no effect of their own for the rest of the process's life.
 ///
 /// # Errors
 /// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
@@ -60,19 +61,22 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
     let images = Images::open(spec)?;
     let host = check::open_kvm(Path::new(KVM))?;
     let signals = TerminationSignals::install().map_err(Error::Events)?;
-    let console = Console::open(&spec.serial)?;
     let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
+    let mut loading = Loading::start(&host, spec, &images)?;
+    // Only now: a kernel that can't be booted has emptied no file and left the terminal alone.
+    let console = Console::open(&spec.serial)?;
+    let run = Run {
+        spec,
+        host: &host,
+        console: &console,
+        signals: &signals,
+        time_out_at,
+    };
     loop {
-        let run = Run {
-            spec,
-            images: &images,
-            host: &host,
-            console: &console,
-            signals: &signals,
-        };
-        let (outcome, report) = run.machine(time_out_at)?;
+        let (outcome, report) = run.machine(loading)?;
         if outcome == Outcome::Reset && spec.on_reboot == OnReboot::Reset {
             info!("the guest asked for a reset, starting again");
+            loading = Loading::start(&host, spec, &images)?;
             continue;
         }
         // The terminal is as it was before anything longer than a line is printed.
@@ -88,26 +92,25 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
 /// What one machine after another runs with.
 struct Run<'a> {
     spec: &'a VmSpec,
-    images: &'a Images,
     host: &'a Kvm,
     console: &'a Console,
     signals: &'a TerminationSignals,
+    time_out_at: Option<Instant>,
 }
 
 impl Run<'_> {
-    /// Builds a machine and runs it until there is an outcome.
-    fn machine(
-        &self,
-        time_out_at: Option<Instant>,
-    ) -> Result<(Outcome, Option<Box<FailureReport>>), Error> {
+    /// Finishes a machine and runs it until there is an outcome.
+    fn machine(&self, loading: Loading) -> Result<(Outcome, Option<Box<FailureReport>>), Error> {
         let latch = OutcomeLatch::new().map_err(Error::Events)?;
         let output = self.console.output();
-        let (mut machine, vcpu_events) =
-            Machine::build(self.host, self.spec, self.images, output, &latch)?;
+        let (mut machine, vcpu_events) = loading.finish(self.host, self.spec, output, &latch)?;
         let report = Rc::new(RefCell::new(None));
 
         let mut manager = EventManager::new().map_err(Error::EventLoop)?;
-        let supervisor = self.supervisor(&machine, &latch, time_out_at)?;
+        let supervisor = self.supervisor(&machine, &latch)?;
+        if let Some(outcome) = supervisor.borrow_mut().overdue(Instant::now()) {
+            return Ok((outcome, None));
+        }
         manager.add_subscriber(Rc::clone(&supervisor) as Subscriber);
         let on_event = VcpuPolicy {
             on_reboot: self.spec.on_reboot,
@@ -124,8 +127,8 @@ impl Run<'_> {
 
         machine.start()?;
         let mut outcome = wait(&mut manager, &supervisor, &latch)?;
-        if outcome == Outcome::Reset && self.spec.on_reboot == OnReboot::Reset {
-            let instead = supervisor.borrow_mut().instead_of_reset(Instant::now());
+        if outcome == Outcome::Reset {
+            let instead = supervisor.borrow_mut().overdue(Instant::now());
             outcome = instead.unwrap_or(outcome);
         }
         if let Err(error) = machine.stop() {
@@ -139,12 +142,16 @@ impl Run<'_> {
         &self,
         machine: &Machine,
         latch: &OutcomeLatch,
-        time_out_at: Option<Instant>,
     ) -> Result<Rc<RefCell<Supervisor>>, Error> {
         let button = Box::new(Arc::clone(&machine.platform.acpi_pm));
         let signals = self.signals.try_clone().map_err(Error::Events)?;
-        let supervisor =
-            Supervisor::new(latch.clone(), signals, button, POWER_OFF_GRACE, time_out_at);
+        let supervisor = Supervisor::new(
+            latch.clone(),
+            signals,
+            button,
+            POWER_OFF_GRACE,
+            self.time_out_at,
+        );
         Ok(Rc::new(RefCell::new(supervisor)))
     }
 }
@@ -202,10 +209,11 @@ impl VcpuPolicy {
         }
     }
 
-    /// Keeps the first report: later ones are its consequences.
+    /// Keeps the report if the failure is the outcome; otherwise it is a consequence of another one.
     fn fail(&self, report: Box<FailureReport>) {
-        self.report.borrow_mut().get_or_insert(report);
-        self.latch.set(Outcome::VcpuFailure);
+        if self.latch.set(Outcome::VcpuFailure) {
+            *self.report.borrow_mut() = Some(report);
+        }
     }
 
     /// KVM API, `KVM_EXIT_SYSTEM_EVENT`.

@@ -257,10 +257,9 @@ fn guest_that_ignores_a_signal_is_stopped_after_the_grace_period() {
     running.await_output("up\n");
     running.signal(Signal::TERM);
     let ended = running.end();
-    ended.expect(143).says(&["SIGTERM", "it has 5 s"]);
+    ended.expect(143).says(&["SIGTERM", "it has 10 s"]);
     let took = ended.took;
-    assert!(took >= Duration::from_secs(5), "{took:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took >= Duration::from_secs(10), "{took:?}");
 }
 
 #[test]
