@@ -58,6 +58,19 @@ fn kernel_that_is_a_directory_is_refused() {
 }
 
 #[test]
+fn refused_kernel_leaves_the_serial_file_alone() {
+    if !has_kvm("refused_kernel_leaves_the_serial_file_alone") {
+        return;
+    }
+    let mut vm = Vm::of_file(b"no kernel at all");
+    let log = vm.path("log");
+    fs::write(&log, "what the last run said").unwrap();
+    vm.args([format!("--serial=file={}", log.display())]);
+    refused(&vm.run(), &["kernel"]);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "what the last run said");
+}
+
+#[test]
 fn initrd_that_does_not_fit_is_refused() {
     let Some(mut vm) = vm("initrd_that_does_not_fit_is_refused") else {
         return;
