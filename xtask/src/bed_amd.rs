@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::bed::{End, Machine, Sink};
 use crate::packages;
-use crate::process::has_program;
+use crate::process::tied;
 
 /// Installs what the bed needs.
 pub fn require() -> Result<()> {
@@ -56,16 +56,6 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     })
 }
 
-/// A command that ends when xtask does, where util-linux can see to it.
-pub fn tied(program: &str) -> Command {
-    if !has_program("setpriv") {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", program]);
-    command
-}
-
 /// Waits until `child` ends, at most `timeout`; then kills it. Returns whether it ended by itself.
 pub fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<bool> {
     let started = Instant::now();
@@ -84,7 +74,7 @@ pub fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<bool> {
 
 fn qemu(machine: &Machine) -> Command {
     let bed = machine.bed;
-    let mut command = tied("qemu-system-x86_64");
+    let mut command = tied(&Command::new("qemu-system-x86_64"));
     command.args([
         "-accel",
         "tcg,thread=multi",

@@ -13,9 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::bed::{Bed, End, Machine, Sink};
-use crate::bed_amd::{tied, wait};
+use crate::bed_amd::wait;
 use crate::packages::{self, Need};
-use crate::process::{capture_ok, read, write};
+use crate::process::{capture_ok, read, tied, write};
 use crate::workspace::Scratch;
 
 const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
@@ -70,7 +70,7 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     write(&scratch.path("bochsrc"), configuration(machine))?;
     // Debian's Bochs has the debugger compiled in, which waits for a command: continue, then quit.
     write(&scratch.path("debugger"), "c\nq\n")?;
-    let mut command = tied("bochs-bin");
+    let mut command = tied(&Command::new("bochs-bin"));
     command.arg("-q").arg("-f").arg(scratch.path("bochsrc"));
     command.arg("-rc").arg(scratch.path("debugger"));
     let stdout = File::create(scratch.path("stdout"))?;

@@ -15,7 +15,8 @@ use crate::workspace::{Scratch, cache_dir};
 /// A program, or a file by its absolute path, and the package that brings it.
 pub type Need<'a> = (&'a str, &'a str);
 
-fn is_root() -> bool {
+/// Whether xtask may install packages.
+pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 

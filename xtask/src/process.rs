@@ -3,10 +3,12 @@
 
 //! Progress lines and child processes.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -97,6 +99,104 @@ pub fn capture_ok(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// What came of a command with a time limit.
+#[derive(Debug)]
+pub struct Limited {
+    /// Its status; none when it, or a process that it left behind, ran over the limit and was killed.
+    pub status: Option<ExitStatus>,
+    /// What it printed on stdout, then what on stderr; up to the limit.
+    pub text: String,
+}
+
+/// As [`capture`], in a process group of its own, which is killed when `limit` is over. It ends when
+/// xtask does: a terminal's Ctrl-C reaches only xtask's group.
+pub fn capture_limited(command: &Command, limit: Duration) -> Result<Limited> {
+    let deadline = Instant::now() + limit;
+    let mut group = tied(command);
+    group.stdin(Stdio::null()).process_group(0);
+    group.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = group
+        .spawn()
+        .with_context(|| format!("can't run {}", show(command)))?;
+    let (open, closed) = channel();
+    let stdout = collect(child.stdout.take(), open.clone());
+    let stderr = collect(child.stderr.take(), open);
+    // Nothing is ever sent: the readers hang up when the last writer of both pipes is gone.
+    let over = closed.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+    let status = if over {
+        None
+    } else {
+        wait_until(&mut child, deadline)?
+    };
+    if status.is_none() {
+        // The standard library can kill one process only.
+        let kill = format!("kill -KILL -{}", child.id());
+        capture(Command::new("sh").args(["-c", &kill]))?;
+        child.wait()?;
+        // The readers get a moment to read what is left; a process outside the group may hold on.
+        let _ = closed.recv_timeout(Duration::from_secs(1));
+    }
+    let text = [stdout, stderr].map(|pipe| {
+        let bytes = pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    Ok(Limited {
+        status,
+        text: text.join("\n"),
+    })
+}
+
+/// Reads `pipe` to its end in a thread, which then drops `open`.
+fn collect(pipe: Option<impl Read + Send + 'static>, open: Sender<()>) -> Arc<Mutex<Vec<u8>>> {
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let text = Arc::clone(&all);
+    thread::spawn(move || {
+        let _open = open;
+        let Some(mut pipe) = pipe else { return };
+        let mut buffer = [0; 8192];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+            text.extend_from_slice(&buffer[..count]);
+        }
+    });
+    all
+}
+
+fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// `command`, made to end when xtask does, where util-linux can see to it.
+pub fn tied(command: &Command) -> Command {
+    let mut tied = match has_program("setpriv") {
+        true => Command::new("setpriv"),
+        false => Command::new(command.get_program()),
+    };
+    if has_program("setpriv") {
+        tied.args(["--pdeathsig", "TERM"])
+            .arg(command.get_program());
+    }
+    tied.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(name, value),
+            None => tied.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        tied.current_dir(directory);
+    }
+    tied
+}
+
 /// The command as one would type it.
 pub fn show(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
@@ -178,6 +278,22 @@ mod tests {
         );
         assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
         assert_eq!(last_lines("a", 2), "a");
+    }
+
+    #[test]
+    fn a_limit_ends_the_whole_group_and_keeps_the_output() {
+        let run = |script: &str, limit| {
+            let mut shell = Command::new("sh");
+            capture_limited(shell.args(["-c", script]), Duration::from_millis(limit)).unwrap()
+        };
+        let started = Instant::now();
+        let hung = run("echo out; echo err >&2; sleep 60 & wait", 300);
+        assert_eq!((hung.status, hung.text.as_str()), (None, "out\n\nerr\n"));
+        // What the shell leaves behind holds the pipes, and is in the group.
+        assert!(run("sleep 60 & echo left", 300).status.is_none());
+        assert!(started.elapsed() < Duration::from_secs(20));
+        let ended = run("echo $$; exit 3", 30_000);
+        assert_eq!(ended.status.and_then(|status| status.code()), Some(3));
     }
 
     #[test]

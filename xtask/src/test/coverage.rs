@@ -13,13 +13,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::parts::TEST_LIMIT;
 use super::summary::Tally;
 use crate::build;
 use crate::packages;
-use crate::process::{capture_ok, read};
+use crate::process::{capture_limited, capture_ok, last_lines, read, show};
 use crate::workspace::{Scratch, TARGET, root};
 
 const CONFIG: &str = "coverage_config_x86_64.json";
@@ -31,6 +32,8 @@ const TOLERANCE: f64 = 0.5;
 pub fn check() -> Result<Tally> {
     let (profdata, cov) = match tools() {
         Ok(tools) => tools,
+        // Root installs what is missing: that this failed is worth a look.
+        Err(error) if packages::is_root() => return Err(error.context("no matching LLVM tools")),
         Err(error) => return Ok(Tally::skip(format!("no matching LLVM tools: {error:#}"))),
     };
     let config: Value = serde_json::from_slice(&read(&root().join(CONFIG))?)
@@ -105,7 +108,15 @@ fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
         command.env("CARGO_MANIFEST_DIR", &test.directory);
         command.env("MINI_VMM_NO_KVM", "1");
         command.env("LLVM_PROFILE_FILE", raw.join("%p-%m.profraw"));
-        capture_ok(&mut command)?;
+        let end = capture_limited(&command, TEST_LIMIT)?;
+        if !end.status.is_some_and(|status| status.success()) {
+            let how = match end.status {
+                Some(status) => format!("failed ({status})"),
+                None => format!("ran over {} s and was ended", TEST_LIMIT.as_secs()),
+            };
+            let said = last_lines(&end.text, 60);
+            bail!("{} {how}; its last lines:\n{said}", show(&command));
+        }
         objects.push(test.path);
     }
     Ok(objects)

@@ -4,6 +4,7 @@
 //! The parts of `cargo xtask test` that run on the host.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use super::{Run, beds, coverage, licenses};
 use crate::build::{Kind, TestBinary, statically};
 use crate::host;
 use crate::packages;
-use crate::process::{capture, capture_ok};
+use crate::process::{capture_limited, capture_ok, last_lines};
 use crate::workspace::{cargo, metadata};
 
 /// A part of the test run.
@@ -27,6 +28,12 @@ pub struct Part {
     /// Runs it.
     pub run: fn(&mut Run),
 }
+
+/// How long a test executable may take on the host.
+pub const TEST_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long the documentation's tests may take, which are built while they run.
+const DOC_LIMIT: Duration = Duration::from_secs(900);
 
 /// All parts, in order: what fails fast comes first.
 #[rustfmt::skip]
@@ -102,8 +109,7 @@ fn doctests(run: &mut Run) {
         command.args(["test", "--doc", "--workspace", "--all-features"]);
         statically(&mut command);
         without_kvm_if_unusable(&mut command);
-        let (text, success) = run_captured(&mut command)?;
-        Ok(libtest::count("doc tests", &text, success))
+        run_counted("doc tests", &command, DOC_LIMIT)
     });
 }
 
@@ -134,7 +140,8 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
     run.row(part, place, || {
         let mut tally = Tally::default();
         for test in tests.iter().filter(|test| test.kind == kind) {
-            tally.add(on_host(test)?);
+            let end = on_host(test);
+            tally.add(end.unwrap_or_else(|error| Tally::fail(format!("{error:#}"))));
         }
         Ok(tally)
     });
@@ -146,8 +153,7 @@ fn on_host(test: &TestBinary) -> Result<Tally> {
     command.arg("--show-output").current_dir(&test.directory);
     command.env("CARGO_MANIFEST_DIR", &test.directory);
     without_kvm_if_unusable(&mut command);
-    let (text, success) = run_captured(&mut command)?;
-    Ok(libtest::count(&test.target, &text, success))
+    run_counted(&test.target, &command, TEST_LIMIT)
 }
 
 fn without_kvm_if_unusable(command: &mut Command) {
@@ -156,10 +162,33 @@ fn without_kvm_if_unusable(command: &mut Command) {
     }
 }
 
-fn run_captured(command: &mut Command) -> Result<(String, bool)> {
-    let output = capture(command)?;
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push('\n');
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    Ok((text, output.status.success()))
+/// Runs tests and counts them. Those that run over `limit` are one failure that names them.
+fn run_counted(name: &str, command: &Command, limit: Duration) -> Result<Tally> {
+    let end = capture_limited(command, limit)?;
+    Ok(match end.status {
+        Some(status) => libtest::count(name, &end.text, status.success()),
+        None => Tally::fail(format!(
+            "{name} ran over {} s and was ended; its last lines:\n{}",
+            limit.as_secs(),
+            last_lines(&end.text, 40)
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_that_hang_are_a_failure_by_name() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo test a ... ok; sleep 60"]);
+        let tally = run_counted("kick", &command, Duration::from_millis(200)).unwrap();
+        assert_eq!((tally.passed, tally.failures.len()), (0, 1));
+        let failure = &tally.failures[0];
+        assert!(
+            failure.starts_with("kick ran over") && failure.contains("test a"),
+            "{failure}"
+        );
+    }
 }
