@@ -61,12 +61,21 @@ pub struct Kernel {
 impl Kernel {
     /// The kernel of `series`, fetched when it is not cached.
     pub fn fetch(series: Series) -> Result<Kernel> {
+        Kernel::fetch_offered(series)?.with_context(|| {
+            format!("Debian's package lists here hold no cloud kernel {series}; run `sudo apt-get update`, or give --kernel PATH")
+        })
+    }
+
+    /// As [`Kernel::fetch`]; none when Debian's package lists don't have the series.
+    pub fn fetch_offered(series: Series) -> Result<Option<Kernel>> {
         let place = cache_dir()?.join(format!("linux-{series}"));
         if !place.is_dir() {
-            let package = newest_package(series)?;
+            let Some(package) = newest_package(series)? else {
+                return Ok(None);
+            };
             packages::unpack(&package, &format!("linux-{series}"))?;
         }
-        Kernel::open(&place)
+        Kernel::open(&place).map(Some)
     }
 
     /// The preferred kernel: a cached one, else the first series that Debian offers here.
@@ -160,16 +169,13 @@ impl Kernel {
     }
 }
 
-fn newest_package(series: Series) -> Result<String> {
+fn newest_package(series: Series) -> Result<Option<String>> {
     let version = series.name().replace('.', r"\.");
     // Signed for Secure Boot or not, the kernel is the same.
     let pattern = format!(r"^linux-image-{version}[.+].*-cloud-amd64(-unsigned)?$");
-    packages::names_matching(&pattern)?
+    Ok(packages::names_matching(&pattern)?
         .into_iter()
-        .max_by_key(|name| (numbers(name), !name.ends_with("-unsigned")))
-        .with_context(|| {
-            format!("Debian's package lists here hold no cloud kernel {series}; run `sudo apt-get update`, or give --kernel PATH")
-        })
+        .max_by_key(|name| (numbers(name), !name.ends_with("-unsigned"))))
 }
 
 /// The numbers in a package's name, to compare versions.

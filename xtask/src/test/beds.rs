@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::linux::{self, Boot};
 use super::summary::{Row, Tally};
@@ -74,7 +74,10 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
     bed.timeout = Some(Duration::from_secs(900));
     let mut jobs = Vec::new();
     add_tests(vendor, only, build, &mut bed, &scratch, &mut jobs)?;
-    let boots = linux::prepare(vendor, only, &mut bed, &scratch)?;
+    let (boots, skips) = linux::prepare(vendor, only, &mut bed, &scratch)?;
+    if jobs.is_empty() && boots.is_empty() && skips.skips.is_empty() {
+        bail!("no job of the {place} has '{only}' in its name (--only)");
+    }
     if !boots.is_empty() {
         bed.add(&build::mini_vmm()?, "/bin/mini-vmm");
     }
@@ -103,10 +106,14 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
         let mut row = Row {
             part: title.to_owned(),
             place: place.to_owned(),
-            tally: Tally::default(),
+            tally: if is_linux {
+                skips.clone()
+            } else {
+                Tally::default()
+            },
             elapsed: Duration::ZERO,
         };
-        let mut any = false;
+        let mut any = !row.tally.skips.is_empty();
         for (job, outcome) in jobs.iter().zip(&log.outcomes) {
             if matches!(job.check, Check::Linux(_)) == is_linux {
                 any = true;
@@ -124,9 +131,21 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
 fn judge(job: &Job, outcome: &Outcome, cause: &str) -> Tally {
     match (&job.check, outcome.status) {
         (_, None) => Tally::fail(format!("{}: {cause}", job.name)),
-        (Check::Tests(name), Some(status)) => libtest::count(name, &outcome.output, status == 0),
+        (Check::Tests(name), Some(status)) => {
+            with_kvm(libtest::count(name, &outcome.output, status == 0))
+        }
         (Check::Linux(boot), Some(status)) => boot.judge(status, &outcome.output),
     }
+}
+
+/// A bed exists for its KVM: there, a test that finds none failed.
+fn with_kvm(mut tally: Tally) -> Tally {
+    let lacks_kvm = |skip: &String| skip.contains("/dev/kvm") || skip.contains("MINI_VMM_NO_KVM");
+    let (failed, skipped) = tally.skips.into_iter().partition(lacks_kvm);
+    let failed: Vec<String> = failed;
+    tally.failures.extend(failed);
+    tally.skips = skipped;
+    tally
 }
 
 /// Adds the tests that use KVM: the files `tests/kvm*.rs`, and unit tests with `kvm` in their name. The
@@ -323,6 +342,15 @@ mod tests {
         };
         let tally = judge(&job, &Outcome::default(), "the bed was ended");
         assert_eq!(tally.failures, ["kvm: the bed was ended"]);
+    }
+
+    #[test]
+    fn a_bed_without_kvm_fails() {
+        let mut tally = Tally::skip("kick: /dev/kvm can't be used");
+        tally.add(Tally::skip("save: MINI_VMM_NO_KVM is set"));
+        tally.add(Tally::skip("tsc: no scaling"));
+        let tally = with_kvm(tally);
+        assert_eq!((tally.failures.len(), tally.skips.len()), (2, 1));
     }
 
     #[test]

@@ -22,6 +22,8 @@ use super::summary::Tally;
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Image {
+    /// Debian's bzImage of the preferred series that it has here.
+    AnyDebian,
     /// Debian's bzImage of a series.
     Debian(Series),
     /// The ELF file out of it.
@@ -56,7 +58,7 @@ pub struct Case {
 
 const LINUX: Case = Case {
     name: "",
-    image: Image::Debian(Series::V6_1),
+    image: Image::AnyDebian,
     cpus: 1,
     arguments: "",
     cmdline: "",
@@ -66,23 +68,26 @@ const LINUX: Case = Case {
     expect: &[],
 };
 
+const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
 const BZIMAGE_6_12: Image = Image::Debian(Series::V6_12);
 const VMLINUX_6_1: Image = Image::Vmlinux(Series::V6_1);
+const VMLINUX_6_12: Image = Image::Vmlinux(Series::V6_12);
 
 /// The cases of the AMD bed.
 #[rustfmt::skip]
 const AMD: &[Case] = &[
     // Kernels, images, CPUs; each ends by ACPI power-off.
-    Case { name: "6.1-bzimage-1cpu", ..LINUX },
-    Case { name: "6.1-bzimage-2cpu", cpus: 2, ..LINUX },
+    Case { name: "6.1-bzimage-1cpu", image: BZIMAGE_6_1, ..LINUX },
+    Case { name: "6.1-bzimage-2cpu", image: BZIMAGE_6_1, cpus: 2, ..LINUX },
     Case { name: "6.1-vmlinux-1cpu", image: VMLINUX_6_1, ..LINUX },
     Case { name: "6.1-vmlinux-2cpu", image: VMLINUX_6_1, cpus: 2, ..LINUX },
     Case { name: "6.12-bzimage-1cpu", image: BZIMAGE_6_12, ..LINUX },
     Case { name: "6.12-bzimage-2cpu", image: BZIMAGE_6_12, cpus: 2, ..LINUX },
+    Case { name: "6.12-vmlinux-2cpu", image: VMLINUX_6_12, cpus: 2, ..LINUX },
     Case { name: "6.1-pvh", image: VMLINUX_6_1, cpus: 2, arguments: "--boot-protocol pvh", ..LINUX },
-    Case { name: "6.1-guest-decompresses", arguments: "--decompress guest", ..LINUX },
-    Case { name: "6.1-legacy-timer", arguments: "--legacy-timer", ..LINUX },
-    Case { name: "6.1-hidden-feature", arguments: "--cpu-features -avx2",
+    Case { name: "6.1-guest-decompresses", image: BZIMAGE_6_1, arguments: "--decompress guest", ..LINUX },
+    Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
+    Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
         guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
     // The exit contract.
     Case { name: "reboot-exits-32", guest: "reboot -f", exit: 32, ..LINUX },
@@ -109,7 +114,7 @@ const AMD: &[Case] = &[
 /// The cases of the Intel bed.
 #[rustfmt::skip]
 const INTEL: &[Case] = &[
-    Case { name: "6.1-bzimage-1cpu", cmdline: "cryptomgr.notests=1", ..LINUX },
+    Case { name: "bzimage-1cpu", cmdline: "cryptomgr.notests=1", ..LINUX },
 ];
 
 /// Waits for the power button's key event, as logind would.
@@ -142,57 +147,55 @@ pub struct Boot {
     initrd: String,
 }
 
-/// The cases of `vendor`'s bed whose name contains `only`; adds the files that they need.
-pub fn prepare(vendor: Vendor, only: &str, bed: &mut Bed, scratch: &Scratch) -> Result<Vec<Boot>> {
+/// The cases of `vendor`'s bed whose name contains `only`; adds the files that they need. A case
+/// whose kernel Debian does not have here is a skip.
+pub fn prepare(
+    vendor: Vendor,
+    only: &str,
+    bed: &mut Bed,
+    scratch: &Scratch,
+) -> Result<(Vec<Boot>, Tally)> {
     let cases = match vendor {
         Vendor::Amd => AMD,
         Vendor::Intel => INTEL,
     };
     let mut boots = Vec::new();
+    let mut skips = Tally::default();
     for case in cases.iter().filter(|case| name(case).contains(only)) {
-        let (host, image, kernel) = match case.image {
-            Image::Debian(series) => {
-                let kernel = Kernel::fetch(series)?;
-                (
-                    kernel.image.clone(),
-                    format!("/guest/bzImage-{series}"),
-                    Some((series, kernel)),
-                )
-            }
-            Image::Vmlinux(series) => {
-                let kernel = Kernel::fetch(series)?;
-                (
-                    kernel.vmlinux()?,
-                    format!("/guest/vmlinux-{series}"),
-                    Some((series, kernel)),
-                )
-            }
-            Image::NoKernel => {
-                let text = scratch.path("text");
-                write(&text, "This is no kernel.\n".repeat(1000))?;
-                (text, "/guest/text".to_owned(), None)
+        let kernel = match case.image {
+            Image::AnyDebian => Some(Kernel::fetch_any()?),
+            Image::NoKernel => None,
+            Image::Debian(series) | Image::Vmlinux(series) => {
+                let Some(kernel) = Kernel::fetch_offered(series)? else {
+                    let why = format!("Debian has no cloud kernel {series} on this machine");
+                    skips.add(Tally::skip(format!("{}: {why}", name(case))));
+                    continue;
+                };
+                Some(kernel)
             }
         };
-        add_once(bed, host, &image);
-        let mut initrd = String::new();
-        let mut release = None;
-        if let Some((series, kernel)) = kernel {
-            initrd = format!("/guest/initrd-{series}");
-            let file = scratch.path(&format!("initrd-{series}"));
-            if !file.exists() {
-                let mut archive = initramfs::guest(Some(&kernel))?;
-                archive.extend(initramfs::program(
-                    "/bin/debug-exit",
-                    &port_writer(DEBUG_EXIT),
-                ));
-                write(&file, archive)?;
+        let (mut image, mut initrd) = ("/guest/text".to_owned(), String::new());
+        match &kernel {
+            Some(kernel) => {
+                let release = &kernel.release;
+                let file = if matches!(case.image, Image::Vmlinux(_)) {
+                    image = format!("/guest/vmlinux-{release}");
+                    kernel.vmlinux()?
+                } else {
+                    image = format!("/guest/bzImage-{release}");
+                    kernel.image.clone()
+                };
+                add_once(bed, file, &image);
+                initrd = format!("/guest/initrd-{release}");
+                add_initrd(case, kernel, &initrd, bed, scratch)?;
             }
-            add_once(bed, file, &initrd);
-            let job = scratch.path(&format!("job-{}", case.name));
-            write(&job, initramfs::job(&guest_job(case)))?;
-            bed.add(&job, &format!("/guest/job-{}", case.name));
-            release = Some(kernel.release);
+            None => {
+                let text = scratch.path("text");
+                write(&text, "This is no kernel.\n".repeat(1000))?;
+                add_once(bed, text, &image);
+            }
         }
+        let release = kernel.map(|kernel| kernel.release);
         boots.push(Boot {
             case,
             release,
@@ -200,7 +203,31 @@ pub fn prepare(vendor: Vendor, only: &str, bed: &mut Bed, scratch: &Scratch) -> 
             initrd,
         });
     }
-    Ok(boots)
+    Ok((boots, skips))
+}
+
+/// Adds the guest's root file system at `guest`, and the case's own job.
+fn add_initrd(
+    case: &Case,
+    kernel: &Kernel,
+    guest: &str,
+    bed: &mut Bed,
+    scratch: &Scratch,
+) -> Result<()> {
+    let file = scratch.path(&format!("initrd-{}", kernel.release));
+    if !file.exists() {
+        let mut archive = initramfs::guest(Some(kernel))?;
+        archive.extend(initramfs::program(
+            "/bin/debug-exit",
+            &port_writer(DEBUG_EXIT),
+        ));
+        write(&file, archive)?;
+    }
+    add_once(bed, file, guest);
+    let job = scratch.path(&format!("job-{}", case.name));
+    write(&job, initramfs::job(&guest_job(case)))?;
+    bed.add(&job, &format!("/guest/job-{}", case.name));
+    Ok(())
 }
 
 fn add_once(bed: &mut Bed, host: PathBuf, guest: &str) {

@@ -42,8 +42,11 @@ impl Run {
         });
     }
 
-    /// Adds a row and says how it ended.
-    fn push(&mut self, row: Row) {
+    /// Adds a row and says how it ended. Where nothing ran, nothing is known: that is a failure.
+    fn push(&mut self, mut row: Row) {
+        if row.tally == Tally::default() {
+            row.tally = Tally::fail("nothing ran");
+        }
         eprintln!(
             "xtask: {} ({}): {} passed, {} failed, {} skipped, {:.0} s",
             row.part,
@@ -98,4 +101,16 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     }
     println!("\n{}", run.summary.render());
     Ok(if run.summary.is_success() { 0 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_ran_nothing_failed() {
+        let mut run = Run::default();
+        run.row("unit tests", "host", || Ok(Tally::default()));
+        assert_eq!(run.summary.0[0].tally, Tally::fail("nothing ran"));
+    }
 }
