@@ -4,7 +4,8 @@
 //! What the two test beds share: the machine that is asked for, the job that runs in it, the status.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -23,6 +24,27 @@ pub enum Vendor {
     Intel,
 }
 
+/// A moment that whoever follows a run may move on.
+#[derive(Clone, Debug)]
+pub struct Deadline(Arc<Mutex<Instant>>);
+
+impl Deadline {
+    /// One that is `time` away.
+    pub fn new(time: Duration) -> Deadline {
+        Deadline(Arc::new(Mutex::new(Instant::now() + time)))
+    }
+
+    /// Moves it to `time` from now.
+    pub fn set(&self, time: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + time;
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        Instant::now() > *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A bed: an emulated machine with real KVM, in which a Debian kernel runs a script as root.
 #[derive(Clone, Debug)]
 pub struct Bed {
@@ -34,6 +56,8 @@ pub struct Bed {
     pub memory: u32,
     /// When it is ended by force.
     pub timeout: Option<Duration>,
+    /// It is ended by force earlier, when this is over: whoever reads its output moves it on.
+    pub progress: Option<Deadline>,
     /// Its kernel; by default the preferred one that Debian offers here.
     pub series: Option<Series>,
     /// Host files and their paths in the bed.
@@ -73,6 +97,7 @@ impl Bed {
                 Vendor::Intel => 1024,
             },
             timeout: Some(Duration::from_secs(300)),
+            progress: None,
             series: None,
             files: Vec::new(),
             terminal: None,
@@ -136,6 +161,8 @@ pub enum End {
     Exited(String),
     /// By force, after the timeout.
     TimedOut,
+    /// By force, as it made no progress.
+    Hung,
 }
 
 /// The status that the bed's init reported on the second serial port.
@@ -153,6 +180,7 @@ fn failure(log: &str, end: &End, bed: &Bed) -> anyhow::Error {
             bed.vendor,
             bed.timeout.unwrap_or_default().as_secs()
         ),
+        End::Hung => format!("the {:?} bed was ended: it made no progress", bed.vendor),
         End::Exited(_) => format!("the {:?} bed ended before its job did", bed.vendor),
     };
     if let End::Exited(stderr) = end

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::bed::{End, Machine, Sink};
+use crate::bed::{Bed, Deadline, End, Machine, Sink};
 use crate::packages;
 use crate::process::tied;
 
@@ -46,27 +46,24 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
                 }
             });
         }
-        let timed_out = !wait(&mut child, machine.bed.timeout)?;
+        let forced = wait(&mut child, machine.bed)?;
         let stderr = errors.join().unwrap_or_default();
-        Ok(if timed_out {
-            End::TimedOut
-        } else {
-            End::Exited(stderr)
-        })
+        Ok(forced.unwrap_or(End::Exited(stderr)))
     })
 }
 
-/// Waits until `child` ends, at most `timeout`; then kills it. Returns whether it ended by itself.
-pub fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<bool> {
+/// Waits until `child` ends by itself, or kills it at one of the limits of `bed`: returns which.
+pub fn wait(child: &mut Child, bed: &Bed) -> Result<Option<End>> {
     let started = Instant::now();
     loop {
         if child.try_wait()?.is_some() {
-            return Ok(true);
+            return Ok(None);
         }
-        if timeout.is_some_and(|limit| started.elapsed() > limit) {
+        let timed_out = bed.timeout.is_some_and(|limit| started.elapsed() > limit);
+        if timed_out || bed.progress.as_ref().is_some_and(Deadline::is_over) {
             child.kill()?;
             child.wait()?;
-            return Ok(false);
+            return Ok(Some(if timed_out { End::TimedOut } else { End::Hung }));
         }
         thread::sleep(Duration::from_millis(50));
     }

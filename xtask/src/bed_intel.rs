@@ -78,14 +78,14 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     command.stdout(stdout.try_clone()?).stderr(stdout);
     let mut child = command.spawn().context("can't start bochs-bin")?;
     let ended = AtomicBool::new(false);
-    let by_itself = thread::scope(|scope| {
+    let forced = thread::scope(|scope| {
         scope.spawn(|| follow(&serial, &ended, sink));
-        let by_itself = wait(&mut child, machine.bed.timeout);
+        let forced = wait(&mut child, machine.bed);
         ended.store(true, Ordering::Release);
-        by_itself
+        forced
     })?;
-    if !by_itself {
-        return Ok(End::TimedOut);
+    if let Some(end) = forced {
+        return Ok(end);
     }
     // Bochs ends with status 1 after a guest's power-off: the status line decides. Its log tells
     // why when there is none.

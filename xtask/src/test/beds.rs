@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::linux::{self, Boot};
 use super::summary::{Row, Tally};
 use super::{Run, libtest};
-use crate::bed::{Bed, Vendor};
+use crate::bed::{Bed, Deadline, Vendor};
 use crate::build::{self, Kind, TestBinary, TestBuild};
 use crate::packages;
 use crate::process::{capture_ok, sh_quote, step, write};
@@ -25,6 +25,15 @@ fn limits(vendor: Vendor) -> (u32, u32) {
         Vendor::Intel => (240, 150),
     }
 }
+
+/// How long all jobs of a bed may take: about twice what they do on two slow CPUs.
+const BED_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long a bed may take to its first job; the slow one takes a minute.
+const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long a bed may be silent after a job's end, or beyond a job's own limit.
+const GRACE: Duration = Duration::from_secs(30);
 
 pub fn amd(run: &mut Run) {
     bed(run, Vendor::Amd, "AMD bed");
@@ -54,6 +63,9 @@ struct Outcome {
     status: Option<u8>,
     output: String,
     elapsed: Duration,
+    began: bool,
+    /// Why it has no status.
+    cause: String,
 }
 
 fn bed(run: &mut Run, vendor: Vendor, place: &str) {
@@ -71,7 +83,7 @@ fn bed(run: &mut Run, vendor: Vendor, place: &str) {
 fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Result<Vec<Row>> {
     let scratch = Scratch::new()?;
     let mut bed = Bed::new(vendor);
-    bed.timeout = Some(Duration::from_secs(900));
+    bed.timeout = Some(BED_LIMIT);
     let mut jobs = Vec::new();
     add_tests(vendor, only, build, &mut bed, &scratch, &mut jobs)?;
     let (boots, skips) = linux::prepare(vendor, only, &mut bed, &scratch)?;
@@ -95,12 +107,23 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
     }
     let names = jobs.iter().map(|job| (job.name.clone(), job.limit));
     let mut log = JobLog::new(&nonce(), names.collect());
-    let script = log.script();
-    let end = step(place, || bed.run(&script, &mut |bytes| log.feed(bytes)));
-    let cause = match end {
-        Ok(_) => "the bed ended before this job did".to_owned(),
-        Err(error) => format!("{error:#}"),
-    };
+    bed.progress = Some(log.deadline.clone());
+    // A job that took the bed down has failed; those after it get one more bed.
+    for _ in 0..2 {
+        if !log.is_waiting() {
+            break;
+        }
+        let script = log.script();
+        log.deadline.set(START_LIMIT);
+        let end = step(place, || bed.run(&script, &mut |bytes| log.feed(bytes)));
+        log.end(&match end {
+            Ok(_) => "the bed ended too early".to_owned(),
+            Err(error) => format!("{error:#}"),
+        });
+        if !log.outcomes.iter().any(|outcome| outcome.began) {
+            break;
+        }
+    }
     let mut rows = Vec::new();
     for (title, is_linux) in [("KVM tests", false), ("Linux boots", true)] {
         let mut row = Row {
@@ -118,7 +141,7 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
             if matches!(job.check, Check::Linux(_)) == is_linux {
                 any = true;
                 row.elapsed += outcome.elapsed;
-                row.tally.add(judge(job, outcome, &cause));
+                row.tally.add(judge(job, outcome));
             }
         }
         if any {
@@ -128,9 +151,9 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
     Ok(rows)
 }
 
-fn judge(job: &Job, outcome: &Outcome, cause: &str) -> Tally {
+fn judge(job: &Job, outcome: &Outcome) -> Tally {
     match (&job.check, outcome.status) {
-        (_, None) => Tally::fail(format!("{}: {cause}", job.name)),
+        (_, None) => Tally::fail(format!("{}: {}", job.name, outcome.cause)),
         (Check::Tests(name), Some(status)) => {
             with_kvm(libtest::count(name, &outcome.output, status == 0))
         }
@@ -232,6 +255,8 @@ struct JobLog {
     outcomes: Vec<Outcome>,
     current: Option<(usize, Instant)>,
     line: Vec<u8>,
+    /// When the bed counts as hung.
+    deadline: Deadline,
 }
 
 impl JobLog {
@@ -242,14 +267,38 @@ impl JobLog {
             jobs,
             current: None,
             line: Vec::new(),
+            deadline: Deadline::new(START_LIMIT),
         }
     }
 
-    /// The script that runs /jobs/0, /jobs/1, ... and marks their beginnings and ends.
+    /// Whether some jobs never began.
+    fn is_waiting(&self) -> bool {
+        self.outcomes.iter().any(|outcome| !outcome.began)
+    }
+
+    /// Takes note that the bed ended, and of what that means for the jobs without a status.
+    fn end(&mut self, cause: &str) {
+        self.line.clear();
+        if let Some((index, started)) = self.current.take() {
+            let outcome = &mut self.outcomes[index];
+            outcome.elapsed = started.elapsed();
+            let seconds = outcome.elapsed.as_secs();
+            let name = &self.jobs[index].0;
+            outcome.cause = format!("{cause}\nits bed ended {seconds} s after {name} began");
+            eprintln!("xtask: {name}: the bed ended during this job, after {seconds} s");
+        }
+        for outcome in self.outcomes.iter_mut().filter(|outcome| !outcome.began) {
+            outcome.cause = format!("did not begin: {cause}");
+        }
+    }
+
+    /// The script that runs those of /jobs/0, /jobs/1, ... that have not begun, and marks their
+    /// beginnings and ends.
     fn script(&self) -> String {
         let mark = &self.mark;
         let mut script = String::new();
-        for (index, (_, limit)) in self.jobs.iter().enumerate() {
+        let jobs = self.jobs.iter().zip(&self.outcomes).enumerate();
+        for (index, ((_, limit), _)) in jobs.filter(|(_, (_, outcome))| !outcome.began) {
             script.push_str(&format!(
                 "echo; echo '{mark}begin {index}'\n\
                  timeout -s KILL {limit} sh /jobs/{index} </dev/null 2>&1; s=$?\n\
@@ -283,11 +332,17 @@ impl JobLog {
             ["begin", index] => {
                 let index = index.parse().ok().filter(|&index| index < self.jobs.len());
                 self.current = index.map(|index| (index, Instant::now()));
+                if let Some(index) = index {
+                    self.outcomes[index].began = true;
+                    let limit = Duration::from_secs(self.jobs[index].1.into());
+                    self.deadline.set(limit + GRACE);
+                }
             }
             ["end", _, status] => {
                 let Some((index, started)) = self.current.take() else {
                     return;
                 };
+                self.deadline.set(GRACE);
                 let outcome = &mut self.outcomes[index];
                 outcome.status = status.parse().ok();
                 outcome.elapsed = started.elapsed();
@@ -340,7 +395,11 @@ mod tests {
             limit: 1,
             check: Check::Tests("kvm".into()),
         };
-        let tally = judge(&job, &Outcome::default(), "the bed was ended");
+        let outcome = Outcome {
+            cause: "the bed was ended".into(),
+            ..Outcome::default()
+        };
+        let tally = judge(&job, &outcome);
         assert_eq!(tally.failures, ["kvm: the bed was ended"]);
     }
 
@@ -351,6 +410,31 @@ mod tests {
         tally.add(Tally::skip("tsc: no scaling"));
         let tally = with_kvm(tally);
         assert_eq!((tally.failures.len(), tally.skips.len()), (2, 1));
+    }
+
+    #[test]
+    fn jobs_after_a_hung_one_get_another_bed() {
+        let mut log = JobLog::new("n", jobs(&["a", "b", "c"]));
+        log.feed(b"@n begin 0\n@n end 0 0\n@n begin 1\nhal");
+        log.end("no progress");
+        assert!(log.outcomes[1].cause.contains("after b began") && log.is_waiting());
+        assert!(log.outcomes[2].cause.contains("did not begin"));
+        let script = log.script();
+        assert!(script.contains("/jobs/2") && !script.contains("/jobs/1"));
+        log.feed(b"lost\n@n begin 2\n@n end 2 0\n");
+        log.end("");
+        let statuses: Vec<_> = log.outcomes.iter().map(|outcome| outcome.status).collect();
+        assert_eq!(statuses, [Some(0), None, Some(0)]);
+        assert!(!log.is_waiting());
+    }
+
+    #[test]
+    fn a_silent_bed_is_ended() {
+        let mut bed = Bed::new(Vendor::Amd);
+        bed.progress = Some(Deadline::new(Duration::ZERO));
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let end = crate::bed_amd::wait(&mut child, &bed).unwrap();
+        assert!(matches!(end, Some(crate::bed::End::Hung)), "{end:?}");
     }
 
     #[test]
