@@ -109,13 +109,18 @@ impl Bed {
         self.files.push((host.to_owned(), guest.to_owned()));
     }
 
+    /// Makes sure that the programs are there that it needs, and that it can be this machine.
+    pub fn require(&self) -> Result<()> {
+        match self.vendor {
+            Vendor::Amd => bed_amd::require(),
+            Vendor::Intel => bed_intel::require(self),
+        }
+    }
+
     /// Runs `script` (busybox sh) and returns its exit status. What it prints goes to `sink`, or
     /// straight to the terminal when it has one.
     pub fn run(&self, script: &str, sink: Sink) -> Result<u8> {
-        match self.vendor {
-            Vendor::Amd => bed_amd::require()?,
-            Vendor::Intel => bed_intel::require(self)?,
-        }
+        self.require()?;
         let kernel = match self.series {
             Some(series) => Kernel::fetch(series)?,
             None => Kernel::fetch_any()?,
@@ -248,6 +253,8 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             "no terminal for a shell here: give a command, as in `cargo xtask bed amd -- uname -a`"
         );
     }
+    // Before the long build.
+    bed.require()?;
     let mini_vmm = crate::build::mini_vmm()?;
     bed.add(&mini_vmm, "/bin/mini-vmm");
     let script = match words.as_slice() {

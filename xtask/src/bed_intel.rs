@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::bed::{Bed, End, Machine, Sink};
 use crate::bed_amd::wait;
 use crate::packages::{self, Need};
-use crate::process::{capture_ok, read, tied, write};
+use crate::process::{capture, capture_ok, read, tied, write};
 use crate::workspace::Scratch;
 
 const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
@@ -70,7 +70,7 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     write(&scratch.path("bochsrc"), configuration(machine))?;
     // Debian's Bochs has the debugger compiled in, which waits for a command: continue, then quit.
     write(&scratch.path("debugger"), "c\nq\n")?;
-    let mut command = tied(&Command::new("bochs-bin"));
+    let mut command = tied(&emulator());
     command.arg("-q").arg("-f").arg(scratch.path("bochsrc"));
     command.arg("-rc").arg(scratch.path("debugger"));
     let stdout = File::create(scratch.path("stdout"))?;
@@ -92,6 +92,18 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     let mut said = read(&scratch.path("stdout"))?;
     said.extend(read(&scratch.path("bochs.log")).unwrap_or_default());
     Ok(End::Exited(String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// Bochs. Its "rfb" display listens on all of the host's addresses, without a password, and can't be
+/// told otherwise: whoever may make network namespaces (root) runs it in an empty one.
+fn emulator() -> Command {
+    let probe = capture(Command::new("unshare").args(["--net", "true"]));
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return Command::new("bochs-bin");
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--net", "bochs-bin"]);
+    command
 }
 
 /// Hands what is appended to `path` to `sink`, until `ended` and everything was read.

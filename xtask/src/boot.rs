@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,7 +15,7 @@ use crate::bed::{Bed, Vendor, terminal};
 use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::marked::Marked;
-use crate::process::{Progress, last_lines, print, sh_words, write};
+use crate::process::{Progress, last_lines, print, sh_words, tied, write};
 use crate::workspace::{Scratch, nonce};
 use crate::{build, host};
 
@@ -24,8 +25,16 @@ struct Boot {
     kernel: Option<PathBuf>,
     cpus: u32,
     memory: String,
+    /// Seconds until mini-vmm ends the guest.
+    timeout: Option<u64>,
     words: Vec<String>,
 }
+
+/// How long a command in the guest may take by default, in seconds.
+const COMMAND_LIMIT: u64 = 300;
+
+/// What the bed may take for its own start and end, in seconds.
+const BED_OVERHEAD: u64 = 60;
 
 /// `cargo xtask boot`: parses its arguments, boots, returns the command's status, or mini-vmm's.
 pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
@@ -34,6 +43,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
         kernel: None,
         cpus: 2,
         memory: "512M".to_owned(),
+        timeout: None,
         words: Vec::new(),
     };
     while let Some(argument) = parser.next()? {
@@ -41,6 +51,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             Long("kernel") => boot.kernel = Some(parser.value()?.into()),
             Long("cpus") => boot.cpus = parser.value()?.parse()?,
             Long("memory") => boot.memory = parser.value()?.string()?,
+            Long("timeout") => boot.timeout = Some(parser.value()?.parse()?),
             Value(first) => {
                 boot.words.push(first.string()?);
                 for word in parser.raw_args()? {
@@ -49,6 +60,9 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             }
             other => return Err(other.unexpected().into()),
         }
+    }
+    if !boot.words.is_empty() {
+        boot.timeout.get_or_insert(COMMAND_LIMIT);
     }
     boot.run()
 }
@@ -89,13 +103,17 @@ impl Boot {
                 "no terminal for a shell here: give a command, as in `cargo xtask boot -- uname -r`"
             );
         }
+        let on_host = host::hardware_kvm();
+        if on_host.is_err() {
+            // Before the long build.
+            Bed::new(Vendor::Amd).require()?;
+        }
         let (nonce, scratch) = (nonce(), Scratch::new()?);
         let guest = self.prepare(shell, &nonce, &scratch)?;
         let mut console = Console {
             marked: Marked::new(&nonce),
             progress: None,
         };
-        let on_host = host::hardware_kvm();
         if let Err(reason) = &on_host {
             eprintln!("xtask: {reason}: booting inside the AMD bed, an emulated machine");
         }
@@ -157,7 +175,7 @@ impl Boot {
     /// mini-vmm's arguments for a kernel and an initrd at these paths.
     fn arguments(&self, kernel: &str, initrd: &str) -> Vec<String> {
         let (cpus, memory) = (self.cpus.to_string(), self.memory.as_str());
-        [
+        let mut arguments = [
             "--kernel",
             kernel,
             "--initrd",
@@ -172,7 +190,11 @@ impl Boot {
             "stdio",
         ]
         .map(str::to_owned)
-        .to_vec()
+        .to_vec();
+        if let Some(seconds) = self.timeout {
+            arguments.extend(["--timeout".to_owned(), seconds.to_string()]);
+        }
+        arguments
     }
 
     fn on_host(&self, guest: &Guest, console: &mut Console) -> Result<u8> {
@@ -180,6 +202,8 @@ impl Boot {
         let mut command = Command::new(&guest.mini_vmm);
         command.args(self.arguments(&text(&guest.kernel), &text(&guest.initrd)));
         if guest.shell.is_none() {
+            // Nobody is there to end a guest that xtask left behind.
+            command = tied(&command);
             command.stdin(Stdio::null()).stdout(Stdio::piped());
         }
         let mut child = command.spawn().context("can't start mini-vmm")?;
@@ -194,7 +218,9 @@ impl Boot {
 
     fn in_bed(&self, guest: &Guest, console: &mut Console) -> Result<u8> {
         let mut bed = Bed::new(Vendor::Amd);
-        bed.timeout = None;
+        bed.timeout = self
+            .timeout
+            .map(|seconds| Duration::from_secs(seconds.saturating_add(BED_OVERHEAD)));
         bed.memory = bed.memory.max(guest.memory.saturating_add(1024));
         bed.terminal = guest.shell;
         bed.add(&guest.mini_vmm, "/bin/mini-vmm");

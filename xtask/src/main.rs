@@ -29,6 +29,7 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
       --kernel PATH     another kernel (default: Debian's, fetched)
       --cpus N          vCPUs (default 2)
       --memory SIZE     memory (default 512M)
+      --timeout S       end the guest by force after S seconds (default: 300 with COMMAND)
 
 cargo xtask test [--quick] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,

@@ -24,7 +24,7 @@ enum State {
     After(u8),
 }
 
-/// What is kept of a console's log.
+/// What is kept of the end of a console's log.
 const LOG_LIMIT: usize = 1 << 20;
 
 impl Marked {
@@ -52,8 +52,11 @@ impl Marked {
 
     /// Takes what the console printed next; what belongs to the command goes to `output`.
     pub fn feed(&mut self, bytes: &[u8], mut output: impl FnMut(&[u8])) {
-        let room = LOG_LIMIT.saturating_sub(self.log.len());
-        self.log.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.log.extend_from_slice(bytes);
+        // Cut rarely: each cut moves what stays.
+        if self.log.len() > 2 * LOG_LIMIT {
+            self.log.drain(..self.log.len() - LOG_LIMIT);
+        }
         self.pending.extend_from_slice(bytes);
         loop {
             match self.state {
@@ -114,9 +117,10 @@ impl Marked {
         }
     }
 
-    /// The start of all that the console printed.
+    /// The end of all that the console printed.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&self.log).into_owned()
+        let start = self.log.len().saturating_sub(LOG_LIMIT);
+        String::from_utf8_lossy(&self.log[start..]).into_owned()
     }
 }
 
@@ -169,12 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_is_cut() {
+    fn of_a_long_log_the_end_is_kept() {
         let mut marked = Marked::new("n1");
-        for _ in 0..(LOG_LIMIT / 1024 + 5) {
+        for _ in 0..(LOG_LIMIT / 1024 * 3 + 5) {
             marked.feed(&[b'x'; 1024], |_| ());
         }
+        marked.feed(b"panic", |_| ());
         assert_eq!(marked.log().len(), LOG_LIMIT);
+        assert!(marked.log().ends_with("xpanic") && marked.log.len() <= 2 * LOG_LIMIT);
         assert!(marked.pending.len() < 1024);
     }
 }

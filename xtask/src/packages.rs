@@ -56,9 +56,16 @@ pub fn require(needs: &[Need]) -> Result<()> {
     }
 }
 
+/// apt-get, which waits for another one to end, and tries again where a server fails.
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]);
+    command
+}
+
 /// Installs packages; needs root.
 fn install(packages: &[&str]) -> Result<()> {
-    let mut install = Command::new("apt-get");
+    let mut install = apt_get();
     install.args(["install", "-y", "-qq", "--no-install-recommends"]);
     install.args(packages);
     install.env("DEBIAN_FRONTEND", "noninteractive");
@@ -75,7 +82,7 @@ fn update() -> Result<()> {
     if !is_root() {
         bail!("apt's package lists are missing or stale; run: sudo apt-get update");
     }
-    let mut update = Command::new("apt-get");
+    let mut update = apt_get();
     update.args(["update", "-qq"]);
     update.env("DEBIAN_FRONTEND", "noninteractive");
     capture_ok(&mut update).map(drop)
@@ -103,7 +110,7 @@ pub fn unpack(package: &str, name: &str) -> Result<PathBuf> {
     let place = cache_dir()?.join(name);
     let scratch = Scratch::new()?;
     step(&format!("fetching {package}"), || -> Result<()> {
-        let mut download = Command::new("apt-get");
+        let mut download = apt_get();
         download.args(["download", "-qq", package]);
         download.current_dir(scratch.path(""));
         if !capture(&mut download)?.status.success() {

@@ -77,7 +77,9 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// Makes an empty directory in the cache.
     pub fn new() -> Result<Self> {
-        let path = cache_dir()?.join(format!("run-{}", nonce()));
+        let cache = cache_dir()?;
+        remove_leftovers(&cache, &|pid| Path::new(&format!("/proc/{pid}")).exists());
+        let path = cache.join(format!("run-{}", nonce()));
         fs::create_dir(&path).with_context(|| format!("can't make {}", path.display()))?;
         Ok(Scratch(path))
     }
@@ -85,6 +87,22 @@ impl Scratch {
     /// The path of `name` in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+}
+
+/// Removes the scratch directories of processes that were killed.
+fn remove_leftovers(cache: &Path, lives: &dyn Fn(u32) -> bool) {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("run-")?.split_once('-'))
+            .and_then(|(pid, _)| u32::from_str_radix(pid, 16).ok());
+        if pid.is_some_and(|pid| !lives(pid)) {
+            // What can't be removed is in target/ and does no harm.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -101,4 +119,21 @@ pub fn nonce() -> String {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     format!("{:x}-{:x}", std::process::id(), now.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_dead_lose_their_scratch() {
+        let scratch = Scratch::new().unwrap();
+        for name in ["run-a-1", "run-b-1", "run-x", "linux-6.1"] {
+            fs::create_dir(scratch.path(name)).unwrap();
+        }
+        remove_leftovers(&scratch.path(""), &|pid| pid == 0xb);
+        let left = ["run-b-1", "run-x", "linux-6.1"];
+        assert!(left.iter().all(|name| scratch.path(name).is_dir()));
+        assert!(!scratch.path("run-a-1").exists());
+    }
 }

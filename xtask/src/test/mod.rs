@@ -15,9 +15,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::bed::Bed;
 use crate::build::{self, TestBuild};
 use crate::process::step;
-use parts::PARTS;
+use parts::{PARTS, Part};
 use summary::{Row, Summary, Tally};
 
 /// What the parts share.
@@ -93,11 +94,20 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             names.join(", ")
         );
     }
-    for part in PARTS {
-        let is_wanted = wanted.is_empty() || wanted.iter().any(|name| name == part.name);
-        if is_wanted && (part.quick || !quick) {
-            (part.run)(&mut run);
+    let is_wanted = |part: &&Part| {
+        let is_named = wanted.is_empty() || wanted.iter().any(|name| name == part.name);
+        is_named && (part.quick || !quick)
+    };
+    // What the beds need is asked for before anything is built; where it stays missing, they fail.
+    for part in PARTS.iter().filter(is_wanted) {
+        if let Some(vendor) = part.bed
+            && let Err(error) = Bed::new(vendor).require()
+        {
+            eprintln!("xtask: {error:#}");
         }
+    }
+    for part in PARTS.iter().filter(is_wanted) {
+        (part.run)(&mut run);
     }
     println!("\n{}", run.summary.render());
     Ok(if run.summary.is_success() { 0 } else { 1 })

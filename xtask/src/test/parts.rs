@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::libtest;
 use super::summary::Tally;
 use super::{Run, beds, coverage, licenses};
+use crate::bed::Vendor;
 use crate::build::{Kind, TestBinary, statically};
 use crate::host;
 use crate::packages;
@@ -25,6 +26,8 @@ pub struct Part {
     pub name: &'static str,
     /// Whether it takes less than a minute once everything is built.
     pub quick: bool,
+    /// The bed that it needs.
+    pub bed: Option<Vendor>,
     /// Runs it.
     pub run: fn(&mut Run),
 }
@@ -38,16 +41,16 @@ const DOC_LIMIT: Duration = Duration::from_secs(900);
 /// All parts, in order: what fails fast comes first.
 #[rustfmt::skip]
 pub const PARTS: &[Part] = &[
-    Part { name: "format", quick: true, run: format },
-    Part { name: "licenses", quick: true, run: licenses },
-    Part { name: "clippy", quick: true, run: clippy },
-    Part { name: "docs", quick: true, run: docs },
-    Part { name: "unit", quick: true, run: unit },
-    Part { name: "doctests", quick: true, run: doctests },
-    Part { name: "integration", quick: true, run: integration },
-    Part { name: "amd", quick: false, run: beds::amd },
-    Part { name: "intel", quick: false, run: beds::intel },
-    Part { name: "coverage", quick: false, run: coverage },
+    Part { name: "format", quick: true, bed: None, run: format },
+    Part { name: "licenses", quick: true, bed: None, run: licenses },
+    Part { name: "clippy", quick: true, bed: None, run: clippy },
+    Part { name: "docs", quick: true, bed: None, run: docs },
+    Part { name: "unit", quick: true, bed: None, run: unit },
+    Part { name: "doctests", quick: true, bed: None, run: doctests },
+    Part { name: "integration", quick: true, bed: None, run: integration },
+    Part { name: "amd", quick: false, bed: Some(Vendor::Amd), run: beds::amd },
+    Part { name: "intel", quick: false, bed: Some(Vendor::Intel), run: beds::intel },
+    Part { name: "coverage", quick: false, bed: None, run: coverage },
 ];
 
 fn format(run: &mut Run) {
