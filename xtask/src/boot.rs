@@ -247,7 +247,8 @@ fn status_of(child: &mut std::process::Child) -> Result<u8> {
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-/// A memory size as mini-vmm takes it, in MiB.
+/// A memory size in bytes, or with the unit M or G, as MiB. mini-vmm takes these and more, such as
+/// `1T` and `512MiB`; the beds have no use for those.
 fn mebibytes(text: &str) -> Option<u32> {
     let (digits, scale) = match text.strip_suffix(['M', 'm']) {
         Some(digits) => (digits, 1),

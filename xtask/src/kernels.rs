@@ -169,6 +169,28 @@ impl Kernel {
     }
 }
 
+/// A directory with links to the kernel images that Debian has here, named as in /boot; none when it
+/// has none.
+pub fn image_directory() -> Result<Option<PathBuf>> {
+    let place = cache_dir()?.join("test-kernels");
+    fs::create_dir_all(&place).with_context(|| format!("can't make {}", place.display()))?;
+    let mut any = false;
+    for series in Series::ALL {
+        let Some(kernel) = Kernel::fetch_offered(series)? else {
+            continue;
+        };
+        any = true;
+        let link = place.join(format!("vmlinuz-{series}"));
+        if fs::read_link(&link).ok().as_ref() != Some(&kernel.image) {
+            // It may be missing, or point to a kernel that was removed.
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(&kernel.image, &link)
+                .with_context(|| format!("can't make {}", link.display()))?;
+        }
+    }
+    Ok(any.then_some(place))
+}
+
 fn newest_package(series: Series) -> Result<Option<String>> {
     let version = series.name().replace('.', r"\.");
     // Signed for Secure Boot or not, the kernel is the same.

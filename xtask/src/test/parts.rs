@@ -3,6 +3,7 @@
 
 //! The parts of `cargo xtask test` that run on the host.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use super::summary::Tally;
 use super::{Run, beds, coverage, licenses};
 use crate::bed::Vendor;
 use crate::build::{Kind, TestBinary, statically};
-use crate::host;
 use crate::packages;
 use crate::process::{capture_limited, capture_ok, last_lines};
 use crate::workspace::{cargo, metadata};
+use crate::{host, kernels};
 
 /// A part of the test run.
 #[derive(Debug)]
@@ -140,10 +141,18 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
         Ok(()) => "host, /dev/kvm",
         Err(_) => "host, no /dev/kvm",
     };
+    // Without them the test of stock kernels skips, and says so.
+    let kernels = match kind {
+        Kind::Integration => kernels::image_directory().unwrap_or_else(|error| {
+            eprintln!("xtask: no stock kernels for the tests: {error:#}");
+            None
+        }),
+        Kind::Unit => None,
+    };
     run.row(part, place, || {
         let mut tally = Tally::default();
         for test in tests.iter().filter(|test| test.kind == kind) {
-            let end = on_host(test);
+            let end = on_host(test, kernels.as_deref());
             tally.add(end.unwrap_or_else(|error| Tally::fail(format!("{error:#}"))));
         }
         Ok(tally)
@@ -151,10 +160,13 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
 }
 
 /// Runs a test executable as `cargo test` does.
-fn on_host(test: &TestBinary) -> Result<Tally> {
+fn on_host(test: &TestBinary, kernels: Option<&Path>) -> Result<Tally> {
     let mut command = Command::new(&test.path);
     command.arg("--show-output").current_dir(&test.directory);
     command.env("CARGO_MANIFEST_DIR", &test.directory);
+    if let Some(kernels) = kernels {
+        command.env("MINI_VMM_TEST_KERNELS", kernels);
+    }
     without_kvm_if_unusable(&mut command);
     run_counted(&test.target, &command, TEST_LIMIT)
 }
