@@ -138,11 +138,32 @@ impl VcpuEvents {
 
     /// Clears the descriptor, then hands every queued event to `handle`.
     ///
-    /// In this order an event that is queued meanwhile makes the descriptor readable again.
+    /// In this order an event that is queued meanwhile makes the descriptor readable again. So does a panic
+    /// of `handle`, which leaves the events behind its own in the queue.
     pub fn drain(&self, mut handle: impl FnMut(VcpuEvent)) {
         let _ = self.ready.read();
+        let mut rest = Rest {
+            ready: &self.ready,
+            seen_empty: false,
+        };
         while let Some(event) = self.try_recv() {
             handle(event);
+        }
+        rest.seen_empty = true;
+    }
+}
+
+/// Makes the descriptor readable again if the queue was left before it was seen empty.
+struct Rest<'a> {
+    ready: &'a EventFd,
+    seen_empty: bool,
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        if !self.seen_empty {
+            // An error means that the counter is full, so the descriptor is readable.
+            let _ = self.ready.write(1);
         }
     }
 }
@@ -230,6 +251,23 @@ mod tests {
         sender.send(VcpuEvent::Halted { id: VcpuId(3) });
         assert_eq!(manager.run_with_timeout(1000).unwrap(), 1);
         assert_eq!(*seen.lock().unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn events_behind_a_panic_are_not_stranded() {
+        let (sender, events) = vcpu_events().unwrap();
+        for id in 0..3 {
+            sender.send(VcpuEvent::Halted { id: VcpuId(id) });
+        }
+        let panic =
+            std::panic::AssertUnwindSafe(|| events.drain(|event| assert_ne!(event.id().0, 1)));
+        assert!(std::panic::catch_unwind(panic).is_err());
+        // Readable again: this read would fail otherwise.
+        assert_eq!(events.ready.read().unwrap(), 1);
+        let mut rest = Vec::new();
+        events.drain(|event| rest.push(event.id().0));
+        assert_eq!(rest, [2]);
+        assert!(events.ready.read().is_err());
     }
 
     #[test]
