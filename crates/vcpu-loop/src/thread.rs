@@ -72,6 +72,12 @@ impl<V, I, S> fmt::Debug for StateHooks<V, I, S> {
 
 impl<V, I, S> StateHooks<V, I, S> {
     /// Hooks of the caller's own.
+    ///
+    /// A `restore` hook should restore the vCPU first and pass its error on, by itself or as a
+    /// [`source`](std::error::Error::source): if the vCPU says [`SaveVcpu::left_unchanged`] of it, it stays
+    /// paused. Any other error ends the vCPU until a restore succeeds.
+    ///
+    /// [`SaveVcpu::left_unchanged`]: crate::SaveVcpu::left_unchanged
     pub fn new(
         save: impl FnMut(&mut V, &mut I) -> Result<S, BoxError> + Send + 'static,
         restore: impl FnMut(&mut V, &mut I, S) -> Result<(), BoxError> + Send + 'static,
@@ -151,13 +157,8 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Worker<V, I, S> {
 enum Stay {
     /// There may be a request.
     Interrupted,
-    /// A device asked for it.
-    Paused {
-        /// The guest came to a `hlt` while its access was completed.
-        halted: bool,
-    },
-    /// The guest stopped by itself.
-    Left(Leave),
+    /// A device asked for a pause, the guest stopped by itself, or both at the same instruction.
+    Stopped { asked: bool, left: Option<Leave> },
 }
 
 struct Control<V, I, S> {
@@ -224,19 +225,25 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
         }));
         match stay {
             Ok(Ok(Stay::Interrupted)) => {}
-            Ok(Ok(Stay::Paused { halted })) => {
-                self.halted = halted;
-                if self.enter_paused() {
-                    self.worker
-                        .events
-                        .send(VcpuEvent::Paused { id: self.worker.id });
-                }
-            }
-            Ok(Ok(Stay::Left(leave))) => self.left(leave),
+            Ok(Ok(Stay::Stopped { asked, left })) => self.stopped(asked, left),
             Ok(Err(reason)) => self.fail(*reason),
             Err(panic) => self.fail(FailureReason::Panic {
                 message: panic_message(panic.as_ref()),
             }),
+        }
+    }
+
+    /// One event for each of the reasons, except that a vCPU that ended can't be paused.
+    fn stopped(&mut self, asked: bool, left: Option<Leave>) {
+        if asked && !left.is_some_and(Leave::is_final) {
+            if !self.enter_paused() {
+                return;
+            }
+            let id = self.worker.id;
+            self.worker.events.send(VcpuEvent::Paused { id });
+        }
+        if let Some(leave) = left {
+            self.left(leave);
         }
     }
 
@@ -279,8 +286,16 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
 
     /// `Paused`, unless the host refuses; then the vCPU fails. The caller made sure that nothing is pending.
     fn enter_paused(&mut self) -> bool {
+        if self.state == State::Paused {
+            return true;
+        }
         self.state = State::Paused;
-        match catch_unwind(AssertUnwindSafe(|| self.worker.vcpu.paused())) {
+        self.tell(V::paused)
+    }
+
+    /// Tells the vCPU of a change of state, and fails if it can't follow.
+    fn tell(&mut self, change: impl FnOnce(&mut V) -> Result<(), V::Error>) -> bool {
+        match catch_unwind(AssertUnwindSafe(|| change(&mut self.worker.vcpu))) {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 self.fail(FailureReason::Host(error.into()));
@@ -315,6 +330,26 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
         })
     }
 
+    /// The answer to a change of state of which the vCPU was told.
+    fn told(&mut self, change: impl FnOnce(&mut V) -> Result<(), V::Error>) -> Reply<S> {
+        match self.tell(change) {
+            true => Reply::Done,
+            false => Reply::Refused(self.state),
+        }
+    }
+
+    /// Whether a failed restore changed nothing, which the vCPU's error in the chain of causes says.
+    fn left_unchanged(error: &BoxError) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+        while let Some(error) = cause {
+            if let Some(own) = error.downcast_ref::<V::Error>() {
+                return V::left_unchanged(own);
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     fn obey(&mut self, Envelope { order, reply }: Envelope<S>) {
         let before = self.state;
         let (next, response) = step(before, order.request());
@@ -337,10 +372,10 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
         } = &mut self.worker;
         let outcome = match order {
             Order::Plain(Request::Pause) if before == State::Running => {
-                if !self.enter_paused() {
-                    return Reply::Refused(self.state);
-                }
-                return Reply::Done;
+                return self.told(V::paused);
+            }
+            Order::Plain(Request::Resume) if before == State::Paused => {
+                return self.told(V::resuming);
             }
             Order::Plain(Request::Wake) => {
                 self.halted = false;
@@ -353,19 +388,24 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
                 Ok(Reply::Dumped(Box::new(vcpu.dump())))
             })),
             Order::Plain(_) => return Reply::Done,
-            Order::Restore(state) => {
-                self.halted = false;
-                catch_unwind(AssertUnwindSafe(|| {
-                    (hooks.restore)(vcpu, io, *state).map(|()| Reply::Done)
-                }))
-            }
+            Order::Restore(state) => catch_unwind(AssertUnwindSafe(|| {
+                (hooks.restore)(vcpu, io, *state).map(|()| Reply::Done)
+            })),
         };
         match outcome {
-            Ok(Ok(reply)) => reply,
+            Ok(Ok(reply)) => {
+                if request == Request::Restore {
+                    self.halted = false;
+                }
+                reply
+            }
             Ok(Err(error)) => {
                 if request == Request::Restore {
                     // Half-restored: nothing but another restore makes it runnable.
-                    self.state = State::Ended;
+                    self.state = match Self::left_unchanged(&error) {
+                        true => before,
+                        false => State::Ended,
+                    };
                 }
                 Reply::Failed(error)
             }
@@ -395,42 +435,44 @@ fn run_until_stopped<V: ManagedVcpu, I: VcpuIo>(
         match dispatch(exit, io, id, unclaimed) {
             Flow::Continue => {}
             Flow::Interrupted => return Ok(Stay::Interrupted),
-            Flow::Pause => {
-                return Ok(match settle(vcpu, io, id, unclaimed, history)? {
-                    None => Stay::Paused { halted: false },
-                    Some(Leave::Halted) => Stay::Paused { halted: true },
-                    Some(leave) => Stay::Left(leave),
+            Flow::Pause => return settle(vcpu, io, id, unclaimed, history, (true, None)),
+            Flow::Leave(leave) if leave.is_final() => {
+                return Ok(Stay::Stopped {
+                    asked: false,
+                    left: Some(leave),
                 });
             }
-            Flow::Leave(leave) if leave.is_final() => return Ok(Stay::Left(leave)),
             Flow::Leave(leave) => {
-                let later = settle(vcpu, io, id, unclaimed, history)?;
-                return Ok(Stay::Left(later.unwrap_or(leave)));
+                return settle(vcpu, io, id, unclaimed, history, (false, Some(leave)));
             }
         }
     }
 }
 
-/// Finishes what is pending without running the guest. If it stops by itself meanwhile, says how.
+/// Finishes what is pending without running the guest. `so_far` says whether a device asked for a pause, and
+/// how the guest stopped by itself; more of both may come meanwhile.
 fn settle<V: ManagedVcpu, I: VcpuIo>(
     vcpu: &mut V,
     io: &mut I,
     id: VcpuId,
     unclaimed: &Unclaimed,
     history: &mut ExitHistory,
-) -> Result<Option<Leave>, Box<FailureReason>> {
-    let mut left = None;
+    so_far: (bool, Option<Leave>),
+) -> Result<Stay, Box<FailureReason>> {
+    let (mut asked, mut left) = so_far;
     for _ in 0..MAX_COMPLETIONS {
         let exit = vcpu.complete().map_err(host)?;
         if !matches!(exit, Exit::Interrupted) {
             history.push(ExitRecord::from(&exit));
         }
         match dispatch(exit, io, id, unclaimed) {
-            Flow::Interrupted => return Ok(left),
-            Flow::Leave(leave) if leave.is_final() => return Ok(Some(leave)),
+            Flow::Interrupted => return Ok(Stay::Stopped { asked, left }),
             Flow::Leave(leave) => left = Some(leave),
-            // A pause is what this is for.
-            Flow::Continue | Flow::Pause => {}
+            Flow::Pause => asked = true,
+            Flow::Continue => {}
+        }
+        if left.is_some_and(Leave::is_final) {
+            return Ok(Stay::Stopped { asked, left });
         }
     }
     Err(Box::new(FailureReason::NeverSettled {

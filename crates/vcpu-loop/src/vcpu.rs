@@ -65,8 +65,17 @@ pub trait SaveVcpu: Vcpu {
     /// Replaces the whole state; whatever exit was pending is forgotten.
     ///
     /// # Errors
-    /// The host refused one of the writes; the vCPU must not run before a `restore` succeeds.
+    /// The state doesn't fit, or the host refused one of the writes. Unless
+    /// [`left_unchanged`](SaveVcpu::left_unchanged) says otherwise, the vCPU must not run before a `restore`
+    /// succeeds.
     fn restore(&mut self, state: &Self::State) -> Result<(), Self::Error>;
+
+    /// Whether a `restore` that failed with `error` was refused before its first change, so that the vCPU
+    /// can go on as if it had not been asked.
+    fn left_unchanged(error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 /// What a [`VcpuSet`](crate::VcpuSet) needs besides: to be kicked, told of a pause, and to be looked at.
@@ -79,6 +88,14 @@ pub trait ManagedVcpu: SaveVcpu {
     /// # Errors
     /// The host refused; the vCPU fails.
     fn paused(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// The vCPU is about to run after a pause, which also is how it starts, and what follows a restore.
+    ///
+    /// # Errors
+    /// The host refused; the vCPU fails.
+    fn resuming(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
 

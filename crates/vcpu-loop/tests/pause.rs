@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptState, ScriptedVcpu, Step};
+use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptError, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, Exit, ManagedVcpu, Next, Request, Response, State, StateHooks, Vcpu,
-    VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
+    BoxError, Error, Exit, Kick, ManagedVcpu, Next, Request, Response, SaveVcpu, State, StateHooks,
+    Vcpu, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -22,6 +22,11 @@ const SOON: Duration = Duration::from_secs(20);
 fn set() -> (VcpuSet<ScriptState>, VcpuEvents) {
     let (sender, events) = vcpu_events().unwrap();
     (VcpuSet::new(sender), events)
+}
+
+fn expect_paused(events: &VcpuEvents) {
+    let event = events.recv_timeout(SOON);
+    assert!(matches!(event, Some(VcpuEvent::Paused { .. })), "{event:?}");
 }
 
 fn wrmsr(index: u32) -> Step {
@@ -102,16 +107,27 @@ fn a_debug_exit_or_halt_during_completion_is_not_lost() {
         dr7: 1,
     };
     let read = || Step::MmioRead { addr: 0, len: 8 };
-    let (mut vcpus, events) = set();
-    let vcpu = ScriptedVcpu::new([read(), Step::Debug(debug).then()]);
-    vcpus
-        .spawn(0, vcpu, RecordingIo::new(0, |_| Next::Pause))
-        .unwrap();
-    vcpus.resume(SOON).unwrap();
-    assert!(
-        matches!(events.recv_timeout(SOON), Some(VcpuEvent::Debug { debug: seen, .. }) if seen == debug)
-    );
-    assert!(vcpus.save(SOON).is_ok());
+    // Whichever comes first, the device's pause is heard of, too.
+    for script in [
+        [read(), Step::Debug(debug).then()],
+        [Step::Debug(debug), read().then()],
+    ] {
+        let (mut vcpus, events) = set();
+        vcpus
+            .spawn(
+                0,
+                ScriptedVcpu::new(script),
+                RecordingIo::new(0, |_| Next::Pause),
+            )
+            .unwrap();
+        vcpus.resume(SOON).unwrap();
+        expect_paused(&events);
+        assert!(
+            matches!(events.recv_timeout(SOON), Some(VcpuEvent::Debug { debug: seen, .. }) if seen == debug)
+        );
+        assert!(vcpus.save(SOON).is_ok());
+        assert!(events.try_recv().is_none());
+    }
 
     let (mut vcpus, events) = set();
     let vcpu = ScriptedVcpu::new([read(), Step::Hlt.then(), wrmsr(1)]);
@@ -119,14 +135,141 @@ fn a_debug_exit_or_halt_during_completion_is_not_lost() {
     let calls = io.calls();
     vcpus.spawn(0, vcpu, io).unwrap();
     vcpus.resume(SOON).unwrap();
+    expect_paused(&events);
     assert!(matches!(
         events.recv_timeout(SOON),
-        Some(VcpuEvent::Paused { .. })
+        Some(VcpuEvent::Halted { .. })
     ));
     // Still in its hlt after a resume.
     vcpus.resume(SOON).unwrap();
     vcpus.pause(SOON).unwrap();
     assert_eq!(calls.get().len(), 1);
+}
+
+#[test]
+fn a_state_that_does_not_fit_leaves_a_vcpu_as_it_was() {
+    let (mut vcpus, events) = set();
+    let vcpu = ScriptedVcpu::new([wrmsr(1), Step::Shutdown]);
+    let io = RecordingIo::claiming(0);
+    let calls = io.calls();
+    vcpus.spawn(0, vcpu, io).unwrap();
+    let misfit = || vcpus.restore(vec![ScriptState::MISFIT], SOON);
+    assert!(matches!(misfit(), Err(Error::Host { .. })));
+    // Still paused.
+    assert_eq!(vcpus.save(SOON).unwrap(), [ScriptState { retired: 0 }]);
+    vcpus.resume(SOON).unwrap();
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::Shutdown { .. })
+    ));
+    assert_eq!(calls.get().len(), 1);
+    // Still ended.
+    assert!(matches!(misfit(), Err(Error::Host { .. })));
+    let refused = vcpus.resume(SOON);
+    assert!(matches!(
+        refused,
+        Err(Error::Refused {
+            state: State::Ended,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn any_other_failed_restore_ends_a_vcpu() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("the hook fails")]
+    struct Wrapped(#[source] Option<ScriptError>);
+    for (source, ended) in [
+        (None, true),
+        (Some(ScriptError::Host), true),
+        (Some(ScriptError::Misfit), false),
+    ] {
+        let (mut vcpus, _events) = set();
+        let hooks = StateHooks::new(
+            |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo| vcpu.save().map_err(Into::into),
+            move |_: &mut ScriptedVcpu, _: &mut RecordingIo, _: ScriptState| {
+                Err(BoxError::from(Wrapped(source)))
+            },
+        );
+        vcpus
+            .spawn_with(0, ScriptedVcpu::new([]), RecordingIo::unclaimed(), hooks)
+            .unwrap();
+        let state = vcpus.save(SOON).unwrap();
+        assert!(vcpus.restore(state, SOON).is_err());
+        assert_eq!(vcpus.save(SOON).is_err(), ended, "{source:?}");
+    }
+}
+
+/// A vCPU that writes down what it is told.
+struct Told(ScriptedVcpu, Arc<Mutex<Vec<&'static str>>>);
+
+impl Vcpu for Told {
+    type Error = ScriptError;
+    fn run(&mut self) -> Result<Exit<'_>, ScriptError> {
+        self.0.run()
+    }
+    fn complete(&mut self) -> Result<Exit<'_>, ScriptError> {
+        self.0.complete()
+    }
+}
+
+impl SaveVcpu for Told {
+    type State = ScriptState;
+    fn save(&mut self) -> Result<ScriptState, ScriptError> {
+        self.0.save()
+    }
+    fn restore(&mut self, state: &ScriptState) -> Result<(), ScriptError> {
+        self.0.restore(state)
+    }
+}
+
+impl ManagedVcpu for Told {
+    fn kicker(&self) -> Arc<dyn Kick> {
+        self.0.kicker()
+    }
+    fn paused(&mut self) -> Result<(), ScriptError> {
+        self.1.lock().unwrap().push("paused");
+        self.0.paused()
+    }
+    fn resuming(&mut self) -> Result<(), ScriptError> {
+        let mut told = self.1.lock().unwrap();
+        told.push("resuming");
+        if told.len() > 4 {
+            return Err(ScriptError::Host);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_vcpu_is_told_once_of_each_pause_and_resume() {
+    let (mut vcpus, events) = set();
+    let told = Arc::default();
+    let vcpu = Told(ScriptedVcpu::new([]), Arc::clone(&told));
+    vcpus.spawn(0, vcpu, RecordingIo::unclaimed()).unwrap();
+    vcpus.pause(SOON).unwrap();
+    for _ in 0..2 {
+        vcpus.resume(SOON).unwrap();
+        vcpus.resume(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+    }
+    let log = ["resuming", "paused", "resuming", "paused"];
+    assert_eq!(*told.lock().unwrap(), log);
+    // One that can't resume fails.
+    let refused = vcpus.resume(SOON);
+    assert!(matches!(
+        refused,
+        Err(Error::Refused {
+            state: State::Failed,
+            ..
+        })
+    ));
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::Fatal { .. })
+    ));
 }
 
 /// A device that stays in its handler until it is told to leave.

@@ -143,16 +143,28 @@ pub enum Reply {
     Hyperv,
 }
 
-/// The one error of a scripted vCPU, at [`Step::HostError`].
+/// An error of a scripted vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the script says that the host fails")]
-pub struct ScriptError;
+#[non_exhaustive]
+pub enum ScriptError {
+    /// At [`Step::HostError`].
+    #[error("the script says that the host fails")]
+    Host,
+    /// At a restore of [`ScriptState::MISFIT`], which changes nothing.
+    #[error("the script says that the state doesn't fit")]
+    Misfit,
+}
 
 /// What a scripted vCPU saves: how far the guest got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScriptState {
     /// How many instructions have completed.
     pub retired: u64,
+}
+
+impl ScriptState {
+    /// A state that fits no vCPU.
+    pub const MISFIT: ScriptState = ScriptState { retired: u64::MAX };
 }
 
 #[derive(Debug, Default)]
@@ -405,7 +417,7 @@ impl ScriptedVcpu {
             },
             Step::BusLock => Exit::BusLock,
             Step::Fatal(exit) => Exit::Fatal(exit),
-            Step::HostError => return Err(ScriptError),
+            Step::HostError => return Err(ScriptError::Host),
             Step::Then(step) => panic!("{step:?} continues an instruction that made no exit"),
             _ => self.interrupted(),
         })
@@ -461,10 +473,17 @@ impl SaveVcpu for ScriptedVcpu {
 
     /// The count of instructions is replaced, the script goes on where it is.
     fn restore(&mut self, state: &ScriptState) -> Result<(), ScriptError> {
+        if *state == ScriptState::MISFIT {
+            return Err(ScriptError::Misfit);
+        }
         self.owed = None;
         self.ended = false;
         self.retired = state.retired;
         Ok(())
+    }
+
+    fn left_unchanged(error: &ScriptError) -> bool {
+        *error == ScriptError::Misfit
     }
 }
 
