@@ -469,6 +469,93 @@ fn a_misfit_xsave_area_is_refused_before_anything_changes() {
 }
 
 #[test]
+fn a_refused_state_leaves_a_pending_access_alone() {
+    let Some(kvm) = kvm("a_refused_state_leaves_a_pending_access_alone") else {
+        return;
+    };
+    // in al, 0x42; out 0x80, al; hlt
+    let machine = Machine::new(&kvm, b"\xe4\x42\xe6\x80\xf4");
+    let mut vcpu = machine.vcpu(0);
+    let mut flood = vcpu.save().unwrap();
+    flood.msrs = vec![kvm_bindings::kvm_msr_entry::default(); 4097];
+    match vcpu.run().unwrap() {
+        Exit::PioIn { data, .. } => data.copy_from_slice(&[0x5a]),
+        other => panic!("{other:?}"),
+    }
+    let refusal = vcpu.restore(&flood).unwrap_err();
+    assert!(matches!(refusal, KvmError::Misfit { what: "MSRs" }));
+    assert!(refusal.to_string().contains("nothing was changed"));
+    assert!(matches!(vcpu.save(), Err(KvmError::Incomplete)));
+    match vcpu.run().unwrap() {
+        Exit::PioOut { data, .. } => assert_eq!(data, [0x5a]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nested_state_is_saved_also_as_a_header_alone() {
+    let Some(kvm) = kvm("nested_state_is_saved_also_as_a_header_alone") else {
+        return;
+    };
+    if kvm.check_extension_raw(kvm_bindings::KVM_CAP_NESTED_STATE.into()) <= 0 {
+        eprintln!("SKIP: nested_state_is_saved_also_as_a_header_alone: KVM has no nested state");
+        return;
+    }
+    let machine = Machine::new(&kvm, &[0xf4]);
+    let mut vcpu = machine.vcpu(0);
+    let mut state = vcpu.save().unwrap();
+    let header = state.nested.as_deref().unwrap();
+    assert_eq!(header.size, 128);
+    let flags = header.flags;
+    vcpu.restore(&state).unwrap();
+    state.nested = None;
+    vcpu.restore(&state).unwrap();
+    let again = vcpu.save().unwrap().nested.unwrap();
+    assert_eq!((again.flags, again.size), (flags, 128));
+}
+
+#[test]
+fn memory_types_come_back() {
+    let Some(kvm) = kvm("memory_types_come_back") else {
+        return;
+    };
+    let machine = Machine::new(&kvm, &[0xf4]);
+    let mut vcpu = machine.vcpu(0);
+    let start = vcpu.save().unwrap();
+    let default_type = |state: &VcpuState| {
+        let found = state.msrs.iter().find(|msr| msr.index == 0x2ff);
+        found.map(|msr| msr.data)
+    };
+    if default_type(&start).is_none() {
+        eprintln!("SKIP: memory_types_come_back: KVM has no MTRRs");
+        return;
+    }
+    // Enabled, write-back.
+    let mut other = start.clone();
+    for msr in other.msrs.iter_mut().filter(|msr| msr.index == 0x2ff) {
+        msr.data = 0x806;
+    }
+    vcpu.restore(&other).unwrap();
+    assert_eq!(default_type(&vcpu.save().unwrap()), Some(0x806));
+    vcpu.restore(&start).unwrap();
+    assert_eq!(default_type(&vcpu.save().unwrap()), default_type(&start));
+}
+
+#[test]
+fn the_task_priority_survives_the_first_entry() {
+    let Some(kvm) = kvm("the_task_priority_survives_the_first_entry") else {
+        return;
+    };
+    let machine = Machine::new(&kvm, &[0xf4]);
+    let mut vcpu = machine.vcpu(0);
+    let mut state = vcpu.save().unwrap();
+    state.sregs.cr8 = 5;
+    vcpu.restore(&state).unwrap();
+    assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
+    assert_eq!(vcpu.fd().get_sregs().unwrap().cr8, 5);
+}
+
+#[test]
 fn a_pause_while_a_wrmsr_is_pending_does_not_replay_it() {
     let Some(kvm) = kvm("a_pause_while_a_wrmsr_is_pending_does_not_replay_it") else {
         return;
@@ -511,6 +598,48 @@ fn a_pause_while_a_wrmsr_is_pending_does_not_replay_it() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     assert_eq!(*outs.lock().unwrap(), [1]);
     vcpus.stop(SOON).unwrap();
+}
+
+#[test]
+fn a_restored_guest_is_told_that_it_was_stopped() {
+    let Some(kvm) = kvm("a_restored_guest_is_told_that_it_was_stopped") else {
+        return;
+    };
+    const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    const CLOCK: u64 = 0x5000;
+    let machine = Machine::new(&kvm, STORM);
+    let vcpu = machine.vcpu(0);
+    let enable = kvm_bindings::kvm_msr_entry {
+        index: SYSTEM_TIME,
+        data: CLOCK | 1,
+        reserved: 0,
+    };
+    let block = kvm_bindings::Msrs::from_entries(&[enable]).unwrap();
+    if vcpu.fd().set_msrs(&block).unwrap() != 1 || vcpu.fd().kvmclock_ctrl().is_err() {
+        eprintln!("SKIP: a_restored_guest_is_told_that_it_was_stopped: KVM has no kvmclock");
+        return;
+    }
+    let (mut vcpus, _events) = set();
+    vcpus.spawn(0, vcpu, Counter::default()).unwrap();
+    vcpus.resume(SOON).unwrap();
+    vcpus.pause(SOON).unwrap();
+    let states = vcpus.save(SOON).unwrap();
+
+    let other = Machine::new(&kvm, STORM);
+    let (mut vcpus, _events) = set();
+    let io = Counter::default();
+    let exits = Arc::clone(&io.0);
+    vcpus.spawn(0, other.vcpu(0), io).unwrap();
+    vcpus.restore(states, SOON).unwrap();
+    vcpus.resume(SOON).unwrap();
+    let start = Instant::now();
+    while exits.load(Ordering::Relaxed) == 0 && start.elapsed() < SOON {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    vcpus.pause(SOON).unwrap();
+    // PVCLOCK_GUEST_STOPPED in the flags of `struct pvclock_vcpu_time_info`.
+    let flags: u8 = other.memory.read_obj(GuestAddress(CLOCK + 29)).unwrap();
+    assert_eq!(flags & 2, 2);
 }
 
 /// `out 0x80, al; jmp -4`

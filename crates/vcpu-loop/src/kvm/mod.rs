@@ -5,6 +5,7 @@
 
 mod decode;
 mod dump;
+mod nested;
 mod run_page;
 mod state;
 
@@ -51,9 +52,9 @@ pub enum Error {
     /// One instruction made more exits than any instruction can.
     #[error("a vCPU's access never completes, it can't be restored in place: make a new vCPU")]
     NeverCompletes,
-    /// A saved state doesn't fit this host.
+    /// A saved state doesn't fit this host. The vCPU is as it was.
     #[error(
-        "the saved state's {what} don't fit this host, restore it on a host like the one that saved it"
+        "the saved state's {what} don't fit this host and nothing was changed, restore it on a host like the one that saved it"
     )]
     Misfit {
         /// Which part.
@@ -76,9 +77,9 @@ fn call<T>(
 /// What vCPUs need to know about the host's KVM. Made once, shared by all vCPUs.
 #[derive(Clone, Debug)]
 pub struct KvmHost {
+    /// A descriptor of our own, for [`KvmHost::xsave_size`].
+    kvm: Arc<Kvm>,
     run_size: usize,
-    /// `KVM_CAP_XSAVE2`, at least the classic size, in bytes.
-    xsave_size: usize,
     sregs2: bool,
     nested: bool,
     sync_regs: bool,
@@ -86,29 +87,48 @@ pub struct KvmHost {
 }
 
 impl KvmHost {
-    /// Asks KVM for sizes, capabilities and the list of MSRs that a vCPU's state has.
+    /// Asks KVM for sizes, capabilities and the list of MSRs that a vCPU's state has; the MTRRs, which KVM
+    /// doesn't list, are added.
     ///
     /// # Errors
-    /// KVM refused one of the questions.
+    /// KVM refused one of the questions, or the process has no file descriptor left.
     pub fn probe(kvm: &Kvm) -> Result<Arc<Self>> {
-        let msrs = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
-        Self::with_msrs(kvm, msrs.as_slice().to_vec())
+        let listed = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
+        let mut msrs = listed.as_slice().to_vec();
+        msrs.extend(mtrrs().filter(|mtrr| !listed.as_slice().contains(mtrr)));
+        Self::with_msrs(kvm, msrs)
     }
 
-    /// As [`KvmHost::probe`], with the caller's own list of MSRs to save.
+    /// As [`KvmHost::probe`], with the caller's own list of MSRs to save: up to 4,096, a state with more is not
+    /// restored.
     ///
     /// # Errors
-    /// KVM refused one of the questions.
+    /// As [`KvmHost::probe`].
     pub fn with_msrs(kvm: &Kvm, msrs: Vec<u32>) -> Result<Arc<Self>> {
-        let xsave_size = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+        let own = run_page::duplicate(kvm).map_err(|source| Error::Call {
+            call: "F_DUPFD_CLOEXEC",
+            source,
+        })?;
         Ok(Arc::new(KvmHost {
+            kvm: Arc::new(own),
             run_size: call("KVM_GET_VCPU_MMAP_SIZE", kvm.get_vcpu_mmap_size())?,
-            xsave_size: xsave_size.max(size_of::<kvm_xsave>()),
             sregs2: kvm.check_extension_raw(u64::from(KVM_CAP_SREGS2)) > 0,
             nested: kvm.check_extension_raw(u64::from(kvm_bindings::KVM_CAP_NESTED_STATE)) > 0,
             sync_regs: kvm.check_extension_int(Cap::SyncRegs) & KVM_SYNC_X86_REGS as i32 != 0,
             msrs,
         }))
+    }
+
+    /// `KVM_CAP_XSAVE2`, at least the classic size, in bytes: what KVM reads and writes of a vCPU's XSAVE area.
+    ///
+    /// It depends on the components that the process may use in guests (`ARCH_REQ_XCOMP_GUEST_PERM`, for
+    /// AMX), so it may grow until the process makes its first vCPU, which locks that permission. Asked for
+    /// an existing vCPU, it is final.
+    fn xsave_size(&self, _existing: &VcpuFd) -> usize {
+        let size = self.kvm.check_extension_int(Cap::Xsave2);
+        usize::try_from(size)
+            .unwrap_or(0)
+            .max(size_of::<kvm_xsave>())
     }
 
     /// The MSRs that are saved.
@@ -117,8 +137,18 @@ impl KvmHost {
     }
 }
 
+/// The memory type range registers that KVM has: default type, fixed ranges, eight variable ones (Intel SDM,
+/// volume 3, section 12.11).
+fn mtrrs() -> impl Iterator<Item = u32> {
+    let fixed = [0x250, 0x258, 0x259].into_iter().chain(0x268..=0x26f);
+    fixed.chain(0x200..=0x20f).chain([0x2ff])
+}
+
 /// Most exits that [`SaveVcpu::restore`] answers to get rid of an incomplete access.
 const MAX_COMPLETIONS: u32 = 65_536;
+
+/// How many rejected MSRs a log line names.
+const LOGGED_MSRS: usize = 8;
 
 /// A vCPU of KVM.
 ///
@@ -131,6 +161,8 @@ pub struct KvmVcpu {
     memory: Option<Box<dyn ReadGuest>>,
     /// An exit was handed out whose instruction KVM finishes at the next `KVM_RUN`.
     incomplete: bool,
+    /// What KVM reads and writes of the XSAVE area, in bytes.
+    xsave_size: usize,
     skipped_msrs: Vec<u32>,
 }
 
@@ -152,6 +184,7 @@ impl KvmVcpu {
     pub fn new(fd: VcpuFd, host: &Arc<KvmHost>) -> Result<Self> {
         let page = RunPage::map(&fd, host.run_size).map_err(|source| Error::Map { source })?;
         Ok(KvmVcpu {
+            xsave_size: host.xsave_size(&fd),
             fd,
             page,
             host: Arc::clone(host),
@@ -242,11 +275,14 @@ impl SaveVcpu for KvmVcpu {
         if self.incomplete {
             return Err(Error::Incomplete);
         }
-        state::save(&self.fd, &self.host)
+        state::save(&self.fd, &self.host, self.xsave_size)
     }
 
     /// MSRs that KVM rejects are skipped, logged, and listed by [`KvmVcpu::skipped_msrs`].
+    ///
+    /// After [`Error::Misfit`] the vCPU is as it was.
     fn restore(&mut self, saved: &VcpuState) -> Result<()> {
+        let fitted = state::fit(saved, self.xsave_size)?;
         let mut rounds = 0;
         // KVM would finish the old access on top of the new state.
         while self.incomplete {
@@ -257,14 +293,19 @@ impl SaveVcpu for KvmVcpu {
             }
         }
         self.page.forget_sync_registers();
-        self.skipped_msrs = state::restore(&self.fd, &self.host, saved)?;
+        self.skipped_msrs = state::restore(&self.fd, &self.host, saved, &fitted)?;
+        // Without an in-kernel LAPIC, every entry takes CR8 from here.
+        self.page.set_cr8(saved.sregs.cr8);
         if !self.skipped_msrs.is_empty() {
-            log::warn!(
-                "KVM rejected the saved values of MSRs {:#x?}",
-                self.skipped_msrs
-            );
+            let count = self.skipped_msrs.len();
+            let first = &self.skipped_msrs[..count.min(LOGGED_MSRS)];
+            log::warn!("KVM rejected the saved values of {count} MSRs, the first are {first:#x?}");
         }
         Ok(())
+    }
+
+    fn left_unchanged(error: &Error) -> bool {
+        matches!(error, Error::Misfit { .. })
     }
 }
 
@@ -273,9 +314,10 @@ impl ManagedVcpu for KvmVcpu {
         Arc::new(self.page.kicker())
     }
 
-    /// Tells the guest's kvmclock that time stands still, so that its watchdogs don't bark after a resume.
-    /// A guest without kvmclock makes KVM say `EINVAL`.
-    fn paused(&mut self) -> Result<()> {
+    /// Tells the guest's kvmclock that the guest was stopped, so that its watchdogs don't bark at the time
+    /// that it missed. KVM only notes this, and writes it at the next entry: said at the pause, it would be
+    /// missing in a snapshot that is restored elsewhere. A guest without kvmclock makes KVM say `EINVAL`.
+    fn resuming(&mut self) -> Result<()> {
         match self.fd.kvmclock_ctrl() {
             Err(error) if error.errno() != libc::EINVAL => call("KVM_KVMCLOCK_CTRL", Err(error)),
             _ => Ok(()),

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `immediate_exit` | any thread, as [`AtomicU8`] |
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
-//! | `exit_reason`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
+//! | `exit_reason`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
 //! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
 //! owner handed out is alive then.
@@ -20,7 +20,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -43,7 +43,7 @@ use kvm_bindings::{
     kvm_run__bindgen_ty_1__bindgen_ty_27 as MemoryFaultArm, kvm_sregs2, kvm_xen_exit,
     kvm_xen_exit__bindgen_ty_1__bindgen_ty_1 as XenHcall,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Kvm, VcpuFd};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
 
 use crate::kick::Kick;
@@ -195,6 +195,12 @@ impl RunPage {
         self.mapping.dirty_regs().store(0, Ordering::Relaxed);
     }
 
+    /// The task priority that the next `KVM_RUN` takes over, unless KVM emulates the LAPIC.
+    pub(super) fn set_cr8(&mut self, cr8: u64) {
+        // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
+        unsafe { (&raw mut (*self.mapping.run()).cr8).write(cr8) };
+    }
+
     pub(super) fn exit_reason(&mut self) -> u32 {
         // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw const (*self.mapping.run()).exit_reason).read() }
@@ -339,9 +345,20 @@ fn os_error(error: vmm_sys_util::errno::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
 }
 
+/// Another descriptor of `/dev/kvm`, for which a jail need not hold the path.
+pub(super) fn duplicate(kvm: &Kvm) -> io::Result<Kvm> {
+    // SAFETY: no memory is involved, and `kvm` keeps its descriptor open.
+    let fd = unsafe { libc::fcntl(kvm.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, nobody else owns it.
+    Ok(unsafe { Kvm::from_raw_fd(fd) })
+}
+
 /// `KVM_GET_XSAVE2`, or `KVM_GET_XSAVE` where the area has the classic 4096 bytes.
 ///
-/// `xsave` has room for at least what `KVM_CAP_XSAVE2` said on this host, which [`super::KvmHost`] ensures.
+/// `xsave` has room for what `KVM_CAP_XSAVE2` said after this vCPU was made, see `KvmHost::xsave_size`.
 pub(super) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()> {
     if xsave.as_slice().is_empty() {
         let classic = fd.get_xsave().map_err(os_error)?;
@@ -349,13 +366,15 @@ pub(super) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()> {
         unsafe { xsave.as_mut_fam_struct() }.xsave = classic;
         return Ok(());
     }
-    // SAFETY: the caller sized `xsave` by `KVM_CAP_XSAVE2`, the most that KVM writes.
+    // SAFETY: KVM writes as much as `KVM_CAP_XSAVE2` says, which is fixed once a vCPU exists, and the caller
+    // sized `xsave` by that.
     unsafe { fd.get_xsave2(xsave) }.map_err(os_error)
 }
 
 /// `KVM_SET_XSAVE`; `xsave` is sized as for [`get_xsave`].
 pub(super) fn set_xsave(fd: &VcpuFd, xsave: &Xsave) -> io::Result<()> {
-    // SAFETY: the caller sized `xsave` by `KVM_CAP_XSAVE2`, the most that KVM reads.
+    // SAFETY: KVM reads at most as much as `KVM_CAP_XSAVE2` says, which is fixed once a vCPU exists, and the
+    // caller sized `xsave` by that.
     unsafe { fd.set_xsave2(xsave) }.map_err(os_error)
 }
 

@@ -3,6 +3,8 @@
 
 //! A vCPU's whole state: what is saved, and in which order it is read and written.
 
+use std::ops::RangeInclusive;
+
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, Xsave, kvm_cpuid_entry2,
     kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_sregs2,
@@ -10,13 +12,19 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
 
-use super::{Error, KvmHost, Result, call, run_page};
+use super::{Error, KvmHost, Result, call, nested, run_page};
 
 /// `IA32_FEATURE_CONTROL` (Intel SDM, volume 4, table 2-2).
 const MSR_FEATURE_CONTROL: u32 = 0x3a;
 
+/// `IA32_VMX_BASIC` to `IA32_VMX_VMFUNC`: what VMX can do (Intel SDM, volume 4, table 2-2).
+const MSR_VMX_CAPABILITIES: RangeInclusive<u32> = 0x480..=0x491;
+
 /// `IA32_TSC_DEADLINE` (Intel SDM, volume 4, table 2-2).
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
+
+/// Most MSRs that a saved state may have, ten times as many as KVM knows.
+const MAX_MSRS: usize = 4096;
 
 /// What `KVM_GET_SREGS2` knows and `KVM_GET_SREGS` doesn't.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +64,7 @@ pub struct VcpuState {
     pub lapic: Option<kvm_lapic_state>,
     /// Model-specific registers that this KVM could read.
     pub msrs: Vec<kvm_msr_entry>,
-    /// The nested guest's state, if nesting is possible and used.
+    /// Nested virtualization's state, if this KVM has one; a header alone where the guest doesn't use it.
     pub nested: Option<Box<KvmNestedStateBuffer>>,
     /// Pending and injected exceptions, interrupts, NMIs, SMIs.
     pub events: kvm_vcpu_events,
@@ -84,7 +92,7 @@ impl std::fmt::Debug for VcpuState {
 /// - Events last: reading them turns queued NMIs and SMIs into pending ones, and nothing may come after.
 ///
 /// The others (CPUID, TSC frequency, XSAVE, XCRs, debug registers, nested state) only read.
-pub(super) fn save(fd: &VcpuFd, host: &KvmHost) -> Result<VcpuState> {
+pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<VcpuState> {
     let mp_state = match fd.get_mp_state() {
         Ok(state) => state,
         Err(error) => return call("KVM_GET_MP_STATE", Err(error)),
@@ -104,7 +112,7 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost) -> Result<VcpuState> {
             })
         }
     };
-    let xsave = save_xsave(fd, host)?;
+    let xsave = save_xsave(fd, xsave_size)?;
     let xcrs = call("KVM_GET_XCRS", fd.get_xcrs())?;
     let debug_regs = call("KVM_GET_DEBUGREGS", fd.get_debug_regs())?;
     // EINVAL: this VM has no in-kernel LAPIC.
@@ -118,7 +126,7 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost) -> Result<VcpuState> {
     let msrs = save_msrs(fd, &host.msrs)?;
     // An error means that the host's TSC is unstable; then there is no frequency to keep.
     let tsc_khz = fd.get_tsc_khz().ok();
-    let nested = if host.nested { save_nested(fd)? } else { None };
+    let nested = host.nested.then(|| nested::save(fd)).transpose()?;
     let events = call("KVM_GET_VCPU_EVENTS", fd.get_vcpu_events())?;
     Ok(VcpuState {
         cpuid,
@@ -137,29 +145,56 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost) -> Result<VcpuState> {
     })
 }
 
+/// The parts of a saved state that have to be converted for KVM.
+pub(super) struct Fitted {
+    cpuid: CpuId,
+    xsave: Xsave,
+}
+
+/// Checks the sizes of a state, which KVM can't check. Nothing has changed when it doesn't fit.
+pub(super) fn fit(state: &VcpuState, xsave_size: usize) -> Result<Fitted> {
+    if state.msrs.len() > MAX_MSRS {
+        return Err(Error::Misfit { what: "MSRs" });
+    }
+    Ok(Fitted {
+        cpuid: CpuId::from_entries(&state.cpuid).map_err(|_| Error::Misfit {
+            what: "CPUID entries",
+        })?,
+        xsave: xsave_for(xsave_size, &state.xsave)?,
+    })
+}
+
 /// Writes the state and returns the MSRs that KVM rejected.
 ///
 /// The order matters, because KVM checks each part against earlier ones:
 ///
+/// - Out of the nested guest and of VMX operation that the vCPU is in now, before everything: registers would
+///   be those of the nested guest, and KVM takes no VMX capability MSR (`EBUSY`) and no CR4 without VMXE.
 /// - CPUID first: CR4, EFER, XCR0 and MSRs are checked against it.
 /// - The TSC's frequency before the TSC and its deadline, which are MSRs.
-/// - `IA32_FEATURE_CONTROL` and special registers (EFER, CR4, APIC base) before nested state, which needs
-///   virtualization to be on, and before the LAPIC, whose mode they set.
+/// - `IA32_FEATURE_CONTROL`, the VMX capability MSRs and special registers (EFER, CR4, APIC base) before nested
+///   state, which needs virtualization to be on and is checked against the capabilities; and special
+///   registers before the LAPIC, whose mode they set.
 /// - XCRs before the XSAVE area, whose components they enable.
 /// - General registers after special ones: writing them drops pending exceptions, as does nested state.
 /// - The LAPIC before the MSRs: the TSC deadline is ignored unless the LAPIC's timer is in that mode; and
 ///   the deadline after the other MSRs, because it counts from the restored TSC.
 /// - MP state after special registers: KVM makes a boot CPU at its reset vector runnable when they are set.
 /// - Events last: almost everything above may drop or raise one.
-pub(super) fn restore(fd: &VcpuFd, host: &KvmHost, state: &VcpuState) -> Result<Vec<u32>> {
+pub(super) fn restore(
+    fd: &VcpuFd,
+    host: &KvmHost,
+    state: &VcpuState,
+    fitted: &Fitted,
+) -> Result<Vec<u32>> {
     let VcpuState {
-        cpuid,
+        cpuid: _,
         tsc_khz,
         mp_state,
         regs,
         sregs,
         sregs2,
-        xsave,
+        xsave: _,
         xcrs,
         debug_regs,
         lapic,
@@ -167,27 +202,22 @@ pub(super) fn restore(fd: &VcpuFd, host: &KvmHost, state: &VcpuState) -> Result<
         nested,
         events,
     } = state;
-    // Validate what KVM doesn't, before the first change.
-    let xsave = xsave_for(host, xsave)?;
-    restore_cpuid(fd, cpuid)?;
+    if host.nested {
+        nested::leave(fd)?;
+    }
+    restore_cpuid(fd, &fitted.cpuid)?;
     if let Some(khz) = tsc_khz {
         if fd.get_tsc_khz().ok() != Some(*khz) {
             call("KVM_SET_TSC_KHZ", fd.set_tsc_khz(*khz))?;
         }
     }
-    let only = |wanted: &dyn Fn(u32) -> bool| -> Vec<kvm_msr_entry> {
-        msrs.iter()
-            .filter(|msr| wanted(msr.index))
-            .copied()
-            .collect()
-    };
-    let mut skipped = restore_msrs(fd, &only(&|index| index == MSR_FEATURE_CONTROL))?;
+    let mut skipped = restore_msrs(fd, &of_turn(msrs, MsrTurn::BeforeNested))?;
     restore_sregs(fd, host, sregs, *sregs2)?;
     if let Some(nested) = nested {
         call("KVM_SET_NESTED_STATE", fd.set_nested_state(nested))?;
     }
     call("KVM_SET_XCRS", fd.set_xcrs(xcrs))?;
-    run_page::set_xsave(fd, &xsave).map_err(|source| Error::Call {
+    run_page::set_xsave(fd, &fitted.xsave).map_err(|source| Error::Call {
         call: "KVM_SET_XSAVE",
         source,
     })?;
@@ -196,24 +226,48 @@ pub(super) fn restore(fd: &VcpuFd, host: &KvmHost, state: &VcpuState) -> Result<
     if let Some(lapic) = lapic {
         call("KVM_SET_LAPIC", fd.set_lapic(lapic))?;
     }
-    let early = |index| index != MSR_FEATURE_CONTROL && index != MSR_TSC_DEADLINE;
-    skipped.extend(restore_msrs(fd, &only(&early))?);
-    skipped.extend(restore_msrs(fd, &only(&|index| index == MSR_TSC_DEADLINE))?);
+    skipped.extend(restore_msrs(fd, &of_turn(msrs, MsrTurn::AfterLapic))?);
+    skipped.extend(restore_msrs(fd, &of_turn(msrs, MsrTurn::Last))?);
     call("KVM_SET_MP_STATE", fd.set_mp_state(*mp_state))?;
     call("KVM_SET_VCPU_EVENTS", fd.set_vcpu_events(events))?;
     Ok(skipped)
 }
 
-/// An empty XSAVE area of this host's size.
-fn xsave_area(host: &KvmHost) -> Result<Xsave> {
-    let extra = (host.xsave_size - size_of::<kvm_xsave>()).div_ceil(4);
+/// When an MSR is restored, see [`restore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MsrTurn {
+    BeforeNested,
+    AfterLapic,
+    Last,
+}
+
+impl MsrTurn {
+    fn of(index: u32) -> Self {
+        if index == MSR_FEATURE_CONTROL || MSR_VMX_CAPABILITIES.contains(&index) {
+            MsrTurn::BeforeNested
+        } else if index == MSR_TSC_DEADLINE {
+            MsrTurn::Last
+        } else {
+            MsrTurn::AfterLapic
+        }
+    }
+}
+
+fn of_turn(msrs: &[kvm_msr_entry], turn: MsrTurn) -> Vec<kvm_msr_entry> {
+    let wanted = |msr: &&kvm_msr_entry| MsrTurn::of(msr.index) == turn;
+    msrs.iter().filter(wanted).copied().collect()
+}
+
+/// An empty XSAVE area of at least `size` bytes.
+fn xsave_area(size: usize) -> Result<Xsave> {
+    let extra = size.saturating_sub(size_of::<kvm_xsave>()).div_ceil(4);
     Xsave::new(extra).map_err(|_| Error::Misfit {
         what: "XSAVE components",
     })
 }
 
-fn save_xsave(fd: &VcpuFd, host: &KvmHost) -> Result<Vec<u32>> {
-    let mut area = xsave_area(host)?;
+fn save_xsave(fd: &VcpuFd, size: usize) -> Result<Vec<u32>> {
+    let mut area = xsave_area(size)?;
     run_page::get_xsave(fd, &mut area).map_err(|source| Error::Call {
         call: "KVM_GET_XSAVE2",
         source,
@@ -223,10 +277,10 @@ fn save_xsave(fd: &VcpuFd, host: &KvmHost) -> Result<Vec<u32>> {
     Ok(words)
 }
 
-/// The saved words in an area of this host's size. A smaller area is filled up with zeroes (components in
+/// The saved words in an area of this vCPU's size. A smaller area is filled up with zeroes (components in
 /// their initial state); a larger one fits if what is cut off is zero.
-fn xsave_for(host: &KvmHost, words: &[u32]) -> Result<Xsave> {
-    let mut area = xsave_area(host)?;
+fn xsave_for(size: usize, words: &[u32]) -> Result<Xsave> {
+    let mut area = xsave_area(size)?;
     let misfit = Error::Misfit {
         what: "XSAVE components",
     };
@@ -245,15 +299,12 @@ fn xsave_for(host: &KvmHost, words: &[u32]) -> Result<Xsave> {
 }
 
 /// Sets CPUID unless it is that already: since Linux 5.16, KVM takes no other one after the first run.
-fn restore_cpuid(fd: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<()> {
+fn restore_cpuid(fd: &VcpuFd, cpuid: &CpuId) -> Result<()> {
     let now = call("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
-    if now.as_slice() == entries {
+    if now.as_slice() == cpuid.as_slice() {
         return Ok(());
     }
-    let cpuid = CpuId::from_entries(entries).map_err(|_| Error::Misfit {
-        what: "CPUID entries",
-    })?;
-    call("KVM_SET_CPUID2", fd.set_cpuid2(&cpuid))
+    call("KVM_SET_CPUID2", fd.set_cpuid2(cpuid))
 }
 
 fn restore_sregs(
@@ -314,12 +365,6 @@ fn restore_sregs(
     })
 }
 
-fn save_nested(fd: &VcpuFd) -> Result<Option<Box<KvmNestedStateBuffer>>> {
-    let mut buffer = Box::new(KvmNestedStateBuffer::empty());
-    let used = call("KVM_GET_NESTED_STATE", fd.nested_state(&mut buffer))?;
-    Ok(used.map(|_| buffer))
-}
-
 fn msr_block(entries: &[kvm_msr_entry]) -> Result<Msrs> {
     Msrs::from_entries(entries).map_err(|_| Error::Misfit { what: "MSRs" })
 }
@@ -359,4 +404,17 @@ fn restore_msrs(fd: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<Vec<u32>> {
         rest = &rest[chunk.len().min(written + 1)..];
     }
     Ok(skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vmx_capabilities_and_the_deadline_have_their_turns() {
+        let turns = [0x3a, 0x480, 0x48d, 0x491, 0x10, 0x47f, 0x492, 0x6e0].map(MsrTurn::of);
+        use MsrTurn::*;
+        assert_eq!(turns[..4], [BeforeNested; 4]);
+        assert_eq!(turns[4..], [AfterLapic, AfterLapic, AfterLapic, Last]);
+    }
 }
