@@ -66,7 +66,7 @@ pub enum Access {
     Wrmsr,
     /// Hypercall, of any ABI.
     Hypercall,
-    /// Hyper-V notification, or end of an interrupt.
+    /// Hyper-V notification, end of an interrupt, or a guest that held the CPU too long ([`Exit::Notify`]).
     Notification,
 }
 
@@ -150,6 +150,7 @@ pub fn dispatch<I: VcpuIo + ?Sized>(
             let next = bus.io.ioapic_eoi(vector);
             bus.settle(next, Access::Notification, u64::from(vector))
         }
+        Exit::Notify => bus.settle(Next::Unclaimed, Access::Notification, 0),
         // Asked for by the VMM through the run page, or counted by KVM itself: the guest goes on.
         Exit::InterruptWindow | Exit::SetTpr | Exit::TprAccess { .. } | Exit::BusLock => {
             Flow::Continue

@@ -106,6 +106,9 @@ pub enum Exit<'a> {
     },
     /// The guest took a bus lock (`KVM_CAP_X86_BUS_LOCK_EXIT`).
     BusLock,
+    /// The guest held the CPU without an event window for longer than `KVM_CAP_X86_NOTIFY_VMEXIT` allows,
+    /// and can go on.
+    Notify,
     /// An SEV-ES guest parks this vCPU until the next INIT-SIPI.
     ApResetHold,
     /// Nothing happened and nothing is pending: a kick or a signal took the vCPU out of the guest.
@@ -253,12 +256,15 @@ pub enum FatalExit {
         /// VMX or SVM exit reason.
         reason: u64,
     },
-    /// The guest held the CPU without an event window (`KVM_EXIT_NOTIFY`).
+    /// The guest held the CPU without an event window, and its context is lost (`KVM_EXIT_NOTIFY`); where the
+    /// context is valid, it is [`Exit::Notify`].
     Notify {
-        /// Bit 0: the VM context is corrupt.
+        /// Bit 0, which is set: the VM context is corrupt.
         flags: u32,
     },
-    /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`).
+    /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`): a slot whose host memory is
+    /// missing or poisoned, or an access that is private where memory is shared or the other way round.
+    /// Converting memory is not supported, so a vCPU never goes on after it.
     MemoryFault {
         /// Bit 3: the access was to private memory.
         flags: u64,
@@ -356,7 +362,8 @@ impl std::fmt::Display for FatalExit {
 }
 
 impl Exit<'_> {
-    /// Whether the instruction behind this exit is only half done.
+    /// Whether the instruction behind this exit is only half done, or may be: nobody knows what KVM still has
+    /// to finish after an exit that is unknown or contradicts itself.
     ///
     /// While it is, the registers are those of before the instruction, so state saved now would replay it.
     pub const fn needs_completion(&self) -> bool {
@@ -371,6 +378,21 @@ impl Exit<'_> {
                 | Exit::Hypercall(_)
                 | Exit::Xen(_)
                 | Exit::Hyperv(_)
+                | Exit::Fatal(FatalExit::Unknown { .. } | FatalExit::Malformed { .. })
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_that_nobody_understands_may_be_incomplete() {
+        let needs = |exit| Exit::Fatal(exit).needs_completion();
+        assert!(needs(FatalExit::Unknown { exit_reason: 99 }));
+        assert!(needs(FatalExit::Malformed { exit_reason: 2 }));
+        assert!(!needs(FatalExit::Hardware { reason: 1 }));
+        assert!(!Exit::Notify.needs_completion());
     }
 }

@@ -52,6 +52,8 @@ pub enum ExitKind {
     TprAccess,
     /// [`Exit::BusLock`].
     BusLock,
+    /// [`Exit::Notify`].
+    Notify,
     /// [`Exit::ApResetHold`].
     ApResetHold,
     /// [`Exit::Interrupted`].
@@ -135,6 +137,7 @@ impl From<&Exit<'_>> for ExitRecord {
                 record(ExitKind::TprAccess, *rip, 0, u64::from(*is_write))
             }
             Exit::BusLock => record(ExitKind::BusLock, 0, 0, 0),
+            Exit::Notify => record(ExitKind::Notify, 0, 0, 0),
             Exit::ApResetHold => record(ExitKind::ApResetHold, 0, 0, 0),
             Exit::Interrupted => record(ExitKind::Interrupted, 0, 0, 0),
             Exit::Fatal(_) => record(ExitKind::Fatal, 0, 0, 0),

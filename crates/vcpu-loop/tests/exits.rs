@@ -289,6 +289,14 @@ fn exits_that_only_inform_go_on() {
 }
 
 #[test]
+fn a_guest_that_held_the_cpu_goes_on_and_is_counted() {
+    let script = step_then_signal(Step::Notify);
+    let (_, unclaimed, flow) = play(script, &mut RecordingIo::unclaimed());
+    let counted = unclaimed.count(Access::Notification);
+    assert_eq!((counted, flow), (1, Flow::Interrupted));
+}
+
+#[test]
 fn string_pio_is_split_for_every_size() {
     for size in [1u8, 2, 4] {
         let width = usize::from(size);

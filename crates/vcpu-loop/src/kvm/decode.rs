@@ -70,6 +70,7 @@ pub(super) fn decode(page: &mut RunPage) -> Exit<'_> {
             }
         }
         KVM_EXIT_X86_BUS_LOCK => Exit::BusLock,
+        KVM_EXIT_NOTIFY if page.notify().flags & KVM_NOTIFY_CONTEXT_INVALID == 0 => Exit::Notify,
         KVM_EXIT_AP_RESET_HOLD => Exit::ApResetHold,
         _ => Exit::Fatal(fatal(page, exit_reason)),
     }

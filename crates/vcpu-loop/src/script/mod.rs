@@ -103,6 +103,8 @@ pub enum Step {
     TprAccess,
     /// A bus lock.
     BusLock,
+    /// No event window for too long, but the guest can go on.
+    Notify,
     /// A signal that was no kick.
     Signal,
     /// An exit that ends the vCPU.
@@ -416,6 +418,7 @@ impl ScriptedVcpu {
                 is_write: true,
             },
             Step::BusLock => Exit::BusLock,
+            Step::Notify => Exit::Notify,
             Step::Fatal(exit) => Exit::Fatal(exit),
             Step::HostError => return Err(ScriptError::Host),
             Step::Then(step) => panic!("{step:?} continues an instruction that made no exit"),
