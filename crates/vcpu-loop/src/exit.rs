@@ -84,7 +84,8 @@ pub enum Exit<'a> {
     Shutdown,
     /// The guest asked for a system-wide state change.
     SystemEvent(SystemEvent),
-    /// A breakpoint or single step asked for by `KVM_SET_GUEST_DEBUG`.
+    /// A breakpoint or single step asked for by `KVM_SET_GUEST_DEBUG`: by the VMM, before it gives the vCPU
+    /// away.
     Debug(DebugExit),
     /// The guest ended a level-triggered interrupt (split irqchip).
     IoapicEoi {
@@ -93,7 +94,7 @@ pub enum Exit<'a> {
     },
     /// The dirty ring of this vCPU is full: nothing runs until it has been harvested and reset.
     DirtyRingFull,
-    /// The guest can take an interrupt now (`request_interrupt_window`).
+    /// The guest can take an interrupt now (`request_interrupt_window`). This crate never asks for it.
     InterruptWindow,
     /// The guest lowered CR8 below the threshold (no in-kernel LAPIC).
     SetTpr,

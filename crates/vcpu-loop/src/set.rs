@@ -53,6 +53,9 @@ impl<S> VcpuHandle<S> {
 /// named by the error, and obeys the request later, when it can. Waiting happens on the caller's thread:
 /// a [`VcpuIo`] must therefore never call into the set, nor wait for the thread that does.
 ///
+/// Kicks are signals whose handler is installed without `SA_RESTART`: a system call that a [`VcpuIo`] makes
+/// on the vCPU's thread may return `EINTR`, and has to be repeated.
+///
 /// Dropping the set stops all threads and waits for one second at most.
 pub struct VcpuSet<S> {
     vcpus: Vec<VcpuHandle<S>>,
@@ -153,13 +156,14 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.vcpus.iter().map(|vcpu| vcpu.id)
     }
 
-    /// The counters of accesses that nobody claimed. `None` if there is no such vCPU.
-    pub fn unclaimed(&self, id: impl Into<VcpuId>) -> Option<&Unclaimed> {
+    /// The counters of accesses that nobody claimed. `None` if there is no such vCPU: also after
+    /// [`VcpuSet::stop`], which counters that were asked for before outlive.
+    pub fn unclaimed(&self, id: impl Into<VcpuId>) -> Option<Arc<Unclaimed>> {
         let id = id.into();
         self.vcpus
             .iter()
             .find(|vcpu| vcpu.id == id)
-            .map(|vcpu| vcpu.unclaimed.as_ref())
+            .map(|vcpu| Arc::clone(&vcpu.unclaimed))
     }
 
     /// Lets all vCPUs enter the guest: starts them, or continues after a pause. One that refuses doesn't
@@ -200,6 +204,11 @@ impl<S: Send + 'static> VcpuSet<S> {
 
     /// Gives each vCPU, paused or ended, a state, in the order of [`VcpuSet::ids`]. They are paused then.
     ///
+    /// Guest memory, its slots and the state of the whole VM (interrupt controllers, clock) must be there
+    /// already. A vCPU whose state was refused before the first change
+    /// ([`SaveVcpu::left_unchanged`](crate::SaveVcpu::left_unchanged)) stays what it was; the others have
+    /// their new states all the same.
+    ///
     /// # Errors
     /// [`Error::WrongStateCount`], [`Error::Deadline`], [`Error::Refused`], [`Error::Host`], [`Error::Gone`].
     pub fn restore(&self, states: Vec<S>, deadline: Duration) -> Result<()> {
@@ -218,7 +227,9 @@ impl<S: Send + 'static> VcpuSet<S> {
         collect(&receiver, &all, Request::Restore, deadline).map(drop)
     }
 
-    /// Ends the `hlt` of one vCPU, after an interrupt was injected (no in-kernel interrupt controller).
+    /// Ends the `hlt` of one vCPU of a VM without in-kernel LAPIC. The guest goes on behind it, as after an
+    /// interrupt that was handled already; injecting one is not the set's business. On any other vCPU it is
+    /// a kick without effect.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], [`Error::Deadline`], [`Error::Refused`], [`Error::Gone`].

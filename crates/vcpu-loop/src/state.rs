@@ -45,7 +45,7 @@ pub enum Request {
     Save,
     /// Replace the state.
     Restore,
-    /// Leave `hlt`: an interrupt was injected (no in-kernel interrupt controller).
+    /// Leave `hlt` (no in-kernel LAPIC).
     Wake,
     /// Show registers and instruction bytes.
     Dump,

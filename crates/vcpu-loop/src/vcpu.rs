@@ -133,7 +133,9 @@ pub enum MsrReply<T> {
 /// What a vCPU needs from the VMM. Every method's default leaves the access unclaimed.
 ///
 /// One object per vCPU, owned by its thread, so its own state needs no lock. Methods must not wait for
-/// the thread that controls the vCPUs, or a pause deadlocks until its deadline.
+/// the thread that controls the vCPUs, or a pause deadlocks until its deadline. A system call that blocks
+/// returns `EINTR` when the vCPU is kicked meanwhile, because the signal's handler is installed without
+/// `SA_RESTART`; repeat it, as `std` does in `read_exact` and `write_all`.
 pub trait VcpuIo {
     /// Called once on the vCPU's thread before its first entry: the place for affinity or seccomp.
     fn thread_started(&mut self) {}

@@ -82,7 +82,7 @@ impl VcpuIo for Io {
 }
 
 #[test]
-fn a_hundred_thousand_exits_allocate_nothing() {
+fn sixty_thousand_exits_allocate_nothing() {
     let mut builder = BusBuilder::new();
     for base in 0..32 {
         builder

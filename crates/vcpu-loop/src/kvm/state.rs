@@ -39,6 +39,10 @@ pub struct Sregs2Extra {
 /// The state of a KVM x86 vCPU, plain data in KVM's own structures.
 ///
 /// It is untrusted when it comes from a file: KVM checks it when it is restored.
+///
+/// Not in it: machine check banks and Hyper-V's `SINTx`, whose MSRs KVM doesn't list (see
+/// [`KvmHost::with_msrs`]), whatever belongs to the whole VM, and guest memory. The latter two must be
+/// restored before: KVM reads guest memory when it takes nested state and MSRs.
 #[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VcpuState {
