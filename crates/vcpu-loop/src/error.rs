@@ -84,6 +84,14 @@ pub enum Error {
         /// Why.
         source: BoxError,
     },
+    /// The vCPU isn't of the type that a closure is for.
+    #[error("vCPU {id} is not a {wanted}, name the type that it was spawned with")]
+    WrongType {
+        /// Which vCPU.
+        id: VcpuId,
+        /// The type's name.
+        wanted: &'static str,
+    },
     /// A vCPU's thread is gone; its last event says why.
     #[error("the thread of vCPU {id} is gone, its last event says why")]
     Gone {

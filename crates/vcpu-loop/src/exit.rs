@@ -85,7 +85,7 @@ pub enum Exit<'a> {
     /// The guest asked for a system-wide state change.
     SystemEvent(SystemEvent),
     /// A breakpoint or single step asked for by `KVM_SET_GUEST_DEBUG`: by the VMM, before it gives the vCPU
-    /// away.
+    /// away or by [`with_vcpu`](crate::VcpuSet::with_vcpu).
     Debug(DebugExit),
     /// The guest ended a level-triggered interrupt (split irqchip).
     IoapicEoi {

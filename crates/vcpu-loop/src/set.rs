@@ -17,7 +17,7 @@ use crate::event::VcpuEventSender;
 use crate::kick::{Kick, KickSignal};
 use crate::report::CpuDump;
 use crate::state::Request;
-use crate::thread::{Envelope, Order, Reply, StateHooks, Worker};
+use crate::thread::{Call, Envelope, Order, Reply, StateHooks, Worker};
 use crate::vcpu::{ManagedVcpu, VcpuId, VcpuIo};
 
 /// How long [`VcpuSet`]'s `Drop` waits for its threads before it leaves them behind.
@@ -237,6 +237,38 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.one(id.into(), Request::Wake, deadline).map(drop)
     }
 
+    /// Runs `act` on one vCPU, which must be paused, on its own thread: for what the loop doesn't do itself,
+    /// such as breakpoints, or an interrupt of a VM without in-kernel LAPIC (inject it, resume,
+    /// [`wake`](VcpuSet::wake)). `V` is the type that the vCPU was spawned with. A panic of `act` fails the vCPU.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`], [`Error::WrongType`], [`Error::Deadline`] (`act` runs later, its result is lost),
+    /// [`Error::Refused`], [`Error::Gone`].
+    pub fn with_vcpu<V, R>(
+        &self,
+        id: impl Into<VcpuId>,
+        act: impl FnOnce(&mut V) -> R + Send + 'static,
+        deadline: Duration,
+    ) -> Result<R>
+    where
+        V: 'static,
+        R: Send + 'static,
+    {
+        let id = id.into();
+        let (sender, result) = channel();
+        let call: Call = Box::new(move |vcpu| {
+            if let Some(vcpu) = vcpu.downcast_mut() {
+                // A controller that gave up waiting has dropped its end.
+                let _ = sender.send(act(vcpu));
+            }
+        });
+        self.order(id, Order::Call(call), deadline)?;
+        result.try_recv().map_err(|_| Error::WrongType {
+            id,
+            wanted: std::any::type_name::<V>(),
+        })
+    }
+
     /// Registers and instruction bytes of one vCPU, which must be paused or have ended. `None` if the vCPU
     /// can't show them.
     ///
@@ -295,13 +327,18 @@ impl<S: Send + 'static> VcpuSet<S> {
     }
 
     fn one(&self, id: VcpuId, request: Request, deadline: Duration) -> Result<Reply<S>> {
+        self.order(id, Order::Plain(request), deadline)
+    }
+
+    fn order(&self, id: VcpuId, order: Order<S>, deadline: Duration) -> Result<Reply<S>> {
+        let request = order.request();
         let vcpu = self
             .vcpus
             .iter()
             .find(|vcpu| vcpu.id == id)
             .ok_or(Error::NoSuchVcpu { id })?;
         let (sender, receiver) = channel();
-        vcpu.send(Order::Plain(request), sender, self.signal);
+        vcpu.send(order, sender, self.signal);
         collect(&receiver, &[id], request, deadline)?
             .pop()
             .ok_or(Error::Gone { id })

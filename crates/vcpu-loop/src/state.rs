@@ -47,6 +47,8 @@ pub enum Request {
     Restore,
     /// Leave `hlt` (no in-kernel LAPIC).
     Wake,
+    /// Run the controller's own code on the vCPU.
+    Call,
     /// Show registers and instruction bytes.
     Dump,
     /// Leave the guest and end the thread.
@@ -61,6 +63,7 @@ impl fmt::Display for Request {
             Request::Save => "save",
             Request::Restore => "restore",
             Request::Wake => "wake",
+            Request::Call => "call",
             Request::Dump => "dump",
             Request::Stop => "stop",
         })
@@ -89,7 +92,7 @@ pub const fn step(state: State, request: Request) -> (State, Response) {
         (State::Paused | State::Running, Resume) => State::Running,
         (State::Paused | State::Running, Pause) => State::Paused,
         (State::Ended | State::Failed, Pause) => state,
-        (State::Paused, Save) => State::Paused,
+        (State::Paused, Save | Call) => State::Paused,
         (State::Paused | State::Ended, Restore) => State::Paused,
         (State::Paused | State::Running, Wake) => state,
         (State::Paused | State::Ended, Dump) => state,
@@ -110,6 +113,7 @@ mod tests {
             Request::Save,
             Request::Restore,
             Request::Wake,
+            Request::Call,
             Request::Dump,
             Request::Stop,
         ])

@@ -32,13 +32,18 @@ pub(crate) struct Envelope<S> {
 pub(crate) enum Order<S> {
     Plain(Request),
     Restore(Box<S>),
+    Call(Call),
 }
 
+/// The controller's own code, for a vCPU whose type the set has forgotten. It does nothing on another type.
+pub(crate) type Call = Box<dyn FnOnce(&mut dyn Any) + Send>;
+
 impl<S> Order<S> {
-    fn request(&self) -> Request {
+    pub(crate) fn request(&self) -> Request {
         match self {
             Order::Plain(request) => *request,
             Order::Restore(_) => Request::Restore,
+            Order::Call(_) => Request::Call,
         }
     }
 }
@@ -134,7 +139,7 @@ pub(crate) struct Worker<V, I, S> {
     pub(crate) signal: KickSignal,
 }
 
-impl<V: ManagedVcpu, I: VcpuIo, S> Worker<V, I, S> {
+impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Worker<V, I, S> {
     /// The thread's body. Returns when stopped, or when the controller is gone.
     pub(crate) fn main(self) {
         let mut last_word = LastWord {
@@ -169,7 +174,7 @@ struct Control<V, I, S> {
     history: ExitHistory,
 }
 
-impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
+impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
     fn serve(&mut self) {
         if let Err(error) = self.worker.signal.unblock() {
             self.fail(FailureReason::Host(error.into()));
@@ -388,6 +393,10 @@ impl<V: ManagedVcpu, I: VcpuIo, S> Control<V, I, S> {
                 Ok(Reply::Dumped(Box::new(vcpu.dump())))
             })),
             Order::Plain(_) => return Reply::Done,
+            Order::Call(call) => catch_unwind(AssertUnwindSafe(|| {
+                call(vcpu);
+                Ok(Reply::Done)
+            })),
             Order::Restore(state) => catch_unwind(AssertUnwindSafe(|| {
                 (hooks.restore)(vcpu, io, *state).map(|()| Reply::Done)
             })),

@@ -201,6 +201,35 @@ fn any_other_failed_restore_ends_a_vcpu() {
     }
 }
 
+#[test]
+fn a_closure_runs_on_a_paused_vcpu_on_its_thread() {
+    let (mut vcpus, _events) = set();
+    vcpus
+        .spawn(3, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+        .unwrap();
+    let act = |vcpu: &mut ScriptedVcpu| {
+        vcpu.restore(&ScriptState { retired: 7 }).unwrap();
+        thread::current().name().map(str::to_owned)
+    };
+    let name = vcpus.with_vcpu(3, act, SOON).unwrap();
+    assert_eq!(name.as_deref(), Some("vcpu3"));
+    assert_eq!(vcpus.save(SOON).unwrap(), [ScriptState { retired: 7 }]);
+    let wrong = vcpus.with_vcpu(3, |_: &mut u8| (), SOON);
+    assert!(matches!(wrong, Err(Error::WrongType { .. })));
+    vcpus.resume(SOON).unwrap();
+    let running = vcpus.with_vcpu(3, act, SOON);
+    assert!(matches!(running, Err(Error::Refused { .. })));
+    vcpus.pause(SOON).unwrap();
+    let panicked = vcpus.with_vcpu(3, |_: &mut ScriptedVcpu| panic!("in a closure"), SOON);
+    assert!(matches!(
+        panicked,
+        Err(Error::Refused {
+            state: State::Failed,
+            ..
+        })
+    ));
+}
+
 /// A vCPU that writes down what it is told.
 struct Told(ScriptedVcpu, Arc<Mutex<Vec<&'static str>>>);
 
