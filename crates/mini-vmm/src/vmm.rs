@@ -80,7 +80,10 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
             continue;
         }
         // The terminal is as it was before anything longer than a line is printed.
-        console.close();
+        match outcome {
+            Outcome::ConsoleQuit | Outcome::Signal(_) | Outcome::Timeout => console.close_soon(),
+            _ => console.close(),
+        }
         if let Some(report) = report {
             // With standard error gone, the exit code still says it.
             let _ = write!(io::stderr(), "{report}");

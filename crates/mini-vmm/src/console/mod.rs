@@ -13,7 +13,7 @@
 //!
 //! vCPUs never wait: output beyond 1 MiB that its reader is too slow for is dropped, oldest first,
 //! with a note in the stream. Input waits for the guest. At the end what is queued is written for
-//! as long as that makes progress.
+//! as long as that makes progress, 10 seconds at most.
 
 mod escape;
 mod input;
@@ -37,7 +37,7 @@ pub use output::ConsoleOutput;
 pub use terminal::line_end;
 
 use input::InputQueue;
-use output::{FdSink, Output};
+use output::{Drain, FdSink, Output};
 use pty::Pty;
 use socket::{Socket, SocketFile};
 use terminal::RawTerminal;
@@ -90,10 +90,10 @@ pub enum Error {
 #[derive(Debug, Default)]
 pub struct Console {
     // Dropped in this order: no more input, then the last output, then the terminal as it was.
-    _reader: Option<Worker>,
+    reader: Option<Worker>,
     input: Option<Arc<InputQueue>>,
     output: Option<ConsoleOutput>,
-    _writer: Option<Output>,
+    writer: Option<Output>,
     _terminal: Option<RawTerminal>,
     _socket: Option<SocketFile>,
     pty: Option<PathBuf>,
@@ -140,8 +140,17 @@ impl Console {
     }
 
     /// Ends the console as dropping it does: what is queued is written for as long as that makes
-    /// progress, the terminal is given back, the socket's file is removed.
+    /// progress, 10 seconds at most, the terminal is given back, the socket's file is removed.
     pub fn close(self) {}
+
+    /// As [`close`](Self::close), for somebody who wants the end now: what is not written within
+    /// 200 milliseconds is lost.
+    pub fn close_soon(mut self) {
+        self.reader = None;
+        if let Some(writer) = &mut self.writer {
+            writer.close(Drain::SOON);
+        }
+    }
 
     fn stdio() -> Result<Console, Error> {
         let mut console = Console::default();
@@ -153,7 +162,7 @@ impl Console {
             }
         }
         let queue = Arc::new(InputQueue::new().map_err(Error::Start)?);
-        (console._reader, console._terminal) = stdio::input(&queue)?;
+        (console.reader, console._terminal) = stdio::input(&queue)?;
         console.input = Some(queue);
         Ok(console)
     }
@@ -188,7 +197,7 @@ impl Console {
         } = Pty::open(&queue)?;
         tell(&format!("the serial console is on {}", name.display()));
         let mut console = Console {
-            _reader: Some(reader),
+            reader: Some(reader),
             input: Some(queue),
             pty: Some(name),
             ..Console::default()
@@ -205,7 +214,7 @@ impl Console {
             reader,
         } = Socket::open(path, &queue)?;
         let mut console = Console {
-            _reader: Some(reader),
+            reader: Some(reader),
             input: Some(queue),
             _socket: Some(file),
             ..Console::default()
@@ -216,7 +225,7 @@ impl Console {
 
     fn write_to(&mut self, writer: Output) {
         self.output = Some(writer.handle());
-        self._writer = Some(writer);
+        self.writer = Some(writer);
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -23,8 +23,27 @@ const CHUNK: usize = 4096;
 /// How long the first byte waits for more, so that a guest that writes byte by byte does not cost a
 /// thread switch and a system call for each.
 const LINGER: Duration = Duration::from_millis(1);
-/// How long the last output may make no progress before it is given up.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end waits for the last output to be written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drain {
+    /// Without progress, at most.
+    idle: Duration,
+    /// In all, at most: a reader that takes a few bytes now and then makes progress for hours.
+    total: Duration,
+}
+
+impl Drain {
+    /// After a guest that came to its own end.
+    pub(super) const PATIENT: Drain = Drain {
+        idle: Duration::from_secs(2),
+        total: Duration::from_secs(10),
+    };
+    /// After somebody asked for the end.
+    pub(super) const SOON: Drain = Drain {
+        idle: Duration::from_millis(200),
+        total: Duration::from_millis(200),
+    };
+}
 
 /// Where the writer thread writes to; blocking.
 pub(super) trait Sink: Send {
@@ -221,28 +240,37 @@ impl Output {
         ConsoleOutput(Arc::clone(&self.shared))
     }
 
-    /// Writes what is queued, for as long as that makes progress, and ends the thread.
-    pub(super) fn close(&mut self) {
+    /// Writes what is queued, for as long as `drain` allows, and ends the thread.
+    pub(super) fn close(&mut self, drain: Drain) {
         let has_reader = self.has_reader.take().is_none_or(|ask| ask());
         let mut queue = self.shared.lock();
         queue.closing = true;
         self.shared.wake_writer(&mut queue);
+        let mut now = Instant::now();
+        let (end, mut last_progress) = (now + drain.total, now);
         while has_reader && !queue.dead {
+            let left = end.min(last_progress + drain.idle) - now;
+            if left.is_zero() {
+                break;
+            }
             let before = queue.written;
-            let (guard, timeout) = self
+            queue = self
                 .shared
                 .progress
-                .wait_timeout(queue, PATIENCE)
-                .unwrap_or_else(PoisonError::into_inner);
-            queue = guard;
-            if timeout.timed_out() && queue.written == before {
-                break;
+                .wait_timeout(queue, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            now = Instant::now();
+            if queue.written != before {
+                last_progress = now;
             }
         }
         drop(queue);
         let lost = self.shared.kill();
         if has_reader && lost > 0 {
-            log::warn!("nobody reads the console: its last {lost} bytes were not written");
+            log::warn!(
+                "the console's reader did not keep up: the last {lost} bytes of output were not written"
+            );
         }
         self.writer.stop();
     }
@@ -250,7 +278,7 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        self.close();
+        self.close(Drain::PATIENT);
     }
 }
 
@@ -293,7 +321,8 @@ mod tests {
     use std::io::Read;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
-    use std::time::Instant;
+
+    const PATIENCE: Duration = Drain::PATIENT.idle;
 
     fn pipe() -> (File, FdSink) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -314,7 +343,7 @@ mod tests {
         for part in expected.chunks(7) {
             handle.write_all(part).unwrap();
         }
-        output.close();
+        output.close(Drain::PATIENT);
         drop(output);
         assert_eq!(received.join().unwrap(), expected);
     }
@@ -326,9 +355,11 @@ mod tests {
         let mut handle = output.handle();
         for i in 0..400_000u32 {
             handle.write_all(format!("{i:07}\n").as_bytes()).unwrap();
-            // A jam before the flood: then there is one gap, and it is known where.
-            while i == 20_000 && output.shared.lock().written < 60_000 {
-                thread::yield_now();
+            // A jam before the flood: then there is one gap, and it is known where. How much a pipe
+            // takes depends on how large the single writes are.
+            if i == 20_000 {
+                thread::sleep(Duration::from_millis(300));
+                assert!(output.shared.lock().written > 0);
             }
         }
         // That this is reached shows that nobody waits for the reader, who reads nothing so far.
@@ -439,6 +470,37 @@ mod tests {
         drop(output);
         assert!(start.elapsed() > PATIENCE, "longer than without progress");
         assert_eq!(received.join().unwrap(), 300_000);
+    }
+
+    #[test]
+    fn steady_slow_reader_does_not_hold_up_the_end_for_good() {
+        let (mut reader, sink) = pipe();
+        let mut output = Output::start(sink).unwrap();
+        output.handle().write_all(&[b'x'; CAPACITY]).unwrap();
+        let slow = thread::spawn(move || {
+            let mut buffer = [0; CHUNK];
+            while reader.read(&mut buffer).unwrap() > 0 {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let (idle, total) = (Duration::from_millis(300), Duration::from_millis(900));
+        let start = Instant::now();
+        output.close(Drain { idle, total });
+        let took = start.elapsed();
+        assert!(took >= total && took < 2 * total, "{took:?}");
+        drop(output);
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn end_that_was_asked_for_comes_soon() {
+        let (reader, sink) = pipe();
+        let mut output = Output::start(sink).unwrap();
+        output.handle().write_all(&[b'x'; 200_000]).unwrap();
+        let start = Instant::now();
+        output.close(Drain::SOON);
+        assert!(start.elapsed() < PATIENCE / 2);
+        drop(reader);
     }
 
     #[test]

@@ -173,15 +173,34 @@ fn file_gets_the_output_and_is_emptied_first() {
 }
 
 #[test]
+fn end_that_was_asked_for_does_not_wait_for_the_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    make_fifo(&fifo);
+    // Opened for both, a FIFO does not wait for the other side; nothing is read.
+    let reader = File::options().read(true).write(true).open(&fifo).unwrap();
+    let console = Console::open(&SerialSpec::File(fifo)).unwrap();
+    console
+        .output()
+        .unwrap()
+        .write_all(&[b'x'; 500_000])
+        .unwrap();
+    let start = Instant::now();
+    console.close_soon();
+    assert!(start.elapsed() < Duration::from_secs(1));
+    drop(reader);
+}
+
+fn make_fifo(path: &Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+}
+
+#[test]
 fn bad_files_are_errors_with_a_next_step() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
-    rustix::fs::mkfifoat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::Mode::from_raw_mode(0o600),
-    )
-    .unwrap();
+    make_fifo(&fifo);
     for path in [dir.path(), Path::new("/nonexistent/log"), &fifo] {
         let text = Console::open(&SerialSpec::File(path.to_owned()))
             .unwrap_err()
