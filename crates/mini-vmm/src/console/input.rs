@@ -102,7 +102,7 @@ impl InputQueue {
     }
 
     /// Moves input to `target` until one has none or the other no room.
-    fn pump(&self, target: &dyn InputTarget) {
+    pub(super) fn pump(&self, target: &dyn InputTarget) {
         loop {
             let mut batch = [0; BATCH];
             let mut state = self.lock();

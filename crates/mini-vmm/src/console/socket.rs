@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
@@ -174,17 +174,21 @@ impl Shared {
         let _ = client.shutdown(Shutdown::Both);
     }
 
-    /// Makes `stream` the client after it got the history; refuses it politely if there is one.
+    /// Makes `stream` the client after it got the history; refuses it politely if there is one. Of
+    /// the history it gets what its buffer has room for: the default, over 200 KiB, has room for all.
     fn attach(&mut self, stream: UnixStream) -> Option<Arc<UnixStream>> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         if self.client.is_some() {
             let _ = send(&stream, BUSY, flags);
             return None;
         }
-        // A new stream has room for all of it (the default buffer is over 200 KiB).
-        for part in [self.history.as_slices().0, self.history.as_slices().1] {
-            if !part.is_empty() {
-                send(&stream, part, flags).ok()?;
+        let mut history: &[u8] = self.history.make_contiguous();
+        while !history.is_empty() {
+            match send(&stream, history, flags) {
+                Ok(count) => history = &history[count..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => return None,
             }
         }
         let client = Arc::new(stream);
@@ -219,46 +223,83 @@ impl Socket {
     }
 }
 
+/// The attached client, as the thread that reads from it sees it.
+struct Client {
+    stream: Arc<UnixStream>,
+    /// Whether there may be more input from it.
+    sends: bool,
+}
+
+impl Client {
+    /// What to wait for.
+    fn watched(&self) -> (BorrowedFd<'_>, PollFlags) {
+        let input = if self.sends {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        };
+        (self.stream.as_fd(), input)
+    }
+
+    fn has_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
+        let now = Timespec::default();
+        poll(&mut fds, Some(&now)).is_ok()
+            && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+}
+
 /// Accepts clients and reads from the one that is attached, one after the other.
 fn serve(listener: &UnixListener, shared: &Mutex<Shared>, queue: &InputQueue, stop: &Stop) {
-    let mut client: Option<(Arc<UnixStream>, bool)> = None;
+    let mut client: Option<Client> = None;
+    // Hung up before the guest had room for all that it sent.
+    let mut left: Option<Arc<UnixStream>> = None;
     while !stop.is_requested() {
         let room = queue.room();
-        // A client that sent all it had (half-closed) still reads; it is gone on a hang-up.
-        let watched = client.as_ref().map(|(stream, sends)| {
-            let reads = *sends && room > 0;
-            let input = if reads {
-                PollFlags::IN
-            } else {
-                PollFlags::empty()
-            };
-            (stream.as_fd(), input)
-        });
+        if let Some(stream) = left.as_ref().filter(|_| room > 0) {
+            // Never waits: after a hang-up there is input, or its end.
+            if !read_client(stream, queue, room) {
+                left = None;
+            }
+            continue;
+        }
+        // A client that sent all it had (half-closed) still reads; it is gone on a hang-up. Without
+        // room a hang-up, which can't be masked, would be reported over and over.
+        let watched = client
+            .as_ref()
+            .filter(|client| room > 0 || !client.sends)
+            .map(Client::watched);
         let more_room = if room == 0 {
             readable(queue.room_event())
         } else {
             None
         };
         let [connects, happened, _] = stop.poll([readable(listener), watched, more_room], None);
-        if let Some((stream, sends)) = &mut client {
-            if happened.intersects(PollFlags::IN) {
-                *sends = read_client(stream, queue, room);
-            }
-            if happened.intersects(PollFlags::HUP | PollFlags::ERR) {
-                if !happened.intersects(PollFlags::IN) || !*sends {
-                    lock(shared).detach(stream);
-                    client = None;
-                }
-                // Whoever connects now comes after it, and finds the console free.
-                continue;
+        if let Some(now) = client.as_mut().filter(|_| !happened.is_empty()) {
+            now.sends = now.sends && read_client(&now.stream, queue, room);
+            // What it sent before the hang-up comes first.
+            if !now.sends && happened.intersects(PollFlags::HUP | PollFlags::ERR) {
+                lock(shared).detach(&now.stream);
+                client = None;
             }
         }
         if !connects.is_empty() {
+            // Whoever connects now comes after a client that hung up, and finds the console free.
+            if let Some(gone) = client.take_if(|now| now.has_hung_up()) {
+                lock(shared).detach(&gone.stream);
+                if gone.sends {
+                    // One such rest is kept, the first.
+                    left.get_or_insert(gone.stream);
+                }
+            }
             match listener.accept() {
                 Ok((stream, _)) => {
                     // Listening does not block, but that is not inherited: the writer wants it so.
                     if let Some(attached) = lock(shared).attach(stream) {
-                        client = Some((attached, true));
+                        client = Some(Client {
+                            stream: attached,
+                            sends: true,
+                        });
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -287,6 +328,7 @@ fn read_client(stream: &UnixStream, queue: &InputQueue, room: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::InputTarget;
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixDatagram;
@@ -418,6 +460,65 @@ mod tests {
             let mut text = [0; 5];
             client.read_exact(&mut text).is_ok() && text == *b"hung\n"
         });
+    }
+
+    /// Takes 64 bytes of every other offer.
+    struct SlowGuest {
+        received: Mutex<(Vec<u8>, bool)>,
+        room: vmm_sys_util::eventfd::EventFd,
+    }
+
+    impl InputTarget for SlowGuest {
+        fn enqueue(&self, bytes: &[u8]) -> usize {
+            let mut received = self.received.lock().unwrap();
+            received.1 = !received.1;
+            if !received.1 {
+                return 0;
+            }
+            received.0.extend(bytes);
+            bytes.len()
+        }
+
+        fn input_room(&self) -> &vmm_sys_util::eventfd::EventFd {
+            &self.room
+        }
+    }
+
+    #[test]
+    fn input_of_a_client_that_left_arrives_whole() {
+        let fixture = open();
+        let sent: Vec<u8> = (0..64u32 << 10).map(|i| (i % 251) as u8).collect();
+        let mut client = UnixStream::connect(&fixture.path).unwrap();
+        client.write_all(&sent).unwrap();
+        drop(client);
+        wait_for(|| fixture.queue.room() == 0);
+        // The next one finds the console free, and its input comes after.
+        let mut next = UnixStream::connect(&fixture.path).unwrap();
+        next.write_all(b"next").unwrap();
+        let guest = SlowGuest {
+            received: Mutex::default(),
+            room: vmm_sys_util::eventfd::EventFd::new(0).unwrap(),
+        };
+        wait_for(|| {
+            fixture.queue.pump(&guest);
+            guest.received.lock().unwrap().0.len() >= sent.len() + 4
+        });
+        let received = std::mem::take(&mut guest.received.lock().unwrap().0);
+        assert!(received[..sent.len()] == sent);
+        assert_eq!(received[sent.len()..], *b"next");
+    }
+
+    #[test]
+    fn client_with_a_small_buffer_gets_what_fits() {
+        let mut shared = Shared::default();
+        shared.remember(&[b'x'; REPLAY]);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&ours, 1).unwrap();
+        let client = shared.attach(ours).expect("attached all the same");
+        shared.detach(&client);
+        let mut text = Vec::new();
+        (&theirs).read_to_end(&mut text).unwrap();
+        assert!(!text.is_empty() && text.len() < REPLAY, "{}", text.len());
     }
 
     #[test]
