@@ -46,6 +46,7 @@ use worker::Worker;
 
 use crate::outcome::OutcomeLatch;
 use crate::spec::SerialSpec;
+use crate::sys;
 
 /// Why a console could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,7 @@ impl Console {
     /// # Errors
     /// Each sentence of [`Error`] says what could not be opened.
     pub fn open(spec: &SerialSpec) -> Result<Console, Error> {
+        sys::terminal::ignore_file_size_signal();
         match spec {
             SerialSpec::Off => Ok(Console::default()),
             SerialSpec::Stdio => Console::stdio(),

@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The signal handlers that give the terminal back, and job control. All of it is system calls that
+//! The signal handlers that give the terminal back, and job control, and one signal
+//! that is ignored. All of it is system calls that
 //! no safe crate offers: handlers on the alternate stack, in front of the ones that Rust's runtime has.
 #![allow(unsafe_code)]
 
@@ -14,7 +15,7 @@ use libc::{c_int, c_void, siginfo_t};
 use crate::console::Wake;
 
 /// Signals that end the process unless someone handles them.
-const FATAL: [c_int; 14] = [
+const FATAL: [c_int; 20] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -29,6 +30,12 @@ const FATAL: [c_int; 14] = [
     libc::SIGILL,
     libc::SIGFPE,
     libc::SIGSYS,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGTRAP,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
 ];
 
 /// Raised by an instruction: returning from the handler raises them again.
@@ -69,6 +76,12 @@ pub(crate) fn watch_signals(restore: fn(), continued: &'static Wake) {
             install(libc::SIGCONT, on_continue, libc::SA_RESTART);
         }
     });
+}
+
+/// From now on a write beyond the limit on file sizes (`ulimit -f`) is an error, not the end of the process.
+pub(crate) fn ignore_file_size_signal() {
+    // SAFETY: takes numbers; nothing of ours runs when the signal comes.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Whether this process may use its standard input's terminal: it is in the foreground, or the

@@ -159,6 +159,21 @@ fn output_without_a_reader_ends_well() {
 }
 
 #[test]
+fn limit_on_file_sizes_only_costs_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut command = shell(r#"ulimit -f 8; exec "$@" </dev/null"#, "flood");
+    let mut child = command
+        .stdout(File::create(&path).unwrap())
+        .spawn()
+        .unwrap();
+    let status = wait(&mut child);
+    assert_eq!(status.code(), Some(0), "{status}");
+    let size = fs::metadata(&path).unwrap().len();
+    assert!(size == 8 * 512 || size == 8 * 1024, "{size}");
+}
+
+#[test]
 fn file_gets_the_output_and_is_emptied_first() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");

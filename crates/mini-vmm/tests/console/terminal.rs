@@ -182,6 +182,12 @@ fn terminal_is_given_back_on_fatal_signals() {
         (libc::SIGBUS, Signal::BUS),
         (libc::SIGILL, Signal::ILL),
         (libc::SIGSYS, Signal::SYS),
+        (libc::SIGVTALRM, Signal::VTALARM),
+        (libc::SIGPROF, Signal::PROF),
+        (libc::SIGTRAP, Signal::TRAP),
+        (libc::SIGIO, Signal::IO),
+        (libc::SIGPWR, Signal::POWER),
+        (libc::SIGSTKFLT, Signal::STKFLT),
     ] {
         let Some(mut terminal) = Terminal::new("terminal_is_given_back_on_fatal_signals") else {
             return;
