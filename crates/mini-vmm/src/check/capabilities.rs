@@ -50,7 +50,7 @@ const REQUIRED: [Row; 7] = [
 ];
 
 /// What is used where it is there.
-const OPTIONAL: [Row; 15] = [
+const OPTIONAL: [Row; 4] = [
     (
         Cap::TscDeadlineTimer,
         "KVM_CAP_TSC_DEADLINE_TIMER",
@@ -61,46 +61,7 @@ const OPTIONAL: [Row; 15] = [
         "KVM_CAP_GET_TSC_KHZ",
         "the TSC's frequency in CPUID",
     ),
-    (
-        Cap::AdjustClock,
-        "KVM_CAP_ADJUST_CLOCK",
-        "kvmclock, and setting it after a restore",
-    ),
     (Cap::Pit2, "KVM_CAP_PIT2", "--legacy-timer"),
-    (
-        Cap::Ioeventfd,
-        "KVM_CAP_IOEVENTFD",
-        "virtio queues without a vCPU exit",
-    ),
-    (
-        Cap::SignalMsi,
-        "KVM_CAP_SIGNAL_MSI",
-        "message-signaled interrupts",
-    ),
-    (
-        Cap::X86UserSpaceMsr,
-        "KVM_CAP_X86_USER_SPACE_MSR",
-        "MSRs that the VMM answers",
-    ),
-    (
-        Cap::X86MsrFilter,
-        "KVM_CAP_X86_MSR_FILTER",
-        "choosing those MSRs",
-    ),
-    (
-        Cap::SyncRegs,
-        "KVM_CAP_SYNC_REGS",
-        "hypercalls by port without more system calls",
-    ),
-    (Cap::XenHvm, "KVM_CAP_XEN_HVM", "forwarding every hypercall"),
-    (Cap::MpState, "KVM_CAP_MP_STATE", "saving vCPUs"),
-    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS", "saving vCPUs"),
-    (Cap::Xcrs, "KVM_CAP_XCRS", "saving vCPUs"),
-    (
-        Cap::Xsave2,
-        "KVM_CAP_XSAVE2",
-        "saving vCPUs with large registers (AMX)",
-    ),
     (
         Cap::KvmclockCtrl,
         "KVM_CAP_KVMCLOCK_CTRL",
