@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs;
 
-use kvm_ioctls::VmFd;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -14,7 +13,7 @@ use crate::layout::{
     ACPI_TABLES, ACPI_TABLES_SIZE, GIB, HIGH_RAM, HOLE_END, HOLE_START, KIB, KVM_IDENTITY_MAP,
     KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
 };
-use crate::sys;
+pub use crate::sys::mapped_vm::MappedVm;
 
 /// Every x86-64 processor addresses at least this many bits of physical memory.
 const LEAST_PHYSICAL_BITS: u32 = 36;
@@ -174,24 +173,6 @@ fn available() -> u64 {
         .and_then(|line| line.trim().strip_suffix(" kB"))
         .and_then(|kib| kib.parse::<u64>().ok())
         .map_or(0, |kib| kib.saturating_mul(KIB) / MIB * MIB)
-}
-
-/// Gives `mem` to the virtual machine, one slot per region, from slot 0.
-///
-/// `mem` must stay mapped until the virtual machine and its vCPUs are gone: keep both in one owner that drops
-/// the memory last.
-///
-/// # Errors
-/// [`Error::Slot`] with the region that KVM refused.
-pub fn register(vm: &VmFd, mem: &GuestMemoryMmap) -> Result<(), Error> {
-    for (slot, region) in (0..).zip(mem.iter()) {
-        sys::set_memory_slot(vm, slot, region).map_err(|reason| Error::Slot {
-            start: region.start_addr().raw_value(),
-            size: region.len(),
-            reason,
-        })?;
-    }
-    Ok(())
 }
 
 /// What a range of the guest's memory map is. The numbers are those of E820 and of PVH.

@@ -21,6 +21,7 @@ use crate::boot::{self, BootRequest, Image, Loaded};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{Platform, PlatformConfig};
+use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::spec::{SerialSpec, VmSpec};
 use crate::vcpu_io::MachineIo;
@@ -125,8 +126,7 @@ impl Images {
 /// images shows here, before anything outside of this process was touched.
 #[derive(Debug)]
 pub struct Loading {
-    vm: VmFd,
-    memory: GuestMemoryMmap,
+    mapped: MappedVm,
     loaded: Loaded,
 }
 
@@ -137,10 +137,9 @@ impl Loading {
     /// [`Error`] names the step and its reason.
     pub fn start(host: &Kvm, spec: &VmSpec, images: &Images) -> Result<Self, Error> {
         let vm = create_vm(host, spec.cpus)?;
-        let memory = memory::allocate(spec.memory)?;
-        memory::register(&vm, &memory)?;
-        let loaded = load_kernel(spec, images, &memory)?;
-        Ok(Loading { vm, memory, loaded })
+        let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
+        let loaded = load_kernel(spec, images, mapped.memory())?;
+        Ok(Loading { mapped, loaded })
     }
 
     /// Adds devices and vCPUs.
@@ -154,15 +153,16 @@ impl Loading {
         output: Option<ConsoleOutput>,
         latch: &OutcomeLatch,
     ) -> Result<(Machine, VcpuEvents), Error> {
-        let Loading { vm, memory, loaded } = self;
-        create_irqchip(&vm, spec.legacy_timer)?;
+        let Loading { mapped, loaded } = self;
+        let vm = mapped.vm();
+        create_irqchip(vm, spec.legacy_timer)?;
         let platform = create_platform(spec, output, latch)?;
-        connect_interrupts(&vm, &platform)?;
+        connect_interrupts(vm, &platform)?;
         let bus = port_bus(&platform)?;
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Devices { reason })?;
         let mut vcpus = VcpuSet::new(sender);
-        let ready = create_vcpus(host, &vm, spec, &memory, &loaded)?;
+        let ready = create_vcpus(host, vm, spec, mapped.memory(), &loaded)?;
         for (id, vcpu) in ready.into_iter().enumerate() {
             let io = MachineIo::new(Arc::clone(&bus), latch.clone());
             vcpus.spawn(id as u32, vcpu, io)?;
@@ -170,8 +170,7 @@ impl Loading {
         let machine = Machine {
             vcpus,
             platform,
-            _vm: vm,
-            _memory: memory,
+            _vm: mapped,
         };
         Ok((machine, events))
     }
@@ -185,8 +184,7 @@ pub struct Machine {
     /// The devices.
     pub platform: Platform<ConsoleOutput>,
     /// Kept for as long as the vCPUs run; dropped after them.
-    _vm: VmFd,
-    _memory: GuestMemoryMmap,
+    _vm: MappedVm,
 }
 
 impl Machine {

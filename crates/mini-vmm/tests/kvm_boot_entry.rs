@@ -11,8 +11,10 @@ use std::path::Path;
 
 use kvm_ioctls::{Kvm, VcpuExit};
 use mini_vmm::boot::{self, BootRequest, Image, Loaded};
-use mini_vmm::memory;
+use mini_vmm::memory::{self, MappedVm};
 use mini_vmm::spec::{BootProtocol, Decompress};
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use images::{AT, Ph, RAM, elf};
 
@@ -69,8 +71,8 @@ fn run(kvm: &Kvm, phs: &[Ph]) -> (Loaded, Vec<[u8; 4]>) {
     };
     let loaded = boot::load(&mem, &request).unwrap();
     let vm = kvm.create_vm().unwrap();
-    memory::register(&vm, &mem).unwrap();
-    let mut vcpu = vm.create_vcpu(0).unwrap();
+    let mapped = MappedVm::new(vm, mem).unwrap();
+    let mut vcpu = mapped.vm().create_vcpu(0).unwrap();
     let cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
     vcpu.set_cpuid2(&cpuid.unwrap()).unwrap();
     let mut sregs = vcpu.get_sregs().unwrap();
@@ -113,13 +115,14 @@ fn memory_on_both_sides_of_the_hole_is_registered() {
     };
     let mem = memory::allocate(5 << 30).unwrap();
     let vm = kvm.create_vm().unwrap();
-    memory::register(&vm, &mem).unwrap();
-    // The slots are taken now.
-    let error = memory::register(&vm, &memory::allocate(RAM).unwrap()).unwrap_err();
+    MappedVm::new(vm, mem).unwrap();
+    // No whole page.
+    let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 100)]).unwrap();
+    let error = MappedVm::new(kvm.create_vm().unwrap(), mem).unwrap_err();
     assert!(
         error
             .to_string()
-            .starts_with("KVM refused 64 MiB of memory at guest address 0x0 ("),
+            .starts_with("KVM refused 100 bytes of memory at guest address 0x0 ("),
         "{error}"
     );
 }

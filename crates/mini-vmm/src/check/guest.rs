@@ -17,10 +17,10 @@ use std::time::Duration;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use serde::Serialize;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::sys;
+use crate::memory::MappedVm;
 
 /// How long the test guest may take; it takes well under a millisecond where it works.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -100,8 +100,7 @@ impl Display for GuestTest {
 /// The guest, ready to run. Fields are dropped in order: KVM's side before the memory it maps.
 struct Guest {
     vcpu: VcpuFd,
-    _vm: VmFd,
-    _memory: GuestMemoryMmap,
+    _vm: MappedVm,
     steps: Vec<Step>,
 }
 
@@ -163,18 +162,26 @@ fn run_with_deadline(mut guest: Guest, deadline: Duration) -> GuestTest {
     }
 }
 
+/// Creates a virtual machine; a signal may interrupt that on a busy host.
+fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
 impl Guest {
     /// Makes a guest of the code that `code` has for a CPU with or without AVX.
-    fn new(kvm: &Kvm, code: fn(bool) -> (Vec<u8>, Vec<Step>)) -> Result<Self, kvm_ioctls::Error> {
-        let no_memory = |_| kvm_ioctls::Error::new(libc::ENOMEM);
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])
-            .map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
-        let vm = kvm.create_vm()?;
-        let region = memory
-            .find_region(GuestAddress(0))
-            .ok_or(kvm_ioctls::Error::new(libc::ENOMEM))?;
-        sys::set_memory_slot(&vm, 0, region)?;
-        let vcpu = vm.create_vcpu(0)?;
+    fn new(
+        kvm: &Kvm,
+        code: fn(bool) -> (Vec<u8>, Vec<Step>),
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?;
+        let mapped = MappedVm::new(create_vm(kvm)?, memory)?;
+        let memory = mapped.memory();
+        let vcpu = mapped.vm().create_vcpu(0)?;
 
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         vcpu.set_cpuid2(&cpuid)?;
@@ -188,18 +195,13 @@ impl Guest {
             (PAGE_DIRECTORY, 0x83),
         ];
         for (table, entry) in entries {
-            memory
-                .write_obj(entry, GuestAddress(table))
-                .map_err(no_memory)?;
+            memory.write_obj(entry, GuestAddress(table))?;
         }
-        memory
-            .write_slice(&code, GuestAddress(CODE))
-            .map_err(no_memory)?;
+        memory.write_slice(&code, GuestAddress(CODE))?;
         enter_long_mode(&vcpu, has_avx)?;
         Ok(Guest {
             vcpu,
-            _vm: vm,
-            _memory: memory,
+            _vm: mapped,
             steps,
         })
     }

@@ -1,0 +1,84 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A virtual machine together with the memory that it maps.
+#![allow(unsafe_code)]
+
+use std::mem;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::memory::Error;
+
+/// A virtual machine and its memory, which stays mapped for as long as KVM may access it: even a vCPU
+/// that outlives this finds its memory gone from the guest before it is unmapped here.
+#[derive(Debug)]
+pub struct MappedVm {
+    vm: VmFd,
+    memory: GuestMemoryMmap,
+    /// Slots that were set, from 0.
+    slots: u32,
+}
+
+impl MappedVm {
+    /// Gives `memory` to `vm`, which has none yet, one slot per region, from slot 0 (KVM API section 4.35).
+    ///
+    /// # Errors
+    /// [`Error::Slot`] with the region that KVM refused.
+    pub fn new(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self, Error> {
+        let mut mapped = MappedVm {
+            vm,
+            memory,
+            slots: 0,
+        };
+        for region in mapped.memory.iter() {
+            let (start, size) = (region.start_addr().raw_value(), region.len());
+            let slot = kvm_userspace_memory_region {
+                slot: mapped.slots,
+                flags: 0,
+                guest_phys_addr: start,
+                memory_size: size,
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: address and size are those of one live mapping, which holds guest memory and nothing else and
+            // is only accessed as volatile. It is in `memory`, which is unmapped only after `drop` took the slot away.
+            unsafe { mapped.vm.set_user_memory_region(slot) }.map_err(|reason| Error::Slot {
+                start,
+                size,
+                reason,
+            })?;
+            mapped.slots += 1;
+        }
+        Ok(mapped)
+    }
+
+    /// The virtual machine.
+    pub fn vm(&self) -> &VmFd {
+        &self.vm
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+}
+
+impl Drop for MappedVm {
+    fn drop(&mut self) {
+        for slot in 0..self.slots {
+            // A size of 0 takes the slot away.
+            let none = kvm_userspace_memory_region {
+                slot,
+                ..Default::default()
+            };
+            // SAFETY: KVM gets no memory by this.
+            if unsafe { self.vm.set_user_memory_region(none) }.is_err() {
+                // KVM may still use it: it stays mapped until the process ends.
+                mem::forget(self.memory.clone());
+                return;
+            }
+        }
+    }
+}
