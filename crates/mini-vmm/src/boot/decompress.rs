@@ -97,6 +97,12 @@ pub enum NotDecompressed {
         /// What is wrong.
         reason: io::Error,
     },
+    /// The host has no memory for it.
+    #[error("the host has no {size} bytes of memory for it")]
+    NoMemory {
+        /// Bytes that were asked for.
+        size: u64,
+    },
     /// What it holds is not a kernel that can be started.
     #[error("its payload is no usable vmlinux")]
     NoVmlinux,
@@ -119,7 +125,7 @@ pub fn decompress(payload: &[u8], limit: u64) -> Result<(Compression, Vec<u8>), 
             limit,
         });
     }
-    let mut out = vec![0; size as usize];
+    let mut out = zeroed(size)?;
     let done = match format {
         // gzip's own trailer is the size.
         Compression::Gzip => fill(flate2::bufread::GzDecoder::new(payload), &mut out),
@@ -137,6 +143,16 @@ pub fn decompress(payload: &[u8], limit: u64) -> Result<(Compression, Vec<u8>), 
         Ok(()) => Ok((format, out)),
         Err(reason) => Err(NotDecompressed::Damaged { format, reason }),
     }
+}
+
+/// A buffer as large as an image says; that the host has no memory for it is no reason to abort.
+pub(super) fn zeroed(size: u64) -> Result<Vec<u8>, NotDecompressed> {
+    let no_memory = || NotDecompressed::NoMemory { size };
+    let len = usize::try_from(size).map_err(|_| no_memory())?;
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(len).map_err(|_| no_memory())?;
+    buffer.resize(len, 0);
+    Ok(buffer)
 }
 
 fn damaged(what: &'static str) -> io::Error {
@@ -273,4 +289,17 @@ fn lzop_header(input: &mut &[u8]) -> io::Result<u32> {
         take::<4>(input)?;
     }
     Ok(flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_can_not_be_had_is_a_reason() {
+        let size = u64::MAX / 2;
+        let refused = zeroed(size).unwrap_err();
+        assert!(matches!(refused, NotDecompressed::NoMemory { size: asked } if asked == size));
+        assert_eq!(zeroed(5).unwrap(), [0; 5]);
+    }
 }

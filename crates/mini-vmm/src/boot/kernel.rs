@@ -10,7 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::Protocol;
 use super::bzimage::{BzImage, is_bzimage};
-use super::decompress::{Compression, NotDecompressed, decompress};
+use super::decompress::{Compression, NotDecompressed, decompress, zeroed};
 use super::elf::{self, Elf, Segment, read};
 use super::error::{FileError, KernelError, Machine};
 use super::image::Source;
@@ -244,9 +244,13 @@ fn host_decompress(
             .and_then(|payload| decompress(payload, limit)),
         Source::File(..) => {
             // Within the protected-mode code, which was seen to fit the guest's RAM.
-            let mut buf = vec![0; (payload.end - payload.start) as usize];
-            read(source, payload.start, &mut buf)?;
-            decompress(&buf, limit)
+            match zeroed(payload.end - payload.start) {
+                Ok(mut buf) => {
+                    read(source, payload.start, &mut buf)?;
+                    decompress(&buf, limit)
+                }
+                Err(no_memory) => Err(no_memory),
+            }
         }
     };
     Ok(result.and_then(|(format, bytes)| {
