@@ -197,15 +197,20 @@ pub fn tied(command: &Command) -> Command {
     tied
 }
 
-/// The command as one would type it.
+/// The command as one would type it, cut where it is too long to read.
 pub fn show(command: &Command) -> String {
+    const MOST: usize = 400;
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(
         command
             .get_args()
             .map(|word| word.to_string_lossy().into_owned()),
     );
-    words.join(" ")
+    let line = words.join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
 }
 
 /// The last `count` lines of `text`.
