@@ -207,11 +207,12 @@ impl Machine {
 
 /// The virtual machine, if KVM has room for its vCPUs.
 fn create_vm(host: &Kvm, cpus: u8) -> Result<VmFd, Error> {
-    if cpus > 1 && host.get_max_vcpus() < usize::from(cpus) {
-        return Err(Error::TooManyCpus {
-            cpus,
-            max: host.get_max_vcpus(),
-        });
+    // One vCPU always fits; more cost a question.
+    if cpus > 1 {
+        let max = host.get_max_vcpus();
+        if max < usize::from(cpus) {
+            return Err(Error::TooManyCpus { cpus, max });
+        }
     }
     loop {
         match host.create_vm() {

@@ -7,10 +7,8 @@ use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
 use super::{PortRange, RestoreError, Suspend};
+use crate::layout::DEBUG_EXIT_SIZE;
 use crate::outcome::{Outcome, OutcomeLatch};
-
-/// Guests write it with `out` of any width; QEMU's device takes four ports, so does this one.
-const SIZE: u16 = 4;
 
 /// A write-only port: the low byte of what is written is an [`Outcome::DebugExit`].
 #[derive(Debug)]
@@ -28,7 +26,7 @@ impl DebugExit {
     /// The ports it claims: four, fewer at the end of the port space.
     pub fn ports(&self) -> [PortRange; 1] {
         let room = (u16::MAX - self.port).saturating_add(1);
-        [PortRange::new(self.port, room.min(SIZE))]
+        [PortRange::new(self.port, room.min(DEBUG_EXIT_SIZE))]
     }
 }
 
