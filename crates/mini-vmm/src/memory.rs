@@ -3,6 +3,8 @@
 
 //! Guest memory: where it lies, how it is had from the host, and the map that the guest is given.
 
+mod aligned;
+
 use std::fmt;
 use std::fs;
 
@@ -115,13 +117,14 @@ pub fn regions(ram: u64) -> Vec<(GuestAddress, usize)> {
     regions
 }
 
-/// Has `ram` bytes of guest memory from the host: zeroed, not reserved and not touched yet.
+/// Has `ram` bytes of guest memory from the host: zeroed, not reserved and not touched yet, and placed
+/// so that the host's huge pages serve the guest.
 ///
 /// # Errors
 /// [`Error`] when the size can't be had; the message says what can.
 pub fn allocate(ram: u64) -> Result<GuestMemoryMmap, Error> {
     check_size(ram, physical_bits)?;
-    GuestMemoryMmap::from_ranges(&regions(ram)).map_err(|reason| Error::Host {
+    aligned::from_ranges(&regions(ram)).map_err(|reason| Error::Host {
         asked: ram,
         available: available(),
         reason,
