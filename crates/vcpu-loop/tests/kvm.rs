@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{ENTRY, MSR, Machine, kvm};
-use vcpu_loop::kvm::{Error as KvmError, KvmVcpu, VcpuState};
+use vcpu_loop::kvm::{Error as KvmError, KvmHost, KvmVcpu, VcpuState};
 use vcpu_loop::{
     Access, Exit, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next, SaveVcpu, Unclaimed, Vcpu,
     VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
@@ -443,6 +443,21 @@ fn rejected_msrs_are_listed_and_do_not_stop_a_restore() {
         .count();
     assert_eq!(aliens, 3);
     assert_eq!(vcpu.save().unwrap().msrs.len(), known);
+}
+
+#[test]
+fn more_msrs_than_kvm_takes_at_once_are_saved_and_restored() {
+    let Some(kvm) = kvm("more_msrs_than_kvm_takes_at_once_are_saved_and_restored") else {
+        return;
+    };
+    let machine = Machine::new(&kvm, &[0xf4]);
+    const IA32_SYSENTER_CS: u32 = 0x174;
+    let host = KvmHost::with_msrs(&kvm, vec![IA32_SYSENTER_CS; 700]).unwrap();
+    let mut vcpu = KvmVcpu::new(machine.vm.create_vcpu(0).unwrap(), &host).unwrap();
+    let state = vcpu.save().unwrap();
+    assert_eq!(state.msrs.len(), 700);
+    vcpu.restore(&state).unwrap();
+    assert_eq!(vcpu.skipped_msrs(), &[0u32; 0]);
 }
 
 #[test]
