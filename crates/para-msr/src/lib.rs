@@ -6,8 +6,10 @@
 mod dispatch;
 mod handler;
 pub mod handlers;
+pub mod para;
 mod range;
 
 pub use dispatch::{DispatchError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder};
 pub use handler::{MsrHandler, Outcome};
+pub use para::{ParaMsr, ParaMsrState, Registration};
 pub use range::{InvertedRange, MsrRange};
