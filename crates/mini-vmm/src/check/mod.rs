@@ -201,4 +201,4 @@ fn permission_hint(path: &Path) -> Hint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,3 +7,4 @@
 
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
+pub(crate) mod tsc_offset;
