@@ -8,3 +8,4 @@
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
 pub(crate) mod tsc_offset;
+pub(crate) mod xen;
