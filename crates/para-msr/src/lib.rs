@@ -7,9 +7,9 @@ mod dispatch;
 pub mod filter;
 mod handler;
 pub mod handlers;
-pub mod para;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+pub mod para;
 pub mod profile;
 mod range;
 pub mod saved;
