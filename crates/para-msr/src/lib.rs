@@ -9,10 +9,12 @@ mod handler;
 pub mod handlers;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+pub mod para;
 pub mod profile;
 mod range;
 pub mod saved;
 
 pub use dispatch::{DispatchError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder};
 pub use handler::{MsrHandler, Outcome};
+pub use para::{ParaMsr, ParaMsrState, Registration};
 pub use range::{InvertedRange, MsrRange};
