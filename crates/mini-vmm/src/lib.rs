@@ -20,6 +20,7 @@ pub mod layout;
 pub mod logging;
 pub mod memory;
 pub mod outcome;
+pub mod para;
 pub mod spec;
 pub mod start_time;
 pub mod supervisor;

@@ -71,7 +71,7 @@ pub fn run_images(
     images: &Images,
     open_console: impl FnOnce() -> Result<Console, console::Error>,
 ) -> Result<Outcome, Error> {
-    let host = check::open_kvm(Path::new(KVM))?;
+    let host = Arc::new(check::open_kvm(Path::new(KVM))?);
     let signals = TerminationSignals::install().map_err(Error::Events)?;
     let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
     let mut loading = Loading::start(&host, spec, images)?;
@@ -107,7 +107,7 @@ pub fn run_images(
 /// What one machine after another runs with.
 struct Run<'a> {
     spec: &'a VmSpec,
-    host: &'a Kvm,
+    host: &'a Arc<Kvm>,
     console: &'a Console,
     signals: &'a TerminationSignals,
     time_out_at: Option<Instant>,

@@ -4,8 +4,8 @@
 //! Opens KVM, and says what this host can do with it.
 
 mod capabilities;
-mod guest;
-mod host;
+pub(crate) mod guest;
+pub(crate) mod host;
 mod report;
 
 use std::ffi::CString;

@@ -9,3 +9,4 @@ pub(crate) mod demo_guest;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
 pub(crate) mod tsc_offset;
+pub(crate) mod xen;
