@@ -144,7 +144,7 @@ fn handlers(parts: Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
 }
 
 /// Runs a guest that makes a hypercall, in a virtual machine of its own.
-fn probe(host: Arc<Kvm>) -> Probe {
+pub(crate) fn probe(host: Arc<Kvm>) -> Probe {
     Box::new(move |stub: Stub| {
         let Some(insn) = stub.insn() else {
             return Completion::Proved;
