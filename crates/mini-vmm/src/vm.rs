@@ -23,7 +23,7 @@ use crate::cpu::{self, CpuPlan};
 use crate::devices::{Platform, PlatformConfig};
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
-use crate::para::{self, MachineVcpuState, MsrPlan, Para};
+use crate::para::{self, InstalledMsrs, MachineVcpuState, MsrPlan, Para};
 use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
 use crate::{layout, memory};
 
@@ -130,6 +130,7 @@ impl Images {
 #[derive(Debug)]
 pub struct Loading {
     mapped: MappedVm,
+    msrs: InstalledMsrs,
     loaded: Loaded,
 }
 
@@ -140,9 +141,16 @@ impl Loading {
     /// [`Error`] names the step and its reason.
     pub fn start(host: &Kvm, spec: &VmSpec, images: &Images) -> Result<Self, Error> {
         let vm = create_vm(host, spec.cpus)?;
+        // Before the first vCPU, or it would run without; and first of all, because KVM then waits for readers of the
+        // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
+        let msrs = MsrPlan::new(spec).install(&vm)?;
         let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
         let loaded = load_kernel(spec, images, mapped.memory())?;
-        Ok(Loading { mapped, loaded })
+        Ok(Loading {
+            mapped,
+            msrs,
+            loaded,
+        })
     }
 
     /// Adds devices and vCPUs.
@@ -156,11 +164,13 @@ impl Loading {
         output: Option<ConsoleOutput>,
         latch: &OutcomeLatch,
     ) -> Result<(Machine, VcpuEvents), Error> {
-        let Loading { mapped, loaded } = self;
+        let Loading {
+            mapped,
+            msrs,
+            loaded,
+        } = self;
         let vm = mapped.vm();
         create_irqchip(vm, spec.legacy_timer)?;
-        // Before the first vCPU, or it would run without.
-        let msrs = MsrPlan::new(spec).install(vm)?;
         let platform = create_platform(spec, output.clone(), latch)?;
         connect_interrupts(vm, &platform)?;
         let bus = port_bus(&platform)?;
