@@ -10,12 +10,19 @@
 extern crate std;
 
 mod convention;
+mod cpuid;
 mod errno;
+pub mod hyperv;
+pub mod kvm;
+mod registration;
 mod state;
 pub mod vmm;
+pub mod xen;
 
 pub use convention::{Call, Convention, Layout, Register, Registers, Width};
+pub use cpuid::{signature_bytes, signature_registers};
 pub use errno::{KvmErrno, ParaErrno};
+pub use registration::{GpFault, Registration};
 pub use state::{
     KVM_PARA_API_VERSION, MSR_KVM_API_MAGIC, OFFSET_GUEST_VERSION, OFFSET_HOST_VERSION,
     OFFSET_HYPERCALL_GPA, OFFSET_RET, OFFSET_SIZE, PARA_PRESET, PARA_STATE_PAYLOAD,

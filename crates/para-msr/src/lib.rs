@@ -4,10 +4,15 @@
 //! The MSRs of a guest that user space answers for.
 
 mod dispatch;
+pub mod filter;
 mod handler;
 pub mod handlers;
+#[cfg(feature = "kvm")]
+pub mod kvm;
 pub mod para;
+pub mod profile;
 mod range;
+pub mod saved;
 
 pub use dispatch::{DispatchError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder};
 pub use handler::{MsrHandler, Outcome};

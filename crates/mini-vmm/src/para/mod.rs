@@ -25,3 +25,6 @@ pub use msrs::{ParaHandler, VcpuMsrs};
 pub use plan::{Error, InstalledMsrs, MsrPlan};
 pub use route::{Completion, Probe, RouteChoice, RouteError};
 pub use state::{MachineVcpuState, state_hooks};
+
+#[cfg(test)]
+mod tests;
