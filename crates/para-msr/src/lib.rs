@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The MSRs of a guest that user space answers for: which accesses exit, who answers them, what is saved of them;
-//! and one answer in full, the 2007 MSR based hypercall API.
+//! The MSRs of a guest that user space answers for: which accesses exit, who answers them, what is saved of
+//! them; and one answer in full, the 2007 MSR based hypercall API.
 //!
 //! | module or type | is |
 //! |---|---|
@@ -18,8 +18,8 @@
 //!
 //! # Example
 //!
-//! One vCPU's MSRs, and the filter that makes exactly these exit. With feature `kvm`, `filter.install(&vm)` comes
-//! before the first vCPU is created.
+//! One vCPU's MSRs, and the filter that makes exactly these exit. With feature `kvm`, `filter.install(&vm)`
+//! comes before the first vCPU is created.
 //!
 //! ```
 //! use para_msr::filter::{Access, FilterDefault, MsrFilterBuilder};
