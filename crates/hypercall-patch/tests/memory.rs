@@ -10,7 +10,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Guarded, StoreLog, stores};
+use common::{Guarded, Liar, StoreLog, stores};
 use hypercall_patch::memory::{SiteError, Written, check_site, write_stub};
 use hypercall_patch::{PioPort, Stub, Vendor};
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
@@ -378,6 +378,31 @@ fn h10_memory_that_grants_no_write_is_read_only() {
             write_stub(&memory, GuestAddress(gpa), PIO, None),
             Ok(Written::Changed)
         );
+    }
+}
+
+#[test]
+fn memory_that_breaks_its_contract_causes_no_partial_write() {
+    // One byte per region, so that more bytes than asked for are more slices than fit.
+    let ranges: Vec<_> = (0..8).map(|at| (0x1000 + at, 1)).collect();
+    for (ranges, len) in [
+        (vec![(0x1000, 8)], 0),
+        (vec![(0x1000, 8)], 3),
+        (vec![(0x1000, 8)], 5),
+        (ranges, 8),
+    ] {
+        let memory = Liar {
+            memory: ram(&ranges),
+            len,
+        };
+        let before = image(&memory.memory);
+        let written = write_stub(&memory, GuestAddress(0x1000), PIO, None);
+        assert_eq!(
+            written,
+            Err(SiteError::NotRam { gpa: 0x1000 }),
+            "{len} bytes"
+        );
+        assert!(image(&memory.memory) == before);
     }
 }
 

@@ -96,3 +96,28 @@ impl GuestMemory for Guarded {
         Ok(GuestMemoryBackend::get_slices(&self.memory, addr, count))
     }
 }
+
+/// Memory that breaks its contract: whatever is asked for, it yields this many bytes.
+#[derive(Debug)]
+pub struct Liar {
+    pub memory: GuestMemoryMmap<AtomicBitmap>,
+    pub len: usize,
+}
+
+impl GuestMemory for Liar {
+    type PhysicalMemory = GuestMemoryMmap<AtomicBitmap>;
+    type Bitmap = AtomicBitmap;
+
+    fn check_range(&self, _: GuestAddress, _: usize, _: Permissions) -> bool {
+        false
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        _: usize,
+        _: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, AtomicBitmap>>, GuestMemoryError> {
+        Ok(GuestMemoryBackend::get_slices(&self.memory, addr, self.len))
+    }
+}
