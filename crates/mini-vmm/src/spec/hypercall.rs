@@ -71,9 +71,9 @@ pub enum MsrPolicy {
     /// Those that KVM has.
     #[default]
     Allow,
-    /// Those that KVM has and Linux guests need; others are counted and logged (-vv).
+    /// Those that KVM has and Linux guests need; others are counted, and named with -v.
     DenyUnknown,
-    /// Those that KVM has; accesses that KVM refuses are counted and logged (-vv).
+    /// Those that KVM has; accesses that KVM refuses are counted, and named with -v.
     Log,
 }
 
