@@ -21,6 +21,7 @@ use crate::boot::{self, BootRequest, Image, Loaded};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{Platform, PlatformConfig};
+use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::para::{self, MachineVcpuState, MsrPlan, Para};
@@ -185,6 +186,7 @@ impl Loading {
         let machine = Machine {
             vcpus,
             platform,
+            calls: Arc::clone(para.calls()),
             _vm: mapped,
         };
         Ok((machine, events))
@@ -198,6 +200,8 @@ pub struct Machine {
     vcpus: VcpuSet<MachineVcpuState>,
     /// The devices.
     pub platform: Platform<ConsoleOutput>,
+    /// Who answers its hypercalls.
+    pub calls: Arc<Hypercalls>,
     /// Kept for as long as the vCPUs run; dropped after them.
     _vm: MappedVm,
 }
