@@ -81,9 +81,10 @@ impl Para {
         }
         let route = RouteChoice::new(spec, parts.cpuid, probe(Arc::clone(parts.host)))?;
         let forward = spec.hypercall == HypercallRoute::Forward;
-        let registers = match route.port().is_some() || forward {
-            true => shared_registers(parts.vcpus)?,
-            false => Vec::new(),
+        // On the route vendor alone nothing reaches us.
+        let (registers, calls) = match route.port().is_some() || forward {
+            true => (shared_registers(parts.vcpus)?, handlers(&parts)?),
+            false => (Vec::new(), HypercallsBuilder::new().build()),
         };
         let convention = spec.hypercall_abi.convention();
         let gate = Gate::new(route.port(), convention, registers);
@@ -96,7 +97,7 @@ impl Para {
             memory,
             route: Some(Arc::new(route)),
             gate: Arc::new(gate),
-            calls: handlers(parts)?,
+            calls,
         })
     }
 
@@ -129,7 +130,7 @@ fn shared_registers(vcpus: &[KvmVcpu]) -> Result<Vec<SyncRegisters>, Error> {
 }
 
 /// The handlers of calls that reach the VMM.
-fn handlers(parts: Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
+fn handlers(parts: &Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
     let vm = parts.mapped.vm();
     let offsets = parts.vcpus.iter().map(|vcpu| TscOffset::of(vcpu.fd()));
     let services = Services {
@@ -141,6 +142,7 @@ fn handlers(parts: Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
             SerialSpec::Off => None,
             _ => parts
                 .output
+                .clone()
                 .map(|output| Box::new(output) as Box<dyn ConsoleSink>),
         },
         outcome: parts.latch.clone(),
