@@ -21,6 +21,7 @@ use crate::boot::{self, BootRequest, Image, Loaded};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{Platform, PlatformConfig};
+use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::para::{self, InstalledMsrs, MachineVcpuState, MsrPlan, Para};
@@ -195,6 +196,7 @@ impl Loading {
         let machine = Machine {
             vcpus,
             platform,
+            calls: Arc::clone(para.calls()),
             mapped,
         };
         Ok((machine, events))
@@ -208,6 +210,8 @@ pub struct Machine {
     vcpus: VcpuSet<MachineVcpuState>,
     /// The devices.
     pub platform: Platform<ConsoleOutput>,
+    /// Who answers its hypercalls.
+    pub calls: Arc<Hypercalls>,
     /// Kept for as long as the vCPUs run; dropped after them.
     mapped: MappedVm,
 }

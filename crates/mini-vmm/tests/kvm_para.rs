@@ -70,6 +70,7 @@ fn registrations() -> Vec<Registration> {
         version("r6 version 2^31 - 1", i32::MAX as u32, Refused),
         version("r6 version 2^31", 1 << 31, Refused),
         version("r6 version 2^32 - 1", u32::MAX, Refused),
+        version("h12 ret is -1, as EINVAL was 1", 2, Refused),
         version("r13 version 0", 0, Registered),
         version("r13 version 1", 1, Registered),
         version("r13 version 2", 2, Refused),
@@ -430,6 +431,11 @@ fn h9_a_stub_does_not_overlap_the_payload() {
 #[test]
 fn h10_device_memory_is_no_memory() {
     holds("h10_device_memory_is_no_memory", "h10");
+}
+
+#[test]
+fn h12_the_error_is_the_number_of_2007() {
+    holds("h12_the_error_is_the_number_of_2007", "h12");
 }
 
 #[test]

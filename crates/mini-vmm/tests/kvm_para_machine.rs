@@ -7,6 +7,7 @@
 
 mod bare;
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -72,6 +73,38 @@ fn h15_the_msr_is_there_under_every_policy() {
         args.push(&policy);
         check(test, short_walk(&Route::PIO), &Route::PIO, &args);
     }
+}
+
+/// KVM's module parameter that has it swallow accesses to MSRs that it does not know.
+const IGNORE_MSRS: &str = "/sys/module/kvm/parameters/ignore_msrs";
+
+/// Sets the parameter back.
+struct IgnoreMsrs(String);
+
+impl Drop for IgnoreMsrs {
+    fn drop(&mut self) {
+        let _ = fs::write(IGNORE_MSRS, &self.0);
+    }
+}
+
+#[test]
+fn h15_a_kvm_that_ignores_msrs_hands_this_one_over() {
+    let test = "h15_a_kvm_that_ignores_msrs_hands_this_one_over";
+    if std::env::var_os("MINI_VMM_BED").is_none() {
+        eprintln!("SKIP: {test}: changes KVM for everybody on this machine, see MINI_VMM_BED");
+        return;
+    }
+    let _restore = IgnoreMsrs(fs::read_to_string(IGNORE_MSRS).unwrap());
+    fs::write(IGNORE_MSRS, "1").unwrap();
+    let mut lab = short_walk(&Route::PIO);
+    lab.clear_faults();
+    lab.asm.rdmsr(MAGIC);
+    lab.show("RDMSR", &[(FAULTS, 2)], [1, 0]);
+    // The setting has an effect.
+    lab.clear_faults();
+    lab.asm.rdmsr(0x1234_5678);
+    lab.show("RDMSR of an MSR that nobody has", &[(FAULTS, 2)], [0, 0]);
+    check(test, lab, &Route::PIO, &Route::PIO.args());
 }
 
 #[test]

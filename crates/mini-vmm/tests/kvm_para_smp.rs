@@ -9,7 +9,9 @@
 
 mod bare;
 
-use bare::lab::{Lab, MAGIC, PARA, REGISTERS, Route, STUB, call, registers, routes};
+use bare::lab::{
+    Lab, MAGIC, PARA, RBX, RCX, RDX, REGISTERS, RSI, Route, STUB, call, low, registers, routes,
+};
 use bare::registration::Verdict::{Refused, Registered};
 use bare::registration::{Registration, patched};
 use bare::{AP_CODE, Asm, guest};
@@ -17,14 +19,19 @@ use mini_vmm::layout;
 
 const NO_SUCH_CALL: u64 = -1000i64 as u64;
 const VAPIC_POLL_IRQ: u64 = 1;
+const KICK_CPU: u64 = 5;
+const SEND_IPI: u64 = 10;
 const UNKNOWN: u64 = 0x1234;
+/// The vector of interrupts that the processors send.
+const IPI: u8 = 0x40;
 /// Where the other processor is in 64-bit mode, and its stack.
 const LONG_MODE: u64 = AP_CODE + 0x1000;
 const STACK: u64 = AP_CODE + 0x1_0000;
-/// How far the processors are.
-const TURN: u64 = STUB + 0x8_0000;
+/// 1 when the other processor has begun, and when it is done.
+const BEGUN: u64 = STUB + 0x8_0000;
+const DONE: u64 = BEGUN + 4;
 /// What the other processor leaves to be looked at.
-const SEEN: u64 = TURN + 8;
+const SEEN: u64 = BEGUN + 8;
 /// The other processor's page.
 const OTHER: u64 = PARA + layout::PAGE_SIZE;
 
@@ -62,10 +69,10 @@ fn start(asm: &mut Asm, body: impl FnOnce(&mut Asm)) {
     asm.start_processor(1);
 }
 
-/// Waits until it is somebody's turn.
-fn wait(asm: &mut Asm, turn: u32) {
+/// Waits until a word is 1.
+fn wait(asm: &mut Asm, at: u64) {
     asm.until_equal(|asm| {
-        asm.input(0x80).load(TURN).compare_eax(turn);
+        asm.input(0x80).load(at).compare_eax(1);
     });
 }
 
@@ -80,11 +87,11 @@ fn call_and_keep(asm: &mut Asm, number: u64, slot: u64) {
 }
 
 /// Runs a guest on two processors, by every route, and checks all that it showed.
-fn holds(test: &str, guest: impl Fn(&mut Lab, &Route)) {
+fn holds(test: &str, write: impl Fn(&mut Lab, &Route)) {
     for route in routes(test) {
         let mut lab = Lab::default();
-        lab.count_faults();
-        guest(&mut lab, &route);
+        lab.handle(vec![(IPI, guest(count_ipi))]);
+        write(&mut lab, &route);
         let mut args = route.args().to_vec();
         args.push("--cpus=2");
         let Some(records) = lab.run(test, &args) else {
@@ -112,9 +119,9 @@ fn r11_processors_register_one_stub_with_pages_of_their_own() {
             asm.wrmsr(MAGIC, OTHER);
             call_and_keep(asm, UNKNOWN, 1);
             call_and_keep(asm, VAPIC_POLL_IRQ, 2);
-            asm.store(TURN, 1);
+            asm.store(DONE, 1);
         });
-        wait(&mut lab.asm, 1);
+        wait(&mut lab.asm, DONE);
         second.show(lab, route);
         first.show_as(lab, route, "the first page is as it was");
         for (slot, name, rax) in [
@@ -139,9 +146,9 @@ fn r11_a_processor_fails_alone() {
         refused.verdict = Refused;
         refused.prepare(&mut lab.asm);
         start(&mut lab.asm, |asm| {
-            asm.wrmsr(MAGIC, OTHER).store(TURN, 1);
+            asm.wrmsr(MAGIC, OTHER).store(DONE, 1);
         });
-        wait(&mut lab.asm, 1);
+        wait(&mut lab.asm, DONE);
         refused.show(lab, route);
         first.show_as(lab, route, "the first page and the stub are as they were");
         lab.call("the boot processor calls", STUB, UNKNOWN, NO_SUCH_CALL);
@@ -159,13 +166,13 @@ fn h8_a_stub_is_called_while_it_is_registered() {
             page.window = STUB + 0x100;
             page.prepare(&mut lab.asm);
             start(&mut lab.asm, |asm| {
-                asm.store(TURN, 1);
+                asm.store(BEGUN, 1);
                 asm.times(500, |asm| {
                     asm.wrmsr(MAGIC, OTHER);
                 });
-                asm.store(TURN, 2);
+                asm.store(DONE, 1);
             });
-            wait(&mut lab.asm, 1);
+            wait(&mut lab.asm, BEGUN);
             // The stub's address is a number that nobody knows: call rax
             lab.asm.times(500, |asm| {
                 asm.rax(STUB).raw(&[0xff, 0xd0]);
@@ -173,12 +180,59 @@ fn h8_a_stub_is_called_while_it_is_registered() {
                     asm.print("another answer").halt();
                 });
             });
-            wait(&mut lab.asm, 2);
+            wait(&mut lab.asm, DONE);
             page.window = STUB;
             page.show(lab, route);
             lab.show("the stub", &[(STUB, 8)], patched(route));
         },
     );
+}
+
+/// The handler of [`IPI`]: `inc byte [SEEN]`, EOI.
+fn count_ipi(asm: &mut Asm) {
+    asm.raw(&[0xfe, 0x04, 0x25]).raw(&low(SEEN));
+    asm.raw(&[0x57]).store(layout::LAPIC + 0xb0, 0); // push rdi
+    asm.raw(&[0x5f, 0x48, 0xcf]); // pop rdi; iretq
+}
+
+#[test]
+fn r9_an_ipi_by_a_call_arrives() {
+    holds("r9_an_ipi_by_a_call_arrives", |lab, route| {
+        Registration::new("a registration", Registered).walk(lab, route);
+        lab.asm.store(layout::LAPIC + 0xf0, 0x1ff);
+        // To APIC ID 0, and to 7, which nobody has.
+        for (name, bitmap, answer) in [("to one", 1, 1), ("to one and to nobody", 0x81, 1)] {
+            let mut before = registers(SEND_IPI);
+            (before[RBX], before[RCX], before[RDX]) = (bitmap, 0, 0);
+            before[RSI] = IPI.into();
+            lab.asm.store(SEEN, 0);
+            lab.call_all(name, STUB, &before, answer);
+            lab.asm.raw(&[0xfb, 0xf4, 0xfa]); // sti; hlt; cli
+            lab.show("it was handled", &[(SEEN, 4)], [1, 0, 0, 0]);
+        }
+    });
+}
+
+#[test]
+fn r9_a_halted_processor_is_kicked() {
+    holds("r9_a_halted_processor_is_kicked", |lab, route| {
+        Registration::new("a registration", Registered).walk(lab, route);
+        start(&mut lab.asm, |asm| {
+            // Without interrupts, nothing else ends this HLT.
+            asm.store(BEGUN, 1).raw(&[0xf4]).store(DONE, 1);
+        });
+        wait(&mut lab.asm, BEGUN);
+        lab.asm.times(50, |asm| {
+            asm.input(0x80);
+        });
+        lab.show("it halts", &[(DONE, 1)], [0]);
+        let mut before = registers(KICK_CPU);
+        for (name, id) in [("nobody is kicked", 7), ("the other one is kicked", 1)] {
+            (before[RBX], before[RCX]) = (0, id);
+            lab.call_all(name, STUB, &before, 0);
+        }
+        wait(&mut lab.asm, DONE);
+    });
 }
 
 #[test]
@@ -203,9 +257,7 @@ fn r9_a_processor_calls_in_real_mode() {
         };
         registration.walk(lab, route);
         lab.asm.start_processor(1);
-        lab.asm.until_equal(|asm| {
-            asm.input(0x80).load(AP_CODE + 0x108).compare_eax(1);
-        });
+        wait(&mut lab.asm, AP_CODE + 0x108);
         let answer = NO_SUCH_CALL as u32;
         lab.show("the answer", &[(AP_CODE + 0x100, 4)], answer.to_le_bytes());
     });

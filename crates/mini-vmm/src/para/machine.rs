@@ -101,6 +101,11 @@ impl Para {
         })
     }
 
+    /// Who answers the calls that reach the VMM.
+    pub fn calls(&self) -> &Arc<Hypercalls> {
+        &self.calls
+    }
+
     /// What the accesses of `vcpu` reach.
     pub fn io(&self, vcpu: u32, bus: Arc<Bus>, latch: OutcomeLatch) -> MachineIo {
         let para = self.route.as_ref().map(|route| {

@@ -222,7 +222,12 @@ impl Lab {
 
     /// Faults on RDMSR, WRMSR and `out imm8, al` are counted and skipped; others end the run as a panic.
     pub fn count_faults(&mut self) {
-        let mut handlers: Vec<_> = [6, 8, 14].map(|v| (v, guest(end_by_fault))).into();
+        self.handle(vec![]);
+    }
+
+    /// The same, with handlers for other vectors.
+    pub fn handle(&mut self, mut handlers: Vec<(u8, Asm)>) {
+        handlers.extend([6, 8, 14].map(|vector| (vector, guest(end_by_fault))));
         handlers.push((13, skip_instruction()));
         self.asm.idt(&handlers);
     }
