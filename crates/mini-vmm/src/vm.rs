@@ -195,7 +195,7 @@ impl Loading {
         let machine = Machine {
             vcpus,
             platform,
-            _vm: mapped,
+            mapped,
         };
         Ok((machine, events))
     }
@@ -209,7 +209,7 @@ pub struct Machine {
     /// The devices.
     pub platform: Platform<ConsoleOutput>,
     /// Kept for as long as the vCPUs run; dropped after them.
-    _vm: MappedVm,
+    mapped: MappedVm,
 }
 
 impl Machine {
@@ -219,6 +219,36 @@ impl Machine {
     /// A vCPU that does not obey in time.
     pub fn start(&self) -> Result<(), Error> {
         Ok(self.vcpus.resume(VCPU_DEADLINE)?)
+    }
+
+    /// Takes the vCPUs out of the guest, with no access pending.
+    ///
+    /// # Errors
+    /// A vCPU that does not obey in time.
+    pub fn pause(&self) -> Result<(), Error> {
+        Ok(self.vcpus.pause(VCPU_DEADLINE)?)
+    }
+
+    /// The states of the vCPUs, which must be paused, in order.
+    ///
+    /// # Errors
+    /// A vCPU that is not paused, or whose state the host does not give.
+    pub fn save_vcpus(&self) -> Result<Vec<MachineVcpuState>, Error> {
+        Ok(self.vcpus.save(VCPU_DEADLINE)?)
+    }
+
+    /// Gives the vCPUs, which must be paused, saved states. Guest memory comes first: registrations for hypercalls are
+    /// checked against it, and written anew into it.
+    ///
+    /// # Errors
+    /// A vCPU that is not paused, or whose state the host does not take.
+    pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
+        Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        self.mapped.memory()
     }
 
     /// Takes the vCPUs out of the guest and ends their threads.

@@ -1,11 +1,13 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What an MSR access costs in user space, and a filter's compilation.
+//! What an MSR access costs in user space, a filter's compilation, and a registration.
 //!
 //! `cargo bench -p para-msr`
 #![allow(clippy::unwrap_used)]
 #![allow(missing_docs)] // `criterion_group!` makes a public function.
+
+mod registration;
 
 use std::hint::black_box;
 
@@ -79,5 +81,5 @@ fn compilation(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, dispatch, compilation);
+criterion_group!(benches, dispatch, compilation, registration::registration);
 criterion_main!(benches);

@@ -46,8 +46,8 @@ pub enum InstallError {
 /// (`KVM_CAP_X86_USER_SPACE_MSR`, `Documentation/virt/kvm/api.rst`, 7.21).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExitReasons {
-    /// MSRs that KVM doesn't know. With `kvm.ignore_msrs=1` on the host these never come, so own an MSR by denying it
-    /// in the filter instead.
+    /// MSRs that KVM doesn't know. With `kvm.ignore_msrs=1` on the host these never come, so own an MSR by
+    /// denying it in the filter instead.
     pub unknown: bool,
     /// Accesses that KVM finds invalid: reserved bits, a disabled feature.
     pub invalid: bool,
@@ -107,8 +107,8 @@ impl MsrFilter {
         self.replace(vm)
     }
 
-    /// Installs the filter alone, where an earlier one has switched the exits on. Also while vCPUs run: each access
-    /// sees the old filter or the new one.
+    /// Installs the filter alone, where an earlier one has switched the exits on. Also while vCPUs run:
+    /// each access sees the old filter or the new one.
     ///
     /// # Errors
     /// KVM refuses the filter.

@@ -3,10 +3,11 @@
 
 //! Which MSRs a guest may have: allow-lists for filters that deny by default.
 //!
-//! [`LINUX`] is what a distribution's 64-bit kernel (Debian's 6.1 and 6.12 were the model) accesses under KVM, on
-//! Intel's and AMD's processors. To be allowed doesn't mean to exist: KVM decides that as it does without a filter,
-//! by CPUID and its own features, and Linux probes most of these with an exception handler. What the list achieves is
-//! that hundreds of other MSRs, of which KVM has code for many, are out of a guest's reach.
+//! [`LINUX`] is what a distribution's 64-bit kernel (Debian's 6.1 and 6.12 were the model) accesses under
+//! KVM, on Intel's and AMD's processors. To be allowed doesn't mean to exist: KVM decides that as it does
+//! without a filter, by CPUID and its own features, and Linux probes most of these with an exception
+//! handler. What the list achieves is that hundreds of other MSRs, of which KVM has code for many, are out
+//! of a guest's reach.
 //!
 //! ```
 //! use para_msr::filter::{Access, FilterDefault, MsrFilterBuilder};
@@ -23,9 +24,10 @@
 //! # Ok::<(), para_msr::filter::FilterError>(())
 //! ```
 //!
-//! Sources: "SDM 2-2" is the Intel SDM, volume 4, table 2-2 (architectural MSRs), "SDM" another table there; "APM" the AMD
-//! APM, volume 2, appendix A; "PPR" AMD's Processor Programming References; "msr.rst" the kernel's
-//! `Documentation/virt/kvm/x86/msr.rst`; "TLFS" Hyper-V's Top Level Functional Specification, appendix on synthetic MSRs.
+//! Sources: "SDM 2-2" is the Intel SDM, volume 4, table 2-2 (architectural MSRs), "SDM" another table
+//! there; "APM" the AMD APM, volume 2, appendix A; "PPR" AMD's Processor Programming References; "msr.rst"
+//! the kernel's `Documentation/virt/kvm/x86/msr.rst`; "TLFS" Hyper-V's Top Level Functional Specification,
+//! appendix on synthetic MSRs.
 
 use crate::MsrRange;
 use crate::filter::Access::{self, Both, Read, Write};

@@ -4,8 +4,8 @@
 //! Saving and restoring MSRs so that one rejected MSR neither ends a restore nor goes unnoticed.
 //!
 //! `KVM_GET_MSRS` and `KVM_SET_MSRS` take a list and stop at the first MSR that they can't do: the rest is
-//! silently left. And which MSRs a KVM takes depends on processor, kernel, module parameters and CPUID. So a VMM
-//! either fails for an MSR that no guest needs, or loses one that it does. Here each MSR has a class:
+//! silently left. And which MSRs a KVM takes depends on processor, kernel, module parameters and CPUID. So
+//! a VMM either fails for an MSR that no guest needs, or loses one that it does. Here each MSR has a class:
 //!
 //! - [`Required`](MsrClass::Required): the guest breaks without it. Its rejection is reported as an error.
 //! - [`Skippable`](MsrClass::Skippable): its rejection is listed, no more.
@@ -46,10 +46,11 @@
 //!
 //! # With `vcpu-loop`
 //!
-//! `vcpu-loop` saves a vCPU's MSRs as part of its whole state, in an order that fits the other parts, and lists those
-//! that KVM rejected (`KvmVcpu::skipped_msrs`). Neither crate knows the other, but indices are indices: feed
-//! [`MsrPolicy::indices`] to `KvmHost::with_msrs`, and give the list to [`MsrPolicy::judge`] to learn whether the guest
-//! may run. A VMM with a state of its own uses [`MsrPolicy::save`] and [`MsrPolicy::restore`].
+//! `vcpu-loop` saves a vCPU's MSRs as part of its whole state, in an order that fits the other parts, and
+//! lists those that KVM rejected (`KvmVcpu::skipped_msrs`). Neither crate knows the other, but indices are
+//! indices: feed [`MsrPolicy::indices`] to `KvmHost::with_msrs`, and give the list to [`MsrPolicy::judge`]
+//! to learn whether the guest may run. A VMM with a state of its own uses [`MsrPolicy::save`] and
+//! [`MsrPolicy::restore`].
 
 use crate::MsrRange;
 
@@ -211,8 +212,9 @@ impl MsrPolicy {
         MsrPolicy { rules: Vec::new() }
     }
 
-    /// What a 64-bit Linux guest needs on any processor: TSC, system calls, PAT, MTRR default, EFER. Denied are the
-    /// commands PRED_CMD and FLUSH_CMD, the x2APIC's (`KVM_GET_LAPIC` has them), and microcode's load trigger.
+    /// What a 64-bit Linux guest needs on any processor: TSC, system calls, PAT, MTRR default, EFER. Denied
+    /// are the commands PRED_CMD and FLUSH_CMD, the x2APIC's (`KVM_GET_LAPIC` has them), and microcode's
+    /// load trigger.
     pub fn linux() -> Self {
         // Intel SDM, volume 4, table 2-2; AMD APM, volume 2, appendix A.
         const REQUIRED: [MsrRange; 6] = [
@@ -323,8 +325,8 @@ impl MsrPolicy {
         Ok(report)
     }
 
-    /// In which order a state is written: without the denied, as saved, the TSC deadline last, because it counts
-    /// from the restored TSC.
+    /// In which order a state is written: without the denied, as saved, the TSC deadline last, because it
+    /// counts from the restored TSC.
     pub fn plan(&self, values: &[MsrValue]) -> Vec<MsrValue> {
         let mut plan: Vec<MsrValue> = values.to_vec();
         plan.retain(|msr| self.class(msr.index) != MsrClass::Denied);
@@ -332,8 +334,8 @@ impl MsrPolicy {
         plan
     }
 
-    /// Writes all that the host takes. What is rejected is tried once more when the rest is written, because some
-    /// MSRs are checked against others.
+    /// Writes all that the host takes. What is rejected is tried once more when the rest is written,
+    /// because some MSRs are checked against others.
     ///
     /// # Errors
     /// The host failed, or the state has more than [`MAX_SAVED`] MSRs. That an MSR is rejected is no error but

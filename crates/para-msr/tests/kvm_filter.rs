@@ -61,7 +61,8 @@ enum Seen {
 
 use Seen::*;
 
-/// The guest's #GP handler: tells, skips the two bytes of RDMSR or WRMSR, and the two ports after a read follow.
+/// The guest's #GP handler: tells, skips the two bytes of RDMSR or WRMSR, and the two ports after a read
+/// follow.
 const GP_HANDLER: &[u8] = &[
     0xe6, 0x13, // out 0x13, al
     0x55, 0x89, 0xe5, // push bp; mov bp, sp

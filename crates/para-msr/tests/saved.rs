@@ -222,3 +222,16 @@ proptest! {
         prop_assert_eq!(report.check().is_err(), missing);
     }
 }
+
+#[cfg(feature = "serde")]
+#[test]
+fn values_survive_serialization() {
+    let state = values([0x10, 0xffff_ffff]);
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(
+        text,
+        r#"[{"index":16,"value":17},{"index":4294967295,"value":4294967296}]"#
+    );
+    assert_eq!(serde_json::from_str::<Vec<MsrValue>>(&text).unwrap(), state);
+    assert!(serde_json::from_str::<MsrValue>(r#"{"index":4294967296,"value":0}"#).is_err());
+}

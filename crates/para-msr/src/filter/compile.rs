@@ -94,10 +94,10 @@ impl Wishes {
 
     /// Few ranges, if 16 suffice: the fewest of those whose first MSRs ascend in the order that KVM asks them.
     ///
-    /// Every range begins at the first MSR that isn't yet as wanted, and is as long as it may be. That leaves
-    /// three kinds: for reads, for writes, or for both, which ends where the two differ, unless an earlier range
-    /// has one of them there. Of the ways with `n` ranges, only those are kept that aren't behind another in both
-    /// directions: what can follow one can follow the other.
+    /// Every range begins at the first MSR that isn't yet as wanted, and is as long as it may be. That
+    /// leaves three kinds: for reads, for writes, or for both, which ends where the two differ, unless an
+    /// earlier range has one of them there. Of the ways with `n` ranges, only those are kept that aren't
+    /// behind another in both directions: what can follow one can follow the other.
     fn cover(&self) -> Result<Vec<Step>, FilterError> {
         let start = Way {
             done: Done {

@@ -208,7 +208,8 @@ pub struct Uncovered {
     pub range: MsrRange,
     /// The direction.
     pub access: Access,
-    /// Whether KVM lets these accesses through, though they should be denied; otherwise it is the other way round.
+    /// Whether KVM lets these accesses through, though they should be denied; otherwise it is the other way
+    /// round.
     pub allowed: bool,
 }
 

@@ -3,27 +3,24 @@
 
 //! Scripted vCPUs whose accesses take the whole way: the loop's dispatch, the glue, the registration, the handlers.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+mod route;
+mod state;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hypercall_patch::{PioPort, Stub};
-use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_regs};
+use kvm_bindings::kvm_regs;
 use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload};
-use para_msr::ParaMsrState;
-use para_msr::para::ParaRegistration;
 use vcpu_loop::bus::BusBuilder;
 use vcpu_loop::kvm::CpuMode;
-use vcpu_loop::script::{Reply, ScriptState, ScriptedVcpu, Step};
-use vcpu_loop::{
-    Access, Flow, HypercallAbi, Unclaimed, Vcpu, VcpuEvents, VcpuId, VcpuSet, dispatch, vcpu_events,
-};
+use vcpu_loop::script::{Reply, ScriptedVcpu, Step};
+use vcpu_loop::{Access, Flow, HypercallAbi, Unclaimed, Vcpu, VcpuId, dispatch};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::hypercalls::{Caller, Hypercalls, HypercallsBuilder};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::{HypercallRoute, VmSpec};
 use crate::vcpu_io::MachineIo;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -443,193 +440,6 @@ fn forwarded_calls_have_the_chosen_registers_and_xens_are_ignored() {
     let (replies, unclaimed, _) = play(&mut io, vec![call]);
     assert_eq!(replies, [Reply::Hypercall(ENOSYS)]);
     assert_eq!(unclaimed.count(Access::Hypercall), 1);
-}
-
-/// A choice of a guest with this vendor string, and how often it was probed.
-fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {
-    let word = |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().unwrap());
-    let leaf0 = kvm_cpuid_entry2 {
-        ebx: word(0),
-        edx: word(4),
-        ecx: word(8),
-        ..Default::default()
-    };
-    let cpuid = CpuId::from_entries(&[leaf0]).unwrap();
-    let spec = VmSpec {
-        hypercall: route,
-        ..VmSpec::new("vmlinux")
-    };
-    let probes = Arc::new(AtomicU32::new(0));
-    let counter = Arc::clone(&probes);
-    let probe = Box::new(move |_| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        match proved {
-            true => Completion::Proved,
-            false => Completion::Doubtful("it never returned".to_owned()),
-        }
-    });
-    (RouteChoice::new(&spec, &cpuid, probe), probes)
-}
-
-type Choice = Result<RouteChoice, RouteError>;
-
-#[test]
-fn auto_is_the_vendor_where_that_was_proved_and_asks_once_and_late() {
-    let pio = Stub::Pio(PioPort::DEFAULT);
-    let cases: [(&[u8; 12], bool, Stub, u32); 4] = [
-        (b"GenuineIntel", true, Stub::Vmx, 1),
-        (b"AuthenticAMD", true, Stub::Svm, 1),
-        (b"AuthenticAMD", false, pio, 1),
-        (b"Somebody New", true, pio, 0),
-    ];
-    for (vendor, proved, stub, asked) in cases {
-        let (choice, probes) = choice(HypercallRoute::Auto, vendor, proved);
-        let choice = choice.unwrap();
-        assert_eq!(choice.port(), Some(PioPort::DEFAULT), "it may come to that");
-        assert_eq!(probes.load(Ordering::Relaxed), 0);
-        for _ in 0..3 {
-            assert_eq!(choice.stub(), stub);
-        }
-        assert_eq!(probes.load(Ordering::Relaxed), asked);
-        assert_eq!(choice.port(), stub.port());
-    }
-}
-
-#[test]
-fn a_route_that_was_asked_for_is_not_probed() {
-    let port = PioPort::new(0x10).unwrap();
-    let pio = HypercallRoute::Pio(Some(port));
-    for (route, stub) in [
-        (HypercallRoute::Vendor, Stub::Svm),
-        (HypercallRoute::Forward, Stub::Svm),
-        (pio, Stub::Pio(port)),
-    ] {
-        let (choice, probes) = choice(route, b"AuthenticAMD", false);
-        let choice = choice.unwrap();
-        assert_eq!((choice.stub(), choice.port()), (stub, stub.port()));
-        assert_eq!(probes.load(Ordering::Relaxed), 0);
-    }
-}
-
-#[test]
-fn an_unknown_vendor_has_no_instruction() {
-    let (refused, _) = choice(HypercallRoute::Vendor, b"Somebody New", true);
-    let text = refused.unwrap_err().to_string();
-    assert!(
-        text.contains("--hypercall vendor") && text.contains("Somebody New"),
-        "{text}"
-    );
-    let (pio, _) = choice(HypercallRoute::Pio(None), b"Somebody New", true);
-    assert_eq!(pio.unwrap().stub(), Stub::Pio(PioPort::DEFAULT));
-}
-
-/// A set of one scripted vCPU of `machine`, with the hooks of real ones.
-fn set(
-    machine: &Machine,
-    script: Vec<Step>,
-) -> (VcpuSet<MachineVcpuState<ScriptState>>, VcpuEvents) {
-    let (sender, events) = vcpu_events().unwrap();
-    let mut set = VcpuSet::new(sender);
-    set.spawn_with(0, ScriptedVcpu::new(script), machine.io(0), state_hooks())
-        .unwrap();
-    (set, events)
-}
-
-fn run_to_the_end(set: &VcpuSet<MachineVcpuState<ScriptState>>, machine: &Machine) {
-    set.resume(SOON).unwrap();
-    let start = std::time::Instant::now();
-    while machine.page().ret != 0 {
-        assert!(start.elapsed() < SOON);
-        std::thread::yield_now();
-    }
-    set.pause(SOON).unwrap();
-}
-
-#[test]
-fn h6_a_saved_vcpu_has_its_registration_and_no_wrmsr_pending() {
-    let machine = Machine::pio();
-    machine.prepare(SITE);
-    let (vcpus, _events) = set(&machine, vec![register()]);
-    run_to_the_end(&vcpus, &machine);
-    // The scripted vCPU panics if it is saved with an access pending.
-    let states = vcpus.save(SOON).unwrap();
-    let registration = ParaRegistration {
-        para_state_gpa: PAGE,
-        hypercall_gpa: SITE,
-    };
-    assert_eq!(states[0].para.registration, Some(registration));
-    assert_eq!(states[0].vcpu.retired, 1);
-
-    // It comes back on a host with another route: patched anew, the page as it was, calls answered.
-    let other = Machine::pio();
-    other
-        .memory
-        .write_obj(Stub::Vmx.bytes(), GuestAddress(SITE))
-        .unwrap();
-    other.prepare(SITE);
-    let (elsewhere, _events) = set(&other, vec![]);
-    elsewhere.restore(states.clone(), SOON).unwrap();
-    assert_eq!(other.site(), [0xe6, 0xf5, 0xc3, 0xcc]);
-    assert_eq!(other.page(), ParaStatePayload::new(SITE));
-    assert!(other.registers[0].is_shared(), "the gate is open");
-    assert_eq!(elsewhere.save(SOON).unwrap(), states);
-}
-
-#[test]
-fn h5_h6_a_machine_made_anew_is_not_registered_and_saves_that() {
-    let machine = Machine::pio();
-    let (vcpus, _events) = set(&machine, vec![]);
-    let states = vcpus.save(SOON).unwrap();
-    assert_eq!(states[0].para, ParaMsrState::default());
-    vcpus.restore(states, SOON).unwrap();
-    assert!(
-        !machine.registers[0].is_shared(),
-        "nothing to open the gate for"
-    );
-}
-
-#[test]
-fn h6_a_damaged_registration_is_dropped_and_a_misfit_changes_nothing() {
-    let machine = Machine::pio();
-    machine.prepare(SITE);
-    let (vcpus, _events) = set(&machine, vec![register()]);
-    run_to_the_end(&vcpus, &machine);
-    let good = vcpus.save(SOON).unwrap();
-
-    let mut misfit = good.clone();
-    misfit[0].vcpu = ScriptState::MISFIT;
-    misfit[0].para = ParaMsrState::default();
-    vcpus.restore(misfit, SOON).unwrap_err();
-    assert_eq!(vcpus.save(SOON).unwrap(), good);
-
-    let mut damaged = good.clone();
-    damaged[0].para.registration = Some(ParaRegistration {
-        para_state_gpa: PAGE,
-        hypercall_gpa: u64::MAX - 1,
-    });
-    vcpus.restore(damaged, SOON).unwrap();
-    assert_eq!(vcpus.save(SOON).unwrap()[0].para, ParaMsrState::default());
-    vcpus.restore(good.clone(), SOON).unwrap();
-    assert_eq!(vcpus.save(SOON).unwrap(), good);
-}
-
-#[test]
-fn a_saved_vcpu_survives_json() {
-    let state = MachineVcpuState {
-        vcpu: 5u64,
-        para: ParaMsrState {
-            registration: Some(ParaRegistration {
-                para_state_gpa: PAGE,
-                hypercall_gpa: SITE,
-            }),
-            ..ParaMsrState::default()
-        },
-    };
-    let json = serde_json::to_string(&state).unwrap();
-    assert_eq!(
-        serde_json::from_str::<MachineVcpuState<u64>>(&json).unwrap(),
-        state
-    );
 }
 
 #[test]
