@@ -11,8 +11,8 @@ mod bare;
 mod images;
 
 use bare::lab::{
-    CODE_32, CODE_64, FAULTS, FLAGS, Lab, MAGIC, PARA, RAX, RBX, RCX, REGISTERS, RSP, Registers,
-    Route, STUB, TARGET, TOP, low, registers, routes, set_registers, store_registers,
+    CODE_32, CODE_64, FAULTS, FLAGS, Lab, MAGIC, PARA, RAX, RBX, RCX, REGISTERS, RSP, Record,
+    Registers, Route, STUB, TARGET, TOP, low, registers, routes, set_registers, store_registers,
 };
 use bare::registration::Verdict::{Fault, Refused, Registered};
 use bare::registration::{Registration, stub};
@@ -248,8 +248,8 @@ fn holds(test: &str, convention: &Convention) {
             }
             let records = lab.judge(code, &ended);
             for record in records.unwrap_or_else(|error| panic!("{mode:?}: {error}")) {
-                eprintln!("{mode:?}");
-                record.check(&route);
+                let name = format!("{mode:?}: {}", record.name);
+                Record { name, ..record }.check(&route);
             }
         }
     }
