@@ -43,7 +43,7 @@ use para_abi::{Call, KvmErrno};
 
 pub use self::clock::{Clock, Pair};
 pub use self::console::{CONSOLE_WRITE_MAX, ConsoleSink};
-pub use self::host::{KvmClock, KvmInterrupts};
+pub use self::host::{KvmClock, KvmInterrupts, TscOffset};
 pub use self::interrupts::{Interrupts, Ipi};
 pub use self::machine::Services;
 
