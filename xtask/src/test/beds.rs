@@ -14,6 +14,7 @@ use super::summary::{Row, Tally};
 use super::{Run, libtest};
 use crate::bed::{Bed, Deadline, Vendor};
 use crate::build::{self, Kind, TestBinary, TestBuild};
+use crate::kernels::Series;
 use crate::packages;
 use crate::process::{capture_ok, sh_quote, step, write};
 use crate::workspace::{Scratch, nonce};
@@ -27,7 +28,7 @@ fn limits(vendor: Vendor) -> (u32, u32) {
 }
 
 /// How long all jobs of a bed may take: about twice what they do on two slow CPUs.
-const BED_LIMIT: Duration = Duration::from_secs(600);
+const BED_LIMIT: Duration = Duration::from_secs(900);
 
 /// How many beds there are for all jobs, and for one job: an emulated machine hangs now and then, so that
 /// not even its own timer ends the job. A job that takes two beds down has failed.
@@ -94,6 +95,10 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
     // bare guests triple fault, and the bed itself may hang.
     bed.cpus = 1;
     bed.timeout = Some(BED_LIMIT);
+    if vendor == Vendor::Amd {
+        // Its KVM can hand over hypercalls; Debian's 6.1 can't.
+        bed.series = Some(Series::V6_12);
+    }
     let mut jobs = Vec::new();
     add_tests(vendor, only, build, &mut bed, &scratch, &mut jobs)?;
     let (boots, skips) = linux::prepare(vendor, only, &mut bed, &scratch)?;
