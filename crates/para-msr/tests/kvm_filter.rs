@@ -403,6 +403,26 @@ fn kvm_refuses_what_the_types_refuse() {
     assert_eq!(seen, [filtered(MSR_TSC), Gp, filtered(0), Gp]);
 }
 
+/// Why `install` enables the capability first.
+#[test]
+fn a_filter_without_the_capability_is_gp() {
+    let Some(kvm) = kvm("a_filter_without_the_capability_is_gp") else {
+        return;
+    };
+    let machine = Machine::new(&kvm);
+    let filter = builder(FilterDefault::Allow)
+        .deny(MSR_STAR, Access::Both)
+        .compile()
+        .unwrap();
+    filter.replace(&machine.vm).unwrap();
+    let mut vcpu = machine.vcpu(0);
+    let seen = machine.run(&mut vcpu, &mut nobody(), &[Do::Read(MSR_STAR)]);
+    assert_eq!(seen, [Gp]);
+    filter.install(&machine.vm).unwrap();
+    let seen = machine.run(&mut vcpu, &mut nobody(), &[Do::Read(MSR_STAR)]);
+    assert_eq!(seen, [filtered(MSR_STAR), Gp]);
+}
+
 #[test]
 fn unknown_msrs_exit_if_asked_for() {
     let Some(kvm) = kvm("unknown_msrs_exit_if_asked_for") else {
