@@ -296,6 +296,20 @@ fn saved_values_come_back_and_foreign_ones_are_refused() {
 }
 
 #[test]
+fn a_shadow_takes_back_every_value_that_it_saves() {
+    // Bit 0 reads 1 and a guest must not write it: a value that a reset gives, and no write.
+    let build = || one(0x100, Shadow::<1>::new(0x100, 0x11).unwrap().reserved(0x0f));
+    let (mut old, mut new) = (build(), build());
+    assert_eq!(old.write(0x100, 0x11), Outcome::GpException);
+    assert_eq!(old.save(), [(0x100, 0x11)]);
+    assert_eq!(new.write(0x100, 0x20), Outcome::Handled(()));
+    assert!(new.restore(&old.save()).is_empty());
+    assert_eq!(new.read(0x100), Outcome::Handled(0x11));
+    assert_eq!(new.restore(&[(0x100, 0x21)]), [0x100], "but no other");
+    assert_eq!(new.read(0x100), Outcome::Handled(0x11));
+}
+
+#[test]
 fn log_and_gp_refuses_both_directions() {
     let mut msrs = one(0x606, LogGp::new("MSR_RAPL_POWER_UNIT"));
     assert_eq!(msrs.read(0x606), Outcome::GpException);
