@@ -10,12 +10,13 @@ use std::process::ExitCode;
 
 use mini_vmm::cli::{self, Command};
 use mini_vmm::outcome::EXIT_ERROR;
-use mini_vmm::{check, config, logging, vmm};
+use mini_vmm::{check, config, logging, start_time, vmm};
 
 /// Where the host's KVM is.
 const KVM: &str = "/dev/kvm";
 
 fn main() -> ExitCode {
+    start_time::mark();
     let command = match cli::parse_from(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use hypercall_patch::PioPort;
+use para_abi::Convention;
 use serde::{Deserialize, Serialize};
 
 pub use self::partial::PartialSpec;
@@ -62,6 +64,80 @@ pub struct VmSpec {
     pub debug_exit: Option<u16>,
     /// Whether the PC's PIT and PIC are there and announced.
     pub legacy_timer: bool,
+    /// How hypercalls of a guest that registers for them reach their handler.
+    pub hypercall: HypercallRoute,
+    /// In which registers hypercalls that reach the VMM have their number and arguments.
+    pub hypercall_abi: HypercallAbi,
+    /// Whether MSR 0x87655678, by which a guest registers for hypercalls, is there.
+    pub para: bool,
+    /// Which MSRs the guest may use.
+    pub msr_policy: MsrPolicy,
+}
+
+/// How the hypercalls of a guest that registers for them (MSR 0x87655678) reach their handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HypercallRoute {
+    /// [`Vendor`](HypercallRoute::Vendor) where a probe proved that this KVM completes it, else
+    /// [`Pio`](HypercallRoute::Pio).
+    #[default]
+    Auto,
+    /// By VMCALL or VMMCALL, whichever the guest's CPU has; KVM itself answers.
+    Vendor,
+    /// By VMCALL or VMMCALL; KVM forwards every one to the VMM.
+    Forward,
+    /// By `out` to a port; the VMM answers. Without a port, to one that is free.
+    Pio(Option<PioPort>),
+}
+
+impl HypercallRoute {
+    /// Where the route [`Pio`](HypercallRoute::Pio) goes if the debug-exit device has its default port. That device is
+    /// too small to have both.
+    const OTHER_PORT: PioPort = match PioPort::new(0xf9) {
+        Ok(port) => port,
+        Err(_) => panic!("the port is free"),
+    };
+}
+
+/// In which registers a hypercall that reaches the VMM has its number and arguments. A guest can't be asked, so it is a
+/// property of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum HypercallAbi {
+    /// As for KVM's own: RAX; RBX, RCX, RDX, RSI.
+    #[default]
+    #[serde(rename = "kvm")]
+    Kvm,
+    /// As in Linux of 2007: 64-bit RAX; RDI, RSI, RDX, RCX, R8, R9; 32-bit EBX; EAX, ECX, EDX, ESI, EDI, EBP.
+    #[value(name = "2007")]
+    #[serde(rename = "2007")]
+    Para2007,
+    /// As the guests of 2007 that were never merged: 64-bit as 2007; 32-bit EAX; EBX, ECX, EDX, ESI, EDI, EBP.
+    #[value(name = "2007-draft")]
+    #[serde(rename = "2007-draft")]
+    Para2007Draft,
+}
+
+impl HypercallAbi {
+    /// The registers.
+    pub const fn convention(self) -> Convention {
+        match self {
+            HypercallAbi::Kvm => Convention::Kvm,
+            HypercallAbi::Para2007 => Convention::Para2007,
+            HypercallAbi::Para2007Draft => Convention::Para2007Draft,
+        }
+    }
+}
+
+/// Which MSRs the guest may use. What it may not use is #GP for it, as on a CPU that has no such MSR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MsrPolicy {
+    /// Those that KVM has.
+    #[default]
+    Allow,
+    /// Those that KVM has and Linux guests need; others are counted and logged (-vv).
+    DenyUnknown,
+    /// Those that KVM has; accesses that KVM refuses are counted and logged (-vv).
+    Log,
 }
 
 /// Which entry point of the kernel to use.
@@ -210,6 +286,26 @@ pub enum Error {
         /// What it belongs to.
         owner: &'static str,
     },
+    /// The hypercall port is one of the debug-exit device's.
+    #[error(
+        "the hypercall port {port} is one of the debug-exit device's, {debug_exit:#x} to {:#x}; \
+         choose another, or leave the choice to --hypercall pio",
+        debug_exit + (layout::DEBUG_EXIT_SIZE - 1)
+    )]
+    HypercallPort {
+        /// The hypercall port.
+        port: PioPort,
+        /// The first of the debug-exit device's ports.
+        debug_exit: u16,
+    },
+    /// There is no use for a route without the MSR.
+    #[error(
+        "--hypercall {route} asks for hypercalls that --para off takes away; leave out one of them"
+    )]
+    RouteWithoutMsr {
+        /// The route.
+        route: HypercallRoute,
+    },
     /// A feature's name can't be one.
     #[error("{name:?} is not the name of a CPU feature; /proc/cpuinfo shows the names")]
     FeatureName {
@@ -294,6 +390,19 @@ impl VmSpec {
             timeout: None,
             debug_exit: None,
             legacy_timer: false,
+            hypercall: HypercallRoute::default(),
+            hypercall_abi: HypercallAbi::default(),
+            para: true,
+            msr_policy: MsrPolicy::default(),
+        }
+    }
+
+    /// The port of hypercalls that go by port I/O.
+    pub fn hypercall_port(&self) -> PioPort {
+        match self.hypercall {
+            HypercallRoute::Pio(Some(port)) => port,
+            _ if takes_port(self.debug_exit, PioPort::DEFAULT) => HypercallRoute::OTHER_PORT,
+            _ => PioPort::DEFAULT,
         }
     }
 
@@ -326,6 +435,7 @@ impl VmSpec {
         }
         validate_timeout(self.timeout)?;
         validate_debug_exit(self.debug_exit)?;
+        validate_hypercalls(self)?;
         validate_path("kernel", &self.kernel)?;
         if let Some(initrd) = &self.initrd {
             validate_path("initrd", initrd)?;
@@ -361,6 +471,28 @@ fn validate_cmdline(cmdline: &str) -> Result<(), Error> {
 fn validate_debug_exit(port: Option<u16>) -> Result<(), Error> {
     let taken = |port| layout::port_owner(port).map(|owner| Error::TakenPort { port, owner });
     port.and_then(taken).map_or(Ok(()), Err)
+}
+
+/// Whether the debug-exit device, if there is one at `debug_exit`, has `port`.
+fn takes_port(debug_exit: Option<u16>, port: PioPort) -> bool {
+    let port = u16::from(port);
+    debug_exit.is_some_and(|first| port >= first && port - first < layout::DEBUG_EXIT_SIZE)
+}
+
+fn validate_hypercalls(spec: &VmSpec) -> Result<(), Error> {
+    let (route, debug_exit) = (spec.hypercall, spec.debug_exit);
+    if !spec.para && route != HypercallRoute::Auto {
+        return Err(Error::RouteWithoutMsr { route });
+    }
+    match (route, debug_exit) {
+        (HypercallRoute::Pio(Some(port)), Some(first)) if takes_port(debug_exit, port) => {
+            Err(Error::HypercallPort {
+                port,
+                debug_exit: first,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn validate_timeout(timeout: Option<Duration>) -> Result<(), Error> {

@@ -59,7 +59,7 @@ pub enum Error {
 /// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
 pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
     let images = Images::open(spec)?;
-    let host = check::open_kvm(Path::new(KVM))?;
+    let host = Arc::new(check::open_kvm(Path::new(KVM))?);
     let signals = TerminationSignals::install().map_err(Error::Events)?;
     let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
     let mut loading = Loading::start(&host, spec, &images)?;
@@ -95,7 +95,7 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
 /// What one machine after another runs with.
 struct Run<'a> {
     spec: &'a VmSpec,
-    host: &'a Kvm,
+    host: &'a Arc<Kvm>,
     console: &'a Console,
     signals: &'a TerminationSignals,
     time_out_at: Option<Instant>,

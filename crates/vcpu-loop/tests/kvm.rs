@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{ENTRY, MSR, Machine, kvm};
-use vcpu_loop::kvm::{Error as KvmError, KvmVcpu, VcpuState};
+use vcpu_loop::kvm::{CpuMode, Error as KvmError, KvmVcpu, VcpuState};
 use vcpu_loop::{
     Access, Exit, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next, SaveVcpu, Unclaimed, Vcpu,
     VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
@@ -775,6 +775,30 @@ fn registers_are_shared_at_an_exit() {
         Exit::PioOut { data, .. } => assert_eq!(data, 0x4321u16.to_le_bytes()),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn registers_are_shared_from_the_exit_that_asks_on() {
+    let Some(kvm) = kvm("registers_are_shared_from_the_exit_that_asks_on") else {
+        return;
+    };
+    // mov bx, 0x1234; out 0x80, al; out 0x80, al; hlt
+    let machine = Machine::new(&kvm, b"\xbb\x34\x12\xe6\x80\xe6\x80\xf4");
+    let mut vcpu = machine.vcpu(0);
+    let Some(registers) = vcpu.unshared_registers() else {
+        return;
+    };
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    assert_eq!(registers.get().rbx, 0);
+    registers.share(true);
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    assert_eq!(registers.get().rbx & 0xffff, 0x1234);
+    let cpl = vcpu.fd().get_sregs().unwrap().ss.dpl;
+    let real_mode = CpuMode {
+        cpl,
+        long_mode: false,
+    };
+    assert_eq!(registers.mode(), real_mode);
 }
 
 #[test]

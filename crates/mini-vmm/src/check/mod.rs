@@ -4,8 +4,8 @@
 //! Opens KVM, and says what this host can do with it.
 
 mod capabilities;
-mod guest;
-mod host;
+pub(crate) mod guest;
+pub(crate) mod host;
 mod report;
 
 use std::ffi::CString;
@@ -201,4 +201,4 @@ fn permission_hint(path: &Path) -> Hint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use proptest::prelude::*;
 
 use super::*;
@@ -60,6 +61,12 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
     flag(&mut args, "--on-reboot", word(&spec.on_reboot));
     flag(&mut args, "--on-panic", word(&spec.on_panic));
     flag(&mut args, "--timeout", TimeLimit(spec.timeout).to_string());
+    flag(&mut args, "--hypercall", spec.hypercall.to_string());
+    let abi = spec.hypercall_abi.convention().name();
+    flag(&mut args, "--hypercall-abi", abi);
+    flag(&mut args, "--para", if spec.para { "on" } else { "off" });
+    let policy = spec.msr_policy.to_possible_value().unwrap();
+    flag(&mut args, "--msr-policy", policy.get_name());
     args
 }
 

@@ -7,3 +7,5 @@
 
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
+pub(crate) mod tsc_offset;
+pub(crate) mod xen;
