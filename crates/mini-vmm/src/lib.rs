@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod cpu;
+pub mod demo;
 pub mod devices;
 pub mod hypercalls;
 pub mod layout;

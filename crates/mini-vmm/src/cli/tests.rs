@@ -146,6 +146,24 @@ fn nothing_but_the_kernel_means_the_defaults() {
 }
 
 #[test]
+fn the_demo_takes_a_route() {
+    let demo = |route, verbosity| Command::Demo { route, verbosity };
+    let auto = HypercallRoute::Auto;
+    assert_eq!(parse("demo").unwrap(), demo(auto, 0));
+    assert_eq!(parse("demo -v").unwrap(), demo(auto, 1));
+    let pio = HypercallRoute::Pio(None);
+    assert_eq!(parse("demo --hypercall pio").unwrap(), demo(pio, 0));
+    for line in [
+        "demo --hypercall cpu",
+        "demo --kernel k",
+        "--kernel k demo",
+        "--hypercall pio demo",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), EXIT_USAGE, "{line}");
+    }
+}
+
+#[test]
 fn subcommands_are_read() {
     let check = |json, verbosity| Command::Check { json, verbosity };
     assert_eq!(parse("check").unwrap(), check(false, 0));

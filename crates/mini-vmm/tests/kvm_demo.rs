@@ -1,0 +1,130 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `mini-vmm demo`, by every route that this host has.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod bare;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the program printed, and its exit code.
+struct Shown {
+    stdout: String,
+    stderr: String,
+    code: Option<i32>,
+    took: Duration,
+}
+
+impl Shown {
+    /// The line that starts with `label`, without it.
+    fn line(&self, label: &str) -> &str {
+        let mut lines = self.stdout.lines();
+        let found = lines.find_map(|line| line.strip_prefix(label));
+        let found = found.unwrap_or_else(|| panic!("no {label:?}: {}", self.stdout));
+        found.trim_start()
+    }
+
+    /// The number at the end of the line, in front of its unit.
+    fn nanoseconds(&self, label: &str) -> u64 {
+        let line = self.line(label);
+        let (number, _) = line.split_once(' ').unwrap();
+        number.parse().unwrap_or_else(|_| panic!("{line}"))
+    }
+}
+
+/// Runs the demo; `None`, with a note, where no guest can run.
+fn demo(test: &str, args: &[&str]) -> Option<Shown> {
+    if !bare::has_kvm(test) {
+        return None;
+    }
+    let started = Instant::now();
+    let output = Command::new(bare::program())
+        .arg("demo")
+        .args(args)
+        .env_remove("MINI_VMM_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Some(Shown {
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+        code: output.status.code(),
+        took: started.elapsed(),
+    })
+}
+
+/// What every route shows before the registration and around it.
+fn check_registration(shown: &Shown) {
+    let before = shown.line("page before");
+    assert!(
+        before.starts_with("00000001      ffffffff     00001000 ffffffff 00000000010"),
+        "{before}"
+    );
+    assert_eq!(
+        shown.line("stub before"),
+        "b8 da ff ff ff c3  mov eax, -38; ret  a call returns -38"
+    );
+    assert_eq!(shown.line("wrmsr"), "87655678 01002000");
+    // The host's version and ret, and nothing else.
+    let expected = before.replacen(
+        "ffffffff     00001000 ffffffff",
+        "00000001     00001000 00000000",
+        1,
+    );
+    assert_eq!(shown.line("page after"), expected);
+    assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""));
+    assert!(shown.stdout.ends_with(" ns\n"), "{}", shown.stdout);
+}
+
+#[test]
+fn r9_the_pio_stub_is_written_and_reaches_the_vmm() {
+    let test = "r9_the_pio_stub_is_written_and_reaches_the_vmm";
+    for (route, port) in [("pio", "f5"), ("pio=0x99", "99")] {
+        let Some(shown) = demo(test, &["--hypercall", route]) else {
+            return;
+        };
+        check_registration(&shown);
+        assert_eq!(
+            shown.line("stub after"),
+            format!("e6 {port} c3 cc ff c3  out port, al; ret  a call returns 0")
+        );
+        let call = shown.nanoseconds("round trip");
+        let exit = shown.nanoseconds("bare port exit");
+        assert!(exit > 0 && call > exit / 4, "{call} ns, {exit} ns");
+        if !bare::is_emulated() {
+            assert!(shown.took < Duration::from_secs(10), "{:?}", shown.took);
+        }
+    }
+}
+
+#[test]
+fn without_a_route_one_that_works_is_found() {
+    let Some(shown) = demo("without_a_route_one_that_works_is_found", &[]) else {
+        return;
+    };
+    check_registration(&shown);
+    let stub = shown.line("stub after");
+    let works = stub.ends_with(" a call returns 0")
+        || stub.ends_with(" a call returns -1000, for KVM answers here");
+    assert!(works, "{stub}");
+}
+
+#[test]
+fn a_route_that_can_not_be_had_is_one_sentence() {
+    let test = "a_route_that_can_not_be_had_is_one_sentence";
+    let Some(shown) = demo(test, &["--hypercall", "forward"]) else {
+        return;
+    };
+    if shown.code == Some(0) {
+        check_registration(&shown);
+        assert!(shown.line("stub after").ends_with(" a call returns 0"));
+        return;
+    }
+    assert_eq!((shown.code, shown.stdout.as_str()), (Some(1), ""));
+    assert!(shown.stderr.starts_with("mini-vmm: error: "));
+    assert_eq!(shown.stderr.lines().count(), 1, "{}", shown.stderr);
+    assert!(shown.stderr.contains("--hypercall pio"), "{}", shown.stderr);
+}
