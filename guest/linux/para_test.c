@@ -54,10 +54,13 @@ PARA_STUB(storm_stub);
 static const u8 unpatched[] = { PARA_STUB_BYTES };
 
 struct storm_cpu {
+	struct storm_cpu *all;
+	unsigned int count;
 	struct task_struct *task;
 	struct completion done;
 	unsigned int cpu;
 	bool registers;		/* else it calls */
+	bool inside;		/* is calling */
 	unsigned int rounds;
 	unsigned long registered, refused, torn_pages;
 	unsigned long called, not_yet, wrong_answers;
@@ -67,6 +70,7 @@ struct storm_cpu {
 static u64 storm_gpa;
 static u32 *storm_alias;	/* the stub's first four bytes, writable */
 static bool storm_over;
+static bool storm_restoring;
 static ktime_t storm_end;
 
 static long storm_call(void)
@@ -99,10 +103,41 @@ static void storm_register(struct storm_cpu *me)
 		me->torn_pages++;
 }
 
+/*
+ * Puts the unpatched bytes back. No CPU may be in the stub then: one between
+ * the host's instructions would go on in the middle of the unpatched one. The
+ * host's patch needs no such care, as the unpatched stub returns at byte 5.
+ */
+static void storm_restore(struct storm_cpu *all, unsigned int count)
+{
+	unsigned int i;
+	u32 original;
+
+	memcpy(&original, unpatched, sizeof(original));
+	WRITE_ONCE(storm_restoring, true);
+	smp_mb(); /* pairs with that in storm_one_call() */
+	for (i = 0; i < count; i++) {
+		while (READ_ONCE(all[i].inside))
+			cond_resched();
+	}
+	WRITE_ONCE(*storm_alias, original);
+	/* After the bytes. */
+	smp_store_release(&storm_restoring, false);
+}
+
 static void storm_one_call(struct storm_cpu *me)
 {
-	long result = storm_call();
+	long result;
 
+	WRITE_ONCE(me->inside, true);
+	smp_mb(); /* pairs with that in storm_restore() */
+	if (READ_ONCE(storm_restoring)) {
+		WRITE_ONCE(me->inside, false);
+		return;
+	}
+	result = storm_call();
+	/* After the call. */
+	smp_store_release(&me->inside, false);
 	/* Unpatched, the stub answers in EAX: 0x00000000ffffffda. */
 	if (result == 0)
 		me->called++;
@@ -116,14 +151,12 @@ static int storm_thread(void *data)
 {
 	struct storm_cpu *me = data;
 	unsigned int round;
-	u32 original;
 
-	memcpy(&original, unpatched, sizeof(original));
 	for (round = 0; me->registers ? round < me->rounds :
 					!READ_ONCE(storm_over); round++) {
 		if (me->registers) {
 			if (round % STORM_RESTORE == 0)
-				WRITE_ONCE(*storm_alias, original);
+				storm_restore(me->all, me->count);
 			storm_register(me);
 		} else {
 			storm_one_call(me);
@@ -159,6 +192,8 @@ static int storm_turn(struct storm_cpu *all, unsigned int count,
 	WRITE_ONCE(storm_over, false);
 	storm_end = ktime_add_ms(ktime_get(), seconds * 1000 / count);
 	for (i = 0; i < count; i++) {
+		all[i].all = all;
+		all[i].count = count;
 		all[i].registers = i == turn;
 		all[i].rounds = storm / count;
 		storm_start(&all[i]);

@@ -37,7 +37,7 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
 
 cargo xtask test [--quick] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,
-    integration, amd, intel, coverage. The closing line counts what passed, failed and was skipped.
+    integration, amd, amd-6.12, intel, coverage. The closing line counts what passed, failed and was skipped.
       --quick           only the parts that take less than a minute
       --only TEXT       in the beds, only the jobs whose name contains TEXT
 

@@ -14,6 +14,7 @@ use super::summary::{Row, Tally};
 use super::{Run, libtest};
 use crate::bed::{Bed, Deadline, Vendor};
 use crate::build::{self, Kind, TestBinary, TestBuild};
+use crate::kernels::{Kernel, Series};
 use crate::packages;
 use crate::process::{capture_ok, sh_quote, step, write};
 use crate::workspace::{Scratch, nonce};
@@ -27,7 +28,10 @@ fn limits(vendor: Vendor) -> (u32, u32) {
 }
 
 /// How long all jobs of a bed may take: about twice what they do on two slow CPUs.
-const BED_LIMIT: Duration = Duration::from_secs(600);
+const BED_LIMIT: Duration = Duration::from_secs(900);
+
+/// What the row of the Linux boots is called.
+const LINUX_BOOTS: &str = "Linux boots";
 
 /// How long a bed may take to its first job; the slow one takes a minute.
 const START_LIMIT: Duration = Duration::from_secs(180);
@@ -36,11 +40,16 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 const GRACE: Duration = Duration::from_secs(30);
 
 pub fn amd(run: &mut Run) {
-    bed(run, Vendor::Amd, "AMD bed");
+    bed(run, Vendor::Amd, None, "AMD bed");
+}
+
+/// The AMD bed with the kernel whose KVM forwards hypercalls: only the cases that need it.
+pub fn amd_6_12(run: &mut Run) {
+    bed(run, Vendor::Amd, Some(Series::V6_12), "AMD bed, Linux 6.12");
 }
 
 pub fn intel(run: &mut Run) {
-    bed(run, Vendor::Intel, "Intel bed");
+    bed(run, Vendor::Intel, None, "Intel bed");
 }
 
 /// What a job is judged by.
@@ -68,40 +77,54 @@ struct Outcome {
     cause: String,
 }
 
-fn bed(run: &mut Run, vendor: Vendor, place: &str) {
+fn bed(run: &mut Run, vendor: Vendor, series: Option<Series>, place: &str) {
     let only = run.only.clone();
-    let result = run
-        .tests()
-        .cloned()
-        .and_then(|tests| run_jobs(vendor, place, &only, &tests));
+    let mut bed = Bed::new(vendor);
+    bed.series = series;
+    // The test executables take long to build: not for boots alone.
+    let boots_alone = series.is_some() || only.starts_with(linux::PREFIX);
+    let tests = match boots_alone {
+        true => Ok(TestBuild::default()),
+        false => run.tests().cloned(),
+    };
+    let result = tests.and_then(|tests| run_jobs(bed, place, &only, &tests));
     match result {
         Ok(rows) => rows.into_iter().for_each(|row| run.push(row)),
         Err(error) => run.row("bed", place, || Err(error)),
     }
 }
 
-fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Result<Vec<Row>> {
+fn run_jobs(mut bed: Bed, place: &str, only: &str, build: &TestBuild) -> Result<Vec<Row>> {
+    if let Some(series) = bed.series
+        && Kernel::fetch_offered(series)?.is_none()
+    {
+        let why = format!("Debian has no cloud kernel {series} on this machine");
+        return Ok(vec![row(LINUX_BOOTS, place, Tally::skip(why))]);
+    }
     let scratch = Scratch::new()?;
-    let mut bed = Bed::new(vendor);
+    let vendor = bed.vendor;
     // Two emulated CPUs at once let an interrupt of the bed's kernel reach a nested guest now and then:
     // bare guests triple fault, and the bed itself may hang.
     bed.cpus = 1;
     bed.timeout = Some(BED_LIMIT);
     let mut jobs = Vec::new();
     add_tests(vendor, only, build, &mut bed, &scratch, &mut jobs)?;
-    let (boots, skips) = linux::prepare(vendor, only, &mut bed, &scratch)?;
+    let (boots, skips) = linux::prepare(only, &mut bed, &scratch)?;
     if jobs.is_empty() && boots.is_empty() && skips.skips.is_empty() {
         bail!("no job of the {place} has '{only}' in its name (--only)");
     }
     if !boots.is_empty() {
         bed.add(&build::mini_vmm()?, "/bin/mini-vmm");
     }
-    jobs.extend(boots.into_iter().map(|boot| Job {
-        name: boot.name(),
-        script: boot.script(limits(vendor).1),
-        // The script has its own limit; this one is for a script that hangs.
-        limit: limits(vendor).1 + 15,
-        check: Check::Linux(boot),
+    jobs.extend(boots.into_iter().map(|boot| {
+        let limit = boot.limit(limits(vendor).1);
+        Job {
+            name: boot.name(),
+            script: boot.script(limit),
+            // The script has its own limit; this one is for a script that hangs.
+            limit: limit + 15,
+            check: Check::Linux(boot),
+        }
     }));
     for (index, job) in jobs.iter().enumerate() {
         let script = scratch.path(&format!("script-{index}"));
@@ -128,17 +151,11 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
         }
     }
     let mut rows = Vec::new();
-    for (title, is_linux) in [("KVM tests", false), ("Linux boots", true)] {
-        let mut row = Row {
-            part: title.to_owned(),
-            place: place.to_owned(),
-            tally: if is_linux {
-                skips.clone()
-            } else {
-                Tally::default()
-            },
-            elapsed: Duration::ZERO,
-        };
+    for (title, is_linux) in [("KVM tests", false), (LINUX_BOOTS, true)] {
+        let mut row = row(title, place, Tally::default());
+        if is_linux {
+            row.tally = skips.clone();
+        }
         let mut any = !row.tally.skips.is_empty();
         for (job, outcome) in jobs.iter().zip(&log.outcomes) {
             if matches!(job.check, Check::Linux(_)) == is_linux {
@@ -152,6 +169,15 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
         }
     }
     Ok(rows)
+}
+
+fn row(part: &str, place: &str, tally: Tally) -> Row {
+    Row {
+        part: part.to_owned(),
+        place: place.to_owned(),
+        tally,
+        elapsed: Duration::ZERO,
+    }
 }
 
 fn judge(job: &Job, outcome: &Outcome) -> Tally {

@@ -14,9 +14,11 @@ use anyhow::Result;
 use crate::bed::{Bed, Vendor};
 use crate::initramfs;
 use crate::kernels::{Kernel, Series};
+use crate::para as driver;
 use crate::process::{sh_quote, write};
 use crate::workspace::Scratch;
 
+use super::para;
 use super::summary::Tally;
 
 /// What is booted.
@@ -54,9 +56,16 @@ pub struct Case {
     pub exit: u8,
     /// What must stand in the console's or mini-vmm's output, besides the guest's release and CPUs.
     pub expect: &'static [&'static str],
+    /// As `expect`: for cases that share that.
+    pub also_expect: &'static [&'static str],
+    /// Whether the guest has the driver of `guest/linux`, in /para.
+    pub para: bool,
+    /// How long it may take, in seconds, where that is not the bed's usual limit.
+    pub limit: u32,
 }
 
-const LINUX: Case = Case {
+/// The usual case.
+pub const LINUX: Case = Case {
     name: "",
     image: Image::AnyDebian,
     cpus: 1,
@@ -66,6 +75,9 @@ const LINUX: Case = Case {
     drive: "",
     exit: 0,
     expect: &[],
+    also_expect: &[],
+    para: false,
+    limit: 0,
 };
 
 const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
@@ -144,24 +156,26 @@ pub struct Boot {
     /// The release that the guest must name, when a kernel boots.
     release: Option<String>,
     image: String,
-    initrd: String,
+    /// The archives of its root file system, but for the job.
+    initrd: Vec<String>,
 }
 
-/// The cases of `vendor`'s bed whose name contains `only`; adds the files that they need. A case
-/// whose kernel Debian does not have here is a skip.
-pub fn prepare(
-    vendor: Vendor,
-    only: &str,
-    bed: &mut Bed,
-    scratch: &Scratch,
-) -> Result<(Vec<Boot>, Tally)> {
-    let cases = match vendor {
-        Vendor::Amd => AMD,
-        Vendor::Intel => INTEL,
+/// All cases of `bed`.
+fn cases(bed: &Bed) -> impl Iterator<Item = &'static Case> + use<> {
+    let usual = match (bed.vendor, bed.series) {
+        (Vendor::Amd, None) => AMD,
+        (Vendor::Intel, None) => INTEL,
+        (_, Some(_)) => &[],
     };
+    usual.iter().chain(para::cases(bed.vendor, bed.series))
+}
+
+/// The cases of `bed` whose name contains `only`; adds the files that they need. A case whose kernel Debian does not
+/// have here is a skip.
+pub fn prepare(only: &str, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>, Tally)> {
     let mut boots = Vec::new();
     let mut skips = Tally::default();
-    for case in cases.iter().filter(|case| name(case).contains(only)) {
+    for case in cases(bed).filter(|case| name(case).contains(only)) {
         let kernel = match case.image {
             Image::AnyDebian => Some(Kernel::fetch_any()?),
             Image::NoKernel => None,
@@ -174,7 +188,7 @@ pub fn prepare(
                 Some(kernel)
             }
         };
-        let (mut image, mut initrd) = ("/guest/text".to_owned(), String::new());
+        let (mut image, mut initrd) = ("/guest/text".to_owned(), Vec::new());
         match &kernel {
             Some(kernel) => {
                 let release = &kernel.release;
@@ -186,8 +200,7 @@ pub fn prepare(
                     kernel.image.clone()
                 };
                 add_once(bed, file, &image);
-                initrd = format!("/guest/initrd-{release}");
-                add_initrd(case, kernel, &initrd, bed, scratch)?;
+                initrd = add_initrd(case, kernel, bed, scratch)?;
             }
             None => {
                 let text = scratch.path("text");
@@ -206,14 +219,14 @@ pub fn prepare(
     Ok((boots, skips))
 }
 
-/// Adds the guest's root file system at `guest`, and the case's own job.
+/// Adds the guest's root file system, in parts, and the case's own job; returns where the parts are.
 fn add_initrd(
     case: &Case,
     kernel: &Kernel,
-    guest: &str,
     bed: &mut Bed,
     scratch: &Scratch,
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut parts = vec![format!("/guest/initrd-{}", kernel.release)];
     let file = scratch.path(&format!("initrd-{}", kernel.release));
     if !file.exists() {
         let mut archive = initramfs::guest(Some(kernel))?;
@@ -223,11 +236,20 @@ fn add_initrd(
         ));
         write(&file, archive)?;
     }
-    add_once(bed, file, guest);
+    add_once(bed, file, &parts[0]);
+    if case.para {
+        let name = format!("para-{}", kernel.release);
+        let file = scratch.path(&name);
+        if !file.exists() {
+            write(&file, driver::archive(kernel)?)?;
+        }
+        parts.push(format!("/guest/{name}"));
+        add_once(bed, file, &parts[1]);
+    }
     let job = scratch.path(&format!("job-{}", case.name));
     write(&job, initramfs::job(&guest_job(case)))?;
     bed.add(&job, &format!("/guest/job-{}", case.name));
-    Ok(())
+    Ok(parts)
 }
 
 fn add_once(bed: &mut Bed, host: PathBuf, guest: &str) {
@@ -236,8 +258,11 @@ fn add_once(bed: &mut Bed, host: PathBuf, guest: &str) {
     }
 }
 
+/// How the name of each case begins.
+pub const PREFIX: &str = "linux-";
+
 fn name(case: &Case) -> String {
-    format!("linux-{}", case.name)
+    format!("{PREFIX}{}", case.name)
 }
 
 fn guest_job(case: &Case) -> String {
@@ -253,6 +278,14 @@ impl Boot {
         name(self.case)
     }
 
+    /// How long the case may take, in seconds; `usual` is the bed's limit.
+    pub fn limit(&self, usual: u32) -> u32 {
+        match self.case.limit {
+            0 => usual,
+            own => own,
+        }
+    }
+
     /// The script that the bed runs; its status is mini-vmm's.
     /// A run is killed after `limit` seconds; what it printed until then is still shown.
     pub fn script(&self, limit: u32) -> String {
@@ -262,7 +295,8 @@ impl Boot {
         if !self.initrd.is_empty() {
             initrd = format!(
                 "cat {} /guest/job-{} >/tmp/initrd\n",
-                self.initrd, case.name
+                self.initrd.join(" "),
+                case.name
             );
             line.push_str(" --initrd /tmp/initrd");
         }
@@ -292,7 +326,8 @@ impl Boot {
             .release
             .as_ref()
             .map(|release| format!("release={release} cpus={}.", self.case.cpus));
-        let expect = self.case.expect.iter().map(|&text| text.to_owned());
+        let expect = self.case.expect.iter().chain(self.case.also_expect);
+        let expect = expect.map(|&text| text.to_owned());
         for text in expect.chain(of_guest) {
             if !output.contains(&text) {
                 wrong.push(format!("the output lacks '{text}'"));
@@ -354,13 +389,19 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        for cases in [AMD, INTEL] {
-            let mut names: Vec<_> = cases.iter().map(|case| case.name).collect();
+        for bed in all_beds() {
+            let mut names: Vec<_> = cases(&bed).map(|case| case.name).collect();
             names.sort_unstable();
             let count = names.len();
             names.dedup();
             assert_eq!(names.len(), count);
         }
+    }
+
+    fn all_beds() -> [Bed; 3] {
+        let mut newer = Bed::new(Vendor::Amd);
+        newer.series = Some(Series::V6_12);
+        [Bed::new(Vendor::Amd), newer, Bed::new(Vendor::Intel)]
     }
 
     fn boot() -> Boot {
@@ -369,7 +410,7 @@ mod tests {
             case: case.unwrap(),
             release: Some("6.1.0".to_owned()),
             image: "/guest/k".to_owned(),
-            initrd: "/guest/i".to_owned(),
+            initrd: vec!["/guest/i".to_owned()],
         }
     }
 
@@ -394,7 +435,7 @@ mod tests {
         let script = boot().script(60);
         assert!(script.contains("--cpus 2") && script.contains("--on-reboot reset"));
         check(&script);
-        for case in AMD.iter().chain(INTEL) {
+        for case in all_beds().iter().flat_map(cases) {
             check(&guest_job(case));
             check(case.drive);
         }

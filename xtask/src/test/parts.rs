@@ -50,6 +50,7 @@ pub const PARTS: &[Part] = &[
     Part { name: "doctests", quick: true, bed: None, run: doctests },
     Part { name: "integration", quick: true, bed: None, run: integration },
     Part { name: "amd", quick: false, bed: Some(Vendor::Amd), run: beds::amd },
+    Part { name: "amd-6.12", quick: false, bed: Some(Vendor::Amd), run: beds::amd_6_12 },
     Part { name: "intel", quick: false, bed: Some(Vendor::Intel), run: beds::intel },
     Part { name: "coverage", quick: false, bed: None, run: coverage },
 ];
