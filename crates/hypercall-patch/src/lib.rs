@@ -57,3 +57,8 @@ pub use vendor::{CpuidError, UnknownVendor, Vendor};
 
 /// Size of a guest page in bytes, and of a hypercall page.
 pub const PAGE_SIZE: usize = 4096;
+
+/// The README's examples, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -120,9 +120,7 @@ pub fn check_site<M: GuestMemory + ?Sized>(
         }
     }
     resolve(memory, gpa).ok_or_else(|| {
-        if memory.check_range(gpa, LEN, Permissions::Read)
-            && !memory.check_range(gpa, LEN, Permissions::Write)
-        {
+        if memory.check_range(gpa, LEN, Permissions::Read) {
             SiteError::ReadOnly { gpa: first }
         } else {
             SiteError::NotRam { gpa: first }

@@ -3,6 +3,7 @@
 
 //! The one description of a machine. The command line and a JSON file both produce it.
 
+mod hypercall;
 mod partial;
 mod words;
 
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use hypercall_patch::PioPort;
-use para_abi::Convention;
 use serde::{Deserialize, Serialize};
 
+pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::partial::PartialSpec;
 pub use self::words::{ByteSize, OptionalPort, TimeLimit, WordError};
 use crate::layout;
@@ -72,72 +73,6 @@ pub struct VmSpec {
     pub para: bool,
     /// Which MSRs the guest may use.
     pub msr_policy: MsrPolicy,
-}
-
-/// How the hypercalls of a guest that registers for them (MSR 0x87655678) reach their handler.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HypercallRoute {
-    /// [`Vendor`](HypercallRoute::Vendor) where a probe proved that this KVM completes it, else
-    /// [`Pio`](HypercallRoute::Pio).
-    #[default]
-    Auto,
-    /// By VMCALL or VMMCALL, whichever the guest's CPU has; KVM itself answers.
-    Vendor,
-    /// By VMCALL or VMMCALL; KVM forwards every one to the VMM.
-    Forward,
-    /// By `out` to a port; the VMM answers. Without a port, to one that is free.
-    Pio(Option<PioPort>),
-}
-
-impl HypercallRoute {
-    /// Where the route [`Pio`](HypercallRoute::Pio) goes if the debug-exit device has its default port. That device is
-    /// too small to have both.
-    const OTHER_PORT: PioPort = match PioPort::new(0xf9) {
-        Ok(port) => port,
-        Err(_) => panic!("the port is free"),
-    };
-}
-
-/// In which registers a hypercall that reaches the VMM has its number and arguments. A guest can't be asked, so it is a
-/// property of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub enum HypercallAbi {
-    /// As for KVM's own: RAX; RBX, RCX, RDX, RSI.
-    #[default]
-    #[serde(rename = "kvm")]
-    Kvm,
-    /// As in Linux of 2007: 64-bit RAX; RDI, RSI, RDX, RCX, R8, R9; 32-bit EBX; EAX, ECX, EDX, ESI, EDI, EBP.
-    #[value(name = "2007")]
-    #[serde(rename = "2007")]
-    Para2007,
-    /// As the guests of 2007 that were never merged: 64-bit as 2007; 32-bit EAX; EBX, ECX, EDX, ESI, EDI, EBP.
-    #[value(name = "2007-draft")]
-    #[serde(rename = "2007-draft")]
-    Para2007Draft,
-}
-
-impl HypercallAbi {
-    /// The registers.
-    pub const fn convention(self) -> Convention {
-        match self {
-            HypercallAbi::Kvm => Convention::Kvm,
-            HypercallAbi::Para2007 => Convention::Para2007,
-            HypercallAbi::Para2007Draft => Convention::Para2007Draft,
-        }
-    }
-}
-
-/// Which MSRs the guest may use. What it may not use is #GP for it, as on a CPU that has no such MSR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MsrPolicy {
-    /// Those that KVM has.
-    #[default]
-    Allow,
-    /// Those that KVM has and Linux guests need; others are counted and logged (-vv).
-    DenyUnknown,
-    /// Those that KVM has; accesses that KVM refuses are counted and logged (-vv).
-    Log,
 }
 
 /// Which entry point of the kernel to use.
@@ -397,15 +332,6 @@ impl VmSpec {
         }
     }
 
-    /// The port of hypercalls that go by port I/O.
-    pub fn hypercall_port(&self) -> PioPort {
-        match self.hypercall {
-            HypercallRoute::Pio(Some(port)) => port,
-            _ if takes_port(self.debug_exit, PioPort::DEFAULT) => HypercallRoute::OTHER_PORT,
-            _ => PioPort::DEFAULT,
-        }
-    }
-
     /// The kernel command line when none is said: the console is COM1 if there is one, and a panic
     /// is a reset, so that the run ends.
     pub fn default_cmdline(serial: &SerialSpec) -> &'static str {
@@ -435,7 +361,7 @@ impl VmSpec {
         }
         validate_timeout(self.timeout)?;
         validate_debug_exit(self.debug_exit)?;
-        validate_hypercalls(self)?;
+        hypercall::validate(self)?;
         validate_path("kernel", &self.kernel)?;
         if let Some(initrd) = &self.initrd {
             validate_path("initrd", initrd)?;
@@ -471,28 +397,6 @@ fn validate_cmdline(cmdline: &str) -> Result<(), Error> {
 fn validate_debug_exit(port: Option<u16>) -> Result<(), Error> {
     let taken = |port| layout::port_owner(port).map(|owner| Error::TakenPort { port, owner });
     port.and_then(taken).map_or(Ok(()), Err)
-}
-
-/// Whether the debug-exit device, if there is one at `debug_exit`, has `port`.
-fn takes_port(debug_exit: Option<u16>, port: PioPort) -> bool {
-    let port = u16::from(port);
-    debug_exit.is_some_and(|first| port >= first && port - first < layout::DEBUG_EXIT_SIZE)
-}
-
-fn validate_hypercalls(spec: &VmSpec) -> Result<(), Error> {
-    let (route, debug_exit) = (spec.hypercall, spec.debug_exit);
-    if !spec.para && route != HypercallRoute::Auto {
-        return Err(Error::RouteWithoutMsr { route });
-    }
-    match (route, debug_exit) {
-        (HypercallRoute::Pio(Some(port)), Some(first)) if takes_port(debug_exit, port) => {
-            Err(Error::HypercallPort {
-                port,
-                debug_exit: first,
-            })
-        }
-        _ => Ok(()),
-    }
 }
 
 fn validate_timeout(timeout: Option<Duration>) -> Result<(), Error> {

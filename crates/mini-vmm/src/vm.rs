@@ -21,9 +21,10 @@ use crate::boot::{self, BootRequest, Image, Loaded};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{Platform, PlatformConfig};
+use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
-use crate::para::{self, MachineVcpuState, MsrPlan, Para};
+use crate::para::{self, InstalledMsrs, MachineVcpuState, MsrPlan, Para};
 use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
 use crate::{layout, memory};
 
@@ -130,6 +131,7 @@ impl Images {
 #[derive(Debug)]
 pub struct Loading {
     mapped: MappedVm,
+    msrs: InstalledMsrs,
     loaded: Loaded,
 }
 
@@ -140,9 +142,16 @@ impl Loading {
     /// [`Error`] names the step and its reason.
     pub fn start(host: &Kvm, spec: &VmSpec, images: &Images) -> Result<Self, Error> {
         let vm = create_vm(host, spec.cpus)?;
+        // Before the first vCPU, or it would run without; and first of all, because KVM then waits for readers of the
+        // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
+        let msrs = MsrPlan::new(spec).install(&vm)?;
         let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
         let loaded = load_kernel(spec, images, mapped.memory())?;
-        Ok(Loading { mapped, loaded })
+        Ok(Loading {
+            mapped,
+            msrs,
+            loaded,
+        })
     }
 
     /// Adds devices and vCPUs.
@@ -156,11 +165,13 @@ impl Loading {
         output: Option<ConsoleOutput>,
         latch: &OutcomeLatch,
     ) -> Result<(Machine, VcpuEvents), Error> {
-        let Loading { mapped, loaded } = self;
+        let Loading {
+            mapped,
+            msrs,
+            loaded,
+        } = self;
         let vm = mapped.vm();
         create_irqchip(vm, spec.legacy_timer)?;
-        // Before the first vCPU, or it would run without.
-        let msrs = MsrPlan::new(spec).install(vm)?;
         let platform = create_platform(spec, output.clone(), latch)?;
         connect_interrupts(vm, &platform)?;
         let bus = port_bus(&platform)?;
@@ -185,7 +196,8 @@ impl Loading {
         let machine = Machine {
             vcpus,
             platform,
-            _vm: mapped,
+            calls: Arc::clone(para.calls()),
+            mapped,
         };
         Ok((machine, events))
     }
@@ -198,8 +210,10 @@ pub struct Machine {
     vcpus: VcpuSet<MachineVcpuState>,
     /// The devices.
     pub platform: Platform<ConsoleOutput>,
+    /// Who answers its hypercalls.
+    pub calls: Arc<Hypercalls>,
     /// Kept for as long as the vCPUs run; dropped after them.
-    _vm: MappedVm,
+    mapped: MappedVm,
 }
 
 impl Machine {
@@ -209,6 +223,36 @@ impl Machine {
     /// A vCPU that does not obey in time.
     pub fn start(&self) -> Result<(), Error> {
         Ok(self.vcpus.resume(VCPU_DEADLINE)?)
+    }
+
+    /// Takes the vCPUs out of the guest, with no access pending.
+    ///
+    /// # Errors
+    /// A vCPU that does not obey in time.
+    pub fn pause(&self) -> Result<(), Error> {
+        Ok(self.vcpus.pause(VCPU_DEADLINE)?)
+    }
+
+    /// The states of the vCPUs, which must be paused, in order.
+    ///
+    /// # Errors
+    /// A vCPU that is not paused, or whose state the host does not give.
+    pub fn save_vcpus(&self) -> Result<Vec<MachineVcpuState>, Error> {
+        Ok(self.vcpus.save(VCPU_DEADLINE)?)
+    }
+
+    /// Gives the vCPUs, which must be paused, saved states. Guest memory comes first: registrations for hypercalls are
+    /// checked against it, and written anew into it.
+    ///
+    /// # Errors
+    /// A vCPU that is not paused, or whose state the host does not take.
+    pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
+        Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        self.mapped.memory()
     }
 
     /// Takes the vCPUs out of the guest and ends their threads.

@@ -150,6 +150,10 @@ impl Run<'_> {
             // The outcome matters more than a thread that the end of the process ends.
             warn!("{error}");
         }
+        let counters = machine.calls.counters();
+        if counters.total() > 0 {
+            debug!("hypercalls: {counters}");
+        }
         Ok((outcome, report.take()))
     }
 

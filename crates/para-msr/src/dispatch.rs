@@ -115,7 +115,7 @@ impl MsrDispatchBuilder {
 ///
 /// let mut msrs = MsrDispatchBuilder::new()
 ///     .insert(0x8b, Constant::new(0x1_0000_0000))? // IA32_BIOS_SIGN_ID: the microcode's revision
-///     .insert(MsrRange::new(0x4000_0100, 0x4000_0105)?, Shadow::<6>::new(0x4000_0100, 0))?
+///     .insert(MsrRange::new(0x4000_0100, 0x4000_0105)?, Shadow::<6>::new(0x4000_0100, 0)?)?
 ///     .build();
 /// let counters = msrs.counters(); // for another thread
 ///

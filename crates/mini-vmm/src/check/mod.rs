@@ -7,6 +7,7 @@ mod capabilities;
 pub(crate) mod guest;
 pub(crate) mod host;
 mod report;
+mod routes;
 
 use std::ffi::CString;
 use std::fs;
@@ -21,6 +22,7 @@ pub use capabilities::Capability;
 pub use guest::GuestTest;
 pub use host::{Cpu, Virtualization};
 pub use report::{Report, probe};
+pub use routes::{AutoRoute, Routes, VendorRoute};
 
 /// The only version of the KVM API there ever was since it became stable (KVM API section 4.1).
 const API_VERSION: i32 = 12;

@@ -26,7 +26,7 @@ pub(crate) const PARA_PAGE: u32 = LOAD + 0x2000;
 /// The guest's memory with that page.
 const SIZE: u32 = 0x3000;
 /// How long it may take; it takes a fifth of a second, and in an emulated machine a few seconds.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there was no demonstration.
 #[derive(Debug, thiserror::Error)]

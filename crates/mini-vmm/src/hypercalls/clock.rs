@@ -6,15 +6,11 @@
 use std::sync::Arc;
 
 use para_abi::KvmErrno;
+use para_abi::kvm::{KVM_CLOCK_PAIRING_SIZE, KVM_CLOCK_PAIRING_WALLCLOCK, kvm_clock_pairing};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::{Answer, Caller};
 
-/// `KVM_CLOCK_PAIRING_WALLCLOCK`, the only clock there is.
-const WALL_CLOCK: u64 = 0;
-/// Bytes of `struct kvm_clock_pairing`: seconds, nanoseconds and TSC of 8 bytes each, flags of 4,
-/// padding of 36.
-const SIZE: usize = 64;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// Two clocks, read at the same instant.
@@ -42,13 +38,13 @@ impl<M: GuestMemoryBackend> ClockCalls<M> {
     /// Writes a pair to the guest's `struct kvm_clock_pairing`: all of it or nothing.
     pub(super) fn pairing(&self, caller: &Caller, args: &[u64; 6]) -> Answer {
         let [gpa, clock_type, ..] = *args;
-        if clock_type != WALL_CLOCK {
+        if clock_type != KVM_CLOCK_PAIRING_WALLCLOCK {
             return Err(KvmErrno::KVM_EOPNOTSUPP);
         }
         let pair = self.clock.pair(caller.vcpu);
         let pair = pair.ok_or(KvmErrno::KVM_EOPNOTSUPP)?;
         let gpa = GuestAddress(gpa);
-        if !self.memory.check_range(gpa, SIZE) {
+        if !self.memory.check_range(gpa, KVM_CLOCK_PAIRING_SIZE) {
             return Err(KvmErrno::KVM_EFAULT);
         }
         // Written as guest memory is, so that a dirty bitmap knows of it.
@@ -59,18 +55,16 @@ impl<M: GuestMemoryBackend> ClockCalls<M> {
     }
 }
 
-/// `struct kvm_clock_pairing` (Linux' `kvm_para.h`), little-endian; flags are 0.
-fn bytes(pair: Pair) -> [u8; SIZE] {
-    let mut bytes = [0; SIZE];
-    let words = [
-        pair.realtime_ns / NANOSECONDS,
-        pair.realtime_ns % NANOSECONDS,
-        pair.guest_tsc,
-    ];
-    for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-        place.copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
+/// The pair in the guest's form; flags are 0.
+fn bytes(pair: Pair) -> [u8; KVM_CLOCK_PAIRING_SIZE] {
+    let pairing = kvm_clock_pairing {
+        // Both fit: 2^64 nanoseconds are 2^35 seconds.
+        sec: (pair.realtime_ns / NANOSECONDS) as i64,
+        nsec: (pair.realtime_ns % NANOSECONDS) as i64,
+        tsc: pair.guest_tsc,
+        ..Default::default()
+    };
+    pairing.to_bytes()
 }
 
 #[cfg(test)]
@@ -119,7 +113,7 @@ mod tests {
     #[test]
     fn the_pair_is_written_as_the_header_has_it() {
         let calls = calls();
-        let rest = [0xa5; SIZE];
+        let rest = [0xa5; KVM_CLOCK_PAIRING_SIZE];
         calls
             .memory
             .write_slice(&rest, GuestAddress(0x1800))

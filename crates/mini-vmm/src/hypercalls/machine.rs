@@ -6,6 +6,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use para_abi::kvm::{
+    KVM_HC_CLOCK_PAIRING, KVM_HC_KICK_CPU, KVM_HC_MAP_GPA_RANGE, KVM_HC_SCHED_YIELD,
+    KVM_HC_SEND_IPI, KVM_HC_VAPIC_POLL_IRQ,
+};
 use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP};
 use vm_memory::GuestMemoryBackend;
 
@@ -17,13 +21,6 @@ use super::{
     Caller, Clock, ConsoleSink, Hypercalls, HypercallsBuilder, Interrupts, NumberTaken, vmm,
 };
 use crate::outcome::OutcomeLatch;
-
-const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
-const KVM_HC_KICK_CPU: u64 = 5;
-const KVM_HC_CLOCK_PAIRING: u64 = 9;
-const KVM_HC_SEND_IPI: u64 = 10;
-const KVM_HC_SCHED_YIELD: u64 = 11;
-const KVM_HC_MAP_GPA_RANGE: u64 = 12;
 
 /// What a machine's handlers work with.
 pub struct Services<M> {

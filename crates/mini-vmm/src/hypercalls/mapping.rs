@@ -4,13 +4,13 @@
 //! `KVM_HC_MAP_GPA_RANGE` in a machine whose memory is never encrypted.
 
 use para_abi::KvmErrno;
+use para_abi::kvm::KVM_MAP_GPA_RANGE_ENCRYPTED as ENCRYPTED;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::Answer;
 use crate::layout::PAGE_SIZE;
 
-/// Attribute: encrypted. Bits 0 to 3 are a preferred page size, the rest must be 0.
-const ENCRYPTED: u64 = 1 << 4;
+/// Attributes that must be 0: all but a preferred page size (bits 0 to 3) and encryption (bit 4).
 const RESERVED: u64 = !0x1f;
 
 /// The handler. KVM passes the call on to user space only for guests that it was told to; to others,

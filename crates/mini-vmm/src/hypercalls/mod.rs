@@ -43,7 +43,7 @@ use para_abi::{Call, KvmErrno};
 
 pub use self::clock::{Clock, Pair};
 pub use self::console::{CONSOLE_WRITE_MAX, ConsoleSink};
-pub use self::host::{KvmClock, KvmInterrupts};
+pub use self::host::{KvmClock, KvmInterrupts, TscOffset};
 pub use self::interrupts::{Interrupts, Ipi};
 pub use self::machine::Services;
 
@@ -163,6 +163,34 @@ pub struct Counters {
     pub unknown: u64,
     /// Calls from a CPL other than 0.
     pub unprivileged: u64,
+}
+
+impl Counters {
+    /// All calls.
+    pub fn total(&self) -> u64 {
+        let answered = self.calls.iter().map(|(.., calls)| *calls);
+        let refused = [self.unknown, self.unprivileged];
+        answered
+            .chain(refused)
+            .fold(0, |sum, calls| sum.saturating_add(calls))
+    }
+}
+
+/// What was called, as one line.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = self.calls.iter().map(|(_, name, calls)| (*name, *calls));
+        let refused = [
+            ("unknown", self.unknown),
+            ("unprivileged", self.unprivileged),
+        ];
+        let mut separator = "";
+        for (name, calls) in named.chain(refused).filter(|(_, calls)| *calls > 0) {
+            write!(f, "{separator}{name} {calls}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
 }
 
 /// The frozen registry that all vCPUs share.

@@ -167,6 +167,10 @@ fn calls_are_counted_by_number() {
     assert!(counters.calls.is_sorted());
     let used: Vec<_> = counters.calls.iter().filter(|(.., n)| *n > 0).collect();
     assert_eq!(used, [&(12, "MAP_GPA_RANGE", 1), &(VMM_HC_NOP, "NOP", 3)]);
+    call(&machine, 99, &[]);
+    let counters = machine.calls.counters();
+    assert_eq!(counters.total(), 5);
+    assert_eq!(counters.to_string(), "MAP_GPA_RANGE 1, NOP 3, unknown 1");
 }
 
 #[test]

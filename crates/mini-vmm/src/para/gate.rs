@@ -102,7 +102,7 @@ impl<R: CallRegisters> Gate<R> {
         let Some(registers) = self.registers.get(vcpu as usize) else {
             return false;
         };
-        if !self.open.load(Ordering::Relaxed) {
+        if !self.open.load(Ordering::Acquire) {
             return false;
         }
         let CpuMode { cpl, long_mode } = registers.mode();

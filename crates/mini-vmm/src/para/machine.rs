@@ -9,6 +9,7 @@ use std::time::Duration;
 use hypercall_patch::Stub;
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
+use log::info;
 use vcpu_loop::bus::Bus;
 use vcpu_loop::kvm::{KvmVcpu, SyncRegisters};
 use vm_memory::GuestMemoryMmap;
@@ -68,22 +69,22 @@ impl Para {
     /// # Errors
     /// The route that was asked for can't be had.
     pub fn new(parts: Parts<'_>) -> Result<Self, Error> {
-        let memory = Arc::new(parts.mapped.memory().clone());
-        let (msrs, spec) = (parts.msrs, parts.spec);
-        if !msrs.para {
-            return Ok(Para {
-                msrs,
-                memory,
-                route: None,
-                gate: Arc::new(Gate::shut()),
-                calls: HypercallsBuilder::new().build(),
-            });
+        if !parts.msrs.para {
+            return Ok(Para::without(&parts));
         }
+        let spec = parts.spec;
         let route = RouteChoice::new(spec, parts.cpuid, probe(Arc::clone(parts.host)))?;
         let forward = spec.hypercall == HypercallRoute::Forward;
-        let registers = match route.port().is_some() || forward {
-            true => shared_registers(parts.vcpus)?,
-            false => Vec::new(),
+        // On the route vendor alone nothing reaches us.
+        let (registers, calls) = match route.port().is_some() || forward {
+            true => match shared_registers(parts.vcpus) {
+                Err(error) if spec.hypercall == HypercallRoute::Auto => {
+                    info!("guests can't register for hypercalls: {error}");
+                    return Ok(Para::without(&parts));
+                }
+                registers => (registers?, handlers(&parts)?),
+            },
+            false => (Vec::new(), HypercallsBuilder::new().build()),
         };
         let convention = spec.hypercall_abi.convention();
         let gate = Gate::new(route.port(), convention, registers);
@@ -92,12 +93,28 @@ impl Para {
             gate.open();
         }
         Ok(Para {
-            msrs,
-            memory,
+            msrs: parts.msrs,
+            memory: Arc::new(parts.mapped.memory().clone()),
             route: Some(Arc::new(route)),
             gate: Arc::new(gate),
-            calls: handlers(parts)?,
+            calls,
         })
+    }
+
+    /// Who answers the calls that reach the VMM.
+    pub fn calls(&self) -> &Arc<Hypercalls> {
+        &self.calls
+    }
+
+    /// A machine where no guest can register.
+    fn without(parts: &Parts<'_>) -> Self {
+        Para {
+            msrs: parts.msrs,
+            memory: Arc::new(parts.mapped.memory().clone()),
+            route: None,
+            gate: Arc::new(Gate::shut()),
+            calls: HypercallsBuilder::new().build(),
+        }
     }
 
     /// What the accesses of `vcpu` reach.
@@ -124,7 +141,7 @@ fn shared_registers(vcpus: &[KvmVcpu]) -> Result<Vec<SyncRegisters>, Error> {
 }
 
 /// The handlers of calls that reach the VMM.
-fn handlers(parts: Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
+fn handlers(parts: &Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
     let vm = parts.mapped.vm();
     let offsets = parts.vcpus.iter().map(|vcpu| TscOffset::of(vcpu.fd()));
     let services = Services {
@@ -136,6 +153,7 @@ fn handlers(parts: Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
             SerialSpec::Off => None,
             _ => parts
                 .output
+                .clone()
                 .map(|output| Box::new(output) as Box<dyn ConsoleSink>),
         },
         outcome: parts.latch.clone(),
@@ -144,7 +162,7 @@ fn handlers(parts: Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
 }
 
 /// Runs a guest that makes a hypercall, in a virtual machine of its own.
-fn probe(host: Arc<Kvm>) -> Probe {
+pub(crate) fn probe(host: Arc<Kvm>) -> Probe {
     Box::new(move |stub: Stub| {
         let Some(insn) = stub.insn() else {
             return Completion::Proved;

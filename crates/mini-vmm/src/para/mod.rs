@@ -19,8 +19,12 @@ mod state;
 
 pub use forward::{FORWARD_MSR, hide_kvm_hypercalls};
 pub use gate::{CallRegisters, Gate};
+pub(crate) use machine::probe;
 pub use machine::{Para, Parts};
 pub use msrs::{ParaHandler, VcpuMsrs};
 pub use plan::{Error, InstalledMsrs, MsrPlan};
 pub use route::{Completion, Probe, RouteChoice, RouteError};
 pub use state::{MachineVcpuState, state_hooks};
+
+#[cfg(test)]
+mod tests;

@@ -183,6 +183,12 @@ impl VcpuMsrs {
         self.dispatch.handler_mut(MSR_KVM_API_MAGIC)
     }
 
+    /// How many MSRs and directions were told of.
+    #[cfg(test)]
+    pub(super) fn reported(&self) -> usize {
+        self.reported.as_ref().map_or(0, Vec::len)
+    }
+
     /// Tells of each MSR once per direction, and of so many only.
     fn refused(&mut self, index: u32, direction: Direction) {
         let Some(reported) = &mut self.reported else {

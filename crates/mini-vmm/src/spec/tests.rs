@@ -49,7 +49,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         let (files, machine, devices, policy, (port, abi, msrs, route)) = parts;
         let [pvh, auto, reset, go_on] = policy.0;
         let port = PioPort::new(port).ok();
-        let port = port.filter(|port| !takes_port(devices.1, *port));
+        let port = port.filter(|port| !hypercall::takes_port(devices.1, *port));
         VmSpec {
             hypercall: match route {
                 0 | 1 => HypercallRoute::Auto,
@@ -132,7 +132,7 @@ fn hypercall_port_is_never_one_of_the_debug_exit_device() {
     for first in 0..0x100 {
         let chosen = with(HypercallRoute::Pio(None), Some(first));
         assert!(
-            !takes_port(Some(first), chosen.hypercall_port()),
+            !hypercall::takes_port(Some(first), chosen.hypercall_port()),
             "{first:#x}"
         );
     }

@@ -7,6 +7,7 @@
 use std::arch::global_asm;
 use std::slice;
 
+use para_abi::kvm::KVM_HC_VAPIC_POLL_IRQ;
 use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
 use para_abi::{KVM_PARA_API_VERSION, MSR_KVM_API_MAGIC, PARA_STATE_PAYLOAD};
 
@@ -292,7 +293,7 @@ global_asm!(
     msr = const MSR_KVM_API_MAGIC,
     nop = const VMM_HC_NOP,
     exit = const VMM_HC_EXIT,
-    poll_irq = const 1,
+    poll_irq = const KVM_HC_VAPIC_POLL_IRQ,
     serial = const layout::SERIAL,
     sleep_control = const layout::ACPI_SLEEP_CONTROL,
     s5 = const layout::ACPI_S5_SLEEP_TYPE << 2 | 1 << 5,

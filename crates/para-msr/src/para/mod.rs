@@ -30,7 +30,7 @@ mod throttle;
 pub use event::{Fault, FaultReason, Refusal, Refused, Registered, Registration};
 pub use msr::{ParaMsr, ParaRegistration};
 pub use state::{Lost, ParaMsrState, RestoreError, Restored, RestoredSite};
-pub use throttle::{EventThrottle, Throttle};
+pub use throttle::EventThrottle;
 
 #[cfg(doc)]
 use {hypercall_patch::Stub, para_abi::MSR_KVM_API_MAGIC, vm_memory::GuestMemory};

@@ -330,14 +330,15 @@ pub struct SyncRegisters {
 
 impl SyncRegisters {
     /// From the next exit on, KVM shares the general registers and, with `mode`, those that
-    /// [`mode`](SyncRegisters::mode) reads. To be called before the vCPU runs or on its thread, so that the
-    /// exit that is meant is not under way. There is no way back: KVM copies a few hundred bytes per exit.
+    /// [`mode`](SyncRegisters::mode) reads. Any thread may call it: KVM looks when the vCPU leaves the guest, so an
+    /// exit that the guest makes because of what the caller does next has them. There is no way back: KVM copies a
+    /// few hundred bytes per exit.
     pub fn share(&self, mode: bool) {
         let mut valid = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
         if mode {
             valid |= u64::from(kvm_bindings::KVM_SYNC_X86_SREGS);
         }
-        self.mapping.valid_regs().fetch_or(valid, Ordering::Relaxed);
+        self.mapping.valid_regs().fetch_or(valid, Ordering::SeqCst);
     }
 
     /// The mode of the code that exited. Before [`share`](SyncRegisters::share) asked for it, CPL 0 without
