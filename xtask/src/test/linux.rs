@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::bed::{Bed, Vendor};
+use crate::build;
 use crate::initramfs;
 use crate::kernels::{Kernel, Series};
 use crate::para as driver;
@@ -30,6 +31,8 @@ pub enum Image {
     Debian(Series),
     /// The ELF file out of it.
     Vmlinux(Series),
+    /// The example in `guest/bare`.
+    Bare,
     /// A text file.
     NoKernel,
 }
@@ -178,7 +181,7 @@ pub fn prepare(only: &str, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot
     for case in cases(bed).filter(|case| name(case).contains(only)) {
         let kernel = match case.image {
             Image::AnyDebian => Some(Kernel::fetch_any()?),
-            Image::NoKernel => None,
+            Image::Bare | Image::NoKernel => None,
             Image::Debian(series) | Image::Vmlinux(series) => {
                 let Some(kernel) = Kernel::fetch_offered(series)? else {
                     let why = format!("Debian has no cloud kernel {series} on this machine");
@@ -201,6 +204,10 @@ pub fn prepare(only: &str, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot
                 };
                 add_once(bed, file, &image);
                 initrd = add_initrd(case, kernel, bed, scratch)?;
+            }
+            None if case.image == Image::Bare => {
+                image = "/guest/bare".to_owned();
+                add_once(bed, build::bare_guest()?, &image);
             }
             None => {
                 let text = scratch.path("text");

@@ -103,6 +103,9 @@ say done";
 /// The cases of the AMD bed.
 #[rustfmt::skip]
 const AMD: &[Case] = &[
+    bare("bare-vendor", "--hypercall vendor --debug-exit", &["stub [0f, 01, d9, c3, ff, c3]", "ping 0, boot mark -1000"]),
+    bare("bare-pio", "--hypercall pio", &["stub [e6, f5, c3, cc, ff, c3]", "ping 0, boot mark 0"]),
+    Case { exit: 3, ..bare("bare-off", "--para off --debug-exit", &["bare guest: Fault"]) },
     usual("para-6.1-1cpu-vendor", KERNEL_6_1, 1, Route::Vendor),
     usual("para-6.1-2cpu-vendor", KERNEL_6_1, 2, Route::Vendor),
     usual("para-6.1-1cpu-pio", KERNEL_6_1, 1, Route::Pio),
@@ -147,6 +150,22 @@ const AMD: &[Case] = &[
     Case { name: "para-storm", cpus: 2, arguments: "--hypercall pio", guest: STORM, drive: STORM_DRIVE,
         limit: 110, expect: &["VMM-MEMORY-STEADY", " 0 wrong, ", "status       live"], ..PARA },
 ];
+
+/// The example guest without an operating system, on a route.
+const fn bare(
+    name: &'static str,
+    arguments: &'static str,
+    expect: &'static [&'static str],
+) -> Case {
+    Case {
+        name,
+        image: Image::Bare,
+        arguments,
+        expect,
+        exit: 5,
+        ..LINUX
+    }
+}
 
 /// The cases of the AMD bed whose kernel has KVM's support of Xen, which forwards hypercalls.
 const AMD_6_12: &[Case] = &[
