@@ -3,8 +3,7 @@
  * Copyright 2026 The mini-vmm developers.
  *
  * Misbehaves on purpose, and says what came of it. Needs para.ko, whose
- * hypercalls it makes. What it does is chosen by parameters and done at load;
- * the load then fails with ECANCELED, so there is nothing to unload.
+ * hypercalls it makes. What it does is chosen by parameters and done at load.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -64,6 +63,7 @@ struct storm_cpu {
 	unsigned int rounds;
 	unsigned long registered, refused, torn_pages;
 	unsigned long called, not_yet, wrong_answers;
+	long wrong_answer;	/* the last one */
 	struct kvm_vcpu_para_state *state;
 };
 
@@ -139,12 +139,14 @@ static void storm_one_call(struct storm_cpu *me)
 	/* After the call. */
 	smp_store_release(&me->inside, false);
 	/* Unpatched, the stub answers in EAX: 0x00000000ffffffda. */
-	if (result == 0)
+	if (result == 0) {
 		me->called++;
-	else if ((u32)result == PARA_STUB_UNPATCHED_RESULT)
+	} else if ((u32)result == PARA_STUB_UNPATCHED_RESULT) {
 		me->not_yet++;
-	else
+	} else {
 		me->wrong_answers++;
+		me->wrong_answer = result;
+	}
 }
 
 static int storm_thread(void *data)
@@ -229,10 +231,10 @@ static void storm_report(struct storm_cpu *all, unsigned int count, u64 ms)
 	pr_info("storm: %lu registrations, %lu calls answered, %lu before the patch, %lu wrong, %llu ms, stub %6ph\n",
 		registered, called, not_yet, bad, ms, bytes);
 	for (i = 0; i < count; i++)
-		pr_info("storm: cpu%u registered %lu refused %lu torn %lu called %lu wrong %lu\n",
+		pr_info("storm: cpu%u registered %lu refused %lu torn %lu called %lu wrong %lu (%#lx)\n",
 			all[i].cpu, all[i].registered, all[i].refused,
 			all[i].torn_pages, all[i].called,
-			all[i].wrong_answers);
+			all[i].wrong_answers, all[i].wrong_answer);
 }
 
 static int run_storm(void)
@@ -359,11 +361,15 @@ static int __init para_test_init(void)
 	} else if (storm) {
 		error = run_storm();
 	}
-	/* All is done: this way nothing is left to unload. */
-	return error ? error : -ECANCELED;
+	return error;
+}
+
+static void __exit para_test_exit(void)
+{
 }
 
 module_init(para_test_init);
+module_exit(para_test_exit);
 
 MODULE_DESCRIPTION("Misbehaving guest of the hypercalls through MSR 0x87655678");
 MODULE_AUTHOR("The mini-vmm developers");

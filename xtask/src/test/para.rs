@@ -59,6 +59,24 @@ insmod /para/para.ko; para-show
 [ $(grep -c 'registered registrations=1 .* ret=0x0$' /sys/kernel/para/cpu_state) = $(nproc) ] && echo ALL-REGISTERED
 para-exit 7";
 
+/// As [`USE`], with a CPU that goes and comes back.
+const HOTPLUG: &str =
+    "insmod /para/para.ko && rmmod para && [ ! -e /sys/kernel/para ] && echo UNLOADED
+insmod /para/para.ko; para-show
+cd /sys/devices/system/cpu/cpu1
+echo 0 >online; echo \"unplugged: $(cat /sys/kernel/para/cpus).\"
+echo 1 >online; echo \"plugged: $(cat /sys/kernel/para/cpus).\"
+cat /sys/kernel/para/cpu_state; echo \"ping of cpu1: $(taskset 2 cat /sys/kernel/para/ping).\"
+para-exit 7";
+
+/// Registrations that are refused or not tried, then the other vendor's instruction: KVM's fix-up of it, which is on
+/// unless a VMM switches it off, writes the host's through the guest's page tables. Without the fix-up the
+/// instruction is #UD: `mini-vmm`'s own tests have that, as no option of it switches the fix-up off.
+const REFUSED_AND_WRONG: &str =
+    "insmod /para/para.ko guest_version=2; cat /sys/kernel/para/status; rmmod para
+insmod /para/para.ko off=1; cat /sys/kernel/para/status; rmmod para
+insmod /para/para.ko; insmod /para/para_test.ko wrong=1; dmesg";
+
 /// A case of one kernel, count of CPUs and route; expects its bytes.
 const fn usual(name: &'static str, image: Image, cpus: u32, route: Route) -> Case {
     let (arguments, expect, exit) = match route {
@@ -85,11 +103,11 @@ enum Route {
     Forward,
 }
 
-/// A guest that registers so often, from both CPUs, while the other one calls. The issue of this project asks for a
-/// million; emulated, that many take some minutes.
-const STORM: &str = "insmod /para/para.ko; insmod /para/para_test.ko storm=2000 2>/dev/null
+/// A guest that registers so often, from both CPUs in turn, while the other one calls. A million would take eight minutes
+/// in the bed; this is what fits into one.
+const STORM: &str = "insmod /para/para.ko; insmod /para/para_test.ko storm=2000; rmmod para_test
 dmesg -c >/dev/null; echo READY
-insmod /para/para_test.ko storm=1000000 seconds=40 2>/dev/null; dmesg; para-show
+insmod /para/para_test.ko storm=100000 seconds=90; dmesg; para-show
 echo READY; read done";
 
 /// The VMM's private data before and after; what the guest touches of its memory does not count.
@@ -109,46 +127,38 @@ const AMD: &[Case] = &[
     usual("para-6.1-1cpu-vendor", KERNEL_6_1, 1, Route::Vendor),
     usual("para-6.1-2cpu-vendor", KERNEL_6_1, 2, Route::Vendor),
     usual("para-6.1-1cpu-pio", KERNEL_6_1, 1, Route::Pio),
-    usual("para-6.1-2cpu-pio", KERNEL_6_1, 2, Route::Pio),
     usual("para-6.12-1cpu-vendor", KERNEL_6_12, 1, Route::Vendor),
     usual("para-6.12-2cpu-vendor", KERNEL_6_12, 2, Route::Vendor),
     usual("para-6.12-1cpu-pio", KERNEL_6_12, 1, Route::Pio),
     usual("para-6.12-2cpu-pio", KERNEL_6_12, 2, Route::Pio),
-    Case { name: "para-hotplug", cpus: 2, arguments: "--hypercall pio -vv",
-        guest: "insmod /para/para.ko; cd /sys/devices/system/cpu/cpu1
-            echo 0 >online; echo \"unplugged: $(cat /sys/kernel/para/cpus).\"
-            echo 1 >online; echo \"plugged: $(cat /sys/kernel/para/cpus).\"
-            cat /sys/kernel/para/cpu_state; echo \"ping: $(taskset 2 cat /sys/kernel/para/ping).\"",
-        expect: &["unplugged: 0.", "plugged: 0-1.", "cpu1 registered registrations=2", "ping: 0."], ..PARA },
+    Case { name: "para-6.1-2cpu-pio-hotplug", guest: HOTPLUG, also_expect: &["unplugged: 0.", "plugged: 0-1.",
+        "cpu1 registered registrations=2", "ping of cpu1: 0."], ..usual("", KERNEL_6_1, 2, Route::Pio) },
     // After a reset nobody is registered: a call by port I/O is no call.
     Case { name: "para-reset", cpus: 2, arguments: "--hypercall pio --on-reboot reset",
         guest: "read what
-            try() { insmod /para/para_test.ko unregistered=1 2>/dev/null; dmesg | sed -n 's/.*unregistered: //p' | tail -n 1; }
-            echo \"$what first: $(try).\"; insmod /para/para.ko; echo \"$what then: $(try).\"; para-show
+            try() { insmod /para/para_test.ko unregistered=1; rmmod para_test; dmesg | sed -n 's/.*unregistered: //p' | tail -n 1; }
+            insmod /para/para.ko off=1; echo \"$what first: $(try).\"; rmmod para
+            insmod /para/para.ko; echo \"$what then: $(try).\"; para-show
             [ $what = poweroff ] || reboot -f",
         drive: "ready 1; say reboot; ready 2; say poweroff",
         expect: &["reboot first: no answer.", "reboot then: answered.", "poweroff first: no answer.",
             "poweroff then: answered."], ..PARA },
-    Case { name: "para-refusals", arguments: "--hypercall vendor",
-        guest: "insmod /para/para.ko guest_version=2; cat /sys/kernel/para/status; rmmod para
-            insmod /para/para.ko off=1; cat /sys/kernel/para/status; rmmod para; dmesg",
+    Case { name: "para-refusals-wrong-vendor", arguments: "--hypercall vendor", guest: REFUSED_AND_WRONG,
         expect: &["refused: the host has API version 1, this guest asks for 2",
-            "off by parameter: loaded without effect"], ..PARA },
+            "off by parameter: loaded without effect",
+            "wrong: read-only text: fault, bytes 0f 01 c1 c3",
+            "wrong: writable text: result 0, bytes 0f 01 d9 c3"], ..PARA },
     Case { name: "para-off", arguments: "--para off",
         guest: "insmod /para/para.ko; dmesg; para-show; echo \"status: $(cat /sys/kernel/para/status).\"",
         expect: &["no host answers MSR 0x87655678: loaded without effect", "status: no host.",
             "stub         b8 da ff ff ff c3"], ..PARA },
-    Case { name: "para-wrong-vendor", arguments: "--hypercall vendor",
-        guest: "insmod /para/para.ko; insmod /para/para_test.ko wrong=1 2>/dev/null; dmesg",
-        expect: &["wrong: read-only text: fault, bytes 0f 01 c1 c3",
-            "wrong: writable text: result 0, bytes 0f 01 d9 c3"], ..PARA },
     // pvpanic's driver would be first.
     Case { name: "para-panic", arguments: "--hypercall pio -v",
         guest: "rmmod pvpanic_mmio; rmmod pvpanic; insmod /para/para.ko panic_status=77
             echo c >/proc/sysrq-trigger",
         exit: 77, expect: &["boot mark 0x1 ", "boot mark 0xdead "], ..PARA },
     Case { name: "para-storm", cpus: 2, arguments: "--hypercall pio", guest: STORM, drive: STORM_DRIVE,
-        limit: 110, expect: &["VMM-MEMORY-STEADY", " 0 wrong, ", "status       live"], ..PARA },
+        limit: 140, expect: &["VMM-MEMORY-STEADY", "storm: 100000 registrations, ", " 0 wrong, ", "status       live"], ..PARA },
 ];
 
 /// The example guest without an operating system, on a route.
