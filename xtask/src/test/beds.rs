@@ -205,6 +205,7 @@ fn with_kvm(mut tally: Tally) -> Tally {
 /// most others do, can't end there.
 const INTEL_TESTS: &[(&str, &str)] = &[
     ("kvm_boot_entry", ""),
+    ("kvm_fixup", ""),
     ("kvm_para", ""),
     ("kvm_para_32bit", ""),
     ("kvm_para_machine", "r9_auto h15_"),
