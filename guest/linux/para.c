@@ -166,7 +166,7 @@ static int para_cpu_online(unsigned int cpu)
 	return 0;
 }
 
-/* The host drops the registration by itself when the CPU gets its next INIT. */
+/* There is no telling the host: it may keep two addresses without a use. */
 static int para_cpu_offline(unsigned int cpu)
 {
 	this_cpu_ptr(&para_cpus)->registered = false;
