@@ -294,7 +294,8 @@ impl Boot {
     }
 
     /// The script that the bed runs; its status is mini-vmm's.
-    /// A run is killed after `limit` seconds; what it printed until then is still shown.
+    /// A run is killed after `limit` seconds; what it printed until then is still shown. Nothing that outlives the script
+    /// has the bed's serial port open: the port's last close waits until all is sent.
     pub fn script(&self, limit: u32) -> String {
         let case = self.case;
         let mut line = format!("mini-vmm --kernel {}", self.image);
@@ -316,7 +317,7 @@ impl Boot {
         ));
         format!(
             "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
-             ( sleep {limit}; kill -9 $vmm ) & dog=$!\n{}\n\
+             ( sleep {limit}; kill -9 $vmm ) >/dev/null 2>&1 & dog=$!\n{}\n\
              wait $vmm; code=$?; kill $dog 2>/dev/null\n\
              cat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
             case.drive
