@@ -17,7 +17,7 @@ use crate::kernels::Kernel;
 use crate::marked::Marked;
 use crate::process::{Progress, last_lines, print, sh_words, tied, write};
 use crate::workspace::{Scratch, nonce};
-use crate::{build, host};
+use crate::{build, host, para};
 
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 
@@ -27,6 +27,10 @@ struct Boot {
     memory: String,
     /// Seconds until mini-vmm ends the guest.
     timeout: Option<u64>,
+    /// Whether the driver in `guest/linux` is loaded.
+    para: bool,
+    /// mini-vmm's route of hypercalls, when it isn't the default.
+    hypercall: Option<String>,
     words: Vec<String>,
 }
 
@@ -44,6 +48,8 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
         cpus: 2,
         memory: "512M".to_owned(),
         timeout: None,
+        para: false,
+        hypercall: None,
         words: Vec::new(),
     };
     while let Some(argument) = parser.next()? {
@@ -52,6 +58,8 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             Long("cpus") => boot.cpus = parser.value()?.parse()?,
             Long("memory") => boot.memory = parser.value()?.string()?,
             Long("timeout") => boot.timeout = Some(parser.value()?.parse()?),
+            Long("para") => boot.para = true,
+            Long("hypercall") => boot.hypercall = Some(parser.value()?.string()?),
             Value(first) => {
                 boot.words.push(first.string()?);
                 for word in parser.raw_args()? {
@@ -60,6 +68,9 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             }
             other => return Err(other.unexpected().into()),
         }
+    }
+    if boot.para && boot.words.is_empty() {
+        boot.words.push("para-show".to_owned());
     }
     if !boot.words.is_empty() {
         boot.timeout.get_or_insert(COMMAND_LIMIT);
@@ -156,11 +167,18 @@ impl Boot {
             (None, Some(debian)) => debian.image.clone(),
             (None, None) => bail!("there is no kernel to boot"),
         };
-        let job = match shell {
+        let mut job = match shell {
             Some(size) => initramfs::shell_job(size),
             None => Marked::script(nonce, &self.words),
         };
         let mut initrd = initramfs::guest(debian.as_ref())?;
+        if self.para {
+            let debian = debian.as_ref().context(
+                "--para needs Debian's kernel, whose headers can be had: leave --kernel out",
+            )?;
+            initrd.extend(para::archive(debian)?);
+            job.insert_str(0, "insmod /para/para.ko\n");
+        }
         initrd.extend(initramfs::job(&job));
         write(&scratch.path("guest-initrd"), initrd)?;
         Ok(Guest {
@@ -193,6 +211,9 @@ impl Boot {
         .to_vec();
         if let Some(seconds) = self.timeout {
             arguments.extend(["--timeout".to_owned(), seconds.to_string()]);
+        }
+        if let Some(route) = &self.hypercall {
+            arguments.extend(["--hypercall".to_owned(), route.clone()]);
         }
         arguments
     }

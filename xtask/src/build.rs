@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::process::{capture_ok, step};
-use crate::workspace::{TARGET, cargo, target_dir};
+use crate::workspace::{TARGET, cache_dir, cargo, root, target_dir};
 
 /// What makes a binary run in a bed, whose root file system has no C library.
 const STATIC: &str = "-C target-feature=+crt-static";
@@ -31,6 +31,26 @@ pub fn mini_vmm() -> Result<PathBuf> {
     statically(&mut command);
     step("building mini-vmm", || capture_ok(&mut command)).context("mini-vmm does not build")?;
     Ok(target_dir()?.join(TARGET).join("release/mini-vmm"))
+}
+
+/// A cargo command for the example guest in `guest/bare`, which is a workspace of its own.
+pub fn bare_cargo(subcommand: &[&str]) -> Result<Command> {
+    let mut command = cargo();
+    command.current_dir(root().join("guest/bare"));
+    // Its own configuration has what it is built with.
+    command.env_remove("RUSTFLAGS");
+    command.args(subcommand);
+    command.env("CARGO_TARGET_DIR", cache_dir()?.join("bare"));
+    Ok(command)
+}
+
+/// The example guest in `guest/bare`, an ELF file that mini-vmm boots.
+pub fn bare_guest() -> Result<PathBuf> {
+    let mut command = bare_cargo(&["build", "--release", "--locked"])?;
+    step("building guest/bare", || capture_ok(&mut command))
+        .context("guest/bare does not build")?;
+    let release = format!("bare/{TARGET}/release/bare-guest");
+    Ok(cache_dir()?.join(release))
 }
 
 /// What a test executable was made from.

@@ -14,6 +14,7 @@ mod initramfs;
 mod kernels;
 mod marked;
 mod packages;
+mod para;
 mod process;
 mod test;
 mod workspace;
@@ -30,6 +31,9 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
       --cpus N          vCPUs (default 2)
       --memory SIZE     memory (default 512M)
       --timeout S       end the guest by force after S seconds (default: 300 with COMMAND)
+      --para            load guest/linux's para.ko, built against Debian's headers (fetched): the guest
+                        registers for hypercalls. Without COMMAND: prints the registration and a ping
+      --hypercall R     the route of hypercalls: auto (default), vendor, forward, pio
 
 cargo xtask test [--quick] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,

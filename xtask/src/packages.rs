@@ -107,26 +107,42 @@ pub fn names_matching(pattern: &str) -> Result<Vec<String>> {
 
 /// Downloads `package` and unpacks it to the cache as `name`; nothing is installed. Returns where.
 pub fn unpack(package: &str, name: &str) -> Result<PathBuf> {
+    unpack_all(&[package], name)
+}
+
+/// As [`unpack`], for packages that belong into one tree.
+pub fn unpack_all(packages: &[&str], name: &str) -> Result<PathBuf> {
     let place = cache_dir()?.join(name);
     let scratch = Scratch::new()?;
-    step(&format!("fetching {package}"), || -> Result<()> {
-        let mut download = apt_get();
-        download.args(["download", "-qq", package]);
-        download.current_dir(scratch.path(""));
-        if !capture(&mut download)?.status.success() {
-            update()?;
-            capture_ok(&mut download)?;
-        }
-        let debs = fs::read_dir(scratch.path(""))?;
-        let deb = debs
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt-get download {package} left no package"))?;
-        let tree = scratch.path("tree");
-        capture_ok(Command::new("dpkg").arg("-x").arg(&deb).arg(&tree))?;
-        // The rename comes last, so that a cached tree is a whole one.
-        fs::rename(&tree, &place).with_context(|| format!("can't make {}", place.display()))
-    })?;
+    step(
+        &format!("fetching {}", packages.join(", ")),
+        || -> Result<()> {
+            let tree = scratch.path("tree");
+            for package in packages {
+                let deb = download(package, &scratch)?;
+                capture_ok(Command::new("dpkg").arg("-x").arg(&deb).arg(&tree))?;
+                // So that the next one's is the only one.
+                fs::remove_file(&deb)?;
+            }
+            // The rename comes last, so that a cached tree is a whole one.
+            fs::rename(&tree, &place).with_context(|| format!("can't make {}", place.display()))
+        },
+    )?;
     Ok(place)
+}
+
+/// Downloads `package` to `scratch` and returns its file there.
+fn download(package: &str, scratch: &Scratch) -> Result<PathBuf> {
+    let mut download = apt_get();
+    download.args(["download", "-qq", package]);
+    download.current_dir(scratch.path(""));
+    if !capture(&mut download)?.status.success() {
+        update()?;
+        capture_ok(&mut download)?;
+    }
+    let debs = fs::read_dir(scratch.path(""))?;
+    debs.flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get download {package} left no package"))
 }

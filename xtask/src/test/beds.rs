@@ -14,7 +14,7 @@ use super::summary::{Row, Tally};
 use super::{Run, libtest};
 use crate::bed::{Bed, Deadline, Vendor};
 use crate::build::{self, Kind, TestBinary, TestBuild};
-use crate::kernels::Series;
+use crate::kernels::{Kernel, Series};
 use crate::packages;
 use crate::process::{capture_ok, sh_quote, step, write};
 use crate::workspace::{Scratch, nonce};
@@ -28,12 +28,18 @@ fn limits(vendor: Vendor) -> (u32, u32) {
 }
 
 /// How long all jobs of a bed may take: about twice what they do on two slow CPUs.
-const BED_LIMIT: Duration = Duration::from_secs(900);
+const BED_LIMIT: Duration = Duration::from_secs(1500);
+
+/// The kernels whose KVM can hand over hypercalls; Debian's 6.1 can't.
+pub const FORWARDING: Series = Series::V6_12;
 
 /// How many beds there are for all jobs, and for one job: an emulated machine hangs now and then, so that
 /// not even its own timer ends the job. A job that takes two beds down has failed.
 const BEDS: usize = 3;
 const BEDS_PER_JOB: u32 = 2;
+
+/// What the row of the Linux boots is called.
+const LINUX_BOOTS: &str = "Linux boots";
 
 /// How long a bed may take to its first job; the slow one takes a minute.
 const START_LIMIT: Duration = Duration::from_secs(180);
@@ -78,10 +84,12 @@ struct Outcome {
 
 fn bed(run: &mut Run, vendor: Vendor, place: &str) {
     let only = run.only.clone();
-    let result = run
-        .tests()
-        .cloned()
-        .and_then(|tests| run_jobs(vendor, place, &only, &tests));
+    // The test executables take long to build: not for boots alone.
+    let tests = match only.starts_with(linux::PREFIX) {
+        true => Ok(TestBuild::default()),
+        false => run.tests().cloned(),
+    };
+    let result = tests.and_then(|tests| run_jobs(vendor, place, &only, &tests));
     match result {
         Ok(rows) => rows.into_iter().for_each(|row| run.push(row)),
         Err(error) => run.row("bed", place, || Err(error)),
@@ -95,25 +103,27 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
     // bare guests triple fault, and the bed itself may hang.
     bed.cpus = 1;
     bed.timeout = Some(BED_LIMIT);
-    if vendor == Vendor::Amd {
-        // Its KVM can hand over hypercalls; Debian's 6.1 can't.
-        bed.series = Some(Series::V6_12);
+    if vendor == Vendor::Amd && Kernel::fetch_offered(FORWARDING)?.is_some() {
+        bed.series = Some(FORWARDING);
     }
     let mut jobs = Vec::new();
     add_tests(vendor, only, build, &mut bed, &scratch, &mut jobs)?;
-    let (boots, skips) = linux::prepare(vendor, only, &mut bed, &scratch)?;
+    let (boots, skips) = linux::prepare(only, &mut bed, &scratch)?;
     if jobs.is_empty() && boots.is_empty() && skips.skips.is_empty() {
         bail!("no job of the {place} has '{only}' in its name (--only)");
     }
     if !boots.is_empty() {
         bed.add(&build::mini_vmm()?, "/bin/mini-vmm");
     }
-    jobs.extend(boots.into_iter().map(|boot| Job {
-        name: boot.name(),
-        script: boot.script(limits(vendor).1),
-        // The script has its own limit; this one is for a script that hangs.
-        limit: limits(vendor).1 + 15,
-        check: Check::Linux(boot),
+    jobs.extend(boots.into_iter().map(|boot| {
+        let limit = boot.limit(limits(vendor).1);
+        Job {
+            name: boot.name(),
+            script: boot.script(limit),
+            // The script has its own limit; this one is for a script that hangs.
+            limit: limit + 15,
+            check: Check::Linux(boot),
+        }
     }));
     for (index, job) in jobs.iter().enumerate() {
         let script = scratch.path(&format!("script-{index}"));
@@ -143,17 +153,11 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
         }
     }
     let mut rows = Vec::new();
-    for (title, is_linux) in [("KVM tests", false), ("Linux boots", true)] {
-        let mut row = Row {
-            part: title.to_owned(),
-            place: place.to_owned(),
-            tally: if is_linux {
-                skips.clone()
-            } else {
-                Tally::default()
-            },
-            elapsed: Duration::ZERO,
-        };
+    for (title, is_linux) in [("KVM tests", false), (LINUX_BOOTS, true)] {
+        let mut row = row(title, place, Tally::default());
+        if is_linux {
+            row.tally = skips.clone();
+        }
         let mut any = !row.tally.skips.is_empty();
         for (job, outcome) in jobs.iter().zip(&log.outcomes) {
             if matches!(job.check, Check::Linux(_)) == is_linux {
@@ -167,6 +171,15 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
         }
     }
     Ok(rows)
+}
+
+fn row(part: &str, place: &str, tally: Tally) -> Row {
+    Row {
+        part: part.to_owned(),
+        place: place.to_owned(),
+        tally,
+        elapsed: Duration::ZERO,
+    }
 }
 
 fn judge(job: &Job, outcome: &Outcome) -> Tally {
@@ -194,6 +207,7 @@ fn with_kvm(mut tally: Tally) -> Tally {
 /// most others do, can't end there.
 const INTEL_TESTS: &[(&str, &str)] = &[
     ("kvm_boot_entry", ""),
+    ("kvm_fixup", ""),
     ("kvm_para", ""),
     ("kvm_para_32bit", ""),
     ("kvm_para_machine", "r9_auto h15_"),

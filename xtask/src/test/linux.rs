@@ -12,11 +12,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::bed::{Bed, Vendor};
+use crate::build;
 use crate::initramfs;
 use crate::kernels::{Kernel, Series};
+use crate::para as driver;
 use crate::process::{sh_quote, write};
 use crate::workspace::Scratch;
 
+use super::para;
 use super::summary::Tally;
 
 /// What is booted.
@@ -28,6 +31,8 @@ pub enum Image {
     Debian(Series),
     /// The ELF file out of it.
     Vmlinux(Series),
+    /// The example in `guest/bare`.
+    Bare,
     /// A text file.
     NoKernel,
 }
@@ -54,9 +59,16 @@ pub struct Case {
     pub exit: u8,
     /// What must stand in the console's or mini-vmm's output, besides the guest's release and CPUs.
     pub expect: &'static [&'static str],
+    /// As `expect`: for cases that share that.
+    pub also_expect: &'static [&'static str],
+    /// Whether the guest has the driver of `guest/linux`, in /para.
+    pub para: bool,
+    /// How long it may take, in seconds, where that is not the bed's usual limit.
+    pub limit: u32,
 }
 
-const LINUX: Case = Case {
+/// The usual case.
+pub const LINUX: Case = Case {
     name: "",
     image: Image::AnyDebian,
     cpus: 1,
@@ -66,6 +78,9 @@ const LINUX: Case = Case {
     drive: "",
     exit: 0,
     expect: &[],
+    also_expect: &[],
+    para: false,
+    limit: 0,
 };
 
 const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
@@ -145,27 +160,34 @@ pub struct Boot {
     /// The release that the guest must name, when a kernel boots.
     release: Option<String>,
     image: String,
-    initrd: String,
+    /// The archives of its root file system, but for the job.
+    initrd: Vec<String>,
 }
 
-/// The cases of `vendor`'s bed whose name contains `only`; adds the files that they need. A case
-/// whose kernel Debian does not have here is a skip.
-pub fn prepare(
-    vendor: Vendor,
-    only: &str,
-    bed: &mut Bed,
-    scratch: &Scratch,
-) -> Result<(Vec<Boot>, Tally)> {
-    let cases = match vendor {
+/// The cases that `bed` can have, and those that its KVM can't run.
+fn cases(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
+    let (more, impossible) = para::cases(bed);
+    let usual = match bed.vendor {
         Vendor::Amd => AMD,
         Vendor::Intel => INTEL,
     };
+    (usual.iter().chain(more).collect(), impossible)
+}
+
+/// The cases of `bed` whose name contains `only`; adds the files that they need. A case whose kernel Debian does not
+/// have here is a skip.
+pub fn prepare(only: &str, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>, Tally)> {
     let mut boots = Vec::new();
     let mut skips = Tally::default();
-    for case in cases.iter().filter(|case| name(case).contains(only)) {
+    let (cases, impossible) = cases(bed);
+    for case in impossible.iter().filter(|case| name(case).contains(only)) {
+        let why = "the KVM of the bed's kernel hands over no hypercalls";
+        skips.add(Tally::skip(format!("{}: {why}", name(case))));
+    }
+    for case in cases.into_iter().filter(|case| name(case).contains(only)) {
         let kernel = match case.image {
             Image::AnyDebian => Some(Kernel::fetch_any()?),
-            Image::NoKernel => None,
+            Image::Bare | Image::NoKernel => None,
             Image::Debian(series) | Image::Vmlinux(series) => {
                 let Some(kernel) = Kernel::fetch_offered(series)? else {
                     let why = format!("Debian has no cloud kernel {series} on this machine");
@@ -175,7 +197,7 @@ pub fn prepare(
                 Some(kernel)
             }
         };
-        let (mut image, mut initrd) = ("/guest/text".to_owned(), String::new());
+        let (mut image, mut initrd) = ("/guest/text".to_owned(), Vec::new());
         match &kernel {
             Some(kernel) => {
                 let release = &kernel.release;
@@ -187,8 +209,11 @@ pub fn prepare(
                     kernel.image.clone()
                 };
                 add_once(bed, file, &image);
-                initrd = format!("/guest/initrd-{release}");
-                add_initrd(case, kernel, &initrd, bed, scratch)?;
+                initrd = add_initrd(case, kernel, bed, scratch)?;
+            }
+            None if case.image == Image::Bare => {
+                image = "/guest/bare".to_owned();
+                add_once(bed, build::bare_guest()?, &image);
             }
             None => {
                 let text = scratch.path("text");
@@ -207,14 +232,14 @@ pub fn prepare(
     Ok((boots, skips))
 }
 
-/// Adds the guest's root file system at `guest`, and the case's own job.
+/// Adds the guest's root file system, in parts, and the case's own job; returns where the parts are.
 fn add_initrd(
     case: &Case,
     kernel: &Kernel,
-    guest: &str,
     bed: &mut Bed,
     scratch: &Scratch,
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut parts = vec![format!("/guest/initrd-{}", kernel.release)];
     let file = scratch.path(&format!("initrd-{}", kernel.release));
     if !file.exists() {
         let mut archive = initramfs::guest(Some(kernel))?;
@@ -224,11 +249,20 @@ fn add_initrd(
         ));
         write(&file, archive)?;
     }
-    add_once(bed, file, guest);
+    add_once(bed, file, &parts[0]);
+    if case.para {
+        let name = format!("para-{}", kernel.release);
+        let file = scratch.path(&name);
+        if !file.exists() {
+            write(&file, driver::archive(kernel)?)?;
+        }
+        parts.push(format!("/guest/{name}"));
+        add_once(bed, file, &parts[1]);
+    }
     let job = scratch.path(&format!("job-{}", case.name));
     write(&job, initramfs::job(&guest_job(case)))?;
     bed.add(&job, &format!("/guest/job-{}", case.name));
-    Ok(())
+    Ok(parts)
 }
 
 fn add_once(bed: &mut Bed, host: PathBuf, guest: &str) {
@@ -237,8 +271,11 @@ fn add_once(bed: &mut Bed, host: PathBuf, guest: &str) {
     }
 }
 
+/// How the name of each case begins.
+pub const PREFIX: &str = "linux-";
+
 fn name(case: &Case) -> String {
-    format!("linux-{}", case.name)
+    format!("{PREFIX}{}", case.name)
 }
 
 fn guest_job(case: &Case) -> String {
@@ -254,8 +291,17 @@ impl Boot {
         name(self.case)
     }
 
+    /// How long the case may take, in seconds; `usual` is the bed's limit.
+    pub fn limit(&self, usual: u32) -> u32 {
+        match self.case.limit {
+            0 => usual,
+            own => own,
+        }
+    }
+
     /// The script that the bed runs; its status is mini-vmm's.
-    /// A run is killed after `limit` seconds; what it printed until then is still shown.
+    /// A run is killed after `limit` seconds; what it printed until then is still shown. Nothing that outlives the script
+    /// has the bed's serial port open: the port's last close waits until all is sent.
     pub fn script(&self, limit: u32) -> String {
         let case = self.case;
         let mut line = format!("mini-vmm --kernel {}", self.image);
@@ -263,7 +309,8 @@ impl Boot {
         if !self.initrd.is_empty() {
             initrd = format!(
                 "cat {} /guest/job-{} >/tmp/initrd\n",
-                self.initrd, case.name
+                self.initrd.join(" "),
+                case.name
             );
             line.push_str(" --initrd /tmp/initrd");
         }
@@ -276,7 +323,7 @@ impl Boot {
         ));
         format!(
             "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
-             ( sleep {limit}; kill -9 $vmm ) & dog=$!\n{}\n\
+             ( sleep {limit}; kill -9 $vmm ) >/dev/null 2>&1 & dog=$!\n{}\n\
              wait $vmm; code=$?; kill $dog 2>/dev/null\n\
              cat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
             case.drive
@@ -293,7 +340,8 @@ impl Boot {
             .release
             .as_ref()
             .map(|release| format!("release={release} cpus={}.", self.case.cpus));
-        let expect = self.case.expect.iter().map(|&text| text.to_owned());
+        let expect = self.case.expect.iter().chain(self.case.also_expect);
+        let expect = expect.map(|&text| text.to_owned());
         for text in expect.chain(of_guest) {
             if !output.contains(&text) {
                 wrong.push(format!("the output lacks '{text}'"));
@@ -355,13 +403,19 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        for cases in [AMD, INTEL] {
-            let mut names: Vec<_> = cases.iter().map(|case| case.name).collect();
+        for bed in all_beds() {
+            let mut names: Vec<_> = cases(&bed).0.iter().map(|case| case.name).collect();
             names.sort_unstable();
             let count = names.len();
             names.dedup();
             assert_eq!(names.len(), count);
         }
+    }
+
+    fn all_beds() -> [Bed; 3] {
+        let mut newer = Bed::new(Vendor::Amd);
+        newer.series = Some(Series::V6_12);
+        [Bed::new(Vendor::Amd), newer, Bed::new(Vendor::Intel)]
     }
 
     fn boot() -> Boot {
@@ -370,7 +424,7 @@ mod tests {
             case: case.unwrap(),
             release: Some("6.1.0".to_owned()),
             image: "/guest/k".to_owned(),
-            initrd: "/guest/i".to_owned(),
+            initrd: vec!["/guest/i".to_owned()],
         }
     }
 
@@ -395,7 +449,7 @@ mod tests {
         let script = boot().script(60);
         assert!(script.contains("--cpus 2") && script.contains("--on-reboot reset"));
         check(&script);
-        for case in AMD.iter().chain(INTEL) {
+        for case in all_beds().iter().flat_map(|bed| cases(bed).0) {
             check(&guest_job(case));
             check(case.drive);
         }

@@ -8,6 +8,7 @@ pub mod coverage;
 mod libtest;
 mod licenses;
 mod linux;
+mod para;
 mod parts;
 mod summary;
 

@@ -14,7 +14,7 @@ use super::libtest;
 use super::summary::Tally;
 use super::{Run, beds, coverage, licenses};
 use crate::bed::Vendor;
-use crate::build::{Kind, TestBinary, statically};
+use crate::build::{Kind, TestBinary, bare_cargo, statically};
 use crate::packages;
 use crate::process::{capture_limited, capture_ok, last_lines};
 use crate::workspace::{cargo, metadata};
@@ -57,6 +57,7 @@ pub const PARTS: &[Part] = &[
 fn format(run: &mut Run) {
     run.row("format", "host", || {
         capture_ok(cargo().args(["fmt", "--all", "--check"]))?;
+        capture_ok(&mut bare_cargo(&["fmt", "--check"])?)?;
         Ok(Tally::pass())
     });
 }
@@ -74,6 +75,8 @@ fn clippy(run: &mut Run) {
         let mut all = cargo();
         all.args(["clippy", "--workspace", "--all-targets", "--all-features"]);
         capture_ok(all.args(["--", "-D", "warnings"]))?;
+        let mut guest = bare_cargo(&["clippy", "--release", "--locked"])?;
+        capture_ok(guest.args(["--", "-D", "warnings"]))?;
         for library in libraries_with_features()? {
             let mut bare = cargo();
             bare.args(["clippy", "--package", &library, "--no-default-features"]);

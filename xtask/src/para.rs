@@ -1,0 +1,194 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The Linux guest's driver in `guest/linux`: built against Debian's headers, which are fetched and unpacked but not
+//! installed, and packed for a guest's root file system.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::initramfs;
+use crate::kernels::Kernel;
+use crate::packages::{self, Need};
+use crate::process::{capture_ok, has_program, read, step, write};
+use crate::workspace::{Scratch, cache_dir, root};
+
+/// What the kernel's build needs; objtool uses libelf.
+const NEEDS: &[Need] = &[
+    ("gcc", "gcc"),
+    ("make", "make"),
+    ("strip", "binutils"),
+    ("/usr/lib/x86_64-linux-gnu/libelf.so.1", "libelf1"),
+];
+
+/// The driver's sources, in `guest/linux`.
+const SOURCES: &[&str] = &["Kbuild", "para.c", "para_test.c", "para.h", "stub.h"];
+
+/// The header that the driver shares with the crates.
+const HEADER: &str = "crates/para-abi/include/para_abi.h";
+
+/// The modules, and the shell programs beside them.
+const MODULES: [&str; 2] = ["para.ko", "para_test.ko"];
+const PROGRAMS: [&str; 2] = ["para-exit", "para-show"];
+
+/// An archive to append to a guest's root file system: the modules in /para, the programs in /bin.
+pub fn archive(kernel: &Kernel) -> Result<Vec<u8>> {
+    let built = build(kernel)?;
+    let scratch = Scratch::new()?;
+    let mut archive = Vec::new();
+    for module in MODULES {
+        // Most of a module is debug information.
+        let small = scratch.path(module);
+        let mut strip = Command::new("strip");
+        strip.arg("--strip-debug").arg("-o").arg(&small);
+        capture_ok(strip.arg(built.join(module)))?;
+        archive.extend(initramfs::program(
+            &format!("/para/{module}"),
+            &read(&small)?,
+        ));
+    }
+    for program in PROGRAMS {
+        let source = read(&root().join("guest/linux").join(program))?;
+        archive.extend(initramfs::program(&format!("/bin/{program}"), &source));
+    }
+    Ok(archive)
+}
+
+/// Builds the modules for `kernel`; returns the directory they are in. Takes a moment when nothing changed.
+fn build(kernel: &Kernel) -> Result<PathBuf> {
+    packages::require(NEEDS)?;
+    let release = &kernel.release;
+    let headers = headers(kernel).with_context(|| {
+        format!(
+            "no headers of Linux {release}; where Debian has only newer ones, remove {} to use a newer kernel",
+            cache_dir().map_or_else(|_| "the cache".into(), |cache| cache.display().to_string())
+        )
+    })?;
+    let place = cache_dir()?.join(format!("para-{release}"));
+    fs::create_dir_all(&place).with_context(|| format!("can't make {}", place.display()))?;
+    let sources = SOURCES
+        .iter()
+        .map(|name| root().join("guest/linux").join(name));
+    for source in sources.chain([root().join(HEADER)]) {
+        copy_changed(&source, &place)?;
+    }
+    let mut make = Command::new("make");
+    make.arg("-C").arg(&headers);
+    make.arg(format!("M={}", place.display()));
+    // Type information for debuggers, which needs one more program.
+    make.args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
+    if !has_program("gcc-12") {
+        // Debian 12's kernels name it; another one does as well.
+        make.args(["CC=gcc"]);
+    }
+    step(&format!("building guest/linux for Linux {release}"), || {
+        capture_ok(&mut make)
+    })
+    .with_context(|| format!("guest/linux does not build for Linux {release}"))?;
+    Ok(place)
+}
+
+/// Copies a file into a directory, unless it is there: make goes by the time of the last change.
+fn copy_changed(source: &Path, directory: &Path) -> Result<()> {
+    let data = read(source)?;
+    let name = source.file_name().context("a source has no name")?;
+    let place = directory.join(name);
+    if fs::read(&place).is_ok_and(|old| old == data) {
+        return Ok(());
+    }
+    write(&place, data)
+}
+
+/// The directory to build modules of `kernel` in, fetched when it is not cached.
+fn headers(kernel: &Kernel) -> Result<PathBuf> {
+    let release = &kernel.release;
+    let version = version(release);
+    let name = format!("headers-{release}");
+    let place = cache_dir()?.join(&name);
+    if !place.is_dir() {
+        let kbuild = kbuild_package(version)?;
+        packages::unpack_all(
+            &[
+                &format!("linux-headers-{release}"),
+                &format!("linux-headers-{version}-common"),
+                &kbuild,
+            ],
+            &name,
+        )?;
+    }
+    let sources = place.join("usr/src");
+    let headers = sources.join(format!("linux-headers-{release}"));
+    let common = sources.join(format!("linux-headers-{version}-common"));
+    // Its own line has the place where the packages would be installed.
+    let makefile = format!("include {}/Makefile\n", common.display());
+    if read(&headers.join("Makefile"))? != makefile.as_bytes() {
+        write(&headers.join("Makefile"), makefile)?;
+    }
+    Ok(headers)
+}
+
+/// The part of a release that all flavours have.
+fn version(release: &str) -> &str {
+    release.strip_suffix("-cloud-amd64").unwrap_or(release)
+}
+
+/// The package of the programs that a kernel's build uses: newer ones are named after the whole version, 6.1's after
+/// the series.
+fn kbuild_package(version: &str) -> Result<String> {
+    let whole = format!("linux-kbuild-{version}");
+    let pattern = format!("^{}$", whole.replace('.', r"\.").replace('+', r"\+"));
+    if packages::names_matching(&pattern)?.contains(&whole) {
+        return Ok(whole);
+    }
+    Ok(format!("linux-kbuild-{}", series(version)))
+}
+
+/// The first two numbers of a version.
+fn series(version: &str) -> String {
+    let numbers: Vec<&str> = version.split('.').take(2).collect();
+    numbers.join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_named_after_the_release() {
+        assert_eq!(version("6.1.0-56-cloud-amd64"), "6.1.0-56");
+        assert_eq!(version("6.12.117+deb12-cloud-amd64"), "6.12.117+deb12");
+        assert_eq!(series("6.1.0-56"), "6.1");
+        assert_eq!(series("6.12.117+deb12"), "6.12");
+    }
+
+    #[test]
+    fn only_changes_are_copied() {
+        let scratch = Scratch::new().unwrap();
+        let (source, place) = (scratch.path("a"), scratch.path("d"));
+        fs::create_dir(&place).unwrap();
+        let copied = place.join("a");
+        for text in ["one", "two"] {
+            write(&source, text).unwrap();
+            copy_changed(&source, &place).unwrap();
+            assert_eq!(read(&copied).unwrap(), text.as_bytes());
+        }
+        let mut permissions = fs::metadata(&copied).unwrap().permissions();
+        let before = fs::metadata(&copied).unwrap().modified().unwrap();
+        permissions.set_readonly(true);
+        fs::set_permissions(&copied, permissions).unwrap();
+        copy_changed(&source, &place).unwrap();
+        assert_eq!(fs::metadata(&copied).unwrap().modified().unwrap(), before);
+    }
+
+    #[test]
+    fn sources_are_there() {
+        let linux = root().join("guest/linux");
+        for name in SOURCES.iter().chain(&PROGRAMS) {
+            assert!(linux.join(name).is_file(), "{name}");
+        }
+        assert!(root().join(HEADER).is_file());
+    }
+}
