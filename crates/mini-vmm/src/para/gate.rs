@@ -45,7 +45,7 @@ impl CallRegisters for SyncRegisters {
 
 /// Whether hypercalls reach the VMM, and the registers of all vCPUs that may make one.
 ///
-/// It is opened for all vCPUs by the first that registers, *before* the instructions of a call are written into the
+/// It is opened for all vCPUs by the first registration that is accepted, *before* the instructions of a call are written into the
 /// guest: a vCPU that did not register itself may call, as it may with the vendor's instruction, and no call is so
 /// early that its registers are not shared.
 pub struct Gate<R> {
