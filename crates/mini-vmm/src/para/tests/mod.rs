@@ -361,7 +361,8 @@ fn r10_writes_that_fault_or_are_refused_open_nothing() {
     assert_eq!(unclaimed.count(Access::PioWrite), 1);
     assert!(!machine.registers[0].is_shared() && !machine.registers[1].is_shared());
     machine.prepare(SITE);
-    play(&mut io, vec![wrmsr(PAGE)]);
+    let (replies, ..) = play(&mut io, vec![wrmsr(PAGE)]);
+    assert_eq!(replies, [Reply::Wrmsr(Some(()))]);
     assert!(machine.registers[0].is_shared() && machine.registers[1].is_shared());
     let (_, unclaimed, _) = play(&mut io, vec![out(1, &[0])]);
     assert_eq!(unclaimed.total(), 0);
