@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(missing_docs)] // `criterion_group!` makes a public function.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload};
 use vcpu_loop::bus::BusBuilder;
 use vcpu_loop::kvm::{KvmHost, KvmVcpu};
 use vcpu_loop::{
-    ExitHistory, ExitRecord, Flow, MsrReply, Unclaimed, Vcpu, VcpuId, VcpuIo, dispatch,
+    Exit, ExitHistory, ExitRecord, Flow, MsrReply, Unclaimed, Vcpu, VcpuId, VcpuIo, dispatch,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -161,6 +162,27 @@ impl Guest {
     }
 }
 
+/// What user space alone adds to a call: history, dispatch, registers and handler, in nanoseconds.
+fn answer_alone(guest: &mut Guest) -> f64 {
+    let (unclaimed, mut history) = (Unclaimed::default(), ExitHistory::default());
+    let registers = guest.vcpu.unshared_registers().unwrap();
+    let rounds = 2_000_000;
+    let start = Instant::now();
+    for _ in 0..rounds {
+        let exit = black_box(Exit::PioOut {
+            port: u16::from(PioPort::DEFAULT),
+            size: 1,
+            data: &[0],
+        });
+        history.push(ExitRecord::from(&exit));
+        let _ = black_box(dispatch(exit, &mut guest.io, VcpuId(0), &unclaimed));
+    }
+    let elapsed = start.elapsed();
+    assert_eq!(unclaimed.total(), 0);
+    assert_ne!(registers.get().rip, 0);
+    elapsed.as_secs_f64() * 1e9 / f64::from(rounds)
+}
+
 /// What KVM copies at an exit and at the next entry.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Copied {
@@ -245,7 +267,13 @@ fn ways() -> Vec<Way> {
     }
     for (name, route, stub, code, calls) in candidates {
         match Guest::new(&kvm, route, stub, code) {
-            Some(mut guest) => ways.push((name, calls, Box::new(move |exits| guest.run(exits)))),
+            Some(mut guest) => {
+                if stub == pio {
+                    guest.run(2);
+                    println!("a call without KVM: {:.1} ns", answer_alone(&mut guest));
+                }
+                ways.push((name, calls, Box::new(move |exits| guest.run(exits))));
+            }
             None => eprintln!("SKIP: {name}: not on this KVM"),
         }
     }

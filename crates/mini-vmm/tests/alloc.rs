@@ -51,6 +51,12 @@ static ALLOCATOR: Counting = Counting;
 #[derive(Clone, Default)]
 struct FakeRegisters(Arc<Mutex<kvm_regs>>);
 
+impl FakeRegisters {
+    fn set(&self, regs: &kvm_regs) {
+        *self.0.lock().unwrap() = *regs;
+    }
+}
+
 impl CallRegisters for FakeRegisters {
     fn share(&self) {}
 
@@ -58,8 +64,8 @@ impl CallRegisters for FakeRegisters {
         *self.0.lock().unwrap()
     }
 
-    fn set(&self, regs: &kvm_regs) {
-        *self.0.lock().unwrap() = *regs;
+    fn set_rax(&self, rax: u64) {
+        self.0.lock().unwrap().rax = rax;
     }
 
     fn mode(&self) -> CpuMode {

@@ -72,6 +72,10 @@ impl FakeRegisters {
         edit(&mut self.0.lock().unwrap());
     }
 
+    fn set(&self, regs: &kvm_regs) {
+        self.edit(|fake| fake.regs = *regs);
+    }
+
     fn rax(&self) -> u64 {
         self.0.lock().unwrap().regs.rax
     }
@@ -96,8 +100,8 @@ impl CallRegisters for FakeRegisters {
         self.0.lock().unwrap().regs
     }
 
-    fn set(&self, regs: &kvm_regs) {
-        self.edit(|fake| fake.regs = *regs);
+    fn set_rax(&self, rax: u64) {
+        self.edit(|fake| fake.regs.rax = rax);
     }
 
     fn mode(&self) -> CpuMode {
