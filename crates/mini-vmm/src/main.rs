@@ -59,10 +59,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             print(format!("{}\n", text.trim_end()).as_bytes())?;
             Ok(if report.ok() { 0 } else { EXIT_ERROR })
         }
-        Command::Demo { route, .. } => {
-            demo::run(route)?;
-            Ok(0)
-        }
+        Command::Demo { route, .. } => Ok(demo::run(route)?),
         Command::Completions(shell) => {
             print(&cli::completions(shell))?;
             Ok(0)

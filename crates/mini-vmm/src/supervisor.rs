@@ -99,7 +99,7 @@ impl PowerButton for Arc<AcpiPm> {
 /// Turns signals and deadlines into the power button and outcomes.
 ///
 /// The first signal presses the guest's power button; a second one, a reset, or the grace period
-/// without a power-off ends the run with [`Outcome::Signal`].
+/// without a power-off ends the run with [`Outcome::Signal`]. With no grace at all the first one does.
 pub struct Supervisor {
     latch: OutcomeLatch,
     signals: TerminationSignals,
@@ -165,7 +165,7 @@ impl Supervisor {
 
     /// What `count` deliveries of `signal` do.
     fn on_signal(&mut self, signal: i32, count: usize, now: Instant) {
-        if self.stop_at.is_some() || count > 1 {
+        if self.stop_at.is_some() || count > 1 || self.grace.is_zero() {
             self.latch.set(Outcome::Signal(signal));
             return;
         }
@@ -275,6 +275,18 @@ mod tests {
             (button.presses.get(), latch.get()),
             (1, Some(Outcome::Signal(libc::SIGINT)))
         );
+    }
+
+    #[test]
+    fn without_grace_the_first_signal_stops() {
+        let (supervisor, latch, button) = supervisor(None);
+        let mut supervisor = Supervisor {
+            grace: Duration::ZERO,
+            ..supervisor
+        };
+        supervisor.on_signal(libc::SIGINT, 1, Instant::now());
+        assert_eq!(latch.get(), Some(Outcome::Signal(libc::SIGINT)));
+        assert_eq!(button.presses.get(), 0);
     }
 
     #[test]

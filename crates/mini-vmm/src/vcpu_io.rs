@@ -74,7 +74,8 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
         self.after(self.bus.pio_write(port, data))
     }
 
-    /// Never a call: its registers are the string's.
+    /// Never a call: its registers are the string's. KVM reports a string of one element as `out`, so that is
+    /// one, with whatever the registers hold: a guest that does this to its own port gets an answer in RAX.
     fn pio_write_string(&mut self, port: u16, element: &[u8]) -> Next {
         self.after(self.bus.pio_write(port, element))
     }

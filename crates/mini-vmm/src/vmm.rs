@@ -58,17 +58,22 @@ pub enum Error {
 /// # Errors
 /// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
 pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
-    run_images(spec, &Images::open(spec)?, || Console::open(&spec.serial))
+    let images = Images::open(spec)?;
+    run_images(spec, &images, POWER_OFF_GRACE, || {
+        Console::open(&spec.serial)
+    })
 }
 
 /// As [`run`], from images that are open, with the console that `open_console` opens once they have
-/// turned out to be bootable.
+/// turned out to be bootable, and with `grace` for a guest that is told to power off: with none, a signal
+/// ends the run.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_images(
     spec: &VmSpec,
     images: &Images,
+    grace: Duration,
     open_console: impl FnOnce() -> Result<Console, console::Error>,
 ) -> Result<Outcome, Error> {
     let host = Arc::new(check::open_kvm(Path::new(KVM))?);
@@ -82,6 +87,7 @@ pub fn run_images(
         host: &host,
         console: &console,
         signals: &signals,
+        grace,
         time_out_at,
     };
     loop {
@@ -110,6 +116,7 @@ struct Run<'a> {
     host: &'a Arc<Kvm>,
     console: &'a Console,
     signals: &'a TerminationSignals,
+    grace: Duration,
     time_out_at: Option<Instant>,
 }
 
@@ -164,13 +171,8 @@ impl Run<'_> {
     ) -> Result<Rc<RefCell<Supervisor>>, Error> {
         let button = Box::new(Arc::clone(&machine.platform.acpi_pm));
         let signals = self.signals.try_clone().map_err(Error::Events)?;
-        let supervisor = Supervisor::new(
-            latch.clone(),
-            signals,
-            button,
-            POWER_OFF_GRACE,
-            self.time_out_at,
-        );
+        let supervisor =
+            Supervisor::new(latch.clone(), signals, button, self.grace, self.time_out_at);
         Ok(Rc::new(RefCell::new(supervisor)))
     }
 }

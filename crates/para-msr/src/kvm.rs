@@ -90,21 +90,18 @@ impl MsrFilter {
     /// # Errors
     /// KVM lacks one of both, or refuses it.
     pub fn install_with(&self, vm: &VmFd, reasons: ExitReasons) -> Result<(), InstallError> {
-        if !vm.check_extension(Cap::X86UserSpaceMsr) {
-            return Err(InstallError::Lacks("KVM_CAP_X86_USER_SPACE_MSR"));
-        }
-        if !vm.check_extension(Cap::X86MsrFilter) {
-            return Err(InstallError::Lacks("KVM_CAP_X86_MSR_FILTER"));
-        }
         let reasons = reasons.mask();
         let capability = kvm_enable_cap {
             cap: KVM_CAP_X86_USER_SPACE_MSR,
             args: [u64::from(reasons), 0, 0, 0],
             ..Default::default()
         };
-        vm.enable_cap(&capability)
-            .map_err(|source| InstallError::Enable { reasons, source })?;
-        self.replace(vm)
+        let enabled = vm.enable_cap(&capability);
+        enabled
+            .map_err(|source| InstallError::Enable { reasons, source })
+            .and_then(|()| self.replace(vm))
+            // Asked only now: a start where all is well has two system calls less.
+            .map_err(|error| lacking(vm).unwrap_or(error))
     }
 
     /// Installs the filter alone, where an earlier one has switched the exits on. Also while vCPUs run:
@@ -134,6 +131,16 @@ impl MsrFilter {
                 source,
             })
     }
+}
+
+/// What this KVM has not.
+fn lacking(vm: &VmFd) -> Option<InstallError> {
+    let needed = [
+        (Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR"),
+        (Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER"),
+    ];
+    let lacks = |(cap, name)| (!vm.check_extension(cap)).then_some(InstallError::Lacks(name));
+    needed.into_iter().find_map(lacks)
 }
 
 fn flags(access: Access) -> MsrFilterRangeFlags {

@@ -793,6 +793,28 @@ fn registers_are_shared_at_an_exit() {
 }
 
 #[test]
+fn an_answer_in_rax_leaves_the_other_registers() {
+    let Some(kvm) = kvm("an_answer_in_rax_leaves_the_other_registers") else {
+        return;
+    };
+    // mov bx, 0x1234; out 0x80, al; out 0x80, ax; mov ax, bx; out 0x80, ax; hlt
+    let code = b"\xbb\x34\x12\xe6\x80\xe7\x80\x89\xd8\xe7\x80\xf4";
+    let machine = Machine::new(&kvm, code);
+    let mut vcpu = machine.vcpu(0);
+    let Some(registers) = vcpu.sync_registers() else {
+        return;
+    };
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    registers.set_rax(0x5678);
+    for expected in [0x5678u16, 0x1234] {
+        match vcpu.run().unwrap() {
+            Exit::PioOut { data, .. } => assert_eq!(data, expected.to_le_bytes()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn registers_are_shared_from_the_exit_that_asks_on() {
     let Some(kvm) = kvm("registers_are_shared_from_the_exit_that_asks_on") else {
         return;

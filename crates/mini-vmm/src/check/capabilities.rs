@@ -19,7 +19,7 @@ pub struct Capability {
     pub value: i32,
 }
 
-/// A row of [`TABLE`].
+/// A row of [`REQUIRED`] or [`OPTIONAL`]: a capability, its name, what it is for.
 type Row = (Cap, &'static str, &'static str);
 
 /// What every machine needs.

@@ -25,7 +25,7 @@ pub struct Routes {
     pub forward: bool,
     /// The route `pio`: whether KVM shares registers at an exit.
     pub pio: bool,
-    /// What `auto` takes; nothing where no guest can register.
+    /// What `auto` takes; nothing where its guests can't register.
     pub auto: Option<AutoRoute>,
 }
 
@@ -74,7 +74,10 @@ impl Routes {
             (false, _) => {
                 "no guest can register: this KVM leaves no MSR to the VMM (Linux 5.10 does)"
             }
-            (true, None) => "guests can register, but there is no route",
+            (true, None) if self.vendor.completes => {
+                "guests can register with --hypercall vendor only"
+            }
+            (true, None) => "no guest can register: there is no route",
             (true, Some(AutoRoute::Vendor)) => "guests can register; auto takes vendor",
             (true, Some(AutoRoute::Pio)) => "guests can register; auto takes pio",
         };
@@ -128,11 +131,11 @@ impl Facts {
                 }
             }
         };
-        let auto = match (vendor.completes, self.pio) {
-            _ if !self.msr_filter => None,
-            (true, _) => Some(AutoRoute::Vendor),
-            (false, true) => Some(AutoRoute::Pio),
-            (false, false) => None,
+        // Which of both it is shows when a guest registers, so a machine with auto wants both.
+        let auto = match (self.msr_filter && self.pio, vendor.completes) {
+            (false, _) => None,
+            (true, true) => Some(AutoRoute::Vendor),
+            (true, false) => Some(AutoRoute::Pio),
         };
         Routes {
             msr_filter: self.msr_filter,
@@ -207,8 +210,11 @@ pub(super) mod tests {
         assert_eq!(no_filter.conclude(Ok(Vendor::Intel), &proved()).auto, None);
         let no_pio = Facts { pio: false, ..ALL };
         assert_eq!(no_pio.conclude(Ok(Vendor::Intel), &doubtful()).auto, None);
+        // As `Para::new` has it: auto leaves the MSR out, the route by name works.
         let vendor = no_pio.conclude(Ok(Vendor::Intel), &proved());
-        assert_eq!(vendor.auto, Some(AutoRoute::Vendor));
+        assert_eq!((vendor.auto, vendor.vendor.completes), (None, true));
+        let rows = format!("{:?}", vendor.rows());
+        assert!(rows.contains("--hypercall vendor only"), "{rows}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::boot::{FileError, Image};
 use crate::console::Console;
 use crate::layout::{MIB, MIN_RAM};
 use crate::outcome::Outcome;
-use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
+use crate::spec::{HypercallRoute, OnReboot, SerialSpec, VmSpec};
 use crate::sys::demo_guest;
 use crate::vm::Images;
 use crate::vmm;
@@ -43,35 +43,53 @@ pub enum Error {
     )]
     GaveUp(HypercallRoute),
     /// The guest does not come to its end.
-    #[error(
-        "the demo's guest got no further on route {0}: this KVM does not complete its calls; \
-         try --hypercall pio"
-    )]
+    #[error("the demo's guest did not end in time on route {route}; {}", late(.0), route = .0)]
     Stuck(HypercallRoute),
     /// The guest died: WRMSR faulted, or the stub.
-    #[error("the demo's guest failed on route {0}, see above; try --hypercall pio")]
+    #[error("the demo's guest failed on route {route}; {}", dead(.0), route = .0)]
     Failed(HypercallRoute),
-    /// The process was told to end.
-    #[error("the demo was stopped by signal {0}; run it again")]
-    Stopped(i32),
 }
 
-/// Runs the guest, which prints on standard output, with its hypercalls on `route`.
+/// Whether calls on `route` are an instruction that a KVM may not complete.
+fn by_vendor(route: &HypercallRoute) -> bool {
+    matches!(route, HypercallRoute::Vendor | HypercallRoute::Forward)
+}
+
+/// What helps a guest that takes too long.
+fn late(route: &HypercallRoute) -> &'static str {
+    match by_vendor(route) {
+        true => "this KVM may not complete its calls, try --hypercall pio",
+        false => "run it again when the host is less busy",
+    }
+}
+
+/// What helps a guest that died.
+fn dead(route: &HypercallRoute) -> &'static str {
+    match by_vendor(route) {
+        true => "try --hypercall pio",
+        false => "`mini-vmm check` says what this KVM lacks, and -v what the guest was refused",
+    }
+}
+
+/// Runs the guest, which prints on standard output, with its hypercalls on `route`, and returns the exit code: 0, or
+/// that of a signal that ended it.
 ///
 /// # Errors
 /// When it can't run here, or did not get what it asked for.
-pub fn run(route: HypercallRoute) -> Result<(), Error> {
+pub fn run(route: HypercallRoute) -> Result<u8, Error> {
     let name = Path::new("demo");
     let images = Images {
         kernel: Image::from_bytes(elf(demo_guest::code()), name)?,
         initrd: None,
     };
-    let outcome = vmm::run_images(&spec(route), &images, Console::standard_output)?;
+    // This guest knows no power button.
+    let grace = Duration::ZERO;
+    let outcome = vmm::run_images(&spec(route), &images, grace, Console::standard_output)?;
     match outcome {
-        Outcome::GuestExit(0) | Outcome::PowerOff => Ok(()),
+        Outcome::GuestExit(0) | Outcome::PowerOff => Ok(0),
         Outcome::GuestPanic => Err(Error::GaveUp(route)),
         Outcome::Timeout => Err(Error::Stuck(route)),
-        Outcome::Signal(signal) => Err(Error::Stopped(signal)),
+        Outcome::Signal(_) => Ok(outcome.exit_code()),
         _ => Err(Error::Failed(route)),
     }
 }
@@ -82,6 +100,8 @@ fn spec(route: HypercallRoute) -> VmSpec {
         memory: MIN_RAM,
         serial: SerialSpec::Stdio,
         hypercall: route,
+        // Dead is dead: a second try would be no other.
+        on_reboot: OnReboot::Exit,
         timeout: Some(TIMEOUT),
         ..VmSpec::new("demo")
     }
@@ -131,6 +151,27 @@ mod tests {
             .collect();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0] % 4, 0);
+    }
+
+    #[test]
+    fn what_helps_is_not_the_route_that_failed() {
+        for route in [HypercallRoute::Auto, HypercallRoute::Pio(None)] {
+            for error in [Error::Stuck(route), Error::Failed(route)] {
+                assert!(
+                    !error.to_string().contains("try --hypercall pio"),
+                    "{error}"
+                );
+            }
+        }
+        for error in [
+            Error::Stuck(HypercallRoute::Vendor),
+            Error::Failed(HypercallRoute::Forward),
+        ] {
+            assert!(
+                error.to_string().ends_with("try --hypercall pio"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

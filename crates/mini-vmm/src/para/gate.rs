@@ -19,8 +19,8 @@ pub trait CallRegisters: Send + Sync + 'static {
     fn share(&self);
     /// The general registers at the exit.
     fn get(&self) -> kvm_regs;
-    /// Changes them at the next entry.
-    fn set(&self, regs: &kvm_regs);
+    /// Changes RAX at the next entry.
+    fn set_rax(&self, rax: u64);
     /// The mode of the code that exited.
     fn mode(&self) -> CpuMode;
 }
@@ -34,8 +34,8 @@ impl CallRegisters for SyncRegisters {
         SyncRegisters::get(self)
     }
 
-    fn set(&self, regs: &kvm_regs) {
-        SyncRegisters::set(self, regs);
+    fn set_rax(&self, rax: u64) {
+        SyncRegisters::set_rax(self, rax);
     }
 
     fn mode(&self) -> CpuMode {
@@ -45,7 +45,7 @@ impl CallRegisters for SyncRegisters {
 
 /// Whether hypercalls reach the VMM, and the registers of all vCPUs that may make one.
 ///
-/// It is opened for all vCPUs by the first that registers, *before* the instructions of a call are written into the
+/// It is opened for all vCPUs by the first registration that is accepted, *before* the instructions of a call are written into the
 /// guest: a vCPU that did not register itself may call, as it may with the vendor's instruction, and no call is so
 /// early that its registers are not shared.
 pub struct Gate<R> {
@@ -111,9 +111,7 @@ impl<R: CallRegisters> Gate<R> {
             cpl,
             long_mode,
         };
-        let mut regs = registers.get();
-        regs.rax = self.answer(calls, &caller, &regs);
-        registers.set(&regs);
+        registers.set_rax(self.answer(calls, &caller, &registers.get()));
         true
     }
 

@@ -53,7 +53,7 @@ impl<R: CallRegisters> ParaHandler<R> {
         }
     }
 
-    /// The MSR with its route, and the gate open where calls go by port I/O.
+    /// The MSR with its route. Where calls go by port I/O, it opens the gate before the first stub is written.
     fn para(&mut self) -> &mut ParaMsr<Arc<GuestMemoryMmap>> {
         let ParaHandler {
             vcpu,
@@ -64,16 +64,20 @@ impl<R: CallRegisters> ParaHandler<R> {
         } = self;
         para.get_or_insert_with(|| {
             let stub = route.stub();
-            if matches!(stub, Stub::Pio(_)) {
-                gate.open();
-            }
             let vcpu = *vcpu;
             let mut throttle = EventThrottle::default();
-            ParaMsr::new(Arc::clone(memory), stub).with_observer(move |event| {
+            let para = ParaMsr::new(Arc::clone(memory), stub).with_observer(move |event| {
                 if let Some(number) = throttle.admit(event) {
                     log_event(vcpu, event, number);
                 }
-            })
+            });
+            match stub {
+                Stub::Pio(_) => {
+                    let gate = Arc::clone(gate);
+                    para.with_prelude(move || gate.open())
+                }
+                Stub::Vmx | Stub::Svm => para,
+            }
         })
     }
 

@@ -189,8 +189,14 @@ mod tests {
     #[test]
     fn forwarding_hides_its_own_msr() {
         let filter = |route| plan(|spec| spec.hypercall = route).filter().unwrap();
-        let forward = filter(HypercallRoute::Forward);
-        assert!(!forward.allows_write(FORWARD_MSR) && !forward.allows_read(FORWARD_MSR));
+        for policy in [MsrPolicy::Allow, MsrPolicy::DenyUnknown, MsrPolicy::Log] {
+            let forward = plan(|spec| {
+                (spec.hypercall, spec.msr_policy) = (HypercallRoute::Forward, policy);
+            });
+            let filter = forward.filter().unwrap();
+            assert!(!filter.allows_write(FORWARD_MSR) && !filter.allows_read(FORWARD_MSR));
+            assert!(forward.exits().is_some(), "or KVM's own #GP is not counted");
+        }
         assert!(filter(HypercallRoute::Auto).allows_write(FORWARD_MSR));
         // Where KVM takes it, since Linux 6.15, and not its own MSRs.
         assert!((0x4000_0000..0x5000_0000).contains(&FORWARD_MSR));

@@ -22,13 +22,13 @@ pub struct TscOffset {
 }
 
 impl TscOffset {
-    /// The offset of `vcpu`, which is not in the guest, if this KVM tells it.
+    /// The offset of `vcpu`, to be read later; `None` when the process has no file descriptor left. Whether
+    /// this KVM tells it shows then: KVM is not asked at a start that may never need it.
     pub fn of(vcpu: &VcpuFd) -> Option<Self> {
         // SAFETY: the descriptor is open as long as `vcpu` is borrowed, which is longer than this.
         let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
         let vcpu = fd.try_clone_to_owned().ok()?;
-        let offset = TscOffset { vcpu };
-        offset.read().is_ok().then_some(offset)
+        Some(TscOffset { vcpu })
     }
 
     /// The guest's TSC less the host's, modulo 2^64, now. It waits while the vCPU is in the guest, so

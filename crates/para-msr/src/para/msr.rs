@@ -16,6 +16,7 @@ use super::state::payload_range;
 use crate::{MsrHandler, Outcome};
 
 type Observer = Box<dyn FnMut(&Registration) + Send>;
+type Prelude = Box<dyn FnMut() + Send>;
 
 /// What a vCPU is registered with. Guest-physical addresses only: guest memory is looked up again for every
 /// access (H4).
@@ -73,6 +74,7 @@ pub struct ParaMsr<A> {
     stub: Stub,
     registered: Option<ParaRegistration>,
     observer: Option<Observer>,
+    prelude: Option<Prelude>,
 }
 
 impl<A: fmt::Debug> fmt::Debug for ParaMsr<A> {
@@ -93,6 +95,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
             stub,
             registered: None,
             observer: None,
+            prelude: None,
         }
     }
 
@@ -102,6 +105,37 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     #[must_use]
     pub fn with_observer(mut self, observer: impl FnMut(&Registration) + Send + 'static) -> Self {
         self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Has `prelude` run when a registration is about to be committed, or restored: nothing of it can fail any
+    /// more, and no vCPU sees the stub yet. Whoever answers the stub's calls gets ready there; a write that faults
+    /// or is refused doesn't get so far. It runs on the vCPU's thread, as often as the guest likes.
+    ///
+    /// # Example
+    /// ```
+    /// use hypercall_patch::{PioPort, Stub};
+    /// use para_abi::ParaStatePayload;
+    /// use para_msr::para::ParaMsr;
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+    ///
+    /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+    /// let ready = Arc::new(AtomicBool::new(false));
+    /// let flag = Arc::clone(&ready);
+    /// let mut para = ParaMsr::new(&memory, Stub::Pio(PioPort::DEFAULT))
+    ///     .with_prelude(move || flag.store(true, Ordering::SeqCst));
+    /// para.wrmsr(0x1008); // misaligned
+    /// assert!(!ready.load(Ordering::SeqCst));
+    /// memory.write_slice(&ParaStatePayload::new(0x2000).to_bytes(), GuestAddress(0x1000))?;
+    /// para.wrmsr(0x1000);
+    /// assert!(ready.load(Ordering::SeqCst));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_prelude(mut self, prelude: impl FnMut() + Send + 'static) -> Self {
+        self.prelude = Some(Box::new(prelude));
         self
     }
 
@@ -138,6 +172,13 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
 
     pub(super) fn set_registration(&mut self, registered: Option<ParaRegistration>) {
         self.registered = registered;
+    }
+
+    /// A registration is about to be committed.
+    pub(super) fn prepare(&mut self) {
+        if let Some(prelude) = &mut self.prelude {
+            prelude();
+        }
     }
 
     fn register(&mut self, memory: &A::M, value: u64) -> Registration {
@@ -191,6 +232,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
             GuestAddress(asked.hypercall_gpa),
             Some(payload_range(para_state_gpa)),
         )?;
+        self.prepare();
         self.registered = Some(ParaRegistration {
             para_state_gpa,
             hypercall_gpa: asked.hypercall_gpa,

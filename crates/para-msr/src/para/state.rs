@@ -163,8 +163,9 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         let Some(registration) = state.registration else {
             return Ok(Restored::Unregistered);
         };
-        let memory = self.memory().memory();
-        Ok(match patch_again(&*memory, &registration, self.stub()) {
+        let (memory, stub) = (self.memory().memory(), self.stub());
+        let patched = patch_again(&*memory, &registration, stub, || self.prepare());
+        Ok(match patched {
             Ok(site) => {
                 self.set_registration(Some(registration));
                 Restored::Registered { registration, site }
@@ -186,6 +187,7 @@ fn patch_again<M: GuestMemory + ?Sized>(
     memory: &M,
     registration: &ParaRegistration,
     stub: Stub,
+    prepare: impl FnOnce(),
 ) -> Result<RestoredSite, Lost> {
     let para_state_gpa = registration.para_state_gpa;
     if !is_para_state_aligned(para_state_gpa) {
@@ -199,6 +201,7 @@ fn patch_again<M: GuestMemory + ?Sized>(
         GuestAddress(registration.hypercall_gpa),
         Some(payload_range(para_state_gpa)),
     )?;
+    prepare();
     let bytes = site.bytes();
     let Some(from) = Stub::identify(&bytes) else {
         return Ok(RestoredSite::Foreign { bytes });

@@ -364,6 +364,14 @@ impl SyncRegisters {
         unsafe { std::mem::transmute::<[u64; REGS_WORDS], kvm_regs>(words) }
     }
 
+    /// Changes RAX at the next entry and leaves the others as they were at the exit: what most answers are, at a
+    /// fraction of the stores.
+    pub fn set_rax(&self, rax: u64) {
+        const RAX: usize = std::mem::offset_of!(kvm_regs, rax) / size_of::<u64>();
+        self.mapping.regs()[RAX].store(rax, Ordering::Relaxed);
+        self.set_dirty();
+    }
+
     /// Changes the registers at the next entry.
     pub fn set(&self, regs: &kvm_regs) {
         // SAFETY: as in `get`.
@@ -371,6 +379,11 @@ impl SyncRegisters {
         for (word, shared) in words.iter().zip(self.mapping.regs()) {
             shared.store(*word, Ordering::Relaxed);
         }
+        self.set_dirty();
+    }
+
+    /// Has KVM take the general registers.
+    fn set_dirty(&self) {
         let dirty = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
         self.mapping.dirty_regs().fetch_or(dirty, Ordering::Relaxed);
     }

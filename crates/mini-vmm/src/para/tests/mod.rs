@@ -3,6 +3,7 @@
 
 //! Scripted vCPUs whose accesses take the whole way: the loop's dispatch, the glue, the registration, the handlers.
 
+mod gate;
 mod route;
 mod state;
 
@@ -43,6 +44,15 @@ struct Fake {
     shared: bool,
     regs: kvm_regs,
     mode: CpuMode,
+    when_shared: Option<WhenShared>,
+}
+
+struct WhenShared(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for WhenShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WhenShared")
+    }
 }
 
 impl FakeRegisters {
@@ -54,11 +64,16 @@ impl FakeRegisters {
                 cpl: 0,
                 long_mode: true,
             },
+            when_shared: None,
         })))
     }
 
     fn edit(&self, edit: impl FnOnce(&mut Fake)) {
         edit(&mut self.0.lock().unwrap());
+    }
+
+    fn set(&self, regs: &kvm_regs) {
+        self.edit(|fake| fake.regs = *regs);
     }
 
     fn rax(&self) -> u64 {
@@ -72,7 +87,12 @@ impl FakeRegisters {
 
 impl CallRegisters for FakeRegisters {
     fn share(&self) {
-        self.edit(|fake| fake.shared = true);
+        self.edit(|fake| {
+            fake.shared = true;
+            if let Some(WhenShared(look)) = fake.when_shared.take() {
+                look();
+            }
+        });
     }
 
     fn get(&self) -> kvm_regs {
@@ -80,8 +100,8 @@ impl CallRegisters for FakeRegisters {
         self.0.lock().unwrap().regs
     }
 
-    fn set(&self, regs: &kvm_regs) {
-        self.edit(|fake| fake.regs = *regs);
+    fn set_rax(&self, rax: u64) {
+        self.edit(|fake| fake.regs.rax = rax);
     }
 
     fn mode(&self) -> CpuMode {
