@@ -33,6 +33,15 @@ pub fn mini_vmm() -> Result<PathBuf> {
     Ok(target_dir()?.join(TARGET).join("release/mini-vmm"))
 }
 
+/// The static release binary of the bench's probe.
+pub fn bench_probe() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--package", "bench-probe"]);
+    statically(&mut command);
+    step("building the probe", || capture_ok(&mut command)).context("the probe does not build")?;
+    Ok(target_dir()?.join(TARGET).join("release/bench-probe"))
+}
+
 /// What a test executable was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
