@@ -262,7 +262,7 @@ impl Host<'_> {
             Ok(least)
         };
         let before = least()?;
-        let batch = self.effort.exits as usize / 500;
+        let batch = self.effort.exits as usize / 300;
         let mut rates = Vec::new();
         for _ in 0..self.effort.growth_rounds {
             rates.push(batch as f64 / await_machines(batch)?.as_secs_f64());

@@ -39,7 +39,7 @@ pub struct Effort {
 pub const FULL: Effort = Effort {
     rounds: 40,
     growth_rounds: 15,
-    exits: 20_000,
+    exits: 60_000,
     memory: &[32, 128, 512, 2048, 8192, 16384],
     cpus: &[1, 2, 4, 8, 16, 32, 64],
     machines: &[1, 10, 50, 100],
@@ -49,7 +49,7 @@ pub const FULL: Effort = Effort {
 pub const QUICK: Effort = Effort {
     rounds: 7,
     growth_rounds: 3,
-    exits: 2000,
+    exits: 10_000,
     memory: &[32, 2048, 16384],
     cpus: &[1, 4],
     machines: &[1, 10],

@@ -169,10 +169,11 @@ impl Subject {
             }
             Kind::Firecracker => {
                 let config = directory.join(format!("{tag}.json"));
-                write(
-                    &config,
-                    firecracker_config(&image, None, "console=ttyS0", setup),
-                )?;
+                // Others may be reading it: it is written once.
+                if !config.is_file() {
+                    let text = firecracker_config(&image, None, "console=ttyS0", setup);
+                    write(&config, text)?;
+                }
                 strings(&["--no-api", "--config-file", &text(&config)])
             }
             _ => linux_words(self.kind, &image, &image, None, setup),
