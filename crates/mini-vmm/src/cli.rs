@@ -14,7 +14,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueH
 pub use clap_complete::Shell;
 
 use crate::outcome::EXIT_USAGE;
-use crate::spec::PartialSpec;
+use crate::spec::{HypercallRoute, PartialSpec};
 
 /// The exit codes, as `--help` shows them.
 const EXIT_CODES: &str = "\
@@ -29,6 +29,7 @@ Exit codes:
   130  Ctrl-A x on the console
   143  SIGTERM, and the guest did not power off in time (SIGINT: 130)
     n  the guest wrote v to the debug-exit port: n = (v << 1) | 1
+    n  the guest chose n by the hypercall VMM_HC_EXIT
 ";
 
 /// Examples, as `--help` shows them.
@@ -43,6 +44,8 @@ Examples:
       Keeps a machine in a file; flags override the file.
   mini-vmm check
       Shows what this host can do.
+  mini-vmm demo
+      Shows a tiny guest that registers for hypercalls, and how long one takes.
 ";
 
 /// Usage lines of the program itself.
@@ -50,6 +53,7 @@ const USAGE: &str = "\
 mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm --config <FILE> [OPTIONS]
        mini-vmm check [--json]
+       mini-vmm demo [--hypercall <ROUTE>]
        mini-vmm completions <SHELL>";
 
 /// What a command line asks for.
@@ -61,6 +65,13 @@ pub enum Command {
     Check {
         /// As JSON.
         json: bool,
+        /// How often `-v` was given.
+        verbosity: u8,
+    },
+    /// Run the built-in guest that registers for hypercalls.
+    Demo {
+        /// How its hypercalls travel.
+        route: HypercallRoute,
         /// How often `-v` was given.
         verbosity: u8,
     },
@@ -86,7 +97,7 @@ impl Command {
     pub fn verbosity(&self) -> u8 {
         match self {
             Command::Run(run) => run.verbosity,
-            Command::Check { verbosity, .. } => *verbosity,
+            Command::Check { verbosity, .. } | Command::Demo { verbosity, .. } => *verbosity,
             Command::Completions(_) => 0,
         }
     }
@@ -165,6 +176,13 @@ enum Other {
         #[arg(long)]
         json: bool,
     },
+    /// Run a built-in guest that registers for hypercalls; exit code 1 if it can't
+    #[command(override_usage = "mini-vmm demo [--hypercall <ROUTE>]")]
+    Demo {
+        /// How its hypercalls travel: auto, vendor, forward, pio or pio=PORT
+        #[arg(long, value_name = "ROUTE", default_value = "auto")]
+        hypercall: HypercallRoute,
+    },
     /// Print the completion script of a shell
     #[command(override_usage = "mini-vmm completions <SHELL>")]
     Completions {
@@ -226,6 +244,10 @@ fn command_from(arguments: Arguments) -> Result<Command, clap::Error> {
     Ok(match other {
         Other::Check { json } => Command::Check {
             json,
+            verbosity: arguments.verbose,
+        },
+        Other::Demo { hypercall } => Command::Demo {
+            route: hypercall,
             verbosity: arguments.verbose,
         },
         Other::Completions { shell } => Command::Completions(shell),

@@ -13,12 +13,16 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod cpu;
+pub mod demo;
 pub mod devices;
+pub mod hypercalls;
 pub mod layout;
 pub mod logging;
 pub mod memory;
 pub mod outcome;
+pub mod para;
 pub mod spec;
+pub mod start_time;
 pub mod supervisor;
 mod sys;
 

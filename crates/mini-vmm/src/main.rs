@@ -10,12 +10,13 @@ use std::process::ExitCode;
 
 use mini_vmm::cli::{self, Command};
 use mini_vmm::outcome::EXIT_ERROR;
-use mini_vmm::{check, config, logging, vmm};
+use mini_vmm::{check, config, demo, logging, start_time, vmm};
 
 /// Where the host's KVM is.
 const KVM: &str = "/dev/kvm";
 
 fn main() -> ExitCode {
+    start_time::mark();
     let command = match cli::parse_from(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
@@ -57,6 +58,10 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             };
             print(format!("{}\n", text.trim_end()).as_bytes())?;
             Ok(if report.ok() { 0 } else { EXIT_ERROR })
+        }
+        Command::Demo { route, .. } => {
+            demo::run(route)?;
+            Ok(0)
         }
         Command::Completions(shell) => {
             print(&cli::completions(shell))?;

@@ -30,6 +30,8 @@ pub enum Outcome {
     Timeout,
     /// The guest wrote this value to the debug-exit port.
     DebugExit(u8),
+    /// The guest ended the run with this status, by a hypercall (`VMM_HC_EXIT`).
+    GuestExit(u8),
     /// The VMM was told to end by this signal, and the guest did not power off in time.
     Signal(i32),
     /// The user typed the escape sequence on the console.
@@ -55,6 +57,8 @@ impl Outcome {
             Outcome::Timeout => 36,
             // QEMU's isa-debug-exit: the top bit of the value does not fit an exit code.
             Outcome::DebugExit(value) => (value << 1) | 1,
+            // The guest's word as it is: it may equal a code of this table.
+            Outcome::GuestExit(status) => status,
             Outcome::Signal(signal) => 128u8.wrapping_add(signal as u8),
             Outcome::ConsoleQuit => 128 + libc::SIGINT as u8,
         }
@@ -149,6 +153,9 @@ mod tests {
             (Outcome::Timeout, 36),
             (Outcome::DebugExit(0), 1),
             (Outcome::DebugExit(0xff), 0xff),
+            (Outcome::GuestExit(0), 0),
+            (Outcome::GuestExit(42), 42),
+            (Outcome::GuestExit(255), 255),
             (Outcome::Signal(libc::SIGTERM), 143),
             (Outcome::ConsoleQuit, 130),
         ];

@@ -3,6 +3,7 @@
 
 //! The one description of a machine. The command line and a JSON file both produce it.
 
+mod hypercall;
 mod partial;
 mod words;
 
@@ -11,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use hypercall_patch::PioPort;
 use serde::{Deserialize, Serialize};
 
+pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::partial::PartialSpec;
 pub use self::words::{ByteSize, OptionalPort, TimeLimit, WordError};
 use crate::layout;
@@ -62,6 +65,14 @@ pub struct VmSpec {
     pub debug_exit: Option<u16>,
     /// Whether the PC's PIT and PIC are there and announced.
     pub legacy_timer: bool,
+    /// How hypercalls of a guest that registers for them reach their handler.
+    pub hypercall: HypercallRoute,
+    /// In which registers hypercalls that reach the VMM have their number and arguments.
+    pub hypercall_abi: HypercallAbi,
+    /// Whether MSR 0x87655678, by which a guest registers for hypercalls, is there.
+    pub para: bool,
+    /// Which MSRs the guest may use.
+    pub msr_policy: MsrPolicy,
 }
 
 /// Which entry point of the kernel to use.
@@ -210,6 +221,26 @@ pub enum Error {
         /// What it belongs to.
         owner: &'static str,
     },
+    /// The hypercall port is one of the debug-exit device's.
+    #[error(
+        "the hypercall port {port} is one of the debug-exit device's, {debug_exit:#x} to {:#x}; \
+         choose another, or leave the choice to --hypercall pio",
+        debug_exit + (layout::DEBUG_EXIT_SIZE - 1)
+    )]
+    HypercallPort {
+        /// The hypercall port.
+        port: PioPort,
+        /// The first of the debug-exit device's ports.
+        debug_exit: u16,
+    },
+    /// There is no use for a route without the MSR.
+    #[error(
+        "--hypercall {route} asks for hypercalls that --para off takes away; leave out one of them"
+    )]
+    RouteWithoutMsr {
+        /// The route.
+        route: HypercallRoute,
+    },
     /// A feature's name can't be one.
     #[error("{name:?} is not the name of a CPU feature; /proc/cpuinfo shows the names")]
     FeatureName {
@@ -294,6 +325,10 @@ impl VmSpec {
             timeout: None,
             debug_exit: None,
             legacy_timer: false,
+            hypercall: HypercallRoute::default(),
+            hypercall_abi: HypercallAbi::default(),
+            para: true,
+            msr_policy: MsrPolicy::default(),
         }
     }
 
@@ -326,6 +361,7 @@ impl VmSpec {
         }
         validate_timeout(self.timeout)?;
         validate_debug_exit(self.debug_exit)?;
+        hypercall::validate(self)?;
         validate_path("kernel", &self.kernel)?;
         if let Some(initrd) = &self.initrd {
             validate_path("initrd", initrd)?;

@@ -5,24 +5,34 @@
 
 use std::sync::Arc;
 
+use para_msr::Outcome;
+use para_msr::para::{ParaMsrState, RestoreError, Restored};
 use vcpu_loop::bus::Bus;
-use vcpu_loop::{Next, VcpuIo};
+use vcpu_loop::kvm::SyncRegisters;
+use vcpu_loop::{Hypercall, HypercallAbi, MsrReply, Next, VcpuIo};
 
+use crate::hypercalls::{Caller, Hypercalls};
 use crate::outcome::OutcomeLatch;
+use crate::para::{CallRegisters, Gate, VcpuMsrs};
 
-/// One vCPU's view of the machine: the frozen bus, and whether the run is over.
-#[derive(Clone, Debug)]
-pub struct MachineIo {
-    bus: Arc<Bus>,
-    latch: OutcomeLatch,
+/// One vCPU's view of the machine: the frozen bus, its own MSRs, hypercalls, and whether the run is over.
+#[derive(Debug)]
+pub struct MachineIo<R = SyncRegisters> {
+    /// Its number.
+    pub vcpu: u32,
+    /// The devices.
+    pub bus: Arc<Bus>,
+    /// The MSRs that KVM leaves to user space.
+    pub msrs: VcpuMsrs,
+    /// When hypercalls reach the VMM.
+    pub gate: Arc<Gate<R>>,
+    /// Who answers them.
+    pub calls: Arc<Hypercalls>,
+    /// Set: the vCPU leaves the guest.
+    pub latch: OutcomeLatch,
 }
 
-impl MachineIo {
-    /// A view of `bus` for one vCPU, which leaves the guest once `latch` is set.
-    pub fn new(bus: Arc<Bus>, latch: OutcomeLatch) -> Self {
-        MachineIo { bus, latch }
-    }
-
+impl<R: CallRegisters> MachineIo<R> {
     /// After a device decided that the run is over, no guest instruction runs on this vCPU.
     fn after(&self, next: Next) -> Next {
         if self.latch.is_set() {
@@ -31,15 +41,42 @@ impl MachineIo {
             next
         }
     }
+
+    /// Its registration for hypercalls, with no access pending.
+    pub fn save_para(&mut self) -> ParaMsrState {
+        let para = self.msrs.para::<R>();
+        para.map_or_else(ParaMsrState::default, |para| para.save())
+    }
+
+    /// Takes a saved registration back. Where guests can't register, it is dropped.
+    ///
+    /// # Errors
+    /// The state has a form that isn't known; then nothing has changed.
+    pub fn restore_para(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
+        match self.msrs.para::<R>() {
+            Some(para) => para.restore(state),
+            None => Ok(Restored::Unregistered),
+        }
+    }
 }
 
-impl VcpuIo for MachineIo {
+impl<R: CallRegisters> VcpuIo for MachineIo<R> {
     fn pio_read(&mut self, port: u16, data: &mut [u8]) -> Next {
         self.after(self.bus.pio_read(port, data))
     }
 
+    /// A byte to the hypercall port is a call; anything else there is a write that nobody claims.
     fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
+        if self.gate.is_port(port) && data.len() == 1 && self.gate.port_call(self.vcpu, &self.calls)
+        {
+            return self.after(Next::Continue);
+        }
         self.after(self.bus.pio_write(port, data))
+    }
+
+    /// Never a call: its registers are the string's.
+    fn pio_write_string(&mut self, port: u16, element: &[u8]) -> Next {
+        self.after(self.bus.pio_write(port, element))
     }
 
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]) -> Next {
@@ -48,5 +85,39 @@ impl VcpuIo for MachineIo {
 
     fn mmio_write(&mut self, addr: u64, data: &[u8]) -> Next {
         self.after(self.bus.mmio_write(addr, data))
+    }
+
+    fn rdmsr(&mut self, index: u32) -> MsrReply<u64> {
+        reply(self.msrs.read(index))
+    }
+
+    fn wrmsr(&mut self, index: u32, data: u64) -> MsrReply<()> {
+        reply(self.msrs.write(index, data))
+    }
+
+    /// Those that KVM was told to forward, by an interface of Xen's; but numbers, registers and answers are ours.
+    fn hypercall(&mut self, call: &mut Hypercall<'_>) -> Next {
+        let (HypercallAbi::Xen, Some(cpl)) = (call.abi, call.cpl) else {
+            return Next::Unclaimed;
+        };
+        let caller = Caller {
+            vcpu: self.vcpu,
+            cpl,
+            long_mode: call.long_mode,
+        };
+        match self.gate.forwarded_call(&caller, &self.calls) {
+            Some(result) => *call.ret = result,
+            None => return Next::Unclaimed,
+        }
+        self.after(Next::Continue)
+    }
+}
+
+/// An answer as the loop wants it. What nobody has is #GP, and the loop counts it.
+fn reply<T>(outcome: Outcome<T>) -> MsrReply<T> {
+    match outcome {
+        Outcome::Handled(value) => MsrReply::Value(value),
+        Outcome::GpException => MsrReply::Fault,
+        Outcome::NotHandled => MsrReply::Unclaimed,
     }
 }

@@ -7,11 +7,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use log::info;
 use vcpu_loop::bus::{Bus, BusBuilder};
-use vcpu_loop::kvm::{KvmHost, KvmVcpu, VcpuState};
+use vcpu_loop::kvm::{KvmHost, KvmVcpu};
 use vcpu_loop::{VcpuEvents, VcpuSet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
@@ -21,10 +21,11 @@ use crate::boot::{self, BootRequest, Image, Loaded};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{Platform, PlatformConfig};
+use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
-use crate::spec::{SerialSpec, VmSpec};
-use crate::vcpu_io::MachineIo;
+use crate::para::{self, InstalledMsrs, MachineVcpuState, MsrPlan, Para};
+use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
 use crate::{layout, memory};
 
 /// How long vCPUs may take to obey; a host that is this late has other problems.
@@ -70,6 +71,9 @@ pub enum Error {
     /// The vCPUs can't be what was asked for.
     #[error(transparent)]
     Cpuid(#[from] cpu::Error),
+    /// The guest's MSRs and hypercalls can't be as was asked for.
+    #[error(transparent)]
+    Para(#[from] para::Error),
     /// KVM rejects one of the MSRs that a vCPU starts with.
     #[error("KVM can't set MSR {index:#x} of a vCPU; use a host kernel whose KVM can")]
     Msr {
@@ -127,6 +131,7 @@ impl Images {
 #[derive(Debug)]
 pub struct Loading {
     mapped: MappedVm,
+    msrs: InstalledMsrs,
     loaded: Loaded,
 }
 
@@ -137,9 +142,16 @@ impl Loading {
     /// [`Error`] names the step and its reason.
     pub fn start(host: &Kvm, spec: &VmSpec, images: &Images) -> Result<Self, Error> {
         let vm = create_vm(host, spec.cpus)?;
+        // Before the first vCPU, or it would run without; and first of all, because KVM then waits for readers of the
+        // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
+        let msrs = MsrPlan::new(spec).install(&vm)?;
         let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
         let loaded = load_kernel(spec, images, mapped.memory())?;
-        Ok(Loading { mapped, loaded })
+        Ok(Loading {
+            mapped,
+            msrs,
+            loaded,
+        })
     }
 
     /// Adds devices and vCPUs.
@@ -148,29 +160,44 @@ impl Loading {
     /// [`Error`] names the step and its reason.
     pub fn finish(
         self,
-        host: &Kvm,
+        host: &Arc<Kvm>,
         spec: &VmSpec,
         output: Option<ConsoleOutput>,
         latch: &OutcomeLatch,
     ) -> Result<(Machine, VcpuEvents), Error> {
-        let Loading { mapped, loaded } = self;
+        let Loading {
+            mapped,
+            msrs,
+            loaded,
+        } = self;
         let vm = mapped.vm();
         create_irqchip(vm, spec.legacy_timer)?;
-        let platform = create_platform(spec, output, latch)?;
+        let platform = create_platform(spec, output.clone(), latch)?;
         connect_interrupts(vm, &platform)?;
         let bus = port_bus(&platform)?;
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Devices { reason })?;
         let mut vcpus = VcpuSet::new(sender);
-        let ready = create_vcpus(host, vm, spec, mapped.memory(), &loaded)?;
-        for (id, vcpu) in ready.into_iter().enumerate() {
-            let io = MachineIo::new(Arc::clone(&bus), latch.clone());
-            vcpus.spawn(id as u32, vcpu, io)?;
+        let (ready, cpuid) = create_vcpus(host, vm, spec, mapped.memory(), &loaded)?;
+        let para = Para::new(para::Parts {
+            host,
+            spec,
+            msrs,
+            mapped: &mapped,
+            cpuid: &cpuid,
+            vcpus: &ready,
+            output,
+            latch,
+        })?;
+        for (id, vcpu) in (0u32..).zip(ready) {
+            let io = para.io(id, Arc::clone(&bus), latch.clone());
+            vcpus.spawn_with(id, vcpu, io, para::state_hooks())?;
         }
         let machine = Machine {
             vcpus,
             platform,
-            _vm: mapped,
+            calls: Arc::clone(para.calls()),
+            mapped,
         };
         Ok((machine, events))
     }
@@ -180,11 +207,13 @@ impl Loading {
 #[derive(Debug)]
 pub struct Machine {
     /// The vCPUs, paused.
-    vcpus: VcpuSet<VcpuState>,
+    vcpus: VcpuSet<MachineVcpuState>,
     /// The devices.
     pub platform: Platform<ConsoleOutput>,
+    /// Who answers its hypercalls.
+    pub calls: Arc<Hypercalls>,
     /// Kept for as long as the vCPUs run; dropped after them.
-    _vm: MappedVm,
+    mapped: MappedVm,
 }
 
 impl Machine {
@@ -194,6 +223,36 @@ impl Machine {
     /// A vCPU that does not obey in time.
     pub fn start(&self) -> Result<(), Error> {
         Ok(self.vcpus.resume(VCPU_DEADLINE)?)
+    }
+
+    /// Takes the vCPUs out of the guest, with no access pending.
+    ///
+    /// # Errors
+    /// A vCPU that does not obey in time.
+    pub fn pause(&self) -> Result<(), Error> {
+        Ok(self.vcpus.pause(VCPU_DEADLINE)?)
+    }
+
+    /// The states of the vCPUs, which must be paused, in order.
+    ///
+    /// # Errors
+    /// A vCPU that is not paused, or whose state the host does not give.
+    pub fn save_vcpus(&self) -> Result<Vec<MachineVcpuState>, Error> {
+        Ok(self.vcpus.save(VCPU_DEADLINE)?)
+    }
+
+    /// Gives the vCPUs, which must be paused, saved states. Guest memory comes first: registrations for hypercalls are
+    /// checked against it, and written anew into it.
+    ///
+    /// # Errors
+    /// A vCPU that is not paused, or whose state the host does not take.
+    pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
+        Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        self.mapped.memory()
     }
 
     /// Takes the vCPUs out of the guest and ends their threads.
@@ -308,7 +367,7 @@ fn create_vcpus(
     spec: &VmSpec,
     memory: &GuestMemoryMmap,
     loaded: &Loaded,
-) -> Result<Vec<KvmVcpu>, Error> {
+) -> Result<(Vec<KvmVcpu>, CpuId), Error> {
     let supported = host
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(kvm("say which CPUID it supports"))?;
@@ -330,7 +389,11 @@ fn create_vcpus(
                     tsc_deadline_timer: host.check_extension(Cap::TscDeadlineTimer),
                     tsc_khz: fd.get_tsc_khz().ok(),
                 };
-                cpuid.insert(cpu::cpuid::build(&supported, &plan)?)
+                let mut table = cpu::cpuid::build(&supported, &plan)?;
+                if spec.hypercall == HypercallRoute::Forward {
+                    para::hide_kvm_hypercalls(&mut table);
+                }
+                cpuid.insert(table)
             }
         };
         cpu::cpuid::set_apic_id(cpuid, id);
@@ -348,7 +411,8 @@ fn create_vcpus(
             memory.read(buf, GuestAddress(gpa)).unwrap_or(0)
         }));
     }
-    Ok(vcpus)
+    // There is at least one vCPU.
+    Ok((vcpus, cpuid.unwrap_or(supported)))
 }
 
 fn set_boot_msrs(fd: &VcpuFd, msrs: &Msrs) -> Result<(), Error> {

@@ -58,13 +58,25 @@ pub enum Error {
 /// # Errors
 /// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
 pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
-    let images = Images::open(spec)?;
-    let host = check::open_kvm(Path::new(KVM))?;
+    run_images(spec, &Images::open(spec)?, || Console::open(&spec.serial))
+}
+
+/// As [`run`], from images that are open, with the console that `open_console` opens once they have
+/// turned out to be bootable.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_images(
+    spec: &VmSpec,
+    images: &Images,
+    open_console: impl FnOnce() -> Result<Console, console::Error>,
+) -> Result<Outcome, Error> {
+    let host = Arc::new(check::open_kvm(Path::new(KVM))?);
     let signals = TerminationSignals::install().map_err(Error::Events)?;
     let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
-    let mut loading = Loading::start(&host, spec, &images)?;
+    let mut loading = Loading::start(&host, spec, images)?;
     // Only now: a kernel that can't be booted has emptied no file and left the terminal alone.
-    let console = Console::open(&spec.serial)?;
+    let console = open_console()?;
     let run = Run {
         spec,
         host: &host,
@@ -76,7 +88,7 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
         let (outcome, report) = run.machine(loading)?;
         if outcome == Outcome::Reset && spec.on_reboot == OnReboot::Reset {
             info!("the guest asked for a reset, starting again");
-            loading = Loading::start(&host, spec, &images)?;
+            loading = Loading::start(&host, spec, images)?;
             continue;
         }
         // The terminal is as it was before anything longer than a line is printed.
@@ -95,7 +107,7 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
 /// What one machine after another runs with.
 struct Run<'a> {
     spec: &'a VmSpec,
-    host: &'a Kvm,
+    host: &'a Arc<Kvm>,
     console: &'a Console,
     signals: &'a TerminationSignals,
     time_out_at: Option<Instant>,
@@ -137,6 +149,10 @@ impl Run<'_> {
         if let Err(error) = machine.stop() {
             // The outcome matters more than a thread that the end of the process ends.
             warn!("{error}");
+        }
+        let counters = machine.calls.counters();
+        if counters.total() > 0 {
+            debug!("hypercalls: {counters}");
         }
         Ok((outcome, report.take()))
     }

@@ -49,7 +49,7 @@ fn sentence(args: &[&str]) -> String {
 
 #[test]
 fn usage_errors_are_exit_code_2() {
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 14] = [
         &[],
         &["--no-such-flag"],
         &["-m", "512"],
@@ -58,6 +58,12 @@ fn usage_errors_are_exit_code_2() {
         &["--kernel", "k", "--memory", "lots"],
         &["--kernel", "k", "--kernel", "k"],
         &["completions", "tcsh"],
+        &["--kernel", "k", "--hypercall", "vmcall"],
+        &["--kernel", "k", "--hypercall", "pio=0x70"],
+        &["--kernel", "k", "--hypercall", "pio=0x1f5"],
+        &["--kernel", "k", "--hypercall-abi", "xen"],
+        &["--kernel", "k", "--para", "maybe"],
+        &["--kernel", "k", "--msr-policy", "deny"],
     ];
     for args in cases {
         let text = failure(args, 2);
@@ -82,6 +88,16 @@ fn impossible_machines_are_exit_code_1() {
             "--print-config",
             "belongs to the keyboard controller",
         ),
+        (
+            "--hypercall=pio=0xf7",
+            "--debug-exit",
+            "one of the debug-exit device's, 0xf4 to 0xf7",
+        ),
+        (
+            "--hypercall=vendor",
+            "--para=off",
+            "--hypercall vendor asks for hypercalls that --para off takes away",
+        ),
     ];
     for (flag, value, part) in cases {
         let text = sentence(&["--kernel", "k", flag, value]);
@@ -101,6 +117,7 @@ fn help_is_grouped_and_complete() {
         "Boot:",
         "Machine:",
         "Devices:",
+        "Hypercalls:",
         "Policy:",
         "Configuration:",
         "Output:",

@@ -185,9 +185,14 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
 
     /// All elements of a string instruction are done before a pause that one of them asked for.
     fn pio_out(&mut self, port: u16, size: u8, data: &[u8]) -> Flow {
+        let size = usize::from(size.max(1));
+        if data.len() == size {
+            let next = self.io.pio_write(port, data);
+            return self.settle(next, Access::PioWrite, u64::from(port));
+        }
         let mut flow = Flow::Continue;
-        for element in data.chunks(usize::from(size.max(1))) {
-            let next = self.io.pio_write(port, element);
+        for element in data.chunks(size) {
+            let next = self.io.pio_write_string(port, element);
             if self.settle(next, Access::PioWrite, u64::from(port)) == Flow::Pause {
                 flow = Flow::Pause;
             }

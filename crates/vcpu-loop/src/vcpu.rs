@@ -146,10 +146,18 @@ pub trait VcpuIo {
         Next::Unclaimed
     }
 
-    /// One port write of 1, 2 or 4 bytes. A string instruction calls once per element.
+    /// One port write of 1, 2 or 4 bytes. A string instruction calls once per element, through
+    /// [`pio_write_string`](VcpuIo::pio_write_string).
     fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
         let _ = (port, data);
         Next::Unclaimed
+    }
+
+    /// One element of a string instruction's port write, 1, 2 or 4 bytes; [`pio_write`](VcpuIo::pio_write)
+    /// by default. For a port where only `out` means something, such as one with a call's registers
+    /// behind it. A string instruction that exits with a single element looks like `out`.
+    fn pio_write_string(&mut self, port: u16, element: &[u8]) -> Next {
+        self.pio_write(port, element)
     }
 
     /// One memory read of up to 8 bytes; `data` holds all ones.

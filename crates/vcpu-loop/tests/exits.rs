@@ -340,6 +340,31 @@ fn string_pio_is_split_for_every_size() {
 }
 
 #[test]
+fn a_string_write_is_told_from_out() {
+    #[derive(Default)]
+    struct Tells(Vec<(bool, Vec<u8>)>);
+    impl VcpuIo for Tells {
+        fn pio_write(&mut self, _: u16, data: &[u8]) -> Next {
+            self.0.push((false, data.to_vec()));
+            Next::Continue
+        }
+        fn pio_write_string(&mut self, _: u16, element: &[u8]) -> Next {
+            self.0.push((true, element.to_vec()));
+            Next::Unclaimed
+        }
+    }
+    let out = |data: &[u8]| Step::PioOut {
+        port: 0xf5,
+        size: 1,
+        data: data.to_vec(),
+    };
+    let mut io = Tells::default();
+    let (_, unclaimed, _) = play(vec![out(&[1]), out(&[2, 3]), Step::Signal], &mut io);
+    assert_eq!(io.0, [(false, vec![1]), (true, vec![2]), (true, vec![3])]);
+    assert_eq!(unclaimed.count(Access::PioWrite), 2);
+}
+
+#[test]
 fn a_partly_unclaimed_string_read_keeps_the_claimed_elements() {
     let mut n = 0;
     let mut io = RecordingIo::new(0, move |_| {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{ENTRY, MSR, Machine, kvm};
-use vcpu_loop::kvm::{Error as KvmError, KvmVcpu, VcpuState};
+use vcpu_loop::kvm::{CpuMode, Error as KvmError, KvmHost, KvmVcpu, VcpuState};
 use vcpu_loop::{
     Access, Exit, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next, SaveVcpu, Unclaimed, Vcpu,
     VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
@@ -446,6 +446,21 @@ fn rejected_msrs_are_listed_and_do_not_stop_a_restore() {
 }
 
 #[test]
+fn more_msrs_than_kvm_takes_at_once_are_saved_and_restored() {
+    let Some(kvm) = kvm("more_msrs_than_kvm_takes_at_once_are_saved_and_restored") else {
+        return;
+    };
+    let machine = Machine::new(&kvm, &[0xf4]);
+    const IA32_SYSENTER_CS: u32 = 0x174;
+    let host = KvmHost::with_msrs(&kvm, vec![IA32_SYSENTER_CS; 700]).unwrap();
+    let mut vcpu = KvmVcpu::new(machine.vm.create_vcpu(0).unwrap(), &host).unwrap();
+    let state = vcpu.save().unwrap();
+    assert_eq!(state.msrs.len(), 700);
+    vcpu.restore(&state).unwrap();
+    assert_eq!(vcpu.skipped_msrs(), &[0u32; 0]);
+}
+
+#[test]
 fn a_misfit_xsave_area_is_refused_before_anything_changes() {
     let Some(kvm) = kvm("a_misfit_xsave_area_is_refused_before_anything_changes") else {
         return;
@@ -775,6 +790,30 @@ fn registers_are_shared_at_an_exit() {
         Exit::PioOut { data, .. } => assert_eq!(data, 0x4321u16.to_le_bytes()),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn registers_are_shared_from_the_exit_that_asks_on() {
+    let Some(kvm) = kvm("registers_are_shared_from_the_exit_that_asks_on") else {
+        return;
+    };
+    // mov bx, 0x1234; out 0x80, al; out 0x80, al; hlt
+    let machine = Machine::new(&kvm, b"\xbb\x34\x12\xe6\x80\xe6\x80\xf4");
+    let mut vcpu = machine.vcpu(0);
+    let Some(registers) = vcpu.unshared_registers() else {
+        return;
+    };
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    assert_eq!(registers.get().rbx, 0);
+    registers.share(true);
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    assert_eq!(registers.get().rbx & 0xffff, 0x1234);
+    let cpl = vcpu.fd().get_sregs().unwrap().ss.dpl;
+    let real_mode = CpuMode {
+        cpl,
+        long_mode: false,
+    };
+    assert_eq!(registers.mode(), real_mode);
 }
 
 #[test]

@@ -179,6 +179,10 @@ fn with_kvm(mut tally: Tally) -> Tally {
 /// most others do, can't end there.
 const INTEL_TESTS: &[(&str, &str)] = &[
     ("kvm_boot_entry", ""),
+    ("kvm_para", ""),
+    ("kvm_para_32bit", ""),
+    ("kvm_para_machine", "r9_auto h15_"),
+    ("kvm_para_smp", "r11_"),
     (
         "kvm",
         "string_reads ports_and_mmio msrs_read_back unclaimed_msr triple_fault bytes_at_rip \
@@ -253,9 +257,10 @@ fn has_tests(test: &TestBinary, filter: &str) -> Result<bool> {
 fn test_script(test: &TestBinary, guest: &str, filter: &str) -> String {
     let directory = sh_quote(&test.directory.to_string_lossy());
     // One test at a time, as the bed has one CPU. Property tests try fewer cases: the host tried them all.
+    // MINI_VMM_BED: a test may change settings of this kernel.
     format!(
         "mkdir -p {directory} && cd {directory}\n\
-         export CARGO_MANIFEST_DIR={directory} PROPTEST_CASES=16 RUST_BACKTRACE=1\n\
+         export CARGO_MANIFEST_DIR={directory} PROPTEST_CASES=16 RUST_BACKTRACE=1 MINI_VMM_BED=1\n\
          exec {guest} --show-output --test-threads=1 {filter}\n"
     )
 }

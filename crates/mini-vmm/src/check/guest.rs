@@ -14,8 +14,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use hypercall_patch::HypercallInsn;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use para_abi::KvmErrno;
+use para_abi::vmm::VMM_HC_NOP;
 use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -49,6 +52,8 @@ pub enum Step {
     Cmpxchg16b,
     /// `xsetbv` and a VEX-encoded instruction, which user space uses where CPUID has AVX.
     Avx,
+    /// VMCALL or VMMCALL, and KVM's answer to a number that it doesn't know.
+    Hypercall,
 }
 
 impl Display for Step {
@@ -57,6 +62,7 @@ impl Display for Step {
             Step::LongMode => "64-bit mode",
             Step::Cmpxchg16b => "cmpxchg16b",
             Step::Avx => "AVX",
+            Step::Hypercall => "a hypercall",
         })
     }
 }
@@ -108,13 +114,29 @@ struct Guest {
 ///
 /// Takes over the signal `SIGRTMIN + 5` of the process.
 pub(super) fn test(kvm: &Kvm) -> GuestTest {
+    run(kvm, code, DEADLINE)
+}
+
+/// Whether KVM completes the hypercall instruction `insn` with the answer that it has for an unknown number. It takes
+/// well under a millisecond where it does; where it never returns to the guest, as on a KVM without hardware
+/// virtualization, `deadline` and a little more.
+///
+/// Runs on a thread of its own, and takes over the signal `SIGRTMIN + 5` of the process.
+pub(crate) fn test_hypercall(kvm: &Kvm, insn: HypercallInsn, deadline: Duration) -> GuestTest {
+    run(kvm, |_| hypercall_code(insn), deadline)
+}
+
+fn run(kvm: &Kvm, code: impl FnOnce(bool) -> Program, deadline: Duration) -> GuestTest {
     match Guest::new(kvm, code) {
-        Ok(guest) => run_with_deadline(guest, DEADLINE),
+        Ok(guest) => run_with_deadline(guest, deadline),
         Err(error) => GuestTest::NotRun {
             error: error.to_string(),
         },
     }
 }
+
+/// A guest's code, and the steps that it has.
+type Program = (Vec<u8>, Vec<Step>);
 
 /// Interrupts KVM_RUN by being delivered, no more.
 extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -176,7 +198,7 @@ impl Guest {
     /// Makes a guest of the code that `code` has for a CPU with or without AVX.
     fn new(
         kvm: &Kvm,
-        code: fn(bool) -> (Vec<u8>, Vec<Step>),
+        code: impl FnOnce(bool) -> Program,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?;
         let mapped = MappedVm::new(create_vm(kvm)?, memory)?;
@@ -236,7 +258,7 @@ impl Guest {
 const AVX_AND_XSAVE: u32 = 1 << 26 | 1 << 28;
 
 /// The guest's code and the steps that it has.
-fn code(has_avx: bool) -> (Vec<u8>, Vec<Step>) {
+fn code(has_avx: bool) -> Program {
     let mut parts: Vec<(Step, &[u8])> = vec![
         (Step::LongMode, &[]),
         // lock cmpxchg16b [rdi]
@@ -249,6 +271,22 @@ fn code(has_avx: bool) -> (Vec<u8>, Vec<Step>) {
         ];
         parts.push((Step::Avx, vex));
     }
+    program(parts)
+}
+
+/// The code that makes a hypercall with a number that is none of KVM's, and looks at the answer.
+fn hypercall_code(insn: HypercallInsn) -> Program {
+    let mut bytes = vec![0xb8]; // mov eax, VMM_HC_NOP
+    bytes.extend((VMM_HC_NOP as u32).to_le_bytes());
+    bytes.extend(insn.bytes());
+    bytes.extend([0x48, 0x3d]); // cmp rax, -KVM_ENOSYS
+    bytes.extend((KvmErrno::KVM_ENOSYS.as_ret() as u32).to_le_bytes());
+    bytes.extend([0x74, 0x01, 0xf4]); // je over; hlt; over:
+    program(vec![(Step::LongMode, &[]), (Step::Hypercall, &bytes)])
+}
+
+/// Each part is followed by its report.
+fn program(parts: Vec<(Step, &[u8])>) -> Program {
     let mut code = Vec::new();
     for (number, (_, bytes)) in (0u8..).zip(&parts) {
         code.extend_from_slice(bytes);
@@ -334,11 +372,7 @@ mod tests {
     }
 
     /// Runs `code`, if this host has a usable KVM.
-    fn run_on_host(
-        test: &str,
-        deadline: Duration,
-        code: fn(bool) -> (Vec<u8>, Vec<Step>),
-    ) -> Option<GuestTest> {
+    fn run_on_host(test: &str, deadline: Duration, code: fn(bool) -> Program) -> Option<GuestTest> {
         let kvm = super::super::tests::host_kvm(test)?;
         Some(run_with_deadline(Guest::new(&kvm, code).unwrap(), deadline))
     }
@@ -379,6 +413,49 @@ mod tests {
             panic!("{outcome:?}");
         };
         assert!(exit.contains("IoOut"), "{exit}");
+    }
+
+    #[test]
+    fn hypercalls_complete_or_the_deadline_ends_them() {
+        let test = "check::guest::tests::hypercalls_complete_or_the_deadline_ends_them";
+        let Some(kvm) = super::super::tests::host_kvm(test) else {
+            return;
+        };
+        let deadline = Duration::from_millis(200);
+        for insn in [HypercallInsn::Vmcall, HypercallInsn::Vmmcall] {
+            let started = std::time::Instant::now();
+            let outcome = test_hypercall(&kvm, insn, deadline);
+            let late = GuestTest::TimedOut {
+                step: Step::Hypercall,
+            };
+            assert!(
+                outcome == GuestTest::Passed || outcome == late,
+                "{insn:?}: {outcome:?}"
+            );
+            let most = deadline + KICK_PERIOD * KICKS;
+            assert!(started.elapsed() < most + Duration::from_secs(5));
+        }
+    }
+
+    #[test]
+    fn an_answer_of_its_own_is_no_kvm() {
+        let test = "check::guest::tests::an_answer_of_its_own_is_no_kvm";
+        // The number, untouched by three NOPs, is not the answer.
+        let ignores = |_: bool| {
+            let (mut code, steps) = hypercall_code(HypercallInsn::Vmcall);
+            let at = code
+                .windows(3)
+                .position(|w| w == HypercallInsn::Vmcall.bytes());
+            code[at.unwrap()..][..3].fill(0x90);
+            (code, steps)
+        };
+        let Some(outcome) = run_on_host(test, DEADLINE, ignores) else {
+            return;
+        };
+        assert!(
+            matches!(&outcome, GuestTest::Failed { step: Step::Hypercall, exit } if exit.contains("Hlt")),
+            "{outcome:?}"
+        );
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! Opens KVM, and says what this host can do with it.
 
 mod capabilities;
-mod guest;
-mod host;
+pub(crate) mod guest;
+pub(crate) mod host;
 mod report;
+mod routes;
 
 use std::ffi::CString;
 use std::fs;
@@ -21,6 +22,7 @@ pub use capabilities::Capability;
 pub use guest::GuestTest;
 pub use host::{Cpu, Virtualization};
 pub use report::{Report, probe};
+pub use routes::{AutoRoute, Routes, VendorRoute};
 
 /// The only version of the KVM API there ever was since it became stable (KVM API section 4.1).
 const API_VERSION: i32 = 12;
@@ -201,4 +203,4 @@ fn permission_hint(path: &Path) -> Hint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kvm_ioctls::Cap;
 use serde::Serialize;
@@ -12,8 +13,9 @@ use serde::Serialize;
 use super::capabilities::{self, Capability};
 use super::guest::{self, GuestTest};
 use super::host::Cpu;
+use super::routes::Routes;
 use super::{Error, open};
-use crate::layout;
+use crate::{layout, para};
 
 /// What this host can do, as data. `Display` makes it one screen of text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +34,8 @@ pub struct Report {
     pub capabilities: Vec<Capability>,
     /// How a tiny guest fared; nothing when KVM can't be used.
     pub guest_test: Option<GuestTest>,
+    /// How hypercalls of guests can travel; nothing when KVM can't be used.
+    pub routes: Option<Routes>,
     /// Whether a stock Linux kernel can run here.
     pub stock_kernel: bool,
     /// Why it can or can't.
@@ -56,6 +60,7 @@ pub fn probe(path: &Path) -> Report {
     match open(path) {
         Err(error) => report.problem = Some(error.to_string()),
         Ok(kvm) => {
+            let kvm = Arc::new(kvm);
             report.api_version = Some(kvm.get_api_version());
             report.vcpus = Some(Vcpus {
                 max: kvm.check_extension_int(Cap::MaxVcpus),
@@ -66,7 +71,10 @@ pub fn probe(path: &Path) -> Report {
                 Some(capability) => {
                     report.problem = Some(Error::Capability { capability }.to_string());
                 }
-                None => report.guest_test = Some(guest::test(&kvm)),
+                None => {
+                    report.guest_test = Some(guest::test(&kvm));
+                    report.routes = Some(Routes::ask(&kvm, &para::probe(Arc::clone(&kvm))));
+                }
             }
         }
     }
@@ -84,6 +92,7 @@ impl Report {
             vcpus: None,
             capabilities: Vec::new(),
             guest_test: None,
+            routes: None,
             stock_kernel: false,
             reason: String::new(),
         }
@@ -144,6 +153,9 @@ impl Display for Report {
         self.capability_rows(f)?;
         if let Some(test) = &self.guest_test {
             row(f, "Test guest", &test.to_string())?;
+        }
+        for (label, text) in self.routes.iter().flat_map(Routes::rows) {
+            row(f, label, &text)?;
         }
         let verdict = if self.stock_kernel { "yes" } else { "no" };
         row(f, "Stock kernels", &format!("{verdict}: {}", self.reason))
@@ -220,6 +232,7 @@ fn row(f: &mut Formatter<'_>, label: &str, text: &str) -> fmt::Result {
 mod tests {
     use super::super::guest::Step;
     use super::super::host::Virtualization;
+    use super::super::routes;
     use super::*;
 
     fn report(virtualization: Option<Virtualization>, test: Option<GuestTest>) -> Report {
@@ -250,6 +263,7 @@ mod tests {
                 capability("KVM_CAP_PIT2", false, 0),
             ],
             guest_test: test,
+            routes: Some(routes::tests::pio_only()),
             ..Report::new("/dev/kvm".into(), cpu)
         };
         report.conclude();
@@ -269,6 +283,8 @@ mod tests {
             "Optional        XSAVE2\n",
             "Optional        no PIT2: something\n",
             "Test guest      passed\n",
+            "Hypercalls      guests can register; auto takes pio\n",
+            "  pio           by a port, on any CPU\n",
             "Stock kernels   yes: KVM runs the test guest\n",
         ] {
             assert!(text.contains(expected), "{expected:?} in {text}");
@@ -329,5 +345,6 @@ mod tests {
         assert_eq!(json["capabilities"][0]["name"], "KVM_CAP_IRQCHIP");
         assert_eq!(json["guest_test"]["result"], "timed_out");
         assert_eq!(json["guest_test"]["step"], "cmpxchg16b");
+        assert_eq!(json["routes"]["auto"], "pio");
     }
 }

@@ -134,7 +134,7 @@ fn report_of_no_kvm_has_the_reason() {
 }
 
 /// Whether the host's KVM can be used; says so when it can't.
-pub(super) fn host_kvm(test: &str) -> Option<Kvm> {
+pub(crate) fn host_kvm(test: &str) -> Option<Kvm> {
     let no_kvm = env::var_os("MINI_VMM_NO_KVM").is_some_and(|value| value == "1");
     let reason = match open_kvm(Path::new("/dev/kvm")) {
         _ if no_kvm => "MINI_VMM_NO_KVM=1".to_owned(),

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use proptest::prelude::*;
 
 use super::*;
@@ -60,6 +61,12 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
     flag(&mut args, "--on-reboot", word(&spec.on_reboot));
     flag(&mut args, "--on-panic", word(&spec.on_panic));
     flag(&mut args, "--timeout", TimeLimit(spec.timeout).to_string());
+    flag(&mut args, "--hypercall", spec.hypercall.to_string());
+    let abi = spec.hypercall_abi.convention().name();
+    flag(&mut args, "--hypercall-abi", abi);
+    flag(&mut args, "--para", if spec.para { "on" } else { "off" });
+    let policy = spec.msr_policy.to_possible_value().unwrap();
+    flag(&mut args, "--msr-policy", policy.get_name());
     args
 }
 
@@ -136,6 +143,24 @@ fn nothing_but_the_kernel_means_the_defaults() {
     );
     // A config file may name it.
     assert_eq!(run("--config c").config.as_deref(), Some(Path::new("c")));
+}
+
+#[test]
+fn the_demo_takes_a_route() {
+    let demo = |route, verbosity| Command::Demo { route, verbosity };
+    let auto = HypercallRoute::Auto;
+    assert_eq!(parse("demo").unwrap(), demo(auto, 0));
+    assert_eq!(parse("demo -v").unwrap(), demo(auto, 1));
+    let pio = HypercallRoute::Pio(None);
+    assert_eq!(parse("demo --hypercall pio").unwrap(), demo(pio, 0));
+    for line in [
+        "demo --hypercall cpu",
+        "demo --kernel k",
+        "--kernel k demo",
+        "--hypercall pio demo",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), EXIT_USAGE, "{line}");
+    }
 }
 
 #[test]

@@ -119,6 +119,17 @@ impl Console {
         }
     }
 
+    /// A console that writes to standard output and reads nothing: the terminal stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Start`] when a thread or a file descriptor can't be had.
+    pub fn standard_output() -> Result<Console, Error> {
+        sys::terminal::ignore_file_size_signal();
+        let mut console = Console::default();
+        console.write_to_stdout()?;
+        Ok(console)
+    }
+
     /// Where a serial device writes to; `None` if there is to be no serial device.
     pub fn output(&self) -> Option<ConsoleOutput> {
         self.output.clone()
@@ -156,13 +167,7 @@ impl Console {
 
     fn stdio() -> Result<Console, Error> {
         let mut console = Console::default();
-        match stdio::output().map_err(Error::Start)? {
-            Some(writer) => console.write_to(writer),
-            None => {
-                log::warn!("standard output is closed: the guest's output is discarded");
-                console.output = Some(ConsoleOutput::discard());
-            }
-        }
+        console.write_to_stdout()?;
         let queue = Arc::new(InputQueue::new().map_err(Error::Start)?);
         (console.reader, console._terminal) = stdio::input(&queue)?;
         console.input = Some(queue);
@@ -223,6 +228,17 @@ impl Console {
         };
         console.write_to(output);
         Ok(console)
+    }
+
+    fn write_to_stdout(&mut self) -> Result<(), Error> {
+        match stdio::output().map_err(Error::Start)? {
+            Some(writer) => self.write_to(writer),
+            None => {
+                log::warn!("standard output is closed: the guest's output is discarded");
+                self.output = Some(ConsoleOutput::discard());
+            }
+        }
+        Ok(())
     }
 
     fn write_to(&mut self, writer: Output) {

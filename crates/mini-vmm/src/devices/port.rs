@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use log::Level;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
 /// Ports that a device claims: the first one and how many.
@@ -78,10 +79,21 @@ impl LogLimit {
 
     /// Logs `line` as a warning, or counts it.
     pub fn warn(&self, line: fmt::Arguments<'_>) {
+        self.log(Level::Warn, line);
+    }
+
+    /// Logs `line` as information, or counts it.
+    pub fn info(&self, line: fmt::Arguments<'_>) {
+        self.log(Level::Info, line);
+    }
+
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
         match self.admit(Instant::now()) {
             None => {}
-            Some(0) => log::warn!("{line}"),
-            Some(left_out) => log::warn!("{line} ({left_out} lines like this were left out)"),
+            Some(0) => log::log!(level, "{line}"),
+            Some(left_out) => {
+                log::log!(level, "{line} ({left_out} lines like this were left out)");
+            }
         }
     }
 

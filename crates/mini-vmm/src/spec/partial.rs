@@ -10,7 +10,10 @@ use clap::{Args, ValueHint};
 use serde::{Deserialize, Serialize};
 
 use super::words::{self, ByteSize, OptionalPort, TimeLimit};
-use super::{BootProtocol, CpuFeature, Decompress, Error, OnPanic, OnReboot, SerialSpec, VmSpec};
+use super::{
+    BootProtocol, CpuFeature, Decompress, Error, HypercallAbi, HypercallRoute, MsrPolicy, OnPanic,
+    OnReboot, SerialSpec, VmSpec,
+};
 
 /// What was said about a machine. Each field is a flag of the command line and, under the same
 /// name, a key of the config file; `None` was not said.
@@ -108,6 +111,32 @@ pub struct PartialSpec {
         help_heading = "Policy"
     )]
     pub timeout: Option<TimeLimit>,
+
+    /// How a guest's hypercalls reach their handler [default: auto]
+    ///
+    /// A guest registers for hypercalls by MSR 0x87655678, and the VMM writes the instructions into
+    /// its memory that make them. PORT is 0 to 0xff; without one it is 0xf5, or 0xf9 where the
+    /// debug-exit device has that.
+    #[arg(long, value_name = "ROUTE", value_parser = words::RouteParser)]
+    #[arg(help_heading = "Hypercalls")]
+    pub hypercall: Option<HypercallRoute>,
+
+    /// Registers of hypercalls that reach the VMM [default: kvm]
+    ///
+    /// On the route vendor KVM itself answers, and knows its own registers only.
+    #[arg(long, value_name = "ABI", help_heading = "Hypercalls")]
+    pub hypercall_abi: Option<HypercallAbi>,
+
+    /// Whether a guest can register for hypercalls [default: on]
+    ///
+    /// Off: MSR 0x87655678 is #GP, as on a machine that never heard of it.
+    #[arg(long, value_name = "on|off", value_parser = words::parse_switch)]
+    #[arg(help_heading = "Hypercalls")]
+    pub para: Option<bool>,
+
+    /// Which MSRs the guest may use [default: allow]
+    #[arg(long, value_name = "POLICY", help_heading = "Policy")]
+    pub msr_policy: Option<MsrPolicy>,
 }
 
 impl PartialSpec {
@@ -128,6 +157,10 @@ impl PartialSpec {
             on_reboot: self.on_reboot.or(other.on_reboot),
             on_panic: self.on_panic.or(other.on_panic),
             timeout: self.timeout.or(other.timeout),
+            hypercall: self.hypercall.or(other.hypercall),
+            hypercall_abi: self.hypercall_abi.or(other.hypercall_abi),
+            para: self.para.or(other.para),
+            msr_policy: self.msr_policy.or(other.msr_policy),
         }
     }
 }
@@ -155,6 +188,10 @@ impl TryFrom<PartialSpec> for VmSpec {
             timeout: partial.timeout.and_then(|limit| limit.0),
             debug_exit: partial.debug_exit.and_then(|port| port.0),
             legacy_timer: partial.legacy_timer.unwrap_or_default(),
+            hypercall: partial.hypercall.unwrap_or_default(),
+            hypercall_abi: partial.hypercall_abi.unwrap_or_default(),
+            para: partial.para.unwrap_or(true),
+            msr_policy: partial.msr_policy.unwrap_or_default(),
         };
         spec.validate()?;
         Ok(spec)
@@ -179,6 +216,10 @@ impl From<VmSpec> for PartialSpec {
             on_reboot: Some(spec.on_reboot),
             on_panic: Some(spec.on_panic),
             timeout: Some(TimeLimit(spec.timeout)),
+            hypercall: Some(spec.hypercall),
+            hypercall_abi: Some(spec.hypercall_abi),
+            para: Some(spec.para),
+            msr_policy: Some(spec.msr_policy),
         }
     }
 }

@@ -34,14 +34,32 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         any::<bool>(),
     );
     let devices = (serial, proptest::option::of(port));
+    let hypercalls = (
+        any::<u8>(),
+        proptest::sample::select(HypercallAbi::value_variants()),
+        proptest::sample::select(MsrPolicy::value_variants()),
+        0..6u8,
+    );
     let policy = (
         any::<[bool; 4]>(),
         any::<bool>(),
         proptest::option::of(millis.prop_map(Duration::from_millis)),
     );
-    (files, machine, devices, policy).prop_map(|(files, machine, devices, policy)| {
+    (files, machine, devices, policy, hypercalls).prop_map(|parts| {
+        let (files, machine, devices, policy, (port, abi, msrs, route)) = parts;
         let [pvh, auto, reset, go_on] = policy.0;
+        let port = PioPort::new(port).ok();
+        let port = port.filter(|port| !hypercall::takes_port(devices.1, *port));
         VmSpec {
+            hypercall: match route {
+                0 | 1 => HypercallRoute::Auto,
+                2 => HypercallRoute::Vendor,
+                3 => HypercallRoute::Forward,
+                _ => HypercallRoute::Pio(port),
+            },
+            hypercall_abi: abi.to_owned(),
+            para: route != 0,
+            msr_policy: msrs.to_owned(),
             kernel: files.0,
             initrd: files.1,
             cmdline: files.2,
@@ -100,6 +118,53 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn hypercall_port_is_never_one_of_the_debug_exit_device() {
+    let with = |hypercall, debug_exit| VmSpec {
+        hypercall,
+        debug_exit,
+        ..spec()
+    };
+    let free = with(HypercallRoute::Auto, None);
+    assert_eq!(free.hypercall_port(), PioPort::DEFAULT);
+    for first in 0..0x100 {
+        let chosen = with(HypercallRoute::Pio(None), Some(first));
+        assert!(
+            !hypercall::takes_port(Some(first), chosen.hypercall_port()),
+            "{first:#x}"
+        );
+    }
+    for (port, clash) in [(0xf5, true), (0xf7, true), (0xf8, false), (0xf3, false)] {
+        let port = PioPort::new(port).unwrap();
+        let asked = with(HypercallRoute::Pio(Some(port)), Some(layout::DEBUG_EXIT));
+        assert_eq!(asked.validate().is_err(), clash, "{port}");
+        assert_eq!(asked.hypercall_port(), port);
+    }
+    let clash = with(HypercallRoute::Pio(Some(PioPort::DEFAULT)), Some(0xf4));
+    assert_eq!(
+        clash.validate().unwrap_err().to_string(),
+        "the hypercall port 0xf5 is one of the debug-exit device's, 0xf4 to 0xf7; \
+         choose another, or leave the choice to --hypercall pio"
+    );
+}
+
+#[test]
+fn a_route_needs_the_msr() {
+    let off = |hypercall| VmSpec {
+        hypercall,
+        para: false,
+        ..spec()
+    };
+    assert_eq!(off(HypercallRoute::Auto).validate(), Ok(()));
+    assert_eq!(
+        off(HypercallRoute::Forward)
+            .validate()
+            .unwrap_err()
+            .to_string(),
+        "--hypercall forward asks for hypercalls that --para off takes away; leave out one of them"
+    );
 }
 
 #[test]

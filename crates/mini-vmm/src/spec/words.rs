@@ -14,10 +14,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use hypercall_patch::PioPort;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
-use super::{CpuFeature, SerialSpec};
+use super::{CpuFeature, HypercallRoute, SerialSpec};
 
 /// What a word is not. Reads after "`word` is ".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +52,18 @@ pub enum WordError {
     /// Not a place for COM1.
     #[error("not a place for COM1; write off, stdio, pty, file=PATH or socket=PATH")]
     Serial,
+    /// Not a route of hypercalls.
+    #[error("not a route for hypercalls; write auto, vendor, forward, pio or pio=PORT")]
+    Route,
+    /// Not a port that fits the instruction of a hypercall.
+    #[error(
+        "not a route for hypercalls; write pio=PORT with a port up to 0xff, such as pio={}, or pio",
+        PioPort::DEFAULT
+    )]
+    RoutePort,
+    /// A port that means something else.
+    #[error("no route for hypercalls: {0}")]
+    ForbiddenPort(hypercall_patch::ForbiddenPort),
 }
 
 /// A number of bytes, such as `512M`.
@@ -153,19 +167,23 @@ impl FromStr for OptionalPort {
         if word == "off" {
             return Ok(OptionalPort(None));
         }
-        let lower = word.to_ascii_lowercase();
-        let (digits, radix) = match lower.strip_prefix("0x") {
-            Some(digits) => (digits, 16),
-            None => (lower.as_str(), 10),
-        };
-        // `from_str_radix` takes a sign, a port has none.
-        if !digits.starts_with(|c: char| c.is_digit(radix)) {
-            return Err(WordError::Port);
-        }
-        u16::from_str_radix(digits, radix)
-            .map(|port| OptionalPort(Some(port)))
-            .map_err(|_| WordError::Port)
+        let port = parse_port(word).ok_or(WordError::Port)?;
+        Ok(OptionalPort(Some(port)))
     }
+}
+
+/// Reads a port's number, such as `0xf4` or `244`.
+fn parse_port(word: &str) -> Option<u16> {
+    let lower = word.to_ascii_lowercase();
+    let (digits, radix) = match lower.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (lower.as_str(), 10),
+    };
+    // `from_str_radix` takes a sign, a port has none.
+    if !digits.starts_with(|c: char| c.is_digit(radix)) {
+        return None;
+    }
+    u16::from_str_radix(digits, radix).ok()
 }
 
 impl Display for OptionalPort {
@@ -256,6 +274,71 @@ impl FromStr for SerialSpec {
     }
 }
 
+impl FromStr for HypercallRoute {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        match word {
+            "auto" => Ok(HypercallRoute::Auto),
+            "vendor" => Ok(HypercallRoute::Vendor),
+            "forward" => Ok(HypercallRoute::Forward),
+            "pio" => Ok(HypercallRoute::Pio(None)),
+            _ => {
+                let port = word.strip_prefix("pio=").ok_or(WordError::Route)?;
+                let port = parse_port(port).and_then(|port| u8::try_from(port).ok());
+                let port = PioPort::new(port.ok_or(WordError::RoutePort)?);
+                Ok(HypercallRoute::Pio(Some(
+                    port.map_err(WordError::ForbiddenPort)?,
+                )))
+            }
+        }
+    }
+}
+
+impl Display for HypercallRoute {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            HypercallRoute::Auto => f.write_str("auto"),
+            HypercallRoute::Vendor => f.write_str("vendor"),
+            HypercallRoute::Forward => f.write_str("forward"),
+            HypercallRoute::Pio(None) => f.write_str("pio"),
+            HypercallRoute::Pio(Some(port)) => write!(f, "pio={port}"),
+        }
+    }
+}
+
+/// Reads a [`HypercallRoute`] on the command line, and tells help and shells its words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RouteParser;
+
+impl TypedValueParser for RouteParser {
+    type Value = HypercallRoute;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        word: &OsStr,
+    ) -> Result<HypercallRoute, clap::Error> {
+        let parser = StringValueParser::new().try_map(|word| word.parse::<HypercallRoute>());
+        parser.parse_ref(command, arg, word)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let words = [
+            ("auto", "vendor where this KVM completes it, else pio"),
+            ("vendor", "VMCALL or VMMCALL, which KVM itself answers"),
+            (
+                "forward",
+                "VMCALL or VMMCALL, every one of which KVM forwards to the VMM",
+            ),
+            ("pio", "a port, pio=PORT to choose it; the VMM answers"),
+        ];
+        let values = words.map(|(word, help)| PossibleValue::new(word).help(help));
+        Some(Box::new(values.into_iter()))
+    }
+}
+
 /// Reads a number of vCPUs; whether a machine may have that many is checked later.
 pub(crate) fn parse_count(word: &str) -> Result<u64, WordError> {
     word.parse().map_err(|_| WordError::Count)
@@ -321,6 +404,10 @@ impl Word for SerialSpec {
     const EXPECTED: &'static str = "\"off\", \"stdio\", \"pty\", \"file=PATH\" or \"socket=PATH\"";
 }
 
+impl Word for HypercallRoute {
+    const EXPECTED: &'static str = "\"auto\", \"vendor\", \"forward\", \"pio\" or \"pio=PORT\"";
+}
+
 struct WordVisitor<T>(PhantomData<T>);
 
 impl<T: Word> Visitor<'_> for WordVisitor<T> {
@@ -361,8 +448,21 @@ macro_rules! serialize_by_word {
     )* };
 }
 
-deserialize_by_word!(ByteSize, TimeLimit, OptionalPort, CpuFeature, SerialSpec);
-serialize_by_word!(ByteSize, TimeLimit, OptionalPort, CpuFeature);
+deserialize_by_word!(
+    ByteSize,
+    TimeLimit,
+    OptionalPort,
+    CpuFeature,
+    SerialSpec,
+    HypercallRoute
+);
+serialize_by_word!(
+    ByteSize,
+    TimeLimit,
+    OptionalPort,
+    CpuFeature,
+    HypercallRoute
+);
 
 impl Serialize for SerialSpec {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::mem;
+use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -16,7 +17,7 @@ use crate::memory::Error;
 /// that outlives this finds its memory gone from the guest before it is unmapped here.
 #[derive(Debug)]
 pub struct MappedVm {
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: GuestMemoryMmap,
     /// Slots that were set, from 0.
     slots: u32,
@@ -29,7 +30,7 @@ impl MappedVm {
     /// [`Error::Slot`] with the region that KVM refused.
     pub fn new(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self, Error> {
         let mut mapped = MappedVm {
-            vm,
+            vm: Arc::new(vm),
             memory,
             slots: 0,
         };
@@ -54,8 +55,8 @@ impl MappedVm {
         Ok(mapped)
     }
 
-    /// The virtual machine.
-    pub fn vm(&self) -> &VmFd {
+    /// The virtual machine. Who shares it keeps it alive, not its memory.
+    pub fn vm(&self) -> &Arc<VmFd> {
         &self.vm
     }
 

@@ -5,5 +5,8 @@
 //!
 //! All of mini-vmm's `unsafe` is here, each block with the reason why it is sound; the rest of the crate denies it.
 
+pub(crate) mod demo_guest;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
+pub(crate) mod tsc_offset;
+pub(crate) mod xen;

@@ -3,7 +3,8 @@
 
 //! An assembler for guests of a few dozen instructions: only what they need, in structured form.
 //!
-//! Encodings are those of the Intel SDM, volume 2. RAX and RDX are scratch everywhere.
+//! Encodings are those of the Intel SDM, volume 2. RAX, RCX, RDX, RSI and RDI are scratch everywhere. With addresses
+//! below 4 GiB, all but what names a 64-bit register or an IDT is 32-bit code as well.
 
 use mini_vmm::layout;
 
@@ -21,7 +22,7 @@ const LAPIC_SPURIOUS: u64 = layout::LAPIC + 0xf0;
 /// The local APIC's interrupt command register, lower half.
 const LAPIC_COMMAND: u64 = layout::LAPIC + 0x300;
 
-/// 64-bit guest code.
+/// Guest code, 64-bit unless it avoids that.
 #[derive(Clone, Debug, Default)]
 pub struct Asm {
     code: Vec<u8>,
@@ -85,9 +86,27 @@ impl Asm {
         self.rdi(at).raw(&[0x8b, 0x07])
     }
 
-    /// `mov rdi, value`
+    /// `mov rdi, value`, in the short form where it is enough, which is `mov edi, value` in 32-bit code.
     pub fn rdi(&mut self, value: u64) -> &mut Self {
-        self.raw(&[0x48, 0xbf]).raw(&value.to_le_bytes())
+        self.pointer(0xbf, value)
+    }
+
+    /// `mov rsi, value`, as [`Asm::rdi`].
+    pub fn rsi(&mut self, value: u64) -> &mut Self {
+        self.pointer(0xbe, value)
+    }
+
+    fn pointer(&mut self, opcode: u8, value: u64) -> &mut Self {
+        match u32::try_from(value) {
+            Ok(value) => self.raw(&[opcode]).raw(&value.to_le_bytes()),
+            Err(_) => self.raw(&[0x48, opcode]).raw(&value.to_le_bytes()),
+        }
+    }
+
+    /// Writes memory to COM1 as it is: `mov rsi, at; mov ecx, len; mov edx, COM1; lodsb; out dx, al; loop`
+    pub fn show(&mut self, at: u64, len: u32) -> &mut Self {
+        self.rsi(at).ecx(len).port(layout::SERIAL);
+        self.raw(&[0xac, 0xee, 0xe2, 0xfc])
     }
 
     /// `cmp al, value`

@@ -7,6 +7,8 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 mod asm;
+pub mod lab;
+pub mod registration;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -115,6 +117,14 @@ impl Vm {
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Vm { command, dir }
+    }
+
+    /// The same machine, which keeps another one's files.
+    pub fn holding(self, files: Vm) -> Vm {
+        Vm {
+            command: self.command,
+            dir: files.dir,
+        }
     }
 
     /// A path in the directory of its files.
@@ -313,6 +323,11 @@ impl Ended {
             shorten(&self.stderr)
         );
         self
+    }
+
+    /// Whether it ended with this code, and by itself.
+    pub fn is_code(&self, code: i32) -> bool {
+        self.status.code() == Some(code)
     }
 
     /// Checks all that the guest printed.

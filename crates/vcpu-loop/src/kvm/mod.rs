@@ -14,12 +14,13 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_SREGS2, KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_SYNC_X86_REGS, kvm_xsave,
+    KVM_CAP_SREGS2, KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
+    kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 pub use dump::ReadGuest;
-pub use run_page::SyncRegisters;
+pub use run_page::{CpuMode, SyncRegisters};
 pub use state::{Sregs2Extra, VcpuState};
 
 use crate::exit::Exit;
@@ -114,7 +115,7 @@ impl KvmHost {
             run_size: call("KVM_GET_VCPU_MMAP_SIZE", kvm.get_vcpu_mmap_size())?,
             sregs2: kvm.check_extension_raw(u64::from(KVM_CAP_SREGS2)) > 0,
             nested: kvm.check_extension_raw(u64::from(kvm_bindings::KVM_CAP_NESTED_STATE)) > 0,
-            sync_regs: kvm.check_extension_int(Cap::SyncRegs) & KVM_SYNC_X86_REGS as i32 != 0,
+            sync_regs: kvm.check_extension_int(Cap::SyncRegs) & SYNC_REGS == SYNC_REGS,
             msrs,
         }))
     }
@@ -136,6 +137,9 @@ impl KvmHost {
         &self.msrs
     }
 }
+
+/// What [`SyncRegisters`] reads. Every KVM that shares registers at all has both.
+const SYNC_REGS: i32 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS) as i32;
 
 /// The memory type range registers that KVM has: default type, fixed ranges, eight variable ones (Intel SDM,
 /// volume 3, section 12.11).
@@ -209,6 +213,14 @@ impl KvmVcpu {
     /// From now on, KVM shares the general registers at every exit; see [`SyncRegisters`]. `None` if this
     /// KVM can't.
     pub fn sync_registers(&self) -> Option<SyncRegisters> {
+        let registers = self.unshared_registers()?;
+        registers.share(false);
+        Some(registers)
+    }
+
+    /// Registers that KVM shares only once [`SyncRegisters::share`] says so: an exit costs nothing more until
+    /// then. `None` if this KVM can't share general registers or segments.
+    pub fn unshared_registers(&self) -> Option<SyncRegisters> {
         self.host.sync_regs.then(|| self.page.sync_registers())
     }
 

@@ -12,6 +12,8 @@
 //! |---|---|
 //! | `immediate_exit` | any thread, as [`AtomicU8`] |
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
+//! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read |
+//! | `s.regs.sregs`: `ss.dpl`, `cs.l` | any thread, as [`AtomicU8`], only read |
 //! | `exit_reason`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
 //! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
@@ -128,6 +130,22 @@ impl Mapping {
         // `AtomicU64` has the layout of `u64`.
         unsafe { &*(&raw mut (*self.run()).s.regs.regs).cast::<[AtomicU64; REGS_WORDS]>() }
     }
+
+    fn ss_dpl(&self) -> &AtomicU8 {
+        // SAFETY: the byte lies in the mapping and lives as long as `self`; nobody in this process writes
+        // it, and it is only read, through this function.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).s.regs.sregs.ss.dpl) }
+    }
+
+    fn cs_l(&self) -> &AtomicU8 {
+        // SAFETY: as in `ss_dpl`.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).s.regs.sregs.cs.l) }
+    }
+
+    fn efer(&self) -> &AtomicU64 {
+        // SAFETY: as in `ss_dpl`; the field is 8-byte aligned in a page-aligned structure.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.run()).s.regs.sregs.efer) }
+    }
 }
 
 /// The owner's view of a vCPU's run page.
@@ -161,10 +179,8 @@ impl RunPage {
         }
     }
 
-    /// The general registers as KVM copies them at exits, see [`SyncRegisters`].
+    /// The registers as KVM copies them at exits once it is told to, see [`SyncRegisters`].
     pub(super) fn sync_registers(&self) -> SyncRegisters {
-        let valid = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
-        self.mapping.valid_regs().fetch_or(valid, Ordering::Relaxed);
         SyncRegisters {
             mapping: Arc::clone(&self.mapping),
         }
@@ -289,9 +305,22 @@ impl Kick for RunFlag {
     }
 }
 
-/// A vCPU's general registers without a system call (`KVM_CAP_SYNC_REGS`).
+/// EFER.LMA, the CPU is in long mode (AMD APM, volume 2, section 3.1.7).
+const EFER_LMA: u64 = 1 << 10;
+
+/// How privileged and in which width a vCPU runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuMode {
+    /// The current privilege level, 0 to 3.
+    pub cpl: u8,
+    /// Whether the code is 64-bit code, not 32-bit or 16-bit code under whichever operating system.
+    pub long_mode: bool,
+}
+
+/// A vCPU's registers without a system call (`KVM_CAP_SYNC_REGS`).
 ///
-/// KVM copies them out at every exit and back in at the next entry if they were set. So they are those of
+/// KVM copies them out at every exit, once [`share`](SyncRegisters::share) asked for it, and the general
+/// registers back in at the next entry if they were set. So they are those of
 /// the instruction that exited only while an exit is being answered, on the vCPU's thread; at other times
 /// the values are stale but harmless. Don't change RIP while an access is incomplete: KVM moves it.
 #[derive(Clone, Debug)]
@@ -300,6 +329,31 @@ pub struct SyncRegisters {
 }
 
 impl SyncRegisters {
+    /// From the next exit on, KVM shares the general registers and, with `mode`, those that
+    /// [`mode`](SyncRegisters::mode) reads. Any thread may call it: KVM looks when the vCPU leaves the guest, so an
+    /// exit that the guest makes because of what the caller does next has them. There is no way back: KVM copies a
+    /// few hundred bytes per exit.
+    pub fn share(&self, mode: bool) {
+        let mut valid = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
+        if mode {
+            valid |= u64::from(kvm_bindings::KVM_SYNC_X86_SREGS);
+        }
+        self.mapping.valid_regs().fetch_or(valid, Ordering::SeqCst);
+    }
+
+    /// The mode of the code that exited. Before [`share`](SyncRegisters::share) asked for it, CPL 0 without
+    /// long mode.
+    ///
+    /// The privilege level is the DPL of SS, as both vendors define it (Intel SDM, volume 3, section 25.4.1
+    /// "Guest Register State"; AMD APM, volume 2, section 15.5.1), and KVM keeps it so on both.
+    pub fn mode(&self) -> CpuMode {
+        let lma = self.mapping.efer().load(Ordering::Relaxed) & EFER_LMA != 0;
+        CpuMode {
+            cpl: self.mapping.ss_dpl().load(Ordering::Relaxed) & 3,
+            long_mode: lma && self.mapping.cs_l().load(Ordering::Relaxed) != 0,
+        }
+    }
+
     /// The registers at the exit.
     pub fn get(&self) -> kvm_regs {
         let mut words = [0u64; REGS_WORDS];

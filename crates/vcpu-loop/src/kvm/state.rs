@@ -14,6 +14,9 @@ use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
 
 use super::{Error, KvmHost, Result, call, nested, run_page};
 
+/// How many MSRs KVM takes in a call: fewer than `MAX_IO_MSRS`, which is `KVM_MAX_MSR_ENTRIES`.
+const MSRS_PER_CALL: usize = KVM_MAX_MSR_ENTRIES - 1;
+
 /// `IA32_FEATURE_CONTROL` (Intel SDM, volume 4, table 2-2).
 const MSR_FEATURE_CONTROL: u32 = 0x3a;
 
@@ -385,7 +388,7 @@ fn save_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
     let mut saved = Vec::with_capacity(wanted.len());
     let mut rest = wanted.as_slice();
     while !rest.is_empty() {
-        let chunk = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
+        let chunk = &rest[..rest.len().min(MSRS_PER_CALL)];
         let mut block = msr_block(chunk)?;
         let read = call("KVM_GET_MSRS", fd.get_msrs(&mut block))?.min(chunk.len());
         saved.extend_from_slice(&block.as_slice()[..read]);
@@ -400,7 +403,7 @@ fn restore_msrs(fd: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<Vec<u32>> {
     let mut skipped = Vec::new();
     let mut rest = entries;
     while !rest.is_empty() {
-        let chunk = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
+        let chunk = &rest[..rest.len().min(MSRS_PER_CALL)];
         let written = call("KVM_SET_MSRS", fd.set_msrs(&msr_block(chunk)?))?.min(chunk.len());
         if let Some(rejected) = chunk.get(written) {
             skipped.push(rejected.index);

@@ -131,3 +131,30 @@ fn serial_words_round_trip() {
         assert_eq!(word.parse::<SerialSpec>(), Err(WordError::Serial), "{word}");
     }
 }
+
+#[test]
+fn routes_are_words_and_a_port() {
+    let route = |word: &str| word.parse::<HypercallRoute>();
+    let port = |port| HypercallRoute::Pio(Some(PioPort::new(port).unwrap()));
+    let routes = [
+        ("auto", HypercallRoute::Auto),
+        ("vendor", HypercallRoute::Vendor),
+        ("forward", HypercallRoute::Forward),
+        ("pio", HypercallRoute::Pio(None)),
+        ("pio=0xf5", port(0xf5)),
+        ("pio=0X10", port(0x10)),
+        ("pio=1", port(1)),
+    ];
+    for (word, meant) in routes {
+        assert_eq!(route(word), Ok(meant), "{word}");
+        assert_eq!(route(&meant.to_string()), Ok(meant), "{meant}");
+    }
+    for word in ["", "Auto", "vmcall", "pio:1", "vendor=1"] {
+        assert_eq!(route(word), Err(WordError::Route), "{word}");
+    }
+    for word in ["pio=", "pio=0x100", "pio=-1", "pio=x"] {
+        assert_eq!(route(word), Err(WordError::RoutePort), "{word}");
+    }
+    let error = route("pio=0x70").unwrap_err().to_string();
+    assert!(error.contains("0x70") && error.contains("clock"), "{error}");
+}

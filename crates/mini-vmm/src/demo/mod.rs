@@ -1,0 +1,143 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `mini-vmm demo`: a bare guest registers for hypercalls as guests of 2007 did, and shows it.
+//!
+//! The guest is a few hundred bytes of machine code in this program, wrapped in an ELF file and run
+//! as any other kernel is: same machine, same routes. It prints the page and the stub before and
+//! after its registration, what a call returns, and how long one takes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::boot::{FileError, Image};
+use crate::console::Console;
+use crate::layout::{MIB, MIN_RAM};
+use crate::outcome::Outcome;
+use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
+use crate::sys::demo_guest;
+use crate::vm::Images;
+use crate::vmm;
+
+/// Where the guest is placed, as kernels are.
+const LOAD: u32 = 16 * MIB as u32;
+/// Where it has its page: behind its code, which has less than two pages.
+pub(crate) const PARA_PAGE: u32 = LOAD + 0x2000;
+/// The guest's memory with that page.
+const SIZE: u32 = 0x3000;
+/// How long it may take; it takes a fifth of a second, and in an emulated machine a few seconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there was no demonstration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The guest is no image.
+    #[error("the demo's guest can't be loaded ({0}); build mini-vmm again")]
+    Guest(#[from] FileError),
+    /// The machine can't be built or run.
+    #[error(transparent)]
+    Run(#[from] vmm::Error),
+    /// The guest is not content.
+    #[error(
+        "the demo's guest gave up on route {0}, its last line says why; try another --hypercall"
+    )]
+    GaveUp(HypercallRoute),
+    /// The guest does not come to its end.
+    #[error(
+        "the demo's guest got no further on route {0}: this KVM does not complete its calls; \
+         try --hypercall pio"
+    )]
+    Stuck(HypercallRoute),
+    /// The guest died: WRMSR faulted, or the stub.
+    #[error("the demo's guest failed on route {0}, see above; try --hypercall pio")]
+    Failed(HypercallRoute),
+    /// The process was told to end.
+    #[error("the demo was stopped by signal {0}; run it again")]
+    Stopped(i32),
+}
+
+/// Runs the guest, which prints on standard output, with its hypercalls on `route`.
+///
+/// # Errors
+/// When it can't run here, or did not get what it asked for.
+pub fn run(route: HypercallRoute) -> Result<(), Error> {
+    let name = Path::new("demo");
+    let images = Images {
+        kernel: Image::from_bytes(elf(demo_guest::code()), name)?,
+        initrd: None,
+    };
+    let outcome = vmm::run_images(&spec(route), &images, Console::standard_output)?;
+    match outcome {
+        Outcome::GuestExit(0) | Outcome::PowerOff => Ok(()),
+        Outcome::GuestPanic => Err(Error::GaveUp(route)),
+        Outcome::Timeout => Err(Error::Stuck(route)),
+        Outcome::Signal(signal) => Err(Error::Stopped(signal)),
+        _ => Err(Error::Failed(route)),
+    }
+}
+
+/// The smallest machine, with a serial console.
+fn spec(route: HypercallRoute) -> VmSpec {
+    VmSpec {
+        memory: MIN_RAM,
+        serial: SerialSpec::Stdio,
+        hypercall: route,
+        timeout: Some(TIMEOUT),
+        ..VmSpec::new("demo")
+    }
+}
+
+/// An ELF file whose one segment is `code` and room for the page (System V ABI, "Object Files").
+fn elf(code: &[u8]) -> Vec<u8> {
+    const HEADERS: u64 = 64 + 56;
+    let load = u64::from(LOAD);
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec(); // 64 bits, little-endian, version 1
+    elf.resize(16, 0);
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable, x86-64, version 1
+    let words = [load, 64, 0]; // entry, program headers, no section headers
+    elf.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    // Flags; sizes of the header and of one program header; section headers.
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 7, 0, 0, 0]); // to be loaded, all rights
+    let words = [
+        HEADERS,
+        load,
+        load,
+        code.len() as u64,
+        u64::from(SIZE),
+        1, // no alignment within the file
+    ];
+    elf.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend(code);
+    elf
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_fits_before_its_page() {
+        let code = demo_guest::code();
+        assert!(code.len() > 500, "{} bytes", code.len());
+        assert!(code.len() <= (PARA_PAGE - LOAD) as usize);
+        assert_eq!(PARA_PAGE % 4096, 0);
+        // The stub that guests of 2007 had, at an address that a host can replace in one store.
+        let stub = [0xb8, 0xda, 0xff, 0xff, 0xff, 0xc3];
+        let found: Vec<usize> = code
+            .windows(6)
+            .enumerate()
+            .filter_map(|(at, window)| (window == stub).then_some(at))
+            .collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0] % 4, 0);
+    }
+
+    #[test]
+    fn its_machine_is_one_that_can_be_built() {
+        let route = HypercallRoute::Pio(None);
+        spec(route).validate().unwrap();
+        assert_eq!(spec(route).hypercall, route);
+        assert!(spec(route).debug_exit.is_none());
+    }
+}

@@ -1,0 +1,223 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `KVM_HC_KICK_CPU`, `KVM_HC_SEND_IPI` and `KVM_HC_SCHED_YIELD`.
+
+use std::sync::Arc;
+use std::thread;
+
+use para_abi::KvmErrno;
+
+use super::{Answer, Caller};
+
+/// Bits of the local APIC's interrupt command register (Intel SDM volume 3A, "Interrupt Command
+/// Register"); a message-signalled interrupt has the same ones in the same place.
+const VECTOR: u64 = 0xff;
+const DELIVERY_MODE: u64 = 0x700;
+const LOGICAL_DESTINATION: u64 = 1 << 11;
+const ASSERT: u64 = 1 << 14;
+const LEVEL_TRIGGERED: u64 = 1 << 15;
+const SHORTHAND: u64 = 0xc_0000;
+
+/// Delivery modes, in their place.
+const NMI: u64 = 0x400;
+const SMI: u64 = 0x200;
+const REMOTE_READ: u64 = 0x300;
+
+/// An interrupt for one vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipi {
+    /// The APIC ID of the vCPU, never a broadcast.
+    pub apic_id: u8,
+    /// Vector and delivery mode, as in bits 0 to 10 of the interrupt command register.
+    pub what: u16,
+}
+
+/// What carries interrupts to local APICs.
+pub trait Interrupts: Send + Sync {
+    /// Delivers `ipi`, and returns whether its local APIC took it.
+    fn deliver(&self, ipi: Ipi) -> bool;
+}
+
+/// The handlers, for a machine whose APIC IDs are 0 to `cpus - 1`.
+#[derive(Clone)]
+pub(super) struct InterruptCalls {
+    pub(super) interrupts: Arc<dyn Interrupts>,
+    pub(super) cpus: u8,
+}
+
+impl InterruptCalls {
+    /// Wakes a vCPU from HLT, whether or not it has interrupts enabled: the delivery mode that
+    /// hardware calls "remote read" is what KVM takes for that. Then the caller makes room, as
+    /// KVM's does. KVM says nothing about a vCPU that does not exist, so this doesn't, either.
+    pub(super) fn kick(&self, args: &[u64; 6]) -> Answer {
+        // KVM takes 32 bits of it.
+        let apic_id = args[1] as u32;
+        if apic_id < u32::from(self.cpus) {
+            self.interrupts.deliver(Ipi {
+                apic_id: apic_id as u8,
+                what: REMOTE_READ as u16,
+            });
+        }
+        thread::yield_now();
+        Ok(0)
+    }
+
+    /// Sends one interrupt to each vCPU of a bitmap.
+    pub(super) fn send_ipi(&self, caller: &Caller, args: &[u64; 6]) -> Answer {
+        let [low, high, first, icr, ..] = *args;
+        if icr & (LOGICAL_DESTINATION | SHORTHAND) != 0 {
+            return Err(KvmErrno::KVM_EINVAL);
+        }
+        let mode = icr & DELIVERY_MODE;
+        // A level-triggered de-assertion is for nobody, except that NMI, SMI and kicks have no level.
+        let has_level = !matches!(mode, NMI | SMI | REMOTE_READ);
+        if has_level && icr & LEVEL_TRIGGERED != 0 && icr & ASSERT == 0 {
+            return Ok(0);
+        }
+        let (word, targets) = match caller.long_mode {
+            true => (64, u128::from(low) | u128::from(high) << 64),
+            false => (32, u128::from(low as u32) | u128::from(high as u32) << 32),
+        };
+        // KVM takes 32 bits of the first one, and so no sum overflows.
+        let first = u64::from(first as u32);
+        let mut taken = 0;
+        for bit in 0..2 * word {
+            let apic_id = first + bit;
+            if apic_id >= u64::from(self.cpus) {
+                break;
+            }
+            if targets >> bit & 1 != 0 {
+                taken += u64::from(self.interrupts.deliver(Ipi {
+                    apic_id: apic_id as u8,
+                    what: (icr & (VECTOR | DELIVERY_MODE)) as u16,
+                }));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Lets the host run something else. Which vCPU the guest waits for can't be told to Linux.
+    pub(super) fn sched_yield(&self) -> Answer {
+        thread::yield_now();
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KERNEL: Caller = Caller {
+        vcpu: 0,
+        cpl: 0,
+        long_mode: true,
+    };
+    const FIXED_0X40: u64 = ASSERT | 0x40;
+
+    /// Records what it is given; vCPUs of `deaf` take nothing.
+    #[derive(Default)]
+    struct Recorder {
+        seen: Mutex<Vec<(u8, u16)>>,
+        deaf: Vec<u8>,
+    }
+
+    impl Interrupts for Recorder {
+        fn deliver(&self, ipi: Ipi) -> bool {
+            self.seen.lock().unwrap().push((ipi.apic_id, ipi.what));
+            !self.deaf.contains(&ipi.apic_id)
+        }
+    }
+
+    fn calls(cpus: u8, deaf: &[u8]) -> (InterruptCalls, Arc<Recorder>) {
+        let recorder = Arc::new(Recorder {
+            deaf: deaf.to_vec(),
+            ..Recorder::default()
+        });
+        let interrupts = Arc::clone(&recorder) as Arc<dyn Interrupts>;
+        (InterruptCalls { interrupts, cpus }, recorder)
+    }
+
+    fn seen(recorder: &Recorder) -> Vec<(u8, u16)> {
+        std::mem::take(&mut *recorder.seen.lock().unwrap())
+    }
+
+    #[test]
+    fn a_kick_goes_to_the_second_argument() {
+        let (calls, recorder) = calls(4, &[]);
+        assert_eq!(calls.kick(&[9, 3, 0, 0, 0, 0]), Ok(0));
+        assert_eq!(seen(&recorder), [(3, 0x300)]);
+    }
+
+    #[test]
+    fn a_kick_of_nobody_reaches_nobody() {
+        let (calls, recorder) = calls(4, &[]);
+        for id in [4, 0xff, 0x100, 0xffff_ffff, u64::MAX] {
+            assert_eq!(calls.kick(&[0, id, 0, 0, 0, 0]), Ok(0));
+        }
+        assert_eq!(seen(&recorder), []);
+        // KVM takes 32 bits.
+        assert_eq!(calls.kick(&[0, 1 << 32 | 1, 0, 0, 0, 0]), Ok(0));
+        assert_eq!(seen(&recorder), [(1, 0x300)]);
+    }
+
+    #[test]
+    fn ipis_go_to_the_bitmap_and_are_counted() {
+        let (calls, recorder) = calls(64, &[3]);
+        let answer = calls.send_ipi(&KERNEL, &[0b1011, 0, 2, FIXED_0X40, 0, 0]);
+        assert_eq!(answer, Ok(2), "2 and 5 took it, 3 did not");
+        assert_eq!(seen(&recorder), [(2, 0x40), (3, 0x40), (5, 0x40)]);
+        // The high word starts 64 further on; 32 for a caller of 32 bits, who has no upper halves.
+        let args = [0, 1, 1, NMI | ASSERT, 0, 0];
+        assert_eq!(calls.send_ipi(&KERNEL, &args), Ok(0), "there is no vCPU 65");
+        let legacy = Caller {
+            long_mode: false,
+            ..KERNEL
+        };
+        assert_eq!(calls.send_ipi(&legacy, &args), Ok(1));
+        assert_eq!(seen(&recorder), [(33, 0x400)]);
+    }
+
+    #[test]
+    fn destinations_that_are_no_bitmap_are_refused() {
+        let (calls, recorder) = calls(2, &[]);
+        for icr in [LOGICAL_DESTINATION, 0x4_0000, 0x8_0000, 0xc_0000] {
+            let answer = calls.send_ipi(&KERNEL, &[3, 0, 0, icr | FIXED_0X40, 0, 0]);
+            assert_eq!(answer, Err(KvmErrno::KVM_EINVAL), "{icr:#x}");
+        }
+        assert_eq!(seen(&recorder), []);
+    }
+
+    #[test]
+    fn a_deasserted_level_is_for_nobody() {
+        let (calls, recorder) = calls(2, &[]);
+        for (icr, count) in [
+            (LEVEL_TRIGGERED | 0x40, 0),
+            (LEVEL_TRIGGERED | 0x500, 0),
+            (LEVEL_TRIGGERED | ASSERT | 0x500, 2),
+            (LEVEL_TRIGGERED | NMI, 2),
+            (0x40, 2),
+        ] {
+            let answer = calls.send_ipi(&KERNEL, &[3, 0, 0, icr, 0, 0]);
+            assert_eq!(answer, Ok(count), "{icr:#x}");
+            assert_eq!(seen(&recorder).len() as u64, count);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bitmap_reaches_beyond_the_machine(args: [u64; 6], cpus in 1u8..=64, long_mode: bool) {
+            let (calls, recorder) = calls(cpus, &[]);
+            let caller = Caller { long_mode, ..KERNEL };
+            let answer = calls.send_ipi(&caller, &args);
+            calls.kick(&args).unwrap();
+            let seen = seen(&recorder);
+            prop_assert!(seen.iter().all(|(id, _)| *id < cpus));
+            prop_assert!(answer.is_err() || answer.unwrap() <= u64::from(cpus));
+        }
+    }
+}

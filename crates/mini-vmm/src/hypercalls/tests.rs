@@ -1,0 +1,229 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The registry of a whole machine, with fakes for what needs KVM.
+
+use std::sync::Mutex;
+
+use para_abi::vmm::{VMM_HC_BASE, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP};
+use proptest::prelude::*;
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::*;
+use crate::outcome::{Outcome, OutcomeLatch};
+
+type Memory = GuestMemoryMmap<AtomicBitmap>;
+
+/// RAM of the fake machine: two regions with a hole between them.
+const RAM: [(GuestAddress, usize); 2] =
+    [(GuestAddress(0), 0x4000), (GuestAddress(0x1_0000), 0x4000)];
+const CPUS: u8 = 3;
+
+struct Fakes;
+
+impl Interrupts for Fakes {
+    fn deliver(&self, ipi: Ipi) -> bool {
+        assert!(ipi.apic_id < CPUS);
+        true
+    }
+}
+
+impl Clock for Fakes {
+    fn pair(&self, vcpu: u32) -> Option<Pair> {
+        assert!(vcpu < u32::from(CPUS));
+        Some(Pair {
+            realtime_ns: u64::MAX,
+            guest_tsc: u64::MAX,
+        })
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl ConsoleSink for Sink {
+    fn put(&self, bytes: &[u8]) {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+    }
+}
+
+#[derive(Debug)]
+struct Machine {
+    calls: Arc<Hypercalls>,
+    memory: Memory,
+    sink: Sink,
+    outcome: OutcomeLatch,
+}
+
+fn machine(console: bool) -> Machine {
+    let memory = Memory::from_ranges(&RAM).unwrap();
+    let sink = Sink::default();
+    let outcome = OutcomeLatch::new().unwrap();
+    let services = Services {
+        memory: memory.clone(),
+        cpus: CPUS,
+        interrupts: Arc::new(Fakes),
+        clock: Arc::new(Fakes),
+        console: console.then(|| Box::new(sink.clone()) as Box<dyn ConsoleSink>),
+        outcome: outcome.clone(),
+    };
+    Machine {
+        calls: services.build().unwrap(),
+        memory,
+        sink,
+        outcome,
+    }
+}
+
+const KERNEL: Caller = Caller {
+    vcpu: 0,
+    cpl: 0,
+    long_mode: true,
+};
+
+fn call(machine: &Machine, nr: u64, args: &[u64]) -> i64 {
+    let mut all = [0x5a5a; 6];
+    all[..args.len()].copy_from_slice(args);
+    machine.calls.call(&KERNEL, &Call { nr, args: all }) as i64
+}
+
+#[test]
+fn numbers_lead_to_their_handlers() {
+    let machine = machine(true);
+    machine
+        .memory
+        .write_slice(b"hello", GuestAddress(0x3ffb))
+        .unwrap();
+    assert_eq!(call(&machine, 1, &[]), 0);
+    assert_eq!(call(&machine, 5, &[0, 1]), 0);
+    assert_eq!(call(&machine, 9, &[0x1000, 0]), 0);
+    assert_eq!(call(&machine, 9, &[0x3fff, 0]), -14);
+    assert_eq!(call(&machine, 9, &[0x1000, 1]), -95);
+    assert_eq!(call(&machine, 10, &[0b111, 0, 0, 0x4040]), 3);
+    assert_eq!(call(&machine, 11, &[1]), 0);
+    assert_eq!(call(&machine, 12, &[0x1_0000, 4, 0]), 0);
+    assert_eq!(call(&machine, 12, &[0x1_0001, 4, 0]), -22);
+    assert_eq!(call(&machine, VMM_HC_NOP, &[]), 0);
+    assert_eq!(call(&machine, VMM_HC_BASE + 1, &[7]), 0);
+    assert_eq!(call(&machine, VMM_HC_CONSOLE_WRITE, &[0x3ffb, 5]), 5);
+    assert_eq!(*machine.sink.0.lock().unwrap(), b"hello");
+    assert_eq!(call(&machine, VMM_HC_EXIT, &[256]), -22);
+    assert_eq!(machine.outcome.get(), None);
+    call(&machine, VMM_HC_EXIT, &[42]);
+    assert_eq!(machine.outcome.get(), Some(Outcome::GuestExit(42)));
+}
+
+#[test]
+fn unknown_numbers_are_minus_1000() {
+    let machine = machine(true);
+    for nr in [
+        0,
+        2,
+        3,
+        4,
+        6,
+        13,
+        VMM_HC_BASE - 1,
+        VMM_HC_BASE + 4,
+        VMM_HC_NOP | 1 << 32,
+        1 << 32 | 1,
+        u64::MAX,
+    ] {
+        assert_eq!(call(&machine, nr, &[]), -1000, "{nr:#x}");
+    }
+    assert_eq!(machine.calls.counters().unknown, 11);
+    assert_eq!(
+        call(&super::tests::machine(false), VMM_HC_CONSOLE_WRITE, &[0, 1]),
+        -1000,
+        "without a console"
+    );
+}
+
+#[test]
+fn h16_only_cpl_0_may_call() {
+    let machine = machine(true);
+    for cpl in [1, 2, 3, 0xff] {
+        for nr in [1, VMM_HC_EXIT, VMM_HC_CONSOLE_WRITE, 77] {
+            let caller = Caller { cpl, ..KERNEL };
+            let call = Call { nr, args: [0; 6] };
+            assert_eq!(machine.calls.call(&caller, &call) as i64, -1);
+        }
+    }
+    assert_eq!(machine.outcome.get(), None);
+    let counters = machine.calls.counters();
+    assert_eq!((counters.unprivileged, counters.unknown), (16, 0));
+    assert!(counters.calls.iter().all(|(.., calls)| *calls == 0));
+}
+
+#[test]
+fn calls_are_counted_by_number() {
+    let machine = machine(true);
+    for _ in 0..3 {
+        call(&machine, VMM_HC_NOP, &[]);
+    }
+    call(&machine, 12, &[1, 1, 1]);
+    let counters = machine.calls.counters();
+    assert!(counters.calls.is_sorted());
+    let used: Vec<_> = counters.calls.iter().filter(|(.., n)| *n > 0).collect();
+    assert_eq!(used, [&(12, "MAP_GPA_RANGE", 1), &(VMM_HC_NOP, "NOP", 3)]);
+    call(&machine, 99, &[]);
+    let counters = machine.calls.counters();
+    assert_eq!(counters.total(), 5);
+    assert_eq!(counters.to_string(), "MAP_GPA_RANGE 1, NOP 3, unknown 1");
+}
+
+#[test]
+fn a_number_has_one_owner() {
+    let mut builder = HypercallsBuilder::new();
+    let handler = |_: &Caller, _: &[u64; 6]| Ok(0);
+    builder.insert(3, "first", handler).unwrap();
+    builder.insert(2, "other", handler).unwrap();
+    let error = builder.insert(3, "second", handler).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "hypercall 0x3 of second already belongs to first; take another number"
+    );
+}
+
+/// Numbers that exist, and some that don't.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..16u64, VMM_HC_BASE..VMM_HC_BASE + 6, any::<u64>()]
+}
+
+/// Addresses and lengths around the edges of RAM, and anything else.
+fn argument() -> impl Strategy<Value = u64> {
+    let edges = [
+        0u64,
+        0x1000,
+        0x4000,
+        0x1_0000,
+        0x1_4000,
+        1 << 32,
+        1 << 52,
+        0,
+    ];
+    let near = (0..edges.len(), -70i64..70)
+        .prop_map(move |(edge, by)| edges[edge].wrapping_add_signed(by));
+    prop_oneof![near, any::<u64>()]
+}
+
+proptest! {
+    #[test]
+    fn no_call_panics_or_leaves_ram(
+        calls in prop::collection::vec((number(), prop::array::uniform6(argument()), 0..CPUS, any::<bool>(), 0u8..4), 1..20)
+    ) {
+        let machine = machine(true);
+        for (nr, args, vcpu, long_mode, cpl) in calls {
+            let caller = Caller { vcpu: vcpu.into(), cpl, long_mode };
+            let before = machine.sink.0.lock().unwrap().len();
+            let answer = machine.calls.call(&caller, &Call { nr, args });
+            let errno = KvmErrno::from_ret(answer);
+            prop_assert!(errno.is_some() || answer <= CONSOLE_WRITE_MAX, "{answer:#x}");
+            prop_assert_eq!(errno == Some(KvmErrno::KVM_EPERM), cpl != 0);
+            let written = machine.sink.0.lock().unwrap().len() - before;
+            let is_write = nr == VMM_HC_CONSOLE_WRITE && errno.is_none();
+            prop_assert_eq!(written as u64, if is_write { answer } else { 0 });
+        }
+    }
+}

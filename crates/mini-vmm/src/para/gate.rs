@@ -1,0 +1,149 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Calls by port I/O: when they are answered, and whose registers they have.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hypercall_patch::PioPort;
+use kvm_bindings::kvm_regs;
+use para_abi::{Convention, Registers, Width};
+use vcpu_loop::kvm::{CpuMode, SyncRegisters};
+
+use crate::hypercalls::{Caller, Hypercalls};
+
+/// A vCPU's registers while one of its exits is answered, without a system call.
+pub trait CallRegisters: Send + Sync + 'static {
+    /// From the next exit on they are there.
+    fn share(&self);
+    /// The general registers at the exit.
+    fn get(&self) -> kvm_regs;
+    /// Changes them at the next entry.
+    fn set(&self, regs: &kvm_regs);
+    /// The mode of the code that exited.
+    fn mode(&self) -> CpuMode;
+}
+
+impl CallRegisters for SyncRegisters {
+    fn share(&self) {
+        SyncRegisters::share(self, true);
+    }
+
+    fn get(&self) -> kvm_regs {
+        SyncRegisters::get(self)
+    }
+
+    fn set(&self, regs: &kvm_regs) {
+        SyncRegisters::set(self, regs);
+    }
+
+    fn mode(&self) -> CpuMode {
+        SyncRegisters::mode(self)
+    }
+}
+
+/// Whether hypercalls reach the VMM, and the registers of all vCPUs that may make one.
+///
+/// It is opened for all vCPUs by the first that registers, *before* the instructions of a call are written into the
+/// guest: a vCPU that did not register itself may call, as it may with the vendor's instruction, and no call is so
+/// early that its registers are not shared.
+pub struct Gate<R> {
+    /// Outside of the port space where there is none.
+    port: u32,
+    convention: Convention,
+    open: AtomicBool,
+    registers: Box<[R]>,
+}
+
+impl<R> fmt::Debug for Gate<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("port", &self.port)
+            .field("convention", &self.convention)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: CallRegisters> Gate<R> {
+    /// A closed gate of vCPUs with `registers`, in order; `port` where calls may come by port I/O.
+    pub fn new(port: Option<PioPort>, convention: Convention, registers: Vec<R>) -> Self {
+        Gate {
+            port: port.map_or(u32::MAX, |port| u16::from(port).into()),
+            convention,
+            open: AtomicBool::new(false),
+            registers: registers.into_boxed_slice(),
+        }
+    }
+
+    /// A machine without hypercalls that reach the VMM.
+    pub fn shut() -> Self {
+        Gate::new(None, Convention::Kvm, Vec::new())
+    }
+
+    /// From now on calls are answered. The lock-prefixed stores of this come before those of whatever the caller does
+    /// next, so a guest that sees the instructions of a call exits to an open gate.
+    pub fn open(&self) {
+        if !self.open.load(Ordering::Acquire) {
+            self.registers.iter().for_each(R::share);
+            self.open.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a byte that is written to `port` may be a call. One comparison for any other port.
+    pub fn is_port(&self, port: u16) -> bool {
+        u32::from(port) == self.port
+    }
+
+    /// Answers a call of `vcpu` by port I/O, if the gate is open. The registers say all: the byte means nothing.
+    #[must_use]
+    pub fn port_call(&self, vcpu: u32, calls: &Hypercalls) -> bool {
+        let Some(registers) = self.registers.get(vcpu as usize) else {
+            return false;
+        };
+        if !self.open.load(Ordering::Acquire) {
+            return false;
+        }
+        let CpuMode { cpl, long_mode } = registers.mode();
+        let caller = Caller {
+            vcpu,
+            cpl,
+            long_mode,
+        };
+        let mut regs = registers.get();
+        regs.rax = self.answer(calls, &caller, &regs);
+        registers.set(&regs);
+        true
+    }
+
+    /// Answers a call that KVM forwarded, whose caller it names. The result goes to RAX, which KVM sets.
+    pub fn forwarded_call(&self, caller: &Caller, calls: &Hypercalls) -> Option<u64> {
+        let registers = self.registers.get(caller.vcpu as usize)?;
+        Some(self.answer(calls, caller, &registers.get()))
+    }
+
+    /// What RAX is after the call.
+    fn answer(&self, calls: &Hypercalls, caller: &Caller, regs: &kvm_regs) -> u64 {
+        let width = match caller.long_mode {
+            true => Width::Long,
+            false => Width::Legacy,
+        };
+        let mut registers = Registers {
+            rax: regs.rax,
+            rbx: regs.rbx,
+            rcx: regs.rcx,
+            rdx: regs.rdx,
+            rsi: regs.rsi,
+            rdi: regs.rdi,
+            rbp: regs.rbp,
+            r8: regs.r8,
+            r9: regs.r9,
+            r10: regs.r10,
+        };
+        let call = self.convention.call(width, &registers);
+        let result = calls.call(caller, &call);
+        self.convention.set_result(width, &mut registers, result);
+        registers.rax
+    }
+}

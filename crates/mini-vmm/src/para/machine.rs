@@ -1,0 +1,181 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The hypercalls of one machine, put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hypercall_patch::Stub;
+use kvm_bindings::CpuId;
+use kvm_ioctls::Kvm;
+use log::info;
+use vcpu_loop::bus::Bus;
+use vcpu_loop::kvm::{KvmVcpu, SyncRegisters};
+use vm_memory::GuestMemoryMmap;
+
+use super::{Completion, Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
+use crate::check::GuestTest;
+use crate::check::guest::test_hypercall;
+use crate::check::host::Cpu;
+use crate::console::ConsoleOutput;
+use crate::hypercalls::{
+    ConsoleSink, Hypercalls, HypercallsBuilder, KvmClock, KvmInterrupts, Services,
+};
+use crate::memory::MappedVm;
+use crate::outcome::OutcomeLatch;
+use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
+use crate::sys::tsc_offset::TscOffset;
+use crate::vcpu_io::MachineIo;
+
+/// How long the probe's guest may take. It takes microseconds where it ends; a host so busy that it takes longer gives
+/// its guests port I/O, which is as right.
+const PROBE_DEADLINE: Duration = Duration::from_millis(250);
+
+/// What a machine's vCPUs share for hypercalls.
+#[derive(Debug)]
+pub struct Para {
+    msrs: InstalledMsrs,
+    memory: Arc<GuestMemoryMmap>,
+    route: Option<Arc<RouteChoice>>,
+    gate: Arc<Gate<SyncRegisters>>,
+    calls: Arc<Hypercalls>,
+}
+
+/// What a machine's hypercalls are made of.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// For the probe, should it run.
+    pub host: &'a Arc<Kvm>,
+    /// The description.
+    pub spec: &'a VmSpec,
+    /// What KVM was told.
+    pub msrs: InstalledMsrs,
+    /// The virtual machine and its memory.
+    pub mapped: &'a MappedVm,
+    /// The guest's CPUID.
+    pub cpuid: &'a CpuId,
+    /// The vCPUs, before they run.
+    pub vcpus: &'a [KvmVcpu],
+    /// Where COM1 goes.
+    pub output: Option<ConsoleOutput>,
+    /// Where the guest's end of the run is reported.
+    pub latch: &'a OutcomeLatch,
+}
+
+impl Para {
+    /// Prepares what a registration will need; a guest that never registers pays for a few allocations.
+    ///
+    /// # Errors
+    /// The route that was asked for can't be had.
+    pub fn new(parts: Parts<'_>) -> Result<Self, Error> {
+        if !parts.msrs.para {
+            return Ok(Para::without(&parts));
+        }
+        let spec = parts.spec;
+        let route = RouteChoice::new(spec, parts.cpuid, probe(Arc::clone(parts.host)))?;
+        let forward = spec.hypercall == HypercallRoute::Forward;
+        // On the route vendor alone nothing reaches us.
+        let (registers, calls) = match route.port().is_some() || forward {
+            true => match shared_registers(parts.vcpus) {
+                Err(error) if spec.hypercall == HypercallRoute::Auto => {
+                    info!("guests can't register for hypercalls: {error}");
+                    return Ok(Para::without(&parts));
+                }
+                registers => (registers?, handlers(&parts)?),
+            },
+            false => (Vec::new(), HypercallsBuilder::new().build()),
+        };
+        let convention = spec.hypercall_abi.convention();
+        let gate = Gate::new(route.port(), convention, registers);
+        if forward {
+            // A guest's own VMCALL comes here, registered or not.
+            gate.open();
+        }
+        Ok(Para {
+            msrs: parts.msrs,
+            memory: Arc::new(parts.mapped.memory().clone()),
+            route: Some(Arc::new(route)),
+            gate: Arc::new(gate),
+            calls,
+        })
+    }
+
+    /// Who answers the calls that reach the VMM.
+    pub fn calls(&self) -> &Arc<Hypercalls> {
+        &self.calls
+    }
+
+    /// A machine where no guest can register.
+    fn without(parts: &Parts<'_>) -> Self {
+        Para {
+            msrs: parts.msrs,
+            memory: Arc::new(parts.mapped.memory().clone()),
+            route: None,
+            gate: Arc::new(Gate::shut()),
+            calls: HypercallsBuilder::new().build(),
+        }
+    }
+
+    /// What the accesses of `vcpu` reach.
+    pub fn io(&self, vcpu: u32, bus: Arc<Bus>, latch: OutcomeLatch) -> MachineIo {
+        let para = self.route.as_ref().map(|route| {
+            let (memory, gate) = (Arc::clone(&self.memory), Arc::clone(&self.gate));
+            ParaHandler::new(vcpu, memory, Arc::clone(route), gate)
+        });
+        MachineIo {
+            vcpu,
+            bus,
+            msrs: VcpuMsrs::new(vcpu, para, self.msrs.report),
+            gate: Arc::clone(&self.gate),
+            calls: Arc::clone(&self.calls),
+            latch,
+        }
+    }
+}
+
+/// Registers of all vCPUs, which KVM does not share yet.
+fn shared_registers(vcpus: &[KvmVcpu]) -> Result<Vec<SyncRegisters>, Error> {
+    let registers = vcpus.iter().map(KvmVcpu::unshared_registers);
+    registers.collect::<Option<_>>().ok_or(Error::NoRegisters)
+}
+
+/// The handlers of calls that reach the VMM.
+fn handlers(parts: &Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
+    let vm = parts.mapped.vm();
+    let offsets = parts.vcpus.iter().map(|vcpu| TscOffset::of(vcpu.fd()));
+    let services = Services {
+        memory: parts.mapped.memory().clone(),
+        cpus: parts.spec.cpus,
+        interrupts: Arc::new(KvmInterrupts(Arc::clone(vm))),
+        clock: Arc::new(KvmClock::new(Arc::clone(vm), offsets.collect())),
+        console: match parts.spec.serial {
+            SerialSpec::Off => None,
+            _ => parts
+                .output
+                .clone()
+                .map(|output| Box::new(output) as Box<dyn ConsoleSink>),
+        },
+        outcome: parts.latch.clone(),
+    };
+    Ok(services.build()?)
+}
+
+/// Runs a guest that makes a hypercall, in a virtual machine of its own.
+pub(crate) fn probe(host: Arc<Kvm>) -> Probe {
+    Box::new(move |stub: Stub| {
+        let Some(insn) = stub.insn() else {
+            return Completion::Proved;
+        };
+        // A KVM that emulates guest code because the CPU has nothing for it knows no hypercalls; the probe would take
+        // its whole deadline to see that.
+        if Cpu::here().virtualization.is_none() {
+            let why = "this host's KVM runs guests without vmx or svm";
+            return Completion::Doubtful(why.to_owned());
+        }
+        match test_hypercall(&host, insn, PROBE_DEADLINE) {
+            GuestTest::Passed => Completion::Proved,
+            other => Completion::Doubtful(format!("a test of this KVM's hypercalls {other}")),
+        }
+    })
+}

@@ -1,0 +1,215 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One vCPU's MSRs that are answered here.
+
+use std::sync::Arc;
+
+use hypercall_patch::Stub;
+use log::{Level, log};
+use para_abi::MSR_KVM_API_MAGIC;
+use para_msr::para::{EventThrottle, ParaMsr, ParaMsrState, Registration, RestoreError, Restored};
+use para_msr::{MsrDispatch, MsrDispatchBuilder, MsrHandler, Outcome};
+use vm_memory::GuestMemoryMmap;
+
+use super::{CallRegisters, Gate, RouteChoice};
+
+/// How many different MSRs a vCPU's refused accesses are logged for.
+const REPORTED_MSRS: usize = 64;
+
+/// MSR 0x87655678 of one vCPU, for which a route is chosen when it is written first.
+pub struct ParaHandler<R> {
+    vcpu: u32,
+    memory: Arc<GuestMemoryMmap>,
+    route: Arc<RouteChoice>,
+    gate: Arc<Gate<R>>,
+    para: Option<ParaMsr<Arc<GuestMemoryMmap>>>,
+}
+
+impl<R> std::fmt::Debug for ParaHandler<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParaHandler")
+            .field("vcpu", &self.vcpu)
+            .field("route", &self.route)
+            .field("para", &self.para)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: CallRegisters> ParaHandler<R> {
+    /// The MSR of `vcpu`, whose guest has `memory`.
+    pub fn new(
+        vcpu: u32,
+        memory: Arc<GuestMemoryMmap>,
+        route: Arc<RouteChoice>,
+        gate: Arc<Gate<R>>,
+    ) -> Self {
+        ParaHandler {
+            vcpu,
+            memory,
+            route,
+            gate,
+            para: None,
+        }
+    }
+
+    /// The MSR with its route, and the gate open where calls go by port I/O.
+    fn para(&mut self) -> &mut ParaMsr<Arc<GuestMemoryMmap>> {
+        let ParaHandler {
+            vcpu,
+            memory,
+            route,
+            gate,
+            para,
+        } = self;
+        para.get_or_insert_with(|| {
+            let stub = route.stub();
+            if matches!(stub, Stub::Pio(_)) {
+                gate.open();
+            }
+            let vcpu = *vcpu;
+            let mut throttle = EventThrottle::default();
+            ParaMsr::new(Arc::clone(memory), stub).with_observer(move |event| {
+                if let Some(number) = throttle.admit(event) {
+                    log_event(vcpu, event, number);
+                }
+            })
+        })
+    }
+
+    /// What a snapshot keeps of it. No access may be pending.
+    pub fn save(&self) -> ParaMsrState {
+        let saved = self.para.as_ref().map(ParaMsr::save);
+        saved.unwrap_or_default()
+    }
+
+    /// Takes a saved state back: the registration is checked again, and this host's instructions are written where
+    /// another's were.
+    ///
+    /// # Errors
+    /// The state has a form that isn't known; then nothing has changed.
+    pub fn restore(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
+        if self.para.is_none() && *state == ParaMsrState::default() {
+            return Ok(Restored::Unregistered);
+        }
+        self.para().restore(state)
+    }
+}
+
+impl<R: CallRegisters> MsrHandler for ParaHandler<R> {
+    fn read(&mut self, index: u32) -> Outcome<u64> {
+        match index {
+            MSR_KVM_API_MAGIC => Outcome::GpException,
+            _ => Outcome::NotHandled,
+        }
+    }
+
+    fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
+        self.para().write(index, value)
+    }
+
+    fn reset(&mut self) {
+        self.para = None;
+    }
+}
+
+#[cold]
+fn log_event(vcpu: u32, event: &Registration, number: u64) {
+    let level = match event {
+        Registration::Registered(_) => Level::Info,
+        _ => Level::Debug,
+    };
+    match number {
+        1 => log!(level, "vCPU {vcpu}: {event}"),
+        _ => log!(level, "vCPU {vcpu}: {event} (number {number})"),
+    }
+}
+
+/// The direction of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// One vCPU's MSRs that KVM leaves to user space. Owned by its thread: no lock.
+#[derive(Debug)]
+pub struct VcpuMsrs {
+    vcpu: u32,
+    dispatch: MsrDispatch,
+    /// Refused accesses are told of: MSRs that were, in order.
+    reported: Option<Vec<(u32, Direction)>>,
+}
+
+impl VcpuMsrs {
+    /// MSRs of `vcpu` with `para`, where guests can register; `report` logs each MSR that nobody has.
+    pub fn new<R: CallRegisters>(vcpu: u32, para: Option<ParaHandler<R>>, report: bool) -> Self {
+        let empty = MsrDispatchBuilder::new;
+        let dispatch = match para {
+            // The first range overlaps no other.
+            Some(para) => empty()
+                .insert(MSR_KVM_API_MAGIC, para)
+                .unwrap_or_else(|_| empty()),
+            None => empty(),
+        };
+        VcpuMsrs {
+            vcpu,
+            dispatch: dispatch.build(),
+            // All the room that it ever takes: nothing is allocated on an exit.
+            reported: report.then(|| Vec::with_capacity(REPORTED_MSRS)),
+        }
+    }
+
+    /// RDMSR.
+    pub fn read(&mut self, index: u32) -> Outcome<u64> {
+        let outcome = self.dispatch.read(index);
+        if outcome == Outcome::NotHandled {
+            self.refused(index, Direction::Read);
+        }
+        outcome
+    }
+
+    /// WRMSR.
+    pub fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
+        let outcome = self.dispatch.write(index, value);
+        if outcome == Outcome::NotHandled {
+            self.refused(index, Direction::Write);
+        }
+        outcome
+    }
+
+    /// The para MSR, if guests can register.
+    pub fn para<R: CallRegisters>(&mut self) -> Option<&mut ParaHandler<R>> {
+        self.dispatch.handler_mut(MSR_KVM_API_MAGIC)
+    }
+
+    /// How many MSRs and directions were told of.
+    #[cfg(test)]
+    pub(super) fn reported(&self) -> usize {
+        self.reported.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Tells of each MSR once per direction, and of so many only.
+    fn refused(&mut self, index: u32, direction: Direction) {
+        let Some(reported) = &mut self.reported else {
+            return;
+        };
+        if reported.len() < REPORTED_MSRS && !reported.contains(&(index, direction)) {
+            reported.push((index, direction));
+            log_refused(self.vcpu, index, direction, reported.len());
+        }
+    }
+}
+
+#[cold]
+fn log_refused(vcpu: u32, index: u32, direction: Direction, number: usize) {
+    let access = match direction {
+        Direction::Read => "RDMSR",
+        Direction::Write => "WRMSR",
+    };
+    let last = match number {
+        REPORTED_MSRS => "; further MSRs of this vCPU are not named",
+        _ => "",
+    };
+    log::info!("vCPU {vcpu}: {access} of MSR {index:#x} is #GP{last}");
+}

@@ -1,0 +1,133 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Which instructions a guest is given to call with.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use hypercall_patch::{CpuidError, PioPort, Stub, Vendor};
+use kvm_bindings::CpuId;
+use log::info;
+
+use crate::spec::{HypercallRoute, VmSpec};
+
+/// Why the route that was asked for can't be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// Nobody knows the instruction.
+    #[error("--hypercall {route} needs the CPU vendor's instruction: {reason}")]
+    Vendor {
+        /// The route.
+        route: HypercallRoute,
+        /// Why there is none.
+        reason: CpuidError,
+    },
+}
+
+/// Whether a KVM completes a hypercall instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// A guest of ours executed it and went on with KVM's answer.
+    Proved,
+    /// It did not, or was not tried: why, as a clause.
+    Doubtful(String),
+}
+
+/// Finds out about the first instruction of a stub.
+pub type Probe = Box<dyn Fn(Stub) -> Completion + Send + Sync>;
+
+/// The stub that the guests of one machine get, chosen once: by the description, or for
+/// [`HypercallRoute::Auto`] when the first vCPU registers.
+pub struct RouteChoice {
+    /// What auto means where the probe proved it.
+    native: Option<Stub>,
+    pio: Stub,
+    probe: Probe,
+    chosen: OnceLock<Stub>,
+}
+
+impl fmt::Debug for RouteChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteChoice")
+            .field("native", &self.native)
+            .field("pio", &self.pio)
+            .field("chosen", &self.chosen)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RouteChoice {
+    /// The choice of the machine that `spec` describes. `cpuid` is the guest's: the vendor that it sees is the one
+    /// whose instruction it gets. `probe` is asked at most once, and only for [`HypercallRoute::Auto`].
+    ///
+    /// # Errors
+    /// The route needs the vendor's instruction, and the vendor is unknown.
+    pub fn new(spec: &VmSpec, cpuid: &CpuId, probe: Probe) -> Result<Self, RouteError> {
+        let entries = cpuid.as_slice().iter();
+        let vendor = Vendor::from_cpuid(entries.map(|e| (e.function, e.ebx, e.ecx, e.edx)));
+        let native = vendor.map(Stub::native);
+        let pio = Stub::Pio(spec.hypercall_port());
+        let chosen = OnceLock::new();
+        let fixed = match spec.hypercall {
+            HypercallRoute::Auto => None,
+            HypercallRoute::Pio(_) => Some(pio),
+            route @ (HypercallRoute::Vendor | HypercallRoute::Forward) => {
+                Some(native.map_err(|reason| RouteError::Vendor { route, reason })?)
+            }
+        };
+        if let Some(stub) = fixed {
+            // A new cell is empty.
+            let _ = chosen.set(stub);
+        }
+        Ok(RouteChoice {
+            native: native.ok(),
+            pio,
+            probe,
+            chosen,
+        })
+    }
+
+    /// A choice that was made.
+    pub fn fixed(stub: Stub) -> Self {
+        RouteChoice {
+            native: None,
+            pio: stub,
+            probe: Box::new(|_| Completion::Proved),
+            chosen: OnceLock::from(stub),
+        }
+    }
+
+    /// The stub. The first call may take as long as the probe's deadline; calls of other vCPUs wait for it.
+    pub fn stub(&self) -> Stub {
+        *self.chosen.get_or_init(|| self.choose())
+    }
+
+    fn choose(&self) -> Stub {
+        let Some(native) = self.native else {
+            info!(
+                "hypercalls go by {}: this CPU's vendor is unknown",
+                self.pio
+            );
+            return self.pio;
+        };
+        match (self.probe)(native) {
+            Completion::Proved => {
+                info!("hypercalls go by {native}: this KVM completes it");
+                native
+            }
+            Completion::Doubtful(why) => {
+                info!("hypercalls go by {}: {why}", self.pio);
+                self.pio
+            }
+        }
+    }
+
+    /// The port, if calls may go by port I/O.
+    pub fn port(&self) -> Option<PioPort> {
+        match self.chosen.get() {
+            Some(stub) => stub.port(),
+            None => self.pio.port(),
+        }
+    }
+}

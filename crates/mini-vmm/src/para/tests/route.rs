@@ -1,0 +1,91 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Which instructions a guest gets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hypercall_patch::{PioPort, Stub};
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+
+use crate::para::{Completion, RouteChoice, RouteError};
+use crate::spec::{HypercallRoute, VmSpec};
+
+/// A choice of a guest with this vendor string, and how often it was probed.
+fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {
+    let word = |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().unwrap());
+    let leaf0 = kvm_cpuid_entry2 {
+        ebx: word(0),
+        edx: word(4),
+        ecx: word(8),
+        ..Default::default()
+    };
+    let cpuid = CpuId::from_entries(&[leaf0]).unwrap();
+    let spec = VmSpec {
+        hypercall: route,
+        ..VmSpec::new("vmlinux")
+    };
+    let probes = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&probes);
+    let probe = Box::new(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        match proved {
+            true => Completion::Proved,
+            false => Completion::Doubtful("it never returned".to_owned()),
+        }
+    });
+    (RouteChoice::new(&spec, &cpuid, probe), probes)
+}
+
+type Choice = Result<RouteChoice, RouteError>;
+
+#[test]
+fn auto_is_the_vendor_where_that_was_proved_and_asks_once_and_late() {
+    let pio = Stub::Pio(PioPort::DEFAULT);
+    let cases: [(&[u8; 12], bool, Stub, u32); 4] = [
+        (b"GenuineIntel", true, Stub::Vmx, 1),
+        (b"AuthenticAMD", true, Stub::Svm, 1),
+        (b"AuthenticAMD", false, pio, 1),
+        (b"Somebody New", true, pio, 0),
+    ];
+    for (vendor, proved, stub, asked) in cases {
+        let (choice, probes) = choice(HypercallRoute::Auto, vendor, proved);
+        let choice = choice.unwrap();
+        assert_eq!(choice.port(), Some(PioPort::DEFAULT), "it may come to that");
+        assert_eq!(probes.load(Ordering::Relaxed), 0);
+        for _ in 0..3 {
+            assert_eq!(choice.stub(), stub);
+        }
+        assert_eq!(probes.load(Ordering::Relaxed), asked);
+        assert_eq!(choice.port(), stub.port());
+    }
+}
+
+#[test]
+fn a_route_that_was_asked_for_is_not_probed() {
+    let port = PioPort::new(0x10).unwrap();
+    let pio = HypercallRoute::Pio(Some(port));
+    for (route, stub) in [
+        (HypercallRoute::Vendor, Stub::Svm),
+        (HypercallRoute::Forward, Stub::Svm),
+        (pio, Stub::Pio(port)),
+    ] {
+        let (choice, probes) = choice(route, b"AuthenticAMD", false);
+        let choice = choice.unwrap();
+        assert_eq!((choice.stub(), choice.port()), (stub, stub.port()));
+        assert_eq!(probes.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
+fn an_unknown_vendor_has_no_instruction() {
+    let (refused, _) = choice(HypercallRoute::Vendor, b"Somebody New", true);
+    let text = refused.unwrap_err().to_string();
+    assert!(
+        text.contains("--hypercall vendor") && text.contains("Somebody New"),
+        "{text}"
+    );
+    let (pio, _) = choice(HypercallRoute::Pio(None), b"Somebody New", true);
+    assert_eq!(pio.unwrap().stub(), Stub::Pio(PioPort::DEFAULT));
+}

@@ -1,0 +1,124 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A registration as part of a saved vCPU.
+
+use hypercall_patch::Stub;
+use para_abi::ParaStatePayload;
+use para_msr::ParaMsrState;
+use para_msr::para::ParaRegistration;
+use vcpu_loop::script::{ScriptState, ScriptedVcpu, Step};
+use vcpu_loop::{VcpuEvents, VcpuSet, vcpu_events};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{Machine, PAGE, SITE, SOON, register};
+use crate::para::{MachineVcpuState, state_hooks};
+
+/// A set of one scripted vCPU of `machine`, with the hooks of real ones.
+fn set(
+    machine: &Machine,
+    script: Vec<Step>,
+) -> (VcpuSet<MachineVcpuState<ScriptState>>, VcpuEvents) {
+    let (sender, events) = vcpu_events().unwrap();
+    let mut set = VcpuSet::new(sender);
+    set.spawn_with(0, ScriptedVcpu::new(script), machine.io(0), state_hooks())
+        .unwrap();
+    (set, events)
+}
+
+fn run_to_the_end(set: &VcpuSet<MachineVcpuState<ScriptState>>, machine: &Machine) {
+    set.resume(SOON).unwrap();
+    let start = std::time::Instant::now();
+    while machine.page().ret != 0 {
+        assert!(start.elapsed() < SOON);
+        std::thread::yield_now();
+    }
+    set.pause(SOON).unwrap();
+}
+
+#[test]
+fn h6_a_saved_vcpu_has_its_registration_and_no_wrmsr_pending() {
+    let machine = Machine::pio();
+    machine.prepare(SITE);
+    let (vcpus, _events) = set(&machine, vec![register()]);
+    run_to_the_end(&vcpus, &machine);
+    // The scripted vCPU panics if it is saved with an access pending.
+    let states = vcpus.save(SOON).unwrap();
+    let registration = ParaRegistration {
+        para_state_gpa: PAGE,
+        hypercall_gpa: SITE,
+    };
+    assert_eq!(states[0].para.registration, Some(registration));
+    assert_eq!(states[0].vcpu.retired, 1);
+
+    // It comes back on a host with another route: patched anew, the page as it was, calls answered.
+    let other = Machine::pio();
+    other
+        .memory
+        .write_obj(Stub::Vmx.bytes(), GuestAddress(SITE))
+        .unwrap();
+    other.prepare(SITE);
+    let (elsewhere, _events) = set(&other, vec![]);
+    elsewhere.restore(states.clone(), SOON).unwrap();
+    assert_eq!(other.site(), [0xe6, 0xf5, 0xc3, 0xcc]);
+    assert_eq!(other.page(), ParaStatePayload::new(SITE));
+    assert!(other.registers[0].is_shared(), "the gate is open");
+    assert_eq!(elsewhere.save(SOON).unwrap(), states);
+}
+
+#[test]
+fn h5_h6_a_machine_made_anew_is_not_registered_and_saves_that() {
+    let machine = Machine::pio();
+    let (vcpus, _events) = set(&machine, vec![]);
+    let states = vcpus.save(SOON).unwrap();
+    assert_eq!(states[0].para, ParaMsrState::default());
+    vcpus.restore(states, SOON).unwrap();
+    assert!(
+        !machine.registers[0].is_shared(),
+        "nothing to open the gate for"
+    );
+}
+
+#[test]
+fn h6_a_damaged_registration_is_dropped_and_a_misfit_changes_nothing() {
+    let machine = Machine::pio();
+    machine.prepare(SITE);
+    let (vcpus, _events) = set(&machine, vec![register()]);
+    run_to_the_end(&vcpus, &machine);
+    let good = vcpus.save(SOON).unwrap();
+
+    let mut misfit = good.clone();
+    misfit[0].vcpu = ScriptState::MISFIT;
+    misfit[0].para = ParaMsrState::default();
+    vcpus.restore(misfit, SOON).unwrap_err();
+    assert_eq!(vcpus.save(SOON).unwrap(), good);
+
+    let mut damaged = good.clone();
+    damaged[0].para.registration = Some(ParaRegistration {
+        para_state_gpa: PAGE,
+        hypercall_gpa: u64::MAX - 1,
+    });
+    vcpus.restore(damaged, SOON).unwrap();
+    assert_eq!(vcpus.save(SOON).unwrap()[0].para, ParaMsrState::default());
+    vcpus.restore(good.clone(), SOON).unwrap();
+    assert_eq!(vcpus.save(SOON).unwrap(), good);
+}
+
+#[test]
+fn a_saved_vcpu_survives_json() {
+    let state = MachineVcpuState {
+        vcpu: 5u64,
+        para: ParaMsrState {
+            registration: Some(ParaRegistration {
+                para_state_gpa: PAGE,
+                hypercall_gpa: SITE,
+            }),
+            ..ParaMsrState::default()
+        },
+    };
+    let json = serde_json::to_string(&state).unwrap();
+    assert_eq!(
+        serde_json::from_str::<MachineVcpuState<u64>>(&json).unwrap(),
+        state
+    );
+}

@@ -1,0 +1,112 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Hypercalls and MSRs of a machine, as they are described.
+
+use clap::ValueEnum;
+use hypercall_patch::PioPort;
+use para_abi::Convention;
+use serde::{Deserialize, Serialize};
+
+use super::{Error, VmSpec};
+use crate::layout;
+
+/// How the hypercalls of a guest that registers for them (MSR 0x87655678) reach their handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HypercallRoute {
+    /// [`Vendor`](HypercallRoute::Vendor) where a probe proved that this KVM completes it, else
+    /// [`Pio`](HypercallRoute::Pio).
+    #[default]
+    Auto,
+    /// By VMCALL or VMMCALL, whichever the guest's CPU has; KVM itself answers.
+    Vendor,
+    /// By VMCALL or VMMCALL; KVM forwards every one to the VMM.
+    Forward,
+    /// By `out` to a port; the VMM answers. Without a port, to one that is free.
+    Pio(Option<PioPort>),
+}
+
+impl HypercallRoute {
+    /// Where the route [`Pio`](HypercallRoute::Pio) goes if the debug-exit device has its default port. That device is
+    /// too small to have both.
+    const OTHER_PORT: PioPort = match PioPort::new(0xf9) {
+        Ok(port) => port,
+        Err(_) => panic!("the port is free"),
+    };
+}
+
+/// In which registers a hypercall that reaches the VMM has its number and arguments. A guest can't be asked, so it is a
+/// property of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum HypercallAbi {
+    /// As for KVM's own: RAX; RBX, RCX, RDX, RSI.
+    #[default]
+    #[serde(rename = "kvm")]
+    Kvm,
+    /// As in Linux of 2007: 64-bit RAX; RDI, RSI, RDX, RCX, R8, R9; 32-bit EBX; EAX, ECX, EDX, ESI, EDI, EBP.
+    #[value(name = "2007")]
+    #[serde(rename = "2007")]
+    Para2007,
+    /// As the guests of 2007 that were never merged: 64-bit as 2007; 32-bit EAX; EBX, ECX, EDX, ESI, EDI, EBP.
+    #[value(name = "2007-draft")]
+    #[serde(rename = "2007-draft")]
+    Para2007Draft,
+}
+
+impl HypercallAbi {
+    /// The registers.
+    pub const fn convention(self) -> Convention {
+        match self {
+            HypercallAbi::Kvm => Convention::Kvm,
+            HypercallAbi::Para2007 => Convention::Para2007,
+            HypercallAbi::Para2007Draft => Convention::Para2007Draft,
+        }
+    }
+}
+
+/// Which MSRs the guest may use. What it may not use is #GP for it, as on a CPU that has no such MSR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MsrPolicy {
+    /// Those that KVM has.
+    #[default]
+    Allow,
+    /// Those that KVM has and Linux guests need; others are counted, and named with -v.
+    DenyUnknown,
+    /// Those that KVM has; accesses that KVM refuses are counted, and named with -v.
+    Log,
+}
+
+impl VmSpec {
+    /// The port of hypercalls that go by port I/O.
+    pub fn hypercall_port(&self) -> PioPort {
+        match self.hypercall {
+            HypercallRoute::Pio(Some(port)) => port,
+            _ if takes_port(self.debug_exit, PioPort::DEFAULT) => HypercallRoute::OTHER_PORT,
+            _ => PioPort::DEFAULT,
+        }
+    }
+}
+
+/// Whether the debug-exit device, if there is one at `debug_exit`, has `port`.
+pub(super) fn takes_port(debug_exit: Option<u16>, port: PioPort) -> bool {
+    let port = u16::from(port);
+    debug_exit.is_some_and(|first| port >= first && port - first < layout::DEBUG_EXIT_SIZE)
+}
+
+/// Whether hypercalls can be as they are described.
+pub(super) fn validate(spec: &VmSpec) -> Result<(), Error> {
+    let (route, debug_exit) = (spec.hypercall, spec.debug_exit);
+    if !spec.para && route != HypercallRoute::Auto {
+        return Err(Error::RouteWithoutMsr { route });
+    }
+    match (route, debug_exit) {
+        (HypercallRoute::Pio(Some(port)), Some(first)) if takes_port(debug_exit, port) => {
+            Err(Error::HypercallPort {
+                port,
+                debug_exit: first,
+            })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,155 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Saved vCPUs of guests that registered for hypercalls, and what becomes of them in another machine.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod bare;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bare::lab::{MAGIC, PARA, RBX, STUB, call, registers};
+use bare::registration::Registration;
+use bare::registration::Verdict::Registered;
+use bare::{Asm, Vm, guest};
+use kvm_ioctls::Kvm;
+use mini_vmm::layout::MIB;
+use mini_vmm::outcome::{Outcome, OutcomeLatch};
+use mini_vmm::para::MachineVcpuState;
+use mini_vmm::spec::{HypercallRoute, SerialSpec, VmSpec};
+use mini_vmm::vm::{Images, Loading, Machine};
+use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
+use vm_memory::{Bytes, GuestAddress};
+
+/// Where the guest counts its calls, and where it is told to end.
+const COUNT: u64 = 0x40_0000;
+const GO_ON: u64 = COUNT + 4;
+const SOON: Duration = Duration::from_secs(20);
+const RAM: u64 = 32 * MIB;
+
+/// Ends the run with this status.
+fn exit(asm: &mut Asm, status: u64) {
+    let mut registers = registers(VMM_HC_EXIT);
+    registers[RBX] = status;
+    call(asm, STUB, &registers);
+}
+
+/// Registers, then calls for ever and counts; a wrong answer is exit status 1, a word at [`GO_ON`] is 0.
+fn calling_guest(test: &str) -> Option<Vm> {
+    let guest = guest(|asm| {
+        Registration::new("a registration", Registered).prepare(asm);
+        asm.wrmsr(MAGIC, PARA);
+        asm.forever(|asm| {
+            call(asm, STUB, &registers(VMM_HC_NOP));
+            // test rax, rax
+            asm.raw(&[0x48, 0x85, 0xc0])
+                .if_different(|asm| exit(asm, 1));
+            // inc dword [rdi]
+            asm.rdi(COUNT).raw(&[0xff, 0x07]).load(GO_ON);
+            asm.compare_eax(0).if_different(|asm| exit(asm, 0));
+        });
+    });
+    Vm::new(test, &guest)
+}
+
+/// A machine with that guest whose calls go by `route`, not yet started.
+fn machine(vm: &Vm, route: &str) -> (Machine, OutcomeLatch) {
+    let spec = VmSpec {
+        memory: RAM,
+        serial: SerialSpec::Off,
+        hypercall: route.parse::<HypercallRoute>().unwrap(),
+        ..VmSpec::new(vm.path("kernel"))
+    };
+    let host = Arc::new(Kvm::new().unwrap());
+    let images = Images::open(&spec).unwrap();
+    let loading = Loading::start(&host, &spec, &images).unwrap();
+    let latch = OutcomeLatch::new().unwrap();
+    let (machine, _events) = loading.finish(&host, &spec, None, &latch).unwrap();
+    (machine, latch)
+}
+
+fn counted(machine: &Machine) -> u32 {
+    machine.memory().read_obj(GuestAddress(COUNT)).unwrap()
+}
+
+fn site(machine: &Machine) -> [u8; 4] {
+    machine.memory().read_obj(GuestAddress(STUB)).unwrap()
+}
+
+fn wait_until(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < SOON);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Tells the guest to end, and returns how it did.
+fn end(machine: &Machine, latch: &OutcomeLatch) -> Outcome {
+    machine
+        .memory()
+        .write_obj(1u32, GuestAddress(GO_ON))
+        .unwrap();
+    wait_until(|| latch.is_set());
+    latch.get().unwrap()
+}
+
+/// Another machine with the same memory and vCPUs, where calls go by `route`.
+fn elsewhere(
+    vm: &Vm,
+    from: &Machine,
+    states: Vec<MachineVcpuState>,
+    route: &str,
+) -> (Machine, OutcomeLatch) {
+    let (to, latch) = machine(vm, route);
+    let mut ram = vec![0; RAM as usize];
+    from.memory().read_slice(&mut ram, GuestAddress(0)).unwrap();
+    to.memory().write_slice(&ram, GuestAddress(0)).unwrap();
+    to.restore_vcpus(states).unwrap();
+    (to, latch)
+}
+
+#[test]
+fn h6_a_guest_goes_on_calling_where_calls_go_another_way() {
+    let Some(vm) = calling_guest("h6_a_guest_goes_on_calling_where_calls_go_another_way") else {
+        return;
+    };
+    let (first, latch) = machine(&vm, "pio=0x10");
+    first.start().unwrap();
+    wait_until(|| counted(&first) > 100);
+    // Calls are pending at most of these pauses: none is lost or made twice, or its answer would not be 0.
+    for _ in 0..50 {
+        first.pause().unwrap();
+        first.start().unwrap();
+    }
+    first.pause().unwrap();
+    let states = first.save_vcpus().unwrap();
+    let json = serde_json::to_string(&states).unwrap();
+    let registration = states[0].para.registration.unwrap();
+    assert_eq!(registration.para_state_gpa, PARA);
+    assert_eq!(registration.hypercall_gpa, STUB);
+    assert_eq!(site(&first), [0xe6, 0x10, 0xc3, 0xcc]);
+
+    let states = serde_json::from_str(&json).unwrap();
+    let (second, second_latch) = elsewhere(&vm, &first, states, "pio=0x11");
+    assert_eq!(site(&second), [0xe6, 0x11, 0xc3, 0xcc], "written anew");
+    let before = counted(&second);
+    second.start().unwrap();
+    wait_until(|| counted(&second) > before.wrapping_add(100));
+    assert_eq!(end(&second, &second_latch), Outcome::GuestExit(0));
+    // And the first one knows nothing of it.
+    first.start().unwrap();
+    assert_eq!(end(&first, &latch), Outcome::GuestExit(0));
+}
+
+#[test]
+fn h5_a_machine_made_anew_has_no_registration() {
+    let Some(vm) = calling_guest("h5_a_machine_made_anew_has_no_registration") else {
+        return;
+    };
+    let (fresh, _latch) = machine(&vm, "pio");
+    let states = fresh.save_vcpus().unwrap();
+    assert_eq!(states[0].para.registration, None);
+}

@@ -1,0 +1,323 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Which register holds what at a hypercall, as data; registers to call and result to registers.
+
+use core::fmt;
+
+/// The general registers that a hypercall convention can name.
+///
+/// 32-bit guests use the low halves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the registers' names say it")]
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+}
+
+/// The name of one of [`Registers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the registers' names say it")]
+pub enum Register {
+    Rax,
+    Rbx,
+    Rcx,
+    Rdx,
+    Rsi,
+    Rdi,
+    Rbp,
+    R8,
+    R9,
+    R10,
+}
+
+impl Register {
+    /// All of them, in the order of [`Registers`].
+    pub const ALL: [Self; 10] = [
+        Self::Rax,
+        Self::Rbx,
+        Self::Rcx,
+        Self::Rdx,
+        Self::Rsi,
+        Self::Rdi,
+        Self::Rbp,
+        Self::R8,
+        Self::R9,
+        Self::R10,
+    ];
+}
+
+impl Registers {
+    /// The full 64 bits of a register.
+    pub const fn get(&self, register: Register) -> u64 {
+        match register {
+            Register::Rax => self.rax,
+            Register::Rbx => self.rbx,
+            Register::Rcx => self.rcx,
+            Register::Rdx => self.rdx,
+            Register::Rsi => self.rsi,
+            Register::Rdi => self.rdi,
+            Register::Rbp => self.rbp,
+            Register::R8 => self.r8,
+            Register::R9 => self.r9,
+            Register::R10 => self.r10,
+        }
+    }
+
+    /// Replaces the full 64 bits of a register.
+    pub const fn set(&mut self, register: Register, value: u64) {
+        let slot = match register {
+            Register::Rax => &mut self.rax,
+            Register::Rbx => &mut self.rbx,
+            Register::Rcx => &mut self.rcx,
+            Register::Rdx => &mut self.rdx,
+            Register::Rsi => &mut self.rsi,
+            Register::Rdi => &mut self.rdi,
+            Register::Rbp => &mut self.rbp,
+            Register::R8 => &mut self.r8,
+            Register::R9 => &mut self.r9,
+            Register::R10 => &mut self.r10,
+        };
+        *slot = value;
+    }
+}
+
+/// How wide the caller's registers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// 64-bit mode: whole registers count.
+    Long,
+    /// Any 32-bit mode: the low halves count, the high halves are ignored and results zero them.
+    Legacy,
+}
+
+impl Width {
+    /// The width of a caller by `EFER.LMA` and the L bit of its code segment, as today's KVM decides.
+    ///
+    /// The code of 2007 looked at `EFER.LMA` alone, so it took a caller in compatibility mode for a
+    /// 64-bit one; whoever wants that passes `lma` twice.
+    pub const fn of_caller(lma: bool, cs_l: bool) -> Self {
+        if lma && cs_l {
+            Self::Long
+        } else {
+            Self::Legacy
+        }
+    }
+
+    /// The bits of a register that count.
+    pub const fn mask(self) -> u64 {
+        match self {
+            Self::Long => u64::MAX,
+            Self::Legacy => 0xffff_ffff,
+        }
+    }
+}
+
+/// A hypercall as its caller meant it, whatever the registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// The number.
+    pub nr: u64,
+    /// The arguments; those that the convention doesn't have are 0, 32-bit ones are zero-extended.
+    pub args: [u64; 6],
+}
+
+/// A register convention for hypercalls.
+///
+/// Nothing in the registers tells which one a guest uses, so it is a parameter of the VM.
+///
+/// | convention | number | arguments | result |
+/// |---|---|---|---|
+/// | [`Para2007`](Self::Para2007), 64-bit | RAX | RDI RSI RDX RCX R8 R9 | RAX |
+/// | `Para2007`, 32-bit | **EBX** | EAX ECX EDX ESI EDI EBP | EAX |
+/// | [`Para2007Draft`](Self::Para2007Draft), 64-bit | RAX | RDI RSI RDX RCX R8 R9 | RAX |
+/// | `Para2007Draft`, 32-bit | **EAX** | EBX ECX EDX ESI EDI EBP | EAX |
+/// | [`Kvm`](Self::Kvm), both | RAX | RBX RCX RDX RSI | RAX |
+/// | [`Xen`](Self::Xen), 64-bit | RAX | RDI RSI RDX R10 R8 R9 | RAX |
+/// | `Xen`, 32-bit | EAX | EBX ECX EDX ESI EDI EBP | EAX |
+///
+/// A call changes no register but RAX. Results of 32-bit calls are cut to 32 bits and zero-extended,
+/// as KVM does with its own.
+///
+/// # Example
+///
+/// ```
+/// use para_abi::{Call, Convention, KvmErrno, Registers, Width};
+///
+/// let mut registers = Registers { rax: 5, rbx: 0, rcx: 0x1_0000_0003, ..Registers::default() };
+/// let call = Convention::Kvm.call(Width::Legacy, &registers);
+/// assert_eq!(call, Call { nr: 5, args: [0, 3, 0, 0, 0, 0] });
+///
+/// Convention::Kvm.set_result(Width::Legacy, &mut registers, KvmErrno::KVM_ENOSYS.as_ret());
+/// assert_eq!(registers.rax, 0xffff_fc18);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Convention {
+    /// The 2007 ABI as Linux merged it. Source: "KVM: Add host hypercall support for vmx".
+    Para2007,
+    /// The 2007 ABI as the guests used it that never were merged: other 32-bit registers.
+    Para2007Draft,
+    /// Today's KVM hypercalls. Source: Linux, `Documentation/virt/kvm/x86/hypercalls.rst`.
+    Kvm,
+    /// Xen's hypercalls, as KVM reports them with `KVM_EXIT_XEN`. Source: Xen,
+    /// `xen/include/public/arch-x86/xen-x86_64.h` and `xen-x86_32.h`.
+    Xen,
+}
+
+/// The registers of one convention at one width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Holds the number.
+    pub number: Register,
+    /// Hold the arguments, the first one first: at most six, all different and none the number's.
+    pub arguments: &'static [Register],
+    /// Gets the result.
+    pub result: Register,
+    /// The bits of each register that count.
+    pub mask: u64,
+}
+
+const PARA_LONG: &[Register] = &[
+    Register::Rdi,
+    Register::Rsi,
+    Register::Rdx,
+    Register::Rcx,
+    Register::R8,
+    Register::R9,
+];
+const PARA_MERGED_LEGACY: &[Register] = &[
+    Register::Rax,
+    Register::Rcx,
+    Register::Rdx,
+    Register::Rsi,
+    Register::Rdi,
+    Register::Rbp,
+];
+const SYSCALL_LEGACY: &[Register] = &[
+    Register::Rbx,
+    Register::Rcx,
+    Register::Rdx,
+    Register::Rsi,
+    Register::Rdi,
+    Register::Rbp,
+];
+const KVM_BOTH: &[Register] = &[Register::Rbx, Register::Rcx, Register::Rdx, Register::Rsi];
+const XEN_LONG: &[Register] = &[
+    Register::Rdi,
+    Register::Rsi,
+    Register::Rdx,
+    Register::R10,
+    Register::R8,
+    Register::R9,
+];
+
+impl Convention {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Para2007, Self::Para2007Draft, Self::Kvm, Self::Xen];
+
+    /// The registers of this convention.
+    ///
+    /// ```
+    /// use para_abi::{Convention, Register, Width};
+    ///
+    /// assert_eq!(Convention::Para2007.layout(Width::Legacy).number, Register::Rbx);
+    /// assert_eq!(Convention::Xen.layout(Width::Long).arguments[3], Register::R10);
+    /// ```
+    pub const fn layout(self, width: Width) -> Layout {
+        let (number, arguments) = match (self, width) {
+            (Self::Para2007 | Self::Para2007Draft, Width::Long) => (Register::Rax, PARA_LONG),
+            (Self::Para2007, Width::Legacy) => (Register::Rbx, PARA_MERGED_LEGACY),
+            (Self::Para2007Draft | Self::Xen, Width::Legacy) => (Register::Rax, SYSCALL_LEGACY),
+            (Self::Kvm, _) => (Register::Rax, KVM_BOTH),
+            (Self::Xen, Width::Long) => (Register::Rax, XEN_LONG),
+        };
+        Layout {
+            number,
+            arguments,
+            result: Register::Rax,
+            mask: width.mask(),
+        }
+    }
+
+    /// The call that a caller's registers stand for. Any registers are a call.
+    pub const fn call(self, width: Width, registers: &Registers) -> Call {
+        let layout = self.layout(width);
+        let mut call = Call {
+            nr: registers.get(layout.number) & layout.mask,
+            args: [0; 6],
+        };
+        let mut at = 0;
+        while at < layout.arguments.len() {
+            call.args[at] = registers.get(layout.arguments[at]) & layout.mask;
+            at += 1;
+        }
+        call
+    }
+
+    /// Puts a call into the registers, the caller's side of [`call`](Self::call).
+    ///
+    /// Arguments beyond the convention's are left out, values are cut to the width; other registers
+    /// keep their values.
+    pub const fn set_call(self, width: Width, registers: &mut Registers, call: &Call) {
+        let layout = self.layout(width);
+        registers.set(layout.number, call.nr & layout.mask);
+        let mut at = 0;
+        while at < layout.arguments.len() {
+            registers.set(layout.arguments[at], call.args[at] & layout.mask);
+            at += 1;
+        }
+    }
+
+    /// Puts a result into the caller's registers: RAX, and no other.
+    ///
+    /// A 32-bit caller gets the low 32 bits, and zeros above them.
+    pub const fn set_result(self, width: Width, registers: &mut Registers, result: u64) {
+        let layout = self.layout(width);
+        registers.set(layout.result, result & layout.mask);
+    }
+
+    /// The result in the caller's registers, zero-extended.
+    pub const fn result(self, width: Width, registers: &Registers) -> u64 {
+        let layout = self.layout(width);
+        registers.get(layout.result) & layout.mask
+    }
+
+    /// The name for configurations: `2007`, `2007-draft`, `kvm` or `xen`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Para2007 => "2007",
+            Self::Para2007Draft => "2007-draft",
+            Self::Kvm => "kvm",
+            Self::Xen => "xen",
+        }
+    }
+
+    /// The convention of that [`name`](Self::name).
+    ///
+    /// ```
+    /// use para_abi::Convention;
+    ///
+    /// assert_eq!(Convention::from_name("2007"), Some(Convention::Para2007));
+    /// assert_eq!(Convention::from_name("2008"), None);
+    /// ```
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|convention| convention.name() == name)
+    }
+}
+
+impl fmt::Display for Convention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,347 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Handlers by MSR index: built once, then only looked up.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::handler::AnyHandler;
+use crate::{MsrHandler, MsrRange, Outcome};
+
+/// Why a handler was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DispatchError {
+    /// It would share MSRs with another handler.
+    #[error("MSR range {new} overlaps {existing}, give each MSR to one handler")]
+    Overlap {
+        /// The refused range.
+        new: MsrRange,
+        /// The range that is there already.
+        existing: MsrRange,
+    },
+}
+
+struct Entry {
+    range: MsrRange,
+    handler: Box<dyn AnyHandler>,
+}
+
+/// One vCPU's handlers under construction.
+#[derive(Default)]
+pub struct MsrDispatchBuilder {
+    /// Sorted, without overlap.
+    entries: Vec<Entry>,
+}
+
+impl fmt::Debug for MsrDispatchBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set()
+            .entries(self.entries.iter().map(|entry| entry.range))
+            .finish()
+    }
+}
+
+impl MsrDispatchBuilder {
+    /// No handlers: every access is [`Outcome::NotHandled`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives an MSR or a range of them to a handler.
+    ///
+    /// # Errors
+    /// Another handler has one of these MSRs; the error names both ranges. The builder is lost then, because
+    /// a VMM whose handlers collide has a bug to fix.
+    pub fn insert(
+        mut self,
+        range: impl Into<MsrRange>,
+        handler: impl MsrHandler + 'static,
+    ) -> Result<Self, DispatchError> {
+        let new = range.into();
+        // The first range that doesn't lie wholly before the new one.
+        let at = self
+            .entries
+            .partition_point(|entry| entry.range.last() < new.first());
+        match self.entries.get(at) {
+            Some(entry) if entry.range.overlaps(new) => Err(DispatchError::Overlap {
+                new,
+                existing: entry.range,
+            }),
+            _ => {
+                let handler = Box::new(handler);
+                self.entries.insert(
+                    at,
+                    Entry {
+                        range: new,
+                        handler,
+                    },
+                );
+                Ok(self)
+            }
+        }
+    }
+
+    /// The ranges that have a handler so far, in ascending order: what a filter must make exit.
+    pub fn ranges(&self) -> impl Iterator<Item = MsrRange> + '_ {
+        self.entries.iter().map(|entry| entry.range)
+    }
+
+    /// Freezes the table.
+    pub fn build(self) -> MsrDispatch {
+        let (ranges, handlers): (Vec<_>, Vec<_>) = self
+            .entries
+            .into_iter()
+            .map(|entry| (entry.range, entry.handler))
+            .unzip();
+        let counters = MsrCounters::new(&ranges);
+        MsrDispatch {
+            ranges: ranges.into_boxed_slice(),
+            handlers: handlers.into_boxed_slice(),
+            counters,
+        }
+    }
+}
+
+/// One vCPU's MSRs in user space: a frozen table of handlers, owned by the vCPU's thread.
+///
+/// An access costs a binary search, a virtual call and two relaxed stores: no lock and no allocation.
+///
+/// ```
+/// use para_msr::handlers::{Constant, Shadow};
+/// use para_msr::{MsrDispatchBuilder, MsrRange, Outcome};
+///
+/// let mut msrs = MsrDispatchBuilder::new()
+///     .insert(0x8b, Constant::new(0x1_0000_0000))? // IA32_BIOS_SIGN_ID: the microcode's revision
+///     .insert(MsrRange::new(0x4000_0100, 0x4000_0105)?, Shadow::<6>::new(0x4000_0100, 0)?)?
+///     .build();
+/// let counters = msrs.counters(); // for another thread
+///
+/// assert_eq!(msrs.write(0x4000_0101, 5), Outcome::Handled(()));
+/// assert_eq!(msrs.read(0x4000_0101), Outcome::Handled(5));
+/// assert_eq!(msrs.write(0x8b, 0), Outcome::GpException);
+/// assert_eq!(msrs.read(0x10), Outcome::NotHandled);
+/// assert_eq!(counters.get(0x8b).map(|count| (count.writes, count.faults)), Some((1, 1)));
+/// assert_eq!(counters.not_handled(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct MsrDispatch {
+    /// Sorted, without overlap. Apart from the handlers, so that a search touches few cache lines.
+    ranges: Box<[MsrRange]>,
+    /// As many, in the same order.
+    handlers: Box<[Box<dyn AnyHandler>]>,
+    counters: MsrCounters,
+}
+
+impl fmt::Debug for MsrDispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MsrDispatch")
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MsrDispatch {
+    /// RDMSR.
+    pub fn read(&mut self, index: u32) -> Outcome<u64> {
+        self.access(index, Kind::Read, |handler| handler.read(index))
+    }
+
+    /// WRMSR.
+    pub fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
+        self.access(index, Kind::Write, |handler| handler.write(index, value))
+    }
+
+    fn access<T>(
+        &mut self,
+        index: u32,
+        kind: Kind,
+        access: impl FnOnce(&mut dyn AnyHandler) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let Some((at, handler)) = self.find_mut(index) else {
+            self.counters.shared.nobody.bump();
+            return Outcome::NotHandled;
+        };
+        let outcome = access(handler);
+        self.counters.count(at, kind, &outcome);
+        outcome
+    }
+
+    fn position(&self, index: u32) -> Option<usize> {
+        let at = self.ranges.partition_point(|range| range.last() < index);
+        self.ranges.get(at)?.contains(index).then_some(at)
+    }
+
+    fn find_mut(&mut self, index: u32) -> Option<(usize, &mut dyn AnyHandler)> {
+        let at = self.position(index)?;
+        Some((at, self.handlers.get_mut(at)?.as_mut()))
+    }
+
+    /// What was counted so far and will be: a handle that any thread may keep and read, without a lock.
+    pub fn counters(&self) -> MsrCounters {
+        self.counters.clone()
+    }
+
+    /// The ranges that have a handler, in ascending order.
+    pub fn ranges(&self) -> &[MsrRange] {
+        &self.ranges
+    }
+
+    /// The handler that answers for `index`, if there is one and it is an `H`.
+    pub fn handler<H: MsrHandler + 'static>(&self, index: u32) -> Option<&H> {
+        let handler = self.handlers.get(self.position(index)?)?;
+        (**handler).as_any().downcast_ref()
+    }
+
+    /// The handler that answers for `index`, if there is one and it is an `H`: to save and restore what only
+    /// its type knows.
+    pub fn handler_mut<H: MsrHandler + 'static>(&mut self, index: u32) -> Option<&mut H> {
+        self.find_mut(index)?.1.as_any_mut().downcast_mut()
+    }
+
+    /// The vCPU is reset: tells every handler. Counters go on.
+    pub fn reset(&mut self) {
+        self.handlers.iter_mut().for_each(|handler| handler.reset());
+    }
+
+    /// The values of all handlers that keep any, in ascending order of the ranges. KVM's own MSR state
+    /// doesn't have them.
+    pub fn save(&self) -> Vec<(u32, u64)> {
+        let mut values = Vec::new();
+        for handler in &self.handlers {
+            handler.save(&mut |index, value| values.push((index, value)));
+        }
+        values
+    }
+
+    /// Gives saved values back to their handlers, and returns the indices that nobody took or that were
+    /// refused: a restore doesn't die on one of them.
+    pub fn restore(&mut self, values: &[(u32, u64)]) -> Vec<u32> {
+        let mut refused = Vec::new();
+        for &(index, value) in values {
+            let taken = self
+                .find_mut(index)
+                .is_some_and(|(_, handler)| handler.restore(index, value).or_gp().is_some());
+            if !taken {
+                refused.push(index);
+            }
+        }
+        refused
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Read,
+    Write,
+}
+
+/// A count that one thread writes and any thread reads. A load and a store suffice, which cost less than a
+/// locked addition: `&mut self` of the accesses makes sure that nobody else counts.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn bump(&self) {
+        let next = self.get().wrapping_add(1);
+        self.0.store(next, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct RangeCounters {
+    range: MsrRange,
+    reads: Counter,
+    writes: Counter,
+    faults: Counter,
+    declined: Counter,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// In ascending order of their ranges.
+    ranges: Box<[RangeCounters]>,
+    nobody: Counter,
+}
+
+/// How often a vCPU's MSRs were accessed: a shared handle, to be read by any thread while the vCPU runs. Counts
+/// that are read together needn't fit each other to the last access.
+#[derive(Clone, Debug)]
+pub struct MsrCounters {
+    shared: Arc<Shared>,
+}
+
+/// The accesses to one range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsrCount {
+    /// The range.
+    pub range: MsrRange,
+    /// RDMSRs, whatever they came to.
+    pub reads: u64,
+    /// WRMSRs, whatever they came to.
+    pub writes: u64,
+    /// Accesses of both kinds that came to #GP(0).
+    pub faults: u64,
+    /// Accesses of both kinds that the handler didn't answer for ([`Outcome::NotHandled`]).
+    pub declined: u64,
+}
+
+impl MsrCounters {
+    fn new(ranges: &[MsrRange]) -> Self {
+        let counters = |range: &MsrRange| RangeCounters {
+            range: *range,
+            reads: Counter::default(),
+            writes: Counter::default(),
+            faults: Counter::default(),
+            declined: Counter::default(),
+        };
+        MsrCounters {
+            shared: Arc::new(Shared {
+                ranges: ranges.iter().map(counters).collect(),
+                nobody: Counter::default(),
+            }),
+        }
+    }
+
+    fn count<T>(&self, at: usize, kind: Kind, outcome: &Outcome<T>) {
+        let Some(counters) = self.shared.ranges.get(at) else {
+            return;
+        };
+        match kind {
+            Kind::Read => counters.reads.bump(),
+            Kind::Write => counters.writes.bump(),
+        }
+        match outcome {
+            Outcome::Handled(_) => {}
+            Outcome::GpException => counters.faults.bump(),
+            Outcome::NotHandled => counters.declined.bump(),
+        }
+    }
+
+    /// The counts of each range, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = MsrCount> + '_ {
+        self.shared.ranges.iter().map(|counters| MsrCount {
+            range: counters.range,
+            reads: counters.reads.get(),
+            writes: counters.writes.get(),
+            faults: counters.faults.get(),
+            declined: counters.declined.get(),
+        })
+    }
+
+    /// The counts of the range that holds an MSR.
+    pub fn get(&self, index: u32) -> Option<MsrCount> {
+        self.iter().find(|count| count.range.contains(index))
+    }
+
+    /// Accesses to MSRs without a handler. Those that a handler declined are counted with its range.
+    pub fn not_handled(&self) -> u64 {
+        self.shared.nobody.get()
+    }
+}

@@ -1,0 +1,363 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! From wishes to ranges.
+
+use super::{
+    Access, FilterDefault, FilterError, FilterRange, LAST_MSR, MAX_RANGE_MSRS, MAX_RANGES,
+    MsrFilter, Rule, Uncovered, X2APIC,
+};
+use crate::MsrRange;
+
+/// MSRs in a row for which the same is wanted.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    range: MsrRange,
+    read: bool,
+    write: bool,
+}
+
+/// MSRs in a row, in ascending order, with gaps between them.
+type Spans = Vec<MsrRange>;
+
+struct Wishes {
+    /// Every index, in ascending order.
+    runs: Vec<Run>,
+    allow: bool,
+    /// Where reads need another answer than the default's, and can get it.
+    reads: Spans,
+    /// The same for writes.
+    writes: Spans,
+    /// Where reads and writes need different answers.
+    differ: Spans,
+}
+
+/// Where the ranges so far end: reads and writes before these indices are done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Done {
+    reads: u64,
+    writes: u64,
+}
+
+/// A range under consideration.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    first: u32,
+    last: u32,
+    access: Access,
+    /// How far things were done before.
+    before: Done,
+}
+
+/// A way to cover something: the last step, and where it came from.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    done: Done,
+    step: Option<Step>,
+    /// Index in the level before.
+    from: usize,
+}
+
+pub(super) fn compile(default: FilterDefault, rules: &[Rule]) -> Result<MsrFilter, FilterError> {
+    let wishes = Wishes::new(default, rules);
+    let mut steps = wishes.cover()?;
+    wishes.trim(&mut steps);
+    let mut ranges: Vec<_> = steps.iter().filter_map(|step| wishes.range(step)).collect();
+    if ranges.is_empty() && default == FilterDefault::Deny {
+        // KVM refuses a filter that denies everything and has no range; one that denies MSR 0 says the same.
+        ranges.extend(FilterRange::from_fn(0, Access::Both, |_| false));
+    }
+    Ok(MsrFilter {
+        default,
+        ranges,
+        uncovered: wishes.uncovered(),
+    })
+}
+
+impl Wishes {
+    fn new(default: FilterDefault, rules: &[Rule]) -> Self {
+        let allow = default == FilterDefault::Allow;
+        let runs = runs(allow, rules);
+        let coverable = |run: &Run| !X2APIC.contains(run.range.first()) && run.range != LAST_MSR;
+        let spans = |wanted: &dyn Fn(&Run) -> bool| {
+            let wanted = |run: &&Run| coverable(run) && wanted(run);
+            join(runs.iter().filter(wanted).map(|run| run.range))
+        };
+        Wishes {
+            allow,
+            reads: spans(&|run| run.read != allow),
+            writes: spans(&|run| run.write != allow),
+            differ: spans(&|run| run.read != run.write),
+            runs,
+        }
+    }
+
+    /// Few ranges, if 16 suffice: the fewest of those whose first MSRs ascend in the order that KVM asks them.
+    ///
+    /// Every range begins at the first MSR that isn't yet as wanted, and is as long as it may be. That
+    /// leaves three kinds: for reads, for writes, or for both, which ends where the two differ, unless an
+    /// earlier range has one of them there. Of the ways with `n` ranges, only those are kept that aren't
+    /// behind another in both directions: what can follow one can follow the other.
+    fn cover(&self) -> Result<Vec<Step>, FilterError> {
+        let start = Way {
+            done: Done {
+                reads: 0,
+                writes: 0,
+            },
+            step: None,
+            from: 0,
+        };
+        let mut levels = vec![vec![start]];
+        loop {
+            let Some(level) = levels.last() else {
+                return Ok(Vec::new());
+            };
+            let finished = |way: &Way| self.next(way.done).is_none();
+            if let Some(at) = level.iter().position(finished) {
+                return Ok(trace(&levels, at));
+            }
+            if levels.len() > MAX_RANGES {
+                let reached = level.iter().filter_map(|way| self.next(way.done)).max();
+                return Err(FilterError::TooManyRanges {
+                    first_left: reached.unwrap_or(0),
+                });
+            }
+            let mut next = Vec::new();
+            for (from, way) in level.iter().enumerate() {
+                for step in self.steps(way.done) {
+                    add(&mut next, way.done.after(&step), step, from);
+                }
+            }
+            levels.push(next);
+        }
+    }
+
+    /// The first MSR that isn't done.
+    fn next(&self, done: Done) -> Option<u32> {
+        let read = first_from(&self.reads, done.reads);
+        let write = first_from(&self.writes, done.writes);
+        [read, write].into_iter().flatten().min()
+    }
+
+    fn steps(&self, done: Done) -> impl Iterator<Item = Step> {
+        let step = |first: u32, access, limit: u64| {
+            let end = u64::from(first) + u64::from(MAX_RANGE_MSRS);
+            // 0xffffffff is in no range.
+            let last = end.min(limit).min(u64::from(u32::MAX)).checked_sub(1)?;
+            let last = u32::try_from(last).ok().filter(|last| *last >= first)?;
+            Some(Step {
+                first,
+                last,
+                access,
+                before: done,
+            })
+        };
+        // Nowhere behind `first`: all before `done` that isn't before `first` has to be in an earlier range.
+        let first = self.next(done);
+        let read = first_from(&self.reads, done.reads).filter(|read| Some(*read) == first);
+        let write = first_from(&self.writes, done.writes).filter(|write| Some(*write) == first);
+        let both = first.and_then(|first| {
+            let open = done.reads.max(done.writes).max(u64::from(first));
+            let limit = first_from(&self.differ, open).map_or(u64::MAX, u64::from);
+            step(first, Access::Both, limit)
+        });
+        [
+            both,
+            read.and_then(|first| step(first, Access::Read, u64::MAX)),
+            write.and_then(|first| step(first, Access::Write, u64::MAX)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Takes away the MSRs at each range's end that need no range, unless a later range relies on this one to
+    /// be asked first there.
+    fn trim(&self, steps: &mut [Step]) {
+        for at in (0..steps.len()).rev() {
+            let Some((step, later)) = steps.get_mut(at..).and_then(|rest| rest.split_first_mut())
+            else {
+                continue;
+            };
+            let Ok(whole) = MsrRange::new(step.first, step.last) else {
+                continue;
+            };
+            let reads = last_in(&self.reads, whole).filter(|_| step.access.reads());
+            let writes = last_in(&self.writes, whole).filter(|_| step.access.writes());
+            let relied_on = later
+                .iter()
+                .filter(|later| later.first <= step.last)
+                .map(|later| later.last.min(step.last))
+                .max();
+            step.last = reads.max(writes).max(relied_on).unwrap_or(step.first);
+        }
+    }
+
+    /// A step as KVM's range.
+    fn range(&self, step: &Step) -> Option<FilterRange> {
+        let range = MsrRange::new(step.first, step.last).ok()?;
+        let mut runs = self.runs.as_slice();
+        let allow = |index| {
+            while let [first, rest @ ..] = runs {
+                if index <= first.range.last() {
+                    break;
+                }
+                runs = rest;
+            }
+            // KVM doesn't ask for x2APIC's MSRs: the default's answer is as good as any.
+            let (read, write) = match runs.first() {
+                Some(run) if !X2APIC.contains(index) => (run.read, run.write),
+                _ => (self.allow, self.allow),
+            };
+            match step.access {
+                Access::Read => read,
+                Access::Write => write,
+                // Where an earlier range has the reads, this is asked for writes only, and the other way round.
+                Access::Both if u64::from(index) < step.before.reads => write,
+                Access::Both => read,
+            }
+        };
+        FilterRange::from_fn(range, step.access, allow).ok()
+    }
+
+    /// What is wanted where KVM asks no filter.
+    fn uncovered(&self) -> Vec<Uncovered> {
+        let mut found: Vec<Uncovered> = Vec::new();
+        for run in &self.runs {
+            let kvm = match X2APIC.contains(run.range.first()) {
+                true => true,
+                false if run.range == LAST_MSR => self.allow,
+                false => continue,
+            };
+            let access = u32::from(run.read != kvm) | u32::from(run.write != kvm) << 1;
+            if let Some(access) = Access::from_flags(access) {
+                found.push(Uncovered {
+                    range: run.range,
+                    access,
+                    allowed: kvm,
+                });
+            }
+        }
+        found
+    }
+}
+
+impl Done {
+    fn after(self, step: &Step) -> Self {
+        let end = u64::from(step.last) + 1;
+        let reads = match step.access.reads() {
+            true => self.reads.max(end),
+            false => self.reads,
+        };
+        let writes = match step.access.writes() {
+            true => self.writes.max(end),
+            false => self.writes,
+        };
+        Done { reads, writes }
+    }
+
+    /// Nothing that can follow `other` couldn't follow this.
+    fn is_ahead_of(self, other: Done) -> bool {
+        self.reads >= other.reads && self.writes >= other.writes
+    }
+}
+
+/// Adds a way, unless another is ahead of it, and drops those that it is ahead of.
+fn add(level: &mut Vec<Way>, done: Done, step: Step, from: usize) {
+    if level.iter().any(|way| way.done.is_ahead_of(done)) {
+        return;
+    }
+    level.retain(|way| !done.is_ahead_of(way.done));
+    level.push(Way {
+        done,
+        step: Some(step),
+        from,
+    });
+}
+
+/// The steps that led to a way of the last level.
+fn trace(levels: &[Vec<Way>], mut at: usize) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for level in levels.iter().rev() {
+        let Some(way) = level.get(at) else { break };
+        steps.extend(way.step);
+        at = way.from;
+    }
+    steps.reverse();
+    steps
+}
+
+/// The whole index space in runs of equal wishes. The MSRs that KVM doesn't filter are in runs of their own.
+fn runs(allow: bool, rules: &[Rule]) -> Vec<Run> {
+    let bounds = |range: MsrRange| [u64::from(range.first()), u64::from(range.last()) + 1];
+    let mut cuts: Vec<u64> = rules.iter().flat_map(|rule| bounds(rule.range)).collect();
+    cuts.extend(bounds(MsrRange::ALL).into_iter().chain(bounds(X2APIC)));
+    cuts.push(u64::from(u32::MAX));
+    cuts.sort_unstable();
+    cuts.dedup();
+    // The rules that hold at an index, by how many begin and end up to it: deny reads, deny writes, allow
+    // reads, allow writes.
+    let mut events: Vec<(u64, usize, i32)> = Vec::new();
+    for rule in rules {
+        let [first, end] = bounds(rule.range);
+        let kind = usize::from(rule.allow) * 2;
+        for (wanted, slot) in [
+            (rule.access.reads(), kind),
+            (rule.access.writes(), kind + 1),
+        ] {
+            if wanted {
+                events.extend([(first, slot, 1), (end, slot, -1)]);
+            }
+        }
+    }
+    events.sort_unstable_by_key(|(at, ..)| *at);
+    let (mut events, mut open) = (events.into_iter().peekable(), [0i32; 4]);
+    let mut runs = Vec::with_capacity(cuts.len());
+    for pair in cuts.windows(2) {
+        let [first, end] = *pair else { continue };
+        while let Some((_, slot, change)) = events.next_if(|(at, ..)| *at <= first) {
+            if let Some(count) = open.get_mut(slot) {
+                *count += change;
+            }
+        }
+        let [deny_read, deny_write, allow_read, allow_write] = open;
+        let Ok(range) = MsrRange::new(first as u32, (end - 1) as u32) else {
+            continue;
+        };
+        runs.push(Run {
+            range,
+            read: deny_read == 0 && (allow || allow_read > 0),
+            write: deny_write == 0 && (allow || allow_write > 0),
+        });
+    }
+    runs
+}
+
+/// Ranges in ascending order, neighbours made one.
+fn join(ranges: impl Iterator<Item = MsrRange>) -> Spans {
+    let mut spans: Spans = Vec::new();
+    for range in ranges {
+        let joined = spans
+            .last()
+            .filter(|last| u64::from(last.last()) + 1 == u64::from(range.first()))
+            .and_then(|last| MsrRange::new(last.first(), range.last()).ok());
+        match (spans.last_mut(), joined) {
+            (Some(last), Some(joined)) => *last = joined,
+            _ => spans.push(range),
+        }
+    }
+    spans
+}
+
+/// The first MSR of the spans that isn't before `from`.
+fn first_from(spans: &Spans, from: u64) -> Option<u32> {
+    let at = spans.partition_point(|span| u64::from(span.last()) < from);
+    let first = spans.get(at)?.first();
+    Some(first.max(u32::try_from(from).ok()?))
+}
+
+/// The last MSR of the spans that is in a range.
+fn last_in(spans: &Spans, range: MsrRange) -> Option<u32> {
+    let at = spans.partition_point(|span| span.first() <= range.last());
+    let last = spans.get(at.checked_sub(1)?)?.last().min(range.last());
+    (last >= range.first()).then_some(last)
+}

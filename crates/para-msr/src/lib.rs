@@ -1,0 +1,69 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The MSRs of a guest that user space answers for: which accesses exit, who answers them, what is saved of
+//! them; and one answer in full, the 2007 MSR based hypercall API.
+//!
+//! | module or type | is |
+//! |---|---|
+//! | [`MsrDispatch`], [`MsrHandler`], [`Outcome`] | handlers by index, one table per vCPU, without lock or allocation |
+//! | [`handlers`] | ready ones: constants, shadows, per-vCPU values, logged #GP |
+//! | [`filter`] | what all parts of a VMM want of KVM's one MSR filter, compiled into its 16 ranges |
+//! | [`profile`] | the MSRs that a Linux guest needs, as an allow-list |
+//! | [`saved`] | saving and restoring KVM's MSRs past those that it rejects |
+//! | [`para`] | the registration of a vCPU by the 2007 API |
+//! | `kvm` (feature `kvm`) | filters and MSRs through `kvm-ioctls` |
+//!
+//! There is no `unsafe` in this crate.
+//!
+//! # Example
+//!
+//! One vCPU's MSRs, and the filter that makes exactly these exit. With feature `kvm`, `filter.install(&vm)`
+//! comes before the first vCPU is created.
+//!
+//! ```
+//! use para_msr::filter::{Access, FilterDefault, MsrFilterBuilder};
+//! use para_msr::handlers::{Constant, Shadow};
+//! use para_msr::{MsrDispatchBuilder, Outcome};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let msrs = MsrDispatchBuilder::new()
+//!         .insert(0xce, Constant::new(1 << 31))?
+//!         .insert(0x4b56_4d08, Shadow::<1>::new(0x4b56_4d08, 1)?.reserved(!1))?;
+//!     let filter = msrs
+//!         .ranges()
+//!         .fold(MsrFilterBuilder::new(FilterDefault::Allow), |filter, range| filter.deny(range, Access::Both))
+//!         .compile()?;
+//!     filter.uncovered().iter().for_each(|gap| eprintln!("{gap}"));
+//!     assert!(!filter.allows_read(0xce) && filter.allows_read(0x10));
+//!
+//!     // An exit for a read of `index`: `None` is #GP(0).
+//!     let mut msrs = msrs.build();
+//!     assert_eq!(msrs.read(0xce).or_gp(), Some(1 << 31));
+//!     assert_eq!(msrs.read(0x606), Outcome::NotHandled);
+//!     assert_eq!(msrs.read(0x606).or_gp(), None);
+//!     Ok(())
+//! }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod dispatch;
+pub mod filter;
+mod handler;
+pub mod handlers;
+#[cfg(feature = "kvm")]
+pub mod kvm;
+pub mod para;
+pub mod profile;
+mod range;
+pub mod saved;
+
+pub use dispatch::{DispatchError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder};
+pub use handler::{MsrHandler, Outcome};
+pub use para::{ParaMsr, ParaMsrState, Registration};
+pub use range::{InvertedRange, MsrRange};
+
+#[cfg(all(doctest, feature = "kvm"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

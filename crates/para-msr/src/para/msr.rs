@@ -1,0 +1,229 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The state machine of one vCPU's registration.
+
+use std::fmt;
+
+use hypercall_patch::Stub;
+use hypercall_patch::memory::{SiteError, Written, check_site};
+use para_abi::{MSR_KVM_API_MAGIC, ParaStatePayload, is_para_state_aligned};
+use vm_memory::{GuestAddress, GuestAddressSpace};
+
+use super::event::{Fault, FaultReason, Refusal, Refused, Registered, Registration};
+use super::page::ParaPage;
+use super::state::payload_range;
+use crate::{MsrHandler, Outcome};
+
+type Observer = Box<dyn FnMut(&Registration) + Send>;
+
+/// What a vCPU is registered with. Guest-physical addresses only: guest memory is looked up again for every
+/// access (H4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ParaRegistration {
+    /// Guest-physical address of the para page, a multiple of 4096.
+    pub para_state_gpa: u64,
+    /// Guest-physical address of the four patched bytes.
+    pub hypercall_gpa: u64,
+}
+
+/// MSR [`MSR_KVM_API_MAGIC`] of one vCPU.
+///
+/// `A` says where guest memory is found each time: an `Arc` of it or a reference to it if it never changes,
+/// `GuestMemoryAtomic` if it does. What is read-only, MMIO or private, `A` must not give out for writing: a
+/// [`GuestMemory`](vm_memory::GuestMemory) that checks [`Permissions`](vm_memory::Permissions) can hold it, one of plain RAM regions
+/// simply has none there.
+///
+/// # Example
+/// ```
+/// use std::sync::Arc;
+///
+/// use hypercall_patch::{PioPort, Stub};
+/// use para_abi::{MSR_KVM_API_MAGIC, ParaStatePayload};
+/// use para_msr::para::ParaMsr;
+/// use para_msr::{MsrDispatchBuilder, Outcome};
+/// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+///
+/// let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
+/// let para = ParaMsr::new(memory.clone(), Stub::Pio(PioPort::DEFAULT))
+///     .with_observer(|event| println!("vCPU 0: {event}"));
+/// let mut msrs = MsrDispatchBuilder::new().insert(MSR_KVM_API_MAGIC, para)?.build();
+///
+/// // The guest fills its page and executes WRMSR.
+/// let page = ParaStatePayload::new(0x2000);
+/// memory.write_slice(&page.to_bytes(), GuestAddress(0x1000))?;
+/// assert_eq!(msrs.write(MSR_KVM_API_MAGIC, 0x1000), Outcome::Handled(()));
+///
+/// let mut bytes = [0; 24];
+/// memory.read_slice(&mut bytes, GuestAddress(0x1000))?;
+/// let page = ParaStatePayload::from_bytes(&bytes);
+/// assert_eq!((page.host_version, page.ret), (1, 0));
+/// let mut site = [0; 4];
+/// memory.read_slice(&mut site, GuestAddress(0x2000))?;
+/// assert_eq!(site, [0xe6, 0xf5, 0xc3, 0xcc]); // out 0xf5, al; ret
+///
+/// // A snapshot finds the vCPU's part of it by its type.
+/// let para = msrs.handler::<ParaMsr<Arc<GuestMemoryMmap>>>(MSR_KVM_API_MAGIC);
+/// assert!(para.is_some_and(|para| para.save().registration.is_some()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ParaMsr<A> {
+    memory: A,
+    stub: Stub,
+    registered: Option<ParaRegistration>,
+    observer: Option<Observer>,
+}
+
+impl<A: fmt::Debug> fmt::Debug for ParaMsr<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParaMsr")
+            .field("memory", &self.memory)
+            .field("stub", &self.stub)
+            .field("registered", &self.registered)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: GuestAddressSpace> ParaMsr<A> {
+    /// The MSR of a vCPU that isn't registered, of a host that wants its guest to call through `stub`.
+    pub fn new(memory: A, stub: Stub) -> Self {
+        ParaMsr {
+            memory,
+            stub,
+            registered: None,
+            observer: None,
+        }
+    }
+
+    /// Has `observer` told what each WRMSR came to, before the vCPU goes on: the way to know it when the MSR
+    /// is reached through [`MsrDispatch`](crate::MsrDispatch). It runs on the vCPU's thread, as often as the
+    /// guest likes; a log needs an [`EventThrottle`](super::EventThrottle).
+    #[must_use]
+    pub fn with_observer(mut self, observer: impl FnMut(&Registration) + Send + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// WRMSR of `value`, EDX:EAX, by the guest.
+    pub fn wrmsr(&mut self, value: u64) -> Registration {
+        let memory = self.memory.memory();
+        let event = self.register(&*memory, value);
+        if let Some(observer) = &mut self.observer {
+            observer(&event);
+        }
+        event
+    }
+
+    /// The vCPU or its VM is reset: it is not registered any more. Patched bytes stay, they are guest RAM
+    /// (H5).
+    pub fn reset(&mut self) {
+        self.registered = None;
+    }
+
+    /// What the vCPU is registered with, if it is.
+    pub fn registration(&self) -> Option<ParaRegistration> {
+        self.registered
+    }
+
+    /// What is written to the guest's sites.
+    pub fn stub(&self) -> Stub {
+        self.stub
+    }
+
+    /// Where guest memory is found.
+    pub fn memory(&self) -> &A {
+        &self.memory
+    }
+
+    pub(super) fn set_registration(&mut self, registered: Option<ParaRegistration>) {
+        self.registered = registered;
+    }
+
+    fn register(&mut self, memory: &A::M, value: u64) -> Registration {
+        let fault = |reason| Registration::Fault(Fault { value, reason });
+        // Before existence, and in 64 bits: no address has bits that fall out of a mask (R3, H13).
+        if !is_para_state_aligned(value) {
+            return fault(FaultReason::Misaligned);
+        }
+        let Some(page) = ParaPage::open(memory, value) else {
+            return fault(FaultReason::NotRam);
+        };
+        let asked = page.copy();
+        page.set_host_version();
+        match self.commit(memory, value, &asked) {
+            Ok(written) => {
+                page.accept();
+                Registration::Registered(Registered {
+                    para_state_gpa: value,
+                    hypercall_gpa: asked.hypercall_gpa,
+                    guest_version: asked.guest_version,
+                    size: asked.size,
+                    stub: self.stub,
+                    written,
+                })
+            }
+            Err(reason) => {
+                page.refuse();
+                Registration::Refused(Refused {
+                    para_state_gpa: value,
+                    hypercall_gpa: asked.hypercall_gpa,
+                    guest_version: asked.guest_version,
+                    size: asked.size,
+                    reason,
+                })
+            }
+        }
+    }
+
+    /// Everything between the two answers: on an error nothing has changed (R10), and what can fail comes first.
+    fn commit(
+        &mut self,
+        memory: &A::M,
+        para_state_gpa: u64,
+        asked: &ParaStatePayload,
+    ) -> Result<Written, Refusal> {
+        if asked.is_newer_than_host() {
+            return Err(Refusal::NewerGuest);
+        }
+        let site = check_site(
+            memory,
+            GuestAddress(asked.hypercall_gpa),
+            Some(payload_range(para_state_gpa)),
+        )?;
+        self.registered = Some(ParaRegistration {
+            para_state_gpa,
+            hypercall_gpa: asked.hypercall_gpa,
+        });
+        Ok(site.write(self.stub))
+    }
+}
+
+impl From<SiteError> for Refusal {
+    fn from(reason: SiteError) -> Self {
+        Refusal::Site(reason)
+    }
+}
+
+/// Answers for [`MSR_KVM_API_MAGIC`] only. Its state is no MSR value:
+/// [`ParaMsr::save`] and [`ParaMsr::restore`] carry it.
+impl<A: GuestAddressSpace + Send> MsrHandler for ParaMsr<A> {
+    /// #GP(0): the original never implemented it (R12).
+    fn read(&mut self, index: u32) -> Outcome<u64> {
+        match index {
+            MSR_KVM_API_MAGIC => Outcome::GpException,
+            _ => Outcome::NotHandled,
+        }
+    }
+
+    fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
+        match index {
+            MSR_KVM_API_MAGIC => self.wrmsr(value).outcome(),
+            _ => Outcome::NotHandled,
+        }
+    }
+
+    fn reset(&mut self) {
+        ParaMsr::reset(self);
+    }
+}

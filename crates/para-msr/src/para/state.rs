@@ -1,0 +1,263 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Saving a registration and taking it back on another host.
+
+use std::fmt;
+use std::ops::Range;
+
+use hypercall_patch::Stub;
+use hypercall_patch::memory::{SiteError, Written, check_site};
+use para_abi::{PARA_STATE_PAYLOAD, is_para_state_aligned};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory};
+
+use super::msr::{ParaMsr, ParaRegistration};
+use super::page::ParaPage;
+
+/// The saved state of a [`ParaMsr`].
+///
+/// Plain data that anybody may have written: it gives no access to anything until [`ParaMsr::restore`] has
+/// checked it against guest memory. The stub isn't part of it; which one stands in guest memory is read
+/// there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ParaMsrState {
+    /// The form of this structure: [`ParaMsrState::VERSION`].
+    pub version: u32,
+    /// What the vCPU is registered with, if it is.
+    pub registration: Option<ParaRegistration>,
+}
+
+impl ParaMsrState {
+    /// The form that is written, and the newest that is read.
+    pub const VERSION: u32 = 1;
+}
+
+impl Default for ParaMsrState {
+    /// A vCPU that isn't registered.
+    fn default() -> Self {
+        ParaMsrState {
+            version: Self::VERSION,
+            registration: None,
+        }
+    }
+}
+
+/// Why a state can't be restored at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The state has a form that isn't known here.
+    #[error(
+        "the saved para state has version {found} and only version {} is known, \
+         restore it with the release that saved it",
+        ParaMsrState::VERSION
+    )]
+    Version {
+        /// Its version.
+        found: u32,
+    },
+}
+
+/// What restoring a state came to. Displays as one line for a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the registration may have been dropped"]
+pub enum Restored {
+    /// The vCPU wasn't registered and isn't.
+    Unregistered,
+    /// The vCPU is registered again.
+    Registered {
+        /// With what.
+        registration: ParaRegistration,
+        /// What became of its four bytes.
+        site: RestoredSite,
+    },
+    /// The vCPU was registered with what guest memory no longer has, and isn't any more. Guest memory was
+    /// not touched.
+    Dropped {
+        /// What it was registered with.
+        registration: ParaRegistration,
+        /// What is wrong with it.
+        reason: Lost,
+    },
+}
+
+/// What became of the four bytes of a restored registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoredSite {
+    /// This host's stub stands there already.
+    Unchanged,
+    /// Another host's stub stood there and was replaced.
+    Repatched {
+        /// The stub that was replaced.
+        from: Stub,
+    },
+    /// No stub stands there, so the bytes were left alone. Only the guest can have written them, after it
+    /// registered: it uses the place for something else now, and a stub would destroy that. A call there
+    /// would not have reached the host it was saved on either.
+    Foreign {
+        /// What stands there.
+        bytes: [u8; Stub::LEN],
+    },
+}
+
+/// Why a restored registration was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lost {
+    /// The para page's address isn't page aligned: the state is damaged.
+    PageMisaligned,
+    /// The para page is not RAM for reading and writing.
+    PageNotRam,
+    /// The four bytes can't be patched.
+    Site(SiteError),
+}
+
+impl<A: GuestAddressSpace> ParaMsr<A> {
+    /// The vCPU's registration. Save it when no WRMSR is pending (see `vcpu-loop`'s `complete`), or a
+    /// restored vCPU would execute it again.
+    pub fn save(&self) -> ParaMsrState {
+        ParaMsrState {
+            version: ParaMsrState::VERSION,
+            registration: self.registration(),
+        }
+    }
+
+    /// Takes a saved registration back, after guest memory and before the vCPU runs.
+    ///
+    /// It is checked like a new one, but the para page is not written: the guest has its answer. A stub of
+    /// another vendor or route at the site is replaced by this host's. Whatever registration this vCPU had is
+    /// gone.
+    ///
+    /// # Errors
+    /// [`RestoreError::Version`] if the state has a form that isn't known; then nothing has changed.
+    ///
+    /// # Example
+    /// ```
+    /// use hypercall_patch::Stub;
+    /// use para_msr::para::{ParaMsr, ParaMsrState, ParaRegistration, Restored, RestoredSite};
+    /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+    ///
+    /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+    /// memory.write_slice(&Stub::Vmx.bytes(), GuestAddress(0x2000))?; // saved on an Intel host
+    /// let registration = ParaRegistration { para_state_gpa: 0x1000, hypercall_gpa: 0x2000 };
+    /// let state = ParaMsrState { registration: Some(registration), ..ParaMsrState::default() };
+    ///
+    /// let mut para = ParaMsr::new(&memory, Stub::Svm);
+    /// let site = RestoredSite::Repatched { from: Stub::Vmx };
+    /// assert_eq!(para.restore(&state)?, Restored::Registered { registration, site });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn restore(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
+        if state.version != ParaMsrState::VERSION {
+            return Err(RestoreError::Version {
+                found: state.version,
+            });
+        }
+        self.set_registration(None);
+        let Some(registration) = state.registration else {
+            return Ok(Restored::Unregistered);
+        };
+        let memory = self.memory().memory();
+        Ok(match patch_again(&*memory, &registration, self.stub()) {
+            Ok(site) => {
+                self.set_registration(Some(registration));
+                Restored::Registered { registration, site }
+            }
+            Err(reason) => Restored::Dropped {
+                registration,
+                reason,
+            },
+        })
+    }
+}
+
+/// The bytes that a stub must not overlap, of a page whose address is page aligned (H9).
+pub(super) fn payload_range(para_state_gpa: u64) -> Range<u64> {
+    para_state_gpa..para_state_gpa + PARA_STATE_PAYLOAD as u64
+}
+
+fn patch_again<M: GuestMemory + ?Sized>(
+    memory: &M,
+    registration: &ParaRegistration,
+    stub: Stub,
+) -> Result<RestoredSite, Lost> {
+    let para_state_gpa = registration.para_state_gpa;
+    if !is_para_state_aligned(para_state_gpa) {
+        return Err(Lost::PageMisaligned);
+    }
+    if ParaPage::open(memory, para_state_gpa).is_none() {
+        return Err(Lost::PageNotRam);
+    }
+    let site = check_site(
+        memory,
+        GuestAddress(registration.hypercall_gpa),
+        Some(payload_range(para_state_gpa)),
+    )?;
+    let bytes = site.bytes();
+    let Some(from) = Stub::identify(&bytes) else {
+        return Ok(RestoredSite::Foreign { bytes });
+    };
+    Ok(match site.write(stub) {
+        Written::Unchanged => RestoredSite::Unchanged,
+        Written::Changed => RestoredSite::Repatched { from },
+    })
+}
+
+impl From<SiteError> for Lost {
+    fn from(reason: SiteError) -> Self {
+        Lost::Site(reason)
+    }
+}
+
+impl fmt::Display for Restored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Restored::Unregistered => f.write_str("no para registration to restore"),
+            Restored::Registered { registration, site } => {
+                write!(f, "para registration restored: {registration}, {site}")
+            }
+            Restored::Dropped {
+                registration,
+                reason,
+            } => write!(f, "para registration dropped: {registration}: {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for ParaRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "page {:#x}, hypercall site {:#x}",
+            self.para_state_gpa, self.hypercall_gpa
+        )
+    }
+}
+
+impl fmt::Display for RestoredSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RestoredSite::Unchanged => f.write_str("which has this host's stub"),
+            RestoredSite::Repatched { from } => {
+                write!(f, "where this host's stub replaces \"{from}\"")
+            }
+            RestoredSite::Foreign {
+                bytes: [a, b, c, d],
+            } => write!(
+                f,
+                "where the guest has put {a:02x} {b:02x} {c:02x} {d:02x} since it registered, left alone"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::PageMisaligned => f.write_str("the page is not page aligned"),
+            Lost::PageNotRam => f.write_str("the page is not RAM for reading and writing"),
+            Lost::Site(reason) => reason.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Saving and restoring (H6).
+
+use hypercall_patch::memory::SiteError;
+use hypercall_patch::{PioPort, Stub};
+use para_abi::ParaStatePayload;
+use para_msr::para::{Lost, ParaRegistration, RestoreError, Restored, RestoredSite};
+use para_msr::{ParaMsr, ParaMsrState};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
+
+use crate::support::*;
+
+const REGISTRATION: ParaRegistration = ParaRegistration {
+    para_state_gpa: PAGE,
+    hypercall_gpa: SITE,
+};
+
+fn state(para_state_gpa: u64, hypercall_gpa: u64) -> ParaMsrState {
+    ParaMsrState {
+        registration: Some(ParaRegistration {
+            para_state_gpa,
+            hypercall_gpa,
+        }),
+        ..ParaMsrState::default()
+    }
+}
+
+/// A memory whose guest has registered on a host with `stub`, and the state.
+fn saved(stub: Stub) -> (GuestMemoryMmap, ParaMsrState) {
+    let memory = ready();
+    let mut para = ParaMsr::new(&memory, stub);
+    assert!(para.wrmsr(PAGE).registered().is_some());
+    let state = para.save();
+    (memory, state)
+}
+
+#[test]
+fn h6_a_guest_is_patched_anew_for_another_host() {
+    let ports = [0x10, 0xf5].map(|port| Stub::Pio(PioPort::new(port).unwrap()));
+    for from in STUBS.into_iter().chain(ports) {
+        for to in STUBS {
+            let (memory, state) = saved(from);
+            let before = image(&memory);
+            let mut para = ParaMsr::new(&memory, to);
+            let site = match from == to {
+                true => RestoredSite::Unchanged,
+                false => RestoredSite::Repatched { from },
+            };
+            let registration = REGISTRATION;
+            assert_eq!(
+                para.restore(&state),
+                Ok(Restored::Registered { registration, site })
+            );
+            assert_eq!(para.registration(), Some(REGISTRATION));
+            assert_eq!(bytes(&memory, SITE), to.bytes());
+            let site = SITE..SITE + 4;
+            assert!(
+                changed(&before, &image(&memory))
+                    .iter()
+                    .all(|gpa| site.contains(gpa))
+            );
+            assert_eq!(para.save(), state, "and it can be saved again");
+        }
+    }
+}
+
+#[test]
+fn h6_vcpus_that_share_a_site_are_all_restored() {
+    let (memory, state) = saved(Stub::Vmx);
+    let mut vcpus = [0; 3].map(|_| ParaMsr::new(&memory, Stub::Svm));
+    let sites = vcpus.each_mut().map(|para| match para.restore(&state) {
+        Ok(Restored::Registered { site, .. }) => site,
+        other => panic!("{other:?}"),
+    });
+    let from = Stub::Vmx;
+    assert_eq!(
+        sites,
+        [
+            RestoredSite::Repatched { from },
+            RestoredSite::Unchanged,
+            RestoredSite::Unchanged
+        ]
+    );
+}
+
+#[test]
+fn h6_an_unregistered_vcpu_stays_so() {
+    let memory = ready();
+    let before = image(&memory);
+    let state = ParaMsr::new(&memory, PIO).save();
+    assert_eq!(state, ParaMsrState::default());
+    // Also one that was registered before.
+    let mut para = ParaMsr::new(&memory, PIO);
+    assert_eq!(para.restore(&state), Ok(Restored::Unregistered));
+    assert_eq!(image(&memory), before);
+    assert!(para.wrmsr(PAGE).registered().is_some());
+    assert_eq!(para.restore(&state), Ok(Restored::Unregistered));
+    assert_eq!(para.registration(), None);
+}
+
+#[test]
+fn h6_bytes_that_the_guest_put_there_since_are_its_own() {
+    for foreign in [
+        [0x0f, 0x01, 0xc1, 0x90],
+        [0; 4],
+        [0xe6, 0x20, 0xc3, 0xcc],
+        [0xb8, 0, 0, 0],
+    ] {
+        let (memory, state) = saved(Stub::Vmx);
+        memory.write_slice(&foreign, GuestAddress(SITE)).unwrap();
+        let before = image(&memory);
+        let mut para = ParaMsr::new(&memory, Stub::Svm);
+        let restored = para.restore(&state).unwrap();
+        let site = RestoredSite::Foreign { bytes: foreign };
+        assert_eq!(
+            restored,
+            Restored::Registered {
+                registration: REGISTRATION,
+                site
+            }
+        );
+        assert_eq!(image(&memory), before);
+        assert_eq!(para.registration(), Some(REGISTRATION));
+        assert!(restored.to_string().ends_with("left alone"), "{restored}");
+    }
+}
+
+#[test]
+fn h6_a_registration_without_its_memory_is_dropped() {
+    let crosses = SiteError::CrossesPage { gpa: 0x2ffd };
+    let overlaps = SiteError::Overlaps {
+        gpa: PAGE + 23,
+        start: PAGE,
+        end: PAGE + 24,
+    };
+    let cases = [
+        (state(PAGE + 8, SITE), Lost::PageMisaligned),
+        (state(u64::MAX, SITE), Lost::PageMisaligned),
+        (state(RAM, SITE), Lost::PageNotRam),
+        (state(!0xfff, SITE), Lost::PageNotRam),
+        (state(PAGE, RAM), Lost::Site(SiteError::NotRam { gpa: RAM })),
+        (
+            state(PAGE, u64::MAX),
+            Lost::Site(SiteError::CrossesPage { gpa: u64::MAX }),
+        ),
+        (state(PAGE, 0x2ffd), Lost::Site(crosses)),
+        (state(PAGE, PAGE + 23), Lost::Site(overlaps)),
+    ];
+    for (state, reason) in cases {
+        let memory = ready();
+        // A stub stands everywhere: it isn't what is missing.
+        memory
+            .write_slice(&Stub::Vmx.bytes(), GuestAddress(0x2ffd))
+            .unwrap();
+        let mut para = ParaMsr::new(&memory, Stub::Svm);
+        assert!(para.wrmsr(PAGE).registered().is_some());
+        let before = image(&memory);
+        let restored = para.restore(&state).unwrap();
+        let registration = state.registration.unwrap();
+        assert_eq!(
+            restored,
+            Restored::Dropped {
+                registration,
+                reason
+            }
+        );
+        assert_eq!(para.registration(), None, "neither it nor the one before");
+        assert_eq!(image(&memory), before);
+        assert!(
+            restored
+                .to_string()
+                .starts_with("para registration dropped: page 0x")
+        );
+    }
+}
+
+#[test]
+fn h6_memory_that_became_read_only_drops_it() {
+    for limit in [PAGE..PAGE + 0x1000, SITE..SITE + 4] {
+        let (ram, state) = saved(Stub::Vmx);
+        let before = image(&ram);
+        let memory = Guarded {
+            ram,
+            limits: vec![(limit, Permissions::Read)],
+        };
+        let mut para = ParaMsr::new(&memory, Stub::Svm);
+        assert!(matches!(para.restore(&state), Ok(Restored::Dropped { .. })));
+        assert_eq!(para.registration(), None);
+        assert_eq!(image(&memory.ram), before);
+    }
+}
+
+#[test]
+fn h6_a_state_from_the_future_is_an_error_and_changes_nothing() {
+    let (memory, saved) = saved(Stub::Vmx);
+    for found in [0, 2, u32::MAX] {
+        let mut para = ParaMsr::new(&memory, Stub::Vmx);
+        assert!(para.wrmsr(PAGE).registered().is_some());
+        let before = image(&memory);
+        let error = para
+            .restore(&ParaMsrState {
+                version: found,
+                ..saved
+            })
+            .unwrap_err();
+        assert_eq!(error, RestoreError::Version { found });
+        assert_eq!(para.registration(), Some(REGISTRATION));
+        assert_eq!(image(&memory), before);
+    }
+    assert_eq!(
+        RestoreError::Version { found: 2 }.to_string(),
+        "the saved para state has version 2 and only version 1 is known, \
+         restore it with the release that saved it"
+    );
+}
+
+#[test]
+fn r10_a_restored_registration_outlives_a_refusal() {
+    let (memory, state) = saved(Stub::Vmx);
+    let mut para = ParaMsr::new(&memory, Stub::Svm);
+    assert!(para.restore(&state).is_ok());
+    put(
+        &memory,
+        PAGE,
+        &ParaStatePayload {
+            guest_version: 2,
+            ..ParaStatePayload::new(0x5000)
+        },
+    );
+    let _ = refusal(para.wrmsr(PAGE));
+    assert_eq!(para.registration(), Some(REGISTRATION));
+    assert_eq!(bytes(&memory, SITE), Stub::Svm.bytes());
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn h6_the_state_is_json_that_a_later_version_can_extend() {
+    let (_, state) = saved(Stub::Vmx);
+    let json = serde_json::to_string(&state).unwrap();
+    assert_eq!(
+        json,
+        r#"{"version":1,"registration":{"para_state_gpa":4096,"hypercall_gpa":8208}}"#
+    );
+    assert_eq!(serde_json::from_str::<ParaMsrState>(&json).unwrap(), state);
+    let later = r#"{"version":2,"registration":null,"cr3_cache_gpa":4096}"#;
+    let later: ParaMsrState = serde_json::from_str(later).unwrap();
+    let memory = ready();
+    let found = RestoreError::Version { found: 2 };
+    assert_eq!(ParaMsr::new(&memory, PIO).restore(&later), Err(found));
+}
