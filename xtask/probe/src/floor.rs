@@ -25,7 +25,8 @@ pub fn main(arguments: &[&str]) -> Result<(), Error> {
                 "port" => Work::Port(count),
                 "mmio" => Work::Mmio(count),
                 "msr" => Work::Msr(count),
-                _ => return Err("the work is nothing, port, mmio or msr".into()),
+                "hypercall" => Work::Hypercall(count),
+                _ => return Err("the work is nothing, port, mmio, msr or hypercall".into()),
             };
             (mib, cpus, work)
         }
@@ -40,7 +41,7 @@ pub fn main(arguments: &[&str]) -> Result<(), Error> {
         sys::give_memory(&vm, 1, HOLE_END, memory - low, None)?;
     }
     vm.create_irq_chip()?;
-    if matches!(work, Work::Msr(_)) {
+    if matches!(work, Work::Msr(_) | Work::Hypercall(_)) {
         let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN;
         let mut cap = kvm_enable_cap {
             cap: KVM_CAP_X86_USER_SPACE_MSR,
@@ -101,10 +102,9 @@ fn serve(vcpu: &mut VcpuFd) -> Result<(), Error> {
     loop {
         match vcpu.run() {
             Ok(VcpuExit::IoOut(port, _)) if port == guest::ACPI_OFF.0 => return Ok(()),
-            Ok(VcpuExit::IoOut(guest::SCRATCH, _) | VcpuExit::MmioWrite(..)) => {}
-            Ok(VcpuExit::X86Rdmsr(exit)) if exit.index == guest::MSR => {
-                (*exit.data, *exit.error) = (0, 0);
-            }
+            Ok(VcpuExit::IoOut(guest::SCRATCH | guest::CALL_PORT, _)) => {}
+            Ok(VcpuExit::MmioWrite(..)) => {}
+            Ok(VcpuExit::X86Wrmsr(exit)) if exit.index == guest::MSR => *exit.error = 0,
             Ok(other) => return Err(format!("an unexpected exit: {other:?}").into()),
             Err(error) if error.errno() == libc::EINTR => {}
             Err(error) => return Err(error.into()),

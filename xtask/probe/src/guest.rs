@@ -13,8 +13,15 @@ const SERIAL: u16 = 0x3f8;
 pub const SCRATCH: u16 = 0x3ff;
 /// An address in the hole below 4 GiB that has no device.
 const NO_DEVICE: u32 = 0xdff0_0000;
-/// An MSR that KVM does not have; user space gets it where it asked for it.
+/// The MSR of the 2007 hypercall API, which KVM does not have: user space gets it where it asked for it.
 pub const MSR: u32 = 0x8765_5678;
+/// The port of mini-vmm's hypercalls.
+pub const CALL_PORT: u16 = 0xf5;
+/// mini-vmm's hypercall that does nothing.
+const CALL_NOTHING: u32 = 0x4d56_0000;
+/// The page that is registered, and the function that is called, below which there is a stack.
+const PAGE: u32 = 0x20_0000;
+const FUNCTION: u32 = 0x20_2000;
 /// ACPI's sleep control register of mini-vmm and Cloud Hypervisor, and the value for soft-off.
 pub const ACPI_OFF: (u16, u8) = (0x600, 0x34);
 /// The keyboard controller's command port, and the command that pulses the reset line.
@@ -42,8 +49,10 @@ pub enum Work {
     Port(u32),
     /// Writes so often where nothing is.
     Mmio(u32),
-    /// Reads the magic MSR so often.
+    /// Registers for hypercalls so often, by writing an MSR.
     Msr(u32),
+    /// Registers once, then makes so many hypercalls that do nothing.
+    Hypercall(u32),
     /// Prints a byte and resets the machine.
     Reset,
 }
@@ -69,11 +78,19 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
             repeat(&mut code, count, &[0x89, 0x07]); // mov [edi], eax
         }
         Work::Msr(count) => {
+            prepare(&mut code);
             code.push(0xbe); // mov esi, count
             code.extend(count.to_le_bytes());
-            code.push(0xb9); // mov ecx, index
-            code.extend(MSR.to_le_bytes());
-            code.extend([0x0f, 0x32, 0x4e, 0x75, 0xfb]); // rdmsr; dec esi; jnz -5
+            code.extend([0x0f, 0x30, 0x4e, 0x75, 0xfb]); // wrmsr; dec esi; jnz -5
+        }
+        Work::Hypercall(count) => {
+            prepare(&mut code);
+            code.extend([0x0f, 0x30, 0xbf]); // wrmsr; mov edi, function
+            code.extend(FUNCTION.to_le_bytes());
+            let mut call = vec![0xb8]; // mov eax, number
+            call.extend(CALL_NOTHING.to_le_bytes());
+            call.extend([0xff, 0xd7]); // call edi
+            repeat(&mut code, count, &call);
         }
         Work::Reset => {
             out(&mut code, SERIAL, b'!');
@@ -87,6 +104,25 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
     out(&mut code, port, value);
     code.extend(HALT);
     code
+}
+
+/// Fills in what is registered (version, size, function) and a function that calls by port, and gets ready for WRMSR.
+fn prepare(code: &mut Vec<u8>) {
+    let stub = u32::from_le_bytes([0xe6, CALL_PORT as u8, 0xc3, 0xcc]); // out port, al; ret; int3
+    for (at, value) in [
+        (PAGE, 1),
+        (PAGE + 8, 4096),
+        (PAGE + 16, FUNCTION),
+        (FUNCTION, stub),
+    ] {
+        code.extend([0xc7, 0x05]); // mov dword [at], value
+        code.extend(at.to_le_bytes());
+        code.extend(value.to_le_bytes());
+    }
+    for (register, value) in [(0xbc, FUNCTION), (0xb9, MSR), (0xb8, PAGE), (0xba, 0)] {
+        code.push(register); // mov esp, ecx, eax, edx
+        code.extend(u32::to_le_bytes(value));
+    }
 }
 
 /// `cli; hlt; jmp -4`

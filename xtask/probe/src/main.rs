@@ -9,7 +9,7 @@
 //!     WALL FIRST USER SYSTEM STATUS: nanoseconds until the end, until the first output (0: none), of CPU; the exit code.
 //! bench-probe lines PROGRAM [ARGUMENT...]
 //!     The same, after each line of the program's output with the nanoseconds at which it was complete.
-//! bench-probe floor MIB CPUS [nothing|port|mmio|msr COUNT]
+//! bench-probe floor MIB CPUS [nothing|port|mmio|msr|hypercall COUNT]
 //!     The fewest KVM calls that run a guest with interrupt controllers to its end.
 //! ```
 

@@ -46,6 +46,8 @@ pub struct InBed<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Purpose {
     Start,
+    /// Start with so many MiB.
+    Grown(u32),
     /// So many exits, or few.
     Storm {
         work: Work,
@@ -116,7 +118,11 @@ impl InBed<'_> {
         if wanted("start") {
             guests.push((Purpose::Start, Work::Nothing));
         }
-        for storm in [Work::Port, Work::Mmio, Work::Msr] {
+        if wanted("growth") {
+            let sizes = [32, 512, 4096, 16384];
+            guests.extend(sizes.map(|memory| (Purpose::Grown(memory), Work::Nothing)));
+        }
+        for storm in [Work::Port, Work::Mmio, Work::Msr, Work::Hypercall] {
             for (count, is_long) in [(STORM.0, false), (STORM.1, true)] {
                 let work = storm(count);
                 if wanted(storm_id(work)) {
@@ -125,7 +131,10 @@ impl InBed<'_> {
             }
         }
         for (purpose, work) in guests {
-            let setup = Setup::of(work);
+            let mut setup = Setup::of(work);
+            if let Purpose::Grown(memory) = purpose {
+                setup.memory = memory;
+            }
             for (place, subject) in inside.iter().enumerate().filter(|(_, s)| s.can(&setup)) {
                 let mut words = subject.words(&setup, &self.directory)?;
                 if subject.kind == Kind::Floor {
@@ -207,6 +216,7 @@ impl InBed<'_> {
         };
         let new = |id: &str, title: &str, unit: &str| Measure::new(id, title, unit, None);
         let mut start = new("start-wall", "exec to exit", unit);
+        let mut growth = Measure::new("memory-wall", "exec to exit by memory", unit, Some("MiB"));
         let mut boot = new("boot", "Debian's kernel, exec to power-off", unit);
         let mut init = new("boot-init", "Debian's kernel, exec to init", unit);
         let mut stages = new("timeline", "mini-vmm and Debian's kernel, by stage", unit);
@@ -224,6 +234,9 @@ impl InBed<'_> {
             };
             match job.purpose {
                 Purpose::Start => start.push(None, name, wall / 1e6),
+                Purpose::Grown(memory) => {
+                    growth.push(Some(f64::from(memory)), name, wall / 1e6);
+                }
                 Purpose::Boot => {
                     boot.push(None, name, wall / 1e6);
                     let Some(time) = timeline::stamp_of(text, INIT) else {
@@ -259,7 +272,7 @@ impl InBed<'_> {
                 }
             }
         }
-        let mut all = vec![start];
+        let mut all = vec![start, growth];
         all.extend(storms);
         all.extend([init, boot, stages]);
         all.retain(|measure| !measure.points.is_empty());
@@ -271,6 +284,7 @@ fn storm_id(work: Work) -> &'static str {
     match work {
         Work::Mmio(_) => "exits-mmio",
         Work::Msr(_) => "exits-msr",
+        Work::Hypercall(_) => "exits-hypercall",
         _ => "exits-port",
     }
 }

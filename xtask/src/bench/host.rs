@@ -126,12 +126,7 @@ impl Host<'_> {
 
     /// All subjects that can, in turn, so often; `take` sees each sample. One that fails is left out, with a note.
     fn rounds(&mut self, rounds: usize, setup: Setup, take: &mut dyn FnMut(&Subject, Sample)) {
-        let mut able: Vec<Subject> = self
-            .subjects
-            .iter()
-            .filter(|subject| subject.can(&setup))
-            .cloned()
-            .collect();
+        let mut able = self.able(&setup);
         // The first round only fills the host's caches.
         for round in 0..=rounds {
             able.retain(|subject| match self.sample(subject, &setup) {
@@ -213,10 +208,11 @@ impl Host<'_> {
     /// Exits per second of a guest that does nothing else: what many cost more than none.
     pub fn exits(&mut self) -> Vec<Measure> {
         type Storm = fn(u32) -> Work;
-        let kinds: [(&str, &str, Storm); 3] = [
+        let kinds: [(&str, &str, Storm); 4] = [
             ("exits-port", "port writes to a device", Work::Port),
             ("exits-mmio", "MMIO writes to no device", Work::Mmio),
-            ("exits-msr", "MSR reads", Work::Msr),
+            ("exits-msr", "registrations by MSR", Work::Msr),
+            ("exits-hypercall", "hypercalls by port", Work::Hypercall),
         ];
         let mut all = Vec::new();
         for (id, title, work) in kinds {
@@ -229,28 +225,29 @@ impl Host<'_> {
 
     fn storm(&mut self, work: fn(u32) -> Work, measure: &mut Measure) {
         let (few, many) = (self.effort.exits / 20, self.effort.exits);
-        let able: Vec<Subject> = self
-            .subjects
-            .iter()
-            .filter(|subject| subject.can(&Setup::of(work(few))))
-            .cloned()
-            .collect();
+        let mut able = self.able(&Setup::of(work(few)));
         for _ in 0..self.effort.rounds.min(20) {
-            for subject in &able {
+            able.retain(|subject| {
                 let time = |count| self.sample(subject, &Setup::of(work(count)));
                 match time(few).and_then(|short| Ok((short, time(many)?))) {
                     Ok((short, long)) => {
                         // At least a nanosecond: a short run that was held up is no reason for infinity.
                         let seconds = (long.wall - short.wall).max(1.0) / 1e9;
                         measure.push(None, &subject.name, f64::from(many - few) / seconds);
+                        true
                     }
                     Err(error) => {
                         self.notes.push(format!("{}: {error:#}", measure.title));
-                        return;
+                        false
                     }
                 }
-            }
+            });
         }
+    }
+
+    fn able(&self, setup: &Setup) -> Vec<Subject> {
+        let can = |subject: &&Subject| subject.can(setup);
+        self.subjects.iter().filter(can).cloned().collect()
     }
 
     /// The sizes of the programs' files.

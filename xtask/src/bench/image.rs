@@ -80,5 +80,12 @@ mod tests {
         // The loop goes back to its body: out; dec; jnz -4.
         let storm = guest::code(Work::Port(9), End::Acpi);
         assert!(storm.windows(4).any(|w| w == [0xee, 0x49, 0x75, 0xfc]));
+        // call edi; dec ecx; jnz to the load of eax, ten bytes back.
+        let calls = guest::code(Work::Hypercall(9), End::Acpi);
+        assert!(
+            calls
+                .windows(5)
+                .any(|w| w == [0xff, 0xd7, 0x49, 0x75, 0xf6])
+        );
     }
 }

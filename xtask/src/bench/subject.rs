@@ -107,18 +107,17 @@ impl Subject {
 
     /// Whether it can run such a guest at all.
     pub fn can(&self, setup: &Setup) -> bool {
+        let is_ours_only = matches!(
+            setup.work,
+            Work::Mmio(_) | Work::Msr(_) | Work::Hypercall(_)
+        );
         match self.kind {
-            Kind::MiniVmm => !matches!(setup.work, Work::Msr(_)),
-            Kind::Floor => matches!(
-                setup.work,
-                Work::Nothing | Work::Port(_) | Work::Mmio(_) | Work::Msr(_)
-            ),
+            Kind::MiniVmm => true,
+            Kind::Floor => !matches!(setup.work, Work::Say | Work::Idle | Work::Reset),
             // Its flat images start in real mode, and it takes no others but Linux'.
             Kind::Kvmtool => false,
-            Kind::Firecracker => {
-                setup.cpus <= 32 && !matches!(setup.work, Work::Mmio(_) | Work::Msr(_))
-            }
-            _ => !matches!(setup.work, Work::Mmio(_) | Work::Msr(_)),
+            Kind::Firecracker => setup.cpus <= 32 && !is_ours_only,
+            Kind::CloudHypervisor | Kind::Qemu => !is_ours_only,
         }
     }
 
@@ -151,9 +150,11 @@ impl Subject {
                     "--serial",
                     "stdio",
                 ]));
-                if setup.work == Work::Reset {
-                    arguments.extend(strings(&["--on-reboot", "reset"]));
-                }
+                arguments.extend(match setup.work {
+                    Work::Reset => strings(&["--on-reboot", "reset"]),
+                    Work::Msr(_) | Work::Hypercall(_) => strings(&["--hypercall", "pio"]),
+                    _ => Vec::new(),
+                });
                 arguments
             }
             Kind::Floor => {
@@ -162,6 +163,7 @@ impl Subject {
                     Work::Port(count) => ("port", count),
                     Work::Mmio(count) => ("mmio", count),
                     Work::Msr(count) => ("msr", count),
+                    Work::Hypercall(count) => ("hypercall", count),
                     _ => ("nothing", 0),
                 };
                 arguments.extend([name.to_owned(), count.to_string()]);

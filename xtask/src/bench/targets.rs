@@ -52,6 +52,11 @@ pub fn check(report: &Report) -> Vec<Verdict> {
             "port exits: at least 0.98 of a bare loop",
             |r| r >= 0.98,
         ),
+        to_floor(
+            "exits-hypercall",
+            "hypercalls by port: at least 0.97 of a bare port exit",
+            |r| r >= 0.97,
+        ),
         at_most(
             "idle-rss",
             "idle VM: at most 3 MB resident without guest pages",
