@@ -130,6 +130,8 @@ impl Host<'_> {
     }
 
     fn footprint(&self, subject: &Subject, setup: &Setup) -> Result<Footprint> {
+        // A program that was just built is in pages that count as dirty until they are on disk.
+        fs::File::open(&subject.program)?.sync_all()?;
         let mut machine = Living::start(self, subject, setup)?;
         machine.await_byte()?;
         thread::sleep(SETTLE);
