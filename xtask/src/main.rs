@@ -34,7 +34,8 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
 
 cargo xtask test [--quick] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,
-    integration, amd, intel, coverage. The closing line counts what passed, failed and was skipped.
+    integration, amd, intel, bench, coverage. The closing line counts what passed, failed and was
+    skipped.
       --quick           only the parts that take less than a minute
       --only TEXT       in the beds, only the jobs whose name contains TEXT
 

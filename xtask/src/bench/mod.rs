@@ -76,6 +76,22 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     Ok(0)
 }
 
+/// The report of a quick run of this build, for whoever only wants to see that it measures.
+///
+/// # Errors
+/// Nothing could be measured.
+pub fn look() -> Result<String> {
+    let options = Options {
+        quick: true,
+        ..Options::default()
+    };
+    let report = options.run()?;
+    if report.find("start-wall").is_none() {
+        bail!("no machine could be started:\n{}", report.notes.join("\n"));
+    }
+    Ok(markdown::render(&report))
+}
+
 /// None when only the method was asked for.
 fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>> {
     use lexopt::prelude::*;
