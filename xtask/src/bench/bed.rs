@@ -24,6 +24,8 @@ const MARK: &str = "BENCH-RUN ";
 pub const INIT: &str = "BENCH-INIT";
 /// Exits of a short and of a long storm.
 const STORM: (u32, u32) = (500, 4500);
+/// How long one run may take, in seconds of the bed's clock.
+const LIMIT: u32 = 60;
 /// The guest's command line.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 
@@ -94,10 +96,21 @@ impl InBed<'_> {
             let path = file.path();
             bed.add(&path, &path.to_string_lossy());
         }
-        let progress = Progress::start("measuring in the AMD bed");
         let mut output = Vec::new();
+        let mut progress = None;
+        let mut runs = 0;
         let status = bed.run(&script(&jobs, self.rounds), &mut |bytes| {
+            let before = output.len().saturating_sub(MARK.len() - 1);
             output.extend_from_slice(bytes);
+            let new = String::from_utf8_lossy(&output[before..])
+                .matches(MARK)
+                .count();
+            if new > 0 {
+                runs += new;
+                // The old one says how long it took before the new one starts.
+                progress = None;
+                progress = Some(Progress::start(&format!("run {runs} in the AMD bed")));
+            }
         })?;
         drop(progress);
         let output = String::from_utf8_lossy(&output).replace('\r', "");
@@ -174,10 +187,10 @@ impl InBed<'_> {
         let mut add = |purpose, subject: usize, initrd: &str| -> Result<()> {
             let (initrd, config) = (text(place(initrd)), place("firecracker.json"));
             let cmdline = cmdline(inside[subject].kind);
-            write(
-                &config,
-                firecracker_config(&vmlinux, Some(&initrd), &cmdline, &setup),
-            )?;
+            if inside[subject].kind == Kind::Firecracker {
+                let text = firecracker_config(&vmlinux, Some(&initrd), &cmdline, &setup);
+                write(&config, text)?;
+            }
             let linux = Linux {
                 vmlinux: &vmlinux,
                 bzimage: &bzimage,
@@ -311,7 +324,10 @@ fn script(jobs: &[Job], rounds: usize) -> String {
     let mut script = format!("cd /tmp\nfor round in $(seq {rounds}); do\n");
     let line = |number: usize, job: &Job| {
         let words = sh_words(&job.words);
-        format!("echo {MARK}{number}; bench-probe lines {words} 2>/tmp/stderr || cat /tmp/stderr\n")
+        format!(
+            "echo {MARK}{number}; timeout -s KILL {LIMIT} bench-probe lines {words} 2>/tmp/stderr \\\n\
+             || tail -n 5 /tmp/stderr\n"
+        )
     };
     let is_once = |job: &&Job| job.purpose == Purpose::Timeline;
     for (number, job) in jobs.iter().enumerate().filter(|(_, job)| !is_once(job)) {
@@ -368,7 +384,8 @@ mod tests {
         let script = script(&jobs, 5);
         let (rounds, once) = script.split_once("done\n").unwrap();
         assert!(
-            rounds.contains("seq 5") && rounds.contains("BENCH-RUN 0; bench-probe lines 'x y'")
+            rounds.contains("seq 5")
+                && rounds.contains("BENCH-RUN 0; timeout -s KILL 60 bench-probe lines 'x y'")
         );
         assert!(once.contains("BENCH-RUN 1") && !rounds.contains("BENCH-RUN 1"));
     }
