@@ -6,10 +6,12 @@
 use core::fmt;
 
 /// An I/O port that a [`Stub::Pio`](crate::Stub::Pio) may write: one that fits the one-byte immediate of
-/// `OUT imm8, AL`, and that is neither a device of the PC nor special to KVM.
+/// `OUT imm8, AL`, and that neither KVM nor a guest of a VM without legacy devices writes by itself.
 ///
 /// The VMM must answer it. What it can't know from here: the port must be no target of an ioeventfd or of
-/// coalesced PIO, which would take the exit away, and of no device of the VMM.
+/// coalesced PIO, which would take the exit away, and of no device of the VMM. Ports of devices that few VMs have
+/// are free (DMA controllers at 0x00 to 0x0f, 0x81 to 0x8f and 0xc0 to 0xdf; embedded controller at 0x62 and 0x66):
+/// a VMM with one of these doesn't choose them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "u8", into = "u8"))]

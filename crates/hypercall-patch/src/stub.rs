@@ -112,6 +112,28 @@ impl Stub {
         }
     }
 
+    /// Offset of the `ret` in bytes: where a vCPU stands when its call is done. 3 in a native stub, 2 in one with
+    /// port I/O.
+    ///
+    /// A stub may replace another in a guest that is saved or paused if both have this offset. Otherwise a vCPU that
+    /// stands there would go on inside of an instruction: a VMM that exchanges them all the same moves RIP to the
+    /// new offset, and can't move what is on a stack because the guest was interrupted there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hypercall_patch::{PioPort, Stub};
+    ///
+    /// assert_eq!(Stub::Vmx.ret_offset(), Stub::Svm.ret_offset());
+    /// assert_ne!(Stub::Vmx.ret_offset(), Stub::Pio(PioPort::DEFAULT).ret_offset());
+    /// ```
+    pub const fn ret_offset(self) -> usize {
+        match self {
+            Self::Vmx | Self::Svm => 3,
+            Self::Pio(_) => 2,
+        }
+    }
+
     /// The bytes, in the order of their addresses.
     ///
     /// # Examples

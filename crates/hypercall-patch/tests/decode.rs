@@ -67,6 +67,18 @@ fn r9_port_io_stubs_write_al_to_their_port_and_return() {
 }
 
 #[test]
+fn h6_the_return_is_where_the_stub_says() {
+    let pio = (0..=u8::MAX).filter_map(|port| PioPort::new(port).ok().map(Stub::Pio));
+    for stub in [Stub::Vmx, Stub::Svm].into_iter().chain(pio) {
+        for bitness in BITNESSES {
+            let code = decode(&stub.bytes(), bitness);
+            assert_eq!(code[1].code(), ret(bitness));
+            assert_eq!(code[1].ip(), 0x1000 + stub.ret_offset() as u64, "{stub}");
+        }
+    }
+}
+
+#[test]
 fn xen_slots_load_their_number_call_and_return() {
     for bitness in BITNESSES {
         for (insn, code) in INSNS {

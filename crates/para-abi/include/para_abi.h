@@ -172,12 +172,21 @@ para_abi_classify(const volatile struct kvm_vcpu_para_state *page, int fault)
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 
+/* The stub's name is assembly's, also in C++. */
+#if defined(__cplusplus)
+#define PARA_ABI_EXTERN extern "C"
+#else
+#define PARA_ABI_EXTERN extern
+#endif
+
 /*
  * Defines the stub, at file scope: its four bytes are one aligned word, so a
  * host can replace them at once. Declares it as a function without arguments.
+ * It has no room for endbr: a kernel that enforces indirect branch tracking
+ * calls it by its name in assembly, or switches that off around calls.
  */
 #define PARA_ABI_DEFINE_STUB(name) \
-	extern void name(void); \
+	PARA_ABI_EXTERN void name(void); \
 	__asm__(".pushsection .text.para_abi, \"ax\", @progbits\n\t" \
 		".balign 4\n\t" \
 		".globl " #name "\n\t" \

@@ -273,12 +273,12 @@ impl HypercallStub {
         }
     }
 
-    /// A stub elsewhere, a slot of a Xen or Hyper-V hypercall page for instance.
+    /// A stub elsewhere, a slot of a Xen hypercall page for instance.
     ///
     /// # Safety
     ///
-    /// At `address` is executable code that can be called, returns by `ret` and changes RAX and flags only;
-    /// six bytes there can be read. Both hold as long as the value is used.
+    /// At `address` is executable code that can be called, returns by `ret` and changes RAX and flags only, which
+    /// Hyper-V's calls don't promise; six bytes there can be read. Both hold as long as the value is used.
     pub const unsafe fn at(address: usize) -> Self {
         Self { address }
     }

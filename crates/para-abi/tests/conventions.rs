@@ -78,7 +78,7 @@ fn draft_2007_legacy_has_its_number_in_eax() {
 }
 
 #[test]
-fn kvm_has_four_arguments_in_both_widths() {
+fn todays_convention_has_four_arguments_in_both_widths() {
     let r = distinct();
     let values = [r.rbx, r.rcx, r.rdx, r.rsi];
     let long = Call {

@@ -330,8 +330,8 @@ fn h12_the_header_lives_with_linuxs() {
 }
 
 #[test]
-fn kvms_numbers_are_those_of_its_headers() {
-    let Some(cc) = Cc::new("kvms_numbers_are_those_of_its_headers") else {
+fn todays_numbers_are_those_of_linuxs_headers() {
+    let Some(cc) = Cc::new("todays_numbers_are_those_of_linuxs_headers") else {
         return;
     };
     let prologue = "#include <errno.h>\n#include <stdio.h>\n#include <string.h>\n\
@@ -402,6 +402,23 @@ int main(void)
 	return 0;
 }
 "#;
+
+/// A C++ kernel calls the stub by the name that the macro gives it in assembly.
+#[test]
+fn r9_the_stub_links_in_cpp() {
+    let Some(cc) = Cc::new("r9_the_stub_links_in_cpp") else {
+        return;
+    };
+    let arguments = ["-x", "c++", "-std=c++17", "-Wall", "-Wextra", "-Werror"];
+    if let Err(error) = cc.compile("int main() { return 0; }\n", &arguments) {
+        return skip(cc.test, error.lines().next().unwrap_or_default());
+    }
+    let source = "#include <stdio.h>\n#include \"para_abi.h\"\n\
+                  PARA_ABI_DEFINE_STUB(stub);\n\
+                  int main()\n{\n\tprintf(\"%llx\\n\", \
+                  (unsigned long long)para_abi_call(stub, 1, 2, 3, 4, 5, 6, 7));\n}\n";
+    assert_eq!(cc.run(source, &arguments), "ffffffda\n");
+}
 
 #[test]
 fn h14_the_headers_functions_do_what_the_rust_side_does() {

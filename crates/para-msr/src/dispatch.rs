@@ -206,12 +206,16 @@ impl MsrDispatch {
         self.handlers.iter_mut().for_each(|handler| handler.reset());
     }
 
-    /// The values of all handlers that keep any, in ascending order of the ranges. KVM's own MSR state
-    /// doesn't have them.
+    /// The values of all handlers that keep any, in ascending order of the ranges, each only in its own. KVM's
+    /// own MSR state doesn't have them.
     pub fn save(&self) -> Vec<(u32, u64)> {
         let mut values = Vec::new();
-        for handler in &self.handlers {
-            handler.save(&mut |index, value| values.push((index, value)));
+        for (range, handler) in self.ranges.iter().zip(&self.handlers) {
+            handler.save(&mut |index, value| {
+                if range.contains(index) {
+                    values.push((index, value));
+                }
+            });
         }
         values
     }

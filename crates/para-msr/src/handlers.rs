@@ -234,8 +234,15 @@ impl<const N: usize> MsrHandler for Shadow<N> {
             .for_each(|(index, value)| keep(index, value));
     }
     fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
-        // A saved value is untrusted: it can be no other than one that the guest could have written.
-        self.write(index, value)
+        // A saved value is untrusted: it can be no other than the first, or one that the guest could have written.
+        let initial = self.initial;
+        match self.slot(index) {
+            Some(slot) if value == initial => {
+                *slot = value;
+                Outcome::Handled(())
+            }
+            _ => self.write(index, value),
+        }
     }
 }
 

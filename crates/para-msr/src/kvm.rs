@@ -85,7 +85,7 @@ impl MsrFilter {
         self.install_with(vm, ExitReasons::default())
     }
 
-    /// The same, with exits for more than what the filter denies.
+    /// The same, with exits for more than what the filter denies. The reasons replace those of an earlier call.
     ///
     /// # Errors
     /// KVM lacks one of both, or refuses it.

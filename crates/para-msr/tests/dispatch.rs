@@ -296,6 +296,37 @@ fn saved_values_come_back_and_foreign_ones_are_refused() {
 }
 
 #[test]
+fn a_handler_saves_nothing_of_its_neighbours() {
+    // A row of two, of which the table has given the first MSR to somebody else.
+    let build = |first| {
+        MsrDispatchBuilder::new()
+            .insert(0x100, Shadow::<1>::new(0x100, first).unwrap())
+            .unwrap()
+            .insert(0x101, Shadow::<2>::new(0x100, 5).unwrap())
+            .unwrap()
+            .build()
+    };
+    let (old, mut new) = (build(3), build(0));
+    assert_eq!(old.save(), [(0x100, 3), (0x101, 5)]);
+    assert!(new.restore(&old.save()).is_empty());
+    assert_eq!(new.read(0x100), Outcome::Handled(3));
+}
+
+#[test]
+fn a_shadow_takes_back_every_value_that_it_saves() {
+    // Bit 0 reads 1 and a guest must not write it: a value that a reset gives, and no write.
+    let build = || one(0x100, Shadow::<1>::new(0x100, 0x11).unwrap().reserved(0x0f));
+    let (mut old, mut new) = (build(), build());
+    assert_eq!(old.write(0x100, 0x11), Outcome::GpException);
+    assert_eq!(old.save(), [(0x100, 0x11)]);
+    assert_eq!(new.write(0x100, 0x20), Outcome::Handled(()));
+    assert!(new.restore(&old.save()).is_empty());
+    assert_eq!(new.read(0x100), Outcome::Handled(0x11));
+    assert_eq!(new.restore(&[(0x100, 0x21)]), [0x100], "but no other");
+    assert_eq!(new.read(0x100), Outcome::Handled(0x11));
+}
+
+#[test]
 fn log_and_gp_refuses_both_directions() {
     let mut msrs = one(0x606, LogGp::new("MSR_RAPL_POWER_UNIT"));
     assert_eq!(msrs.read(0x606), Outcome::GpException);

@@ -1,186 +1,24 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Filters and MSR state on real KVM, with a tiny real-mode guest. Without a usable /dev/kvm each test prints
-//! SKIP.
-// Giving memory to a VM is an unsafe call; this is the only one of these tests.
-#![allow(unsafe_code)]
+//! Filters on real KVM, with a tiny real-mode guest. Without a usable /dev/kvm each test prints SKIP.
 #![allow(clippy::unwrap_used)]
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{
-    Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuExit,
-    VcpuFd, VmFd,
-};
+mod common;
+
+use common::{Do, Exit, Gp, Machine, Value, Written, filtered, kvm, nobody};
+use kvm_ioctls::{MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags};
 use para_msr::filter::{Access, FilterDefault, MsrFilter, MsrFilterBuilder};
 use para_msr::handlers::{Constant, Shadow, WriteIgnore};
 use para_msr::kvm::{ExitReasons, KvmMsrs};
-use para_msr::saved::{MAX_BATCH, MsrAccess, MsrPolicy, MsrValue};
-use para_msr::{MsrDispatch, MsrDispatchBuilder, MsrRange, profile};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use para_msr::saved::{MsrAccess, MsrValue};
+use para_msr::{MsrDispatchBuilder, MsrRange, profile};
 
 /// The 2007 API's MSR, which no KVM knows.
 const MSR_KVM_API_MAGIC: u32 = 0x8765_5678;
 const MSR_TSC: u32 = 0x10;
 const MSR_STAR: u32 = 0xc000_0081;
 const EINVAL: i32 = 22;
-const E2BIG: i32 = 7;
-
-/// KVM, or the reason why not on stderr.
-fn kvm(test: &str) -> Option<Kvm> {
-    let reason = match std::env::var_os("MINI_VMM_NO_KVM") {
-        Some(value) if value == "1" => "MINI_VMM_NO_KVM=1".to_owned(),
-        _ => match Kvm::new() {
-            Ok(kvm) => return Some(kvm),
-            Err(error) => format!("/dev/kvm: {error}"),
-        },
-    };
-    eprintln!("SKIP: {test}: {reason}");
-    None
-}
-
-/// What the guest is to do.
-#[derive(Clone, Copy, Debug)]
-enum Do {
-    Read(u32),
-    Write(u32, u64),
-}
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    /// An exit, with its reason.
-    Exit(u32, MsrExitReason),
-    /// The guest read this.
-    Value(u64),
-    /// The guest's write succeeded.
-    Written,
-    /// The guest got #GP.
-    Gp,
-}
-
-use Seen::*;
-
-/// The guest's #GP handler: tells, skips the two bytes of RDMSR or WRMSR, and the two ports after a read
-/// follow.
-const GP_HANDLER: &[u8] = &[
-    0xe6, 0x13, // out 0x13, al
-    0x55, 0x89, 0xe5, // push bp; mov bp, sp
-    0x83, 0x46, 0x02, 0x02, // add word [bp + 2], 2
-    0x5d, 0xcf, // pop bp; iret
-];
-
-fn code(steps: &[Do]) -> Vec<u8> {
-    let mut code = Vec::new();
-    let imm = |opcode: u8, value: u32| [&[0x66, opcode][..], &value.to_le_bytes()].concat();
-    for step in steps {
-        match *step {
-            Do::Read(index) => {
-                code.extend(imm(0xb9, index)); // mov ecx, index
-                code.extend([0x0f, 0x32]); // rdmsr
-                code.extend([0x66, 0xe7, 0x20]); // out 0x20, eax
-                code.extend([0x66, 0x89, 0xd0]); // mov eax, edx
-                code.extend([0x66, 0xe7, 0x21]); // out 0x21, eax
-            }
-            Do::Write(index, value) => {
-                code.extend(imm(0xb9, index)); // mov ecx, index
-                code.extend(imm(0xb8, value as u32)); // mov eax, low
-                code.extend(imm(0xba, (value >> 32) as u32)); // mov edx, high
-                code.extend([0x0f, 0x30]); // wrmsr
-                code.extend([0xe6, 0x22]); // out 0x22, al
-            }
-        }
-    }
-    code.push(0xf4); // hlt
-    code
-}
-
-struct Machine {
-    vm: VmFd,
-    memory: GuestMemoryMmap,
-}
-
-impl Machine {
-    fn new(kvm: &Kvm) -> Self {
-        const RAM: usize = 0x1_0000;
-        let vm = kvm.create_vm().unwrap();
-        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
-        let region = kvm_userspace_memory_region {
-            memory_size: RAM as u64,
-            userspace_addr: memory.get_host_address(GuestAddress(0)).unwrap() as u64,
-            ..Default::default()
-        };
-        // SAFETY: the region is `memory`, which lives as long as the VM: nobody takes it out of `self`.
-        unsafe { vm.set_user_memory_region(region) }.unwrap();
-        Machine { vm, memory }
-    }
-
-    fn vcpu(&self, id: u64) -> VcpuFd {
-        let vcpu = self.vm.create_vcpu(id).unwrap();
-        let mut sregs = vcpu.get_sregs().unwrap();
-        (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        vcpu.set_sregs(&sregs).unwrap();
-        vcpu
-    }
-
-    /// Runs the steps to their end, with accesses that exit answered by `msrs`.
-    fn run(&self, vcpu: &mut VcpuFd, msrs: &mut MsrDispatch, steps: &[Do]) -> Vec<Seen> {
-        self.memory
-            .write_slice(GP_HANDLER, GuestAddress(0x500))
-            .unwrap();
-        self.memory
-            .write_obj(0x500u32, GuestAddress(13 * 4))
-            .unwrap();
-        self.memory
-            .write_slice(&code(steps), GuestAddress(0x1000))
-            .unwrap();
-        let mut regs = vcpu.get_regs().unwrap();
-        (regs.rip, regs.rsp, regs.rflags) = (0x1000, 0x8000, 2);
-        vcpu.set_regs(&regs).unwrap();
-        let (mut seen, mut low, mut failed) = (Vec::new(), 0, false);
-        loop {
-            match vcpu.run().unwrap() {
-                VcpuExit::X86Rdmsr(exit) => {
-                    seen.push(Exit(exit.index, exit.reason));
-                    match msrs.read(exit.index).or_gp() {
-                        Some(value) => *exit.data = value,
-                        None => *exit.error = 1,
-                    }
-                }
-                VcpuExit::X86Wrmsr(exit) => {
-                    seen.push(Exit(exit.index, exit.reason));
-                    *exit.error = msrs.write(exit.index, exit.data).or_gp().is_none().into();
-                }
-                VcpuExit::IoOut(0x13, _) => {
-                    seen.push(Gp);
-                    failed = true;
-                }
-                VcpuExit::IoOut(0x20, data) => low = u32::from_le_bytes(data.try_into().unwrap()),
-                VcpuExit::IoOut(0x21, data) => {
-                    let high = u32::from_le_bytes(data.try_into().unwrap());
-                    if !std::mem::take(&mut failed) {
-                        seen.push(Value(u64::from(high) << 32 | u64::from(low)));
-                    }
-                }
-                VcpuExit::IoOut(0x22, _) => {
-                    if !std::mem::take(&mut failed) {
-                        seen.push(Written);
-                    }
-                }
-                VcpuExit::Hlt => return seen,
-                other => panic!("{other:?} after {seen:x?}"),
-            }
-        }
-    }
-}
-
-fn filtered(index: u32) -> Seen {
-    Exit(index, MsrExitReason::Filter)
-}
-
-fn nobody() -> MsrDispatch {
-    MsrDispatchBuilder::new().build()
-}
 
 fn builder(default: FilterDefault) -> MsrFilterBuilder {
     MsrFilterBuilder::new(default)
@@ -403,6 +241,26 @@ fn kvm_refuses_what_the_types_refuse() {
     assert_eq!(seen, [filtered(MSR_TSC), Gp, filtered(0), Gp]);
 }
 
+/// Why `install` enables the capability first.
+#[test]
+fn a_filter_without_the_capability_is_gp() {
+    let Some(kvm) = kvm("a_filter_without_the_capability_is_gp") else {
+        return;
+    };
+    let machine = Machine::new(&kvm);
+    let filter = builder(FilterDefault::Allow)
+        .deny(MSR_STAR, Access::Both)
+        .compile()
+        .unwrap();
+    filter.replace(&machine.vm).unwrap();
+    let mut vcpu = machine.vcpu(0);
+    let seen = machine.run(&mut vcpu, &mut nobody(), &[Do::Read(MSR_STAR)]);
+    assert_eq!(seen, [Gp]);
+    filter.install(&machine.vm).unwrap();
+    let seen = machine.run(&mut vcpu, &mut nobody(), &[Do::Read(MSR_STAR)]);
+    assert_eq!(seen, [filtered(MSR_STAR), Gp]);
+}
+
 #[test]
 fn unknown_msrs_exit_if_asked_for() {
     let Some(kvm) = kvm("unknown_msrs_exit_if_asked_for") else {
@@ -479,74 +337,4 @@ fn kvm_does_what_compiled_filters_say() {
         }
     }
     assert!(exits > 50 && others > 50, "{exits} exits, {others} others");
-}
-
-#[test]
-fn a_restore_on_kvm_goes_on_past_what_it_rejects() {
-    let Some(kvm) = kvm("a_restore_on_kvm_goes_on_past_what_it_rejects") else {
-        return;
-    };
-    let machine = Machine::new(&kvm);
-    let (old, new) = (machine.vcpu(0), machine.vcpu(1));
-    let policy = MsrPolicy::linux().deny(MSR_KVM_API_MAGIC);
-    let star = MsrValue {
-        index: MSR_STAR,
-        value: 0x1122_3344_5566_7788,
-    };
-    assert_eq!(KvmMsrs(&old).set(&[star]), Ok(1));
-    let listed = kvm.get_msr_index_list().unwrap();
-    let extra = [0x474f_4f00, MSR_KVM_API_MAGIC, 0x2ff];
-    let indices: Vec<u32> = listed.as_slice().iter().copied().chain(extra).collect();
-    let saved = policy.save(&mut KvmMsrs(&old), &indices).unwrap();
-    saved.check().unwrap();
-    assert!(saved.values.contains(&star));
-    assert!(
-        !saved
-            .values
-            .iter()
-            .any(|msr| msr.index == MSR_KVM_API_MAGIC)
-    );
-    // A state from another host, that has MSRs that no KVM has, in front.
-    let mut state = vec![
-        MsrValue {
-            index: 0x4750_0000,
-            value: 1,
-        },
-        MsrValue {
-            index: MSR_KVM_API_MAGIC,
-            value: 0x1000,
-        },
-    ];
-    state.extend(&saved.values);
-    let report = policy.restore(&mut KvmMsrs(&new), &state).unwrap();
-    report.check().unwrap();
-    assert_eq!(report.denied, [MSR_KVM_API_MAGIC]);
-    // With kvm.ignore_msrs=1, KVM takes what it doesn't know.
-    let accounted = report.written + report.skipped.len() + report.denied.len();
-    assert_eq!(accounted, state.len());
-    let mut read = [MsrValue {
-        index: MSR_STAR,
-        value: 0,
-    }];
-    assert_eq!(KvmMsrs(&new).get(&mut read), Ok(1));
-    assert_eq!(read, [star]);
-}
-
-#[test]
-fn kvm_takes_a_batch_and_not_one_more() {
-    let Some(kvm) = kvm("kvm_takes_a_batch_and_not_one_more") else {
-        return;
-    };
-    let machine = Machine::new(&kvm);
-    let vcpu = machine.vcpu(0);
-    let mut many = vec![
-        MsrValue {
-            index: MSR_STAR,
-            value: 0
-        };
-        MAX_BATCH + 1
-    ];
-    assert_eq!(KvmMsrs(&vcpu).get(&mut many[..MAX_BATCH]), Ok(MAX_BATCH));
-    let errno = KvmMsrs(&vcpu).get(&mut many).map_err(|error| error.errno());
-    assert_eq!(errno, Err(E2BIG));
 }

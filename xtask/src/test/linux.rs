@@ -89,6 +89,7 @@ const AMD: &[Case] = &[
     Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
     Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
         guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
+    Case { name: "unknown-msrs-denied", cpus: 2, arguments: "--msr-policy deny-unknown", ..LINUX },
     // The exit contract.
     Case { name: "reboot-exits-32", guest: "reboot -f", exit: 32, ..LINUX },
     Case { name: "reboot-resets", cpus: 2, arguments: "--on-reboot reset",

@@ -42,7 +42,7 @@ pub struct Registered {
     pub size: u32,
     /// What stands at the site now.
     pub stub: Stub,
-    /// Whether it stood there before: true for all vCPUs but the first that share a site (R11).
+    /// Whether it had to be written: [`Written::Unchanged`] for all vCPUs but the first that share a site (R11).
     pub written: Written,
 }
 

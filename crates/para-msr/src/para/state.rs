@@ -88,6 +88,11 @@ pub enum RestoredSite {
     /// This host's stub stands there already.
     Unchanged,
     /// Another host's stub stood there and was replaced.
+    ///
+    /// If its [`ret_offset`](Stub::ret_offset) is another than the new one's, a vCPU that was saved at its `ret`, as
+    /// one is whose last exit was a call, must have its RIP moved before it runs. Where the guest was interrupted
+    /// there, the address is on a stack that no VMM finds: so keep to the route (native or port I/O) that the guest
+    /// was saved with, if the host can.
     Repatched {
         /// The stub that was replaced.
         from: Stub,

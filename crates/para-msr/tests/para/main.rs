@@ -9,6 +9,7 @@
 //! show of their parts. Guests walk them on KVM in mini-vmm's tests.
 #![allow(clippy::unwrap_used)]
 
+mod events;
 mod holes;
 mod model;
 mod restore;

@@ -1,0 +1,111 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Any wishes for an MSR filter: refused, or compiled to ranges that KVM takes and that do what was wished.
+//!
+//! The first byte of the input chooses the default. Each further 9 bytes are a wish: a byte of choices, the
+//! first MSR, how many more.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use para_msr::MsrRange;
+use para_msr::filter::{
+    Access, FilterDefault, FilterRange, LAST_MSR, MAX_BITMAP_BYTES, MAX_RANGES, MsrFilter,
+    MsrFilterBuilder, X2APIC,
+};
+
+struct Wish {
+    range: MsrRange,
+    access: Access,
+    allow: bool,
+}
+
+fn wish(bytes: &[u8]) -> Option<Wish> {
+    let (choice, rest) = bytes.split_first()?;
+    let (first, rest) = rest.split_first_chunk()?;
+    let first = u32::from_le_bytes(*first);
+    let more = u32::from_le_bytes(rest.try_into().ok()?);
+    // Mostly short ones: long ones are soon too many.
+    let more = if choice & 8 == 0 { more % 0x4000 } else { more };
+    Some(Wish {
+        range: MsrRange::new(first, first.saturating_add(more)).ok()?,
+        access: [Access::Read, Access::Write, Access::Both][usize::from(choice & 3) % 3],
+        allow: choice & 4 != 0,
+    })
+}
+
+/// Whether RDMSR (or else WRMSR) of an MSR is to be allowed.
+fn wished(default: FilterDefault, wishes: &[Wish], index: u32, read: bool) -> bool {
+    let about = |wish: &&Wish| {
+        let direction = if read {
+            wish.access.reads()
+        } else {
+            wish.access.writes()
+        };
+        direction && wish.range.contains(index)
+    };
+    let denied = wishes.iter().filter(about).any(|wish| !wish.allow);
+    let allowed = wishes.iter().filter(about).any(|wish| wish.allow);
+    !denied && (allowed || default == FilterDefault::Allow)
+}
+
+fn check(filter: &MsrFilter, default: FilterDefault, wishes: &[Wish]) {
+    let ranges = filter.ranges();
+    assert!(ranges.len() <= MAX_RANGES);
+    for range in ranges {
+        assert!(range.bitmap().len() <= MAX_BITMAP_BYTES && range.bitmap().len() % 8 == 0);
+        assert!(range.count() as usize <= range.bitmap().len() * 8);
+        let again = FilterRange::new(range.range(), range.access(), range.bitmap().to_vec());
+        assert_eq!(again.as_ref(), Ok(range));
+    }
+    let edges = wishes.iter().map(|wish| wish.range);
+    let edges = edges
+        .chain(ranges.iter().map(FilterRange::range))
+        .chain([X2APIC, LAST_MSR]);
+    for (range, by) in edges.flat_map(|range| [-1i32, 0, 1].map(|by| (range, by))) {
+        for edge in [range.first(), range.last()] {
+            let index = edge.wrapping_add_signed(by);
+            for read in [true, false] {
+                let is = if read {
+                    filter.allows_read(index)
+                } else {
+                    filter.allows_write(index)
+                };
+                let uncovered = filter.uncovered().iter().any(|uncovered| {
+                    let direction = if read {
+                        uncovered.access.reads()
+                    } else {
+                        uncovered.access.writes()
+                    };
+                    direction && uncovered.range.contains(index) && uncovered.allowed == is
+                });
+                let wished = wished(default, wishes, index, read);
+                assert_eq!(is == wished, !uncovered, "MSR {index:#x}, read: {read}");
+            }
+        }
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((choice, rest)) = input.split_first() else {
+        return;
+    };
+    let default = match choice & 1 {
+        0 => FilterDefault::Allow,
+        _ => FilterDefault::Deny,
+    };
+    let wishes: Vec<_> = rest.chunks_exact(9).take(64).filter_map(wish).collect();
+    let builder = wishes
+        .iter()
+        .fold(MsrFilterBuilder::new(default), |builder, wish| {
+            match wish.allow {
+                true => builder.allow(wish.range, wish.access),
+                false => builder.deny(wish.range, wish.access),
+            }
+        });
+    match builder.compile() {
+        Ok(filter) => check(&filter, default, &wishes),
+        Err(e) => assert!(!e.to_string().is_empty()),
+    }
+});

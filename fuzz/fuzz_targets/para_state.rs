@@ -1,0 +1,110 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Saved registrations from anybody: plain, as JSON and as CBOR.
+//!
+//! The first byte of the input chooses the form and the stub; the rest is the state.
+
+#![no_main]
+
+mod guest;
+
+use std::sync::LazyLock;
+
+use guest::STUBS;
+use hypercall_patch::Stub;
+use libfuzzer_sys::fuzz_target;
+use para_msr::para::{ParaRegistration, Restored, RestoredSite};
+use para_msr::{ParaMsr, ParaMsrState};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+static MEMORY: LazyLock<GuestMemoryMmap> = LazyLock::new(guest::memory);
+
+/// Version, page, site: little-endian.
+fn plain(bytes: &[u8]) -> Option<ParaMsrState> {
+    let (version, rest) = bytes.split_first_chunk()?;
+    let (para_state_gpa, rest) = rest.split_first_chunk()?;
+    let (hypercall_gpa, _) = rest.split_first_chunk()?;
+    Some(ParaMsrState {
+        version: u32::from_le_bytes(*version),
+        registration: Some(ParaRegistration {
+            para_state_gpa: u64::from_le_bytes(*para_state_gpa),
+            hypercall_gpa: u64::from_le_bytes(*hypercall_gpa),
+        }),
+    })
+}
+
+fn to_cbor(state: &ParaMsrState) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(state, &mut bytes).expect("a Vec takes any bytes");
+    bytes
+}
+
+fn restore(state: &ParaMsrState, stub: Stub) {
+    let mut para = ParaMsr::new(&*MEMORY, stub);
+    let before = guest::image(&MEMORY);
+    let restored = para.restore(state);
+    let after = guest::image(&MEMORY);
+    match restored {
+        Err(e) => {
+            assert_ne!(state.version, ParaMsrState::VERSION);
+            assert!(!e.to_string().is_empty());
+        }
+        Ok(Restored::Registered { registration, site }) => {
+            guest::assert_sane(&registration);
+            assert_eq!(para.registration(), Some(registration));
+            assert_eq!(para.save(), *state);
+            let gpa = registration.hypercall_gpa;
+            let (was, is) = (guest::site(&before, gpa), guest::site(&after, gpa));
+            match site {
+                RestoredSite::Unchanged => assert_eq!((was, is), (stub.bytes(), stub.bytes())),
+                RestoredSite::Repatched { from } => {
+                    assert_eq!((was, is), (from.bytes(), stub.bytes()))
+                }
+                RestoredSite::Foreign { bytes } => assert_eq!((was, is), (bytes, bytes)),
+            }
+            guest::assert_only(&before, &after, &[gpa..gpa + 4]);
+            return;
+        }
+        Ok(Restored::Unregistered) => assert_eq!(state.registration, None),
+        Ok(Restored::Dropped { registration, .. }) => {
+            assert_eq!(state.registration, Some(registration));
+        }
+    }
+    assert_eq!(para.registration(), None);
+    assert!(before == after);
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((choice, bytes)) = input.split_first() else {
+        return;
+    };
+    let (form, choice) = (choice % 3, choice / 3);
+    let state = match form {
+        0 => plain(bytes),
+        1 => serde_json::from_slice(bytes).ok(),
+        _ => ciborium::from_reader(bytes).ok(),
+    };
+    let Some(state) = state else {
+        return;
+    };
+    let json = serde_json::to_vec(&state).expect("plain data");
+    assert_eq!(
+        serde_json::from_slice::<ParaMsrState>(&json).ok(),
+        Some(state)
+    );
+    assert_eq!(
+        ciborium::from_reader(&to_cbor(&state)[..]).ok(),
+        Some(state)
+    );
+
+    guest::clear(&MEMORY);
+    let stubs = STUBS.len();
+    let stub = STUBS[usize::from(choice) % stubs];
+    let standing = STUBS.get(usize::from(choice) / stubs % (stubs + 1));
+    if let (Some(standing), Some(registration)) = (standing, state.registration) {
+        // Where that isn't RAM, nothing stands.
+        let _ = MEMORY.write_slice(&standing.bytes(), GuestAddress(registration.hypercall_gpa));
+    }
+    restore(&state, stub);
+});
