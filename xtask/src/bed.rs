@@ -64,6 +64,9 @@ pub struct Bed {
     pub files: Vec<(PathBuf, String)>,
     /// Rows and columns of the terminal that the script gets as its own. Else it has no input.
     pub terminal: Option<(u16, u16)>,
+    /// Its clocks count executed instructions, one per nanosecond: what runs takes the same time in every run,
+    /// however busy the host is (AMD only, one CPU).
+    pub counted: bool,
 }
 
 /// What an emulator is given to start, and where it leaves the kernel's messages and the status.
@@ -101,6 +104,7 @@ impl Bed {
             series: None,
             files: Vec::new(),
             terminal: None,
+            counted: false,
         }
     }
 

@@ -72,14 +72,18 @@ pub fn wait(child: &mut Child, bed: &Bed) -> Result<Option<End>> {
 fn qemu(machine: &Machine) -> Command {
     let bed = machine.bed;
     let mut command = tied(&Command::new("qemu-system-x86_64"));
-    command.args([
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max,-la57",
-        "-M",
-        "q35",
-    ]);
+    let accelerator = match bed.counted {
+        true => [
+            "-accel",
+            "tcg,thread=single",
+            "-icount",
+            "shift=0,sleep=off",
+        ]
+        .as_slice(),
+        false => &["-accel", "tcg,thread=multi"],
+    };
+    command.args(accelerator);
+    command.args(["-cpu", "max,-la57", "-M", "q35"]);
     command.args(["-m", &bed.memory.to_string(), "-smp", &bed.cpus.to_string()]);
     command.args([
         "-nodefaults",

@@ -53,6 +53,15 @@ pub fn bare_guest() -> Result<PathBuf> {
     Ok(cache_dir()?.join(release))
 }
 
+/// The static release binary of the bench's probe.
+pub fn bench_probe() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--package", "bench-probe"]);
+    statically(&mut command);
+    step("building the probe", || capture_ok(&mut command)).context("the probe does not build")?;
+    Ok(target_dir()?.join(TARGET).join("release/bench-probe"))
+}
+
 /// What a test executable was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

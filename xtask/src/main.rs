@@ -6,6 +6,7 @@
 mod bed;
 mod bed_amd;
 mod bed_intel;
+mod bench;
 mod boot;
 mod build;
 mod cpio;
@@ -37,7 +38,8 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
 
 cargo xtask test [--quick] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,
-    integration, amd, intel, coverage. The closing line counts what passed, failed and was skipped.
+    integration, amd, intel, bench, coverage. The closing line counts what passed, failed and was
+    skipped.
       --quick           only the parts that take less than a minute
       --only TEXT       in the beds, only the jobs whose name contains TEXT
 
@@ -50,6 +52,20 @@ cargo xtask bed amd|intel [OPTIONS] [-- COMMAND...]
       --timeout S       end it by force after S seconds
       --kernel 6.1|6.12 the bed's Debian kernel (default 6.1 where Debian has it)
       --add FILE[:PATH] add a file at PATH (default /bin), with the libraries it needs; repeatable
+
+cargo xtask bench [OPTIONS]
+    Measures start, exits, footprint and growth beside the fewest KVM calls that could do the same.
+    Prints Markdown. Nothing fails by a number. --method explains how it measures.
+      --quick           a look: few rounds, few sizes
+      --peer NAME=PATH  also a peer: firecracker, cloud-hypervisor, kvmtool, qemu; repeatable
+      --against PATH    also another build of mini-vmm, with a test of significance
+      --mini-vmm PATH   this build of mini-vmm instead of a new one
+      --bed amd         in the AMD bed, in counted time, with a boot of Debian's kernel
+      --wall            in the bed: wall time instead of counted time
+      --only TEXT       only measures whose name contains TEXT: start, first-byte, growth, exits, idle,
+                        many, resets, size; boot in the bed
+      --rounds N        rounds of the single measures
+      --json FILE  --markdown FILE  --svg DIRECTORY
 ";
 
 fn run() -> Result<u8> {
@@ -59,6 +75,7 @@ fn run() -> Result<u8> {
             Some("boot") => boot::command(&mut parser),
             Some("test") => test::command(&mut parser),
             Some("bed") => bed::command(&mut parser),
+            Some("bench") => bench::command(&mut parser),
             _ => bail!("there is no command {}\n{USAGE}", command.to_string_lossy()),
         },
         Some(lexopt::Arg::Long("help") | lexopt::Arg::Short('h')) => {

@@ -30,6 +30,8 @@ pub mod vcpu_io;
 pub mod vm;
 pub mod vmm;
 
+pub use sys::allocator::share_heap;
+
 /// The README's examples are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

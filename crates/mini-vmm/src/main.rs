@@ -17,6 +17,7 @@ const KVM: &str = "/dev/kvm";
 
 fn main() -> ExitCode {
     start_time::mark();
+    mini_vmm::share_heap();
     let command = match cli::parse_from(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {

@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Port exits per second through decoding, dispatch, bus and device, against a bare `KVM_RUN` loop.
+//! Exits per second through decoding, dispatch, bus and device, against a bare `KVM_RUN` loop: port and MMIO writes,
+//! MSR writes.
 //!
 //! `cargo bench -p vcpu-loop`. The two alternate in one run; the ratio of the medians is what counts.
 #![allow(clippy::unwrap_used)]
@@ -17,12 +18,21 @@ use common::Machine;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vcpu_loop::bus::{Bus, BusBuilder};
 use vcpu_loop::kvm::KvmVcpu;
-use vcpu_loop::{ExitHistory, ExitRecord, Flow, Next, Unclaimed, Vcpu, VcpuId, VcpuIo, dispatch};
-use vm_device::MutDevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vcpu_loop::{
+    ExitHistory, ExitRecord, Flow, MsrReply, Next, Unclaimed, Vcpu, VcpuId, VcpuIo, dispatch,
+};
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{MutDeviceMmio, MutDevicePio};
 
-/// `out 0x80, al; jmp -4`
-const STORM: &[u8] = b"\xe6\x80\xeb\xfc";
+/// What a guest does all the time, and its code.
+const STORMS: [(&str, &[u8]); 3] = [
+    // out 0x80, al; jmp -4
+    ("port", b"\xe6\x80\xeb\xfc"),
+    // mov ax, 0xa000; mov ds, ax; mov [0], al; jmp -5
+    ("MMIO", b"\xb8\x00\xa0\x8e\xd8\xa2\x00\x00\xeb\xfb"),
+    // mov ecx, MSR; wrmsr; jmp -4
+    ("MSR", b"\x66\xb9\x78\x56\x65\x87\x0f\x30\xeb\xfc"),
+];
 const EXITS: u32 = 20_000;
 const ROUNDS: usize = 15;
 
@@ -37,9 +47,27 @@ impl MutDevicePio for Latch {
     }
 }
 
+impl MutDeviceMmio for Latch {
+    fn mmio_read(&mut self, _: MmioAddress, _: MmioAddressOffset, data: &mut [u8]) {
+        data.fill(self.0);
+    }
+    fn mmio_write(&mut self, _: MmioAddress, _: MmioAddressOffset, data: &[u8]) {
+        self.0 = data[0];
+    }
+}
+
 struct Io(Arc<Bus>);
 
 impl VcpuIo for Io {
+    fn mmio_write(&mut self, addr: u64, data: &[u8]) -> Next {
+        self.0.mmio_write(addr, data)
+    }
+    fn wrmsr(&mut self, index: u32, _: u64) -> MsrReply<()> {
+        match index {
+            common::MSR => MsrReply::Value(()),
+            _ => MsrReply::Unclaimed,
+        }
+    }
     fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
         self.0.pio_write(port, data)
     }
@@ -49,7 +77,10 @@ fn bare(fd: &mut VcpuFd) -> f64 {
     let start = Instant::now();
     for _ in 0..EXITS {
         match fd.run().unwrap() {
-            VcpuExit::IoOut(0x80, data) => assert_eq!(data.len(), 1),
+            VcpuExit::IoOut(0x80, data) | VcpuExit::MmioWrite(0xa_0000, data) => {
+                assert_eq!(data.len(), 1);
+            }
+            VcpuExit::X86Wrmsr(exit) => *exit.error = 0,
             other => panic!("{other:?}"),
         }
     }
@@ -96,6 +127,9 @@ fn main() {
             .insert_pio(base, 8, Arc::new(Mutex::new(Latch(0))))
             .unwrap();
     }
+    builder
+        .insert_mmio(0xa_0000, 0x1000, Arc::new(Mutex::new(Latch(0))))
+        .unwrap();
     let mut io = Io(builder.build());
     println!(
         "history, dispatch, bus and device: {:.1} ns per exit",
@@ -104,10 +138,18 @@ fn main() {
     let Some(kvm) = common::kvm("benches/main") else {
         return;
     };
-    let kvm: Kvm = kvm;
-    let machine = Machine::new(&kvm, STORM);
+    for (kind, code) in STORMS {
+        storm(&kvm, kind, code, &mut io);
+    }
+}
+
+/// Two machines that run the same guest, in turn.
+fn storm(kvm: &Kvm, kind: &str, code: &[u8], io: &mut Io) {
+    let machine = Machine::new(kvm, code);
+    let other = Machine::new(kvm, code);
+    machine.own_msr();
+    other.own_msr();
     let mut vcpu = machine.vcpu(0);
-    let other = Machine::new(&kvm, STORM);
     let prepared = other.vcpu(0);
     let (sregs, regs) = (
         prepared.fd().get_sregs().unwrap(),
@@ -119,11 +161,11 @@ fn main() {
     let (mut bares, mut loops) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         bares.push(bare(&mut fd));
-        loops.push(looped(&mut vcpu, &mut io));
+        loops.push(looped(&mut vcpu, io));
     }
     let (bare, looped) = (median(bares), median(loops));
     println!(
-        "bare KVM_RUN loop: {bare:.0} exits/s; vcpu-loop: {looped:.0}; ratio {:.3}",
+        "{kind} writes: bare KVM_RUN loop {bare:.0} exits/s, vcpu-loop {looped:.0}, ratio {:.3}",
         looped / bare
     );
 }

@@ -193,8 +193,8 @@ impl<S: Send + 'static> VcpuSet<S> {
         Ok(replies
             .into_iter()
             .filter_map(|r| {
-                if let Reply::Saved(s) = r {
-                    Some(s)
+                if let Reply::Saved(state) = r {
+                    Some(*state)
                 } else {
                     None
                 }

@@ -51,7 +51,8 @@ impl<S> Order<S> {
 /// An answer with what it carries.
 pub(crate) enum Reply<S> {
     Done,
-    Saved(S),
+    /// Boxed: a channel of the standard library takes room for 31 answers with the first one.
+    Saved(Box<S>),
     Dumped(Box<Option<CpuDump>>),
     Refused(State),
     Failed(BoxError),
@@ -387,7 +388,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                 return Reply::Done;
             }
             Order::Plain(Request::Save) => catch_unwind(AssertUnwindSafe(|| {
-                (hooks.save)(vcpu, io).map(Reply::Saved)
+                (hooks.save)(vcpu, io).map(|state| Reply::Saved(Box::new(state)))
             })),
             Order::Plain(Request::Dump) => catch_unwind(AssertUnwindSafe(|| {
                 Ok(Reply::Dumped(Box::new(vcpu.dump())))

@@ -51,6 +51,7 @@ pub const PARTS: &[Part] = &[
     Part { name: "integration", quick: true, bed: None, run: integration },
     Part { name: "amd", quick: false, bed: Some(Vendor::Amd), run: beds::amd },
     Part { name: "intel", quick: false, bed: Some(Vendor::Intel), run: beds::intel },
+    Part { name: "bench", quick: false, bed: None, run: bench },
     Part { name: "coverage", quick: false, bed: None, run: coverage },
 ];
 
@@ -68,6 +69,17 @@ fn licenses(run: &mut Run) {
 
 fn coverage(run: &mut Run) {
     run.row("coverage", "host", coverage::check);
+}
+
+/// A look at the numbers, for information: it fails only where nothing can be measured.
+fn bench(run: &mut Run) {
+    run.row("bench", "host, /dev/kvm", || {
+        if let Err(reason) = host::kvm() {
+            return Ok(Tally::skip(format!("bench: {reason}")));
+        }
+        eprint!("{}", crate::bench::look()?);
+        Ok(Tally::pass())
+    });
 }
 
 fn clippy(run: &mut Run) {

@@ -5,6 +5,7 @@
 //!
 //! All of mini-vmm's `unsafe` is here, each block with the reason why it is sound; the rest of the crate denies it.
 
+pub(crate) mod allocator;
 pub(crate) mod demo_guest;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;

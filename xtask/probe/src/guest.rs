@@ -1,0 +1,145 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Guests of a few instructions, for every VMM the same but for how they end. The probe and xtask share this file.
+//!
+//! Encodings are those of the Intel SDM, volume 2.
+
+/// Where the code is, and starts.
+pub const ENTRY: u32 = 0x10_0000;
+/// COM1's data register: a byte written here is the guest's first sign of life.
+const SERIAL: u16 = 0x3f8;
+/// COM1's scratch register, which no driver and no interrupt hangs on.
+pub const SCRATCH: u16 = 0x3ff;
+/// An address in the hole below 4 GiB that has no device.
+const NO_DEVICE: u32 = 0xdff0_0000;
+/// The MSR of the 2007 hypercall API, which KVM does not have: user space gets it where it asked for it.
+pub const MSR: u32 = 0x8765_5678;
+/// The port of mini-vmm's hypercalls.
+pub const CALL_PORT: u16 = 0xf5;
+/// mini-vmm's hypercall that does nothing.
+const CALL_NOTHING: u32 = 0x4d56_0000;
+/// The page that is registered, and the function that is called, below which there is a stack.
+const PAGE: u32 = 0x20_0000;
+const FUNCTION: u32 = 0x20_2000;
+/// ACPI's sleep control register of mini-vmm and Cloud Hypervisor, and the value for soft-off.
+pub const ACPI_OFF: (u16, u8) = (0x600, 0x34);
+/// The keyboard controller's command port, and the command that pulses the reset line.
+pub const KEYBOARD_RESET: (u16, u8) = (0x64, 0xfe);
+
+/// How a guest ends its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By ACPI soft-off.
+    Acpi,
+    /// By a reset through the keyboard controller, where that ends the VMM.
+    Keyboard,
+}
+
+/// What a guest does before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing.
+    Nothing,
+    /// Prints a byte.
+    Say,
+    /// Prints a byte and halts for good, without interrupts.
+    Idle,
+    /// Writes so often to a register of the serial port.
+    Port(u32),
+    /// Writes so often where nothing is.
+    Mmio(u32),
+    /// Registers for hypercalls so often, by writing an MSR.
+    Msr(u32),
+    /// Registers once, then makes so many hypercalls that do nothing.
+    Hypercall(u32),
+    /// Prints a byte and resets the machine.
+    Reset,
+}
+
+/// Flat 32-bit protected mode code that does `work`, then ends.
+pub fn code(work: Work, end: End) -> Vec<u8> {
+    let mut code = Vec::new();
+    match work {
+        Work::Nothing => {}
+        Work::Say => out(&mut code, SERIAL, b'!'),
+        Work::Idle => {
+            out(&mut code, SERIAL, b'!');
+            code.extend(HALT);
+        }
+        Work::Port(count) => {
+            code.push(0xba); // mov edx, port
+            code.extend(u32::from(SCRATCH).to_le_bytes());
+            repeat(&mut code, count, &[0xee]); // out dx, al
+        }
+        Work::Mmio(count) => {
+            code.push(0xbf); // mov edi, address
+            code.extend(NO_DEVICE.to_le_bytes());
+            repeat(&mut code, count, &[0x89, 0x07]); // mov [edi], eax
+        }
+        Work::Msr(count) => {
+            prepare(&mut code);
+            code.push(0xbe); // mov esi, count
+            code.extend(count.to_le_bytes());
+            code.extend([0x0f, 0x30, 0x4e, 0x75, 0xfb]); // wrmsr; dec esi; jnz -5
+        }
+        Work::Hypercall(count) => {
+            prepare(&mut code);
+            code.extend([0x0f, 0x30, 0xbf]); // wrmsr; mov edi, function
+            code.extend(FUNCTION.to_le_bytes());
+            let mut call = vec![0xb8]; // mov eax, number
+            call.extend(CALL_NOTHING.to_le_bytes());
+            call.extend([0xff, 0xd7]); // call edi
+            repeat(&mut code, count, &call);
+        }
+        Work::Reset => {
+            out(&mut code, SERIAL, b'!');
+            out(&mut code, KEYBOARD_RESET.0, KEYBOARD_RESET.1);
+        }
+    }
+    let (port, value) = match end {
+        End::Acpi => ACPI_OFF,
+        End::Keyboard => KEYBOARD_RESET,
+    };
+    out(&mut code, port, value);
+    code.extend(HALT);
+    code
+}
+
+/// Fills in what is registered (version, size, function) and a function that calls by port, and gets ready for WRMSR.
+fn prepare(code: &mut Vec<u8>) {
+    let stub = u32::from_le_bytes([0xe6, CALL_PORT as u8, 0xc3, 0xcc]); // out port, al; ret; int3
+    for (at, value) in [
+        (PAGE, 1),
+        (PAGE + 8, 4096),
+        (PAGE + 16, FUNCTION),
+        (FUNCTION, stub),
+    ] {
+        code.extend([0xc7, 0x05]); // mov dword [at], value
+        code.extend(at.to_le_bytes());
+        code.extend(value.to_le_bytes());
+    }
+    for (register, value) in [(0xbc, FUNCTION), (0xb9, MSR), (0xb8, PAGE), (0xba, 0)] {
+        code.push(register); // mov esp, ecx, eax, edx
+        code.extend(u32::to_le_bytes(value));
+    }
+}
+
+/// `cli; hlt; jmp -4`
+const HALT: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfc];
+
+/// `mov edx, port; mov al, value; out dx, al`
+fn out(code: &mut Vec<u8>, port: u16, value: u8) {
+    code.push(0xba);
+    code.extend(u32::from(port).to_le_bytes());
+    code.extend([0xb0, value, 0xee]);
+}
+
+/// `mov ecx, count`, then `body; dec ecx; jnz`.
+fn repeat(code: &mut Vec<u8>, count: u32, body: &[u8]) {
+    code.push(0xb9);
+    code.extend(count.to_le_bytes());
+    code.extend(body);
+    let back = body.len() as u8 + 3;
+    code.extend([0x49, 0x75, back.wrapping_neg()]);
+}

@@ -1,0 +1,79 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The part of `cargo xtask bench` that runs where the machines run, also inside a bed: small, static, alone.
+//!
+//! ```text
+//! bench-probe run PROGRAM [ARGUMENT...]
+//!     Runs a program with its output read and dropped. Prints one line:
+//!     WALL FIRST USER SYSTEM STATUS: nanoseconds until the end, until the first output (0: none), of CPU; the exit code.
+//! bench-probe lines PROGRAM [ARGUMENT...]
+//!     The same, after each line of the program's output with the nanoseconds at which it was complete.
+//! bench-probe floor MIB CPUS [nothing|port|mmio|msr|hypercall COUNT]
+//!     The fewest KVM calls that run a guest with interrupt controllers to its end.
+//! ```
+
+mod floor;
+// xtask uses the rest of it.
+#[allow(dead_code)]
+mod guest;
+mod sys;
+
+use std::io::Read;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["run", program, arguments @ ..] => run(program, arguments, false),
+        ["lines", program, arguments @ ..] => run(program, arguments, true),
+        ["floor", arguments @ ..] => floor::main(arguments),
+        _ => Err("say run, lines or floor".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&str], lines: bool) -> Result<(), Error> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    command.stdout(Stdio::piped());
+    let started = Instant::now();
+    let mut child = command.spawn()?;
+    let mut first = 0;
+    // Printed when the clock has stopped.
+    let mut seen = String::new();
+    if let Some(mut output) = child.stdout.take() {
+        let (mut line, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            let now = started.elapsed().as_nanos();
+            if first == 0 {
+                first = now;
+            }
+            for &byte in buffer[..count].iter().filter(|_| lines) {
+                match byte {
+                    b'\n' => {
+                        let text = String::from_utf8_lossy(&line);
+                        seen.push_str(&format!("{now} {}\n", text.trim_end()));
+                        line.clear();
+                    }
+                    byte => line.push(byte),
+                }
+            }
+        }
+    }
+    let end = sys::wait(child)?;
+    let wall = started.elapsed().as_nanos();
+    print!("{seen}");
+    println!("{wall} {first} {} {} {}", end.user, end.system, end.code);
+    Ok(())
+}

@@ -1,0 +1,335 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `cargo xtask bench`: what machines cost, beside the least that they could.
+
+mod bed;
+mod footprint;
+#[path = "../../probe/src/guest.rs"]
+mod guest;
+mod host;
+mod image;
+mod markdown;
+mod results;
+mod stats;
+mod subject;
+mod svg;
+mod targets;
+mod timeline;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{capture, has_program, write};
+use crate::workspace::Scratch;
+use crate::{build, host as this_host};
+use host::{Effort, FULL, Host, QUICK};
+use results::{FLOOR, Measure, OTHER, OURS, Report};
+use subject::{Kind, Subject};
+
+/// How it measures, for readers.
+const METHOD: &str = include_str!("method.md");
+
+/// What was asked for.
+#[derive(Debug, Default)]
+struct Options {
+    quick: bool,
+    peers: Vec<Subject>,
+    against: Option<PathBuf>,
+    ours: Option<PathBuf>,
+    in_bed: bool,
+    wall: bool,
+    only: String,
+    rounds: Option<usize>,
+    json: Option<PathBuf>,
+    markdown: Option<PathBuf>,
+    svg: Option<PathBuf>,
+}
+
+/// `cargo xtask bench`: parses its arguments, measures, reports. Only what can't be measured at all fails.
+pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
+    let Some(options) = parse(parser)? else {
+        print!("{METHOD}");
+        return Ok(0);
+    };
+    let report = options.run()?;
+    let markdown = markdown::render(&report);
+    print!("{markdown}");
+    if let Some(path) = &options.json {
+        write(path, format!("{:#}\n", report.to_json()))?;
+    }
+    if let Some(path) = &options.markdown {
+        write(path, markdown)?;
+    }
+    if let Some(directory) = &options.svg {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("can't make {}", directory.display()))?;
+        for measure in &report.measures {
+            if let Some(plot) = svg::plot(measure) {
+                write(&directory.join(format!("{}.svg", measure.id)), plot)?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// The report of a quick run of this build, for whoever only wants to see that it measures.
+///
+/// # Errors
+/// Nothing could be measured.
+pub fn look() -> Result<String> {
+    let options = Options {
+        quick: true,
+        ..Options::default()
+    };
+    let report = options.run()?;
+    if report.find("start-wall").is_none() {
+        bail!("no machine could be started:\n{}", report.notes.join("\n"));
+    }
+    Ok(markdown::render(&report))
+}
+
+/// None when only the method was asked for.
+fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>> {
+    use lexopt::prelude::*;
+    let mut options = Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("method") => return Ok(None),
+            Long("quick") => options.quick = true,
+            Long("wall") => options.wall = true,
+            Long("peer") => {
+                let peer = Subject::peer(&parser.value()?.string()?)?;
+                options.peers.push(peer);
+            }
+            Long("against") => options.against = Some(program(parser.value()?.into())?),
+            Long("mini-vmm") => options.ours = Some(program(parser.value()?.into())?),
+            Long("bed") => match parser.value()?.to_str() {
+                Some("amd") => options.in_bed = true,
+                _ => bail!("--bed: the suite runs in the amd bed"),
+            },
+            Long("only") => options.only = parser.value()?.string()?,
+            Long("rounds") => options.rounds = Some(parser.value()?.parse()?),
+            Long("json") => options.json = Some(parser.value()?.into()),
+            Long("markdown") => options.markdown = Some(parser.value()?.into()),
+            Long("svg") => options.svg = Some(parser.value()?.into()),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Some(options))
+}
+
+fn program(path: PathBuf) -> Result<PathBuf> {
+    fs::canonicalize(&path).with_context(|| format!("there is no program {}", path.display()))
+}
+
+impl Options {
+    fn run(&self) -> Result<Report> {
+        if !self.in_bed
+            && let Err(reason) = this_host::kvm()
+        {
+            bail!("{reason}; `cargo xtask bench --bed amd` needs none");
+        }
+        let ours = match &self.ours {
+            Some(path) => path.clone(),
+            None => build::mini_vmm()?,
+        };
+        let probe = build::bench_probe()?;
+        let subjects = self.subjects(&ours, &probe);
+        let scratch = Scratch::new()?;
+        let directory = scratch.path("");
+        let mut report = Report {
+            facts: facts(&subjects),
+            ..Report::default()
+        };
+        if self.in_bed {
+            let bed = bed::InBed {
+                probe: &probe,
+                directory,
+                subjects: &subjects,
+                rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 6 }),
+                counted: !self.wall,
+            };
+            let clock = if self.wall {
+                "wall"
+            } else {
+                "counted instructions"
+            };
+            let place = format!("the AMD bed, QEMU TCG with one CPU; its clock: {clock}");
+            report.facts.push(("place".into(), place));
+            report.measures = bed.measure(&self.only)?;
+        } else {
+            let mut host = Host {
+                probe: &probe,
+                directory,
+                subjects: &subjects,
+                effort: self.effort(),
+                notes: Vec::new(),
+            };
+            report.measures = self.on_host(&mut host)?;
+            report.notes = host.notes;
+            report.notes.extend(missing());
+        }
+        if report.measures.is_empty() {
+            bail!("--only {}: there is no such measure", self.only);
+        }
+        Ok(report)
+    }
+
+    fn effort(&self) -> Effort {
+        let effort = if self.quick { QUICK } else { FULL };
+        Effort {
+            rounds: self.rounds.unwrap_or(effort.rounds),
+            ..effort
+        }
+    }
+
+    fn on_host(&self, host: &mut Host) -> Result<Vec<Measure>> {
+        let mut all = Vec::new();
+        type Group = fn(&mut Host) -> Vec<Measure>;
+        let groups: [(&str, Group); 7] = [
+            ("start", |host| host.start()),
+            ("first-byte", |host| host.first_output()),
+            ("growth", |host| host.growth()),
+            ("exits", |host| host.exits()),
+            ("idle", |host| host.idle()),
+            ("many", |host| host.many()),
+            ("resets", |host| host.resets()),
+        ];
+        for (_, measure) in groups.iter().filter(|(name, _)| name.contains(&self.only)) {
+            all.extend(measure(host));
+        }
+        if "size".contains(&self.only) {
+            all.push(host.sizes()?);
+        }
+        all.retain(|measure| !measure.points.is_empty());
+        Ok(all)
+    }
+
+    fn subjects(&self, ours: &Path, probe: &Path) -> Vec<Subject> {
+        let new = |name: &str, kind, program: &Path| Subject {
+            name: name.to_owned(),
+            kind,
+            program: program.to_owned(),
+        };
+        let mut subjects = vec![
+            new(OURS, Kind::MiniVmm, ours),
+            new(FLOOR, Kind::Floor, probe),
+        ];
+        if let Some(other) = &self.against {
+            subjects.push(new(OTHER, Kind::MiniVmm, other));
+        }
+        subjects.extend(self.peers.iter().cloned());
+        subjects
+    }
+}
+
+/// What a reader has to know of the machine and the programs.
+fn facts(subjects: &[Subject]) -> Vec<(String, String)> {
+    let first = |path: &str, name: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name));
+        let value = line.map_or("?", |line| line.split(':').next_back().unwrap_or(line));
+        value.trim().to_owned()
+    };
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kvm = match this_host::hardware_kvm() {
+        Ok(()) => "on hardware virtualization".to_owned(),
+        Err(reason) => format!("{reason}: ratios count, times do not"),
+    };
+    let mut facts = vec![
+        ("CPU".to_owned(), first("/proc/cpuinfo", "model name")),
+        ("kernel".to_owned(), kernel.trim().to_owned()),
+        ("KVM".to_owned(), kvm),
+        ("load at the start".to_owned(), first("/proc/loadavg", "")),
+    ];
+    for subject in subjects.iter().filter(|s| s.kind != Kind::Floor) {
+        let output = capture(Command::new(&subject.program).arg("--version"));
+        let text = output.map(|output| output.stdout).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let version = text.lines().next().unwrap_or("no version").to_owned();
+        facts.push((subject.name.clone(), version));
+    }
+    facts
+}
+
+/// What would say more, but is not here.
+fn missing() -> Vec<String> {
+    let tools = [
+        ("perf", "where the time goes (perf stat, perf record)"),
+        (
+            "valgrind",
+            "instructions per exit in user space (callgrind)",
+        ),
+        ("strace", "system calls at start-up (strace -f -r)"),
+    ];
+    tools
+        .iter()
+        .filter(|(tool, _)| !has_program(tool))
+        .map(|(tool, what)| format!("{tool} is not installed: it would say {what}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Result<Option<Options>> {
+        parse(&mut lexopt::Parser::from_args(words))
+    }
+
+    #[test]
+    fn options_are_read() {
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        let words = [
+            "--quick",
+            "--against",
+            own,
+            "--bed",
+            "amd",
+            "--rounds",
+            "3",
+            "--only",
+            "start",
+        ];
+        let options = parsed(&words).unwrap().unwrap();
+        assert!(options.quick && options.in_bed && !options.wall);
+        assert_eq!((options.rounds, options.only.as_str()), (Some(3), "start"));
+        let names: Vec<String> = options
+            .subjects(Path::new("/a"), Path::new("/p"))
+            .into_iter()
+            .map(|subject| subject.name)
+            .collect();
+        assert_eq!(names, [OURS, FLOOR, OTHER]);
+        assert_eq!(options.effort().rounds, 3);
+    }
+
+    #[test]
+    fn wrong_options_are_refused() {
+        assert!(parsed(&["--bed", "intel"]).is_err());
+        assert!(parsed(&["--against", "/none/such"]).is_err());
+        assert!(parsed(&["--speed"]).is_err());
+        assert!(parsed(&["--method"]).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_method_names_every_measure() {
+        for name in [
+            "start",
+            "first-byte",
+            "growth",
+            "exits",
+            "idle",
+            "many",
+            "resets",
+            "boot",
+            "size",
+        ] {
+            assert!(METHOD.contains(&format!("**{name}**")), "{name}");
+        }
+    }
+}
