@@ -207,7 +207,7 @@ fn with_kvm(mut tally: Tally) -> Tally {
 /// most others do, can't end there.
 const INTEL_TESTS: &[(&str, &str)] = &[
     ("kvm_boot_entry", ""),
-    ("kvm_fixup", ""),
+    ("kvm_fixup", "without_the_fix_up"),
     ("kvm_para", ""),
     ("kvm_para_32bit", ""),
     ("kvm_para_machine", "r9_auto h15_"),
