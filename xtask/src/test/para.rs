@@ -104,8 +104,8 @@ enum Route {
     Forward,
 }
 
-/// A guest that registers so often, from both CPUs in turn, while the other one calls. A million would take a quarter of an
-/// hour in the bed; this is what fits into a minute.
+/// A guest that registers so often, from both CPUs in turn, while the other one calls. A million takes seven minutes
+/// in the bed; this is what fits into a minute.
 const STORM: &str = "insmod /para/para.ko; insmod /para/para_test.ko storm=2000; rmmod para_test
 dmesg -c >/dev/null; echo READY
 insmod /para/para_test.ko storm=60000 seconds=90; dmesg; para-show
