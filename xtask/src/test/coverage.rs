@@ -95,7 +95,7 @@ fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
     fs::create_dir(&raw)?;
     let wrapper = std::env::current_exe().context("xtask has no path")?;
     let build = build::tests(|command| {
-        command.args(["--exclude", "xtask"]);
+        command.args(["--exclude", "xtask", "--exclude", "bench-probe"]);
         // Only the workspace's crates are instrumented: the dependencies are those of the other
         // tests, already built.
         command.env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
