@@ -25,46 +25,32 @@ pub(super) fn from_ranges(
     Ok(GuestMemoryMmap::from_regions(regions)?)
 }
 
+/// How many places are tried: more than a process has gaps in which guest memory fits.
+const TRIES: usize = 8;
+
 /// Maps `size` bytes, on a huge page unless other mappings are made or ended meanwhile.
 ///
-/// Linux places mappings from the top of a gap down. A filler above, which ends with this function,
-/// takes what is between the place that the mapping got and one on a huge page.
+/// Linux places mappings from the top of a gap down. What came to lie elsewhere is kept until this function ends, and
+/// a filler below it, so that the next try starts on a huge page in the same gap; where that is too small for it, the
+/// next try has the next gap.
 fn map(size: usize) -> Result<MmapRegion, MmapRegionError> {
-    let anywhere = MmapRegion::new(size)?;
-    let excess = anywhere.as_ptr() as usize % HUGE_PAGE;
-    if excess == 0 {
-        return Ok(anywhere);
-    }
-    drop(anywhere);
-    // As large as the mapping itself, so that both go to the same gap.
-    let filler = size.next_multiple_of(HUGE_PAGE) + excess;
     let flags = MAP_ANONYMOUS | MAP_PRIVATE | MAP_NORESERVE;
-    // A limit on address space is no reason to fail: the guest then has small pages.
-    let _filler = MmapRegion::<()>::build(None, filler, PROT_NONE, flags);
-    MmapRegion::new(size)
-}
-
-#[cfg(test)]
-mod tests {
-    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
-
-    use super::*;
-
-    #[test]
-    fn memory_starts_on_a_huge_page() {
-        let ranges = [
-            (GuestAddress(0), 33 * HUGE_PAGE),
-            (GuestAddress(4 << 30), 5 * HUGE_PAGE + 4096),
-        ];
-        // Other tests map memory meanwhile; not all of ten times.
-        let aligned = (0..10).any(|_| {
-            let memory = from_ranges(&ranges).unwrap();
-            assert_eq!(memory.num_regions(), 2);
-            memory.iter().all(|region| {
-                let host = region.get_host_address(vm_memory::MemoryRegionAddress(0));
-                (host.unwrap() as usize).is_multiple_of(HUGE_PAGE)
-            })
-        });
-        assert!(aligned);
+    let mut kept = Vec::with_capacity(2 * TRIES);
+    for _ in 0..TRIES {
+        let region = MmapRegion::new(size)?;
+        let start = region.as_ptr() as usize;
+        if start.is_multiple_of(HUGE_PAGE) {
+            return Ok(region);
+        }
+        kept.push(region);
+        // As large as the memory, so that no small gap takes it.
+        let filler = size.next_multiple_of(HUGE_PAGE) + start.wrapping_sub(size) % HUGE_PAGE;
+        // A limit on address space is no reason to fail: the guest then has small pages.
+        let Ok(filler) = MmapRegion::build(None, filler, PROT_NONE, flags) else {
+            break;
+        };
+        kept.push(filler);
     }
+    drop(kept);
+    MmapRegion::new(size)
 }
