@@ -4,15 +4,13 @@
 //! How hypercalls of guests that register for them can travel on this host.
 
 use hypercall_patch::{HypercallInsn, Stub, Vendor};
-use kvm_bindings::{
-    KVM_CAP_SYNC_REGS, KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_XEN_HVM,
-    KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
-    KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL,
-};
+use kvm_bindings::{KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 
-use crate::para::{Completion, Probe};
+use vcpu_loop::kvm::shares_registers;
+
+use crate::para::{Completion, Probe, forward};
 
 /// The routes of hypercalls, and what each needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,17 +51,12 @@ pub enum AutoRoute {
 impl Routes {
     /// Asks KVM, and has `probe` try the vendor's instruction.
     pub(super) fn ask(kvm: &Kvm, probe: &Probe) -> Self {
-        let offers = |capability: u32, bits: u32| {
-            let offered = kvm.check_extension_raw(u64::from(capability));
-            // A failure is negative.
-            u32::try_from(offered).is_ok_and(|offered| offered & bits == bits)
-        };
-        let registers = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+        // Their answers are a plain yes.
+        let offers = |capability: u32| kvm.check_extension_raw(u64::from(capability)) == 1;
         let facts = Facts {
-            // Their answers are a plain yes.
-            msr_filter: offers(KVM_CAP_X86_USER_SPACE_MSR, 1) && offers(KVM_CAP_X86_MSR_FILTER, 1),
-            forward: offers(KVM_CAP_XEN_HVM, KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL),
-            pio: offers(KVM_CAP_SYNC_REGS, registers),
+            msr_filter: offers(KVM_CAP_X86_USER_SPACE_MSR) && offers(KVM_CAP_X86_MSR_FILTER),
+            forward: forward::is_offered(|capability| kvm.check_extension_raw(capability)),
+            pio: shares_registers(kvm),
         };
         facts.conclude(vendor(kvm), probe)
     }

@@ -3,18 +3,23 @@
 
 //! The route on which KVM forwards every hypercall of the machine.
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, KVM_CAP_XEN_HVM, KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL};
+use para_abi::kvm::{KVM_CPUID_FEATURES, KVM_FEATURE_MMU_OP, KVM_FEATURES_BY_HYPERCALL};
 
 /// The MSR that KVM's interface for forwarding comes with: a write of it would have KVM write a page of Xen's hypercalls
 /// into the guest. It can't be 0, or KVM forwards nothing until another VM has one, and since Linux 6.15 it lies in
 /// 0x40000000 to 0x4fffffff. The filter hides it from the guest.
 pub const FORWARD_MSR: u32 = 0x4d56_0200;
 
-/// The leaf of KVM's paravirtual features (Linux, `Documentation/virt/kvm/x86/cpuid.rst`).
-const KVM_CPUID_FEATURES: u32 = 0x4000_0001;
-/// Features that a guest uses by a hypercall: MMU_OP (2, old), PV_UNHALT (7), PV_SEND_IPI (11), PV_SCHED_YIELD (13) and
-/// HC_MAP_GPA_RANGE (16).
-const BY_HYPERCALL: u32 = 1 << 2 | 1 << 7 | 1 << 11 | 1 << 13 | 1 << 16;
+/// Features that a guest uses by a hypercall, and the one that did before KVM dropped its call.
+const BY_HYPERCALL: u32 = KVM_FEATURES_BY_HYPERCALL | 1 << KVM_FEATURE_MMU_OP;
+
+/// Whether KVM forwards hypercalls; `extension` is its `check_extension_raw`, of the system or of a virtual machine.
+pub(crate) fn is_offered(extension: impl FnOnce(u64) -> i32) -> bool {
+    let bits = extension(u64::from(KVM_CAP_XEN_HVM));
+    // A failure is negative.
+    u32::try_from(bits).is_ok_and(|bits| bits & KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL != 0)
+}
 
 /// Hides features from the guest whose hypercalls are fast in KVM, and slow when each is forwarded.
 pub fn hide_kvm_hypercalls(cpuid: &mut CpuId) {
@@ -29,6 +34,23 @@ mod tests {
     use kvm_bindings::kvm_cpuid_entry2;
 
     use super::*;
+
+    #[test]
+    fn forwarding_is_one_bit_of_an_answer() {
+        for (answer, offered) in [
+            (0, false),
+            (1, false),
+            (2, true),
+            (0x1ff, true),
+            (-1, false),
+        ] {
+            let asked = |capability| {
+                assert_eq!(capability, 38);
+                answer
+            };
+            assert_eq!(is_offered(asked), offered, "{answer:#x}");
+        }
+    }
 
     #[test]
     fn forwarding_hides_what_would_be_slow_and_nothing_else() {

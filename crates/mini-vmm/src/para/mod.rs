@@ -9,7 +9,7 @@
 //! vCPU. Nothing of it costs a guest anything that doesn't register: the probe runs, and KVM shares registers, from
 //! the first registration on.
 
-mod forward;
+pub(crate) mod forward;
 mod gate;
 mod machine;
 mod msrs;

@@ -3,14 +3,13 @@
 
 //! What KVM is told before a machine has vCPUs: which MSRs are ours, and whether hypercalls are.
 
-use kvm_bindings::{KVM_CAP_XEN_HVM, KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL};
 use kvm_ioctls::VmFd;
 use para_abi::MSR_KVM_API_MAGIC;
 use para_msr::filter::{Access, FilterDefault, FilterError, MsrFilter, MsrFilterBuilder};
 use para_msr::kvm::{ExitReasons, InstallError};
 use para_msr::profile;
 
-use super::{FORWARD_MSR, RouteError};
+use super::{FORWARD_MSR, RouteError, forward};
 use crate::hypercalls::NumberTaken;
 use crate::spec::{HypercallRoute, MsrPolicy, VmSpec};
 use crate::sys::xen;
@@ -125,8 +124,7 @@ impl MsrPlan {
             return Ok(InstalledMsrs::default());
         }
         if self.forward {
-            let bits = vm.check_extension_raw(u64::from(KVM_CAP_XEN_HVM));
-            if bits & KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL as i32 == 0 {
+            if !forward::is_offered(|capability| vm.check_extension_raw(capability)) {
                 return Err(Error::NoForwarding);
             }
             xen::forward_hypercalls(vm, FORWARD_MSR).map_err(Error::Forwarding)?;

@@ -115,7 +115,7 @@ impl KvmHost {
             run_size: call("KVM_GET_VCPU_MMAP_SIZE", kvm.get_vcpu_mmap_size())?,
             sregs2: kvm.check_extension_raw(u64::from(KVM_CAP_SREGS2)) > 0,
             nested: kvm.check_extension_raw(u64::from(kvm_bindings::KVM_CAP_NESTED_STATE)) > 0,
-            sync_regs: kvm.check_extension_int(Cap::SyncRegs) & SYNC_REGS == SYNC_REGS,
+            sync_regs: shares_registers(kvm),
             msrs,
         }))
     }
@@ -138,8 +138,14 @@ impl KvmHost {
     }
 }
 
-/// What [`SyncRegisters`] reads. Every KVM that shares registers at all has both.
-const SYNC_REGS: i32 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS) as i32;
+/// Whether vCPUs of this KVM have [`SyncRegisters`]: it can share general registers and segments
+/// (`KVM_CAP_SYNC_REGS`). Every KVM that shares registers at all has both.
+pub fn shares_registers(kvm: &Kvm) -> bool {
+    // A failure is negative.
+    let shared = u32::try_from(kvm.check_extension_int(Cap::SyncRegs)).unwrap_or(0);
+    let wanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+    shared & wanted == wanted
+}
 
 /// The memory type range registers that KVM has: default type, fixed ranges, eight variable ones (Intel SDM,
 /// volume 3, section 12.11).
