@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use guest::STUBS;
 use hypercall_patch::Stub;
 use libfuzzer_sys::fuzz_target;
-use para_msr::para::{ParaRegistration, Restored, RestoredSite};
+use para_msr::para::{ParaRegistration, RestoreError, Restored, RestoredSite};
 use para_msr::{ParaMsr, ParaMsrState};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -46,10 +46,16 @@ fn restore(state: &ParaMsrState, stub: Stub) {
     let restored = para.restore(state);
     let after = guest::image(&MEMORY);
     match restored {
-        Err(e) => {
+        Err(RestoreError::Version { found }) => {
             assert_ne!(state.version, ParaMsrState::VERSION);
-            assert!(!e.to_string().is_empty());
+            assert_eq!(state.version, found);
         }
+        Err(RestoreError::OtherKind { gpa, from, to }) => {
+            assert_eq!(guest::site(&before, gpa), from.bytes());
+            assert_ne!(from.ret_offset(), to.ret_offset());
+            assert_eq!(to, stub);
+        }
+        Err(other) => panic!("{other}"),
         Ok(Restored::Registered { registration, site }) => {
             guest::assert_sane(&registration);
             assert_eq!(para.registration(), Some(registration));

@@ -115,9 +115,9 @@ impl Stub {
     /// Offset of the `ret` in bytes: where a vCPU stands when its call is done. 3 in a native stub, 2 in one with
     /// port I/O.
     ///
-    /// A stub may replace another in a guest that is saved or paused if both have this offset. Otherwise a vCPU that
-    /// stands there would go on inside of an instruction: a VMM that exchanges them all the same moves RIP to the
-    /// new offset, and can't move what is on a stack because the guest was interrupted there.
+    /// A stub may replace another in a guest that is saved or paused only if both have this offset. Otherwise a vCPU
+    /// that stands there would go on inside of an instruction, and so would guest code that was interrupted there,
+    /// whose address is on a stack that no VMM finds.
     ///
     /// # Examples
     ///

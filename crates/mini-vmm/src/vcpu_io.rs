@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use log::warn;
 use para_msr::Outcome;
 use para_msr::para::{ParaMsrState, RestoreError, Restored};
 use vcpu_loop::bus::Bus;
@@ -48,15 +49,18 @@ impl<R: CallRegisters> MachineIo<R> {
         para.map_or_else(ParaMsrState::default, |para| para.save())
     }
 
-    /// Takes a saved registration back. Where guests can't register, it is dropped.
+    /// Takes a saved registration back. Where guests can't register, it is dropped, with a warning.
     ///
     /// # Errors
-    /// The state has a form that isn't known; then nothing has changed.
+    /// The state has a form that isn't known, or its guest's calls can't go this machine's way; then nothing has changed.
     pub fn restore_para(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
-        match self.msrs.para::<R>() {
-            Some(para) => para.restore(state),
-            None => Ok(Restored::Unregistered),
+        if let Some(para) = self.msrs.para::<R>() {
+            return para.restore(state);
         }
+        if let Some(registration) = state.registration {
+            warn!("para registration dropped: {registration}: guests can't register here");
+        }
+        Ok(Restored::Unregistered)
     }
 }
 

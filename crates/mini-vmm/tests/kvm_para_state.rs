@@ -104,11 +104,15 @@ fn elsewhere(
     route: &str,
 ) -> (Machine, OutcomeLatch) {
     let (to, latch) = machine(vm, route);
+    copy_memory(from, &to);
+    to.restore_vcpus(states).unwrap();
+    (to, latch)
+}
+
+fn copy_memory(from: &Machine, to: &Machine) {
     let mut ram = vec![0; RAM as usize];
     from.memory().read_slice(&mut ram, GuestAddress(0)).unwrap();
     to.memory().write_slice(&ram, GuestAddress(0)).unwrap();
-    to.restore_vcpus(states).unwrap();
-    (to, latch)
 }
 
 #[test]
@@ -142,6 +146,36 @@ fn h6_a_guest_goes_on_calling_where_calls_go_another_way() {
     // And the first one knows nothing of it.
     first.start().unwrap();
     assert_eq!(end(&first, &latch), Outcome::GuestExit(0));
+}
+
+/// The guest is in its stub most of the time, where the `ret` of the other kind is none.
+#[test]
+fn h6_a_guest_that_calls_by_port_is_not_given_the_vendors_instruction() {
+    let name = "h6_a_guest_that_calls_by_port_is_not_given_the_vendors_instruction";
+    let Some(vm) = calling_guest(name) else {
+        return;
+    };
+    let (first, _latch) = machine(&vm, "pio=0x10");
+    first.start().unwrap();
+    wait_until(|| counted(&first) > 100);
+    first.pause().unwrap();
+    let states = first.save_vcpus().unwrap();
+
+    let (vendor, _latch) = machine(&vm, "vendor");
+    copy_memory(&first, &vendor);
+    let refused = vendor.restore_vcpus(states.clone()).unwrap_err();
+    let text = mini_vmm::logging::sentence(&refused);
+    assert!(text.contains("out 0x10, al; ret; int3"), "{text}");
+    assert_eq!(site(&vendor), [0xe6, 0x10, 0xc3, 0xcc], "untouched");
+    vendor.start().unwrap_err();
+
+    // Left to itself, a machine keeps to the kind, whatever this host's KVM could do.
+    let (auto, latch) = elsewhere(&vm, &first, states, "auto");
+    assert_eq!(site(&auto), [0xe6, 0xf5, 0xc3, 0xcc]);
+    let before = counted(&auto);
+    auto.start().unwrap();
+    wait_until(|| counted(&auto) > before.wrapping_add(100));
+    assert_eq!(end(&auto, &latch), Outcome::GuestExit(0));
 }
 
 #[test]

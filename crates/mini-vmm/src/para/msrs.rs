@@ -10,7 +10,7 @@ use log::{Level, log};
 use para_abi::MSR_KVM_API_MAGIC;
 use para_msr::para::{EventThrottle, ParaMsr, ParaMsrState, Registration, RestoreError, Restored};
 use para_msr::{MsrDispatch, MsrDispatchBuilder, MsrHandler, Outcome};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{CallRegisters, Gate, RouteChoice};
 
@@ -91,12 +91,22 @@ impl<R: CallRegisters> ParaHandler<R> {
     /// another's were.
     ///
     /// # Errors
-    /// The state has a form that isn't known; then nothing has changed.
+    /// The state has a form that isn't known, or its guest's calls can't go this host's way; then nothing has changed.
     pub fn restore(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
         if self.para.is_none() && *state == ParaMsrState::default() {
             return Ok(Restored::Unregistered);
         }
+        if let Some(standing) = self.standing(state) {
+            self.route.keep(standing);
+        }
         self.para().restore(state)
+    }
+
+    /// The stub that a saved guest calls by.
+    fn standing(&self, state: &ParaMsrState) -> Option<Stub> {
+        let site = GuestAddress(state.registration?.hypercall_gpa);
+        let bytes: [u8; Stub::LEN] = self.memory.read_obj(site).ok()?;
+        Stub::identify(&bytes)
     }
 }
 

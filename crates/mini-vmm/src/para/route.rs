@@ -98,6 +98,17 @@ impl RouteChoice {
         }
     }
 
+    /// A guest that was saved calls by `standing`. If the choice is still open, it is for port I/O where the guest has
+    /// that: a native stub can't take its place.
+    pub fn keep(&self, standing: Stub) {
+        if standing.port().is_some() {
+            self.chosen.get_or_init(|| {
+                info!("hypercalls go by {}, as those of the saved guest", self.pio);
+                self.pio
+            });
+        }
+    }
+
     /// The stub. The first call may take as long as the probe's deadline; calls of other vCPUs wait for it.
     pub fn stub(&self) -> Stub {
         *self.chosen.get_or_init(|| self.choose())

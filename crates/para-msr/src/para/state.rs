@@ -7,8 +7,9 @@ use std::fmt;
 use std::ops::Range;
 
 use hypercall_patch::Stub;
-use hypercall_patch::memory::{SiteError, Written, check_site};
+use hypercall_patch::memory::{Site, SiteError, Written, check_site};
 use para_abi::{PARA_STATE_PAYLOAD, is_para_state_aligned};
+use vm_memory::bitmap::BS;
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory};
 
 use super::msr::{ParaMsr, ParaRegistration};
@@ -57,6 +58,22 @@ pub enum RestoreError {
         /// Its version.
         found: u32,
     },
+    /// The guest calls by a stub that is native where this host's uses port I/O, or the other way round. Their `ret`s
+    /// lie at different offsets ([`Stub::ret_offset`]), so whoever was saved in the stub would go on inside of an
+    /// instruction: a vCPU right behind its call, or guest code that was interrupted there, whose address is on a
+    /// stack that no VMM finds.
+    #[error(
+        "the guest was saved with the hypercall stub \"{from}\" at guest address {gpa:#x}, which \"{to}\" can't \
+         replace in a guest that may be inside of it, restore it where hypercalls go the same way"
+    )]
+    OtherKind {
+        /// Guest-physical address of the stub.
+        gpa: u64,
+        /// The stub that stands there.
+        from: Stub,
+        /// This host's.
+        to: Stub,
+    },
 }
 
 /// What restoring a state came to. Displays as one line for a log.
@@ -87,12 +104,7 @@ pub enum Restored {
 pub enum RestoredSite {
     /// This host's stub stands there already.
     Unchanged,
-    /// Another host's stub stood there and was replaced.
-    ///
-    /// If its [`ret_offset`](Stub::ret_offset) is another than the new one's, a vCPU that was saved at its `ret`, as
-    /// one is whose last exit was a call, must have its RIP moved before it runs. Where the guest was interrupted
-    /// there, the address is on a stack that no VMM finds: so keep to the route (native or port I/O) that the guest
-    /// was saved with, if the host can.
+    /// Another host's stub of the same kind (native or port I/O) stood there and was replaced.
     Repatched {
         /// The stub that was replaced.
         from: Stub,
@@ -131,11 +143,12 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     /// Takes a saved registration back, after guest memory and before the vCPU runs.
     ///
     /// It is checked like a new one, but the para page is not written: the guest has its answer. A stub of
-    /// another vendor or route at the site is replaced by this host's. Whatever registration this vCPU had is
+    /// another vendor, or with another port, is replaced by this host's. Whatever registration this vCPU had is
     /// gone.
     ///
     /// # Errors
-    /// [`RestoreError::Version`] if the state has a form that isn't known; then nothing has changed.
+    /// [`RestoreError::Version`] if the state has a form that isn't known, [`RestoreError::OtherKind`] if the guest
+    /// calls by another kind of stub than this host's; then nothing has changed.
     ///
     /// # Example
     /// ```
@@ -159,22 +172,39 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
                 found: state.version,
             });
         }
-        self.set_registration(None);
         let Some(registration) = state.registration else {
+            self.set_registration(None);
             return Ok(Restored::Unregistered);
         };
         let (memory, stub) = (self.memory().memory(), self.stub());
-        let patched = patch_again(&*memory, &registration, stub, || self.prepare());
-        Ok(match patched {
-            Ok(site) => {
-                self.set_registration(Some(registration));
-                Restored::Registered { registration, site }
+        let site = match check_again(&*memory, &registration) {
+            Ok(site) => site,
+            Err(reason) => {
+                self.set_registration(None);
+                return Ok(Restored::Dropped {
+                    registration,
+                    reason,
+                });
             }
-            Err(reason) => Restored::Dropped {
-                registration,
-                reason,
-            },
-        })
+        };
+        let bytes = site.bytes();
+        let standing = Stub::identify(&bytes);
+        if let Some(from) = standing.filter(|from| from.ret_offset() != stub.ret_offset()) {
+            let gpa = registration.hypercall_gpa;
+            return Err(RestoreError::OtherKind {
+                gpa,
+                from,
+                to: stub,
+            });
+        }
+        self.prepare();
+        self.set_registration(Some(registration));
+        let site = match standing.map(|from| (from, site.write(stub))) {
+            None => RestoredSite::Foreign { bytes },
+            Some((_, Written::Unchanged)) => RestoredSite::Unchanged,
+            Some((from, Written::Changed)) => RestoredSite::Repatched { from },
+        };
+        Ok(Restored::Registered { registration, site })
     }
 }
 
@@ -183,12 +213,11 @@ pub(super) fn payload_range(para_state_gpa: u64) -> Range<u64> {
     para_state_gpa..para_state_gpa + PARA_STATE_PAYLOAD as u64
 }
 
-fn patch_again<M: GuestMemory + ?Sized>(
-    memory: &M,
+/// The four bytes of a registration that still holds.
+fn check_again<'a, M: GuestMemory + ?Sized>(
+    memory: &'a M,
     registration: &ParaRegistration,
-    stub: Stub,
-    prepare: impl FnOnce(),
-) -> Result<RestoredSite, Lost> {
+) -> Result<Site<'a, BS<'a, M::Bitmap>>, Lost> {
     let para_state_gpa = registration.para_state_gpa;
     if !is_para_state_aligned(para_state_gpa) {
         return Err(Lost::PageMisaligned);
@@ -196,20 +225,12 @@ fn patch_again<M: GuestMemory + ?Sized>(
     if ParaPage::open(memory, para_state_gpa).is_none() {
         return Err(Lost::PageNotRam);
     }
-    let site = check_site(
+    let site = GuestAddress(registration.hypercall_gpa);
+    Ok(check_site(
         memory,
-        GuestAddress(registration.hypercall_gpa),
+        site,
         Some(payload_range(para_state_gpa)),
-    )?;
-    prepare();
-    let bytes = site.bytes();
-    let Some(from) = Stub::identify(&bytes) else {
-        return Ok(RestoredSite::Foreign { bytes });
-    };
-    Ok(match site.write(stub) {
-        Written::Unchanged => RestoredSite::Unchanged,
-        Written::Changed => RestoredSite::Repatched { from },
-    })
+    )?)
 }
 
 impl From<SiteError> for Lost {

@@ -5,7 +5,7 @@
 
 use hypercall_patch::Stub;
 use para_abi::ParaStatePayload;
-use para_msr::para::{FaultReason, ParaRegistration, Restored, RestoredSite};
+use para_msr::para::{FaultReason, ParaRegistration, RestoreError, Restored, RestoredSite};
 use para_msr::{ParaMsr, ParaMsrState, Registration};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -33,6 +33,14 @@ enum Came {
     BadSite,
     Misaligned,
     NotRam,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Back {
+    Unregistered,
+    Registered { left_alone: bool },
+    Dropped,
+    OtherKind,
 }
 
 impl Model {
@@ -105,19 +113,26 @@ impl Model {
         came
     }
 
-    /// Whether the vCPU is registered after it.
-    fn restore(&mut self, vcpu: usize, saved: Option<(u64, u64)>) -> Option<bool> {
-        self.registered[vcpu] = None;
-        let (page, site) = saved?;
+    fn restore(&mut self, vcpu: usize, saved: Option<(u64, u64)>) -> Back {
+        let Some((page, site)) = saved else {
+            self.registered[vcpu] = None;
+            return Back::Unregistered;
+        };
         if page % 4096 != 0 || !Self::all_writable(page, 24) || !Self::site_is_good(page, site) {
-            return Some(false);
+            self.registered[vcpu] = None;
+            return Back::Dropped;
+        }
+        let bytes = &self.bytes[site as usize..site as usize + 4];
+        let left_alone = Stub::identify(bytes).is_none();
+        // Of stubs, native ones alone begin with 0f.
+        if !left_alone && (bytes[0] == 0x0f) != (self.stub[0] == 0x0f) {
+            return Back::OtherKind;
         }
         self.registered[vcpu] = saved;
-        let bytes = &self.bytes[site as usize..site as usize + 4];
-        if Stub::identify(bytes).is_some() {
+        if !left_alone {
             self.patch(site);
         }
-        Some(true)
+        Back::Registered { left_alone }
     }
 }
 
@@ -282,15 +297,19 @@ fn carried(state: ParaMsrState) -> ParaMsrState {
     state
 }
 
-fn restored(outcome: Restored) -> Option<bool> {
+fn back(outcome: Result<Restored, RestoreError>) -> Back {
     match outcome {
-        Restored::Unregistered => None,
-        Restored::Registered { .. } => Some(true),
-        Restored::Dropped { .. } => Some(false),
+        Ok(Restored::Unregistered) => Back::Unregistered,
+        Ok(Restored::Registered { site, .. }) => Back::Registered {
+            left_alone: matches!(site, RestoredSite::Foreign { .. }),
+        },
+        Ok(Restored::Dropped { .. }) => Back::Dropped,
+        Err(RestoreError::OtherKind { .. }) => Back::OtherKind,
+        Err(other) => panic!("{other}"),
     }
 }
 
-/// What a vCPU loses by moving to another host: nothing.
+/// vCPUs that move to another host lose nothing, unless it must refuse them.
 fn moved<'m>(
     vcpus: Vec<ParaMsr<&'m Guarded>>,
     memory: &'m Guarded,
@@ -301,22 +320,11 @@ fn moved<'m>(
     model.stub = stub.bytes();
     let restore = |(vcpu, state): (usize, ParaMsrState)| {
         let mut para = ParaMsr::new(memory, stub);
-        let outcome = para.restore(&state).unwrap();
-        let was = model.registered[vcpu];
-        // Its memory came along, so it can't be lost; the guest may have used the site for something else.
-        assert_eq!(restored(outcome), was.map(|_| true));
-        let foreign = was.is_some_and(|(_, site)| {
-            Stub::identify(&model.bytes[site as usize..site as usize + 4]).is_none()
-        });
-        let left_alone = matches!(
-            outcome,
-            Restored::Registered {
-                site: RestoredSite::Foreign { .. },
-                ..
-            }
-        );
-        assert_eq!(left_alone, foreign);
-        assert_eq!(model.restore(vcpu, was), was.map(|_| true));
+        let was = model.registered[vcpu].take();
+        let back = back(para.restore(&state));
+        // Its memory came along, so it can't be lost.
+        assert_ne!(back, Back::Dropped);
+        assert_eq!(back, model.restore(vcpu, was));
         para
     };
     states.enumerate().map(restore).collect()
@@ -357,11 +365,8 @@ fn run(stub: Stub, steps: Vec<Step>) {
                     registration: Some(registration),
                     ..ParaMsrState::default()
                 };
-                let outcome = vcpus[vcpu].restore(&state).unwrap();
-                assert_eq!(
-                    restored(outcome),
-                    both.model.restore(vcpu, Some((page, site)))
-                );
+                let back = back(vcpus[vcpu].restore(&state));
+                assert_eq!(back, both.model.restore(vcpu, Some((page, site))));
             }
         }
         both.check(&vcpus);

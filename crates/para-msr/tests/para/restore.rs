@@ -36,11 +36,16 @@ fn saved(stub: Stub) -> (GuestMemoryMmap, ParaMsrState) {
     (memory, state)
 }
 
+/// Every stub that a host may have, two ports among them.
+fn stubs() -> impl Iterator<Item = Stub> {
+    let ports = [0x10, 0xf5].map(|port| Stub::Pio(PioPort::new(port).unwrap()));
+    STUBS.into_iter().chain(ports)
+}
+
 #[test]
 fn h6_a_guest_is_patched_anew_for_another_host() {
-    let ports = [0x10, 0xf5].map(|port| Stub::Pio(PioPort::new(port).unwrap()));
-    for from in STUBS.into_iter().chain(ports) {
-        for to in STUBS {
+    for from in stubs() {
+        for to in stubs().filter(|to| to.ret_offset() == from.ret_offset()) {
             let (memory, state) = saved(from);
             let before = image(&memory);
             let mut para = ParaMsr::new(&memory, to);
@@ -64,6 +69,29 @@ fn h6_a_guest_is_patched_anew_for_another_host() {
             assert_eq!(para.save(), state, "and it can be saved again");
         }
     }
+}
+
+#[test]
+fn h6_a_stub_of_the_other_kind_is_an_error_and_changes_nothing() {
+    for from in stubs() {
+        for to in stubs().filter(|to| to.ret_offset() != from.ret_offset()) {
+            let (memory, state) = saved(from);
+            let before = image(&memory);
+            let mut para = ParaMsr::new(&memory, to).with_prelude(|| panic!("nobody calls"));
+            let error = para.restore(&state).unwrap_err();
+            let gpa = SITE;
+            assert_eq!(error, RestoreError::OtherKind { gpa, from, to });
+            assert_eq!(para.registration(), None);
+            assert_eq!(image(&memory), before);
+        }
+    }
+    let (memory, state) = saved(Stub::Vmx);
+    let error = ParaMsr::new(&memory, PIO).restore(&state).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the guest was saved with the hypercall stub \"vmcall; ret\" at guest address 0x2010, which \"out 0xf5, al; \
+         ret; int3\" can't replace in a guest that may be inside of it, restore it where hypercalls go the same way"
+    );
 }
 
 #[test]

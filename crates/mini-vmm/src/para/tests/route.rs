@@ -63,6 +63,27 @@ fn auto_is_the_vendor_where_that_was_proved_and_asks_once_and_late() {
 }
 
 #[test]
+fn h6_a_saved_guest_that_calls_by_port_keeps_to_it() {
+    let (pio, elsewhere) = (Stub::Pio(PioPort::DEFAULT), PioPort::new(0x10).unwrap());
+    for (standing, proved, stub, asked) in [
+        (Stub::Pio(elsewhere), true, pio, 0),
+        (Stub::Vmx, true, Stub::Svm, 1),
+        (Stub::Vmx, false, pio, 1),
+    ] {
+        let (choice, probes) = choice(HypercallRoute::Auto, b"AuthenticAMD", proved);
+        let choice = choice.unwrap();
+        choice.keep(standing);
+        assert_eq!(choice.stub(), stub);
+        assert_eq!(probes.load(Ordering::Relaxed), asked);
+    }
+    // What was decided stays so.
+    let (vendor, _) = choice(HypercallRoute::Vendor, b"AuthenticAMD", true);
+    let vendor = vendor.unwrap();
+    vendor.keep(pio);
+    assert_eq!(vendor.stub(), Stub::Svm);
+}
+
+#[test]
 fn a_route_that_was_asked_for_is_not_probed() {
     let port = PioPort::new(0x10).unwrap();
     let pio = HypercallRoute::Pio(Some(port));

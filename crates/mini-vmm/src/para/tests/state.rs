@@ -3,7 +3,7 @@
 
 //! A registration as part of a saved vCPU.
 
-use hypercall_patch::Stub;
+use hypercall_patch::{PioPort, Stub};
 use para_abi::ParaStatePayload;
 use para_msr::ParaMsrState;
 use para_msr::para::ParaRegistration;
@@ -24,6 +24,12 @@ fn set(
     set.spawn_with(0, ScriptedVcpu::new(script), machine.io(0), state_hooks())
         .unwrap();
     (set, events)
+}
+
+/// Puts a stub of another host where the guest calls.
+fn stand(machine: &Machine, stub: Stub) {
+    let site = GuestAddress(SITE);
+    machine.memory.write_obj(stub.bytes(), site).unwrap();
 }
 
 fn run_to_the_end(set: &VcpuSet<MachineVcpuState<ScriptState>>, machine: &Machine) {
@@ -51,12 +57,9 @@ fn h6_a_saved_vcpu_has_its_registration_and_no_wrmsr_pending() {
     assert_eq!(states[0].para.registration, Some(registration));
     assert_eq!(states[0].vcpu.retired, 1);
 
-    // It comes back on a host with another route: patched anew, the page as it was, calls answered.
+    // It comes back on a host with another port: patched anew, the page as it was, calls answered.
     let other = Machine::pio();
-    other
-        .memory
-        .write_obj(Stub::Vmx.bytes(), GuestAddress(SITE))
-        .unwrap();
+    stand(&other, Stub::Pio(PioPort::new(0x10).unwrap()));
     other.prepare(SITE);
     let (elsewhere, _events) = set(&other, vec![]);
     elsewhere.restore(states.clone(), SOON).unwrap();
@@ -64,6 +67,34 @@ fn h6_a_saved_vcpu_has_its_registration_and_no_wrmsr_pending() {
     assert_eq!(other.page(), ParaStatePayload::new(SITE));
     assert!(other.registers[0].is_shared(), "the gate is open");
     assert_eq!(elsewhere.save(SOON).unwrap(), states);
+}
+
+#[test]
+fn h6_a_guest_that_calls_another_way_is_refused_until_it_is_let() {
+    let state = MachineVcpuState {
+        vcpu: ScriptState::default(),
+        para: ParaMsrState {
+            registration: Some(ParaRegistration {
+                para_state_gpa: PAGE,
+                hypercall_gpa: SITE,
+            }),
+            ..ParaMsrState::default()
+        },
+    };
+    let machine = Machine::pio();
+    stand(&machine, Stub::Vmx);
+    let (vcpus, _events) = set(&machine, vec![]);
+    let refused = vcpus.restore(vec![state.clone()], SOON).unwrap_err();
+    let text = crate::logging::sentence(&refused);
+    assert!(text.contains("vmcall; ret"), "{text}");
+    assert_eq!(machine.site(), Stub::Vmx.bytes());
+    assert!(!machine.registers[0].is_shared(), "nobody was let in");
+    // A vCPU of half a state doesn't run.
+    vcpus.resume(SOON).unwrap_err();
+
+    stand(&machine, Stub::Pio(PioPort::DEFAULT));
+    vcpus.restore(vec![state.clone()], SOON).unwrap();
+    assert_eq!(vcpus.save(SOON).unwrap(), [state]);
 }
 
 #[test]
