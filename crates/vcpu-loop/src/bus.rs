@@ -107,12 +107,15 @@ pub enum Error {
 /// Devices of one address space, sorted by address, without overlap.
 struct Map<D: ?Sized> {
     entries: Vec<(Range, Arc<D>)>,
+    /// The last address of each entry: what is searched, without what isn't.
+    lasts: Vec<u64>,
 }
 
 impl<D: ?Sized> Map<D> {
     const fn new() -> Self {
         Map {
             entries: Vec::new(),
+            lasts: Vec::new(),
         }
     }
 
@@ -133,9 +136,7 @@ impl<D: ?Sized> Map<D> {
         };
         let new = Range { first: base, last };
         // The first range that doesn't lie wholly before the new one.
-        let at = self
-            .entries
-            .partition_point(|(range, _)| range.last < new.first);
+        let at = self.lasts.partition_point(|last| *last < new.first);
         match self.entries.get(at) {
             Some((existing, _)) if existing.first <= new.last => Err(Error::Overlap {
                 space,
@@ -144,6 +145,7 @@ impl<D: ?Sized> Map<D> {
             }),
             _ => {
                 self.entries.insert(at, (new, device));
+                self.lasts.insert(at, last);
                 Ok(())
             }
         }
@@ -152,7 +154,7 @@ impl<D: ?Sized> Map<D> {
     /// The device that owns all `len` bytes from `addr`.
     fn find(&self, addr: u64, len: usize) -> Option<(Range, &D)> {
         let last = addr.checked_add((len as u64).checked_sub(1)?)?;
-        let at = self.entries.partition_point(|(range, _)| range.last < addr);
+        let at = self.lasts.partition_point(|last| *last < addr);
         let (range, device) = self.entries.get(at)?;
         (range.first <= addr && last <= range.last).then_some((*range, device.as_ref()))
     }

@@ -159,9 +159,9 @@ pub fn dispatch<I: VcpuIo + ?Sized>(
         Exit::Hlt | Exit::ApResetHold => Flow::Leave(Leave::Halted),
         Exit::Debug(debug) => Flow::Leave(Leave::Debug(debug)),
         Exit::DirtyRingFull => Flow::Leave(Leave::DirtyRingFull),
-        Exit::SystemEvent(event) => Flow::Leave(Leave::SystemEvent(event)),
+        Exit::SystemEvent(event) => Flow::Leave(Leave::SystemEvent(*event)),
         Exit::Shutdown => Flow::Leave(Leave::Shutdown),
-        Exit::Fatal(exit) => Flow::Leave(Leave::Fatal(exit)),
+        Exit::Fatal(exit) => Flow::Leave(Leave::Fatal(*exit)),
     }
 }
 

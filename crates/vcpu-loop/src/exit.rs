@@ -83,7 +83,7 @@ pub enum Exit<'a> {
     /// The guest's triple fault, or INIT on hosts that report it so.
     Shutdown,
     /// The guest asked for a system-wide state change.
-    SystemEvent(SystemEvent),
+    SystemEvent(&'a SystemEvent),
     /// A breakpoint or single step asked for by `KVM_SET_GUEST_DEBUG`: by the VMM, before it gives the vCPU
     /// away or by [`with_vcpu`](crate::VcpuSet::with_vcpu).
     Debug(DebugExit),
@@ -115,7 +115,7 @@ pub enum Exit<'a> {
     /// Nothing happened and nothing is pending: a kick or a signal took the vCPU out of the guest.
     Interrupted,
     /// The vCPU can't go on.
-    Fatal(FatalExit),
+    Fatal(&'a FatalExit),
 }
 
 /// Whose numbers and registers a hypercall uses.
@@ -148,8 +148,8 @@ pub struct Hypercall<'a> {
     pub abi: HypercallAbi,
     /// Its number; for Hyper-V the whole input value.
     pub number: u64,
-    /// Arguments in the order of the ABI; unused ones are 0.
-    pub args: [u64; 6],
+    /// Arguments in the order of the ABI, as many as KVM reports: six, or two of Hyper-V's.
+    pub args: &'a [u64],
     /// Whether the vCPU was in 64-bit mode.
     pub long_mode: bool,
     /// The caller's privilege level, where KVM reports it (Xen).
@@ -362,6 +362,23 @@ impl std::fmt::Display for FatalExit {
     }
 }
 
+/// Where a vCPU keeps what is too large to be part of an [`Exit`]: exits are passed on by value.
+#[derive(Debug, Default)]
+pub(crate) struct Details {
+    event: Option<SystemEvent>,
+    fatal: Option<FatalExit>,
+}
+
+impl Details {
+    pub(crate) fn event(&mut self, event: SystemEvent) -> Exit<'_> {
+        Exit::SystemEvent(self.event.insert(event))
+    }
+
+    pub(crate) fn fatal(&mut self, exit: FatalExit) -> Exit<'_> {
+        Exit::Fatal(self.fatal.insert(exit))
+    }
+}
+
 impl Exit<'_> {
     /// Whether the instruction behind this exit is only half done, or may be: nobody knows what KVM still has
     /// to finish after an exit that is unknown or contradicts itself.
@@ -389,8 +406,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_exit_is_small_enough_to_be_passed_on() {
+        assert!(size_of::<Exit<'_>>() <= 56);
+    }
+
+    #[test]
     fn an_exit_that_nobody_understands_may_be_incomplete() {
-        let needs = |exit| Exit::Fatal(exit).needs_completion();
+        let needs = |exit| Exit::Fatal(&exit).needs_completion();
         assert!(needs(FatalExit::Unknown { exit_reason: 99 }));
         assert!(needs(FatalExit::Malformed { exit_reason: 2 }));
         assert!(!needs(FatalExit::Hardware { reason: 1 }));

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::exit::{Exit, HypervExit};
+use crate::exit::{Exit, Hypercall, HypervExit};
 
 /// How many exits are kept.
 pub const HISTORY: usize = 16;
@@ -77,11 +77,27 @@ pub struct ExitRecord {
     pub data: u64,
 }
 
+/// The widths of single accesses are one load each.
+#[inline]
 fn leading(data: &[u8]) -> u64 {
+    match *data {
+        [a] => u64::from(a),
+        [a, b] => u64::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        _ => leading_of_many(data),
+    }
+}
+
+#[inline(never)]
+fn leading_of_many(data: &[u8]) -> u64 {
     let mut word = [0u8; 8];
     let len = data.len().min(8);
     word[..len].copy_from_slice(&data[..len]);
     u64::from_le_bytes(word)
+}
+
+fn first(call: &Hypercall<'_>) -> u64 {
+    call.args.first().copied().unwrap_or(0)
 }
 
 impl From<&Exit<'_>> for ExitRecord {
@@ -108,15 +124,15 @@ impl From<&Exit<'_>> for ExitRecord {
             }
             Exit::Rdmsr { index, .. } => record(ExitKind::Rdmsr, u64::from(*index), 0, 0),
             Exit::Wrmsr { index, data, .. } => record(ExitKind::Wrmsr, u64::from(*index), 0, *data),
-            Exit::Hypercall(call) => record(ExitKind::Hypercall, call.number, 0, call.args[0]),
-            Exit::Xen(call) => record(ExitKind::Xen, call.number, 0, call.args[0]),
+            Exit::Hypercall(call) => record(ExitKind::Hypercall, call.number, 0, first(call)),
+            Exit::Xen(call) => record(ExitKind::Xen, call.number, 0, first(call)),
             Exit::Hyperv(exit) => match exit {
                 HypervExit::Synic { msr, control, .. }
                 | HypervExit::SynDbg { msr, control, .. } => {
                     record(ExitKind::Hyperv, u64::from(*msr), 0, *control)
                 }
                 HypervExit::Hypercall(call) => {
-                    record(ExitKind::Hyperv, call.number, 0, call.args[0])
+                    record(ExitKind::Hyperv, call.number, 0, first(call))
                 }
                 HypervExit::Unknown(kind) => record(ExitKind::Hyperv, u64::from(*kind), 0, 0),
             },

@@ -461,6 +461,8 @@ fn run_until_stopped<V: ManagedVcpu, I: VcpuIo>(
 
 /// Finishes what is pending without running the guest. `so_far` says whether a device asked for a pause, and
 /// how the guest stopped by itself; more of both may come meanwhile.
+#[cold]
+#[inline(never)]
 fn settle<V: ManagedVcpu, I: VcpuIo>(
     vcpu: &mut V,
     io: &mut I,

@@ -7,16 +7,25 @@ use kvm_bindings::*;
 
 use super::run_page::{self, RunPage};
 use crate::exit::{
-    DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
+    DebugExit, Details, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
     MMIO_MAX, SYSTEM_EVENT_WORDS, SystemEvent,
 };
 
 /// The exit that the last `KVM_RUN` left in the page.
-pub(super) fn decode(page: &mut RunPage) -> Exit<'_> {
-    let exit_reason = page.exit_reason();
+///
+/// Port and memory accesses are most of all exits, so they are decoded in line.
+#[inline]
+pub(super) fn decode<'a>(page: &'a mut RunPage, details: &'a mut Details) -> Exit<'a> {
+    match page.exit_reason() {
+        KVM_EXIT_IO => io(page, details),
+        KVM_EXIT_MMIO => mmio(page, details),
+        exit_reason => other(page, details, exit_reason),
+    }
+}
+
+#[inline(never)]
+fn other<'a>(page: &'a mut RunPage, details: &'a mut Details, exit_reason: u32) -> Exit<'a> {
     match exit_reason {
-        KVM_EXIT_IO => io(page),
-        KVM_EXIT_MMIO => mmio(page),
         KVM_EXIT_X86_RDMSR => {
             let msr = page.msr();
             Exit::Rdmsr {
@@ -34,11 +43,11 @@ pub(super) fn decode(page: &mut RunPage) -> Exit<'_> {
             }
         }
         KVM_EXIT_HYPERCALL => hypercall(page),
-        KVM_EXIT_XEN => xen(page),
+        KVM_EXIT_XEN => xen(page, details),
         KVM_EXIT_HYPERV => Exit::Hyperv(hyperv(page)),
         KVM_EXIT_HLT => Exit::Hlt,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
-        KVM_EXIT_SYSTEM_EVENT => system_event(page),
+        KVM_EXIT_SYSTEM_EVENT => details.event(system_event(page)),
         KVM_EXIT_DEBUG => {
             let arch = page.debug().arch;
             let kvm_debug_exit_arch {
@@ -72,18 +81,20 @@ pub(super) fn decode(page: &mut RunPage) -> Exit<'_> {
         KVM_EXIT_X86_BUS_LOCK => Exit::BusLock,
         KVM_EXIT_NOTIFY if page.notify().flags & KVM_NOTIFY_CONTEXT_INVALID == 0 => Exit::Notify,
         KVM_EXIT_AP_RESET_HOLD => Exit::ApResetHold,
-        _ => Exit::Fatal(fatal(page, exit_reason)),
+        _ => details.fatal(fatal(page, exit_reason)),
     }
 }
 
-fn malformed(exit_reason: u32) -> Exit<'static> {
-    Exit::Fatal(FatalExit::Malformed { exit_reason })
+#[cold]
+fn malformed(details: &mut Details, exit_reason: u32) -> Exit<'_> {
+    details.fatal(FatalExit::Malformed { exit_reason })
 }
 
-fn io(page: &mut RunPage) -> Exit<'_> {
+#[inline]
+fn io<'a>(page: &'a mut RunPage, details: &'a mut Details) -> Exit<'a> {
     let io = *page.io();
     if !matches!(io.size, 1 | 2 | 4) {
-        return malformed(KVM_EXIT_IO);
+        return malformed(details, KVM_EXIT_IO);
     }
     let len = usize::from(io.size).saturating_mul(io.count as usize);
     match (page.data(io.data_offset, len), u32::from(io.direction)) {
@@ -97,16 +108,17 @@ fn io(page: &mut RunPage) -> Exit<'_> {
             size: io.size,
             data,
         },
-        _ => malformed(KVM_EXIT_IO),
+        _ => malformed(details, KVM_EXIT_IO),
     }
 }
 
-fn mmio(page: &mut RunPage) -> Exit<'_> {
+#[inline]
+fn mmio<'a>(page: &'a mut RunPage, details: &'a mut Details) -> Exit<'a> {
     let mmio = page.mmio();
     let addr = mmio.phys_addr;
     let len = mmio.len as usize;
     if len == 0 || len > MMIO_MAX {
-        return malformed(KVM_EXIT_MMIO);
+        return malformed(details, KVM_EXIT_MMIO);
     }
     let data = &mut mmio.data[..len];
     match mmio.is_write {
@@ -120,32 +132,32 @@ fn hypercall(page: &mut RunPage) -> Exit<'_> {
     Exit::Hypercall(Hypercall {
         abi: HypercallAbi::Kvm,
         number: call.nr,
-        args: call.args,
+        args: &call.args,
         long_mode: run_page::hypercall_flags(call) & 1 != 0,
         cpl: None,
         ret: &mut call.ret,
     })
 }
 
-fn system_event(page: &mut RunPage) -> Exit<'_> {
+fn system_event(page: &mut RunPage) -> SystemEvent {
     let event = page.system_event();
-    Exit::SystemEvent(SystemEvent {
+    SystemEvent {
         kind: event.type_,
         count: event.ndata.min(SYSTEM_EVENT_WORDS as u32) as u8,
         data: run_page::system_event_data(event),
-    })
+    }
 }
 
-fn xen(page: &mut RunPage) -> Exit<'_> {
+fn xen<'a>(page: &'a mut RunPage, details: &'a mut Details) -> Exit<'a> {
     let xen = page.xen();
     if xen.type_ != KVM_EXIT_XEN_HCALL {
-        return malformed(KVM_EXIT_XEN);
+        return malformed(details, KVM_EXIT_XEN);
     }
     let call = run_page::xen_hcall(xen);
     Exit::Xen(Hypercall {
         abi: HypercallAbi::Xen,
         number: call.input,
-        args: call.params,
+        args: &call.params,
         long_mode: call.longmode != 0,
         cpl: Some(call.cpl as u8),
         ret: &mut call.result,
@@ -169,7 +181,7 @@ fn hyperv(page: &mut RunPage) -> HypervExit<'_> {
             HypervExit::Hypercall(Hypercall {
                 abi: HypercallAbi::Hyperv,
                 number: call.input,
-                args: [call.params[0], call.params[1], 0, 0, 0, 0],
+                args: &call.params,
                 long_mode: true,
                 cpl: None,
                 ret: &mut call.result,

@@ -23,7 +23,7 @@ pub use dump::ReadGuest;
 pub use run_page::{CpuMode, SyncRegisters};
 pub use state::{Sregs2Extra, VcpuState};
 
-use crate::exit::Exit;
+use crate::exit::{Details, Exit};
 use crate::kick::Kick;
 use crate::report::CpuDump;
 use crate::vcpu::{ManagedVcpu, SaveVcpu, Vcpu};
@@ -167,6 +167,7 @@ const LOGGED_MSRS: usize = 8;
 pub struct KvmVcpu {
     fd: VcpuFd,
     page: RunPage,
+    details: Details,
     host: Arc<KvmHost>,
     memory: Option<Box<dyn ReadGuest>>,
     /// An exit was handed out whose instruction KVM finishes at the next `KVM_RUN`.
@@ -197,6 +198,7 @@ impl KvmVcpu {
             xsave_size: host.xsave_size(&fd),
             fd,
             page,
+            details: Details::default(),
             host: Arc::clone(host),
             memory: None,
             incomplete: false,
@@ -235,18 +237,38 @@ impl KvmVcpu {
         &self.skipped_msrs
     }
 
+    #[inline]
     fn enter(&mut self) -> Result<Exit<'_>> {
-        while let Err(error) = self.page.enter(&self.fd) {
+        if let Err(error) = self.page.enter(&self.fd)
+            && let Some(interrupted) = self.failed_entry(error)?
+        {
+            return Ok(interrupted);
+        }
+        if self.page.exit_reason() == KVM_EXIT_INTR {
+            return Ok(self.interrupted());
+        }
+        let exit = decode::decode(&mut self.page, &mut self.details);
+        self.incomplete = exit.needs_completion();
+        Ok(exit)
+    }
+
+    /// `KVM_RUN` said `error`: an interruption, or none if there is an exit all the same.
+    #[cold]
+    fn failed_entry(&mut self, mut error: io::Error) -> Result<Option<Exit<'static>>> {
+        loop {
             match error.raw_os_error() {
-                Some(libc::EINTR) => return Ok(self.interrupted()),
+                Some(libc::EINTR) => return Ok(Some(self.interrupted())),
                 // A vCPU that waits for SIPI woke up; nothing ran, nothing is pending. A kick shows at the
                 // next entry, whose `immediate_exit` is still set.
-                Some(libc::EAGAIN) => {}
+                Some(libc::EAGAIN) => match self.page.enter(&self.fd) {
+                    Ok(()) => return Ok(None),
+                    Err(again) => error = again,
+                },
                 // The only exit that comes with an error (KVM API, `KVM_EXIT_MEMORY_FAULT`).
                 Some(libc::EFAULT | libc::EHWPOISON)
                     if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT =>
                 {
-                    break;
+                    return Ok(None);
                 }
                 _ => {
                     return Err(Error::Call {
@@ -256,12 +278,6 @@ impl KvmVcpu {
                 }
             }
         }
-        if self.page.exit_reason() == KVM_EXIT_INTR {
-            return Ok(self.interrupted());
-        }
-        let exit = decode::decode(&mut self.page);
-        self.incomplete = exit.needs_completion();
-        Ok(exit)
     }
 
     /// *clear* in the protocol of [`crate::kick`], and only then word to the caller.
@@ -275,6 +291,7 @@ impl KvmVcpu {
 impl Vcpu for KvmVcpu {
     type Error = Error;
 
+    #[inline]
     fn run(&mut self) -> Result<Exit<'_>> {
         self.enter()
     }

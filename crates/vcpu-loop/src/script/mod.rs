@@ -12,7 +12,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::exit::{DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, SystemEvent};
+use crate::exit::{
+    DebugExit, Details, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, SystemEvent,
+};
 use crate::kick::Kick;
 use crate::report::{CpuDump, InstructionBytes, Registers};
 use crate::vcpu::{ManagedVcpu, SaveVcpu, Vcpu};
@@ -238,6 +240,7 @@ pub struct ScriptedVcpu {
     owed: Option<Owed>,
     /// What `Exit` lends out.
     data: Vec<u8>,
+    details: Details,
     word: u64,
     error: u8,
     retired: u64,
@@ -254,6 +257,7 @@ impl ScriptedVcpu {
             replies: Replies::default(),
             owed: None,
             data: Vec::new(),
+            details: Details::default(),
             word: 0,
             error: 0,
             retired: 0,
@@ -388,7 +392,7 @@ impl ScriptedVcpu {
         let call = Hypercall {
             abi,
             number,
-            args: [0; 6],
+            args: &[0; 6],
             long_mode: true,
             cpl: None,
             ret,
@@ -401,13 +405,13 @@ impl ScriptedVcpu {
     }
 
     /// Exits that leave nothing to complete.
-    fn plain(&mut self, step: Step) -> Result<Exit<'static>, ScriptError> {
+    fn plain(&mut self, step: Step) -> Result<Exit<'_>, ScriptError> {
         self.ended = matches!(step, Step::Shutdown | Step::Fatal(_) | Step::SystemEvent(_));
         Ok(match step {
             Step::Hlt => Exit::Hlt,
             Step::ApResetHold => Exit::ApResetHold,
             Step::Shutdown => Exit::Shutdown,
-            Step::SystemEvent(event) => Exit::SystemEvent(event),
+            Step::SystemEvent(event) => self.details.event(event),
             Step::Debug(debug) => Exit::Debug(debug),
             Step::IoapicEoi { vector } => Exit::IoapicEoi { vector },
             Step::DirtyRingFull => Exit::DirtyRingFull,
@@ -419,7 +423,7 @@ impl ScriptedVcpu {
             },
             Step::BusLock => Exit::BusLock,
             Step::Notify => Exit::Notify,
-            Step::Fatal(exit) => Exit::Fatal(exit),
+            Step::Fatal(exit) => self.details.fatal(exit),
             Step::HostError => return Err(ScriptError::Host),
             Step::Then(step) => panic!("{step:?} continues an instruction that made no exit"),
             _ => self.interrupted(),

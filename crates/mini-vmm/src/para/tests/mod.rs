@@ -441,7 +441,7 @@ fn forwarded_calls_have_the_chosen_registers_and_xens_are_ignored() {
         let mut call = vcpu_loop::Hypercall {
             abi: HypercallAbi::Xen,
             number: 1,
-            args: [9; 6],
+            args: &[9; 6],
             long_mode,
             cpl: Some(cpl),
             ret: &mut ret,
