@@ -242,6 +242,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             Long("timeout") => bed.timeout = Some(Duration::from_secs(parser.value()?.parse()?)),
             Long("kernel") => bed.series = Some(parse_series(&parser.value()?.string()?)?),
             Long("add") => bed.files.push(parse_added(&parser.value()?.string()?)?),
+            Long("counted") => bed.counted = true,
             Value(first) => {
                 words.push(first.string()?);
                 for word in parser.raw_args()? {
@@ -250,6 +251,12 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             }
             other => return Err(other.unexpected().into()),
         }
+    }
+    if bed.counted {
+        if bed.vendor == Vendor::Intel {
+            bail!("--counted: only the amd bed can count its time");
+        }
+        bed.cpus = 1;
     }
     bed.terminal = terminal().filter(|_| vendor != "intel");
     if words.is_empty() && bed.terminal.is_none() {

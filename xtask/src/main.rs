@@ -52,6 +52,7 @@ cargo xtask bed amd|intel [OPTIONS] [-- COMMAND...]
       --timeout S       end it by force after S seconds
       --kernel 6.1|6.12 the bed's Debian kernel (default 6.1 where Debian has it)
       --add FILE[:PATH] add a file at PATH (default /bin), with the libraries it needs; repeatable
+      --counted         one CPU whose clocks count instructions: the same times in every run (amd)
 
 cargo xtask bench [OPTIONS]
     Measures start, exits, footprint and growth beside the fewest KVM calls that could do the same.
@@ -68,7 +69,17 @@ cargo xtask bench [OPTIONS]
       --json FILE  --markdown FILE  --svg DIRECTORY
 ";
 
+/// `cargo xtask --help` or `cargo xtask COMMAND --help`.
+fn asks_for_help() -> bool {
+    let mut words = std::env::args_os().skip(1).take(2);
+    words.any(|word| word == "--help" || word == "-h")
+}
+
 fn run() -> Result<u8> {
+    if asks_for_help() {
+        print!("{USAGE}");
+        return Ok(0);
+    }
     let mut parser = lexopt::Parser::from_env();
     match parser.next()? {
         Some(lexopt::Arg::Value(command)) => match command.to_str() {
@@ -78,10 +89,6 @@ fn run() -> Result<u8> {
             Some("bench") => bench::command(&mut parser),
             _ => bail!("there is no command {}\n{USAGE}", command.to_string_lossy()),
         },
-        Some(lexopt::Arg::Long("help") | lexopt::Arg::Short('h')) => {
-            print!("{USAGE}");
-            Ok(0)
-        }
         Some(other) => Err(other.unexpected().into()),
         None => bail!("which command?\n{USAGE}"),
     }
