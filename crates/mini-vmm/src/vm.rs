@@ -4,7 +4,7 @@
 //! The machine, built in named steps from its description to vCPUs that wait for the word to run.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
@@ -14,13 +14,12 @@ use vcpu_loop::bus::{Bus, BusBuilder};
 use vcpu_loop::kvm::{KvmHost, KvmVcpu};
 use vcpu_loop::{VcpuEvents, VcpuSet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::{self, AcpiMachine};
 use crate::boot::{self, BootRequest, Image, Loaded};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
-use crate::devices::{Platform, PlatformConfig};
+use crate::devices::{IrqLine, Platform, PlatformConfig};
 use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
@@ -172,8 +171,7 @@ impl Loading {
         } = self;
         let vm = mapped.vm();
         create_irqchip(vm, spec.legacy_timer)?;
-        let platform = create_platform(spec, output.clone(), latch)?;
-        connect_interrupts(vm, &platform)?;
+        let platform = create_platform(vm, spec, output.clone(), latch)?;
         let bus = port_bus(&platform)?;
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Devices { reason })?;
@@ -304,6 +302,7 @@ fn create_irqchip(vm: &VmFd, legacy_timer: bool) -> Result<(), Error> {
 
 /// The devices that `spec` asks for.
 fn create_platform(
+    vm: &Arc<VmFd>,
     spec: &VmSpec,
     output: Option<ConsoleOutput>,
     latch: &OutcomeLatch,
@@ -313,19 +312,19 @@ fn create_platform(
         on_panic: spec.on_panic,
         debug_exit: spec.debug_exit,
     };
-    Platform::new(config, latch).map_err(|reason| Error::Devices { reason })
+    let irq = |gsi| irq_line(Arc::downgrade(vm), gsi);
+    Platform::new(config, latch, irq).map_err(|reason| Error::Devices { reason })
 }
 
-/// Devices raise interrupts by eventfd: no exit and no lock of ours on the way.
-fn connect_interrupts(vm: &VmFd, platform: &Platform<ConsoleOutput>) -> Result<(), Error> {
-    let connect = |event: &EventFd, gsi| {
+/// Devices raise interrupts by eventfd: no exit and no lock of ours on the way. They don't keep the VM alive.
+fn irq_line(vm: Weak<VmFd>, gsi: u32) -> IrqLine {
+    IrqLine::new(move |event| {
+        let vm = vm
+            .upgrade()
+            .ok_or_else(|| io::Error::other("its machine is gone"))?;
         vm.register_irqfd(event, gsi)
-            .map_err(kvm("connect a device's interrupt"))
-    };
-    if let Some(serial) = &platform.serial {
-        connect(serial.irq(), layout::SERIAL_GSI)?;
-    }
-    connect(platform.acpi_pm.irq(), layout::GED_GSI)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    })
 }
 
 /// The bus, frozen before the first vCPU runs.

@@ -190,7 +190,7 @@ impl fmt::Debug for ConsoleInput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::{SerialDevice, Suspend};
+    use crate::devices::{IrqLine, SerialDevice, Suspend};
     use crate::layout::SERIAL;
     use event_manager::{EventManager, SubscriberOps};
     use rustix::event::{PollFd, PollFlags, poll};
@@ -207,7 +207,7 @@ mod tests {
         Manager,
     ) {
         let queue = Arc::new(InputQueue::new().unwrap());
-        let device = Arc::new(SerialDevice::new(Vec::new()).unwrap());
+        let device = Arc::new(SerialDevice::new(Vec::new(), IrqLine::unconnected()).unwrap());
         let outcome = OutcomeLatch::new().unwrap();
         let mut manager = Manager::new().unwrap();
         attach(&mut manager, &queue, &device, &outcome);
@@ -297,7 +297,7 @@ mod tests {
         queue.push(&[b'x'; 65]);
         manager.run_with_timeout(1000).unwrap();
         manager.remove_subscriber(id).unwrap();
-        let second = Arc::new(SerialDevice::new(Vec::new()).unwrap());
+        let second = Arc::new(SerialDevice::new(Vec::new(), IrqLine::unconnected()).unwrap());
         attach(&mut manager, &queue, &second, &outcome);
         assert_eq!(guest_reads(&second), b"x");
     }

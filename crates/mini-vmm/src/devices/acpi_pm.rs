@@ -10,10 +10,9 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::port::{lock, port, read_byte, written_byte};
-use super::{LogLimit, PortRange, RestoreError, Suspend};
+use super::{IrqLine, LogLimit, PortRange, RestoreError, Suspend};
 use crate::layout::{
     ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL, ACPI_SLEEP_STATUS,
     GED_EVENTS, GED_POWER_BUTTON,
@@ -35,7 +34,7 @@ const WAKE_STATUS: u8 = 1 << 7;
 #[derive(Debug)]
 pub struct AcpiPm {
     outcome: OutcomeLatch,
-    irq: EventFd,
+    irq: IrqLine,
     state: Mutex<AcpiPmState>,
 }
 
@@ -52,16 +51,13 @@ pub struct AcpiPmState {
 }
 
 impl AcpiPm {
-    /// Registers that report to `outcome`.
-    ///
-    /// # Errors
-    /// When the process has no file descriptor left for the interrupt's eventfd.
-    pub fn new(outcome: OutcomeLatch) -> io::Result<Self> {
-        Ok(AcpiPm {
+    /// Registers that report to `outcome`, and interrupt by `irq`, an edge of [`crate::layout::GED_GSI`].
+    pub fn new(outcome: OutcomeLatch, irq: IrqLine) -> Self {
+        AcpiPm {
             outcome,
-            irq: EventFd::new(EFD_NONBLOCK)?,
+            irq,
             state: Mutex::default(),
-        })
+        }
     }
 
     /// The ports it claims.
@@ -75,18 +71,13 @@ impl AcpiPm {
         .map(|port| PortRange::new(port, 1))
     }
 
-    /// The interrupt, to be bound to [`crate::layout::GED_GSI`] as an edge.
-    pub fn irq(&self) -> &EventFd {
-        &self.irq
-    }
-
     /// Presses the power button. A guest that listens powers off soon, another one never does.
     ///
     /// # Errors
     /// When the interrupt can't be raised.
     pub fn press_power_button(&self) -> io::Result<()> {
         lock(&self.state).events |= GED_POWER_BUTTON;
-        self.irq.write(1)
+        self.irq.raise()
     }
 
     /// Raises the interrupt again if there are events that the guest has not read: it is an edge, and
@@ -98,7 +89,7 @@ impl AcpiPm {
         if lock(&self.state).events == 0 {
             return Ok(());
         }
-        self.irq.write(1)
+        self.irq.raise()
     }
 
     fn sleep_control(&self, value: u8) {
@@ -178,12 +169,10 @@ impl Suspend for AcpiPm {
         *lock(&self.state) = *state;
         if events != 0 {
             // The interrupt may have been on its way when the state was saved; one too many is read as no event.
-            self.irq
-                .write(1)
-                .map_err(|source| RestoreError::Interrupt {
-                    device: DEVICE,
-                    source,
-                })?;
+            self.irq.raise().map_err(|source| RestoreError::Interrupt {
+                device: DEVICE,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -196,22 +185,28 @@ mod tests {
     use super::*;
 
     fn acpi_pm() -> AcpiPm {
-        AcpiPm::new(OutcomeLatch::new().unwrap()).unwrap()
+        AcpiPm::new(OutcomeLatch::new().unwrap(), IrqLine::unconnected())
     }
 
     #[test]
     fn reminds_only_of_what_was_not_read() {
-        let pm = AcpiPm::new(OutcomeLatch::new().unwrap()).unwrap();
+        let pm = AcpiPm::new(OutcomeLatch::new().unwrap(), IrqLine::unconnected());
         pm.remind().unwrap();
-        assert!(pm.irq().read().is_err(), "nothing to remind of");
+        assert!(
+            pm.irq.event().unwrap().read().is_err(),
+            "nothing to remind of"
+        );
         pm.press_power_button().unwrap();
         pm.remind().unwrap();
-        assert_eq!(pm.irq().read().unwrap(), 2);
+        assert_eq!(pm.irq.event().unwrap().read().unwrap(), 2);
         let mut events = [0];
         pm.pio_read(PioAddress(GED_EVENTS), 0, &mut events);
         assert_eq!(events, [GED_POWER_BUTTON]);
         pm.remind().unwrap();
-        assert!(pm.irq().read().is_err(), "the guest has read it");
+        assert!(
+            pm.irq.event().unwrap().read().is_err(),
+            "the guest has read it"
+        );
     }
 
     #[test]
@@ -255,7 +250,7 @@ mod tests {
         let pm = acpi_pm();
         assert_eq!(read(&pm, GED_EVENTS), [0]);
         pm.press_power_button().unwrap();
-        assert_eq!(pm.irq().read().unwrap(), 1);
+        assert_eq!(pm.irq.event().unwrap().read().unwrap(), 1);
         write(&pm, GED_EVENTS, &[0xff]);
         assert_eq!(read(&pm, GED_EVENTS), [GED_POWER_BUTTON]);
         assert_eq!(read(&pm, GED_EVENTS), [0]);
@@ -287,7 +282,7 @@ mod tests {
             write(pm, ACPI_SLEEP_STATUS, &[0x80]);
         });
         assert_eq!(
-            fresh.irq().read().unwrap(),
+            fresh.irq.event().unwrap().read().unwrap(),
             1,
             "a pending event interrupts again"
         );

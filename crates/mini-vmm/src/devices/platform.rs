@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use vm_device::DevicePio;
 
 use super::{
-    AcpiPm, AcpiPmState, Cf9, Cf9State, DebugExit, I8042, PortRange, Pvpanic, RestoreError,
-    SerialDevice, SerialState, Suspend,
+    AcpiPm, AcpiPmState, Cf9, Cf9State, DebugExit, I8042, IrqLine, PortRange, Pvpanic,
+    RestoreError, SerialDevice, SerialState, Suspend,
 };
+use crate::layout::{GED_GSI, SERIAL_GSI};
 use crate::outcome::OutcomeLatch;
 use crate::spec::OnPanic;
 
@@ -56,15 +57,23 @@ pub struct PlatformState {
 }
 
 impl<W: Write + Clone + Send + 'static> Platform<W> {
-    /// Makes the devices; all report to `outcome`.
+    /// Makes the devices; all report to `outcome`. `irq` gives the line of each interrupt that they raise, by its
+    /// number.
     ///
     /// # Errors
     /// When the process has no file descriptor left for their eventfds.
-    pub fn new(config: PlatformConfig<W>, outcome: &OutcomeLatch) -> io::Result<Self> {
-        let serial = config.serial.map(SerialDevice::new).transpose()?;
+    pub fn new(
+        config: PlatformConfig<W>,
+        outcome: &OutcomeLatch,
+        irq: impl Fn(u32) -> IrqLine,
+    ) -> io::Result<Self> {
+        let serial = config
+            .serial
+            .map(|output| SerialDevice::new(output, irq(SERIAL_GSI)))
+            .transpose()?;
         Ok(Platform {
             serial: serial.map(Arc::new),
-            acpi_pm: Arc::new(AcpiPm::new(outcome.clone())?),
+            acpi_pm: Arc::new(AcpiPm::new(outcome.clone(), irq(GED_GSI))),
             i8042: Arc::new(I8042::new(outcome.clone())),
             cf9: Arc::new(Cf9::new(outcome.clone())),
             pvpanic: Arc::new(Pvpanic::new(config.on_panic, outcome.clone())),
@@ -174,7 +183,8 @@ mod tests {
             on_panic: OnPanic::Exit,
             debug_exit,
         };
-        Platform::new(config, &OutcomeLatch::new().unwrap()).unwrap()
+        let outcome = OutcomeLatch::new().unwrap();
+        Platform::new(config, &outcome, |_| IrqLine::unconnected()).unwrap()
     }
 
     #[test]

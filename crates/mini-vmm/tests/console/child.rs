@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use mini_vmm::console::{Console, ConsoleOutput, line_end};
-use mini_vmm::devices::{SerialDevice, Suspend};
+use mini_vmm::devices::{IrqLine, SerialDevice, Suspend};
 use mini_vmm::layout::SERIAL;
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
 use mini_vmm::spec::SerialSpec;
@@ -80,7 +80,8 @@ pub struct Machine {
 impl Machine {
     /// A machine on `console`.
     pub fn new(console: &Console) -> Machine {
-        let serial = Arc::new(SerialDevice::new(console.output().unwrap()).unwrap());
+        let serial =
+            Arc::new(SerialDevice::new(console.output().unwrap(), IrqLine::unconnected()).unwrap());
         let outcome = OutcomeLatch::new().unwrap();
         let mut manager = Manager::new().unwrap();
         let input = console

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use child::Machine;
 use mini_vmm::console::Console;
-use mini_vmm::devices::{SerialDevice, Suspend};
+use mini_vmm::devices::{IrqLine, SerialDevice, Suspend};
 use mini_vmm::layout::SERIAL;
 use mini_vmm::outcome::OutcomeLatch;
 use mini_vmm::spec::SerialSpec;
@@ -180,7 +180,8 @@ fn file_gets_the_output_and_is_emptied_first() {
     fs::write(&path, "old text that is longer").unwrap();
     let console = Console::open(&SerialSpec::File(path.clone())).unwrap();
     let outcome = OutcomeLatch::new().unwrap();
-    let serial = Arc::new(SerialDevice::new(console.output().unwrap()).unwrap());
+    let serial =
+        Arc::new(SerialDevice::new(console.output().unwrap(), IrqLine::unconnected()).unwrap());
     assert!(console.attach_input(serial, outcome).is_none());
     console.output().unwrap().write_all(b"new").unwrap();
     console.close();

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_superio::SerialState as UartState;
 use vm_superio::serial::{Serial, SerialEvents};
-use vm_superio::{SerialState as UartState, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 mod state;
@@ -19,24 +19,12 @@ mod state;
 pub use state::SerialState;
 
 use super::port::{lock, port, read_byte, written_byte};
-use super::{LogLimit, PortRange, RestoreError, Suspend};
+use super::{IrqLine, LogLimit, PortRange, RestoreError, Suspend};
 use crate::console::InputTarget;
 use crate::layout::{SERIAL, SERIAL_SIZE};
 
 /// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
 static LOG: LogLimit = LogLimit::new();
-
-/// The interrupt line of a device, as an eventfd that KVM turns into an interrupt (irqfd).
-#[derive(Debug)]
-pub struct IrqLine(pub EventFd);
-
-impl Trigger for IrqLine {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
-    }
-}
 
 /// Whether input waits for room in the UART, and the event that tells of room.
 #[derive(Debug)]
@@ -80,24 +68,23 @@ struct Inner<W: Write> {
 pub struct SerialDevice<W: Write> {
     inner: Mutex<Inner<W>>,
     room: Arc<Room>,
-    irq: EventFd,
+    irq: IrqLine,
 }
 
 const SCRATCH_OFFSET: u16 = SERIAL_SIZE - 1;
 const MODEM_CONTROL_OFFSET: u16 = 4;
 impl<W: Write> SerialDevice<W> {
-    /// An idle UART that writes the guest's output to `output`.
+    /// An idle UART that writes the guest's output to `output`, and interrupts by `irq`, an edge of
+    /// [`crate::layout::SERIAL_GSI`].
     ///
     /// # Errors
-    /// When the process has no file descriptor left for its eventfds.
-    pub fn new(output: W) -> io::Result<Self> {
-        let irq = EventFd::new(EFD_NONBLOCK)?;
+    /// When the process has no file descriptor left for its eventfd.
+    pub fn new(output: W, irq: IrqLine) -> io::Result<Self> {
         let room = Arc::new(Room {
             wanted: AtomicBool::new(false),
             event: EventFd::new(EFD_NONBLOCK)?,
         });
-        let trigger = IrqLine(irq.try_clone()?);
-        let uart = Serial::with_events(trigger, UartEvents(Arc::clone(&room)), output);
+        let uart = Serial::with_events(irq.clone(), UartEvents(Arc::clone(&room)), output);
         Ok(SerialDevice {
             inner: Mutex::new(Inner {
                 uart,
@@ -111,11 +98,6 @@ impl<W: Write> SerialDevice<W> {
     /// The ports it claims.
     pub fn ports(&self) -> [PortRange; 1] {
         [PortRange::new(SERIAL, SERIAL_SIZE)]
-    }
-
-    /// The interrupt, to be bound to [`crate::layout::SERIAL_GSI`] as an edge.
-    pub fn irq(&self) -> &EventFd {
-        &self.irq
     }
 
     /// Becomes readable when there is room for input that [`enqueue`](Self::enqueue) did not take.
@@ -205,16 +187,15 @@ impl<W: Write + Clone> Suspend for SerialDevice<W> {
 
     fn restore(&self, state: &SerialState) -> Result<(), RestoreError> {
         let state = UartState::try_from(state)?;
-        let interrupt = |source| RestoreError::Interrupt {
-            device: "COM1",
-            source,
-        };
-        let trigger = IrqLine(self.irq.try_clone().map_err(interrupt)?);
         let mut inner = lock(&self.inner);
         let output = inner.uart.writer().clone();
-        inner.uart =
-            Serial::from_state(&state, trigger, UartEvents(Arc::clone(&self.room)), output)
-                .map_err(|error| interrupt(io::Error::other(error.to_string())))?;
+        let (irq, events) = (self.irq.clone(), UartEvents(Arc::clone(&self.room)));
+        inner.uart = Serial::from_state(&state, irq, events, output).map_err(|error| {
+            RestoreError::Interrupt {
+                device: "COM1",
+                source: io::Error::other(error.to_string()),
+            }
+        })?;
         self.room.announce();
         Ok(())
     }
@@ -251,7 +232,8 @@ mod tests {
 
     fn serial() -> (SerialDevice<Sink>, Sink) {
         let sink = Sink::default();
-        (SerialDevice::new(sink.clone()).unwrap(), sink)
+        let device = SerialDevice::new(sink.clone(), IrqLine::unconnected());
+        (device.unwrap(), sink)
     }
 
     fn read_all(device: &SerialDevice<Sink>, count: usize) -> Vec<u8> {
@@ -271,9 +253,9 @@ mod tests {
     fn received_data_raises_the_interrupt() {
         let (device, _) = serial();
         write(&device, SERIAL + 1, &[0x01]);
-        assert!(device.irq().read().is_err());
+        assert!(device.irq.event().unwrap().read().is_err());
         assert_eq!(device.enqueue(b"x"), 1);
-        assert_eq!(device.irq().read().unwrap(), 1);
+        assert_eq!(device.irq.event().unwrap().read().unwrap(), 1);
         assert_eq!(read(&device, SERIAL + 5), [0x61]);
         assert_eq!(read_all(&device, 1), b"x");
     }
@@ -351,7 +333,7 @@ mod tests {
             write(device, SERIAL, &[1]);
         });
         assert!(
-            fresh.irq().read().is_ok(),
+            fresh.irq.event().unwrap().read().is_ok(),
             "a pending interrupt is raised again"
         );
         write(&device, SERIAL, b"o");
