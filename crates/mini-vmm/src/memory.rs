@@ -16,6 +16,7 @@ use crate::layout::{
     KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
 };
 pub use crate::sys::mapped_vm::MappedVm;
+pub(crate) use aligned::HUGE_PAGE;
 
 /// Every x86-64 processor addresses at least this many bits of physical memory.
 const LEAST_PHYSICAL_BITS: u32 = 36;
@@ -129,6 +130,12 @@ pub fn allocate(ram: u64) -> Result<GuestMemoryMmap, Error> {
         available: available(),
         reason,
     })
+}
+
+/// Has the host serve `memory` with huge pages from now on, where it asks who wants them (`madvise` in
+/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already stays as it is.
+pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
+    aligned::prefer_huge_pages(memory);
 }
 
 /// Whether a machine may have `ram` bytes on a processor with `bits()` bits of physical address.

@@ -123,6 +123,12 @@ impl Images {
             initrd: initrd.transpose()?,
         })
     }
+
+    /// The bytes of all of them.
+    fn size(&self) -> u64 {
+        let initrd = self.initrd.as_ref().map_or(0, Image::size);
+        self.kernel.size().saturating_add(initrd)
+    }
 }
 
 /// A machine with its kernel in memory, before it has devices and vCPUs. Whatever is wrong with the
@@ -145,7 +151,15 @@ impl Loading {
         // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
         let msrs = MsrPlan::new(spec).install(&vm)?;
         let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
+        // What is loaded has huge pages if it fills them: the host clears each as a whole.
+        let fills_huge_pages = images.size() >= memory::HUGE_PAGE as u64;
+        if fills_huge_pages {
+            memory::prefer_huge_pages(mapped.memory());
+        }
         let loaded = load_kernel(spec, images, mapped.memory())?;
+        if !fills_huge_pages {
+            memory::prefer_huge_pages(mapped.memory());
+        }
         Ok(Loading {
             mapped,
             msrs,

@@ -84,6 +84,11 @@ impl Image {
         &self.path
     }
 
+    /// Its size in bytes; of a file, as it was when it was opened.
+    pub fn size(&self) -> u64 {
+        self.source().len()
+    }
+
     pub(super) fn source(&self) -> Source<'_> {
         match &self.content {
             Content::File { file, len } => Source::File(file, *len),

@@ -8,10 +8,15 @@
 
 use libc::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE};
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
+
+use crate::sys::huge_pages::{Pages, advise};
 
 /// x86's huge page in bytes.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Maps anonymous memory at the given ranges, each of which starts on a huge page of host and guest.
 pub(super) fn from_ranges(
@@ -19,10 +24,29 @@ pub(super) fn from_ranges(
 ) -> Result<GuestMemoryMmap, vm_memory::mmap::FromRangesError> {
     let mut regions = Vec::with_capacity(ranges.len());
     for (start, size) in ranges {
-        let region = GuestRegionMmap::new(map(*size)?, *start);
+        let memory = map(*size)?;
+        advise(&memory, 0..small(*start), Pages::Small);
+        let region = GuestRegionMmap::new(memory, *start);
         regions.push(region.ok_or(vm_memory::GuestRegionCollectionError::NoMemoryRegion)?);
     }
     Ok(GuestMemoryMmap::from_regions(regions)?)
+}
+
+/// Has the host serve `memory` with huge pages, where it asks who wants them.
+pub(super) fn prefer_huge_pages(memory: &GuestMemoryMmap) {
+    for region in memory.iter() {
+        let from = small(region.start_addr());
+        advise(region, from..region.size(), Pages::Huge);
+    }
+}
+
+/// How much of a region is to have small pages on any host. Of the first 2 MiB a guest uses little, tables that are
+/// written before it starts: they are not worth that the host clears a huge page for them.
+fn small(start: GuestAddress) -> usize {
+    match start {
+        GuestAddress(0) => HUGE_PAGE,
+        _ => 0,
+    }
 }
 
 /// How many places are tried: more than a process has gaps in which guest memory fits.
