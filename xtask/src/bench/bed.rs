@@ -8,26 +8,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::boots::{self, Boot, Boots};
 use super::guest::Work;
 use super::host::{Sample, parse_sample};
 use super::results::Measure;
-use super::subject::{Kind, Linux, Setup, Subject, firecracker_config};
-use super::timeline;
+use super::subject::{Kind, Setup, Subject};
 use crate::bed::{Bed, Vendor};
-use crate::initramfs;
-use crate::kernels::Kernel;
-use crate::process::{Progress, last_lines, sh_words, write};
+use crate::process::{Progress, last_lines, sh_words};
 
 /// What starts a run's part of the output.
 const MARK: &str = "BENCH-RUN ";
-/// What the guest's init prints first.
-pub const INIT: &str = "BENCH-INIT";
 /// Exits of a short and of a long storm.
 const STORM: (u32, u32) = (5_000, 105_000);
 /// How long one run may take, in seconds of the bed's clock.
 const LIMIT: u32 = 60;
-/// The guest's command line.
-const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 
 /// What is measured in the bed.
 #[derive(Debug)]
@@ -55,7 +49,7 @@ enum Purpose {
         work: Work,
         is_long: bool,
     },
-    Boot,
+    Boot(Boot),
     Timeline,
 }
 
@@ -161,63 +155,15 @@ impl InBed<'_> {
             }
         }
         if wanted("boot") {
-            self.boots(inside, &mut jobs)?;
+            for (boot, subject, words) in boots::runs(inside, &self.directory)? {
+                jobs.push(Job {
+                    purpose: boot.map_or(Purpose::Timeline, Purpose::Boot),
+                    subject,
+                    words,
+                });
+            }
         }
         Ok(jobs)
-    }
-
-    fn boots(&self, inside: &[Subject], jobs: &mut Vec<Job>) -> Result<()> {
-        let kernel = Kernel::fetch_any()?;
-        let place = |name: &str| self.directory.join(name);
-        let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        let copy = |from: &Path, name: &str| {
-            let copied = std::fs::copy(from, place(name));
-            copied.with_context(|| format!("can't copy {}", from.display()))
-        };
-        copy(&kernel.vmlinux()?, "vmlinux")?;
-        copy(&kernel.image, "bzImage")?;
-        let base = initramfs::guest(None)?;
-        for (name, job) in [("initrd", JOB), ("initrd-timeline", TIMELINE_JOB)] {
-            let mut initrd = base.clone();
-            initrd.extend(initramfs::job(job));
-            write(&place(name), initrd)?;
-        }
-        let (vmlinux, bzimage) = (text(place("vmlinux")), text(place("bzImage")));
-        let setup = Setup::of(Work::Nothing);
-        let mut add = |purpose, subject: usize, initrd: &str| -> Result<()> {
-            let (initrd, config) = (text(place(initrd)), place("firecracker.json"));
-            let cmdline = cmdline(inside[subject].kind);
-            if inside[subject].kind == Kind::Firecracker {
-                let text = firecracker_config(&vmlinux, Some(&initrd), &cmdline, &setup);
-                write(&config, text)?;
-            }
-            let linux = Linux {
-                vmlinux: &vmlinux,
-                bzimage: &bzimage,
-                initrd: &initrd,
-                cmdline: &cmdline,
-                firecracker: &text(config),
-            };
-            let program = inside[subject].program.to_string_lossy();
-            jobs.push(Job {
-                purpose,
-                subject,
-                words: inside[subject].linux_words(&program, &linux, &setup),
-            });
-            Ok(())
-        };
-        for (subject, _) in inside
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| s.kind != Kind::Floor)
-        {
-            add(Purpose::Boot, subject, "initrd")?;
-        }
-        let ours = inside.iter().position(|s| s.kind == Kind::MiniVmm);
-        if let Some(ours) = ours {
-            add(Purpose::Timeline, ours, "initrd-timeline")?;
-        }
-        Ok(())
     }
 
     fn evaluate(&self, jobs: &[Job], output: &str) -> Result<Vec<Measure>> {
@@ -230,9 +176,7 @@ impl InBed<'_> {
         let new = |id: &str, title: &str, unit: &str| Measure::new(id, title, unit, None);
         let mut start = new("start-wall", "exec to exit", unit);
         let mut growth = Measure::new("memory-wall", "exec to exit by memory", unit, Some("MiB"));
-        let mut boot = new("boot", "Debian's kernel, exec to power-off", unit);
-        let mut init = new("boot-init", "Debian's kernel, exec to init", unit);
-        let mut stages = new("timeline", "mini-vmm and Debian's kernel, by stage", unit);
+        let mut boots = Boots::new(unit);
         let mut storms: Vec<Measure> = Vec::new();
         let mut short = None;
         for (job, text) in parse_runs(jobs, output)? {
@@ -250,18 +194,8 @@ impl InBed<'_> {
                 Purpose::Grown(memory) => {
                     growth.push(Some(f64::from(memory)), name, wall / 1e6);
                 }
-                Purpose::Boot => {
-                    boot.push(None, name, wall / 1e6);
-                    let Some(time) = timeline::stamp_of(text, INIT) else {
-                        bail!("{name} booted to no init:\n{}", last_lines(text, 5));
-                    };
-                    init.push(None, name, time / 1e6);
-                }
-                Purpose::Timeline => {
-                    for (stage, time) in timeline::stages(text, wall) {
-                        stages.push(None, &stage, time / 1e6);
-                    }
-                }
+                Purpose::Boot(boot) => boots.add(boot, name, wall, text)?,
+                Purpose::Timeline => boots.add_timeline(wall, text),
                 Purpose::Storm { work, is_long } => {
                     let id = storm_id(work);
                     let at = match storms.iter().position(|measure| measure.id == id) {
@@ -287,7 +221,7 @@ impl InBed<'_> {
         }
         let mut all = vec![start, growth];
         all.extend(storms);
-        all.extend([init, boot, stages]);
+        all.extend(boots.into_measures());
         all.retain(|measure| !measure.points.is_empty());
         Ok(all)
     }
@@ -301,23 +235,6 @@ fn storm_id(work: Work) -> &'static str {
         _ => "exits-port",
     }
 }
-
-/// Those that no ACPI power-off ends are ended by a reboot.
-fn cmdline(kind: Kind) -> String {
-    match kind {
-        Kind::Firecracker | Kind::Kvmtool => format!("{CMDLINE} reboot=k bench.reboot"),
-        Kind::Qemu => format!("{CMDLINE} reboot=t bench.reboot"),
-        _ => CMDLINE.to_owned(),
-    }
-}
-
-/// What the guest's init does before it powers off.
-const JOB: &str = "echo BENCH-INIT >/dev/kmsg; echo BENCH-INIT
-case \"$(cat /proc/cmdline)\" in *bench.reboot*) reboot -f;; esac
-";
-
-/// The same, with the kernel's messages, which take a while.
-const TIMELINE_JOB: &str = "echo BENCH-INIT >/dev/kmsg; echo BENCH-INIT; dmesg\n";
 
 /// All jobs in turn, `rounds` times; timelines once.
 fn script(jobs: &[Job], rounds: usize) -> String {
@@ -380,7 +297,7 @@ mod tests {
 
     #[test]
     fn scripts_run_in_rounds_and_timelines_once() {
-        let jobs = [job(Purpose::Boot, 0), job(Purpose::Timeline, 0)];
+        let jobs = [job(Purpose::Boot(Boot::Elf), 0), job(Purpose::Timeline, 0)];
         let script = script(&jobs, 5);
         let (rounds, once) = script.split_once("done\n").unwrap();
         assert!(
@@ -411,7 +328,7 @@ mod tests {
             job(Purpose::Start, 1),
             job(storm(false), 0),
             job(storm(true), 0),
-            job(Purpose::Boot, 0),
+            job(Purpose::Boot(Boot::Elf), 0),
         ];
         let output = "noise\nBENCH-RUN 0\n7000000 0 0 0 0\nBENCH-RUN 1\n1000000 0 0 0 0\n\
             BENCH-RUN 2\n2001000000 0 0 0 0\nBENCH-RUN 3\n400000000 BENCH-INIT\n\

@@ -4,6 +4,7 @@
 //! `cargo xtask bench`: what machines cost, beside the least that they could.
 
 mod bed;
+mod boots;
 mod footprint;
 #[path = "../../probe/src/guest.rs"]
 mod guest;

@@ -67,14 +67,12 @@ impl Setup {
 /// A Linux guest by its paths where the subject runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Linux<'a> {
-    /// An ELF kernel.
-    pub vmlinux: &'a str,
-    /// A bzImage, for those that take nothing else.
-    pub bzimage: &'a str,
+    /// The kernel.
+    pub kernel: &'a str,
     /// The initial RAM disk.
     pub initrd: &'a str,
-    /// The kernel's command line.
-    pub cmdline: &'a str,
+    /// The kernel's command line; none: the VMM's own.
+    pub cmdline: Option<&'a str>,
     /// Firecracker's configuration, which has the same in it.
     pub firecracker: &'a str,
 }
@@ -173,12 +171,12 @@ impl Subject {
                 let config = directory.join(format!("{tag}.json"));
                 // Others may be reading it: it is written once.
                 if !config.is_file() {
-                    let text = firecracker_config(&image, None, "console=ttyS0", setup);
+                    let text = firecracker_config(&image, None, Some("console=ttyS0"), setup);
                     write(&config, text)?;
                 }
                 strings(&["--no-api", "--config-file", &text(&config)])
             }
-            _ => linux_words(self.kind, &image, &image, None, setup),
+            _ => linux_words(self.kind, &image, None, Some("console=ttyS0"), setup),
         };
         let mut words = vec![text(&self.program)];
         words.extend(arguments);
@@ -192,12 +190,11 @@ impl Subject {
             words.extend(strings(&["--no-api", "--config-file", linux.firecracker]));
             return words;
         }
-        let rest = Some((linux.initrd, linux.cmdline));
         words.extend(linux_words(
             self.kind,
-            linux.vmlinux,
-            linux.bzimage,
-            rest,
+            linux.kernel,
+            Some(linux.initrd),
+            linux.cmdline,
             setup,
         ));
         words
@@ -208,60 +205,43 @@ impl Subject {
 fn linux_words(
     kind: Kind,
     kernel: &str,
-    bzimage: &str,
-    rest: Option<(&str, &str)>,
+    initrd: Option<&str>,
+    cmdline: Option<&str>,
     setup: &Setup,
 ) -> Vec<String> {
     let (memory, cpus) = (setup.memory.to_string(), setup.cpus.to_string());
-    let (initrd, cmdline) = rest.map_or((None, "console=ttyS0"), |(i, c)| (Some(i), c));
-    let (mut words, initrd_flag) = match kind {
+    let (mut words, initrd_flag, cmdline_flag) = match kind {
         Kind::CloudHypervisor => {
-            let mut words = strings(&["--kernel", kernel, "--cmdline", cmdline]);
+            let mut words = strings(&["--kernel", kernel]);
             words.extend(strings(&["--cpus", &format!("boot={cpus}")]));
             words.extend(strings(&["--memory", &format!("size={memory}M")]));
             words.extend(strings(&["--serial", "tty", "--console", "off"]));
-            (words, "--initramfs")
+            (words, "--initramfs", "--cmdline")
         }
         Kind::Kvmtool => {
-            let mut words = strings(&["run", "--kernel", bzimage, "--params", cmdline]);
+            let mut words = strings(&["run", "--kernel", kernel]);
             words.extend(strings(&["--cpus", &cpus, "--mem", &memory]));
             words.extend(strings(&["--console", "serial", "--network", "mode=none"]));
-            (words, "--initrd")
+            (words, "--initrd", "--params")
         }
         Kind::Qemu => {
-            let mut words = strings(&[
-                "-M",
-                "microvm",
-                "-enable-kvm",
-                "-cpu",
-                "host",
-                "-nodefaults",
-            ]);
-            words.extend(strings(&[
-                "-no-user-config",
-                "-display",
-                "none",
-                "-no-reboot",
-            ]));
-            words.extend(strings(&[
-                "-serial", "stdio", "-kernel", kernel, "-append", cmdline,
-            ]));
-            words.extend(strings(&["-smp", &cpus, "-m", &memory]));
-            (words, "-initrd")
+            let mut words = strings(&["-M", "microvm", "-enable-kvm", "-cpu", "host"]);
+            words.extend(strings(&["-nodefaults", "-no-user-config", "-no-reboot"]));
+            words.extend(strings(&["-display", "none", "-serial", "stdio"]));
+            words.extend(strings(&["-kernel", kernel, "-smp", &cpus, "-m", &memory]));
+            (words, "-initrd", "-append")
         }
         _ => {
-            let mut words = strings(&["--kernel", kernel, "--cmdline", cmdline, "--cpus", &cpus]);
-            words.extend(strings(&[
-                "--memory",
-                &format!("{memory}M"),
-                "--serial",
-                "stdio",
-            ]));
-            (words, "--initrd")
+            let mut words = strings(&["--kernel", kernel, "--cpus", &cpus]);
+            words.extend(strings(&["--memory", &format!("{memory}M")]));
+            words.extend(strings(&["--serial", "stdio"]));
+            (words, "--initrd", "--cmdline")
         }
     };
-    if let Some(initrd) = initrd {
-        words.extend(strings(&[initrd_flag, initrd]));
+    for (flag, value) in [(initrd_flag, initrd), (cmdline_flag, cmdline)] {
+        if let Some(value) = value {
+            words.extend(strings(&[flag, value]));
+        }
     }
     words
 }
@@ -270,12 +250,14 @@ fn linux_words(
 pub fn firecracker_config(
     kernel: &str,
     initrd: Option<&str>,
-    cmdline: &str,
+    cmdline: Option<&str>,
     setup: &Setup,
 ) -> String {
-    let mut boot = serde_json::json!({ "kernel_image_path": kernel, "boot_args": cmdline });
-    if let Some(initrd) = initrd {
-        boot["initrd_path"] = initrd.into();
+    let mut boot = serde_json::json!({ "kernel_image_path": kernel });
+    for (key, value) in [("initrd_path", initrd), ("boot_args", cmdline)] {
+        if let Some(value) = value {
+            boot[key] = value.into();
+        }
     }
     let config = serde_json::json!({
         "boot-source": boot,
@@ -350,22 +332,27 @@ mod tests {
     #[test]
     fn linux_is_booted_with_its_initrd() {
         let linux = Linux {
-            vmlinux: "/k",
-            bzimage: "/b",
+            kernel: "/k",
             initrd: "/i",
-            cmdline: "quiet",
+            cmdline: Some("quiet"),
             firecracker: "/f",
         };
         let setup = Setup::of(Work::Nothing);
         for (kind, expected) in [
             (Kind::MiniVmm, "--initrd /i"),
             (Kind::CloudHypervisor, "--initramfs /i"),
-            (Kind::Kvmtool, "--kernel /b"),
-            (Kind::Qemu, "-initrd /i"),
+            (Kind::Kvmtool, "--params quiet"),
+            (Kind::Qemu, "-initrd /i -append quiet"),
             (Kind::Firecracker, "--config-file /f"),
         ] {
             let line = subject(kind).linux_words("/x", &linux, &setup).join(" ");
             assert!(line.contains(expected), "{line}");
+            let own = Linux {
+                cmdline: None,
+                ..linux
+            };
+            let line = subject(kind).linux_words("/x", &own, &setup).join(" ");
+            assert!(!line.contains("quiet"), "{line}");
         }
     }
 }

@@ -67,7 +67,18 @@ pub fn check(report: &Report) -> Vec<Verdict> {
             "idle VM: at most 0.3 MB private and dirty",
             0.3,
         ),
-        boot(report.find("boot")),
+        boot(
+            report.find("boot"),
+            "Debian's vmlinux to power-off, the same command line: at most 0.8 × the better of Firecracker and Cloud Hypervisor",
+        ),
+        boot(
+            report.find("boot-bzimage"),
+            "Debian's bzImage to power-off, the same command line: at most 0.8 ×",
+        ),
+        boot(
+            report.find("boot-own"),
+            "Debian's vmlinux to power-off, each VMM's own command line: at most 0.8 ×",
+        ),
     ]
     .into_iter()
     .flatten()
@@ -89,7 +100,7 @@ fn flat(growth: Option<&Measure>) -> Option<Verdict> {
 }
 
 /// A stock kernel beside the better one of the peers.
-fn boot(boot: Option<&Measure>) -> Option<Verdict> {
+fn boot(boot: Option<&Measure>, target: &'static str) -> Option<Verdict> {
     let point = boot?.point()?;
     let ours = median(point.samples(OURS)?);
     let peers = ["firecracker", "cloud-hypervisor"];
@@ -98,7 +109,7 @@ fn boot(boot: Option<&Measure>) -> Option<Verdict> {
         .filter_map(|peer| Some(median(point.samples(peer)?)))
         .reduce(f64::min)?;
     Some(Verdict {
-        target: "Debian to power-off: at most 0.8 × the better of Firecracker and Cloud Hypervisor",
+        target,
         found: format!("{:.2}", ours / best),
         met: ours <= 0.8 * best,
     })

@@ -3,7 +3,7 @@
 
 //! When what happens in a boot: the kernel's own clock, laid over the stopwatch's at a line that both have seen.
 
-use super::bed::INIT;
+use super::boots::INIT;
 
 /// Messages of the kernel that end a stage, and the stages' names.
 const STAGES: [(&str, &str); 8] = [
