@@ -118,7 +118,7 @@ fn flags_override_the_file() {
         (Path::new("a"), None)
     );
     // The default command line follows the console that won.
-    assert_eq!(spec.cmdline, "console=ttyS0 panic=-1");
+    assert_eq!(spec.cmdline, "console=ttyS0 panic=-1 cryptomgr.notests");
 }
 
 #[test]

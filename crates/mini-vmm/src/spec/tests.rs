@@ -181,8 +181,8 @@ fn default_cmdline_names_the_console_that_exists() {
         let json = format!(r#"{{"kernel": "k", "serial": "{serial}"}}"#);
         serde_json::from_str::<VmSpec>(&json).unwrap().cmdline
     };
-    assert_eq!(read("off"), "panic=-1");
-    assert_eq!(read("pty"), "console=ttyS0 panic=-1");
+    assert_eq!(read("off"), "panic=-1 cryptomgr.notests");
+    assert_eq!(read("pty"), "console=ttyS0 panic=-1 cryptomgr.notests");
 }
 
 #[test]
