@@ -39,9 +39,10 @@ fuzz_target!(|input: &[u8]| {
             1 => BootProtocol::Linux,
             _ => BootProtocol::Pvh,
         },
-        decompress: match choice & 4 {
+        decompress: match choice & 20 {
             0 => Decompress::Auto,
-            _ => Decompress::Guest,
+            4 => Decompress::Guest,
+            _ => Decompress::Host,
         },
         rsdp: None,
     };

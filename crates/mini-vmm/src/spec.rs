@@ -92,9 +92,11 @@ pub enum BootProtocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decompress {
-    /// The host where it can, else the guest.
+    /// The guest where its decompressor is quick (LZ4, LZO), else the host where it can.
     #[default]
     Auto,
+    /// The host, or the kernel is refused.
+    Host,
     /// The guest's own decompressor (which also randomizes the kernel's address).
     Guest,
 }

@@ -323,6 +323,14 @@ fn pvh_of_a_bzimage_needs_the_host() {
         guest.error(&bz.build()),
         out_of_reach("--decompress guest was asked for")
     );
+    let host = Case {
+        decompress: Decompress::Host,
+        ..CASE
+    };
+    assert_eq!(
+        host.error(&Bz::default().build()),
+        "kernel K can't be decompressed by the host: its setup header names no payload; leave out --decompress host"
+    );
 }
 
 #[test]

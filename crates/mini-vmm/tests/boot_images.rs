@@ -19,7 +19,7 @@ use mini_vmm::memory;
 use mini_vmm::spec::{BootProtocol, Decompress};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use images::{AT, Bz, Ph, RAM, elf, lz4_stored, note, patch};
+use images::{AT, Bz, Ph, RAM, elf, lz4_stored, note, patch, zstd_stored};
 
 fn image(bytes: Vec<u8>) -> Image {
     Image::from_bytes(bytes, Path::new("test")).unwrap()
@@ -202,7 +202,7 @@ fn the_note_is_found_in_both_widths_and_not_needed() {
 #[test]
 fn bzimage_is_decompressed_by_the_host() {
     let bz = Bz {
-        payload: lz4_stored(&[kernel_elf(), b"relocations".to_vec()].concat()),
+        payload: zstd_stored(&[kernel_elf(), b"relocations".to_vec()].concat()),
         ..Default::default()
     };
     let vm = Booted::auto(bz.build());
@@ -211,7 +211,7 @@ fn bzimage_is_decompressed_by_the_host() {
         matches!(
             vm.loaded.decompression,
             Decompression::Host {
-                format: Compression::Lz4,
+                format: Compression::Zstd,
                 ..
             }
         ),
@@ -228,9 +228,34 @@ fn bzimage_is_decompressed_by_the_host() {
 }
 
 #[test]
-fn bzimage_boots_by_pvh_when_asked() {
+fn a_guest_that_is_quick_decompresses_unless_the_host_is_needed() {
     let bz = Bz {
         payload: lz4_stored(&pvh_elf()),
+        ..Default::default()
+    };
+    let who = |protocol, who| {
+        let vm = Booted::new(bz.build(), protocol, who);
+        vm.loaded.decompression
+    };
+    let quick = NotDecompressed::GuestIsQuick(Compression::Lz4);
+    match who(BootProtocol::Auto, Decompress::Auto) {
+        Decompression::Guest(reason) => assert_eq!(reason.to_string(), quick.to_string()),
+        other => panic!("{other:?}"),
+    }
+    for (protocol, asked) in [
+        (BootProtocol::Auto, Decompress::Host),
+        (BootProtocol::Pvh, Decompress::Auto),
+        (BootProtocol::Pvh, Decompress::Host),
+    ] {
+        let decompression = who(protocol, asked);
+        assert!(matches!(decompression, Decompression::Host { .. }));
+    }
+}
+
+#[test]
+fn bzimage_boots_by_pvh_when_asked() {
+    let bz = Bz {
+        payload: zstd_stored(&pvh_elf()),
         ..Default::default()
     };
     let vm = Booted::new(bz.build(), BootProtocol::Pvh, Decompress::Auto);
@@ -241,11 +266,12 @@ fn bzimage_boots_by_pvh_when_asked() {
 
 #[test]
 fn bzimage_is_left_to_the_guest_where_the_host_can_not() {
-    let mut damaged = lz4_stored(&kernel_elf());
-    damaged[8] = 0x0f;
+    let mut damaged = zstd_stored(&kernel_elf());
+    // A block of the reserved type.
+    damaged[9] |= 6;
     let cases: [(Vec<u8>, Decompress, &str); 6] = [
         (
-            lz4_stored(&kernel_elf()),
+            zstd_stored(&kernel_elf()),
             Decompress::Guest,
             "--decompress guest was asked for",
         ),
@@ -260,19 +286,19 @@ fn bzimage_is_left_to_the_guest_where_the_host_can_not() {
             "its payload is in a compression format that is not known here",
         ),
         (
-            lz4_stored(b"no ELF"),
+            zstd_stored(b"no ELF"),
             Decompress::Auto,
             "its payload is no usable vmlinux",
         ),
         (
-            lz4_stored(&elf(AT, &[Ph::load(2 * RAM, b"far")])),
+            zstd_stored(&elf(AT, &[Ph::load(2 * RAM, b"far")])),
             Decompress::Auto,
             "its payload is no usable vmlinux",
         ),
         (
             damaged,
             Decompress::Auto,
-            "its lz4 payload can't be decompressed",
+            "its zstd payload can't be decompressed",
         ),
     ];
     for (payload, who, why) in cases {
@@ -306,7 +332,7 @@ fn a_signature_behind_the_image_is_not_loaded() {
 #[test]
 fn the_log_line_says_what_happened() {
     let bz = Bz {
-        payload: lz4_stored(&kernel_elf()),
+        payload: zstd_stored(&kernel_elf()),
         ..Default::default()
     };
     let line = Booted::new(bz.build(), BootProtocol::Auto, Decompress::Guest)
@@ -329,7 +355,7 @@ fn files_are_loaded_like_bytes() {
     for bytes in [
         kernel_elf(),
         Bz {
-            payload: lz4_stored(&kernel_elf()),
+            payload: zstd_stored(&kernel_elf()),
             ..Default::default()
         }
         .build(),
@@ -395,7 +421,7 @@ fn stock_kernels_are_decompressed() {
         }
         seen += 1;
         let kernel = Image::open(&path).unwrap();
-        for who in [Decompress::Auto, Decompress::Guest] {
+        for who in [Decompress::Auto, Decompress::Host, Decompress::Guest] {
             for protocol in [BootProtocol::Auto, BootProtocol::Pvh] {
                 let mem = memory::allocate(128 * MIB).unwrap();
                 let request = BootRequest {
@@ -419,7 +445,13 @@ fn stock_kernels_are_decompressed() {
                     _ => {
                         let loaded = result.unwrap();
                         eprintln!("{}: {loaded}", path.display());
-                        assert!(matches!(loaded.decompression, Decompression::Host { .. }));
+                        match loaded.decompression {
+                            Decompression::Host { .. } => {}
+                            Decompression::Guest(NotDecompressed::GuestIsQuick(_)) => {
+                                assert_eq!((who, protocol), (Decompress::Auto, BootProtocol::Auto));
+                            }
+                            other => panic!("{other:?}"),
+                        }
                         let code: u64 = mem.read_obj(loaded.entry).unwrap();
                         assert_ne!(code, 0);
                     }

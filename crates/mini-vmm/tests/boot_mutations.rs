@@ -51,7 +51,7 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![any::<u8>(), Just(0), Just(0xff)]), 1..6),
         cut in any::<prop::sample::Index>(),
         is_cut: bool,
-        which in 0..4usize,
+        which in 0..9usize,
     ) {
         let mut image = seeds().swap_remove(seed);
         for (index, byte) in changes {
@@ -70,7 +70,7 @@ proptest! {
             ram: 32 * MIB,
             initrd: Some(b"initrd"),
             protocol: [BootProtocol::Auto, BootProtocol::Linux, BootProtocol::Pvh][which % 3],
-            decompress: [Decompress::Auto, Decompress::Guest][which / 3],
+            decompress: [Decompress::Auto, Decompress::Host, Decompress::Guest][which / 3],
             ..CASE
         };
         if let Ok(loaded) = case.load(&image) {

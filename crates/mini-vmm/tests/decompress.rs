@@ -38,7 +38,7 @@ fn every_format_of_the_kernel_build_is_decompressed() {
     for (format, payload) in SAMPLES {
         let (found, out) = decompress(payload, LIMIT).unwrap_or_else(|e| panic!("{format}: {e}"));
         assert_eq!(found, format);
-        assert!(out == sample(), "{format}");
+        assert!(*out == *sample(), "{format}");
     }
 }
 
@@ -54,7 +54,7 @@ fn stored_lzo_blocks_are_copied() {
     payload.extend([0; 4]);
     payload.extend(10u32.to_le_bytes());
     let (_, out) = decompress(&payload, LIMIT).unwrap();
-    assert_eq!(out, b"plain text");
+    assert_eq!(*out, *b"plain text");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, Read};
 
 use crate::memory::Size;
+pub use crate::sys::zeroed::Zeroed;
 
 /// The decoders' own memory (xz and lzma dictionaries) stays below this, in KiB.
 const MAX_DICTIONARY_KIB: u32 = 256 << 10;
@@ -53,6 +54,14 @@ impl Compression {
     }
 }
 
+impl Compression {
+    /// Whether a kernel of this format decompresses itself about as fast as the host could, which would handle
+    /// everything once more, when it places it.
+    pub const fn is_quick(self) -> bool {
+        matches!(self, Compression::Lz4 | Compression::Lzo)
+    }
+}
+
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -73,6 +82,9 @@ pub enum NotDecompressed {
     /// It was asked for.
     #[error("--decompress guest was asked for")]
     Asked,
+    /// The guest does it as fast, and keeps the choice of its address.
+    #[error("that is as quick for {0}")]
+    GuestIsQuick(Compression),
     /// The setup header does not say where the compressed kernel is.
     #[error("its setup header names no payload")]
     NoPayload,
@@ -112,7 +124,7 @@ pub enum NotDecompressed {
 ///
 /// # Errors
 /// [`NotDecompressed`] when it can't be done in `limit` bytes of output.
-pub fn decompress(payload: &[u8], limit: u64) -> Result<(Compression, Vec<u8>), NotDecompressed> {
+pub fn decompress(payload: &[u8], limit: u64) -> Result<(Compression, Zeroed), NotDecompressed> {
     let format = Compression::of(payload).ok_or(NotDecompressed::Unknown)?;
     let (body, size) = payload
         .split_last_chunk::<TRAILER>()
@@ -146,13 +158,10 @@ pub fn decompress(payload: &[u8], limit: u64) -> Result<(Compression, Vec<u8>), 
 }
 
 /// A buffer as large as an image says; that the host has no memory for it is no reason to abort.
-pub(super) fn zeroed(size: u64) -> Result<Vec<u8>, NotDecompressed> {
-    let no_memory = || NotDecompressed::NoMemory { size };
-    let len = usize::try_from(size).map_err(|_| no_memory())?;
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(len).map_err(|_| no_memory())?;
-    buffer.resize(len, 0);
-    Ok(buffer)
+pub(super) fn zeroed(size: u64) -> Result<Zeroed, NotDecompressed> {
+    let len = usize::try_from(size).ok();
+    len.and_then(Zeroed::new)
+        .ok_or(NotDecompressed::NoMemory { size })
 }
 
 fn damaged(what: &'static str) -> io::Error {
@@ -300,6 +309,6 @@ mod tests {
         let size = u64::MAX / 2;
         let refused = zeroed(size).unwrap_err();
         assert!(matches!(refused, NotDecompressed::NoMemory { size: asked } if asked == size));
-        assert_eq!(zeroed(5).unwrap(), [0; 5]);
+        assert_eq!(*zeroed(5).unwrap(), [0; 5]);
     }
 }

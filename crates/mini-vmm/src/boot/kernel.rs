@@ -10,7 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::Protocol;
 use super::bzimage::{BzImage, is_bzimage};
-use super::decompress::{Compression, NotDecompressed, decompress, zeroed};
+use super::decompress::{Compression, NotDecompressed, Zeroed, decompress, zeroed};
 use super::elf::{self, Elf, Segment, read};
 use super::error::{FileError, KernelError, Machine};
 use super::image::Source;
@@ -76,7 +76,7 @@ pub(super) struct Plan<'a> {
 #[derive(Debug)]
 enum Content<'a> {
     Image(Source<'a>),
-    Decompressed(Vec<u8>),
+    Decompressed(Zeroed),
 }
 
 impl<'a> Plan<'a> {
@@ -137,8 +137,12 @@ impl<'a> Plan<'a> {
     ) -> Result<Self, KernelError> {
         let image = BzImage::parse(source)?;
         check_memory(image.runtime_end, ram_end)?;
+        // PVH's entry is in what is compressed.
+        let may_stay = who == Decompress::Auto && protocol != BootProtocol::Pvh;
         let decompressed = match who {
-            Decompress::Auto => host_decompress(source, &image, ram_end)?,
+            Decompress::Auto | Decompress::Host => {
+                host_decompress(source, &image, ram_end, may_stay)?
+            }
             Decompress::Guest => Err(NotDecompressed::Asked),
         };
         match (decompressed, protocol) {
@@ -158,6 +162,7 @@ impl<'a> Plan<'a> {
                 })
             }
             (Err(reason), BootProtocol::Pvh) => Err(KernelError::PvhCompressed(reason)),
+            (Err(reason), _) if who == Decompress::Host => Err(KernelError::HostCompressed(reason)),
             (Err(reason), _) => Ok(Self::as_it_is(source, image, reason)),
         }
     }
@@ -217,13 +222,15 @@ impl<'a> Plan<'a> {
     }
 }
 
-type Decompressed = (Elf, Vec<u8>, Decompression);
+type Decompressed = (Elf, Zeroed, Decompression);
 
-/// Decompresses the payload on the host. The outer error is that the file can't be read.
+/// Decompresses the payload on the host, unless it `may_stay` as it is and the guest is quick. The outer error is that
+/// the file can't be read.
 fn host_decompress(
     source: Source<'_>,
     image: &BzImage,
     ram_end: u64,
+    may_stay: bool,
 ) -> Result<Result<Decompressed, NotDecompressed>, KernelError> {
     let Some(payload) = image.payload.clone() else {
         return Ok(Err(NotDecompressed::NoPayload));
@@ -232,8 +239,12 @@ fn host_decompress(
     let magic = source
         .read_up_to(payload.start, 16)
         .map_err(FileError::Read)?;
-    if Compression::of(&magic).is_none() {
-        return Ok(Err(NotDecompressed::Unknown));
+    match Compression::of(&magic) {
+        None => return Ok(Err(NotDecompressed::Unknown)),
+        Some(format) if may_stay && format.is_quick() => {
+            return Ok(Err(NotDecompressed::GuestIsQuick(format)));
+        }
+        Some(_) => {}
     }
     let begin = Instant::now();
     let limit = (ram_end + FILE_OVERHEAD).min(MAX_DECOMPRESSED);

@@ -23,7 +23,7 @@ use std::path::Path;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
-pub use self::decompress::{Compression, NotDecompressed, decompress};
+pub use self::decompress::{Compression, NotDecompressed, Zeroed, decompress};
 pub use self::error::{Error, FileError, InitrdError, KernelError, Machine, SegmentError};
 pub use self::image::{FileKind, Image};
 use self::kernel::Plan;

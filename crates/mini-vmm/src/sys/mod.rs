@@ -12,3 +12,4 @@ pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
 pub(crate) mod tsc_offset;
 pub(crate) mod xen;
+pub(crate) mod zeroed;

@@ -178,6 +178,20 @@ impl Bz {
     }
 }
 
+/// A zstd frame with one stored block: `data`, then the trailer with its size.
+pub fn zstd_stored(data: &[u8]) -> Vec<u8> {
+    let size = (data.len() as u32).to_le_bytes();
+    // A single segment, whose size has four bytes.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0xa0];
+    frame.extend(size);
+    // The last block, stored.
+    let block = (data.len() as u32) << 3 | 1;
+    frame.extend(&block.to_le_bytes()[..3]);
+    frame.extend(data);
+    frame.extend(size);
+    frame
+}
+
 /// lz4's legacy frame with literals only: `data` in one block, then the trailer with its size.
 pub fn lz4_stored(data: &[u8]) -> Vec<u8> {
     let mut block = Vec::new();

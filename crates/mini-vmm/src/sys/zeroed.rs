@@ -1,0 +1,80 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Large buffers.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::slice;
+
+use vm_memory::MmapRegion;
+
+use super::huge_pages::{Pages, advise};
+
+/// Zeroes in a mapping of their own: pages of the host that nobody cleared twice, huge ones where it has them, and
+/// that go back to it at once.
+pub struct Zeroed {
+    /// None of an empty buffer.
+    region: Option<MmapRegion>,
+}
+
+impl Zeroed {
+    /// So many bytes, or none if the host has no memory for them.
+    pub fn new(size: usize) -> Option<Self> {
+        if size == 0 {
+            return Some(Zeroed { region: None });
+        }
+        let region = MmapRegion::new(size).ok()?;
+        advise(&region, 0..size, Pages::Huge);
+        Some(Zeroed {
+            region: Some(region),
+        })
+    }
+}
+
+impl Deref for Zeroed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.region {
+            // SAFETY: the region is a live mapping of so many initialized bytes. It is this buffer's alone, which lends
+            // it by the rules of references, and nobody made another view of it.
+            Some(region) => unsafe { slice::from_raw_parts(region.as_ptr(), region.size()) },
+            None => &[],
+        }
+    }
+}
+
+impl DerefMut for Zeroed {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &self.region {
+            // SAFETY: as in `deref`; `&mut self` excludes all other references.
+            Some(region) => unsafe { slice::from_raw_parts_mut(region.as_ptr(), region.size()) },
+            None => &mut [],
+        }
+    }
+}
+
+impl fmt::Debug for Zeroed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Zeroed({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_and_ours() {
+        for size in [0, 1, 4096, (2 << 20) + 1] {
+            let mut buffer = Zeroed::new(size).unwrap();
+            assert_eq!(buffer.len(), size);
+            assert!(buffer.iter().all(|byte| *byte == 0));
+            buffer.fill(7);
+            assert!(buffer.iter().all(|byte| *byte == 7));
+        }
+        assert!(Zeroed::new(usize::MAX / 2).is_none());
+    }
+}
