@@ -86,7 +86,7 @@ fn handlers() -> Arc<Hypercalls> {
             .insert(number, "nop", |_: &Caller, _: &[u64; 6]| Ok(0))
             .unwrap();
     }
-    calls.build()
+    calls.build(1)
 }
 
 fn start(vcpu: &VcpuFd) {

@@ -12,13 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hypercall_patch::{PioPort, Stub};
-use kvm_bindings::kvm_regs;
 use mini_vmm::hypercalls::{Clock, ConsoleSink, Interrupts, Ipi, Pair, Services};
 use mini_vmm::outcome::OutcomeLatch;
 use mini_vmm::para::{CallRegisters, Gate, ParaHandler, RouteChoice, VcpuMsrs};
 use mini_vmm::vcpu_io::MachineIo;
 use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_NOP};
-use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload};
+use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload, Registers};
 use vcpu_loop::bus::BusBuilder;
 use vcpu_loop::kvm::CpuMode;
 use vcpu_loop::{Access, Exit, ExitHistory, ExitRecord, Flow, Unclaimed, VcpuId, dispatch};
@@ -49,10 +48,10 @@ static ALLOCATOR: Counting = Counting;
 
 /// Registers of a vCPU that is none. The test's own lock is no part of the path.
 #[derive(Clone, Default)]
-struct FakeRegisters(Arc<Mutex<kvm_regs>>);
+struct FakeRegisters(Arc<Mutex<Registers>>);
 
 impl FakeRegisters {
-    fn set(&self, regs: &kvm_regs) {
+    fn set(&self, regs: &Registers) {
         *self.0.lock().unwrap() = *regs;
     }
 }
@@ -60,7 +59,7 @@ impl FakeRegisters {
 impl CallRegisters for FakeRegisters {
     fn share(&self) {}
 
-    fn get(&self) -> kvm_regs {
+    fn get(&self) -> Registers {
         *self.0.lock().unwrap()
     }
 
@@ -186,7 +185,7 @@ fn a_registered_vcpus_calls_and_msr_accesses_allocate_nothing() {
             assert_ne!(error, 0);
         }
         for (rax, [rbx, rcx, rdx, rsi], expected) in CALLS {
-            registers.set(&kvm_regs {
+            registers.set(&Registers {
                 rax,
                 rbx,
                 rcx,

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{ENTRY, MSR, Machine, kvm};
-use vcpu_loop::kvm::{CpuMode, Error as KvmError, KvmHost, KvmVcpu, VcpuState};
+use vcpu_loop::kvm::{CpuMode, Error as KvmError, GeneralRegister, KvmHost, KvmVcpu, VcpuState};
 use vcpu_loop::{
     Access, Exit, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next, SaveVcpu, Unclaimed, Vcpu,
     VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
@@ -784,6 +784,20 @@ fn registers_are_shared_at_an_exit() {
     assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
     let mut regs = registers.get();
     assert_eq!(regs.rbx & 0xffff, 0x1234);
+    for (register, value) in [
+        (GeneralRegister::Rax, regs.rax),
+        (GeneralRegister::Rbx, regs.rbx),
+        (GeneralRegister::Rcx, regs.rcx),
+        (GeneralRegister::Rdx, regs.rdx),
+        (GeneralRegister::Rsi, regs.rsi),
+        (GeneralRegister::Rdi, regs.rdi),
+        (GeneralRegister::Rbp, regs.rbp),
+        (GeneralRegister::R8, regs.r8),
+        (GeneralRegister::R9, regs.r9),
+        (GeneralRegister::R10, regs.r10),
+    ] {
+        assert_eq!(registers.general(register), value, "{register:?}");
+    }
     regs.rbx = 0x4321;
     registers.set(&regs);
     match vcpu.run().unwrap() {

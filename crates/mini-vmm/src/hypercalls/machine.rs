@@ -65,7 +65,8 @@ impl<M: GuestMemoryBackend + Clone + Send + Sync + 'static> Services<M> {
     /// # Errors
     /// As [`builder`](Self::builder).
     pub fn build(self) -> Result<Arc<Hypercalls>, NumberTaken> {
-        Ok(self.builder()?.build())
+        let cpus = self.cpus;
+        Ok(self.builder()?.build(cpus))
     }
 
     /// Today's numbers of KVM.

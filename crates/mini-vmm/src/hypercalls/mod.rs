@@ -81,13 +81,35 @@ struct Entry {
     number: u64,
     name: &'static str,
     handler: Box<dyn Handler>,
-    calls: AtomicU64,
 }
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:#x}): ", self.name, self.number)?;
-        write!(f, "{} calls", self.calls.load(Ordering::Relaxed))
+        write!(f, "{} ({:#x})", self.name, self.number)
+    }
+}
+
+/// What one vCPU called. Only its thread counts, so a count is a load and a store, and no other vCPU waits for it.
+#[derive(Debug)]
+struct Counts {
+    /// One per entry, in their order.
+    calls: Box<[AtomicU64]>,
+    unknown: AtomicU64,
+    unprivileged: AtomicU64,
+}
+
+impl Counts {
+    fn new(entries: usize) -> Self {
+        Counts {
+            calls: (0..entries).map(|_| AtomicU64::new(0)).collect(),
+            unknown: AtomicU64::new(0),
+            unprivileged: AtomicU64::new(0),
+        }
+    }
+
+    fn add(count: &AtomicU64) {
+        let more = count.load(Ordering::Relaxed).wrapping_add(1);
+        count.store(more, Ordering::Relaxed);
     }
 }
 
@@ -136,7 +158,6 @@ impl HypercallsBuilder {
                     number,
                     name,
                     handler: Box::new(handler),
-                    calls: AtomicU64::new(0),
                 };
                 self.entries.insert(at, entry);
                 Ok(self)
@@ -144,12 +165,12 @@ impl HypercallsBuilder {
         }
     }
 
-    /// Freezes the registry.
-    pub fn build(self) -> Arc<Hypercalls> {
+    /// Freezes the registry, for calls of so many vCPUs.
+    pub fn build(self, vcpus: u8) -> Arc<Hypercalls> {
+        let entries = self.entries.len();
         Arc::new(Hypercalls {
             entries: self.entries.into(),
-            unknown: AtomicU64::new(0),
-            unprivileged: AtomicU64::new(0),
+            counts: (0..vcpus).map(|_| Counts::new(entries)).collect(),
         })
     }
 }
@@ -204,7 +225,7 @@ impl fmt::Display for Counters {
 /// calls.insert(7, "double", |_: &Caller, args: &[u64; 6]| {
 ///     args[0].checked_mul(2).ok_or(KvmErrno::KVM_EINVAL)
 /// })?;
-/// let calls = calls.build();
+/// let calls = calls.build(1);
 ///
 /// let kernel = Caller { vcpu: 0, cpl: 0, long_mode: true };
 /// let call = |nr, arg| Call { nr, args: [arg, 0, 0, 0, 0, 0] };
@@ -217,38 +238,53 @@ impl fmt::Display for Counters {
 #[derive(Debug)]
 pub struct Hypercalls {
     entries: Box<[Entry]>,
-    unknown: AtomicU64,
-    unprivileged: AtomicU64,
+    /// One per vCPU.
+    counts: Box<[Counts]>,
 }
 
 impl Hypercalls {
-    /// Answers `call`: the value for RAX. The caller's CPL is looked at first, as in KVM.
+    /// Answers `call`: the value for RAX. The caller's CPL is looked at first, as in KVM. It comes from the caller's
+    /// own thread.
     pub fn call(&self, caller: &Caller, call: &Call) -> u64 {
+        let counts = self.counts.get(caller.vcpu as usize);
         if caller.cpl != 0 {
-            self.unprivileged.fetch_add(1, Ordering::Relaxed);
+            if let Some(counts) = counts {
+                Counts::add(&counts.unprivileged);
+            }
             return KvmErrno::KVM_EPERM.as_ret();
         }
         match self.entries.binary_search_by_key(&call.nr, |e| e.number) {
             Ok(at) => {
-                let entry = &self.entries[at];
-                entry.calls.fetch_add(1, Ordering::Relaxed);
-                let answer = entry.handler.call(caller, &call.args);
+                if let Some(counts) = counts {
+                    Counts::add(&counts.calls[at]);
+                }
+                let answer = self.entries[at].handler.call(caller, &call.args);
                 answer.unwrap_or_else(KvmErrno::as_ret)
             }
             Err(_) => {
-                self.unknown.fetch_add(1, Ordering::Relaxed);
+                if let Some(counts) = counts {
+                    Counts::add(&counts.unknown);
+                }
                 KvmErrno::KVM_ENOSYS.as_ret()
             }
         }
     }
 
-    /// How often it was called so far.
+    /// How often it was called so far, by all vCPUs.
     pub fn counters(&self) -> Counters {
-        let calls = |e: &Entry| (e.number, e.name, e.calls.load(Ordering::Relaxed));
+        let sum = |of: &dyn Fn(&Counts) -> u64| {
+            let counts = self.counts.iter().map(of);
+            counts.fold(0u64, u64::saturating_add)
+        };
+        let entries = self.entries.iter().enumerate();
+        let calls = entries.map(|(at, entry)| {
+            let calls = sum(&|counts| counts.calls[at].load(Ordering::Relaxed));
+            (entry.number, entry.name, calls)
+        });
         Counters {
-            calls: self.entries.iter().map(calls).collect(),
-            unknown: self.unknown.load(Ordering::Relaxed),
-            unprivileged: self.unprivileged.load(Ordering::Relaxed),
+            calls: calls.collect(),
+            unknown: sum(&|counts| counts.unknown.load(Ordering::Relaxed)),
+            unprivileged: sum(&|counts| counts.unprivileged.load(Ordering::Relaxed)),
         }
     }
 }

@@ -7,9 +7,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hypercall_patch::PioPort;
-use kvm_bindings::kvm_regs;
 use para_abi::{Convention, Registers, Width};
-use vcpu_loop::kvm::{CpuMode, SyncRegisters};
+use vcpu_loop::kvm::{CpuMode, GeneralRegister, SyncRegisters};
 
 use crate::hypercalls::{Caller, Hypercalls};
 
@@ -17,8 +16,8 @@ use crate::hypercalls::{Caller, Hypercalls};
 pub trait CallRegisters: Send + Sync + 'static {
     /// From the next exit on they are there.
     fn share(&self);
-    /// The general registers at the exit.
-    fn get(&self) -> kvm_regs;
+    /// The general registers at the exit, as far as calls use them.
+    fn get(&self) -> Registers;
     /// Changes RAX at the next entry.
     fn set_rax(&self, rax: u64);
     /// The mode of the code that exited.
@@ -30,8 +29,20 @@ impl CallRegisters for SyncRegisters {
         SyncRegisters::share(self, true);
     }
 
-    fn get(&self) -> kvm_regs {
-        SyncRegisters::get(self)
+    #[inline]
+    fn get(&self) -> Registers {
+        Registers {
+            rax: self.general(GeneralRegister::Rax),
+            rbx: self.general(GeneralRegister::Rbx),
+            rcx: self.general(GeneralRegister::Rcx),
+            rdx: self.general(GeneralRegister::Rdx),
+            rsi: self.general(GeneralRegister::Rsi),
+            rdi: self.general(GeneralRegister::Rdi),
+            rbp: self.general(GeneralRegister::Rbp),
+            r8: self.general(GeneralRegister::R8),
+            r9: self.general(GeneralRegister::R9),
+            r10: self.general(GeneralRegister::R10),
+        }
     }
 
     fn set_rax(&self, rax: u64) {
@@ -111,33 +122,21 @@ impl<R: CallRegisters> Gate<R> {
             cpl,
             long_mode,
         };
-        registers.set_rax(self.answer(calls, &caller, &registers.get()));
+        registers.set_rax(self.answer(calls, &caller, registers.get()));
         true
     }
 
     /// Answers a call that KVM forwarded, whose caller it names. The result goes to RAX, which KVM sets.
     pub fn forwarded_call(&self, caller: &Caller, calls: &Hypercalls) -> Option<u64> {
         let registers = self.registers.get(caller.vcpu as usize)?;
-        Some(self.answer(calls, caller, &registers.get()))
+        Some(self.answer(calls, caller, registers.get()))
     }
 
     /// What RAX is after the call.
-    fn answer(&self, calls: &Hypercalls, caller: &Caller, regs: &kvm_regs) -> u64 {
+    fn answer(&self, calls: &Hypercalls, caller: &Caller, mut registers: Registers) -> u64 {
         let width = match caller.long_mode {
             true => Width::Long,
             false => Width::Legacy,
-        };
-        let mut registers = Registers {
-            rax: regs.rax,
-            rbx: regs.rbx,
-            rcx: regs.rcx,
-            rdx: regs.rdx,
-            rsi: regs.rsi,
-            rdi: regs.rdi,
-            rbp: regs.rbp,
-            r8: regs.r8,
-            r9: regs.r9,
-            r10: regs.r10,
         };
         let call = self.convention.call(width, &registers);
         let result = calls.call(caller, &call);

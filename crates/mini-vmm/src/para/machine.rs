@@ -84,7 +84,7 @@ impl Para {
                 }
                 registers => (registers?, handlers(&parts)?),
             },
-            false => (Vec::new(), HypercallsBuilder::new().build()),
+            false => (Vec::new(), HypercallsBuilder::new().build(parts.spec.cpus)),
         };
         let convention = spec.hypercall_abi.convention();
         let gate = Gate::new(route.port(), convention, registers);
@@ -113,7 +113,7 @@ impl Para {
             memory: Arc::new(parts.mapped.memory().clone()),
             route: None,
             gate: Arc::new(Gate::shut()),
-            calls: HypercallsBuilder::new().build(),
+            calls: HypercallsBuilder::new().build(parts.spec.cpus),
         }
     }
 

@@ -20,7 +20,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 pub use dump::ReadGuest;
-pub use run_page::{CpuMode, SyncRegisters};
+pub use run_page::{CpuMode, GeneralRegister, SyncRegisters};
 pub use state::{Sregs2Extra, VcpuState};
 
 use crate::exit::{Details, Exit};

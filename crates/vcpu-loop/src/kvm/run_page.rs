@@ -22,6 +22,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -317,6 +318,26 @@ pub struct CpuMode {
     pub long_mode: bool,
 }
 
+/// A general register that hypercalls use, by its place in `kvm_regs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the registers' names say it")]
+pub enum GeneralRegister {
+    Rax = word_of(offset_of!(kvm_regs, rax)),
+    Rbx = word_of(offset_of!(kvm_regs, rbx)),
+    Rcx = word_of(offset_of!(kvm_regs, rcx)),
+    Rdx = word_of(offset_of!(kvm_regs, rdx)),
+    Rsi = word_of(offset_of!(kvm_regs, rsi)),
+    Rdi = word_of(offset_of!(kvm_regs, rdi)),
+    Rbp = word_of(offset_of!(kvm_regs, rbp)),
+    R8 = word_of(offset_of!(kvm_regs, r8)),
+    R9 = word_of(offset_of!(kvm_regs, r9)),
+    R10 = word_of(offset_of!(kvm_regs, r10)),
+}
+
+const fn word_of(offset: usize) -> isize {
+    (offset / size_of::<u64>()) as isize
+}
+
 /// A vCPU's registers without a system call (`KVM_CAP_SYNC_REGS`).
 ///
 /// KVM copies them out at every exit, once [`share`](SyncRegisters::share) asked for it, and the general
@@ -354,6 +375,12 @@ impl SyncRegisters {
         }
     }
 
+    /// One of the registers at the exit: what an answer needs of them, without a copy of all.
+    #[inline]
+    pub fn general(&self, register: GeneralRegister) -> u64 {
+        self.mapping.regs()[register as usize].load(Ordering::Relaxed)
+    }
+
     /// The registers at the exit.
     pub fn get(&self) -> kvm_regs {
         let mut words = [0u64; REGS_WORDS];
@@ -367,8 +394,7 @@ impl SyncRegisters {
     /// Changes RAX at the next entry and leaves the others as they were at the exit: what most answers are, at a
     /// fraction of the stores.
     pub fn set_rax(&self, rax: u64) {
-        const RAX: usize = std::mem::offset_of!(kvm_regs, rax) / size_of::<u64>();
-        self.mapping.regs()[RAX].store(rax, Ordering::Relaxed);
+        self.mapping.regs()[GeneralRegister::Rax as usize].store(rax, Ordering::Relaxed);
         self.set_dirty();
     }
 
@@ -382,10 +408,10 @@ impl SyncRegisters {
         self.set_dirty();
     }
 
-    /// Has KVM take the general registers.
+    /// Has KVM take the general registers: the only ones that are ever given back.
     fn set_dirty(&self) {
         let dirty = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
-        self.mapping.dirty_regs().fetch_or(dirty, Ordering::Relaxed);
+        self.mapping.dirty_regs().store(dirty, Ordering::Relaxed);
     }
 }
 

@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hypercall_patch::{PioPort, Stub};
-use kvm_bindings::kvm_regs;
-use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload};
+use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload, Registers};
 use vcpu_loop::bus::BusBuilder;
 use vcpu_loop::kvm::CpuMode;
 use vcpu_loop::script::{Reply, ScriptedVcpu, Step};
@@ -42,7 +41,7 @@ struct FakeRegisters(Arc<Mutex<Fake>>);
 #[derive(Debug)]
 struct Fake {
     shared: bool,
-    regs: kvm_regs,
+    regs: Registers,
     mode: CpuMode,
     when_shared: Option<WhenShared>,
 }
@@ -59,7 +58,7 @@ impl FakeRegisters {
     fn new() -> Self {
         FakeRegisters(Arc::new(Mutex::new(Fake {
             shared: false,
-            regs: kvm_regs::default(),
+            regs: Registers::default(),
             mode: CpuMode {
                 cpl: 0,
                 long_mode: true,
@@ -72,7 +71,7 @@ impl FakeRegisters {
         edit(&mut self.0.lock().unwrap());
     }
 
-    fn set(&self, regs: &kvm_regs) {
+    fn set(&self, regs: &Registers) {
         self.edit(|fake| fake.regs = *regs);
     }
 
@@ -95,7 +94,7 @@ impl CallRegisters for FakeRegisters {
         });
     }
 
-    fn get(&self) -> kvm_regs {
+    fn get(&self) -> Registers {
         assert!(self.is_shared(), "read before KVM shared them");
         self.0.lock().unwrap().regs
     }
@@ -143,7 +142,7 @@ impl Machine {
             gate: Arc::new(Gate::new(route.port(), convention, registers.to_vec())),
             route: Arc::new(route),
             registers,
-            calls: calls.build(),
+            calls: calls.build(2),
             latch,
             para: true,
         }
@@ -219,8 +218,8 @@ fn out(size: u8, data: &[u8]) -> Step {
 }
 
 /// The registers of a call of `nr` with arguments, by KVM's convention.
-fn call_regs(nr: u64, rbx: u64, rcx: u64) -> kvm_regs {
-    kvm_regs {
+fn call_regs(nr: u64, rbx: u64, rcx: u64) -> Registers {
+    Registers {
         rax: nr,
         rbx,
         rcx,
@@ -349,7 +348,7 @@ fn r11_a_vcpu_that_did_not_register_may_call_what_another_registered() {
 
 #[test]
 fn conventions_take_their_registers_and_32_bit_results_are_cut() {
-    let regs = kvm_regs {
+    let regs = Registers {
         rax: 1,
         rbx: SUM,
         rcx: 0xffff_ffff_0000_0002,
@@ -357,7 +356,7 @@ fn conventions_take_their_registers_and_32_bit_results_are_cut() {
         rdi: 0xffff_fff0,
         ..Default::default()
     };
-    let draft = kvm_regs {
+    let draft = Registers {
         rax: SUM,
         rbx: 1,
         ..regs
