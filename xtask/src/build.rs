@@ -30,7 +30,12 @@ pub fn mini_vmm() -> Result<PathBuf> {
     command.args(["build", "--release", "--package", "mini-vmm"]);
     statically(&mut command);
     step("building mini-vmm", || capture_ok(&mut command)).context("mini-vmm does not build")?;
-    Ok(target_dir()?.join(TARGET).join("release/mini-vmm"))
+    static_release("mini-vmm")
+}
+
+/// Where a static release binary is built.
+pub fn static_release(program: &str) -> Result<PathBuf> {
+    Ok(target_dir()?.join(TARGET).join("release").join(program))
 }
 
 /// A cargo command for the example guest in `guest/bare`, which is a workspace of its own.
@@ -59,7 +64,7 @@ pub fn bench_probe() -> Result<PathBuf> {
     command.args(["build", "--release", "--package", "bench-probe"]);
     statically(&mut command);
     step("building the probe", || capture_ok(&mut command)).context("the probe does not build")?;
-    Ok(target_dir()?.join(TARGET).join("release/bench-probe"))
+    static_release("bench-probe")
 }
 
 /// What a test executable was made from.

@@ -17,6 +17,7 @@ mod marked;
 mod packages;
 mod para;
 mod process;
+mod revision;
 mod test;
 mod workspace;
 
@@ -59,7 +60,8 @@ cargo xtask bench [OPTIONS]
     Prints Markdown. Nothing fails by a number. --method explains how it measures.
       --quick           a look: few rounds, few sizes
       --peer NAME=PATH  also a peer: firecracker, cloud-hypervisor, kvmtool, qemu; repeatable
-      --against PATH    also another build of mini-vmm, with a test of significance
+      --against BUILD   also another build of mini-vmm, a program or a revision of git, with a test of
+                        significance
       --mini-vmm PATH   this build of mini-vmm instead of a new one
       --bed amd         in the AMD bed, in counted time, with a boot of Debian's kernel
       --wall            in the bed: wall time instead of counted time

@@ -151,15 +151,12 @@ impl Loading {
         // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
         let msrs = MsrPlan::new(spec).install(&vm)?;
         let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
-        // What is loaded has huge pages if it fills them: the host clears each as a whole.
-        let fills_huge_pages = images.size() >= memory::HUGE_PAGE as u64;
-        if fills_huge_pages {
+        // Only for what fills them: the host clears each as a whole, and its khugepaged, which looks at whoever wants
+        // huge pages, holds up the end of a small guest.
+        if images.size() >= memory::HUGE_PAGE as u64 {
             memory::prefer_huge_pages(mapped.memory());
         }
         let loaded = load_kernel(spec, images, mapped.memory())?;
-        if !fills_huge_pages {
-            memory::prefer_huge_pages(mapped.memory());
-        }
         Ok(Loading {
             mapped,
             msrs,

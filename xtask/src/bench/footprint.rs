@@ -82,25 +82,62 @@ pub struct Footprint {
     pub private_dirty: u64,
 }
 
-/// Adds up `/proc/PID/smaps` (proc_pid_smaps(5)) without mappings of `guest` bytes or more, which hold the guest.
+/// Adds up `/proc/PID/smaps` (proc_pid_smaps(5)) without the guest's memory: mappings that adjoin, with the same
+/// permissions, and have `guest` bytes or more together.
 pub fn parse_smaps(text: &str, guest: u64) -> Footprint {
-    let (mut sum, mut is_guest) = (Footprint::default(), false);
+    let (mut sum, mut run) = (Footprint::default(), Run::default());
     for line in text.lines() {
         let Some((name, rest)) = line.split_once(' ') else {
             continue;
         };
         if let Some((start, end)) = name.split_once('-') {
             let at = |hex| u64::from_str_radix(hex, 16).unwrap_or_default();
-            is_guest = at(end).saturating_sub(at(start)) >= guest;
+            let permissions = rest.split(' ').next().unwrap_or_default();
+            if !run.goes_on(at(start), permissions) {
+                run.end_into(&mut sum, guest);
+                run = Run::new(at(start), permissions);
+            }
+            run.end = at(end);
         }
         let kibibytes = rest.trim().trim_end_matches(" kB").parse().unwrap_or(0u64);
         match name {
-            "Rss:" if !is_guest => sum.resident += kibibytes * 1024,
-            "Private_Dirty:" if !is_guest => sum.private_dirty += kibibytes * 1024,
+            "Rss:" => run.footprint.resident += kibibytes * 1024,
+            "Private_Dirty:" => run.footprint.private_dirty += kibibytes * 1024,
             _ => {}
         }
     }
+    run.end_into(&mut sum, guest);
     sum
+}
+
+/// Mappings that adjoin: one to its owner, however the kernel splits it.
+#[derive(Debug, Default)]
+struct Run<'a> {
+    start: u64,
+    end: u64,
+    permissions: &'a str,
+    footprint: Footprint,
+}
+
+impl<'a> Run<'a> {
+    fn new(start: u64, permissions: &'a str) -> Self {
+        Run {
+            start,
+            permissions,
+            ..Run::default()
+        }
+    }
+
+    fn goes_on(&self, start: u64, permissions: &str) -> bool {
+        start == self.end && permissions == self.permissions
+    }
+
+    fn end_into(&self, sum: &mut Footprint, guest: u64) {
+        if self.end - self.start < guest {
+            sum.resident += self.footprint.resident;
+            sum.private_dirty += self.footprint.private_dirty;
+        }
+    }
 }
 
 impl Host<'_> {
@@ -293,10 +330,14 @@ Rss:                  16 kB
 Private_Clean:         0 kB
 Private_Dirty:        12 kB
 VmFlags: rd wr mr mw me ac sd
-7f0000000000-7f0010000000 rw-p 00000000 00:00 0
-Size:             262144 kB
-Rss:              100000 kB
-Private_Dirty:    100000 kB
+7f0000000000-7f0000200000 rw-p 00000000 00:00 0
+Size:               2048 kB
+Rss:                  40 kB
+Private_Dirty:        40 kB
+7f0000200000-7f0010000000 rw-p 00000000 00:00 0
+Size:             260096 kB
+Rss:               99960 kB
+Private_Dirty:     99960 kB
 7f0020000000-7f0020001000 r-xp 00000000 fe:00 1                          /usr/bin/x
 Rss:                   4 kB
 Private_Dirty:         0 kB

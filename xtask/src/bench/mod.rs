@@ -18,6 +18,7 @@ mod svg;
 mod targets;
 mod timeline;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +26,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{capture, has_program, write};
+use crate::revision::Revision;
 use crate::workspace::Scratch;
 use crate::{build, host as this_host};
 use host::{Effort, FULL, Host, QUICK};
@@ -39,7 +41,7 @@ const METHOD: &str = include_str!("method.md");
 struct Options {
     quick: bool,
     peers: Vec<Subject>,
-    against: Option<PathBuf>,
+    against: Option<Against>,
     ours: Option<PathBuf>,
     in_bed: bool,
     wall: bool,
@@ -48,6 +50,32 @@ struct Options {
     json: Option<PathBuf>,
     markdown: Option<PathBuf>,
     svg: Option<PathBuf>,
+}
+
+/// Another build of mini-vmm.
+#[derive(Clone, Debug, PartialEq)]
+enum Against {
+    Program(PathBuf),
+    Revision(Revision),
+}
+
+impl Against {
+    fn parse(text: OsString) -> Result<Against> {
+        if let Ok(path) = fs::canonicalize(&text) {
+            return Ok(Against::Program(path));
+        }
+        let name = text.to_string_lossy();
+        let revision = Revision::named(&name)
+            .with_context(|| format!("--against {name} is neither a file nor a revision of git"))?;
+        Ok(Against::Revision(revision))
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        match self {
+            Against::Program(path) => Ok(path.clone()),
+            Against::Revision(revision) => revision.mini_vmm(),
+        }
+    }
 }
 
 /// `cargo xtask bench`: parses its arguments, measures, reports. Only what can't be measured at all fails.
@@ -77,16 +105,25 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     Ok(0)
 }
 
-/// The report of a quick run of this build, for whoever only wants to see that it measures.
+/// The report of a quick run of this build beside yesterday's, where git has that: a look at what changed.
 ///
 /// # Errors
 /// Nothing could be measured.
 pub fn look() -> Result<String> {
+    let (against, note) = match Revision::of_yesterday() {
+        Ok(revision) => (Some(Against::Revision(revision)), None),
+        Err(error) => (
+            None,
+            Some(format!("compared with no other build: {error:#}")),
+        ),
+    };
     let options = Options {
         quick: true,
+        against,
         ..Options::default()
     };
-    let report = options.run()?;
+    let mut report = options.run()?;
+    report.notes.extend(note);
     if report.find("start-wall").is_none() {
         bail!("no machine could be started:\n{}", report.notes.join("\n"));
     }
@@ -106,7 +143,7 @@ fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>> {
                 let peer = Subject::peer(&parser.value()?.string()?)?;
                 options.peers.push(peer);
             }
-            Long("against") => options.against = Some(program(parser.value()?.into())?),
+            Long("against") => options.against = Some(Against::parse(parser.value()?)?),
             Long("mini-vmm") => options.ours = Some(program(parser.value()?.into())?),
             Long("bed") => match parser.value()?.to_str() {
                 Some("amd") => options.in_bed = true,
@@ -134,12 +171,14 @@ impl Options {
         {
             bail!("{reason}; `cargo xtask bench --bed amd` needs none");
         }
+        // First, because it is built where ours is.
+        let against = self.against.as_ref().map(Against::program).transpose()?;
         let ours = match &self.ours {
             Some(path) => path.clone(),
             None => build::mini_vmm()?,
         };
         let probe = build::bench_probe()?;
-        let subjects = self.subjects(&ours, &probe);
+        let subjects = self.subjects(&ours, &probe, against.as_deref());
         let scratch = Scratch::new()?;
         let directory = scratch.path("");
         let mut report = Report {
@@ -210,7 +249,7 @@ impl Options {
         Ok(all)
     }
 
-    fn subjects(&self, ours: &Path, probe: &Path) -> Vec<Subject> {
+    fn subjects(&self, ours: &Path, probe: &Path, against: Option<&Path>) -> Vec<Subject> {
         let new = |name: &str, kind, program: &Path| Subject {
             name: name.to_owned(),
             kind,
@@ -220,7 +259,7 @@ impl Options {
             new(OURS, Kind::MiniVmm, ours),
             new(FLOOR, Kind::Floor, probe),
         ];
-        if let Some(other) = &self.against {
+        if let Some(other) = against {
             subjects.push(new(OTHER, Kind::MiniVmm, other));
         }
         subjects.extend(self.peers.iter().cloned());
@@ -299,9 +338,11 @@ mod tests {
         ];
         let options = parsed(&words).unwrap().unwrap();
         assert!(options.quick && options.in_bed && !options.wall);
+        let against = fs::canonicalize(own).map(Against::Program);
+        assert_eq!(options.against, against.ok());
         assert_eq!((options.rounds, options.only.as_str()), (Some(3), "start"));
         let names: Vec<String> = options
-            .subjects(Path::new("/a"), Path::new("/p"))
+            .subjects(Path::new("/a"), Path::new("/p"), Some(Path::new("/b")))
             .into_iter()
             .map(|subject| subject.name)
             .collect();
