@@ -200,7 +200,9 @@ impl Options {
             };
             let place = format!("the AMD bed, QEMU TCG with one CPU; its clock: {clock}");
             report.facts.push(("place".into(), place));
-            report.measures = bed.measure(&self.only)?;
+            let (measures, note) = bed.measure(&self.only)?;
+            report.measures = measures;
+            report.notes.extend(note);
         } else {
             let mut host = Host {
                 probe: &probe,

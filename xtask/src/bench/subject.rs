@@ -103,6 +103,28 @@ impl Subject {
         })
     }
 
+    /// Files besides the program and its libraries, and where it looks for them when it lies in `/bin`.
+    pub fn firmware(&self) -> Vec<(PathBuf, String)> {
+        if self.kind != Kind::Qemu {
+            return Vec::new();
+        }
+        let find = |name: &str| {
+            let places = ["/usr/share/qemu", "/usr/share/seabios"];
+            let found = places.map(|place| Path::new(place).join(name));
+            let file = found
+                .into_iter()
+                .find_map(|path| path.canonicalize().ok())?;
+            Some((file, format!("/share/qemu/{name}")))
+        };
+        let names = [
+            "bios-microvm.bin",
+            "pvh.bin",
+            "linuxboot_dma.bin",
+            "kvmvapic.bin",
+        ];
+        names.into_iter().filter_map(find).collect()
+    }
+
     /// Whether it can run such a guest at all.
     pub fn can(&self, setup: &Setup) -> bool {
         let is_ours_only = matches!(
