@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::boots::{self, Boot, Boots};
 use super::guest::Work;
 use super::host::{Sample, parse_sample};
+use super::order;
 use super::results::Measure;
 use super::subject::{Kind, Setup, Subject};
 use crate::bed::{Bed, Deadline, Vendor};
@@ -256,7 +257,7 @@ fn storm_id(work: Work) -> &'static str {
 
 /// All jobs in turn, `rounds` times; timelines once.
 fn script(jobs: &[Job], rounds: usize) -> String {
-    let mut script = format!("cd /tmp\nfor round in $(seq {rounds}); do\n");
+    let mut script = "cd /tmp\n".to_owned();
     let line = |number: usize, job: &Job| {
         let words = sh_words(&job.words);
         format!(
@@ -265,10 +266,16 @@ fn script(jobs: &[Job], rounds: usize) -> String {
         )
     };
     let is_once = |job: &&Job| job.purpose == Purpose::Timeline;
-    for (number, job) in jobs.iter().enumerate().filter(|(_, job)| !is_once(job)) {
-        script.push_str(&line(number, job));
+    let turns: Vec<(usize, &Job)> = jobs.iter().enumerate().collect();
+    for round in 0..rounds {
+        for group in turns.chunk_by(|(_, a), (_, b)| a.purpose == b.purpose) {
+            let mut group = group.to_vec();
+            order::of_round(&mut group, round);
+            for (number, job) in group.iter().filter(|(_, job)| !is_once(job)) {
+                script.push_str(&line(*number, job));
+            }
+        }
     }
-    script.push_str("done\n");
     for (number, job) in jobs.iter().enumerate().filter(|(_, job)| is_once(job)) {
         script.push_str(&line(number, job));
     }
@@ -323,14 +330,15 @@ mod tests {
 
     #[test]
     fn scripts_run_in_rounds_and_timelines_once() {
-        let jobs = [job(Purpose::Boot(Boot::Elf), 0), job(Purpose::Timeline, 0)];
+        let boot = Purpose::Boot(Boot::Elf);
+        let jobs = [job(boot, 0), job(boot, 1), job(Purpose::Timeline, 0)];
         let script = script(&jobs, 5);
-        let (rounds, once) = script.split_once("done\n").unwrap();
-        assert!(
-            rounds.contains("seq 5")
-                && rounds.contains("BENCH-RUN 0; timeout -s KILL 60 bench-probe lines 'x y'")
-        );
-        assert!(once.contains("BENCH-RUN 1") && !rounds.contains("BENCH-RUN 1"));
+        let runs = |number| {
+            let run = format!("{MARK}{number}; timeout -s KILL 60 bench-probe lines 'x y'");
+            script.matches(&run).count()
+        };
+        assert_eq!([runs(0), runs(1), runs(2)], [5, 5, 1]);
+        assert!(script.rfind(&format!("{MARK}2")) > script.rfind(&format!("{MARK}1")));
     }
 
     #[test]

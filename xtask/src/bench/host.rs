@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::guest::Work;
+use super::order;
 use super::results::Measure;
 use super::subject::{Kind, Setup, Subject};
 use crate::process::{capture_limited, last_lines, step};
@@ -129,6 +130,8 @@ impl Host<'_> {
         let mut able = self.able(&setup);
         // The first round only fills the host's caches.
         for round in 0..=rounds {
+            // The first one that counts has the order of the tables.
+            order::of_round(&mut able, round.saturating_sub(1));
             able.retain(|subject| match self.sample(subject, &setup) {
                 Ok(sample) => {
                     if round > 0 {
@@ -226,7 +229,8 @@ impl Host<'_> {
     fn storm(&mut self, work: fn(u32) -> Work, measure: &mut Measure) {
         let (few, many) = (self.effort.exits / 20, self.effort.exits);
         let mut able = self.able(&Setup::of(work(few)));
-        for _ in 0..self.effort.rounds.min(20) {
+        for round in 0..self.effort.rounds.min(20) {
+            order::of_round(&mut able, round);
             able.retain(|subject| {
                 let time = |count| self.sample(subject, &Setup::of(work(count)));
                 match time(few).and_then(|short| Ok((short, time(many)?))) {

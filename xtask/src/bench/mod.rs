@@ -11,6 +11,7 @@ mod guest;
 mod host;
 mod image;
 mod markdown;
+mod order;
 mod results;
 mod stats;
 mod subject;
