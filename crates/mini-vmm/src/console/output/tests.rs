@@ -1,0 +1,237 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The console's output, tested.
+
+use super::*;
+use std::fs::File;
+use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+const PATIENCE: Duration = Drain::PATIENT.idle;
+
+fn pipe() -> (File, FdSink) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    (reader.into(), FdSink(writer))
+}
+
+#[test]
+fn everything_arrives_in_order() {
+    let (mut reader, sink) = pipe();
+    let expected: Vec<u8> = (0..300_000u32).map(|i| (i % 253) as u8).collect();
+    let mut output = Output::start(sink).unwrap();
+    let received = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let mut handle = output.handle();
+    for part in expected.chunks(7) {
+        handle.write_all(part).unwrap();
+    }
+    output.close(Drain::PATIENT);
+    drop(output);
+    assert_eq!(received.join().unwrap(), expected);
+}
+
+#[test]
+fn slow_reader_blocks_nobody_and_the_newest_survives() {
+    let (mut reader, sink) = pipe();
+    let output = Output::start(sink).unwrap();
+    let mut handle = output.handle();
+    for i in 0..400_000u32 {
+        handle.write_all(format!("{i:07}\n").as_bytes()).unwrap();
+        // A jam before the flood: then there is one gap, and it is known where. How much a pipe
+        // takes depends on how large the single writes are.
+        if i == 20_000 {
+            thread::sleep(Duration::from_millis(300));
+            assert!(output.shared.lock().written > 0);
+        }
+    }
+    // That this is reached shows that nobody waits for the reader, who reads nothing so far.
+    assert!(output.shared.lock().bytes.len() <= CAPACITY);
+    let received = thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    drop(output);
+    let text = received.join().unwrap();
+    assert!(
+        text.starts_with("0000000\n"),
+        "what was written before the jam"
+    );
+    assert!(text.ends_with("0399999\n"), "what was written last");
+    assert_eq!(text.matches("bytes of output were dropped").count(), 1);
+    let dropped: usize = text
+        .split("too slow, ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .unwrap()
+        .parse()
+        .unwrap();
+    let note = text.lines().find(|line| line.contains("dropped")).unwrap();
+    assert_eq!(text.len() - (note.len() + 1 + 3) + dropped, 400_000 * 8);
+}
+
+#[test]
+fn a_write_beyond_the_capacity_keeps_its_end() {
+    let (mut reader, sink) = pipe();
+    let output = Output::start(sink).unwrap();
+    let mut big = vec![b'x'; CAPACITY + 5];
+    big[CAPACITY + 4] = b'!';
+    output.handle().write_all(&big).unwrap();
+    assert!(output.shared.lock().bytes.len() <= CAPACITY);
+    let received = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    drop(output);
+    let received = received.join().unwrap();
+    assert_eq!(received.last(), Some(&b'!'));
+    assert!(String::from_utf8_lossy(&received).contains(" 5 bytes of output"));
+}
+
+#[test]
+fn gone_reader_costs_one_attempt() {
+    let (reader, sink) = pipe();
+    drop(reader);
+    let output = Output::start(sink).unwrap();
+    let mut handle = output.handle();
+    handle.write_all(b"x").unwrap();
+    while !output.shared.lock().dead {
+        thread::yield_now();
+    }
+    handle.write_all(&[b'x'; 1000]).unwrap();
+    assert!(
+        output.shared.lock().bytes.is_empty(),
+        "discarded, not queued"
+    );
+    let start = Instant::now();
+    drop(output);
+    assert!(start.elapsed() < PATIENCE / 2);
+}
+
+#[test]
+fn closed_descriptor_and_full_disk_are_gone_readers() {
+    for path in ["/dev/full", "/dev/null"] {
+        let file = File::options().write(true).open(path).unwrap();
+        let output = Output::start(FdSink(file.into())).unwrap();
+        output.handle().write_all(b"x").unwrap();
+        let start = Instant::now();
+        drop(output);
+        assert!(start.elapsed() < PATIENCE / 2, "{path}");
+    }
+}
+
+#[test]
+fn end_waits_for_progress_only() {
+    let (reader, sink) = pipe();
+    let output = Output::start(sink).unwrap();
+    output.handle().write_all(&[b'x'; 200_000]).unwrap();
+    let start = Instant::now();
+    drop(output);
+    let took = start.elapsed();
+    assert!(took >= PATIENCE && took < 2 * PATIENCE, "{took:?}");
+    drop(reader);
+}
+
+#[test]
+fn end_waits_as_long_as_there_is_progress() {
+    let (mut reader, sink) = pipe();
+    let output = Output::start(sink).unwrap();
+    output.handle().write_all(&[b'x'; 300_000]).unwrap();
+    let received = thread::spawn(move || {
+        let (mut buffer, mut total) = ([0; 10_000], 0);
+        loop {
+            match reader.read(&mut buffer).unwrap() {
+                0 => return total,
+                count => total += count,
+            }
+            thread::sleep(PATIENCE / 10);
+        }
+    });
+    let start = Instant::now();
+    drop(output);
+    assert!(start.elapsed() > PATIENCE, "longer than without progress");
+    assert_eq!(received.join().unwrap(), 300_000);
+}
+
+#[test]
+fn steady_slow_reader_does_not_hold_up_the_end_for_good() {
+    let (mut reader, sink) = pipe();
+    let mut output = Output::start(sink).unwrap();
+    output.handle().write_all(&[b'x'; CAPACITY]).unwrap();
+    let slow = thread::spawn(move || {
+        let mut buffer = [0; CHUNK];
+        while reader.read(&mut buffer).unwrap() > 0 {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let (idle, total) = (Duration::from_millis(300), Duration::from_millis(900));
+    let start = Instant::now();
+    output.close(Drain { idle, total });
+    let took = start.elapsed();
+    assert!(took >= total && took < 2 * total, "{took:?}");
+    drop(output);
+    slow.join().unwrap();
+}
+
+#[test]
+fn end_that_was_asked_for_comes_soon() {
+    let (reader, sink) = pipe();
+    let mut output = Output::start(sink).unwrap();
+    output.handle().write_all(&[b'x'; 200_000]).unwrap();
+    let start = Instant::now();
+    output.close(Drain::SOON);
+    assert!(start.elapsed() < PATIENCE / 2);
+    drop(reader);
+}
+
+#[test]
+fn shared_nonblocking_output_is_waited_for() {
+    let (mut reader, sink) = pipe();
+    rustix::io::ioctl_fionbio(&sink.0, true).unwrap();
+    let output = Output::start(sink).unwrap();
+    output.handle().write_all(&[b'x'; 200_000]).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let received = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes.len()
+    });
+    drop(output);
+    assert_eq!(received.join().unwrap(), 200_000);
+}
+
+/// Counts writes.
+struct CountingSink(Arc<AtomicUsize>);
+
+impl Sink for CountingSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(bytes.len())
+    }
+}
+
+#[test]
+fn bytes_in_a_row_are_written_together() {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let output = Output::start(CountingSink(Arc::clone(&writes))).unwrap();
+    let mut handle = output.handle();
+    for _ in 0..10_000 {
+        handle.write_all(b"x").unwrap();
+    }
+    drop(output);
+    assert!(writes.load(Ordering::Relaxed) < 1000);
+}
+
+#[test]
+fn discard_takes_everything() {
+    let mut output = ConsoleOutput::discard();
+    output.write_all(&[0; 100]).unwrap();
+    output.flush().unwrap();
+    assert!(output.0.lock().bytes.is_empty());
+}

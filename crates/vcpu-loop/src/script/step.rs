@@ -1,0 +1,133 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The words of a script, and the replies that its guest gets.
+
+use crate::exit::{DebugExit, FatalExit, HypercallAbi, SystemEvent};
+
+/// What the scripted guest does next.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Step {
+    /// `count` port reads of `size` bytes by one instruction.
+    PioIn {
+        /// Port.
+        port: u16,
+        /// Bytes per access.
+        size: u8,
+        /// Accesses.
+        count: usize,
+    },
+    /// Port writes of `size` bytes each by one instruction.
+    PioOut {
+        /// Port.
+        port: u16,
+        /// Bytes per access.
+        size: u8,
+        /// All bytes.
+        data: Vec<u8>,
+    },
+    /// A memory read.
+    MmioRead {
+        /// Address.
+        addr: u64,
+        /// Bytes.
+        len: usize,
+    },
+    /// A memory write.
+    MmioWrite {
+        /// Address.
+        addr: u64,
+        /// Bytes.
+        data: Vec<u8>,
+    },
+    /// `rdmsr`.
+    Rdmsr {
+        /// MSR.
+        index: u32,
+    },
+    /// `wrmsr`.
+    Wrmsr {
+        /// MSR.
+        index: u32,
+        /// Value.
+        data: u64,
+    },
+    /// A hypercall.
+    Hypercall {
+        /// Whose.
+        abi: HypercallAbi,
+        /// Number.
+        number: u64,
+    },
+    /// A write to a Hyper-V SynIC register.
+    HypervSynic {
+        /// MSR.
+        msr: u32,
+    },
+    /// `hlt`.
+    Hlt,
+    /// SEV-ES AP reset hold.
+    ApResetHold,
+    /// Triple fault.
+    Shutdown,
+    /// A system event.
+    SystemEvent(SystemEvent),
+    /// A debug exit.
+    Debug(DebugExit),
+    /// End of an interrupt.
+    IoapicEoi {
+        /// Vector.
+        vector: u8,
+    },
+    /// The dirty ring is full.
+    DirtyRingFull,
+    /// The interrupt window opened.
+    InterruptWindow,
+    /// CR8 fell.
+    SetTpr,
+    /// The TPR was touched.
+    TprAccess,
+    /// A bus lock.
+    BusLock,
+    /// No event window for too long, but the guest can go on.
+    Notify,
+    /// A signal that was no kick.
+    Signal,
+    /// An exit that ends the vCPU.
+    Fatal(FatalExit),
+    /// The host fails the call.
+    HostError,
+    /// The same instruction goes on: it exits again when the step before is completed.
+    Then(Box<Step>),
+    /// Guest code without exits, until kicked. What follows the last step, too.
+    Spin,
+}
+
+impl Step {
+    /// As a further exit of the instruction before it.
+    pub fn then(self) -> Step {
+        Step::Then(Box::new(self))
+    }
+}
+
+/// A reply as the guest got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To a port read.
+    PioIn(Vec<u8>),
+    /// To a port write: that it completed.
+    PioOut,
+    /// To a memory read.
+    MmioRead(Vec<u8>),
+    /// To a memory write: that it completed.
+    MmioWrite,
+    /// To `rdmsr`: the value, or #GP.
+    Rdmsr(Option<u64>),
+    /// To `wrmsr`: success, or #GP.
+    Wrmsr(Option<()>),
+    /// To a hypercall.
+    Hypercall(u64),
+    /// To a Hyper-V notification: that it completed.
+    Hyperv,
+}

@@ -1,0 +1,112 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Jobs of the beds, tested.
+
+use super::*;
+
+fn jobs(names: &[&str]) -> Vec<(String, u32)> {
+    names.iter().map(|&name| (name.to_owned(), 9)).collect()
+}
+
+#[test]
+fn jobs_are_told_apart_by_marks() {
+    let mut log = JobLog::new("n", jobs(&["a", "b", "c"]));
+    let console = "x\n\n@n begin 0\none\n@m end 0 1\n\n@n end 0 0\n\n@n begin 1\ntwo\n\n@n end 1 33\n\n@n begin 2\nlost\n";
+    for piece in console.as_bytes().chunks(3) {
+        log.feed(piece);
+    }
+    let seen: Vec<_> = log
+        .outcomes
+        .iter()
+        .map(|outcome| (outcome.status, outcome.output.trim_end()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (Some(0), "one\n@m end 0 1"),
+            (Some(33), "two"),
+            (None, "lost")
+        ]
+    );
+}
+
+#[test]
+fn a_job_that_never_ended_fails_with_the_cause() {
+    let job = Job {
+        name: "kvm".into(),
+        script: String::new(),
+        limit: 1,
+        check: Check::Tests("kvm".into()),
+    };
+    let outcome = Outcome {
+        cause: "the bed was ended".into(),
+        ..Outcome::default()
+    };
+    let tally = judge(&job, &outcome);
+    assert_eq!(tally.failures, ["kvm: the bed was ended"]);
+}
+
+#[test]
+fn a_bed_without_kvm_fails() {
+    let mut tally = Tally::skip("kick: /dev/kvm can't be used");
+    tally.add(Tally::skip("save: MINI_VMM_NO_KVM is set"));
+    tally.add(Tally::skip("tsc: no scaling"));
+    let tally = with_kvm(tally);
+    assert_eq!((tally.failures.len(), tally.skips.len()), (2, 1));
+}
+
+#[test]
+fn jobs_from_a_hung_one_on_get_another_bed() {
+    let mut log = JobLog::new("n", jobs(&["a", "b", "c"]));
+    log.feed(b"@n begin 0\n@n end 0 0\n@n begin 1\nhal");
+    log.end("no progress");
+    assert!(log.outcomes[1].cause.contains("after b began") && log.is_waiting());
+    assert!(log.outcomes[2].cause.contains("did not begin"));
+    let script = log.script();
+    assert!(script.contains("/jobs/1") && !script.contains("/jobs/0"));
+    log.feed(b"lost\n@n begin 1\nwhole\n@n end 1 0\n@n begin 2\n@n end 2 0\n");
+    log.end("");
+    let statuses: Vec<_> = log.outcomes.iter().map(|outcome| outcome.status).collect();
+    assert_eq!(statuses, [Some(0); 3]);
+    assert_eq!(log.outcomes[1].output, "whole\n");
+    assert!(!log.is_waiting());
+}
+
+#[test]
+fn a_job_that_takes_two_beds_down_has_failed() {
+    let mut log = JobLog::new("n", jobs(&["a", "b"]));
+    for _ in 0..2 {
+        log.feed(b"@n begin 0\nhal");
+        log.end("no progress");
+    }
+    assert!(!log.script().contains("/jobs/0") && log.script().contains("/jobs/1"));
+    log.feed(b"\n@n begin 1\n@n end 1 0\n");
+    log.end("");
+    let statuses: Vec<_> = log.outcomes.iter().map(|outcome| outcome.status).collect();
+    assert_eq!(statuses, [None, Some(0)]);
+    assert!(log.outcomes[0].cause.contains("no progress"));
+}
+
+#[test]
+fn a_silent_bed_is_ended() {
+    let mut bed = Bed::new(Vendor::Amd);
+    bed.progress = Some(Deadline::new(Duration::ZERO));
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    let end = crate::bed_amd::wait(&mut child, &bed).unwrap();
+    assert!(matches!(end, Some(crate::bed::End::Hung)), "{end:?}");
+}
+
+#[test]
+fn marks_out_of_place_are_harmless() {
+    let mut log = JobLog::new("n", jobs(&["a"]));
+    log.feed(b"@n end 0 0\n@n begin 7\n@n begin\n@n end 7 0\ntext\n");
+    assert_eq!(log.outcomes, [Outcome::default()]);
+}
+
+#[test]
+fn the_script_runs_jobs_in_order() {
+    let log = JobLog::new("n", jobs(&["a", "b"]));
+    let mut shell = Command::new("sh");
+    capture_ok(shell.args(["-n", "-c", &log.script()])).unwrap();
+}
