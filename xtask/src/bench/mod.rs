@@ -10,6 +10,7 @@ mod footprint;
 mod guest;
 mod host;
 mod image;
+mod instructions;
 mod markdown;
 mod order;
 mod results;
@@ -245,6 +246,10 @@ impl Options {
         for (_, measure) in groups.iter().filter(|(name, _)| name.contains(&self.only)) {
             all.extend(measure(host));
         }
+        // A look has no time for it.
+        if "instructions".contains(&self.only) && !(self.quick && self.only.is_empty()) {
+            all.extend(host.instructions());
+        }
         if "size".contains(&self.only) {
             all.push(host.sizes()?);
         }
@@ -368,6 +373,7 @@ mod tests {
             "first-byte",
             "growth",
             "exits",
+            "instructions",
             "idle",
             "many",
             "resets",

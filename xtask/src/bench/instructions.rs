@@ -1,0 +1,91 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Instructions that an exit takes in user space, counted by valgrind: the same number on a busy machine.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::guest::Work;
+use super::host::Host;
+use super::results::Measure;
+use super::subject::{Kind, Setup, Subject};
+use crate::process::{capture_limited, has_program, last_lines, step};
+
+/// Exits of a short and of a long run; start-up cancels out.
+const EXITS: (u32, u32) = (1_000, 11_000);
+/// How long one run may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+impl Host<'_> {
+    /// Instructions per exit, of ours and of the floor, the system call's wrapper in them; none without valgrind.
+    pub fn instructions(&mut self) -> Vec<Measure> {
+        if !has_program("valgrind") {
+            return Vec::new();
+        }
+        type Storm = fn(u32) -> Work;
+        let kinds: [(&str, &str, Storm); 3] = [
+            ("port", "a port write to a device", Work::Port),
+            ("mmio", "an MMIO write to no device", Work::Mmio),
+            ("hypercall", "a hypercall by port", Work::Hypercall),
+        ];
+        let mut all = Vec::new();
+        for (id, what, work) in kinds {
+            let title = format!("{what}, in user space");
+            let mut measure =
+                Measure::new(&format!("instructions-{id}"), &title, "instructions", None);
+            step(&title, || {
+                for subject in self.subjects.iter().filter(|s| can(s)) {
+                    match self.per_exit(subject, work) {
+                        Ok(count) => measure.push(None, &subject.name, count),
+                        Err(error) => self.notes.push(format!("{title}: {error:#}")),
+                    }
+                }
+            });
+            all.push(measure);
+        }
+        all
+    }
+
+    fn per_exit(&self, subject: &Subject, work: fn(u32) -> Work) -> Result<f64> {
+        let (few, many) = EXITS;
+        let [short, long] = [few, many].map(|count| self.count(subject, work(count)));
+        Ok((long? - short?) / f64::from(many - few))
+    }
+
+    fn count(&self, subject: &Subject, work: Work) -> Result<f64> {
+        let words = subject.words(&Setup::of(work), &self.directory)?;
+        let mut command = Command::new("valgrind");
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        let end = capture_limited(command.args(words), LIMIT)?;
+        if !end.status.is_some_and(|status| status.success()) {
+            bail!("{}: {}", subject.name, last_lines(&end.text, 5));
+        }
+        collected(&end.text).context("valgrind counted nothing")
+    }
+}
+
+/// The others have signals or memory that valgrind does not take.
+fn can(subject: &Subject) -> bool {
+    matches!(subject.kind, Kind::MiniVmm | Kind::Floor)
+}
+
+/// The number behind "Collected" in what callgrind prints.
+fn collected(text: &str) -> Option<f64> {
+    let (_, rest) = text.split_once("Collected :")?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callgrinds_number_is_read() {
+        let text = "==1== Events    : Ir\n==1== Collected : 10494417\n==1== \n";
+        assert_eq!(collected(text), Some(10_494_417.0));
+        assert_eq!(collected("==1== Events    : Ir\n"), None);
+    }
+}
