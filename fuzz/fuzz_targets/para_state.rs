@@ -20,17 +20,18 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 static MEMORY: LazyLock<GuestMemoryMmap> = LazyLock::new(guest::memory);
 
-/// Version, page, site: little-endian.
+/// Version, page, site: little-endian; then the number of the stub that the guest was given, if that is known.
 fn plain(bytes: &[u8]) -> Option<ParaMsrState> {
     let (version, rest) = bytes.split_first_chunk()?;
     let (para_state_gpa, rest) = rest.split_first_chunk()?;
-    let (hypercall_gpa, _) = rest.split_first_chunk()?;
+    let (hypercall_gpa, rest) = rest.split_first_chunk()?;
     Some(ParaMsrState {
         version: u32::from_le_bytes(*version),
         registration: Some(ParaRegistration {
             para_state_gpa: u64::from_le_bytes(*para_state_gpa),
             hypercall_gpa: u64::from_le_bytes(*hypercall_gpa),
         }),
+        stub: rest.first().and_then(|number| STUBS.get(usize::from(*number))).copied(),
     })
 }
 
@@ -59,7 +60,8 @@ fn restore(state: &ParaMsrState, stub: Stub) {
         Ok(Restored::Registered { registration, site }) => {
             guest::assert_sane(&registration);
             assert_eq!(para.registration(), Some(registration));
-            assert_eq!(para.save(), *state);
+            let given = Some(stub);
+            assert_eq!(para.save(), ParaMsrState { stub: given, ..*state });
             let gpa = registration.hypercall_gpa;
             let (was, is) = (guest::site(&before, gpa), guest::site(&after, gpa));
             match site {

@@ -49,6 +49,15 @@ impl<R: CallRegisters> MachineIo<R> {
         para.map_or_else(ParaMsrState::default, |para| para.save())
     }
 
+    /// Whether a saved registration can be taken back here. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`restore_para`](Self::restore_para).
+    pub fn check_para(&mut self, state: &ParaMsrState) -> Result<(), RestoreError> {
+        let para = self.msrs.para::<R>();
+        para.map_or(Ok(()), |para| para.check(state))
+    }
+
     /// Takes a saved registration back. Where guests can't register, it is dropped, with a warning.
     ///
     /// # Errors

@@ -254,7 +254,9 @@ impl Machine {
     /// checked against it, and written anew into it.
     ///
     /// # Errors
-    /// A vCPU that is not paused, or whose state the host does not take.
+    /// A vCPU that is not paused, whose state the host does not take, or whose guest calls by another kind of stub
+    /// than this machine's. A vCPU whose state was refused is as it was, others may have theirs; a vCPU that was left
+    /// with half a state does not start.
     pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
         Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
     }

@@ -100,6 +100,12 @@ pub enum Error {
     },
 }
 
+/// A restore hook's error that came before its first change: the vCPU can go on as if it had not been asked. It reads
+/// as the error in it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Unchanged(#[from] pub BoxError);
+
 /// `Result` of a [`VcpuSet`](crate::VcpuSet).
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -85,7 +85,7 @@ mod thread;
 mod vcpu;
 
 pub use dispatch::{Access, Flow, Leave, Unclaimed, dispatch};
-pub use error::{Error, Result};
+pub use error::{Error, Result, Unchanged};
 pub use event::{VcpuEvent, VcpuEventSender, VcpuEventSubscriber, VcpuEvents, vcpu_events};
 pub use exit::{
     DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,

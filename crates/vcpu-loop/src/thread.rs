@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 use crate::dispatch::{Flow, Leave, Unclaimed, dispatch};
+use crate::error::Unchanged;
 use crate::event::{VcpuEvent, VcpuEventSender};
 use crate::exit::Exit;
 use crate::history::{ExitHistory, ExitRecord};
@@ -79,9 +80,10 @@ impl<V, I, S> fmt::Debug for StateHooks<V, I, S> {
 impl<V, I, S> StateHooks<V, I, S> {
     /// Hooks of the caller's own.
     ///
-    /// A `restore` hook should restore the vCPU first and pass its error on, by itself or as a
-    /// [`source`](std::error::Error::source): if the vCPU says [`SaveVcpu::left_unchanged`] of it, it stays
-    /// paused. Any other error ends the vCPU until a restore succeeds.
+    /// A `restore` hook should check what it can before it changes anything, and say [`Unchanged`] where that fails;
+    /// then restore the vCPU and pass its error on, by itself or as a [`source`](std::error::Error::source). After
+    /// `Unchanged`, or an error of which the vCPU says [`SaveVcpu::left_unchanged`], it stays paused. Any other error
+    /// ends the vCPU until a restore succeeds.
     ///
     /// [`SaveVcpu::left_unchanged`]: crate::SaveVcpu::left_unchanged
     pub fn new(
@@ -344,8 +346,11 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
-    /// Whether a failed restore changed nothing, which the vCPU's error in the chain of causes says.
+    /// Whether a failed restore changed nothing, which the hook says or the vCPU's error in the chain of causes.
     fn left_unchanged(error: &BoxError) -> bool {
+        if error.is::<Unchanged>() {
+            return true;
+        }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
         while let Some(error) = cause {
             if let Some(own) = error.downcast_ref::<V::Error>() {

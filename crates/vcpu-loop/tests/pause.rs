@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptError, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
     BoxError, Error, Exit, Kick, ManagedVcpu, Next, Request, Response, SaveVcpu, State, StateHooks,
-    Vcpu, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
+    Unchanged, Vcpu, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -412,6 +412,9 @@ fn the_io_objects_state_is_part_of_the_saved_state() {
             Ok((vcpu_loop::SaveVcpu::save(vcpu)?, io.calls().get().len()))
         },
         |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo, (state, calls): (ScriptState, usize)| {
+            if calls > 1000 {
+                return Err(Unchanged("far too many calls".into()).into());
+            }
             if calls > 100 {
                 return Err("too many calls".into());
             }
@@ -438,6 +441,13 @@ fn the_io_objects_state_is_part_of_the_saved_state() {
         vcpus.pause(SOON).unwrap();
     };
     assert_eq!(saved, [(ScriptState { retired: 1 }, 2)]);
+    // One that failed before its first change is as if it had not been asked for.
+    let far_too_many = vec![(ScriptState::default(), 1001)];
+    let error = vcpus.restore(far_too_many, SOON).unwrap_err();
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(cause.as_deref(), Some("far too many calls"));
+    vcpus.resume(SOON).unwrap();
+    vcpus.pause(SOON).unwrap();
     // A failed restore leaves a vCPU that must not run, but can be restored again.
     let error = vcpus
         .restore(vec![(ScriptState::default(), 101)], SOON)

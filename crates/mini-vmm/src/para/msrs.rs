@@ -10,7 +10,7 @@ use log::{Level, log};
 use para_abi::MSR_KVM_API_MAGIC;
 use para_msr::para::{EventThrottle, ParaMsr, ParaMsrState, Registration, RestoreError, Restored};
 use para_msr::{MsrDispatch, MsrDispatchBuilder, MsrHandler, Outcome};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
 use super::{CallRegisters, Gate, RouteChoice};
 
@@ -87,26 +87,37 @@ impl<R: CallRegisters> ParaHandler<R> {
         saved.unwrap_or_default()
     }
 
+    /// Whether a saved state can be taken back. It changes nothing, but a machine that is left to choose its route may
+    /// find out whether the vendor's instruction will do.
+    ///
+    /// # Errors
+    /// The state has a form that isn't known, or its guest's calls can't go this host's way.
+    pub fn check(&self, state: &ParaMsrState) -> Result<(), RestoreError> {
+        match state.standing(&*self.memory)? {
+            Some(standing) => self.beside(standing).check(state),
+            None => Ok(()),
+        }
+    }
+
     /// Takes a saved state back: the registration is checked again, and this host's instructions are written where
     /// another's were.
     ///
     /// # Errors
-    /// The state has a form that isn't known, or its guest's calls can't go this host's way; then nothing has changed.
+    /// As [`check`](Self::check); then nothing has changed.
     pub fn restore(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
         if self.para.is_none() && *state == ParaMsrState::default() {
             return Ok(Restored::Unregistered);
         }
-        if let Some(standing) = self.standing(state) {
+        if let Some(standing) = state.standing(&*self.memory)? {
+            self.beside(standing).check(state)?;
             self.route.keep(standing);
         }
         self.para().restore(state)
     }
 
-    /// The stub that a saved guest calls by.
-    fn standing(&self, state: &ParaMsrState) -> Option<Stub> {
-        let site = GuestAddress(state.registration?.hypercall_gpa);
-        let bytes: [u8; Stub::LEN] = self.memory.read_obj(site).ok()?;
-        Stub::identify(&bytes)
+    /// The MSR as it would be for a guest that was saved calling by `standing`.
+    fn beside(&self, standing: Stub) -> ParaMsr<Arc<GuestMemoryMmap>> {
+        ParaMsr::new(Arc::clone(&self.memory), self.route.beside(standing))
     }
 }
 

@@ -98,15 +98,22 @@ impl RouteChoice {
         }
     }
 
-    /// A guest that was saved calls by `standing`. If the choice is still open, it is for port I/O where the guest has
-    /// that: a native stub can't take its place.
-    pub fn keep(&self, standing: Stub) {
-        if standing.port().is_some() {
-            self.chosen.get_or_init(|| {
-                info!("hypercalls go by {}, as those of the saved guest", self.pio);
-                self.pio
-            });
+    /// The stub of a guest that was saved calling by `standing`. If the choice is still open, it is for port I/O where
+    /// the guest has that: a native stub can't take its place. [`keep`](Self::keep) makes that choice.
+    pub fn beside(&self, standing: Stub) -> Stub {
+        match (self.chosen.get(), standing.port()) {
+            (None, Some(_)) => self.pio,
+            _ => self.stub(),
         }
+    }
+
+    /// A guest that was saved calling by `standing` is here to stay.
+    pub fn keep(&self, standing: Stub) {
+        let stub = self.beside(standing);
+        self.chosen.get_or_init(|| {
+            info!("hypercalls go by {stub}, as those of the saved guest");
+            stub
+        });
     }
 
     /// The stub. The first call may take as long as the probe's deadline; calls of other vCPUs wait for it.

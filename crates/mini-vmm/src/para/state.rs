@@ -7,7 +7,7 @@ use log::{debug, warn};
 use para_msr::para::{ParaMsrState, Restored};
 use serde::{Deserialize, Serialize};
 use vcpu_loop::kvm::VcpuState;
-use vcpu_loop::{ManagedVcpu, StateHooks};
+use vcpu_loop::{ManagedVcpu, StateHooks, Unchanged};
 
 use super::CallRegisters;
 use crate::vcpu_io::MachineIo;
@@ -25,7 +25,8 @@ pub struct MachineVcpuState<S = VcpuState> {
 /// How a machine's vCPU and what it answers itself become one state, and back.
 ///
 /// Guest memory is restored before: the registration is checked against it, and the instructions of a call are written
-/// anew where the saving host had others. The vCPU comes first, so that a state that doesn't fit it changes nothing.
+/// anew where the saving host had others. A guest whose calls can't go this machine's way is refused before anything
+/// changes; then the vCPU comes first, so that a state that doesn't fit it changes nothing, either.
 pub fn state_hooks<V, R>() -> StateHooks<V, MachineIo<R>, MachineVcpuState<V::State>>
 where
     V: ManagedVcpu,
@@ -39,6 +40,8 @@ where
             })
         },
         |vcpu: &mut V, io: &mut MachineIo<R>, state: MachineVcpuState<V::State>| {
+            io.check_para(&state.para)
+                .map_err(|error| Unchanged(error.into()))?;
             vcpu.restore(&state.vcpu)?;
             match io.restore_para(&state.para)? {
                 Restored::Unregistered => {}

@@ -18,8 +18,7 @@ use super::page::ParaPage;
 /// The saved state of a [`ParaMsr`].
 ///
 /// Plain data that anybody may have written: it gives no access to anything until [`ParaMsr::restore`] has
-/// checked it against guest memory. The stub isn't part of it; which one stands in guest memory is read
-/// there.
+/// checked it against guest memory. Which stub stands there is read there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ParaMsrState {
@@ -27,11 +26,99 @@ pub struct ParaMsrState {
     pub version: u32,
     /// What the vCPU is registered with, if it is.
     pub registration: Option<ParaRegistration>,
+    /// The stub that the host gave it, if it is registered. What stands at the site is the guest's to write: a stub of
+    /// the other kind is none that it was given, and no reason to refuse it. Without this, what stands there decides.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub stub: Option<Stub>,
 }
 
 impl ParaMsrState {
     /// The form that is written, and the newest that is read.
     pub const VERSION: u32 = 1;
+
+    /// The stub by which the saved guest calls, for a VMM that can still choose its own; `None` if it is not
+    /// registered, its registration no longer holds, or it put something else there. `memory` is restored.
+    ///
+    /// # Errors
+    /// [`RestoreError::Version`] if the state has a form that isn't known.
+    ///
+    /// # Example
+    /// ```
+    /// use hypercall_patch::{PioPort, Stub};
+    /// use para_msr::para::{ParaMsr, ParaMsrState, ParaRegistration};
+    /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+    ///
+    /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+    /// memory.write_slice(&Stub::Vmx.bytes(), GuestAddress(0x2000))?;
+    /// let registration = ParaRegistration { para_state_gpa: 0x1000, hypercall_gpa: 0x2000 };
+    /// let state = ParaMsrState { registration: Some(registration), ..ParaMsrState::default() };
+    ///
+    /// let mine = match state.standing(&memory)? {
+    ///     Some(Stub::Pio(_)) => Stub::Pio(PioPort::DEFAULT),
+    ///     _ => Stub::Svm,
+    /// };
+    /// assert!(ParaMsr::new(&memory, mine).restore(&state).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn standing<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+    ) -> Result<Option<Stub>, RestoreError> {
+        Ok(match self.judge(memory)? {
+            Judged::Holds { standing, .. } => standing,
+            Judged::Unregistered | Judged::Lost { .. } => None,
+        })
+    }
+
+    /// What there is to restore. Changes nothing.
+    fn judge<'a, M: GuestMemory + ?Sized>(
+        &self,
+        memory: &'a M,
+    ) -> Result<Judged<'a, M>, RestoreError> {
+        if self.version != Self::VERSION {
+            let found = self.version;
+            return Err(RestoreError::Version { found });
+        }
+        let Some(registration) = self.registration else {
+            return Ok(Judged::Unregistered);
+        };
+        let site = match check_again(memory, &registration) {
+            Ok(site) => site,
+            Err(reason) => {
+                return Ok(Judged::Lost {
+                    registration,
+                    reason,
+                });
+            }
+        };
+        let bytes = site.bytes();
+        let is_given = |stub: &Stub| {
+            let given = self.stub.unwrap_or(*stub);
+            given.ret_offset() == stub.ret_offset()
+        };
+        Ok(Judged::Holds {
+            registration,
+            site,
+            bytes,
+            standing: Stub::identify(&bytes).filter(is_given),
+        })
+    }
+}
+
+/// A saved registration, held against guest memory.
+enum Judged<'a, M: GuestMemory + ?Sized> {
+    Unregistered,
+    Lost {
+        registration: ParaRegistration,
+        reason: Lost,
+    },
+    Holds {
+        registration: ParaRegistration,
+        site: Site<'a, BS<'a, M::Bitmap>>,
+        bytes: [u8; Stub::LEN],
+        /// The stub that the guest was given, unless it put something else there.
+        standing: Option<Stub>,
+    },
 }
 
 impl Default for ParaMsrState {
@@ -40,6 +127,7 @@ impl Default for ParaMsrState {
         ParaMsrState {
             version: Self::VERSION,
             registration: None,
+            stub: None,
         }
     }
 }
@@ -134,9 +222,37 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     /// The vCPU's registration. Save it when no WRMSR is pending (see `vcpu-loop`'s `complete`), or a
     /// restored vCPU would execute it again.
     pub fn save(&self) -> ParaMsrState {
+        let registration = self.registration();
         ParaMsrState {
             version: ParaMsrState::VERSION,
-            registration: self.registration(),
+            registration,
+            stub: registration.map(|_| self.stub()),
+        }
+    }
+
+    /// Whether [`restore`](Self::restore) would refuse a state, for a VMM that restores other parts first. Changes
+    /// nothing; guest memory is restored.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn check(&self, state: &ParaMsrState) -> Result<(), RestoreError> {
+        let memory = self.memory().memory();
+        self.agree(&state.judge(&*memory)?)
+    }
+
+    /// Whether a saved guest's stub can be this host's.
+    fn agree<M: GuestMemory + ?Sized>(&self, judged: &Judged<'_, M>) -> Result<(), RestoreError> {
+        match judged {
+            Judged::Holds {
+                registration,
+                standing: Some(from),
+                ..
+            } if from.ret_offset() != self.stub().ret_offset() => Err(RestoreError::OtherKind {
+                gpa: registration.hypercall_gpa,
+                from: *from,
+                to: self.stub(),
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -167,44 +283,41 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn restore(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
-        if state.version != ParaMsrState::VERSION {
-            return Err(RestoreError::Version {
-                found: state.version,
-            });
-        }
-        let Some(registration) = state.registration else {
-            self.set_registration(None);
-            return Ok(Restored::Unregistered);
-        };
-        let (memory, stub) = (self.memory().memory(), self.stub());
-        let site = match check_again(&*memory, &registration) {
-            Ok(site) => site,
-            Err(reason) => {
+        let memory = self.memory().memory();
+        let judged = state.judge(&*memory)?;
+        self.agree(&judged)?;
+        Ok(match judged {
+            Judged::Unregistered => {
                 self.set_registration(None);
-                return Ok(Restored::Dropped {
+                Restored::Unregistered
+            }
+            Judged::Lost {
+                registration,
+                reason,
+            } => {
+                self.set_registration(None);
+                Restored::Dropped {
                     registration,
                     reason,
-                });
+                }
             }
-        };
-        let bytes = site.bytes();
-        let standing = Stub::identify(&bytes);
-        if let Some(from) = standing.filter(|from| from.ret_offset() != stub.ret_offset()) {
-            let gpa = registration.hypercall_gpa;
-            return Err(RestoreError::OtherKind {
-                gpa,
-                from,
-                to: stub,
-            });
-        }
-        self.prepare();
-        self.set_registration(Some(registration));
-        let site = match standing.map(|from| (from, site.write(stub))) {
-            None => RestoredSite::Foreign { bytes },
-            Some((_, Written::Unchanged)) => RestoredSite::Unchanged,
-            Some((from, Written::Changed)) => RestoredSite::Repatched { from },
-        };
-        Ok(Restored::Registered { registration, site })
+            Judged::Holds {
+                registration,
+                site,
+                bytes,
+                standing,
+            } => {
+                self.prepare();
+                self.set_registration(Some(registration));
+                let written = standing.map(|from| (from, site.write(self.stub())));
+                let site = match written {
+                    None => RestoredSite::Foreign { bytes },
+                    Some((_, Written::Unchanged)) => RestoredSite::Unchanged,
+                    Some((from, Written::Changed)) => RestoredSite::Repatched { from },
+                };
+                Restored::Registered { registration, site }
+            }
+        })
     }
 }
 

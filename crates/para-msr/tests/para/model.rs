@@ -113,7 +113,8 @@ impl Model {
         came
     }
 
-    fn restore(&mut self, vcpu: usize, saved: Option<(u64, u64)>) -> Back {
+    /// `given` is the stub that the guest was given, where that is known.
+    fn restore(&mut self, vcpu: usize, saved: Option<(u64, u64)>, given: Option<[u8; 4]>) -> Back {
         let Some((page, site)) = saved else {
             self.registered[vcpu] = None;
             return Back::Unregistered;
@@ -123,9 +124,11 @@ impl Model {
             return Back::Dropped;
         }
         let bytes = &self.bytes[site as usize..site as usize + 4];
-        let left_alone = Stub::identify(bytes).is_none();
         // Of stubs, native ones alone begin with 0f.
-        if !left_alone && (bytes[0] == 0x0f) != (self.stub[0] == 0x0f) {
+        let is_native = |bytes: &[u8]| bytes[0] == 0x0f;
+        let is_other = given.is_some_and(|given| is_native(&given) != is_native(bytes));
+        let left_alone = Stub::identify(bytes).is_none() || is_other;
+        if !left_alone && is_native(bytes) != is_native(&self.stub) {
             return Back::OtherKind;
         }
         self.registered[vcpu] = saved;
@@ -166,6 +169,7 @@ enum Step {
         vcpu: usize,
         page: u64,
         site: u64,
+        given: Option<Stub>,
     },
 }
 
@@ -219,7 +223,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (vcpu.clone(), page()).prop_map(|(vcpu, value)| Step::Wrmsr { vcpu, value }),
         1 => vcpu.clone().prop_map(|vcpu| Step::Reset { vcpu }),
         2 => select(STUBS.to_vec()).prop_map(|stub| Step::Move { stub }),
-        1 => (vcpu, page(), site()).prop_map(|(vcpu, page, site)| Step::Forge { vcpu, page, site }),
+        1 => (vcpu, page(), site(), proptest::option::of(select(STUBS.to_vec())))
+            .prop_map(|(vcpu, page, site, given)| Step::Forge { vcpu, page, site, given }),
     ]
 }
 
@@ -317,14 +322,14 @@ fn moved<'m>(
     stub: Stub,
 ) -> Vec<ParaMsr<&'m Guarded>> {
     let states = vcpus.iter().map(|vcpu| carried(vcpu.save()));
-    model.stub = stub.bytes();
+    let given = std::mem::replace(&mut model.stub, stub.bytes());
     let restore = |(vcpu, state): (usize, ParaMsrState)| {
         let mut para = ParaMsr::new(memory, stub);
         let was = model.registered[vcpu].take();
         let back = back(para.restore(&state));
         // Its memory came along, so it can't be lost.
         assert_ne!(back, Back::Dropped);
-        assert_eq!(back, model.restore(vcpu, was));
+        assert_eq!(back, model.restore(vcpu, was, Some(given)));
         para
     };
     states.enumerate().map(restore).collect()
@@ -356,17 +361,24 @@ fn run(stub: Stub, steps: Vec<Step>) {
                 both.model.registered[vcpu] = None;
             }
             Step::Move { stub } => vcpus = moved(vcpus, &memory, &mut both.model, stub),
-            Step::Forge { vcpu, page, site } => {
+            Step::Forge {
+                vcpu,
+                page,
+                site,
+                given,
+            } => {
                 let registration = ParaRegistration {
                     para_state_gpa: page,
                     hypercall_gpa: site,
                 };
                 let state = ParaMsrState {
                     registration: Some(registration),
+                    stub: given,
                     ..ParaMsrState::default()
                 };
                 let back = back(vcpus[vcpu].restore(&state));
-                assert_eq!(back, both.model.restore(vcpu, Some((page, site))));
+                let given = given.map(Stub::bytes);
+                assert_eq!(back, both.model.restore(vcpu, Some((page, site)), given));
             }
         }
         both.check(&vcpus);

@@ -66,7 +66,11 @@ fn h6_a_guest_is_patched_anew_for_another_host() {
                     .iter()
                     .all(|gpa| site.contains(gpa))
             );
-            assert_eq!(para.save(), state, "and it can be saved again");
+            let again = ParaMsrState {
+                stub: Some(to),
+                ..state
+            };
+            assert_eq!(para.save(), again, "and it can be saved again");
         }
     }
 }
@@ -77,12 +81,18 @@ fn h6_a_stub_of_the_other_kind_is_an_error_and_changes_nothing() {
         for to in stubs().filter(|to| to.ret_offset() != from.ret_offset()) {
             let (memory, state) = saved(from);
             let before = image(&memory);
-            let mut para = ParaMsr::new(&memory, to).with_prelude(|| panic!("nobody calls"));
-            let error = para.restore(&state).unwrap_err();
             let gpa = SITE;
-            assert_eq!(error, RestoreError::OtherKind { gpa, from, to });
-            assert_eq!(para.registration(), None);
-            assert_eq!(image(&memory), before);
+            let refused = Err(RestoreError::OtherKind { gpa, from, to });
+            // Also where nobody knows any more what the guest was given.
+            for stub in [state.stub, None] {
+                let state = ParaMsrState { stub, ..state };
+                let mut para = ParaMsr::new(&memory, to).with_prelude(|| panic!("nobody calls"));
+                assert_eq!(state.standing(&memory), Ok(Some(from)));
+                assert_eq!(para.check(&state), refused.map(|_: Restored| ()));
+                assert_eq!(para.restore(&state), refused);
+                assert_eq!(para.registration(), None);
+                assert_eq!(image(&memory), before);
+            }
         }
     }
     let (memory, state) = saved(Stub::Vmx);
@@ -92,6 +102,45 @@ fn h6_a_stub_of_the_other_kind_is_an_error_and_changes_nothing() {
         "the guest was saved with the hypercall stub \"vmcall; ret\" at guest address 0x2010, which \"out 0xf5, al; \
          ret; int3\" can't replace in a guest that may be inside of it, restore it where hypercalls go the same way"
     );
+}
+
+/// Or a guest could see to it that no host takes it any more.
+#[test]
+fn h6_a_stub_of_the_other_kind_that_the_guest_wrote_is_its_own() {
+    for given in stubs() {
+        for written in stubs().filter(|stub| stub.ret_offset() != given.ret_offset()) {
+            let (memory, state) = saved(given);
+            assert_eq!(state.stub, Some(given));
+            memory
+                .write_slice(&written.bytes(), GuestAddress(SITE))
+                .unwrap();
+            assert_eq!(state.standing(&memory), Ok(None));
+            let mut para = ParaMsr::new(&memory, given);
+            assert_eq!(para.check(&state), Ok(()));
+            let bytes = written.bytes();
+            let site = RestoredSite::Foreign { bytes };
+            let registration = REGISTRATION;
+            assert_eq!(
+                para.restore(&state),
+                Ok(Restored::Registered { registration, site })
+            );
+            assert_eq!(para.save(), state);
+        }
+    }
+}
+
+#[test]
+fn h6_what_does_not_hold_has_no_stub() {
+    let (memory, good) = saved(Stub::Vmx);
+    assert_eq!(good.standing(&memory), Ok(Some(Stub::Vmx)));
+    for lost in [state(PAGE + 8, SITE), state(RAM, SITE), state(PAGE, 0x2ffd)] {
+        assert_eq!(lost.standing(&memory), Ok(None));
+        assert_eq!(ParaMsr::new(&memory, PIO).check(&lost), Ok(()));
+    }
+    assert_eq!(ParaMsrState::default().standing(&memory), Ok(None));
+    let version = ParaMsrState { version: 2, ..good };
+    let found = Err(RestoreError::Version { found: 2 });
+    assert_eq!(version.standing(&memory), found);
 }
 
 #[test]
@@ -269,9 +318,18 @@ fn h6_the_state_is_json_that_a_later_version_can_extend() {
     let json = serde_json::to_string(&state).unwrap();
     assert_eq!(
         json,
-        r#"{"version":1,"registration":{"para_state_gpa":4096,"hypercall_gpa":8208}}"#
+        r#"{"version":1,"registration":{"para_state_gpa":4096,"hypercall_gpa":8208},"stub":"vmx"}"#
     );
     assert_eq!(serde_json::from_str::<ParaMsrState>(&json).unwrap(), state);
+    let without: ParaMsrState =
+        serde_json::from_str(&json.replace(r#","stub":"vmx""#, "")).unwrap();
+    assert_eq!(
+        without,
+        ParaMsrState {
+            stub: None,
+            ..state
+        }
+    );
     let later = r#"{"version":2,"registration":null,"cr3_cache_gpa":4096}"#;
     let later: ParaMsrState = serde_json::from_str(later).unwrap();
     let memory = ready();

@@ -13,7 +13,7 @@ use crate::para::{Completion, RouteChoice, RouteError};
 use crate::spec::{HypercallRoute, VmSpec};
 
 /// A choice of a guest with this vendor string, and how often it was probed.
-fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {
+pub fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {
     let word = |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().unwrap());
     let leaf0 = kvm_cpuid_entry2 {
         ebx: word(0),
@@ -38,7 +38,7 @@ fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Ar
     (RouteChoice::new(&spec, &cpuid, probe), probes)
 }
 
-type Choice = Result<RouteChoice, RouteError>;
+pub type Choice = Result<RouteChoice, RouteError>;
 
 #[test]
 fn auto_is_the_vendor_where_that_was_proved_and_asks_once_and_late() {

@@ -3,8 +3,10 @@
 
 //! A registration as part of a saved vCPU.
 
+use std::sync::atomic::Ordering;
+
 use hypercall_patch::{PioPort, Stub};
-use para_abi::ParaStatePayload;
+use para_abi::{Convention, ParaStatePayload};
 use para_msr::ParaMsrState;
 use para_msr::para::ParaRegistration;
 use vcpu_loop::script::{ScriptState, ScriptedVcpu, Step};
@@ -13,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{Machine, PAGE, SITE, SOON, register};
 use crate::para::{MachineVcpuState, state_hooks};
+use crate::spec::HypercallRoute;
 
 /// A set of one scripted vCPU of `machine`, with the hooks of real ones.
 fn set(
@@ -89,12 +92,55 @@ fn h6_a_guest_that_calls_another_way_is_refused_until_it_is_let() {
     assert!(text.contains("vmcall; ret"), "{text}");
     assert_eq!(machine.site(), Stub::Vmx.bytes());
     assert!(!machine.registers[0].is_shared(), "nobody was let in");
-    // A vCPU of half a state doesn't run.
-    vcpus.resume(SOON).unwrap_err();
+    // Nothing has changed: the vCPU goes on as if it had not been asked.
+    vcpus.resume(SOON).unwrap();
+    vcpus.pause(SOON).unwrap();
 
     stand(&machine, Stub::Pio(PioPort::DEFAULT));
     vcpus.restore(vec![state.clone()], SOON).unwrap();
-    assert_eq!(vcpus.save(SOON).unwrap(), [state]);
+    let given = Some(Stub::Pio(PioPort::DEFAULT));
+    let para = ParaMsrState {
+        stub: given,
+        ..state.para
+    };
+    assert_eq!(
+        vcpus.save(SOON).unwrap(),
+        [MachineVcpuState { para, ..state }]
+    );
+}
+
+#[test]
+fn h6_a_state_that_is_not_taken_decides_no_route() {
+    let (choice, probes) = super::route::choice(HypercallRoute::Auto, b"AuthenticAMD", true);
+    let machine = Machine::new(choice.unwrap(), Convention::Kvm);
+    stand(&machine, Stub::Pio(PioPort::DEFAULT));
+    let (vcpus, _events) = set(&machine, vec![]);
+    let state = |version, para_state_gpa, vcpu| MachineVcpuState {
+        vcpu,
+        para: ParaMsrState {
+            version,
+            registration: Some(ParaRegistration {
+                para_state_gpa,
+                hypercall_gpa: SITE,
+            }),
+            stub: None,
+        },
+    };
+    let fresh = ScriptState::default();
+    vcpus
+        .restore(vec![state(99, PAGE, fresh)], SOON)
+        .unwrap_err();
+    vcpus
+        .restore(vec![state(1, PAGE, ScriptState::MISFIT)], SOON)
+        .unwrap_err();
+    assert!(machine.route.port().is_some(), "it is still open");
+    assert_eq!(probes.load(Ordering::Relaxed), 0);
+    // A damaged registration is dropped, and leaves the choice to whoever registers.
+    vcpus
+        .restore(vec![state(1, PAGE + 8, fresh)], SOON)
+        .unwrap();
+    assert_eq!(machine.route.stub(), Stub::Svm);
+    assert_eq!(probes.load(Ordering::Relaxed), 1);
 }
 
 #[test]
