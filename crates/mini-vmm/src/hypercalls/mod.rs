@@ -89,27 +89,45 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// What one vCPU called. Only its thread counts, so a count is a load and a store, and no other vCPU waits for it.
+/// Counts of one vCPU, in cache lines of their own (CPUs fetch them in pairs): no other vCPU waits for them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Line([AtomicU64; COUNTS_PER_LINE]);
+
+const COUNTS_PER_LINE: usize = 128 / size_of::<AtomicU64>();
+
+/// What one vCPU called. Only its thread counts, so a count is a load and a store.
 #[derive(Debug)]
-struct Counts {
-    /// One per entry, in their order.
-    calls: Box<[AtomicU64]>,
-    unknown: AtomicU64,
-    unprivileged: AtomicU64,
-}
+struct Counts(Box<[Line]>);
 
 impl Counts {
+    /// Where calls of numbers that nobody answers are counted, and calls from outside of CPL 0; entries come behind.
+    const UNKNOWN: usize = 0;
+    const UNPRIVILEGED: usize = 1;
+    const ENTRIES: usize = 2;
+
     fn new(entries: usize) -> Self {
-        Counts {
-            calls: (0..entries).map(|_| AtomicU64::new(0)).collect(),
-            unknown: AtomicU64::new(0),
-            unprivileged: AtomicU64::new(0),
+        let lines = (Self::ENTRIES + entries).div_ceil(COUNTS_PER_LINE);
+        Counts((0..lines).map(|_| Line::default()).collect())
+    }
+
+    fn count(&self, which: usize) -> Option<&AtomicU64> {
+        self.0
+            .get(which / COUNTS_PER_LINE)?
+            .0
+            .get(which % COUNTS_PER_LINE)
+    }
+
+    fn add(&self, which: usize) {
+        if let Some(count) = self.count(which) {
+            let more = count.load(Ordering::Relaxed).wrapping_add(1);
+            count.store(more, Ordering::Relaxed);
         }
     }
 
-    fn add(count: &AtomicU64) {
-        let more = count.load(Ordering::Relaxed).wrapping_add(1);
-        count.store(more, Ordering::Relaxed);
+    fn get(&self, which: usize) -> u64 {
+        let count = self.count(which);
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -165,7 +183,7 @@ impl HypercallsBuilder {
         }
     }
 
-    /// Freezes the registry, for calls of so many vCPUs.
+    /// Freezes the registry, for calls of so many vCPUs. Those of others are answered as well, and not counted.
     pub fn build(self, vcpus: u8) -> Arc<Hypercalls> {
         let entries = self.entries.len();
         Arc::new(Hypercalls {
@@ -246,25 +264,23 @@ impl Hypercalls {
     /// Answers `call`: the value for RAX. The caller's CPL is looked at first, as in KVM. It comes from the caller's
     /// own thread.
     pub fn call(&self, caller: &Caller, call: &Call) -> u64 {
-        let counts = self.counts.get(caller.vcpu as usize);
-        if caller.cpl != 0 {
-            if let Some(counts) = counts {
-                Counts::add(&counts.unprivileged);
+        let count = |which| {
+            if let Some(counts) = self.counts.get(caller.vcpu as usize) {
+                counts.add(which);
             }
+        };
+        if caller.cpl != 0 {
+            count(Counts::UNPRIVILEGED);
             return KvmErrno::KVM_EPERM.as_ret();
         }
         match self.entries.binary_search_by_key(&call.nr, |e| e.number) {
             Ok(at) => {
-                if let Some(counts) = counts {
-                    Counts::add(&counts.calls[at]);
-                }
+                count(Counts::ENTRIES + at);
                 let answer = self.entries[at].handler.call(caller, &call.args);
                 answer.unwrap_or_else(KvmErrno::as_ret)
             }
             Err(_) => {
-                if let Some(counts) = counts {
-                    Counts::add(&counts.unknown);
-                }
+                count(Counts::UNKNOWN);
                 KvmErrno::KVM_ENOSYS.as_ret()
             }
         }
@@ -272,19 +288,16 @@ impl Hypercalls {
 
     /// How often it was called so far, by all vCPUs.
     pub fn counters(&self) -> Counters {
-        let sum = |of: &dyn Fn(&Counts) -> u64| {
-            let counts = self.counts.iter().map(of);
+        let sum = |which| {
+            let counts = self.counts.iter().map(|counts| counts.get(which));
             counts.fold(0u64, u64::saturating_add)
         };
         let entries = self.entries.iter().enumerate();
-        let calls = entries.map(|(at, entry)| {
-            let calls = sum(&|counts| counts.calls[at].load(Ordering::Relaxed));
-            (entry.number, entry.name, calls)
-        });
+        let calls = entries.map(|(at, e)| (e.number, e.name, sum(Counts::ENTRIES + at)));
         Counters {
             calls: calls.collect(),
-            unknown: sum(&|counts| counts.unknown.load(Ordering::Relaxed)),
-            unprivileged: sum(&|counts| counts.unprivileged.load(Ordering::Relaxed)),
+            unknown: sum(Counts::UNKNOWN),
+            unprivileged: sum(Counts::UNPRIVILEGED),
         }
     }
 }

@@ -173,6 +173,42 @@ fn calls_are_counted_by_number() {
     assert_eq!(counters.to_string(), "MAP_GPA_RANGE 1, NOP 3, unknown 1");
 }
 
+/// More entries than counts have room in one cache line.
+#[test]
+fn calls_of_all_vcpus_are_counted_together() {
+    let mut builder = HypercallsBuilder::new();
+    for number in 0..40 {
+        let handler = move |_: &Caller, _: &[u64; 6]| Ok(number);
+        builder.insert(number, "number", handler).unwrap();
+    }
+    let calls = builder.build(3);
+    let call = |vcpu, cpl, nr| {
+        let caller = Caller {
+            vcpu,
+            cpl,
+            ..KERNEL
+        };
+        calls.call(&caller, &Call { nr, args: [0; 6] })
+    };
+    for vcpu in 0..3 {
+        for nr in 0..40 {
+            for _ in 0..=nr {
+                assert_eq!(call(vcpu, 0, nr), nr);
+            }
+        }
+        call(vcpu, 0, 40);
+        call(vcpu, 3, 0);
+    }
+    let counters = calls.counters();
+    for (number, _, count) in &counters.calls {
+        assert_eq!(*count, 3 * (number + 1));
+    }
+    assert_eq!((counters.unknown, counters.unprivileged), (3, 3));
+    // A vCPU that nobody spoke of is answered.
+    assert_eq!(call(3, 0, 7), 7);
+    assert_eq!(calls.counters(), counters);
+}
+
 #[test]
 fn a_number_has_one_owner() {
     let mut builder = HypercallsBuilder::new();
