@@ -34,7 +34,7 @@ pub fn mini_vmm() -> Result<PathBuf> {
 }
 
 /// Where a static release binary is built.
-pub fn static_release(program: &str) -> Result<PathBuf> {
+fn static_release(program: &str) -> Result<PathBuf> {
     Ok(target_dir()?.join(TARGET).join("release").join(program))
 }
 

@@ -71,10 +71,11 @@ cargo xtask bench [OPTIONS]
       --json FILE  --markdown FILE  --svg DIRECTORY
 ";
 
-/// `cargo xtask --help` or `cargo xtask COMMAND --help`.
+/// `--help` anywhere before `--`, behind which the words are another program's.
 fn asks_for_help() -> bool {
-    let mut words = std::env::args_os().skip(1).take(2);
-    words.any(|word| word == "--help" || word == "-h")
+    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    let mut words = words.filter(|word| word == "--help" || word == "-h");
+    words.next().is_some()
 }
 
 fn run() -> Result<u8> {

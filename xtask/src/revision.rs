@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::build;
 use crate::process::{capture_ok, step};
-use crate::workspace::{Scratch, cache_dir, cargo, root, target_dir};
+use crate::workspace::{Scratch, TARGET, cache_dir, cargo, root};
 
 /// A commit, by its full name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,8 @@ impl Revision {
     /// # Errors
     /// There is none, or no git repository.
     pub fn named(name: &str) -> Result<Revision> {
-        let hash = git(&["rev-parse", "--verify", "--end-of-options"], name)?;
+        let commit = format!("{name}^{{commit}}");
+        let hash = git(&["rev-parse", "--verify", "--end-of-options"], &commit)?;
         Ok(Revision(hash))
     }
 
@@ -43,7 +44,7 @@ impl Revision {
         Ok(Revision(hash))
     }
 
-    /// Its static release build of mini-vmm, built once.
+    /// Its static release build of mini-vmm, built once, in a place of its own: this build's is not disturbed.
     ///
     /// # Errors
     /// It does not build.
@@ -70,13 +71,15 @@ impl Revision {
         let mut command = cargo();
         command.current_dir(source);
         command.args(["build", "--release", "--locked", "--package", "mini-vmm"]);
-        // What both revisions depend on is built once.
-        command.env("CARGO_TARGET_DIR", target_dir()?);
+        let target = cache_dir()?.join("revisions");
+        command.env("CARGO_TARGET_DIR", &target);
         build::statically(&mut command);
         capture_ok(&mut command)?;
-        let built = build::static_release("mini-vmm")?;
-        fs::copy(&built, place).with_context(|| format!("can't copy {}", built.display()))?;
-        Ok(())
+        let built = target.join(TARGET).join("release/mini-vmm");
+        // In one step, or half a file would count as built.
+        let copied = source.join("mini-vmm.built");
+        fs::copy(&built, &copied).with_context(|| format!("can't copy {}", built.display()))?;
+        fs::rename(&copied, place).with_context(|| format!("can't make {}", place.display()))
     }
 }
 
@@ -102,5 +105,8 @@ mod tests {
         assert_eq!(Revision::named(&head.0).unwrap(), head);
         assert!(Revision::named("no such branch").is_err());
         assert!(Revision::named("--all").is_err());
+        for no_commit in ["deadbeef".repeat(5).as_str(), "HEAD:Cargo.toml"] {
+            assert!(Revision::named(no_commit).is_err(), "{no_commit}");
+        }
     }
 }

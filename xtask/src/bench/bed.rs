@@ -23,8 +23,11 @@ const MARK: &str = "BENCH-RUN ";
 const STORM: (u32, u32) = (5_000, 105_000);
 /// How long one run may take, in seconds of the bed's clock.
 const LIMIT: u32 = 60;
-/// How long the bed may say nothing, in time of this machine: several times what the slowest run takes.
-const STALL: Duration = Duration::from_secs(180);
+/// How long the bed may say nothing, in time of this machine: twice what [`LIMIT`] takes in counted time, so that a
+/// subject that hangs is ended in the bed.
+const STALL: Duration = Duration::from_secs(600);
+/// The same until it says something, while its kernel is fetched and its files are packed.
+const START: Duration = Duration::from_secs(1800);
 
 /// What is measured in the bed.
 #[derive(Debug)]
@@ -96,7 +99,7 @@ impl InBed<'_> {
             let path = file.path();
             bed.add(&path, &path.to_string_lossy());
         }
-        let deadline = Deadline::new(STALL);
+        let deadline = Deadline::new(START);
         bed.progress = Some(deadline.clone());
         let mut output = Vec::new();
         let mut progress = None;
@@ -126,14 +129,19 @@ impl InBed<'_> {
             ),
             // QEMU's counted time stands still now and then. What was measured until then is as good as ever.
             Err(_) if deadline.is_over() && runs > 1 => {
-                cut_last_run(&mut output);
+                let job = cut_last_run(&mut output).and_then(|number| jobs.get(number));
+                let words = job.map_or_else(String::new, |job| sh_words(&job.words));
                 note = Some(format!(
-                    "the bed stood still in run {runs}: there are the runs before it only"
+                    "the bed stood still in run {runs} ({words}): there are the runs before it only"
                 ));
             }
             Err(error) => return Err(error),
         }
-        Ok((self.evaluate(&jobs, &output)?, note))
+        let measures = self.evaluate(&jobs, &output)?;
+        match note {
+            Some(note) if measures.is_empty() => bail!(note),
+            note => Ok((measures, note)),
+        }
     }
 
     /// One run of each kind per subject, in the order of a round; the timeline last.
@@ -213,7 +221,9 @@ impl InBed<'_> {
                 Purpose::Grown(memory) => {
                     growth.push(Some(f64::from(memory)), name, wall / 1e6);
                 }
-                Purpose::Boot(boot) => boots.add(boot, name, wall, text)?,
+                Purpose::Boot(boot) => {
+                    boots.add(boot, &self.subjects[job.subject], wall, text)?;
+                }
                 Purpose::Timeline => boots.add_timeline(wall, text),
                 Purpose::Storm { work, is_long } => {
                     let id = storm_id(work);
@@ -283,12 +293,12 @@ fn script(jobs: &[Job], rounds: usize) -> String {
     script
 }
 
-/// Takes away a run that has no end.
-fn cut_last_run(output: &mut String) {
-    if let Some(at) = output.rfind(MARK) {
-        output.truncate(at);
-        output.push_str(&format!("{MARK}end\n"));
-    }
+/// Takes away a run that has no end, and returns its job's number.
+fn cut_last_run(output: &mut String) -> Option<usize> {
+    let at = output.rfind(MARK)?;
+    let cut = output.split_off(at);
+    output.push_str(&format!("{MARK}end\n"));
+    cut.lines().next()?.strip_prefix(MARK)?.parse().ok()
 }
 
 /// The output of each run, with its job.
@@ -383,7 +393,7 @@ mod tests {
         let error = bed.evaluate(&jobs, &failed).unwrap_err().to_string();
         assert!(error.contains("no such file"), "{error}");
         let mut stood_still = output[..output.find("900000000 4").unwrap()].to_owned();
-        cut_last_run(&mut stood_still);
+        assert_eq!(cut_last_run(&mut stood_still), Some(3));
         let measures = bed.evaluate(&jobs, &stood_still).unwrap();
         let ids: Vec<&str> = measures.iter().map(|measure| measure.id.as_str()).collect();
         assert_eq!(ids, ["start-wall", "exits-port"]);

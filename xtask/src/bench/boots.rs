@@ -157,11 +157,13 @@ impl Boots {
         }
     }
 
-    /// One boot of `name` that took `wall` nanoseconds and printed `text`.
-    pub fn add(&mut self, boot: Boot, name: &str, wall: f64, text: &str) -> Result<()> {
-        // Where a VMM has no console of its own accord, init can't be seen.
+    /// One boot of `subject` that took `wall` nanoseconds and printed `text`.
+    pub fn add(&mut self, boot: Boot, subject: &Subject, wall: f64, text: &str) -> Result<()> {
+        let name = &subject.name;
+        // Of the others, none has a console of its own accord, where init could be seen.
+        let is_seen = boot != Boot::OwnCmdline || subject.kind == Kind::MiniVmm;
         let init = timeline::stamp_of(text, INIT);
-        if init.is_none() && boot != Boot::OwnCmdline {
+        if init.is_none() && is_seen {
             bail!("{name} booted to no init:\n{}", last_lines(text, 5));
         }
         if let (Boot::Elf, Some(time)) = (boot, init) {
@@ -193,14 +195,18 @@ mod tests {
 
     #[test]
     fn an_init_that_nobody_saw_is_a_failed_boot_unless_there_is_no_console() {
+        let subject = |kind| Subject {
+            name: "a".to_owned(),
+            kind,
+            program: "/a".into(),
+        };
+        let (a, ours) = (subject(Kind::Firecracker), subject(Kind::MiniVmm));
         let mut boots = Boots::new("ms");
-        boots
-            .add(Boot::Elf, "a", 9e8, "400000000 BENCH-INIT\n")
-            .unwrap();
-        boots
-            .add(Boot::BzImage, "a", 8e8, "Kernel panic\n")
-            .unwrap_err();
-        boots.add(Boot::OwnCmdline, "a", 7e8, "").unwrap();
+        let (init, panic) = ("400000000 BENCH-INIT\n", "Kernel panic\n");
+        boots.add(Boot::Elf, &a, 9e8, init).unwrap();
+        boots.add(Boot::BzImage, &a, 8e8, panic).unwrap_err();
+        boots.add(Boot::OwnCmdline, &a, 7e8, "").unwrap();
+        boots.add(Boot::OwnCmdline, &ours, 7e8, panic).unwrap_err();
         let measures: Vec<Measure> = boots.into_measures().collect();
         let found = |id: &str| {
             let measure = measures.iter().find(|measure| measure.id == id).unwrap();

@@ -82,62 +82,66 @@ pub struct Footprint {
     pub private_dirty: u64,
 }
 
-/// Adds up `/proc/PID/smaps` (proc_pid_smaps(5)) without the guest's memory: mappings that adjoin, with the same
-/// permissions, and have `guest` bytes or more together.
-pub fn parse_smaps(text: &str, guest: u64) -> Footprint {
-    let (mut sum, mut run) = (Footprint::default(), Run::default());
+/// One line of `/proc/PID/maps` with what smaps says of it.
+#[derive(Debug, Default)]
+struct Mapping<'a> {
+    start: u64,
+    end: u64,
+    permissions: &'a str,
+    /// `VmFlags`, without what madvise says of huge pages.
+    flags: Vec<&'a str>,
+    footprint: Footprint,
+}
+
+/// Reads `/proc/PID/smaps` (proc_pid_smaps(5)).
+fn mappings(text: &str) -> Vec<Mapping<'_>> {
+    let mut all: Vec<Mapping> = Vec::new();
     for line in text.lines() {
         let Some((name, rest)) = line.split_once(' ') else {
             continue;
         };
         if let Some((start, end)) = name.split_once('-') {
             let at = |hex| u64::from_str_radix(hex, 16).unwrap_or_default();
-            let permissions = rest.split(' ').next().unwrap_or_default();
-            if !run.goes_on(at(start), permissions) {
-                run.end_into(&mut sum, guest);
-                run = Run::new(at(start), permissions);
-            }
-            run.end = at(end);
+            all.push(Mapping {
+                start: at(start),
+                end: at(end),
+                permissions: rest.split(' ').next().unwrap_or_default(),
+                ..Mapping::default()
+            });
         }
+        let Some(mapping) = all.last_mut() else {
+            continue;
+        };
         let kibibytes = rest.trim().trim_end_matches(" kB").parse().unwrap_or(0u64);
         match name {
-            "Rss:" => run.footprint.resident += kibibytes * 1024,
-            "Private_Dirty:" => run.footprint.private_dirty += kibibytes * 1024,
+            "Rss:" => mapping.footprint.resident = kibibytes * 1024,
+            "Private_Dirty:" => mapping.footprint.private_dirty = kibibytes * 1024,
+            "VmFlags:" => {
+                let flags = rest.split_whitespace();
+                mapping.flags = flags.filter(|flag| !["hg", "nh"].contains(flag)).collect();
+            }
             _ => {}
         }
     }
-    run.end_into(&mut sum, guest);
+    all
+}
+
+/// Adds up mappings without the guest's memory: those that adjoin, are of one kind, and have `guest` bytes or more
+/// together. The kernel splits a mapping where its owner advises about a part.
+pub fn parse_smaps(text: &str, guest: u64) -> Footprint {
+    let all = mappings(text);
+    let goes_on = |a: &Mapping, b: &Mapping| {
+        a.end == b.start && a.permissions == b.permissions && a.flags == b.flags
+    };
+    let mut sum = Footprint::default();
+    for run in all.chunk_by(goes_on) {
+        let size: u64 = run.iter().map(|mapping| mapping.end - mapping.start).sum();
+        for mapping in run.iter().filter(|_| size < guest) {
+            sum.resident += mapping.footprint.resident;
+            sum.private_dirty += mapping.footprint.private_dirty;
+        }
+    }
     sum
-}
-
-/// Mappings that adjoin: one to its owner, however the kernel splits it.
-#[derive(Debug, Default)]
-struct Run<'a> {
-    start: u64,
-    end: u64,
-    permissions: &'a str,
-    footprint: Footprint,
-}
-
-impl<'a> Run<'a> {
-    fn new(start: u64, permissions: &'a str) -> Self {
-        Run {
-            start,
-            permissions,
-            ..Run::default()
-        }
-    }
-
-    fn goes_on(&self, start: u64, permissions: &str) -> bool {
-        start == self.end && permissions == self.permissions
-    }
-
-    fn end_into(&self, sum: &mut Footprint, guest: u64) {
-        if self.end - self.start < guest {
-            sum.resident += self.footprint.resident;
-            sum.private_dirty += self.footprint.private_dirty;
-        }
-    }
 }
 
 impl Host<'_> {
@@ -330,24 +334,31 @@ Rss:                  16 kB
 Private_Clean:         0 kB
 Private_Dirty:        12 kB
 VmFlags: rd wr mr mw me ac sd
+7effffe00000-7f0000000000 rw-p 00000000 00:00 0
+Size:               2048 kB
+Rss:                   8 kB
+Private_Dirty:         8 kB
+VmFlags: rd wr mr mw me ac nh
 7f0000000000-7f0000200000 rw-p 00000000 00:00 0
 Size:               2048 kB
 Rss:                  40 kB
 Private_Dirty:        40 kB
+VmFlags: rd wr mr mw me nr nh
 7f0000200000-7f0010000000 rw-p 00000000 00:00 0
 Size:             260096 kB
 Rss:               99960 kB
 Private_Dirty:     99960 kB
+VmFlags: rd wr mr mw me nr hg
 7f0020000000-7f0020001000 r-xp 00000000 fe:00 1                          /usr/bin/x
 Rss:                   4 kB
 Private_Dirty:         0 kB
 ";
         let expected = Footprint {
-            resident: 20 << 10,
-            private_dirty: 12 << 10,
+            resident: 28 << 10,
+            private_dirty: 20 << 10,
         };
         assert_eq!(parse_smaps(smaps, 256 << 20), expected);
-        assert_eq!(parse_smaps(smaps, 1 << 40).private_dirty, 100_012 << 10);
+        assert_eq!(parse_smaps(smaps, 1 << 40).private_dirty, 100_020 << 10);
         assert_eq!(parse_smaps("", 1), Footprint::default());
     }
 }

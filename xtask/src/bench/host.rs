@@ -128,23 +128,43 @@ impl Host<'_> {
     /// All subjects that can, in turn, so often; `take` sees each sample. One that fails is left out, with a note.
     fn rounds(&mut self, rounds: usize, setup: Setup, take: &mut dyn FnMut(&Subject, Sample)) {
         let mut able = self.able(&setup);
-        // The first round only fills the host's caches.
+        let what = format!("{setup:?}");
+        // The first round only fills the host's caches; the first one that counts has the order of the tables.
         for round in 0..=rounds {
-            // The first one that counts has the order of the tables.
-            order::of_round(&mut able, round.saturating_sub(1));
-            able.retain(|subject| match self.sample(subject, &setup) {
-                Ok(sample) => {
+            self.turns(
+                &mut able,
+                round.saturating_sub(1),
+                &what,
+                &mut |host, subject| {
+                    let sample = host.sample(subject, &setup)?;
                     if round > 0 {
                         take(subject, sample);
                     }
-                    true
-                }
-                Err(error) => {
-                    self.notes.push(format!("{setup:?}: {error:#}"));
-                    false
-                }
-            });
+                    Ok(())
+                },
+            );
         }
+    }
+
+    /// One turn of each of `able` in the order of a round. Who fails is not able any more, and a note says why.
+    fn turns(
+        &mut self,
+        able: &mut Vec<Subject>,
+        round: usize,
+        what: &str,
+        turn: &mut dyn FnMut(&Self, &Subject) -> Result<()>,
+    ) {
+        let mut order: Vec<usize> = (0..able.len()).collect();
+        order::of_round(&mut order, round);
+        let mut failed = Vec::new();
+        for place in order {
+            let subject = &able[place];
+            if let Err(error) = turn(self, subject) {
+                self.notes.push(format!("{what}: {error:#}"));
+                failed.push(subject.name.clone());
+            }
+        }
+        able.retain(|subject| !failed.contains(&subject.name));
     }
 
     /// From exec to the end of the process, with a guest that only ends.
@@ -229,22 +249,15 @@ impl Host<'_> {
     fn storm(&mut self, work: fn(u32) -> Work, measure: &mut Measure) {
         let (few, many) = (self.effort.exits / 20, self.effort.exits);
         let mut able = self.able(&Setup::of(work(few)));
+        let title = measure.title.clone();
         for round in 0..self.effort.rounds.min(20) {
-            order::of_round(&mut able, round);
-            able.retain(|subject| {
-                let time = |count| self.sample(subject, &Setup::of(work(count)));
-                match time(few).and_then(|short| Ok((short, time(many)?))) {
-                    Ok((short, long)) => {
-                        // At least a nanosecond: a short run that was held up is no reason for infinity.
-                        let seconds = (long.wall - short.wall).max(1.0) / 1e9;
-                        measure.push(None, &subject.name, f64::from(many - few) / seconds);
-                        true
-                    }
-                    Err(error) => {
-                        self.notes.push(format!("{}: {error:#}", measure.title));
-                        false
-                    }
-                }
+            self.turns(&mut able, round, &title, &mut |host, subject| {
+                let time = |count| host.sample(subject, &Setup::of(work(count)));
+                let (short, long) = (time(few)?, time(many)?);
+                // At least a nanosecond: a short run that was held up is no reason for infinity.
+                let seconds = (long.wall - short.wall).max(1.0) / 1e9;
+                measure.push(None, &subject.name, f64::from(many - few) / seconds);
+                Ok(())
             });
         }
     }

@@ -63,7 +63,9 @@ enum Against {
 
 impl Against {
     fn parse(text: OsString) -> Result<Against> {
-        if let Ok(path) = fs::canonicalize(&text) {
+        if let Ok(path) = fs::canonicalize(&text)
+            && path.is_file()
+        {
             return Ok(Against::Program(path));
         }
         let name = text.to_string_lossy();
@@ -112,18 +114,16 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
 /// # Errors
 /// Nothing could be measured.
 pub fn look() -> Result<String> {
-    let (against, note) = match Revision::of_yesterday() {
-        Ok(revision) => (Some(Against::Revision(revision)), None),
-        Err(error) => (
-            None,
-            Some(format!("compared with no other build: {error:#}")),
-        ),
-    };
-    let options = Options {
+    let mut options = Options {
         quick: true,
-        against,
         ..Options::default()
     };
+    let mut note = None;
+    match Revision::of_yesterday().and_then(|revision| revision.mini_vmm()) {
+        Ok(program) => options.against = Some(Against::Program(program)),
+        // It is no fault of this build.
+        Err(error) => note = Some(format!("compared with no other build: {error:#}")),
+    }
     let mut report = options.run()?;
     report.notes.extend(note);
     if report.find("start-wall").is_none() {
@@ -173,7 +173,6 @@ impl Options {
         {
             bail!("{reason}; `cargo xtask bench --bed amd` needs none");
         }
-        // First, because it is built where ours is.
         let against = self.against.as_ref().map(Against::program).transpose()?;
         let ours = match &self.ours {
             Some(path) => path.clone(),
@@ -298,7 +297,11 @@ fn facts(subjects: &[Subject]) -> Vec<(String, String)> {
         let output = capture(Command::new(&subject.program).arg("--version"));
         let text = output.map(|output| output.stdout).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let version = text.lines().next().unwrap_or("no version").to_owned();
+        let mut version = text.lines().next().unwrap_or("no version").to_owned();
+        if subject.name == OTHER {
+            // Versions are alike; the path of a revision's build has its hash.
+            version.push_str(&format!(", {}", subject.program.display()));
+        }
         facts.push((subject.name.clone(), version));
     }
     facts

@@ -3,19 +3,29 @@
 
 //! In which order subjects take their turns.
 
-/// Brings `items` into the order of a round, from 0: the first one's is the given one, each other's a random one, the
-/// same in every run. A machine's end slows the next one's start, so nobody is to have the same neighbour for ever.
+/// Brings `items` into the order of a round, from 0. The first one's is the given one; together the rounds go through
+/// all orders before one comes again, where there are few of them. A machine's end slows the next one's start, so
+/// nobody is to have the same neighbour for ever.
 pub fn of_round<T>(items: &mut [T], round: usize) {
-    if round == 0 {
-        return;
+    let orders = (2..=items.len()).fold(1usize, usize::saturating_mul);
+    // A step that has no factor in common with the number of orders, but far from its neighbours.
+    let step = (orders / 3..)
+        .find(|step| gcd(*step, orders) == 1)
+        .unwrap_or(1);
+    let mut number = (round % orders).wrapping_mul(step) % orders;
+    // The number's digits in the factorial base choose who comes next.
+    for place in 0..items.len() {
+        let left = items.len() - place;
+        let chosen = place + number % left;
+        number /= left;
+        items[place..=chosen].rotate_right(1);
     }
-    // Knuth's MMIX generator; a shuffle by Fisher and Yates.
-    let mut state = round as u64;
-    for last in (1..items.len()).rev() {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        items.swap(last, (state >> 33) as usize % (last + 1));
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    match b {
+        0 => a,
+        _ => gcd(b, a % b),
     }
 }
 
@@ -23,28 +33,43 @@ pub fn of_round<T>(items: &mut [T], round: usize) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn orders_differ_and_repeat() {
+    fn orders(count: usize, rounds: usize) -> Vec<Vec<usize>> {
         let order = |round| {
-            let mut items = ["a", "b", "c", "d"];
+            let mut items: Vec<usize> = (0..count).collect();
             of_round(&mut items, round);
             items
         };
-        assert_eq!(order(0), ["a", "b", "c", "d"]);
-        assert_eq!(order(7), order(7));
-        let followers = |first| {
-            let rounds = (0..40).map(order);
-            let mut all: Vec<_> = rounds
-                .filter_map(|o| {
-                    let at = o.iter().position(|item| *item == first)?;
-                    o.get(at + 1).copied()
-                })
-                .collect();
-            all.sort_unstable();
-            all.dedup();
-            all
-        };
-        assert_eq!(followers("a"), ["b", "c", "d"]);
-        assert_eq!(followers("d"), ["a", "b", "c"]);
+        (0..rounds).map(order).collect()
+    }
+
+    #[test]
+    fn all_orders_come_before_one_comes_again() {
+        for (count, all) in [(0, 1), (1, 1), (2, 2), (3, 6), (4, 24), (5, 120)] {
+            let mut seen = orders(count, all);
+            assert!(seen[0].is_sorted());
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len(), all, "{count}");
+        }
+    }
+
+    #[test]
+    fn within_few_rounds_everybody_is_everywhere_and_behind_everybody() {
+        for (count, rounds) in [(2, 2), (3, 6), (4, 12), (5, 40)] {
+            let orders = orders(count, rounds);
+            for item in 0..count {
+                for place in 0..count {
+                    assert!(orders.iter().any(|order| order[place] == item));
+                }
+                for before in (0..count).filter(|before| *before != item) {
+                    let follows =
+                        |order: &Vec<usize>| order.windows(2).any(|pair| pair == [before, item]);
+                    assert!(
+                        orders.iter().any(follows),
+                        "{before} before {item} of {count}"
+                    );
+                }
+            }
+        }
     }
 }
