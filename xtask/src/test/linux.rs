@@ -48,7 +48,9 @@ pub struct Case {
     pub cpus: u32,
     /// Further arguments of mini-vmm.
     pub arguments: &'static str,
-    /// Further words of the kernel's command line.
+    /// Whether the kernel is given a command line, not mini-vmm's own.
+    pub has_cmdline: bool,
+    /// Further words of it.
     pub cmdline: &'static str,
     /// What the guest does after READY; then it powers off.
     pub guest: &'static str,
@@ -73,6 +75,7 @@ pub const LINUX: Case = Case {
     image: Image::AnyDebian,
     cpus: 1,
     arguments: "",
+    has_cmdline: true,
     cmdline: "",
     guest: "",
     drive: "",
@@ -100,7 +103,11 @@ const AMD: &[Case] = &[
     Case { name: "6.12-bzimage-2cpu", image: BZIMAGE_6_12, cpus: 2, ..LINUX },
     Case { name: "6.12-vmlinux-2cpu", image: VMLINUX_6_12, cpus: 2, ..LINUX },
     Case { name: "6.1-pvh", image: VMLINUX_6_1, cpus: 2, arguments: "--boot-protocol pvh", ..LINUX },
-    Case { name: "6.1-guest-decompresses", image: BZIMAGE_6_1, arguments: "--decompress guest", ..LINUX },
+    // By default it is the other way round.
+    Case { name: "6.1-host-decompresses", image: BZIMAGE_6_1, arguments: "--decompress host", ..LINUX },
+    Case { name: "6.12-guest-decompresses", image: BZIMAGE_6_12, arguments: "--decompress guest", ..LINUX },
+    Case { name: "default-command-line", has_cmdline: false,
+        guest: "grep -q cryptomgr.notests /proc/cmdline && echo UNTESTED", expect: &["UNTESTED"], ..LINUX },
     Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
     Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
         guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
@@ -314,12 +321,13 @@ impl Boot {
             );
             line.push_str(" --initrd /tmp/initrd");
         }
-        let cmdline = format!("console=ttyS0 quiet {}", case.cmdline);
+        if case.has_cmdline {
+            let cmdline = format!("console=ttyS0 quiet {}", case.cmdline);
+            line.push_str(&format!(" --cmdline {}", sh_quote(cmdline.trim_end())));
+        }
         line.push_str(&format!(
-            " --cmdline {} --cpus {} --memory 512M --serial stdio {}",
-            sh_quote(cmdline.trim_end()),
-            case.cpus,
-            case.arguments
+            " --cpus {} --memory 512M --serial stdio {}",
+            case.cpus, case.arguments
         ));
         format!(
             "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
