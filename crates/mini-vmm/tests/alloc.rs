@@ -59,6 +59,10 @@ impl FakeRegisters {
 impl CallRegisters for FakeRegisters {
     fn share(&self) {}
 
+    fn are_filled(&self) -> bool {
+        true
+    }
+
     fn get(&self) -> Registers {
         *self.0.lock().unwrap()
     }

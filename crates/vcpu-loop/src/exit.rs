@@ -362,13 +362,15 @@ impl std::fmt::Display for FatalExit {
     }
 }
 
-/// Where a vCPU keeps what is too large to be part of an [`Exit`]: exits are passed on by value.
+/// Where a vCPU of this crate keeps what is too large to be part of an [`Exit`]: exits are passed on by value.
+#[cfg(any(feature = "kvm", feature = "test-utils"))]
 #[derive(Debug, Default)]
 pub(crate) struct Details {
     event: Option<SystemEvent>,
     fatal: Option<FatalExit>,
 }
 
+#[cfg(any(feature = "kvm", feature = "test-utils"))]
 impl Details {
     pub(crate) fn event(&mut self, event: SystemEvent) -> Exit<'_> {
         Exit::SystemEvent(self.event.insert(event))

@@ -833,17 +833,24 @@ fn registers_are_shared_from_the_exit_that_asks_on() {
     let Some(kvm) = kvm("registers_are_shared_from_the_exit_that_asks_on") else {
         return;
     };
-    // mov bx, 0x1234; out 0x80, al; out 0x80, al; hlt
-    let machine = Machine::new(&kvm, b"\xbb\x34\x12\xe6\x80\xe6\x80\xf4");
+    // mov bx, 0x1234; out 0x80, al; out 0x80, al; out 0x80, al; hlt
+    let code = b"\xbb\x34\x12\xe6\x80\xe6\x80\xe6\x80\xf4";
+    let machine = Machine::new(&kvm, code);
     let mut vcpu = machine.vcpu(0);
     let Some(registers) = vcpu.unshared_registers() else {
         return;
     };
     assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    registers.share(false);
+    assert!(!registers.are_filled(), "asked for after the exit");
     assert_eq!(registers.get().rbx, 0);
-    registers.share(true);
     assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    assert!(registers.are_filled());
     assert_eq!(registers.get().rbx & 0xffff, 0x1234);
+    registers.share(true);
+    assert!(!registers.are_filled(), "without the mode");
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    assert!(registers.are_filled());
     let cpl = vcpu.fd().get_sregs().unwrap().ss.dpl;
     let real_mode = CpuMode {
         cpl,

@@ -16,6 +16,8 @@ use crate::hypercalls::{Caller, Hypercalls};
 pub trait CallRegisters: Send + Sync + 'static {
     /// From the next exit on they are there.
     fn share(&self);
+    /// Whether they are those of the exit in hand: not if it was made before they were shared.
+    fn are_filled(&self) -> bool;
     /// The general registers at the exit, as far as calls use them.
     fn get(&self) -> Registers;
     /// Changes RAX at the next entry.
@@ -45,6 +47,11 @@ impl CallRegisters for SyncRegisters {
         }
     }
 
+    #[inline]
+    fn are_filled(&self) -> bool {
+        SyncRegisters::are_filled(self)
+    }
+
     fn set_rax(&self, rax: u64) {
         SyncRegisters::set_rax(self, rax);
     }
@@ -56,9 +63,10 @@ impl CallRegisters for SyncRegisters {
 
 /// Whether hypercalls reach the VMM, and the registers of all vCPUs that may make one.
 ///
-/// It is opened for all vCPUs by the first registration that is accepted, *before* the instructions of a call are written into the
-/// guest: a vCPU that did not register itself may call, as it may with the vendor's instruction, and no call is so
-/// early that its registers are not shared.
+/// It is opened for all vCPUs by the first registration that is accepted, *before* the instructions of a call are
+/// written into the guest: a vCPU that did not register itself may call, as it may with the vendor's instruction, and
+/// whoever calls because of those instructions has registers that are shared. An exit from the same port that was
+/// made before has none; it was a write that nobody claims then, and stays one.
 pub struct Gate<R> {
     /// Outside of the port space where there is none.
     port: u32,
@@ -107,13 +115,14 @@ impl<R: CallRegisters> Gate<R> {
         u32::from(port) == self.port
     }
 
-    /// Answers a call of `vcpu` by port I/O, if the gate is open. The registers say all: the byte means nothing.
+    /// Answers a call of `vcpu` by port I/O, if the gate was open when it exited. The registers say all: the byte
+    /// means nothing.
     #[must_use]
     pub fn port_call(&self, vcpu: u32, calls: &Hypercalls) -> bool {
         let Some(registers) = self.registers.get(vcpu as usize) else {
             return false;
         };
-        if !self.open.load(Ordering::Acquire) {
+        if !self.open.load(Ordering::Acquire) || !registers.are_filled() {
             return false;
         }
         let CpuMode { cpl, long_mode } = registers.mode();
@@ -129,6 +138,9 @@ impl<R: CallRegisters> Gate<R> {
     /// Answers a call that KVM forwarded, whose caller it names. The result goes to RAX, which KVM sets.
     pub fn forwarded_call(&self, caller: &Caller, calls: &Hypercalls) -> Option<u64> {
         let registers = self.registers.get(caller.vcpu as usize)?;
+        if !registers.are_filled() {
+            return None;
+        }
         Some(self.answer(calls, caller, registers.get()))
     }
 

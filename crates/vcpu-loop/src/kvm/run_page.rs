@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `immediate_exit` | any thread, as [`AtomicU8`] |
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
-//! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read |
+//! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read once the page is shared |
 //! | `s.regs.sregs`: `ss.dpl`, `cs.l` | any thread, as [`AtomicU8`], only read |
 //! | `exit_reason`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
@@ -168,8 +168,10 @@ macro_rules! arms {
 
 impl RunPage {
     pub(super) fn map(fd: &VcpuFd, len: usize) -> io::Result<Self> {
+        let mapping = Mapping::new(fd, len)?;
+        mapping.efer().store(EFER_UNFILLED, Ordering::Relaxed);
         Ok(RunPage {
-            mapping: Arc::new(Mapping::new(fd, len)?),
+            mapping: Arc::new(mapping),
         })
     }
 
@@ -309,6 +311,9 @@ impl Kick for RunFlag {
 /// EFER.LMA, the CPU is in long mode (AMD APM, volume 2, section 3.1.7).
 const EFER_LMA: u64 = 1 << 10;
 
+/// The EFER of a run page into which KVM has copied no segments yet: no CPU has all its bits.
+const EFER_UNFILLED: u64 = u64::MAX;
+
 /// How privileged and in which width a vCPU runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuMode {
@@ -320,19 +325,31 @@ pub struct CpuMode {
 
 /// A general register that hypercalls use, by its place in `kvm_regs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the registers' names say it")]
 pub enum GeneralRegister {
+    /// RAX.
     Rax = word_of(offset_of!(kvm_regs, rax)),
+    /// RBX.
     Rbx = word_of(offset_of!(kvm_regs, rbx)),
+    /// RCX.
     Rcx = word_of(offset_of!(kvm_regs, rcx)),
+    /// RDX.
     Rdx = word_of(offset_of!(kvm_regs, rdx)),
+    /// RSI.
     Rsi = word_of(offset_of!(kvm_regs, rsi)),
+    /// RDI.
     Rdi = word_of(offset_of!(kvm_regs, rdi)),
+    /// RBP.
     Rbp = word_of(offset_of!(kvm_regs, rbp)),
+    /// R8.
     R8 = word_of(offset_of!(kvm_regs, r8)),
+    /// R9.
     R9 = word_of(offset_of!(kvm_regs, r9)),
+    /// R10.
     R10 = word_of(offset_of!(kvm_regs, r10)),
 }
+
+/// The place of RFLAGS.
+const RFLAGS: usize = offset_of!(kvm_regs, rflags) / size_of::<u64>();
 
 const fn word_of(offset: usize) -> isize {
     (offset / size_of::<u64>()) as isize
@@ -342,7 +359,8 @@ const fn word_of(offset: usize) -> isize {
 ///
 /// KVM copies them out at every exit, once [`share`](SyncRegisters::share) asked for it, and the general
 /// registers back in at the next entry if they were set. So they are those of
-/// the instruction that exited only while an exit is being answered, on the vCPU's thread; at other times
+/// the instruction that exited only while an exit is being answered, on the vCPU's thread, and if they
+/// [`are_filled`](SyncRegisters::are_filled); at other times
 /// the values are stale but harmless. Don't change RIP while an access is incomplete: KVM moves it.
 #[derive(Clone, Debug)]
 pub struct SyncRegisters {
@@ -352,8 +370,9 @@ pub struct SyncRegisters {
 impl SyncRegisters {
     /// From the next exit on, KVM shares the general registers and, with `mode`, those that
     /// [`mode`](SyncRegisters::mode) reads. Any thread may call it: KVM looks when the vCPU leaves the guest, so an
-    /// exit that the guest makes because of what the caller does next has them. There is no way back: KVM copies a
-    /// few hundred bytes per exit.
+    /// exit that the guest makes because of what the caller does next has them. An exit that another vCPU made
+    /// before may be answered after, and has not: see [`are_filled`](SyncRegisters::are_filled). There is no way
+    /// back: KVM copies a few hundred bytes per exit.
     pub fn share(&self, mode: bool) {
         let mut valid = u64::from(kvm_bindings::KVM_SYNC_X86_REGS);
         if mode {
@@ -362,8 +381,21 @@ impl SyncRegisters {
         self.mapping.valid_regs().fetch_or(valid, Ordering::SeqCst);
     }
 
-    /// The mode of the code that exited. Before [`share`](SyncRegisters::share) asked for it, CPL 0 without
-    /// long mode.
+    /// Whether the exit that is being answered left all that [`share`](SyncRegisters::share) asked for. If not, it
+    /// was made before KVM was asked: there is nothing to read, and registers that are set now would
+    /// overwrite the vCPU's own with zeros.
+    #[inline]
+    pub fn are_filled(&self) -> bool {
+        let wants = self.mapping.valid_regs().load(Ordering::Relaxed);
+        let wants_mode = wants & u64::from(kvm_bindings::KVM_SYNC_X86_SREGS) != 0;
+        // The page is zeroed when KVM makes it, and bit 1 of RFLAGS is always 1 (Intel SDM, volume 1, section
+        // 3.4.3). KVM copies after it looked at what it is asked for, so nothing is ever half there.
+        let has_mode = self.mapping.efer().load(Ordering::Relaxed) != EFER_UNFILLED;
+        self.mapping.regs()[RFLAGS].load(Ordering::Relaxed) != 0 && (has_mode || !wants_mode)
+    }
+
+    /// The mode of the code that exited, where [`share`](SyncRegisters::share) asked for it and the registers
+    /// [`are_filled`](SyncRegisters::are_filled).
     ///
     /// The privilege level is the DPL of SS, as both vendors define it (Intel SDM, volume 3, section 25.4.1
     /// "Guest Register State"; AMD APM, volume 2, section 15.5.1), and KVM keeps it so on both.
@@ -391,8 +423,8 @@ impl SyncRegisters {
         unsafe { std::mem::transmute::<[u64; REGS_WORDS], kvm_regs>(words) }
     }
 
-    /// Changes RAX at the next entry and leaves the others as they were at the exit: what most answers are, at a
-    /// fraction of the stores.
+    /// Changes RAX at the next entry and leaves the others as they were at the exit, which they must
+    /// [be](SyncRegisters::are_filled): what most answers are, at a fraction of the stores.
     pub fn set_rax(&self, rax: u64) {
         self.mapping.regs()[GeneralRegister::Rax as usize].store(rax, Ordering::Relaxed);
         self.set_dirty();

@@ -63,3 +63,22 @@ fn r8_the_gate_is_open_before_the_stub_is_there() {
     assert_eq!(*seen.lock().unwrap(), Some(SITE_BEFORE));
     assert_eq!(machine.site(), [0xe6, 0xf5, 0xc3, 0xcc]);
 }
+
+#[test]
+fn r8_an_exit_of_before_the_gate_opened_is_no_call() {
+    let machine = Machine::pio();
+    registered(&machine);
+    let calls = Registers {
+        rax: SUM,
+        rbx: 5,
+        ..Registers::default()
+    };
+    machine.registers[1].set(&calls);
+    machine.registers[1].edit(|fake| fake.late = true);
+    let (_, unclaimed, _) = play(&mut machine.io(1), vec![out(1, &[0])]);
+    assert_eq!(unclaimed.count(Access::PioWrite), 1);
+    assert_eq!(machine.registers[1].rax(), SUM, "untouched");
+    machine.registers[1].edit(|fake| fake.late = false);
+    let (_, unclaimed, _) = play(&mut machine.io(1), vec![out(1, &[0])]);
+    assert_eq!((unclaimed.total(), machine.registers[1].rax()), (0, 5));
+}

@@ -41,6 +41,8 @@ struct FakeRegisters(Arc<Mutex<Fake>>);
 #[derive(Debug)]
 struct Fake {
     shared: bool,
+    /// Set: the exit in hand was made before they were shared.
+    late: bool,
     regs: Registers,
     mode: CpuMode,
     when_shared: Option<WhenShared>,
@@ -58,6 +60,7 @@ impl FakeRegisters {
     fn new() -> Self {
         FakeRegisters(Arc::new(Mutex::new(Fake {
             shared: false,
+            late: false,
             regs: Registers::default(),
             mode: CpuMode {
                 cpl: 0,
@@ -94,17 +97,23 @@ impl CallRegisters for FakeRegisters {
         });
     }
 
+    fn are_filled(&self) -> bool {
+        let fake = self.0.lock().unwrap();
+        fake.shared && !fake.late
+    }
+
     fn get(&self) -> Registers {
-        assert!(self.is_shared(), "read before KVM shared them");
+        assert!(self.are_filled(), "read before KVM shared them");
         self.0.lock().unwrap().regs
     }
 
     fn set_rax(&self, rax: u64) {
+        assert!(self.are_filled(), "set before KVM shared them");
         self.edit(|fake| fake.regs.rax = rax);
     }
 
     fn mode(&self) -> CpuMode {
-        assert!(self.is_shared(), "read before KVM shared them");
+        assert!(self.are_filled(), "read before KVM shared them");
         self.0.lock().unwrap().mode
     }
 }
