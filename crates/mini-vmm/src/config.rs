@@ -3,9 +3,14 @@
 
 //! Machines described in JSON files.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::spec::{self, PartialSpec, VmSpec};
 
@@ -119,10 +124,34 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<PartialSpec, Error> {
             column: before.len() - line_start.map_or(0, |at| at + 1) + 1,
         }
     })?;
-    serde_json::from_str(text).map_err(|json| Error::Json {
+    let object: Object = serde_json::from_str(text).map_err(|json| Error::Json {
         path: path.into(),
         json,
-    })
+    })?;
+    Ok(object.0)
+}
+
+/// A [`PartialSpec`] by names only: serde's own would also take an array, by position.
+struct Object(PartialSpec);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(ObjectVisitor)
+    }
+}
+
+struct ObjectVisitor;
+
+impl<'de> Visitor<'de> for ObjectVisitor {
+    type Value = Object;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object such as {\"kernel\": \"vmlinux\"}")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object, A::Error> {
+        PartialSpec::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
 }
 
 /// The JSON that describes `spec`, ending in a newline; [`load`] reads it back.

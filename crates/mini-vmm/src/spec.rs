@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::partial::PartialSpec;
-pub use self::words::{ByteSize, OptionalPort, TimeLimit, WordError};
+pub use self::words::{ByteSize, OptionalPort, Switch, TimeLimit, WordError};
 use crate::layout;
 
 /// What to boot and on what machine.

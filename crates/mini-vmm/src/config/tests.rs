@@ -12,7 +12,7 @@ const PATH: &str = "vm.json";
 
 #[test]
 fn bad_json_is_located() {
-    let cases: [(&[u8], &str); 16] = [
+    let cases: [(&[u8], &str); 20] = [
         (b"", "line 1, column 0: EOF while parsing a value;"),
         (
             b"{\n  \"mem\": 1}",
@@ -28,7 +28,26 @@ fn bad_json_is_located() {
             "line 1, column 17: trailing characters;",
         ),
         (b"{\"cpus\": 1, \"cpus\": 2}", "duplicate field `cpus`;"),
-        (b"[]x", "line 1, column 3: "),
+        (
+            b"[]",
+            "invalid type: sequence, expected an object such as {\"kernel\"",
+        ),
+        (
+            b"[\"vmlinux\"]x",
+            "line 1, column 0: invalid type: sequence, expected an object",
+        ),
+        (
+            b"{\"para\": \"no\"}",
+            "\"no\" is not a switch's position; write on or off",
+        ),
+        (
+            b"{\"legacy-timer\": 1}",
+            "integer `1`, expected \"on\" or \"off\", or a boolean",
+        ),
+        (
+            b"{\"serial\": false}",
+            "boolean `false`, expected \"off\", \"stdio\"",
+        ),
         (b"\"vmlinux\"", "invalid type: string \"vmlinux\", expected"),
         (
             b"{\"cpus\": \"2\"}",
@@ -81,6 +100,20 @@ fn deep_nesting_is_refused() {
         parse(deep.as_bytes(), Path::new(PATH)),
         Err(Error::Json { .. })
     ));
+}
+
+#[test]
+fn switches_are_words_or_booleans() {
+    for (json, on) in [
+        (r#"{"para": "on", "legacy-timer": "on"}"#, true),
+        (r#"{"para": "off", "legacy-timer": "off"}"#, false),
+        (r#"{"para": true, "legacy-timer": true}"#, true),
+        (r#"{"para": false, "legacy-timer": false}"#, false),
+    ] {
+        let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
+        let switch = Some(spec::Switch(on));
+        assert_eq!((spec.para, spec.legacy_timer), (switch, switch), "{json}");
+    }
 }
 
 #[test]

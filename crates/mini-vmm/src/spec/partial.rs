@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use serde::{Deserialize, Serialize};
 
-use super::words::{self, ByteSize, OptionalPort, TimeLimit};
+use super::words::{self, ByteSize, OptionalPort, Switch, TimeLimit};
 use super::{
     BootProtocol, CpuFeature, Decompress, Error, HypercallAbi, HypercallRoute, MsrPolicy, OnPanic,
     OnReboot, SerialSpec, VmSpec,
@@ -75,9 +75,9 @@ pub struct PartialSpec {
 
     /// Give the machine a PIT and a PIC, and announce them [default: off]
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "on", value_parser = words::parse_switch)]
+    #[arg(default_missing_value = "on")]
     #[arg(help_heading = "Machine")]
-    pub legacy_timer: Option<bool>,
+    pub legacy_timer: Option<Switch>,
 
     /// COM1: off, stdio, pty, file=PATH or socket=PATH [default: stdio]
     ///
@@ -131,9 +131,8 @@ pub struct PartialSpec {
     /// Whether a guest can register for hypercalls [default: on]
     ///
     /// Off: MSR 0x87655678 is #GP, as on a machine that never heard of it.
-    #[arg(long, value_name = "on|off", value_parser = words::parse_switch)]
-    #[arg(help_heading = "Hypercalls")]
-    pub para: Option<bool>,
+    #[arg(long, value_name = "on|off", help_heading = "Hypercalls")]
+    pub para: Option<Switch>,
 
     /// Which MSRs the guest may use [default: allow]
     #[arg(long, value_name = "POLICY", help_heading = "Policy")]
@@ -188,10 +187,10 @@ impl TryFrom<PartialSpec> for VmSpec {
             on_panic: partial.on_panic.unwrap_or_default(),
             timeout: partial.timeout.and_then(|limit| limit.0),
             debug_exit: partial.debug_exit.and_then(|port| port.0),
-            legacy_timer: partial.legacy_timer.unwrap_or_default(),
+            legacy_timer: partial.legacy_timer.is_some_and(|switch| switch.0),
             hypercall: partial.hypercall.unwrap_or_default(),
             hypercall_abi: partial.hypercall_abi.unwrap_or_default(),
-            para: partial.para.unwrap_or(true),
+            para: partial.para.is_none_or(|switch| switch.0),
             msr_policy: partial.msr_policy.unwrap_or_default(),
         };
         spec.validate()?;
@@ -211,7 +210,7 @@ impl From<VmSpec> for PartialSpec {
             cpus: Some(spec.cpus.into()),
             memory: Some(ByteSize(spec.memory)),
             cpu_features: Some(spec.cpu_features),
-            legacy_timer: Some(spec.legacy_timer),
+            legacy_timer: Some(Switch(spec.legacy_timer)),
             serial: Some(spec.serial),
             debug_exit: Some(OptionalPort(spec.debug_exit)),
             on_reboot: Some(spec.on_reboot),
@@ -219,7 +218,7 @@ impl From<VmSpec> for PartialSpec {
             timeout: Some(TimeLimit(spec.timeout)),
             hypercall: Some(spec.hypercall),
             hypercall_abi: Some(spec.hypercall_abi),
-            para: Some(spec.para),
+            para: Some(Switch(spec.para)),
             msr_policy: Some(spec.msr_policy),
         }
     }

@@ -4,11 +4,12 @@
 //! The words that stand for values on the command line and in a config file.
 //!
 //! Each type here is read by [`FromStr`] and written by [`Display`]; what is written reads back as
-//! the same value. In JSON the same words are strings, and plain counts may be numbers.
+//! the same value. In JSON the same words are strings; plain counts may be numbers and switches may be booleans.
+
+mod json;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
-use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,8 +17,6 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use hypercall_patch::PioPort;
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
 use super::{CpuFeature, HypercallRoute, SerialSpec};
 
@@ -153,6 +152,28 @@ impl Display for TimeLimit {
         // A zero divides by every unit; write it in seconds.
         let (name, scale) = exact.filter(|_| nanos != 0).unwrap_or(&TIME_UNITS[2]);
         write!(f, "{}{name}", nanos / scale)
+    }
+}
+
+/// The position of a switch: `on` or `off`, also `true` or `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch(pub bool);
+
+impl FromStr for Switch {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        match word {
+            "on" | "true" => Ok(Switch(true)),
+            "off" | "false" => Ok(Switch(false)),
+            _ => Err(WordError::Switch),
+        }
+    }
+}
+
+impl Display for Switch {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "on" } else { "off" })
     }
 }
 
@@ -344,133 +365,10 @@ pub(crate) fn parse_count(word: &str) -> Result<u64, WordError> {
     word.parse().map_err(|_| WordError::Count)
 }
 
-/// Reads the position of a switch.
-pub(crate) fn parse_switch(word: &str) -> Result<bool, WordError> {
-    match word {
-        "on" | "true" => Ok(true),
-        "off" | "false" => Ok(false),
-        _ => Err(WordError::Switch),
-    }
-}
-
 /// Splits `word` after its leading digits, of which there must be some.
 fn split_number(word: &str) -> Option<(&str, &str)> {
     let digits = word.bytes().take_while(u8::is_ascii_digit).count();
     (digits > 0).then(|| word.split_at(digits))
-}
-
-/// A value that JSON holds as a word, or as a number where that is plain.
-trait Word: FromStr<Err = WordError> {
-    /// What serde's messages call it.
-    const EXPECTED: &'static str;
-
-    /// The value that a bare number stands for.
-    fn from_number(_number: u64) -> Option<Self> {
-        None
-    }
-}
-
-impl Word for ByteSize {
-    const EXPECTED: &'static str = "a size such as \"512M\", or a number of bytes";
-
-    fn from_number(bytes: u64) -> Option<Self> {
-        Some(ByteSize(bytes))
-    }
-}
-
-impl Word for TimeLimit {
-    const EXPECTED: &'static str = "a time such as \"5m\", or a whole number of seconds";
-
-    fn from_number(seconds: u64) -> Option<Self> {
-        Some(TimeLimit(Some(Duration::from_secs(seconds))))
-    }
-}
-
-impl Word for OptionalPort {
-    const EXPECTED: &'static str = "an I/O port such as \"0xf4\"";
-
-    fn from_number(port: u64) -> Option<Self> {
-        u16::try_from(port)
-            .ok()
-            .map(|port| OptionalPort(Some(port)))
-    }
-}
-
-impl Word for CpuFeature {
-    const EXPECTED: &'static str = "a CPU feature such as \"-avx2\"";
-}
-
-impl Word for SerialSpec {
-    const EXPECTED: &'static str = "\"off\", \"stdio\", \"pty\", \"file=PATH\" or \"socket=PATH\"";
-}
-
-impl Word for HypercallRoute {
-    const EXPECTED: &'static str = "\"auto\", \"vendor\", \"forward\", \"pio\" or \"pio=PORT\"";
-}
-
-struct WordVisitor<T>(PhantomData<T>);
-
-impl<T: Word> Visitor<'_> for WordVisitor<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(T::EXPECTED)
-    }
-
-    fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
-        word.parse()
-            .map_err(|why| E::custom(format_args!("{word:?} is {why}")))
-    }
-
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-        T::from_number(number)
-            .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
-    }
-}
-
-macro_rules! deserialize_by_word {
-    ($($type:ty),*) => { $(
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                from.deserialize_any(WordVisitor(PhantomData))
-            }
-        }
-    )* };
-}
-
-macro_rules! serialize_by_word {
-    ($($type:ty),*) => { $(
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(self)
-            }
-        }
-    )* };
-}
-
-deserialize_by_word!(
-    ByteSize,
-    TimeLimit,
-    OptionalPort,
-    CpuFeature,
-    SerialSpec,
-    HypercallRoute
-);
-serialize_by_word!(
-    ByteSize,
-    TimeLimit,
-    OptionalPort,
-    CpuFeature,
-    HypercallRoute
-);
-
-impl Serialize for SerialSpec {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let word = self.to_word().into_string().map_err(|word| {
-            ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))
-        })?;
-        to.serialize_str(&word)
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,148 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The words in a config file.
+
+use std::fmt::{self, Formatter};
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+
+use super::{ByteSize, OptionalPort, Switch, TimeLimit, WordError};
+use crate::spec::{CpuFeature, HypercallRoute, SerialSpec};
+
+/// A value that JSON holds as a word, or as a number where that is plain.
+trait Word: FromStr<Err = WordError> {
+    /// What serde's messages call it.
+    const EXPECTED: &'static str;
+
+    /// The value that a bare number stands for.
+    fn from_number(_number: u64) -> Option<Self> {
+        None
+    }
+
+    /// The value that a bare truth value stands for.
+    fn from_bool(_on: bool) -> Option<Self> {
+        None
+    }
+}
+
+impl Word for Switch {
+    const EXPECTED: &'static str = "\"on\" or \"off\", or a boolean";
+
+    fn from_bool(on: bool) -> Option<Self> {
+        Some(Switch(on))
+    }
+}
+
+impl Word for ByteSize {
+    const EXPECTED: &'static str = "a size such as \"512M\", or a number of bytes";
+
+    fn from_number(bytes: u64) -> Option<Self> {
+        Some(ByteSize(bytes))
+    }
+}
+
+impl Word for TimeLimit {
+    const EXPECTED: &'static str = "a time such as \"5m\", or a whole number of seconds";
+
+    fn from_number(seconds: u64) -> Option<Self> {
+        Some(TimeLimit(Some(Duration::from_secs(seconds))))
+    }
+}
+
+impl Word for OptionalPort {
+    const EXPECTED: &'static str = "an I/O port such as \"0xf4\"";
+
+    fn from_number(port: u64) -> Option<Self> {
+        u16::try_from(port)
+            .ok()
+            .map(|port| OptionalPort(Some(port)))
+    }
+}
+
+impl Word for CpuFeature {
+    const EXPECTED: &'static str = "a CPU feature such as \"-avx2\"";
+}
+
+impl Word for SerialSpec {
+    const EXPECTED: &'static str = "\"off\", \"stdio\", \"pty\", \"file=PATH\" or \"socket=PATH\"";
+}
+
+impl Word for HypercallRoute {
+    const EXPECTED: &'static str = "\"auto\", \"vendor\", \"forward\", \"pio\" or \"pio=PORT\"";
+}
+
+struct WordVisitor<T>(PhantomData<T>);
+
+impl<T: Word> Visitor<'_> for WordVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
+        word.parse()
+            .map_err(|why| E::custom(format_args!("{word:?} is {why}")))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        T::from_number(number)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<T, E> {
+        T::from_bool(on).ok_or_else(|| E::invalid_type(de::Unexpected::Bool(on), &self))
+    }
+}
+
+macro_rules! deserialize_by_word {
+    ($($type:ty),*) => { $(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                from.deserialize_any(WordVisitor(PhantomData))
+            }
+        }
+    )* };
+}
+
+macro_rules! serialize_by_word {
+    ($($type:ty),*) => { $(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+    )* };
+}
+
+deserialize_by_word!(
+    Switch,
+    ByteSize,
+    TimeLimit,
+    OptionalPort,
+    CpuFeature,
+    SerialSpec,
+    HypercallRoute
+);
+serialize_by_word!(
+    Switch,
+    ByteSize,
+    TimeLimit,
+    OptionalPort,
+    CpuFeature,
+    HypercallRoute
+);
+
+impl Serialize for SerialSpec {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let word = self.to_word().into_string().map_err(|word| {
+            ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))
+        })?;
+        to.serialize_str(&word)
+    }
+}
