@@ -17,7 +17,7 @@
 //!
 //! # Features
 //!
-//! `std` (default) brings [`Vendor::of_host`]; without it the crate is `no_std` and has no dependency.
+//! `std` (default) brings `Vendor::of_host`; without it the crate is `no_std` and has no dependency.
 //! `vm-memory` brings `memory`, `serde` serializes vendors, ports and stubs. There is no `unsafe`.
 //!
 //! # Example
