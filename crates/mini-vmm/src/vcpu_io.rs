@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Glue: what a vCPU's accesses reach. The one file that names both the vCPU loop and the machine.
+//! Glue: what a vCPU's accesses reach. The one file that joins the vCPU loop's dispatch to the machine's handlers.
 
 use std::sync::Arc;
 

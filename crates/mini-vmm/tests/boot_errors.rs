@@ -206,13 +206,13 @@ fn entry_points_are_judged() {
         assert_eq!(
             CASE.error(&elf(entry, std::slice::from_ref(&bss))),
             format!(
-                "kernel K can't be entered: entry point {entry:#x} lies in none of its segments{REBUILD}"
+                "kernel K can't be entered: entry point {entry:#x} lies in nothing that it loads from the file{REBUILD}"
             )
         );
         assert_eq!(
             CASE.error(&elf(AT, &[bss.clone(), Ph::pvh(entry)])),
             format!(
-                "kernel K can't be entered: PVH entry point {entry:#x} lies in none of its segments; \
+                "kernel K can't be entered: PVH entry point {entry:#x} lies in nothing that it loads from the file; \
                  pass --boot-protocol linux"
             )
         );

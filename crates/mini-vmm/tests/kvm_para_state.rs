@@ -21,6 +21,7 @@ use mini_vmm::para::MachineVcpuState;
 use mini_vmm::spec::{HypercallRoute, SerialSpec, VmSpec};
 use mini_vmm::vm::{Images, Loading, Machine};
 use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
+use para_msr::para::ParaMsrState;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Where the guest counts its calls, and where it is told to end.
@@ -178,6 +179,37 @@ fn h6_a_guest_that_calls_by_port_is_not_given_the_vendors_instruction() {
     auto.start().unwrap();
     wait_until(|| counted(&auto) > before.wrapping_add(100));
     assert_eq!(end(&auto, &latch), Outcome::GuestExit(0));
+}
+
+/// KVM neither lists the MSR nor saves what it stands for.
+#[test]
+fn r14_kvm_does_not_save_the_registration_and_we_do() {
+    let Some(vm) = calling_guest("r14_kvm_does_not_save_the_registration_and_we_do") else {
+        return;
+    };
+    let listed = Kvm::new().unwrap().get_msr_index_list().unwrap();
+    assert!(!listed.as_slice().contains(&MAGIC));
+    let (first, _latch) = machine(&vm, "pio");
+    first.start().unwrap();
+    wait_until(|| counted(&first) > 0);
+    first.pause().unwrap();
+    let states = first.save_vcpus().unwrap();
+    assert!(!states[0].vcpu.msrs.is_empty());
+    assert!(states[0].vcpu.msrs.iter().all(|msr| msr.index != MAGIC));
+    assert!(states[0].para.registration.is_some());
+
+    // Without our part of it the guest is one that never registered, whatever its stub says.
+    let mut without = states.clone();
+    without[0].para = ParaMsrState::default();
+    let (other, _latch) = machine(&vm, "pio");
+    copy_memory(&first, &other);
+    other.restore_vcpus(without).unwrap();
+    assert_eq!(other.save_vcpus().unwrap()[0].para.registration, None);
+
+    let (second, latch) = elsewhere(&vm, &first, states.clone(), "pio");
+    assert_eq!(second.save_vcpus().unwrap()[0].para, states[0].para);
+    second.start().unwrap();
+    assert_eq!(end(&second, &latch), Outcome::GuestExit(0));
 }
 
 #[test]

@@ -9,33 +9,51 @@ use core::fmt;
 ///
 /// 32-bit guests use the low halves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the registers' names say it")]
 pub struct Registers {
+    /// RAX.
     pub rax: u64,
+    /// RBX.
     pub rbx: u64,
+    /// RCX.
     pub rcx: u64,
+    /// RDX.
     pub rdx: u64,
+    /// RSI.
     pub rsi: u64,
+    /// RDI.
     pub rdi: u64,
+    /// RBP.
     pub rbp: u64,
+    /// R8.
     pub r8: u64,
+    /// R9.
     pub r9: u64,
+    /// R10.
     pub r10: u64,
 }
 
 /// The name of one of [`Registers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the registers' names say it")]
 pub enum Register {
+    /// RAX.
     Rax,
+    /// RBX.
     Rbx,
+    /// RCX.
     Rcx,
+    /// RDX.
     Rdx,
+    /// RSI.
     Rsi,
+    /// RDI.
     Rdi,
+    /// RBP.
     Rbp,
+    /// R8.
     R8,
+    /// R9.
     R9,
+    /// R10.
     R10,
 }
 

@@ -126,12 +126,12 @@ pub enum KernelError {
     },
     /// The 64-bit entry point is not in the kernel.
     #[error(
-        "can't be entered: entry point {0:#x} lies in none of its segments; pass a vmlinux as the kernel build made it"
+        "can't be entered: entry point {0:#x} lies in nothing that it loads from the file; pass a vmlinux as the kernel build made it"
     )]
     Entry(u64),
     /// The PVH entry point is not in the kernel.
     #[error(
-        "can't be entered: PVH entry point {0:#x} lies in none of its segments; pass --boot-protocol linux"
+        "can't be entered: PVH entry point {0:#x} lies in nothing that it loads from the file; pass --boot-protocol linux"
     )]
     PvhEntry(u64),
     /// PVH was asked for, but the kernel has no such entry.
