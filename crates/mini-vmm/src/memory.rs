@@ -119,7 +119,7 @@ pub fn regions(ram: u64) -> Vec<(GuestAddress, usize)> {
 }
 
 /// Has `ram` bytes of guest memory from the host: zeroed, not reserved and not touched yet, and placed
-/// so that the host's huge pages serve the guest.
+/// so that the host's huge pages serve the guest, but for the first 2 MiB, which have small ones on any host.
 ///
 /// # Errors
 /// [`Error`] when the size can't be had; the message says what can.
@@ -133,7 +133,8 @@ pub fn allocate(ram: u64) -> Result<GuestMemoryMmap, Error> {
 }
 
 /// Has the host serve `memory` with huge pages from now on, where it asks who wants them (`madvise` in
-/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already stays as it is.
+/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already stays as it is until the host's khugepaged
+/// merges it, which looks at those who ask; the first 2 MiB keep small pages.
 pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
     aligned::prefer_huge_pages(memory);
 }

@@ -95,7 +95,7 @@ pub enum Decompress {
     /// The guest where its decompressor is quick (LZ4, LZO), else the host where it can.
     #[default]
     Auto,
-    /// The host, or the kernel is refused.
+    /// The host, or a bzImage that it can't decompress is refused.
     Host,
     /// The guest's own decompressor (which also randomizes the kernel's address).
     Guest,
@@ -335,7 +335,7 @@ impl VmSpec {
     }
 
     /// The kernel command line when none is said: the console is COM1 if there is one, a panic is a reset, so that
-    /// the run ends, and the kernel does not test its cryptography, which is more than half of a stock kernel's boot
+    /// the run ends, and the kernel does not test its cryptography, which can take half of its boot
     /// (in FIPS mode it does all the same).
     pub fn default_cmdline(serial: &SerialSpec) -> &'static str {
         match serial {

@@ -329,7 +329,7 @@ fn pvh_of_a_bzimage_needs_the_host() {
     };
     assert_eq!(
         host.error(&Bz::default().build()),
-        "kernel K can't be decompressed by the host: its setup header names no payload; leave out --decompress host"
+        "kernel K can't be decompressed by the host: its setup header names no payload; say --decompress auto"
     );
 }
 

@@ -143,7 +143,7 @@ pub enum KernelError {
     )]
     PvhCompressed(NotDecompressed),
     /// The host was asked to decompress it, and can't.
-    #[error("can't be decompressed by the host: {0}; leave out --decompress host")]
+    #[error("can't be decompressed by the host: {0}; say --decompress auto")]
     HostCompressed(NotDecompressed),
     /// The bzImage's boot protocol is too old.
     #[error("speaks boot protocol {}.{:02}, but 2.12 or later is needed; pass a kernel of Linux 3.8 or later", .0 >> 8, .0 & 0xff)]

@@ -18,8 +18,9 @@ pub enum Pages {
     Huge,
 }
 
-/// Has the host serve the bytes `range` of `memory`, which starts and ends on pages, with such pages. A host without
-/// huge pages refuses, and serves them with small ones.
+/// Has the host serve the bytes `range` of `memory` with such pages, from the page where it starts (the host ignores a
+/// range that starts within one) to the end of the page where it ends. A host without huge pages refuses, and serves
+/// them with small ones.
 pub fn advise(memory: &MmapRegion, range: Range<usize>, pages: Pages) {
     if range.is_empty() || range.end > memory.size() {
         return;

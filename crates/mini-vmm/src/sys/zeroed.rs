@@ -11,6 +11,7 @@ use std::slice;
 use vm_memory::MmapRegion;
 
 use super::huge_pages::{Pages, advise};
+use crate::memory::HUGE_PAGE;
 
 /// Zeroes in a mapping of their own: pages of the host that nobody cleared twice, huge ones where it has them, and
 /// that go back to it at once.
@@ -20,13 +21,16 @@ pub struct Zeroed {
 }
 
 impl Zeroed {
-    /// So many bytes, or none if the host has no memory for them.
+    /// So many bytes, or none if the host gives the process no address space for them: it has memory for what is written
+    /// then, or kills somebody.
     pub fn new(size: usize) -> Option<Self> {
         if size == 0 {
             return Some(Zeroed { region: None });
         }
         let region = MmapRegion::new(size).ok()?;
-        advise(&region, 0..size, Pages::Huge);
+        if size >= HUGE_PAGE {
+            advise(&region, 0..size, Pages::Huge);
+        }
         Some(Zeroed {
             region: Some(region),
         })
