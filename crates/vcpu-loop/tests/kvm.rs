@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{ENTRY, MSR, Machine, kvm};
-use vcpu_loop::kvm::{CpuMode, Error as KvmError, GeneralRegister, KvmHost, KvmVcpu, VcpuState};
+use vcpu_loop::kvm::{KvmVcpu, VcpuState};
 use vcpu_loop::{
-    Access, Exit, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next, SaveVcpu, Unclaimed, Vcpu,
-    VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
+    Access, Exit, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next, Unclaimed, Vcpu, VcpuEvent,
+    VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -37,11 +37,6 @@ fn expect_halt(events: &VcpuEvents) {
         Some(VcpuEvent::Fatal { report } | VcpuEvent::Shutdown { report }) => panic!("{report}"),
         other => panic!("{other:?}"),
     }
-}
-
-/// Completes what is pending, answering nothing.
-fn settle(vcpu: &mut KvmVcpu) {
-    while !matches!(vcpu.complete().unwrap(), Exit::Interrupted) {}
 }
 
 #[test]
@@ -350,227 +345,6 @@ fn bytes_at_rip_come_from_guest_memory() {
 }
 
 #[test]
-fn state_saved_in_the_middle_of_a_port_read_goes_on_elsewhere() {
-    let Some(kvm) = kvm("state_saved_in_the_middle_of_a_port_read_goes_on_elsewhere") else {
-        return;
-    };
-    // in al, 0x42; out 0x80, al; hlt
-    let code = b"\xe4\x42\xe6\x80\xf4";
-    let machine = Machine::new(&kvm, code);
-    let mut vcpu = machine.vcpu(0);
-    match vcpu.run().unwrap() {
-        Exit::PioIn { data, .. } => data.copy_from_slice(&[0x5a]),
-        other => panic!("{other:?}"),
-    }
-    assert!(matches!(vcpu.save(), Err(KvmError::Incomplete)));
-    settle(&mut vcpu);
-    let state = vcpu.save().unwrap();
-    assert_eq!((state.regs.rip, state.regs.rax & 0xff), (ENTRY + 2, 0x5a));
-
-    let other = Machine::new(&kvm, code);
-    let mut restored = KvmVcpu::new(other.vm.create_vcpu(0).unwrap(), &other.host).unwrap();
-    restored.restore(&state).unwrap();
-    let again = restored.save().unwrap();
-    assert_eq!((again.regs, again.sregs), (state.regs, state.sregs));
-    assert_eq!((again.xsave, again.events), (state.xsave, state.events));
-    match restored.run().unwrap() {
-        Exit::PioOut {
-            port: 0x80, data, ..
-        } => assert_eq!(data, [0x5a]),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn a_restore_forgets_a_pending_exit() {
-    let Some(kvm) = kvm("a_restore_forgets_a_pending_exit") else {
-        return;
-    };
-    let machine = Machine::new(&kvm, b"\xe4\x42\xe6\x80\xf4");
-    let mut vcpu = machine.vcpu(0);
-    let start = vcpu.save().unwrap();
-    assert!(matches!(vcpu.run().unwrap(), Exit::PioIn { .. }));
-    vcpu.restore(&start).unwrap();
-    assert_eq!(vcpu.fd().get_regs().unwrap().rip, ENTRY);
-    assert!(matches!(
-        vcpu.run().unwrap(),
-        Exit::PioIn { .. } | Exit::Interrupted
-    ));
-}
-
-#[cfg(feature = "serde")]
-#[test]
-fn state_survives_json() {
-    let Some(kvm) = kvm("state_survives_json") else {
-        return;
-    };
-    let machine = Machine::new(&kvm, &[0xf4]);
-    let mut vcpu = machine.vcpu(0);
-    let state = vcpu.save().unwrap();
-    let text = serde_json::to_string(&state).unwrap();
-    let read: VcpuState = serde_json::from_str(&text).unwrap();
-    vcpu.restore(&read).unwrap();
-    assert_eq!(
-        serde_json::to_string(&vcpu.save().unwrap().regs).unwrap(),
-        serde_json::to_string(&state.regs).unwrap()
-    );
-}
-
-#[test]
-fn rejected_msrs_are_listed_and_do_not_stop_a_restore() {
-    let Some(kvm) = kvm("rejected_msrs_are_listed_and_do_not_stop_a_restore") else {
-        return;
-    };
-    let machine = Machine::new(&kvm, &[0xf4]);
-    let mut vcpu = machine.vcpu(0);
-    let mut state = vcpu.save().unwrap();
-    let known = state.msrs.len();
-    assert!(known > 10);
-    // An unknown MSR in front, in the middle and at the end.
-    let alien = kvm_bindings::kvm_msr_entry {
-        index: 0x1234_5678,
-        data: 1,
-        reserved: 0,
-    };
-    for at in [0, known / 2, known + 2] {
-        state.msrs.insert(at, alien);
-    }
-    vcpu.restore(&state).unwrap();
-    let aliens = vcpu
-        .skipped_msrs()
-        .iter()
-        .filter(|index| **index == alien.index)
-        .count();
-    assert_eq!(aliens, 3);
-    assert_eq!(vcpu.save().unwrap().msrs.len(), known);
-}
-
-#[test]
-fn more_msrs_than_kvm_takes_at_once_are_saved_and_restored() {
-    let Some(kvm) = kvm("more_msrs_than_kvm_takes_at_once_are_saved_and_restored") else {
-        return;
-    };
-    let machine = Machine::new(&kvm, &[0xf4]);
-    const IA32_SYSENTER_CS: u32 = 0x174;
-    let host = KvmHost::with_msrs(&kvm, vec![IA32_SYSENTER_CS; 700]).unwrap();
-    let mut vcpu = KvmVcpu::new(machine.vm.create_vcpu(0).unwrap(), &host).unwrap();
-    let state = vcpu.save().unwrap();
-    assert_eq!(state.msrs.len(), 700);
-    vcpu.restore(&state).unwrap();
-    assert_eq!(vcpu.skipped_msrs(), &[0u32; 0]);
-}
-
-#[test]
-fn a_misfit_xsave_area_is_refused_before_anything_changes() {
-    let Some(kvm) = kvm("a_misfit_xsave_area_is_refused_before_anything_changes") else {
-        return;
-    };
-    let machine = Machine::new(&kvm, &[0xf4]);
-    let mut vcpu = machine.vcpu(0);
-    let good = vcpu.save().unwrap();
-    let mut short = good.clone();
-    short.xsave.truncate(100);
-    short.regs.rip = 0x4444;
-    let mut long = good.clone();
-    long.xsave.extend_from_slice(&[0, 0, 1]);
-    long.regs.rip = 0x4444;
-    for bad in [&short, &long] {
-        assert!(matches!(vcpu.restore(bad), Err(KvmError::Misfit { .. })));
-        assert_eq!(vcpu.fd().get_regs().unwrap().rip, ENTRY);
-    }
-    let mut padded = good;
-    padded.xsave.extend_from_slice(&[0; 64]);
-    vcpu.restore(&padded).unwrap();
-}
-
-#[test]
-fn a_refused_state_leaves_a_pending_access_alone() {
-    let Some(kvm) = kvm("a_refused_state_leaves_a_pending_access_alone") else {
-        return;
-    };
-    // in al, 0x42; out 0x80, al; hlt
-    let machine = Machine::new(&kvm, b"\xe4\x42\xe6\x80\xf4");
-    let mut vcpu = machine.vcpu(0);
-    let mut flood = vcpu.save().unwrap();
-    flood.msrs = vec![kvm_bindings::kvm_msr_entry::default(); 4097];
-    match vcpu.run().unwrap() {
-        Exit::PioIn { data, .. } => data.copy_from_slice(&[0x5a]),
-        other => panic!("{other:?}"),
-    }
-    let refusal = vcpu.restore(&flood).unwrap_err();
-    assert!(matches!(refusal, KvmError::Misfit { what: "MSRs" }));
-    assert!(refusal.to_string().contains("nothing was changed"));
-    assert!(matches!(vcpu.save(), Err(KvmError::Incomplete)));
-    match vcpu.run().unwrap() {
-        Exit::PioOut { data, .. } => assert_eq!(data, [0x5a]),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn nested_state_is_saved_also_as_a_header_alone() {
-    let Some(kvm) = kvm("nested_state_is_saved_also_as_a_header_alone") else {
-        return;
-    };
-    if kvm.check_extension_raw(kvm_bindings::KVM_CAP_NESTED_STATE.into()) <= 0 {
-        eprintln!("SKIP: nested_state_is_saved_also_as_a_header_alone: KVM has no nested state");
-        return;
-    }
-    let machine = Machine::new(&kvm, &[0xf4]);
-    let mut vcpu = machine.vcpu(0);
-    let mut state = vcpu.save().unwrap();
-    let header = state.nested.as_deref().unwrap();
-    assert_eq!(header.size, 128);
-    let flags = header.flags;
-    vcpu.restore(&state).unwrap();
-    state.nested = None;
-    vcpu.restore(&state).unwrap();
-    let again = vcpu.save().unwrap().nested.unwrap();
-    assert_eq!((again.flags, again.size), (flags, 128));
-}
-
-#[test]
-fn memory_types_come_back() {
-    let Some(kvm) = kvm("memory_types_come_back") else {
-        return;
-    };
-    let machine = Machine::new(&kvm, &[0xf4]);
-    let mut vcpu = machine.vcpu(0);
-    let start = vcpu.save().unwrap();
-    let default_type = |state: &VcpuState| {
-        let found = state.msrs.iter().find(|msr| msr.index == 0x2ff);
-        found.map(|msr| msr.data)
-    };
-    if default_type(&start).is_none() {
-        eprintln!("SKIP: memory_types_come_back: KVM has no MTRRs");
-        return;
-    }
-    // Enabled, write-back.
-    let mut other = start.clone();
-    for msr in other.msrs.iter_mut().filter(|msr| msr.index == 0x2ff) {
-        msr.data = 0x806;
-    }
-    vcpu.restore(&other).unwrap();
-    assert_eq!(default_type(&vcpu.save().unwrap()), Some(0x806));
-    vcpu.restore(&start).unwrap();
-    assert_eq!(default_type(&vcpu.save().unwrap()), default_type(&start));
-}
-
-#[test]
-fn the_task_priority_survives_the_first_entry() {
-    let Some(kvm) = kvm("the_task_priority_survives_the_first_entry") else {
-        return;
-    };
-    let machine = Machine::new(&kvm, &[0xf4]);
-    let mut vcpu = machine.vcpu(0);
-    let mut state = vcpu.save().unwrap();
-    state.sregs.cr8 = 5;
-    vcpu.restore(&state).unwrap();
-    assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
-    assert_eq!(vcpu.fd().get_sregs().unwrap().cr8, 5);
-}
-
-#[test]
 fn a_pause_while_a_wrmsr_is_pending_does_not_replay_it() {
     let Some(kvm) = kvm("a_pause_while_a_wrmsr_is_pending_does_not_replay_it") else {
         return;
@@ -771,95 +545,6 @@ fn a_vcpu_that_halts_in_the_kernel_or_waits_for_sipi_is_kicked_out() {
 }
 
 #[test]
-fn registers_are_shared_at_an_exit() {
-    let Some(kvm) = kvm("registers_are_shared_at_an_exit") else {
-        return;
-    };
-    // mov bx, 0x1234; out 0x80, al; mov ax, bx; out 0x80, ax; hlt
-    let machine = Machine::new(&kvm, b"\xbb\x34\x12\xe6\x80\x89\xd8\xe7\x80\xf4");
-    let mut vcpu = machine.vcpu(0);
-    let Some(registers) = vcpu.sync_registers() else {
-        return;
-    };
-    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
-    let mut regs = registers.get();
-    assert_eq!(regs.rbx & 0xffff, 0x1234);
-    for (register, value) in [
-        (GeneralRegister::Rax, regs.rax),
-        (GeneralRegister::Rbx, regs.rbx),
-        (GeneralRegister::Rcx, regs.rcx),
-        (GeneralRegister::Rdx, regs.rdx),
-        (GeneralRegister::Rsi, regs.rsi),
-        (GeneralRegister::Rdi, regs.rdi),
-        (GeneralRegister::Rbp, regs.rbp),
-        (GeneralRegister::R8, regs.r8),
-        (GeneralRegister::R9, regs.r9),
-        (GeneralRegister::R10, regs.r10),
-    ] {
-        assert_eq!(registers.general(register), value, "{register:?}");
-    }
-    regs.rbx = 0x4321;
-    registers.set(&regs);
-    match vcpu.run().unwrap() {
-        Exit::PioOut { data, .. } => assert_eq!(data, 0x4321u16.to_le_bytes()),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn an_answer_in_rax_leaves_the_other_registers() {
-    let Some(kvm) = kvm("an_answer_in_rax_leaves_the_other_registers") else {
-        return;
-    };
-    // mov bx, 0x1234; out 0x80, al; out 0x80, ax; mov ax, bx; out 0x80, ax; hlt
-    let code = b"\xbb\x34\x12\xe6\x80\xe7\x80\x89\xd8\xe7\x80\xf4";
-    let machine = Machine::new(&kvm, code);
-    let mut vcpu = machine.vcpu(0);
-    let Some(registers) = vcpu.sync_registers() else {
-        return;
-    };
-    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
-    registers.set_rax(0x5678);
-    for expected in [0x5678u16, 0x1234] {
-        match vcpu.run().unwrap() {
-            Exit::PioOut { data, .. } => assert_eq!(data, expected.to_le_bytes()),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-#[test]
-fn registers_are_shared_from_the_exit_that_asks_on() {
-    let Some(kvm) = kvm("registers_are_shared_from_the_exit_that_asks_on") else {
-        return;
-    };
-    // mov bx, 0x1234; out 0x80, al; out 0x80, al; out 0x80, al; hlt
-    let code = b"\xbb\x34\x12\xe6\x80\xe6\x80\xe6\x80\xf4";
-    let machine = Machine::new(&kvm, code);
-    let mut vcpu = machine.vcpu(0);
-    let Some(registers) = vcpu.unshared_registers() else {
-        return;
-    };
-    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
-    registers.share(false);
-    assert!(!registers.are_filled(), "asked for after the exit");
-    assert_eq!(registers.get().rbx, 0);
-    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
-    assert!(registers.are_filled());
-    assert_eq!(registers.get().rbx & 0xffff, 0x1234);
-    registers.share(true);
-    assert!(!registers.are_filled(), "without the mode");
-    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
-    assert!(registers.are_filled());
-    let cpl = vcpu.fd().get_sregs().unwrap().ss.dpl;
-    let real_mode = CpuMode {
-        cpl,
-        long_mode: false,
-    };
-    assert_eq!(registers.mode(), real_mode);
-}
-
-#[test]
 fn completing_runs_no_guest_instruction() {
     let Some(kvm) = kvm("completing_runs_no_guest_instruction") else {
         return;
@@ -875,7 +560,7 @@ fn completing_runs_no_guest_instruction() {
             &unclaimed,
         );
         if flow == Flow::Continue {
-            settle(&mut vcpu);
+            while !matches!(vcpu.complete().unwrap(), Exit::Interrupted) {}
             assert_eq!(vcpu.fd().get_regs().unwrap().rip, ENTRY + 2);
         }
     }

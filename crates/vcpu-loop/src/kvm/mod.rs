@@ -8,6 +8,7 @@ mod dump;
 mod nested;
 mod run_page;
 mod state;
+mod sync_registers;
 
 use std::fmt;
 use std::io;
@@ -20,8 +21,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 pub use dump::ReadGuest;
-pub use run_page::{CpuMode, GeneralRegister, SyncRegisters};
 pub use state::{Sregs2Extra, VcpuState};
+pub use sync_registers::{CpuMode, GeneralRegister, SyncRegisters};
 
 use crate::exit::{Details, Exit};
 use crate::kick::Kick;

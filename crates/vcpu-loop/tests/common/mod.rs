@@ -20,6 +20,7 @@ pub const ENTRY: u64 = 0x1000;
 /// All of RAM: 64 KiB from 0. Segment 0xa000 is MMIO.
 pub const RAM: usize = 0x1_0000;
 /// An MSR that belongs to user space by a filter, as KVM doesn't know it.
+#[allow(dead_code, reason = "not every test has MSRs")]
 pub const MSR: u32 = 0x8765_5678;
 
 /// KVM, or the reason why not on stderr.
@@ -62,6 +63,7 @@ impl Machine {
     }
 
     /// Sends accesses of [`MSR`] to user space: the capability first, then the filter.
+    #[allow(dead_code, reason = "not every test has MSRs")]
     pub fn own_msr(&self) {
         let reasons = MsrExitReason::Filter | MsrExitReason::Unknown | MsrExitReason::Inval;
         let mut cap = kvm_enable_cap {

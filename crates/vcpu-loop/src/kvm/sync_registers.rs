@@ -1,0 +1,153 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A vCPU's registers in its run page.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs};
+
+use super::run_page::{Mapping, REGS_WORDS, regs_from_words, words_from_regs};
+
+/// EFER.LMA, the CPU is in long mode (AMD APM, volume 2, section 3.1.7).
+const EFER_LMA: u64 = 1 << 10;
+
+/// The EFER of a run page into which KVM has copied no segments yet: no CPU has all its bits.
+pub(super) const EFER_UNFILLED: u64 = u64::MAX;
+
+/// How privileged and in which width a vCPU runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuMode {
+    /// The current privilege level, 0 to 3.
+    pub cpl: u8,
+    /// Whether the code is 64-bit code, not 32-bit or 16-bit code under whichever operating system.
+    pub long_mode: bool,
+}
+
+/// A general register that hypercalls use, by its place in `kvm_regs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeneralRegister {
+    /// RAX.
+    Rax = word_of(offset_of!(kvm_regs, rax)),
+    /// RBX.
+    Rbx = word_of(offset_of!(kvm_regs, rbx)),
+    /// RCX.
+    Rcx = word_of(offset_of!(kvm_regs, rcx)),
+    /// RDX.
+    Rdx = word_of(offset_of!(kvm_regs, rdx)),
+    /// RSI.
+    Rsi = word_of(offset_of!(kvm_regs, rsi)),
+    /// RDI.
+    Rdi = word_of(offset_of!(kvm_regs, rdi)),
+    /// RBP.
+    Rbp = word_of(offset_of!(kvm_regs, rbp)),
+    /// R8.
+    R8 = word_of(offset_of!(kvm_regs, r8)),
+    /// R9.
+    R9 = word_of(offset_of!(kvm_regs, r9)),
+    /// R10.
+    R10 = word_of(offset_of!(kvm_regs, r10)),
+}
+
+/// The place of RFLAGS.
+const RFLAGS: usize = offset_of!(kvm_regs, rflags) / size_of::<u64>();
+
+const fn word_of(offset: usize) -> isize {
+    (offset / size_of::<u64>()) as isize
+}
+
+/// A vCPU's registers without a system call (`KVM_CAP_SYNC_REGS`).
+///
+/// KVM copies them out at every exit, once [`share`](SyncRegisters::share) asked for it, and the general
+/// registers back in at the next entry if they were set. So they are those of
+/// the instruction that exited only while an exit is being answered, on the vCPU's thread, and if they
+/// [`are_filled`](SyncRegisters::are_filled); at other times
+/// the values are stale but harmless. Don't change RIP while an access is incomplete: KVM moves it.
+#[derive(Clone, Debug)]
+pub struct SyncRegisters {
+    mapping: Arc<Mapping>,
+}
+
+impl SyncRegisters {
+    pub(super) fn new(mapping: Arc<Mapping>) -> Self {
+        SyncRegisters { mapping }
+    }
+
+    /// From the next exit on, KVM shares the general registers and, with `mode`, those that
+    /// [`mode`](SyncRegisters::mode) reads. Any thread may call it: KVM looks when the vCPU leaves the guest, so an
+    /// exit that the guest makes because of what the caller does next has them. An exit that another vCPU made
+    /// before may be answered after, and has not: see [`are_filled`](SyncRegisters::are_filled). There is no way
+    /// back: KVM copies a few hundred bytes per exit.
+    pub fn share(&self, mode: bool) {
+        let mut valid = u64::from(KVM_SYNC_X86_REGS);
+        if mode {
+            valid |= u64::from(KVM_SYNC_X86_SREGS);
+        }
+        self.mapping.valid_regs().fetch_or(valid, Ordering::SeqCst);
+    }
+
+    /// Whether the exit that is being answered left all that [`share`](SyncRegisters::share) asked for. If not, it
+    /// was made before KVM was asked: there is nothing to read, and registers that are set now would
+    /// overwrite the vCPU's own with zeros.
+    #[inline]
+    pub fn are_filled(&self) -> bool {
+        let wants = self.mapping.valid_regs().load(Ordering::Relaxed);
+        let wants_mode = wants & u64::from(KVM_SYNC_X86_SREGS) != 0;
+        // The page is zeroed when KVM makes it, and bit 1 of RFLAGS is always 1 (Intel SDM, volume 1, section
+        // 3.4.3). KVM copies after it looked at what it is asked for, so nothing is ever half there.
+        let has_mode = self.mapping.efer().load(Ordering::Relaxed) != EFER_UNFILLED;
+        self.mapping.regs()[RFLAGS].load(Ordering::Relaxed) != 0 && (has_mode || !wants_mode)
+    }
+
+    /// The mode of the code that exited, where [`share`](SyncRegisters::share) asked for it and the registers
+    /// [`are_filled`](SyncRegisters::are_filled).
+    ///
+    /// The privilege level is the DPL of SS, as both vendors define it (Intel SDM, volume 3, section 25.4.1
+    /// "Guest Register State"; AMD APM, volume 2, section 15.5.1), and KVM keeps it so on both.
+    pub fn mode(&self) -> CpuMode {
+        let lma = self.mapping.efer().load(Ordering::Relaxed) & EFER_LMA != 0;
+        CpuMode {
+            cpl: self.mapping.ss_dpl().load(Ordering::Relaxed) & 3,
+            long_mode: lma && self.mapping.cs_l().load(Ordering::Relaxed) != 0,
+        }
+    }
+
+    /// One of the registers at the exit: what an answer needs of them, without a copy of all.
+    #[inline]
+    pub fn general(&self, register: GeneralRegister) -> u64 {
+        self.mapping.regs()[register as usize].load(Ordering::Relaxed)
+    }
+
+    /// The registers at the exit.
+    pub fn get(&self) -> kvm_regs {
+        let mut words = [0u64; REGS_WORDS];
+        for (word, shared) in words.iter_mut().zip(self.mapping.regs()) {
+            *word = shared.load(Ordering::Relaxed);
+        }
+        regs_from_words(words)
+    }
+
+    /// Changes RAX at the next entry and leaves the others as they were at the exit, which they must
+    /// [be](SyncRegisters::are_filled): what most answers are, at a fraction of the stores.
+    pub fn set_rax(&self, rax: u64) {
+        self.mapping.regs()[GeneralRegister::Rax as usize].store(rax, Ordering::Relaxed);
+        self.set_dirty();
+    }
+
+    /// Changes the registers at the next entry.
+    pub fn set(&self, regs: &kvm_regs) {
+        let words = words_from_regs(*regs);
+        for (word, shared) in words.iter().zip(self.mapping.regs()) {
+            shared.store(*word, Ordering::Relaxed);
+        }
+        self.set_dirty();
+    }
+
+    /// Has KVM take the general registers: the only ones that are ever given back.
+    fn set_dirty(&self) {
+        let dirty = u64::from(KVM_SYNC_X86_REGS);
+        self.mapping.dirty_regs().store(dirty, Ordering::Relaxed);
+    }
+}
