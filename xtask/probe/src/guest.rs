@@ -7,8 +7,10 @@
 
 /// Where the code is, and starts.
 pub const ENTRY: u32 = 0x10_0000;
-/// COM1's data register: a byte written here is the guest's first sign of life.
+/// COM1's data register.
 const SERIAL: u16 = 0x3f8;
+/// The guest's first sign of life there, which no VMM prints before.
+pub const SIGN: u8 = b'!';
 /// COM1's scratch register, which no driver and no interrupt hangs on.
 pub const SCRATCH: u16 = 0x3ff;
 /// An address in the hole below 4 GiB that has no device.
@@ -62,9 +64,9 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
     let mut code = Vec::new();
     match work {
         Work::Nothing => {}
-        Work::Say => out(&mut code, SERIAL, b'!'),
+        Work::Say => out(&mut code, SERIAL, SIGN),
         Work::Idle => {
-            out(&mut code, SERIAL, b'!');
+            out(&mut code, SERIAL, SIGN);
             code.extend(HALT);
         }
         Work::Port(count) => {
@@ -93,7 +95,7 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
             repeat(&mut code, count, &call);
         }
         Work::Reset => {
-            out(&mut code, SERIAL, b'!');
+            out(&mut code, SERIAL, SIGN);
             out(&mut code, KEYBOARD_RESET.0, KEYBOARD_RESET.1);
         }
     }

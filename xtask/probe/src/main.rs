@@ -6,7 +6,7 @@
 //! ```text
 //! bench-probe run PROGRAM [ARGUMENT...]
 //!     Runs a program with its output read and dropped. Prints one line:
-//!     WALL FIRST USER SYSTEM STATUS: nanoseconds until the end, until the first output (0: none), of CPU; the exit code.
+//!     WALL FIRST USER SYSTEM STATUS: nanoseconds until the end, until the guest's first sign (0: none), of CPU; the exit code.
 //! bench-probe lines PROGRAM [ARGUMENT...]
 //!     The same, after each line of the program's output with the nanoseconds at which it was complete.
 //! bench-probe floor MIB CPUS [nothing|port|mmio|msr|hypercall COUNT]
@@ -56,7 +56,7 @@ fn run(program: &str, arguments: &[&str], lines: bool) -> Result<(), Error> {
         let (mut line, mut buffer) = (Vec::new(), [0; 4096]);
         while let Ok(count @ 1..) = output.read(&mut buffer) {
             let now = started.elapsed().as_nanos();
-            if first == 0 {
+            if first == 0 && buffer[..count].contains(&guest::SIGN) {
                 first = now;
             }
             for &byte in buffer[..count].iter().filter(|_| lines) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::guest::Work;
+use super::guest::{SIGN, Work};
 use super::host::Host;
 use super::results::Measure;
 use super::subject::{Kind, Setup, Subject};
@@ -47,7 +47,7 @@ impl Living {
         loop {
             match output.read(&mut buffer)? {
                 0 => bail!("the machine ended before its guest ran"),
-                count if buffer[..count].contains(&b'!') => return Ok(()),
+                count if buffer[..count].contains(&SIGN) => return Ok(()),
                 _ => {}
             }
         }
