@@ -54,8 +54,8 @@ pub enum Error {
     },
     /// The file is not JSON, or not of a machine.
     #[error(
-        "config file {path:?}, line {}, column {}: {}; correct that, or write a new file with --print-config",
-        json.line(), json.column(), without_place(json)
+        "config file {path:?}, line {}, column {}: {} (--print-config shows how a file looks)",
+        json.line(), json.column().max(1), without_place(json)
     )]
     Json {
         /// The file.
@@ -124,6 +124,8 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<PartialSpec, Error> {
             column: before.len() - line_start.map_or(0, |at| at + 1) + 1,
         }
     })?;
+    // Some editors mark UTF-8 so.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let object: Object = serde_json::from_str(text).map_err(|json| Error::Json {
         path: path.into(),
         json,

@@ -16,7 +16,6 @@ use crate::layout::{
     KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
 };
 pub use crate::sys::mapped_vm::MappedVm;
-pub(crate) use aligned::HUGE_PAGE;
 
 /// Every x86-64 processor addresses at least this many bits of physical memory.
 const LEAST_PHYSICAL_BITS: u32 = 36;
@@ -133,8 +132,8 @@ pub fn allocate(ram: u64) -> Result<GuestMemoryMmap, Error> {
 }
 
 /// Has the host serve `memory` with huge pages from now on, where it asks who wants them (`madvise` in
-/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already stays as it is until the host's khugepaged
-/// merges it, which looks at those who ask; the first 2 MiB keep small pages.
+/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already keeps its small pages until khugepaged,
+/// the host's thread that looks for pages to merge, comes by; the first 2 MiB keep them for good.
 pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
     aligned::prefer_huge_pages(memory);
 }

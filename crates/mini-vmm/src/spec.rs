@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::partial::PartialSpec;
-pub use self::words::{ByteSize, OptionalPort, Switch, TimeLimit, WordError};
+pub use self::words::{ByteSize, Count, OptionalPort, Switch, TimeLimit, WordError};
 use crate::layout;
 
 /// What to boot and on what machine.
@@ -76,8 +76,7 @@ pub struct VmSpec {
 }
 
 /// Which entry point of the kernel to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum BootProtocol {
     /// PVH where an ELF file has the note, else the 64-bit Linux entry.
     #[default]
@@ -89,8 +88,7 @@ pub enum BootProtocol {
 }
 
 /// Who decompresses a bzImage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Decompress {
     /// The guest where its decompressor is quick (LZ4, LZO), else the host where it can.
     #[default]
@@ -127,8 +125,7 @@ pub enum SerialSpec {
 }
 
 /// What a guest reset does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OnReboot {
     /// The process ends with exit code 32.
     #[default]
@@ -138,8 +135,7 @@ pub enum OnReboot {
 }
 
 /// What a guest panic report (pvpanic) does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OnPanic {
     /// The process ends with exit code 34.
     #[default]

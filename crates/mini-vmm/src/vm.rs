@@ -25,6 +25,7 @@ use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::para::{self, InstalledMsrs, MachineVcpuState, MsrPlan, Para};
 use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
+use crate::sys::huge_pages::HUGE_PAGE;
 use crate::{layout, memory};
 
 /// How long vCPUs may take to obey; a host that is this late has other problems.
@@ -153,7 +154,7 @@ impl Loading {
         let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
         // Only for what fills them: the host clears each as a whole, and its khugepaged, which looks at whoever wants
         // huge pages, holds up the end of a small guest.
-        if images.size() >= memory::HUGE_PAGE as u64 {
+        if images.size() >= HUGE_PAGE as u64 {
             memory::prefer_huge_pages(mapped.memory());
         }
         let loaded = load_kernel(spec, images, mapped.memory())?;

@@ -7,6 +7,8 @@
 
 mod bare;
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -178,22 +180,21 @@ fn timeless(transcript: &str) -> Vec<String> {
 #[test]
 fn the_readme_shows_what_there_is_to_see() {
     let test = "the_readme_shows_what_there_is_to_see";
+    // It was taken where auto is pio.
+    let Some(shown) = demo(test, &["--hypercall", "pio"]) else {
+        return;
+    };
+    let mut readmes = vec![include_str!("../README.md").to_owned()];
     // The workspace's is not in the package.
-    let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-    let workspace = std::fs::read_to_string(workspace);
-    for readme in [Some(include_str!("../README.md").into()), workspace.ok()] {
-        let Some(readme): Option<String> = readme else {
-            continue;
-        };
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if workspace.join("xtask").exists() {
+        readmes.push(fs::read_to_string(workspace.join("README.md")).unwrap());
+    }
+    for readme in readmes {
         let (_, transcript) = readme.split_once("mini-vmm demo\n  ").unwrap();
         let (transcript, _) = transcript.split_once("```").unwrap();
-        // It was taken where auto is pio.
-        if let Some(shown) = demo(test, &["--hypercall", "pio"]) {
-            assert_eq!(
-                timeless(&shown.stdout),
-                timeless(&format!("  {transcript}"))
-            );
-        }
+        let transcript = timeless(&format!("  {transcript}"));
+        assert_eq!(timeless(&shown.stdout), transcript);
     }
 }
 
@@ -207,13 +208,14 @@ fn a_guest_that_got_stuck_leaves_whole_lines() {
     let Some(shown) = demo(test, &["--hypercall", "vendor"]) else {
         return;
     };
-    // On some it completes there, too.
-    if shown.code != Some(0) {
-        assert!(
-            shown.stdout.ends_with(" a call returns \n"),
-            "{}",
-            shown.stdout
-        );
-        assert!(shown.stderr.contains("--hypercall pio"), "{}", shown.stderr);
+    if shown.code == Some(0) {
+        eprintln!("SKIP: {test}: this KVM completes VMCALL");
+        return;
     }
+    assert!(
+        shown.stdout.ends_with(" a call returns \n"),
+        "{}",
+        shown.stdout
+    );
+    assert!(shown.stderr.contains("--hypercall pio"), "{}", shown.stderr);
 }

@@ -9,7 +9,7 @@
 pub const ENTRY: u32 = 0x10_0000;
 /// COM1's data register.
 const SERIAL: u16 = 0x3f8;
-/// The guest's first sign of life there, which no VMM prints before.
+/// The guest's first sign of life there, which no VMM that is measured prints before.
 pub const SIGN: u8 = b'!';
 /// COM1's scratch register, which no driver and no interrupt hangs on.
 pub const SCRATCH: u16 = 0x3ff;

@@ -61,7 +61,7 @@ pub const QUICK: Effort = Effort {
 pub struct Sample {
     /// From before fork and exec to when its end was known.
     pub wall: f64,
-    /// Until it printed something; none if it never did.
+    /// Until its guest's sign came; none if it never did.
     pub first: Option<f64>,
     /// Of CPU, in user mode and in the kernel, of all its threads.
     pub cpu: f64,

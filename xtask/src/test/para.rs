@@ -189,7 +189,7 @@ const INTEL: &[Case] = &[Case {
     name: "para-6.1-vendor",
     image: KERNEL_6_1,
     arguments: "--hypercall vendor",
-    cmdline: "cryptomgr.notests=1",
+    cmdline: Some("cryptomgr.notests=1"),
     guest: "insmod /para/para.ko; para-show",
     expect: VENDOR_INTEL,
     ..PARA

@@ -37,7 +37,7 @@ pub use output::ConsoleOutput;
 pub use terminal::line_end;
 
 use input::InputQueue;
-use output::{Drain, FdSink, Output};
+use output::{Drain, FdSink, Output, Sink, WholeLines};
 use pty::Pty;
 use socket::{Socket, SocketFile};
 use terminal::RawTerminal;
@@ -119,14 +119,14 @@ impl Console {
         }
     }
 
-    /// A console that writes to standard output and reads nothing: the terminal stays as it is.
+    /// A console that writes to standard output, whole lines in the end, and reads nothing: the terminal stays as it is.
     ///
     /// # Errors
     /// [`Error::Start`] when a thread or a file descriptor can't be had.
     pub fn standard_output() -> Result<Console, Error> {
         sys::terminal::ignore_file_size_signal();
         let mut console = Console::default();
-        console.write_to_stdout()?;
+        console.write_to_stdout(WholeLines::new)?;
         Ok(console)
     }
 
@@ -167,7 +167,7 @@ impl Console {
 
     fn stdio() -> Result<Console, Error> {
         let mut console = Console::default();
-        console.write_to_stdout()?;
+        console.write_to_stdout(|output| output)?;
         let queue = Arc::new(InputQueue::new().map_err(Error::Start)?);
         (console.reader, console._terminal) = stdio::input(&queue)?;
         console.input = Some(queue);
@@ -230,9 +230,12 @@ impl Console {
         Ok(console)
     }
 
-    fn write_to_stdout(&mut self) -> Result<(), Error> {
+    fn write_to_stdout<S: Sink + 'static>(
+        &mut self,
+        sink: impl FnOnce(FdSink) -> S,
+    ) -> Result<(), Error> {
         match stdio::output().map_err(Error::Start)? {
-            Some(writer) => self.write_to(writer),
+            Some(output) => self.write_to(Output::start(sink(output)).map_err(Error::Start)?),
             None => {
                 log::warn!("standard output is closed: the guest's output is discarded");
                 self.output = Some(ConsoleOutput::discard());

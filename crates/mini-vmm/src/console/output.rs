@@ -170,6 +170,39 @@ impl Shared {
     }
 }
 
+/// Ends the last line, whether the guest does or not: something else is printed next.
+pub(super) struct WholeLines<S> {
+    sink: S,
+    within_line: bool,
+}
+
+impl<S> WholeLines<S> {
+    pub(super) fn new(sink: S) -> Self {
+        WholeLines {
+            sink,
+            within_line: false,
+        }
+    }
+}
+
+impl<S: Sink> Sink for WholeLines<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.sink.write(bytes)?;
+        if let Some(last) = bytes[..count].last() {
+            self.within_line = *last != b'\n';
+        }
+        Ok(count)
+    }
+
+    fn finish(&mut self, stop: &Stop) {
+        if self.within_line {
+            // A reader who is gone misses nothing.
+            let _ = self.sink.write(b"\n");
+        }
+        self.sink.finish(stop);
+    }
+}
+
 /// The writer thread.
 fn write_out(shared: &Shared, sink: &mut dyn Sink, stop: &Stop) {
     let mut chunk = Vec::with_capacity(2 * CHUNK);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::escape::{Command, Escape, HELP};
 use super::input::{InputQueue, READ_AHEAD};
-use super::output::{FdSink, Output};
+use super::output::FdSink;
 use super::terminal::{self, RawTerminal, line_end};
 use super::worker::{Stop, Worker, readable};
 use super::{Error, Wake, tell};
@@ -34,10 +34,9 @@ fn duplicate(stream: rustix::fd::BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> 
     }
 }
 
-/// The writer for standard output, unless that is closed.
-pub(super) fn output() -> io::Result<Option<Output>> {
-    let fd = duplicate(stdio::stdout())?;
-    fd.map(|fd| Output::start(FdSink(fd))).transpose()
+/// Standard output, unless that is closed.
+pub(super) fn output() -> io::Result<Option<FdSink>> {
+    Ok(duplicate(stdio::stdout())?.map(FdSink))
 }
 
 /// The reader of standard input, unless that is closed, and its terminal, if it is one.

@@ -7,7 +7,6 @@
 //! as any other kernel is: same machine, same routes. It prints the page and the stub before and
 //! after its registration, what a call returns, and how long one takes.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -86,16 +85,13 @@ pub fn run(route: HypercallRoute) -> Result<u8, Error> {
     // This guest knows no power button.
     let grace = Duration::ZERO;
     let outcome = vmm::run_images(&spec(route), &images, grace, Console::standard_output)?;
-    let why = match outcome {
-        Outcome::GuestExit(0) | Outcome::PowerOff => return Ok(0),
-        Outcome::Signal(_) => return Ok(outcome.exit_code()),
-        Outcome::GuestPanic => return Err(Error::GaveUp(route)),
-        Outcome::Timeout => Error::Stuck(route),
-        _ => Error::Failed(route),
-    };
-    // It was in the middle of a line; a reader who is gone misses nothing.
-    let _ = writeln!(io::stdout());
-    Err(why)
+    match outcome {
+        Outcome::GuestExit(0) | Outcome::PowerOff => Ok(0),
+        Outcome::GuestPanic => Err(Error::GaveUp(route)),
+        Outcome::Timeout => Err(Error::Stuck(route)),
+        Outcome::Signal(_) => Ok(outcome.exit_code()),
+        _ => Err(Error::Failed(route)),
+    }
 }
 
 /// The smallest machine, with a serial console.

@@ -13,10 +13,7 @@ use vm_memory::{
     MmapRegion,
 };
 
-use crate::sys::huge_pages::{Pages, advise};
-
-/// x86's huge page in bytes.
-pub(crate) const HUGE_PAGE: usize = 2 << 20;
+use crate::sys::huge_pages::{HUGE_PAGE, Pages, advise};
 
 /// Maps anonymous memory at the given ranges, each of which starts on a huge page of host and guest.
 pub(super) fn from_ranges(

@@ -16,7 +16,7 @@ use crate::hypercalls::{Caller, Hypercalls};
 pub trait CallRegisters: Send + Sync + 'static {
     /// From the next exit on they are there.
     fn share(&self);
-    /// Whether they are those of the exit in hand: not if it was made before they were shared.
+    /// Whether they are those of the exit in hand: they may not be if they were shared while it was on its way.
     fn are_filled(&self) -> bool;
     /// The general registers at the exit, as far as calls use them.
     fn get(&self) -> Registers;
@@ -65,8 +65,8 @@ impl CallRegisters for SyncRegisters {
 ///
 /// It is opened for all vCPUs by the first registration that is accepted, *before* the instructions of a call are
 /// written into the guest: a vCPU that did not register itself may call, as it may with the vendor's instruction, and
-/// whoever calls because of those instructions has registers that are shared. An exit from the same port that was
-/// made before has none; it was a write that nobody claims then, and stays one.
+/// whoever calls because of those instructions has registers that are shared. A write to the port that was on its
+/// way already may have none; then it is one that nobody claims.
 pub struct Gate<R> {
     /// Outside of the port space where there is none.
     port: u32,
@@ -115,8 +115,8 @@ impl<R: CallRegisters> Gate<R> {
         u32::from(port) == self.port
     }
 
-    /// Answers a call of `vcpu` by port I/O, if the gate was open when it exited. The registers say all: the byte
-    /// means nothing.
+    /// Answers a call of `vcpu` by port I/O, if the gate is open and KVM left this exit's registers. They say all: the
+    /// byte means nothing.
     #[must_use]
     pub fn port_call(&self, vcpu: u32, calls: &Hypercalls) -> bool {
         let Some(registers) = self.registers.get(vcpu as usize) else {
@@ -138,9 +138,8 @@ impl<R: CallRegisters> Gate<R> {
     /// Answers a call that KVM forwarded, whose caller it names. The result goes to RAX, which KVM sets.
     pub fn forwarded_call(&self, caller: &Caller, calls: &Hypercalls) -> Option<u64> {
         let registers = self.registers.get(caller.vcpu as usize)?;
-        if !registers.are_filled() {
-            return None;
-        }
+        // Where calls are forwarded, the gate is open before vCPUs run.
+        debug_assert!(registers.are_filled());
         Some(self.answer(calls, caller, registers.get()))
     }
 

@@ -6,7 +6,6 @@
 use clap::ValueEnum;
 use hypercall_patch::PioPort;
 use para_abi::Convention;
-use serde::{Deserialize, Serialize};
 
 use super::{Error, VmSpec};
 use crate::layout;
@@ -37,19 +36,16 @@ impl HypercallRoute {
 
 /// In which registers a hypercall that reaches the VMM has its number and arguments. A guest can't be asked, so it is a
 /// property of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum HypercallAbi {
     /// As for KVM's own: RAX; RBX, RCX, RDX, RSI.
     #[default]
-    #[serde(rename = "kvm")]
     Kvm,
     /// As in Linux of 2007: 64-bit RAX; RDI, RSI, RDX, RCX, R8, R9; 32-bit EBX; EAX, ECX, EDX, ESI, EDI, EBP.
     #[value(name = "2007")]
-    #[serde(rename = "2007")]
     Para2007,
     /// As the guests of 2007 that were never merged: 64-bit as 2007; 32-bit EAX; EBX, ECX, EDX, ESI, EDI, EBP.
     #[value(name = "2007-draft")]
-    #[serde(rename = "2007-draft")]
     Para2007Draft,
 }
 
@@ -65,8 +61,7 @@ impl HypercallAbi {
 }
 
 /// Which MSRs the guest may use. What it may not use is #GP for it, as on a CPU that has no such MSR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MsrPolicy {
     /// Those that KVM has.
     #[default]

@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use serde::{Deserialize, Serialize};
 
-use super::words::{self, ByteSize, OptionalPort, Switch, TimeLimit};
+use super::words::{self, ByteSize, Count, OptionalPort, Switch, TimeLimit};
 use super::{
     BootProtocol, CpuFeature, Decompress, Error, HypercallAbi, HypercallRoute, MsrPolicy, OnPanic,
     OnReboot, SerialSpec, VmSpec,
@@ -45,8 +45,13 @@ pub struct PartialSpec {
     pub decompress: Option<Decompress>,
 
     /// Number of vCPUs, 1 to 64 [default: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = words::parse_count, help_heading = "Machine")]
-    pub cpus: Option<u64>,
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Machine"
+    )]
+    pub cpus: Option<Count>,
 
     /// RAM: a number and K, M, G or T [default: 512M]
     ///
@@ -71,6 +76,7 @@ pub struct PartialSpec {
         allow_hyphen_values = true
     )]
     #[arg(help_heading = "Machine")]
+    #[serde(deserialize_with = "words::json::features")]
     pub cpu_features: Option<Vec<CpuFeature>>,
 
     /// Give the machine a PIT and a PIC, and announce them [default: off]
@@ -172,7 +178,7 @@ impl TryFrom<PartialSpec> for VmSpec {
     fn try_from(partial: PartialSpec) -> Result<Self, Error> {
         let serial = partial.serial.unwrap_or_default();
         let default_cmdline = || VmSpec::default_cmdline(&serial).to_owned();
-        let cpus = partial.cpus.unwrap_or(1);
+        let cpus = partial.cpus.map_or(1, |count| count.0);
         let spec = VmSpec {
             kernel: partial.kernel.ok_or(Error::NoKernel)?,
             initrd: partial.initrd,
@@ -207,7 +213,7 @@ impl From<VmSpec> for PartialSpec {
             cmdline: Some(spec.cmdline),
             boot_protocol: Some(spec.boot_protocol),
             decompress: Some(spec.decompress),
-            cpus: Some(spec.cpus.into()),
+            cpus: Some(Count(spec.cpus.into())),
             memory: Some(ByteSize(spec.memory)),
             cpu_features: Some(spec.cpu_features),
             legacy_timer: Some(Switch(spec.legacy_timer)),

@@ -6,7 +6,7 @@
 //! Each type here is read by [`FromStr`] and written by [`Display`]; what is written reads back as
 //! the same value. In JSON the same words are strings; plain counts may be numbers and switches may be booleans.
 
-mod json;
+pub(super) mod json;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
@@ -44,9 +44,7 @@ pub enum WordError {
     #[error("not an I/O port; write a number up to 0xffff, such as 0xf4, or off")]
     Port,
     /// Not a CPU feature with a sign.
-    #[error(
-        "not a CPU feature; write + or - and a name as in /proc/cpuinfo, such as -avx2, and commas between several"
-    )]
+    #[error("not a CPU feature; write + or - and a name as in /proc/cpuinfo, such as -avx2")]
     Feature,
     /// Not a place for COM1.
     #[error("not a place for COM1; write off, stdio, pty, file=PATH or socket=PATH")]
@@ -152,6 +150,24 @@ impl Display for TimeLimit {
         // A zero divides by every unit; write it in seconds.
         let (name, scale) = exact.filter(|_| nanos != 0).unwrap_or(&TIME_UNITS[2]);
         write!(f, "{}{name}", nanos / scale)
+    }
+}
+
+/// A number of vCPUs; whether a machine may have that many is checked later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub u64);
+
+impl FromStr for Count {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        word.parse().map(Count).map_err(|_| WordError::Count)
+    }
+}
+
+impl Display for Count {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -358,11 +374,6 @@ impl TypedValueParser for RouteParser {
         let values = words.map(|(word, help)| PossibleValue::new(word).help(help));
         Some(Box::new(values.into_iter()))
     }
-}
-
-/// Reads a number of vCPUs; whether a machine may have that many is checked later.
-pub(crate) fn parse_count(word: &str) -> Result<u64, WordError> {
-    word.parse().map_err(|_| WordError::Count)
 }
 
 /// Splits `word` after its leading digits, of which there must be some.

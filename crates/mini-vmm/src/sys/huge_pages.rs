@@ -9,6 +9,9 @@ use std::ops::Range;
 use libc::{MADV_HUGEPAGE, MADV_NOHUGEPAGE};
 use vm_memory::MmapRegion;
 
+/// x86's huge page in bytes.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+
 /// A choice of the host's pages.
 #[derive(Clone, Copy, Debug)]
 pub enum Pages {
@@ -18,7 +21,7 @@ pub enum Pages {
     Huge,
 }
 
-/// Has the host serve the bytes `range` of `memory` with such pages, from the page where it starts (the host ignores a
+/// Has the host serve the bytes `range` of `memory` with `pages`, from the page where it starts (the host ignores a
 /// range that starts within one) to the end of the page where it ends. A host without huge pages refuses, and serves
 /// them with small ones.
 pub fn advise(memory: &MmapRegion, range: Range<usize>, pages: Pages) {

@@ -10,19 +10,18 @@ use std::slice;
 
 use vm_memory::MmapRegion;
 
-use super::huge_pages::{Pages, advise};
-use crate::memory::HUGE_PAGE;
+use super::huge_pages::{HUGE_PAGE, Pages, advise};
 
-/// Zeroes in a mapping of their own: pages of the host that nobody cleared twice, huge ones where it has them, and
-/// that go back to it at once.
+/// Zeroes in a mapping of their own: pages of the host that nobody cleared twice, huge ones from 2 MiB on where it has
+/// them, and that go back to it at once.
 pub struct Zeroed {
     /// None of an empty buffer.
     region: Option<MmapRegion>,
 }
 
 impl Zeroed {
-    /// So many bytes, or none if the host gives the process no address space for them: it has memory for what is written
-    /// then, or kills somebody.
+    /// So many bytes, or none if the host gives the process no address space for them. Memory itself is had as it is
+    /// written; a host that has none left then kills a process.
     pub fn new(size: usize) -> Option<Self> {
         if size == 0 {
             return Some(Zeroed { region: None });

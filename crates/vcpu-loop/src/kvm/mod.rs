@@ -230,7 +230,8 @@ impl KvmVcpu {
     /// Registers that KVM shares only once [`SyncRegisters::share`] says so: an exit costs nothing more until
     /// then. `None` if this KVM can't share general registers or segments.
     pub fn unshared_registers(&self) -> Option<SyncRegisters> {
-        self.host.sync_regs.then(|| self.page.sync_registers())
+        let shares = self.host.sync_regs;
+        shares.then(|| SyncRegisters::new(self.page.mapping()))
     }
 
     /// The MSRs that KVM rejected at the last restore, whose values are therefore not the saved ones.

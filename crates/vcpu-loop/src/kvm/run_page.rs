@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `immediate_exit` | any thread, as [`AtomicU8`] |
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
-//! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read once the page is shared |
+//! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read after [`RunPage::map`] |
 //! | `s.regs.sregs`: `ss.dpl`, `cs.l` | any thread, as [`AtomicU8`], only read |
 //! | `exit_reason`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
@@ -22,6 +22,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -48,7 +49,6 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
 
-use super::sync_registers::{EFER_UNFILLED, SyncRegisters};
 use crate::kick::Kick;
 
 mod nr {
@@ -60,6 +60,13 @@ mod nr {
 
 /// `kvm_regs` is 18 words: RAX to R15, RIP, RFLAGS.
 pub(super) const REGS_WORDS: usize = size_of::<kvm_regs>() / 8;
+
+/// The place of RFLAGS among these words. It is 0 in a page into which KVM has copied no general registers yet: bit 1 is
+/// always 1 (Intel SDM, volume 1, section 3.4.3).
+pub(super) const RFLAGS: usize = offset_of!(kvm_regs, rflags) / size_of::<u64>();
+
+/// The EFER of a page into which KVM has copied no segments yet: no CPU has all its bits.
+pub(super) const EFER_UNFILLED: u64 = u64::MAX;
 
 /// A shared mapping of a vCPU's run page(s), unmapped with its last owner.
 #[derive(Debug)]
@@ -144,7 +151,7 @@ impl Mapping {
     }
 
     pub(super) fn efer(&self) -> &AtomicU64 {
-        // SAFETY: as in `ss_dpl`; the field is 8-byte aligned in a page-aligned structure.
+        // SAFETY: as in `valid_regs`.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.run()).s.regs.sregs.efer) }
     }
 }
@@ -169,6 +176,10 @@ macro_rules! arms {
 impl RunPage {
     pub(super) fn map(fd: &VcpuFd, len: usize) -> io::Result<Self> {
         let mapping = Mapping::new(fd, len)?;
+        // Nothing is shared yet, whatever a former user of the vCPU asked for.
+        mapping.valid_regs().store(0, Ordering::Relaxed);
+        mapping.dirty_regs().store(0, Ordering::Relaxed);
+        mapping.regs()[RFLAGS].store(0, Ordering::Relaxed);
         mapping.efer().store(EFER_UNFILLED, Ordering::Relaxed);
         Ok(RunPage {
             mapping: Arc::new(mapping),
@@ -182,9 +193,9 @@ impl RunPage {
         }
     }
 
-    /// The registers as KVM copies them at exits once it is told to, see [`SyncRegisters`].
-    pub(super) fn sync_registers(&self) -> SyncRegisters {
-        SyncRegisters::new(Arc::clone(&self.mapping))
+    /// For [`SyncRegisters`](super::SyncRegisters).
+    pub(super) fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
     }
 
     /// `KVM_RUN`.

@@ -9,13 +9,12 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs};
 
-use super::run_page::{Mapping, REGS_WORDS, regs_from_words, words_from_regs};
+use super::run_page::{
+    EFER_UNFILLED, Mapping, REGS_WORDS, RFLAGS, regs_from_words, words_from_regs,
+};
 
 /// EFER.LMA, the CPU is in long mode (AMD APM, volume 2, section 3.1.7).
 const EFER_LMA: u64 = 1 << 10;
-
-/// The EFER of a run page into which KVM has copied no segments yet: no CPU has all its bits.
-pub(super) const EFER_UNFILLED: u64 = u64::MAX;
 
 /// How privileged and in which width a vCPU runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +50,6 @@ pub enum GeneralRegister {
     R10 = word_of(offset_of!(kvm_regs, r10)),
 }
 
-/// The place of RFLAGS.
-const RFLAGS: usize = offset_of!(kvm_regs, rflags) / size_of::<u64>();
-
 const fn word_of(offset: usize) -> isize {
     (offset / size_of::<u64>()) as isize
 }
@@ -61,10 +57,10 @@ const fn word_of(offset: usize) -> isize {
 /// A vCPU's registers without a system call (`KVM_CAP_SYNC_REGS`).
 ///
 /// KVM copies them out at every exit, once [`share`](SyncRegisters::share) asked for it, and the general
-/// registers back in at the next entry if they were set. So they are those of
-/// the instruction that exited only while an exit is being answered, on the vCPU's thread, and if they
-/// [`are_filled`](SyncRegisters::are_filled); at other times
-/// the values are stale but harmless. Don't change RIP while an access is incomplete: KVM moves it.
+/// registers back in at the next entry if they were set. So they are those of the instruction that exited
+/// only while an exit is being answered, on the vCPU's thread, and if they
+/// [`are_filled`](SyncRegisters::are_filled); at other times the values are stale but harmless. Don't change
+/// RIP while an access is incomplete: KVM moves it.
 #[derive(Clone, Debug)]
 pub struct SyncRegisters {
     mapping: Arc<Mapping>,
@@ -77,9 +73,9 @@ impl SyncRegisters {
 
     /// From the next exit on, KVM shares the general registers and, with `mode`, those that
     /// [`mode`](SyncRegisters::mode) reads. Any thread may call it: KVM looks when the vCPU leaves the guest, so an
-    /// exit that the guest makes because of what the caller does next has them. An exit that another vCPU made
-    /// before may be answered after, and has not: see [`are_filled`](SyncRegisters::are_filled). There is no way
-    /// back: KVM copies a few hundred bytes per exit.
+    /// exit that the guest makes because of what the caller does next has them. An exit that was on its way
+    /// already may not: see [`are_filled`](SyncRegisters::are_filled). There is no way back: KVM copies a few
+    /// hundred bytes per exit.
     pub fn share(&self, mode: bool) {
         let mut valid = u64::from(KVM_SYNC_X86_REGS);
         if mode {
@@ -88,15 +84,14 @@ impl SyncRegisters {
         self.mapping.valid_regs().fetch_or(valid, Ordering::SeqCst);
     }
 
-    /// Whether the exit that is being answered left all that [`share`](SyncRegisters::share) asked for. If not, it
-    /// was made before KVM was asked: there is nothing to read, and registers that are set now would
-    /// overwrite the vCPU's own with zeros.
+    /// Whether KVM left all that [`share`](SyncRegisters::share) asked for at the exit that is being answered. If
+    /// not, it was asked too late for this one: then don't set registers, which might overwrite all of the
+    /// vCPU's with zeros, and don't read what was asked for last.
     #[inline]
     pub fn are_filled(&self) -> bool {
         let wants = self.mapping.valid_regs().load(Ordering::Relaxed);
         let wants_mode = wants & u64::from(KVM_SYNC_X86_SREGS) != 0;
-        // The page is zeroed when KVM makes it, and bit 1 of RFLAGS is always 1 (Intel SDM, volume 1, section
-        // 3.4.3). KVM copies after it looked at what it is asked for, so nothing is ever half there.
+        // KVM copies on this thread, before the exit is seen: nothing is ever half there.
         let has_mode = self.mapping.efer().load(Ordering::Relaxed) != EFER_UNFILLED;
         self.mapping.regs()[RFLAGS].load(Ordering::Relaxed) != 0 && (has_mode || !wants_mode)
     }

@@ -36,6 +36,20 @@ fn everything_arrives_in_order() {
 }
 
 #[test]
+fn the_last_line_is_ended_once() {
+    for (written, expected) in [("", ""), ("a\nb", "a\nb\n"), ("a\n", "a\n")] {
+        let (mut reader, sink) = pipe();
+        let mut output = Output::start(WholeLines::new(sink)).unwrap();
+        output.handle().write_all(written.as_bytes()).unwrap();
+        output.close(Drain::PATIENT);
+        drop(output);
+        let mut received = String::new();
+        reader.read_to_string(&mut received).unwrap();
+        assert_eq!(received, expected);
+    }
+}
+
+#[test]
 fn slow_reader_blocks_nobody_and_the_newest_survives() {
     let (mut reader, sink) = pipe();
     let output = Output::start(sink).unwrap();

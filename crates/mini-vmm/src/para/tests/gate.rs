@@ -65,7 +65,7 @@ fn r8_the_gate_is_open_before_the_stub_is_there() {
 }
 
 #[test]
-fn r8_an_exit_of_before_the_gate_opened_is_no_call() {
+fn r8_a_write_whose_registers_were_never_shared_is_no_call() {
     let machine = Machine::pio();
     registered(&machine);
     let calls = Registers {

@@ -8,11 +8,17 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Visitor};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
-use super::{ByteSize, OptionalPort, Switch, TimeLimit, WordError};
-use crate::spec::{CpuFeature, HypercallRoute, SerialSpec};
+use super::{ByteSize, Count, OptionalPort, Switch, TimeLimit, WordError};
+use crate::spec::{
+    BootProtocol, CpuFeature, Decompress, HypercallAbi, HypercallRoute, MsrPolicy, OnPanic,
+    OnReboot, SerialSpec,
+};
 
 /// A value that JSON holds as a word, or as a number where that is plain.
 trait Word: FromStr<Err = WordError> {
@@ -31,7 +37,7 @@ trait Word: FromStr<Err = WordError> {
 }
 
 impl Word for Switch {
-    const EXPECTED: &'static str = "\"on\" or \"off\", or a boolean";
+    const EXPECTED: &'static str = "\"on\" or \"off\", true or false";
 
     fn from_bool(on: bool) -> Option<Self> {
         Some(Switch(on))
@@ -47,7 +53,7 @@ impl Word for ByteSize {
 }
 
 impl Word for TimeLimit {
-    const EXPECTED: &'static str = "a time such as \"5m\", or a whole number of seconds";
+    const EXPECTED: &'static str = "a time such as \"5m\", a whole number of seconds, or \"off\"";
 
     fn from_number(seconds: u64) -> Option<Self> {
         Some(TimeLimit(Some(Duration::from_secs(seconds))))
@@ -55,7 +61,7 @@ impl Word for TimeLimit {
 }
 
 impl Word for OptionalPort {
-    const EXPECTED: &'static str = "an I/O port such as \"0xf4\"";
+    const EXPECTED: &'static str = "an I/O port such as \"0xf4\" or 244, or \"off\"";
 
     fn from_number(port: u64) -> Option<Self> {
         u16::try_from(port)
@@ -74,6 +80,14 @@ impl Word for SerialSpec {
 
 impl Word for HypercallRoute {
     const EXPECTED: &'static str = "\"auto\", \"vendor\", \"forward\", \"pio\" or \"pio=PORT\"";
+}
+
+impl Word for Count {
+    const EXPECTED: &'static str = "a whole number of vCPUs such as 2";
+
+    fn from_number(number: u64) -> Option<Self> {
+        Some(Count(number))
+    }
 }
 
 struct WordVisitor<T>(PhantomData<T>);
@@ -96,7 +110,7 @@ impl<T: Word> Visitor<'_> for WordVisitor<T> {
     }
 
     fn visit_bool<E: de::Error>(self, on: bool) -> Result<T, E> {
-        T::from_bool(on).ok_or_else(|| E::invalid_type(de::Unexpected::Bool(on), &self))
+        T::from_bool(on).ok_or_else(|| E::invalid_value(de::Unexpected::Bool(on), &self))
     }
 }
 
@@ -121,6 +135,7 @@ macro_rules! serialize_by_word {
 }
 
 deserialize_by_word!(
+    Count,
     Switch,
     ByteSize,
     TimeLimit,
@@ -144,5 +159,111 @@ impl Serialize for SerialSpec {
             ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))
         })?;
         to.serialize_str(&word)
+    }
+}
+
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(self.0)
+    }
+}
+
+/// A choice of few words, the same that a flag has.
+struct ChoiceVisitor<T>(PhantomData<T>);
+
+impl<T: ValueEnum> ChoiceVisitor<T> {
+    fn words() -> impl Iterator<Item = (PossibleValue, &'static T)>
+    where
+        T: 'static,
+    {
+        let choices = T::value_variants().iter();
+        choices.filter_map(|choice| Some((choice.to_possible_value()?, choice)))
+    }
+}
+
+impl<T: ValueEnum + 'static> Visitor<'_> for ChoiceVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = Self::words()
+            .map(|(word, _)| format!("{:?}", word.get_name()))
+            .collect();
+        match words.split_last() {
+            Some((last, others)) => write!(f, "{} or {last}", others.join(", ")),
+            None => Ok(()),
+        }
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
+        let found = Self::words().find(|(name, _)| name.get_name() == word);
+        found
+            .map(|(_, choice)| choice.clone())
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Str(word), &self))
+    }
+}
+
+macro_rules! by_choice {
+    ($($type:ty),*) => { $(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                from.deserialize_any(ChoiceVisitor(PhantomData))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                match self.to_possible_value() {
+                    Some(word) => to.serialize_str(word.get_name()),
+                    None => Err(ser::Error::custom("a choice without a word")),
+                }
+            }
+        }
+    )* };
+}
+
+by_choice!(
+    BootProtocol,
+    Decompress,
+    OnReboot,
+    OnPanic,
+    HypercallAbi,
+    MsrPolicy
+);
+
+/// A list of features, or the one word that the flag takes for it.
+pub(in crate::spec) fn features<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Vec<CpuFeature>>, D::Error> {
+    let features = Option::<Features>::deserialize(from)?;
+    Ok(features.map(|features| features.0))
+}
+
+struct Features(Vec<CpuFeature>);
+
+impl<'de> Deserialize<'de> for Features {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(FeaturesVisitor).map(Features)
+    }
+}
+
+struct FeaturesVisitor;
+
+impl<'de> Visitor<'de> for FeaturesVisitor {
+    type Value = Vec<CpuFeature>;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of CPU features such as [\"-avx2\"]")
+    }
+
+    fn visit_str<E: de::Error>(self, words: &str) -> Result<Self::Value, E> {
+        let features = words.split(',').map(|word| {
+            let feature = word.parse::<CpuFeature>();
+            feature.map_err(|why| E::custom(format_args!("{word:?} is {why}")))
+        });
+        features.collect()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list))
     }
 }
