@@ -331,7 +331,7 @@ impl VmSpec {
     }
 
     /// The kernel command line when none is said: the console is COM1 if there is one, a panic is a reset, so that
-    /// the run ends, and the kernel does not test its cryptography, which can take half of its boot
+    /// the run ends, and the kernel does not test its cryptography, which can take half of its boot time
     /// (in FIPS mode it does all the same).
     pub fn default_cmdline(serial: &SerialSpec) -> &'static str {
         match serial {

@@ -32,7 +32,7 @@ pub struct PartialSpec {
     /// Kernel command line [default: console=ttyS0 panic=-1 cryptomgr.notests]
     ///
     /// With --serial off the default has no console to name. cryptomgr.notests leaves out the kernel's tests of its
-    /// cryptography, which can take half of its boot; in FIPS mode they run all the same.
+    /// cryptography, which can take half of its boot time; in FIPS mode they run all the same.
     #[arg(long, value_name = "TEXT", help_heading = "Boot")]
     pub cmdline: Option<String>,
 
