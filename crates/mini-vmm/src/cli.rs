@@ -199,10 +199,11 @@ enum Other {
 /// # Example
 /// ```
 /// use mini_vmm::cli::{self, Command};
+/// use mini_vmm::spec::Count;
 ///
 /// let Command::Run(run) = cli::parse_from(["mini-vmm", "--kernel", "vmlinux", "--cpus", "2"])?
 /// else { unreachable!() };
-/// assert_eq!(run.flags.cpus, Some(2));
+/// assert_eq!(run.flags.cpus, Some(Count(2)));
 /// assert_eq!(cli::parse_from(["mini-vmm", "--no-such"]).unwrap_err().exit_code(), 2);
 /// # Ok::<(), cli::Error>(())
 /// ```
