@@ -48,7 +48,7 @@ cargo xtask bed amd|intel [OPTIONS] [-- COMMAND...]
     Runs COMMAND in an emulated machine with a real KVM, and passes on its output and its status.
     Without COMMAND: a shell. mini-vmm is on its PATH; files of the host are not.
     amd: kvm-amd under QEMU. intel: kvm-intel under Bochs (slower, one CPU, no input).
-      --cpus N          CPUs (amd; default 2)
+      --cpus N          CPUs (amd; default 1: with more, the bed hangs now and then)
       --memory MIB      memory in MiB (default 3072, intel 1024)
       --timeout S       end it by force after S seconds
       --kernel 6.1|6.12 the bed's Debian kernel (default 6.1 where Debian has it)

@@ -69,7 +69,6 @@ impl InBed<'_> {
     /// Runs the bed once; measures whose name contains `only`, and what there is to say of them.
     pub fn measure(&self, only: &str) -> Result<(Vec<Measure>, Option<String>)> {
         let mut bed = Bed::new(Vendor::Amd);
-        bed.cpus = 1;
         bed.counted = self.counted;
         bed.timeout = Some(Duration::from_secs(3600));
         bed.require()?;

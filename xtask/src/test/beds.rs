@@ -99,9 +99,6 @@ fn bed(run: &mut Run, vendor: Vendor, place: &str) {
 fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Result<Vec<Row>> {
     let scratch = Scratch::new()?;
     let mut bed = Bed::new(vendor);
-    // Two emulated CPUs at once let an interrupt of the bed's kernel reach a nested guest now and then:
-    // bare guests triple fault, and the bed itself may hang.
-    bed.cpus = 1;
     bed.timeout = Some(BED_LIMIT);
     if vendor == Vendor::Amd && Kernel::fetch_offered(FORWARDING)?.is_some() {
         bed.series = Some(FORWARDING);
