@@ -9,8 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
-use serde::de::value::SeqAccessDeserializer;
+use serde::de::value::{SeqAccessDeserializer, StrDeserializer};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
@@ -171,23 +170,12 @@ impl Serialize for Count {
 /// A choice of few words, the same that a flag has.
 struct ChoiceVisitor<T>(PhantomData<T>);
 
-impl<T: ValueEnum> ChoiceVisitor<T> {
-    fn words() -> impl Iterator<Item = (PossibleValue, &'static T)>
-    where
-        T: 'static,
-    {
-        let choices = T::value_variants().iter();
-        choices.filter_map(|choice| Some((choice.to_possible_value()?, choice)))
-    }
-}
-
-impl<T: ValueEnum + 'static> Visitor<'_> for ChoiceVisitor<T> {
+impl<T: ValueEnum> Visitor<'_> for ChoiceVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let words: Vec<_> = Self::words()
-            .map(|(word, _)| format!("{:?}", word.get_name()))
-            .collect();
+        let words = T::value_variants().iter().filter_map(T::to_possible_value);
+        let words: Vec<_> = words.map(|word| format!("{:?}", word.get_name())).collect();
         match words.split_last() {
             Some((last, others)) => write!(f, "{} or {last}", others.join(", ")),
             None => Ok(()),
@@ -195,10 +183,7 @@ impl<T: ValueEnum + 'static> Visitor<'_> for ChoiceVisitor<T> {
     }
 
     fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
-        let found = Self::words().find(|(name, _)| name.get_name() == word);
-        found
-            .map(|(_, choice)| choice.clone())
-            .ok_or_else(|| E::invalid_value(de::Unexpected::Str(word), &self))
+        T::from_str(word, false).map_err(|_| E::invalid_value(de::Unexpected::Str(word), &self))
     }
 }
 
@@ -256,11 +241,8 @@ impl<'de> Visitor<'de> for FeaturesVisitor {
     }
 
     fn visit_str<E: de::Error>(self, words: &str) -> Result<Self::Value, E> {
-        let features = words.split(',').map(|word| {
-            let feature = word.parse::<CpuFeature>();
-            feature.map_err(|why| E::custom(format_args!("{word:?} is {why}")))
-        });
-        features.collect()
+        let words = words.split(',').map(StrDeserializer::new);
+        words.map(CpuFeature::deserialize).collect()
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
