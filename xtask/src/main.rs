@@ -18,6 +18,8 @@ mod packages;
 mod para;
 mod process;
 mod revision;
+#[cfg(test)]
+mod rules;
 mod test;
 mod workspace;
 

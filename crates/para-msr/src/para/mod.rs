@@ -7,7 +7,8 @@
 //! guest-physical address to MSR [`MSR_KVM_API_MAGIC`]. The host answers in the page and patches four bytes
 //! at the address that the page names: from then on the guest calls its host there.
 //!
-//! [`ParaMsr`] is that host. It knows guest memory and a [`Stub`], no KVM. What it does, in this order:
+//! [`ParaMsr`] is that host. It knows guest memory and a [`Stub`], no KVM. What it does, in this order (the numbers R are
+//! those of the repository's `docs/rules.md`):
 //!
 //! 1. The address must be page aligned (R3) and its first 24 bytes RAM that can be read and written (R4);
 //!    otherwise #GP(0), and nothing was touched.

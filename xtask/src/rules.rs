@@ -1,0 +1,64 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `docs/rules.md` against the tests: each rule has tests that carry its number, and each number is a rule's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::workspace::root;
+
+/// The first cell of each row of the page's tables, in lower case: `r1`, `h16`.
+fn rules(page: &str) -> BTreeSet<String> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next())
+        .filter(|cell| is_rule(cell))
+        .map(str::to_lowercase)
+        .collect()
+}
+
+/// Whether `word` is a number of a rule: R or H and digits.
+fn is_rule(word: &str) -> bool {
+    let number = word.trim_start_matches(['R', 'H', 'r', 'h']);
+    number.len() + 1 == word.len() && number.parse::<u8>().is_ok()
+}
+
+/// The numbers that the names of test functions in `text` begin with.
+fn tested(text: &str) -> impl Iterator<Item = String> {
+    text.lines()
+        .filter_map(|line| line.trim_start().strip_prefix("fn "))
+        .flat_map(|name| name.split('_').take_while(|word| is_rule(word)))
+        .map(str::to_owned)
+}
+
+/// Adds the numbers that the tests below `directory` carry.
+fn add_tested(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            add_tested(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.extend(tested(&fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn rules_and_tests_agree() {
+    let rules = rules(&fs::read_to_string(root().join("docs/rules.md")).unwrap());
+    assert_eq!(rules.len(), 14 + 16);
+    let mut found = BTreeSet::new();
+    add_tested(&root().join("crates"), &mut found);
+    assert_eq!(rules, found);
+}
+
+#[test]
+fn numbers_are_read_from_tables_and_names() {
+    assert_eq!(
+        rules("| rule | what |\n|---|---|\n| R1 | x |\n| H16 | y |\n| R | z |"),
+        BTreeSet::from(["h16".to_owned(), "r1".to_owned()])
+    );
+    let names = "    fn r12_h15_the_msr() {}\nfn read_all() {}\nfn h1_x() {}\n// r3_in_a_comment";
+    assert_eq!(tested(names).collect::<Vec<_>>(), ["r12", "h15", "h1"]);
+}
