@@ -39,11 +39,12 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
                         registers for hypercalls. Without COMMAND: prints the registration and a ping
       --hypercall R     the route of hypercalls: auto (default), vendor, forward, pio
 
-cargo xtask test [--quick] [--only TEXT] [PART...]
+cargo xtask test [--quick|--long] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,
-    integration, amd, intel, bench, coverage. The closing line counts what passed, failed and was
-    skipped.
+    integration, amd, intel, bench, coverage. The closing line counts what passed, failed, was
+    skipped, and was left to --long.
       --quick           only the parts that take less than a minute
+      --long            also storms, large transfers and whole matrices, which take hours
       --only TEXT       in the beds, only the jobs whose name contains TEXT
 
 cargo xtask bed amd|intel [OPTIONS] [-- COMMAND...]

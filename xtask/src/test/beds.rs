@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::linux::{self, Boot};
 use super::summary::{Row, Tally};
-use super::{Run, libtest};
+use super::{LONG, Run, libtest};
 use crate::bed::{Bed, Deadline, Vendor};
 use crate::build::{self, Kind, TestBinary, TestBuild};
 use crate::kernels::{Kernel, Series};
@@ -19,11 +19,14 @@ use crate::packages;
 use crate::process::{capture_ok, sh_quote, step, write};
 use crate::workspace::{Scratch, nonce};
 
-/// How long a test executable and a Linux boot may take in a bed, in seconds.
-fn limits(vendor: Vendor) -> (u32, u32) {
+/// How long a test executable may take in a bed, in seconds.
+const TESTS_LIMIT: u32 = 240;
+
+/// How long a Linux boot may take, in seconds.
+fn boot_limit(vendor: Vendor) -> u32 {
     match vendor {
-        Vendor::Amd => (240, 60),
-        Vendor::Intel => (240, 150),
+        Vendor::Amd => 60,
+        Vendor::Intel => 150,
     }
 }
 
@@ -83,37 +86,37 @@ struct Outcome {
 }
 
 fn bed(run: &mut Run, vendor: Vendor, place: &str) {
-    let only = run.only.clone();
     // The test executables take long to build: not for boots alone.
-    let tests = match only.starts_with(linux::PREFIX) {
+    let tests = match run.only.starts_with(linux::PREFIX) {
         true => Ok(TestBuild::default()),
         false => run.tests().cloned(),
     };
-    let result = tests.and_then(|tests| run_jobs(vendor, place, &only, &tests));
+    let result = tests.and_then(|tests| run_jobs(run, vendor, place, &tests));
     match result {
         Ok(rows) => rows.into_iter().for_each(|row| run.push(row)),
         Err(error) => run.row("bed", place, || Err(error)),
     }
 }
 
-fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Result<Vec<Row>> {
+fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result<Vec<Row>> {
     let scratch = Scratch::new()?;
     let mut bed = Bed::new(vendor);
-    bed.timeout = Some(BED_LIMIT);
+    bed.timeout = Some(BED_LIMIT * run.patience());
     if vendor == Vendor::Amd && Kernel::fetch_offered(FORWARDING)?.is_some() {
         bed.series = Some(FORWARDING);
     }
     let mut jobs = Vec::new();
-    add_tests(vendor, only, build, &mut bed, &scratch, &mut jobs)?;
-    let (boots, skips) = linux::prepare(only, &mut bed, &scratch)?;
-    if jobs.is_empty() && boots.is_empty() && skips.skips.is_empty() {
+    add_tests(run, vendor, build, &mut bed, &scratch, &mut jobs)?;
+    let (boots, skips) = linux::prepare(run, &mut bed, &scratch)?;
+    if jobs.is_empty() && boots.is_empty() && skips == Tally::default() {
+        let only = &run.only;
         bail!("no job of the {place} has '{only}' in its name (--only)");
     }
     if !boots.is_empty() {
         bed.add(&build::mini_vmm()?, "/bin/mini-vmm");
     }
     jobs.extend(boots.into_iter().map(|boot| {
-        let limit = boot.limit(limits(vendor).1);
+        let limit = boot.limit(boot_limit(vendor));
         Job {
             name: boot.name(),
             script: boot.script(limit),
@@ -155,7 +158,7 @@ fn run_jobs(vendor: Vendor, place: &str, only: &str, build: &TestBuild) -> Resul
         if is_linux {
             row.tally = skips.clone();
         }
-        let mut any = !row.tally.skips.is_empty();
+        let mut any = row.tally != Tally::default();
         for (job, outcome) in jobs.iter().zip(&log.outcomes) {
             if matches!(job.check, Check::Linux(_)) == is_linux {
                 any = true;
@@ -223,8 +226,8 @@ const INTEL_TESTS: &[(&str, &str)] = &[
 /// Adds the tests that use KVM: the files `tests/kvm*.rs`, and unit tests with `kvm` in their name. The
 /// others ran on the host, and emulation makes them take minutes.
 fn add_tests(
+    run: &Run,
     vendor: Vendor,
-    only: &str,
     build: &TestBuild,
     bed: &mut Bed,
     scratch: &Scratch,
@@ -249,7 +252,7 @@ fn add_tests(
             Kind::Unit => "kvm",
         };
         let name = format!("{}::{}", test.package, test.target);
-        if !name.contains(only) {
+        if !name.contains(&run.only) {
             continue;
         }
         if test.kind == Kind::Unit && !has_tests(test, filter)? {
@@ -266,8 +269,8 @@ fn add_tests(
         add_stripped(bed, &test.path, &guest, scratch)?;
         jobs.push(Job {
             name: name.clone(),
-            script: test_script(test, &guest, filter),
-            limit: limits(vendor).0,
+            script: test_script(test, &guest, filter, run.long),
+            limit: TESTS_LIMIT * run.patience(),
             check: Check::Tests(name),
         });
     }
@@ -290,13 +293,15 @@ fn has_tests(test: &TestBinary, filter: &str) -> Result<bool> {
     Ok(!output.is_empty())
 }
 
-fn test_script(test: &TestBinary, guest: &str, filter: &str) -> String {
+fn test_script(test: &TestBinary, guest: &str, filter: &str, long: bool) -> String {
     let directory = sh_quote(&test.directory.to_string_lossy());
     // One test at a time, as the bed has one CPU. Property tests try fewer cases: the host tried them all.
     // MINI_VMM_BED: a test may change settings of this kernel.
+    let long = u8::from(long);
     format!(
         "mkdir -p {directory} && cd {directory}\n\
-         export CARGO_MANIFEST_DIR={directory} PROPTEST_CASES=16 RUST_BACKTRACE=1 MINI_VMM_BED=1\n\
+         export CARGO_MANIFEST_DIR={directory} PROPTEST_CASES=16 RUST_BACKTRACE=1\n\
+         export MINI_VMM_BED=1 {LONG}={long}\n\
          exec {guest} --show-output --test-threads=1 {filter}\n"
     )
 }

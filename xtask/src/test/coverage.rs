@@ -16,6 +16,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::LONG;
 use super::parts::TEST_LIMIT;
 use super::summary::Tally;
 use crate::build;
@@ -108,7 +109,7 @@ fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
         let mut command = Command::new(&test.path);
         command.current_dir(&test.directory);
         command.env("CARGO_MANIFEST_DIR", &test.directory);
-        command.env("MINI_VMM_NO_KVM", "1");
+        command.env("MINI_VMM_NO_KVM", "1").env(LONG, "0");
         command.env("LLVM_PROFILE_FILE", raw.join("%p-%m.profraw"));
         let end = capture_limited(&command, TEST_LIMIT)?;
         if !end.status.is_some_and(|status| status.success()) {

@@ -10,7 +10,7 @@ use crate::process::last_lines;
 /// `--show-output`, which ended well if `success`; `name` is what to call it.
 ///
 /// A test that can't run here passes in the harness's eyes and prints `SKIP: name: reason`: it
-/// counts as skipped.
+/// counts as skipped. One that has a long variant, which was not wanted, prints `LONG: name`.
 pub fn count(name: &str, text: &str, success: bool) -> Tally {
     let mut tally = Tally::default();
     let mut results = 0;
@@ -23,6 +23,8 @@ pub fn count(name: &str, text: &str, success: bool) -> Tally {
             if !tally.skips.contains(&skip) {
                 tally.skips.push(skip);
             }
+        } else if line.starts_with("LONG: ") {
+            tally.left += 1;
         } else if let Some((test, outcome)) = test_line(line) {
             if outcome == "FAILED" {
                 tally.failures.push(failure(test, text));
@@ -136,6 +138,13 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         let one = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\r\n";
         let tally = count("doc", &one.repeat(2), true);
         assert_eq!((tally.passed, tally.failures.len()), (24, 0));
+    }
+
+    #[test]
+    fn a_test_that_ran_shortened_passed_and_left_something() {
+        let one = "LONG: kick\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
+        let tally = count("kvm", one, true);
+        assert_eq!((tally.passed, tally.left), (1, 1));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::para as driver;
 use crate::process::{sh_quote, write};
 use crate::workspace::Scratch;
 
-use super::para;
 use super::summary::Tally;
+use super::{Run, para};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct Case {
     pub para: bool,
     /// How long it may take, in seconds, where that is not the bed's usual limit.
     pub limit: u32,
+    /// Whether it runs only with `--long`.
+    pub long: bool,
 }
 
 /// The usual case.
@@ -81,6 +83,7 @@ pub const LINUX: Case = Case {
     also_expect: &[],
     para: false,
     limit: 0,
+    long: false,
 };
 
 const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
@@ -147,8 +150,7 @@ const DEBUG_EXIT: (u16, u8) = (0xf4, 3);
 /// Start of every case's script in the bed.
 const BED_LIBRARY: &str = r#"
 ready() {
-    for i in $(seq 600); do
-        [ "$(grep -c '^READY' /tmp/out)" -ge "$1" ] && return
+    until [ "$(grep -c '^READY' /tmp/out)" -ge "$1" ]; do
         kill -0 $vmm || return
         usleep 100000
     done
@@ -178,17 +180,26 @@ fn cases(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
     (usual.iter().chain(more).collect(), impossible)
 }
 
-/// The cases of `bed` whose name contains `only`; adds the files that they need. A case whose kernel Debian does not
-/// have here is a skip.
-pub fn prepare(only: &str, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>, Tally)> {
+/// Those of `cases` that `run` asks for; what it leaves to `--long` is counted.
+fn wanted<'a>(run: &Run, cases: &[&'a Case], tally: &mut Tally) -> Vec<&'a Case> {
+    let named = cases.iter().filter(|case| name(case).contains(&run.only));
+    let (wanted, left): (Vec<&Case>, Vec<&Case>) = named.partition(|case| run.long || !case.long);
+    tally.left += left.len();
+    wanted
+}
+
+/// The cases of `bed` that `run` asks for; adds the files that they need. A case whose kernel Debian does not have
+/// here is a skip.
+pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>, Tally)> {
     let mut boots = Vec::new();
     let mut skips = Tally::default();
     let (cases, impossible) = cases(bed);
-    for case in impossible.iter().filter(|case| name(case).contains(only)) {
+    let impossible: Vec<&Case> = impossible.iter().collect();
+    for case in wanted(run, &impossible, &mut skips) {
         let why = "the KVM of the bed's kernel hands over no hypercalls";
         skips.add(Tally::skip(format!("{}: {why}", name(case))));
     }
-    for case in cases.into_iter().filter(|case| name(case).contains(only)) {
+    for case in wanted(run, &cases, &mut skips) {
         let kernel = match case.image {
             Image::AnyDebian => Some(Kernel::fetch_any()?),
             Image::Bare | Image::NoKernel => None,
@@ -414,6 +425,24 @@ mod tests {
             let count = names.len();
             names.dedup();
             assert_eq!(names.len(), count);
+        }
+    }
+
+    #[test]
+    fn long_cases_are_left_out_and_counted_unless_wanted() {
+        let long = Case {
+            name: "long",
+            long: true,
+            ..LINUX
+        };
+        for (wants_long, expected) in [(false, (1, 1)), (true, (2, 0))] {
+            let run = Run {
+                long: wants_long,
+                ..Run::default()
+            };
+            let mut tally = Tally::default();
+            let wanted = wanted(&run, &[&LINUX, &long], &mut tally);
+            assert_eq!((wanted.len(), tally.left), expected);
         }
     }
 

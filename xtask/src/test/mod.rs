@@ -14,7 +14,7 @@ mod summary;
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::bed::Bed;
 use crate::build::{self, TestBuild};
@@ -28,10 +28,17 @@ pub struct Run {
     summary: Summary,
     /// Only bed jobs whose name contains this.
     only: String,
+    /// Whether long variants run too.
+    long: bool,
     build: Option<TestBuild>,
 }
 
 impl Run {
+    /// How many times as long as usual a test may take.
+    fn patience(&self) -> u32 {
+        if self.long { LONG_FACTOR } else { 1 }
+    }
+
     /// Runs `work` as one row of the table; an error is a failure.
     fn row(&mut self, part: &str, place: &str, work: impl FnOnce() -> Result<Tally>) {
         let started = Instant::now();
@@ -50,12 +57,10 @@ impl Run {
             row.tally = Tally::fail("nothing ran");
         }
         eprintln!(
-            "xtask: {} ({}): {} passed, {} failed, {} skipped, {:.0} s",
+            "xtask: {} ({}): {}, {:.0} s",
             row.part,
             row.place,
-            row.tally.passed,
-            row.tally.failures.len(),
-            row.tally.skips.len(),
+            row.tally.counts(),
             row.elapsed.as_secs_f64()
         );
         self.summary.0.push(row);
@@ -74,6 +79,12 @@ impl Run {
     }
 }
 
+/// Tells tests, on the host and in the beds, whether their long variants are wanted: 1 or 0.
+const LONG: &str = "MINI_VMM_TEST_LONG";
+
+/// How many times as long a test may take where its long variant runs.
+const LONG_FACTOR: u32 = 10;
+
 /// `cargo xtask test`: parses its arguments, runs the parts, prints the summary.
 pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     use lexopt::prelude::*;
@@ -83,11 +94,16 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("quick") => quick = true,
+            Long("long") => run.long = true,
             Long("only") => run.only = parser.value()?.string()?,
             Value(part) => wanted.push(part.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
+    ensure!(
+        !(quick && run.long),
+        "--quick and --long contradict each other: leave one out"
+    );
     let names: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
     if let Some(unknown) = wanted.iter().find(|part| !names.contains(&part.as_str())) {
         bail!(
@@ -117,6 +133,13 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quick_and_long_contradict_each_other() {
+        let mut parser = lexopt::Parser::from_args(["--long", "--quick", "format"]);
+        let error = command(&mut parser).unwrap_err().to_string();
+        assert!(error.contains("--quick and --long"), "{error}");
+    }
 
     #[test]
     fn a_part_that_ran_nothing_failed() {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::libtest;
 use super::summary::Tally;
-use super::{Run, beds, coverage, licenses};
+use super::{LONG, Run, beds, coverage, licenses};
 use crate::bed::Vendor;
 use crate::build::{Kind, TestBinary, bare_cargo, statically};
 use crate::packages;
@@ -163,6 +163,7 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
         Ok(()) => "host, /dev/kvm",
         Err(_) => "host, no /dev/kvm",
     };
+    let (long, limit) = (run.long, TEST_LIMIT * run.patience());
     // Without them the test of stock kernels skips, and says so.
     let kernels = match kind {
         Kind::Integration => kernels::image_directory().unwrap_or_else(|error| {
@@ -174,7 +175,7 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
     run.row(part, place, || {
         let mut tally = Tally::default();
         for test in tests.iter().filter(|test| test.kind == kind) {
-            let end = on_host(test, kernels.as_deref());
+            let end = on_host(test, kernels.as_deref(), long, limit);
             tally.add(end.unwrap_or_else(|error| Tally::fail(format!("{error:#}"))));
         }
         Ok(tally)
@@ -182,7 +183,12 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
 }
 
 /// Runs a test executable as `cargo test` does.
-fn on_host(test: &TestBinary, kernels: Option<&Path>) -> Result<Tally> {
+fn on_host(
+    test: &TestBinary,
+    kernels: Option<&Path>,
+    long: bool,
+    limit: Duration,
+) -> Result<Tally> {
     let mut command = Command::new(&test.path);
     command.arg("--show-output").current_dir(&test.directory);
     command.env("CARGO_MANIFEST_DIR", &test.directory);
@@ -190,7 +196,8 @@ fn on_host(test: &TestBinary, kernels: Option<&Path>) -> Result<Tally> {
         command.env("MINI_VMM_TEST_KERNELS", kernels);
     }
     without_kvm_if_unusable(&mut command);
-    run_counted(&test.target, &command, TEST_LIMIT)
+    command.env(LONG, if long { "1" } else { "0" });
+    run_counted(&test.target, &command, limit)
 }
 
 fn without_kvm_if_unusable(command: &mut Command) {

@@ -15,6 +15,8 @@ pub struct Tally {
     pub failures: Vec<String>,
     /// One text for each that was skipped: its name and why.
     pub skips: Vec<String>,
+    /// How many were left to `--long`.
+    pub left: usize,
 }
 
 impl Tally {
@@ -47,6 +49,22 @@ impl Tally {
         self.passed += other.passed;
         self.failures.extend(other.failures);
         self.skips.extend(other.skips);
+        self.left += other.left;
+    }
+
+    /// All counts; what was left out is said only where there is some.
+    pub fn counts(&self) -> String {
+        let mut counts = format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failures.len(),
+            self.skips.len()
+        );
+        if self.left > 0 {
+            // Writing to a String can't fail.
+            let _ = write!(counts, ", {} left to --long", self.left);
+        }
+        counts
     }
 }
 
@@ -111,14 +129,7 @@ impl Summary {
                 row.elapsed.as_secs_f64().round()
             );
         }
-        let total = self.total();
-        let _ = write!(
-            text,
-            "\n{} passed, {} failed, {} skipped",
-            total.passed,
-            total.failures.len(),
-            total.skips.len()
-        );
+        let _ = write!(text, "\n{}", self.total().counts());
         text
     }
 
@@ -169,6 +180,18 @@ mod tests {
              2 passed, 1 failed, 1 skipped"
         );
         assert!(!summary.is_success());
+    }
+
+    #[test]
+    fn the_closing_line_says_what_was_left_to_long() {
+        let left = Tally {
+            left: 2,
+            ..Tally::pass()
+        };
+        let text = Summary(vec![row("x", left.clone()), row("y", left)]).render();
+        let last = text.lines().last();
+        let line = "2 passed, 0 failed, 0 skipped, 4 left to --long";
+        assert_eq!(last, Some(line));
     }
 
     #[test]

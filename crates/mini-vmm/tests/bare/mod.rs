@@ -45,6 +45,15 @@ pub fn has_kvm(test: &str) -> bool {
         .is_ok()
 }
 
+/// Whether long variants are wanted; if not, says that `test` has one.
+pub fn is_long(test: &str) -> bool {
+    let long = std::env::var_os("MINI_VMM_TEST_LONG").is_some_and(|value| value == "1");
+    if !long {
+        eprintln!("LONG: {test}");
+    }
+    long
+}
+
 /// Whether guest code runs in an instruction emulator: KVM is there without hardware virtualization.
 pub fn is_emulated() -> bool {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -36,6 +36,16 @@ pub fn kvm(test: &str) -> Option<Kvm> {
     None
 }
 
+/// Whether long variants are wanted; if not, says that `test` has one.
+#[allow(dead_code, reason = "not every test has a long variant")]
+pub fn is_long(test: &str) -> bool {
+    let long = std::env::var_os("MINI_VMM_TEST_LONG").is_some_and(|value| value == "1");
+    if !long {
+        eprintln!("LONG: {test}");
+    }
+    long
+}
+
 /// A VM with RAM. Field order: vCPUs are made from it and carry a share of the memory.
 pub struct Machine {
     pub vm: VmFd,
