@@ -19,7 +19,9 @@ use mini_vmm::memory;
 use mini_vmm::spec::{BootProtocol, Decompress};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use images::{AT, Bz, Ph, RAM, elf, lz4_stored, note, patch, zstd_stored};
+use images::{
+    AT, Bz, PT_INTERP, PT_NOTE, Ph, RAM, elf, lz4_stored, note, padded_note, patch, zstd_stored,
+};
 
 fn image(bytes: Vec<u8>) -> Image {
     Image::from_bytes(bytes, Path::new("test")).unwrap()
@@ -197,6 +199,79 @@ fn the_note_is_found_in_both_widths_and_not_needed() {
         let vm = Booted::auto(elf(AT, &[ph, code.clone()]));
         assert_eq!(vm.loaded.protocol, Protocol::Linux64);
     }
+}
+
+#[test]
+fn the_note_is_found_however_notes_are_padded() {
+    let entry = AT + 8;
+    // Names and descriptors of lengths that are padded, and a note of nothing at all.
+    let notes = |align| {
+        let mut notes = padded_note(align, b"GNU\0", 3, &[0xbb; 20]);
+        notes.extend(padded_note(align, b"", 0, b""));
+        notes.extend(padded_note(align, b"a long name\0", 18, b"odd"));
+        notes.extend(padded_note(align, b"Xen\0", 18, b""));
+        notes.extend(padded_note(align, b"Xen\0", 18, &entry.to_le_bytes()));
+        notes
+    };
+    // Linkers make a segment of notes that are padded to 4 bytes as strict as its strictest note.
+    for (align, padding) in [(8, 8), (4, 4), (1, 4), (0, 4), (8, 4)] {
+        let code = Ph::load(AT, &[0x90; 64]);
+        let vm = Booted::auto(elf(AT, &[Ph::notes(align, &notes(padding)), code]));
+        let context = format!("p_align {align}, padded to {padding}");
+        assert_eq!(vm.loaded.protocol, Protocol::Pvh, "{context}");
+        assert_eq!(vm.loaded.entry.0, entry, "{context}");
+    }
+}
+
+#[test]
+fn the_note_is_found_in_any_segment_of_notes() {
+    let others = Ph::notes(8, &padded_note(8, b"GNU\0", 5, &[0; 16]));
+    let nothing = Ph::notes(4, b"");
+    let code = Ph::load(AT, &[0x90; 64]);
+    let vm = Booted::auto(elf(AT, &[others, nothing, code, Ph::pvh(AT + 4)]));
+    assert_eq!(vm.loaded.protocol, Protocol::Pvh);
+    assert_eq!(vm.loaded.entry.0, AT + 4);
+}
+
+#[test]
+fn what_is_not_read_from_the_file_may_lie_anywhere() {
+    for beyond in [u64::MAX, 0x7fff_ffff, 1 << 40] {
+        let bss = Ph {
+            memory_size: 0x1000,
+            offset: Some(beyond),
+            ..Ph::load(AT + 0x10_0000, b"")
+        };
+        let unread = |kind| Ph {
+            kind,
+            offset: Some(beyond),
+            ..Ph::load(0, b"")
+        };
+        let code = Ph::load(AT, &[0x90; 64]);
+        let image = elf(AT, &[bss, code, unread(PT_NOTE), Ph::pvh(AT)]);
+        // No section headers are there, wherever their table is said to be.
+        let image = patch(image, 40, &beyond.to_le_bytes());
+        let vm = Booted::auto(image.clone());
+        assert_eq!(vm.loaded.protocol, Protocol::Pvh);
+        assert_eq!(vm.loaded.kernel_end.0, AT + 0x10_1000);
+        let bz = Bz {
+            payload: zstd_stored(&image),
+            ..Default::default()
+        };
+        let vm = Booted::new(bz.build(), BootProtocol::Auto, Decompress::Host);
+        assert_eq!(vm.loaded.entry.0, AT);
+    }
+}
+
+#[test]
+fn a_kernel_that_names_an_interpreter_boots_by_its_note() {
+    // FreeBSD's: nothing reads the name.
+    let interp = Ph {
+        kind: PT_INTERP,
+        ..Ph::load(0, b"/red/herring\0")
+    };
+    let code = Ph::load(AT, &[0x90; 64]);
+    let vm = Booted::auto(elf(AT, &[interp, code, Ph::pvh(AT)]));
+    assert_eq!(vm.loaded.protocol, Protocol::Pvh);
 }
 
 #[test]

@@ -3,13 +3,12 @@
 
 //! 64-bit ELF kernels: all headers are judged before anything is placed.
 
-use linux_loader::elf::{
-    EI_CLASS, EI_DATA, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE,
-};
+use linux_loader::elf::{EI_CLASS, EI_DATA, Elf64_Ehdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE};
 use vm_memory::ByteValued;
 
 use super::error::{FileError, KernelError, Machine, SegmentError};
 use super::image::Source;
+use super::notes;
 use crate::layout::{HIGH_RAM, HOLE_START, MIB};
 
 /// What an ELF file starts with.
@@ -21,8 +20,6 @@ const ELFDATA2LSB: u8 = 1;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const EM_X86_64: u16 = 62;
-/// Xen's note with the 32-bit physical entry point (xen/include/public/elfnote.h).
-const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
 /// No kernel has more program headers; 16-bit counts would allow for 65,535.
 const MAX_PROGRAM_HEADERS: u16 = 1024;
@@ -68,13 +65,18 @@ impl Elf {
         let program_headers = program_headers(source, &header)?;
         let mut segments = Vec::new();
         let mut pvh_entry = None;
+        let mut is_program = false;
         for (index, ph) in program_headers.iter().enumerate() {
             match ph.p_type {
                 PT_LOAD => segments.extend(segment(source, index, ph)?),
                 PT_NOTE if pvh_entry.is_none() => pvh_entry = pvh_note(source, ph)?,
-                PT_INTERP => return Err(KernelError::ElfType("user-space program")),
+                PT_INTERP => is_program = true,
                 _ => {}
             }
+        }
+        // FreeBSD's kernel names an interpreter, too, which nobody reads.
+        if is_program && pvh_entry.is_none() {
+            return Err(KernelError::ElfType("user-space program"));
         }
         segments.sort_by_key(|segment| segment.start);
         for pair in segments.windows(2) {
@@ -273,32 +275,10 @@ fn pvh_note(source: Source<'_>, ph: &Elf64_Phdr) -> Result<Option<u64>, KernelEr
     let notes = source
         .read_up_to(ph.p_offset, len)
         .map_err(FileError::Read)?;
-    Ok(find_pvh(&notes))
+    Ok(notes::pvh_entry(&notes, ph.p_align))
 }
 
-/// Walks ELF notes: header, name and descriptor, each padded to four bytes.
-fn find_pvh(mut notes: &[u8]) -> Option<u64> {
-    let padded = |len: u32| usize::try_from(len).ok()?.checked_next_multiple_of(4);
-    loop {
-        let (header, rest) = notes.split_at_checked(size_of::<Elf64_Nhdr>())?;
-        let mut note = Elf64_Nhdr::default();
-        note.as_mut_slice().copy_from_slice(header);
-        let (name, rest) = rest.split_at_checked(padded(note.n_namesz)?)?;
-        // The last descriptor may lack its padding.
-        let desc_len = usize::try_from(note.n_descsz).ok()?;
-        let desc = rest.get(..desc_len)?;
-        if note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && name.starts_with(b"Xen\0") {
-            return match desc.len() {
-                4 => Some(u64::from(u32::from_le_bytes(desc.try_into().ok()?))),
-                8 => Some(u64::from_le_bytes(desc.try_into().ok()?)),
-                _ => None,
-            };
-        }
-        notes = rest.get(padded(note.n_descsz)?..)?;
-    }
-}
-
-/// Whether `len` bytes at `offset` lie within the file.
+/// Whether `len` bytes at `offset` lie within the file. None do wherever they are: nobody reads them.
 pub(super) fn within(
     source: Source<'_>,
     part: &'static str,
@@ -306,7 +286,7 @@ pub(super) fn within(
     len: u64,
 ) -> Result<(), KernelError> {
     let end = offset.saturating_add(len);
-    if end > source.len() {
+    if len > 0 && end > source.len() {
         return Err(KernelError::Truncated {
             part,
             end,

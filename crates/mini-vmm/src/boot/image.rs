@@ -168,6 +168,9 @@ impl Source<'_> {
 }
 
 fn slice(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
     usize::try_from(offset)
         .ok()
         .and_then(|offset| bytes.get(offset..offset.checked_add(len)?))

@@ -15,6 +15,7 @@ mod initrd;
 mod kernel;
 mod linux;
 mod looks;
+mod notes;
 mod pvh;
 pub mod regs;
 

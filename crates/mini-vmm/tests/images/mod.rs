@@ -28,7 +28,10 @@ pub struct Ph {
     pub phys: u64,
     pub file_size: u64,
     pub memory_size: u64,
+    pub align: u64,
     pub data: Vec<u8>,
+    /// Where the header says that the data is, if not where it is.
+    pub offset: Option<u64>,
 }
 
 impl Ph {
@@ -40,7 +43,18 @@ impl Ph {
             phys,
             file_size: data.len() as u64,
             memory_size: data.len() as u64,
+            align: 0x1000,
             data: data.to_vec(),
+            offset: None,
+        }
+    }
+
+    /// Notes that were padded for this alignment.
+    pub fn notes(align: u64, data: &[u8]) -> Self {
+        Ph {
+            kind: PT_NOTE,
+            align,
+            ..Ph::load(0, data)
         }
     }
 
@@ -48,22 +62,24 @@ impl Ph {
     pub fn pvh(entry: u64) -> Self {
         let mut data = note(b"GNU\0", 3, b"idid");
         data.extend(note(b"Xen\0", 18, &entry.to_le_bytes()));
-        Ph {
-            kind: PT_NOTE,
-            ..Ph::load(0, &data)
-        }
+        Ph::notes(4, &data)
     }
 }
 
 /// An ELF note.
 pub fn note(name: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
+    padded_note(4, name, kind, desc)
+}
+
+/// An ELF note whose descriptor and end are multiples of `align`.
+pub fn padded_note(align: usize, name: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
     let mut note = Vec::new();
     for word in [name.len() as u32, desc.len() as u32, kind] {
         note.extend(word.to_le_bytes());
     }
     for part in [name, desc] {
         note.extend(part);
-        note.resize(note.len().next_multiple_of(4), 0);
+        note.resize(note.len().next_multiple_of(align), 0);
     }
     note
 }
@@ -87,12 +103,12 @@ pub fn elf(entry: u64, phs: &[Ph]) -> Vec<u8> {
         out.extend(ph.kind.to_le_bytes());
         out.extend(7u32.to_le_bytes());
         for word in [
-            offset,
+            ph.offset.unwrap_or(offset),
             ph.virt,
             ph.phys,
             ph.file_size,
             ph.memory_size,
-            0x1000,
+            ph.align,
         ] {
             out.extend(word.to_le_bytes());
         }
