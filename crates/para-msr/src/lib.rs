@@ -11,8 +11,8 @@
 //! | [`filter`] | what all parts of a VMM want of KVM's one MSR filter, compiled into its 16 ranges |
 //! | [`profile`] | the MSRs that a Linux guest needs, as an allow-list |
 //! | [`saved`] | saving and restoring KVM's MSRs past those that it rejects |
-//! | [`para`] | the registration of a vCPU by the 2007 API |
-//! | `kvm` (feature `kvm`) | filters and MSRs through `kvm-ioctls` |
+//! | `para` (feature `para`) | the registration of a vCPU by the 2007 API |
+//! | `kvm` (feature `kvm`) | filters, exits and MSRs through `kvm-ioctls` |
 //!
 //! There is no `unsafe` in this crate.
 //!
@@ -48,22 +48,31 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]
+compile_error!(
+    "the feature `kvm` of para-msr is for x86-64: switch it off with `default-features = false`"
+);
+
 mod dispatch;
 pub mod filter;
 mod handler;
 pub mod handlers;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+#[cfg(feature = "para")]
 pub mod para;
 pub mod profile;
 mod range;
 pub mod saved;
 
-pub use dispatch::{DispatchError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder};
+pub use dispatch::{
+    DispatchError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder,
+};
 pub use handler::{MsrHandler, Outcome};
+#[cfg(feature = "para")]
 pub use para::{ParaMsr, ParaMsrState, Registration};
 pub use range::{InvertedRange, MsrRange};
 
-#[cfg(all(doctest, feature = "kvm"))]
+#[cfg(all(doctest, feature = "kvm", feature = "para"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
