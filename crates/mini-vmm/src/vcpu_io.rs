@@ -131,7 +131,8 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
 fn reply<T>(outcome: Outcome<T>) -> MsrReply<T> {
     match outcome {
         Outcome::Handled(value) => MsrReply::Value(value),
-        Outcome::GpException => MsrReply::Fault,
         Outcome::NotHandled => MsrReply::Unclaimed,
+        // No handler of this machine asks for anything else.
+        _ => MsrReply::Fault,
     }
 }

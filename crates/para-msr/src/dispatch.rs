@@ -24,6 +24,39 @@ pub enum DispatchError {
     },
 }
 
+/// A handler was refused; the handlers before it are still there.
+///
+/// It becomes a [`DispatchError`] by `?`.
+///
+/// ```
+/// use para_msr::MsrDispatchBuilder;
+/// use para_msr::handlers::Constant;
+///
+/// let msrs = MsrDispatchBuilder::new().insert(0x8b, Constant::new(1))?;
+/// // A user's own MSR, if nobody has it.
+/// let msrs = msrs.insert(0x8b, Constant::new(2)).unwrap_or_else(|refused| {
+///     println!("{refused}");
+///     refused.builder
+/// });
+/// assert_eq!(msrs.ranges().count(), 1);
+/// # Ok::<(), para_msr::DispatchError>(())
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+#[non_exhaustive]
+pub struct InsertError {
+    /// The builder, as it was before.
+    pub builder: MsrDispatchBuilder,
+    /// Why.
+    pub reason: DispatchError,
+}
+
+impl From<InsertError> for DispatchError {
+    fn from(error: InsertError) -> Self {
+        error.reason
+    }
+}
+
 struct Entry {
     range: MsrRange,
     handler: Box<dyn AnyHandler>,
@@ -53,35 +86,30 @@ impl MsrDispatchBuilder {
     /// Gives an MSR or a range of them to a handler.
     ///
     /// # Errors
-    /// Another handler has one of these MSRs; the error names both ranges. The builder is lost then, because
-    /// a VMM whose handlers collide has a bug to fix.
+    /// Another handler has one of these MSRs; the error names both ranges and gives the builder back.
     pub fn insert(
         mut self,
         range: impl Into<MsrRange>,
         handler: impl MsrHandler + 'static,
-    ) -> Result<Self, DispatchError> {
+    ) -> Result<Self, InsertError> {
         let new = range.into();
         // The first range that doesn't lie wholly before the new one.
         let at = self
             .entries
             .partition_point(|entry| entry.range.last() < new.first());
-        match self.entries.get(at) {
-            Some(entry) if entry.range.overlaps(new) => Err(DispatchError::Overlap {
-                new,
-                existing: entry.range,
-            }),
-            _ => {
-                let handler = Box::new(handler);
-                self.entries.insert(
-                    at,
-                    Entry {
-                        range: new,
-                        handler,
-                    },
-                );
-                Ok(self)
-            }
+        let there = self.entries.get(at).map(|entry| entry.range);
+        if let Some(existing) = there.filter(|range| range.overlaps(new)) {
+            return Err(InsertError {
+                builder: self,
+                reason: DispatchError::Overlap { new, existing },
+            });
         }
+        let entry = Entry {
+            range: new,
+            handler: Box::new(handler),
+        };
+        self.entries.insert(at, entry);
+        Ok(self)
     }
 
     /// The ranges that have a handler so far, in ascending order: what a filter must make exit.
@@ -107,7 +135,8 @@ impl MsrDispatchBuilder {
 
 /// One vCPU's MSRs in user space: a frozen table of handlers, owned by the vCPU's thread.
 ///
-/// An access costs a binary search, a virtual call and two relaxed stores: no lock and no allocation.
+/// An access costs a binary search, a virtual call and two relaxed stores: no lock and no allocation. The default is
+/// a table without handlers.
 ///
 /// ```
 /// use para_msr::handlers::{Constant, Shadow};
@@ -133,6 +162,12 @@ pub struct MsrDispatch {
     /// As many, in the same order.
     handlers: Box<[Box<dyn AnyHandler>]>,
     counters: MsrCounters,
+}
+
+impl Default for MsrDispatch {
+    fn default() -> Self {
+        MsrDispatchBuilder::new().build()
+    }
 }
 
 impl fmt::Debug for MsrDispatch {
@@ -283,6 +318,7 @@ pub struct MsrCounters {
 
 /// The accesses to one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MsrCount {
     /// The range.
     pub range: MsrRange,
@@ -290,7 +326,7 @@ pub struct MsrCount {
     pub reads: u64,
     /// WRMSRs, whatever they came to.
     pub writes: u64,
-    /// Accesses of both kinds that came to #GP(0).
+    /// Accesses of both kinds that came to #GP(0). Without those that KVM refused ([`Outcome::SetInKvm`]).
     pub faults: u64,
     /// Accesses of both kinds that the handler didn't answer for ([`Outcome::NotHandled`]).
     pub declined: u64,
@@ -322,7 +358,7 @@ impl MsrCounters {
             Kind::Write => counters.writes.bump(),
         }
         match outcome {
-            Outcome::Handled(_) => {}
+            Outcome::Handled(_) | Outcome::Stop(_) | Outcome::SetInKvm(_) => {}
             Outcome::GpException => counters.faults.bump(),
             Outcome::NotHandled => counters.declined.bump(),
         }

@@ -11,6 +11,7 @@
 //! | [`Shadow`] | what was written last | kept; reserved bits #GP, fixed bits stay |
 //! | [`PerVcpu`] | this vCPU's entry of a shared table | #GP, or kept |
 //! | [`OnWrite`] | as the handler inside | as the handler inside, then tells the VMM |
+//! | [`StopOnWrite`] | as the handler inside | as the handler inside, then the vCPU stops |
 //! | [`LogGp`] | #GP, logged with restraint | #GP, logged with restraint |
 //!
 //! # The MSRs that VMMs stub most
@@ -317,7 +318,8 @@ impl MsrHandler for PerVcpu {
     }
 }
 
-/// The handler inside, and a word to the VMM about each write that it took: after it, on the vCPU's thread.
+/// The handler inside, and a word to the VMM about each write that it took: after it, on the vCPU's thread. What
+/// KVM has yet to take ([`Outcome::SetInKvm`]) is not told.
 ///
 /// ```
 /// use std::sync::mpsc::channel;
@@ -348,20 +350,20 @@ impl<H: fmt::Debug, F> fmt::Debug for OnWrite<H, F> {
     }
 }
 
-impl<H: MsrHandler, F: FnMut(u32, u64) + Send> OnWrite<H, F> {
+impl<H: MsrHandler, F: FnMut(u32, u64) + Send + Sync> OnWrite<H, F> {
     /// Calls `tell` with index and value of every write that `inner` took.
     pub const fn new(inner: H, tell: F) -> Self {
         OnWrite { inner, tell }
     }
 }
 
-impl<H: MsrHandler, F: FnMut(u32, u64) + Send> MsrHandler for OnWrite<H, F> {
+impl<H: MsrHandler, F: FnMut(u32, u64) + Send + Sync> MsrHandler for OnWrite<H, F> {
     fn read(&mut self, index: u32) -> Outcome<u64> {
         self.inner.read(index)
     }
     fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
         let outcome = self.inner.write(index, value);
-        if outcome == Outcome::Handled(()) {
+        if outcome.or_gp().is_some() {
             (self.tell)(index, value);
         }
         outcome
@@ -377,8 +379,44 @@ impl<H: MsrHandler, F: FnMut(u32, u64) + Send> MsrHandler for OnWrite<H, F> {
     }
 }
 
+/// The handler inside, and the vCPU stops after each write that it took ([`Outcome::Stop`]).
+///
+/// ```
+/// use para_msr::handlers::{Constant, StopOnWrite, WriteIgnore};
+/// use para_msr::{MsrDispatchBuilder, Outcome};
+///
+/// // HV_X64_MSR_RESET: the guest asks for a reset (TLFS, 2.6).
+/// let reset = StopOnWrite(WriteIgnore(Constant::new(0)));
+/// let mut msrs = MsrDispatchBuilder::new().insert(0x4000_0003, reset)?.build();
+/// assert_eq!(msrs.write(0x4000_0003, 1), Outcome::Stop(()));
+/// # Ok::<(), para_msr::DispatchError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopOnWrite<H>(pub H);
+
+impl<H: MsrHandler> MsrHandler for StopOnWrite<H> {
+    fn read(&mut self, index: u32) -> Outcome<u64> {
+        self.0.read(index)
+    }
+    fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
+        match self.0.write(index, value) {
+            Outcome::Handled(()) => Outcome::Stop(()),
+            other => other,
+        }
+    }
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+    fn save(&self, keep: &mut dyn FnMut(u32, u64)) {
+        self.0.save(keep);
+    }
+    fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
+        self.0.restore(index, value)
+    }
+}
+
 /// Says which of many equal events are worth a log line: the first four, then each power of two. A guest that
-/// tries 2^64 times causes 66 lines.
+/// tries 2^64 times causes 65 lines.
 ///
 /// ```
 /// let mut limit = para_msr::handlers::LogLimit::new();

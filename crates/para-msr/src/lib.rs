@@ -66,7 +66,7 @@ mod range;
 pub mod saved;
 
 pub use dispatch::{
-    DispatchError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder,
+    DispatchError, InsertError, MsrCount, MsrCounters, MsrDispatch, MsrDispatchBuilder,
 };
 pub use handler::{MsrHandler, Outcome};
 #[cfg(feature = "para")]

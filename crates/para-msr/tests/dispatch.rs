@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use para_msr::handlers::{
-    Constant, LogGp, NoSuchRow, OnWrite, PerVcpu, PerVcpuValues, ReadOnly, Shadow, WriteIgnore,
+    Constant, LogGp, NoSuchRow, OnWrite, PerVcpu, PerVcpuValues, ReadOnly, Shadow, StopOnWrite,
+    WriteIgnore,
 };
+use para_msr::saved::MsrValue;
 use para_msr::{
-    DispatchError, MsrCount, MsrDispatch, MsrDispatchBuilder, MsrHandler, MsrRange, Outcome,
+    DispatchError, InsertError, MsrCount, MsrDispatch, MsrDispatchBuilder, MsrHandler, MsrRange,
+    Outcome,
 };
 use proptest::prelude::*;
 
@@ -39,11 +42,82 @@ fn an_overlap_is_refused_and_both_ranges_are_named() {
         .insert(range(0x4f, 0x5f), Constant::new(4))
         .unwrap_err();
     let (new, existing) = (range(0x4f, 0x5f), range(0x40, 0x4f));
-    assert_eq!(error, DispatchError::Overlap { new, existing });
     assert_eq!(
         error.to_string(),
         "MSR range 0x4f-0x5f overlaps 0x40-0x4f, give each MSR to one handler"
     );
+    assert_eq!(error.reason, DispatchError::Overlap { new, existing });
+    // The handlers before it are still there.
+    let mut msrs = error
+        .builder
+        .insert(0x50, Constant::new(5))
+        .unwrap()
+        .build();
+    let answers = [0x10, 0x40, 0x20, 0x50, 0x5f].map(|index| msrs.read(index).or_gp());
+    assert_eq!(answers, [Some(1), Some(2), Some(3), Some(5), None]);
+}
+
+#[test]
+fn a_table_goes_where_a_vmm_wants_it() {
+    fn is_send_and_sync<T: Send + Sync + Default + 'static>() {}
+    is_send_and_sync::<MsrDispatch>();
+    fn is_an_error<T: std::error::Error + Send + Sync + 'static>() {}
+    is_an_error::<InsertError>();
+    let mut msrs = MsrDispatch::default();
+    assert_eq!(msrs.read(0), Outcome::NotHandled);
+    assert_eq!(msrs.counters().not_handled(), 1);
+}
+
+/// Writes of it are KVM's, of any other MSR too.
+struct InKvm;
+
+impl MsrHandler for InKvm {
+    fn read(&mut self, _: u32) -> Outcome<u64> {
+        Outcome::NotHandled
+    }
+    fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
+        match value {
+            0 => Outcome::GpException,
+            value => Outcome::SetInKvm(MsrValue {
+                index: index + 1,
+                value,
+            }),
+        }
+    }
+    fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
+        self.write(index, value)
+    }
+}
+
+#[test]
+fn a_handler_can_stop_the_vcpu_and_give_a_value_to_kvm() {
+    let told = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&told);
+    let tell = move |_, _| *count.lock().unwrap() += 1;
+    let stop = StopOnWrite(Shadow::<1>::new(0x20, 7).unwrap().reserved(!7));
+    let mut msrs = MsrDispatchBuilder::new()
+        .insert(0x20, OnWrite::new(stop, tell.clone()))
+        .unwrap()
+        .insert(0x30, OnWrite::new(InKvm, tell))
+        .unwrap()
+        .build();
+    assert_eq!(msrs.write(0x20, 1), Outcome::Stop(()));
+    assert_eq!(msrs.write(0x20, 8), Outcome::GpException);
+    assert_eq!(msrs.read(0x20), Outcome::Handled(1));
+    let value = MsrValue {
+        index: 0x31,
+        value: 9,
+    };
+    let outcome = msrs.write(0x30, 9);
+    assert_eq!(outcome, Outcome::SetInKvm(value));
+    assert_eq!(outcome.or_gp(), None, "a VMM that can't is no success");
+    // KVM may still refuse.
+    assert_eq!(*told.lock().unwrap(), 1);
+    let counts: Vec<_> = msrs.counters().iter().map(|count| count.faults).collect();
+    assert_eq!(counts, [1, 0]);
+    // A restore stops nothing, and what KVM should have is not taken.
+    assert_eq!(msrs.restore(&[(0x20, 2), (0x30, 9)]), [0x30]);
+    assert_eq!(msrs.save(), [(0x20, 2)]);
 }
 
 /// Answers with the range that it was inserted with.
@@ -72,14 +146,7 @@ proptest! {
             let first = if high { u32::MAX - first } else { first };
             let new = range(first, first.saturating_add(len));
             match accepted.iter().any(|old| old.overlaps(new)) {
-                true => {
-                    // The builder is lost with an error, so it is asked with a copy.
-                    let mut copy = MsrDispatchBuilder::new();
-                    for old in &accepted {
-                        copy = copy.insert(*old, Named(*old)).unwrap();
-                    }
-                    prop_assert!(copy.insert(new, Named(new)).is_err());
-                }
+                true => builder = builder.insert(new, Named(new)).unwrap_err().builder,
                 false => {
                     builder = builder.insert(new, Named(new)).unwrap();
                     accepted.push(new);
@@ -123,20 +190,15 @@ fn counters_are_read_from_another_thread() {
     });
     vcpu.join().unwrap();
     let seen: Vec<MsrCount> = counters.iter().collect();
-    let count = |range, reads, writes, faults, declined| MsrCount {
-        range,
-        reads,
-        writes,
-        faults,
-        declined,
-    };
-    let expected = [
-        count(0x8b.into(), 1, 1, 0, 1),
-        count(range(0x100, 0x101), 2, 2, 2, 0),
-    ];
-    assert_eq!(seen, expected);
+    let numbers = |count: &MsrCount| [count.reads, count.writes, count.faults, count.declined];
+    assert_eq!(
+        seen.iter().map(numbers).collect::<Vec<_>>(),
+        [[1, 1, 0, 1], [2, 2, 2, 0]]
+    );
+    let ranges = [MsrRange::single(0x8b), range(0x100, 0x101)];
+    assert_eq!([seen[0].range, seen[1].range], ranges);
     assert_eq!(counters.not_handled(), 2);
-    assert_eq!(counters.get(0x101), Some(expected[1]));
+    assert_eq!(counters.get(0x101), Some(seen[1]));
     assert_eq!(counters.get(0x102), None);
 }
 

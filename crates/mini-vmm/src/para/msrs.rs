@@ -169,13 +169,13 @@ pub struct VcpuMsrs {
 impl VcpuMsrs {
     /// MSRs of `vcpu` with `para`, where guests can register; `report` logs each MSR that nobody has.
     pub fn new<R: CallRegisters>(vcpu: u32, para: Option<ParaHandler<R>>, report: bool) -> Self {
-        let empty = MsrDispatchBuilder::new;
+        let empty = MsrDispatchBuilder::new();
         let dispatch = match para {
             // The first range overlaps no other.
-            Some(para) => empty()
+            Some(para) => empty
                 .insert(MSR_KVM_API_MAGIC, para)
-                .unwrap_or_else(|_| empty()),
-            None => empty(),
+                .unwrap_or_else(|refused| refused.builder),
+            None => empty,
         };
         VcpuMsrs {
             vcpu,

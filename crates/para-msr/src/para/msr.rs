@@ -15,8 +15,8 @@ use super::page::ParaPage;
 use super::state::payload_range;
 use crate::{MsrHandler, Outcome};
 
-type Observer = Box<dyn FnMut(&Registration) + Send>;
-type Prelude = Box<dyn FnMut() + Send>;
+type Observer = Box<dyn FnMut(&Registration) + Send + Sync>;
+type Prelude = Box<dyn FnMut() + Send + Sync>;
 
 /// What a vCPU is registered with. Guest-physical addresses only: guest memory is looked up again for every
 /// access (H4).
@@ -103,7 +103,10 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     /// is reached through [`MsrDispatch`](crate::MsrDispatch). It runs on the vCPU's thread, as often as the
     /// guest likes; a log needs an [`EventThrottle`](super::EventThrottle).
     #[must_use]
-    pub fn with_observer(mut self, observer: impl FnMut(&Registration) + Send + 'static) -> Self {
+    pub fn with_observer(
+        mut self,
+        observer: impl FnMut(&Registration) + Send + Sync + 'static,
+    ) -> Self {
         self.observer = Some(Box::new(observer));
         self
     }
@@ -134,7 +137,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn with_prelude(mut self, prelude: impl FnMut() + Send + 'static) -> Self {
+    pub fn with_prelude(mut self, prelude: impl FnMut() + Send + Sync + 'static) -> Self {
         self.prelude = Some(Box::new(prelude));
         self
     }
@@ -249,7 +252,7 @@ impl From<SiteError> for Refusal {
 
 /// Answers for [`MSR_KVM_API_MAGIC`] only. Its state is no MSR value:
 /// [`ParaMsr::save`] and [`ParaMsr::restore`] carry it.
-impl<A: GuestAddressSpace + Send> MsrHandler for ParaMsr<A> {
+impl<A: GuestAddressSpace + Send + Sync> MsrHandler for ParaMsr<A> {
     /// #GP(0): the original never implemented it (R12).
     fn read(&mut self, index: u32) -> Outcome<u64> {
         match index {
