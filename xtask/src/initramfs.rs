@@ -5,13 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
+use crate::apt::Tree;
 use crate::cpio::Archive;
 use crate::kernels::Kernel;
-use crate::packages;
 use crate::process::read;
-use crate::workspace::cache_dir;
 
 /// Loads the modules listed in /lib/m/order.
 const LOAD_MODULES: &str = "for m in $(cat /lib/m/order); do insmod /lib/m/$m.ko; done\n";
@@ -33,18 +32,22 @@ pub fn busybox() -> Result<PathBuf> {
             return Ok(installed);
         }
     }
-    let place = cache_dir()?.join("busybox");
-    if !place.is_dir() {
-        packages::unpack("busybox-static", "busybox")?;
-    }
-    let found = ["bin/busybox", "usr/bin/busybox"]
-        .map(|path| place.join(path))
-        .into_iter()
-        .find(|path| path.is_file());
-    match found {
-        Some(path) => Ok(path),
-        None => bail!("{} holds no busybox; remove it", place.display()),
-    }
+    let tree = Tree {
+        name: "busybox",
+        pattern: "^busybox-static$",
+        choose: &|offered| {
+            let found = offered.iter().find(|name| *name == "busybox-static");
+            Some(vec![found?.clone()])
+        },
+    };
+    let found = tree.cached(&|place| {
+        ["bin/busybox", "usr/bin/busybox"]
+            .map(|path| place.join(path))
+            .into_iter()
+            .find(|path| path.is_file())
+            .with_context(|| format!("{} holds no busybox", place.display()))
+    })?;
+    found.context("Debian offers no busybox-static for this machine; install a static busybox")
 }
 
 /// Whether an ELF file names no dynamic loader.

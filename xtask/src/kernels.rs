@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Debian's kernels, unpacked and cached: image, modules, decompressed image.
+//! Debian's kernels, unpacked and cached: image, modules, headers, decompressed image.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,8 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::apt::Tree;
 use crate::initramfs::busybox;
 use crate::packages;
 use crate::process::{capture_ok, read, step, write};
@@ -56,26 +57,27 @@ pub struct Kernel {
     /// The bzImage.
     pub image: PathBuf,
     modules: PathBuf,
+    /// The headers to build modules against, and what they share with other flavours.
+    pub headers: [PathBuf; 2],
 }
 
 impl Kernel {
     /// The kernel of `series`, fetched when it is not cached.
     pub fn fetch(series: Series) -> Result<Kernel> {
         Kernel::fetch_offered(series)?.with_context(|| {
-            format!("Debian's package lists here hold no cloud kernel {series}; run `sudo apt-get update`, or give --kernel PATH")
+            format!("Debian offers no cloud kernel {series} for this machine; give --kernel PATH")
         })
     }
 
-    /// As [`Kernel::fetch`]; none when Debian's package lists don't have the series.
+    /// As [`Kernel::fetch`]; none when Debian does not have the series.
     pub fn fetch_offered(series: Series) -> Result<Option<Kernel>> {
-        let place = cache_dir()?.join(format!("linux-{series}"));
-        if !place.is_dir() {
-            let Some(package) = newest_package(series)? else {
-                return Ok(None);
-            };
-            packages::unpack(&package, &format!("linux-{series}"))?;
-        }
-        Kernel::open(&place).map(Some)
+        let number = series.name().replace('.', r"\.");
+        let tree = Tree {
+            name: &format!("linux-{series}"),
+            pattern: &format!("^linux-(image|headers|kbuild)-{number}([-.+]|$)"),
+            choose: &|offered| newest(series, offered),
+        };
+        tree.cached(&Kernel::open)
     }
 
     /// The preferred kernel: a cached one, else the first series that Debian offers here.
@@ -96,26 +98,32 @@ impl Kernel {
     }
 
     fn open(place: &Path) -> Result<Kernel> {
-        let prefix = "vmlinuz-";
-        let images = fs::read_dir(place.join("boot"))
-            .with_context(|| format!("{} holds no kernel; remove it", place.display()))?;
+        let images = fs::read_dir(place.join("boot")).into_iter().flatten();
         let (release, image) = images
             .flatten()
             .find_map(|entry| {
                 let name = entry.file_name().into_string().ok()?;
-                Some((name.strip_prefix(prefix)?.to_owned(), entry.path()))
+                Some((name.strip_prefix("vmlinuz-")?.to_owned(), entry.path()))
             })
-            .with_context(|| format!("{} holds no kernel; remove it", place.display()))?;
+            .context("it holds no kernel")?;
         // Debian 13 moved the modules to /usr/lib.
         let modules = ["lib", "usr/lib"]
             .map(|lib| place.join(lib).join("modules").join(&release))
             .into_iter()
-            .find(|path| path.is_dir())
-            .with_context(|| format!("{} holds no modules; remove it", place.display()))?;
+            .find(|path| path.join("kernel").is_dir())
+            .with_context(|| format!("it holds no modules of Linux {release}"))?;
+        let common = format!("{}-common", version(&release));
+        let headers = [release.as_str(), &common]
+            .map(|name| place.join(format!("usr/src/linux-headers-{name}")));
+        ensure!(
+            headers.iter().all(|path| path.is_dir()),
+            "it holds no headers of Linux {release}"
+        );
         Ok(Kernel {
             release,
             image,
             modules,
+            headers,
         })
     }
 
@@ -163,7 +171,11 @@ impl Kernel {
             let elf = step(&format!("decompressing Linux {}", self.release), || {
                 decompress(&read(&self.image)?)
             })?;
-            write(&vmlinux, elf)?;
+            // In one step, or half a file would count as whole.
+            let scratch = Scratch::new()?;
+            write(&scratch.path("vmlinux"), elf)?;
+            fs::rename(scratch.path("vmlinux"), &vmlinux)
+                .with_context(|| format!("can't make {}", vmlinux.display()))?;
         }
         Ok(vmlinux)
     }
@@ -191,13 +203,40 @@ pub fn image_directory() -> Result<Option<PathBuf>> {
     Ok(any.then_some(place))
 }
 
-fn newest_package(series: Series) -> Result<Option<String>> {
-    let version = series.name().replace('.', r"\.");
-    // Signed for Secure Boot or not, the kernel is the same.
-    let pattern = format!(r"^linux-image-{version}[.+].*-cloud-amd64(-unsigned)?$");
-    Ok(packages::names_matching(&pattern)?
-        .into_iter()
-        .max_by_key(|name| (numbers(name), !name.ends_with("-unsigned"))))
+/// The packages of the newest kernel of `series` that is offered as a whole: image, headers, build programs. An image
+/// whose headers are gone is passed over.
+fn newest(series: Series, offered: &[String]) -> Option<Vec<String>> {
+    let has = |name: &String| offered.contains(name);
+    let whole = |image: &String| -> Option<Vec<String>> {
+        let release = image.strip_prefix("linux-image-")?;
+        // Signed for Secure Boot or not, the kernel is the same.
+        let release = release.strip_suffix("-unsigned").unwrap_or(release);
+        let version = release.strip_suffix(FLAVOUR)?;
+        // Else it is of a longer number, or a package that only depends on the newest one.
+        let rest = version.strip_prefix(series.name())?;
+        rest.strip_prefix(['.', '+'])?;
+        // 6.1's build programs are named after the series, newer ones after the version.
+        let kbuild = [version, series.name()].map(|name| format!("linux-kbuild-{name}"));
+        let packages = vec![
+            image.clone(),
+            format!("linux-headers-{release}"),
+            format!("linux-headers-{version}-common"),
+            kbuild.into_iter().find(has)?,
+        ];
+        packages.iter().all(has).then_some(packages)
+    };
+    offered
+        .iter()
+        .filter_map(whole)
+        .max_by_key(|packages| (numbers(&packages[0]), !packages[0].ends_with("-unsigned")))
+}
+
+/// The flavour of the kernels that are used.
+const FLAVOUR: &str = "-cloud-amd64";
+
+/// The part of a release that all flavours have.
+fn version(release: &str) -> &str {
+    release.strip_suffix(FLAVOUR).unwrap_or(release)
 }
 
 /// The numbers in a package's name, to compare versions.
@@ -289,6 +328,51 @@ mod tests {
             numbers("linux-image-6.1.0-56-cloud-amd64")
                 > numbers("linux-image-6.1.0-9-cloud-amd64")
         );
+    }
+
+    #[test]
+    fn kernel_and_headers_are_one_thing() {
+        let packages = |release: &str, kbuild: &str| {
+            let version = version(release);
+            vec![
+                format!("linux-image-{release}"),
+                format!("linux-headers-{release}"),
+                format!("linux-headers-{version}-common"),
+                format!("linux-kbuild-{kbuild}"),
+            ]
+        };
+        let older = packages("6.1.0-9-cloud-amd64", "6.1");
+        let newer = packages("6.1.0-48-cloud-amd64", "6.1");
+        let other = packages("6.12.9+deb12-cloud-amd64", "6.12.9+deb12");
+        let mut offered = [older.clone(), newer.clone(), other.clone()].concat();
+        // Of no use: a package that only depends on others, debug symbols, other flavours.
+        for name in [
+            "6.12-cloud-amd64",
+            "6.1.0-99-cloud-amd64-dbg",
+            "6.1.0-99-rt-amd64",
+        ] {
+            offered.push(format!("linux-image-{name}"));
+            offered.push(format!("linux-headers-{name}"));
+        }
+        assert_eq!(newest(Series::V6_1, &offered), Some(newer.clone()));
+        assert_eq!(newest(Series::V6_12, &offered), Some(other.clone()));
+        // An image is passed over when one of its other packages is gone.
+        for gone in &newer[1..3] {
+            let left: Vec<_> = offered
+                .iter()
+                .filter(|name| *name != gone)
+                .cloned()
+                .collect();
+            assert_eq!(newest(Series::V6_1, &left), Some(older.clone()));
+        }
+        // Where the signed one is missing, the other is the same kernel.
+        offered.retain(|name| *name != newer[0]);
+        offered.push(format!("{}-unsigned", newer[0]));
+        let unsigned = newest(Series::V6_1, &offered).unwrap();
+        assert_eq!(unsigned[0], format!("{}-unsigned", newer[0]));
+        assert_eq!(unsigned[1..], newer[1..]);
+        offered.retain(|name| *name != other[3]);
+        assert_eq!(newest(Series::V6_12, &offered), None);
     }
 
     #[test]

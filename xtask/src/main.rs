@@ -3,6 +3,7 @@
 
 //! Set-up, test beds and checks of mini-vmm: `cargo xtask`.
 
+mod apt;
 mod bed;
 mod bed_amd;
 mod bed_intel;

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The Linux guest's driver in `guest/linux`: built against Debian's headers, which are fetched and unpacked but not
-//! installed, and packed for a guest's root file system.
+//! The Linux guest's driver in `guest/linux`: built against the headers of Debian's kernel, and packed for a guest's root
+//! file system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,12 +61,6 @@ pub fn archive(kernel: &Kernel) -> Result<Vec<u8>> {
 fn build(kernel: &Kernel) -> Result<PathBuf> {
     packages::require(NEEDS)?;
     let release = &kernel.release;
-    let headers = headers(kernel).with_context(|| {
-        format!(
-            "no headers of Linux {release}; where Debian has only newer ones, remove {} to use a newer kernel",
-            cache_dir().map_or_else(|_| "the cache".into(), |cache| cache.display().to_string())
-        )
-    })?;
     let place = cache_dir()?.join(format!("para-{release}"));
     fs::create_dir_all(&place).with_context(|| format!("can't make {}", place.display()))?;
     let sources = SOURCES
@@ -75,8 +69,14 @@ fn build(kernel: &Kernel) -> Result<PathBuf> {
     for source in sources.chain([root().join(HEADER)]) {
         copy_changed(&source, &place)?;
     }
+    let [headers, common] = &kernel.headers;
+    // Its own line has the place where the packages would be installed.
+    let makefile = format!("include {}/Makefile\n", common.display());
+    if read(&headers.join("Makefile"))? != makefile.as_bytes() {
+        write(&headers.join("Makefile"), makefile)?;
+    }
     let mut make = Command::new("make");
-    make.arg("-C").arg(&headers);
+    make.arg("-C").arg(headers);
     make.arg(format!("M={}", place.display()));
     // Type information for debuggers, which needs one more program.
     make.args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
@@ -102,67 +102,9 @@ fn copy_changed(source: &Path, directory: &Path) -> Result<()> {
     write(&place, data)
 }
 
-/// The directory to build modules of `kernel` in, fetched when it is not cached.
-fn headers(kernel: &Kernel) -> Result<PathBuf> {
-    let release = &kernel.release;
-    let version = version(release);
-    let name = format!("headers-{release}");
-    let place = cache_dir()?.join(&name);
-    if !place.is_dir() {
-        let kbuild = kbuild_package(version)?;
-        packages::unpack_all(
-            &[
-                &format!("linux-headers-{release}"),
-                &format!("linux-headers-{version}-common"),
-                &kbuild,
-            ],
-            &name,
-        )?;
-    }
-    let sources = place.join("usr/src");
-    let headers = sources.join(format!("linux-headers-{release}"));
-    let common = sources.join(format!("linux-headers-{version}-common"));
-    // Its own line has the place where the packages would be installed.
-    let makefile = format!("include {}/Makefile\n", common.display());
-    if read(&headers.join("Makefile"))? != makefile.as_bytes() {
-        write(&headers.join("Makefile"), makefile)?;
-    }
-    Ok(headers)
-}
-
-/// The part of a release that all flavours have.
-fn version(release: &str) -> &str {
-    release.strip_suffix("-cloud-amd64").unwrap_or(release)
-}
-
-/// The package of the programs that a kernel's build uses: newer ones are named after the whole version, 6.1's after
-/// the series.
-fn kbuild_package(version: &str) -> Result<String> {
-    let whole = format!("linux-kbuild-{version}");
-    let pattern = format!("^{}$", whole.replace('.', r"\.").replace('+', r"\+"));
-    if packages::names_matching(&pattern)?.contains(&whole) {
-        return Ok(whole);
-    }
-    Ok(format!("linux-kbuild-{}", series(version)))
-}
-
-/// The first two numbers of a version.
-fn series(version: &str) -> String {
-    let numbers: Vec<&str> = version.split('.').take(2).collect();
-    numbers.join(".")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn packages_are_named_after_the_release() {
-        assert_eq!(version("6.1.0-56-cloud-amd64"), "6.1.0-56");
-        assert_eq!(version("6.12.117+deb12-cloud-amd64"), "6.12.117+deb12");
-        assert_eq!(series("6.1.0-56"), "6.1");
-        assert_eq!(series("6.12.117+deb12"), "6.12");
-    }
 
     #[test]
     fn only_changes_are_copied() {

@@ -164,16 +164,16 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
         Err(_) => "host, no /dev/kvm",
     };
     let (long, limit) = (run.long, TEST_LIMIT * run.patience());
-    // Without them the test of stock kernels skips, and says so.
-    let kernels = match kind {
-        Kind::Integration => kernels::image_directory().unwrap_or_else(|error| {
-            eprintln!("xtask: no stock kernels for the tests: {error:#}");
-            None
-        }),
-        Kind::Unit => None,
-    };
     run.row(part, place, || {
         let mut tally = Tally::default();
+        // Where Debian has none, the test of stock kernels skips, and says so.
+        let kernels = match kind {
+            Kind::Integration => kernels::image_directory().unwrap_or_else(|error| {
+                tally.add(Tally::fail(format!("stock kernels: {error:#}")));
+                None
+            }),
+            Kind::Unit => None,
+        };
         for test in tests.iter().filter(|test| test.kind == kind) {
             let end = on_host(test, kernels.as_deref(), long, limit);
             tally.add(end.unwrap_or_else(|error| Tally::fail(format!("{error:#}"))));

@@ -1,0 +1,201 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Debian's packages: what apt offers here, and trees of unpacked ones in the cache.
+//!
+//! A tree is fetched beside its place and moved there when it is whole. What can't be had with the package lists of
+//! this machine, because they are old or lack it, is tried again with Debian's newest ones. Those are xtask's own: that
+//! needs no root, and leaves the machine's as they are.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{capture_ok, step, write};
+use crate::workspace::{Scratch, cache_dir};
+
+/// Where packages come from.
+pub trait Offers {
+    /// The packages on the lists whose names match the extended regular expression `pattern`.
+    fn names(&self, pattern: &str) -> Result<Vec<String>>;
+    /// Downloads `packages` and unpacks them into the directory `tree`.
+    fn unpack(&self, packages: &[String], tree: &Path) -> Result<()>;
+    /// Whether the lists are Debian's newest.
+    fn is_fresh(&self) -> bool;
+    /// Gets Debian's newest lists.
+    fn refresh(&mut self) -> Result<()>;
+}
+
+/// A tree of unpacked packages.
+pub struct Tree<'a> {
+    /// Its name in the cache.
+    pub name: &'a str,
+    /// The packages that may belong to it: an extended regular expression of names.
+    pub pattern: &'a str,
+    /// Its packages, of those that are offered; none when one is missing.
+    pub choose: &'a dyn Fn(&[String]) -> Option<Vec<String>>,
+}
+
+impl Tree<'_> {
+    /// What `open` finds in the cached tree. A tree that is not there, not whole, or not what `open` can use, is fetched
+    /// first. None when Debian does not have its packages.
+    pub fn cached<T>(&self, open: &dyn Fn(&Path) -> Result<T>) -> Result<Option<T>> {
+        let offers = &mut Apt::new();
+        self.cached_in(&cache_dir()?, offers, open)
+    }
+
+    fn cached_in<T>(
+        &self,
+        cache: &Path,
+        offers: &mut dyn Offers,
+        open: &dyn Fn(&Path) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let place = cache.join(self.name);
+        let open_whole = || {
+            let mark = place.join(WHOLE);
+            ensure!(mark.is_file(), "{} is not whole", place.display());
+            open(&place)
+        };
+        if place.exists() {
+            match open_whole() {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(why) => eprintln!("xtask: replacing {} in the cache: {why:#}", self.name),
+            }
+        }
+        let scratch = Scratch::new()?;
+        let tree = scratch.path("tree");
+        if !self.fetch(offers, &tree)? {
+            return Ok(None);
+        }
+        if place.exists() {
+            // Away in one step: a directory takes the place of an empty one only.
+            fs::rename(&place, scratch.path("old"))
+                .with_context(|| format!("can't move {} away", place.display()))?;
+        }
+        let moved = fs::rename(&tree, &place);
+        // Another xtask may have been faster.
+        if moved.is_err() && open_whole().is_err() {
+            moved.with_context(|| format!("can't make {}", place.display()))?;
+        }
+        open_whole().map(Some)
+    }
+
+    /// Fetches the packages to the new directory `tree`, and marks it as whole; false when Debian does not have them.
+    fn fetch(&self, offers: &mut dyn Offers, tree: &Path) -> Result<bool> {
+        loop {
+            let mut failure = None;
+            if let Some(packages) = (self.choose)(&offers.names(self.pattern)?) {
+                fs::create_dir(tree).with_context(|| format!("can't make {}", tree.display()))?;
+                let what = format!("fetching {}", packages.join(", "));
+                match step(&what, || offers.unpack(&packages, tree)) {
+                    Ok(()) => {
+                        write(&tree.join(WHOLE), packages.join("\n"))?;
+                        return Ok(true);
+                    }
+                    Err(error) => failure = Some(error),
+                }
+                fs::remove_dir_all(tree)
+                    .with_context(|| format!("can't remove {}", tree.display()))?;
+            }
+            if offers.is_fresh() {
+                return failure.map_or(Ok(false), Err);
+            }
+            step("asking Debian for its newest package lists", || {
+                offers.refresh()
+            })?;
+        }
+    }
+}
+
+/// The file in a tree that says which packages are in it. It is written last.
+const WHOLE: &str = ".whole";
+
+/// The machine's apt, with the machine's lists or xtask's own.
+struct Apt {
+    own_lists: Option<&'static Scratch>,
+}
+
+/// Debian's newest lists, once this process asked for them.
+static OWN_LISTS: OnceLock<Scratch> = OnceLock::new();
+
+impl Apt {
+    fn new() -> Apt {
+        Apt {
+            own_lists: OWN_LISTS.get(),
+        }
+    }
+}
+
+/// One of apt's programs, with lists of xtask's own or the machine's.
+fn apt(program: &str, own_lists: Option<&Scratch>) -> Command {
+    let mut command = Command::new(program);
+    if let Some(place) = own_lists {
+        for (name, directory) in [("Dir::State::lists", "lists"), ("Dir::Cache", "cache")] {
+            let directory = place.path(directory);
+            command.arg("-o");
+            command.arg(format!("{name}={}", directory.display()));
+        }
+        // apt's own user may not enter xtask's cache.
+        command.args(["-o", "APT::Sandbox::User=root"]);
+    }
+    command
+}
+
+fn apt_get(own_lists: Option<&Scratch>) -> Command {
+    let mut command = apt("apt-get", own_lists);
+    command.args(["-qq", "-o", "Acquire::Retries=3"]);
+    command
+}
+
+impl Offers for Apt {
+    fn names(&self, pattern: &str) -> Result<Vec<String>> {
+        let mut search = apt("apt-cache", self.own_lists);
+        let output = capture_ok(search.args(["search", "-n", pattern]))?;
+        let text = String::from_utf8_lossy(&output);
+        let names = text.lines().filter_map(|line| line.split(' ').next());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    fn unpack(&self, packages: &[String], tree: &Path) -> Result<()> {
+        let scratch = Scratch::new()?;
+        let mut download = apt_get(self.own_lists);
+        download.arg("download").args(packages);
+        capture_ok(download.current_dir(scratch.path("")))?;
+        let debs = fs::read_dir(scratch.path("")).context("can't list what apt-get left")?;
+        let mut count = 0;
+        for deb in debs.flatten() {
+            capture_ok(Command::new("dpkg").arg("-x").arg(deb.path()).arg(tree))?;
+            count += 1;
+        }
+        let wanted = packages.len();
+        ensure!(
+            count == wanted,
+            "apt-get downloaded {count} of {wanted} packages"
+        );
+        Ok(())
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.own_lists.is_some()
+    }
+
+    fn refresh(&mut self) -> Result<()> {
+        let place = Scratch::new()?;
+        for directory in ["lists/partial", "cache/archives/partial"] {
+            let directory = place.path(directory);
+            fs::create_dir_all(&directory)
+                .with_context(|| format!("can't make {}", directory.display()))?;
+        }
+        let mut update = apt_get(Some(&place));
+        capture_ok(update.arg("update"))
+            .context("Debian's package lists can't be had; is there a network?")?;
+        self.own_lists = Some(OWN_LISTS.get_or_init(|| place));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
