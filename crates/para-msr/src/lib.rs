@@ -34,7 +34,6 @@
 //!         .ranges()
 //!         .fold(MsrFilterBuilder::new(FilterDefault::Allow), |filter, range| filter.deny(range, Access::Both))
 //!         .compile()?;
-//!     filter.uncovered().iter().for_each(|gap| eprintln!("{gap}"));
 //!     assert!(!filter.allows_read(0xce) && filter.allows_read(0x10));
 //!
 //!     // An exit for a read of `index`: `None` is #GP(0).

@@ -66,7 +66,7 @@ fn wanted(default: FilterDefault, wishes: &[Wish], index: u32, kind: u32) -> boo
     !any(false) && (any(true) || default == FilterDefault::Allow)
 }
 
-fn compile(default: FilterDefault, wishes: &[Wish]) -> Result<MsrFilter, FilterError> {
+fn collect(default: FilterDefault, wishes: &[Wish]) -> MsrFilterBuilder {
     wishes
         .iter()
         .fold(MsrFilterBuilder::new(default), |builder, wish| {
@@ -75,7 +75,6 @@ fn compile(default: FilterDefault, wishes: &[Wish]) -> Result<MsrFilter, FilterE
                 false => builder.deny(wish.range, wish.access),
             }
         })
-        .compile()
 }
 
 /// Where an answer could change: next to every end of a wish, of a range, and of what KVM treats specially.
@@ -91,9 +90,16 @@ fn interesting(filter: &MsrFilter, wishes: &[Wish]) -> Vec<u32> {
 }
 
 fn check(default: FilterDefault, wishes: &[Wish]) -> Result<Option<MsrFilter>, TestCaseError> {
-    let Ok(filter) = compile(default, wishes) else {
+    let builder = collect(default, wishes);
+    let Ok(filter) = builder.compile_lenient() else {
+        prop_assert!(builder.compile().is_err());
         return Ok(None);
     };
+    // The strict one takes what denies all that it was asked to deny, and no other.
+    match filter.uncovered().iter().find(|gap| gap.allowed) {
+        Some(gap) => prop_assert_eq!(builder.compile(), Err(FilterError::Void(*gap))),
+        None => prop_assert_eq!(builder.compile(), Ok(filter.clone())),
+    }
     prop_assert!(kvm_takes(&filter));
     for index in interesting(&filter, wishes) {
         for (kind, allows) in [
@@ -176,7 +182,7 @@ proptest! {
             .iter()
             .map(|point| Wish { range: (*point).into(), access: Access::Both, allow: false })
             .collect();
-        match compile(FilterDefault::Allow, &both) {
+        match collect(FilterDefault::Allow, &both).compile_lenient() {
             Ok(filter) => prop_assert_eq!(filter.ranges().len(), best),
             Err(_) => prop_assert!(best > MAX_RANGES),
         }
@@ -261,13 +267,13 @@ fn what_takes_more_than_sixteen_ranges_is_refused() {
     assert_eq!(error, FilterError::TooManyRanges { first_left });
     assert!(error.to_string().contains("0x130000"), "{error}");
     let all = MsrFilterBuilder::new(FilterDefault::Allow).deny(MsrRange::ALL, Access::Both);
-    assert!(all.compile().is_err());
+    assert!(all.compile_lenient().is_err());
 }
 
 #[test]
 fn denying_everything_needs_a_range_for_kvm() {
     let filter = MsrFilterBuilder::new(FilterDefault::Deny)
-        .compile()
+        .compile_lenient()
         .unwrap();
     assert!(kvm_takes(&filter));
     assert!(
@@ -287,7 +293,7 @@ fn what_kvm_never_filters_is_said() {
     let filter = MsrFilterBuilder::new(FilterDefault::Allow)
         .deny(range(0x7ff, 0x802), Access::Read)
         .deny(u32::MAX, Access::Both)
-        .compile()
+        .compile_lenient()
         .unwrap();
     let said: Vec<String> = filter
         .uncovered()
@@ -304,9 +310,49 @@ fn what_kvm_never_filters_is_said() {
     assert!(!filter.allows_read(0x7ff) && filter.allows_read(0x800));
     // With a default of deny, the x2APIC's stay open unless somebody allows them anyway.
     let deny = MsrFilterBuilder::new(FilterDefault::Deny).allow(0x10, Access::Both);
-    assert_eq!(deny.compile().unwrap().uncovered()[0].range, X2APIC);
+    assert_eq!(deny.compile_lenient().unwrap().uncovered()[0].range, X2APIC);
     let allowed = deny.allow(X2APIC, Access::Both).compile().unwrap();
     assert_eq!(allowed.uncovered(), []);
+}
+
+#[test]
+fn a_denial_that_would_be_void_is_refused() {
+    let open = || MsrFilterBuilder::new(FilterDefault::Allow);
+    let shut = || MsrFilterBuilder::new(FilterDefault::Deny);
+    let refused = [
+        open().deny(0x830, Access::Write),
+        open().deny(range(0x700, 0x800), Access::Read),
+        open().deny(u32::MAX, Access::Both),
+        shut().allow(0x10, Access::Both),
+        shut().allow(X2APIC, Access::Read),
+        shut().allow(X2APIC, Access::Both).deny(0x8ff, Access::Read),
+    ]
+    .map(|builder| builder.compile().unwrap_err().to_string());
+    let rest =
+        "whatever its filter says: allow these accesses, or leave them out of what is denied";
+    let expected = [
+        "write of MSR 0x830",
+        "read of MSR 0x800",
+        "read and write of MSR 0xffffffff",
+        "read and write of MSR 0x800-0x8ff",
+        "write of MSR 0x800-0x8ff",
+        "read of MSR 0x8ff",
+    ]
+    .map(|accesses| format!("KVM allows {accesses} {rest}"));
+    assert_eq!(refused, expected);
+    let taken = [
+        open().deny(0x7ff, Access::Both).deny(0x900, Access::Both),
+        open().deny(0xffff_fffe, Access::Both),
+        open().allow(X2APIC, Access::Both),
+        // An allowance that KVM won't grant harms no owner.
+        shut()
+            .allow(X2APIC, Access::Both)
+            .allow(u32::MAX, Access::Both),
+        shut().allow_profile(profile::LINUX),
+    ];
+    for builder in taken {
+        assert!(builder.compile().is_ok(), "{builder:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use kvm_ioctls::VmFd;
 use para_abi::MSR_KVM_API_MAGIC;
 use para_msr::filter::{Access, FilterDefault, FilterError, MsrFilter, MsrFilterBuilder};
-use para_msr::kvm::{ExitReasons, InstallError};
+use para_msr::kvm::ExitReasons;
 use para_msr::profile;
 
 use super::{FORWARD_MSR, RouteError, forward};
@@ -17,10 +17,7 @@ use crate::sys::xen;
 /// Why KVM can't give a machine the MSRs or hypercalls that were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The filter can't be installed.
-    #[error(transparent)]
-    Install(#[from] InstallError),
-    /// There is no such filter.
+    /// The filter can't be had.
     #[error(transparent)]
     Filter(#[from] FilterError),
     /// There is no forwarding.
@@ -80,7 +77,7 @@ impl MsrPlan {
     /// would neither pass it on nor refuse it.
     ///
     /// # Errors
-    /// None: what is asked for fits KVM's 16 ranges.
+    /// None: what is asked for fits KVM's 16 ranges, and KVM honours every denial.
     pub fn filter(&self) -> Result<MsrFilter, FilterError> {
         let default = match self.policy {
             MsrPolicy::DenyUnknown => FilterDefault::Deny,
@@ -100,10 +97,7 @@ impl MsrPlan {
     pub fn exits(&self) -> Option<ExitReasons> {
         let log = self.policy == MsrPolicy::Log;
         let any = self.para || self.policy != MsrPolicy::Allow;
-        any.then_some(ExitReasons {
-            unknown: log,
-            invalid: log,
-        })
+        any.then_some(ExitReasons::default().unknown(log).invalid(log))
     }
 
     /// Tells KVM, before the first vCPU is made. Where KVM can't and nobody asked for it by name, guests can't register.
@@ -176,10 +170,7 @@ mod tests {
     fn only_the_policy_log_has_kvms_own_refusals_exit() {
         for policy in [MsrPolicy::Allow, MsrPolicy::DenyUnknown, MsrPolicy::Log] {
             let log = policy == MsrPolicy::Log;
-            let reasons = ExitReasons {
-                unknown: log,
-                invalid: log,
-            };
+            let reasons = ExitReasons::default().unknown(log).invalid(log);
             assert_eq!(plan(|spec| spec.msr_policy = policy).exits(), Some(reasons));
         }
     }

@@ -6,7 +6,7 @@
 //! KVM takes a whole filter at a time, of at most 16 ranges, each with one bitmap of at most 0x3000 MSRs, and
 //! asks the first range that matches index and direction. So one place must know what every part of a VMM
 //! wants: [`MsrFilterBuilder`] collects that, [`MsrFilterBuilder::compile`] finds ranges, [`MsrFilter`] is the
-//! result, which can be asked and, with feature `kvm`, installed.
+//! result, which can be asked and, with feature `kvm`, installed. [`FilterError`] is what can go wrong with either.
 //!
 //! ```
 //! use para_msr::filter::{Access, FilterDefault, MsrFilterBuilder};
@@ -24,10 +24,14 @@
 //! # What no filter covers
 //!
 //! - MSRs 0x800 to 0x8ff, the x2APIC's: KVM lets every access through (`Documentation/virt/kvm/api.rst`, 4.136).
-//!   [`MsrFilter::uncovered`] lists those that somebody wanted denied.
 //! - MSR 0xffffffff: KVM computes the end of a range in 32 bits, so a range that should hold it matches nothing.
 //! - What doesn't go through RDMSR and WRMSR: SYSENTER, SWAPGS, RDTSCP, the host's `KVM_GET_MSRS` and
 //!   `KVM_SET_MSRS`; and a fast path for IA32_TSC_DEADLINE.
+//!
+//! A denial of the first two would be void, so [`MsrFilterBuilder::compile`] refuses it, also where a default of deny
+//! says it: such a filter allows the x2APIC's MSRs by name, as [`profile::LINUX`](crate::profile::LINUX) does.
+//! [`MsrFilterBuilder::compile_lenient`] takes it, for wishes that a VMM passes on, and
+//! [`MsrFilter::uncovered`] lists it.
 
 mod compile;
 mod range;
@@ -111,7 +115,7 @@ impl fmt::Display for Access {
     }
 }
 
-/// Why there is no such filter: in each case KVM would refuse it, or do something else.
+/// Why there is no such filter, or why it isn't in place: in each case KVM would refuse it or do something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FilterError {
@@ -124,6 +128,9 @@ pub enum FilterError {
         /// The first MSR that the 16 ranges don't reach.
         first_left: u32,
     },
+    /// Accesses should be denied, by name or by default, that KVM lets through.
+    #[error("{0}: allow these accesses, or leave them out of what is denied")]
+    Void(Uncovered),
     /// KVM takes no filter that denies everything by having no range.
     #[error("KVM refuses a filter that denies by default and has no range, add a range")]
     NothingButDeny,
@@ -132,6 +139,34 @@ pub enum FilterError {
     Ranges {
         /// How many there are.
         count: usize,
+    },
+    /// This KVM lacks a capability.
+    #[cfg(feature = "kvm")]
+    #[error("this KVM lacks {0}, which came with Linux 5.10: update the host's kernel")]
+    Lacks(&'static str),
+    /// MSR exits weren't switched on.
+    #[cfg(feature = "kvm")]
+    #[error(
+        "KVM refused MSR exits for the reasons {reasons:#x} ({source}): ask for fewer, and let seccomp pass \
+         KVM_ENABLE_CAP"
+    )]
+    Enable {
+        /// The mask.
+        reasons: u32,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+    /// The filter wasn't taken.
+    #[cfg(feature = "kvm")]
+    #[error(
+        "KVM refused an MSR filter of {ranges} ranges ({source}): check that the host has memory for its bitmaps, and \
+         that seccomp passes KVM_X86_SET_MSR_FILTER"
+    )]
+    Install {
+        /// How many ranges it has.
+        ranges: usize,
+        /// Why.
+        source: kvm_ioctls::Error,
     },
 }
 
@@ -195,14 +230,37 @@ impl MsrFilterBuilder {
     /// Finds ranges that do what is wanted, neighbours merged into few of them.
     ///
     /// # Errors
-    /// It takes more than 16 ranges.
+    /// It takes more than 16 ranges, or [`FilterError::Void`]: KVM would let accesses through that should be denied.
+    ///
+    /// ```
+    /// use para_msr::filter::{Access, FilterDefault, FilterError, MsrFilterBuilder, X2APIC};
+    ///
+    /// let filter = MsrFilterBuilder::new(FilterDefault::Deny).allow(0x10, Access::Both);
+    /// let Err(FilterError::Void(gap)) = filter.compile() else { panic!() };
+    /// assert_eq!(gap.range, X2APIC);
+    /// // "I know."
+    /// assert!(filter.allow(X2APIC, Access::Both).compile().is_ok());
+    /// ```
     pub fn compile(&self) -> Result<MsrFilter, FilterError> {
+        let filter = self.compile_lenient()?;
+        match filter.uncovered.iter().find(|gap| gap.allowed) {
+            Some(gap) => Err(FilterError::Void(*gap)),
+            None => Ok(filter),
+        }
+    }
+
+    /// The same, but what KVM won't do is no error: [`MsrFilter::uncovered`] lists it.
+    ///
+    /// # Errors
+    /// It takes more than 16 ranges.
+    pub fn compile_lenient(&self) -> Result<MsrFilter, FilterError> {
         compile::compile(self.default, &self.rules)
     }
 }
 
 /// Accesses that were to be treated otherwise than KVM will treat them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Uncovered {
     /// The MSRs: part of [`X2APIC`], or [`LAST_MSR`].
     pub range: MsrRange,
@@ -259,6 +317,18 @@ impl MsrFilter {
         })
     }
 
+    /// One MSR is denied, no other than KVM can, and all else allowed.
+    #[cfg(feature = "para")]
+    pub(crate) fn denying(index: u32) -> Self {
+        MsrFilter {
+            default: FilterDefault::Allow,
+            ranges: FilterRange::from_fn(index, Access::Both, |_| false)
+                .into_iter()
+                .collect(),
+            uncovered: Vec::new(),
+        }
+    }
+
     /// What happens to accesses that no range matches.
     pub const fn default_action(&self) -> FilterDefault {
         self.default
@@ -269,7 +339,8 @@ impl MsrFilter {
         &self.ranges
     }
 
-    /// What a compiled filter was asked for and can't do. Log these once.
+    /// What a compiled filter was asked for and can't do. Log these once. After [`MsrFilterBuilder::compile`] it is no
+    /// more than an allowance of MSR 0xffffffff under a default of deny.
     pub fn uncovered(&self) -> &[Uncovered] {
         &self.uncovered
     }

@@ -28,10 +28,28 @@ mod page;
 mod state;
 mod throttle;
 
+pub use hypercall_patch::memory::{SiteError, Written};
+pub use hypercall_patch::{CpuidError, ForbiddenPort, PioPort, Stub, UnknownVendor, Vendor};
+pub use para_abi::MSR_KVM_API_MAGIC;
+
 pub use event::{Fault, FaultReason, Refusal, Refused, Registered, Registration};
 pub use msr::{ParaMsr, ParaRegistration};
 pub use state::{Lost, ParaMsrState, RestoreError, Restored, RestoredSite};
 pub use throttle::EventThrottle;
 
 #[cfg(doc)]
-use {hypercall_patch::Stub, para_abi::MSR_KVM_API_MAGIC, vm_memory::GuestMemory};
+use vm_memory::GuestMemory;
+
+use crate::filter::MsrFilter;
+
+/// The filter of a VM that answers for [`MSR_KVM_API_MAGIC`] and leaves all else to KVM. A VMM that owns more MSRs
+/// denies it in its own filter instead.
+///
+/// ```
+/// let filter = para_msr::para::filter();
+/// assert!(!filter.allows_write(0x8765_5678) && !filter.allows_read(0x8765_5678));
+/// assert!(filter.allows_read(0x10));
+/// ```
+pub fn filter() -> MsrFilter {
+    MsrFilter::denying(MSR_KVM_API_MAGIC)
+}

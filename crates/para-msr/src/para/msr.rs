@@ -13,7 +13,7 @@ use vm_memory::{GuestAddress, GuestAddressSpace};
 use super::event::{Fault, FaultReason, Refusal, Refused, Registered, Registration};
 use super::page::ParaPage;
 use super::state::payload_range;
-use crate::{MsrHandler, Outcome};
+use crate::{MsrDispatch, MsrDispatchBuilder, MsrHandler, Outcome};
 
 type Observer = Box<dyn FnMut(&Registration) + Send + Sync>;
 type Prelude = Box<dyn FnMut() + Send + Sync>;
@@ -40,16 +40,15 @@ pub struct ParaRegistration {
 /// ```
 /// use std::sync::Arc;
 ///
-/// use hypercall_patch::{PioPort, Stub};
-/// use para_abi::{MSR_KVM_API_MAGIC, ParaStatePayload};
-/// use para_msr::para::ParaMsr;
-/// use para_msr::{MsrDispatchBuilder, Outcome};
+/// use para_abi::ParaStatePayload;
+/// use para_msr::Outcome;
+/// use para_msr::para::{MSR_KVM_API_MAGIC, ParaMsr, PioPort, Stub};
 /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 ///
 /// let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
 /// let para = ParaMsr::new(memory.clone(), Stub::Pio(PioPort::DEFAULT))
 ///     .with_observer(|event| println!("vCPU 0: {event}"));
-/// let mut msrs = MsrDispatchBuilder::new().insert(MSR_KVM_API_MAGIC, para)?.build();
+/// let mut msrs = para.into_dispatch();
 ///
 /// // The guest fills its page and executes WRMSR.
 /// let page = ParaStatePayload::new(0x2000);
@@ -117,9 +116,8 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     ///
     /// # Example
     /// ```
-    /// use hypercall_patch::{PioPort, Stub};
     /// use para_abi::ParaStatePayload;
-    /// use para_msr::para::ParaMsr;
+    /// use para_msr::para::{ParaMsr, PioPort, Stub};
     /// use std::sync::Arc;
     /// use std::sync::atomic::{AtomicBool, Ordering};
     /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -140,6 +138,17 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     pub fn with_prelude(mut self, prelude: impl FnMut() + Send + Sync + 'static) -> Self {
         self.prelude = Some(Box::new(prelude));
         self
+    }
+
+    /// A vCPU's table with this MSR and no other, for a VMM that answers for none but this. For one that does, the MSR
+    /// is a handler like others: [`MsrDispatchBuilder::insert`].
+    pub fn into_dispatch(self) -> MsrDispatch
+    where
+        A: Send + Sync + 'static,
+    {
+        let inserted = MsrDispatchBuilder::new().insert(MSR_KVM_API_MAGIC, self);
+        // The first range overlaps no other.
+        inserted.unwrap_or_else(|refused| refused.builder).build()
     }
 
     /// WRMSR of `value`, EDX:EAX, by the guest.

@@ -44,8 +44,7 @@ impl ParaMsrState {
     ///
     /// # Example
     /// ```
-    /// use hypercall_patch::{PioPort, Stub};
-    /// use para_msr::para::{ParaMsr, ParaMsrState, ParaRegistration};
+    /// use para_msr::para::{ParaMsr, ParaMsrState, ParaRegistration, PioPort, Stub};
     /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
     ///
     /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
@@ -268,8 +267,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     ///
     /// # Example
     /// ```
-    /// use hypercall_patch::Stub;
-    /// use para_msr::para::{ParaMsr, ParaMsrState, ParaRegistration, Restored, RestoredSite};
+    /// use para_msr::para::{ParaMsr, ParaMsrState, ParaRegistration, Restored, RestoredSite, Stub};
     /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
     ///
     /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;

@@ -10,6 +10,7 @@
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, MsrExitReason, VcpuExit, VcpuFd, VmFd};
+use para_msr::kvm::{Answered, set_in_kvm};
 use para_msr::{MsrDispatch, MsrDispatchBuilder};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -44,6 +45,8 @@ pub enum Seen {
     Written,
     /// The guest got #GP.
     Gp,
+    /// A handler stopped the vCPU, before the access was completed.
+    Stopped,
 }
 
 pub use Seen::*;
@@ -127,18 +130,25 @@ impl Machine {
         vcpu.set_regs(&regs).unwrap();
         let (mut seen, mut low, mut failed) = (Vec::new(), 0, false);
         loop {
-            match vcpu.run().unwrap() {
-                VcpuExit::X86Rdmsr(exit) => {
-                    seen.push(Exit(exit.index, exit.reason));
-                    match msrs.read(exit.index).or_gp() {
-                        Some(value) => *exit.data = value,
-                        None => *exit.error = 1,
-                    }
+            let exit = vcpu.run().unwrap();
+            match &exit {
+                VcpuExit::X86Rdmsr(exit) => seen.push(Exit(exit.index, exit.reason)),
+                VcpuExit::X86Wrmsr(exit) => seen.push(Exit(exit.index, exit.reason)),
+                _ => {}
+            }
+            let other = match msrs.answer(exit) {
+                Ok(Answered::Continue) => continue,
+                Ok(Answered::SetInKvm(value)) => {
+                    set_in_kvm(vcpu, value).unwrap();
+                    continue;
                 }
-                VcpuExit::X86Wrmsr(exit) => {
-                    seen.push(Exit(exit.index, exit.reason));
-                    *exit.error = msrs.write(exit.index, exit.data).or_gp().is_none().into();
+                Ok(_) => {
+                    seen.push(Stopped);
+                    return seen;
                 }
+                Err(other) => other,
+            };
+            match other {
                 VcpuExit::IoOut(0x13, _) => {
                     seen.push(Gp);
                     failed = true;

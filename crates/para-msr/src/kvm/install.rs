@@ -1,50 +1,28 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! KVM: installing a filter, and reading and writing a vCPU's MSRs.
+//! Installing a filter.
 
 use kvm_bindings::{
     KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL,
-    KVM_MSR_EXIT_REASON_UNKNOWN, Msrs, kvm_enable_cap, kvm_msr_entry,
+    KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap,
 };
-use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
-use crate::filter::{Access, FilterDefault, MsrFilter};
-use crate::saved::{MsrAccess, MsrValue};
-
-/// A call that KVM refused.
-pub type Errno = kvm_ioctls::Error;
-
-/// Why a filter isn't in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InstallError {
-    /// This KVM lacks a capability.
-    #[error("this KVM lacks {0}, which came with Linux 5.10: update the host's kernel")]
-    Lacks(&'static str),
-    /// MSR exits weren't switched on.
-    #[error("KVM refused MSR exits for the reasons {reasons:#x}, ask for fewer")]
-    Enable {
-        /// The mask.
-        reasons: u32,
-        /// Why.
-        source: Errno,
-    },
-    /// The filter wasn't taken.
-    #[error(
-        "KVM refused an MSR filter of {ranges} ranges, check that the host has memory for its bitmaps"
-    )]
-    Filter {
-        /// How many ranges it has.
-        ranges: usize,
-        /// Why.
-        source: Errno,
-    },
-}
+#[cfg(doc)]
+use super::ioctl;
+use crate::filter::{Access, FilterDefault, FilterError, MsrFilter};
 
 /// For which accesses a vCPU exits to user space, instead of #GP
 /// (`KVM_CAP_X86_USER_SPACE_MSR`, `Documentation/virt/kvm/api.rst`, 7.21).
+///
+/// ```
+/// use para_msr::kvm::ExitReasons;
+///
+/// assert_eq!(ExitReasons::default().unknown(true).mask(), 6);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExitReasons {
     /// MSRs that KVM doesn't know. With `kvm.ignore_msrs=1` on the host these never come, so own an MSR by
     /// denying it in the filter instead.
@@ -54,6 +32,20 @@ pub struct ExitReasons {
 }
 
 impl ExitReasons {
+    /// Whether MSRs that KVM doesn't know exit.
+    #[must_use]
+    pub const fn unknown(mut self, exit: bool) -> Self {
+        self.unknown = exit;
+        self
+    }
+
+    /// Whether accesses that KVM finds invalid exit.
+    #[must_use]
+    pub const fn invalid(mut self, exit: bool) -> Self {
+        self.invalid = exit;
+        self
+    }
+
     /// KVM's mask. Denied accesses are always in it: without, they would be #GP.
     pub const fn mask(self) -> u32 {
         let unknown = if self.unknown {
@@ -76,12 +68,13 @@ impl MsrFilter {
     /// The order is: capability, filter, vCPUs. A filter without the capability turns denied accesses to #GP,
     /// and a vCPU that runs before both isn't filtered.
     ///
-    /// An exit is prepared as success, with 0 for a read: whoever handles it sets `error` to 1 for every
-    /// [`Outcome`](crate::Outcome) that isn't [`Handled`](crate::Outcome::Handled).
+    /// An exit is prepared as success, with 0 for a read, so one that nobody answers is a wrong answer:
+    /// [`MsrDispatch::answer`](crate::MsrDispatch::answer) gives #GP where that is right. [`ioctl::INSTALL`] lists what
+    /// seccomp must let pass.
     ///
     /// # Errors
     /// KVM lacks one of both, or refuses it.
-    pub fn install(&self, vm: &VmFd) -> Result<(), InstallError> {
+    pub fn install(&self, vm: &VmFd) -> Result<(), FilterError> {
         self.install_with(vm, ExitReasons::default())
     }
 
@@ -89,7 +82,7 @@ impl MsrFilter {
     ///
     /// # Errors
     /// KVM lacks one of both, or refuses it.
-    pub fn install_with(&self, vm: &VmFd, reasons: ExitReasons) -> Result<(), InstallError> {
+    pub fn install_with(&self, vm: &VmFd, reasons: ExitReasons) -> Result<(), FilterError> {
         let reasons = reasons.mask();
         let capability = kvm_enable_cap {
             cap: KVM_CAP_X86_USER_SPACE_MSR,
@@ -98,7 +91,7 @@ impl MsrFilter {
         };
         let enabled = vm.enable_cap(&capability);
         enabled
-            .map_err(|source| InstallError::Enable { reasons, source })
+            .map_err(|source| FilterError::Enable { reasons, source })
             .and_then(|()| self.replace(vm))
             // Asked only now: a start where all is well has two system calls less.
             .map_err(|error| lacking(vm).unwrap_or(error))
@@ -109,7 +102,7 @@ impl MsrFilter {
     ///
     /// # Errors
     /// KVM refuses the filter.
-    pub fn replace(&self, vm: &VmFd) -> Result<(), InstallError> {
+    pub fn replace(&self, vm: &VmFd) -> Result<(), FilterError> {
         let default = match self.default_action() {
             FilterDefault::Allow => MsrFilterDefaultAction::ALLOW,
             FilterDefault::Deny => MsrFilterDefaultAction::DENY,
@@ -126,7 +119,7 @@ impl MsrFilter {
             })
             .collect();
         vm.set_msr_filter(default, &ranges)
-            .map_err(|source| InstallError::Filter {
+            .map_err(|source| FilterError::Install {
                 ranges: ranges.len(),
                 source,
             })
@@ -134,12 +127,14 @@ impl MsrFilter {
 }
 
 /// What this KVM has not.
-fn lacking(vm: &VmFd) -> Option<InstallError> {
+fn lacking(vm: &VmFd) -> Option<FilterError> {
     let needed = [
         (Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR"),
         (Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER"),
     ];
-    let lacks = |(cap, name)| (!vm.check_extension(cap)).then_some(InstallError::Lacks(name));
+    // A failure to ask is negative, and no answer.
+    let lacks =
+        |(cap, name)| (vm.check_extension_int(cap) == 0).then_some(FilterError::Lacks(name));
     needed.into_iter().find_map(lacks)
 }
 
@@ -149,39 +144,4 @@ fn flags(access: Access) -> MsrFilterRangeFlags {
         Access::Write => MsrFilterRangeFlags::WRITE,
         Access::Both => MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
     }
-}
-
-/// A vCPU's MSRs through `KVM_GET_MSRS` and `KVM_SET_MSRS`. A filter doesn't hold for these.
-#[derive(Debug)]
-pub struct KvmMsrs<'a>(pub &'a VcpuFd);
-
-impl MsrAccess for KvmMsrs<'_> {
-    type Error = Errno;
-
-    fn get(&mut self, values: &mut [MsrValue]) -> Result<usize, Errno> {
-        let mut block = block(values)?;
-        let done = self.0.get_msrs(&mut block)?.min(values.len());
-        for (value, entry) in values.iter_mut().zip(block.as_slice()).take(done) {
-            value.value = entry.data;
-        }
-        Ok(done)
-    }
-
-    fn set(&mut self, values: &[MsrValue]) -> Result<usize, Errno> {
-        self.0.set_msrs(&block(values)?)
-    }
-}
-
-fn block(values: &[MsrValue]) -> Result<Msrs, Errno> {
-    let entries: Vec<kvm_msr_entry> = values
-        .iter()
-        .map(|msr| kvm_msr_entry {
-            index: msr.index,
-            data: msr.value,
-            ..Default::default()
-        })
-        .collect();
-    // Only a list that is too long can fail here, for which KVM has an error number.
-    const E2BIG: i32 = 7;
-    Msrs::from_entries(&entries).map_err(|_| Errno::new(E2BIG))
 }
