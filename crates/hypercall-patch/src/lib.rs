@@ -17,8 +17,8 @@
 //!
 //! # Features
 //!
-//! `std` (default) brings `Vendor::of_host`; without it the crate is `no_std` and has no dependency.
-//! `vm-memory` brings `memory`, `serde` serializes vendors, ports and stubs. There is no `unsafe`.
+//! `vm-memory` brings `memory`, `serde` serializes vendors, ports and stubs. Without them, as by default, the crate has
+//! no dependency. It is `no_std`, and there is no `unsafe`.
 //!
 //! # Example
 //!
@@ -37,10 +37,8 @@
 //! # Ok::<(), hypercall_patch::UnknownVendor>(())
 //! ```
 #![forbid(unsafe_code)]
-#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![cfg_attr(not(test), no_std)]
 
-#[cfg(feature = "std")]
-mod host;
 pub mod hyperv;
 #[cfg(feature = "vm-memory")]
 pub mod memory;
@@ -49,8 +47,6 @@ mod stub;
 mod vendor;
 pub mod xen;
 
-#[cfg(feature = "std")]
-pub use host::HostVendorError;
 pub use pio::{ForbiddenPort, PioPort};
 pub use stub::{HypercallInsn, Stub};
 pub use vendor::{CpuidError, UnknownVendor, Vendor};

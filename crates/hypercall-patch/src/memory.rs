@@ -26,9 +26,9 @@
 //! keeps them out of the object that it passes, or wraps it in a [`GuestMemory`] that grants no
 //! [`Permissions::Write`] for them.
 
-use std::fmt;
-use std::ops::Range;
-use std::sync::atomic::Ordering;
+use core::fmt;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use vm_memory::bitmap::{BS, BitmapSlice};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
@@ -295,4 +295,4 @@ impl fmt::Display for SiteError {
     }
 }
 
-impl std::error::Error for SiteError {}
+impl core::error::Error for SiteError {}

@@ -10,7 +10,7 @@ use crate::HypercallInsn;
 /// A processor vendor with hardware virtualization that KVM supports.
 ///
 /// Which one counts depends on the question. What KVM *executes* is decided by the **host's** processor
-/// (leaf 0 of `KVM_GET_SUPPORTED_CPUID`, or `Vendor::of_host`): stubs and hypercall pages follow it. What a
+/// ([`Vendor::from_cpuid`] on the table of `KVM_GET_SUPPORTED_CPUID`): stubs and hypercall pages follow it. What a
 /// guest *would execute by itself* follows the leaf 0 that the guest sees ([`Vendor::from_cpuid`] on its
 /// table); the two differ after a migration between vendors.
 ///

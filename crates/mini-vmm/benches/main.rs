@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use hypercall_patch::{PioPort, Stub};
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Kvm, SyncReg, VcpuExit, VcpuFd};
 use mini_vmm::check::AutoRoute;
 use mini_vmm::hypercalls::{Caller, Hypercalls, HypercallsBuilder};
@@ -256,7 +256,8 @@ fn ways() -> Vec<Way> {
         let mut bare = Bare::new(&kvm, pio, copied);
         ways.push((name, 1, Box::new(move |exits| bare.run(exits))));
     }
-    let native = hypercall_patch::Vendor::of_host().map(Stub::native);
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let native = para_msr::kvm::vendor(&cpuid).map(Stub::native);
     let report = mini_vmm::check::probe("/dev/kvm".as_ref());
     let routes = report.routes.as_ref();
     let completes = routes.is_some_and(|routes| routes.auto == Some(AutoRoute::Vendor));

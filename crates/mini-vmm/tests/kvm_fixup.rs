@@ -8,9 +8,10 @@
 
 use std::path::Path;
 
-use hypercall_patch::{Stub, Vendor};
+use hypercall_patch::Stub;
 use kvm_bindings::{
-    KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, kvm_enable_cap, kvm_regs,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
+    kvm_enable_cap, kvm_regs,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use mini_vmm::check::open_kvm;
@@ -124,7 +125,8 @@ fn here(test: &str) -> Option<(Kvm, Stub, Stub)> {
         eprintln!("SKIP: {test}: this CPU has no vmx or svm");
         return None;
     }
-    let native = Stub::native(Vendor::of_host().unwrap());
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let native = Stub::native(para_msr::kvm::vendor(&cpuid).unwrap());
     let other = match native {
         Stub::Vmx => Stub::Svm,
         _ => Stub::Vmx,

@@ -144,9 +144,7 @@ impl Facts {
 fn vendor(kvm: &Kvm) -> Result<Vendor, String> {
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
     let cpuid = cpuid.map_err(|error| format!("KVM does not say its CPUID ({error})"))?;
-    let entries = cpuid.as_slice().iter();
-    Vendor::from_cpuid(entries.map(|e| (e.function, e.ebx, e.ecx, e.edx)))
-        .map_err(|error| error.to_string())
+    para_msr::kvm::vendor(&cpuid).map_err(|error| error.to_string())
 }
 
 fn name(instruction: HypercallInsn) -> &'static str {

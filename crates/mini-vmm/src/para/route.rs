@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use hypercall_patch::{CpuidError, PioPort, Stub, Vendor};
+use hypercall_patch::{CpuidError, PioPort, Stub};
 use kvm_bindings::CpuId;
 use log::info;
 
@@ -64,9 +64,7 @@ impl RouteChoice {
     /// # Errors
     /// The route needs the vendor's instruction, and the vendor is unknown.
     pub fn new(spec: &VmSpec, cpuid: &CpuId, probe: Probe) -> Result<Self, RouteError> {
-        let entries = cpuid.as_slice().iter();
-        let vendor = Vendor::from_cpuid(entries.map(|e| (e.function, e.ebx, e.ecx, e.edx)));
-        let native = vendor.map(Stub::native);
+        let native = para_msr::kvm::vendor(cpuid).map(Stub::native);
         let pio = Stub::Pio(spec.hypercall_port());
         let chosen = OnceLock::new();
         let fixed = match spec.hypercall {
