@@ -51,6 +51,8 @@ pub struct VmSpec {
     pub cpus: u8,
     /// CPU features to add or take away, in order, such as `-avx2`.
     pub cpu_features: Vec<CpuFeature>,
+    /// Whether the guest can run guests of its own: it sees VMX or SVM.
+    pub nested: bool,
     /// RAM in bytes; a multiple of the page size.
     pub memory: u64,
     /// Where COM1 goes.
@@ -316,6 +318,7 @@ impl VmSpec {
             decompress: Decompress::default(),
             cpus: 1,
             cpu_features: Vec::new(),
+            nested: false,
             memory: VmSpec::DEFAULT_MEMORY,
             serial,
             on_reboot: OnReboot::default(),

@@ -399,6 +399,7 @@ fn create_vcpus(
                 let plan = CpuPlan {
                     cpus: spec.cpus,
                     features: &spec.cpu_features,
+                    nested: spec.nested,
                     tsc_deadline_timer: host.check_extension(Cap::TscDeadlineTimer),
                     tsc_khz: fd.get_tsc_khz().ok(),
                 };

@@ -208,6 +208,7 @@ fn with_kvm(mut tally: Tally) -> Tally {
 const INTEL_TESTS: &[(&str, &str)] = &[
     ("kvm_boot_entry", ""),
     ("kvm_fixup", "without_the_fix_up"),
+    ("kvm_nested", ""),
     ("kvm_para", ""),
     ("kvm_para_32bit", ""),
     ("kvm_para_machine", "r9_auto h15_"),

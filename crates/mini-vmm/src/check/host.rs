@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::Read;
 
+use kvm_bindings::CpuId;
 use serde::Serialize;
 
 /// More than /proc/cpuinfo says about one CPU, in bytes.
@@ -28,6 +29,17 @@ impl Virtualization {
             Virtualization::Vmx => "vmx",
             Virtualization::Svm => "svm",
         }
+    }
+
+    /// What guests may be shown, by the CPUID table that KVM supports: CPUID 1, ECX bit 5 (Intel SDM), or 0x80000001,
+    /// ECX bit 2 (AMD APM).
+    pub(super) fn offered(supported: &CpuId) -> Option<Self> {
+        let has = |function, bit: u32| {
+            let mut entries = supported.as_slice().iter();
+            entries.any(|e| e.function == function && e.ecx & 1 << bit != 0)
+        };
+        let vmx = has(1, 5).then_some(Virtualization::Vmx);
+        vmx.or_else(|| has(0x8000_0001, 2).then_some(Virtualization::Svm))
     }
 
     /// The kernel module that uses it.
@@ -120,5 +132,23 @@ mod tests {
         assert_eq!(group_name(groups, 104).as_deref(), Some("kvm"));
         assert_eq!(group_name(groups, 0).as_deref(), Some("root"));
         assert_eq!(group_name(groups, 7), None);
+    }
+
+    #[test]
+    fn nested_virtualization_is_one_bit_per_vendor() {
+        use kvm_bindings::kvm_cpuid_entry2;
+        let offered = |function, ecx| {
+            let entry = kvm_cpuid_entry2 {
+                function,
+                ecx,
+                ..Default::default()
+            };
+            Virtualization::offered(&CpuId::from_entries(&[entry]).unwrap())
+        };
+        assert_eq!(offered(1, 1 << 5), Some(Virtualization::Vmx));
+        assert_eq!(offered(0x8000_0001, 1 << 2), Some(Virtualization::Svm));
+        for (function, ecx) in [(1, !(1 << 5)), (0x8000_0001, !(1 << 2)), (7, !0)] {
+            assert_eq!(offered(function, ecx), None);
+        }
     }
 }

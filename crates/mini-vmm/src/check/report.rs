@@ -7,12 +7,13 @@ use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Cap;
 use serde::Serialize;
 
 use super::capabilities::{self, Capability};
 use super::guest::{self, GuestTest};
-use super::host::Cpu;
+use super::host::{Cpu, Virtualization};
 use super::routes::Routes;
 use super::{Error, open};
 use crate::{layout, para};
@@ -34,6 +35,8 @@ pub struct Report {
     pub capabilities: Vec<Capability>,
     /// How a tiny guest fared; nothing when KVM can't be used.
     pub guest_test: Option<GuestTest>,
+    /// What KVM lets guests run guests with; they see it with `--nested on`.
+    pub nested: Option<Virtualization>,
     /// How hypercalls of guests can travel; nothing when KVM can't be used.
     pub routes: Option<Routes>,
     /// Whether a stock Linux kernel can run here.
@@ -73,6 +76,8 @@ pub fn probe(path: &Path) -> Report {
                 }
                 None => {
                     report.guest_test = Some(guest::test(&kvm));
+                    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok();
+                    report.nested = supported.as_ref().and_then(Virtualization::offered);
                     report.routes = Some(Routes::ask(&kvm, &para::probe(Arc::clone(&kvm))));
                 }
             }
@@ -92,6 +97,7 @@ impl Report {
             vcpus: None,
             capabilities: Vec::new(),
             guest_test: None,
+            nested: None,
             routes: None,
             stock_kernel: false,
             reason: String::new(),
@@ -153,6 +159,13 @@ impl Display for Report {
         self.capability_rows(f)?;
         if let Some(test) = &self.guest_test {
             row(f, "Test guest", &test.to_string())?;
+        }
+        if self.routes.is_some() {
+            let nested = match self.nested {
+                Some(nested) => format!("{}, hidden from guests unless --nested on", nested.flag()),
+                None => "no: this KVM offers guests neither vmx nor svm".to_owned(),
+            };
+            row(f, "Nested", &nested)?;
         }
         for (label, text) in self.routes.iter().flat_map(Routes::rows) {
             row(f, label, &text)?;
@@ -231,7 +244,6 @@ fn row(f: &mut Formatter<'_>, label: &str, text: &str) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::super::guest::Step;
-    use super::super::host::Virtualization;
     use super::super::routes;
     use super::*;
 
@@ -263,6 +275,7 @@ mod tests {
                 capability("KVM_CAP_PIT2", false, 0),
             ],
             guest_test: test,
+            nested: virtualization,
             routes: Some(routes::tests::pio_only()),
             ..Report::new("/dev/kvm".into(), cpu)
         };
@@ -283,6 +296,7 @@ mod tests {
             "Optional        XSAVE2\n",
             "Optional        no PIT2: something\n",
             "Test guest      passed\n",
+            "Nested          vmx, hidden from guests unless --nested on\n",
             "Hypercalls      guests can register; auto takes pio\n",
             "  pio           by a port, on any CPU\n",
             "Stock kernels   yes: KVM runs the test guest\n",
@@ -331,6 +345,7 @@ mod tests {
         let text = report(None, Some(failed)).to_string();
         assert!(text.lines().all(|line| line.len() <= LINE), "{text}");
         assert!(text.lines().count() <= 24, "{text}");
+        assert!(text.contains("offers guests neither vmx nor svm"), "{text}");
     }
 
     #[test]
@@ -341,6 +356,7 @@ mod tests {
         let json = serde_json::to_value(report(Some(Virtualization::Svm), Some(test))).unwrap();
         assert_eq!(json["stock_kernel"], false);
         assert_eq!(json["cpu"]["virtualization"], "svm");
+        assert_eq!(json["nested"], "svm");
         assert_eq!(json["vcpus"]["max"], 1024);
         assert_eq!(json["capabilities"][0]["name"], "KVM_CAP_IRQCHIP");
         assert_eq!(json["guest_test"]["result"], "timed_out");

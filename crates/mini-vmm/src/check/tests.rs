@@ -186,6 +186,7 @@ fn kvm_supports_a_cpuid_that_becomes_a_guests() {
     let plan = cpuid::CpuPlan {
         cpus: 2,
         features: &[],
+        nested: false,
         tsc_deadline_timer: kvm.check_extension(kvm_ioctls::Cap::TscDeadlineTimer),
         tsc_khz: None,
     };

@@ -47,11 +47,9 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
     if !features.is_empty() {
         flag(&mut args, "--cpu-features", features.join(","));
     }
-    flag(
-        &mut args,
-        "--legacy-timer",
-        if spec.legacy_timer { "on" } else { "off" },
-    );
+    let switch = |on: bool| if on { "on" } else { "off" };
+    flag(&mut args, "--nested", switch(spec.nested));
+    flag(&mut args, "--legacy-timer", switch(spec.legacy_timer));
     flag(&mut args, "--serial", spec.serial.to_word());
     flag(
         &mut args,
@@ -64,7 +62,7 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
     flag(&mut args, "--hypercall", spec.hypercall.to_string());
     let abi = spec.hypercall_abi.convention().name();
     flag(&mut args, "--hypercall-abi", abi);
-    flag(&mut args, "--para", if spec.para { "on" } else { "off" });
+    flag(&mut args, "--para", switch(spec.para));
     let policy = spec.msr_policy.to_possible_value().unwrap();
     flag(&mut args, "--msr-policy", policy.get_name());
     args

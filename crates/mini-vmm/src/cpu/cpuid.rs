@@ -64,6 +64,15 @@ pub enum Error {
     /// A feature was asked for that this host's CPU or KVM lacks.
     #[error("CPU feature {0:?} can't be added: this host's CPU or its KVM lacks it; leave it out")]
     Unsupported(&'static str),
+    /// Nested virtualization was asked for, and this host has none.
+    #[error(
+        "this host's KVM offers guests no nested virtualization; load kvm_intel or kvm_amd with \
+         nested=1, or leave out --nested"
+    )]
+    NoNested,
+    /// A feature of nested virtualization was asked for, which is off.
+    #[error("CPU feature {0:?} belongs to nested virtualization, which is off; add --nested on")]
+    NestedOff(&'static str),
     /// A feature was asked for, and another one that it needs was taken away.
     #[error("CPU feature {feature:?} needs {needs:?}, which is taken away; keep both or neither")]
     Dependency {
@@ -86,6 +95,8 @@ pub struct CpuPlan<'a> {
     pub cpus: u8,
     /// Features to add or take away, in order; a later one wins over an earlier one.
     pub features: &'a [CpuFeature],
+    /// Whether nested virtualization (VMX or SVM) is shown.
+    pub nested: bool,
     /// Whether the in-kernel local APIC has TSC-deadline mode (`KVM_CAP_TSC_DEADLINE_TIMER`);
     /// KVM's own table doesn't say.
     pub tsc_deadline_timer: bool,
@@ -108,7 +119,7 @@ pub struct CpuPlan<'a> {
 /// use mini_vmm::cpu::cpuid::{CpuPlan, build, set_apic_id};
 ///
 /// let supported = kvm_ioctls::Kvm::new()?.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
-/// let plan = CpuPlan { cpus: 2, features: &[], tsc_deadline_timer: true, tsc_khz: None };
+/// let plan = CpuPlan { cpus: 2, features: &[], nested: false, tsc_deadline_timer: true, tsc_khz: None };
 /// let mut cpuid = build(&supported, &plan)?;
 /// // vcpu0.set_cpuid2(&cpuid)?;
 /// set_apic_id(&mut cpuid, 1);
@@ -135,7 +146,8 @@ pub fn build(supported: &CpuId, plan: &CpuPlan) -> Result<CpuId, Error> {
     if let Some(tsc_khz) = plan.tsc_khz {
         timing(&mut table, vendor, tsc_khz);
     }
-    features::apply(&mut table, vendor, plan.features)?;
+    features::apply_nested(&mut table, vendor, plan.nested)?;
+    features::apply(&mut table, vendor, plan)?;
 
     table
         .0

@@ -8,10 +8,9 @@
 
 use std::collections::BTreeSet;
 
-use super::cpuid::Error;
+use super::cpuid::{CpuPlan, Error};
 use super::table::{Register, Table};
 use super::topology::Vendor;
-use crate::spec::CpuFeature;
 
 /// The features in one register: names from bit 0 on, `-` for none, `/` between two names of a bit.
 struct Word {
@@ -171,6 +170,9 @@ const DEPENDENTS: [(&str, &str); 24] = [
     ),
 ];
 
+/// What lets a guest run guests, by vendor.
+const NESTED: [&str; 2] = ["vmx", "svm"];
+
 /// XSAVE's user components in XCR0 (SDM volume 1, chapter 13): bits, and the feature they belong to.
 const COMPONENTS: [(u32, &str); 5] = [
     (0b100, "avx"),
@@ -239,17 +241,26 @@ fn dependents(name: &str) -> impl Iterator<Item = &'static str> {
     of_name.flat_map(|(_, names)| names.split_whitespace())
 }
 
+/// Hides nested virtualization, or makes sure that it is there.
+///
+/// KVM goes by these bits: without VMX a guest gets #GP for CR4.VMXE and for the VMX capability MSRs, without SVM for
+/// EFER.SVME, and #UD for the instructions of both.
+pub(super) fn apply_nested(table: &mut Table, vendor: Vendor, nested: bool) -> Result<(), Error> {
+    if !nested {
+        NESTED.iter().for_each(|name| clear(table, vendor, name));
+        return Ok(());
+    }
+    let is_there = NESTED.iter().any(|name| shows(table, name));
+    is_there.then_some(()).ok_or(Error::NoNested)
+}
+
 /// Hides and checks features in `table`, which has all that can be shown.
-pub(super) fn apply(
-    table: &mut Table,
-    vendor: Vendor,
-    features: &[CpuFeature],
-) -> Result<(), Error> {
-    if features.is_empty() {
+pub(super) fn apply(table: &mut Table, vendor: Vendor, plan: &CpuPlan<'_>) -> Result<(), Error> {
+    if plan.features.is_empty() {
         return Ok(());
     }
     let (mut hidden, mut insisted) = (BTreeSet::new(), BTreeSet::new());
-    for feature in features {
+    for feature in plan.features {
         let name = known(&feature.name)?;
         let (to, from) = if feature.enable {
             (&mut insisted, &mut hidden)
@@ -260,7 +271,11 @@ pub(super) fn apply(
         from.remove(name);
     }
     if let Some(name) = first_missing(table, &insisted) {
-        return Err(Error::Unsupported(name));
+        let is_nested = |root| root == name || dependents(root).any(|part| part == name);
+        return Err(match !plan.nested && NESTED.into_iter().any(is_nested) {
+            true => Error::NestedOff(name),
+            false => Error::Unsupported(name),
+        });
     }
     hide_dependents(&mut hidden, &insisted)?;
     for &name in &hidden {
@@ -278,11 +293,12 @@ pub(super) fn apply(
 
 /// The first of `names` that has no bit set.
 fn first_missing(table: &mut Table, names: &BTreeSet<&'static str>) -> Option<&'static str> {
-    let mut is_set = |b: Bit| table.has(b.leaf, b.index, b.register, b.bit);
-    names
-        .iter()
-        .copied()
-        .find(|name| !bits_of(name).any(&mut is_set))
+    names.iter().copied().find(|name| !shows(table, name))
+}
+
+/// Whether a bit of the feature `name` is set.
+fn shows(table: &mut Table, name: &str) -> bool {
+    bits_of(name).any(|b| table.has(b.leaf, b.index, b.register, b.bit))
 }
 
 /// The table's own copy of `name`, or the error that suggests others.

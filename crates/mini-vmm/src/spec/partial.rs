@@ -79,6 +79,12 @@ pub struct PartialSpec {
     #[serde(deserialize_with = "words::json::features")]
     pub cpu_features: Option<Vec<CpuFeature>>,
 
+    /// Show the guest vmx or svm, for guests of its own [default: off]
+    ///
+    /// The host's KVM must offer it. It is a large part of KVM that a hostile guest can then reach.
+    #[arg(long, value_name = "on|off", help_heading = "Machine")]
+    pub nested: Option<Switch>,
+
     /// Give the machine a PIT and a PIC, and announce them [default: off]
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "on")]
@@ -157,6 +163,7 @@ impl PartialSpec {
             cpus: self.cpus.or(other.cpus),
             memory: self.memory.or(other.memory),
             cpu_features: self.cpu_features.or(other.cpu_features),
+            nested: self.nested.or(other.nested),
             legacy_timer: self.legacy_timer.or(other.legacy_timer),
             serial: self.serial.or(other.serial),
             debug_exit: self.debug_exit.or(other.debug_exit),
@@ -187,6 +194,7 @@ impl TryFrom<PartialSpec> for VmSpec {
             decompress: partial.decompress.unwrap_or_default(),
             cpus: u8::try_from(cpus).map_err(|_| Error::TooManyCpus { cpus })?,
             cpu_features: partial.cpu_features.unwrap_or_default(),
+            nested: partial.nested.is_some_and(|switch| switch.0),
             memory: partial.memory.map_or(VmSpec::DEFAULT_MEMORY, |size| size.0),
             serial,
             on_reboot: partial.on_reboot.unwrap_or_default(),
@@ -216,6 +224,7 @@ impl From<VmSpec> for PartialSpec {
             cpus: Some(Count(spec.cpus.into())),
             memory: Some(ByteSize(spec.memory)),
             cpu_features: Some(spec.cpu_features),
+            nested: Some(Switch(spec.nested)),
             legacy_timer: Some(Switch(spec.legacy_timer)),
             serial: Some(spec.serial),
             debug_exit: Some(OptionalPort(spec.debug_exit)),

@@ -31,7 +31,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         1..=MAX_CPUS,
         proptest::collection::vec(feature, 0..4),
         (MIN_RAM / PAGE_SIZE..=MAX_RAM / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE),
-        any::<bool>(),
+        any::<[bool; 2]>(),
     );
     let devices = (serial, proptest::option::of(port));
     let hypercalls = (
@@ -89,7 +89,8 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             },
             timeout: policy.2,
             debug_exit: devices.1,
-            legacy_timer: machine.3,
+            legacy_timer: machine.3[0],
+            nested: machine.3[1],
         }
     })
 }

@@ -13,6 +13,7 @@ fn plan(cpus: u8) -> CpuPlan<'static> {
     CpuPlan {
         cpus,
         features: &[],
+        nested: false,
         tsc_deadline_timer: true,
         tsc_khz: Some(TSC_KHZ),
     }
@@ -243,6 +244,7 @@ fn nothing_else_is_changed_and_empty_leaves_are_gone() {
         0x4000_0010,
         0x8000_0001,
         0x8000_0008,
+        0x8000_000a,
     ];
     for host in HOSTS {
         let supported = recorded::table(host);
@@ -363,23 +365,70 @@ fn amd_repeats_base_features_and_hides_them_twice() {
     assert_ne!(leaf(&cpuid, 0x8000_0001, 0)[3] & 1 << 11, 0);
 }
 
-#[test]
-fn nested_virtualization_can_be_hidden() {
-    let with_svm = {
-        let [a, b, c, d] = leaf(&recorded::table(KVM_AMD_ON_TCG), 0x8000_0001, 0);
-        edit(KVM_AMD_ON_TCG, 0x8000_0001, 0, [a, b, c | 1 << 2, d])
-    };
-    let features = [feature("-svm")];
-    let cpuid = build(
-        &with_svm,
+/// The table of one vCPU of a recorded host, with and without nested virtualization.
+fn with_nested(host: &str, nested: bool, words: &[&str]) -> Result<CpuId, Error> {
+    let features: Vec<_> = words.iter().map(|word| feature(word)).collect();
+    build(
+        &recorded::table(host),
         &CpuPlan {
             features: &features,
+            nested,
             ..plan(1)
         },
     )
-    .unwrap();
-    assert_eq!(leaf(&cpuid, 0x8000_0001, 0)[2] & 1 << 2, 0);
-    assert_eq!(leaf(&cpuid, 0x8000_000a, 0), [0; 4]);
+}
+
+#[test]
+fn nested_virtualization_is_shown_on_request_only() {
+    for (host, function, bit) in [
+        (KVM_INTEL_ON_HASWELL, 1, 5),
+        (KVM_AMD_ON_TCG, 0x8000_0001, 2),
+    ] {
+        let shown = |nested, words: &[&str]| {
+            let cpuid = with_nested(host, nested, words).unwrap();
+            leaf(&cpuid, function, 0)[2] & 1 << bit != 0
+        };
+        assert!(!shown(false, &[]));
+        assert!(!shown(false, &["-avx"]));
+        assert!(shown(true, &[]));
+        assert!(
+            !shown(true, &["-vmx", "-svm"]),
+            "the list has the last word"
+        );
+    }
+    // Nothing else differs: the bit of each vendor, and the leaf that belongs to SVM's.
+    for host in [KVM_INTEL_ON_HASWELL, KVM_AMD_ON_TCG] {
+        let off = with_nested(host, false, &[]).unwrap();
+        let mut on = with_nested(host, true, &[]).unwrap().as_slice().to_vec();
+        on.retain(|e| e.function != 0x8000_000a);
+        for entry in &mut on {
+            match entry.function {
+                1 => entry.ecx &= !(1 << 5),
+                0x8000_0001 => entry.ecx &= !(1 << 2),
+                _ => {}
+            }
+        }
+        assert_eq!(off.as_slice(), on);
+    }
+}
+
+#[test]
+fn nested_virtualization_that_can_not_be_had_is_an_error() {
+    let none = with_nested(SOFTWARE_ON_EPYC, true, &[]).unwrap_err();
+    assert_eq!(none, Error::NoNested);
+    for (host, word, name) in [
+        (KVM_INTEL_ON_HASWELL, "+vmx", "vmx"),
+        (KVM_AMD_ON_TCG, "+svm", "svm"),
+        (KVM_AMD_ON_TCG, "+npt", "npt"),
+    ] {
+        let off = with_nested(host, false, &[word]).unwrap_err();
+        assert_eq!(off, Error::NestedOff(name));
+        assert!(off.to_string().contains("--nested on"), "{off}");
+        assert!(with_nested(host, true, &[word]).is_ok());
+    }
+    // What the host lacks is lacking with and without.
+    let lacking = with_nested(KVM_INTEL_ON_HASWELL, true, &["+svm"]).unwrap_err();
+    assert_eq!(lacking, Error::Unsupported("svm"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::*;
+use crate::spec::CpuFeature;
 
 #[test]
 fn every_word_fits_a_register_and_names_are_plain() {
@@ -110,6 +111,7 @@ proptest::proptest! {
         let plan = CpuPlan {
             cpus: 4,
             features: &features,
+            nested: host != SOFTWARE_ON_EPYC,
             tsc_deadline_timer: true,
             tsc_khz: Some(1_000_000),
         };
