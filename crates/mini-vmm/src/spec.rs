@@ -241,6 +241,25 @@ pub enum Error {
         /// The route.
         route: HypercallRoute,
     },
+    /// There are no hypercalls for the registers that were asked for.
+    #[error(
+        "--hypercall-abi {} is about hypercalls, which --para off takes away; leave out one of them",
+        abi.convention().name()
+    )]
+    AbiWithoutMsr {
+        /// The registers.
+        abi: HypercallAbi,
+    },
+    /// Nobody would look at the registers that were asked for.
+    #[error(
+        "--hypercall vendor has KVM itself answer, which finds no call in the registers of \
+         --hypercall-abi {}; use --hypercall pio or forward",
+        abi.convention().name()
+    )]
+    AbiOfVendor {
+        /// The registers.
+        abi: HypercallAbi,
+    },
     /// A feature's name can't be one.
     #[error("{name:?} is not the name of a CPU feature; /proc/cpuinfo shows the names")]
     FeatureName {

@@ -98,6 +98,11 @@ fn impossible_machines_are_exit_code_1() {
             "--para=off",
             "--hypercall vendor asks for hypercalls that --para off takes away",
         ),
+        (
+            "--hypercall=vendor",
+            "--hypercall-abi=2007",
+            "use --hypercall pio or forward",
+        ),
     ];
     for (flag, value, part) in cases {
         let text = sentence(&["--kernel", "k", flag, value]);

@@ -10,7 +10,7 @@ use hypercall_patch::{CpuidError, PioPort, Stub};
 use kvm_bindings::CpuId;
 use log::info;
 
-use crate::spec::{HypercallRoute, VmSpec};
+use crate::spec::{HypercallAbi, HypercallRoute, VmSpec};
 
 /// Why the route that was asked for can't be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,8 +40,8 @@ pub type Probe = Box<dyn Fn(Stub) -> Completion + Send + Sync>;
 /// The stub that the guests of one machine get, chosen once: by the description, or for
 /// [`HypercallRoute::Auto`] when the first vCPU registers.
 pub struct RouteChoice {
-    /// What auto means where the probe proved it.
-    native: Option<Stub>,
+    /// What auto means where the probe proved it, or why it can't mean that.
+    native: Result<Stub, &'static str>,
     pio: Stub,
     probe: Probe,
     chosen: OnceLock<Stub>,
@@ -78,8 +78,13 @@ impl RouteChoice {
             // A new cell is empty.
             let _ = chosen.set(stub);
         }
+        let native = match spec.hypercall_abi {
+            HypercallAbi::Kvm => native.map_err(|_| "this CPU's vendor is unknown"),
+            // By the vendor's instruction KVM would answer, from other registers than the guest's.
+            _ => Err("KVM itself knows no other --hypercall-abi than kvm"),
+        };
         Ok(RouteChoice {
-            native: native.ok(),
+            native,
             pio,
             probe,
             chosen,
@@ -89,7 +94,7 @@ impl RouteChoice {
     /// A choice that was made.
     pub fn fixed(stub: Stub) -> Self {
         RouteChoice {
-            native: None,
+            native: Err("it was chosen"),
             pio: stub,
             probe: Box::new(|_| Completion::Proved),
             chosen: OnceLock::from(stub),
@@ -120,19 +125,19 @@ impl RouteChoice {
     }
 
     fn choose(&self) -> Stub {
-        let Some(native) = self.native else {
-            info!(
-                "hypercalls go by {}: this CPU's vendor is unknown",
-                self.pio
-            );
-            return self.pio;
-        };
-        match (self.probe)(native) {
-            Completion::Proved => {
+        let proved =
+            self.native
+                .map_err(str::to_owned)
+                .and_then(|native| match (self.probe)(native) {
+                    Completion::Proved => Ok(native),
+                    Completion::Doubtful(why) => Err(why),
+                });
+        match proved {
+            Ok(native) => {
                 info!("hypercalls go by {native}: this KVM completes it");
                 native
             }
-            Completion::Doubtful(why) => {
+            Err(why) => {
                 info!("hypercalls go by {}: {why}", self.pio);
                 self.pio
             }

@@ -13,11 +13,12 @@ use crate::layout;
 /// How the hypercalls of a guest that registers for them (MSR 0x87655678) reach their handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HypercallRoute {
-    /// [`Vendor`](HypercallRoute::Vendor) where a probe proved that this KVM completes it, else
-    /// [`Pio`](HypercallRoute::Pio).
+    /// [`Vendor`](HypercallRoute::Vendor) where a probe proved that this KVM completes it and calls have KVM's own
+    /// registers ([`HypercallAbi::Kvm`]), else [`Pio`](HypercallRoute::Pio).
     #[default]
     Auto,
-    /// By VMCALL or VMMCALL, whichever the guest's CPU has; KVM itself answers.
+    /// By VMCALL or VMMCALL, whichever the guest's CPU has; KVM itself answers, from its own registers
+    /// ([`HypercallAbi::Kvm`]) only.
     Vendor,
     /// By VMCALL or VMMCALL; KVM forwards every one to the VMM.
     Forward,
@@ -94,6 +95,14 @@ pub(super) fn validate(spec: &VmSpec) -> Result<(), Error> {
     let (route, debug_exit) = (spec.hypercall, spec.debug_exit);
     if !spec.para && route != HypercallRoute::Auto {
         return Err(Error::RouteWithoutMsr { route });
+    }
+    if spec.hypercall_abi != HypercallAbi::Kvm {
+        let abi = spec.hypercall_abi;
+        match route {
+            _ if !spec.para => return Err(Error::AbiWithoutMsr { abi }),
+            HypercallRoute::Vendor => return Err(Error::AbiOfVendor { abi }),
+            _ => {}
+        }
     }
     match (route, debug_exit) {
         (HypercallRoute::Pio(Some(port)), Some(first)) if takes_port(debug_exit, port) => {

@@ -136,7 +136,7 @@ pub struct PartialSpec {
 
     /// Registers of hypercalls that reach the VMM [default: kvm]
     ///
-    /// On the route vendor KVM itself answers, and knows its own registers only.
+    /// On the route vendor KVM itself answers, and knows its own registers only. With others, auto is pio.
     #[arg(long, value_name = "ABI", help_heading = "Hypercalls")]
     pub hypercall_abi: Option<HypercallAbi>,
 

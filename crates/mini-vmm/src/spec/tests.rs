@@ -57,7 +57,10 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
                 3 => HypercallRoute::Forward,
                 _ => HypercallRoute::Pio(port),
             },
-            hypercall_abi: abi.to_owned(),
+            hypercall_abi: match route {
+                0 | 2 => HypercallAbi::Kvm,
+                _ => abi.to_owned(),
+            },
             para: route != 0,
             msr_policy: msrs.to_owned(),
             kernel: files.0,
@@ -148,6 +151,40 @@ fn hypercall_port_is_never_one_of_the_debug_exit_device() {
         clash.validate().unwrap_err().to_string(),
         "the hypercall port 0xf5 is one of the debug-exit device's, 0xf4 to 0xf7; \
          choose another, or leave the choice to --hypercall pio"
+    );
+}
+
+#[test]
+fn registers_need_somebody_who_looks_at_them() {
+    let with = |hypercall, hypercall_abi, para| {
+        let spec = VmSpec {
+            hypercall,
+            hypercall_abi,
+            para,
+            ..spec()
+        };
+        spec.validate()
+    };
+    use HypercallRoute::{Auto, Forward, Pio, Vendor};
+    for abi in [HypercallAbi::Para2007, HypercallAbi::Para2007Draft] {
+        for route in [Auto, Forward, Pio(None)] {
+            assert_eq!(with(route, abi, true), Ok(()));
+        }
+        assert_eq!(with(Vendor, abi, true), Err(Error::AbiOfVendor { abi }));
+        assert_eq!(with(Auto, abi, false), Err(Error::AbiWithoutMsr { abi }));
+    }
+    assert_eq!(with(Vendor, HypercallAbi::Kvm, true), Ok(()));
+    assert_eq!(with(Auto, HypercallAbi::Kvm, false), Ok(()));
+    let abi = HypercallAbi::Para2007Draft;
+    assert_eq!(
+        Error::AbiOfVendor { abi }.to_string(),
+        "--hypercall vendor has KVM itself answer, which finds no call in the registers of \
+         --hypercall-abi 2007-draft; use --hypercall pio or forward"
+    );
+    assert_eq!(
+        Error::AbiWithoutMsr { abi }.to_string(),
+        "--hypercall-abi 2007-draft is about hypercalls, which --para off takes away; \
+         leave out one of them"
     );
 }
 

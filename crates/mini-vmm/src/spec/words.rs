@@ -363,7 +363,10 @@ impl TypedValueParser for RouteParser {
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         let words = [
-            ("auto", "vendor where this KVM completes it, else pio"),
+            (
+                "auto",
+                "vendor where this KVM completes it and the ABI is kvm, else pio",
+            ),
             ("vendor", "VMCALL or VMMCALL, which KVM itself answers"),
             (
                 "forward",

@@ -10,10 +10,19 @@ use hypercall_patch::{PioPort, Stub};
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
 use crate::para::{Completion, RouteChoice, RouteError};
-use crate::spec::{HypercallRoute, VmSpec};
+use crate::spec::{HypercallAbi, HypercallRoute, VmSpec};
 
 /// A choice of a guest with this vendor string, and how often it was probed.
 pub fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {
+    choice_with(route, HypercallAbi::Kvm, vendor, proved)
+}
+
+fn choice_with(
+    route: HypercallRoute,
+    abi: HypercallAbi,
+    vendor: &[u8; 12],
+    proved: bool,
+) -> (Choice, Arc<AtomicU32>) {
     let word = |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().unwrap());
     let leaf0 = kvm_cpuid_entry2 {
         ebx: word(0),
@@ -24,6 +33,7 @@ pub fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice
     let cpuid = CpuId::from_entries(&[leaf0]).unwrap();
     let spec = VmSpec {
         hypercall: route,
+        hypercall_abi: abi,
         ..VmSpec::new("vmlinux")
     };
     let probes = Arc::new(AtomicU32::new(0));
@@ -59,6 +69,26 @@ fn auto_is_the_vendor_where_that_was_proved_and_asks_once_and_late() {
         }
         assert_eq!(probes.load(Ordering::Relaxed), asked);
         assert_eq!(choice.port(), stub.port());
+    }
+}
+
+/// KVM would answer by the vendor's instruction, and look for the number and the arguments elsewhere.
+#[test]
+fn auto_is_port_io_for_registers_that_kvm_does_not_know() {
+    for abi in [HypercallAbi::Para2007, HypercallAbi::Para2007Draft] {
+        let (choice, probes) = choice_with(HypercallRoute::Auto, abi, b"AuthenticAMD", true);
+        let choice = choice.unwrap();
+        assert_eq!(choice.stub(), Stub::Pio(PioPort::DEFAULT));
+        // Nor does a guest that was saved elsewhere bring the vendor's instruction back.
+        choice.keep(Stub::Svm);
+        assert_eq!(choice.stub(), Stub::Pio(PioPort::DEFAULT));
+        assert_eq!(probes.load(Ordering::Relaxed), 0);
+        let (forward, _) = choice_with(HypercallRoute::Forward, abi, b"AuthenticAMD", true);
+        assert_eq!(
+            forward.unwrap().stub(),
+            Stub::Svm,
+            "all calls reach the VMM there"
+        );
     }
 }
 
