@@ -28,6 +28,7 @@ mod sys;
 
 pub mod vcpu_io;
 pub mod vm;
+pub mod vm_state;
 pub mod vmm;
 
 pub use sys::allocator::share_heap;

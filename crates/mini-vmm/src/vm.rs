@@ -19,13 +19,14 @@ use crate::acpi::{self, AcpiMachine};
 use crate::boot::{self, BootRequest, Image, Loaded};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
-use crate::devices::{IrqLine, Platform, PlatformConfig};
+use crate::devices::{IrqLine, Platform, PlatformConfig, RestoreError, Suspend};
 use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::para::{self, InstalledMsrs, MachineVcpuState, MsrPlan, Para};
 use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
 use crate::sys::huge_pages::HUGE_PAGE;
+use crate::vm_state::{self, MachineState, VmState};
 use crate::{layout, memory};
 
 /// How long vCPUs may take to obey; a host that is this late has other problems.
@@ -86,6 +87,12 @@ pub enum Error {
     /// A vCPU can't be made or controlled.
     #[error(transparent)]
     Vcpu(#[from] vcpu_loop::Error),
+    /// What KVM keeps for the whole machine can't be saved or restored.
+    #[error(transparent)]
+    VmState(#[from] vm_state::Error),
+    /// The devices don't take a saved state.
+    #[error(transparent)]
+    DeviceState(#[from] RestoreError),
 }
 
 /// Names the step that KVM refused.
@@ -207,6 +214,7 @@ impl Loading {
             vcpus,
             platform,
             calls: Arc::clone(para.calls()),
+            legacy_timer: spec.legacy_timer,
             mapped,
         };
         Ok((machine, events))
@@ -222,6 +230,7 @@ pub struct Machine {
     pub platform: Platform<ConsoleOutput>,
     /// Who answers its hypercalls.
     pub calls: Arc<Hypercalls>,
+    legacy_timer: bool,
     /// Kept for as long as the vCPUs run; dropped after them.
     mapped: MappedVm,
 }
@@ -260,6 +269,45 @@ impl Machine {
     /// with half a state does not start.
     pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
         Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
+    }
+
+    /// The state of all but memory. The vCPUs must be paused; the devices take no input while it is read.
+    ///
+    /// The order: devices stop taking input first, so that none of it is missing. vCPUs come before the interrupt
+    /// controllers: what is on its way from a local APIC's timer is then in one of the two. kvmclock is last.
+    ///
+    /// # Errors
+    /// A vCPU that is not paused, or a state that the host does not give. The machine is as it was.
+    pub fn save(&self) -> Result<MachineState, Error> {
+        self.platform.pause();
+        let state = self.save_paused();
+        self.platform.resume();
+        state
+    }
+
+    fn save_paused(&self) -> Result<MachineState, Error> {
+        Ok(MachineState {
+            vcpus: self.save_vcpus()?,
+            devices: self.platform.save(),
+            vm: VmState::save(self.mapped.vm(), self.legacy_timer)?,
+        })
+    }
+
+    /// Gives the machine, whose vCPUs must be paused, a saved state. Guest memory comes first.
+    ///
+    /// The order: vCPUs with their local APICs, then the controllers that send to them, then the devices whose lines
+    /// end there and may be raised, then kvmclock.
+    ///
+    /// # Errors
+    /// The state does not fit this machine, or the host does not take it. A machine that was left with half a state is
+    /// of no use any more: build another one.
+    pub fn restore(&self, state: MachineState) -> Result<(), Error> {
+        let vm = self.mapped.vm();
+        state.vm.check(self.legacy_timer)?;
+        self.restore_vcpus(state.vcpus)?;
+        state.vm.restore_interrupts(vm)?;
+        self.platform.restore(&state.devices)?;
+        Ok(state.vm.restore_clock(vm)?)
     }
 
     /// The guest's memory.

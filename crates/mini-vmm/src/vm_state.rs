@@ -1,0 +1,219 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The state of a whole machine that is neither a vCPU's nor a device's of ours: what KVM keeps per VM.
+
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
+    kvm_pit_state2,
+};
+use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
+
+use crate::devices::PlatformState;
+use crate::para::MachineVcpuState;
+
+/// A machine's state without its memory: plain data, untrusted when it comes from a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineState {
+    /// The vCPUs, in order.
+    pub vcpus: Vec<MachineVcpuState>,
+    /// What KVM keeps for all of them.
+    pub vm: VmState,
+    /// The devices.
+    pub devices: PlatformState,
+}
+
+/// What KVM keeps per VM, in its own structures (KVM API 4.26, 4.29, 4.71).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmState {
+    /// The two PICs and the IOAPIC.
+    chips: [kvm_irqchip; CHIPS.len()],
+    /// The interval timer, if the machine has one.
+    pit: Option<kvm_pit_state2>,
+    /// kvmclock, in nanoseconds.
+    clock_ns: u64,
+}
+
+/// The interrupt controllers by KVM's numbers, in the order of [`VmState`].
+const CHIPS: [u32; 3] = [
+    KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE,
+    KVM_IRQCHIP_IOAPIC,
+];
+
+/// Why the state of a VM can't be saved or restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// KVM refused a call.
+    #[error("KVM can't {step} ({reason}); run `mini-vmm check`, and look at the host's kernel log")]
+    Kvm {
+        /// What was asked for.
+        step: &'static str,
+        /// Its answer.
+        reason: kvm_ioctls::Error,
+    },
+    /// The machine and the saved state do not both have the interval timer.
+    #[error(
+        "the machine {} an interval timer and its saved state {}: restore it with the --legacy-timer that it was saved \
+         with",
+        if *in_machine { "has" } else { "lacks" },
+        if *in_machine { "does not" } else { "has one" }
+    )]
+    Timer {
+        /// Whether it is the machine that has it.
+        in_machine: bool,
+    },
+    /// The state has a chip where another belongs.
+    #[error(
+        "the saved state has interrupt controller {found} in the place of {expected}; it is damaged, take a new one"
+    )]
+    Chip {
+        /// KVM's number of the chip that belongs there.
+        expected: u32,
+        /// The one found.
+        found: u32,
+    },
+}
+
+/// Names the step that KVM refused.
+fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    move |reason| Error::Kvm { step, reason }
+}
+
+impl VmState {
+    /// Reads the state. No vCPU runs.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] names the call.
+    pub fn save(vm: &VmFd, has_timer: bool) -> Result<Self, Error> {
+        let mut chips = [kvm_irqchip::default(); CHIPS.len()];
+        for (chip, id) in chips.iter_mut().zip(CHIPS) {
+            chip.chip_id = id;
+            vm.get_irqchip(chip)
+                .map_err(kvm("read an interrupt controller"))?;
+        }
+        let pit = match has_timer {
+            true => Some(vm.get_pit2().map_err(kvm("read the interval timer"))?),
+            false => None,
+        };
+        let clock = vm.get_clock().map_err(kvm("read kvmclock"))?;
+        Ok(VmState {
+            chips,
+            pit,
+            clock_ns: clock.clock,
+        })
+    }
+
+    /// Checks that the state is of a machine with or without interval timer. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Timer`] or [`Error::Chip`].
+    pub fn check(&self, has_timer: bool) -> Result<(), Error> {
+        if self.pit.is_some() != has_timer {
+            let in_machine = has_timer;
+            return Err(Error::Timer { in_machine });
+        }
+        match self
+            .chips
+            .iter()
+            .zip(CHIPS)
+            .find(|(chip, id)| chip.chip_id != *id)
+        {
+            None => Ok(()),
+            Some((chip, expected)) => Err(Error::Chip {
+                expected,
+                found: chip.chip_id,
+            }),
+        }
+    }
+
+    /// Writes the interrupt controllers and the timer. The local APICs have their state: KVM passes on what is pending
+    /// in the IOAPIC as it is written, and a local APIC that were written later would lose it.
+    ///
+    /// The timer's period starts anew: KVM keeps no phase of it.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] names the call.
+    pub fn restore_interrupts(&self, vm: &VmFd) -> Result<(), Error> {
+        for chip in &self.chips {
+            vm.set_irqchip(chip)
+                .map_err(kvm("write an interrupt controller"))?;
+        }
+        match &self.pit {
+            Some(pit) => vm.set_pit2(pit).map_err(kvm("write the interval timer")),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets kvmclock go on from where it was saved. Last of all, so that little of the restore's own time is in it.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] names the call.
+    pub fn restore_clock(&self, vm: &VmFd) -> Result<(), Error> {
+        let clock = kvm_clock_data {
+            clock: self.clock_ns,
+            ..Default::default()
+        };
+        vm.set_clock(&clock).map_err(kvm("set kvmclock"))
+    }
+}
+
+impl std::fmt::Debug for VmState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VmState")
+            .field("has_timer", &self.pit.is_some())
+            .field("clock_ns", &self.clock_ns)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(pit: bool) -> VmState {
+        VmState {
+            chips: CHIPS.map(|chip_id| kvm_irqchip {
+                chip_id,
+                ..Default::default()
+            }),
+            pit: pit.then(kvm_pit_state2::default),
+            clock_ns: 1,
+        }
+    }
+
+    #[test]
+    fn a_timer_on_one_side_alone_is_refused() {
+        for timer in [false, true] {
+            assert_eq!(state(timer).check(timer), Ok(()));
+            let in_machine = !timer;
+            assert_eq!(
+                state(timer).check(in_machine),
+                Err(Error::Timer { in_machine })
+            );
+        }
+    }
+
+    #[test]
+    fn a_chip_in_the_place_of_another_is_refused() {
+        for (place, expected) in CHIPS.into_iter().enumerate() {
+            let mut bad = state(false);
+            bad.chips[place].chip_id = 7;
+            assert_eq!(bad.check(false), Err(Error::Chip { expected, found: 7 }));
+        }
+    }
+
+    #[test]
+    fn text_loses_nothing() {
+        let text = serde_json::to_string(&state(true)).unwrap();
+        let parsed: VmState = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&parsed).unwrap(), text);
+        assert!(
+            serde_json::from_str::<VmState>(r#"{"chips": [], "pit": null, "clock_ns": 0}"#)
+                .is_err()
+        );
+    }
+}
