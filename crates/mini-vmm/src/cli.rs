@@ -27,7 +27,7 @@ Exit codes:
    34  the guest reported a panic (pvpanic), and --on-panic is exit
    36  --timeout ran out
   130  Ctrl-A x on the console
-  143  SIGTERM, and the guest did not power off in time (SIGINT: 130)
+  143  SIGTERM, and the guest did not power off in time (SIGINT: 130, SIGHUP: 129)
     n  the guest wrote v to the debug-exit port: n = (v << 1) | 1
     n  the guest chose n by the hypercall VMM_HC_EXIT
 ";

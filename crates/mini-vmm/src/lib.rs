@@ -17,6 +17,7 @@ pub mod demo;
 pub mod devices;
 pub mod hypercalls;
 pub mod layout;
+mod loading;
 pub mod logging;
 pub mod memory;
 pub mod outcome;

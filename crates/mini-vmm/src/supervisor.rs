@@ -14,22 +14,26 @@ use log::warn;
 
 use crate::devices::AcpiPm;
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::sys::terminal::is_ignored;
 
-/// SIGTERM and SIGINT as readable streams. The handlers stay for the rest of the process's life.
+/// The signals that ask the process to end, as readable streams. The handlers stay for the rest of the process's life.
 #[derive(Debug)]
 pub struct TerminationSignals {
-    streams: [(i32, UnixStream); 2],
+    streams: Vec<(i32, UnixStream)>,
 }
 
 impl TerminationSignals {
-    /// Takes SIGTERM and SIGINT away from their default action.
+    /// Takes SIGTERM, SIGINT and SIGHUP away from their default action. SIGHUP stays ignored where it is: that is what
+    /// nohup asks for.
     ///
     /// # Errors
     /// When the process has no file descriptors left.
     pub fn install() -> io::Result<Self> {
-        Ok(TerminationSignals {
-            streams: [stream_of(libc::SIGTERM)?, stream_of(libc::SIGINT)?],
-        })
+        let mut streams = vec![stream_of(libc::SIGTERM)?, stream_of(libc::SIGINT)?];
+        if !is_ignored(libc::SIGHUP) {
+            streams.push(stream_of(libc::SIGHUP)?);
+        }
+        Ok(TerminationSignals { streams })
     }
 
     /// Another handle on the same streams, for the next machine of this process.
@@ -37,27 +41,28 @@ impl TerminationSignals {
     /// # Errors
     /// When the process has no file descriptors left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let [(a, a_stream), (b, b_stream)] = &self.streams;
+        let streams = self.streams.iter();
+        let clones = streams.map(|(signal, stream)| Ok((*signal, stream.try_clone()?)));
         Ok(TerminationSignals {
-            streams: [(*a, a_stream.try_clone()?), (*b, b_stream.try_clone()?)],
+            streams: clones.collect::<io::Result<_>>()?,
         })
     }
 
     /// The signal that `fd` stands for, and how often it came since the last call.
-    fn take(&mut self, fd: RawFd) -> Option<(i32, usize)> {
-        let (signal, stream) = self.streams.iter_mut().find(|(_, s)| s.as_raw_fd() == fd)?;
+    fn take(&self, fd: RawFd) -> Option<(i32, usize)> {
+        let (signal, stream) = self.streams.iter().find(|(_, s)| s.as_raw_fd() == fd)?;
         read(stream).map(|count| (*signal, count))
     }
 
     /// A signal that came since the last call.
-    fn pending(&mut self) -> Option<i32> {
-        let mut streams = self.streams.iter_mut();
+    pub(crate) fn pending(&self) -> Option<i32> {
+        let mut streams = self.streams.iter();
         streams.find_map(|(signal, stream)| read(stream).map(|_| *signal))
     }
 }
 
 /// Reads what has come, and returns how many bytes that was.
-fn read(stream: &mut UnixStream) -> Option<usize> {
+fn read(mut stream: &UnixStream) -> Option<usize> {
     let count = stream.read(&mut [0; 64]).ok()?;
     (count > 0).then_some(count)
 }
@@ -184,6 +189,7 @@ fn name_of(signal: i32) -> &'static str {
     match signal {
         libc::SIGTERM => "SIGTERM",
         libc::SIGINT => "SIGINT",
+        libc::SIGHUP => "SIGHUP",
         _ => "signal",
     }
 }
@@ -219,7 +225,7 @@ impl MutEventSubscriber for Supervisor {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::Cell;
     use std::io::Write;
     use std::rc::Rc;
@@ -243,17 +249,22 @@ mod tests {
         }
     }
 
+    /// All signals, and what makes as if one had come.
+    pub(crate) fn signals() -> (TerminationSignals, Vec<(i32, UnixStream)>) {
+        let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+        let pairs = signals.map(|signal| {
+            let (reader, writer) = UnixStream::pair().unwrap();
+            reader.set_nonblocking(true).unwrap();
+            ((signal, reader), (signal, writer))
+        });
+        let (streams, writers) = pairs.into_iter().unzip();
+        (TerminationSignals { streams }, writers)
+    }
+
     fn supervisor(time_out_at: Option<Instant>) -> (Supervisor, OutcomeLatch, CountingButton) {
         let latch = OutcomeLatch::new().unwrap();
         let button = CountingButton::default();
-        let pair = || {
-            let stream = UnixStream::pair().unwrap().0;
-            stream.set_nonblocking(true).unwrap();
-            stream
-        };
-        let signals = TerminationSignals {
-            streams: [(libc::SIGTERM, pair()), (libc::SIGINT, pair())],
-        };
+        let (signals, _) = signals();
         let pressed = Box::new(button.clone());
         let grace = Duration::from_secs(5);
         (
@@ -348,15 +359,10 @@ mod tests {
 
     #[test]
     fn deliveries_are_counted() {
-        let (reader, mut writer) = UnixStream::pair().unwrap();
-        reader.set_nonblocking(true).unwrap();
-        let fd = reader.as_raw_fd();
-        let other = UnixStream::pair().unwrap().0;
-        let mut signals = TerminationSignals {
-            streams: [(libc::SIGTERM, reader), (libc::SIGINT, other)],
-        };
+        let (signals, mut writers) = signals();
+        let fd = signals.streams[0].1.as_raw_fd();
         assert_eq!(signals.take(fd), None);
-        writer.write_all(&[0, 0]).unwrap();
+        writers[0].1.write_all(&[0, 0]).unwrap();
         assert_eq!(signals.take(fd), Some((libc::SIGTERM, 2)));
         assert_eq!(signals.take(-1), None);
     }

@@ -16,7 +16,7 @@ use vcpu_loop::{VcpuEvents, VcpuSet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::acpi::{self, AcpiMachine};
-use crate::boot::{self, BootRequest, Image, Loaded};
+use crate::boot::{self, BootRequest, Image, Loaded, Watch};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{IrqLine, Platform, PlatformConfig, RestoreError, Suspend};
@@ -120,16 +120,19 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens the files that `spec` names.
+    /// Opens the files that `spec` names, and reads those that are pipes, while `watch` may end it.
     ///
     /// # Errors
     /// [`boot::Error`] names the file that can't be used and why.
-    pub fn open(spec: &VmSpec) -> Result<Self, boot::Error> {
+    pub fn open(spec: &VmSpec, watch: &dyn Watch) -> Result<Self, boot::Error> {
         let initrd = spec.initrd.as_deref().map(boot::open_initrd);
-        Ok(Images {
+        let images = Images {
             kernel: boot::open_kernel(&spec.kernel)?,
             initrd: initrd.transpose()?,
-        })
+        };
+        let Images { kernel, initrd } = &images;
+        boot::receive(kernel, initrd.as_ref(), spec.memory, watch)?;
+        Ok(images)
     }
 
     /// The bytes of all of them.
@@ -149,11 +152,16 @@ pub struct Loading {
 }
 
 impl Loading {
-    /// Makes the VM and its memory, and loads the kernel.
+    /// Makes the VM and its memory, and loads the kernel, while `watch` may end it.
     ///
     /// # Errors
     /// [`Error`] names the step and its reason.
-    pub fn start(host: &Kvm, spec: &VmSpec, images: &Images) -> Result<Self, Error> {
+    pub fn start(
+        host: &Kvm,
+        spec: &VmSpec,
+        images: &Images,
+        watch: &dyn Watch,
+    ) -> Result<Self, Error> {
         let vm = create_vm(host, spec.cpus)?;
         // Before the first vCPU, or it would run without; and first of all, because KVM then waits for readers of the
         // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
@@ -164,7 +172,7 @@ impl Loading {
         if images.size() >= HUGE_PAGE as u64 {
             memory::prefer_huge_pages(mapped.memory());
         }
-        let loaded = load_kernel(spec, images, mapped.memory())?;
+        let loaded = load_kernel(spec, images, mapped.memory(), watch)?;
         Ok(Loading {
             mapped,
             msrs,
@@ -400,7 +408,12 @@ fn port_bus(platform: &Platform<ConsoleOutput>) -> Result<Arc<Bus>, Error> {
 }
 
 /// Puts the ACPI tables and the kernel into guest memory.
-fn load_kernel(spec: &VmSpec, images: &Images, memory: &GuestMemoryMmap) -> Result<Loaded, Error> {
+fn load_kernel(
+    spec: &VmSpec,
+    images: &Images,
+    memory: &GuestMemoryMmap,
+    watch: &dyn Watch,
+) -> Result<Loaded, Error> {
     let machine = AcpiMachine {
         cpus: spec.cpus,
         serial: spec.serial != SerialSpec::Off,
@@ -415,7 +428,7 @@ fn load_kernel(spec: &VmSpec, images: &Images, memory: &GuestMemoryMmap) -> Resu
         decompress: spec.decompress,
         rsdp: Some(rsdp),
     };
-    let loaded = boot::load(memory, &request)?;
+    let loaded = boot::load_watched(memory, &request, watch)?;
     info!("{loaded}");
     Ok(loaded)
 }

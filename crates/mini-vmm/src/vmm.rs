@@ -15,7 +15,9 @@ use kvm_ioctls::Kvm;
 use log::{debug, error, info, warn};
 use vcpu_loop::{FailureReport, SystemEvent, VcpuEvent, VcpuEventSubscriber};
 
+use crate::boot::Watch;
 use crate::console::{self, Console};
+use crate::loading::LoadWatch;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::{OnReboot, VmSpec};
 use crate::supervisor::{Supervisor, TerminationSignals};
@@ -52,19 +54,21 @@ pub enum Error {
 }
 
 /// Runs the machine that `spec` describes until there is an outcome. What a failed vCPU left behind
-/// is printed on standard error. SIGTERM and SIGINT press the guest's power button from now on, and
-/// have no effect of their own for the rest of the process's life.
+/// is printed on standard error. SIGTERM, SIGINT and SIGHUP press the guest's power button from now on, or end the run
+/// where there is no guest yet, and have no effect of their own for the rest of the process's life.
 ///
 /// # Errors
 /// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
 pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
-    let images = Images::open(spec)?;
-    run_images(spec, &images, POWER_OFF_GRACE, || {
-        Console::open(&spec.serial)
-    })
+    run_images(
+        spec,
+        |watch| Images::open(spec, watch),
+        POWER_OFF_GRACE,
+        || Console::open(&spec.serial),
+    )
 }
 
-/// As [`run`], from images that are open, with the console that `open_console` opens once they have
+/// As [`run`], from the images that `open_images` opens, with the console that `open_console` opens once they have
 /// turned out to be bootable, and with `grace` for a guest that is told to power off: with none, a signal
 /// ends the run.
 ///
@@ -72,14 +76,22 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
 /// As [`run`].
 pub fn run_images(
     spec: &VmSpec,
-    images: &Images,
+    open_images: impl FnOnce(&dyn Watch) -> Result<Images, boot::Error>,
     grace: Duration,
     open_console: impl FnOnce() -> Result<Console, console::Error>,
 ) -> Result<Outcome, Error> {
-    let host = Arc::new(check::open_kvm(Path::new(KVM))?);
-    let signals = TerminationSignals::install().map_err(Error::Events)?;
     let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
-    let mut loading = Loading::start(&host, spec, images)?;
+    let signals = TerminationSignals::install().map_err(Error::Events)?;
+    let watch = LoadWatch::new(&signals, time_out_at);
+    let images = match open_images(&watch) {
+        Ok(images) => images,
+        Err(error) => return watch.outcome().ok_or(error.into()),
+    };
+    let host = Arc::new(check::open_kvm(Path::new(KVM))?);
+    let mut loading = match Loading::start(&host, spec, &images, &watch) {
+        Ok(loading) => loading,
+        Err(error) => return watch.outcome().ok_or(error.into()),
+    };
     // Only now: a kernel that can't be booted has emptied no file and left the terminal alone.
     let console = open_console()?;
     let run = Run {
@@ -90,24 +102,28 @@ pub fn run_images(
         grace,
         time_out_at,
     };
-    loop {
+    let (outcome, report) = loop {
         let (outcome, report) = run.machine(loading)?;
-        if outcome == Outcome::Reset && spec.on_reboot == OnReboot::Reset {
-            info!("the guest asked for a reset, starting again");
-            loading = Loading::start(&host, spec, images)?;
-            continue;
+        if outcome != Outcome::Reset || spec.on_reboot != OnReboot::Reset {
+            break (outcome, report);
         }
-        // The terminal is as it was before anything longer than a line is printed.
-        match outcome {
-            Outcome::ConsoleQuit | Outcome::Signal(_) | Outcome::Timeout => console.close_soon(),
-            _ => console.close(),
-        }
-        if let Some(report) = report {
-            // With standard error gone, the exit code still says it.
-            let _ = write!(io::stderr(), "{report}");
-        }
-        return Ok(outcome);
+        info!("the guest asked for a reset, starting again");
+        let watch = LoadWatch::new(&signals, time_out_at);
+        loading = match Loading::start(&host, spec, &images, &watch) {
+            Ok(loading) => loading,
+            Err(error) => break (watch.outcome().ok_or(error)?, None),
+        };
+    };
+    // The terminal is as it was before anything longer than a line is printed.
+    match outcome {
+        Outcome::ConsoleQuit | Outcome::Signal(_) | Outcome::Timeout => console.close_soon(),
+        _ => console.close(),
     }
+    if let Some(report) = report {
+        // With standard error gone, the exit code still says it.
+        let _ = write!(io::stderr(), "{report}");
+    }
+    Ok(outcome)
 }
 
 /// What one machine after another runs with.

@@ -231,7 +231,7 @@ fn deaf_guest() -> Asm {
 #[test]
 fn second_signal_ends_at_once_with_its_number() {
     let test = "second_signal_ends_at_once_with_its_number";
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let Some(mut vm) = Vm::new(test, &deaf_guest()) else {
             return;
         };
@@ -265,7 +265,7 @@ fn guest_that_ignores_a_signal_is_stopped_after_the_grace_period() {
 #[test]
 fn signal_presses_the_power_button_and_a_guest_that_obeys_is_0() {
     let test = "signal_presses_the_power_button_and_a_guest_that_obeys_is_0";
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let guest = guest(|asm| {
             asm.input(layout::GED_EVENTS).expect_al(0, 1).print("up\n");
             asm.until_equal(|asm| {

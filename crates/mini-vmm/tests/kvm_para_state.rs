@@ -15,6 +15,7 @@ use bare::registration::Registration;
 use bare::registration::Verdict::Registered;
 use bare::{Asm, Vm, guest};
 use kvm_ioctls::Kvm;
+use mini_vmm::boot::Unwatched;
 use mini_vmm::layout::MIB;
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
 use mini_vmm::para::MachineVcpuState;
@@ -64,8 +65,8 @@ fn machine(vm: &Vm, route: &str) -> (Machine, OutcomeLatch) {
         ..VmSpec::new(vm.path("kernel"))
     };
     let host = Arc::new(Kvm::new().unwrap());
-    let images = Images::open(&spec).unwrap();
-    let loading = Loading::start(&host, &spec, &images).unwrap();
+    let images = Images::open(&spec, &Unwatched).unwrap();
+    let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
     let latch = OutcomeLatch::new().unwrap();
     let (machine, _events) = loading.finish(&host, &spec, None, &latch).unwrap();
     (machine, latch)

@@ -8,6 +8,7 @@
 mod bare;
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -302,4 +303,37 @@ fn resets_hold_on_to_nothing() {
     );
     assert!(late.threads <= early.threads + 1, "{early:?} {late:?}");
     assert!(late.memory <= early.memory + 1024, "{early:?} {late:?}");
+}
+
+/// Replaces the file by a FIFO that brings its content once.
+fn to_fifo(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::remove_file(path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o600.into()).unwrap();
+    let path = path.to_owned();
+    // A writer of a program that has ended would wait for ever, as this thread then does until the test ends.
+    thread::spawn(move || fs::write(path, bytes));
+}
+
+#[test]
+fn kernel_and_initrd_from_pipes_are_there_again() {
+    let test = "kernel_and_initrd_from_pipes_are_there_again";
+    let guest = guest(|asm| {
+        // The initrd's address (Linux boot protocol, `ramdisk_image`), and what is there: mov eax, [rax]
+        asm.load(layout::ZERO_PAGE + 0x218).raw(&[0x8b, 0x00]);
+        asm.expect_eax(u32::from_le_bytes(*b"RAMD"), 0x40);
+        asm.print("up\n").out(layout::CF9_RESET, 6).halt();
+    });
+    let Some(mut vm) = Vm::new(test, &guest) else {
+        return;
+    };
+    fs::write(vm.path("initrd"), "RAMDISK").unwrap();
+    for name in ["kernel", "initrd"] {
+        to_fifo(&vm.path(name));
+    }
+    vm.args(["--initrd", "initrd", "--on-reboot", "reset"]);
+    let mut running = vm.start();
+    running.await_output("up\nup\nup\n");
+    running.signal(Signal::TERM);
+    running.end().expect(143).silent();
 }

@@ -6,14 +6,22 @@
 //! The payload ends with the size of what it holds, so the output buffer is made once, of that size, and nothing can
 //! make it grow. The formats are those of the kernel's `scripts/Makefile.lib`.
 
-use std::fmt;
-use std::io::{self, Read};
+mod lzop;
 
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
+
+use super::watch::{Guard, Watch, Work};
 use crate::memory::Size;
 pub use crate::sys::zeroed::Zeroed;
 
 /// The decoders' own memory (xz and lzma dictionaries) stays below this, in KiB.
 const MAX_DICTIONARY_KIB: u32 = 256 << 10;
+/// Whoever watches is asked between pieces of this many bytes: a slow host takes 20 ms for one.
+const PIECE: usize = 64 << 10;
 /// The size of the decompressed kernel, little-endian, is the payload's last four bytes.
 const TRAILER: usize = 4;
 
@@ -44,7 +52,7 @@ impl Compression {
             (b"BZh", Compression::Bzip2),
             (b"\x5d\0\0", Compression::Lzma),
             (b"\xfd7zXZ\0", Compression::Xz),
-            (LZOP_MAGIC, Compression::Lzo),
+            (lzop::MAGIC, Compression::Lzo),
             (LZ4_LEGACY_MAGIC, Compression::Lz4),
             (b"\x28\xb5\x2f\xfd", Compression::Zstd),
         ];
@@ -115,16 +123,32 @@ pub enum NotDecompressed {
         /// Bytes that were asked for.
         size: u64,
     },
+    /// Whoever watched ended it.
+    #[error("it was stopped")]
+    Stopped,
     /// What it holds is not a kernel that can be started.
     #[error("its payload is no usable vmlinux")]
     NoVmlinux,
 }
 
-/// Decompresses `payload`, whose last four bytes are the size of what it holds.
+/// Decompresses `payload`, whose last four bytes are the size of what it holds, while `watch` sees how far it is and
+/// may end it.
 ///
 /// # Errors
 /// [`NotDecompressed`] when it can't be done in `limit` bytes of output.
-pub fn decompress(payload: &[u8], limit: u64) -> Result<(Compression, Zeroed), NotDecompressed> {
+pub fn decompress(
+    payload: &[u8],
+    limit: u64,
+    watch: &dyn Watch,
+) -> Result<(Compression, Zeroed), NotDecompressed> {
+    decompress_guarded(payload, limit, &Guard::new(watch))
+}
+
+pub(super) fn decompress_guarded(
+    payload: &[u8],
+    limit: u64,
+    guard: &Guard<'_>,
+) -> Result<(Compression, Zeroed), NotDecompressed> {
     let format = Compression::of(payload).ok_or(NotDecompressed::Unknown)?;
     let (body, size) = payload
         .split_last_chunk::<TRAILER>()
@@ -138,21 +162,35 @@ pub fn decompress(payload: &[u8], limit: u64) -> Result<(Compression, Zeroed), N
         });
     }
     let mut out = zeroed(size)?;
+    let job = Job {
+        format,
+        size,
+        done: Cell::new(0),
+        guard,
+    };
     let done = match format {
         // gzip's own trailer is the size.
-        Compression::Gzip => fill(flate2::bufread::GzDecoder::new(payload), &mut out),
-        Compression::Bzip2 => fill(bzip2::bufread::BzDecoder::new(body), &mut out),
-        Compression::Lzma => lzma(body, &mut out),
-        Compression::Xz => {
-            let decoder = lzma_rust2::XzReader::new_mem_limit(body, false, MAX_DICTIONARY_KIB);
-            fill(decoder, &mut out)
+        Compression::Gzip => {
+            let decoder = flate2::bufread::GzDecoder::new(job.input(payload));
+            job.fill(decoder, &mut out)
         }
-        Compression::Lzo => lzo(body, &mut out),
-        Compression::Lz4 => lz4(body, &mut out),
-        Compression::Zstd => zstd(body, &mut out),
+        Compression::Bzip2 => {
+            let decoder = bzip2::bufread::BzDecoder::new(job.input(body));
+            job.fill(decoder, &mut out)
+        }
+        Compression::Lzma => job.lzma(body, &mut out),
+        Compression::Xz => {
+            let input = job.input(body);
+            let decoder = lzma_rust2::XzReader::new_mem_limit(input, false, MAX_DICTIONARY_KIB);
+            job.fill(decoder, &mut out)
+        }
+        Compression::Lzo => job.lzo(body, &mut out),
+        Compression::Lz4 => job.lz4(body, &mut out),
+        Compression::Zstd => job.zstd(body, &mut out),
     };
     match done {
         Ok(()) => Ok((format, out)),
+        Err(_) if guard.is_stopped() => Err(NotDecompressed::Stopped),
         Err(reason) => Err(NotDecompressed::Damaged { format, reason }),
     }
 }
@@ -168,26 +206,117 @@ fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Reads exactly `out`; reading on then makes the decoder check its sums.
-fn fill(mut decoder: impl Read, out: &mut [u8]) -> io::Result<()> {
-    decoder.read_exact(out)?;
-    match decoder.read(&mut [0])? {
-        0 => Ok(()),
-        _ => Err(damaged("there is more in it than its size says")),
+/// One payload that is being decompressed, and who watches.
+struct Job<'a> {
+    format: Compression,
+    /// What it is to hold, in bytes.
+    size: u64,
+    /// Bytes of it that were there when somebody was last asked.
+    done: Cell<usize>,
+    guard: &'a Guard<'a>,
+}
+
+impl Job<'_> {
+    /// Asks whether to go on, with so many bytes of output done.
+    fn ask(&self, done: usize) -> io::Result<()> {
+        self.done.set(done);
+        let work = Work::Decompress(self.format);
+        self.guard.ask(work, done as u64, Some(self.size))
+    }
+
+    /// `bytes` for a decoder that may take long to get something out of them.
+    fn input<'b>(&'b self, bytes: &'b [u8]) -> Input<'b> {
+        Input {
+            job: self,
+            rest: bytes,
+            until_asked: PIECE,
+        }
+    }
+
+    /// Reads exactly `out`; reading on then makes the decoder check its sums.
+    fn fill(&self, mut decoder: impl Read, out: &mut [u8]) -> io::Result<()> {
+        for (index, piece) in out.chunks_mut(PIECE).enumerate() {
+            self.ask(index * PIECE)?;
+            decoder.read_exact(piece)?;
+        }
+        match decoder.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(damaged("there is more in it than its size says")),
+        }
+    }
+
+    fn lzma(&self, body: &[u8], out: &mut [u8]) -> io::Result<()> {
+        let input = self.input(body);
+        let decoder = lzma_rust2::LzmaReader::new_mem_limit(input, MAX_DICTIONARY_KIB, None)?;
+        self.fill(decoder, out)
+    }
+
+    /// Block by block: the decoder says how much input one takes, and writes where it belongs at once.
+    fn zstd(&self, body: &[u8], out: &mut [u8]) -> io::Result<()> {
+        let failed = |code| damaged(zstd_safe::get_error_name(code));
+        let mut decoder = DCtx::create();
+        // Without a window of its own, the size of a frame's window matters no more.
+        for parameter in [
+            DParameter::StableOutBuffer(true),
+            DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX),
+        ] {
+            decoder.set_parameter(parameter).map_err(failed)?;
+        }
+        let mut output = OutBuffer::around(out);
+        let (mut input, mut wanted) = (body, 0);
+        while !input.is_empty() {
+            self.ask(output.pos())?;
+            // Nothing more is wanted where a frame ends, and another one may begin.
+            let len = if wanted == 0 {
+                ZSTD_FRAME_START
+            } else {
+                wanted
+            };
+            let mut piece = InBuffer::around(&input[..len.min(input.len())]);
+            let next = decoder.decompress_stream(&mut output, &mut piece);
+            wanted = next.map_err(failed)?;
+            input = &input[piece.pos()..];
+        }
+        if wanted != 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        complete(output.pos(), out)
     }
 }
 
-fn lzma(body: &[u8], out: &mut [u8]) -> io::Result<()> {
-    let decoder = lzma_rust2::LzmaReader::new_mem_limit(body, MAX_DICTIONARY_KIB, None)?;
-    fill(decoder, out)
+/// `ZSTD_WINDOWLOG_MAX_64`.
+const ZSTD_WINDOW_LOG_MAX: u32 = 31;
+/// `ZSTD_FRAMEHEADERSIZE_MIN`: the input with which a frame can begin, its magic and the header's first byte.
+const ZSTD_FRAME_START: usize = 5;
+
+/// A payload on its way to a decoder, which is stopped, too, while it gets nothing out of much input.
+struct Input<'a> {
+    job: &'a Job<'a>,
+    rest: &'a [u8],
+    /// Bytes until the next question whether to go on.
+    until_asked: usize,
 }
 
-fn zstd(body: &[u8], out: &mut [u8]) -> io::Result<()> {
-    let len = out.len();
-    match zstd_safe::decompress(out, body) {
-        Ok(n) if n == len => Ok(()),
-        Ok(_) => Err(damaged("there is less in it than its size says")),
-        Err(code) => Err(damaged(zstd_safe::get_error_name(code))),
+impl BufRead for Input<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.until_asked == 0 {
+            self.until_asked = PIECE;
+            self.job.ask(self.job.done.get())?;
+        }
+        Ok(&self.rest[..self.rest.len().min(self.until_asked)])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.rest = &self.rest[count..];
+        self.until_asked -= count;
+    }
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buf)?;
+        self.consume(count);
+        Ok(count)
     }
 }
 
@@ -211,18 +340,25 @@ fn take_slice<'a>(input: &mut &'a [u8], len: u32) -> io::Result<&'a [u8]> {
 
 const LZ4_LEGACY_MAGIC: &[u8] = b"\x02\x21\x4c\x18";
 
-/// The legacy frame (lz4's `doc/lz4_Frame_format.md`): blocks of up to 8 MiB, each with its compressed size before it.
-fn lz4(body: &[u8], out: &mut [u8]) -> io::Result<()> {
-    let mut input = body;
-    take::<4>(&mut input)?;
-    let mut filled = 0;
-    while !input.is_empty() {
-        let len = u32::from_le_bytes(take(&mut input)?);
-        let block = take_slice(&mut input, len)?;
-        filled += lz4_flex::block::decompress_into(block, &mut out[filled..])
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+/// The most that a block of it holds.
+const LZ4_BLOCK: usize = 8 << 20;
+
+impl Job<'_> {
+    /// The legacy frame (lz4's `doc/lz4_Frame_format.md`): blocks, each with its compressed size before it.
+    fn lz4(&self, body: &[u8], out: &mut [u8]) -> io::Result<()> {
+        let mut input = body;
+        take::<4>(&mut input)?;
+        let mut filled = 0;
+        while !input.is_empty() {
+            self.ask(filled)?;
+            let len = u32::from_le_bytes(take(&mut input)?);
+            let block = take_slice(&mut input, len)?;
+            let room = (out.len() - filled).min(LZ4_BLOCK);
+            filled += lz4_flex::block::decompress_into(block, &mut out[filled..][..room])
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        }
+        complete(filled, out)
     }
-    complete(filled, out)
 }
 
 fn complete(filled: usize, out: &[u8]) -> io::Result<()> {
@@ -231,73 +367,6 @@ fn complete(filled: usize, out: &[u8]) -> io::Result<()> {
     } else {
         Err(damaged("there is less in it than its size says"))
     }
-}
-
-const LZOP_MAGIC: &[u8] = b"\x89LZO\0\r\n\x1a\n";
-/// lzop's header flags: checksums of each block, and optional parts of the header.
-const LZOP_ADLER32_D: u32 = 0x1;
-const LZOP_ADLER32_C: u32 = 0x2;
-const LZOP_EXTRA_FIELD: u32 = 0x40;
-const LZOP_CRC32_D: u32 = 0x100;
-const LZOP_CRC32_C: u32 = 0x200;
-const LZOP_FILTER: u32 = 0x800;
-
-/// The container of the `lzop` program, versions from 0x0940 on: a header, then blocks with both sizes before them.
-fn lzo(body: &[u8], out: &mut [u8]) -> io::Result<()> {
-    let mut input = body.get(LZOP_MAGIC.len()..).unwrap_or_default();
-    let flags = lzop_header(&mut input)?;
-    let sums = |mask: u32| (flags & mask).count_ones() * 4;
-    let mut filled = 0;
-    loop {
-        let len = u32::from_be_bytes(take(&mut input)?);
-        if len == 0 {
-            return complete(filled, out);
-        }
-        let packed_len = u32::from_be_bytes(take(&mut input)?);
-        if packed_len > len {
-            return Err(damaged("a block is larger than what it holds"));
-        }
-        take_slice(&mut input, sums(LZOP_ADLER32_D | LZOP_CRC32_D))?;
-        // A block that does not shrink is stored, without the sums of its compressed form.
-        if packed_len < len {
-            take_slice(&mut input, sums(LZOP_ADLER32_C | LZOP_CRC32_C))?;
-        }
-        let packed = take_slice(&mut input, packed_len)?;
-        let block = out[filled..]
-            .get_mut(..len as usize)
-            .ok_or_else(|| damaged("there is more in it than its size says"))?;
-        if packed_len < len {
-            let n = lzokay::decompress::decompress(packed, block)
-                .map_err(|_| damaged("a block is no LZO data"))?;
-            complete(n, block)?;
-        } else {
-            block.copy_from_slice(packed);
-        }
-        filled += block.len();
-    }
-}
-
-/// Goes past the header and returns its flags.
-fn lzop_header(input: &mut &[u8]) -> io::Result<u32> {
-    let version = u16::from_be_bytes(take(input)?);
-    if version < 0x0940 {
-        return Err(damaged("it was made by an lzop that is too old"));
-    }
-    take::<6>(input)?; // the library's version, the version needed, method, level
-    let flags = u32::from_be_bytes(take(input)?);
-    if flags & LZOP_FILTER != 0 {
-        take::<4>(input)?;
-    }
-    take::<12>(input)?; // mode and time
-    let [name_len] = take(input)?;
-    take_slice(input, name_len.into())?;
-    take::<4>(input)?; // the header's checksum
-    if flags & LZOP_EXTRA_FIELD != 0 {
-        let len = u32::from_be_bytes(take(input)?);
-        take_slice(input, len)?;
-        take::<4>(input)?;
-    }
-    Ok(flags)
 }
 
 #[cfg(test)]

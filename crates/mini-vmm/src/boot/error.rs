@@ -54,6 +54,9 @@ pub enum Error {
         "boot data can't be written to guest memory ({0}); give the machine 32 MiB of memory or more"
     )]
     Memory(#[from] GuestMemoryError),
+    /// Whoever watched ended the loading.
+    #[error("loading was stopped before it was done; start again")]
+    Stopped,
 }
 
 /// What is wrong with a file, whatever it is for.
@@ -62,9 +65,15 @@ pub enum FileError {
     /// It can't be opened.
     #[error("can't be opened ({0}); check the path and its permissions")]
     Open(io::Error),
-    /// It is no regular file.
+    /// It is neither a regular file nor a pipe.
     #[error("is {0}, not a regular file; pass the file itself")]
     Kind(FileKind),
+    /// It is a pipe that brings more than a machine could use.
+    #[error("is a pipe that brings more than the {} of memory that the machine has; pass a regular file, or more --memory", Size(*max))]
+    LongPipe {
+        /// The bytes that would do.
+        max: u64,
+    },
     /// It has no content.
     #[error("is empty; copy it again")]
     Empty,

@@ -1,22 +1,25 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Files to boot from, read piece by piece and never as a whole.
+//! Files to boot from, read piece by piece and never as a whole, but for pipes, which can be read only once.
 
 use std::fmt;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::error::FileError;
+use super::pipe;
+use super::watch::{Guard, Work};
 use crate::layout::PAGE_SIZE;
 
 const PAGE: usize = PAGE_SIZE as usize;
 static ZEROS: [u8; PAGE] = [0; PAGE];
-/// Files are copied in pieces of this size, whole pages.
+/// Images are copied in pieces of this size, whole pages.
 const COPY_SIZE: usize = 64 * PAGE;
 
 /// A kernel or initrd: its content, and the path that messages name.
@@ -28,15 +31,24 @@ pub struct Image {
 
 #[derive(Debug)]
 enum Content {
-    File { file: File, len: u64 },
+    File {
+        file: File,
+        len: u64,
+    },
+    /// What it brought is kept: a reset boots from it again.
+    Pipe {
+        file: File,
+        bytes: OnceLock<Vec<u8>>,
+    },
     Bytes(Vec<u8>),
 }
 
 impl Image {
-    /// Opens the file at `path`. A FIFO or device is refused without waiting for it.
+    /// Opens the file at `path`, without waiting for it. A pipe is not read yet, but when the image is
+    /// [received](super::receive) or loaded; a device is refused.
     ///
     /// # Errors
-    /// [`FileError`] when it can't be opened, is no regular file or is empty.
+    /// [`FileError`] when it can't be opened, is neither a regular file nor a pipe, or is empty.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let file = OpenOptions::new()
             .read(true)
@@ -46,12 +58,19 @@ impl Image {
         Self::from_file(file, path)
     }
 
-    /// Takes an open file; `path` is for messages.
+    /// Takes an open file; `path` is for messages. A pipe should not block (`O_NONBLOCK`).
     ///
     /// # Errors
-    /// [`FileError`] when it is no regular file or is empty.
+    /// [`FileError`] when it is neither a regular file nor a pipe, or is empty.
     pub fn from_file(file: File, path: &Path) -> Result<Self, FileError> {
         let metadata = file.metadata().map_err(FileError::Read)?;
+        if metadata.file_type().is_fifo() {
+            let bytes = OnceLock::new();
+            return Ok(Image {
+                path: path.to_owned(),
+                content: Content::Pipe { file, bytes },
+            });
+        }
         if !metadata.is_file() {
             return Err(FileError::Kind(FileKind(metadata.file_type())));
         }
@@ -84,7 +103,7 @@ impl Image {
         &self.path
     }
 
-    /// Its size in bytes; of a file, as it was when it was opened.
+    /// Its size in bytes; of a file, as it was when it was opened; of a pipe, 0 before it was read.
     pub fn size(&self) -> u64 {
         self.source().len()
     }
@@ -92,7 +111,26 @@ impl Image {
     pub(super) fn source(&self) -> Source<'_> {
         match &self.content {
             Content::File { file, len } => Source::File(file, *len),
+            Content::Pipe { bytes, .. } => Source::Bytes(bytes.get().map_or(&[], Vec::as_slice)),
             Content::Bytes(bytes) => Source::Bytes(bytes),
+        }
+    }
+
+    /// Reads a pipe, at most `max` bytes of it, unless that was done.
+    pub(super) fn receive(
+        &self,
+        max: u64,
+        guard: &Guard<'_>,
+        what: &'static str,
+    ) -> Result<(), FileError> {
+        match &self.content {
+            Content::Pipe { file, bytes } if bytes.get().is_none() => {
+                let ask = |done| guard.ask(Work::Read(what), done, None);
+                let received = pipe::read(file, max, &ask)?;
+                bytes.get_or_init(|| received);
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -149,23 +187,52 @@ impl Source<'_> {
         Ok(buf)
     }
 
-    /// Writes `len` bytes from `offset` on to guest memory at `start`, which is zero there.
+    /// Writes `len` bytes from `offset` on to guest memory at `start`, which is zero there. Before each piece it
+    /// [asks](Ask) whether to go on.
     pub(super) fn place<M: GuestMemoryBackend>(
         &self,
         mem: &M,
         offset: u64,
         start: GuestAddress,
         len: usize,
+        ask: Ask<'_>,
     ) -> Result<(), GuestMemoryError> {
-        match self {
-            Source::File(file, _) => place_file(mem, file, offset, start, len),
-            Source::Bytes(bytes) => {
-                let bytes = slice(bytes, offset, len).map_err(GuestMemoryError::IOError)?;
-                place_bytes(mem, bytes, start)
-            }
+        let mut buf = match self {
+            // One buffer stays in the cache. Reading straight into guest memory would touch pages of zeros, too.
+            Source::File(..) => vec![0; len.min(COPY_SIZE)],
+            Source::Bytes(_) => Vec::new(),
+        };
+        let mut done = 0;
+        while done < len {
+            ask(done as u64).map_err(GuestMemoryError::IOError)?;
+            let size = (len - done).min(COPY_SIZE);
+            let from = offset + done as u64;
+            let piece = match self {
+                Source::File(file, _) => file
+                    .read_exact_at(&mut buf[..size], from)
+                    .map(|()| &buf[..size]),
+                Source::Bytes(bytes) => slice(bytes, from, size),
+            };
+            let piece = piece.map_err(GuestMemoryError::IOError)?;
+            place_bytes(mem, piece, GuestAddress(start.0 + done as u64))?;
+            done += size;
         }
+        Ok(())
+    }
+
+    /// Fills `buf` from `offset` on, and [asks](Ask) before each piece whether to go on.
+    pub(super) fn read_asking(&self, offset: u64, buf: &mut [u8], ask: Ask<'_>) -> io::Result<()> {
+        for (index, piece) in buf.chunks_mut(COPY_SIZE).enumerate() {
+            let done = (index * COPY_SIZE) as u64;
+            ask(done)?;
+            self.read_at(offset + done, piece)?;
+        }
+        Ok(())
     }
 }
+
+/// Whether to go on, with so many bytes done; an error if not.
+pub(super) type Ask<'a> = &'a dyn Fn(u64) -> io::Result<()>;
 
 fn slice(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
     if len == 0 {
@@ -177,29 +244,8 @@ fn slice(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
         .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Reads and copies piece by piece: one buffer stays in the cache, and pages of zeros are left alone (see
-/// [`place_bytes`]), which is a third of a stock vmlinux. Reading straight into guest memory would touch them all.
-fn place_file<M: GuestMemoryBackend>(
-    mem: &M,
-    file: &File,
-    offset: u64,
-    start: GuestAddress,
-    len: usize,
-) -> Result<(), GuestMemoryError> {
-    let mut buf = vec![0; len.min(COPY_SIZE)];
-    let mut done = 0;
-    while done < len {
-        let piece = &mut buf[..(len - done).min(COPY_SIZE)];
-        file.read_exact_at(piece, offset + done as u64)
-            .map_err(GuestMemoryError::IOError)?;
-        place_bytes(mem, piece, GuestAddress(start.0 + done as u64))?;
-        done += piece.len();
-    }
-    Ok(())
-}
-
-/// Copies page by page and leaves pages of zeros alone: a kernel's .bss, often stored in full, then takes no host
-/// memory before the guest uses it.
+/// Copies page by page and leaves pages of zeros alone, which are a third of a stock vmlinux: a kernel's .bss, often
+/// stored in full, then takes no host memory before the guest uses it.
 fn place_bytes<M: GuestMemoryBackend>(
     mem: &M,
     bytes: &[u8],

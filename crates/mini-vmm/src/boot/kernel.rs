@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use linux_loader::bootparam::setup_header;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
-use super::Protocol;
 use super::bzimage::{BzImage, is_bzimage};
-use super::decompress::{Compression, NotDecompressed, Zeroed, decompress, zeroed};
-use super::elf::{self, Elf, Segment, read};
+use super::decompress::{Compression, NotDecompressed, Zeroed, decompress_guarded, zeroed};
+use super::elf::{self, Elf, Segment};
 use super::error::{FileError, KernelError, Machine};
 use super::image::Source;
 use super::looks::Looks;
+use super::watch::{Guard, Work};
+use super::{KERNEL, Protocol};
 use crate::layout::{GIB, HIGH_RAM, MIB};
 use crate::spec::{BootProtocol, Decompress};
 
@@ -73,6 +74,15 @@ pub(super) struct Plan<'a> {
     content: Content<'a>,
 }
 
+/// What a machine has and its user asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// The end of low RAM.
+    pub(super) ram_end: u64,
+    pub(super) protocol: BootProtocol,
+    pub(super) decompress: Decompress,
+}
+
 #[derive(Debug)]
 enum Content<'a> {
     Image(Source<'a>),
@@ -80,22 +90,21 @@ enum Content<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Judges an image for a machine whose low RAM ends at `ram_end`.
+    /// Judges an image for a machine.
     pub(super) fn new(
         source: Source<'a>,
-        ram_end: u64,
-        protocol: BootProtocol,
-        who: Decompress,
+        wanted: Wanted,
+        guard: &Guard<'_>,
     ) -> Result<Self, KernelError> {
         let head = source.read_up_to(0, HEAD).map_err(FileError::Read)?;
         if head.starts_with(elf::MAGIC) {
             let elf = Elf::parse(source)?;
             let content = Content::Image(source);
-            let plan = Self::from_elf(elf, content, protocol)?;
-            check_memory(plan.end, ram_end)?;
+            let plan = Self::from_elf(elf, content, wanted.protocol)?;
+            check_memory(plan.end, wanted.ram_end)?;
             Ok(plan)
         } else if is_bzimage(&head) {
-            Self::from_bzimage(source, ram_end, protocol, who)
+            Self::from_bzimage(source, wanted, guard)
         } else {
             Err(refusal(&head))
         }
@@ -131,17 +140,21 @@ impl<'a> Plan<'a> {
 
     fn from_bzimage(
         source: Source<'a>,
-        ram_end: u64,
-        protocol: BootProtocol,
-        who: Decompress,
+        wanted: Wanted,
+        guard: &Guard<'_>,
     ) -> Result<Self, KernelError> {
+        let Wanted {
+            ram_end,
+            protocol,
+            decompress: who,
+        } = wanted;
         let image = BzImage::parse(source)?;
         check_memory(image.runtime_end, ram_end)?;
         // PVH's entry is in what is compressed.
         let may_stay = who == Decompress::Auto && protocol != BootProtocol::Pvh;
         let decompressed = match who {
             Decompress::Auto | Decompress::Host => {
-                host_decompress(source, &image, ram_end, may_stay)?
+                host_decompress(source, &image, ram_end, may_stay, guard)?
             }
             Decompress::Guest => Err(NotDecompressed::Asked),
         };
@@ -205,18 +218,27 @@ impl<'a> Plan<'a> {
     }
 
     /// Writes it to guest memory, which is zero where it goes.
-    pub(super) fn place<M: GuestMemoryBackend>(&self, mem: &M) -> Result<(), GuestMemoryError> {
+    pub(super) fn place<M: GuestMemoryBackend>(
+        &self,
+        mem: &M,
+        guard: &Guard<'_>,
+    ) -> Result<(), GuestMemoryError> {
         let source = match &self.content {
             Content::Image(source) => *source,
             Content::Decompressed(bytes) => Source::Bytes(bytes),
         };
+        let total = self.segments.iter().map(|s| s.file_size).sum();
+        let mut before = 0;
         for segment in &self.segments {
+            let ask = |done| guard.ask(Work::Place(KERNEL), before + done, Some(total));
             source.place(
                 mem,
                 segment.offset,
                 GuestAddress(segment.start),
                 segment.file_size as usize,
+                &ask,
             )?;
+            before += segment.file_size;
         }
         Ok(())
     }
@@ -231,6 +253,7 @@ fn host_decompress(
     image: &BzImage,
     ram_end: u64,
     may_stay: bool,
+    guard: &Guard<'_>,
 ) -> Result<Result<Decompressed, NotDecompressed>, KernelError> {
     let Some(payload) = image.payload.clone() else {
         return Ok(Err(NotDecompressed::NoPayload));
@@ -252,13 +275,16 @@ fn host_decompress(
         Source::Bytes(bytes) => bytes
             .get(payload.start as usize..payload.end as usize)
             .ok_or(NotDecompressed::NoPayload)
-            .and_then(|payload| decompress(payload, limit)),
+            .and_then(|payload| decompress_guarded(payload, limit, guard)),
         Source::File(..) => {
             // Within the protected-mode code, which was seen to fit the guest's RAM.
-            match zeroed(payload.end - payload.start) {
+            let len = payload.end - payload.start;
+            let ask = |done| guard.ask(Work::Read(KERNEL), done, Some(len));
+            match zeroed(len) {
                 Ok(mut buf) => {
-                    read(source, payload.start, &mut buf)?;
-                    decompress(&buf, limit)
+                    let read = source.read_asking(payload.start, &mut buf, &ask);
+                    read.map_err(FileError::Read)?;
+                    decompress_guarded(&buf, limit, guard)
                 }
                 Err(no_memory) => Err(no_memory),
             }

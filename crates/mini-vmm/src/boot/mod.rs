@@ -16,8 +16,10 @@ mod kernel;
 mod linux;
 mod looks;
 mod notes;
+mod pipe;
 mod pvh;
 pub mod regs;
+mod watch;
 
 use std::fmt;
 use std::path::Path;
@@ -27,9 +29,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 pub use self::decompress::{Compression, NotDecompressed, Zeroed, decompress};
 pub use self::error::{Error, FileError, InitrdError, KernelError, Machine, SegmentError};
 pub use self::image::{FileKind, Image};
-use self::kernel::Plan;
 pub use self::kernel::{Decompression, Format};
+use self::kernel::{Plan, Wanted};
 pub use self::looks::Looks;
+use self::watch::Guard;
+pub use self::watch::{Step, Unwatched, Watch, Work};
 use crate::layout::{CMDLINE, CMDLINE_SIZE};
 use crate::memory::low_ram_end;
 use crate::spec::{BootProtocol, Decompress};
@@ -54,7 +58,7 @@ pub struct BootRequest<'a> {
 /// Opens the kernel at `path`, without waiting should it be a FIFO or a device.
 ///
 /// # Errors
-/// [`Error::Kernel`] when it can't be opened, is no regular file or is empty.
+/// [`Error::Kernel`] when it can't be opened, is neither a regular file nor a pipe, or is empty.
 pub fn open_kernel(path: &Path) -> Result<Image, Error> {
     Image::open(path).map_err(|reason| Error::Kernel {
         path: path.to_owned(),
@@ -65,13 +69,70 @@ pub fn open_kernel(path: &Path) -> Result<Image, Error> {
 /// Opens the initrd at `path`, without waiting should it be a FIFO or a device.
 ///
 /// # Errors
-/// [`Error::Initrd`] when it can't be opened, is no regular file or is empty.
+/// [`Error::Initrd`] when it can't be opened, is neither a regular file nor a pipe, or is empty.
 pub fn open_initrd(path: &Path) -> Result<Image, Error> {
     Image::open(path).map_err(|reason| Error::Initrd {
         path: path.to_owned(),
         reason: reason.into(),
     })
 }
+
+/// Reads `kernel` and `initrd` now if they are pipes, each at most `max` bytes of it, and keeps the bytes.
+///
+/// # Errors
+/// [`Error`] when one can't be read, is empty or is longer, and [`Error::Stopped`] when `watch` ended it.
+pub fn receive(
+    kernel: &Image,
+    initrd: Option<&Image>,
+    max: u64,
+    watch: &dyn Watch,
+) -> Result<(), Error> {
+    let guard = Guard::new(watch);
+    unless_stopped(&guard, receive_images(kernel, initrd, max, &guard))
+}
+
+fn receive_images(
+    kernel: &Image,
+    initrd: Option<&Image>,
+    max: u64,
+    guard: &Guard<'_>,
+) -> Result<(), Error> {
+    kernel
+        .receive(max, guard, KERNEL)
+        .map_err(|reason| kernel_error(kernel, reason.into()))?;
+    let Some(initrd) = initrd else {
+        return Ok(());
+    };
+    initrd
+        .receive(max, guard, INITRD)
+        .map_err(|reason| initrd_error(initrd, reason.into()))
+}
+
+fn kernel_error(image: &Image, reason: KernelError) -> Error {
+    Error::Kernel {
+        path: image.path().to_owned(),
+        reason,
+    }
+}
+
+fn initrd_error(image: &Image, reason: InitrdError) -> Error {
+    Error::Initrd {
+        path: image.path().to_owned(),
+        reason,
+    }
+}
+
+/// Whatever failed after somebody ended the loading failed because of it.
+fn unless_stopped<T>(guard: &Guard<'_>, result: Result<T, Error>) -> Result<T, Error> {
+    match guard.is_stopped() {
+        true => Err(Error::Stopped),
+        false => result,
+    }
+}
+
+/// What images are called while they are loaded.
+const KERNEL: &str = "kernel";
+const INITRD: &str = "initrd";
 
 /// The entry point that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,36 +199,55 @@ struct BootData<'a> {
 /// # }
 /// ```
 pub fn load<M: GuestMemoryBackend>(mem: &M, request: &BootRequest<'_>) -> Result<Loaded, Error> {
-    let kernel_error = |reason| Error::Kernel {
-        path: request.kernel.path().to_owned(),
-        reason,
-    };
-    let initrd_error = |path: &Path, reason| Error::Initrd {
-        path: path.to_owned(),
-        reason,
-    };
+    load_watched(mem, request, &Unwatched)
+}
+
+/// As [`load`], while `watch` sees how far it is and may end it.
+///
+/// # Errors
+/// As [`load`], and [`Error::Stopped`] when `watch` ended it.
+pub fn load_watched<M: GuestMemoryBackend>(
+    mem: &M,
+    request: &BootRequest<'_>,
+    watch: &dyn Watch,
+) -> Result<Loaded, Error> {
+    let guard = Guard::new(watch);
+    unless_stopped(&guard, load_guarded(mem, request, &guard))
+}
+
+fn load_guarded<M: GuestMemoryBackend>(
+    mem: &M,
+    request: &BootRequest<'_>,
+    guard: &Guard<'_>,
+) -> Result<Loaded, Error> {
+    let kernel_error = |reason| kernel_error(request.kernel, reason);
     let ram_end = low_ram_end(mem);
-    let source = request.kernel.source();
-    let plan =
-        Plan::new(source, ram_end, request.protocol, request.decompress).map_err(kernel_error)?;
+    receive_images(request.kernel, request.initrd, ram_end, guard)?;
+    let wanted = Wanted {
+        ram_end,
+        protocol: request.protocol,
+        decompress: request.decompress,
+    };
+    let plan = Plan::new(request.kernel.source(), wanted, guard).map_err(kernel_error)?;
     check_cmdline(request.cmdline, plan.cmdline_max())?;
     let initrd = match request.initrd {
         Some(image) => {
             let size = image.source().len();
             let start = initrd::place(size, plan.end, ram_end, plan.initrd_limit())
-                .map_err(|reason| initrd_error(image.path(), reason))?;
+                .map_err(|reason| initrd_error(image, reason))?;
             Some((image, GuestAddress(start), size))
         }
         None => None,
     };
 
-    plan.place(mem)
+    plan.place(mem, guard)
         .map_err(|e| reading(e, |e| kernel_error(FileError::Read(e).into())))?;
     if let Some((image, start, size)) = initrd {
+        let ask = |done| guard.ask(Work::Place(INITRD), done, Some(size));
         let source = image.source();
         source
-            .place(mem, 0, start, size as usize)
-            .map_err(|e| reading(e, |e| initrd_error(image.path(), FileError::Read(e).into())))?;
+            .place(mem, 0, start, size as usize, &ask)
+            .map_err(|e| reading(e, |e| initrd_error(image, FileError::Read(e).into())))?;
     }
     let data = BootData {
         cmdline: request.cmdline,

@@ -251,6 +251,6 @@ impl Console {
 }
 
 /// Prints a line for the user; a closed standard error is no reason to stop.
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     let _ = write!(io::stderr(), "mini-vmm: {line}{}", line_end());
 }

@@ -84,7 +84,12 @@ pub fn run(route: HypercallRoute) -> Result<u8, Error> {
     };
     // This guest knows no power button.
     let grace = Duration::ZERO;
-    let outcome = vmm::run_images(&spec(route), &images, grace, Console::standard_output)?;
+    let outcome = vmm::run_images(
+        &spec(route),
+        |_| Ok(images),
+        grace,
+        Console::standard_output,
+    )?;
     match outcome {
         Outcome::GuestExit(0) | Outcome::PowerOff => Ok(0),
         Outcome::GuestPanic => Err(Error::GaveUp(route)),

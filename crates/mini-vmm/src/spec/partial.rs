@@ -20,12 +20,12 @@ use super::{
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PartialSpec {
-    /// Kernel image: ELF vmlinux or bzImage, told apart by content
+    /// Kernel image: ELF vmlinux or bzImage, told apart by content; a file or a pipe
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     #[arg(required_unless_present = "config", help_heading = "Boot")]
     pub kernel: Option<PathBuf>,
 
-    /// Initial RAM disk
+    /// Initial RAM disk, a file or a pipe
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Boot")]
     pub initrd: Option<PathBuf>,
 

@@ -97,6 +97,11 @@ pub(crate) fn in_foreground() -> bool {
     group == unsafe { libc::getpgrp() }
 }
 
+/// Whether the process ignores `signal`.
+pub(crate) fn is_ignored(signal: c_int) -> bool {
+    disposition(signal).is_some_and(|now| now.sa_sigaction == libc::SIG_IGN)
+}
+
 fn disposition(signal: c_int) -> Option<libc::sigaction> {
     // SAFETY: sigaction is plain data for which all zeroes is a value.
     let mut now: libc::sigaction = unsafe { mem::zeroed() };

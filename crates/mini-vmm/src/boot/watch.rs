@@ -1,0 +1,140 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Loading may take long: slow files, pipes, large payloads. Who waits for it sees how far it is, and can end it.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+
+use super::Compression;
+use crate::layout::MIB;
+
+/// Sees how loading goes on, and may end it.
+///
+/// It is asked often, before each piece of work of at most 256 KiB (for LZ4, 8 MiB), and while a pipe brings nothing
+/// ten times a second. So it should answer quickly.
+pub trait Watch {
+    /// Whether to go on with `step`. After one `false` it is not asked again.
+    fn go_on(&self, step: Step) -> bool;
+}
+
+/// Nobody watches: loading goes on to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn go_on(&self, _: Step) -> bool {
+        true
+    }
+}
+
+/// What loading is at. Its [`Display`](fmt::Display) is a line for the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub work: Work,
+    /// Bytes that are done.
+    pub done: u64,
+    /// Bytes to do, where that is known.
+    pub total: Option<u64>,
+}
+
+/// A kind of work. The strings are `"kernel"` or `"initrd"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Reading a file into the host's memory.
+    Read(&'static str),
+    /// Decompressing the kernel.
+    Decompress(Compression),
+    /// Putting an image into guest memory.
+    Place(&'static str),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.work {
+            Work::Read(what) => write!(f, "reading the {what}: ")?,
+            Work::Decompress(format) => write!(f, "decompressing the kernel ({format}): ")?,
+            Work::Place(what) => write!(f, "loading the {what}: ")?,
+        }
+        let done = self.done / MIB;
+        match self.total {
+            Some(total) => write!(f, "{done} of {} MiB", total.div_ceil(MIB)),
+            None => write!(f, "{done} MiB so far"),
+        }
+    }
+}
+
+/// A [`Watch`] that is asked until it says no, and is then remembered to have said so.
+pub(super) struct Guard<'a> {
+    watch: &'a dyn Watch,
+    stopped: Cell<bool>,
+}
+
+impl<'a> Guard<'a> {
+    pub(super) fn new(watch: &'a dyn Watch) -> Self {
+        Guard {
+            watch,
+            stopped: Cell::new(false),
+        }
+    }
+
+    /// Whether the watch ended loading: any error is then a consequence.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// Asks whether to go on with `work`.
+    pub(super) fn ask(&self, work: Work, done: u64, total: Option<u64>) -> io::Result<()> {
+        if !self.is_stopped() && self.watch.go_on(Step { work, done, total }) {
+            return Ok(());
+        }
+        self.stopped.set(true);
+        Err(io::Error::other("loading was stopped"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_read_as_lines() {
+        let step = |work, done, total| Step { work, done, total }.to_string();
+        assert_eq!(
+            step(Work::Read("initrd"), 3 * MIB + 5, None),
+            "reading the initrd: 3 MiB so far"
+        );
+        assert_eq!(
+            step(
+                Work::Decompress(Compression::Xz),
+                20 * MIB,
+                Some(60 * MIB + 1)
+            ),
+            "decompressing the kernel (xz): 20 of 61 MiB"
+        );
+        assert_eq!(
+            step(Work::Place("kernel"), 0, Some(1)),
+            "loading the kernel: 0 of 1 MiB"
+        );
+    }
+
+    #[test]
+    fn a_watch_that_said_no_is_not_asked_again() {
+        struct Once(Cell<u32>);
+        impl Watch for Once {
+            fn go_on(&self, _: Step) -> bool {
+                self.0.set(self.0.get() + 1);
+                false
+            }
+        }
+        let once = Once(Cell::new(0));
+        let guard = Guard::new(&once);
+        for _ in 0..3 {
+            assert!(guard.ask(Work::Read("kernel"), 0, None).is_err());
+        }
+        assert!(guard.is_stopped());
+        assert_eq!(once.0.get(), 1);
+    }
+}

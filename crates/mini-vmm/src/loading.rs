@@ -1,0 +1,120 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What ends the loading of images early, a signal or the deadline, and what is said while it takes long.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use crate::boot::{Step, Watch};
+use crate::console::tell;
+use crate::outcome::Outcome;
+use crate::supervisor::TerminationSignals;
+
+/// How often signals and the deadline are looked at: a load that is over sooner pays nothing for it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// When the user is first told how far loading is; then after twice that time, and so on: few lines, however long.
+const TELL_AFTER: Duration = Duration::from_secs(2);
+
+/// Watches one load of kernel and initrd.
+#[derive(Debug)]
+pub(crate) struct LoadWatch<'a> {
+    signals: &'a TerminationSignals,
+    time_out_at: Option<Instant>,
+    begin: Instant,
+    look_at: Cell<Instant>,
+    tell_after: Cell<Duration>,
+    outcome: Cell<Option<Outcome>>,
+}
+
+impl<'a> LoadWatch<'a> {
+    pub(crate) fn new(signals: &'a TerminationSignals, time_out_at: Option<Instant>) -> Self {
+        let begin = Instant::now();
+        LoadWatch {
+            signals,
+            time_out_at,
+            begin,
+            look_at: Cell::new(begin + LOOK_EVERY),
+            tell_after: Cell::new(TELL_AFTER),
+            outcome: Cell::new(None),
+        }
+    }
+
+    /// What ended the load, if something did.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.outcome.get()
+    }
+
+    /// What is due at `now`: a line for the user, or the end.
+    fn look(&self, now: Instant, step: Step) -> Option<String> {
+        if now < self.look_at.get() {
+            return None;
+        }
+        self.look_at.set(now + LOOK_EVERY);
+        let told = self.signals.pending().map(Outcome::Signal);
+        let late = self.time_out_at.is_some_and(|at| at <= now);
+        self.outcome.set(told.or(late.then_some(Outcome::Timeout)));
+        let after = self.tell_after.get();
+        if now - self.begin < after {
+            return None;
+        }
+        self.tell_after.set(2 * after);
+        Some(step.to_string())
+    }
+}
+
+impl Watch for LoadWatch<'_> {
+    fn go_on(&self, step: Step) -> bool {
+        if let Some(line) = self.look(Instant::now(), step) {
+            tell(&line);
+        }
+        self.outcome.get().is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::Work;
+    use crate::supervisor::tests::signals;
+
+    const STEP: Step = Step {
+        work: Work::Read("kernel"),
+        done: 0,
+        total: None,
+    };
+
+    #[test]
+    fn lines_come_ever_more_rarely() {
+        let (signals, _writers) = signals();
+        let watch = LoadWatch::new(&signals, None);
+        let told = (0..=100).filter(|tenths| {
+            let now = watch.begin + Duration::from_millis(100 * tenths);
+            watch.look(now, STEP).is_some()
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [20, 40, 80]);
+        assert_eq!(watch.outcome(), None);
+    }
+
+    #[test]
+    fn the_deadline_and_signals_end_it() {
+        let (signals, mut writers) = signals();
+        let at = Instant::now() + Duration::from_secs(3600);
+        let watch = LoadWatch::new(&signals, Some(at));
+        watch.look(at - Duration::from_nanos(1), STEP);
+        assert_eq!(watch.outcome(), None);
+        watch.look(at + LOOK_EVERY, STEP);
+        assert_eq!(watch.outcome(), Some(Outcome::Timeout));
+        assert!(!watch.go_on(STEP));
+
+        for (signal, writer) in &mut writers {
+            let watch = LoadWatch::new(&signals, None);
+            std::io::Write::write_all(writer, &[0]).unwrap();
+            // The time between two looks has not passed yet.
+            watch.look(watch.begin, STEP);
+            assert_eq!(watch.outcome(), None);
+            watch.look(watch.begin + LOOK_EVERY, STEP);
+            assert_eq!(watch.outcome(), Some(Outcome::Signal(*signal)));
+        }
+    }
+}
