@@ -19,7 +19,7 @@ use crate::acpi::{self, AcpiMachine};
 use crate::boot::{self, BootRequest, Image, Loaded, Watch};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
-use crate::devices::{IrqLine, Platform, PlatformConfig, RestoreError, Suspend};
+use crate::devices::{IrqLine, Platform, PlatformConfig, RestoreError, Suspend, pic};
 use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
@@ -359,6 +359,8 @@ fn create_irqchip(vm: &VmFd, legacy_timer: bool) -> Result<(), Error> {
         .map_err(kvm("place its TSS"))?;
     vm.create_irq_chip()
         .map_err(kvm("create its interrupt controllers"))?;
+    vm.set_irqchip(&pic::masked())
+        .map_err(kvm("mask its legacy interrupt controller"))?;
     if legacy_timer {
         let pit = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,

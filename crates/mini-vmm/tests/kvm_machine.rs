@@ -272,6 +272,70 @@ fn only_the_first_failure_is_reported() {
 
 // ---- Interrupts ----------------------------------------------------------------------------------
 
+/// The vectors of exceptions. What a handler there says is the vector as a letter, from '@' on.
+const EXCEPTIONS: u8 = 32;
+
+/// Sends COM1's interrupt through the PIC, as Linux does for `noapic`: LINT0 is ExtINT, the PIC is not programmed.
+/// Interrupts that come as `expected` run `handler`, those that come as exceptions print their vector.
+fn com1_through_the_pic(asm: &mut Asm, expected: u8, handler: Asm) {
+    let mut handlers: Vec<_> = (0..EXCEPTIONS)
+        .map(|vector| {
+            let text = char::from(b'@' + vector).to_string();
+            (
+                vector,
+                guest(|asm| {
+                    asm.print(&text).power_off();
+                }),
+            )
+        })
+        .collect();
+    handlers.push((expected, handler));
+    asm.idt(&handlers);
+    asm.store(layout::LAPIC + 0xf0, 0x1ff);
+    asm.store(layout::LAPIC + 0x350, 0x700);
+    // MCR: OUT2; IER: the transmitter is empty, which it is.
+    asm.out(layout::SERIAL + 4, 8).out(layout::SERIAL + 1, 2);
+    asm.raw(&[0xfb]); // sti
+}
+
+#[test]
+fn the_pic_is_masked_at_the_start() {
+    let guest = guest(|asm| {
+        let handler = guest(|asm| {
+            asm.print("remapped").power_off();
+        });
+        com1_through_the_pic(asm, 0x24, handler);
+        asm.times(1000, |asm| {
+            asm.input(layout::SERIAL + 7);
+        });
+        asm.print("nothing").power_off();
+    });
+    if let Some(mut vm) = Vm::new("the_pic_is_masked_at_the_start", &guest) {
+        vm.run().expect(0).printed("nothing").silent();
+    }
+}
+
+#[test]
+fn the_pic_sends_no_exceptions_when_it_is_unmasked() {
+    let test = "the_pic_sends_no_exceptions_when_it_is_unmasked";
+    let guest = guest(|asm| {
+        let handler = guest(|asm| {
+            asm.print("remapped").power_off();
+        });
+        asm.out(0x21, 0);
+        com1_through_the_pic(asm, 0x24, handler);
+        asm.times(1000, |asm| {
+            asm.input(layout::SERIAL + 7);
+        });
+        asm.print("nothing").power_off();
+    });
+    for more in [&[][..], &["--legacy-timer"]] {
+        if let Some(mut vm) = Vm::new(test, &guest) {
+            vm.args(more).run().expect(0).printed("remapped").silent();
+        }
+    }
+}
+
 #[test]
 fn serial_input_interrupts() {
     let handler = guest(|asm| {

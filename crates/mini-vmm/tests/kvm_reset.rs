@@ -79,6 +79,8 @@ fn look_around(asm: &mut Asm) {
     memory(asm, layout::LAPIC + 0x380, 0, 0x1000_0000, 'p');
     asm.store(layout::IOAPIC, 0x10 + 2 * layout::SERIAL_GSI);
     memory(asm, layout::IOAPIC + 0x10, 0x1_0000, 0x24, 'q');
+    // The PIC's mask.
+    port(asm, 0x21, 0xff, 0, 'y');
     // LSTAR, SYSENTER_ESP, PAT.
     msr(asm, 0xc000_0082, 0, 0x1234_5678, 'r');
     msr(asm, 0x175, 0, 0x1234_5678, 's');

@@ -16,6 +16,7 @@ mod cf9;
 mod debug_exit;
 mod i8042;
 mod irq;
+pub mod pic;
 mod platform;
 mod port;
 mod pvpanic;
