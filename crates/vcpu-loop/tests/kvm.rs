@@ -235,37 +235,7 @@ fn a_triple_fault_reports_registers_and_bytes() {
     };
     // out 0x80, al; ud2. In protected mode without an IDT: #UD, #GP for the missing gate, #DF, shutdown.
     let machine = Machine::new(&kvm, b"\xe6\x80\x0f\x0b");
-    let vcpu = machine.vcpu(7);
-    let mut sregs = vcpu.fd().get_sregs().unwrap();
-    sregs.cr0 |= 1;
-    let flat = kvm_bindings::kvm_segment {
-        limit: u32::MAX,
-        present: 1,
-        s: 1,
-        db: 1,
-        g: 1,
-        ..Default::default()
-    };
-    sregs.cs = kvm_bindings::kvm_segment {
-        selector: 8,
-        type_: 11,
-        ..flat
-    };
-    for data in [
-        &mut sregs.ds,
-        &mut sregs.es,
-        &mut sregs.fs,
-        &mut sregs.gs,
-        &mut sregs.ss,
-    ] {
-        *data = kvm_bindings::kvm_segment {
-            selector: 16,
-            type_: 3,
-            ..flat
-        };
-    }
-    sregs.idt = kvm_bindings::kvm_dtable::default();
-    vcpu.fd().set_sregs(&sregs).unwrap();
+    let vcpu = machine.protected_mode_vcpu(7);
     let (mut vcpus, events) = set();
     vcpus.spawn(7, vcpu, Log::default()).unwrap();
     vcpus.resume(SOON).unwrap();

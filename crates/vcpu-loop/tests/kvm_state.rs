@@ -230,3 +230,115 @@ fn the_task_priority_survives_the_first_entry() {
     assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
     assert_eq!(vcpu.fd().get_sregs().unwrap().cr8, 5);
 }
+
+/// A machine whose vCPU has all of CPUID that KVM offers, and runs `code`.
+fn with_cpuid(kvm: &kvm_ioctls::Kvm, code: &[u8]) -> (Machine, KvmVcpu) {
+    let machine = Machine::new(kvm, code);
+    let vcpu = machine.vcpu(0);
+    set_cpuid(kvm, &vcpu);
+    (machine, vcpu)
+}
+
+fn set_cpuid(kvm: &kvm_ioctls::Kvm, vcpu: &KvmVcpu) {
+    let all = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
+    vcpu.fd().set_cpuid2(&all.unwrap()).unwrap();
+}
+
+/// `mov eax, cr4; or eax, OSXSAVE; mov cr4, eax; hlt`
+const SET_OSXSAVE: &[u8] = b"\x0f\x20\xe0\x66\x0d\x00\x00\x04\x00\x0f\x22\xe0\xf4";
+
+#[test]
+fn a_guest_that_changed_its_own_cpuid_bits_is_restored_in_place() {
+    let Some(kvm) = kvm("a_guest_that_changed_its_own_cpuid_bits_is_restored_in_place") else {
+        return;
+    };
+    let (_machine, mut vcpu) = with_cpuid(&kvm, SET_OSXSAVE);
+    let start = vcpu.save().unwrap();
+    // KVM before 6.2 says that there are as many entries as there is room for.
+    assert_ne!(start.cpuid.last(), Some(&Default::default()));
+    assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
+    let changed = vcpu.save().unwrap();
+    assert_ne!(changed.cpuid, start.cpuid, "OSXSAVE is visible in CPUID");
+    for state in [&start, &changed, &start] {
+        vcpu.restore(state).unwrap();
+        let again = vcpu.save().unwrap();
+        assert_eq!((again.cpuid, again.regs), (state.cpuid.clone(), state.regs));
+    }
+}
+
+#[test]
+fn a_state_with_the_zeros_of_an_older_kvm_is_restored() {
+    let Some(kvm) = kvm("a_state_with_the_zeros_of_an_older_kvm_is_restored") else {
+        return;
+    };
+    let (_machine, mut vcpu) = with_cpuid(&kvm, SET_OSXSAVE);
+    let mut padded = vcpu.save().unwrap();
+    let entries = padded.cpuid.clone();
+    padded.cpuid.resize(256, Default::default());
+    assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
+    vcpu.restore(&padded).unwrap();
+    assert_eq!(vcpu.save().unwrap().cpuid, entries);
+}
+
+#[test]
+fn a_restore_in_place_with_other_cpuid_changes_nothing() {
+    let Some(kvm) = kvm("a_restore_in_place_with_other_cpuid_changes_nothing") else {
+        return;
+    };
+    let (machine, mut vcpu) = with_cpuid(&kvm, SET_OSXSAVE);
+    let mut other = vcpu.save().unwrap();
+    assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
+    let before = vcpu.save().unwrap();
+    other.cpuid.truncate(1);
+    other.tsc_khz = other.tsc_khz.map(|khz| khz + khz / 100);
+    let refusal = vcpu.restore(&other).unwrap_err();
+    assert!(KvmVcpu::left_unchanged(&refusal), "{refusal}");
+    let after = vcpu.save().unwrap();
+    assert_eq!((after.cpuid, after.regs), (before.cpuid, before.regs));
+    assert_eq!((after.sregs, after.tsc_khz), (before.sregs, before.tsc_khz));
+    // A vCPU that never ran takes it.
+    other.tsc_khz = before.tsc_khz;
+    machine.vcpu(1).restore(&other).unwrap();
+}
+
+#[test]
+fn a_tsc_frequency_that_this_host_cannot_give_changes_nothing() {
+    let Some(kvm) = kvm("a_tsc_frequency_that_this_host_cannot_give_changes_nothing") else {
+        return;
+    };
+    let (_machine, mut vcpu) = with_cpuid(&kvm, SET_OSXSAVE);
+    let start = vcpu.save().unwrap();
+    assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
+    let before = vcpu.save().unwrap();
+    // Too slow where KVM can't scale the TSC, too fast where it can.
+    for khz in [1, u32::MAX] {
+        let mut other = start.clone();
+        other.tsc_khz = Some(khz);
+        match vcpu.restore(&other) {
+            Ok(()) => vcpu.restore(&before).unwrap(),
+            Err(refusal) => assert!(KvmVcpu::left_unchanged(&refusal), "{refusal}"),
+        }
+        let after = vcpu.save().unwrap();
+        assert_eq!((after.regs, after.tsc_khz), (before.regs, before.tsc_khz));
+    }
+}
+
+#[test]
+fn a_vcpu_that_triple_faulted_is_restored_in_place() {
+    let Some(kvm) = kvm("a_vcpu_that_triple_faulted_is_restored_in_place") else {
+        return;
+    };
+    // mov eax, cr4; or eax, OSXSAVE; mov cr4, eax; ud2
+    let code = b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0\x0f\x0b";
+    let machine = Machine::new(&kvm, code);
+    let mut vcpu = machine.protected_mode_vcpu(0);
+    set_cpuid(&kvm, &vcpu);
+    let start = vcpu.save().unwrap();
+    for _ in 0..2 {
+        assert!(matches!(vcpu.run().unwrap(), Exit::Shutdown));
+        vcpu.restore(&start).unwrap();
+        let again = vcpu.save().unwrap();
+        assert_eq!(again.cpuid, start.cpuid);
+        assert_eq!((again.regs, again.sregs), (start.regs, start.sregs));
+    }
+}

@@ -3,6 +3,7 @@
 
 //! The KVM back end: a [`KvmVcpu`] for the loop, and its saved state.
 
+mod cpuid;
 mod decode;
 mod dump;
 mod nested;
@@ -54,9 +55,9 @@ pub enum Error {
     /// One instruction made more exits than any instruction can.
     #[error("a vCPU's access never completes, it can't be restored in place: make a new vCPU")]
     NeverCompletes,
-    /// A saved state doesn't fit this host. The vCPU is as it was.
+    /// A saved state doesn't fit this host, or has another CPUID than this vCPU, which ran. The vCPU is as it was.
     #[error(
-        "the saved state's {what} don't fit this host and nothing was changed, restore it on a host like the one that saved it"
+        "the saved state has {what} that this vCPU can't take and nothing was changed, restore it into a new vCPU on a host like the one that saved it"
     )]
     Misfit {
         /// Which part.

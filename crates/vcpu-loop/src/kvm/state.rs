@@ -6,13 +6,13 @@
 use std::ops::RangeInclusive;
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, Xsave, kvm_cpuid_entry2,
-    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_sregs2,
-    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_MAX_MSR_ENTRIES, Msrs, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_sregs2, kvm_vcpu_events, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
 
-use super::{Error, KvmHost, Result, call, nested, run_page};
+use super::{Error, KvmHost, Result, call, cpuid, nested, run_page};
 
 /// How many MSRs KVM takes in a call: fewer than `MAX_IO_MSRS`, which is `KVM_MAX_MSR_ENTRIES`.
 const MSRS_PER_CALL: usize = KVM_MAX_MSR_ENTRIES - 1;
@@ -49,7 +49,7 @@ pub struct Sregs2Extra {
 #[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VcpuState {
-    /// CPUID as the guest sees it.
+    /// CPUID as the guest sees it, up to 256 entries.
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// TSC frequency, where the host's TSC is stable.
     pub tsc_khz: Option<u32>,
@@ -127,9 +127,7 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<Vcp
         Err(error) if error.errno() == libc::EINVAL => None,
         result => Some(call("KVM_GET_LAPIC", result)?),
     };
-    let cpuid = call("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?
-        .as_slice()
-        .to_vec();
+    let cpuid = cpuid::save(fd)?;
     let msrs = save_msrs(fd, &host.msrs)?;
     // An error means that the host's TSC is unstable; then there is no frequency to keep.
     let tsc_khz = fd.get_tsc_khz().ok();
@@ -164,9 +162,7 @@ pub(super) fn fit(state: &VcpuState, xsave_size: usize) -> Result<Fitted> {
         return Err(Error::Misfit { what: "MSRs" });
     }
     Ok(Fitted {
-        cpuid: CpuId::from_entries(&state.cpuid).map_err(|_| Error::Misfit {
-            what: "CPUID entries",
-        })?,
+        cpuid: cpuid::fit(&state.cpuid)?,
         xsave: xsave_for(xsave_size, &state.xsave)?,
     })
 }
@@ -175,10 +171,11 @@ pub(super) fn fit(state: &VcpuState, xsave_size: usize) -> Result<Fitted> {
 ///
 /// The order matters, because KVM checks each part against earlier ones:
 ///
-/// - Out of the nested guest and of VMX operation that the vCPU is in now, before everything: registers would
-///   be those of the nested guest, and KVM takes no VMX capability MSR (`EBUSY`) and no CR4 without VMXE.
-/// - CPUID first: CR4, EFER, XCR0 and MSRs are checked against it.
-/// - The TSC's frequency before the TSC and its deadline, which are MSRs.
+/// - CPUID and the TSC's frequency first: another host may not have them, and KVM takes no other CPUID once the
+///   vCPU ran. Up to there, nothing has changed when a part is refused. CR4, EFER, XCR0 and MSRs are checked
+///   against CPUID; the TSC and its deadline, which are MSRs, count in its frequency.
+/// - Out of the nested guest and of VMX operation that the vCPU is in now: registers would be those of the nested
+///   guest, and KVM takes no VMX capability MSR (`EBUSY`) and no CR4 without VMXE.
 /// - `IA32_FEATURE_CONTROL`, the VMX capability MSRs and special registers (EFER, CR4, APIC base) before nested
 ///   state, which needs virtualization to be on and is checked against the capabilities; and special
 ///   registers before the LAPIC, whose mode they set.
@@ -209,14 +206,9 @@ pub(super) fn restore(
         nested,
         events,
     } = state;
+    restore_constants(fd, *tsc_khz, &fitted.cpuid)?;
     if host.nested {
         nested::leave(fd)?;
-    }
-    restore_cpuid(fd, &fitted.cpuid)?;
-    if let Some(khz) = tsc_khz {
-        if fd.get_tsc_khz().ok() != Some(*khz) {
-            call("KVM_SET_TSC_KHZ", fd.set_tsc_khz(*khz))?;
-        }
     }
     let mut skipped = restore_msrs(fd, &of_turn(msrs, MsrTurn::BeforeNested))?;
     restore_sregs(fd, host, sregs, *sregs2)?;
@@ -238,6 +230,24 @@ pub(super) fn restore(
     call("KVM_SET_MP_STATE", fd.set_mp_state(*mp_state))?;
     call("KVM_SET_VCPU_EVENTS", fd.set_vcpu_events(events))?;
     Ok(skipped)
+}
+
+/// Sets what makes up the vCPU itself. When one is refused, the vCPU is as it was.
+fn restore_constants(fd: &VcpuFd, tsc_khz: Option<u32>, cpuid: &CpuId) -> Result<()> {
+    // None where the host's TSC is unstable.
+    let before = fd.get_tsc_khz().ok();
+    let Some(khz) = tsc_khz.filter(|khz| before != Some(*khz)) else {
+        return cpuid::restore(fd, cpuid);
+    };
+    let frequency = fd.set_tsc_khz(khz).map_err(|_| Error::Misfit {
+        what: "a TSC frequency",
+    });
+    let result = frequency.and_then(|()| cpuid::restore(fd, cpuid));
+    if let (Err(_), Some(khz)) = (&result, before) {
+        // KVM keeps also a frequency that it refuses.
+        call("KVM_SET_TSC_KHZ", fd.set_tsc_khz(khz))?;
+    }
+    result
 }
 
 /// When an MSR is restored, see [`restore`].
@@ -303,15 +313,6 @@ fn xsave_for(size: usize, words: &[u32]) -> Result<Xsave> {
     }
     room[..fits].copy_from_slice(&extra[..fits]);
     Ok(area)
-}
-
-/// Sets CPUID unless it is that already: since Linux 5.16, KVM takes no other one after the first run.
-fn restore_cpuid(fd: &VcpuFd, cpuid: &CpuId) -> Result<()> {
-    let now = call("KVM_GET_CPUID2", fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
-    if now.as_slice() == cpuid.as_slice() {
-        return Ok(());
-    }
-    call("KVM_SET_CPUID2", fd.set_cpuid2(cpuid))
 }
 
 fn restore_sregs(

@@ -8,7 +8,10 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, kvm_dtable, kvm_enable_cap, kvm_segment,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{
     Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
 };
@@ -106,6 +109,43 @@ impl Machine {
         let mut regs = vcpu.fd().get_regs().unwrap();
         (regs.rip, regs.rflags, regs.rsp) = (ENTRY, 2, 0x8000);
         vcpu.fd().set_regs(&regs).unwrap();
+        vcpu
+    }
+
+    /// As [`Machine::vcpu`], in 32-bit protected mode without an IDT: any exception is a triple fault.
+    #[allow(dead_code, reason = "not every test has triple faults")]
+    pub fn protected_mode_vcpu(&self, id: u64) -> KvmVcpu {
+        let vcpu = self.vcpu(id);
+        let mut sregs = vcpu.fd().get_sregs().unwrap();
+        sregs.cr0 |= 1;
+        let flat = kvm_segment {
+            limit: u32::MAX,
+            present: 1,
+            s: 1,
+            db: 1,
+            g: 1,
+            ..Default::default()
+        };
+        sregs.cs = kvm_segment {
+            selector: 8,
+            type_: 11,
+            ..flat
+        };
+        for data in [
+            &mut sregs.ds,
+            &mut sregs.es,
+            &mut sregs.fs,
+            &mut sregs.gs,
+            &mut sregs.ss,
+        ] {
+            *data = kvm_segment {
+                selector: 16,
+                type_: 3,
+                ..flat
+            };
+        }
+        sregs.idt = kvm_dtable::default();
+        vcpu.fd().set_sregs(&sregs).unwrap();
         vcpu
     }
 }
