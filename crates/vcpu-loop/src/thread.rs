@@ -274,22 +274,30 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                 }
             }
             Leave::SystemEvent(event) => {
-                self.state = State::Ended;
+                self.end();
                 self.worker
                     .events
                     .send(VcpuEvent::SystemEvent { id, event });
             }
             Leave::Shutdown => {
-                self.state = State::Ended;
                 let report = self.report(FailureReason::TripleFault);
+                self.end();
                 self.worker.events.send(VcpuEvent::Shutdown { report });
             }
             Leave::Fatal(exit) => {
-                self.state = State::Ended;
                 let report = self.report(FailureReason::Exit(exit));
+                self.end();
                 self.worker.events.send(VcpuEvent::Fatal { report });
             }
         }
+    }
+
+    /// `Ended`, with nothing pending that could reach the guest memory of a restore. Where that fails, the restore
+    /// is refused and says so.
+    fn end(&mut self) {
+        self.state = State::Ended;
+        let vcpu = &mut self.worker.vcpu;
+        let _ = catch_unwind(AssertUnwindSafe(|| vcpu.abandon()));
     }
 
     /// `Paused`, unless the host refuses; then the vCPU fails. The caller made sure that nothing is pending.

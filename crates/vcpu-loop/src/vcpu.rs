@@ -62,10 +62,21 @@ pub trait SaveVcpu: Vcpu {
     /// The host refused one of the reads.
     fn save(&mut self) -> Result<Self::State, Self::Error>;
 
-    /// Replaces the whole state; whatever exit was pending is forgotten.
+    /// Gets rid of an access that is half done, so that a [`restore`](SaveVcpu::restore) can follow. Does nothing
+    /// where nothing is pending.
+    ///
+    /// The host has no way to forget an access; it can only finish it, with the answer that is there, and that
+    /// may write guest memory. Therefore the order is: abandon, then replace guest memory, then restore. A
+    /// [`VcpuSet`](crate::VcpuSet) keeps it: its vCPUs have nothing pending once they are paused or have ended.
     ///
     /// # Errors
-    /// The state doesn't fit, or the host refused one of the writes. Unless
+    /// The host refused to run the vCPU, or the access never ends. It is still pending then.
+    fn abandon(&mut self) -> Result<(), Self::Error>;
+
+    /// Replaces the state. Nothing may be pending: see [`abandon`](SaveVcpu::abandon).
+    ///
+    /// # Errors
+    /// An access is pending, the state doesn't fit, or the host refused one of the writes. Unless
     /// [`left_unchanged`](SaveVcpu::left_unchanged) says otherwise, the vCPU must not run before a `restore`
     /// succeeds.
     fn restore(&mut self, state: &Self::State) -> Result<(), Self::Error>;

@@ -9,6 +9,7 @@ mod common;
 use common::{ENTRY, Machine, kvm};
 use vcpu_loop::kvm::{Error as KvmError, KvmHost, KvmVcpu, VcpuState};
 use vcpu_loop::{Exit, SaveVcpu, Vcpu};
+use vm_memory::{Bytes, GuestAddress};
 
 #[test]
 fn state_saved_in_the_middle_of_a_port_read_goes_on_elsewhere() {
@@ -51,12 +52,36 @@ fn a_restore_forgets_a_pending_exit() {
     let mut vcpu = machine.vcpu(0);
     let start = vcpu.save().unwrap();
     assert!(matches!(vcpu.run().unwrap(), Exit::PioIn { .. }));
+    let refusal = vcpu.restore(&start).unwrap_err();
+    assert!(matches!(refusal, KvmError::Incomplete) && KvmVcpu::left_unchanged(&refusal));
+    vcpu.abandon().unwrap();
     vcpu.restore(&start).unwrap();
     assert_eq!(vcpu.fd().get_regs().unwrap().rip, ENTRY);
-    assert!(matches!(
-        vcpu.run().unwrap(),
-        Exit::PioIn { .. } | Exit::Interrupted
-    ));
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioIn { .. }));
+}
+
+#[test]
+fn an_abandoned_access_does_not_reach_restored_memory() {
+    let Some(kvm) = kvm("an_abandoned_access_does_not_reach_restored_memory") else {
+        return;
+    };
+    const BUFFER: GuestAddress = GuestAddress(0x2000);
+    // mov dx, 0x60; mov cx, 4; mov di, 0x2000; rep insb; hlt
+    let machine = Machine::new(&kvm, b"\xba\x60\x00\xb9\x04\x00\xbf\x00\x20\xf3\x6c\xf4");
+    let mut vcpu = machine.vcpu(0);
+    let start = vcpu.save().unwrap();
+    match vcpu.run().unwrap() {
+        Exit::PioIn { data, .. } => data.fill(0x5a),
+        other => panic!("{other:?}"),
+    }
+    vcpu.abandon().unwrap();
+    vcpu.abandon().unwrap();
+    machine.memory.write_slice(&[7; 4], BUFFER).unwrap();
+    vcpu.restore(&start).unwrap();
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioIn { .. }));
+    let mut buffer = [0; 4];
+    machine.memory.read_slice(&mut buffer, BUFFER).unwrap();
+    assert_eq!(buffer, [7; 4]);
 }
 
 #[cfg(feature = "serde")]
@@ -158,14 +183,16 @@ fn a_refused_state_leaves_a_pending_access_alone() {
         Exit::PioIn { data, .. } => data.copy_from_slice(&[0x5a]),
         other => panic!("{other:?}"),
     }
-    let refusal = vcpu.restore(&flood).unwrap_err();
-    assert!(matches!(refusal, KvmError::Misfit { what: "MSRs" }));
-    assert!(refusal.to_string().contains("nothing was changed"));
+    assert!(matches!(vcpu.restore(&flood), Err(KvmError::Incomplete)));
     assert!(matches!(vcpu.save(), Err(KvmError::Incomplete)));
     match vcpu.run().unwrap() {
         Exit::PioOut { data, .. } => assert_eq!(data, [0x5a]),
         other => panic!("{other:?}"),
     }
+    while !matches!(vcpu.complete().unwrap(), Exit::Interrupted) {}
+    let refusal = vcpu.restore(&flood).unwrap_err();
+    assert!(matches!(refusal, KvmError::Misfit { what: "MSRs" }));
+    assert!(refusal.to_string().contains("nothing was changed"));
 }
 
 #[test]

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptError, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, Exit, Kick, ManagedVcpu, Next, Request, Response, SaveVcpu, State, StateHooks,
-    Unchanged, Vcpu, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
+    BoxError, Error, Exit, FatalExit, Kick, ManagedVcpu, Next, Request, Response, SaveVcpu, State,
+    StateHooks, SystemEvent, Unchanged, Vcpu, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step,
+    vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -248,6 +249,10 @@ impl SaveVcpu for Told {
     fn save(&mut self) -> Result<ScriptState, ScriptError> {
         self.0.save()
     }
+    fn abandon(&mut self) -> Result<(), ScriptError> {
+        self.1.lock().unwrap().push("abandoned");
+        self.0.abandon()
+    }
     fn restore(&mut self, state: &ScriptState) -> Result<(), ScriptError> {
         self.0.restore(state)
     }
@@ -299,6 +304,29 @@ fn a_vcpu_is_told_once_of_each_pause_and_resume() {
         events.recv_timeout(SOON),
         Some(VcpuEvent::Fatal { .. })
     ));
+}
+
+#[test]
+fn what_is_pending_at_a_fatal_exit_is_abandoned_before_anybody_hears_of_it() {
+    let unknown = FatalExit::Unknown { exit_reason: 99 };
+    let reset = SystemEvent {
+        kind: 2,
+        count: 0,
+        data: [0; 16],
+    };
+    for step in [
+        Step::Fatal(unknown),
+        Step::Shutdown,
+        Step::SystemEvent(reset),
+    ] {
+        let (mut vcpus, events) = set();
+        let told = Arc::default();
+        let vcpu = Told(ScriptedVcpu::new([step.clone()]), Arc::clone(&told));
+        vcpus.spawn(0, vcpu, RecordingIo::unclaimed()).unwrap();
+        vcpus.resume(SOON).unwrap();
+        assert!(events.recv_timeout(SOON).is_some());
+        assert_eq!(*told.lock().unwrap(), ["resuming", "abandoned"], "{step:?}");
+    }
 }
 
 /// A device that stays in its handler until it is told to leave.

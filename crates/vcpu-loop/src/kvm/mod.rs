@@ -49,8 +49,10 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// State was asked for while an access of the guest is half done.
-    #[error("a vCPU's access is incomplete, call complete() until it is interrupted before saving")]
+    /// State was asked for, or given, while an access of the guest is half done. The vCPU is as it was.
+    #[error(
+        "a vCPU's access is incomplete: call complete() until it is interrupted before saving, or abandon() before memory is replaced and restored"
+    )]
     Incomplete,
     /// One instruction made more exits than any instruction can.
     #[error("a vCPU's access never completes, it can't be restored in place: make a new vCPU")]
@@ -156,7 +158,7 @@ fn mtrrs() -> impl Iterator<Item = u32> {
     fixed.chain(0x200..=0x20f).chain([0x2ff])
 }
 
-/// Most exits that [`SaveVcpu::restore`] answers to get rid of an incomplete access.
+/// Most exits that [`SaveVcpu::abandon`] answers to get rid of an incomplete access.
 const MAX_COMPLETIONS: u32 = 65_536;
 
 /// How many rejected MSRs a log line names.
@@ -316,20 +318,32 @@ impl SaveVcpu for KvmVcpu {
         state::save(&self.fd, &self.host, self.xsave_size)
     }
 
-    /// MSRs that KVM rejects are skipped, logged, and listed by [`KvmVcpu::skipped_msrs`].
+    /// `KVM_RUN` with `immediate_exit`, until nothing is pending. Further reads of the same instruction get all
+    /// ones.
     ///
-    /// After [`Error::Misfit`] the vCPU is as it was.
-    fn restore(&mut self, saved: &VcpuState) -> Result<()> {
-        let fitted = state::fit(saved, self.xsave_size)?;
-        let mut rounds = 0;
-        // KVM would finish the old access on top of the new state.
-        while self.incomplete {
-            self.complete()?;
-            rounds += 1;
-            if rounds == MAX_COMPLETIONS {
-                return Err(Error::NeverCompletes);
+    /// # Errors
+    /// KVM refused, or [`Error::NeverCompletes`].
+    fn abandon(&mut self) -> Result<()> {
+        for _ in 0..MAX_COMPLETIONS {
+            if !self.incomplete {
+                return Ok(());
+            }
+            if let Exit::PioIn { data, .. } | Exit::MmioRead { data, .. } = self.complete()? {
+                data.fill(0xff);
             }
         }
+        Err(Error::NeverCompletes)
+    }
+
+    /// MSRs that KVM rejects are skipped, logged, and listed by [`KvmVcpu::skipped_msrs`].
+    ///
+    /// After [`Error::Incomplete`] and [`Error::Misfit`] the vCPU is as it was.
+    fn restore(&mut self, saved: &VcpuState) -> Result<()> {
+        // KVM would finish the old access on top of the new state.
+        if self.incomplete {
+            return Err(Error::Incomplete);
+        }
+        let fitted = state::fit(saved, self.xsave_size)?;
         self.page.forget_sync_registers();
         self.skipped_msrs = state::restore(&self.fd, &self.host, saved, &fitted)?;
         // Without an in-kernel LAPIC, every entry takes CR8 from here.
@@ -343,7 +357,7 @@ impl SaveVcpu for KvmVcpu {
     }
 
     fn left_unchanged(error: &Error) -> bool {
-        matches!(error, Error::Misfit { .. })
+        matches!(error, Error::Incomplete | Error::Misfit { .. })
     }
 }
 

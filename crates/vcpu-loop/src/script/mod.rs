@@ -102,7 +102,7 @@ impl Replies {
 /// A vCPU whose guest is a list of [`Step`]s.
 ///
 /// # Panics
-/// Its methods panic on misuse: saving while an access is incomplete, entering after a triple fault or a
+/// Its methods panic on misuse: saving or restoring while an access is incomplete, entering after a triple fault or a
 /// fatal exit without restoring. That is the point of it.
 #[derive(Debug)]
 pub struct ScriptedVcpu {
@@ -351,12 +351,23 @@ impl SaveVcpu for ScriptedVcpu {
         })
     }
 
+    /// The guest gets no reply, and steps that continue the instruction are skipped.
+    fn abandon(&mut self) -> Result<(), ScriptError> {
+        self.owed = None;
+        while self.continuation().is_some() {}
+        Ok(())
+    }
+
     /// The count of instructions is replaced, the script goes on where it is.
     fn restore(&mut self, state: &ScriptState) -> Result<(), ScriptError> {
         if *state == ScriptState::MISFIT {
             return Err(ScriptError::Misfit);
         }
-        self.owed = None;
+        assert!(
+            self.owed.is_none(),
+            "restored while {:?} is incomplete",
+            self.owed
+        );
         self.ended = false;
         self.retired = state.retired;
         Ok(())
