@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bare::{Vm, guest};
 use kvm_ioctls::Kvm;
+use mini_vmm::boot::Unwatched;
 use mini_vmm::layout::MIB;
 use mini_vmm::logging::sentence;
 use mini_vmm::outcome::OutcomeLatch;
@@ -65,8 +66,8 @@ fn machine(vm: &Vm, legacy_timer: bool) -> (Machine, OutcomeLatch) {
         ..VmSpec::new(vm.path("kernel"))
     };
     let host = Arc::new(Kvm::new().unwrap());
-    let images = Images::open(&spec).unwrap();
-    let loading = Loading::start(&host, &spec, &images).unwrap();
+    let images = Images::open(&spec, &Unwatched).unwrap();
+    let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
     let latch = OutcomeLatch::new().unwrap();
     let (machine, _events) = loading.finish(&host, &spec, None, &latch).unwrap();
     (machine, latch)
