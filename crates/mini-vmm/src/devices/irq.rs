@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use vm_superio::Trigger;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 type Connect = Box<dyn Fn(&EventFd) -> io::Result<()> + Send + Sync>;
@@ -80,14 +79,6 @@ impl fmt::Debug for IrqLine {
     }
 }
 
-impl Trigger for IrqLine {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.raise()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -106,7 +97,7 @@ mod tests {
         assert_eq!(connections.load(Ordering::Relaxed), 0);
         for _ in 0..3 {
             line.raise().unwrap();
-            same.trigger().unwrap();
+            same.raise().unwrap();
         }
         assert_eq!(connections.load(Ordering::Relaxed), 1);
         assert_eq!(same.event().unwrap().read().unwrap(), 6);

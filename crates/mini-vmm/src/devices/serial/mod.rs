@@ -1,20 +1,18 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! COM1: `vm_superio`'s 16550A behind a lock, with flow control for its input.
+//! COM1: a 16550A behind a lock, with flow control for its input.
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
-use vm_superio::SerialState as UartState;
-use vm_superio::serial::{Serial, SerialEvents};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 mod state;
+mod uart;
 
 pub use state::SerialState;
 
@@ -22,57 +20,37 @@ use super::port::{lock, port, read_byte, written_byte};
 use super::{IrqLine, LogLimit, PortRange, RestoreError, Suspend};
 use crate::console::InputTarget;
 use crate::layout::{SERIAL, SERIAL_SIZE};
+use uart::Uart;
 
 /// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
 static LOG: LogLimit = LogLimit::new();
 
-/// Whether input waits for room in the UART, and the event that tells of room.
-#[derive(Debug)]
-struct Room {
-    wanted: AtomicBool,
-    event: EventFd,
-}
-
-impl Room {
-    /// Tells whoever feeds the input, if it has more. Called with the UART locked.
-    fn announce(&self) {
-        if self.wanted.swap(false, Ordering::Relaxed) {
-            // It can only fail on a full counter, which wakes the reader as well.
-            let _ = self.event.write(1);
-        }
-    }
-}
-
-/// What `vm_superio` calls on the way; of interest is only that the guest has read everything.
-#[derive(Clone, Debug)]
-struct UartEvents(Arc<Room>);
-
-impl SerialEvents for UartEvents {
-    fn buffer_read(&self) {}
-    fn out_byte(&self) {}
-    fn tx_lost_byte(&self) {}
-    fn in_buffer_empty(&self) {
-        self.0.announce();
-    }
-}
-
-type Uart<W> = Serial<IrqLine, UartEvents, W>;
-
 struct Inner<W: Write> {
     uart: Uart<W>,
     paused: bool,
+    /// Whether more input waits for room.
+    wants_room: bool,
+}
+
+impl<W: Write> Inner<W> {
+    /// Tells whoever feeds the input, if it has more and the guest has read what there was.
+    fn announce_room(&mut self, event: &EventFd) {
+        if self.wants_room && !self.paused && self.uart.is_drained() {
+            self.wants_room = false;
+            // It can only fail on a full counter, which wakes the reader as well.
+            let _ = event.write(1);
+        }
+    }
 }
 
 /// COM1. The guest's output goes to a `W`, which must not block; input comes from
 /// [`enqueue`](Self::enqueue), and [`input_room`](Self::input_room) tells when there is room for more.
 pub struct SerialDevice<W: Write> {
     inner: Mutex<Inner<W>>,
-    room: Arc<Room>,
+    room: EventFd,
     irq: IrqLine,
 }
 
-const SCRATCH_OFFSET: u16 = SERIAL_SIZE - 1;
-const MODEM_CONTROL_OFFSET: u16 = 4;
 impl<W: Write> SerialDevice<W> {
     /// An idle UART that writes the guest's output to `output`, and interrupts by `irq`, an edge of
     /// [`crate::layout::SERIAL_GSI`].
@@ -80,17 +58,13 @@ impl<W: Write> SerialDevice<W> {
     /// # Errors
     /// When the process has no file descriptor left for its eventfd.
     pub fn new(output: W, irq: IrqLine) -> io::Result<Self> {
-        let room = Arc::new(Room {
-            wanted: AtomicBool::new(false),
-            event: EventFd::new(EFD_NONBLOCK)?,
-        });
-        let uart = Serial::with_events(irq.clone(), UartEvents(Arc::clone(&room)), output);
         Ok(SerialDevice {
             inner: Mutex::new(Inner {
-                uart,
+                uart: Uart::new(irq.clone(), output),
                 paused: false,
+                wants_room: false,
             }),
-            room,
+            room: EventFd::new(EFD_NONBLOCK)?,
             irq,
         })
     }
@@ -102,59 +76,49 @@ impl<W: Write> SerialDevice<W> {
 
     /// Becomes readable when there is room for input that [`enqueue`](Self::enqueue) did not take.
     pub fn input_room(&self) -> &EventFd {
-        &self.room.event
+        &self.room
     }
 
     /// Gives the guest as much of `bytes` as the receive FIFO has room for, and returns how much
-    /// that is. It is less than everything also while the device is paused or in loopback mode
-    /// (a driver's self-test); in each case [`input_room`](Self::input_room) tells when to go on.
+    /// that is. It is less than everything also while the device is paused, in loopback mode
+    /// (a driver's self-test), or just cleared by its driver; in each case [`input_room`](Self::input_room) tells when
+    /// to go on.
     pub fn enqueue(&self, bytes: &[u8]) -> usize {
         let mut inner = lock(&self.inner);
-        let room = inner.uart.fifo_capacity().min(bytes.len());
-        let taken = if inner.paused || room == 0 {
+        let taken = if inner.paused {
             0
         } else {
-            match inner.uart.enqueue_raw_bytes(&bytes[..room]) {
-                Ok(taken) => taken,
-                Err(error) => {
-                    // The bytes are in the FIFO; only the interrupt is missing.
-                    LOG.warn(format_args!("COM1: {error}"));
-                    room
-                }
-            }
+            inner.uart.enqueue(bytes)
         };
-        self.room
-            .wanted
-            .store(taken < bytes.len(), Ordering::Relaxed);
+        inner.wants_room = taken < bytes.len();
         taken
     }
 
     /// The register that an access names.
     fn register(base: PioAddress, offset: PioAddressOffset) -> Option<u8> {
         let register = port(base, offset).checked_sub(SERIAL)?;
-        (register <= SCRATCH_OFFSET).then_some(register as u8)
+        (register < SERIAL_SIZE).then_some(register as u8)
+    }
+
+    /// A guest's access to the registers.
+    fn access<T>(&self, access: impl FnOnce(&mut Uart<W>) -> T) -> T {
+        let mut inner = lock(&self.inner);
+        let result = access(&mut inner.uart);
+        inner.announce_room(&self.room);
+        result
     }
 }
 
 impl<W: Write> DevicePio for SerialDevice<W> {
     fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
         read_byte(data, || {
-            Self::register(base, offset).map(|register| lock(&self.inner).uart.read(register))
+            Self::register(base, offset).map(|register| self.access(|uart| uart.read(register)))
         });
     }
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        let (Some(register), Some(value)) = (Self::register(base, offset), written_byte(data))
-        else {
-            return;
-        };
-        let mut inner = lock(&self.inner);
-        if let Err(error) = inner.uart.write(register, value) {
-            LOG.warn(format_args!("COM1: {error}"));
-        }
-        if u16::from(register) == MODEM_CONTROL_OFFSET {
-            // Loopback mode may be over, which takes no input and never empties the FIFO.
-            self.room.announce();
+        if let (Some(register), Some(value)) = (Self::register(base, offset), written_byte(data)) {
+            self.access(|uart| uart.write(register, value));
         }
     }
 }
@@ -177,26 +141,26 @@ impl<W: Write + Clone> Suspend for SerialDevice<W> {
     }
 
     fn resume(&self) {
-        lock(&self.inner).paused = false;
-        self.room.announce();
+        let mut inner = lock(&self.inner);
+        inner.paused = false;
+        inner.announce_room(&self.room);
     }
 
     fn save(&self) -> SerialState {
-        SerialState::from(lock(&self.inner).uart.state())
+        lock(&self.inner).uart.save()
     }
 
     fn restore(&self, state: &SerialState) -> Result<(), RestoreError> {
-        let state = UartState::try_from(state)?;
+        state.check()?;
         let mut inner = lock(&self.inner);
         let output = inner.uart.writer().clone();
-        let (irq, events) = (self.irq.clone(), UartEvents(Arc::clone(&self.room)));
-        inner.uart = Serial::from_state(&state, irq, events, output).map_err(|error| {
+        inner.uart = Uart::restore(state, self.irq.clone(), output).map_err(|source| {
             RestoreError::Interrupt {
                 device: "COM1",
-                source: io::Error::other(error.to_string()),
+                source,
             }
         })?;
-        self.room.announce();
+        inner.announce_room(&self.room);
         Ok(())
     }
 }
@@ -204,7 +168,7 @@ impl<W: Write + Clone> Suspend for SerialDevice<W> {
 impl<W: Write> fmt::Debug for SerialDevice<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SerialDevice")
-            .field("state", &lock(&self.inner).uart.state())
+            .field("state", &lock(&self.inner).uart.save())
             .finish_non_exhaustive()
     }
 }
@@ -217,7 +181,7 @@ mod tests {
 
     /// An output that tests can look into.
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
+    struct Sink(std::sync::Arc<Mutex<Vec<u8>>>);
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -351,7 +315,11 @@ mod tests {
                 ..good.clone()
             },
             SerialState {
-                interrupt_identification: 0,
+                fifo_control: 0x40,
+                ..good.clone()
+            },
+            SerialState {
+                fifo_control: 0x09,
                 ..good.clone()
             },
             SerialState {
@@ -365,6 +333,18 @@ mod tests {
             SerialState {
                 in_buffer: vec![0; 65],
                 line_status: 0x61,
+                ..good.clone()
+            },
+            SerialState {
+                looped: 1,
+                ..good.clone()
+            },
+            SerialState {
+                unsent: vec![0; 65],
+                ..good.clone()
+            },
+            SerialState {
+                hold: 17,
                 ..good.clone()
             },
         ];

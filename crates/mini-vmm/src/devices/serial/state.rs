@@ -4,19 +4,21 @@
 //! COM1's saved state, and what of it is believed.
 
 use serde::{Deserialize, Serialize};
-use vm_superio::SerialState as UartState;
+use vm_superio::SerialState as Registers;
 
+use super::uart::{
+    FCR_ENABLE, FCR_TRIGGER, FIFO_SIZE, HOLD, IER_BITS, LSR_DATA_READY, LSR_OVERRUN, MSR_CHANGES,
+};
 use crate::devices::RestoreError;
 
-/// Bits that `vm_superio` keeps in each register; it has no constants for them.
-const INTERRUPT_ENABLE_BITS: u8 = 0x0f;
+/// What `vm_superio` always has in these registers; it has no constants for them.
 const LINE_STATUS_IDLE: u8 = 0x60;
-const LINE_STATUS_DATA_READY: u8 = 0x01;
-const INTERRUPT_IDS: [u8; 4] = [0x01, 0x02, 0x04, 0x06];
 const MODEM_STATUS: u8 = 0xb0;
-const FIFO_SIZE: usize = 64;
+const INTERRUPT_IDENTIFICATION: u8 = 0x01;
 
 /// The saved state of a [`crate::devices::SerialDevice`]: the registers of a 16550A and its receive FIFO.
+///
+/// The interrupt identification register is not in it, because it follows from the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SerialState {
@@ -26,8 +28,10 @@ pub struct SerialState {
     pub baud_divisor_high: u8,
     /// Interrupt enable register.
     pub interrupt_enable: u8,
-    /// Interrupt identification register.
-    pub interrupt_identification: u8,
+    /// FIFO control register: whether there are FIFOs, and the trigger level. 0 without FIFOs.
+    pub fifo_control: u8,
+    /// Whether the transmitter became empty and no interrupt said so yet.
+    pub thr_empty: bool,
     /// Line control register.
     pub line_control: u8,
     /// Line status register.
@@ -40,104 +44,77 @@ pub struct SerialState {
     pub scratch: u8,
     /// Received bytes that the guest has not read, oldest first; 64 at most.
     pub in_buffer: Vec<u8>,
+    /// How many of them, at the start, the guest sent to itself in loopback mode.
+    pub looped: u8,
+    /// Input that the guest cleared from the FIFO, and that comes again, oldest first; 64 bytes at most.
+    pub unsent: Vec<u8>,
+    /// How often the guest is to read the line status before input comes again; 16 at most.
+    pub hold: u8,
 }
 
-impl From<UartState> for SerialState {
-    fn from(state: UartState) -> Self {
-        let UartState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer,
-        } = state;
-        SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer,
+impl SerialState {
+    /// What of it `vm_superio` keeps.
+    pub(super) fn registers(&self) -> Registers {
+        Registers {
+            baud_divisor_low: self.baud_divisor_low,
+            baud_divisor_high: self.baud_divisor_high,
+            interrupt_enable: self.interrupt_enable,
+            interrupt_identification: INTERRUPT_IDENTIFICATION,
+            line_control: self.line_control,
+            line_status: self.line_status & !LSR_OVERRUN,
+            modem_control: self.modem_control,
+            modem_status: self.modem_status & !MSR_CHANGES,
+            scratch: self.scratch,
+            in_buffer: self.in_buffer.clone(),
         }
     }
-}
 
-impl TryFrom<&SerialState> for UartState {
-    type Error = RestoreError;
-
-    fn try_from(state: &SerialState) -> Result<Self, RestoreError> {
-        let SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            ref in_buffer,
-        } = *state;
-        let check = |is_valid: bool, field, value: u64| {
+    /// Whether the device can be in that state.
+    pub(super) fn check(&self) -> Result<(), RestoreError> {
+        let check = |is_valid: bool, field, value: usize| {
             if is_valid {
                 return Ok(());
             }
             Err(RestoreError::Field {
                 device: "COM1",
                 field,
-                value,
+                value: value as u64,
             })
         };
-        check(
-            interrupt_enable & !INTERRUPT_ENABLE_BITS == 0,
-            "interrupt_enable",
-            interrupt_enable.into(),
-        )?;
-        check(
-            INTERRUPT_IDS.contains(&interrupt_identification),
-            "interrupt_identification",
-            interrupt_identification.into(),
-        )?;
-        let data_ready = if in_buffer.is_empty() {
+        let register = |is_valid, field, value: u8| check(is_valid, field, value.into());
+        let data_ready = if self.in_buffer.is_empty() {
             0
         } else {
-            LINE_STATUS_DATA_READY
+            LSR_DATA_READY
         };
-        check(
-            line_status == LINE_STATUS_IDLE | data_ready,
+        let fifos = match self.fifo_control & FCR_ENABLE {
+            0 => 0,
+            _ => FCR_ENABLE | FCR_TRIGGER,
+        };
+        register(
+            self.interrupt_enable & !IER_BITS == 0,
+            "interrupt_enable",
+            self.interrupt_enable,
+        )?;
+        register(
+            self.fifo_control & !fifos == 0,
+            "fifo_control",
+            self.fifo_control,
+        )?;
+        register(
+            self.line_status & !LSR_OVERRUN == LINE_STATUS_IDLE | data_ready,
             "line_status",
-            line_status.into(),
+            self.line_status,
         )?;
-        check(
-            modem_status == MODEM_STATUS,
+        register(
+            self.modem_status & !MSR_CHANGES == MODEM_STATUS,
             "modem_status",
-            modem_status.into(),
+            self.modem_status,
         )?;
-        check(
-            in_buffer.len() <= FIFO_SIZE,
-            "in_buffer.len",
-            in_buffer.len() as u64,
-        )?;
-        Ok(UartState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer: in_buffer.clone(),
-        })
+        register(self.hold <= HOLD, "hold", self.hold)?;
+        let (waiting, unsent) = (self.in_buffer.len(), self.unsent.len());
+        check(waiting <= FIFO_SIZE, "in_buffer.len", waiting)?;
+        check(unsent <= FIFO_SIZE, "unsent.len", unsent)?;
+        register(usize::from(self.looped) <= waiting, "looped", self.looped)
     }
 }
