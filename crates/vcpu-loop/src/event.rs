@@ -19,6 +19,7 @@ use crate::vcpu::VcpuId;
 /// Something that a vCPU's thread did not decide by itself.
 ///
 /// After each of these the vCPU runs no guest code until it is asked to, so a guest can't flood the channel.
+/// "Paused by itself" ends by [`VcpuSet::acknowledge`](crate::VcpuSet::acknowledge); no resume is obeyed before.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VcpuEvent {
@@ -28,19 +29,20 @@ pub enum VcpuEvent {
         /// Which vCPU.
         id: VcpuId,
     },
-    /// A device answered [`Next::Pause`](crate::Next::Pause): the access is complete and the vCPU paused.
+    /// A device answered [`Next::Pause`](crate::Next::Pause): the access is complete and the vCPU
+    /// paused by itself.
     Paused {
         /// Which vCPU.
         id: VcpuId,
     },
-    /// A breakpoint or single step; the vCPU is paused.
+    /// A breakpoint or single step; the vCPU is paused by itself.
     Debug {
         /// Which vCPU.
         id: VcpuId,
         /// Where and why.
         debug: DebugExit,
     },
-    /// The dirty ring is full; the vCPU is paused.
+    /// The dirty ring is full; the vCPU is paused by itself.
     DirtyRingFull {
         /// Which vCPU.
         id: VcpuId,

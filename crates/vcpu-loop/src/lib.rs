@@ -12,7 +12,7 @@
 //! | [`Exit`] | why the guest was left, with the places for answers |
 //! | [`Vcpu`], [`SaveVcpu`], [`ManagedVcpu`] | what the loop needs of a vCPU |
 //! | [`VcpuIo`], [`dispatch`] | what a vCPU needs of the VMM; the way from one to the other |
-//! | [`VcpuSet`], [`State`], [`step`] | control: ask all, then wait for all, with a deadline |
+//! | [`VcpuSet`], [`State`], [`step`], [`occur`] | control: ask all, then wait for all, with a deadline |
 //! | [`kick`] | how a request reaches a running guest, and why none is lost |
 //! | [`VcpuEvent`], [`FailureReport`] | what the VMM is told |
 //! | [`bus`] | a frozen device bus for `vm-device`'s traits |
@@ -61,7 +61,9 @@
 //!
 //! Its thread starts *paused*; [`VcpuSet::resume`] makes it *running*. While it runs, requests are looked at
 //! only after [`Exit::Interrupted`], when nothing is pending. That is why a paused vCPU can be saved: there
-//! is no way to be paused in the middle of an instruction. A triple fault, a system event or a fatal exit
+//! is no way to be paused in the middle of an instruction. A device's [`Next::Pause`], a breakpoint or a full
+//! dirty ring makes it *paused by itself*: it needs a [`VcpuSet::acknowledge`] before a resume, so that a
+//! power-off isn't undone by whoever takes a snapshot at the time. A triple fault, a system event or a fatal exit
 //! makes it *ended*: it answers, but needs a [`VcpuSet::restore`] to run again. A host failure or a panic of
 //! a device makes it *failed*: it can only be stopped. In each case there is one event, and a report.
 //!
@@ -98,6 +100,6 @@ pub use report::{
     Registers, Segment,
 };
 pub use set::VcpuSet;
-pub use state::{Request, Response, State, step};
+pub use state::{Incident, Request, Response, State, occur, step};
 pub use thread::StateHooks;
 pub use vcpu::{BoxError, ManagedVcpu, MsrReply, Next, SaveVcpu, Vcpu, VcpuId, VcpuIo};

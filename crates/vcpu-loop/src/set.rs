@@ -170,18 +170,51 @@ impl<S: Send + 'static> VcpuSet<S> {
     /// keep the others from running.
     ///
     /// # Errors
-    /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that ended or failed, [`Error::Gone`].
+    /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that ended, failed, or stopped by itself and was not
+    /// [acknowledged](VcpuSet::acknowledge), [`Error::Gone`].
     pub fn resume(&self, deadline: Duration) -> Result<()> {
         self.all(Request::Resume, deadline).map(drop)
     }
 
     /// Takes all vCPUs out of the guest. Afterwards nothing is pending: every access that the guest began
-    /// is complete. vCPUs that ended or failed count as paused.
+    /// is complete. vCPUs that stopped by themselves, ended or failed count as paused.
     ///
     /// # Errors
     /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that failed on the way, [`Error::Gone`].
     pub fn pause(&self, deadline: Duration) -> Result<()> {
         self.all(Request::Pause, deadline).map(drop)
+    }
+
+    /// As [`VcpuSet::resume`], for one vCPU. The others stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`], and as [`VcpuSet::resume`].
+    pub fn resume_vcpu(&self, id: impl Into<VcpuId>, deadline: Duration) -> Result<()> {
+        self.one(id.into(), Request::Resume, deadline).map(drop)
+    }
+
+    /// As [`VcpuSet::pause`], for one vCPU. The others stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`], and as [`VcpuSet::pause`].
+    pub fn pause_vcpu(&self, id: impl Into<VcpuId>, deadline: Duration) -> Result<()> {
+        self.one(id.into(), Request::Pause, deadline).map(drop)
+    }
+
+    /// Notes that one vCPU stopped by itself, which [`VcpuEvent::Paused`], [`VcpuEvent::Debug`] or
+    /// [`VcpuEvent::DirtyRingFull`] said. It is paused then as any other, and a resume lets it run. Before
+    /// that, no resume does, whoever asks for it. A paused vCPU needs none, and takes it as done.
+    ///
+    /// [`VcpuEvent::Paused`]: crate::VcpuEvent::Paused
+    /// [`VcpuEvent::Debug`]: crate::VcpuEvent::Debug
+    /// [`VcpuEvent::DirtyRingFull`]: crate::VcpuEvent::DirtyRingFull
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`], [`Error::Deadline`], [`Error::Refused`] for a vCPU that isn't paused,
+    /// [`Error::Gone`].
+    pub fn acknowledge(&self, id: impl Into<VcpuId>, deadline: Duration) -> Result<()> {
+        self.one(id.into(), Request::Acknowledge, deadline)
+            .map(drop)
     }
 
     /// Takes the states of all vCPUs, which must be paused, on their own threads.

@@ -7,11 +7,16 @@ use std::fmt;
 
 /// Where a vCPU's thread stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum State {
     /// Nothing is pending, no guest code runs. Threads start here.
     Paused,
     /// The guest runs, or waits in a `hlt` for [`Request::Wake`].
     Running,
+    /// As [`State::Paused`], but the vCPU stopped by itself: a device answered
+    /// [`Next::Pause`](crate::Next::Pause), a breakpoint was hit, or the dirty ring is full. It runs no guest
+    /// code before [`Request::Acknowledge`], whoever asks it to resume.
+    SelfPaused,
     /// The guest ended this vCPU: triple fault, system event, or an exit that KVM can't continue from.
     /// Only a restored state brings it back.
     Ended,
@@ -27,6 +32,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             State::Paused => "paused",
             State::Running => "running",
+            State::SelfPaused => "paused by itself until that is acknowledged",
             State::Ended => "ended",
             State::Failed => "failed",
             State::Stopped => "stopped",
@@ -36,11 +42,14 @@ impl fmt::Display for State {
 
 /// What a controller asks of a vCPU's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Request {
     /// Enter the guest.
     Resume,
     /// Leave the guest, with nothing pending.
     Pause,
+    /// Note that the vCPU stopped by itself: it can be resumed again.
+    Acknowledge,
     /// Take the state.
     Save,
     /// Replace the state.
@@ -60,6 +69,7 @@ impl fmt::Display for Request {
         f.write_str(match self {
             Request::Resume => "resume",
             Request::Pause => "pause",
+            Request::Acknowledge => "acknowledge",
             Request::Save => "save",
             Request::Restore => "restore",
             Request::Wake => "wake",
@@ -70,8 +80,21 @@ impl fmt::Display for Request {
     }
 }
 
+/// What happens to a vCPU without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Incident {
+    /// It stopped by itself, and can go on.
+    SelfPause,
+    /// The guest ended it, or a restore failed half-way.
+    End,
+    /// The host failed, or the thread's code panicked.
+    Failure,
+}
+
 /// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Response {
     /// Done, or true already.
     Done,
@@ -81,8 +104,9 @@ pub enum Response {
 
 /// The state after a request, and its answer. A refused request changes nothing.
 ///
-/// `Pause` is granted to ended and failed vCPUs, which run nothing, so that the others can be paused
-/// with them. Save needs `Paused`: a running vCPU's registers are stale, an ended one's are of no use.
+/// `Pause` is granted to vCPUs that stopped by themselves, ended or failed: they run nothing, so the others can
+/// be paused with them. None of them is resumed by a `Resume` that was meant for the others. Save needs a
+/// paused vCPU: a running one's registers are stale, an ended one's are of no use.
 pub const fn step(state: State, request: Request) -> (State, Response) {
     use Request::*;
     let next = match (state, request) {
@@ -91,14 +115,26 @@ pub const fn step(state: State, request: Request) -> (State, Response) {
         (_, Stop) => State::Stopped,
         (State::Paused | State::Running, Resume) => State::Running,
         (State::Paused | State::Running, Pause) => State::Paused,
-        (State::Ended | State::Failed, Pause) => state,
-        (State::Paused, Save | Call) => State::Paused,
-        (State::Paused | State::Ended, Restore) => State::Paused,
-        (State::Paused | State::Running, Wake) => state,
-        (State::Paused | State::Ended, Dump) => state,
+        (State::SelfPaused | State::Ended | State::Failed, Pause) => state,
+        (State::Paused | State::SelfPaused, Acknowledge) => State::Paused,
+        (State::Paused | State::SelfPaused, Save | Call) => state,
+        (State::Paused | State::SelfPaused | State::Ended, Restore) => State::Paused,
+        (State::Paused | State::SelfPaused | State::Running, Wake) => state,
+        (State::Paused | State::SelfPaused | State::Ended, Dump) => state,
         _ => return (state, Response::Refused(state)),
     };
     (next, Response::Done)
+}
+
+/// The state after something that nobody asked for.
+pub const fn occur(state: State, incident: Incident) -> State {
+    match (state, incident) {
+        (State::Failed | State::Stopped, _) => state,
+        (_, Incident::Failure) => State::Failed,
+        (_, Incident::End) => State::Ended,
+        (State::Running, Incident::SelfPause) => State::SelfPaused,
+        (_, Incident::SelfPause) => state,
+    }
 }
 
 #[cfg(test)]
@@ -110,6 +146,7 @@ mod tests {
         prop::sample::select(vec![
             Request::Resume,
             Request::Pause,
+            Request::Acknowledge,
             Request::Save,
             Request::Restore,
             Request::Wake,
@@ -119,10 +156,15 @@ mod tests {
         ])
     }
 
+    fn any_incident() -> impl Strategy<Value = Incident> {
+        prop::sample::select(vec![Incident::SelfPause, Incident::End, Incident::Failure])
+    }
+
     fn any_state() -> impl Strategy<Value = State> {
         prop::sample::select(vec![
             State::Paused,
             State::Running,
+            State::SelfPaused,
             State::Ended,
             State::Failed,
             State::Stopped,
@@ -151,7 +193,7 @@ mod tests {
         #[test]
         fn only_a_paused_vcpu_is_saved(state in any_state()) {
             let saved = step(state, Request::Save).1 == Response::Done;
-            prop_assert_eq!(saved, state == State::Paused);
+            prop_assert_eq!(saved, matches!(state, State::Paused | State::SelfPaused));
         }
 
         #[test]
@@ -187,6 +229,33 @@ mod tests {
             let (next, _) = step(state, request);
             if next == State::Running && state != State::Running {
                 prop_assert_eq!((state, request), (State::Paused, Request::Resume));
+            }
+        }
+
+        /// Whatever others ask for meanwhile, only who acknowledges it (or replaces the state) lets it run.
+        #[test]
+        fn a_vcpu_that_stopped_by_itself_runs_only_once_that_is_acknowledged(
+            requests in prop::collection::vec(any_request(), 0..20),
+        ) {
+            let mut state = occur(State::Running, Incident::SelfPause);
+            for request in requests {
+                if matches!(request, Request::Acknowledge | Request::Restore | Request::Stop) { break; }
+                state = step(state, request).0;
+                prop_assert_eq!(state, State::SelfPaused);
+            }
+            prop_assert_eq!(step(state, Request::Acknowledge).0, State::Paused);
+        }
+
+        #[test]
+        fn incidents_start_no_guest_and_undo_no_end(state in any_state(), incident in any_incident()) {
+            let next = occur(state, incident);
+            prop_assert!(next == state || next != State::Running);
+            prop_assert_eq!(occur(next, incident), next);
+            if matches!(state, State::Failed | State::Stopped) {
+                prop_assert_eq!(next, state);
+            }
+            if state == State::Ended {
+                prop_assert!(matches!(next, State::Ended | State::Failed));
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::history::{ExitHistory, ExitRecord};
 use crate::kick::KickSignal;
 use crate::report::{CpuDump, FailureReason, FailureReport};
-use crate::state::{Request, Response, State, step};
+use crate::state::{Incident, Request, Response, State, occur, step};
 use crate::vcpu::{BoxError, ManagedVcpu, VcpuId, VcpuIo};
 
 /// Most exits that finishing one instruction may take. KVM's longest is a string instruction, which
@@ -243,70 +243,53 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
 
     /// One event for each of the reasons, except that a vCPU that ended can't be paused.
     fn stopped(&mut self, asked: bool, left: Option<Leave>) {
+        let id = self.worker.id;
         if asked && !left.is_some_and(Leave::is_final) {
-            if !self.enter_paused() {
-                return;
-            }
-            let id = self.worker.id;
-            self.worker.events.send(VcpuEvent::Paused { id });
+            self.pause_itself(VcpuEvent::Paused { id });
         }
-        if let Some(leave) = left {
-            self.left(leave);
+        match left {
+            None => {}
+            Some(Leave::Halted) if self.state == State::Failed => {}
+            Some(Leave::Halted) => {
+                self.halted = true;
+                self.send(VcpuEvent::Halted { id });
+            }
+            Some(Leave::Debug(debug)) => self.pause_itself(VcpuEvent::Debug { id, debug }),
+            Some(Leave::DirtyRingFull) => self.pause_itself(VcpuEvent::DirtyRingFull { id }),
+            Some(Leave::SystemEvent(event)) => {
+                self.end(|_| VcpuEvent::SystemEvent { id, event });
+            }
+            Some(Leave::Shutdown) => self.end(|control| VcpuEvent::Shutdown {
+                report: control.report(FailureReason::TripleFault),
+            }),
+            Some(Leave::Fatal(exit)) => self.end(|control| VcpuEvent::Fatal {
+                report: control.report(FailureReason::Exit(exit)),
+            }),
         }
     }
 
-    /// The guest stopped by itself: the state that follows, and the event.
-    fn left(&mut self, leave: Leave) {
-        let id = self.worker.id;
-        match leave {
-            Leave::Halted => {
-                self.halted = true;
-                self.worker.events.send(VcpuEvent::Halted { id });
-            }
-            Leave::Debug(debug) => {
-                if self.enter_paused() {
-                    self.worker.events.send(VcpuEvent::Debug { id, debug });
-                }
-            }
-            Leave::DirtyRingFull => {
-                if self.enter_paused() {
-                    self.worker.events.send(VcpuEvent::DirtyRingFull { id });
-                }
-            }
-            Leave::SystemEvent(event) => {
-                self.end();
-                self.worker
-                    .events
-                    .send(VcpuEvent::SystemEvent { id, event });
-            }
-            Leave::Shutdown => {
-                let report = self.report(FailureReason::TripleFault);
-                self.end();
-                self.worker.events.send(VcpuEvent::Shutdown { report });
-            }
-            Leave::Fatal(exit) => {
-                let report = self.report(FailureReason::Exit(exit));
-                self.end();
-                self.worker.events.send(VcpuEvent::Fatal { report });
-            }
+    /// Out of the guest until the event is acknowledged, unless the host refuses; then the vCPU fails. The
+    /// caller made sure that nothing is pending. A second reason for the same stop is one more event.
+    fn pause_itself(&mut self, event: VcpuEvent) {
+        let before = self.state;
+        self.state = occur(before, Incident::SelfPause);
+        if self.state == State::SelfPaused && (before == self.state || self.tell(V::paused)) {
+            self.send(event);
         }
     }
 
     /// `Ended`, with nothing pending that could reach the guest memory of a restore. Where that fails, the restore
     /// is refused and says so.
-    fn end(&mut self) {
-        self.state = State::Ended;
+    fn end(&mut self, event: impl FnOnce(&mut Self) -> VcpuEvent) {
+        let event = event(self);
+        self.state = occur(self.state, Incident::End);
         let vcpu = &mut self.worker.vcpu;
         let _ = catch_unwind(AssertUnwindSafe(|| vcpu.abandon()));
+        self.send(event);
     }
 
-    /// `Paused`, unless the host refuses; then the vCPU fails. The caller made sure that nothing is pending.
-    fn enter_paused(&mut self) -> bool {
-        if self.state == State::Paused {
-            return true;
-        }
-        self.state = State::Paused;
-        self.tell(V::paused)
+    fn send(&self, event: VcpuEvent) {
+        self.worker.events.send(event);
     }
 
     /// Tells the vCPU of a change of state, and fails if it can't follow.
@@ -327,7 +310,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
     }
 
     fn fail(&mut self, reason: FailureReason) {
-        self.state = State::Failed;
+        self.state = occur(self.state, Incident::Failure);
         let report = self.report(reason);
         self.worker.events.send(VcpuEvent::Fatal { report });
     }
@@ -427,7 +410,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                     // Half-restored: nothing but another restore makes it runnable.
                     self.state = match Self::left_unchanged(&error) {
                         true => before,
-                        false => State::Ended,
+                        false => occur(self.state, Incident::End),
                     };
                 }
                 Reply::Failed(error)

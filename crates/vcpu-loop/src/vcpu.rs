@@ -122,8 +122,8 @@ pub trait ManagedVcpu: SaveVcpu {
 pub enum Next {
     /// Go on.
     Continue,
-    /// Complete the access, then leave the guest and wait for requests, as if paused: a device decided
-    /// that the run is over. An event says so.
+    /// Complete the access, then leave the guest: a device decided that the run is over. An event says so, and
+    /// the vCPU stays paused until that is [acknowledged](crate::VcpuSet::acknowledge).
     Pause,
     /// Nobody answered. A read gives all ones, the access is counted, and the guest goes on.
     Unclaimed,

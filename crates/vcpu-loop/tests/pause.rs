@@ -142,9 +142,107 @@ fn a_debug_exit_or_halt_during_completion_is_not_lost() {
         Some(VcpuEvent::Halted { .. })
     ));
     // Still in its hlt after a resume.
+    vcpus.acknowledge(0, SOON).unwrap();
     vcpus.resume(SOON).unwrap();
     vcpus.pause(SOON).unwrap();
     assert_eq!(calls.get().len(), 1);
+}
+
+/// A guest that makes `first` its first exit and goes on for ever, and the count of those that follow.
+fn storm_behind(first: Step) -> (ScriptedVcpu, RecordingIo, Arc<AtomicU64>) {
+    let after = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&after);
+    let io = RecordingIo::new(0, move |call| match call {
+        Call::PioWrite(0x604, _) => Next::Pause,
+        _ => {
+            count.fetch_add(1, Ordering::Relaxed);
+            Next::Continue
+        }
+    });
+    let script = std::iter::once(first).chain(std::iter::repeat_n(out(0x80), 100_000));
+    (ScriptedVcpu::new(script), io, after)
+}
+
+fn out(port: u16) -> Step {
+    let data = vec![0];
+    Step::PioOut {
+        port,
+        size: 1,
+        data,
+    }
+}
+
+/// A power-off, a breakpoint and a full dirty ring, while others pause, save and resume all vCPUs.
+#[test]
+fn no_resume_undoes_that_a_vcpu_stopped_by_itself() {
+    let debug = vcpu_loop::DebugExit {
+        exception: 1,
+        pc: 1,
+        dr6: 1,
+        dr7: 1,
+    };
+    for first in [out(0x604), Step::Debug(debug), Step::DirtyRingFull] {
+        let (mut vcpus, events) = set();
+        let (vcpu, io, after) = storm_behind(first);
+        vcpus.spawn(0, vcpu, io).unwrap();
+        vcpus
+            .spawn(1, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+            .unwrap();
+        vcpus.resume(SOON).unwrap();
+        assert!(matches!(
+            events.recv_timeout(SOON).unwrap(),
+            VcpuEvent::Paused { id }
+            | VcpuEvent::Debug { id, .. }
+            | VcpuEvent::DirtyRingFull { id } if id == VcpuId(0)
+        ));
+        for _ in 0..20 {
+            vcpus.pause(SOON).unwrap();
+            assert_eq!(vcpus.save(SOON).unwrap().len(), 2);
+            let refused = vcpus.resume(SOON);
+            assert!(matches!(
+                refused,
+                Err(Error::Refused {
+                    id: VcpuId(0),
+                    state: State::SelfPaused,
+                    ..
+                })
+            ));
+            // The other one runs.
+            let running = vcpus.acknowledge(1, SOON);
+            assert!(matches!(
+                running,
+                Err(Error::Refused {
+                    state: State::Running,
+                    ..
+                })
+            ));
+        }
+        assert_eq!(after.load(Ordering::Relaxed), 0);
+        vcpus.acknowledge(0, SOON).unwrap();
+        vcpus.resume_vcpu(0, SOON).unwrap();
+        while after.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
+        vcpus.stop(SOON).unwrap();
+    }
+}
+
+#[test]
+fn one_vcpu_is_paused_and_resumed_beside_the_others() {
+    let (mut vcpus, _events) = set();
+    for id in 0..2 {
+        vcpus
+            .spawn(id, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+            .unwrap();
+    }
+    let states = |vcpus: &VcpuSet<ScriptState>| [0, 1].map(|id| vcpus.dump(id, SOON).is_ok());
+    vcpus.resume(SOON).unwrap();
+    vcpus.pause_vcpu(1, SOON).unwrap();
+    assert_eq!(states(&vcpus), [false, true], "only 1 is paused");
+    vcpus.resume_vcpu(1, SOON).unwrap();
+    assert_eq!(states(&vcpus), [false, false]);
+    let nobody = vcpus.pause_vcpu(7, SOON);
+    assert!(matches!(nobody, Err(Error::NoSuchVcpu { id: VcpuId(7) })));
 }
 
 #[test]
@@ -433,7 +531,7 @@ fn states_come_back_in_the_order_of_the_vcpus() {
 
 #[test]
 fn the_io_objects_state_is_part_of_the_saved_state() {
-    let (sender, _events) = vcpu_events().unwrap();
+    let (sender, events) = vcpu_events().unwrap();
     let mut vcpus: VcpuSet<(ScriptState, usize)> = VcpuSet::new(sender);
     let hooks = StateHooks::new(
         |vcpu: &mut ScriptedVcpu, io: &mut RecordingIo| -> Result<_, BoxError> {
@@ -459,17 +557,11 @@ fn the_io_objects_state_is_part_of_the_saved_state() {
         .spawn_with(0, ScriptedVcpu::new(script), io, hooks)
         .unwrap();
     vcpus.resume(SOON).unwrap();
-    vcpus.pause(SOON).unwrap();
-    let saved = loop {
-        let saved = vcpus.save(SOON).unwrap();
-        if saved[0].1 == 2 {
-            break saved;
-        }
-        vcpus.resume(SOON).unwrap();
-        vcpus.pause(SOON).unwrap();
-    };
+    expect_paused(&events);
+    let saved = vcpus.save(SOON).unwrap();
     assert_eq!(saved, [(ScriptState { retired: 1 }, 2)]);
     // One that failed before its first change is as if it had not been asked for.
+    vcpus.acknowledge(0, SOON).unwrap();
     let far_too_many = vec![(ScriptState::default(), 1001)];
     let error = vcpus.restore(far_too_many, SOON).unwrap_err();
     let cause = std::error::Error::source(&error).map(ToString::to_string);
