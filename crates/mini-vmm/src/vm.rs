@@ -12,7 +12,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use log::info;
 use vcpu_loop::bus::{Bus, BusBuilder};
 use vcpu_loop::kvm::{KvmHost, KvmVcpu};
-use vcpu_loop::{VcpuEvents, VcpuSet};
+use vcpu_loop::{VcpuBuilder, VcpuEvents, VcpuSet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::acpi::{self, AcpiMachine};
@@ -216,7 +216,8 @@ impl Loading {
         })?;
         for (id, vcpu) in (0u32..).zip(ready) {
             let io = para.io(id, Arc::clone(&bus), latch.clone());
-            vcpus.spawn_with(id, vcpu, io, para::state_hooks())?;
+            let vcpu = VcpuBuilder::new(id, vcpu, io).state_hooks(para::state_hooks());
+            vcpus.spawn_with(vcpu).map_err(vcpu_loop::Error::from)?;
         }
         let machine = Machine {
             vcpus,
@@ -328,7 +329,8 @@ impl Machine {
     /// # Errors
     /// A vCPU that does not obey in time.
     pub fn stop(&mut self) -> Result<(), Error> {
-        Ok(self.vcpus.stop(VCPU_DEADLINE)?)
+        self.vcpus.stop(VCPU_DEADLINE)?;
+        Ok(())
     }
 }
 

@@ -69,7 +69,7 @@ pub fn run(kvm: &Kvm) -> Result<String, Box<dyn Error>> {
     )?;
     vcpus.resume(DEADLINE)?;
     match events.recv_timeout(DEADLINE) {
-        Some(VcpuEvent::Halted { .. }) => vcpus.stop(DEADLINE)?,
+        Some(VcpuEvent::Halted { .. }) => drop(vcpus.stop(DEADLINE)?),
         Some(VcpuEvent::Fatal { report }) => return Err(report.to_string().into()),
         other => return Err(format!("expected a halt, got {other:?}").into()),
     }

@@ -3,7 +3,9 @@
 
 //! What can go wrong while controlling vCPUs.
 
+use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::state::{Request, State};
@@ -50,6 +52,22 @@ pub enum Error {
         id: VcpuId,
         /// Why.
         source: io::Error,
+    },
+    /// Somebody else in this process has a handler for the kick signal, which was left alone.
+    #[error(
+        "signal {signal} has a handler of somebody else's, choose another kick signal (KickSignal::real_time)"
+    )]
+    SignalTaken {
+        /// Its number.
+        signal: i32,
+    },
+    /// The hook on a thread's start failed, so its vCPU never runs.
+    #[error("vCPU {id} could not start, the cause below says why")]
+    Start {
+        /// Which vCPU.
+        id: VcpuId,
+        /// Why.
+        source: StartError,
     },
     /// Not every vCPU answered in time. The request stays in their mailboxes, so they obey it when they can.
     #[error(
@@ -105,6 +123,29 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Unchanged(#[from] pub BoxError);
+
+/// The error of a [hook on a thread's start](crate::VcpuBuilder::on_start), which is its
+/// [`source`](StdError::source).
+#[derive(Clone, Debug)]
+pub struct StartError(Arc<dyn StdError + Send + Sync>);
+
+impl StartError {
+    pub(crate) fn new(error: BoxError) -> Self {
+        StartError(error.into())
+    }
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the hook on its thread's start failed")
+    }
+}
+
+impl StdError for StartError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
+    }
+}
 
 /// `Result` of a [`VcpuSet`](crate::VcpuSet).
 pub type Result<T> = std::result::Result<T, Error>;

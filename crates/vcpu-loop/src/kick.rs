@@ -11,6 +11,10 @@
 //! 2. *flag*: `immediate_exit.store(1, Release)` ([`Kick::request_exit`]);
 //! 3. *signal*: sends the kick signal to the vCPU's thread, whose handler does nothing.
 //!
+//! Between 1 and 2 it also *rings*: sets a flag of this process that the thread reads after each exit. That flag
+//! makes no request arrive; it bounds how many exits one instruction may make before it does. From then on the
+//! thread only [completes](crate::Vcpu::complete), as it does for a pause of a device's.
+//!
 //! The vCPU's thread, when `KVM_RUN` returns `EINTR` (and only then):
 //!
 //! 1. *clear*: `immediate_exit.swap(0, AcqRel)`, inside [`Vcpu::run`](crate::Vcpu::run), before it
@@ -52,7 +56,10 @@
 
 use std::io;
 
-use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN, register_signal_handler, unblock_signal};
+use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN, unblock_signal};
+
+use crate::error::Error;
+use crate::signal::{self, Installed};
 
 /// The flag half of a kick: makes the next entry of the vCPU return at once.
 ///
@@ -63,6 +70,9 @@ pub trait Kick: Send + Sync + std::fmt::Debug {
 }
 
 /// A real-time signal that takes vCPU threads out of `KVM_RUN`.
+///
+/// A program that uses real-time signals itself (so do some language run-times and profilers) chooses one that
+/// nobody else has. A [`VcpuSet`](crate::VcpuSet) overwrites no handler of somebody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KickSignal(i32);
 
@@ -85,11 +95,16 @@ impl KickSignal {
         self.0
     }
 
-    /// Installs the handler that does nothing. Without `SA_RESTART`, so that `KVM_RUN` returns.
-    pub(crate) fn install(self) -> io::Result<()> {
-        extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-        register_signal_handler(self.0, nothing)
-            .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+    /// Installs the handler that does nothing, unless somebody else has one there.
+    pub(crate) fn install(self) -> Result<(), Error> {
+        match signal::install(self.0) {
+            Ok(Installed::Ours) => Ok(()),
+            Ok(Installed::Taken) => Err(Error::SignalTaken { signal: self.0 }),
+            Err(source) => Err(Error::Signal {
+                signal: self.0,
+                source,
+            }),
+        }
     }
 
     /// Unblocks the signal for this thread: masks are inherited, and VMMs block signals for signalfd.

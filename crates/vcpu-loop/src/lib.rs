@@ -19,7 +19,7 @@
 //! | `kvm` (feature `kvm`) | `KvmVcpu` and its whole saved state |
 //! | `script` (feature `test-utils`) | a scripted vCPU, stricter than KVM, for tests without /dev/kvm |
 //!
-//! All `unsafe` is in `src/kvm/run_page.rs`.
+//! All `unsafe` is in `src/kvm/run_page.rs` and `src/signal.rs`.
 //!
 //! # Example
 //!
@@ -69,12 +69,17 @@
 //!
 //! Panics are caught, so the VMM must be built with unwinding (`panic = "unwind"`, the default).
 
+mod builder;
 pub mod bus;
 mod dispatch;
+mod doorbell;
 mod error;
 mod event;
 mod exit;
+mod guest;
+mod handle;
 mod history;
+mod hooks;
 pub mod kick;
 #[cfg(feature = "kvm")]
 pub mod kvm;
@@ -82,18 +87,21 @@ mod report;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod script;
 mod set;
+mod signal;
 mod state;
 mod thread;
 mod vcpu;
 
+pub use builder::{SpawnError, Stopped, StoppedVcpu, VcpuBuilder};
 pub use dispatch::{Access, Flow, Leave, Unclaimed, dispatch};
-pub use error::{Error, Result, Unchanged};
+pub use error::{Error, Result, StartError, Unchanged};
 pub use event::{VcpuEvent, VcpuEventSender, VcpuEventSubscriber, VcpuEvents, vcpu_events};
 pub use exit::{
     DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
     MMIO_MAX, SYSTEM_EVENT_WORDS, SystemEvent,
 };
 pub use history::{ExitHistory, ExitKind, ExitRecord, HISTORY};
+pub use hooks::StateHooks;
 pub use kick::{Kick, KickSignal};
 pub use report::{
     CpuDump, DescriptorTable, FailureReason, FailureReport, INSTRUCTION_BYTES, InstructionBytes,
@@ -101,5 +109,4 @@ pub use report::{
 };
 pub use set::VcpuSet;
 pub use state::{Incident, Request, Response, State, occur, step};
-pub use thread::StateHooks;
 pub use vcpu::{BoxError, ManagedVcpu, MsrReply, Next, SaveVcpu, Vcpu, VcpuId, VcpuIo};

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::error::StartError;
 use crate::exit::FatalExit;
 use crate::history::ExitHistory;
 use crate::vcpu::{BoxError, VcpuId};
@@ -182,6 +183,8 @@ pub enum FailureReason {
     },
     /// The host failed a call for this vCPU.
     Host(BoxError),
+    /// The hook on its thread's start failed.
+    Start(StartError),
     /// One instruction made more exits than any instruction can: it never completed.
     NeverSettled {
         /// How many exits were answered before giving up.
@@ -191,6 +194,17 @@ pub enum FailureReason {
     Lost,
 }
 
+/// An error and what caused it, in one line.
+fn with_causes(f: &mut fmt::Formatter<'_>, error: &dyn std::error::Error) -> fmt::Result {
+    write!(f, "{error}")?;
+    let mut source = error.source();
+    while let Some(cause) = source {
+        write!(f, ": {cause}")?;
+        source = cause.source();
+    }
+    Ok(())
+}
+
 impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -198,14 +212,10 @@ impl fmt::Display for FailureReason {
             FailureReason::Exit(exit) => exit.fmt(f),
             FailureReason::Panic { message } => write!(f, "its thread panicked: {message}"),
             FailureReason::Host(error) => {
-                write!(f, "the host failed: {error}")?;
-                let mut source = error.source();
-                while let Some(cause) = source {
-                    write!(f, ": {cause}")?;
-                    source = cause.source();
-                }
-                Ok(())
+                write!(f, "the host failed: ")?;
+                with_causes(f, error.as_ref())
             }
+            FailureReason::Start(error) => with_causes(f, error),
             FailureReason::NeverSettled { exits } => {
                 write!(
                     f,

@@ -4,48 +4,31 @@
 //! All vCPUs of a VM, controlled together: send to all, then wait for all, with a deadline.
 
 use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::signal::Killable;
-
+use crate::builder::{SpawnError, StoppedVcpu, VcpuBuilder};
 use crate::dispatch::Unclaimed;
+use crate::doorbell::{Doorbell, Listener};
 use crate::error::{Error, Result};
 use crate::event::VcpuEventSender;
-use crate::kick::{Kick, KickSignal};
+use crate::handle::{VcpuHandle, collect, receive};
+use crate::hooks::Call;
+use crate::kick::KickSignal;
 use crate::report::CpuDump;
 use crate::state::Request;
-use crate::thread::{Call, Envelope, Order, Reply, StateHooks, Worker};
+use crate::thread::{Order, Reply, Worker};
 use crate::vcpu::{ManagedVcpu, VcpuId, VcpuIo};
 
 /// How long [`VcpuSet`]'s `Drop` waits for its threads before it leaves them behind.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The control end of one vCPU's thread.
-struct VcpuHandle<S> {
-    id: VcpuId,
-    mailbox: Sender<Envelope<S>>,
-    kick: Arc<dyn Kick>,
-    thread: JoinHandle<()>,
-    unclaimed: Arc<Unclaimed>,
-}
-
-impl<S> VcpuHandle<S> {
-    /// Enqueue, flag, signal: in this order, see [`crate::kick`]. Without a thread the envelope is dropped.
-    fn send(&self, order: Order<S>, reply: Sender<(VcpuId, Reply<S>)>, signal: KickSignal) {
-        if self.mailbox.send(Envelope { order, reply }).is_ok() {
-            self.kick(signal);
-        }
-    }
-
-    fn kick(&self, signal: KickSignal) {
-        self.kick.request_exit();
-        // The thread can't be reaped while we hold its handle, so the signal can't go astray.
-        let _ = self.thread.kill(signal.number());
-    }
-}
+/// Both ends of a vCPU's mailbox, or the vCPU.
+type BothEnds<V, I, S> = std::result::Result<(Worker<V, I, S>, VcpuHandle<S>), SpawnError<V, I>>;
 
 /// The vCPUs of one VM, each on its own thread.
 ///
@@ -56,9 +39,15 @@ impl<S> VcpuHandle<S> {
 /// Kicks are signals whose handler is installed without `SA_RESTART`: a system call that a [`VcpuIo`] makes
 /// on the vCPU's thread may return `EINTR`, and has to be repeated.
 ///
-/// Dropping the set stops all threads and waits for one second at most.
+/// Dropping the set stops all threads and waits for one second at most. A thread that takes longer, because a
+/// device or a hook holds it, is left behind, which an error in the log says. It still owns its vCPU and its I/O
+/// object, so their memory and descriptors stay. It runs no guest code any more, except to complete the access
+/// that it answers, and it ends as soon as the device or the hook returns. Call [`VcpuSet::stop`] first to hear
+/// of it.
 pub struct VcpuSet<S> {
     vcpus: Vec<VcpuHandle<S>>,
+    /// Threads that ended by a request that others missed, with their vCPUs.
+    stopped: Vec<VcpuHandle<S>>,
     events: VcpuEventSender,
     signal: KickSignal,
 }
@@ -79,10 +68,14 @@ impl<S: Send + 'static> VcpuSet<S> {
         Self::with_signal(events, KickSignal::default())
     }
 
-    /// As [`VcpuSet::new`], with another kick signal. The set installs its handler, for the whole process.
+    /// As [`VcpuSet::new`], with another kick signal.
+    ///
+    /// The first spawn installs the signal's handler, for the whole process and the rest of its life. A handler of
+    /// somebody else's is not overwritten: the spawn fails.
     pub fn with_signal(events: VcpuEventSender, signal: KickSignal) -> Self {
         VcpuSet {
             vcpus: Vec::new(),
+            stopped: Vec::new(),
             events,
             signal,
         }
@@ -91,64 +84,83 @@ impl<S: Send + 'static> VcpuSet<S> {
     /// Starts a thread `vcpu<id>` for a vCPU, which is paused until [`VcpuSet::resume`].
     ///
     /// # Errors
-    /// The id is taken, or the host refused the signal handler or the thread.
-    pub fn spawn<V, I>(&mut self, id: impl Into<VcpuId>, vcpu: V, io: I) -> Result<()>
+    /// [`Error::DuplicateId`], [`Error::SignalTaken`], [`Error::Signal`], [`Error::Thread`], with the vCPU.
+    pub fn spawn<V, I>(
+        &mut self,
+        id: impl Into<VcpuId>,
+        vcpu: V,
+        io: I,
+    ) -> std::result::Result<(), SpawnError<V, I>>
     where
         V: ManagedVcpu<State = S> + Send + 'static,
         I: VcpuIo + Send + 'static,
     {
-        self.spawn_with(id, vcpu, io, StateHooks::vcpu_only())
+        self.spawn_with(VcpuBuilder::new(id, vcpu, io))
     }
 
-    /// As [`VcpuSet::spawn`], for an I/O object whose own state belongs to the saved state.
+    /// As [`VcpuSet::spawn`], with what the builder says.
     ///
     /// # Errors
     /// As [`VcpuSet::spawn`].
     pub fn spawn_with<V, I>(
         &mut self,
-        id: impl Into<VcpuId>,
-        vcpu: V,
-        io: I,
-        hooks: StateHooks<V, I, S>,
-    ) -> Result<()>
+        mut builder: VcpuBuilder<V, I, S>,
+    ) -> std::result::Result<(), SpawnError<V, I>>
     where
         V: ManagedVcpu + Send + 'static,
         I: VcpuIo + Send + 'static,
     {
-        let id = id.into();
-        if self.vcpus.iter().any(|vcpu| vcpu.id == id) {
-            return Err(Error::DuplicateId { id });
+        let id = builder.id;
+        let name = builder.name.take().unwrap_or_else(|| format!("vcpu{id}"));
+        let stack_size = builder.stack_size;
+        let (worker, mut handle) = self.prepare(builder)?;
+        // The worker follows once there is a thread to take it.
+        let (give, take) = sync_channel::<Worker<V, I, S>>(1);
+        let body = move || {
+            let worker = take.recv().ok()?;
+            Some(StoppedVcpu::new(worker.main()))
+        };
+        match start_thread(name, stack_size, body) {
+            Ok(thread) => handle.thread = Some(thread),
+            Err(source) => return Err(worker.refused(Error::Thread { id, source })),
         }
-        let signal = self.signal;
-        signal.install().map_err(|source| Error::Signal {
-            signal: signal.number(),
-            source,
-        })?;
+        let _ = give.send(worker);
+        self.vcpus.push(handle);
+        Ok(())
+    }
+
+    /// Makes the mailbox, unless the set has no place for the vCPU.
+    fn prepare<V: ManagedVcpu, I>(&self, builder: VcpuBuilder<V, I, S>) -> BothEnds<V, I, S> {
+        let id = builder.id;
         let (sender, mailbox) = channel();
-        let kick = vcpu.kicker();
+        let bell = Arc::new(Doorbell::new(builder.vcpu.kicker()));
         let unclaimed = Arc::new(Unclaimed::default());
         let worker = Worker {
             id,
-            vcpu,
-            io,
-            hooks,
+            vcpu: builder.vcpu,
+            io: builder.io,
+            hooks: builder.hooks,
+            on_start: builder.on_start,
             mailbox,
+            listener: Listener(Arc::clone(&bell)),
             events: self.events.clone(),
             unclaimed: Arc::clone(&unclaimed),
-            signal,
+            signal: self.signal,
         };
-        let thread = Builder::new()
-            .name(format!("vcpu{id}"))
-            .spawn(move || worker.main())
-            .map_err(|source| Error::Thread { id, source })?;
-        self.vcpus.push(VcpuHandle {
+        if self.vcpus.iter().any(|vcpu| vcpu.id == id) {
+            return Err(worker.refused(Error::DuplicateId { id }));
+        }
+        if let Err(error) = self.signal.install() {
+            return Err(worker.refused(error));
+        }
+        let handle = VcpuHandle {
             id,
             mailbox: sender,
-            kick,
-            thread,
+            bell,
+            thread: None,
             unclaimed,
-        });
-        Ok(())
+        };
+        Ok((worker, handle))
     }
 
     /// The ids, in the order of [`VcpuSet::spawn`], which is also the order of saved states.
@@ -159,11 +171,8 @@ impl<S: Send + 'static> VcpuSet<S> {
     /// The counters of accesses that nobody claimed. `None` if there is no such vCPU: also after
     /// [`VcpuSet::stop`], which counters that were asked for before outlive.
     pub fn unclaimed(&self, id: impl Into<VcpuId>) -> Option<Arc<Unclaimed>> {
-        let id = id.into();
-        self.vcpus
-            .iter()
-            .find(|vcpu| vcpu.id == id)
-            .map(|vcpu| Arc::clone(&vcpu.unclaimed))
+        let vcpu = self.find(id.into()).ok()?;
+        Some(Arc::clone(&vcpu.unclaimed))
     }
 
     /// Lets all vCPUs enter the guest: starts them, or continues after a pause. One that refuses doesn't
@@ -314,39 +323,70 @@ impl<S: Send + 'static> VcpuSet<S> {
         }
     }
 
-    /// Takes all vCPUs out of the guest and ends and joins their threads. The set is empty then.
+    /// Takes all vCPUs out of the guest, ends and joins their threads, and returns them. The set is
+    /// empty then.
     ///
-    /// A thread that is gone already needs no stopping. One that misses the deadline stays in the set, so
-    /// this can be called again.
+    /// A thread that is gone already needs no stopping; one that was lost in a panic returns nothing. One that
+    /// misses the deadline stays in the set, so this can be called again: the vCPUs that were stopped are
+    /// returned by the call that stops the last.
     ///
     /// # Errors
     /// [`Error::Deadline`].
-    pub fn stop(&mut self, deadline: Duration) -> Result<()> {
+    pub fn stop(&mut self, deadline: Duration) -> Result<Vec<StoppedVcpu>> {
+        let all: Vec<VcpuId> = self.ids().collect();
+        self.stop_these(&all, deadline)?;
+        let stopped = std::mem::take(&mut self.stopped);
+        Ok(stopped.into_iter().filter_map(VcpuHandle::join).collect())
+    }
+
+    /// As [`VcpuSet::stop`], for one vCPU. The others stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`], [`Error::Deadline`].
+    pub fn stop_vcpu(
+        &mut self,
+        id: impl Into<VcpuId>,
+        deadline: Duration,
+    ) -> Result<Option<StoppedVcpu>> {
+        let id = id.into();
+        self.find(id)?;
+        self.stop_these(&[id], deadline)?;
+        let at = self.stopped.iter().position(|vcpu| vcpu.id == id);
+        Ok(at.and_then(|at| self.stopped.remove(at).join()))
+    }
+
+    /// Moves those of `ids` that stop in time out of the set.
+    fn stop_these(&mut self, ids: &[VcpuId], deadline: Duration) -> Result<()> {
         let end = Instant::now().checked_add(deadline);
         let (sender, receiver) = channel();
-        for vcpu in &self.vcpus {
+        for vcpu in self.vcpus.iter().filter(|vcpu| ids.contains(&vcpu.id)) {
             vcpu.send(Order::Plain(Request::Stop), sender.clone(), self.signal);
         }
         drop(sender);
         // Every answer, or the end of every thread, drops its sender; we only wait for that.
         while let Ok(Some(_)) = receive(&receiver, end) {}
-        let (done, missed) = std::mem::take(&mut self.vcpus)
+        let is_done = |vcpu: &VcpuHandle<S>| ids.contains(&vcpu.id) && vcpu.is_finished_by(end);
+        let (done, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.vcpus)
             .into_iter()
-            .partition(|vcpu| finished(vcpu, end));
-        self.vcpus = missed;
-        for vcpu in Vec::from_iter::<Vec<VcpuHandle<S>>>(done) {
-            // A panic has been reported as an event.
-            let _ = vcpu.thread.join();
-        }
-        if self.vcpus.is_empty() {
+            .partition(is_done);
+        self.vcpus = others;
+        self.stopped.extend(done);
+        let missed: Vec<VcpuId> = self.ids().filter(|id| ids.contains(id)).collect();
+        if missed.is_empty() {
             return Ok(());
         }
-        let missed = self.ids().collect();
         Err(Error::Deadline {
             request: Request::Stop,
             missed,
             waited: deadline,
         })
+    }
+
+    fn find(&self, id: VcpuId) -> Result<&VcpuHandle<S>> {
+        let mut vcpus = self.vcpus.iter();
+        vcpus
+            .find(|vcpu| vcpu.id == id)
+            .ok_or(Error::NoSuchVcpu { id })
     }
 
     fn all(&self, request: Request, deadline: Duration) -> Result<Vec<Reply<S>>> {
@@ -365,17 +405,32 @@ impl<S: Send + 'static> VcpuSet<S> {
 
     fn order(&self, id: VcpuId, order: Order<S>, deadline: Duration) -> Result<Reply<S>> {
         let request = order.request();
-        let vcpu = self
-            .vcpus
-            .iter()
-            .find(|vcpu| vcpu.id == id)
-            .ok_or(Error::NoSuchVcpu { id })?;
         let (sender, receiver) = channel();
-        vcpu.send(order, sender, self.signal);
+        self.find(id)?.send(order, sender, self.signal);
         collect(&receiver, &[id], request, deadline)?
             .pop()
             .ok_or(Error::Gone { id })
     }
+}
+
+/// A thread of the caller's choice. A name with a NUL byte would be a panic.
+fn start_thread<T: Send + 'static>(
+    name: String,
+    stack_size: Option<usize>,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    if name.contains('\0') {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the thread's name has a NUL byte",
+        ));
+    }
+    let thread = Builder::new().name(name);
+    match stack_size {
+        Some(bytes) => thread.stack_size(bytes),
+        None => thread,
+    }
+    .spawn(body)
 }
 
 impl<S> Drop for VcpuSet<S> {
@@ -385,94 +440,14 @@ impl<S> Drop for VcpuSet<S> {
         for vcpu in &self.vcpus {
             vcpu.send(Order::Plain(Request::Stop), sender.clone(), self.signal);
         }
-        for vcpu in std::mem::take(&mut self.vcpus) {
-            if finished(&vcpu, end) {
-                let _ = vcpu.thread.join();
+        let stopped = std::mem::take(&mut self.stopped);
+        for vcpu in std::mem::take(&mut self.vcpus).into_iter().chain(stopped) {
+            if vcpu.is_finished_by(end) {
+                // The caller may be unwinding already: a device that panics in its own `drop` must not end the process.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(vcpu.join())));
             } else {
                 log::error!("vCPU {} does not stop, leaving its thread behind", vcpu.id);
             }
         }
     }
-}
-
-/// Whether the thread has ended by `end`. A thread ends within microseconds of its answer, so the wait is
-/// a short poll; a join has no deadline.
-fn finished<S>(vcpu: &VcpuHandle<S>, end: Option<Instant>) -> bool {
-    loop {
-        if vcpu.thread.is_finished() {
-            return true;
-        }
-        if end.is_some_and(|end| Instant::now() >= end) {
-            return false;
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
-}
-
-/// The next answer; `None` when all senders are gone; an error when time is up.
-fn receive<T>(receiver: &Receiver<T>, end: Option<Instant>) -> std::result::Result<Option<T>, ()> {
-    let Some(end) = end else {
-        return Ok(receiver.recv().ok());
-    };
-    match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        Ok(answer) => Ok(Some(answer)),
-        Err(RecvTimeoutError::Disconnected) => Ok(None),
-        Err(RecvTimeoutError::Timeout) => Err(()),
-    }
-}
-
-/// Waits for the answers of all of `ids`, and returns them in that order. Every vCPU is waited for before
-/// an error is returned; a missed deadline goes before a refusal.
-fn collect<S>(
-    receiver: &Receiver<(VcpuId, Reply<S>)>,
-    ids: &[VcpuId],
-    request: Request,
-    deadline: Duration,
-) -> Result<Vec<Reply<S>>> {
-    let end = Instant::now().checked_add(deadline);
-    let mut answers: Vec<Option<Reply<S>>> = ids.iter().map(|_| None).collect();
-    let missing = |answers: &[Option<Reply<S>>]| -> Vec<VcpuId> {
-        ids.iter()
-            .zip(answers)
-            .filter(|(_, a)| a.is_none())
-            .map(|(id, _)| *id)
-            .collect()
-    };
-    while answers.iter().any(Option::is_none) {
-        match receive(receiver, end) {
-            Ok(Some((id, answer))) => {
-                if let Some(at) = ids.iter().position(|other| *other == id) {
-                    answers[at] = Some(answer);
-                }
-            }
-            Ok(None) => break,
-            Err(()) => {
-                let missed = missing(&answers);
-                return Err(Error::Deadline {
-                    request,
-                    missed,
-                    waited: deadline,
-                });
-            }
-        }
-    }
-    if let Some(id) = missing(&answers).first() {
-        return Err(Error::Gone { id: *id });
-    }
-    ids.iter()
-        .zip(answers.into_iter().flatten())
-        .map(|(id, answer)| match answer {
-            Reply::Refused(state) => Err(Error::Refused {
-                id: *id,
-                request,
-                state,
-            }),
-            Reply::Failed(source) => Err(Error::Host {
-                id: *id,
-                request,
-                source,
-            }),
-            answer => Ok(answer),
-        })
-        .collect()
 }

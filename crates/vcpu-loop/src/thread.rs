@@ -4,24 +4,22 @@
 //! One vCPU's thread: run the guest, answer exits, obey requests, report how it ended.
 
 use std::any::Any;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
-use crate::dispatch::{Flow, Leave, Unclaimed, dispatch};
-use crate::error::Unchanged;
+use crate::builder::{SpawnError, Stopped};
+use crate::dispatch::{Leave, Unclaimed};
+use crate::doorbell::Listener;
+use crate::error::{Error, StartError, Unchanged};
 use crate::event::{VcpuEvent, VcpuEventSender};
-use crate::exit::Exit;
-use crate::history::{ExitHistory, ExitRecord};
+use crate::guest::{Guest, Stay};
+use crate::history::ExitHistory;
+use crate::hooks::{Call, StartHook, StateHooks};
 use crate::kick::KickSignal;
 use crate::report::{CpuDump, FailureReason, FailureReport};
 use crate::state::{Incident, Request, Response, State, occur, step};
 use crate::vcpu::{BoxError, ManagedVcpu, VcpuId, VcpuIo};
-
-/// Most exits that finishing one instruction may take. KVM's longest is a string instruction, which
-/// returns to the guest after 1,024 elements at the latest.
-const MAX_COMPLETIONS: u32 = 65_536;
 
 /// A request with what it carries, and where its answer goes.
 pub(crate) struct Envelope<S> {
@@ -35,9 +33,6 @@ pub(crate) enum Order<S> {
     Restore(Box<S>),
     Call(Call),
 }
-
-/// The controller's own code, for a vCPU whose type the set has forgotten. It does nothing on another type.
-pub(crate) type Call = Box<dyn FnOnce(&mut dyn Any) + Send>;
 
 impl<S> Order<S> {
     pub(crate) fn request(&self) -> Request {
@@ -57,54 +52,8 @@ pub(crate) enum Reply<S> {
     Dumped(Box<Option<CpuDump>>),
     Refused(State),
     Failed(BoxError),
-}
-
-type SaveHook<V, I, S> = Box<dyn FnMut(&mut V, &mut I) -> Result<S, BoxError> + Send>;
-type RestoreHook<V, I, S> = Box<dyn FnMut(&mut V, &mut I, S) -> Result<(), BoxError> + Send>;
-
-/// How a vCPU and its I/O object become one saved state, and back.
-///
-/// Needed when the I/O object has state of its own, such as per-vCPU MSRs. Both run on the vCPU's
-/// thread, while it is paused.
-pub struct StateHooks<V, I, S> {
-    pub(crate) save: SaveHook<V, I, S>,
-    pub(crate) restore: RestoreHook<V, I, S>,
-}
-
-impl<V, I, S> fmt::Debug for StateHooks<V, I, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StateHooks").finish_non_exhaustive()
-    }
-}
-
-impl<V, I, S> StateHooks<V, I, S> {
-    /// Hooks of the caller's own.
-    ///
-    /// A `restore` hook should check what it can before it changes anything, and say [`Unchanged`] where that fails;
-    /// then restore the vCPU and pass its error on, by itself or as a [`source`](std::error::Error::source). After
-    /// `Unchanged`, or an error of which the vCPU says [`SaveVcpu::left_unchanged`], it stays paused. Any other error
-    /// ends the vCPU until a restore succeeds.
-    ///
-    /// [`SaveVcpu::left_unchanged`]: crate::SaveVcpu::left_unchanged
-    pub fn new(
-        save: impl FnMut(&mut V, &mut I) -> Result<S, BoxError> + Send + 'static,
-        restore: impl FnMut(&mut V, &mut I, S) -> Result<(), BoxError> + Send + 'static,
-    ) -> Self {
-        StateHooks {
-            save: Box::new(save),
-            restore: Box::new(restore),
-        }
-    }
-}
-
-impl<V: ManagedVcpu, I> StateHooks<V, I, V::State> {
-    /// The vCPU's state alone.
-    pub fn vcpu_only() -> Self {
-        StateHooks::new(
-            |vcpu: &mut V, _: &mut I| vcpu.save().map_err(Into::into),
-            |vcpu: &mut V, _: &mut I, state: V::State| vcpu.restore(&state).map_err(Into::into),
-        )
-    }
+    /// To a resume after a start that failed.
+    NotStarted(StartError),
 }
 
 /// Sends a last event if the thread unwinds past everything else. Disarmed on every regular way out.
@@ -136,58 +85,76 @@ pub(crate) struct Worker<V, I, S> {
     pub(crate) vcpu: V,
     pub(crate) io: I,
     pub(crate) hooks: StateHooks<V, I, S>,
+    pub(crate) on_start: Option<StartHook<V, I>>,
     pub(crate) mailbox: Receiver<Envelope<S>>,
+    pub(crate) listener: Listener,
     pub(crate) events: VcpuEventSender,
     pub(crate) unclaimed: Arc<Unclaimed>,
     pub(crate) signal: KickSignal,
 }
 
+impl<V, I, S> Worker<V, I, S> {
+    /// Gives back what there was no place for.
+    pub(crate) fn refused(self, error: Error) -> SpawnError<V, I> {
+        SpawnError {
+            error,
+            vcpu: self.vcpu,
+            io: self.io,
+        }
+    }
+}
+
 impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Worker<V, I, S> {
     /// The thread's body. Returns when stopped, or when the controller is gone.
-    pub(crate) fn main(self) {
+    pub(crate) fn main(self) -> Stopped<V, I> {
         let mut last_word = LastWord {
             id: self.id,
             events: self.events.clone(),
             armed: true,
         };
-        Control {
+        let mut control = Control {
             worker: self,
             state: State::Paused,
+            last: State::Paused,
             halted: false,
             history: ExitHistory::default(),
-        }
-        .serve();
+            not_started: None,
+        };
+        control.serve();
+        let Control { worker, last, .. } = control;
+        let Worker {
+            id,
+            vcpu,
+            io,
+            hooks,
+            ..
+        } = worker;
+        drop(hooks);
         last_word.armed = false;
+        Stopped {
+            id,
+            state: last,
+            vcpu,
+            io,
+        }
     }
-}
-
-/// How a stay in the guest ended.
-enum Stay {
-    /// There may be a request.
-    Interrupted,
-    /// A device asked for a pause, the guest stopped by itself, or both at the same instruction.
-    Stopped { asked: bool, left: Option<Leave> },
 }
 
 struct Control<V, I, S> {
     worker: Worker<V, I, S>,
     state: State,
+    /// What it was before it stopped.
+    last: State,
     /// In `hlt`: not to enter the guest before a wake-up, also across a pause.
     halted: bool,
     history: ExitHistory,
+    not_started: Option<StartError>,
 }
 
 impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
     fn serve(&mut self) {
-        if let Err(error) = self.worker.signal.unblock() {
-            self.fail(FailureReason::Host(error.into()));
-        } else if let Err(panic) =
-            catch_unwind(AssertUnwindSafe(|| self.worker.io.thread_started()))
-        {
-            self.fail(FailureReason::Panic {
-                message: panic_message(panic.as_ref()),
-            });
-        }
+        self.worker.listener.0.arrive();
+        self.start();
         while self.state != State::Stopped {
             if self.state == State::Running && !self.halted {
                 self.run_guest();
@@ -195,7 +162,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
             } else {
                 match self.worker.mailbox.recv() {
                     Ok(envelope) => self.obey(envelope),
-                    Err(_) => return,
+                    Err(_) => self.change(State::Stopped),
                 }
                 // What was just obeyed may have used up the kick of a later request (a restore completes
                 // a pending access): nothing may be left in the mailbox when the guest is entered.
@@ -204,14 +171,51 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
+    /// Runs the caller's hook, and lets kicks through afterwards, whatever the hook did to signals.
+    fn start(&mut self) {
+        let hook = self.worker.on_start.take();
+        match self.callers_code(|vcpu, io, _| hook.map_or(Ok(()), |hook| hook(vcpu, io))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = StartError::new(error);
+                self.not_started = Some(error.clone());
+                self.fail(FailureReason::Start(error));
+            }
+            Err(panic) => self.panicked(panic.as_ref()),
+        }
+    }
+
+    /// Runs code of the caller's that may do anything to the vCPU and the thread. Afterwards kicks arrive as
+    /// before: where the vCPU was replaced, they go to the new one, and the signal is not blocked.
+    fn callers_code<T>(
+        &mut self,
+        code: impl FnOnce(&mut V, &mut I, &mut StateHooks<V, I, S>) -> Result<T, BoxError>,
+    ) -> std::thread::Result<Result<T, BoxError>> {
+        let Worker {
+            vcpu,
+            io,
+            hooks,
+            listener,
+            signal,
+            ..
+        } = &mut self.worker;
+        catch_unwind(AssertUnwindSafe(|| {
+            let result = code(vcpu, io, hooks);
+            listener.0.redirect(vcpu.kicker());
+            signal.unblock()?;
+            result
+        }))
+    }
+
     /// Obeys every request that is there. Without a controller there is nobody to run the guest for.
     fn drain(&mut self) {
+        self.worker.listener.0.silence();
         loop {
             match self.worker.mailbox.try_recv() {
                 Ok(envelope) => self.obey(envelope),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
-                    self.state = State::Stopped;
+                    self.change(State::Stopped);
                     return;
                 }
             }
@@ -220,29 +224,24 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
 
     /// Runs the guest until there may be a request, or until it stopped by itself.
     fn run_guest(&mut self) {
-        let Worker {
-            id,
-            vcpu,
-            io,
-            unclaimed,
-            ..
-        } = &mut self.worker;
-        let history = &mut self.history;
-        let stay = catch_unwind(AssertUnwindSafe(|| {
-            run_until_stopped(vcpu, io, *id, unclaimed, history)
-        }));
-        match stay {
-            Ok(Ok(Stay::Interrupted)) => {}
-            Ok(Ok(Stay::Stopped { asked, left })) => self.stopped(asked, left),
+        let worker = &mut self.worker;
+        let mut guest = Guest {
+            id: worker.id,
+            vcpu: &mut worker.vcpu,
+            io: &mut worker.io,
+            bell: &worker.listener.0,
+            unclaimed: &worker.unclaimed,
+            history: &mut self.history,
+        };
+        match catch_unwind(AssertUnwindSafe(|| guest.run())) {
+            Ok(Ok(stay)) => self.stayed(stay),
             Ok(Err(reason)) => self.fail(*reason),
-            Err(panic) => self.fail(FailureReason::Panic {
-                message: panic_message(panic.as_ref()),
-            }),
+            Err(panic) => self.panicked(panic.as_ref()),
         }
     }
 
     /// One event for each of the reasons, except that a vCPU that ended can't be paused.
-    fn stopped(&mut self, asked: bool, left: Option<Leave>) {
+    fn stayed(&mut self, Stay { asked, left }: Stay) {
         let id = self.worker.id;
         if asked && !left.is_some_and(Leave::is_final) {
             self.pause_itself(VcpuEvent::Paused { id });
@@ -301,9 +300,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                 false
             }
             Err(panic) => {
-                self.fail(FailureReason::Panic {
-                    message: panic_message(panic.as_ref()),
-                });
+                self.panicked(panic.as_ref());
                 false
             }
         }
@@ -313,6 +310,11 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         self.state = occur(self.state, Incident::Failure);
         let report = self.report(reason);
         self.worker.events.send(VcpuEvent::Fatal { report });
+    }
+
+    fn panicked(&mut self, panic: &(dyn Any + Send)) {
+        let message = panic_message(panic);
+        self.fail(FailureReason::Panic { message });
     }
 
     fn report(&mut self, reason: FailureReason) -> Box<FailureReport> {
@@ -352,13 +354,23 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         false
     }
 
+    fn change(&mut self, next: State) {
+        if next == State::Stopped && self.state != next {
+            self.last = self.state;
+        }
+        self.state = next;
+    }
+
     fn obey(&mut self, Envelope { order, reply }: Envelope<S>) {
         let before = self.state;
         let (next, response) = step(before, order.request());
         let answer = match response {
-            Response::Refused(state) => Reply::Refused(state),
+            Response::Refused(state) => match (&self.not_started, order.request()) {
+                (Some(error), Request::Resume) => Reply::NotStarted(error.clone()),
+                _ => Reply::Refused(state),
+            },
             Response::Done => {
-                self.state = next;
+                self.change(next);
                 self.carry_out(before, order)
             }
         };
@@ -369,9 +381,6 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
     /// What a granted request does besides the change of state.
     fn carry_out(&mut self, before: State, order: Order<S>) -> Reply<S> {
         let request = order.request();
-        let Worker {
-            vcpu, io, hooks, ..
-        } = &mut self.worker;
         let outcome = match order {
             Order::Plain(Request::Pause) if before == State::Running => {
                 return self.told(V::paused);
@@ -383,20 +392,20 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                 self.halted = false;
                 return Reply::Done;
             }
-            Order::Plain(Request::Save) => catch_unwind(AssertUnwindSafe(|| {
+            Order::Plain(Request::Save) => self.callers_code(|vcpu, io, hooks| {
                 (hooks.save)(vcpu, io).map(|state| Reply::Saved(Box::new(state)))
-            })),
-            Order::Plain(Request::Dump) => catch_unwind(AssertUnwindSafe(|| {
-                Ok(Reply::Dumped(Box::new(vcpu.dump())))
-            })),
+            }),
+            Order::Plain(Request::Dump) => {
+                self.callers_code(|vcpu, _, _| Ok(Reply::Dumped(Box::new(vcpu.dump()))))
+            }
             Order::Plain(_) => return Reply::Done,
-            Order::Call(call) => catch_unwind(AssertUnwindSafe(|| {
+            Order::Call(call) => self.callers_code(|vcpu, _, _| {
                 call(vcpu);
                 Ok(Reply::Done)
-            })),
-            Order::Restore(state) => catch_unwind(AssertUnwindSafe(|| {
+            }),
+            Order::Restore(state) => self.callers_code(|vcpu, io, hooks| {
                 (hooks.restore)(vcpu, io, *state).map(|()| Reply::Done)
-            })),
+            }),
         };
         match outcome {
             Ok(Ok(reply)) => {
@@ -416,80 +425,11 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                 Reply::Failed(error)
             }
             Err(panic) => {
-                self.fail(FailureReason::Panic {
-                    message: panic_message(panic.as_ref()),
-                });
+                self.panicked(panic.as_ref());
                 Reply::Refused(self.state)
             }
         }
     }
-}
-
-/// The whole of `Running`: control is looked at only after `Interrupted`.
-fn run_until_stopped<V: ManagedVcpu, I: VcpuIo>(
-    vcpu: &mut V,
-    io: &mut I,
-    id: VcpuId,
-    unclaimed: &Unclaimed,
-    history: &mut ExitHistory,
-) -> Result<Stay, Box<FailureReason>> {
-    loop {
-        let exit = vcpu.run().map_err(host)?;
-        if !matches!(exit, Exit::Interrupted) {
-            history.push(ExitRecord::from(&exit));
-        }
-        match dispatch(exit, io, id, unclaimed) {
-            Flow::Continue => {}
-            Flow::Interrupted => return Ok(Stay::Interrupted),
-            Flow::Pause => return settle(vcpu, io, id, unclaimed, history, (true, None)),
-            Flow::Leave(leave) if leave.is_final() => {
-                return Ok(Stay::Stopped {
-                    asked: false,
-                    left: Some(leave),
-                });
-            }
-            Flow::Leave(leave) => {
-                return settle(vcpu, io, id, unclaimed, history, (false, Some(leave)));
-            }
-        }
-    }
-}
-
-/// Finishes what is pending without running the guest. `so_far` says whether a device asked for a pause, and
-/// how the guest stopped by itself; more of both may come meanwhile.
-#[cold]
-#[inline(never)]
-fn settle<V: ManagedVcpu, I: VcpuIo>(
-    vcpu: &mut V,
-    io: &mut I,
-    id: VcpuId,
-    unclaimed: &Unclaimed,
-    history: &mut ExitHistory,
-    so_far: (bool, Option<Leave>),
-) -> Result<Stay, Box<FailureReason>> {
-    let (mut asked, mut left) = so_far;
-    for _ in 0..MAX_COMPLETIONS {
-        let exit = vcpu.complete().map_err(host)?;
-        if !matches!(exit, Exit::Interrupted) {
-            history.push(ExitRecord::from(&exit));
-        }
-        match dispatch(exit, io, id, unclaimed) {
-            Flow::Interrupted => return Ok(Stay::Stopped { asked, left }),
-            Flow::Leave(leave) => left = Some(leave),
-            Flow::Pause => asked = true,
-            Flow::Continue => {}
-        }
-        if left.is_some_and(Leave::is_final) {
-            return Ok(Stay::Stopped { asked, left });
-        }
-    }
-    Err(Box::new(FailureReason::NeverSettled {
-        exits: MAX_COMPLETIONS,
-    }))
-}
-
-fn host(error: impl std::error::Error + Send + Sync + 'static) -> Box<FailureReason> {
-    Box::new(FailureReason::Host(Box::new(error)))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

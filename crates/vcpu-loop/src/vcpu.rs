@@ -148,9 +148,6 @@ pub enum MsrReply<T> {
 /// returns `EINTR` when the vCPU is kicked meanwhile, because the signal's handler is installed without
 /// `SA_RESTART`; repeat it, as `std` does in `read_exact` and `write_all`.
 pub trait VcpuIo {
-    /// Called once on the vCPU's thread before its first entry: the place for affinity or seccomp.
-    fn thread_started(&mut self) {}
-
     /// One port read of 1, 2 or 4 bytes; `data` holds all ones. A string instruction calls once per element.
     fn pio_read(&mut self, port: u16, data: &mut [u8]) -> Next {
         let _ = (port, data);

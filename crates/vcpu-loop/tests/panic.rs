@@ -4,12 +4,15 @@
 //! Panics and host failures: always an event, never a lost or hung thread.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use vcpu_loop::script::{RecordingIo, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, FailureReason, FailureReport, Next, State, StateHooks, VcpuEvent, VcpuEvents,
-    VcpuId, VcpuIo, VcpuSet, vcpu_events,
+    BoxError, Error, FailureReason, FailureReport, Next, SaveVcpu, State, StateHooks, VcpuBuilder,
+    VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -176,6 +179,41 @@ fn an_instruction_that_never_completes_is_given_up() {
     vcpus.stop(SOON).unwrap();
 }
 
+/// The same instruction, and the pause is a controller's: one bound for both.
+#[test]
+fn an_instruction_that_never_completes_holds_up_no_controller() {
+    let (mut vcpus, events) = set();
+    let mmio = || Step::MmioRead { addr: 0, len: 1 };
+    let script =
+        std::iter::once(mmio()).chain(std::iter::repeat_with(|| mmio().then()).take(1_000_000));
+    let (entered, wait_entered) = channel();
+    let (leave, wait_leave) = channel();
+    let answered = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&answered);
+    let io = RecordingIo::new(0, move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) == 1000 {
+            entered.send(()).unwrap();
+            let _ = wait_leave.recv();
+        }
+        Next::Continue
+    });
+    vcpus.spawn(0, ScriptedVcpu::new(script), io).unwrap();
+    vcpus.resume(SOON).unwrap();
+    wait_entered.recv_timeout(SOON).unwrap();
+    assert!(matches!(
+        vcpus.pause(Duration::ZERO),
+        Err(Error::Deadline { .. })
+    ));
+    leave.send(()).unwrap();
+    assert!(matches!(
+        fatal(&events).reason,
+        FailureReason::NeverSettled { exits: 65_536 }
+    ));
+    // The exit that was answered when the pause came, and those of the completion.
+    assert_eq!(answered.load(Ordering::Relaxed), 1001 + 65_536);
+    assert!(vcpus.pause(SOON).is_ok(), "a failed vCPU counts as paused");
+}
+
 #[test]
 fn a_panic_in_save_fails_the_vcpu_and_no_other() {
     let (mut vcpus, events) = set();
@@ -186,7 +224,9 @@ fn a_panic_in_save_fails_the_vcpu_and_no_other() {
         |_: &mut ScriptedVcpu, _: &mut RecordingIo, _: ScriptState| Ok(()),
     );
     vcpus
-        .spawn_with(0, ScriptedVcpu::new([]), RecordingIo::unclaimed(), hooks)
+        .spawn_with(
+            VcpuBuilder::new(0, ScriptedVcpu::new([]), RecordingIo::unclaimed()).state_hooks(hooks),
+        )
         .unwrap();
     vcpus
         .spawn(1, ScriptedVcpu::new([]), RecordingIo::unclaimed())
@@ -206,31 +246,48 @@ fn a_panic_in_save_fails_the_vcpu_and_no_other() {
 
 #[test]
 fn a_panic_before_the_first_entry_is_reported() {
-    struct Refusing;
-    impl VcpuIo for Refusing {
-        fn thread_started(&mut self) {
-            panic!("no affinity for you");
-        }
-    }
     let (mut vcpus, events) = set();
-    vcpus.spawn(0, ScriptedVcpu::new([]), Refusing).unwrap();
+    let vcpu = VcpuBuilder::new(0, ScriptedVcpu::new([]), RecordingIo::unclaimed());
+    let vcpu = vcpu.on_start(|_, _| panic!("no affinity for you"));
+    vcpus.spawn_with(vcpu).unwrap();
     assert!(fatal(&events).to_string().contains("no affinity for you"));
     assert!(vcpus.resume(SOON).is_err());
     vcpus.stop(SOON).unwrap();
 }
 
+/// Panics when it is dropped.
+struct Dying;
+
+impl VcpuIo for Dying {}
+
+impl Drop for Dying {
+    fn drop(&mut self) {
+        panic!("not even now");
+    }
+}
+
 #[test]
 fn a_panic_while_the_thread_ends_still_leaves_a_last_word() {
-    struct Dying;
-    impl VcpuIo for Dying {}
-    impl Drop for Dying {
-        fn drop(&mut self) {
-            panic!("not even now");
-        }
-    }
+    let (mut vcpus, events) = set();
+    let dying = Dying;
+    let hooks = StateHooks::new(
+        move |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo| {
+            let _ = &dying;
+            Ok(vcpu.save()?)
+        },
+        |_: &mut ScriptedVcpu, _: &mut RecordingIo, _: ScriptState| Ok(()),
+    );
+    let vcpu = VcpuBuilder::new(0, ScriptedVcpu::new([]), RecordingIo::unclaimed());
+    vcpus.spawn_with(vcpu.state_hooks(hooks)).unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert!(vcpus.stop(SOON).unwrap().is_empty());
+    assert!(matches!(fatal(&events).reason, FailureReason::Lost));
+}
+
+#[test]
+fn a_device_that_panics_when_dropped_does_not_hurt_who_drops_the_set() {
     let (mut vcpus, events) = set();
     vcpus.spawn(0, ScriptedVcpu::new([]), Dying).unwrap();
-    vcpus.resume(SOON).unwrap();
-    vcpus.stop(SOON).unwrap();
-    assert!(matches!(fatal(&events).reason, FailureReason::Lost));
+    drop(vcpus);
+    assert!(events.try_recv().is_none());
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptError, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, Exit, FatalExit, Kick, ManagedVcpu, Next, Request, Response, SaveVcpu, State,
-    StateHooks, SystemEvent, Unchanged, Vcpu, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, step,
-    vcpu_events,
+    BoxError, Error, Exit, FatalExit, Kick, ManagedVcpu, Next, Request, Response, SaveVcpu,
+    SpawnError, State, StateHooks, SystemEvent, Unchanged, Vcpu, VcpuBuilder, VcpuEvent,
+    VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -292,7 +292,10 @@ fn any_other_failed_restore_ends_a_vcpu() {
             },
         );
         vcpus
-            .spawn_with(0, ScriptedVcpu::new([]), RecordingIo::unclaimed(), hooks)
+            .spawn_with(
+                VcpuBuilder::new(0, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+                    .state_hooks(hooks),
+            )
             .unwrap();
         let state = vcpus.save(SOON).unwrap();
         assert!(vcpus.restore(state, SOON).is_err());
@@ -512,9 +515,13 @@ fn states_come_back_in_the_order_of_the_vcpus() {
             .spawn(id, ScriptedVcpu::new([]), RecordingIo::unclaimed())
             .unwrap();
     }
+    let again = vcpus.spawn(1, ScriptedVcpu::new([]), RecordingIo::unclaimed());
     assert!(matches!(
-        vcpus.spawn(1, ScriptedVcpu::new([]), RecordingIo::unclaimed()),
-        Err(Error::DuplicateId { id: VcpuId(1) })
+        again,
+        Err(SpawnError {
+            error: Error::DuplicateId { id: VcpuId(1) },
+            ..
+        })
     ));
     let states: Vec<_> = [30, 10, 20].map(|retired| ScriptState { retired }).into();
     vcpus.restore(states.clone(), SOON).unwrap();
@@ -554,7 +561,7 @@ fn the_io_objects_state_is_part_of_the_saved_state() {
         count: 2,
     }];
     vcpus
-        .spawn_with(0, ScriptedVcpu::new(script), io, hooks)
+        .spawn_with(VcpuBuilder::new(0, ScriptedVcpu::new(script), io).state_hooks(hooks))
         .unwrap();
     vcpus.resume(SOON).unwrap();
     expect_paused(&events);
@@ -664,7 +671,9 @@ fn a_kick_that_a_restore_swallows_is_not_lost() {
         },
     );
     vcpus
-        .spawn_with(0, ScriptedVcpu::new([]), RecordingIo::unclaimed(), hooks)
+        .spawn_with(
+            VcpuBuilder::new(0, ScriptedVcpu::new([]), RecordingIo::unclaimed()).state_hooks(hooks),
+        )
         .unwrap();
     let vcpus = &vcpus;
     thread::scope(|scope| {
@@ -736,24 +745,6 @@ fn a_missed_deadline_is_kept() {
         "{waited:?}"
     );
     leave.send(()).unwrap();
-}
-
-#[test]
-fn threads_are_named_and_told_before_they_run() {
-    struct Started(Sender<Option<String>>);
-    impl vcpu_loop::VcpuIo for Started {
-        fn thread_started(&mut self) {
-            self.0
-                .send(thread::current().name().map(str::to_owned))
-                .unwrap();
-        }
-    }
-    let (mut vcpus, _events) = set();
-    let (sender, names) = channel();
-    vcpus
-        .spawn(12, ScriptedVcpu::new([]), Started(sender))
-        .unwrap();
-    assert_eq!(names.recv_timeout(SOON).unwrap().as_deref(), Some("vcpu12"));
 }
 
 proptest! {

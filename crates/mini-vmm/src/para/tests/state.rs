@@ -10,7 +10,7 @@ use para_abi::{Convention, ParaStatePayload};
 use para_msr::ParaMsrState;
 use para_msr::para::ParaRegistration;
 use vcpu_loop::script::{ScriptState, ScriptedVcpu, Step};
-use vcpu_loop::{VcpuEvents, VcpuSet, vcpu_events};
+use vcpu_loop::{VcpuBuilder, VcpuEvents, VcpuSet, vcpu_events};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Machine, PAGE, SITE, SOON, register};
@@ -24,8 +24,8 @@ fn set(
 ) -> (VcpuSet<MachineVcpuState<ScriptState>>, VcpuEvents) {
     let (sender, events) = vcpu_events().unwrap();
     let mut set = VcpuSet::new(sender);
-    set.spawn_with(0, ScriptedVcpu::new(script), machine.io(0), state_hooks())
-        .unwrap();
+    let vcpu = VcpuBuilder::new(0, ScriptedVcpu::new(script), machine.io(0));
+    set.spawn_with(vcpu.state_hooks(state_hooks())).unwrap();
     (set, events)
 }
 

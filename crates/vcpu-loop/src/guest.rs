@@ -1,0 +1,101 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A stay in the guest: run, answer, until there may be a request or the vCPU stopped by itself.
+
+use crate::dispatch::{Flow, Leave, Unclaimed, dispatch};
+use crate::doorbell::Doorbell;
+use crate::exit::Exit;
+use crate::history::{ExitHistory, ExitRecord};
+use crate::report::FailureReason;
+use crate::vcpu::{Vcpu, VcpuId, VcpuIo};
+
+/// Most exits that finishing one instruction may take. KVM's longest is a string instruction, which
+/// returns to the guest after 1,024 elements at the latest.
+const MAX_COMPLETIONS: u32 = 65_536;
+
+/// How a stay in the guest ended: there may be a request, and nothing is pending unless the guest has ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stay {
+    /// A device asked for a pause.
+    pub(crate) asked: bool,
+    /// The guest stopped by itself.
+    pub(crate) left: Option<Leave>,
+}
+
+/// What a stay in the guest needs.
+pub(crate) struct Guest<'a, V, I> {
+    pub(crate) id: VcpuId,
+    pub(crate) vcpu: &'a mut V,
+    pub(crate) io: &'a mut I,
+    pub(crate) bell: &'a Doorbell,
+    pub(crate) unclaimed: &'a Unclaimed,
+    pub(crate) history: &'a mut ExitHistory,
+}
+
+impl<V: Vcpu, I: VcpuIo> Guest<'_, V, I> {
+    /// The whole of `Running`.
+    pub(crate) fn run(&mut self) -> Result<Stay, Box<FailureReason>> {
+        loop {
+            let exit = self.vcpu.run().map_err(host)?;
+            let flow = answer(exit, self.io, self.id, self.unclaimed, self.history);
+            let stay = match flow {
+                Flow::Continue if !self.bell.is_rung() => continue,
+                Flow::Interrupted => return Ok(Stay::default()),
+                Flow::Leave(leave) if leave.is_final() => return Ok(Stay::default().after(flow)),
+                flow => Stay::default().after(flow),
+            };
+            return self.settle(stay);
+        }
+    }
+
+    /// Finishes what is pending without running the guest: the one way out for whoever asked for a pause. More
+    /// reasons to stop may come meanwhile.
+    #[cold]
+    #[inline(never)]
+    fn settle(&mut self, mut stay: Stay) -> Result<Stay, Box<FailureReason>> {
+        for _ in 0..MAX_COMPLETIONS {
+            let exit = self.vcpu.complete().map_err(host)?;
+            match answer(exit, self.io, self.id, self.unclaimed, self.history) {
+                Flow::Interrupted => return Ok(stay),
+                flow => stay = stay.after(flow),
+            }
+            if stay.left.is_some_and(Leave::is_final) {
+                return Ok(stay);
+            }
+        }
+        Err(Box::new(FailureReason::NeverSettled {
+            exits: MAX_COMPLETIONS,
+        }))
+    }
+}
+
+impl Stay {
+    fn after(self, flow: Flow) -> Self {
+        Stay {
+            asked: self.asked || flow == Flow::Pause,
+            left: match flow {
+                Flow::Leave(leave) => Some(leave),
+                _ => self.left,
+            },
+        }
+    }
+}
+
+#[inline]
+fn answer<I: VcpuIo>(
+    exit: Exit<'_>,
+    io: &mut I,
+    id: VcpuId,
+    unclaimed: &Unclaimed,
+    history: &mut ExitHistory,
+) -> Flow {
+    if !matches!(exit, Exit::Interrupted) {
+        history.push(ExitRecord::from(&exit));
+    }
+    dispatch(exit, io, id, unclaimed)
+}
+
+fn host(error: impl std::error::Error + Send + Sync + 'static) -> Box<FailureReason> {
+    Box::new(FailureReason::Host(Box::new(error)))
+}

@@ -1,0 +1,289 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Threads: how they start, what they give back, and what the caller's own code may do on them. The vCPUs are
+//! scripted.
+#![allow(clippy::unwrap_used)]
+
+use std::error::Error as _;
+use std::io;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use vcpu_loop::script::{RecordingIo, ScriptState, ScriptedVcpu, Step};
+use vcpu_loop::{
+    BoxError, Error, FailureReason, KickSignal, SpawnError, State, StateHooks, Stopped,
+    VcpuBuilder, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, vcpu_events,
+};
+use vmm_sys_util::signal::{block_signal, get_blocked_signals, register_signal_handler};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn set() -> (VcpuSet<ScriptState>, VcpuEvents) {
+    let (sender, events) = vcpu_events().unwrap();
+    (VcpuSet::new(sender), events)
+}
+
+/// A vCPU that spins, so that only a signal and a flag take it out of the guest.
+fn spinning(id: u32) -> VcpuBuilder<ScriptedVcpu, RecordingIo, ScriptState> {
+    VcpuBuilder::new(id, ScriptedVcpu::new([]), RecordingIo::unclaimed())
+}
+
+#[test]
+fn a_thread_has_the_name_stack_and_hook_of_the_callers_choice() {
+    let (mut vcpus, _events) = set();
+    let (told, names) = channel();
+    let say = move || {
+        told.send(thread::current().name().map(str::to_owned))
+            .unwrap()
+    };
+    let other = say.clone();
+    vcpus
+        .spawn_with(spinning(12).on_start(move |_, _| {
+            say();
+            Ok(())
+        }))
+        .unwrap();
+    let name = names.recv_timeout(SOON).unwrap();
+    assert_eq!(name.as_deref(), Some("vcpu12"));
+    // Deeper than the standard library's two MiB.
+    let deep = spinning(1).thread_name("cpu 1 of 2").stack_size(64 << 20);
+    let hook = move |_: &mut ScriptedVcpu, _: &mut RecordingIo| {
+        assert!(depth(0, 4 << 20) > 0);
+        other();
+        Ok(())
+    };
+    vcpus.spawn_with(deep.on_start(hook)).unwrap();
+    let name = names.recv_timeout(SOON).unwrap();
+    assert_eq!(name.as_deref(), Some("cpu 1 of 2"));
+}
+
+/// Uses so many bytes of stack.
+fn depth(level: u32, bytes: usize) -> u32 {
+    let page = std::hint::black_box([1u8; 4096]);
+    match bytes.checked_sub(page.len()) {
+        Some(rest) => depth(level + 1, rest) + u32::from(page[0]),
+        None => level,
+    }
+}
+
+/// A hook that blocks all signals, as code that hands them to a signalfd does, delays no pause and no stop.
+#[test]
+fn a_hook_that_blocks_the_kick_signal_loses_no_kick() {
+    let signal = KickSignal::default().number();
+    let (mut vcpus, _events) = set();
+    let block = move |_: &mut ScriptedVcpu, _: &mut RecordingIo| {
+        block_signal(signal).unwrap();
+        Ok(())
+    };
+    vcpus.spawn_with(spinning(0).on_start(block)).unwrap();
+    // So does any other code of the caller's.
+    let hooks = StateHooks::new(
+        move |_: &mut ScriptedVcpu, _: &mut RecordingIo| {
+            block_signal(signal).unwrap();
+            Ok(ScriptState::default())
+        },
+        |_: &mut ScriptedVcpu, _: &mut RecordingIo, _: ScriptState| Ok(()),
+    );
+    vcpus.spawn_with(spinning(1).state_hooks(hooks)).unwrap();
+    vcpus.save(SOON).unwrap();
+    let blocked = |vcpus: &VcpuSet<ScriptState>, id: u32| {
+        let look = |_: &mut ScriptedVcpu| get_blocked_signals().unwrap();
+        vcpus.with_vcpu(id, look, SOON).unwrap().contains(&signal)
+    };
+    assert!(!blocked(&vcpus, 0) && !blocked(&vcpus, 1));
+    for _ in 0..20 {
+        vcpus.resume(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+    }
+}
+
+#[test]
+fn a_vcpu_whose_hook_fails_never_runs_and_says_why() {
+    let (mut vcpus, events) = set();
+    let vcpu = ScriptedVcpu::new([Step::Rdmsr { index: 1 }]);
+    let io = RecordingIo::unclaimed();
+    let calls = io.calls();
+    let fails = |_: &mut ScriptedVcpu, _: &mut RecordingIo| {
+        Err(BoxError::from(io::Error::from_raw_os_error(1)))
+    };
+    vcpus
+        .spawn_with(VcpuBuilder::new(3, vcpu, io).on_start(fails))
+        .unwrap();
+    for _ in 0..2 {
+        let error = vcpus.resume(SOON).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "vCPU 3 could not start, the cause below says why"
+        );
+        let hook = error.source().unwrap();
+        let cause = hook.source().unwrap().downcast_ref::<io::Error>();
+        assert_eq!(cause.unwrap().raw_os_error(), Some(1));
+    }
+    let Some(VcpuEvent::Fatal { report }) = events.recv_timeout(SOON) else {
+        panic!("no event");
+    };
+    assert!(matches!(report.reason, FailureReason::Start(_)));
+    let text = report.to_string();
+    assert!(
+        text.contains("the hook on its thread's start failed: "),
+        "{text}"
+    );
+    assert_eq!(calls.get(), []);
+    let stopped = vcpus.stop(SOON).unwrap();
+    assert_eq!(stopped[0].state(), State::Failed);
+    assert!(events.try_recv().is_none(), "one failure, one event");
+}
+
+/// A replaced vCPU has another flag: a kick of the old one would take nothing out of the guest.
+#[test]
+fn no_kick_is_lost_when_the_callers_code_replaces_the_vcpu() {
+    type Spares = Arc<Mutex<Vec<ScriptedVcpu>>>;
+    let replace = |vcpu: &mut ScriptedVcpu, old: &Spares| {
+        let fresh = ScriptedVcpu::new([]);
+        // Kept, so that the new one has another address.
+        old.lock().unwrap().push(std::mem::replace(vcpu, fresh));
+    };
+    let old = Spares::default();
+    let (mut vcpus, _events) = set();
+    let kept = [(); 4].map(|()| Arc::clone(&old));
+    let [on_start, on_save, on_restore, on_call] = kept;
+    let hooks = StateHooks::new(
+        move |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo| {
+            replace(vcpu, &on_save);
+            Ok(ScriptState::default())
+        },
+        move |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo, _: ScriptState| {
+            replace(vcpu, &on_restore);
+            Ok(())
+        },
+    );
+    let hook = move |vcpu: &mut ScriptedVcpu, _: &mut RecordingIo| {
+        replace(vcpu, &on_start);
+        Ok(())
+    };
+    vcpus
+        .spawn_with(spinning(0).state_hooks(hooks).on_start(hook))
+        .unwrap();
+    let run_and_kick = |vcpus: &VcpuSet<ScriptState>| {
+        vcpus.resume(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+    };
+    run_and_kick(&vcpus);
+    for _ in 0..50 {
+        let on_call = Arc::clone(&on_call);
+        let call = move |vcpu: &mut ScriptedVcpu| replace(vcpu, &on_call);
+        vcpus.with_vcpu(0, call, SOON).unwrap();
+        run_and_kick(&vcpus);
+        let states = vcpus.save(SOON).unwrap();
+        run_and_kick(&vcpus);
+        vcpus.restore(states, SOON).unwrap();
+        run_and_kick(&vcpus);
+    }
+    assert_eq!(old.lock().unwrap().len(), 1 + 50 * 3);
+}
+
+#[test]
+fn stopped_vcpus_come_back_and_run_again() {
+    let (mut vcpus, events) = set();
+    let rdmsr = |index| Step::Rdmsr { index };
+    let script = [rdmsr(1), Step::Shutdown];
+    vcpus
+        .spawn(0, ScriptedVcpu::new(script), RecordingIo::unclaimed())
+        .unwrap();
+    vcpus.spawn_with(spinning(1)).unwrap();
+    vcpus.spawn_with(spinning(2)).unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::Shutdown { .. })
+    ));
+    vcpus.pause_vcpu(2, SOON).unwrap();
+    // One of them alone first.
+    let one = vcpus.stop_vcpu(1, SOON).unwrap().unwrap();
+    assert_eq!((one.id(), one.state()), (VcpuId(1), State::Running));
+    let mut stopped = vcpus.stop(SOON).unwrap();
+    stopped.push(one);
+    assert_eq!(vcpus.ids().count(), 0);
+    let states: Vec<_> = stopped.iter().map(|s| (s.id().0, s.state())).collect();
+    assert_eq!(
+        states,
+        [(0, State::Ended), (2, State::Paused), (1, State::Running)]
+    );
+    // In another set, with the same ids.
+    let (mut vcpus, _events) = set();
+    for stopped in stopped.into_iter().skip(1) {
+        let stopped = stopped.downcast::<ScriptedVcpu, u8>().unwrap_err();
+        let stopped = stopped.downcast::<ScriptedVcpu, RecordingIo>();
+        let Stopped { id, vcpu, io, .. } = stopped.unwrap();
+        vcpus.spawn(id, vcpu, io).unwrap();
+    }
+    for _ in 0..20 {
+        vcpus.resume(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+    }
+    let nobody = vcpus.stop_vcpu(0, SOON);
+    assert!(matches!(nobody, Err(Error::NoSuchVcpu { id: VcpuId(0) })));
+}
+
+/// What stopped before another one's missed deadline comes with the call that stops the last.
+#[test]
+fn a_missed_deadline_loses_no_vcpu() {
+    let (mut vcpus, _events) = set();
+    let (leave, wait) = channel::<()>();
+    let holds = move |_: &mut ScriptedVcpu, _: &mut RecordingIo| Ok(wait.recv()?);
+    vcpus.spawn_with(spinning(0).on_start(holds)).unwrap();
+    vcpus.spawn_with(spinning(1)).unwrap();
+    let missed = vcpus.stop(Duration::from_millis(50));
+    assert!(matches!(missed, Err(Error::Deadline { missed, .. }) if missed == [VcpuId(0)]));
+    leave.send(()).unwrap();
+    let mut ids: Vec<u32> = vcpus
+        .stop(SOON)
+        .unwrap()
+        .iter()
+        .map(|stopped| stopped.id().0)
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1]);
+}
+
+#[test]
+fn a_vcpu_that_can_not_be_spawned_comes_back() {
+    let (mut vcpus, _events) = set();
+    // No address space has room for this stack.
+    let failed = vcpus.spawn_with(spinning(0).stack_size(1 << 60));
+    let SpawnError { error, vcpu, io } = failed.unwrap_err();
+    assert!(matches!(error, Error::Thread { .. }), "{error}");
+    let failed = vcpus.spawn_with(VcpuBuilder::new(0, vcpu, io).thread_name("a\0b"));
+    let SpawnError { error, vcpu, io } = failed.unwrap_err();
+    assert!(matches!(error, Error::Thread { .. }), "{error}");
+    vcpus.spawn_with(spinning(1)).unwrap();
+    let SpawnError { error, vcpu, io } = vcpus.spawn(1, vcpu, io).unwrap_err();
+    assert!(matches!(error, Error::DuplicateId { .. }));
+    vcpus.spawn(0, vcpu, io).unwrap();
+    vcpus.resume(SOON).unwrap();
+    vcpus.pause(SOON).unwrap();
+}
+
+#[test]
+fn a_signal_with_a_handler_of_somebody_elses_is_not_taken() {
+    extern "C" fn foreign(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    let signal = KickSignal::real_time(7).unwrap();
+    register_signal_handler(signal.number(), foreign).unwrap();
+    let (sender, _events) = vcpu_events().unwrap();
+    let mut vcpus = VcpuSet::with_signal(sender, signal);
+    let refused = vcpus.spawn_with(spinning(0)).unwrap_err();
+    assert!(
+        matches!(refused.error, Error::SignalTaken { signal: taken } if taken == signal.number())
+    );
+    // Another one is free, for any number of sets.
+    for _ in 0..2 {
+        let (sender, _events) = vcpu_events().unwrap();
+        let mut vcpus = VcpuSet::with_signal(sender, KickSignal::real_time(8).unwrap());
+        vcpus.spawn_with(spinning(0)).unwrap();
+        vcpus.resume(SOON).unwrap();
+        vcpus.pause(SOON).unwrap();
+    }
+}
