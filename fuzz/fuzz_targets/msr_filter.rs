@@ -104,8 +104,13 @@ fuzz_target!(|input: &[u8]| {
                 false => builder.deny(wish.range, wish.access),
             }
         });
-    match builder.compile() {
-        Ok(filter) => check(&filter, default, &wishes),
-        Err(e) => assert!(!e.to_string().is_empty()),
+    let strict = builder.compile();
+    match builder.compile_lenient() {
+        Ok(filter) => {
+            check(&filter, default, &wishes);
+            let is_void = filter.uncovered().iter().any(|gap| gap.allowed);
+            assert_eq!(strict.is_err(), is_void);
+        }
+        Err(e) => assert_eq!(strict, Err(e)),
     }
 });

@@ -25,14 +25,14 @@ fn plain(bytes: &[u8]) -> Option<ParaMsrState> {
     let (version, rest) = bytes.split_first_chunk()?;
     let (para_state_gpa, rest) = rest.split_first_chunk()?;
     let (hypercall_gpa, rest) = rest.split_first_chunk()?;
-    Some(ParaMsrState {
-        version: u32::from_le_bytes(*version),
-        registration: Some(ParaRegistration {
-            para_state_gpa: u64::from_le_bytes(*para_state_gpa),
-            hypercall_gpa: u64::from_le_bytes(*hypercall_gpa),
-        }),
-        stub: rest.first().and_then(|number| STUBS.get(usize::from(*number))).copied(),
-    })
+    let registration = ParaRegistration::new(
+        u64::from_le_bytes(*para_state_gpa),
+        u64::from_le_bytes(*hypercall_gpa),
+    );
+    let given = rest.first().and_then(|number| STUBS.get(usize::from(*number)));
+    let mut state = ParaMsrState::registered(registration).with_stub(given.copied());
+    state.version = u32::from_le_bytes(*version);
+    Some(state)
 }
 
 fn to_cbor(state: &ParaMsrState) -> Vec<u8> {
@@ -61,7 +61,7 @@ fn restore(state: &ParaMsrState, stub: Stub) {
             guest::assert_sane(&registration);
             assert_eq!(para.registration(), Some(registration));
             let given = Some(stub);
-            assert_eq!(para.save(), ParaMsrState { stub: given, ..*state });
+            assert_eq!(para.save(), state.with_stub(given));
             let gpa = registration.hypercall_gpa;
             let (was, is) = (guest::site(&before, gpa), guest::site(&after, gpa));
             match site {
@@ -70,6 +70,7 @@ fn restore(state: &ParaMsrState, stub: Stub) {
                     assert_eq!((was, is), (from.bytes(), stub.bytes()))
                 }
                 RestoredSite::Foreign { bytes } => assert_eq!((was, is), (bytes, bytes)),
+                other => panic!("{other}"),
             }
             guest::assert_only(&before, &after, &[gpa..gpa + 4]);
             return;
@@ -78,6 +79,7 @@ fn restore(state: &ParaMsrState, stub: Stub) {
         Ok(Restored::Dropped { registration, .. }) => {
             assert_eq!(state.registration, Some(registration));
         }
+        Ok(other) => panic!("{other}"),
     }
     assert_eq!(para.registration(), None);
     assert!(before == after);

@@ -69,6 +69,7 @@ impl fmt::Display for HypercallInsn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Stub {
     /// `vmcall; ret`.
     Vmx,

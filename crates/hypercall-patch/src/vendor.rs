@@ -19,6 +19,7 @@ use crate::HypercallInsn;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Vendor {
     /// `GenuineIntel`: VMX.
     Intel,
@@ -167,6 +168,7 @@ impl core::error::Error for UnknownVendor {}
 
 /// Why a CPUID table shows no vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CpuidError {
     /// The table has no entry for function 0.
     NoLeaf0,

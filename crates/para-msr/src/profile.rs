@@ -34,6 +34,7 @@ use crate::filter::Access::{self, Both, Read, Write};
 
 /// Whose processors have an MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Cpu {
     /// All, or a paravirtual MSR.
     Any,

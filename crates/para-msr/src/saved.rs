@@ -94,6 +94,7 @@ pub trait MsrAccess {
 /// How much an MSR matters, see the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum MsrClass {
     /// The guest breaks without it.
     Required,
@@ -133,6 +134,7 @@ pub enum SavedError<E: std::error::Error + 'static> {
     "this host rejected MSRs that the guest needs: {}; restore it on a host like the one it was saved on",
     list(indices)
 )]
+#[non_exhaustive]
 pub struct RequiredMissing {
     /// Which.
     pub indices: Vec<u32>,
@@ -145,6 +147,7 @@ fn list(indices: &[u32]) -> String {
 
 /// What a save came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SaveReport {
     /// The values, to be kept.
     pub values: Vec<MsrValue>,
@@ -156,6 +159,7 @@ pub struct SaveReport {
 
 /// What a restore came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RestoreReport {
     /// How many were written.
     pub written: usize,

@@ -63,6 +63,7 @@ pub fn assert_sane(registration: &ParaRegistration) {
     let ParaRegistration {
         para_state_gpa: page,
         hypercall_gpa: site,
+        ..
     } = *registration;
     let in_ram = |gpa: u64, size: u64| {
         REGIONS

@@ -71,12 +71,12 @@ impl<R: CallRegisters> ParaHandler<R> {
                     log_event(vcpu, event, number);
                 }
             });
-            match stub {
-                Stub::Pio(_) => {
+            match stub.port() {
+                Some(_) => {
                     let gate = Arc::clone(gate);
                     para.with_prelude(move || gate.open())
                 }
-                Stub::Vmx | Stub::Svm => para,
+                None => para,
             }
         })
     }

@@ -46,7 +46,7 @@ where
             match io.restore_para(&state.para)? {
                 Restored::Unregistered => {}
                 restored @ Restored::Registered { .. } => debug!("{restored}"),
-                dropped @ Restored::Dropped { .. } => warn!("{dropped}"),
+                other => warn!("{other}"),
             }
             Ok(())
         },

@@ -19,6 +19,7 @@ use crate::Outcome;
 /// [`EventThrottle`](super::EventThrottle).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a fault must become #GP(0)"]
+#[non_exhaustive]
 pub enum Registration {
     /// The guest may call: `ret` is 0, WRMSR succeeds.
     Registered(Registered),
@@ -30,6 +31,7 @@ pub enum Registration {
 
 /// A registration that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Registered {
     /// Guest-physical address of the para page.
     pub para_state_gpa: u64,
@@ -48,6 +50,7 @@ pub struct Registered {
 
 /// A registration that the guest was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refused {
     /// Guest-physical address of the para page.
     pub para_state_gpa: u64,
@@ -73,6 +76,7 @@ pub enum Refusal {
 
 /// A write that is #GP(0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// What the guest wrote: EDX:EAX.
     pub value: u64,

@@ -22,6 +22,7 @@ type Prelude = Box<dyn FnMut() + Send + Sync>;
 /// access (H4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct ParaRegistration {
     /// Guest-physical address of the para page, a multiple of 4096.
     pub para_state_gpa: u64,
@@ -74,6 +75,16 @@ pub struct ParaMsr<A> {
     registered: Option<ParaRegistration>,
     observer: Option<Observer>,
     prelude: Option<Prelude>,
+}
+
+impl ParaRegistration {
+    /// A page and the four bytes that it names. That they are fit for it is checked when they are restored.
+    pub const fn new(para_state_gpa: u64, hypercall_gpa: u64) -> Self {
+        ParaRegistration {
+            para_state_gpa,
+            hypercall_gpa,
+        }
+    }
 }
 
 impl<A: fmt::Debug> fmt::Debug for ParaMsr<A> {

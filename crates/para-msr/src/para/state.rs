@@ -21,6 +21,7 @@ use super::page::ParaPage;
 /// checked it against guest memory. Which stub stands there is read there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct ParaMsrState {
     /// The form of this structure: [`ParaMsrState::VERSION`].
     pub version: u32,
@@ -36,6 +37,22 @@ impl ParaMsrState {
     /// The form that is written, and the newest that is read.
     pub const VERSION: u32 = 1;
 
+    /// The state of a vCPU that is registered, and called nobody knows how: see [`with_stub`](Self::with_stub).
+    pub const fn registered(registration: ParaRegistration) -> Self {
+        ParaMsrState {
+            version: Self::VERSION,
+            registration: Some(registration),
+            stub: None,
+        }
+    }
+
+    /// The same state of a guest that was given this stub.
+    #[must_use]
+    pub const fn with_stub(mut self, stub: Option<Stub>) -> Self {
+        self.stub = stub;
+        self
+    }
+
     /// The stub by which the saved guest calls, for a VMM that can still choose its own; `None` if it is not
     /// registered, its registration no longer holds, or it put something else there. `memory` is restored.
     ///
@@ -49,8 +66,8 @@ impl ParaMsrState {
     ///
     /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
     /// memory.write_slice(&Stub::Vmx.bytes(), GuestAddress(0x2000))?;
-    /// let registration = ParaRegistration { para_state_gpa: 0x1000, hypercall_gpa: 0x2000 };
-    /// let state = ParaMsrState { registration: Some(registration), ..ParaMsrState::default() };
+    /// let registration = ParaRegistration::new(0x1000, 0x2000);
+    /// let state = ParaMsrState::registered(registration);
     ///
     /// let mine = match state.standing(&memory)? {
     ///     Some(Stub::Pio(_)) => Stub::Pio(PioPort::DEFAULT),
@@ -166,6 +183,7 @@ pub enum RestoreError {
 /// What restoring a state came to. Displays as one line for a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the registration may have been dropped"]
+#[non_exhaustive]
 pub enum Restored {
     /// The vCPU wasn't registered and isn't.
     Unregistered,
@@ -188,6 +206,7 @@ pub enum Restored {
 
 /// What became of the four bytes of a restored registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RestoredSite {
     /// This host's stub stands there already.
     Unchanged,
@@ -272,8 +291,8 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     ///
     /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
     /// memory.write_slice(&Stub::Vmx.bytes(), GuestAddress(0x2000))?; // saved on an Intel host
-    /// let registration = ParaRegistration { para_state_gpa: 0x1000, hypercall_gpa: 0x2000 };
-    /// let state = ParaMsrState { registration: Some(registration), ..ParaMsrState::default() };
+    /// let registration = ParaRegistration::new(0x1000, 0x2000);
+    /// let state = ParaMsrState::registered(registration);
     ///
     /// let mut para = ParaMsr::new(&memory, Stub::Svm);
     /// let site = RestoredSite::Repatched { from: Stub::Vmx };

@@ -9,13 +9,15 @@ use crate::handlers::LogLimit;
 /// A [`LogLimit`] for each kind of [`Registration`], so that a flood of one kind doesn't hide the others.
 ///
 /// ```
-/// use para_msr::para::{EventThrottle, Fault, FaultReason, Registration};
+/// use para_msr::para::{EventThrottle, ParaMsr, PioPort, Stub};
+/// use vm_memory::{GuestAddress, GuestMemoryMmap};
 ///
+/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
 /// let mut throttle = EventThrottle::default();
-/// let event = Registration::Fault(Fault { value: 1, reason: FaultReason::Misaligned });
-/// if let Some(number) = throttle.admit(&event) {
-///     println!("vCPU 0: {event} (number {number})");
-/// }
+/// let mut para = ParaMsr::new(&memory, Stub::Pio(PioPort::DEFAULT));
+/// let logged: Vec<u64> = (0..40).filter_map(|_| throttle.admit(&para.wrmsr(1))).collect();
+/// assert_eq!(logged, [1, 2, 3, 4, 8, 16, 32]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventThrottle {

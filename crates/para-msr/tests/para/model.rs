@@ -292,6 +292,7 @@ fn came(event: Registration) -> Came {
             FaultReason::Misaligned => Came::Misaligned,
             _ => Came::NotRam,
         },
+        other => panic!("{other}"),
     }
 }
 
@@ -310,7 +311,7 @@ fn back(outcome: Result<Restored, RestoreError>) -> Back {
         },
         Ok(Restored::Dropped { .. }) => Back::Dropped,
         Err(RestoreError::OtherKind { .. }) => Back::OtherKind,
-        Err(other) => panic!("{other}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -367,15 +368,8 @@ fn run(stub: Stub, steps: Vec<Step>) {
                 site,
                 given,
             } => {
-                let registration = ParaRegistration {
-                    para_state_gpa: page,
-                    hypercall_gpa: site,
-                };
-                let state = ParaMsrState {
-                    registration: Some(registration),
-                    stub: given,
-                    ..ParaMsrState::default()
-                };
+                let registration = ParaRegistration::new(page, site);
+                let state = ParaMsrState::registered(registration).with_stub(given);
                 let back = back(vcpus[vcpu].restore(&state));
                 let given = given.map(Stub::bytes);
                 assert_eq!(back, both.model.restore(vcpu, Some((page, site)), given));

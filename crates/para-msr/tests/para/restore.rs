@@ -12,19 +12,10 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
 
 use crate::support::*;
 
-const REGISTRATION: ParaRegistration = ParaRegistration {
-    para_state_gpa: PAGE,
-    hypercall_gpa: SITE,
-};
+const REGISTRATION: ParaRegistration = ParaRegistration::new(PAGE, SITE);
 
 fn state(para_state_gpa: u64, hypercall_gpa: u64) -> ParaMsrState {
-    ParaMsrState {
-        registration: Some(ParaRegistration {
-            para_state_gpa,
-            hypercall_gpa,
-        }),
-        ..ParaMsrState::default()
-    }
+    ParaMsrState::registered(ParaRegistration::new(para_state_gpa, hypercall_gpa))
 }
 
 /// A memory whose guest has registered on a host with `stub`, and the state.
@@ -66,10 +57,7 @@ fn h6_a_guest_is_patched_anew_for_another_host() {
                     .iter()
                     .all(|gpa| site.contains(gpa))
             );
-            let again = ParaMsrState {
-                stub: Some(to),
-                ..state
-            };
+            let again = state.with_stub(Some(to));
             assert_eq!(para.save(), again, "and it can be saved again");
         }
     }
@@ -85,7 +73,7 @@ fn h6_a_stub_of_the_other_kind_is_an_error_and_changes_nothing() {
             let refused = Err(RestoreError::OtherKind { gpa, from, to });
             // Also where nobody knows any more what the guest was given.
             for stub in [state.stub, None] {
-                let state = ParaMsrState { stub, ..state };
+                let state = state.with_stub(stub);
                 let mut para = ParaMsr::new(&memory, to).with_prelude(|| panic!("nobody calls"));
                 assert_eq!(state.standing(&memory), Ok(Some(from)));
                 assert_eq!(para.check(&state), refused.map(|_: Restored| ()));
@@ -138,7 +126,8 @@ fn h6_what_does_not_hold_has_no_stub() {
         assert_eq!(ParaMsr::new(&memory, PIO).check(&lost), Ok(()));
     }
     assert_eq!(ParaMsrState::default().standing(&memory), Ok(None));
-    let version = ParaMsrState { version: 2, ..good };
+    let mut version = good;
+    version.version = 2;
     let found = Err(RestoreError::Version { found: 2 });
     assert_eq!(version.standing(&memory), found);
 }
@@ -276,12 +265,9 @@ fn h6_a_state_from_the_future_is_an_error_and_changes_nothing() {
         let mut para = ParaMsr::new(&memory, Stub::Vmx);
         assert!(para.wrmsr(PAGE).registered().is_some());
         let before = image(&memory);
-        let error = para
-            .restore(&ParaMsrState {
-                version: found,
-                ..saved
-            })
-            .unwrap_err();
+        let mut later = saved;
+        later.version = found;
+        let error = para.restore(&later).unwrap_err();
         assert_eq!(error, RestoreError::Version { found });
         assert_eq!(para.registration(), Some(REGISTRATION));
         assert_eq!(image(&memory), before);
@@ -323,13 +309,7 @@ fn h6_the_state_is_json_that_a_later_version_can_extend() {
     assert_eq!(serde_json::from_str::<ParaMsrState>(&json).unwrap(), state);
     let without: ParaMsrState =
         serde_json::from_str(&json.replace(r#","stub":"vmx""#, "")).unwrap();
-    assert_eq!(
-        without,
-        ParaMsrState {
-            stub: None,
-            ..state
-        }
-    );
+    assert_eq!(without, state.with_stub(None));
     let later = r#"{"version":2,"registration":null,"cr3_cache_gpa":4096}"#;
     let later: ParaMsrState = serde_json::from_str(later).unwrap();
     let memory = ready();

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use hypercall_patch::Stub;
 use hypercall_patch::memory::{SiteError, Written};
 use para_abi::{KVM_PARA_API_VERSION, MSR_KVM_API_MAGIC, PARA_STATE_PAYLOAD, ParaStatePayload};
-use para_msr::para::{FaultReason, ParaRegistration, Refusal, Registered, Restored};
-use para_msr::{MsrDispatchBuilder, MsrHandler, Outcome, ParaMsr, Registration};
+use para_msr::para::{FaultReason, ParaRegistration, Refusal, Restored};
+use para_msr::{MsrDispatchBuilder, MsrHandler, Outcome, ParaMsr};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::*;
@@ -239,19 +239,18 @@ fn r7_a_site_needs_no_alignment() {
 fn r8_the_registration_is_stored_with_all_its_parts() {
     let memory = ready();
     let mut para = ParaMsr::new(&memory, PIO);
-    let registered = Registered {
-        para_state_gpa: PAGE,
-        hypercall_gpa: SITE,
-        guest_version: 1,
-        size: 4096,
-        stub: PIO,
-        written: Written::Changed,
-    };
-    assert_eq!(para.wrmsr(PAGE), Registration::Registered(registered));
-    let stored = ParaRegistration {
-        para_state_gpa: PAGE,
-        hypercall_gpa: SITE,
-    };
+    let event = para.wrmsr(PAGE);
+    let registered = event.registered().unwrap();
+    assert_eq!(
+        (registered.para_state_gpa, registered.hypercall_gpa),
+        (PAGE, SITE)
+    );
+    assert_eq!((registered.guest_version, registered.size), (1, 4096));
+    assert_eq!(
+        (registered.stub, registered.written),
+        (PIO, Written::Changed)
+    );
+    let stored = ParaRegistration::new(PAGE, SITE);
     assert_eq!(para.registration(), Some(stored));
 }
 
@@ -262,10 +261,7 @@ fn r8_another_registration_replaces_the_first() {
     assert!(para.wrmsr(PAGE).registered().is_some());
     put(&memory, 0x4000, &ParaStatePayload::new(0x5000));
     assert!(para.wrmsr(0x4000).registered().is_some());
-    let stored = ParaRegistration {
-        para_state_gpa: 0x4000,
-        hypercall_gpa: 0x5000,
-    };
+    let stored = ParaRegistration::new(0x4000, 0x5000);
     assert_eq!(para.registration(), Some(stored));
     assert_eq!(
         bytes(&memory, SITE),

@@ -111,7 +111,7 @@ fn check(event: &Registration, page: u64) -> bool {
             assert!(newer || !SITES.contains(&event.hypercall_gpa));
             false
         }
-        Registration::Fault(event) => panic!("{event}"),
+        other => panic!("{other}"),
     }
 }
 

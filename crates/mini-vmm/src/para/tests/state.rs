@@ -53,10 +53,7 @@ fn h6_a_saved_vcpu_has_its_registration_and_no_wrmsr_pending() {
     run_to_the_end(&vcpus, &machine);
     // The scripted vCPU panics if it is saved with an access pending.
     let states = vcpus.save(SOON).unwrap();
-    let registration = ParaRegistration {
-        para_state_gpa: PAGE,
-        hypercall_gpa: SITE,
-    };
+    let registration = ParaRegistration::new(PAGE, SITE);
     assert_eq!(states[0].para.registration, Some(registration));
     assert_eq!(states[0].vcpu.retired, 1);
 
@@ -76,13 +73,7 @@ fn h6_a_saved_vcpu_has_its_registration_and_no_wrmsr_pending() {
 fn h6_a_guest_that_calls_another_way_is_refused_until_it_is_let() {
     let state = MachineVcpuState {
         vcpu: ScriptState::default(),
-        para: ParaMsrState {
-            registration: Some(ParaRegistration {
-                para_state_gpa: PAGE,
-                hypercall_gpa: SITE,
-            }),
-            ..ParaMsrState::default()
-        },
+        para: ParaMsrState::registered(ParaRegistration::new(PAGE, SITE)),
     };
     let machine = Machine::pio();
     stand(&machine, Stub::Vmx);
@@ -99,10 +90,7 @@ fn h6_a_guest_that_calls_another_way_is_refused_until_it_is_let() {
     stand(&machine, Stub::Pio(PioPort::DEFAULT));
     vcpus.restore(vec![state.clone()], SOON).unwrap();
     let given = Some(Stub::Pio(PioPort::DEFAULT));
-    let para = ParaMsrState {
-        stub: given,
-        ..state.para
-    };
+    let para = state.para.with_stub(given);
     assert_eq!(
         vcpus.save(SOON).unwrap(),
         [MachineVcpuState { para, ..state }]
@@ -115,16 +103,11 @@ fn h6_a_state_that_is_not_taken_decides_no_route() {
     let machine = Machine::new(choice.unwrap(), Convention::Kvm);
     stand(&machine, Stub::Pio(PioPort::DEFAULT));
     let (vcpus, _events) = set(&machine, vec![]);
-    let state = |version, para_state_gpa, vcpu| MachineVcpuState {
-        vcpu,
-        para: ParaMsrState {
-            version,
-            registration: Some(ParaRegistration {
-                para_state_gpa,
-                hypercall_gpa: SITE,
-            }),
-            stub: None,
-        },
+    let state = |version, para_state_gpa, vcpu| {
+        let registration = ParaRegistration::new(para_state_gpa, SITE);
+        let mut para = ParaMsrState::registered(registration);
+        para.version = version;
+        MachineVcpuState { vcpu, para }
     };
     let fresh = ScriptState::default();
     vcpus
@@ -171,10 +154,7 @@ fn h6_a_damaged_registration_is_dropped_and_a_misfit_changes_nothing() {
     assert_eq!(vcpus.save(SOON).unwrap(), good);
 
     let mut damaged = good.clone();
-    damaged[0].para.registration = Some(ParaRegistration {
-        para_state_gpa: PAGE,
-        hypercall_gpa: u64::MAX - 1,
-    });
+    damaged[0].para.registration = Some(ParaRegistration::new(PAGE, u64::MAX - 1));
     vcpus.restore(damaged, SOON).unwrap();
     assert_eq!(vcpus.save(SOON).unwrap()[0].para, ParaMsrState::default());
     vcpus.restore(good.clone(), SOON).unwrap();
@@ -185,13 +165,7 @@ fn h6_a_damaged_registration_is_dropped_and_a_misfit_changes_nothing() {
 fn a_saved_vcpu_survives_json() {
     let state = MachineVcpuState {
         vcpu: 5u64,
-        para: ParaMsrState {
-            registration: Some(ParaRegistration {
-                para_state_gpa: PAGE,
-                hypercall_gpa: SITE,
-            }),
-            ..ParaMsrState::default()
-        },
+        para: ParaMsrState::registered(ParaRegistration::new(PAGE, SITE)),
     };
     let json = serde_json::to_string(&state).unwrap();
     assert_eq!(
