@@ -14,6 +14,8 @@ mod cpio;
 mod host;
 mod initramfs;
 mod kernels;
+#[cfg(test)]
+mod layers;
 mod marked;
 mod packages;
 mod para;

@@ -47,6 +47,10 @@ pub const ACPI_TABLES: u64 = 0xe_0000;
 pub const ACPI_TABLES_SIZE: u64 = 0x2_0000;
 /// Where memory above the BIOS area starts, and kernels with it.
 pub const HIGH_RAM: u64 = MIB;
+/// Where `mini-vmm demo` places its guest, as kernels are.
+pub const DEMO_GUEST: u32 = 16 * MIB as u32;
+/// Where that guest has its page: behind its code, which has less than two pages.
+pub const DEMO_PARA_PAGE: u32 = DEMO_GUEST + 0x2000;
 
 // ---- The hole below 4 GiB ------------------------------------------------------------------
 

@@ -22,12 +22,14 @@ pub mod logging;
 pub mod memory;
 pub mod outcome;
 pub mod para;
+mod probe;
 pub mod spec;
 pub mod start_time;
 pub mod supervisor;
 mod sys;
 
 pub mod vcpu_io;
+pub mod vcpu_state;
 pub mod vm;
 pub mod vm_state;
 pub mod vmm;

@@ -15,7 +15,7 @@ use crate::layout::{
     ACPI_TABLES, ACPI_TABLES_SIZE, GIB, HIGH_RAM, HOLE_END, HOLE_START, KIB, KVM_IDENTITY_MAP,
     KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
 };
-pub use crate::sys::mapped_vm::MappedVm;
+pub use crate::sys::mapped_vm::{MappedVm, SlotError};
 
 /// Every x86-64 processor addresses at least this many bits of physical memory.
 const LEAST_PHYSICAL_BITS: u32 = 36;
@@ -63,17 +63,18 @@ pub enum Error {
     },
     /// KVM refused a memory slot.
     #[error(
-        "KVM refused {} of memory at guest address {start:#x} ({reason}); ask for less memory",
-        Size(*size)
+        "KVM refused {} of memory at guest address {:#x} ({}); ask for less memory",
+        Size(.0.size),
+        .0.start,
+        .0.reason
     )]
-    Slot {
-        /// The guest-physical address where the slot starts.
-        start: u64,
-        /// Its size in bytes.
-        size: u64,
-        /// What KVM said.
-        reason: kvm_ioctls::Error,
-    },
+    Slot(SlotError),
+}
+
+impl From<SlotError> for Error {
+    fn from(refused: SlotError) -> Self {
+        Error::Slot(refused)
+    }
 }
 
 /// Prints a number of bytes in the largest unit that keeps it whole.

@@ -14,7 +14,7 @@ use vcpu_loop::{Hypercall, HypercallAbi, MsrReply, Next, VcpuIo};
 
 use crate::hypercalls::{Caller, Hypercalls};
 use crate::outcome::OutcomeLatch;
-use crate::para::{CallRegisters, Gate, VcpuMsrs};
+use crate::para::{CallRegisters, Gate, Para, VcpuMsrs};
 
 /// One vCPU's view of the machine: the frozen bus, its own MSRs, hypercalls, and whether the run is over.
 #[derive(Debug)]
@@ -31,6 +31,20 @@ pub struct MachineIo<R = SyncRegisters> {
     pub calls: Arc<Hypercalls>,
     /// Set: the vCPU leaves the guest.
     pub latch: OutcomeLatch,
+}
+
+impl MachineIo {
+    /// What the accesses of `vcpu` reach.
+    pub fn new(vcpu: u32, para: &Para, bus: Arc<Bus>, latch: OutcomeLatch) -> Self {
+        MachineIo {
+            vcpu,
+            bus,
+            msrs: para.msrs(vcpu),
+            gate: Arc::clone(para.gate()),
+            calls: Arc::clone(para.calls()),
+            latch,
+        }
+    }
 }
 
 impl<R: CallRegisters> MachineIo<R> {

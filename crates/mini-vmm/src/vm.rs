@@ -23,9 +23,11 @@ use crate::devices::{IrqLine, Platform, PlatformConfig, RestoreError, Suspend, p
 use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
-use crate::para::{self, InstalledMsrs, MachineVcpuState, MsrPlan, Para};
+use crate::para::{self, InstalledMsrs, MsrPlan, Para};
 use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
 use crate::sys::huge_pages::HUGE_PAGE;
+use crate::vcpu_io::MachineIo;
+use crate::vcpu_state::{self, MachineVcpuState};
 use crate::vm_state::{self, MachineState, VmState};
 use crate::{layout, memory};
 
@@ -166,7 +168,8 @@ impl Loading {
         // Before the first vCPU, or it would run without; and first of all, because KVM then waits for readers of the
         // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
         let msrs = MsrPlan::new(spec).install(&vm)?;
-        let mapped = MappedVm::new(vm, memory::allocate(spec.memory)?)?;
+        let mapped =
+            MappedVm::new(vm, memory::allocate(spec.memory)?).map_err(memory::Error::from)?;
         // Only for what fills them: the host clears each as a whole, and its khugepaged, which looks at whoever wants
         // huge pages, holds up the end of a small guest.
         if images.size() >= HUGE_PAGE as u64 {
@@ -215,8 +218,8 @@ impl Loading {
             latch,
         })?;
         for (id, vcpu) in (0u32..).zip(ready) {
-            let io = para.io(id, Arc::clone(&bus), latch.clone());
-            let vcpu = VcpuBuilder::new(id, vcpu, io).state_hooks(para::state_hooks());
+            let io = MachineIo::new(id, &para, Arc::clone(&bus), latch.clone());
+            let vcpu = VcpuBuilder::new(id, vcpu, io).state_hooks(vcpu_state::state_hooks());
             vcpus.spawn_with(vcpu).map_err(vcpu_loop::Error::from)?;
         }
         let machine = Machine {

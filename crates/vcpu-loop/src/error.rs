@@ -8,8 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::id::{BoxError, VcpuId};
 use crate::state::{Request, State};
-use crate::vcpu::{BoxError, VcpuId};
 
 /// An error of a [`VcpuSet`](crate::VcpuSet).
 #[derive(Debug, thiserror::Error)]

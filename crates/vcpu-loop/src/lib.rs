@@ -80,6 +80,7 @@ mod guest;
 mod handle;
 mod history;
 mod hooks;
+mod id;
 pub mod kick;
 #[cfg(feature = "kvm")]
 pub mod kvm;

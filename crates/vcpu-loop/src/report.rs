@@ -8,7 +8,7 @@ use std::fmt;
 use crate::error::StartError;
 use crate::exit::FatalExit;
 use crate::history::ExitHistory;
-use crate::vcpu::{BoxError, VcpuId};
+use crate::id::{BoxError, VcpuId};
 
 /// Most instruction bytes that a report shows: the longest x86 instruction is 15 bytes.
 pub const INSTRUCTION_BYTES: usize = 16;

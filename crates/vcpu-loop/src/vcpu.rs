@@ -6,27 +6,9 @@
 use std::sync::Arc;
 
 use crate::exit::{Exit, Hypercall, HypervExit};
+pub use crate::id::{BoxError, VcpuId};
 use crate::kick::Kick;
 use crate::report::CpuDump;
-
-/// An error of any kind from a caller's own code.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
-
-/// A vCPU's number within its VM (KVM's `vcpu_id`, on x86 the initial APIC id).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VcpuId(pub u32);
-
-impl std::fmt::Display for VcpuId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl From<u32> for VcpuId {
-    fn from(id: u32) -> Self {
-        VcpuId(id)
-    }
-}
 
 /// A vCPU that runs guest code until something needs an answer.
 ///

@@ -4,8 +4,6 @@
 //! Opens KVM, and says what this host can do with it.
 
 mod capabilities;
-pub(crate) mod guest;
-pub(crate) mod host;
 mod report;
 mod routes;
 
@@ -18,9 +16,9 @@ use std::path::{Path, PathBuf};
 
 use kvm_ioctls::Kvm;
 
+use crate::probe::host;
+pub use crate::probe::{Cpu, GuestTest, Virtualization};
 pub use capabilities::Capability;
-pub use guest::GuestTest;
-pub use host::{Cpu, Virtualization};
 pub use report::{Report, probe};
 pub use routes::{AutoRoute, Routes, VendorRoute};
 

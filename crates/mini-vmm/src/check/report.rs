@@ -12,10 +12,10 @@ use kvm_ioctls::Cap;
 use serde::Serialize;
 
 use super::capabilities::{self, Capability};
-use super::guest::{self, GuestTest};
-use super::host::{Cpu, Virtualization};
 use super::routes::Routes;
 use super::{Error, open};
+use crate::probe::guest::{self, GuestTest};
+use crate::probe::{Cpu, Virtualization};
 use crate::{layout, para};
 
 /// What this host can do, as data. `Display` makes it one screen of text.
@@ -243,9 +243,9 @@ fn row(f: &mut Formatter<'_>, label: &str, text: &str) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use super::super::guest::Step;
     use super::super::routes;
     use super::*;
+    use crate::probe::guest::Step;
 
     fn report(virtualization: Option<Virtualization>, test: Option<GuestTest>) -> Report {
         let cpu = Cpu {

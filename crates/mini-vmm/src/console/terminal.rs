@@ -60,6 +60,13 @@ fn restore() {
     }
 }
 
+/// What the handler of SIGCONT does.
+fn note_continued() {
+    if let Some(event) = CONTINUED.get() {
+        event.signal();
+    }
+}
+
 /// The terminal on standard input in raw mode, for as long as this lives.
 #[derive(Debug)]
 pub(super) struct RawTerminal {
@@ -78,7 +85,7 @@ impl RawTerminal {
             }
         };
         GIVEN_BACK.store(false, Ordering::SeqCst);
-        terminal_signals::watch_signals(give_back, continued);
+        terminal_signals::watch_signals(give_back, note_continued);
         watch_panics();
         let terminal = RawTerminal { continued };
         // That it can be read at all; in the background it has the shell's settings.

@@ -12,17 +12,13 @@ use std::time::Duration;
 
 use crate::boot::{FileError, Image};
 use crate::console::Console;
-use crate::layout::{MIB, MIN_RAM};
+use crate::layout::{DEMO_GUEST, MIN_RAM};
 use crate::outcome::Outcome;
 use crate::spec::{HypercallRoute, OnReboot, SerialSpec, VmSpec};
 use crate::sys::demo_guest;
 use crate::vm::Images;
 use crate::vmm;
 
-/// Where the guest is placed, as kernels are.
-const LOAD: u32 = 16 * MIB as u32;
-/// Where it has its page: behind its code, which has less than two pages.
-pub(crate) const PARA_PAGE: u32 = LOAD + 0x2000;
 /// The guest's memory with that page.
 const SIZE: u32 = 0x3000;
 /// How long it may take; it takes a fifth of a second, and in an emulated machine a few seconds.
@@ -115,7 +111,7 @@ fn spec(route: HypercallRoute) -> VmSpec {
 /// An ELF file whose one segment is `code` and room for the page (System V ABI, "Object Files").
 fn elf(code: &[u8]) -> Vec<u8> {
     const HEADERS: u64 = 64 + 56;
-    let load = u64::from(LOAD);
+    let load = u64::from(DEMO_GUEST);
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec(); // 64 bits, little-endian, version 1
     elf.resize(16, 0);
     elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable, x86-64, version 1
@@ -140,13 +136,14 @@ fn elf(code: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::DEMO_PARA_PAGE;
 
     #[test]
     fn the_guest_fits_before_its_page() {
         let code = demo_guest::code();
         assert!(code.len() > 500, "{} bytes", code.len());
-        assert!(code.len() <= (PARA_PAGE - LOAD) as usize);
-        assert_eq!(PARA_PAGE % 4096, 0);
+        assert!(code.len() <= (DEMO_PARA_PAGE - DEMO_GUEST) as usize);
+        assert_eq!(DEMO_PARA_PAGE % 4096, 0);
         // The stub that guests of 2007 had, at an address that a host can replace in one store.
         let stub = [0xb8, 0xda, 0xff, 0xff, 0xff, 0xc3];
         let found: Vec<usize> = code

@@ -10,23 +10,20 @@ use hypercall_patch::Stub;
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use log::info;
-use vcpu_loop::bus::Bus;
 use vcpu_loop::kvm::{KvmVcpu, SyncRegisters};
 use vm_memory::GuestMemoryMmap;
 
 use super::{Completion, Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
-use crate::check::GuestTest;
-use crate::check::guest::test_hypercall;
-use crate::check::host::Cpu;
 use crate::console::ConsoleOutput;
 use crate::hypercalls::{
     ConsoleSink, Hypercalls, HypercallsBuilder, KvmClock, KvmInterrupts, Services,
 };
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
+use crate::probe::guest::test_hypercall;
+use crate::probe::{Cpu, GuestTest};
 use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
 use crate::sys::tsc_offset::TscOffset;
-use crate::vcpu_io::MachineIo;
 
 /// How long the probe's guest may take. It takes microseconds where it ends; a host so busy that it takes longer gives
 /// its guests port I/O, which is as right.
@@ -117,20 +114,18 @@ impl Para {
         }
     }
 
-    /// What the accesses of `vcpu` reach.
-    pub fn io(&self, vcpu: u32, bus: Arc<Bus>, latch: OutcomeLatch) -> MachineIo {
+    /// The MSRs of `vcpu`.
+    pub fn msrs(&self, vcpu: u32) -> VcpuMsrs {
         let para = self.route.as_ref().map(|route| {
             let (memory, gate) = (Arc::clone(&self.memory), Arc::clone(&self.gate));
             ParaHandler::new(vcpu, memory, Arc::clone(route), gate)
         });
-        MachineIo {
-            vcpu,
-            bus,
-            msrs: VcpuMsrs::new(vcpu, para, self.msrs.report),
-            gate: Arc::clone(&self.gate),
-            calls: Arc::clone(&self.calls),
-            latch,
-        }
+        VcpuMsrs::new(vcpu, para, self.msrs.report)
+    }
+
+    /// When calls reach the VMM.
+    pub fn gate(&self) -> &Arc<Gate<SyncRegisters>> {
+        &self.gate
     }
 }
 

@@ -15,7 +15,6 @@ mod machine;
 mod msrs;
 mod plan;
 mod route;
-mod state;
 
 pub use forward::{FORWARD_MSR, hide_kvm_hypercalls};
 pub use gate::{CallRegisters, Gate};
@@ -24,7 +23,6 @@ pub use machine::{Para, Parts};
 pub use msrs::{ParaHandler, VcpuMsrs};
 pub use plan::{Error, InstalledMsrs, MsrPlan};
 pub use route::{Completion, Probe, RouteChoice, RouteError};
-pub use state::{MachineVcpuState, state_hooks};
 
 #[cfg(test)]
 mod tests;

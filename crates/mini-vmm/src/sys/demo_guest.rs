@@ -11,7 +11,6 @@ use para_abi::kvm::KVM_HC_VAPIC_POLL_IRQ;
 use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
 use para_abi::{KVM_PARA_API_VERSION, MSR_KVM_API_MAGIC, PARA_STATE_PAYLOAD};
 
-use crate::demo::PARA_PAGE;
 use crate::layout;
 
 /// The guest's bytes. It runs at any address of the first 4 GiB, in 64-bit mode, with that memory
@@ -290,7 +289,7 @@ global_asm!(
     "83: .asciz \" vmmcall; ret     \"",
     "mini_vmm_demo_guest_end:",
     ".popsection",
-    page = const PARA_PAGE,
+    page = const layout::DEMO_PARA_PAGE,
     version = const KVM_PARA_API_VERSION,
     msr = const MSR_KVM_API_MAGIC,
     nop = const VMM_HC_NOP,

@@ -11,7 +11,17 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use crate::memory::Error;
+/// KVM refused a memory slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("KVM refused {size} bytes of memory at guest address {start:#x} ({reason})")]
+pub struct SlotError {
+    /// The guest-physical address where the slot starts.
+    pub start: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What KVM said.
+    pub reason: kvm_ioctls::Error,
+}
 
 /// A virtual machine and its memory, which stays mapped for as long as KVM may access it: even a vCPU
 /// that outlives this finds its memory gone from the guest before it is unmapped here.
@@ -27,8 +37,8 @@ impl MappedVm {
     /// Gives `memory` to `vm`, which has none yet, one slot per region, from slot 0 (KVM API section 4.35).
     ///
     /// # Errors
-    /// [`Error::Slot`] with the region that KVM refused.
-    pub fn new(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self, Error> {
+    /// [`SlotError`] with the region that KVM refused.
+    pub fn new(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self, SlotError> {
         let mut mapped = MappedVm {
             vm: Arc::new(vm),
             memory,
@@ -45,7 +55,7 @@ impl MappedVm {
             };
             // SAFETY: address and size are those of one live mapping, which holds guest memory and nothing else and
             // is only accessed as volatile. It is in `memory`, which is unmapped only after `drop` took the slot away.
-            unsafe { mapped.vm.set_user_memory_region(slot) }.map_err(|reason| Error::Slot {
+            unsafe { mapped.vm.set_user_memory_region(slot) }.map_err(|reason| SlotError {
                 start,
                 size,
                 reason,

@@ -12,8 +12,6 @@ use std::sync::{Once, OnceLock};
 
 use libc::{c_int, c_void, siginfo_t};
 
-use crate::console::Wake;
-
 /// Signals that end the process unless someone handles them.
 const FATAL: [c_int; 20] = [
     libc::SIGHUP,
@@ -46,7 +44,7 @@ type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 /// What the handlers call; set before they are installed, only read in them.
 struct Hooks {
     restore: fn(),
-    continued: &'static Wake,
+    continued: fn(),
 }
 
 static HOOKS: OnceLock<Hooks> = OnceLock::new();
@@ -57,7 +55,7 @@ static PREVIOUS: [OnceLock<libc::sigaction>; FATAL.len()] =
 /// From now on calls `restore` when a fatal signal is about to end the process, and signals
 /// `continued` when the process goes on after it was stopped. Signals that have another handler,
 /// or are ignored, keep that. `restore` must be async-signal-safe: system calls and atomics.
-pub(crate) fn watch_signals(restore: fn(), continued: &'static Wake) {
+pub(crate) fn watch_signals(restore: fn(), continued: fn()) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let _ = HOOKS.set(Hooks { restore, continued });
@@ -149,6 +147,6 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
 
 extern "C" fn on_continue(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
     if let Some(hooks) = HOOKS.get() {
-        hooks.continued.signal();
+        (hooks.continued)();
     }
 }

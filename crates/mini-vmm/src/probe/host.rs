@@ -33,7 +33,7 @@ impl Virtualization {
 
     /// What guests may be shown, by the CPUID table that KVM supports: CPUID 1, ECX bit 5 (Intel SDM), or 0x80000001,
     /// ECX bit 2 (AMD APM).
-    pub(super) fn offered(supported: &CpuId) -> Option<Self> {
+    pub(crate) fn offered(supported: &CpuId) -> Option<Self> {
         let has = |function, bit: u32| {
             let mut entries = supported.as_slice().iter();
             entries.any(|e| e.function == function && e.ecx & 1 << bit != 0)
@@ -75,7 +75,7 @@ impl Cpu {
     }
 
     /// The first CPU in the text of /proc/cpuinfo.
-    pub(super) fn parse(cpuinfo: &str) -> Self {
+    pub(crate) fn parse(cpuinfo: &str) -> Self {
         let field = |name: &str| {
             let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
             let found = fields.find(|(key, _)| key.trim() == name);
@@ -95,7 +95,7 @@ impl Cpu {
 }
 
 /// The name of group `gid` in the text of /etc/group.
-pub(super) fn group_name(groups: &str, gid: u32) -> Option<String> {
+pub(crate) fn group_name(groups: &str, gid: u32) -> Option<String> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;

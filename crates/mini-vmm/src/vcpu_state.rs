@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vcpu_loop::kvm::VcpuState;
 use vcpu_loop::{ManagedVcpu, StateHooks, Unchanged};
 
-use super::CallRegisters;
+use crate::para::CallRegisters;
 use crate::vcpu_io::MachineIo;
 
 /// The state of one vCPU of a machine. It was taken with nothing pending: a registration is wholly in it or not at

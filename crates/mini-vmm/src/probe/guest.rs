@@ -114,7 +114,7 @@ struct Guest {
 /// Runs the test guest on a thread of its own and waits for it, [`DEADLINE`] at most.
 ///
 /// Takes over the signal `SIGRTMIN + 5` of the process.
-pub(super) fn test(kvm: &Kvm) -> GuestTest {
+pub(crate) fn test(kvm: &Kvm) -> GuestTest {
     run(kvm, code, DEADLINE)
 }
 
@@ -374,13 +374,13 @@ mod tests {
 
     /// Runs `code`, if this host has a usable KVM.
     fn run_on_host(test: &str, deadline: Duration, code: fn(bool) -> Program) -> Option<GuestTest> {
-        let kvm = super::super::tests::host_kvm(test)?;
+        let kvm = crate::check::tests::host_kvm(test)?;
         Some(run_with_deadline(Guest::new(&kvm, code).unwrap(), deadline))
     }
 
     #[test]
     fn endless_guest_is_stopped_at_the_deadline() {
-        let test = "check::guest::tests::endless_guest_is_stopped_at_the_deadline";
+        let test = "probe::guest::tests::endless_guest_is_stopped_at_the_deadline";
         let deadline = Duration::from_millis(50);
         // jmp $, after a first step: mov al, 0; out PORT, al
         let endless = |_: bool| {
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn guest_that_does_something_else_has_failed() {
-        let test = "check::guest::tests::guest_that_does_something_else_has_failed";
+        let test = "probe::guest::tests::guest_that_does_something_else_has_failed";
         // mov al, 1; out PORT, al: step 0 was left out
         let skips = |_: bool| (vec![0xb0, 1, 0xe6, PORT, 0xf4], vec![Step::LongMode]);
         let Some(outcome) = run_on_host(test, DEADLINE, skips) else {
@@ -418,8 +418,8 @@ mod tests {
 
     #[test]
     fn hypercalls_complete_or_the_deadline_ends_them() {
-        let test = "check::guest::tests::hypercalls_complete_or_the_deadline_ends_them";
-        let Some(kvm) = super::super::tests::host_kvm(test) else {
+        let test = "probe::guest::tests::hypercalls_complete_or_the_deadline_ends_them";
+        let Some(kvm) = crate::check::tests::host_kvm(test) else {
             return;
         };
         let deadline = Duration::from_millis(200);
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_its_own_is_no_kvm() {
-        let test = "check::guest::tests::an_answer_of_its_own_is_no_kvm";
+        let test = "probe::guest::tests::an_answer_of_its_own_is_no_kvm";
         // The number, untouched by three NOPs, is not the answer.
         let ignores = |_: bool| {
             let (mut code, steps) = hypercall_code(HypercallInsn::Vmcall);

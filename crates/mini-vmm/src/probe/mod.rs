@@ -1,0 +1,10 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the host has, found out by reading and by trying.
+
+pub(crate) mod guest;
+pub(crate) mod host;
+
+pub use guest::GuestTest;
+pub use host::{Cpu, Virtualization};
