@@ -11,7 +11,7 @@ use std::thread;
 
 use common::{Machine, kvm};
 use para_msr::filter::FilterError;
-use para_msr::kvm::{KvmMsrs, ioctl};
+use para_msr::kvm::{KvmMsrs, ParaSetupError, ioctl, setup_para};
 use para_msr::para;
 use para_msr::saved::{MsrAccess, MsrValue};
 use seccompiler::{
@@ -50,6 +50,8 @@ fn with_only<T: Send>(requests: &[u64], work: impl FnOnce() -> T + Send) -> T {
 #[test]
 fn requests_have_the_numbers_of_the_kernels_header() {
     assert_eq!(ioctl::INSTALL, [0xae03, 0x4068_aea3, 0x4188_aec6]);
+    assert_eq!(ioctl::SETUP[..3], ioctl::INSTALL);
+    assert_eq!(ioctl::SETUP[3], 0xc008_ae05);
     assert_eq!(ioctl::SAVED, [0xc008_ae88, 0x4008_ae89]);
 }
 
@@ -65,6 +67,9 @@ fn the_listed_ioctls_suffice() {
             .and_then(|()| para::filter().replace(&machine.vm))
     });
     assert_eq!(installed, Ok(()));
+    let stub = with_only(&ioctl::SETUP, || setup_para(&kvm, &machine.vm));
+    // Tests run where the vendor is known.
+    assert!(stub.unwrap().insn().is_some());
     let vcpu = machine.vcpu(0);
     let mut star = MsrValue {
         index: STAR,
@@ -100,4 +105,10 @@ fn what_seccomp_keeps_is_no_lack_of_kvms() {
         );
         assert!(error.to_string().contains("KVM_ENABLE_CAP"));
     }
+    let error = with_only(&ioctl::INSTALL, || setup_para(&kvm, &machine.vm)).unwrap_err();
+    assert!(
+        matches!(error, ParaSetupError::Cpuid(source) if source.errno() == EPERM),
+        "{error}"
+    );
+    assert!(error.to_string().contains("KVM_GET_SUPPORTED_CPUID"));
 }

@@ -3,7 +3,7 @@
 
 //! The ioctls that this crate calls: what a seccomp filter must let pass.
 //!
-//! All are on the thread that calls into this crate: for [`INSTALL`] the one that creates the VM, for [`SAVED`] the one
+//! All are on the thread that calls into this crate: for [`INSTALL`] and [`SETUP`] the one that creates the VM, for [`SAVED`] the one
 //! that saves or restores a vCPU. An exit is answered without any, unless a handler has KVM take a value
 //! ([`set_in_kvm`](super::set_in_kvm), `KVM_SET_MSRS`).
 //!
@@ -19,10 +19,12 @@
 //! The numbers are those of `include/uapi/linux/kvm.h`, for x86-64. A request has 32 bits; as an argument of `ioctl`
 //! it is compared as such.
 
-use kvm_bindings::{KVMIO, kvm_enable_cap, kvm_msr_filter, kvm_msrs};
+use kvm_bindings::{KVMIO, kvm_cpuid2, kvm_enable_cap, kvm_msr_filter, kvm_msrs};
 
 /// `KVM_CHECK_EXTENSION`: what KVM lacks, asked after something was refused.
 pub const KVM_CHECK_EXTENSION: u64 = request(NONE, 0x03, 0);
+/// `KVM_GET_SUPPORTED_CPUID`: the processor's vendor.
+pub const KVM_GET_SUPPORTED_CPUID: u64 = request(READ | WRITE, 0x05, size_of::<kvm_cpuid2>());
 /// `KVM_ENABLE_CAP`: MSR exits.
 pub const KVM_ENABLE_CAP: u64 = request(WRITE, 0xa3, size_of::<kvm_enable_cap>());
 /// `KVM_X86_SET_MSR_FILTER`: the filter.
@@ -35,6 +37,14 @@ pub const KVM_SET_MSRS: u64 = request(WRITE, 0x89, size_of::<kvm_msrs>());
 /// Those of [`MsrFilter::install`](crate::filter::MsrFilter::install) and
 /// [`replace`](crate::filter::MsrFilter::replace), on a VM.
 pub const INSTALL: [u64; 3] = [KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_X86_SET_MSR_FILTER];
+
+/// Those of `setup_para` (feature `para`): on KVM itself the last, on a VM the others.
+pub const SETUP: [u64; 4] = [
+    KVM_CHECK_EXTENSION,
+    KVM_ENABLE_CAP,
+    KVM_X86_SET_MSR_FILTER,
+    KVM_GET_SUPPORTED_CPUID,
+];
 
 /// Those of [`KvmMsrs`](super::KvmMsrs), on a vCPU.
 pub const SAVED: [u64; 2] = [KVM_GET_MSRS, KVM_SET_MSRS];

@@ -8,43 +8,27 @@
 //! | [`MsrFilter::install`](crate::filter::MsrFilter::install) | capability and filter, before the first vCPU |
 //! | [`MsrDispatch::answer`](crate::MsrDispatch::answer), [`set_in_kvm`] | an exit of `kvm-ioctls`, from the access to its result |
 //! | [`KvmMsrs`] | `KVM_GET_MSRS` and `KVM_SET_MSRS`, to save and restore |
-//! | `vendor` (feature `para`) | whose hypercall instruction KVM's processor has |
+//! | `setup_para`, `vendor` (feature `para`) | what a VM needs for the 2007 API, and whose hypercall instruction it is |
 //! | [`ioctl`] | what a seccomp filter must let pass |
 
 mod exit;
 mod install;
 pub mod ioctl;
+#[cfg(feature = "para")]
+mod para;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 pub use exit::{Answered, set_in_kvm};
 pub use install::ExitReasons;
+#[cfg(feature = "para")]
+pub use para::{ParaSetupError, setup_para, vendor};
 
 use crate::saved::{MsrAccess, MsrValue};
 
 /// A call that KVM refused.
 pub type Errno = kvm_ioctls::Error;
-
-/// The vendor that a CPUID table shows: of the host's processor, for the table that KVM supports
-/// (`Kvm::get_supported_cpuid`). Ask once per VM. It reads no file, so it works in a sandbox.
-///
-/// # Errors
-/// The table has no leaf 0, or names a vendor that isn't known.
-///
-/// ```no_run
-/// use kvm_ioctls::Kvm;
-/// use para_msr::para::Stub;
-///
-/// let cpuid = Kvm::new()?.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?;
-/// let stub = Stub::native(para_msr::kvm::vendor(&cpuid)?);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[cfg(feature = "para")]
-pub fn vendor(cpuid: &kvm_bindings::CpuId) -> Result<crate::para::Vendor, crate::para::CpuidError> {
-    let entries = cpuid.as_slice().iter();
-    crate::para::Vendor::from_cpuid(entries.map(|e| (e.function, e.ebx, e.ecx, e.edx)))
-}
 
 /// A vCPU's MSRs through `KVM_GET_MSRS` and `KVM_SET_MSRS`. A filter doesn't hold for these.
 #[derive(Debug)]
