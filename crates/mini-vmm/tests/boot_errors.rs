@@ -71,25 +71,43 @@ fn files_that_are_no_kernels_are_named() {
 }
 
 #[test]
+fn zeros_are_told_only_by_who_has_seen_nothing_else() {
+    let zeros = format!("kernel K is no Linux kernel but looks like nothing but zeros; {WANTED}");
+    let unknown =
+        format!("kernel K is no Linux kernel but looks like data of an unknown kind; {WANTED}");
+    for len in [1, 1024, 1025, 4 * MIB as usize] {
+        assert_eq!(CASE.error(&vec![0; len]), zeros, "{len}");
+    }
+    for at in [1024, 5000, 4 * MIB as usize - 1] {
+        let image = patch(vec![0; 4 * MIB as usize], at, b"x");
+        assert_eq!(CASE.error(&image), unknown, "{at}");
+    }
+    // A disk image with a terabyte of nothing in it is not read to its end.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 40).unwrap();
+    let kernel = Image::open(file.path()).unwrap();
+    let error = CASE.load_image(&kernel).unwrap_err().to_string();
+    assert!(error.contains("data of an unknown kind"), "{error}");
+}
+
+#[test]
 fn elf_headers_are_judged() {
     let object = "kernel K is an ELF object file (a kernel module?); pass an uncompressed vmlinux or a bzImage";
+    let is_32_bit = "kernel K is a 32-bit ELF file, as hypervisors (Xen), firmware, boot loaders and i386 kernels are; \
+                     pass a 64-bit Linux kernel (vmlinux or bzImage)";
     let interp = Ph {
         kind: PT_INTERP,
         ..code()
     };
-    let cases: [(Vec<u8>, &str); 13] = [
+    let cases: [(Vec<u8>, &str); 14] = [
         (
             patch(good(), 18, &[183, 0]),
             "kernel K is built for aarch64; pass a kernel for x86-64",
         ),
-        (
-            patch(good(), 18, &[3, 0]),
-            "kernel K is built for 32-bit x86; pass a kernel for x86-64",
-        ),
-        (
-            patch(good(), 4, &[1]),
-            "kernel K is built for 32-bit x86; pass a kernel for x86-64",
-        ),
+        // A 64-bit file of 32-bit code, as firmware is; a 32-bit file of 64-bit code; Xen.
+        (patch(good(), 18, &[3, 0]), is_32_bit),
+        (patch(good(), 4, &[1]), is_32_bit),
+        (patch(patch(good(), 18, &[3, 0]), 4, &[1]), is_32_bit),
         (
             patch(good(), 18, &[1, 1]),
             "kernel K is built for ELF machine 257; pass a kernel for x86-64",

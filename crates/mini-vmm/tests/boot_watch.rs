@@ -256,6 +256,18 @@ fn loading_can_be_stopped_before_every_piece() {
 }
 
 #[test]
+fn looking_for_anything_but_zeros_can_be_stopped() {
+    let kernel = Image::from_bytes(vec![0; 8 << 20], Path::new("K")).unwrap();
+    let patience = Patience::of(usize::MAX);
+    let error = load(&kernel, &patience).unwrap_err().to_string();
+    assert!(error.contains("nothing but zeros"), "{error}");
+    let asked = patience.check(PIECE);
+    assert_eq!(asked, 32);
+    let stopped = load(&kernel, &Patience::of(asked - 1)).unwrap_err();
+    assert!(matches!(stopped, Error::Stopped), "{stopped}");
+}
+
+#[test]
 fn a_pipe_is_read_once_and_boots_again_and_again() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = make_fifo(dir.path());

@@ -19,6 +19,7 @@ const ELFCLASS64: u8 = 2;
 const ELFDATA2LSB: u8 = 1;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
+const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 
 /// No kernel has more program headers; 16-bit counts would allow for 65,535.
@@ -143,24 +144,24 @@ fn header(source: Source<'_>) -> Result<Elf64_Ehdr, KernelError> {
     let size = size_of::<Elf64_Ehdr>();
     within(source, "ELF header", 0, size as u64)?;
     read(source, 0, header.as_mut_slice())?;
-    let bits = header.e_ident[EI_CLASS];
+    let class = header.e_ident[EI_CLASS];
     if header.e_ident[EI_DATA] != ELFDATA2LSB {
         return Err(KernelError::Architecture(Machine::Named(
             "a big-endian machine",
         )));
     }
-    if header.e_machine != EM_X86_64 {
-        return Err(KernelError::Architecture(machine(header.e_machine)));
-    }
-    match bits {
-        ELFCLASS64 => {}
-        ELFCLASS32 => return Err(KernelError::Architecture(Machine::Named("32-bit x86"))),
-        other => {
+    match (header.e_machine, class) {
+        (EM_X86_64, ELFCLASS64) => {}
+        (EM_386, ELFCLASS32 | ELFCLASS64) | (EM_X86_64, ELFCLASS32) => {
+            return Err(KernelError::Elf32);
+        }
+        (EM_386 | EM_X86_64, other) => {
             return Err(KernelError::ElfHeader {
                 field: "EI_CLASS",
                 value: other.into(),
             });
         }
+        (other, _) => return Err(KernelError::Architecture(machine(other))),
     }
     match header.e_type {
         ET_EXEC | ET_DYN => Ok(header),
@@ -175,7 +176,6 @@ fn header(source: Source<'_>) -> Result<Elf64_Ehdr, KernelError> {
 
 fn machine(number: u16) -> Machine {
     Machine::Named(match number {
-        3 => "32-bit x86",
         8 => "MIPS",
         20 => "32-bit PowerPC",
         21 => "64-bit PowerPC",

@@ -109,6 +109,11 @@ pub enum KernelError {
     /// It was built for another machine.
     #[error("is built for {0}; pass a kernel for x86-64")]
     Architecture(Machine),
+    /// It is an ELF file of 32 bits or of 32-bit x86 code, neither of which can be booted.
+    #[error(
+        "is a 32-bit ELF file, as hypervisors (Xen), firmware, boot loaders and i386 kernels are; pass a 64-bit Linux kernel (vmlinux or bzImage)"
+    )]
+    Elf32,
     /// It is an ELF file, but none that can be loaded.
     #[error("is an ELF {0}; pass an uncompressed vmlinux or a bzImage")]
     ElfType(&'static str),

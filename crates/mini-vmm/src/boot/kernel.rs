@@ -30,6 +30,11 @@ const DEFAULT_CMDLINE_MAX: u32 = 2047;
 /// Where arm64's Image has its magic, and riscv's the second one.
 const OTHER_IMAGE_MAGIC: usize = 56;
 
+/// A file that starts with zeros is looked at in pieces of this size, up to a size at which that takes no time to speak
+/// of.
+const LOOK: usize = 256 << 10;
+const MAX_LOOK: u64 = 64 * MIB;
+
 /// What kind of image a kernel was found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -106,7 +111,7 @@ impl<'a> Plan<'a> {
         } else if is_bzimage(&head) {
             Self::from_bzimage(source, wanted, guard)
         } else {
-            Err(refusal(&head))
+            Err(refusal(source, &head, guard)?)
         }
     }
 
@@ -316,17 +321,37 @@ fn check_memory(end: u64, ram_end: u64) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Why a file that starts with `head` is no kernel.
-fn refusal(head: &[u8]) -> KernelError {
+/// Why a file that starts with `head` is no kernel. The outer error is that it can't be read.
+fn refusal(source: Source<'_>, head: &[u8], guard: &Guard<'_>) -> Result<KernelError, FileError> {
     let machine = match head.get(OTHER_IMAGE_MAGIC..OTHER_IMAGE_MAGIC + 4) {
         Some(b"ARM\x64") => Some("aarch64"),
         Some(b"RSC\x05") => Some("RISC-V"),
         _ => None,
     };
-    match machine {
-        Some(name) => KernelError::Architecture(Machine::Named(name)),
-        None => KernelError::NotAKernel {
-            looks: Looks::of(head),
-        },
+    if let Some(name) = machine {
+        return Ok(KernelError::Architecture(Machine::Named(name)));
     }
+    let looks = match Looks::of(head) {
+        Looks::Zeros if !is_zero(source, guard)? => Looks::Unknown,
+        looks => looks,
+    };
+    Ok(KernelError::NotAKernel { looks })
+}
+
+/// Whether there is nothing but zeros in a file, which was looked at as a whole.
+fn is_zero(source: Source<'_>, guard: &Guard<'_>) -> Result<bool, FileError> {
+    if source.len() > MAX_LOOK {
+        return Ok(false);
+    }
+    let mut at = 0;
+    while at < source.len() {
+        let asked = guard.ask(Work::Read(KERNEL), at, Some(source.len()));
+        asked.map_err(FileError::Read)?;
+        let piece = source.read_up_to(at, LOOK).map_err(FileError::Read)?;
+        if piece.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += LOOK as u64;
+    }
+    Ok(true)
 }

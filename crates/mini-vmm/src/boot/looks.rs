@@ -53,7 +53,7 @@ const MAGICS: [(usize, &[u8], Looks); 20] = [
 ];
 
 impl Looks {
-    /// Judges by the first bytes of a file; 1 KiB of them will do.
+    /// Judges by the first bytes of a file; 1 KiB of them will do, but for [`Looks::Zeros`], which needs all.
     pub fn of(head: &[u8]) -> Self {
         let magic = MAGICS
             .iter()

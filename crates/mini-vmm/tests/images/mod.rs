@@ -277,6 +277,19 @@ impl Case<'_> {
         boot::load(mem, &request)
     }
 
+    /// As [`Case::load`], without an initrd.
+    pub fn load_image(&self, kernel: &Image) -> Result<Loaded, Error> {
+        let request = BootRequest {
+            kernel,
+            initrd: None,
+            cmdline: self.cmdline,
+            protocol: self.protocol,
+            decompress: self.decompress,
+            rsdp: None,
+        };
+        boot::load(&memory::allocate(self.ram).unwrap(), &request)
+    }
+
     pub fn error(&self, kernel: &[u8]) -> String {
         match self.load(kernel) {
             Ok(loaded) => format!("no error: {loaded}"),
