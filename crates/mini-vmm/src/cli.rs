@@ -131,7 +131,11 @@ impl Error {
 #[derive(Parser, Debug)]
 #[command(name = "mini-vmm", version, override_usage = USAGE, max_term_width = 100)]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
-#[command(disable_help_flag = true, disable_version_flag = true)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
 #[command(after_help = "Examples and exit codes: mini-vmm --help")]
 #[command(after_long_help = format!("{EXAMPLES}\n{EXIT_CODES}"))]
 struct Arguments {

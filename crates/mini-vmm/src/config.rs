@@ -8,14 +8,19 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::spec::{self, PartialSpec, VmSpec};
+use crate::text::{nearest, shorten, shown};
 
 /// The longest config file in bytes; a command line of the longest kind fits many times.
 pub const MAX_SIZE: u64 = 1 << 20;
+
+/// The longest reason that is shown, in characters: words of the file are in it, and these have any length.
+const MAX_REASON: usize = 500;
 
 /// Why there is no valid description of a machine.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +60,7 @@ pub enum Error {
     /// The file is not JSON, or not of a machine.
     #[error(
         "config file {path:?}, line {}, column {}: {} (--print-config shows how a file looks)",
-        json.line(), json.column().max(1), without_place(json)
+        json.line(), json.column().max(1), shorten(&without_place(json), MAX_REASON)
     )]
     Json {
         /// The file.
@@ -152,8 +157,44 @@ impl<'de> Visitor<'de> for ObjectVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object, A::Error> {
-        PartialSpec::deserialize(MapAccessDeserializer::new(map)).map(Object)
+        PartialSpec::deserialize(MapAccessDeserializer::new(Keys(map))).map(Object)
     }
+}
+
+/// A map whose keys are said to be unknown in words that help.
+struct Keys<A>(A);
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Keys<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        let Some(key) = self.0.next_key::<String>()? else {
+            return Ok(None);
+        };
+        let known: Result<_, A::Error> = seed.deserialize(key.as_str().into_deserializer());
+        known
+            .map(Some)
+            .map_err(|_| de::Error::custom(unknown_key(&key)))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.0.next_value_seed(seed)
+    }
+}
+
+/// What is wrong with a key that is none.
+fn unknown_key(key: &str) -> String {
+    // The keys are the flags' names.
+    let flags = PartialSpec::augment_args(clap::Command::new(""));
+    let known = || flags.get_arguments().filter_map(clap::Arg::get_long);
+    let what = match nearest(key, known())[..] {
+        [] => format!("the keys are {}", known().collect::<Vec<_>>().join(", ")),
+        [near, ..] => format!("did you mean {near:?}?"),
+    };
+    format!("unknown key \"{}\"; {what}", shown(key))
 }
 
 /// The JSON that describes `spec`, ending in a newline; [`load`] reads it back.

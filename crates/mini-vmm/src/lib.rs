@@ -27,6 +27,7 @@ pub mod spec;
 pub mod start_time;
 pub mod supervisor;
 mod sys;
+mod text;
 
 pub mod vcpu_io;
 pub mod vcpu_state;

@@ -10,6 +10,7 @@ use env_logger::{Builder, Env, Target};
 use log::{Level, LevelFilter};
 
 use crate::console::line_end;
+use crate::text::{one_line, shorten};
 
 /// The environment variable that selects log lines by module, in env_logger's syntax.
 pub const LOG_VARIABLE: &str = "MINI_VMM_LOG";
@@ -47,7 +48,8 @@ fn format_record(record: &log::Record<'_>) -> String {
     }
 }
 
-/// `error` and what caused it as one line, each part once, joined by colons.
+/// `error` and what caused it as one line, each part once, joined by colons. Of a line that is too long the middle is
+/// left out.
 ///
 /// # Example
 /// ```
@@ -64,24 +66,7 @@ pub fn sentence(error: &(dyn Error + 'static)) -> String {
         }
         next = cause.source();
     }
-    let mut line = one_line(&text);
-    if let Some((end, _)) = line.char_indices().nth(MAX_SENTENCE) {
-        line.truncate(end);
-        line.push('…');
-    }
-    line
-}
-
-/// `text` with control characters escaped: it can neither break the line nor drive a terminal.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
-    }
-    line
+    shorten(&one_line(&text), MAX_SENTENCE)
 }
 
 #[cfg(test)]
@@ -114,10 +99,13 @@ mod tests {
 
     #[test]
     fn sentences_end() {
-        let long = std::io::Error::other("é".repeat(1 << 20));
+        let long = std::io::Error::other(format!("{}; rename it", "é".repeat(1 << 20)));
         let line = sentence(&long);
         assert_eq!(line.chars().count(), MAX_SENTENCE + 1);
-        assert!(line.ends_with("é…"));
+        assert!(
+            line.starts_with("é") && line.ends_with("é; rename it"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::text::shown;
+
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool) and what to write.
 const FOREIGN_FLAGS: [(&[&str], &str); 15] = [
     (
@@ -99,6 +101,9 @@ const FOREIGN_FLAGS: [(&[&str], &str); 15] = [
 /// Flags whose value, which may be left out, follows an equals sign.
 const EQUALS_FLAGS: [&str; 2] = ["--debug-exit", "--legacy-timer"];
 
+/// Flags whose value has a path in it.
+const PATH_FLAGS: [&str; 4] = ["--kernel", "--initrd", "--serial", "--config"];
+
 /// Adds to `error` what the user probably meant by `args`, if that is known.
 pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {
     let hint = match error.kind() {
@@ -119,6 +124,15 @@ pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {
         let hint = ContextValue::StyledStrs(vec![StyledStr::from(hint)]);
         error.insert(ContextKind::Suggested, hint);
     }
+    for kind in [
+        ContextKind::InvalidArg,
+        ContextKind::InvalidValue,
+        ContextKind::InvalidSubcommand,
+    ] {
+        if let Some(word) = string(&error, kind) {
+            error.insert(kind, ContextValue::String(shown(&word)));
+        }
+    }
     error
 }
 
@@ -132,6 +146,9 @@ fn string(error: &clap::Error, kind: ContextKind) -> Option<String> {
 fn flag_hint(invalid: &str, args: &[OsString]) -> Option<String> {
     if !invalid.starts_with('-') {
         return word_hint(invalid, args);
+    }
+    if let Some(hint) = path_hint(invalid, args) {
+        return Some(hint);
     }
     // clap reads `-kernel` as `-k -e …`: look at the word as it was typed.
     let typed = args.iter().skip(1).filter_map(|arg| arg.to_str());
@@ -148,12 +165,22 @@ fn flag_hint(invalid: &str, args: &[OsString]) -> Option<String> {
     Some((*hint).to_owned())
 }
 
+/// A hint for a path that looks like a flag.
+fn path_hint(invalid: &str, args: &[OsString]) -> Option<String> {
+    let words: Vec<_> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    let (flag, path) = words.windows(2).find_map(|pair| {
+        let is_it = PATH_FLAGS.contains(&pair[0]) && pair[1].starts_with(invalid);
+        is_it.then_some((pair[0], pair[1]))
+    })?;
+    Some(format!("write '{flag}={}'", shown(path)))
+}
+
 /// A hint for a word that stands alone: the value of the flag before it, a kernel, or a part of a
 /// command line that the shell took apart.
 fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
     let at = args.iter().position(|arg| arg == word)?;
     let before = at.checked_sub(1).and_then(|at| args[at].to_str());
-    let shown = word.escape_default();
+    let shown = shown(word);
     if let Some(flag) = before.filter(|flag| EQUALS_FLAGS.contains(flag)) {
         return Some(format!("write '{flag}={shown}'"));
     }
@@ -174,8 +201,8 @@ fn value_hint(error: &clap::Error) -> Option<String> {
     let value = string(error, ContextKind::InvalidValue)?;
     let flag = arg.split([' ', '=', '[']).next()?;
     let hint = match (flag, value.split_once('=')) {
-        ("--memory", Some(("size", size))) => format!("write '--memory {}'", size.escape_default()),
-        ("--cpus", Some(("boot", n))) => format!("write '--cpus {}'", n.escape_default()),
+        ("--memory", Some(("size", size))) => format!("write '--memory {}'", shown(size)),
+        ("--cpus", Some(("boot", n))) => format!("write '--cpus {}'", shown(n)),
         _ => match (flag, value.as_str()) {
             ("--serial", "tty" | "mon:stdio" | "console") => "write '--serial stdio'".into(),
             ("--serial", "null" | "none") => "write '--serial off'".into(),

@@ -10,7 +10,7 @@ use super::*;
 use crate::layout;
 use crate::outcome::{EXIT_ERROR, Outcome};
 use crate::spec::tests::any_spec;
-use crate::spec::{ByteSize, OptionalPort, SerialSpec, TimeLimit, VmSpec};
+use crate::spec::{ByteSize, Count, OptionalPort, SerialSpec, TimeLimit, VmSpec};
 
 fn parse(line: &str) -> Result<Command, Error> {
     parse_from(std::iter::once("mini-vmm").chain(line.split_whitespace()))
@@ -134,6 +134,60 @@ fn flags_mean_their_fields() {
 }
 
 #[test]
+fn a_kernel_command_line_may_begin_with_anything() {
+    for cmdline in ["--- quiet", "-- -c x", "-v", "--kernel", "-", "--", "=", ""] {
+        for args in [
+            vec!["--kernel", "k", "--cmdline", cmdline, "--cpus", "2"],
+            vec![
+                "--kernel",
+                "k",
+                &format!("--cmdline={cmdline}"),
+                "--cpus",
+                "2",
+            ],
+        ] {
+            let args = ["mini-vmm"].into_iter().chain(args);
+            let Ok(Command::Run(run)) = parse_from(args) else {
+                panic!("{cmdline}");
+            };
+            assert_eq!(run.flags.cmdline.as_deref(), Some(cmdline));
+            assert_eq!(run.flags.cpus, Some(Count(2)), "{cmdline}");
+        }
+    }
+}
+
+#[test]
+fn of_a_flag_that_is_given_twice_the_last_counts() {
+    let once = run(
+        "--kernel k --initrd i --cmdline y --cpus 2 --memory 1G --serial off --timeout 2 \
+                    --debug-exit=off --legacy-timer=off --hypercall pio --para on --config d",
+    );
+    let twice = run(
+        "--kernel j --kernel k --initrd h --initrd i --cmdline x --cmdline y --cpus 1 --cpus 2 \
+                     --memory 2G --memory 1G --serial pty --serial off --timeout 1 --timeout 2 \
+                     --debug-exit --debug-exit=off --legacy-timer --legacy-timer=off --hypercall vendor \
+                     --hypercall pio --para off --para on --config c --config d",
+    );
+    assert_eq!(twice, once);
+    assert!(run("--kernel k --print-config --print-config").print_config);
+    let check = Command::Check {
+        json: true,
+        verbosity: 0,
+    };
+    assert_eq!(parse("check --json --json").unwrap(), check);
+    let Ok(Command::Demo { route, .. }) = parse("demo --hypercall vendor --hypercall pio") else {
+        panic!("no demo");
+    };
+    assert_eq!(route, HypercallRoute::Pio(None));
+    // What adds up adds up: the last word on a feature counts.
+    let features = run("--kernel k --cpu-features +a,-b --cpu-features +b")
+        .flags
+        .cpu_features;
+    let features: Vec<_> = features.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(features, ["+a", "-b", "+b"]);
+}
+
+#[test]
 fn nothing_but_the_kernel_means_the_defaults() {
     assert_eq!(
         VmSpec::try_from(run("--kernel k").flags),
@@ -204,6 +258,11 @@ fn mistakes_get_a_hint() {
             "not a CPU feature; write",
         ),
         ("--kernel k --disk path=d", "no disks"),
+        ("--kernel -k", "write '--kernel=-k'"),
+        ("--kernel k --initrd -foo.img", "write '--initrd=-foo.img'"),
+        ("--kernel k --serial -x", "write '--serial=-x'"),
+        ("--config --x.json", "write '--config=--x.json'"),
+        ("--kernel k --cpu-features avx2", "write + before the name"),
         ("", "--kernel <FILE>"),
     ];
     for (line, part) in cases {
@@ -212,6 +271,26 @@ fn mistakes_get_a_hint() {
         let text = error.to_string();
         assert!(text.contains(part), "{line}: {text:?} lacks {part:?}");
         assert!(text.matches("tip:").count() <= 1, "{line}: {text}");
+    }
+}
+
+#[test]
+fn what_was_typed_is_shown_in_part() {
+    let long = "\u{1b}é".repeat(1 << 16);
+    for args in [
+        vec![format!("--{long}")],
+        vec![long.clone()],
+        vec!["--kernel".into(), format!("-{long}")],
+        vec!["--debug-exit".into(), long.clone()],
+        vec!["--memory".into(), long.clone()],
+        vec!["--memory".into(), format!("size={long}")],
+        vec!["--on-reboot".into(), long.clone()],
+        vec!["completions".into(), long.clone()],
+    ] {
+        let args = ["mini-vmm".to_owned()].into_iter().chain(args);
+        let text = parse_from(args.clone()).unwrap_err().to_string();
+        assert!(text.len() < 2000, "{} bytes: {args:.100?}", text.len());
+        assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 }
 

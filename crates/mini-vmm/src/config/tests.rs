@@ -12,13 +12,25 @@ const PATH: &str = "vm.json";
 
 #[test]
 fn bad_json_is_located() {
-    let cases: [(&str, &str); 29] = [
+    let cases: [(&str, &str); 33] = [
         ("", "line 1, column 1: EOF while parsing a value ("),
         (
             "{\n  \"mem\": 1}",
-            "unknown field `mem`, expected one of `kernel`,",
+            "unknown key \"mem\"; the keys are kernel, initrd, cmdline, boot-protocol, decompress, cpus, memory,",
         ),
-        ("{\n  \"mem\": 1}", "line 2, column 7: unknown field"),
+        ("{\n  \"mem\": 1}", "line 2, column 7: unknown key"),
+        (
+            r#"{"cpu_features": []}"#,
+            "unknown key \"cpu_features\"; did you mean \"cpu-features\"? (",
+        ),
+        (
+            r#"{"debugexit": 1}"#,
+            "unknown key \"debugexit\"; did you mean \"debug-exit\"? (",
+        ),
+        (
+            "{\"a\\u001b[31m\": 1}",
+            "unknown key \"a\\u{1b}[31m\"; the keys",
+        ),
         (r#"{"kernel": "k",}"#, "line 1, column 16: trailing comma ("),
         (
             r#"{"kernel": "k"} x"#,
@@ -53,15 +65,19 @@ fn bad_json_is_located() {
         (r#"{"timeout": -1}"#, "expected a time such as \"5m\""),
         (
             r#"{"debug-exit": 65536}"#,
-            "expected an I/O port such as \"0xf4\" or 244, or \"off\"",
+            "expected an I/O port such as \"0xf4\" or 244, true or false",
+        ),
+        (
+            r#"{"timeout": true}"#,
+            "boolean `true`, expected a time such as \"5m\"",
         ),
         (
             r#"{"serial": "tty"}"#,
             "\"tty\" is not a place for COM1; write off,",
         ),
         (
-            r#"{"serial": false}"#,
-            "boolean `false`, expected \"off\", \"stdio\"",
+            r#"{"serial": true}"#,
+            "boolean `true`, expected \"off\", \"stdio\"",
         ),
         (
             r#"{"para": "no"}"#,
@@ -101,7 +117,7 @@ fn bad_json_is_located() {
         ),
         (
             r#"{"cpu-features": ["avx2"]}"#,
-            "\"avx2\" is not a CPU feature; write + or -",
+            "\"avx2\" is not a CPU feature with its sign; write + before the name",
         ),
         (
             r#"{"cpu-features": "-avx2,"}"#,
@@ -138,6 +154,62 @@ fn deep_nesting_is_refused() {
         parse(deep.as_bytes(), Path::new(PATH)),
         Err(Error::Json { .. })
     ));
+}
+
+#[test]
+fn long_words_leave_room_for_what_to_do() {
+    let long = "\u{e9}\\n".repeat(1 << 19);
+    for (json, parts) in [
+        (
+            format!(r#"{{"{long}": 1}}"#),
+            ["unknown key", "the keys are kernel"],
+        ),
+        (
+            format!(r#"{{"cpus": "{long}"}}"#),
+            ["\"é", "write a whole number"],
+        ),
+        (
+            format!(r#"{{"on-reboot": "{long}"}}"#),
+            ["string \"é", "or \"reset\""],
+        ),
+        (
+            format!(r#"{{"kernel": ["{long}"]}}"#),
+            ["invalid type", "expected path"],
+        ),
+        (
+            format!(r#"{{"cpu-features": ["{long}"]}}"#),
+            ["\"é", "such as -avx2"],
+        ),
+        (
+            format!(r#"{{"debug-exit": {{"{long}": 1}}}}"#),
+            ["invalid type", "true or false"],
+        ),
+    ] {
+        let error = parse(json.as_bytes(), Path::new(PATH)).unwrap_err();
+        let line = crate::logging::sentence(&error);
+        assert!(line.chars().count() < 700, "{line}");
+        for part in parts
+            .iter()
+            .chain(&["(--print-config shows how a file looks)"])
+        {
+            assert!(line.contains(part), "{line:?} lacks {part:?}");
+        }
+        assert!(!line.contains('\n'), "{line:?}");
+    }
+}
+
+#[test]
+fn off_is_false_wherever_it_is_a_word() {
+    let off = r#"{"kernel": "k", "debug-exit": false, "timeout": false, "serial": false}"#;
+    let spec = VmSpec::try_from(parse(off.as_bytes(), Path::new(PATH)).unwrap()).unwrap();
+    assert_eq!((spec.debug_exit, spec.timeout), (None, None));
+    assert_eq!(spec.serial, spec::SerialSpec::Off);
+    for on in ["true", "\"on\"", "244"] {
+        let json = format!("{{\"debug-exit\": {on}}}");
+        let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
+        let port = Some(crate::layout::DEBUG_EXIT);
+        assert_eq!(spec.debug_exit, Some(spec::OptionalPort(port)), "{on}");
+    }
 }
 
 #[test]

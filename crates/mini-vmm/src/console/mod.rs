@@ -27,7 +27,7 @@ mod worker;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,6 +62,9 @@ pub enum Error {
     /// The output file is a FIFO, and nobody reads it.
     #[error("{}: nobody reads this FIFO; start its reader first", .0.display())]
     NoReader(PathBuf),
+    /// The output file is a socket.
+    #[error("{}: this is a socket, which is no place for a file; say `--serial socket=PATH` or choose another path", .0.display())]
+    IsSocket(PathBuf),
     /// The socket can't be made.
     #[error("{}: the console socket can't be made: {source}; choose another path", path.display())]
     Socket {
@@ -182,13 +185,7 @@ impl Console {
             .truncate(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path);
-        let file = file.map_err(|source| match source.raw_os_error() {
-            Some(libc::ENXIO) => Error::NoReader(path.to_owned()),
-            _ => Error::File {
-                path: path.to_owned(),
-                source,
-            },
-        })?;
+        let file = file.map_err(|source| not_opened(path, source))?;
         let mut console = Console::default();
         // That it does not block is no harm: the writer waits when it is full.
         console.write_to(Output::start(FdSink(file.into())).map_err(Error::Start)?);
@@ -247,6 +244,18 @@ impl Console {
     fn write_to(&mut self, writer: Output) {
         self.output = Some(writer.handle());
         self.writer = Some(writer);
+    }
+}
+
+/// Why the output file at `path` can't be opened.
+fn not_opened(path: &Path, source: io::Error) -> Error {
+    let path = path.to_owned();
+    // What open(2) says of a FIFO without a reader, it says of sockets and of devices without a driver, too.
+    let is_enxio = source.raw_os_error() == Some(libc::ENXIO);
+    match std::fs::metadata(&path).map(|metadata| metadata.file_type()) {
+        Ok(kind) if is_enxio && kind.is_fifo() => Error::NoReader(path),
+        Ok(kind) if is_enxio && kind.is_socket() => Error::IsSocket(path),
+        _ => Error::File { path, source },
     }
 }
 

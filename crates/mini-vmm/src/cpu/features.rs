@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use super::cpuid::{CpuPlan, Error};
 use super::table::{Register, Table};
 use super::topology::Vendor;
+use crate::text::nearest;
 
 /// The features in one register: names from bit 0 on, `-` for none, `/` between two names of a bit.
 struct Word {
@@ -306,43 +307,10 @@ fn known(name: &str) -> Result<&'static str, Error> {
     if let Some((known, _)) = all().find(|(known, _)| *known == name) {
         return Ok(known);
     }
-    let mut near: Vec<_> = all()
-        .map(|(known, _)| {
-            (
-                distance(name, known),
-                name.len().abs_diff(known.len()),
-                known,
-            )
-        })
-        .filter(|(distance, ..)| *distance <= 2)
-        .collect();
-    near.sort_unstable();
-    near.dedup();
-    near.truncate(3);
     Err(Error::UnknownFeature {
         name: name.to_owned(),
-        near: near.into_iter().map(|(.., known)| known).collect(),
+        near: nearest(name, all().map(|(known, _)| known)),
     })
-}
-
-/// Edits (insert, remove, replace a byte) between two names, `-` and `_` being the same; an upper
-/// bound of 3 or more for names whose lengths are further apart than that.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len().abs_diff(b.len()) > 2 {
-        return usize::MAX;
-    }
-    let same = |a: u8, b: u8| a.eq_ignore_ascii_case(&b) || (a == b'-' && b == b'_');
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(!same(a, b));
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Adds to `hidden` what needs a hidden feature, to any depth.

@@ -16,16 +16,18 @@ use super::{
 };
 
 /// What was said about a machine. Each field is a flag of the command line and, under the same
-/// name, a key of the config file; `None` was not said.
+/// name, a key of the config file; `None` was not said. Of a flag that is given twice the last one counts.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PartialSpec {
-    /// Kernel image: ELF vmlinux or bzImage, told apart by content; a file or a pipe
+    /// Kernel image: ELF vmlinux or bzImage, told apart by content
+    ///
+    /// A file or a pipe, as --initrd: --kernel <(zcat vmlinux.gz)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     #[arg(required_unless_present = "config", help_heading = "Boot")]
     pub kernel: Option<PathBuf>,
 
-    /// Initial RAM disk, a file or a pipe
+    /// Initial RAM disk
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Boot")]
     pub initrd: Option<PathBuf>,
 
@@ -33,7 +35,12 @@ pub struct PartialSpec {
     ///
     /// With --serial off the default has no console to name. cryptomgr.notests leaves out the kernel's tests of its
     /// cryptography, which can take half of its boot time; in FIPS mode they run all the same.
-    #[arg(long, value_name = "TEXT", help_heading = "Boot")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        help_heading = "Boot"
+    )]
     pub cmdline: Option<String>,
 
     /// Entry point of the kernel [default: auto]

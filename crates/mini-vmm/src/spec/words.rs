@@ -19,6 +19,7 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use hypercall_patch::PioPort;
 
 use super::{CpuFeature, HypercallRoute, SerialSpec};
+use crate::layout;
 
 /// What a word is not. Reads after "`word` is ".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,11 +42,14 @@ pub enum WordError {
     )]
     Time,
     /// Not a port number.
-    #[error("not an I/O port; write a number up to 0xffff, such as 0xf4, or off")]
+    #[error("not an I/O port; write a number up to 0xffff, such as 0xf4, or on or off")]
     Port,
     /// Not a CPU feature with a sign.
     #[error("not a CPU feature; write + or - and a name as in /proc/cpuinfo, such as -avx2")]
     Feature,
+    /// The name of a CPU feature without a sign.
+    #[error("not a CPU feature with its sign; write + before the name to show it, - to hide it")]
+    UnsignedFeature,
     /// Not a place for COM1.
     #[error("not a place for COM1; write off, stdio, pty, file=PATH or socket=PATH")]
     Serial,
@@ -193,16 +197,23 @@ impl Display for Switch {
     }
 }
 
-/// An I/O port that may be absent, such as `0xf4`, `244` or `off`.
+/// The debug-exit device's port, which may be absent: `0xf4`, `244`, `on` for the usual one, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionalPort(pub Option<u16>);
+
+impl OptionalPort {
+    /// The usual port, or none.
+    fn debug_exit(on: bool) -> Self {
+        OptionalPort(on.then_some(layout::DEBUG_EXIT))
+    }
+}
 
 impl FromStr for OptionalPort {
     type Err = WordError;
 
     fn from_str(word: &str) -> Result<Self, WordError> {
-        if word == "off" {
-            return Ok(OptionalPort(None));
+        if let Ok(Switch(on)) = word.parse() {
+            return Ok(OptionalPort::debug_exit(on));
         }
         let port = parse_port(word).ok_or(WordError::Port)?;
         Ok(OptionalPort(Some(port)))
@@ -233,10 +244,11 @@ impl Display for OptionalPort {
 }
 
 impl CpuFeature {
-    /// Whether `name` can be the name of a feature: lower-case letters, digits and `_`, at most 32.
+    /// Whether `name` can be meant for the name of a feature: letters, digits, `_`, and behind the first of these also
+    /// `-` and `.`, at most 32. What names there are shows when the machine is built.
     pub fn is_name(name: &str) -> bool {
-        let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        (1..=32).contains(&name.len()) && name.chars().all(is_part)
+        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        (1..=32).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(is_part)
     }
 }
 
@@ -247,6 +259,7 @@ impl FromStr for CpuFeature {
         let (enable, name) = match (word.strip_prefix('+'), word.strip_prefix('-')) {
             (Some(name), _) => (true, name),
             (_, Some(name)) => (false, name),
+            _ if CpuFeature::is_name(word) => return Err(WordError::UnsignedFeature),
             _ => return Err(WordError::Feature),
         };
         if !CpuFeature::is_name(name) {

@@ -12,6 +12,7 @@ mod terminal;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -224,6 +225,19 @@ fn bad_files_are_errors_with_a_next_step() {
         assert!(text.starts_with(&path.display().to_string()), "{text}");
         assert!(text.contains("; "), "{text}");
     }
+}
+
+#[test]
+fn sockets_are_no_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let refused = || Console::open(&SerialSpec::File(path.clone())).unwrap_err();
+    let text = refused().to_string();
+    assert!(text.contains("say `--serial socket=PATH`"), "{text}");
+    // Nobody listens any more.
+    drop(listener);
+    assert_eq!(refused().to_string(), text);
 }
 
 #[test]

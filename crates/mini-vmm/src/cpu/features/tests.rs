@@ -72,25 +72,12 @@ fn near_names_are_suggested() {
         other => panic!("{other:?}"),
     };
     assert_eq!(suggestions("axv2")[0], "avx2");
-    assert_eq!(suggestions("SSE4-1")[0], "sse4_1");
+    for name in ["SSE4-1", "sse4.1", "SSE4_1"] {
+        assert_eq!(suggestions(name)[0], "sse4_1");
+    }
     assert!(suggestions("sse41").contains(&"sse4_1"));
     assert!(suggestions("quantum").is_empty());
     assert!(suggestions("").len() <= 3);
-}
-
-#[test]
-fn distance_counts_edits() {
-    let table = [
-        ("", "", 0),
-        ("a", "", 1),
-        ("avx", "avx", 0),
-        ("avx", "axv", 2),
-        ("sse", "sse2", 1),
-    ];
-    for (a, b, edits) in table {
-        assert_eq!(distance(a, b), edits, "{a} {b}");
-    }
-    assert_eq!(distance("a", "abcdef"), usize::MAX);
 }
 
 proptest::proptest! {

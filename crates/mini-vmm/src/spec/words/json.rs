@@ -18,6 +18,7 @@ use crate::spec::{
     BootProtocol, CpuFeature, Decompress, HypercallAbi, HypercallRoute, MsrPolicy, OnPanic,
     OnReboot, SerialSpec,
 };
+use crate::text::shown;
 
 /// A value that JSON holds as a word, or as a number where that is plain.
 trait Word: FromStr<Err = WordError> {
@@ -57,10 +58,18 @@ impl Word for TimeLimit {
     fn from_number(seconds: u64) -> Option<Self> {
         Some(TimeLimit(Some(Duration::from_secs(seconds))))
     }
+
+    fn from_bool(on: bool) -> Option<Self> {
+        (!on).then_some(TimeLimit(None))
+    }
 }
 
 impl Word for OptionalPort {
-    const EXPECTED: &'static str = "an I/O port such as \"0xf4\" or 244, or \"off\"";
+    const EXPECTED: &'static str = "an I/O port such as \"0xf4\" or 244, true or false";
+
+    fn from_bool(on: bool) -> Option<Self> {
+        Some(OptionalPort::debug_exit(on))
+    }
 
     fn from_number(port: u64) -> Option<Self> {
         u16::try_from(port)
@@ -75,6 +84,10 @@ impl Word for CpuFeature {
 
 impl Word for SerialSpec {
     const EXPECTED: &'static str = "\"off\", \"stdio\", \"pty\", \"file=PATH\" or \"socket=PATH\"";
+
+    fn from_bool(on: bool) -> Option<Self> {
+        (!on).then_some(SerialSpec::Off)
+    }
 }
 
 impl Word for HypercallRoute {
@@ -100,7 +113,7 @@ impl<T: Word> Visitor<'_> for WordVisitor<T> {
 
     fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
         word.parse()
-            .map_err(|why| E::custom(format_args!("{word:?} is {why}")))
+            .map_err(|why| E::custom(format_args!("\"{}\" is {why}", shown(word))))
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {

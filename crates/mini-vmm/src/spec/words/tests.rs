@@ -90,16 +90,16 @@ fn features_have_a_sign_and_a_name() {
     assert_eq!("+sse4_1".parse(), Ok(feature("sse4_1", true)));
     assert_eq!("-3dnow".parse(), Ok(feature("3dnow", false)));
     let long = format!("+{}", "x".repeat(33));
-    for word in [
-        "",
-        "+",
-        "avx2",
-        "+AVX2",
-        "--cpus",
-        "+a b",
-        "=avx",
-        long.as_str(),
-    ] {
+    // How a name is spelled is judged with the names that there are, which then can be suggested.
+    assert_eq!("+SSE4.1".parse(), Ok(feature("SSE4.1", true)));
+    for word in ["avx2", "AVX-512"] {
+        assert_eq!(
+            word.parse::<CpuFeature>(),
+            Err(WordError::UnsignedFeature),
+            "{word}"
+        );
+    }
+    for word in ["", "+", "--cpus", "+.a", "+a b", "=avx", long.as_str()] {
         assert_eq!(
             word.parse::<CpuFeature>(),
             Err(WordError::Feature),
