@@ -57,6 +57,21 @@ impl<R: CallRegisters> MachineIo<R> {
         }
     }
 
+    /// An answer as the loop wants it. What nobody has is #GP, and the loop counts it.
+    fn reply<T>(&self, outcome: Outcome<T>) -> MsrReply<T> {
+        let reply = match outcome {
+            Outcome::Handled(value) => MsrReply::Value(value),
+            Outcome::Stop(value) => MsrReply::Pause(Some(value)),
+            Outcome::NotHandled => MsrReply::Unclaimed,
+            // No handler of this machine asks for anything else.
+            _ => MsrReply::Fault,
+        };
+        match self.latch.is_set() {
+            true => reply.and_pause(),
+            false => reply,
+        }
+    }
+
     /// Its registration for hypercalls, with no access pending.
     pub fn save_para(&mut self) -> ParaMsrState {
         let para = self.msrs.para::<R>();
@@ -116,11 +131,13 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
     }
 
     fn rdmsr(&mut self, index: u32) -> MsrReply<u64> {
-        reply(self.msrs.read(index))
+        let outcome = self.msrs.read(index);
+        self.reply(outcome)
     }
 
     fn wrmsr(&mut self, index: u32, data: u64) -> MsrReply<()> {
-        reply(self.msrs.write(index, data))
+        let outcome = self.msrs.write(index, data);
+        self.reply(outcome)
     }
 
     /// Those that KVM was told to forward, by an interface of Xen's; but numbers, registers and answers are ours.
@@ -138,15 +155,5 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
             None => return Next::Unclaimed,
         }
         self.after(Next::Continue)
-    }
-}
-
-/// An answer as the loop wants it. What nobody has is #GP, and the loop counts it.
-fn reply<T>(outcome: Outcome<T>) -> MsrReply<T> {
-    match outcome {
-        Outcome::Handled(value) => MsrReply::Value(value),
-        Outcome::NotHandled => MsrReply::Unclaimed,
-        // No handler of this machine asks for anything else.
-        _ => MsrReply::Fault,
     }
 }

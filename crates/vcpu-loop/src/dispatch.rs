@@ -83,7 +83,7 @@ impl Access {
     ];
 }
 
-/// How often nobody answered, per kind of access. Shared between a vCPU's thread and its controller.
+/// How often nobody answered, per kind of access. One vCPU's thread counts, any thread reads.
 #[derive(Debug, Default)]
 pub struct Unclaimed {
     counts: [AtomicU64; Access::ALL.len()],
@@ -103,7 +103,9 @@ impl Unclaimed {
     /// Counts one, and logs it if it is among the first four of its kind or a power of two: a guest that
     /// probes everything for a year writes fewer than 70 lines per kind, and no clock is read.
     fn note(&self, id: VcpuId, access: Access, address: u64) {
-        let count = self.counts[access as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        // One vCPU's thread writes, so this needs no locked addition.
+        let count = self.count(access).wrapping_add(1);
+        self.counts[access as usize].store(count, Ordering::Relaxed);
         if count <= 4 || count.is_power_of_two() {
             log_unclaimed(id, access, address, count);
         }
@@ -225,30 +227,33 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
     }
 
     fn rdmsr(&mut self, index: u32, data: &mut u64, error: &mut u8) -> Flow {
-        *error = 1;
-        match self.io.rdmsr(index) {
-            MsrReply::Value(value) => {
-                *data = value;
-                *error = 0;
-            }
-            MsrReply::Fault => {}
-            MsrReply::Unclaimed => self
-                .unclaimed
-                .note(self.id, Access::Rdmsr, u64::from(index)),
+        let reply = self.io.rdmsr(index);
+        let (value, flow) = self.msr(reply, Access::Rdmsr, index);
+        *error = u8::from(value.is_none());
+        if let Some(value) = value {
+            *data = value;
         }
-        Flow::Continue
+        flow
     }
 
     fn wrmsr(&mut self, index: u32, data: u64, error: &mut u8) -> Flow {
-        *error = 1;
-        match self.io.wrmsr(index, data) {
-            MsrReply::Value(()) => *error = 0,
-            MsrReply::Fault => {}
-            MsrReply::Unclaimed => self
-                .unclaimed
-                .note(self.id, Access::Wrmsr, u64::from(index)),
+        let reply = self.io.wrmsr(index, data);
+        let (value, flow) = self.msr(reply, Access::Wrmsr, index);
+        *error = u8::from(value.is_none());
+        flow
+    }
+
+    /// What the guest gets, #GP without a value, and what follows.
+    fn msr<T>(&self, reply: MsrReply<T>, access: Access, index: u32) -> (Option<T>, Flow) {
+        match reply {
+            MsrReply::Value(value) => (Some(value), Flow::Continue),
+            MsrReply::Fault => (None, Flow::Continue),
+            MsrReply::Unclaimed => {
+                self.unclaimed.note(self.id, access, u64::from(index));
+                (None, Flow::Continue)
+            }
+            MsrReply::Pause(value) => (value, Flow::Pause),
         }
-        Flow::Continue
     }
 
     fn hypercall(&mut self, mut call: Hypercall<'_>) -> Flow {

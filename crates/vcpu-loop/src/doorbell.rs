@@ -20,27 +20,15 @@ pub(crate) struct Doorbell {
 #[derive(Debug)]
 struct Target {
     kick: Arc<dyn Kick>,
-    place: Place,
-}
-
-/// Where the vCPU is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Its thread doesn't listen yet. It looks at its mailbox before it enters the guest.
-    Outside,
-    On(Tid),
-    /// Its thread doesn't listen any more.
-    Left,
+    /// None while no thread listens. One that begins to looks at the mailbox before it enters the guest.
+    thread: Option<Tid>,
 }
 
 impl Doorbell {
     pub(crate) fn new(kick: Arc<dyn Kick>) -> Self {
         Doorbell {
             rung: AtomicBool::new(false),
-            target: Mutex::new(Target {
-                kick,
-                place: Place::Outside,
-            }),
+            target: Mutex::new(Target { kick, thread: None }),
         }
     }
 
@@ -54,7 +42,7 @@ impl Doorbell {
         // Held until the signal is sent, so that the thread is alive then.
         let target = self.target();
         target.kick.request_exit();
-        if let Place::On(thread) = target.place {
+        if let Some(thread) = target.thread {
             thread.kill(signal.number());
         }
     }
@@ -80,16 +68,16 @@ impl Doorbell {
 
     /// The calling thread gets the signals.
     pub(crate) fn arrive(&self) {
-        self.target().place = Place::On(Tid::current());
+        self.target().thread = Some(Tid::current());
     }
 
     fn leave(&self) {
-        self.target().place = Place::Left;
+        self.target().thread = None;
     }
 
-    /// Whether the vCPU's thread is done with it.
-    pub(crate) fn is_left(&self) -> bool {
-        self.target().place == Place::Left
+    /// Whether a thread has the vCPU just now.
+    pub(crate) fn is_attended(&self) -> bool {
+        self.target().thread.is_some()
     }
 }
 

@@ -3,10 +3,11 @@
 
 //! A stay in the guest: run, answer, until there may be a request or the vCPU stopped by itself.
 
+use crate::counters::ExitCounters;
 use crate::dispatch::{Flow, Leave, Unclaimed, dispatch};
 use crate::doorbell::Doorbell;
 use crate::exit::Exit;
-use crate::history::{ExitHistory, ExitRecord};
+use crate::history::{ExitHistory, ExitKind, ExitRecord};
 use crate::report::FailureReason;
 use crate::vcpu::{Vcpu, VcpuId, VcpuIo};
 
@@ -25,11 +26,17 @@ pub(crate) struct Stay {
 
 /// What a stay in the guest needs.
 pub(crate) struct Guest<'a, V, I> {
-    pub(crate) id: VcpuId,
     pub(crate) vcpu: &'a mut V,
-    pub(crate) io: &'a mut I,
     pub(crate) bell: &'a Doorbell,
+    pub(crate) desk: Desk<'a, I>,
+}
+
+/// Where exits are answered and written down.
+pub(crate) struct Desk<'a, I> {
+    pub(crate) id: VcpuId,
+    pub(crate) io: &'a mut I,
     pub(crate) unclaimed: &'a Unclaimed,
+    pub(crate) exits: &'a ExitCounters,
     pub(crate) history: &'a mut ExitHistory,
 }
 
@@ -38,7 +45,7 @@ impl<V: Vcpu, I: VcpuIo> Guest<'_, V, I> {
     pub(crate) fn run(&mut self) -> Result<Stay, Box<FailureReason>> {
         loop {
             let exit = self.vcpu.run().map_err(host)?;
-            let flow = answer(exit, self.io, self.id, self.unclaimed, self.history);
+            let flow = self.desk.answer(exit);
             let stay = match flow {
                 Flow::Continue if !self.bell.is_rung() => continue,
                 Flow::Interrupted => return Ok(Stay::default()),
@@ -56,7 +63,7 @@ impl<V: Vcpu, I: VcpuIo> Guest<'_, V, I> {
     fn settle(&mut self, mut stay: Stay) -> Result<Stay, Box<FailureReason>> {
         for _ in 0..MAX_COMPLETIONS {
             let exit = self.vcpu.complete().map_err(host)?;
-            match answer(exit, self.io, self.id, self.unclaimed, self.history) {
+            match self.desk.answer(exit) {
                 Flow::Interrupted => return Ok(stay),
                 flow => stay = stay.after(flow),
             }
@@ -82,18 +89,16 @@ impl Stay {
     }
 }
 
-#[inline]
-fn answer<I: VcpuIo>(
-    exit: Exit<'_>,
-    io: &mut I,
-    id: VcpuId,
-    unclaimed: &Unclaimed,
-    history: &mut ExitHistory,
-) -> Flow {
-    if !matches!(exit, Exit::Interrupted) {
-        history.push(ExitRecord::from(&exit));
+impl<I: VcpuIo> Desk<'_, I> {
+    #[inline]
+    fn answer(&mut self, exit: Exit<'_>) -> Flow {
+        let record = ExitRecord::from(&exit);
+        self.exits.note(record.kind);
+        if record.kind != ExitKind::Interrupted {
+            self.history.push(record);
+        }
+        dispatch(exit, self.io, self.id, self.unclaimed)
     }
-    dispatch(exit, io, id, unclaimed)
 }
 
 fn host(error: impl std::error::Error + Send + Sync + 'static) -> Box<FailureReason> {

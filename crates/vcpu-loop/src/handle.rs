@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::builder::StoppedVcpu;
+use crate::counters::ExitCounters;
 use crate::dispatch::Unclaimed;
 use crate::doorbell::Doorbell;
 use crate::error::{Error, Result};
@@ -25,6 +26,7 @@ pub(crate) struct VcpuHandle<S> {
     /// None for a thread of the caller's own.
     pub(crate) thread: Option<JoinHandle<Option<StoppedVcpu>>>,
     pub(crate) unclaimed: Arc<Unclaimed>,
+    pub(crate) exits: Arc<ExitCounters>,
 }
 
 impl<S> VcpuHandle<S> {
@@ -40,13 +42,18 @@ impl<S> VcpuHandle<S> {
         }
     }
 
-    /// Whether the thread has ended by `end`. A thread ends within microseconds of its answer, so the wait is
+    /// Whether an answer may take as long as the caller likes: its own thread doesn't run the vCPU, now or any more.
+    pub(crate) fn is_unattended(&self) -> bool {
+        self.thread.is_none() && !self.bell.is_attended()
+    }
+
+    /// Whether the thread has ended by `end`, or never begun if it is the caller's own. A thread ends within microseconds of its answer, so the wait is
     /// a short poll; a join has no deadline.
     pub(crate) fn is_finished_by(&self, end: Option<Instant>) -> bool {
         loop {
             let finished = match &self.thread {
                 Some(thread) => thread.is_finished(),
-                None => self.bell.is_left(),
+                None => !self.bell.is_attended(),
             };
             if finished {
                 return true;

@@ -62,6 +62,35 @@ pub enum ExitKind {
     Fatal,
 }
 
+impl ExitKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: &'static [ExitKind] = &[
+        ExitKind::PioIn,
+        ExitKind::PioOut,
+        ExitKind::MmioRead,
+        ExitKind::MmioWrite,
+        ExitKind::Rdmsr,
+        ExitKind::Wrmsr,
+        ExitKind::Hypercall,
+        ExitKind::Xen,
+        ExitKind::Hyperv,
+        ExitKind::Hlt,
+        ExitKind::Shutdown,
+        ExitKind::SystemEvent,
+        ExitKind::Debug,
+        ExitKind::IoapicEoi,
+        ExitKind::DirtyRingFull,
+        ExitKind::InterruptWindow,
+        ExitKind::SetTpr,
+        ExitKind::TprAccess,
+        ExitKind::BusLock,
+        ExitKind::Notify,
+        ExitKind::ApResetHold,
+        ExitKind::Interrupted,
+        ExitKind::Fatal,
+    ];
+}
+
 /// One exit, in 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitRecord {
@@ -225,6 +254,42 @@ impl ExitHistory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A kind that `ALL` lacks would have no counter.
+    #[test]
+    fn every_kind_is_listed_at_its_number() {
+        for (number, kind) in ExitKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, number);
+        }
+        let last = ExitKind::Fatal;
+        assert_eq!(last as usize + 1, ExitKind::ALL.len());
+        // Whoever adds a kind comes by here: it goes into `ALL`, and the last one above.
+        match last {
+            ExitKind::PioIn
+            | ExitKind::PioOut
+            | ExitKind::MmioRead
+            | ExitKind::MmioWrite
+            | ExitKind::Rdmsr
+            | ExitKind::Wrmsr
+            | ExitKind::Hypercall
+            | ExitKind::Xen
+            | ExitKind::Hyperv
+            | ExitKind::Hlt
+            | ExitKind::Shutdown
+            | ExitKind::SystemEvent
+            | ExitKind::Debug
+            | ExitKind::IoapicEoi
+            | ExitKind::DirtyRingFull
+            | ExitKind::InterruptWindow
+            | ExitKind::SetTpr
+            | ExitKind::TprAccess
+            | ExitKind::BusLock
+            | ExitKind::Notify
+            | ExitKind::ApResetHold
+            | ExitKind::Interrupted
+            | ExitKind::Fatal => {}
+        }
+    }
 
     #[test]
     fn ring_keeps_the_newest_in_order() {

@@ -56,7 +56,7 @@
 
 use std::io;
 
-use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN, unblock_signal};
+use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN, block_signal, get_blocked_signals, unblock_signal};
 
 use crate::error::Error;
 use crate::signal::{self, Installed};
@@ -104,6 +104,18 @@ impl KickSignal {
                 signal: self.0,
                 source,
             }),
+        }
+    }
+
+    /// Whether this thread blocks the signal. If the host doesn't say, it doesn't.
+    pub(crate) fn is_blocked(self) -> bool {
+        get_blocked_signals().is_ok_and(|blocked| blocked.contains(&self.0))
+    }
+
+    /// Blocks the signal for this thread again.
+    pub(crate) fn block(self) {
+        if let Err(error) = block_signal(self.0) {
+            log::error!("can't block signal {} again: {error}", self.0);
         }
     }
 

@@ -71,6 +71,7 @@
 
 mod builder;
 pub mod bus;
+mod counters;
 mod dispatch;
 mod doorbell;
 mod error;
@@ -85,15 +86,18 @@ pub mod kick;
 #[cfg(feature = "kvm")]
 pub mod kvm;
 mod report;
+mod runner;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod script;
 mod set;
 mod signal;
+mod spawn;
 mod state;
 mod thread;
 mod vcpu;
 
 pub use builder::{SpawnError, Stopped, StoppedVcpu, VcpuBuilder};
+pub use counters::ExitCounters;
 pub use dispatch::{Access, Flow, Leave, Unclaimed, dispatch};
 pub use error::{Error, Result, StartError, Unchanged};
 pub use event::{VcpuEvent, VcpuEventSender, VcpuEventSubscriber, VcpuEvents, vcpu_events};
@@ -108,6 +112,7 @@ pub use report::{
     CpuDump, DescriptorTable, FailureReason, FailureReport, INSTRUCTION_BYTES, InstructionBytes,
     Registers, Segment,
 };
+pub use runner::VcpuRunner;
 pub use set::VcpuSet;
 pub use state::{Incident, Request, Response, State, occur, step};
 pub use vcpu::{BoxError, ManagedVcpu, MsrReply, Next, SaveVcpu, Vcpu, VcpuId, VcpuIo};

@@ -4,16 +4,14 @@
 //! All vCPUs of a VM, controlled together: send to all, then wait for all, with a deadline.
 
 use std::fmt;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{channel, sync_channel};
-use std::thread::{Builder, JoinHandle};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::builder::{SpawnError, StoppedVcpu, VcpuBuilder};
+use crate::builder::StoppedVcpu;
+use crate::counters::ExitCounters;
 use crate::dispatch::Unclaimed;
-use crate::doorbell::{Doorbell, Listener};
 use crate::error::{Error, Result};
 use crate::event::VcpuEventSender;
 use crate::handle::{VcpuHandle, collect, receive};
@@ -21,22 +19,19 @@ use crate::hooks::Call;
 use crate::kick::KickSignal;
 use crate::report::CpuDump;
 use crate::state::Request;
-use crate::thread::{Order, Reply, Worker};
-use crate::vcpu::{ManagedVcpu, VcpuId, VcpuIo};
+use crate::thread::{Order, Reply};
+use crate::vcpu::VcpuId;
 
 /// How long [`VcpuSet`]'s `Drop` waits for its threads before it leaves them behind.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Both ends of a vCPU's mailbox, or the vCPU.
-type BothEnds<V, I, S> = std::result::Result<(Worker<V, I, S>, VcpuHandle<S>), SpawnError<V, I>>;
 
 /// The vCPUs of one VM, each on its own thread.
 ///
 /// `S` is a vCPU's saved state. Methods take a deadline for all vCPUs together; one that misses it is
 /// named by the error, and obeys the request later, when it can. Waiting happens on the caller's thread:
-/// a [`VcpuIo`] must therefore never call into the set, nor wait for the thread that does.
+/// a [`VcpuIo`](crate::VcpuIo) must therefore never call into the set, nor wait for the thread that does.
 ///
-/// Kicks are signals whose handler is installed without `SA_RESTART`: a system call that a [`VcpuIo`] makes
+/// Kicks are signals whose handler is installed without `SA_RESTART`: a system call that a [`VcpuIo`](crate::VcpuIo) makes
 /// on the vCPU's thread may return `EINTR`, and has to be repeated.
 ///
 /// Dropping the set stops all threads and waits for one second at most. A thread that takes longer, because a
@@ -45,11 +40,11 @@ type BothEnds<V, I, S> = std::result::Result<(Worker<V, I, S>, VcpuHandle<S>), S
 /// that it answers, and it ends as soon as the device or the hook returns. Call [`VcpuSet::stop`] first to hear
 /// of it.
 pub struct VcpuSet<S> {
-    vcpus: Vec<VcpuHandle<S>>,
+    pub(crate) vcpus: Vec<VcpuHandle<S>>,
     /// Threads that ended by a request that others missed, with their vCPUs.
     stopped: Vec<VcpuHandle<S>>,
-    events: VcpuEventSender,
-    signal: KickSignal,
+    pub(crate) events: VcpuEventSender,
+    pub(crate) signal: KickSignal,
 }
 
 impl<S> fmt::Debug for VcpuSet<S> {
@@ -81,88 +76,6 @@ impl<S: Send + 'static> VcpuSet<S> {
         }
     }
 
-    /// Starts a thread `vcpu<id>` for a vCPU, which is paused until [`VcpuSet::resume`].
-    ///
-    /// # Errors
-    /// [`Error::DuplicateId`], [`Error::SignalTaken`], [`Error::Signal`], [`Error::Thread`], with the vCPU.
-    pub fn spawn<V, I>(
-        &mut self,
-        id: impl Into<VcpuId>,
-        vcpu: V,
-        io: I,
-    ) -> std::result::Result<(), SpawnError<V, I>>
-    where
-        V: ManagedVcpu<State = S> + Send + 'static,
-        I: VcpuIo + Send + 'static,
-    {
-        self.spawn_with(VcpuBuilder::new(id, vcpu, io))
-    }
-
-    /// As [`VcpuSet::spawn`], with what the builder says.
-    ///
-    /// # Errors
-    /// As [`VcpuSet::spawn`].
-    pub fn spawn_with<V, I>(
-        &mut self,
-        mut builder: VcpuBuilder<V, I, S>,
-    ) -> std::result::Result<(), SpawnError<V, I>>
-    where
-        V: ManagedVcpu + Send + 'static,
-        I: VcpuIo + Send + 'static,
-    {
-        let id = builder.id;
-        let name = builder.name.take().unwrap_or_else(|| format!("vcpu{id}"));
-        let stack_size = builder.stack_size;
-        let (worker, mut handle) = self.prepare(builder)?;
-        // The worker follows once there is a thread to take it.
-        let (give, take) = sync_channel::<Worker<V, I, S>>(1);
-        let body = move || {
-            let worker = take.recv().ok()?;
-            Some(StoppedVcpu::new(worker.main()))
-        };
-        match start_thread(name, stack_size, body) {
-            Ok(thread) => handle.thread = Some(thread),
-            Err(source) => return Err(worker.refused(Error::Thread { id, source })),
-        }
-        let _ = give.send(worker);
-        self.vcpus.push(handle);
-        Ok(())
-    }
-
-    /// Makes the mailbox, unless the set has no place for the vCPU.
-    fn prepare<V: ManagedVcpu, I>(&self, builder: VcpuBuilder<V, I, S>) -> BothEnds<V, I, S> {
-        let id = builder.id;
-        let (sender, mailbox) = channel();
-        let bell = Arc::new(Doorbell::new(builder.vcpu.kicker()));
-        let unclaimed = Arc::new(Unclaimed::default());
-        let worker = Worker {
-            id,
-            vcpu: builder.vcpu,
-            io: builder.io,
-            hooks: builder.hooks,
-            on_start: builder.on_start,
-            mailbox,
-            listener: Listener(Arc::clone(&bell)),
-            events: self.events.clone(),
-            unclaimed: Arc::clone(&unclaimed),
-            signal: self.signal,
-        };
-        if self.vcpus.iter().any(|vcpu| vcpu.id == id) {
-            return Err(worker.refused(Error::DuplicateId { id }));
-        }
-        if let Err(error) = self.signal.install() {
-            return Err(worker.refused(error));
-        }
-        let handle = VcpuHandle {
-            id,
-            mailbox: sender,
-            bell,
-            thread: None,
-            unclaimed,
-        };
-        Ok((worker, handle))
-    }
-
     /// The ids, in the order of [`VcpuSet::spawn`], which is also the order of saved states.
     pub fn ids(&self) -> impl Iterator<Item = VcpuId> + '_ {
         self.vcpus.iter().map(|vcpu| vcpu.id)
@@ -173,6 +86,13 @@ impl<S: Send + 'static> VcpuSet<S> {
     pub fn unclaimed(&self, id: impl Into<VcpuId>) -> Option<Arc<Unclaimed>> {
         let vcpu = self.find(id.into()).ok()?;
         Some(Arc::clone(&vcpu.unclaimed))
+    }
+
+    /// The counters of one vCPU's exits, which can be read while it runs, and outlive it. `None` if there is no
+    /// such vCPU.
+    pub fn exits(&self, id: impl Into<VcpuId>) -> Option<Arc<ExitCounters>> {
+        let vcpu = self.find(id.into()).ok()?;
+        Some(Arc::clone(&vcpu.exits))
     }
 
     /// Lets all vCPUs enter the guest: starts them, or continues after a pause. One that refuses doesn't
@@ -296,7 +216,39 @@ impl<S: Send + 'static> VcpuSet<S> {
         V: 'static,
         R: Send + 'static,
     {
-        let id = id.into();
+        self.run_on(id.into(), Request::Access, act, deadline)
+    }
+
+    /// Runs `act` on one vCPU, running or paused, on its own thread: for what KVM does only there, such as an NMI
+    /// or its statistics. A running vCPU leaves the guest for it with nothing pending, as for a pause, and goes on
+    /// afterwards; it is not told of a pause. `V` is the type that it was spawned with. A panic of `act` fails it.
+    ///
+    /// # Errors
+    /// As [`with_vcpu`](VcpuSet::with_vcpu).
+    pub fn call<V, R>(
+        &self,
+        id: impl Into<VcpuId>,
+        act: impl FnOnce(&mut V) -> R + Send + 'static,
+        deadline: Duration,
+    ) -> Result<R>
+    where
+        V: 'static,
+        R: Send + 'static,
+    {
+        self.run_on(id.into(), Request::Call, act, deadline)
+    }
+
+    fn run_on<V, R>(
+        &self,
+        id: VcpuId,
+        request: Request,
+        act: impl FnOnce(&mut V) -> R + Send + 'static,
+        deadline: Duration,
+    ) -> Result<R>
+    where
+        V: 'static,
+        R: Send + 'static,
+    {
         let (sender, result) = channel();
         let call: Call = Box::new(move |vcpu| {
             if let Some(vcpu) = vcpu.downcast_mut() {
@@ -304,7 +256,7 @@ impl<S: Send + 'static> VcpuSet<S> {
                 let _ = sender.send(act(vcpu));
             }
         });
-        self.order(id, Order::Call(call), deadline)?;
+        self.order(id, Order::Call(request, call), deadline)?;
         result.try_recv().map_err(|_| Error::WrongType {
             id,
             wanted: std::any::type_name::<V>(),
@@ -360,7 +312,11 @@ impl<S: Send + 'static> VcpuSet<S> {
         let end = Instant::now().checked_add(deadline);
         let (sender, receiver) = channel();
         for vcpu in self.vcpus.iter().filter(|vcpu| ids.contains(&vcpu.id)) {
-            vcpu.send(Order::Plain(Request::Stop), sender.clone(), self.signal);
+            let reply = match vcpu.is_unattended() {
+                true => channel().0,
+                false => sender.clone(),
+            };
+            vcpu.send(Order::Plain(Request::Stop), reply, self.signal);
         }
         drop(sender);
         // Every answer, or the end of every thread, drops its sender; we only wait for that.
@@ -411,26 +367,6 @@ impl<S: Send + 'static> VcpuSet<S> {
             .pop()
             .ok_or(Error::Gone { id })
     }
-}
-
-/// A thread of the caller's choice. A name with a NUL byte would be a panic.
-fn start_thread<T: Send + 'static>(
-    name: String,
-    stack_size: Option<usize>,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
-    if name.contains('\0') {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the thread's name has a NUL byte",
-        ));
-    }
-    let thread = Builder::new().name(name);
-    match stack_size {
-        Some(bytes) => thread.stack_size(bytes),
-        None => thread,
-    }
-    .spawn(body)
 }
 
 impl<S> Drop for VcpuSet<S> {

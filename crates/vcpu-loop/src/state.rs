@@ -56,7 +56,9 @@ pub enum Request {
     Restore,
     /// Leave `hlt` (no in-kernel LAPIC).
     Wake,
-    /// Run the controller's own code on the vCPU.
+    /// Run the controller's own code on a paused vCPU.
+    Access,
+    /// Run the controller's own code on the vCPU, also between two stays in the guest.
     Call,
     /// Show registers and instruction bytes.
     Dump,
@@ -73,6 +75,7 @@ impl fmt::Display for Request {
             Request::Save => "save",
             Request::Restore => "restore",
             Request::Wake => "wake",
+            Request::Access => "access",
             Request::Call => "call",
             Request::Dump => "dump",
             Request::Stop => "stop",
@@ -117,7 +120,8 @@ pub const fn step(state: State, request: Request) -> (State, Response) {
         (State::Paused | State::Running, Pause) => State::Paused,
         (State::SelfPaused | State::Ended | State::Failed, Pause) => state,
         (State::Paused | State::SelfPaused, Acknowledge) => State::Paused,
-        (State::Paused | State::SelfPaused, Save | Call) => state,
+        (State::Paused | State::SelfPaused, Save | Access) => state,
+        (State::Paused | State::SelfPaused | State::Running, Call) => state,
         (State::Paused | State::SelfPaused | State::Ended, Restore) => State::Paused,
         (State::Paused | State::SelfPaused | State::Running, Wake) => state,
         (State::Paused | State::SelfPaused | State::Ended, Dump) => state,
@@ -150,6 +154,7 @@ mod tests {
             Request::Save,
             Request::Restore,
             Request::Wake,
+            Request::Access,
             Request::Call,
             Request::Dump,
             Request::Stop,

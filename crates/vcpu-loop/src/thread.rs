@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 use crate::builder::{SpawnError, Stopped};
+use crate::counters::ExitCounters;
 use crate::dispatch::{Leave, Unclaimed};
 use crate::doorbell::Listener;
 use crate::error::{Error, StartError, Unchanged};
 use crate::event::{VcpuEvent, VcpuEventSender};
-use crate::guest::{Guest, Stay};
+use crate::guest::{Desk, Guest, Stay};
 use crate::history::ExitHistory;
 use crate::hooks::{Call, StartHook, StateHooks};
 use crate::kick::KickSignal;
@@ -31,7 +32,8 @@ pub(crate) struct Envelope<S> {
 pub(crate) enum Order<S> {
     Plain(Request),
     Restore(Box<S>),
-    Call(Call),
+    /// [`Request::Access`] or [`Request::Call`].
+    Call(Request, Call),
 }
 
 impl<S> Order<S> {
@@ -39,7 +41,7 @@ impl<S> Order<S> {
         match self {
             Order::Plain(request) => *request,
             Order::Restore(_) => Request::Restore,
-            Order::Call(_) => Request::Call,
+            Order::Call(request, _) => *request,
         }
     }
 }
@@ -90,6 +92,7 @@ pub(crate) struct Worker<V, I, S> {
     pub(crate) listener: Listener,
     pub(crate) events: VcpuEventSender,
     pub(crate) unclaimed: Arc<Unclaimed>,
+    pub(crate) exits: Arc<ExitCounters>,
     pub(crate) signal: KickSignal,
 }
 
@@ -226,12 +229,15 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
     fn run_guest(&mut self) {
         let worker = &mut self.worker;
         let mut guest = Guest {
-            id: worker.id,
             vcpu: &mut worker.vcpu,
-            io: &mut worker.io,
             bell: &worker.listener.0,
-            unclaimed: &worker.unclaimed,
-            history: &mut self.history,
+            desk: Desk {
+                id: worker.id,
+                io: &mut worker.io,
+                unclaimed: &worker.unclaimed,
+                exits: &worker.exits,
+                history: &mut self.history,
+            },
         };
         match catch_unwind(AssertUnwindSafe(|| guest.run())) {
             Ok(Ok(stay)) => self.stayed(stay),
@@ -399,7 +405,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                 self.callers_code(|vcpu, _, _| Ok(Reply::Dumped(Box::new(vcpu.dump()))))
             }
             Order::Plain(_) => return Reply::Done,
-            Order::Call(call) => self.callers_code(|vcpu, _, _| {
+            Order::Call(_, call) => self.callers_code(|vcpu, _, _| {
                 call(vcpu);
                 Ok(Reply::Done)
             }),

@@ -121,6 +121,19 @@ pub enum MsrReply<T> {
     Fault,
     /// Nobody answered: #GP, and the access is counted.
     Unclaimed,
+    /// As [`MsrReply::Value`], or without a value as [`MsrReply::Fault`]; then as [`Next::Pause`].
+    Pause(Option<T>),
+}
+
+impl<T> MsrReply<T> {
+    /// The same answer to the guest, and a pause.
+    pub fn and_pause(self) -> Self {
+        match self {
+            MsrReply::Value(value) => MsrReply::Pause(Some(value)),
+            MsrReply::Fault | MsrReply::Unclaimed => MsrReply::Pause(None),
+            MsrReply::Pause(_) => self,
+        }
+    }
 }
 
 /// What a vCPU needs from the VMM. Every method's default leaves the access unclaimed.

@@ -4,7 +4,7 @@
 //! Kick, pause, save, stop: with scripted vCPUs on real threads.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptError, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, Exit, FatalExit, Kick, ManagedVcpu, Next, Request, Response, SaveVcpu,
-    SpawnError, State, StateHooks, SystemEvent, Unchanged, Vcpu, VcpuBuilder, VcpuEvent,
-    VcpuEvents, VcpuId, VcpuSet, step, vcpu_events,
+    BoxError, Error, Exit, FatalExit, Incident, Kick, ManagedVcpu, MsrReply, Next, Request,
+    Response, SaveVcpu, SpawnError, State, StateHooks, SystemEvent, Unchanged, Vcpu, VcpuBuilder,
+    VcpuEvent, VcpuEvents, VcpuId, VcpuSet, occur, step, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -225,6 +225,35 @@ fn no_resume_undoes_that_a_vcpu_stopped_by_itself() {
         }
         vcpus.stop(SOON).unwrap();
     }
+}
+
+/// MSRs whose accesses all ask for a pause: writes succeed, reads are #GP.
+struct LastMsrs;
+
+impl vcpu_loop::VcpuIo for LastMsrs {
+    fn rdmsr(&mut self, _: u32) -> MsrReply<u64> {
+        MsrReply::Fault.and_pause()
+    }
+    fn wrmsr(&mut self, _: u32, _: u64) -> MsrReply<()> {
+        MsrReply::Value(()).and_pause()
+    }
+}
+
+#[test]
+fn an_msr_access_may_end_in_a_pause() {
+    let (mut vcpus, events) = set();
+    let vcpu = ScriptedVcpu::new([wrmsr(1), Step::Rdmsr { index: 1 }, wrmsr(1)]);
+    let replies = vcpu.replies();
+    vcpus.spawn(0, vcpu, LastMsrs).unwrap();
+    vcpus.resume(SOON).unwrap();
+    expect_paused(&events);
+    assert_eq!(replies.get(), [Reply::Wrmsr(Some(()))]);
+    assert!(vcpus.resume(SOON).is_err());
+    vcpus.acknowledge(0, SOON).unwrap();
+    vcpus.resume(SOON).unwrap();
+    expect_paused(&events);
+    assert_eq!(replies.get(), [Reply::Wrmsr(Some(())), Reply::Rdmsr(None)]);
+    assert_eq!(vcpus.save(SOON).unwrap(), [ScriptState { retired: 2 }]);
 }
 
 #[test]
@@ -747,30 +776,95 @@ fn a_missed_deadline_is_kept() {
     leave.send(()).unwrap();
 }
 
+/// An exit storm whose device asks for a pause when it is told to.
+struct Storm(Arc<AtomicBool>);
+
+impl vcpu_loop::VcpuIo for Storm {
+    fn pio_write(&mut self, _: u16, _: &[u8]) -> Next {
+        match self.0.swap(false, Ordering::Relaxed) {
+            true => Next::Pause,
+            false => Next::Continue,
+        }
+    }
+}
+
+/// Does to the model what a request to all vCPUs, or to one, does; whether all of them grant it.
+fn model(states: &mut [State], request: Request, one: Option<usize>) -> bool {
+    let mut granted = true;
+    for (at, state) in states.iter_mut().enumerate() {
+        if one.is_none_or(|one| one == at) {
+            let (next, response) = step(*state, request);
+            *state = next;
+            granted &= response == Response::Done;
+        }
+    }
+    granted
+}
+
+/// A request by the set's methods; those without a form for one vCPU take all, and the other way round.
+fn ask(
+    vcpus: &VcpuSet<ScriptState>,
+    request: Request,
+    one: &mut Option<usize>,
+) -> Result<(), Error> {
+    let states = vec![ScriptState::default(); vcpus.ids().count()];
+    *one = match request {
+        Request::Save | Request::Restore => None,
+        Request::Resume | Request::Pause => *one,
+        _ => Some(one.unwrap_or(0)),
+    };
+    let id = one.unwrap_or(0) as u32;
+    match (request, one.is_some()) {
+        (Request::Resume, false) => vcpus.resume(SOON),
+        (Request::Resume, true) => vcpus.resume_vcpu(id, SOON),
+        (Request::Pause, false) => vcpus.pause(SOON),
+        (Request::Pause, true) => vcpus.pause_vcpu(id, SOON),
+        (Request::Acknowledge, _) => vcpus.acknowledge(id, SOON),
+        (Request::Save, _) => vcpus.save(SOON).map(drop),
+        (Request::Restore, _) => vcpus.restore(states, SOON),
+        (Request::Wake, _) => vcpus.wake(id, SOON),
+        (Request::Access, _) => vcpus.with_vcpu(id, |_: &mut ScriptedVcpu| (), SOON),
+        (Request::Call, _) => vcpus.call(id, |_: &mut ScriptedVcpu| (), SOON),
+        (Request::Dump, _) => vcpus.dump(id, SOON).map(drop),
+        (other, _) => panic!("no request for {other}"),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Two threads on an exit storm do what the pure state machine says, for any sequence of requests.
+    /// Two threads on exit storms do what the pure state machine says, for any sequence of requests to both or
+    /// to one, and of pauses by their devices.
     #[test]
-    fn threads_agree_with_the_state_machine(requests in prop::collection::vec(0..6u8, 1..24)) {
+    fn threads_agree_with_the_state_machine(
+        steps in prop::collection::vec((0..13usize, prop::option::of(0..2usize)), 1..32),
+    ) {
         let (mut vcpus, events) = set();
-        for id in 0..2 {
-            let storm = Step::PioOut { port: 1, size: 1, data: vec![0] };
-            vcpus.spawn(id, ScriptedVcpu::endless(storm), Counting(Arc::default())).unwrap();
+        let pauses: [Arc<AtomicBool>; 2] = Default::default();
+        for (id, pause) in (0..).zip(&pauses) {
+            let storm = ScriptedVcpu::endless(out(1));
+            vcpus.spawn(id, storm, Storm(Arc::clone(pause))).unwrap();
         }
-        let mut state = State::Paused;
-        for request in requests {
-            let (request, granted) = match request {
-                0 => (Request::Resume, vcpus.resume(SOON).is_ok()),
-                1 => (Request::Pause, vcpus.pause(SOON).is_ok()),
-                2 => (Request::Save, vcpus.save(SOON).is_ok()),
-                3 => (Request::Restore, vcpus.restore(vec![ScriptState::default(); 2], SOON).is_ok()),
-                4 => (Request::Wake, vcpus.wake(1, SOON).is_ok()),
-                _ => (Request::Dump, vcpus.dump(0, SOON).is_ok()),
+        let mut states = [State::Paused; 2];
+        for (number, mut one) in steps {
+            let requests = [
+                Request::Resume, Request::Pause, Request::Acknowledge, Request::Save, Request::Restore,
+                Request::Wake, Request::Access, Request::Call, Request::Dump,
+            ];
+            let Some(request) = requests.get(number).copied() else {
+                // A device asks for a pause, which only a running vCPU notices.
+                let at = one.unwrap_or(0);
+                if states[at] == State::Running {
+                    pauses[at].store(true, Ordering::Relaxed);
+                    expect_paused(&events);
+                }
+                states[at] = occur(states[at], Incident::SelfPause);
+                continue;
             };
-            let (next, response) = step(state, request);
-            prop_assert_eq!(granted, response == Response::Done, "{} while {}", request, state);
-            state = next;
+            let before = states;
+            let asked = ask(&vcpus, request, &mut one);
+            let granted = model(&mut states, request, one);
+            prop_assert_eq!(asked.is_ok(), granted, "{} to {:?} while {:?}: {:?}", request, one, before, asked);
         }
         prop_assert!(vcpus.stop(SOON).is_ok());
         prop_assert!(events.try_recv().is_none());

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use vcpu_loop::script::{RecordingIo, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, FailureReason, KickSignal, SpawnError, State, StateHooks, Stopped,
-    VcpuBuilder, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, vcpu_events,
+    BoxError, Error, ExitKind, FailureReason, KickSignal, SaveVcpu, SpawnError, State, StateHooks,
+    Stopped, VcpuBuilder, VcpuEvent, VcpuEvents, VcpuId, VcpuSet, vcpu_events,
 };
 use vmm_sys_util::signal::{block_signal, get_blocked_signals, register_signal_handler};
 
@@ -286,4 +286,146 @@ fn a_signal_with_a_handler_of_somebody_elses_is_not_taken() {
         vcpus.resume(SOON).unwrap();
         vcpus.pause(SOON).unwrap();
     }
+}
+
+/// NMIs and statistics: KVM takes them on the vCPU's thread only, and the guest needs no pause for them.
+#[test]
+fn a_call_runs_on_a_running_vcpu_between_two_stays_in_the_guest() {
+    let (mut vcpus, events) = set();
+    vcpus.spawn_with(spinning(0)).unwrap();
+    let out = |port| Step::PioOut {
+        port,
+        size: 1,
+        data: vec![0],
+    };
+    let storm = ScriptedVcpu::endless(out(0x80));
+    vcpus.spawn(1, storm, RecordingIo::claiming(0)).unwrap();
+    let halted = ScriptedVcpu::new([Step::Hlt]);
+    vcpus.spawn(2, halted, RecordingIo::unclaimed()).unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::Halted { id: VcpuId(2) })
+    ));
+    for id in 0..3u32 {
+        // A save panics in the middle of an access.
+        let look = |vcpu: &mut ScriptedVcpu| {
+            vcpu.save().unwrap();
+            thread::current().name().map(str::to_owned)
+        };
+        for _ in 0..50 {
+            let name = vcpus.call(id, look, SOON).unwrap();
+            assert_eq!(name, Some(format!("vcpu{id}")));
+        }
+        let paused = vcpus.with_vcpu(id, look, SOON);
+        assert!(
+            matches!(
+                paused,
+                Err(Error::Refused {
+                    state: State::Running,
+                    ..
+                })
+            ),
+            "still running"
+        );
+    }
+    let wrong = vcpus.call(0, |_: &mut u8| (), SOON);
+    assert!(matches!(wrong, Err(Error::WrongType { .. })));
+    vcpus.pause(SOON).unwrap();
+    assert!(vcpus.call(0, |_: &mut ScriptedVcpu| (), SOON).is_ok());
+    assert!(events.try_recv().is_none());
+}
+
+#[test]
+fn another_thread_reads_exit_counters_while_the_vcpu_runs() {
+    let (mut vcpus, events) = set();
+    let read = || Step::MmioRead { addr: 0, len: 8 };
+    let script = [
+        read(),
+        read().then(),
+        Step::Rdmsr { index: 1 },
+        Step::DirtyRingFull,
+        Step::Notify,
+    ];
+    vcpus
+        .spawn(0, ScriptedVcpu::new(script), RecordingIo::claiming(0))
+        .unwrap();
+    let exits = vcpus.exits(0).unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::DirtyRingFull { .. })
+    ));
+    // How many kicks the requests took says nothing.
+    let counts: Vec<_> = exits
+        .iter()
+        .filter(|(kind, count)| *count > 0 && *kind != ExitKind::Interrupted)
+        .collect();
+    let expected = [
+        (ExitKind::MmioRead, 2),
+        (ExitKind::Rdmsr, 1),
+        (ExitKind::DirtyRingFull, 1),
+    ];
+    assert_eq!(counts, expected);
+    assert!(exits.count(ExitKind::Interrupted) > 0 && exits.total() > 4);
+    vcpus.acknowledge(0, SOON).unwrap();
+    vcpus.resume(SOON).unwrap();
+    // It spins now, and runs meanwhile.
+    while exits.count(ExitKind::Notify) == 0 {
+        thread::yield_now();
+    }
+    vcpus.stop(SOON).unwrap();
+    assert_eq!(exits.count(ExitKind::Notify), 1);
+    assert!(vcpus.exits(0).is_none());
+}
+
+#[test]
+fn a_vcpu_on_a_thread_of_the_callers_is_controlled_as_any_other() {
+    let signal = KickSignal::default().number();
+    let (mut vcpus, events) = set();
+    let (told, started) = channel();
+    let vcpu = spinning(0).on_start(move |_, _| Ok(told.send(thread::current().id())?));
+    let runner = vcpus.attach(vcpu).unwrap();
+    vcpus.spawn_with(spinning(1)).unwrap();
+    // Nobody runs it yet: the request waits.
+    let missed = vcpus.resume(Duration::from_millis(20));
+    assert!(matches!(missed, Err(Error::Deadline { missed, .. }) if missed == [VcpuId(0)]));
+    let own = thread::spawn(move || {
+        block_signal(signal).unwrap();
+        let stopped = runner.run_here();
+        let blocked = get_blocked_signals().unwrap().contains(&signal);
+        (stopped, thread::current().id(), blocked)
+    });
+    for _ in 0..20 {
+        vcpus.resume(SOON).unwrap();
+        let name = |_: &mut ScriptedVcpu| thread::current().id();
+        assert_eq!(vcpus.call(0, name, SOON).unwrap(), own.thread().id());
+        vcpus.pause(SOON).unwrap();
+        vcpus.save(SOON).unwrap();
+    }
+    assert_eq!(started.recv_timeout(SOON).unwrap(), own.thread().id());
+    vcpus.resume(SOON).unwrap();
+    let spawned = vcpus.stop(SOON).unwrap();
+    assert_eq!(spawned.len(), 1, "the other one returned to its caller");
+    let (stopped, _, blocked) = own.join().unwrap();
+    assert_eq!((stopped.id, stopped.state), (VcpuId(0), State::Running));
+    assert!(blocked, "the thread's mask is as it was");
+    assert!(events.try_recv().is_none());
+}
+
+#[test]
+fn a_runner_that_never_runs_holds_nobody_up() {
+    let (mut vcpus, _events) = set();
+    let runner = vcpus.attach(spinning(0)).unwrap();
+    // No deadline: what it waits for never comes.
+    vcpus.stop(Duration::MAX).unwrap();
+    assert_eq!(runner.run_here().state, State::Paused);
+    let runner = vcpus.attach(spinning(0)).unwrap();
+    drop(runner);
+    let gone = vcpus.resume(SOON);
+    assert!(matches!(gone, Err(Error::Gone { id: VcpuId(0) })));
+    vcpus.stop(Duration::MAX).unwrap();
+    let runner = vcpus.attach(spinning(0)).unwrap();
+    drop(vcpus);
+    assert_eq!(runner.run_here().id, VcpuId(0));
 }
