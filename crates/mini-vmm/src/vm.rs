@@ -408,7 +408,7 @@ fn irq_line(vm: Weak<VmFd>, gsi: u32) -> IrqLine {
 fn port_bus(platform: &Platform<ConsoleOutput>) -> Result<Arc<Bus>, Error> {
     let mut bus = BusBuilder::new();
     for (range, device) in platform.ports() {
-        bus.insert_pio(range.base, u32::from(range.size), device)
+        bus.insert_device_pio(range.base, u32::from(range.size), device)
             .map_err(Error::Bus)?;
     }
     Ok(bus.build())

@@ -16,13 +16,11 @@ use std::time::Instant;
 
 use common::Machine;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
-use vcpu_loop::bus::{Bus, BusBuilder};
+use vcpu_loop::bus::{Bus, BusBuilder, BusDevice, Place};
 use vcpu_loop::kvm::KvmVcpu;
 use vcpu_loop::{
     ExitHistory, ExitRecord, Flow, MsrReply, Next, Unclaimed, Vcpu, VcpuId, VcpuIo, dispatch,
 };
-use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
-use vm_device::{MutDeviceMmio, MutDevicePio};
 
 /// What a guest does all the time, and its code.
 const STORMS: [(&str, &[u8]); 3] = [
@@ -36,23 +34,16 @@ const STORMS: [(&str, &[u8]); 3] = [
 const EXITS: u32 = 20_000;
 const ROUNDS: usize = 15;
 
-struct Latch(u8);
+struct Latch(Mutex<u8>);
 
-impl MutDevicePio for Latch {
-    fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) {
-        data.fill(self.0);
+impl BusDevice for Latch {
+    fn read(&self, _: Place, data: &mut [u8]) -> Next {
+        data.fill(*self.0.lock().unwrap());
+        Next::Continue
     }
-    fn pio_write(&mut self, _: PioAddress, _: PioAddressOffset, data: &[u8]) {
-        self.0 = data[0];
-    }
-}
-
-impl MutDeviceMmio for Latch {
-    fn mmio_read(&mut self, _: MmioAddress, _: MmioAddressOffset, data: &mut [u8]) {
-        data.fill(self.0);
-    }
-    fn mmio_write(&mut self, _: MmioAddress, _: MmioAddressOffset, data: &[u8]) {
-        self.0 = data[0];
+    fn write(&self, _: Place, data: &[u8]) -> Next {
+        *self.0.lock().unwrap() = data[0];
+        Next::Continue
     }
 }
 
@@ -124,11 +115,11 @@ fn main() {
     let mut builder = BusBuilder::new();
     for base in (0x80..0x400).step_by(0x40) {
         builder
-            .insert_pio(base, 8, Arc::new(Mutex::new(Latch(0))))
+            .insert_pio(base, 8, Arc::new(Latch(Mutex::new(0))))
             .unwrap();
     }
     builder
-        .insert_mmio(0xa_0000, 0x1000, Arc::new(Mutex::new(Latch(0))))
+        .insert_mmio(0xa_0000, 0x1000, Arc::new(Latch(Mutex::new(0))))
         .unwrap();
     let mut io = Io(builder.build());
     println!(

@@ -15,7 +15,7 @@
 //! | [`VcpuSet`], [`State`], [`step`], [`occur`] | control: ask all, then wait for all, with a deadline |
 //! | [`kick`] | how a request reaches a running guest, and why none is lost |
 //! | [`VcpuEvent`], [`FailureReport`] | what the VMM is told |
-//! | [`bus`] | a frozen device bus for `vm-device`'s traits |
+//! | [`bus`] | a frozen device bus, also for `vm-device`'s traits (feature `vm-device`) |
 //! | `kvm` (feature `kvm`) | `KvmVcpu` and its whole saved state |
 //! | `script` (feature `test-utils`) | a scripted vCPU, stricter than KVM, for tests without /dev/kvm |
 //!

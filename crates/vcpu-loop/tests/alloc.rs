@@ -10,13 +10,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
-use vcpu_loop::bus::{Bus, BusBuilder};
+use vcpu_loop::bus::{Bus, BusBuilder, BusDevice, Place};
 use vcpu_loop::{
     Access, Exit, ExitHistory, ExitRecord, Flow, MsrReply, Next, Unclaimed, VcpuId, VcpuIo,
     dispatch,
 };
-use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
-use vm_device::{MutDeviceMmio, MutDevicePio};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -41,23 +39,16 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-struct Register(u8);
+struct Register(Mutex<u8>);
 
-impl MutDevicePio for Register {
-    fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) {
-        data.fill(self.0);
+impl BusDevice for Register {
+    fn read(&self, _: Place, data: &mut [u8]) -> Next {
+        data.fill(*self.0.lock().unwrap());
+        Next::Continue
     }
-    fn pio_write(&mut self, _: PioAddress, _: PioAddressOffset, data: &[u8]) {
-        self.0 = data[0];
-    }
-}
-
-impl MutDeviceMmio for Register {
-    fn mmio_read(&mut self, _: MmioAddress, _: MmioAddressOffset, data: &mut [u8]) {
-        data.fill(self.0);
-    }
-    fn mmio_write(&mut self, _: MmioAddress, _: MmioAddressOffset, data: &[u8]) {
-        self.0 = data[0];
+    fn write(&self, _: Place, data: &[u8]) -> Next {
+        *self.0.lock().unwrap() = data[0];
+        Next::Continue
     }
 }
 
@@ -86,13 +77,13 @@ fn sixty_thousand_exits_allocate_nothing() {
     let mut builder = BusBuilder::new();
     for base in 0..32 {
         builder
-            .insert_pio(base * 16, 8, Arc::new(Mutex::new(Register(0))))
+            .insert_pio(base * 16, 8, Arc::new(Register(Mutex::new(0))))
             .unwrap();
         builder
             .insert_mmio(
                 u64::from(base) << 12,
                 0x800,
-                Arc::new(Mutex::new(Register(0))),
+                Arc::new(Register(Mutex::new(0))),
             )
             .unwrap();
     }
