@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../examples/filter_and_dispatch.rs"]
+mod example;
 
 use common::{Do, Exit, Gp, Machine, Stopped, Value, Written, filtered, kvm, nobody};
 use kvm_ioctls::{
@@ -301,6 +303,14 @@ fn a_vcpu_stops_behind_the_write_that_asked_for_it() {
     vcpu.set_kvm_immediate_exit(1);
     assert_eq!(vcpu.run().map(|_| ()).unwrap_err().errno(), EINTR);
     assert_eq!(vcpu.get_regs().unwrap().rip, wrmsr + 2);
+}
+
+#[test]
+fn the_example_stops_its_guest() {
+    let Some(kvm) = kvm("the_example_stops_its_guest") else {
+        return;
+    };
+    assert_eq!(example::run(&kvm).unwrap(), (0x1234, true));
 }
 
 #[test]
