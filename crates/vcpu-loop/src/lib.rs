@@ -16,7 +16,7 @@
 //! | [`kick`] | how a request reaches a running guest, and why none is lost |
 //! | [`VcpuEvent`], [`FailureReport`] | what the VMM is told |
 //! | [`bus`] | a frozen device bus, also for `vm-device`'s traits (feature `vm-device`) |
-//! | `kvm` (feature `kvm`) | `KvmVcpu` and its whole saved state |
+//! | `kvm` (feature `kvm`) | `KvmVcpu` and its saved state |
 //! | `script` (feature `test-utils`) | a scripted vCPU, stricter than KVM, for tests without /dev/kvm |
 //!
 //! All `unsafe` is in `src/kvm/run_page.rs` and `src/signal.rs`.

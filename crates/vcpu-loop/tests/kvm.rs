@@ -364,20 +364,10 @@ fn a_restored_guest_is_told_that_it_was_stopped() {
     let Some(kvm) = kvm("a_restored_guest_is_told_that_it_was_stopped") else {
         return;
     };
-    const SYSTEM_TIME: u32 = 0x4b56_4d01;
-    const CLOCK: u64 = 0x5000;
     let machine = Machine::new(&kvm, STORM);
-    let vcpu = machine.vcpu(0);
-    let enable = kvm_bindings::kvm_msr_entry {
-        index: SYSTEM_TIME,
-        data: CLOCK | 1,
-        reserved: 0,
-    };
-    let block = kvm_bindings::Msrs::from_entries(&[enable]).unwrap();
-    if vcpu.fd().set_msrs(&block).unwrap() != 1 || vcpu.fd().kvmclock_ctrl().is_err() {
-        eprintln!("SKIP: a_restored_guest_is_told_that_it_was_stopped: KVM has no kvmclock");
+    let Some(vcpu) = with_kvmclock("a_restored_guest_is_told_that_it_was_stopped", &machine) else {
         return;
-    }
+    };
     let (mut vcpus, _events) = set();
     vcpus.spawn(0, vcpu, Counter::default()).unwrap();
     vcpus.resume(SOON).unwrap();
@@ -396,9 +386,62 @@ fn a_restored_guest_is_told_that_it_was_stopped() {
         std::thread::sleep(Duration::from_millis(1));
     }
     vcpus.pause(SOON).unwrap();
-    // PVCLOCK_GUEST_STOPPED in the flags of `struct pvclock_vcpu_time_info`.
-    let flags: u8 = other.memory.read_obj(GuestAddress(CLOCK + 29)).unwrap();
-    assert_eq!(flags & 2, 2);
+    assert!(was_told_of_a_stop(&other));
+}
+
+#[test]
+fn a_guest_is_told_of_noticeable_pauses_only() {
+    let Some(kvm) = kvm("a_guest_is_told_of_noticeable_pauses_only") else {
+        return;
+    };
+    for (noticeable, told) in [(Duration::MAX, false), (Duration::ZERO, true)] {
+        let machine = Machine::new(&kvm, STORM);
+        let Some(vcpu) = with_kvmclock("a_guest_is_told_of_noticeable_pauses_only", &machine)
+        else {
+            return;
+        };
+        let io = Counter::default();
+        let exits = Arc::clone(&io.0);
+        let (mut vcpus, _events) = set();
+        let vcpu = vcpu.with_noticeable_pause(noticeable);
+        vcpus.spawn(0, vcpu, io).unwrap();
+        for pause in 0..3 {
+            let before = exits.load(Ordering::Relaxed);
+            vcpus.resume(SOON).unwrap();
+            let start = Instant::now();
+            while exits.load(Ordering::Relaxed) == before && start.elapsed() < SOON {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            vcpus.pause(SOON).unwrap();
+            assert_eq!(was_told_of_a_stop(&machine), told && pause > 0, "{pause}");
+        }
+    }
+}
+
+/// Where the guest has its kvmclock.
+const CLOCK: u64 = 0x5000;
+
+/// A vCPU whose guest has enabled kvmclock.
+fn with_kvmclock(test: &str, machine: &Machine) -> Option<KvmVcpu> {
+    const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    let vcpu = machine.vcpu(0);
+    let enable = kvm_bindings::kvm_msr_entry {
+        index: SYSTEM_TIME,
+        data: CLOCK | 1,
+        reserved: 0,
+    };
+    let block = kvm_bindings::Msrs::from_entries(&[enable]).unwrap();
+    if vcpu.fd().set_msrs(&block).unwrap() == 1 {
+        return Some(vcpu);
+    }
+    eprintln!("SKIP: {test}: KVM has no kvmclock");
+    None
+}
+
+/// PVCLOCK_GUEST_STOPPED in the flags of `struct pvclock_vcpu_time_info`.
+fn was_told_of_a_stop(machine: &Machine) -> bool {
+    let flags: u8 = machine.memory.read_obj(GuestAddress(CLOCK + 29)).unwrap();
+    flags & 2 != 0
 }
 
 /// `out 0x80, al; jmp -4`

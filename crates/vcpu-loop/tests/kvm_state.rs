@@ -7,7 +7,7 @@
 mod common;
 
 use common::{ENTRY, Machine, kvm};
-use vcpu_loop::kvm::{Error as KvmError, KvmHost, KvmVcpu, VcpuState};
+use vcpu_loop::kvm::{Error as KvmError, KvmHost, KvmVcpu, TscOffset, TscState, VcpuState};
 use vcpu_loop::{Exit, SaveVcpu, Vcpu};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -368,4 +368,80 @@ fn a_vcpu_that_triple_faulted_is_restored_in_place() {
         assert_eq!(again.cpuid, start.cpuid);
         assert_eq!((again.regs, again.sregs), (start.regs, start.sregs));
     }
+}
+
+const MSR_TSC: u32 = 0x10;
+
+/// Whether a TSC can be moved at all, which takes a CPU that virtualizes: by KVM's own means, without this crate's.
+fn moves_tscs(test: &str, machine: &Machine) -> bool {
+    let vcpu = machine.vcpu(100);
+    let far = kvm_bindings::kvm_msr_entry {
+        index: MSR_TSC,
+        data: 1 << 60,
+        reserved: 0,
+    };
+    let block = kvm_bindings::Msrs::from_entries(&[far]).unwrap();
+    vcpu.fd().set_msrs(&block).unwrap();
+    let offset = TscOffset::of(vcpu.fd()).unwrap().read();
+    let moves = offset.is_ok_and(|offset| offset > 1 << 59);
+    if !moves {
+        eprintln!("SKIP: {test}: KVM can't offset the TSC");
+    }
+    moves
+}
+
+#[test]
+fn vcpus_keep_the_distance_of_their_tscs() {
+    let Some(kvm) = kvm("vcpus_keep_the_distance_of_their_tscs") else {
+        return;
+    };
+    let machine = Machine::new(&kvm, &[0xf4]);
+    if !moves_tscs("vcpus_keep_the_distance_of_their_tscs", &machine) {
+        return;
+    }
+    let mut vcpus = [0, 1].map(|id| machine.vcpu(id));
+    let mut states = vcpus.each_mut().map(|vcpu| vcpu.save().unwrap());
+    let offset = states[0].tsc.unwrap().offset;
+    // A tenth of a second apart, which KVM takes for an attempt to set the same value.
+    let apart = u64::from(states[0].tsc_khz.unwrap()) * 100;
+    let offsets = [offset, offset.wrapping_sub(apart)];
+    for ((vcpu, state), offset) in vcpus.iter_mut().zip(&mut states).zip(offsets) {
+        state.tsc.as_mut().unwrap().offset = offset;
+        vcpu.restore(state).unwrap();
+    }
+    let restored = vcpus.each_mut().map(|vcpu| vcpu.save().unwrap());
+    assert_eq!(restored.map(|state| state.tsc.unwrap().offset), offsets);
+}
+
+#[test]
+fn a_tsc_of_another_host_goes_on_from_its_value() {
+    let Some(kvm) = kvm("a_tsc_of_another_host_goes_on_from_its_value") else {
+        return;
+    };
+    let machine = Machine::new(&kvm, &[0xf4]);
+    if !moves_tscs("a_tsc_of_another_host_goes_on_from_its_value", &machine) {
+        return;
+    }
+    let mut vcpu = machine.vcpu(0);
+    let mut state = vcpu.save().unwrap();
+    // An hour that the host's TSC did not count, and the guest's did.
+    let tsc = state.tsc.as_mut().unwrap();
+    tsc.read_at.as_mut().unwrap().realtime_ns -= 3600 * 1_000_000_000;
+    let hour = u64::from(state.tsc_khz.unwrap()) * 3_600_000;
+    for msr in state.msrs.iter_mut().filter(|msr| msr.index == MSR_TSC) {
+        msr.data += hour;
+    }
+    let value = |state: &VcpuState| {
+        let msr = state.msrs.iter().find(|msr| msr.index == MSR_TSC);
+        msr.unwrap().data
+    };
+    vcpu.restore(&state).unwrap();
+    assert!(value(&vcpu.save().unwrap()) >= value(&state));
+    // An offset for this host is taken as it is.
+    state.tsc = Some(TscState {
+        offset: 12_345,
+        read_at: None,
+    });
+    vcpu.restore(&state).unwrap();
+    assert_eq!(vcpu.save().unwrap().tsc.unwrap().offset, 12_345);
 }

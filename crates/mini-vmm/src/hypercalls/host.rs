@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data, kvm_msi};
 use kvm_ioctls::VmFd;
+use vcpu_loop::kvm::TscOffset;
 
 use super::{Clock, Interrupts, Ipi, Pair};
-pub use crate::sys::tsc_offset::TscOffset;
 
 /// The address of a message to a local APIC; the APIC ID goes to bits 12 to 19, and neither a
 /// logical destination (bit 2) nor a redirection hint (bit 3) is set (Intel SDM volume 3A, "Message

@@ -43,9 +43,10 @@ use para_abi::{Call, KvmErrno};
 
 pub use self::clock::{Clock, Pair};
 pub use self::console::{CONSOLE_WRITE_MAX, ConsoleSink};
-pub use self::host::{KvmClock, KvmInterrupts, TscOffset};
+pub use self::host::{KvmClock, KvmInterrupts};
 pub use self::interrupts::{Interrupts, Ipi};
 pub use self::machine::Services;
+pub use vcpu_loop::kvm::TscOffset;
 
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use hypercall_patch::Stub;
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use log::info;
-use vcpu_loop::kvm::{KvmVcpu, SyncRegisters};
+use vcpu_loop::kvm::{KvmVcpu, SyncRegisters, TscOffset};
 use vm_memory::GuestMemoryMmap;
 
 use super::{Completion, Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
@@ -23,7 +23,6 @@ use crate::outcome::OutcomeLatch;
 use crate::probe::guest::test_hypercall;
 use crate::probe::{Cpu, GuestTest};
 use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
-use crate::sys::tsc_offset::TscOffset;
 
 /// How long the probe's guest may take. It takes microseconds where it ends; a host so busy that it takes longer gives
 /// its guests port I/O, which is as right.

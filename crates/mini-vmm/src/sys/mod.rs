@@ -10,6 +10,5 @@ pub(crate) mod demo_guest;
 pub(crate) mod huge_pages;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
-pub(crate) mod tsc_offset;
 pub(crate) mod xen;
 pub(crate) mod zeroed;

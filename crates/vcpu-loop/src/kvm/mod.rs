@@ -9,11 +9,14 @@ mod dump;
 mod nested;
 mod run_page;
 mod state;
+mod stopped;
 mod sync_registers;
+mod tsc;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_CAP_SREGS2, KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
@@ -24,12 +27,14 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd};
 pub use dump::ReadGuest;
 pub use state::{Sregs2Extra, VcpuState};
 pub use sync_registers::{CpuMode, GeneralRegister, SyncRegisters};
+pub use tsc::{HostMoment, TscOffset, TscState};
 
 use crate::exit::{Details, Exit};
 use crate::kick::Kick;
 use crate::report::CpuDump;
 use crate::vcpu::{ManagedVcpu, SaveVcpu, Vcpu};
 use run_page::RunPage;
+use stopped::Stopped;
 
 /// A host failure of a KVM vCPU.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,14 @@ pub enum Error {
     Map {
         /// Why.
         source: io::Error,
+    },
+    /// KVM is too old for this crate.
+    #[error("this host's KVM has no {capability}, boot a kernel of version {since} or later")]
+    Missing {
+        /// The capability's name in the KVM API documentation.
+        capability: &'static str,
+        /// The first Linux that has it.
+        since: &'static str,
     },
     /// State was asked for, or given, while an access of the guest is half done. The vCPU is as it was.
     #[error(
@@ -96,7 +109,8 @@ impl KvmHost {
     /// doesn't list, are added.
     ///
     /// # Errors
-    /// KVM refused one of the questions, or the process has no file descriptor left.
+    /// KVM refused one of the questions, or can't be kicked ([`Error::Missing`]), or the process has no file
+    /// descriptor left.
     pub fn probe(kvm: &Kvm) -> Result<Arc<Self>> {
         let listed = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
         let mut msrs = listed.as_slice().to_vec();
@@ -110,7 +124,9 @@ impl KvmHost {
     /// # Errors
     /// As [`KvmHost::probe`].
     pub fn with_msrs(kvm: &Kvm, msrs: Vec<u32>) -> Result<Arc<Self>> {
-        let own = run_page::duplicate(kvm).map_err(|source| Error::Call {
+        let sync_regs = shares_registers(kvm);
+        require_kicks(sync_regs, || kvm.check_extension_int(Cap::ImmediateExit))?;
+        let own = run_page::duplicate_kvm(kvm).map_err(|source| Error::Call {
             call: "F_DUPFD_CLOEXEC",
             source,
         })?;
@@ -119,7 +135,7 @@ impl KvmHost {
             run_size: call("KVM_GET_VCPU_MMAP_SIZE", kvm.get_vcpu_mmap_size())?,
             sregs2: kvm.check_extension_raw(u64::from(KVM_CAP_SREGS2)) > 0,
             nested: kvm.check_extension_raw(u64::from(kvm_bindings::KVM_CAP_NESTED_STATE)) > 0,
-            sync_regs: shares_registers(kvm),
+            sync_regs,
             msrs,
         }))
     }
@@ -151,6 +167,17 @@ pub fn shares_registers(kvm: &Kvm) -> bool {
     shared & wanted == wanted
 }
 
+/// Kicks need `KVM_CAP_IMMEDIATE_EXIT` (Linux 4.13). A KVM that shares registers (4.17) has it and is not asked.
+fn require_kicks(sync_regs: bool, immediate_exit: impl FnOnce() -> i32) -> Result<()> {
+    match sync_regs || immediate_exit() > 0 {
+        true => Ok(()),
+        false => Err(Error::Missing {
+            capability: "KVM_CAP_IMMEDIATE_EXIT",
+            since: "4.13",
+        }),
+    }
+}
+
 /// The memory type range registers that KVM has: default type, fixed ranges, eight variable ones (Intel SDM,
 /// volume 3, section 12.11).
 fn mtrrs() -> impl Iterator<Item = u32> {
@@ -179,6 +206,7 @@ pub struct KvmVcpu {
     /// What KVM reads and writes of the XSAVE area, in bytes.
     xsave_size: usize,
     skipped_msrs: Vec<u32>,
+    stopped: Stopped,
 }
 
 impl fmt::Debug for KvmVcpu {
@@ -207,6 +235,7 @@ impl KvmVcpu {
             memory: None,
             incomplete: false,
             skipped_msrs: Vec::new(),
+            stopped: Stopped::NEVER,
         })
     }
 
@@ -214,6 +243,15 @@ impl KvmVcpu {
     #[must_use]
     pub fn with_memory(mut self, memory: impl ReadGuest + 'static) -> Self {
         self.memory = Some(Box::new(memory));
+        self
+    }
+
+    /// The shortest pause of which the guest is told by its kvmclock (`KVM_KVMCLOCK_CTRL`), so that its watchdogs
+    /// don't bark at the time that it missed: a second unless set, the shortest time-out that Linux' watchdogs can
+    /// have. After a restore, the guest is always told; at its start, never.
+    #[must_use]
+    pub fn with_noticeable_pause(mut self, pause: Duration) -> Self {
+        self.stopped.set_noticeable(pause);
         self
     }
 
@@ -345,6 +383,7 @@ impl SaveVcpu for KvmVcpu {
         }
         let fitted = state::fit(saved, self.xsave_size)?;
         self.page.forget_sync_registers();
+        self.stopped.restored();
         self.skipped_msrs = state::restore(&self.fd, &self.host, saved, &fitted)?;
         // Without an in-kernel LAPIC, every entry takes CR8 from here.
         self.page.set_cr8(saved.sregs.cr8);
@@ -366,10 +405,19 @@ impl ManagedVcpu for KvmVcpu {
         Arc::new(self.page.kicker())
     }
 
-    /// Tells the guest's kvmclock that the guest was stopped, so that its watchdogs don't bark at the time
-    /// that it missed. KVM only notes this, and writes it at the next entry: said at the pause, it would be
-    /// missing in a snapshot that is restored elsewhere. A guest without kvmclock makes KVM say `EINVAL`.
+    fn paused(&mut self) -> Result<()> {
+        self.stopped.paused(Instant::now());
+        Ok(())
+    }
+
+    /// Tells the guest's kvmclock that the guest was stopped, if it could notice; see
+    /// [`KvmVcpu::with_noticeable_pause`]. KVM only notes this, and writes it at the next entry: said at the
+    /// pause, it would be missing in a snapshot that is restored elsewhere. A guest without kvmclock makes KVM say
+    /// `EINVAL`.
     fn resuming(&mut self) -> Result<()> {
+        if !self.stopped.resuming(Instant::now()) {
+            return Ok(());
+        }
         match self.fd.kvmclock_ctrl() {
             Err(error) if error.errno() != libc::EINVAL => call("KVM_KVMCLOCK_CTRL", Err(error)),
             _ => Ok(()),
@@ -378,5 +426,23 @@ impl ManagedVcpu for KvmVcpu {
 
     fn dump(&mut self) -> Option<CpuDump> {
         dump::dump(&self.fd, self.memory.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kvm_that_cannot_be_kicked_is_refused() {
+        assert!(require_kicks(false, || 1).is_ok());
+        assert!(require_kicks(true, || unreachable!("not asked")).is_ok());
+        for answer in [0, -1] {
+            let error = require_kicks(false, || answer).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "this host's KVM has no KVM_CAP_IMMEDIATE_EXIT, boot a kernel of version 4.13 or later"
+            );
+        }
     }
 }

@@ -23,13 +23,14 @@
 
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use kvm_bindings::{
-    KVMIO, Xsave, kvm_hyperv_exit, kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_1 as HvSynic,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_hyperv_exit,
+    kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_1 as HvSynic,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_2 as HvHcall,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_3 as HvSynDbg, kvm_regs, kvm_run,
     kvm_run__bindgen_ty_1, kvm_run__bindgen_ty_1__bindgen_ty_1 as HardwareArm,
@@ -52,10 +53,12 @@ use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
 use crate::kick::Kick;
 
 mod nr {
-    use super::{KVMIO, kvm_sregs2};
+    use super::{KVMIO, kvm_device_attr, kvm_sregs2};
     vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
     vmm_sys_util::ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
     vmm_sys_util::ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
+    vmm_sys_util::ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+    vmm_sys_util::ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 }
 
 /// `kvm_regs` is 18 words: RAX to R15, RIP, RFLAGS.
@@ -352,15 +355,54 @@ fn os_error(error: vmm_sys_util::errno::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
 }
 
+/// Another descriptor of the same file.
+pub(super) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open as long as `fd` is borrowed, which is longer than this.
+    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }.try_clone_to_owned()
+}
+
 /// Another descriptor of `/dev/kvm`, for which a jail need not hold the path.
-pub(super) fn duplicate(kvm: &Kvm) -> io::Result<Kvm> {
-    // SAFETY: no memory is involved, and `kvm` keeps its descriptor open.
-    let fd = unsafe { libc::fcntl(kvm.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+pub(super) fn duplicate_kvm(kvm: &Kvm) -> io::Result<Kvm> {
+    let fd = duplicate(kvm)?.into_raw_fd();
     // SAFETY: the descriptor is new, nobody else owns it.
     Ok(unsafe { Kvm::from_raw_fd(fd) })
+}
+
+/// The attribute `KVM_VCPU_TSC_OFFSET` with its value at `offset`.
+fn tsc_offset_at(offset: *const u64) -> kvm_device_attr {
+    kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: offset as u64,
+        ..Default::default()
+    }
+}
+
+/// `KVM_GET_DEVICE_ATTR` of `KVM_VCPU_TSC_OFFSET`.
+pub(super) fn tsc_offset(vcpu: &impl AsRawFd) -> io::Result<u64> {
+    let mut offset = 0u64;
+    let attribute = tsc_offset_at(&raw mut offset);
+    // SAFETY: KVM reads the attribute and writes the 8 bytes that this one has to `addr`, which is
+    // `offset`, alive and not otherwise used until the call returns.
+    match unsafe { ioctl_with_ref(vcpu, nr::KVM_GET_DEVICE_ATTR(), &attribute) } {
+        0 => Ok(offset),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `KVM_SET_DEVICE_ATTR` of `KVM_VCPU_TSC_OFFSET`.
+pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
+    // SAFETY: KVM reads the attribute and the 8 bytes at `addr`, which is `offset`, alive until the call returns.
+    match unsafe {
+        ioctl_with_ref(
+            vcpu,
+            nr::KVM_SET_DEVICE_ATTR(),
+            &tsc_offset_at(&raw const offset),
+        )
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// `KVM_GET_XSAVE2`, or `KVM_GET_XSAVE` where the area has the classic 4096 bytes.

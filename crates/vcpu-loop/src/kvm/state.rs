@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A vCPU's whole state: what is saved, and in which order it is read and written.
+//! A vCPU's state: what is saved, and in which order it is read and written.
 
 use std::ops::RangeInclusive;
 
@@ -12,6 +12,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
 
+use super::tsc::{self, MSR_TSC, TscState};
 use super::{Error, KvmHost, Result, call, cpuid, nested, run_page};
 
 /// How many MSRs KVM takes in a call: fewer than `MAX_IO_MSRS`, which is `KVM_MAX_MSR_ENTRIES`.
@@ -43,9 +44,17 @@ pub struct Sregs2Extra {
 ///
 /// It is untrusted when it comes from a file: KVM checks it when it is restored.
 ///
-/// Not in it: machine check banks and Hyper-V's `SINTx`, whose MSRs KVM doesn't list (see
-/// [`KvmHost::with_msrs`]), whatever belongs to the whole VM, and guest memory. The latter two must be
-/// restored before: KVM reads guest memory when it takes nested state and MSRs.
+/// Not in it, because KVM doesn't list their MSRs, are machine check banks and Hyper-V's `SINTx`;
+/// [`KvmHost::with_msrs`] takes a list with them. Not in it, and not to be had by this crate, are:
+///
+/// - a Xen guest's attributes (`KVM_XEN_VCPU_GET_ATTR`: shared pages, run state, timer, upcall vector, vCPU id);
+/// - the shadow stack pointer SSP (`KVM_REG_GUEST_SSP`, Linux 6.18), so don't give guests shadow stacks. CET's MSRs
+///   are saved where KVM lists them;
+/// - registers that are encrypted (SEV-ES, TDX);
+/// - what the VMM asked of KVM for this vCPU: capabilities, machine check set-up, debugging, TPR reports.
+///
+/// What belongs to the VM, and guest memory, are the VMM's to save. They must be restored before: KVM reads guest
+/// memory when it takes nested state and MSRs.
 #[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VcpuState {
@@ -53,6 +62,10 @@ pub struct VcpuState {
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// TSC frequency, where the host's TSC is stable.
     pub tsc_khz: Option<u32>,
+    /// The TSC as an offset to the host's, where KVM has it (since Linux 5.16). States without one have the TSC among
+    /// their MSRs alone.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub tsc: Option<TscState>,
     /// Run state: runnable, halted, waiting for SIPI.
     pub mp_state: kvm_mp_state,
     /// General registers.
@@ -131,11 +144,13 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<Vcp
     let msrs = save_msrs(fd, &host.msrs)?;
     // An error means that the host's TSC is unstable; then there is no frequency to keep.
     let tsc_khz = fd.get_tsc_khz().ok();
+    let tsc = tsc::save(fd);
     let nested = host.nested.then(|| nested::save(fd)).transpose()?;
     let events = call("KVM_GET_VCPU_EVENTS", fd.get_vcpu_events())?;
     Ok(VcpuState {
         cpuid,
         tsc_khz,
+        tsc,
         mp_state,
         regs,
         sregs,
@@ -176,6 +191,7 @@ pub(super) fn fit(state: &VcpuState, xsave_size: usize) -> Result<Fitted> {
 ///   against CPUID; the TSC and its deadline, which are MSRs, count in its frequency.
 /// - Out of the nested guest and of VMX operation that the vCPU is in now: registers would be those of the nested
 ///   guest, and KVM takes no VMX capability MSR (`EBUSY`) and no CR4 without VMXE.
+/// - The TSC's offset, at its frequency, before nested state, which adds a nested guest's to it.
 /// - `IA32_FEATURE_CONTROL`, the VMX capability MSRs and special registers (EFER, CR4, APIC base) before nested
 ///   state, which needs virtualization to be on and is checked against the capabilities; and special
 ///   registers before the LAPIC, whose mode they set.
@@ -194,6 +210,7 @@ pub(super) fn restore(
     let VcpuState {
         cpuid: _,
         tsc_khz,
+        tsc,
         mp_state,
         regs,
         sregs,
@@ -210,6 +227,9 @@ pub(super) fn restore(
     if host.nested {
         nested::leave(fd)?;
     }
+    let has_tsc = tsc
+        .as_ref()
+        .map_or(Ok(false), |tsc| tsc::restore(fd, tsc))?;
     let mut skipped = restore_msrs(fd, &of_turn(msrs, MsrTurn::BeforeNested))?;
     restore_sregs(fd, host, sregs, *sregs2)?;
     if let Some(nested) = nested {
@@ -225,7 +245,9 @@ pub(super) fn restore(
     if let Some(lapic) = lapic {
         call("KVM_SET_LAPIC", fd.set_lapic(lapic))?;
     }
-    skipped.extend(restore_msrs(fd, &of_turn(msrs, MsrTurn::AfterLapic))?);
+    let mut rest = of_turn(msrs, MsrTurn::AfterLapic);
+    rest.retain(|msr| !(has_tsc && msr.index == MSR_TSC));
+    skipped.extend(restore_msrs(fd, &rest)?);
     skipped.extend(restore_msrs(fd, &of_turn(msrs, MsrTurn::Last))?);
     call("KVM_SET_MP_STATE", fd.set_mp_state(*mp_state))?;
     call("KVM_SET_VCPU_EVENTS", fd.set_vcpu_events(events))?;

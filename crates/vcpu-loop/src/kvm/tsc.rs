@@ -1,0 +1,169 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The TSC's part of a vCPU's state.
+//!
+//! KVM takes a TSC in two ways (KVM API, "Generic vcpu interface", `KVM_VCPU_TSC_OFFSET`). A value written to the MSR
+//! is a guess: when it is within a second of what the other vCPUs have, KVM takes it for theirs and changes it. An
+//! offset to the host's TSC is taken as it is, so vCPUs that were in step stay in step, and those that were not stay
+//! apart. But it means something on the host where it was read, and only until that host's next boot.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::VcpuFd;
+
+use super::{Error, Result, run_page};
+
+/// `IA32_TIME_STAMP_COUNTER` (Intel SDM, volume 4, table 2-2).
+pub(super) const MSR_TSC: u32 = 0x10;
+
+/// How far apart two clocks may be that are the same one: what a clock is set by, in nanoseconds, and how wrong its
+/// frequency may be.
+const STEP_NS: i128 = 1_000_000_000;
+const DRIFT: i128 = 1000;
+
+/// A vCPU's TSC as an offset, where KVM has `KVM_VCPU_TSC_OFFSET` (since Linux 5.16).
+///
+/// A restore writes the offset if this is still the host that it was read on, so the guest's TSC went on meanwhile as
+/// the host's did. Elsewhere, the TSC goes on from the value of MSR 0x10.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TscState {
+    /// The guest's TSC less the host's, at the guest's frequency, modulo 2^64.
+    pub offset: u64,
+    /// When it was read. `None` if the offset was made for the host that restores it, for example by the KVM API's
+    /// algorithm for a migration: then it is written in any case.
+    pub read_at: Option<HostMoment>,
+}
+
+/// A moment by two clocks of a host. They tell whether two moments are of one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct HostMoment {
+    /// The host's TSC, at the guest's frequency.
+    pub tsc: u64,
+    /// Nanoseconds since 1970.
+    pub realtime_ns: u64,
+}
+
+impl HostMoment {
+    fn now(fd: &VcpuFd, offset: u64) -> Option<Self> {
+        let realtime = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Some(HostMoment {
+            tsc: read(fd)?.wrapping_sub(offset),
+            realtime_ns: u64::try_from(realtime.as_nanos()).ok()?,
+        })
+    }
+
+    /// Whether both clocks went on by the same time from here to `later`, at `khz` of the TSC.
+    fn is_of_the_host_of(&self, later: &HostMoment, khz: u32) -> bool {
+        let (Some(ticks), true) = (later.tsc.checked_sub(self.tsc), khz > 0) else {
+            return false;
+        };
+        let by_tsc = i128::from(ticks) * 1_000_000 / i128::from(khz);
+        let by_clock = i128::from(later.realtime_ns) - i128::from(self.realtime_ns);
+        (by_tsc - by_clock).abs() <= STEP_NS + by_tsc / DRIFT
+    }
+}
+
+/// `None` where KVM has no offset, or the TSC can't be read.
+pub(super) fn save(fd: &VcpuFd) -> Option<TscState> {
+    let offset = run_page::tsc_offset(fd).ok()?;
+    let read_at = Some(HostMoment::now(fd, offset)?);
+    Some(TscState { offset, read_at })
+}
+
+/// Sets the offset, and says whether it did; if not, the TSC is to be restored as an MSR. The frequency is set.
+pub(super) fn restore(fd: &VcpuFd, saved: &TscState) -> Result<bool> {
+    let Ok(now) = run_page::tsc_offset(fd) else {
+        return Ok(false);
+    };
+    if let Some(read_at) = saved.read_at {
+        let khz = fd.get_tsc_khz().unwrap_or(0);
+        let here = HostMoment::now(fd, now);
+        if !here.is_some_and(|here| read_at.is_of_the_host_of(&here, khz)) {
+            return Ok(false);
+        }
+    }
+    run_page::set_tsc_offset(fd, saved.offset).map_err(|source| Error::Call {
+        call: "KVM_SET_DEVICE_ATTR(KVM_VCPU_TSC_OFFSET)",
+        source,
+    })?;
+    Ok(true)
+}
+
+/// The guest's TSC.
+fn read(fd: &VcpuFd) -> Option<u64> {
+    let entry = kvm_msr_entry {
+        index: MSR_TSC,
+        ..Default::default()
+    };
+    let mut msrs = Msrs::from_entries(&[entry]).ok()?;
+    let read = fd.get_msrs(&mut msrs).ok()?;
+    msrs.as_slice()[..read].first().map(|msr| msr.data)
+}
+
+/// Reads the difference between a vCPU's TSC and the host's, at any time and without the vCPU.
+#[derive(Debug)]
+pub struct TscOffset {
+    vcpu: OwnedFd,
+}
+
+impl TscOffset {
+    /// The offset of `vcpu`, to be read later; `None` when the process has no file descriptor left. Whether
+    /// this KVM tells it (since Linux 5.16) shows then: KVM is not asked at a start that may never need it.
+    pub fn of(vcpu: &VcpuFd) -> Option<Self> {
+        let vcpu = run_page::duplicate(vcpu).ok()?;
+        Some(TscOffset { vcpu })
+    }
+
+    /// The guest's TSC less the host's, modulo 2^64, now. It waits while the vCPU is in the guest, so
+    /// call it on the vCPU's own thread.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn read(&self) -> io::Result<u64> {
+        run_page::tsc_offset(&self.vcpu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2 GHz.
+    const KHZ: u32 = 2_000_000;
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn one_host_is_told_from_another() {
+        let moment = |ticks: u64, realtime_ns: u64| HostMoment {
+            tsc: ticks,
+            realtime_ns,
+        };
+        let saved = moment(100 * SECOND, 1000 * SECOND);
+        let same = |later: HostMoment| saved.is_of_the_host_of(&later, KHZ);
+        // Ten seconds, and a clock that was set by a little less than a second.
+        assert!(same(saved));
+        assert!(same(moment(120 * SECOND, 1010 * SECOND)));
+        assert!(same(moment(120 * SECOND, 1009 * SECOND + 1)));
+        // A month, with a clock that is 500 ppm wrong.
+        let month = 30 * 24 * 3600;
+        let wrong = month + month / 2000;
+        assert!(same(moment(
+            (100 + 2 * month) * SECOND,
+            (1000 + wrong) * SECOND
+        )));
+        // Hosts that booted earlier, later, or have another clock.
+        assert!(!same(moment(200 * SECOND, 1010 * SECOND)));
+        assert!(!same(moment(99 * SECOND, 1010 * SECOND)));
+        assert!(!same(moment(120 * SECOND, 500 * SECOND)));
+        assert!(!saved.is_of_the_host_of(&saved, 0));
+        let end = moment(u64::MAX, u64::MAX);
+        assert!(!moment(0, u64::MAX).is_of_the_host_of(&end, 1));
+        assert!(!moment(0, 0).is_of_the_host_of(&end, 1));
+    }
+}
