@@ -152,11 +152,13 @@ pub fn dispatch<I: VcpuIo + ?Sized>(
             let next = bus.io.ioapic_eoi(vector);
             bus.settle(next, Access::Notification, u64::from(vector))
         }
-        Exit::Notify => bus.settle(Next::Unclaimed, Access::Notification, 0),
-        // Asked for by the VMM through the run page, or counted by KVM itself: the guest goes on.
-        Exit::InterruptWindow | Exit::SetTpr | Exit::TprAccess { .. } | Exit::BusLock => {
-            Flow::Continue
-        }
+        Exit::InterruptWindow
+        | Exit::SetTpr
+        | Exit::TprAccess { .. }
+        | Exit::BusLock
+        | Exit::Notify
+        | Exit::MemoryFault(_)
+        | Exit::Other(_) => bus.other(exit),
         Exit::Interrupted => Flow::Interrupted,
         Exit::Hlt | Exit::ApResetHold => Flow::Leave(Leave::Halted),
         Exit::Debug(debug) => Flow::Leave(Leave::Debug(debug)),
@@ -253,6 +255,25 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
                 (None, Flow::Continue)
             }
             MsrReply::Pause(value) => (value, Flow::Pause),
+        }
+    }
+
+    /// What has no method of its own.
+    #[cold]
+    fn other(&mut self, mut exit: Exit<'_>) -> Flow {
+        let unanswered = match &exit {
+            Exit::MemoryFault(fault) => Flow::Leave(Leave::Fatal(FatalExit::MemoryFault(*fault))),
+            Exit::Other(other) => Flow::Leave(Leave::Fatal(FatalExit::Unknown {
+                exit_reason: other.reason,
+            })),
+            // Asked for by the VMM through the run page, or counted by KVM itself: the guest goes on.
+            _ => Flow::Continue,
+        };
+        let counted = matches!(exit, Exit::Notify);
+        match self.io.other_exit(&mut exit) {
+            Next::Unclaimed if counted => self.settle(Next::Unclaimed, Access::Notification, 0),
+            Next::Unclaimed => unanswered,
+            next => self.settle(next, Access::Notification, 0),
         }
     }
 

@@ -94,7 +94,7 @@ pub enum Exit<'a> {
     },
     /// The dirty ring of this vCPU is full: nothing runs until it has been harvested and reset.
     DirtyRingFull,
-    /// The guest can take an interrupt now (`request_interrupt_window`). This crate never asks for it.
+    /// The guest can take an interrupt now. Only the VMM asks for it, by `KvmVcpu::request_interrupt_window`.
     InterruptWindow,
     /// The guest lowered CR8 below the threshold (no in-kernel LAPIC).
     SetTpr,
@@ -112,6 +112,10 @@ pub enum Exit<'a> {
     Notify,
     /// An SEV-ES guest parks this vCPU until the next INIT-SIPI.
     ApResetHold,
+    /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`).
+    MemoryFault(MemoryFault),
+    /// An exit that this crate has no words for, such as TDX's, SNP's, or one that KVM got later.
+    Other(OtherExit<'a>),
     /// Nothing happened and nothing is pending: a kick or a signal took the vCPU out of the guest.
     Interrupted,
     /// The vCPU can't go on.
@@ -212,6 +216,29 @@ impl SystemEvent {
     }
 }
 
+/// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`): a slot whose host memory is missing or
+/// poisoned, or an access that is private where memory is shared or the other way round. Once the VMM has mended
+/// that, the guest can repeat the access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryFault {
+    /// Bit 3: the access was to private memory.
+    pub flags: u64,
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// An exit as KVM left it in the run page.
+#[derive(Debug)]
+pub struct OtherExit<'a> {
+    /// `kvm_run.exit_reason`.
+    pub reason: u32,
+    /// The 256 bytes of `kvm_run` whose meaning depends on the reason, from offset 32 on: what KVM says, and where it
+    /// looks for an answer at the next entry.
+    pub data: &'a mut [u8],
+}
+
 /// A debug exit (`struct kvm_debug_exit_arch`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DebugExit {
@@ -263,23 +290,14 @@ pub enum FatalExit {
         /// Bit 0, which is set: the VM context is corrupt.
         flags: u32,
     },
-    /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`): a slot whose host memory is
-    /// missing or poisoned, or an access that is private where memory is shared or the other way round.
-    /// Converting memory is not supported, so a vCPU never goes on after it.
-    MemoryFault {
-        /// Bit 3: the access was to private memory.
-        flags: u64,
-        /// Guest-physical address.
-        gpa: u64,
-        /// Length in bytes.
-        size: u64,
-    },
+    /// A fault on guest memory that nobody mended.
+    MemoryFault(MemoryFault),
     /// KVM's description of the exit contradicts itself, for example a length beyond the run page.
     Malformed {
         /// The exit reason that was claimed.
         exit_reason: u32,
     },
-    /// An exit reason that this version doesn't know.
+    /// An exit reason that this version doesn't know, and nobody answered.
     Unknown {
         /// `kvm_run.exit_reason`.
         exit_reason: u32,
@@ -351,7 +369,7 @@ impl std::fmt::Display for FatalExit {
             }
             FatalExit::Hardware { reason } => write!(f, "unknown hardware exit {reason:#x}"),
             FatalExit::Notify { flags } => write!(f, "no event window, flags {flags:#x}"),
-            FatalExit::MemoryFault { flags, gpa, size } => {
+            FatalExit::MemoryFault(MemoryFault { flags, gpa, size }) => {
                 write!(f, "memory fault at {gpa:#x}+{size:#x}, flags {flags:#x}")
             }
             FatalExit::Malformed { exit_reason } => {
@@ -398,7 +416,8 @@ impl Exit<'_> {
                 | Exit::Hypercall(_)
                 | Exit::Xen(_)
                 | Exit::Hyperv(_)
-                | Exit::Fatal(FatalExit::Unknown { .. } | FatalExit::Malformed { .. })
+                | Exit::Other(_)
+                | Exit::Fatal(FatalExit::Malformed { .. })
         )
     }
 }
@@ -415,7 +434,8 @@ mod tests {
     #[test]
     fn an_exit_that_nobody_understands_may_be_incomplete() {
         let needs = |exit| Exit::Fatal(&exit).needs_completion();
-        assert!(needs(FatalExit::Unknown { exit_reason: 99 }));
+        let (reason, data) = (99, &mut [0; 256][..]);
+        assert!(Exit::Other(OtherExit { reason, data }).needs_completion());
         assert!(needs(FatalExit::Malformed { exit_reason: 2 }));
         assert!(!needs(FatalExit::Hardware { reason: 1 }));
         assert!(!Exit::Notify.needs_completion());

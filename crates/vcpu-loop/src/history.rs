@@ -56,6 +56,10 @@ pub enum ExitKind {
     Notify,
     /// [`Exit::ApResetHold`].
     ApResetHold,
+    /// [`Exit::MemoryFault`].
+    MemoryFault,
+    /// [`Exit::Other`].
+    Other,
     /// [`Exit::Interrupted`].
     Interrupted,
     /// [`Exit::Fatal`].
@@ -100,7 +104,7 @@ pub struct ExitRecord {
     pub size: u8,
     /// How many bytes in all, saturated; 0 where that means nothing.
     pub len: u16,
-    /// Port, guest-physical address, MSR, hypercall number, vector or event type.
+    /// Port, guest-physical address, MSR, hypercall number, vector, event type or KVM's exit reason.
     pub address: u64,
     /// The first bytes that were written (little endian), or 0.
     pub data: u64,
@@ -184,6 +188,8 @@ impl From<&Exit<'_>> for ExitRecord {
             Exit::BusLock => record(ExitKind::BusLock, 0, 0, 0),
             Exit::Notify => record(ExitKind::Notify, 0, 0, 0),
             Exit::ApResetHold => record(ExitKind::ApResetHold, 0, 0, 0),
+            Exit::MemoryFault(fault) => record(ExitKind::MemoryFault, fault.gpa, 0, fault.flags),
+            Exit::Other(exit) => record(ExitKind::Other, u64::from(exit.reason), 0, 0),
             Exit::Interrupted => record(ExitKind::Interrupted, 0, 0, 0),
             Exit::Fatal(_) => record(ExitKind::Fatal, 0, 0, 0),
         }
@@ -207,7 +213,10 @@ impl fmt::Display for ExitRecord {
             ExitKind::MmioRead | ExitKind::MmioWrite => {
                 write!(f, "{kind:?} {address:#x}, {size} bytes")?
             }
-            ExitKind::Rdmsr | ExitKind::Wrmsr => write!(f, "{kind:?} {address:#x}")?,
+            ExitKind::Rdmsr | ExitKind::Wrmsr | ExitKind::MemoryFault => {
+                write!(f, "{kind:?} {address:#x}")?
+            }
+            ExitKind::Other => write!(f, "{kind:?} KVM exit {address}")?,
             ExitKind::Hypercall | ExitKind::Xen | ExitKind::Hyperv => {
                 write!(f, "{kind:?} {address:#x}")?
             }

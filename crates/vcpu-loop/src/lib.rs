@@ -103,7 +103,7 @@ pub use error::{Error, Result, StartError, Unchanged};
 pub use event::{VcpuEvent, VcpuEventSender, VcpuEventSubscriber, VcpuEvents, vcpu_events};
 pub use exit::{
     DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
-    MMIO_MAX, SYSTEM_EVENT_WORDS, SystemEvent,
+    MMIO_MAX, MemoryFault, OtherExit, SYSTEM_EVENT_WORDS, SystemEvent,
 };
 pub use history::{ExitHistory, ExitKind, ExitRecord, HISTORY};
 pub use hooks::StateHooks;

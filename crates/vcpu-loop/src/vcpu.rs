@@ -204,4 +204,13 @@ pub trait VcpuIo {
         let _ = vector;
         Next::Unclaimed
     }
+
+    /// Any exit that has no method above and need not end the vCPU: [`Exit::MemoryFault`], [`Exit::Other`],
+    /// [`Exit::Notify`], [`Exit::BusLock`], [`Exit::InterruptWindow`], [`Exit::SetTpr`], [`Exit::TprAccess`], and what
+    /// later versions add. An answer, if the exit wants one, is written in place. Unclaimed, the first two end the
+    /// vCPU with a [`FatalExit`](crate::FatalExit), and the guest goes on after the others.
+    fn other_exit(&mut self, exit: &mut Exit<'_>) -> Next {
+        let _ = exit;
+        Next::Unclaimed
+    }
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptedVcpu, Step};
 use vcpu_loop::{
-    Access, DebugExit, Exit, FailureReason, FatalExit, Flow, HypercallAbi, Leave, MsrReply, Next,
-    SystemEvent, Unclaimed, Vcpu, VcpuEvent, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
+    Access, DebugExit, Exit, ExitKind, FailureReason, FatalExit, Flow, HypercallAbi, Leave,
+    MemoryFault, MsrReply, Next, SystemEvent, Unclaimed, Vcpu, VcpuEvent, VcpuId, VcpuIo, VcpuSet,
+    dispatch, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -296,6 +297,69 @@ fn a_guest_that_held_the_cpu_goes_on_and_is_counted() {
     assert_eq!((counted, flow), (1, Flow::Interrupted));
 }
 
+const FAULT: MemoryFault = MemoryFault {
+    flags: 8,
+    gpa: 0x1000,
+    size: 0x1000,
+};
+
+/// Exits that have no method of their own, and what follows from them if nobody answers.
+fn other_exits() -> Vec<(Step, ExitKind, Flow)> {
+    let unknown = FatalExit::Unknown { exit_reason: 40 };
+    let tdx = Step::Other {
+        reason: 40,
+        data: vec![1; 256],
+    };
+    let ends = |exit| Flow::Leave(Leave::Fatal(exit));
+    vec![
+        (Step::BusLock, ExitKind::BusLock, Flow::Interrupted),
+        (Step::Notify, ExitKind::Notify, Flow::Interrupted),
+        (
+            Step::InterruptWindow,
+            ExitKind::InterruptWindow,
+            Flow::Interrupted,
+        ),
+        (Step::SetTpr, ExitKind::SetTpr, Flow::Interrupted),
+        (Step::TprAccess, ExitKind::TprAccess, Flow::Interrupted),
+        (
+            Step::MemoryFault(FAULT),
+            ExitKind::MemoryFault,
+            ends(FatalExit::MemoryFault(FAULT)),
+        ),
+        (tdx, ExitKind::Other, ends(unknown)),
+    ]
+}
+
+#[test]
+fn an_exit_without_a_method_reaches_the_hook_that_can_answer_and_go_on() {
+    for (step, kind, _) in other_exits() {
+        for next in [Next::Continue, Next::Pause] {
+            let mut io = RecordingIo::new(0x5a, move |_| next);
+            let calls = io.calls();
+            let (replies, unclaimed, flow) = play(step_then_signal(step.clone()), &mut io);
+            let after = match next {
+                Next::Pause => Flow::Pause,
+                _ => Flow::Interrupted,
+            };
+            assert_eq!((flow, unclaimed.total()), (after, 0), "{step:?}");
+            assert_eq!(calls.get(), [Call::Other(kind)]);
+            if kind == ExitKind::Other && next == Next::Continue {
+                assert_eq!(replies, [Reply::Other(vec![0x5a; 256])]);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_exit_that_no_hook_answers_means_what_it_meant() {
+    for (step, kind, after) in other_exits() {
+        let script = step_then_signal(step);
+        let (_, unclaimed, flow) = play(script, &mut RecordingIo::unclaimed());
+        let counted = u64::from(kind == ExitKind::Notify);
+        assert_eq!((flow, unclaimed.total()), (after, counted), "{kind:?}");
+    }
+}
+
 #[test]
 fn string_pio_is_split_for_every_size() {
     for size in [1u8, 2, 4] {
@@ -546,11 +610,11 @@ fn fatal_exits_print_what_kvm_said() {
         ),
         (FatalExit::Notify { flags: 1 }, "no event window"),
         (
-            FatalExit::MemoryFault {
+            FatalExit::MemoryFault(MemoryFault {
                 flags: 8,
                 gpa: 0x1000,
                 size: 0x1000,
-            },
+            }),
             "memory fault at 0x1000",
         ),
         (

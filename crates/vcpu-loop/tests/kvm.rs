@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use common::{ENTRY, MSR, Machine, is_long, kvm};
 use vcpu_loop::kvm::{KvmVcpu, VcpuState};
 use vcpu_loop::{
-    Access, Exit, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next, Unclaimed, Vcpu, VcpuEvent,
-    VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
+    Access, Exit, ExitKind, ExitRecord, Flow, InstructionBytes, ManagedVcpu, MsrReply, Next,
+    Unclaimed, Vcpu, VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, dispatch, vcpu_events,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -581,4 +581,31 @@ fn the_example_prints_what_its_guest_says() {
         .filter(|l| !l.is_empty() && !l.starts_with("//") && !l.starts_with("use "))
         .count();
     assert!(own < 60, "{own} lines");
+}
+
+#[test]
+fn the_hook_hears_when_the_guest_can_take_an_interrupt() {
+    let Some(kvm) = kvm("the_hook_hears_when_the_guest_can_take_an_interrupt") else {
+        return;
+    };
+    struct Windows(Sender<ExitKind>);
+    impl VcpuIo for Windows {
+        fn other_exit(&mut self, exit: &mut Exit<'_>) -> Next {
+            self.0.send(ExitRecord::from(&*exit).kind).unwrap();
+            Next::Pause
+        }
+    }
+    // out 0x80, al; sti; jmp $
+    let machine = Machine::new(&kvm, b"\xe6\x80\xfb\xeb\xfe");
+    let mut vcpu = machine.vcpu(0);
+    vcpu.request_interrupt_window(true);
+    let (heard, kinds) = channel();
+    let (mut vcpus, events) = set();
+    vcpus.spawn(0, vcpu, Windows(heard)).unwrap();
+    vcpus.resume(SOON).unwrap();
+    assert_eq!(kinds.recv_timeout(SOON), Ok(ExitKind::InterruptWindow));
+    assert!(matches!(
+        events.recv_timeout(SOON),
+        Some(VcpuEvent::Paused { .. })
+    ));
 }

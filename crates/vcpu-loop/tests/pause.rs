@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use vcpu_loop::script::{Call, RecordingIo, Reply, ScriptError, ScriptState, ScriptedVcpu, Step};
 use vcpu_loop::{
-    BoxError, Error, Exit, FatalExit, Incident, Kick, ManagedVcpu, MsrReply, Next, Request,
-    Response, SaveVcpu, SpawnError, State, StateHooks, SystemEvent, Unchanged, Vcpu, VcpuBuilder,
-    VcpuEvent, VcpuEvents, VcpuId, VcpuSet, occur, step, vcpu_events,
+    BoxError, Error, Exit, Incident, Kick, ManagedVcpu, MsrReply, Next, Request, Response,
+    SaveVcpu, SpawnError, State, StateHooks, SystemEvent, Unchanged, Vcpu, VcpuBuilder, VcpuEvent,
+    VcpuEvents, VcpuId, VcpuSet, occur, step, vcpu_events,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -438,17 +438,16 @@ fn a_vcpu_is_told_once_of_each_pause_and_resume() {
 
 #[test]
 fn what_is_pending_at_a_fatal_exit_is_abandoned_before_anybody_hears_of_it() {
-    let unknown = FatalExit::Unknown { exit_reason: 99 };
+    let unknown = Step::Other {
+        reason: 99,
+        data: vec![0; 256],
+    };
     let reset = SystemEvent {
         kind: 2,
         count: 0,
         data: [0; 16],
     };
-    for step in [
-        Step::Fatal(unknown),
-        Step::Shutdown,
-        Step::SystemEvent(reset),
-    ] {
+    for step in [unknown, Step::Shutdown, Step::SystemEvent(reset)] {
         let (mut vcpus, events) = set();
         let told = Arc::default();
         let vcpu = Told(ScriptedVcpu::new([step.clone()]), Arc::clone(&told));
@@ -456,6 +455,10 @@ fn what_is_pending_at_a_fatal_exit_is_abandoned_before_anybody_hears_of_it() {
         vcpus.resume(SOON).unwrap();
         assert!(events.recv_timeout(SOON).is_some());
         assert_eq!(*told.lock().unwrap(), ["resuming", "abandoned"], "{step:?}");
+        // The scripted vCPU would panic at a pending access.
+        let state = ScriptState { retired: 5 };
+        vcpus.restore(vec![state], SOON).unwrap();
+        assert_eq!(vcpus.save(SOON).unwrap(), [state]);
     }
 }
 

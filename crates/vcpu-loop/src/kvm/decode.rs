@@ -8,7 +8,7 @@ use kvm_bindings::*;
 use super::run_page::{self, RunPage};
 use crate::exit::{
     DebugExit, Details, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
-    MMIO_MAX, SYSTEM_EVENT_WORDS, SystemEvent,
+    MMIO_MAX, MemoryFault, OtherExit, SYSTEM_EVENT_WORDS, SystemEvent,
 };
 
 /// The exit that the last `KVM_RUN` left in the page.
@@ -81,7 +81,21 @@ fn other<'a>(page: &'a mut RunPage, details: &'a mut Details, exit_reason: u32) 
         KVM_EXIT_X86_BUS_LOCK => Exit::BusLock,
         KVM_EXIT_NOTIFY if page.notify().flags & KVM_NOTIFY_CONTEXT_INVALID == 0 => Exit::Notify,
         KVM_EXIT_AP_RESET_HOLD => Exit::ApResetHold,
-        _ => details.fatal(fatal(page, exit_reason)),
+        KVM_EXIT_MEMORY_FAULT => {
+            let fault = page.memory_fault();
+            Exit::MemoryFault(MemoryFault {
+                flags: fault.flags,
+                gpa: fault.gpa,
+                size: fault.size,
+            })
+        }
+        _ => match fatal(page, exit_reason) {
+            Some(exit) => details.fatal(exit),
+            None => Exit::Other(OtherExit {
+                reason: exit_reason,
+                data: page.bytes(),
+            }),
+        },
     }
 }
 
@@ -202,8 +216,9 @@ fn hyperv(page: &mut RunPage) -> HypervExit<'_> {
     }
 }
 
-fn fatal(page: &mut RunPage, exit_reason: u32) -> FatalExit {
-    match exit_reason {
+/// The exits after which KVM can't go on.
+fn fatal(page: &mut RunPage, exit_reason: u32) -> Option<FatalExit> {
+    Some(match exit_reason {
         KVM_EXIT_UNKNOWN => FatalExit::Hardware {
             reason: page.hardware().hardware_exit_reason,
         },
@@ -233,14 +248,107 @@ fn fatal(page: &mut RunPage, exit_reason: u32) -> FatalExit {
         KVM_EXIT_NOTIFY => FatalExit::Notify {
             flags: page.notify().flags,
         },
-        KVM_EXIT_MEMORY_FAULT => {
-            let fault = page.memory_fault();
-            FatalExit::MemoryFault {
-                flags: fault.flags,
-                gpa: fault.gpa,
-                size: fault.size,
-            }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+    use std::os::unix::fs::FileExt;
+
+    use vmm_sys_util::tempfile::TempFile;
+
+    use super::*;
+
+    /// Where the union of all exits begins.
+    const UNION: u64 = 32;
+
+    /// A run page in a file, into which the test writes as KVM does.
+    fn with_exit(reason: u32, union: &[u64], test: impl FnOnce(Exit<'_>)) -> RunPage {
+        let file = TempFile::new().unwrap().into_file();
+        file.set_len(4096 * 3).unwrap();
+        let mut page = RunPage::map(&file, 4096 * 3).unwrap();
+        let at = offset_of!(kvm_run, exit_reason) as u64;
+        file.write_all_at(&reason.to_le_bytes(), at).unwrap();
+        let bytes: Vec<u8> = union.iter().flat_map(|word| word.to_le_bytes()).collect();
+        file.write_all_at(&bytes, UNION).unwrap();
+        test(decode(&mut page, &mut Details::default()));
+        page
+    }
+
+    #[test]
+    fn an_exit_without_words_is_handed_out_whole() {
+        assert_eq!(offset_of!(kvm_run, __bindgen_anon_1) as u64, UNION);
+        // KVM_EXIT_TDX is the first that the bindings don't have; others are of another architecture.
+        for reason in [40, 42, 1000, KVM_EXIT_S390_TSCH] {
+            let words: Vec<u64> = (1..=32).collect();
+            let mut page = with_exit(reason, &words, |exit| {
+                assert!(exit.needs_completion());
+                let Exit::Other(other) = exit else {
+                    panic!("{exit:?}")
+                };
+                assert_eq!((other.reason, other.data.len()), (reason, 256));
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                assert_eq!(other.data, bytes);
+                other.data[255] = 0x5a;
+            });
+            assert_eq!(page.bytes()[255], 0x5a, "KVM finds the answer");
         }
-        _ => FatalExit::Unknown { exit_reason },
+    }
+
+    #[test]
+    fn a_memory_fault_says_where() {
+        with_exit(KVM_EXIT_MEMORY_FAULT, &[8, 0x1000, 0x2000], |exit| {
+            let expected = MemoryFault {
+                flags: 8,
+                gpa: 0x1000,
+                size: 0x2000,
+            };
+            assert!(matches!(exit, Exit::MemoryFault(fault) if fault == expected));
+        });
+    }
+
+    #[test]
+    fn what_ends_a_vcpu_is_fatal() {
+        for reason in [
+            KVM_EXIT_UNKNOWN,
+            KVM_EXIT_EXCEPTION,
+            KVM_EXIT_FAIL_ENTRY,
+            KVM_EXIT_INTERNAL_ERROR,
+        ] {
+            with_exit(reason, &[], |exit| assert!(matches!(exit, Exit::Fatal(_))));
+        }
+        // KVM_EXIT_NOTIFY, with a lost context and with a valid one.
+        with_exit(KVM_EXIT_NOTIFY, &[1], |exit| {
+            assert!(matches!(exit, Exit::Fatal(FatalExit::Notify { flags: 1 })));
+        });
+        with_exit(KVM_EXIT_NOTIFY, &[0], |exit| {
+            assert!(matches!(exit, Exit::Notify))
+        });
+    }
+
+    #[test]
+    fn lengths_beyond_the_page_are_malformed() {
+        // `io` is direction, size, port and count in a word, then the offset of the data.
+        let io = |size: u64, count: u64| 1 | size << 8 | 0x60 << 16 | count << 32;
+        let size = size_of::<kvm_run>() as u64;
+        for (word, offset) in [
+            (io(1, 4), 4096 * 3 - 3),
+            (io(4, u64::from(u32::MAX)), 4096),
+            (io(3, 1), 4096),
+            (io(1, 1), size - 1),
+            (io(1, 1), u64::MAX),
+        ] {
+            with_exit(KVM_EXIT_IO, &[word, offset], |exit| {
+                let malformed = FatalExit::Malformed {
+                    exit_reason: KVM_EXIT_IO,
+                };
+                assert!(matches!(exit, Exit::Fatal(fatal) if *fatal == malformed));
+            });
+        }
+        with_exit(KVM_EXIT_IO, &[io(1, 4), 4096 * 3 - 4], |exit| {
+            assert!(matches!(exit, Exit::PioOut { size: 1, data, .. } if data.len() == 4));
+        });
     }
 }

@@ -275,6 +275,12 @@ impl KvmVcpu {
         shares.then(|| SyncRegisters::new(self.page.mapping()))
     }
 
+    /// Whether the vCPU exits with [`Exit::InterruptWindow`] as soon as its guest can take an interrupt, from the
+    /// next entry on. For VMs without in-kernel LAPIC, whose interrupts the VMM injects.
+    pub fn request_interrupt_window(&mut self, wanted: bool) {
+        self.page.request_interrupt_window(wanted);
+    }
+
     /// The MSRs that KVM rejected at the last restore, whose values are therefore not the saved ones.
     pub fn skipped_msrs(&self) -> &[u32] {
         &self.skipped_msrs

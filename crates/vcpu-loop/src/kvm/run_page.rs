@@ -14,7 +14,7 @@
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
 //! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read after [`RunPage::map`] |
 //! | `s.regs.sregs`: `ss.dpl`, `cs.l` | any thread, as [`AtomicU8`], only read |
-//! | `exit_reason`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
+//! | `exit_reason`, `request_interrupt_window`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
 //! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
 //! owner handed out is alive then.
@@ -177,7 +177,7 @@ macro_rules! arms {
 }
 
 impl RunPage {
-    pub(super) fn map(fd: &VcpuFd, len: usize) -> io::Result<Self> {
+    pub(super) fn map(fd: &impl AsRawFd, len: usize) -> io::Result<Self> {
         let mapping = Mapping::new(fd, len)?;
         // Nothing is shared yet, whatever a former user of the vCPU asked for.
         mapping.valid_regs().store(0, Ordering::Relaxed);
@@ -232,6 +232,12 @@ impl RunPage {
         unsafe { (&raw mut (*self.mapping.run()).cr8).write(cr8) };
     }
 
+    /// Has the next `KVM_RUN` return as soon as the guest can take an interrupt, or not.
+    pub(super) fn request_interrupt_window(&mut self, wanted: bool) {
+        // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
+        unsafe { (&raw mut (*self.mapping.run()).request_interrupt_window).write(wanted.into()) };
+    }
+
     pub(super) fn exit_reason(&mut self) -> u32 {
         // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw const (*self.mapping.run()).exit_reason).read() }
@@ -259,6 +265,12 @@ impl RunPage {
         xen: kvm_xen_exit = xen;
         notify: NotifyArm = notify;
         memory_fault: MemoryFaultArm = memory_fault;
+    }
+
+    /// The union of all exits as bytes, for one that has no arm above.
+    pub(super) fn bytes(&mut self) -> &mut [u8; size_of::<kvm_run__bindgen_ty_1>()] {
+        // SAFETY: as in `arms`; any bytes are valid there.
+        unsafe { &mut *self.exit().cast() }
     }
 
     /// The bytes at `offset` from the start of the page, if they lie wholly behind `kvm_run` itself.

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use super::relock;
-use crate::exit::{Hypercall, HypercallAbi, HypervExit};
+use crate::exit::{Exit, Hypercall, HypercallAbi, HypervExit};
+use crate::history::{ExitKind, ExitRecord};
 use crate::vcpu::{MsrReply, Next, VcpuIo};
 
 /// A call that a [`RecordingIo`] got.
@@ -32,6 +33,8 @@ pub enum Call {
     Hyperv,
     /// The end of an interrupt.
     IoapicEoi(u8),
+    /// An exit that has no method of its own.
+    Other(ExitKind),
 }
 
 /// The calls of a [`RecordingIo`], readable while it is in use elsewhere.
@@ -160,5 +163,13 @@ impl VcpuIo for RecordingIo {
 
     fn ioapic_eoi(&mut self, vector: u8) -> Next {
         self.call(Call::IoapicEoi(vector))
+    }
+
+    fn other_exit(&mut self, exit: &mut Exit<'_>) -> Next {
+        let next = self.call(Call::Other(ExitRecord::from(&*exit).kind));
+        if let (Exit::Other(other), Next::Continue) = (exit, next) {
+            other.data.fill(self.fill);
+        }
+        next
     }
 }

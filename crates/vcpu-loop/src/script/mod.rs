@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::exit::{Details, Exit, Hypercall, HypercallAbi, HypervExit};
+use crate::exit::{Details, Exit, Hypercall, HypercallAbi, HypervExit, OtherExit};
 use crate::kick::Kick;
 use crate::report::{CpuDump, InstructionBytes, Registers};
 use crate::vcpu::{ManagedVcpu, SaveVcpu, Vcpu};
@@ -86,6 +86,7 @@ enum Owed {
     Wrmsr,
     Hypercall,
     Hyperv,
+    Other,
 }
 
 /// The replies of a [`ScriptedVcpu`], readable while it runs elsewhere.
@@ -164,6 +165,7 @@ impl ScriptedVcpu {
             Owed::Wrmsr => Reply::Wrmsr((!faulted).then_some(())),
             Owed::Hypercall => Reply::Hypercall(self.word),
             Owed::Hyperv => Reply::Hyperv,
+            Owed::Other => Reply::Other(self.data.clone()),
         };
         if self.repeat.is_none() {
             relock(&self.replies.0).push(reply);
@@ -254,6 +256,13 @@ impl ScriptedVcpu {
                     message_page: 0,
                 }));
             }
+            Step::Other { reason, data } => {
+                self.owe(Owed::Other, data);
+                let data = &mut self.data;
+                return Ok(Exit::Other(OtherExit { reason, data }));
+            }
+            // The access is repeated, so nothing has retired.
+            Step::MemoryFault(fault) => return Ok(Exit::MemoryFault(fault)),
             _ => self.retired += 1,
         }
         self.plain(step)

@@ -3,7 +3,7 @@
 
 //! The words of a script, and the replies that its guest gets.
 
-use crate::exit::{DebugExit, FatalExit, HypercallAbi, SystemEvent};
+use crate::exit::{DebugExit, FatalExit, HypercallAbi, MemoryFault, SystemEvent};
 
 /// What the scripted guest does next.
 #[derive(Clone, Debug)]
@@ -92,6 +92,15 @@ pub enum Step {
     BusLock,
     /// No event window for too long, but the guest can go on.
     Notify,
+    /// A fault on guest memory.
+    MemoryFault(MemoryFault),
+    /// An exit without words, with what KVM says of it.
+    Other {
+        /// KVM's exit reason.
+        reason: u32,
+        /// The exit's data.
+        data: Vec<u8>,
+    },
     /// A signal that was no kick.
     Signal,
     /// An exit that ends the vCPU.
@@ -130,4 +139,6 @@ pub enum Reply {
     Hypercall(u64),
     /// To a Hyper-V notification: that it completed.
     Hyperv,
+    /// To an exit without words: its data.
+    Other(Vec<u8>),
 }
