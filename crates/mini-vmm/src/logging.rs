@@ -3,12 +3,15 @@
 
 //! What is written to standard error: log lines and errors, one line each.
 
+mod limit;
+
 use std::error::Error;
 use std::io::Write;
 
 use env_logger::{Builder, Env, Target};
 use log::{Level, LevelFilter};
 
+pub use self::limit::Limited;
 use crate::console::line_end;
 use crate::text::{one_line, shorten};
 
@@ -19,7 +22,7 @@ pub const LOG_VARIABLE: &str = "MINI_VMM_LOG";
 const MAX_SENTENCE: usize = 2000;
 
 /// Starts logging to standard error: warnings, and more with each `-v`. The environment variable
-/// [`LOG_VARIABLE`] overrides both. A second call does nothing.
+/// [`LOG_VARIABLE`] overrides both. No guest can flood it, see [`Limited`]. A second call does nothing.
 pub fn init(verbosity: u8) {
     let level = match verbosity {
         0 => LevelFilter::Warn,
@@ -33,7 +36,11 @@ pub fn init(verbosity: u8) {
         .parse_env(Env::new().filter(LOG_VARIABLE))
         .target(Target::Stderr)
         .format(|line, record| write!(line, "{}{}", format_record(record), line_end()));
-    let _ = builder.try_init();
+    let logger = builder.build();
+    let filter = logger.filter();
+    if log::set_boxed_logger(Box::new(Limited::new(logger))).is_ok() {
+        log::set_max_level(filter);
+    }
 }
 
 /// One log line without its newline; details name the module that they come from.

@@ -7,20 +7,18 @@
 use std::io;
 use std::sync::Mutex;
 
+use log::warn;
 use serde::{Deserialize, Serialize};
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
 use super::port::{lock, port, read_byte, written_byte};
-use super::{IrqLine, LogLimit, PortRange, RestoreError, Suspend};
+use super::{IrqLine, PortRange, RestoreError, Suspend};
 use crate::layout::{
     ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL, ACPI_SLEEP_STATUS,
     GED_EVENTS, GED_POWER_BUTTON,
 };
 use crate::outcome::{Outcome, OutcomeLatch};
-
-/// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
-static LOG: LogLimit = LogLimit::new();
 
 // The Sleep Control Register (ACPI 6.5, 4.8.3.7): bits 4:2 SLP_TYPx, bit 5 SLP_EN (reads zero).
 const SLEEP_TYPE_SHIFT: u8 = 2;
@@ -106,9 +104,7 @@ impl AcpiPm {
         // The tables offer S5 only. The guest now polls for WAK_STS: it woke up at once.
         state.woken = true;
         drop(state);
-        LOG.warn(format_args!(
-            "the guest asked for sleep type {sleep_type}, which does not exist: ignored"
-        ));
+        warn!("the guest asked for sleep type {sleep_type}, which does not exist: ignored");
     }
 }
 

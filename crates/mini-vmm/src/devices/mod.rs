@@ -29,7 +29,7 @@ pub use debug_exit::DebugExit;
 pub use i8042::I8042;
 pub use irq::IrqLine;
 pub use platform::{Platform, PlatformConfig, PlatformState, PortDevice};
-pub use port::{LogLimit, PortRange};
+pub use port::PortRange;
 pub use pvpanic::Pvpanic;
 pub use serial::{SerialDevice, SerialState};
 pub use suspend::{RestoreError, Suspend};

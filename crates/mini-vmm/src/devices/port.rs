@@ -1,13 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What port devices share: their ranges, one-byte registers, rate-limited log lines.
+//! What port devices share: their ranges and one-byte registers.
 
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use log::Level;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
 /// Ports that a device claims: the first one and how many.
@@ -53,75 +50,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lines that a guest can cause, without a flood: 10 in 10 seconds, then a count of what was left out.
-#[derive(Debug)]
-pub struct LogLimit(Mutex<Window>);
-
-#[derive(Debug)]
-struct Window {
-    start: Option<Instant>,
-    lines: u32,
-    left_out: u64,
-}
-
-impl LogLimit {
-    const WINDOW: Duration = Duration::from_secs(10);
-    const LINES: u32 = 10;
-
-    /// A limit that has seen no line.
-    pub const fn new() -> Self {
-        LogLimit(Mutex::new(Window {
-            start: None,
-            lines: 0,
-            left_out: 0,
-        }))
-    }
-
-    /// Logs `line` as a warning, or counts it.
-    pub fn warn(&self, line: fmt::Arguments<'_>) {
-        self.log(Level::Warn, line);
-    }
-
-    /// Logs `line` as information, or counts it.
-    pub fn info(&self, line: fmt::Arguments<'_>) {
-        self.log(Level::Info, line);
-    }
-
-    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
-        match self.admit(Instant::now()) {
-            None => {}
-            Some(0) => log::log!(level, "{line}"),
-            Some(left_out) => {
-                log::log!(level, "{line} ({left_out} lines like this were left out)");
-            }
-        }
-    }
-
-    /// Whether a line may pass at `now`, and how many were left out before it.
-    fn admit(&self, now: Instant) -> Option<u64> {
-        let mut window = lock(&self.0);
-        let expired = window
-            .start
-            .is_none_or(|start| now.saturating_duration_since(start) >= Self::WINDOW);
-        if expired {
-            window.start = Some(now);
-            window.lines = 0;
-        }
-        if window.lines == Self::LINES {
-            window.left_out = window.left_out.saturating_add(1);
-            return None;
-        }
-        window.lines += 1;
-        Some(std::mem::take(&mut window.left_out))
-    }
-}
-
-impl Default for LogLimit {
-    fn default() -> Self {
-        LogLimit::new()
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -156,19 +84,5 @@ pub(super) mod tests {
         device.pio_read(PioAddress(0xffff), 0xffff, &mut byte);
         device.pio_write(PioAddress(0xffff), 0xffff, &byte);
         assert_eq!(byte, [0xff], "a port that is not the device's");
-    }
-
-    #[test]
-    fn lines_over_the_limit_are_counted_not_logged() {
-        let limit = LogLimit::new();
-        let start = Instant::now();
-        for _ in 0..LogLimit::LINES {
-            assert_eq!(limit.admit(start), Some(0));
-        }
-        for _ in 0..1000 {
-            assert_eq!(limit.admit(start + Duration::from_secs(9)), None);
-        }
-        assert_eq!(limit.admit(start + LogLimit::WINDOW), Some(1000));
-        assert_eq!(limit.admit(start + LogLimit::WINDOW), Some(0));
     }
 }

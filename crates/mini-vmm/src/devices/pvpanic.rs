@@ -3,17 +3,15 @@
 
 //! pvpanic: the guest tells that its kernel panicked (QEMU, `docs/specs/pvpanic`).
 
+use log::warn;
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
 use super::port::{port, read_byte, written_byte};
-use super::{LogLimit, PortRange, RestoreError, Suspend};
+use super::{PortRange, RestoreError, Suspend};
 use crate::layout::PVPANIC;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::OnPanic;
-
-/// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
-static LOG: LogLimit = LogLimit::new();
 
 /// The kernel panicked, and does not handle it itself.
 const PANICKED: u8 = 1 << 0;
@@ -55,18 +53,12 @@ impl DevicePio for Pvpanic {
                 OnPanic::Exit => {
                     self.outcome.set(Outcome::GuestPanic);
                 }
-                OnPanic::Continue => LOG.warn(format_args!(
-                    "the guest's kernel panicked (pvpanic); it goes on"
-                )),
+                OnPanic::Continue => warn!("the guest's kernel panicked (pvpanic); it goes on"),
             }
         } else if event & CRASH_LOADED != 0 {
-            LOG.warn(format_args!(
-                "the guest's kernel panicked (pvpanic); its crash kernel takes over"
-            ));
+            warn!("the guest's kernel panicked (pvpanic); its crash kernel takes over");
         } else {
-            LOG.warn(format_args!(
-                "pvpanic: unknown event {event:#x} from the guest"
-            ));
+            warn!("pvpanic: unknown event {event:#x} from the guest");
         }
     }
 }

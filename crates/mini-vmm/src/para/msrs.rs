@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use hypercall_patch::Stub;
-use log::{Level, log};
+use log::{debug, info};
 use para_abi::MSR_KVM_API_MAGIC;
-use para_msr::para::{EventThrottle, ParaMsr, ParaMsrState, Registration, RestoreError, Restored};
+use para_msr::para::{ParaMsr, ParaMsrState, Registration, RestoreError, Restored};
 use para_msr::{MsrDispatch, MsrDispatchBuilder, MsrHandler, Outcome};
 use vm_memory::GuestMemoryMmap;
 
@@ -65,12 +65,8 @@ impl<R: CallRegisters> ParaHandler<R> {
         para.get_or_insert_with(|| {
             let stub = route.stub();
             let vcpu = *vcpu;
-            let mut throttle = EventThrottle::default();
-            let para = ParaMsr::new(Arc::clone(memory), stub).with_observer(move |event| {
-                if let Some(number) = throttle.admit(event) {
-                    log_event(vcpu, event, number);
-                }
-            });
+            let para = ParaMsr::new(Arc::clone(memory), stub)
+                .with_observer(move |event| log_event(vcpu, event));
             match stub.port() {
                 Some(_) => {
                     let gate = Arc::clone(gate);
@@ -138,15 +134,13 @@ impl<R: CallRegisters> MsrHandler for ParaHandler<R> {
     }
 }
 
+/// One line of code each, so that a flood of one kind hides no other.
 #[cold]
-fn log_event(vcpu: u32, event: &Registration, number: u64) {
-    let level = match event {
-        Registration::Registered(_) => Level::Info,
-        _ => Level::Debug,
-    };
-    match number {
-        1 => log!(level, "vCPU {vcpu}: {event}"),
-        _ => log!(level, "vCPU {vcpu}: {event} (number {number})"),
+fn log_event(vcpu: u32, event: &Registration) {
+    match event {
+        Registration::Registered(_) => info!("vCPU {vcpu}: {event}"),
+        Registration::Refused(_) => debug!("vCPU {vcpu}: {event}"),
+        _ => debug!("vCPU {vcpu}: {event}"),
     }
 }
 
@@ -236,5 +230,5 @@ fn log_refused(vcpu: u32, index: u32, direction: Direction, number: usize) {
         REPORTED_MSRS => "; further MSRs of this vCPU are not named",
         _ => "",
     };
-    log::info!("vCPU {vcpu}: {access} of MSR {index:#x} is #GP{last}");
+    info!("vCPU {vcpu}: {access} of MSR {index:#x} is #GP{last}");
 }

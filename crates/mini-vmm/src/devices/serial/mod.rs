@@ -17,13 +17,10 @@ mod uart;
 pub use state::SerialState;
 
 use super::port::{lock, port, read_byte, written_byte};
-use super::{IrqLine, LogLimit, PortRange, RestoreError, Suspend};
+use super::{IrqLine, PortRange, RestoreError, Suspend};
 use crate::console::InputTarget;
 use crate::layout::{SERIAL, SERIAL_SIZE};
 use uart::Uart;
-
-/// Lines that guests cause, with one limit for the whole process: a reset must not renew it.
-static LOG: LogLimit = LogLimit::new();
 
 struct Inner<W: Write> {
     uart: Uart<W>,

@@ -34,10 +34,10 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
 
+use log::warn;
 use vm_superio::serial::{NoEvents, Serial};
 use vm_superio::{SerialState as Registers, Trigger};
 
-use super::LOG;
 use super::state::SerialState;
 use crate::devices::IrqLine;
 
@@ -333,7 +333,7 @@ impl<W: Write> Uart<W> {
             self.unsent = bytes;
         }
         if let Err(error) = self.drive(self.pending()) {
-            LOG.warn(format_args!("COM1: its interrupt can't be raised: {error}"));
+            warn!("COM1: its interrupt can't be raised: {error}");
         }
     }
 
@@ -464,7 +464,7 @@ impl<W: Write> Uart<W> {
     /// Has `vm_superio` take a write as it is.
     fn pass_on(&mut self, register: u8, value: u8) {
         if let Err(error) = self.serial.write(register, value) {
-            LOG.warn(format_args!("COM1: {error}"));
+            warn!("COM1: {error}");
         }
     }
 }
