@@ -90,6 +90,8 @@ impl ExitKind {
         ExitKind::BusLock,
         ExitKind::Notify,
         ExitKind::ApResetHold,
+        ExitKind::MemoryFault,
+        ExitKind::Other,
         ExitKind::Interrupted,
         ExitKind::Fatal,
     ];
@@ -295,6 +297,8 @@ mod tests {
             | ExitKind::BusLock
             | ExitKind::Notify
             | ExitKind::ApResetHold
+            | ExitKind::MemoryFault
+            | ExitKind::Other
             | ExitKind::Interrupted
             | ExitKind::Fatal => {}
         }
