@@ -381,14 +381,14 @@ impl std::fmt::Display for FatalExit {
 }
 
 /// Where a vCPU of this crate keeps what is too large to be part of an [`Exit`]: exits are passed on by value.
-#[cfg(any(feature = "kvm", feature = "test-utils"))]
+#[cfg(any(test, feature = "kvm", feature = "test-utils"))]
 #[derive(Debug, Default)]
 pub(crate) struct Details {
     event: Option<SystemEvent>,
     fatal: Option<FatalExit>,
 }
 
-#[cfg(any(feature = "kvm", feature = "test-utils"))]
+#[cfg(any(test, feature = "kvm", feature = "test-utils"))]
 impl Details {
     pub(crate) fn event(&mut self, event: SystemEvent) -> Exit<'_> {
         Exit::SystemEvent(self.event.insert(event))

@@ -93,6 +93,8 @@ mod set;
 mod signal;
 mod spawn;
 mod state;
+#[cfg(feature = "event-manager")]
+mod subscriber;
 mod thread;
 mod vcpu;
 
@@ -100,7 +102,7 @@ pub use builder::{SpawnError, Stopped, StoppedVcpu, VcpuBuilder};
 pub use counters::ExitCounters;
 pub use dispatch::{Access, Flow, Leave, Unclaimed, dispatch};
 pub use error::{Error, Result, StartError, Unchanged};
-pub use event::{VcpuEvent, VcpuEventSender, VcpuEventSubscriber, VcpuEvents, vcpu_events};
+pub use event::{VcpuEvent, VcpuEventSender, VcpuEvents, vcpu_events};
 pub use exit::{
     DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
     MMIO_MAX, MemoryFault, OtherExit, SYSTEM_EVENT_WORDS, SystemEvent,
@@ -115,4 +117,6 @@ pub use report::{
 pub use runner::VcpuRunner;
 pub use set::VcpuSet;
 pub use state::{Incident, Request, Response, State, occur, step};
+#[cfg(feature = "event-manager")]
+pub use subscriber::VcpuEventSubscriber;
 pub use vcpu::{BoxError, ManagedVcpu, MsrReply, Next, SaveVcpu, Vcpu, VcpuId, VcpuIo};
