@@ -3,15 +3,16 @@
 
 //! What the two test beds share: the machine that is asked for, the job that runs in it, the status.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::initramfs;
 use crate::kernels::{Kernel, Series};
 use crate::process::{Progress, last_lines, print, read, sh_words, write};
+use crate::watch::{Hang, Patience};
 use crate::workspace::{Scratch, nonce};
 use crate::{bed_amd, bed_intel};
 
@@ -22,27 +23,6 @@ pub enum Vendor {
     Amd,
     /// VMX, kvm-intel, under Bochs.
     Intel,
-}
-
-/// A moment that whoever follows a run may move on.
-#[derive(Clone, Debug)]
-pub struct Deadline(Arc<Mutex<Instant>>);
-
-impl Deadline {
-    /// One that is `time` away.
-    pub fn new(time: Duration) -> Deadline {
-        Deadline(Arc::new(Mutex::new(Instant::now() + time)))
-    }
-
-    /// Moves it to `time` from now.
-    pub fn set(&self, time: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + time;
-    }
-
-    /// Whether it is over.
-    pub fn is_over(&self) -> bool {
-        Instant::now() > *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A bed: an emulated machine with real KVM, in which a Debian kernel runs a script as root.
@@ -56,8 +36,8 @@ pub struct Bed {
     pub memory: u32,
     /// When it is ended by force.
     pub timeout: Option<Duration>,
-    /// It is ended by force earlier, when this is over: whoever reads its output moves it on.
-    pub progress: Option<Deadline>,
+    /// When it has hung, and is ended by force.
+    pub patience: Option<Patience>,
     /// Its kernel; by default the preferred one that Debian offers here.
     pub series: Option<Series>,
     /// Host files and their paths in the bed.
@@ -99,7 +79,7 @@ impl Bed {
                 Vendor::Intel => 1024,
             },
             timeout: Some(Duration::from_secs(300)),
-            progress: None,
+            patience: None,
             series: None,
             files: Vec::new(),
             terminal: None,
@@ -169,9 +149,21 @@ pub enum End {
     Exited(String),
     /// By force, after the timeout.
     TimedOut,
-    /// By force, as it made no progress.
-    Hung,
+    /// By force, as it hung.
+    Hung(Hang),
 }
+
+/// A bed that hung: what there is to say of it.
+#[derive(Debug)]
+pub struct Hung(String);
+
+impl fmt::Display for Hung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Hung {}
 
 /// The status that the bed's init reported on the second serial port.
 fn status(log: &str, nonce: &str) -> Option<u8> {
@@ -188,7 +180,7 @@ fn failure(log: &str, end: &End, bed: &Bed) -> anyhow::Error {
             bed.vendor,
             bed.timeout.unwrap_or_default().as_secs()
         ),
-        End::Hung => format!("the {:?} bed was ended: it made no progress", bed.vendor),
+        End::Hung(hang) => format!("the {:?} bed was ended: it {hang}", bed.vendor),
         End::Exited(_) => format!("the {:?} bed ended before its job did", bed.vendor),
     };
     if let End::Exited(stderr) = end
@@ -196,13 +188,19 @@ fn failure(log: &str, end: &End, bed: &Bed) -> anyhow::Error {
     {
         text.push_str(&format!("\nthe emulator said:\n{}", last_lines(stderr, 20)));
     }
+    // A line of one dot is a sign of life, see test/beds/job.sh.
+    let said = log.lines().filter(|line| line.trim() != ".");
+    let log = said.collect::<Vec<_>>().join("\n");
     if !log.trim().is_empty() {
         text.push_str(&format!(
             "\nits kernel's last lines:\n{}",
-            last_lines(log, 20)
+            last_lines(&log, 20)
         ));
     }
-    anyhow::anyhow!(text)
+    match end {
+        End::Hung(_) => anyhow::Error::new(Hung(text)),
+        _ => anyhow::anyhow!(text),
+    }
 }
 
 /// Rows and columns of the terminal that stdin and stdout are, if they are one.
@@ -321,6 +319,14 @@ mod tests {
             text.contains("ran over its 300 s") && text.contains("not syncing"),
             "{text}"
         );
+        let hung = End::Hung(Hang::Idle(Duration::from_secs(120)));
+        let error = failure("last words\n.\r\n.\r\n", &hung, &bed);
+        let text = error.to_string();
+        assert!(
+            error.is::<Hung>() && text.contains("idle for 120 s"),
+            "{text}"
+        );
+        assert!(text.ends_with("last words"), "{text}");
         let text = failure("", &End::Exited("no such accelerator".into()), &bed).to_string();
         assert!(text.contains("no such accelerator"), "{text}");
     }

@@ -3,16 +3,20 @@
 
 //! The AMD bed: QEMU emulates a CPU with SVM; a Debian kernel with kvm-amd runs on it.
 
+use std::fs;
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::bed::{Bed, Deadline, End, Machine, Sink};
+use crate::bed::{Bed, End, Machine, Sink};
 use crate::packages;
 use crate::process::tied;
+use crate::watch::Watch;
 
 /// Installs what the bed needs.
 pub fn require() -> Result<()> {
@@ -31,6 +35,7 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     command.stderr(Stdio::piped());
     let mut child = command.spawn().context("can't start qemu-system-x86_64")?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let printed = AtomicU64::new(0);
     thread::scope(|scope| {
         let errors = scope.spawn(move || {
             let mut text = Vec::new();
@@ -39,31 +44,44 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
             String::from_utf8_lossy(&text).into_owned()
         });
         if let Some(mut pipe) = stdout {
+            let printed = &printed;
             scope.spawn(move || {
                 let mut buffer = [0; 8192];
                 while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                    printed.fetch_add(count as u64, Ordering::Relaxed);
                     sink(&buffer[..count]);
                 }
             });
         }
-        let forced = wait(&mut child, machine.bed)?;
+        let output = || printed.load(Ordering::Relaxed) + length(&machine.log);
+        let forced = wait(&mut child, machine.bed, &output)?;
         let stderr = errors.join().unwrap_or_default();
         Ok(forced.unwrap_or(End::Exited(stderr)))
     })
 }
 
-/// Waits until `child` ends by itself, or kills it at one of the limits of `bed`: returns which.
-pub fn wait(child: &mut Child, bed: &Bed) -> Result<Option<End>> {
+/// How long a file is so far.
+pub fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+/// Waits until `child` ends by itself, or kills it at one of the limits of `bed`: returns which. `output` is a number
+/// that grows with what the bed prints.
+pub fn wait(child: &mut Child, bed: &Bed, output: &dyn Fn() -> u64) -> Result<Option<End>> {
     let started = Instant::now();
+    let mut watch = bed
+        .patience
+        .map(|patience| Watch::new(child.id(), patience));
     loop {
         if child.try_wait()?.is_some() {
             return Ok(None);
         }
         let timed_out = bed.timeout.is_some_and(|limit| started.elapsed() > limit);
-        if timed_out || bed.progress.as_ref().is_some_and(Deadline::is_over) {
+        let hang = watch.as_mut().and_then(|watch| watch.hang(output()));
+        if timed_out || hang.is_some() {
             child.kill()?;
             child.wait()?;
-            return Ok(Some(if timed_out { End::TimedOut } else { End::Hung }));
+            return Ok(Some(hang.map_or(End::TimedOut, End::Hung)));
         }
         thread::sleep(Duration::from_millis(50));
     }

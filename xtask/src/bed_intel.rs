@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::bed::{Bed, End, Machine, Sink};
-use crate::bed_amd::wait;
+use crate::bed_amd::{length, wait};
 use crate::packages::{self, Need};
 use crate::process::{capture, capture_ok, read, tied, write};
 use crate::workspace::Scratch;
@@ -80,7 +80,8 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     let ended = AtomicBool::new(false);
     let forced = thread::scope(|scope| {
         scope.spawn(|| follow(&serial, &ended, sink));
-        let forced = wait(&mut child, machine.bed);
+        let output = || length(&serial) + length(&machine.log);
+        let forced = wait(&mut child, machine.bed, &output);
         ended.store(true, Ordering::Release);
         forced
     })?;

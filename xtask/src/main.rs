@@ -24,6 +24,7 @@ mod revision;
 #[cfg(test)]
 mod rules;
 mod test;
+mod watch;
 mod workspace;
 
 use std::process::ExitCode;

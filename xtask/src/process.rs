@@ -6,13 +6,15 @@
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use crate::watch::{Hang, Patience, Watch};
 
 /// Steps shorter than this stay silent.
 const QUIET_FOR: Duration = Duration::from_secs(2);
@@ -99,36 +101,53 @@ pub fn capture_ok(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// What came of a command with a time limit.
+/// What came of a command that was watched.
 #[derive(Debug)]
-pub struct Limited {
-    /// Its status; none when it, or a process that it left behind, ran over the limit and was killed.
-    pub status: Option<ExitStatus>,
-    /// What it printed on stdout, then what on stderr; up to the limit.
+pub struct Watched {
+    /// Its status; else how it, or a process that it left behind, hung: it was killed.
+    pub end: Result<ExitStatus, Hang>,
+    /// What it printed on stdout, then what on stderr.
     pub text: String,
 }
 
-/// As [`capture`], in a process group of its own, which is killed when `limit` is over. It ends when
-/// xtask does: a terminal's Ctrl-C reaches only xtask's group.
-pub fn capture_limited(command: &Command, limit: Duration) -> Result<Limited> {
-    let deadline = Instant::now() + limit;
+/// As [`capture`], in a process group of its own, which is killed when it hangs. It ends when xtask does: a terminal's
+/// Ctrl-C reaches only xtask's group.
+pub fn capture_watched(command: &Command, patience: Patience) -> Result<Watched> {
     let mut group = tied(command);
     group.stdin(Stdio::null()).process_group(0);
     group.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = group
         .spawn()
         .with_context(|| format!("can't run {}", show(command)))?;
+    let mut watch = Watch::new(child.id(), patience);
     let (open, closed) = channel();
-    let stdout = collect(child.stdout.take(), open.clone());
-    let stderr = collect(child.stderr.take(), open);
-    // Nothing is ever sent: the readers hang up when the last writer of both pipes is gone.
-    let over = closed.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
-    let status = if over {
-        None
-    } else {
-        wait_until(&mut child, deadline)?
+    let pipes = [
+        collect(child.stdout.take(), open.clone()),
+        collect(child.stderr.take(), open),
+    ];
+    let texts = || {
+        let lock = |pipe: &Arc<Mutex<Vec<u8>>>| {
+            let bytes = pipe.lock().unwrap_or_else(PoisonError::into_inner);
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        pipes.each_ref().map(lock)
     };
-    if status.is_none() {
+    let end = loop {
+        // Nothing is ever sent: the readers hang up when the last writer of both pipes is gone.
+        if closed.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Disconnected) {
+            if let Some(status) = child.try_wait()? {
+                break Ok(status);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let printed = pipes
+            .iter()
+            .map(|pipe| pipe.lock().map_or(0, |text| text.len()));
+        if let Some(hang) = watch.hang(printed.sum::<usize>() as u64) {
+            break Err(hang);
+        }
+    };
+    if end.is_err() {
         // The standard library can kill one process only.
         let kill = format!("kill -KILL -{}", child.id());
         capture(Command::new("sh").args(["-c", &kill]))?;
@@ -136,13 +155,9 @@ pub fn capture_limited(command: &Command, limit: Duration) -> Result<Limited> {
         // The readers get a moment to read what is left; a process outside the group may hold on.
         let _ = closed.recv_timeout(Duration::from_secs(1));
     }
-    let text = [stdout, stderr].map(|pipe| {
-        let bytes = pipe.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).into_owned()
-    });
-    Ok(Limited {
-        status,
-        text: text.join("\n"),
+    Ok(Watched {
+        end,
+        text: texts().join("\n"),
     })
 }
 
@@ -160,18 +175,6 @@ fn collect(pipe: Option<impl Read + Send + 'static>, open: Sender<()>) -> Arc<Mu
         }
     });
     all
-}
-
-fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// `command`, made to end when xtask does, where util-linux can see to it.
@@ -286,19 +289,33 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_ends_the_whole_group_and_keeps_the_output() {
-        let run = |script: &str, limit| {
+    fn a_hang_ends_the_whole_group_and_keeps_the_output() {
+        let run = |script: &str, still| {
+            let patience = Patience {
+                work: Duration::from_secs(60),
+                still: Duration::from_millis(still),
+            };
             let mut shell = Command::new("sh");
-            capture_limited(shell.args(["-c", script]), Duration::from_millis(limit)).unwrap()
+            capture_watched(shell.args(["-c", script]), patience).unwrap()
         };
-        let started = Instant::now();
-        let hung = run("echo out; echo err >&2; sleep 60 & wait", 300);
-        assert_eq!((hung.status, hung.text.as_str()), (None, "out\n\nerr\n"));
+        let hung = run("echo out; echo err >&2; sleep 60000 & wait", 300);
+        assert!(matches!(hung.end, Err(Hang::Idle(_))), "{hung:?}");
+        assert_eq!(hung.text, "out\n\nerr\n");
         // What the shell leaves behind holds the pipes, and is in the group.
-        assert!(run("sleep 60 & echo left", 300).status.is_none());
-        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(run("sleep 60000 & echo left", 300).end.is_err());
         let ended = run("echo $$; exit 3", 30_000);
-        assert_eq!(ended.status.and_then(|status| status.code()), Some(3));
+        assert_eq!(ended.end.unwrap().code(), Some(3));
+    }
+
+    #[test]
+    fn what_uses_its_cpu_without_a_word_is_ended_too() {
+        let patience = Patience {
+            work: Duration::from_millis(100),
+            still: Duration::from_secs(2),
+        };
+        let mut shell = Command::new("sh");
+        let watched = capture_watched(shell.args(["-c", "while :; do :; done"]), patience);
+        assert!(matches!(watched.unwrap().end, Err(Hang::Busy(_))));
     }
 
     #[test]

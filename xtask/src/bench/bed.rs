@@ -4,7 +4,6 @@
 //! Measures in the AMD bed, on real kvm-amd: boots of Debian's kernel, start, exits, all in counted time.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,8 +13,9 @@ use super::host::{Sample, parse_sample};
 use super::order;
 use super::results::Measure;
 use super::subject::{Kind, Setup, Subject};
-use crate::bed::{Bed, Deadline, Vendor};
+use crate::bed::{Bed, Hung, Vendor};
 use crate::process::{Progress, last_lines, sh_words};
+use crate::watch::Patience;
 
 /// What starts a run's part of the output.
 const MARK: &str = "BENCH-RUN ";
@@ -23,11 +23,8 @@ const MARK: &str = "BENCH-RUN ";
 const STORM: (u32, u32) = (5_000, 105_000);
 /// How long one run may take, in seconds of the bed's clock.
 const LIMIT: u32 = 60;
-/// How long the bed may say nothing, in time of this machine: twice what [`LIMIT`] takes in counted time, so that a
-/// subject that hangs is ended in the bed.
-const STALL: Duration = Duration::from_secs(600);
-/// The same until it says something, while its kernel is fetched and its files are packed.
-const START: Duration = Duration::from_secs(1800);
+/// When the bed has hung: twice what [`LIMIT`] takes in counted time, so that a subject that hangs is ended in the bed.
+const PATIENCE: Patience = Patience::of_work(600);
 
 /// What is measured in the bed.
 #[derive(Debug)]
@@ -70,7 +67,8 @@ impl InBed<'_> {
     pub fn measure(&self, only: &str) -> Result<(Vec<Measure>, Option<String>)> {
         let mut bed = Bed::new(Vendor::Amd);
         bed.counted = self.counted;
-        bed.timeout = Some(Duration::from_secs(3600));
+        bed.timeout = None;
+        bed.patience = Some(PATIENCE);
         bed.require()?;
         bed.add(self.probe, "/bin/bench-probe");
         let inside: Vec<Subject> = self
@@ -98,13 +96,10 @@ impl InBed<'_> {
             let path = file.path();
             bed.add(&path, &path.to_string_lossy());
         }
-        let deadline = Deadline::new(START);
-        bed.progress = Some(deadline.clone());
         let mut output = Vec::new();
         let mut progress = None;
         let mut runs = 0;
         let status = bed.run(&script(&jobs, self.rounds), &mut |bytes| {
-            deadline.set(STALL);
             let before = output.len().saturating_sub(MARK.len() - 1);
             output.extend_from_slice(bytes);
             let new = String::from_utf8_lossy(&output[before..])
@@ -127,7 +122,7 @@ impl InBed<'_> {
                 last_lines(&output, 20)
             ),
             // QEMU's counted time stands still now and then. What was measured until then is as good as ever.
-            Err(_) if deadline.is_over() && runs > 1 => {
+            Err(error) if error.is::<Hung>() && runs > 1 => {
                 let job = cut_last_run(&mut output).and_then(|number| jobs.get(number));
                 let words = job.map_or_else(String::new, |job| sh_words(&job.words));
                 note = Some(format!(

@@ -6,7 +6,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,10 +13,11 @@ use super::guest::Work;
 use super::order;
 use super::results::Measure;
 use super::subject::{Kind, Setup, Subject};
-use crate::process::{capture_limited, last_lines, step};
+use crate::process::{capture_watched, last_lines, step};
+use crate::watch::Patience;
 
-/// How long one process may take.
-const LIMIT: Duration = Duration::from_secs(60);
+/// When one process has hung.
+const PATIENCE: Patience = Patience::of_work(60);
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -107,9 +107,10 @@ impl Host<'_> {
         command
             .arg("run")
             .args(subject.words(setup, &self.directory)?);
-        let end = capture_limited(&command, LIMIT)?;
+        let end = capture_watched(&command, PATIENCE)?;
         let sample = end
-            .status
+            .end
+            .ok()
             .filter(|status| status.success())
             .and_then(|_| parse_sample(end.text.split("\n\n").next().unwrap_or_default()));
         match sample {

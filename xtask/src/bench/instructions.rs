@@ -4,7 +4,6 @@
 //! Instructions that an exit takes in user space, counted by valgrind: the same number on a busy machine.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -12,12 +11,13 @@ use super::guest::Work;
 use super::host::Host;
 use super::results::Measure;
 use super::subject::{Kind, Setup, Subject};
-use crate::process::{capture_limited, has_program, last_lines, step};
+use crate::process::{capture_watched, has_program, last_lines, step};
+use crate::watch::Patience;
 
 /// Exits of a short and of a long run; start-up cancels out.
 const EXITS: (u32, u32) = (1_000, 11_000);
-/// How long one run may take.
-const LIMIT: Duration = Duration::from_secs(120);
+/// When one run has hung.
+const PATIENCE: Patience = Patience::of_work(120);
 
 impl Host<'_> {
     /// Instructions per exit, of ours and of the floor, the system call's wrapper in them; none without valgrind.
@@ -59,8 +59,8 @@ impl Host<'_> {
         let words = subject.words(&Setup::of(work), &self.directory)?;
         let mut command = Command::new("valgrind");
         command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        let end = capture_limited(command.args(words), LIMIT)?;
-        if !end.status.is_some_and(|status| status.success()) {
+        let end = capture_watched(command.args(words), PATIENCE)?;
+        if !end.end.is_ok_and(|status| status.success()) {
             bail!("{}: {}", subject.name, last_lines(&end.text, 5));
         }
         collected(&end.text).context("valgrind counted nothing")

@@ -12,26 +12,20 @@ use anyhow::{Context, Result, bail, ensure};
 use super::linux::{self, Boot};
 use super::summary::{Row, Tally};
 use super::{LONG, Run, libtest};
-use crate::bed::{Bed, Deadline, Vendor};
+use crate::bed::{Bed, Vendor};
 use crate::build::{self, Kind, TestBinary, TestBuild};
 use crate::kernels::{Kernel, Series};
 use crate::packages;
 use crate::process::{capture_ok, sh_quote, step, write};
+use crate::watch::Patience;
 use crate::workspace::{Scratch, nonce};
 
-/// How long a test executable may take in a bed, in seconds.
-const TESTS_LIMIT: u32 = 240;
+/// The bed's CPU time in which a job ends, in seconds, or it has hung: many times what the longest needs, for a busy
+/// machine takes from the CPUs that it emulates.
+const CPU_LIMIT: u32 = 1200;
 
-/// How long a Linux boot may take, in seconds.
-fn boot_limit(vendor: Vendor) -> u32 {
-    match vendor {
-        Vendor::Amd => 60,
-        Vendor::Intel => 150,
-    }
-}
-
-/// How long all jobs of a bed may take: about twice what they do on two slow CPUs.
-const BED_LIMIT: Duration = Duration::from_secs(1500);
+/// When a bed has hung. While jobs run it gives a sign of life every few seconds.
+const PATIENCE: Patience = Patience::of_work(300);
 
 /// The kernels whose KVM can hand over hypercalls; Debian's 6.1 can't.
 pub const FORWARDING: Series = Series::V6_12;
@@ -44,11 +38,8 @@ const BEDS_PER_JOB: u32 = 2;
 /// What the row of the Linux boots is called.
 const LINUX_BOOTS: &str = "Linux boots";
 
-/// How long a bed may take to its first job; the slow one takes a minute.
-const START_LIMIT: Duration = Duration::from_secs(180);
-
-/// How long a bed may be silent after a job's end, or beyond a job's own limit.
-const GRACE: Duration = Duration::from_secs(30);
+/// How jobs are run in a bed.
+const JOB_LIBRARY: &str = include_str!("beds/job.sh");
 
 pub fn amd(run: &mut Run) {
     bed(run, Vendor::Amd, "AMD bed");
@@ -67,8 +58,6 @@ enum Check {
 struct Job {
     name: String,
     script: String,
-    /// In seconds.
-    limit: u32,
     check: Check,
 }
 
@@ -101,7 +90,8 @@ fn bed(run: &mut Run, vendor: Vendor, place: &str) {
 fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result<Vec<Row>> {
     let scratch = Scratch::new()?;
     let mut bed = Bed::new(vendor);
-    bed.timeout = Some(BED_LIMIT * run.patience());
+    bed.timeout = None;
+    bed.patience = Some(PATIENCE);
     if vendor == Vendor::Amd && Kernel::fetch_offered(FORWARDING)?.is_some() {
         bed.series = Some(FORWARDING);
     }
@@ -115,30 +105,23 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
     if !boots.is_empty() {
         bed.add(&build::mini_vmm()?, "/bin/mini-vmm");
     }
-    jobs.extend(boots.into_iter().map(|boot| {
-        let limit = boot.limit(boot_limit(vendor));
-        Job {
-            name: boot.name(),
-            script: boot.script(limit),
-            // The script has its own limit; this one is for a script that hangs.
-            limit: limit + 15,
-            check: Check::Linux(boot),
-        }
+    jobs.extend(boots.into_iter().map(|boot| Job {
+        name: boot.name(),
+        script: boot.script(),
+        check: Check::Linux(boot),
     }));
     for (index, job) in jobs.iter().enumerate() {
         let script = scratch.path(&format!("script-{index}"));
         write(&script, &job.script)?;
         bed.add(&script, &format!("/jobs/{index}"));
     }
-    let names = jobs.iter().map(|job| (job.name.clone(), job.limit));
+    let names = jobs.iter().map(|job| job.name.clone());
     let mut log = JobLog::new(&nonce(), names.collect());
-    bed.progress = Some(log.deadline.clone());
     for _ in 0..BEDS {
         if !log.is_waiting() {
             break;
         }
-        let script = log.script();
-        log.deadline.set(START_LIMIT);
+        let script = log.script(CPU_LIMIT * run.patience());
         let end = step(place, || bed.run(&script, &mut |bytes| log.feed(bytes)));
         log.end(&match end {
             Ok(_) => "the bed ended too early".to_owned(),
@@ -271,7 +254,6 @@ fn add_tests(
         jobs.push(Job {
             name: name.clone(),
             script: test_script(test, &guest, filter, run.long),
-            limit: TESTS_LIMIT * run.patience(),
             check: Check::Tests(name),
         });
     }
@@ -320,24 +302,21 @@ fn add_stripped(bed: &mut Bed, host: &Path, guest: &str, scratch: &Scratch) -> R
 #[derive(Debug)]
 struct JobLog {
     mark: String,
-    /// Names and limits.
-    jobs: Vec<(String, u32)>,
+    /// Their names.
+    jobs: Vec<String>,
     outcomes: Vec<Outcome>,
     current: Option<(usize, Instant)>,
     line: Vec<u8>,
-    /// When the bed counts as hung.
-    deadline: Deadline,
 }
 
 impl JobLog {
-    fn new(nonce: &str, jobs: Vec<(String, u32)>) -> JobLog {
+    fn new(nonce: &str, jobs: Vec<String>) -> JobLog {
         JobLog {
             mark: format!("@{nonce} "),
             outcomes: vec![Outcome::default(); jobs.len()],
             jobs,
             current: None,
             line: Vec::new(),
-            deadline: Deadline::new(START_LIMIT),
         }
     }
 
@@ -353,7 +332,7 @@ impl JobLog {
             let outcome = &mut self.outcomes[index];
             outcome.elapsed = started.elapsed();
             let seconds = outcome.elapsed.as_secs();
-            let name = &self.jobs[index].0;
+            let name = &self.jobs[index];
             outcome.lost += 1;
             let again = outcome.lost < BEDS_PER_JOB;
             if again {
@@ -370,18 +349,17 @@ impl JobLog {
         }
     }
 
-    /// The script that runs those of /jobs/0, /jobs/1, ... that have not begun, and marks their
-    /// beginnings and ends.
-    fn script(&self) -> String {
+    /// The script that runs those of /jobs/0, /jobs/1, ... that have not begun, each within `limit` seconds of CPU time,
+    /// and marks their beginnings and ends.
+    fn script(&self, limit: u32) -> String {
         let mark = &self.mark;
-        let mut script = String::new();
-        let jobs = self.jobs.iter().zip(&self.outcomes).enumerate();
-        for (index, ((_, limit), _)) in jobs.filter(|(_, (_, outcome))| !outcome.began) {
+        let mut script = JOB_LIBRARY.to_owned();
+        let jobs = self.outcomes.iter().enumerate();
+        for (index, _) in jobs.filter(|(_, outcome)| !outcome.began) {
             script.push_str(&format!(
                 "echo; echo '{mark}begin {index}'\n\
-                 timeout -s KILL {limit} sh /jobs/{index} </dev/null 2>&1; s=$?\n\
-                 killall -q -9 mini-vmm\n\
-                 echo; echo '{mark}end {index} '$s\n"
+                 run {index} {limit}\n\
+                 s=$?; echo; echo '{mark}end {index} '$s\n"
             ));
         }
         script
@@ -412,21 +390,18 @@ impl JobLog {
                 self.current = index.map(|index| (index, Instant::now()));
                 if let Some(index) = index {
                     self.outcomes[index].began = true;
-                    let limit = Duration::from_secs(self.jobs[index].1.into());
-                    self.deadline.set(limit + GRACE);
                 }
             }
             ["end", _, status] => {
                 let Some((index, started)) = self.current.take() else {
                     return;
                 };
-                self.deadline.set(GRACE);
                 let outcome = &mut self.outcomes[index];
                 outcome.status = status.parse().ok();
                 outcome.elapsed = started.elapsed();
                 eprintln!(
                     "xtask: {}: exit code {status}, {:.1} s",
-                    self.jobs[index].0,
+                    self.jobs[index],
                     outcome.elapsed.as_secs_f64()
                 );
             }

@@ -17,11 +17,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::LONG;
-use super::parts::TEST_LIMIT;
+use super::parts::TESTS;
 use super::summary::Tally;
 use crate::build;
 use crate::packages;
-use crate::process::{capture_limited, capture_ok, last_lines, read, show};
+use crate::process::{capture_ok, capture_watched, last_lines, read, show};
 use crate::workspace::{Scratch, TARGET, root};
 
 const CONFIG: &str = "coverage_config_x86_64.json";
@@ -111,13 +111,14 @@ fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
         command.env("CARGO_MANIFEST_DIR", &test.directory);
         command.env("MINI_VMM_NO_KVM", "1").env(LONG, "0");
         command.env("LLVM_PROFILE_FILE", raw.join("%p-%m.profraw"));
-        let end = capture_limited(&command, TEST_LIMIT)?;
-        if !end.status.is_some_and(|status| status.success()) {
-            let how = match end.status {
-                Some(status) => format!("failed ({status})"),
-                None => format!("ran over {} s and was ended", TEST_LIMIT.as_secs()),
-            };
-            let said = last_lines(&end.text, 60);
+        let watched = capture_watched(&command, TESTS)?;
+        let how = match watched.end {
+            Ok(status) if status.success() => None,
+            Ok(status) => Some(format!("failed ({status})")),
+            Err(hang) => Some(hang.to_string()),
+        };
+        if let Some(how) = how {
+            let said = last_lines(&watched.text, 60);
             bail!("{} {how}; its last lines:\n{said}", show(&command));
         }
         objects.push(test.path);

@@ -164,9 +164,9 @@ const AMD: &[Case] = &[
             echo c >/proc/sysrq-trigger",
         exit: 77, expect: &["boot mark 0x1 ", "boot mark 0xdead "], ..PARA },
     Case { name: "para-storm", cpus: 2, arguments: "--hypercall pio", guest: STORM, drive: STORM_DRIVE,
-        limit: 140, expect: &["VMM-MEMORY-STEADY", "storm: 60000 registrations, ", " 0 wrong, ", "status       live"], ..PARA },
+        expect: &["VMM-MEMORY-STEADY", "storm: 60000 registrations, ", " 0 wrong, ", "status       live"], ..PARA },
     Case { name: "para-storm-of-a-million", cpus: 2, arguments: "--hypercall pio", guest: LONG_STORM, drive: STORM_DRIVE,
-        limit: 1900, expect: &["VMM-MEMORY-STEADY", "storm: 1000000 registrations, ", " 0 wrong, ", "status       live"],
+        expect: &["VMM-MEMORY-STEADY", "storm: 1000000 registrations, ", " 0 wrong, ", "status       live"],
         long: true, ..PARA },
 ];
 

@@ -5,7 +5,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -16,7 +15,8 @@ use super::{LONG, Run, beds, coverage, licenses};
 use crate::bed::Vendor;
 use crate::build::{Kind, TestBinary, bare_cargo, statically};
 use crate::packages;
-use crate::process::{capture_limited, capture_ok, last_lines};
+use crate::process::{capture_ok, capture_watched, last_lines};
+use crate::watch::Patience;
 use crate::workspace::{cargo, metadata};
 use crate::{host, kernels};
 
@@ -33,11 +33,11 @@ pub struct Part {
     pub run: fn(&mut Run),
 }
 
-/// How long a test executable may take on the host.
-pub const TEST_LIMIT: Duration = Duration::from_secs(300);
+/// When a test executable on the host has hung.
+pub const TESTS: Patience = Patience::of_work(600);
 
-/// How long the documentation's tests may take, which are built while they run.
-const DOC_LIMIT: Duration = Duration::from_secs(900);
+/// As [`TESTS`], for the documentation's tests, which are built while they run.
+const DOC_TESTS: Patience = Patience::of_work(1800);
 
 /// All parts, in order: what fails fast comes first.
 #[rustfmt::skip]
@@ -135,7 +135,7 @@ fn doctests(run: &mut Run) {
         command.args(["test", "--doc", "--workspace", "--all-features"]);
         statically(&mut command);
         without_kvm_if_unusable(&mut command);
-        run_counted("doc tests", &command, DOC_LIMIT)
+        run_counted("doc tests", &command, DOC_TESTS)
     });
 }
 
@@ -163,7 +163,7 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
         Ok(()) => "host, /dev/kvm",
         Err(_) => "host, no /dev/kvm",
     };
-    let (long, limit) = (run.long, TEST_LIMIT * run.patience());
+    let (long, patience) = (run.long, TESTS.times(run.patience()));
     run.row(part, place, || {
         let mut tally = Tally::default();
         // Where Debian has none, the test of stock kernels skips, and says so.
@@ -175,7 +175,7 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
             Kind::Unit => None,
         };
         for test in tests.iter().filter(|test| test.kind == kind) {
-            let end = on_host(test, kernels.as_deref(), long, limit);
+            let end = on_host(test, kernels.as_deref(), long, patience);
             tally.add(end.unwrap_or_else(|error| Tally::fail(format!("{error:#}"))));
         }
         Ok(tally)
@@ -187,7 +187,7 @@ fn on_host(
     test: &TestBinary,
     kernels: Option<&Path>,
     long: bool,
-    limit: Duration,
+    patience: Patience,
 ) -> Result<Tally> {
     let mut command = Command::new(&test.path);
     command.arg("--show-output").current_dir(&test.directory);
@@ -197,7 +197,7 @@ fn on_host(
     }
     without_kvm_if_unusable(&mut command);
     command.env(LONG, if long { "1" } else { "0" });
-    run_counted(&test.target, &command, limit)
+    run_counted(&test.target, &command, patience)
 }
 
 fn without_kvm_if_unusable(command: &mut Command) {
@@ -206,32 +206,37 @@ fn without_kvm_if_unusable(command: &mut Command) {
     }
 }
 
-/// Runs tests and counts them. Those that run over `limit` are one failure that names them.
-fn run_counted(name: &str, command: &Command, limit: Duration) -> Result<Tally> {
-    let end = capture_limited(command, limit)?;
-    Ok(match end.status {
-        Some(status) => libtest::count(name, &end.text, status.success()),
-        None => Tally::fail(format!(
-            "{name} ran over {} s and was ended; its last lines:\n{}",
-            limit.as_secs(),
-            last_lines(&end.text, 40)
+/// Runs tests and counts them. Those that hang are one failure that names them.
+fn run_counted(name: &str, command: &Command, patience: Patience) -> Result<Tally> {
+    let watched = capture_watched(command, patience)?;
+    Ok(match watched.end {
+        Ok(status) => libtest::count(name, &watched.text, status.success()),
+        Err(hang) => Tally::fail(format!(
+            "{name} {hang}; its last lines:\n{}",
+            last_lines(&watched.text, 40)
         )),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn tests_that_hang_are_a_failure_by_name() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo test a ... ok; sleep 60"]);
-        let tally = run_counted("kick", &command, Duration::from_millis(200)).unwrap();
+        let patience = Patience {
+            still: Duration::from_millis(200),
+            ..TESTS
+        };
+        let tally = run_counted("kick", &command, patience).unwrap();
         assert_eq!((tally.passed, tally.failures.len()), (0, 1));
         let failure = &tally.failures[0];
         assert!(
-            failure.starts_with("kick ran over") && failure.contains("test a"),
+            failure.starts_with("kick hung: idle") && failure.contains("test a"),
             "{failure}"
         );
     }

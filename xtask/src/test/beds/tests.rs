@@ -5,8 +5,8 @@
 
 use super::*;
 
-fn jobs(names: &[&str]) -> Vec<(String, u32)> {
-    names.iter().map(|&name| (name.to_owned(), 9)).collect()
+fn jobs(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
 }
 
 #[test]
@@ -36,7 +36,6 @@ fn a_job_that_never_ended_fails_with_the_cause() {
     let job = Job {
         name: "kvm".into(),
         script: String::new(),
-        limit: 1,
         check: Check::Tests("kvm".into()),
     };
     let outcome = Outcome {
@@ -63,8 +62,8 @@ fn jobs_from_a_hung_one_on_get_another_bed() {
     log.end("no progress");
     assert!(log.outcomes[1].cause.contains("after b began") && log.is_waiting());
     assert!(log.outcomes[2].cause.contains("did not begin"));
-    let script = log.script();
-    assert!(script.contains("/jobs/1") && !script.contains("/jobs/0"));
+    let script = log.script(9);
+    assert!(script.contains("run 1 9") && !script.contains("run 0 9"));
     log.feed(b"lost\n@n begin 1\nwhole\n@n end 1 0\n@n begin 2\n@n end 2 0\n");
     log.end("");
     let statuses: Vec<_> = log.outcomes.iter().map(|outcome| outcome.status).collect();
@@ -80,7 +79,7 @@ fn a_job_that_takes_two_beds_down_has_failed() {
         log.feed(b"@n begin 0\nhal");
         log.end("no progress");
     }
-    assert!(!log.script().contains("/jobs/0") && log.script().contains("/jobs/1"));
+    assert!(!log.script(9).contains("run 0 9") && log.script(9).contains("run 1 9"));
     log.feed(b"\n@n begin 1\n@n end 1 0\n");
     log.end("");
     let statuses: Vec<_> = log.outcomes.iter().map(|outcome| outcome.status).collect();
@@ -91,10 +90,14 @@ fn a_job_that_takes_two_beds_down_has_failed() {
 #[test]
 fn a_silent_bed_is_ended() {
     let mut bed = Bed::new(Vendor::Amd);
-    bed.progress = Some(Deadline::new(Duration::ZERO));
-    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-    let end = crate::bed_amd::wait(&mut child, &bed).unwrap();
-    assert!(matches!(end, Some(crate::bed::End::Hung)), "{end:?}");
+    bed.timeout = None;
+    bed.patience = Some(Patience {
+        still: Duration::from_millis(100),
+        ..PATIENCE
+    });
+    let mut child = Command::new("sleep").arg("60000").spawn().unwrap();
+    let end = crate::bed_amd::wait(&mut child, &bed, &|| 0).unwrap();
+    assert!(matches!(end, Some(crate::bed::End::Hung(_))), "{end:?}");
 }
 
 #[test]
@@ -108,5 +111,59 @@ fn marks_out_of_place_are_harmless() {
 fn the_script_runs_jobs_in_order() {
     let log = JobLog::new("n", jobs(&["a", "b"]));
     let mut shell = Command::new("sh");
-    capture_ok(shell.args(["-n", "-c", &log.script()])).unwrap();
+    capture_ok(shell.args(["-n", "-c", &log.script(9)])).unwrap();
+}
+
+/// Runs a job with the bed's library in this machine's shell, where the bed is what `bed` defines; returns its status and
+/// what was printed.
+fn run_job(job: &str, bed: &str) -> (Option<i32>, String) {
+    let scratch = Scratch::new().unwrap();
+    write(&scratch.path("0"), job).unwrap();
+    let place = scratch.path("").display().to_string();
+    // Nothing of this machine is killed or written to.
+    let script = format!(
+        "{JOB_LIBRARY}\nJOBS={place} CONSOLE={place}/out PORT={place}/port LIFE={place}/life PAUSE=0.05 LOOKS=3\n\
+         killall() {{ return 1; }}\nbusy=0 all=0\n{bed}\nrun 0 1; s=$?; cat {place}/port; exit $s"
+    );
+    let mut shell = Command::new("sh");
+    let patience = Patience::of_work(60);
+    let watched = crate::process::capture_watched(shell.args(["-c", &script]), patience).unwrap();
+    (watched.end.unwrap().code(), watched.text)
+}
+
+const SILENT: &str = "said() { echo; }";
+const TALKS: &str = "said() { date +%N; }";
+const IDLE: &str = "usage() { busy=$((busy + 1)) all=$((all + 100)); }";
+const BUSY: &str = "usage() { busy=$((busy + 30)) all=$((all + 100)); }";
+
+#[test]
+fn a_job_that_hangs_is_ended() {
+    for (bed, looks) in [
+        (format!("{SILENT}\n{IDLE}"), 3),
+        (format!("{TALKS}\n{BUSY}"), 0),
+    ] {
+        let (status, text) = run_job("echo begun; sleep 60000", &bed);
+        assert_eq!(status, Some(137), "{text}");
+        let hung = format!("HUNG: idle at {looks} looks");
+        assert!(text.contains("begun") && text.contains(&hung), "{text}");
+    }
+}
+
+#[test]
+fn a_job_that_is_slow_comes_to_its_end() {
+    for bed in [
+        format!("{TALKS}\n{IDLE}"),
+        format!("{SILENT}\nusage() {{ busy=$((busy + 5)) all=$((all + 20)); }}"),
+    ] {
+        let (status, text) = run_job("sleep 0.5; echo done; exit 7", &bed);
+        assert_eq!(status, Some(7), "{text}");
+        assert!(text.contains("done") && !text.contains("HUNG"), "{text}");
+    }
+}
+
+#[test]
+fn the_machine_tells_how_busy_it_is() {
+    let bed = "usage; echo \"$busy of $all\"; first=$all; sleep 0.1; usage; [ $all -gt $first ] && echo MORE";
+    let (status, text) = run_job("exit 0", bed);
+    assert!(status == Some(0) && text.contains("MORE"), "{text}");
 }

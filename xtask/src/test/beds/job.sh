@@ -1,0 +1,57 @@
+# Runs jobs in a bed, and ends those that hang: what hangs prints nothing and leaves the CPU idle, or uses very much of
+# its time. No job is ended for being slow. busybox sh.
+
+JOBS=/jobs CONSOLE=/tmp/out PORT=/dev/ttyS0 LIFE=/dev/ttyS1
+PAUSE=5 LOOKS=12
+
+# CPU time of the bed so far, in hundredths of a second: busy, and all.
+usage() {
+    read -r _ user nice system idle wait irq soft _ </proc/stat
+    busy=$((user + nice + system + irq + soft))
+    all=$((busy + idle + wait))
+}
+
+# What changes when a job prints: bytes on the first serial port, and the console of a Linux boot.
+said() {
+    grep '^0:' /proc/tty/driver/serial
+    ls -l $CONSOLE
+} 2>/dev/null
+
+# The job $1 has $2 s of CPU time. LOOKS looks in a row, PAUSE s apart, at a bed that is silent and idle four fifths of the
+# time say that it hangs. Then mini-vmm is killed, so that who waits for it can show what it printed; without one, the job.
+watch() {
+    usage
+    limit=$((busy + $2 * 100)) idle_looks=0 now=$(said)
+    while sleep "$PAUSE"; do
+        # A sign that the bed lives.
+        echo . >$LIFE
+        busy_before=$busy all_before=$all before=$now
+        usage
+        now=$(said)
+        if [ "$now" != "$before" ] || [ $(((busy - busy_before) * 5)) -gt $((all - all_before)) ]; then
+            idle_looks=0
+        else
+            idle_looks=$((idle_looks + 1))
+        fi
+        [ $idle_looks -lt "$LOOKS" ] && [ $busy -lt $limit ] && continue
+        echo "HUNG: idle at $idle_looks looks, $((busy / 100)) s of CPU time in all" >$PORT
+        killall -q -9 mini-vmm || kill -9 "-$1"
+        limit=$((busy + $2 * 100)) idle_looks=0
+    done
+}
+
+# Runs job $1 within $2 s of CPU time; returns its status.
+run() {
+    rm -f $CONSOLE
+    setsid sh "$JOBS/$1" </dev/null 2>&1 &
+    job=$!
+    # Nothing that outlives a job has the serial port open: its last close waits until all is sent.
+    watch $job "$2" </dev/null >/dev/null 2>&1 &
+    watch=$!
+    wait $job
+    status=$?
+    kill $watch
+    wait $watch 2>/dev/null
+    killall -q -9 mini-vmm
+    return $status
+}
