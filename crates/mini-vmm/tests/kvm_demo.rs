@@ -10,14 +10,12 @@ mod bare;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// What the program printed, and its exit code.
 struct Shown {
     stdout: String,
     stderr: String,
     code: Option<i32>,
-    took: Duration,
 }
 
 impl Shown {
@@ -42,7 +40,6 @@ fn demo(test: &str, args: &[&str]) -> Option<Shown> {
     if !bare::has_kvm(test) {
         return None;
     }
-    let started = Instant::now();
     let output = Command::new(bare::program())
         .arg("demo")
         .args(args)
@@ -54,7 +51,6 @@ fn demo(test: &str, args: &[&str]) -> Option<Shown> {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
         code: output.status.code(),
-        took: started.elapsed(),
     })
 }
 
@@ -96,9 +92,6 @@ fn r9_the_pio_stub_is_written_and_reaches_the_vmm() {
         let call = shown.nanoseconds("round trip");
         let exit = shown.nanoseconds("bare port exit");
         assert!(exit > 0 && call > exit / 4, "{call} ns, {exit} ns");
-        if !bare::is_emulated() {
-            assert!(shown.took < Duration::from_secs(10), "{:?}", shown.took);
-        }
     }
 }
 

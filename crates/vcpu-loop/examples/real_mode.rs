@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// `mov dx, 0x3f8; mov si, 0x1010; mov cx, 5; rep outsb; hlt`, and at 0x1010 the text.
 const CODE: &[u8] = b"\xba\xf8\x03\xbe\x10\x10\xb9\x05\x00\xf3\x6e\xf4\x90\x90\x90\x90hello";
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The whole machine: a port that keeps what is written to it, and the memory that the guest runs in.
 struct Machine {

@@ -9,6 +9,7 @@
 mod asm;
 pub mod lab;
 pub mod registration;
+mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -24,10 +25,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-pub use asm::{AP_CODE, AT, Asm, S5};
+use watch::Watch;
 
-/// How long a process may take before it is taken for hung.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub use asm::{AP_CODE, AT, Asm, S5};
 
 /// The program under test: the environment names it where the tests run on another machine than they were built on.
 pub fn program() -> OsString {
@@ -53,6 +53,9 @@ pub fn is_long(test: &str) -> bool {
     }
     long
 }
+
+/// Timeouts of a guest, in seconds: the first in which it gets to its point is long enough.
+pub const TIMEOUTS: [u64; 7] = [1, 2, 4, 8, 16, 64, 256];
 
 /// Whether guest code runs in an instruction emulator: KVM is there without hardware virtualization.
 pub fn is_emulated() -> bool {
@@ -94,8 +97,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// A machine with 32 MiB and one vCPU that runs `guest` for 20 seconds at most; `None`, with a note, where no
-    /// guest can run.
+    /// A machine with 32 MiB and one vCPU that runs `guest`; `None`, with a note, where no guest can run.
     pub fn new(test: &str, guest: &Asm) -> Option<Vm> {
         if !has_kvm(test) {
             return None;
@@ -103,7 +105,7 @@ impl Vm {
         let mut vm = Vm::of_file(&elf(guest.code()));
         // In a file, because flags override a file but not one another.
         let config = vm.path("config.json");
-        let defaults = r#"{"memory": "32M", "timeout": "20", "debug-exit": "0xf4"}"#;
+        let defaults = r#"{"memory": "32M", "debug-exit": "0xf4"}"#;
         fs::write(&config, defaults).unwrap();
         vm.args(["--config".as_ref(), config.as_os_str()]);
         Some(vm)
@@ -177,6 +179,7 @@ impl Vm {
             stdin: child.stdin.take(),
             stdout: child.stdout.take().map(Collector::start),
             stderr: child.stderr.take().map(Collector::start),
+            watch: Watch::new(child.id()),
             child,
             started,
             _dir: Arc::clone(&self.dir),
@@ -231,6 +234,7 @@ pub struct Running {
     stdout: Option<Collector>,
     stderr: Option<Collector>,
     child: Child,
+    watch: Watch,
     started: Instant,
     _dir: Arc<TempDir>,
 }
@@ -243,6 +247,12 @@ impl Running {
     /// Whether the process goes on.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    fn is_hung(&mut self) -> bool {
+        let streams = [&self.stdout, &self.stderr].into_iter().flatten();
+        let output = streams.map(|stream| stream.bytes.lock().unwrap().len());
+        self.watch.is_hung(output.sum())
     }
 
     /// Sends a signal.
@@ -275,10 +285,8 @@ impl Running {
 
     fn await_that(&mut self, what: &str, is_there: impl Fn(&Running) -> bool) {
         while !is_there(self) {
-            assert!(
-                self.started.elapsed() < PATIENCE && self.is_alive(),
-                "no {what:?} in {self:?}"
-            );
+            let is_waiting = self.is_alive() && !self.is_hung();
+            assert!(is_waiting, "no {what:?} in {self:?}");
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -286,7 +294,7 @@ impl Running {
     /// Waits for the end.
     pub fn end(mut self) -> Ended {
         while self.is_alive() {
-            assert!(self.started.elapsed() < PATIENCE, "hung: {self:?}");
+            assert!(!self.is_hung(), "hung: {self:?}");
             thread::sleep(Duration::from_millis(2));
         }
         let took = self.started.elapsed();

