@@ -291,11 +291,13 @@ impl HypercallStub {
     /// The bytes that stand there now; they say which stub a host chose. Bytes 4 and 5 stay the guest's.
     pub fn bytes(self) -> [u8; STUB_LEN] {
         let start = core::ptr::with_exposed_provenance::<u8>(self.address);
-        core::array::from_fn(|at| {
+        let read = |at| {
             // SAFETY: six bytes can be read there, by the contract of `at` or as the symbol's size;
             // volatile, since a host changes them.
             unsafe { start.wrapping_add(at).read_volatile() }
-        })
+        };
+        // `array::from_fn` calls memset when it is not optimized; code that was copied into a guest has none.
+        [read(0), read(1), read(2), read(3), read(4), read(5)]
     }
 
     /// Calls by the convention of 2007: RAX, RDI RSI RDX RCX R8 R9.

@@ -379,8 +379,8 @@ fn h14_a_guest_above_4_gib_registers_and_calls() {
     if !kvm.check_extension(Cap::X86UserSpaceMsr) || !kvm.check_extension(Cap::X86MsrFilter) {
         return skip("this KVM has no MSR filters");
     }
-    // SAFETY: a guest that hangs ends the test.
-    unsafe { libc::alarm(60) };
+    // SAFETY: a guest that hangs ends the test; no machine is that slow.
+    unsafe { libc::alarm(600) };
     let (_vm, mut vcpu, memory) = set_up(&kvm);
     let (mut written, mut calls) = (Vec::new(), Vec::new());
     loop {
@@ -392,12 +392,6 @@ fn h14_a_guest_above_4_gib_registers_and_calls() {
             }
             VcpuExit::IoOut(PORT, [_]) => true,
             VcpuExit::Hlt => break,
-            VcpuExit::InternalError => {
-                let rip = vcpu.get_regs().unwrap().rip;
-                return skip(&format!(
-                    "this KVM emulates the guest and doesn't know the code at {rip:#x}"
-                ));
-            }
             other => {
                 let other = format!("{other:?}");
                 panic!("{other} after {written:x?} at {:#x?}", vcpu.get_regs());
