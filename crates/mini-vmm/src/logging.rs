@@ -12,7 +12,7 @@ use env_logger::{Builder, Env, Target};
 use log::{Level, LevelFilter};
 
 pub use self::limit::Limited;
-use crate::console::line_end;
+use crate::console::{line_end, line_start};
 use crate::text::{one_line, shorten};
 
 /// The environment variable that selects log lines by module, in env_logger's syntax.
@@ -35,7 +35,10 @@ pub fn init(verbosity: u8) {
         .filter_level(level)
         .parse_env(Env::new().filter(LOG_VARIABLE))
         .target(Target::Stderr)
-        .format(|line, record| write!(line, "{}{}", format_record(record), line_end()));
+        .format(|line, record| {
+            let text = format_record(record);
+            write!(line, "{}{text}{}", line_start(), line_end())
+        });
     let logger = builder.build();
     let filter = logger.filter();
     if log::set_boxed_logger(Box::new(Limited::new(logger))).is_ok() {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use mini_vmm::cli::{self, Command};
 use mini_vmm::outcome::EXIT_ERROR;
-use mini_vmm::{check, config, demo, logging, start_time, vmm};
+use mini_vmm::{check, config, console, demo, logging, start_time, vmm};
 
 /// Where the host's KVM is.
 const KVM: &str = "/dev/kvm";
@@ -32,7 +32,8 @@ fn main() -> ExitCode {
             // With standard error gone, the exit code still says it.
             let _ = writeln!(
                 io::stderr(),
-                "mini-vmm: error: {}",
+                "{}mini-vmm: error: {}",
+                console::line_start(),
                 logging::sentence(&*error)
             );
             EXIT_ERROR.into()

@@ -121,7 +121,7 @@ pub fn run_images(
     }
     if let Some(report) = report {
         // With standard error gone, the exit code still says it.
-        let _ = write!(io::stderr(), "{report}");
+        let _ = write!(io::stderr(), "{}{report}", console::line_start());
     }
     Ok(outcome)
 }

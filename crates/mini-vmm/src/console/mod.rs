@@ -17,6 +17,7 @@
 
 mod escape;
 mod input;
+mod margin;
 mod output;
 mod pty;
 mod socket;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 pub use escape::{Command, ESCAPE, Escape, HELP};
 pub use input::{ConsoleInput, InputTarget};
+pub use margin::line_start;
 pub use output::ConsoleOutput;
 pub use terminal::line_end;
 
@@ -40,6 +42,7 @@ use input::InputQueue;
 use output::{Drain, FdSink, Output, Sink, WholeLines};
 use pty::Pty;
 use socket::{Socket, SocketFile};
+use stdio::StdoutSink;
 use terminal::RawTerminal;
 pub(crate) use wake::Wake;
 use worker::Worker;
@@ -229,7 +232,7 @@ impl Console {
 
     fn write_to_stdout<S: Sink + 'static>(
         &mut self,
-        sink: impl FnOnce(FdSink) -> S,
+        sink: impl FnOnce(StdoutSink) -> S,
     ) -> Result<(), Error> {
         match stdio::output().map_err(Error::Start)? {
             Some(output) => self.write_to(Output::start(sink(output)).map_err(Error::Start)?),
@@ -261,5 +264,10 @@ fn not_opened(path: &Path, source: io::Error) -> Error {
 
 /// Prints a line for the user; a closed standard error is no reason to stop.
 pub(crate) fn tell(line: &str) {
-    let _ = write!(io::stderr(), "mini-vmm: {line}{}", line_end());
+    let _ = write!(
+        io::stderr(),
+        "{}mini-vmm: {line}{}",
+        line_start(),
+        line_end()
+    );
 }

@@ -7,17 +7,17 @@
 //! on threads of their own. That also makes every kind of input work the same: terminals, pipes,
 //! sockets, regular files and /dev/null, of which epoll takes only some.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::escape::{Command, Escape, HELP};
 use super::input::{InputQueue, READ_AHEAD};
-use super::output::FdSink;
-use super::terminal::{self, RawTerminal, line_end};
+use super::output::{FdSink, Sink};
+use super::terminal::{self, RawTerminal};
 use super::worker::{Stop, Worker, readable};
-use super::{Error, Wake, tell};
+use super::{Error, Wake, margin, tell};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, read};
 use rustix::stdio;
 
@@ -34,9 +34,30 @@ fn duplicate(stream: rustix::fd::BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> 
     }
 }
 
+/// Standard output as the guest's output goes there.
+pub(super) struct StdoutSink {
+    fd: FdSink,
+    /// Whether standard error goes there, too.
+    is_shared: bool,
+}
+
+impl Sink for StdoutSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_shared {
+            // Before the write: whoever sees the output may cause a line of ours at once.
+            margin::note(bytes);
+        }
+        self.fd.write(bytes)
+    }
+}
+
 /// Standard output, unless that is closed.
-pub(super) fn output() -> io::Result<Option<FdSink>> {
-    Ok(duplicate(stdio::stdout())?.map(FdSink))
+pub(super) fn output() -> io::Result<Option<StdoutSink>> {
+    let fd = duplicate(stdio::stdout())?;
+    Ok(fd.map(|fd| StdoutSink {
+        fd: FdSink(fd),
+        is_shared: margin::is_shared(),
+    }))
 }
 
 /// The reader of standard input, unless that is closed, and its terminal, if it is one.
@@ -128,15 +149,9 @@ fn take_keys(keys: &[u8], escape: &mut Escape, queue: &InputQueue) {
     for key in keys {
         match escape.feed(*key, &mut guest) {
             Some(Command::Quit) => queue.quit(),
-            Some(Command::Help) => show_help(),
+            Some(Command::Help) => HELP.lines().for_each(tell),
             None => {}
         }
     }
     queue.push_typed(&guest);
-}
-
-fn show_help() {
-    // Below whatever the guest has on the line.
-    let _ = write!(io::stderr(), "{}", line_end());
-    HELP.lines().for_each(tell);
 }

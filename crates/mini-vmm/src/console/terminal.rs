@@ -6,7 +6,7 @@
 //! The terminal is shared with the shell and its other jobs. It is changed only while this process
 //! is in the foreground; in the background the shell owns it, and output goes on without input.
 
-use std::io;
+use std::io::{self, Write};
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Once, OnceLock};
@@ -15,7 +15,7 @@ use rustix::stdio;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use vmm_sys_util::signal::{block_signal, unblock_signal};
 
-use super::Wake;
+use super::{Wake, line_start};
 use crate::sys::terminal as terminal_signals;
 
 /// The terminal's settings when it was first ours to change; read in signal handlers.
@@ -154,6 +154,7 @@ fn watch_panics() {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             without_stopping(give_back);
+            let _ = write!(io::stderr(), "{}", line_start());
             previous(info);
         }));
     });

@@ -14,6 +14,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use mini_vmm::console::{Console, ConsoleOutput, line_end};
 use mini_vmm::devices::{IrqLine, SerialDevice, Suspend};
 use mini_vmm::layout::SERIAL;
+use mini_vmm::logging;
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
 use mini_vmm::spec::SerialSpec;
 use vm_device::DevicePio;
@@ -46,6 +47,7 @@ fn child() {
         }
         "echo" => echo(&console),
         "idle" => idle(&console),
+        "say" => say(&console),
         "flood" => {
             // The first bytes are also the first to be dropped.
             thread::sleep(Duration::from_millis(200));
@@ -111,6 +113,19 @@ fn echo(console: &Console) {
             machine.serial.pio_write(PioAddress(SERIAL), 0, &byte);
         }
     }
+}
+
+/// A guest that does not end its line, until there is input; then a warning.
+fn say(console: &Console) {
+    let mut machine = Machine::new(console);
+    let mut output = console.output().unwrap();
+    output.write_all(b"unfinished").unwrap();
+    while machine.serial.save().in_buffer.is_empty() {
+        machine.manager.run_with_timeout(1000).unwrap();
+    }
+    logging::init(0);
+    log::warn!("first");
+    log::warn!("second");
 }
 
 /// A guest that does nothing: neither may the console.

@@ -85,6 +85,44 @@ fn echo_from(stdin: Stdio) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What is in a file once `text` is.
+fn read_with(path: &Path, text: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let read = fs::read_to_string(path).unwrap();
+        if read.contains(text) {
+            return read;
+        }
+        assert!(Instant::now() < deadline, "no {text:?} in {read:?}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn our_lines_start_anew_where_the_guests_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let [together, apart] = ["together", "apart"].map(|name| dir.path().join(name));
+    for (errors, expected) in [
+        (&together, "unfinished\nmini-vmm: warning: first\n"),
+        (&apart, "mini-vmm: warning: first\n"),
+    ] {
+        let open = |path: &Path| {
+            let file = File::options().create(true).append(true).open(path);
+            Stdio::from(file.unwrap())
+        };
+        fs::write(&together, "").unwrap();
+        let mut command = child_command("say");
+        command.stdin(Stdio::piped()).stdout(open(&together));
+        let mut child = command.stderr(open(errors)).spawn().unwrap();
+        read_with(&together, "unfinished");
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        assert_eq!(wait(&mut child).code(), Some(0));
+        let read = read_with(errors, "second\n");
+        let (_, end) = read.split_at(read.find(&expected[..8]).unwrap());
+        assert!(end.starts_with(expected), "{read:?}");
+    }
+}
+
 #[test]
 fn regular_file_is_input() {
     let dir = tempfile::tempdir().unwrap();

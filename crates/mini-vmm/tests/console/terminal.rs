@@ -127,6 +127,22 @@ fn terminal_is_raw_while_the_console_lives() {
 }
 
 #[test]
+fn our_lines_start_at_the_left_margin() {
+    let Some(mut terminal) = Terminal::new("our_lines_start_at_the_left_margin") else {
+        return;
+    };
+    let mut child = terminal.spawn(child_command("say"));
+    terminal.expect("unfinished");
+    terminal.type_keys(b"\x01hx");
+    terminal.expect("second\r\n");
+    let help = "unfinished\r\nmini-vmm: Ctrl-A x  quit the virtual machine\r\nmini-vmm: Ctrl-A a";
+    assert!(terminal.seen.contains(help), "{:?}", terminal.seen);
+    let warnings = "show this help\r\nmini-vmm: warning: first\r\nmini-vmm: warning: second\r\n";
+    assert!(terminal.seen.contains(warnings), "{:?}", terminal.seen);
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+#[test]
 fn long_paste_arrives_whole() {
     let Some(mut terminal) = Terminal::new("long_paste_arrives_whole") else {
         return;
