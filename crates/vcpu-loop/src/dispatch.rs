@@ -5,7 +5,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::exit::{DebugExit, Exit, FatalExit, Hypercall, HypervExit, SystemEvent};
+use crate::exit::{
+    CoalescedWrite, CoalescedWrites, DebugExit, Exit, FatalExit, Hypercall, HypervExit, SystemEvent,
+};
 use crate::vcpu::{MsrReply, Next, VcpuId, VcpuIo};
 
 /// What the loop does after an exit.
@@ -152,6 +154,7 @@ pub fn dispatch<I: VcpuIo + ?Sized>(
             let next = bus.io.ioapic_eoi(vector);
             bus.settle(next, Access::Notification, u64::from(vector))
         }
+        Exit::Coalesced(writes) => bus.coalesced(writes),
         Exit::InterruptWindow
         | Exit::SetTpr
         | Exit::TprAccess { .. }
@@ -256,6 +259,27 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
             }
             MsrReply::Pause(value) => (value, Flow::Pause),
         }
+    }
+
+    /// All of them are delivered before a pause that one of them asked for.
+    fn coalesced(&mut self, writes: CoalescedWrites<'_>) -> Flow {
+        let mut flow = Flow::Continue;
+        writes.drain(|write| {
+            let after = match write {
+                CoalescedWrite::Mmio { addr, data } => {
+                    let next = self.io.mmio_write(addr, data);
+                    self.settle(next, Access::MmioWrite, addr)
+                }
+                CoalescedWrite::Pio { port, data } => {
+                    let next = self.io.pio_write(port, data);
+                    self.settle(next, Access::PioWrite, u64::from(port))
+                }
+            };
+            if after == Flow::Pause {
+                flow = Flow::Pause;
+            }
+        });
+        flow
     }
 
     /// What has no method of its own.

@@ -114,6 +114,9 @@ pub enum Exit<'a> {
     ApResetHold,
     /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`).
     MemoryFault(MemoryFault),
+    /// Writes that KVM kept in the VM's ring until this vCPU left the guest. The exit that it left for follows. They
+    /// must be drained, or they come again.
+    Coalesced(CoalescedWrites<'a>),
     /// An exit that this crate has no words for, such as TDX's, SNP's, or one that KVM got later.
     Other(OtherExit<'a>),
     /// Nothing happened and nothing is pending: a kick or a signal took the vCPU out of the guest.
@@ -227,6 +230,48 @@ pub struct MemoryFault {
     pub gpa: u64,
     /// Length in bytes.
     pub size: u64,
+}
+
+/// Something that coalesced writes can be taken from.
+pub(crate) trait Drain {
+    /// Delivers the writes, oldest first.
+    fn drain(&self, deliver: &mut dyn FnMut(CoalescedWrite<'_>));
+}
+
+/// Writes that did not exit by themselves, to ranges that the VMM registered (`KVM_CAP_COALESCED_MMIO`,
+/// `KVM_CAP_COALESCED_PIO`). Those of all vCPUs of the VM are among them.
+pub struct CoalescedWrites<'a>(pub(crate) &'a dyn Drain);
+
+impl CoalescedWrites<'_> {
+    /// Delivers the writes, oldest first. Meanwhile, vCPUs that find some, too, wait for the end of it.
+    pub fn drain(self, mut deliver: impl FnMut(CoalescedWrite<'_>)) {
+        self.0.drain(&mut deliver);
+    }
+}
+
+impl std::fmt::Debug for CoalescedWrites<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoalescedWrites").finish_non_exhaustive()
+    }
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoalescedWrite<'a> {
+    /// A write to guest-physical memory, at most [`MMIO_MAX`] bytes.
+    Mmio {
+        /// Guest-physical address.
+        addr: u64,
+        /// The bytes written.
+        data: &'a [u8],
+    },
+    /// A port write of 1, 2 or 4 bytes.
+    Pio {
+        /// Port number.
+        port: u16,
+        /// The bytes written.
+        data: &'a [u8],
+    },
 }
 
 /// An exit as KVM left it in the run page.
@@ -416,6 +461,7 @@ impl Exit<'_> {
                 | Exit::Hypercall(_)
                 | Exit::Xen(_)
                 | Exit::Hyperv(_)
+                | Exit::Coalesced(_)
                 | Exit::Other(_)
                 | Exit::Fatal(FatalExit::Malformed { .. })
         )

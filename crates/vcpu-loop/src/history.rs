@@ -58,6 +58,8 @@ pub enum ExitKind {
     ApResetHold,
     /// [`Exit::MemoryFault`].
     MemoryFault,
+    /// [`Exit::Coalesced`].
+    Coalesced,
     /// [`Exit::Other`].
     Other,
     /// [`Exit::Interrupted`].
@@ -91,6 +93,7 @@ impl ExitKind {
         ExitKind::Notify,
         ExitKind::ApResetHold,
         ExitKind::MemoryFault,
+        ExitKind::Coalesced,
         ExitKind::Other,
         ExitKind::Interrupted,
         ExitKind::Fatal,
@@ -191,6 +194,7 @@ impl From<&Exit<'_>> for ExitRecord {
             Exit::Notify => record(ExitKind::Notify, 0, 0, 0),
             Exit::ApResetHold => record(ExitKind::ApResetHold, 0, 0, 0),
             Exit::MemoryFault(fault) => record(ExitKind::MemoryFault, fault.gpa, 0, fault.flags),
+            Exit::Coalesced(_) => record(ExitKind::Coalesced, 0, 0, 0),
             Exit::Other(exit) => record(ExitKind::Other, u64::from(exit.reason), 0, 0),
             Exit::Interrupted => record(ExitKind::Interrupted, 0, 0, 0),
             Exit::Fatal(_) => record(ExitKind::Fatal, 0, 0, 0),
@@ -298,6 +302,7 @@ mod tests {
             | ExitKind::Notify
             | ExitKind::ApResetHold
             | ExitKind::MemoryFault
+            | ExitKind::Coalesced
             | ExitKind::Other
             | ExitKind::Interrupted
             | ExitKind::Fatal => {}

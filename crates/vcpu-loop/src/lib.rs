@@ -104,8 +104,9 @@ pub use dispatch::{Access, Flow, Leave, Unclaimed, dispatch};
 pub use error::{Error, Result, StartError, Unchanged};
 pub use event::{VcpuEvent, VcpuEventSender, VcpuEvents, vcpu_events};
 pub use exit::{
-    DebugExit, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
-    MMIO_MAX, MemoryFault, OtherExit, SYSTEM_EVENT_WORDS, SystemEvent,
+    CoalescedWrite, CoalescedWrites, DebugExit, Exit, FatalExit, Hypercall, HypercallAbi,
+    HypervExit, INTERNAL_ERROR_WORDS, MMIO_MAX, MemoryFault, OtherExit, SYSTEM_EVENT_WORDS,
+    SystemEvent,
 };
 pub use history::{ExitHistory, ExitKind, ExitRecord, HISTORY};
 pub use hooks::StateHooks;

@@ -334,7 +334,7 @@ mod tests {
         let io = |size: u64, count: u64| 1 | size << 8 | 0x60 << 16 | count << 32;
         let size = size_of::<kvm_run>() as u64;
         for (word, offset) in [
-            (io(1, 4), 4096 * 3 - 3),
+            (io(1, 4), 4096 * 2 - 3),
             (io(4, u64::from(u32::MAX)), 4096),
             (io(3, 1), 4096),
             (io(1, 1), size - 1),
@@ -347,7 +347,7 @@ mod tests {
                 assert!(matches!(exit, Exit::Fatal(fatal) if *fatal == malformed));
             });
         }
-        with_exit(KVM_EXIT_IO, &[io(1, 4), 4096 * 3 - 4], |exit| {
+        with_exit(KVM_EXIT_IO, &[io(1, 4), 4096 * 2 - 4], |exit| {
             assert!(matches!(exit, Exit::PioOut { size: 1, data, .. } if data.len() == 4));
         });
     }

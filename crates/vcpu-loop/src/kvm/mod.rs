@@ -3,6 +3,7 @@
 
 //! The KVM back end: a [`KvmVcpu`] for the loop, and its saved state.
 
+mod coalesced;
 mod cpuid;
 mod decode;
 mod dump;
@@ -24,15 +25,17 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
+pub use coalesced::CoalescedRing;
 pub use dump::ReadGuest;
 pub use state::{Sregs2Extra, VcpuState};
 pub use sync_registers::{CpuMode, GeneralRegister, SyncRegisters};
 pub use tsc::{HostMoment, TscOffset, TscState};
 
-use crate::exit::{Details, Exit};
+use crate::exit::{CoalescedWrites, Details, Exit};
 use crate::kick::Kick;
 use crate::report::CpuDump;
 use crate::vcpu::{ManagedVcpu, SaveVcpu, Vcpu};
+use coalesced::Coalesced;
 use run_page::RunPage;
 use stopped::Stopped;
 
@@ -207,6 +210,7 @@ pub struct KvmVcpu {
     xsave_size: usize,
     skipped_msrs: Vec<u32>,
     stopped: Stopped,
+    coalesced: Coalesced,
 }
 
 impl fmt::Debug for KvmVcpu {
@@ -236,6 +240,7 @@ impl KvmVcpu {
             incomplete: false,
             skipped_msrs: Vec::new(),
             stopped: Stopped::NEVER,
+            coalesced: Coalesced::default(),
         })
     }
 
@@ -288,7 +293,30 @@ impl KvmVcpu {
 
     #[inline]
     fn enter(&mut self) -> Result<Exit<'_>> {
-        if let Err(error) = self.page.enter(&self.fd)
+        if self.coalesced.has_ring() {
+            return self.enter_coalescing();
+        }
+        let entered = self.page.enter(&self.fd);
+        self.exit(entered)
+    }
+
+    /// Delivers the writes in the ring before the exit at which they are found.
+    fn enter_coalescing(&mut self) -> Result<Exit<'_>> {
+        let held = self.coalesced.take_held();
+        let entered = held.unwrap_or_else(|| self.page.enter(&self.fd));
+        match self.coalesced.hold(entered) {
+            Some(entered) => self.exit(entered),
+            None => {
+                self.incomplete = true;
+                Ok(Exit::Coalesced(CoalescedWrites(&self.coalesced)))
+            }
+        }
+    }
+
+    /// The exit that `KVM_RUN` left.
+    #[inline]
+    fn exit(&mut self, entered: io::Result<()>) -> Result<Exit<'_>> {
+        if let Err(error) = entered
             && let Some(interrupted) = self.failed_entry(error)?
         {
             return Ok(interrupted);
@@ -303,29 +331,19 @@ impl KvmVcpu {
 
     /// `KVM_RUN` said `error`: an interruption, or none if there is an exit all the same.
     #[cold]
-    fn failed_entry(&mut self, mut error: io::Error) -> Result<Option<Exit<'static>>> {
-        loop {
-            match error.raw_os_error() {
-                Some(libc::EINTR) => return Ok(Some(self.interrupted())),
-                // A vCPU that waits for SIPI woke up; nothing ran, nothing is pending. A kick shows at the
-                // next entry, whose `immediate_exit` is still set.
-                Some(libc::EAGAIN) => match self.page.enter(&self.fd) {
-                    Ok(()) => return Ok(None),
-                    Err(again) => error = again,
-                },
-                // The only exit that comes with an error (KVM API, `KVM_EXIT_MEMORY_FAULT`).
-                Some(libc::EFAULT | libc::EHWPOISON)
-                    if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT =>
-                {
-                    return Ok(None);
-                }
-                _ => {
-                    return Err(Error::Call {
-                        call: "KVM_RUN",
-                        source: error,
-                    });
-                }
+    fn failed_entry(&mut self, error: io::Error) -> Result<Option<Exit<'static>>> {
+        match error.raw_os_error() {
+            Some(libc::EINTR) => Ok(Some(self.interrupted())),
+            // The only exit that comes with an error (KVM API, `KVM_EXIT_MEMORY_FAULT`).
+            Some(libc::EFAULT | libc::EHWPOISON)
+                if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT =>
+            {
+                Ok(None)
             }
+            _ => Err(Error::Call {
+                call: "KVM_RUN",
+                source: error,
+            }),
         }
     }
 
@@ -368,11 +386,15 @@ impl SaveVcpu for KvmVcpu {
     /// # Errors
     /// KVM refused, or [`Error::NeverCompletes`].
     fn abandon(&mut self) -> Result<()> {
+        drop(self.coalesced.take_held());
         for _ in 0..MAX_COMPLETIONS {
             if !self.incomplete {
                 return Ok(());
             }
-            if let Exit::PioIn { data, .. } | Exit::MmioRead { data, .. } = self.complete()? {
+            self.page.request_exit();
+            // Coalesced writes stay where they are: they may be another vCPU's.
+            let entered = self.page.enter(&self.fd);
+            if let Exit::PioIn { data, .. } | Exit::MmioRead { data, .. } = self.exit(entered)? {
                 data.fill(0xff);
             }
         }

@@ -14,6 +14,7 @@
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
 //! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read after [`RunPage::map`] |
 //! | `s.regs.sregs`: `ss.dpl`, `cs.l` | any thread, as [`AtomicU8`], only read |
+//! | the ring of coalesced writes, a page behind the data area | any thread: the indices as [`AtomicU32`] and [`AtomicU64`], an entry by who holds the ring's lock |
 //! | `exit_reason`, `request_interrupt_window`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
 //! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
@@ -26,10 +27,11 @@ use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_hyperv_exit,
+    KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave,
+    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_device_attr, kvm_hyperv_exit,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_1 as HvSynic,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_2 as HvHcall,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_3 as HvSynDbg, kvm_regs, kvm_run,
@@ -60,6 +62,12 @@ mod nr {
     vmm_sys_util::ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
     vmm_sys_util::ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 }
+
+const PAGE: usize = 4096;
+
+/// The ring's place among the pages of the mapping, on x86.
+pub(super) const RING_PAGE: usize = KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
+const RING: usize = RING_PAGE * PAGE;
 
 /// `kvm_regs` is 18 words: RAX to R15, RIP, RFLAGS.
 pub(super) const REGS_WORDS: usize = size_of::<kvm_regs>() / 8;
@@ -201,13 +209,27 @@ impl RunPage {
         Arc::clone(&self.mapping)
     }
 
+    /// The VM's ring of coalesced writes, if the mapping is long enough to have one.
+    pub(super) fn ring(&self) -> Option<Ring> {
+        (self.mapping.len >= RING + PAGE).then(|| Ring {
+            mapping: Arc::clone(&self.mapping),
+        })
+    }
+
     /// `KVM_RUN`.
     pub(super) fn enter(&mut self, fd: &VcpuFd) -> io::Result<()> {
-        // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page,
-        // into which `&mut self` excludes references.
-        match unsafe { ioctl(fd, nr::KVM_RUN()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        loop {
+            // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page,
+            // into which `&mut self` excludes references.
+            if unsafe { ioctl(fd, nr::KVM_RUN()) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            // A vCPU that waits for SIPI woke up; nothing ran, nothing is pending. A kick shows at the next
+            // entry, whose `immediate_exit` is still set.
+            if error.raw_os_error() != Some(libc::EAGAIN) {
+                return Err(error);
+            }
         }
     }
 
@@ -277,12 +299,86 @@ impl RunPage {
     pub(super) fn data(&mut self, offset: u64, len: usize) -> Option<&mut [u8]> {
         let offset = usize::try_from(offset).ok()?;
         let end = offset.checked_add(len)?;
-        if offset < size_of::<kvm_run>() || end > self.mapping.len {
+        if offset < size_of::<kvm_run>() || end > self.mapping.len.min(RING) {
             return None;
         }
         // SAFETY: the range lies in the mapping (checked above), overlaps nothing that is accessed in
         // another way, and `&mut self` excludes other references to it and `KVM_RUN`.
         Some(unsafe { std::slice::from_raw_parts_mut(self.mapping.base.as_ptr().add(offset), len) })
+    }
+}
+
+/// A coalesced write as KVM keeps it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RingEntry {
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) is_port: bool,
+    pub(super) data: [u8; 8],
+}
+
+/// KVM's ring of coalesced writes (`struct kvm_coalesced_mmio_ring`): KVM writes entries and then `last`, and never
+/// touches an entry between `first` and `last`.
+#[derive(Debug)]
+pub(super) struct Ring {
+    mapping: Arc<Mapping>,
+}
+
+impl Ring {
+    /// How many entries fit in the page behind the two indices.
+    pub(super) const SLOTS: u32 =
+        ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
+
+    fn base(&self) -> *mut u8 {
+        // SAFETY: the page lies in the mapping (checked in `RunPage::ring`).
+        unsafe { self.mapping.base.as_ptr().add(RING) }
+    }
+
+    /// `first` in the lower half, `last` in the upper one.
+    fn indices(&self) -> &AtomicU64 {
+        // SAFETY: both lie at the start of a page of the mapping, which lives as long as `self`; this process only
+        // accesses them atomically.
+        unsafe { AtomicU64::from_ptr(self.base().cast()) }
+    }
+
+    fn first(&self) -> &AtomicU32 {
+        // SAFETY: as in `indices`.
+        unsafe { AtomicU32::from_ptr(self.base().cast()) }
+    }
+
+    /// The slot of the oldest entry, below [`Ring::SLOTS`]. None, too, where the indices are none.
+    #[inline]
+    pub(super) fn oldest(&self) -> Option<u32> {
+        let indices = self.indices().load(Ordering::Acquire);
+        let (first, last) = (indices as u32, (indices >> 32) as u32);
+        (first != last && first < Self::SLOTS && last < Self::SLOTS).then_some(first)
+    }
+
+    /// The entry in a slot. Only for who holds the ring's lock.
+    ///
+    /// # Panics
+    /// There is no such slot.
+    pub(super) fn entry(&self, slot: u32) -> RingEntry {
+        assert!(slot < Self::SLOTS);
+        let at =
+            size_of::<kvm_coalesced_mmio_ring>() + slot as usize * size_of::<kvm_coalesced_mmio>();
+        // SAFETY: `slot` is below `SLOTS`, so the entry lies in the page, 8-byte aligned; it consists of integers, and
+        // KVM doesn't write it while it is between `first` and `last`.
+        let entry = unsafe { self.base().add(at).cast::<kvm_coalesced_mmio>().read() };
+        RingEntry {
+            address: entry.phys_addr,
+            len: entry.len,
+            // SAFETY: both arms of the union are the same integer.
+            is_port: unsafe { entry.__bindgen_anon_1.pio } != 0,
+            data: entry.data,
+        }
+    }
+
+    /// Gives the oldest entry back to KVM. Only for who holds the ring's lock.
+    pub(super) fn advance(&self) {
+        let first = self.first().load(Ordering::Relaxed);
+        self.first()
+            .store((first + 1) % Self::SLOTS, Ordering::Release);
     }
 }
 
