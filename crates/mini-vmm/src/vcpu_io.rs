@@ -58,7 +58,7 @@ impl<R: CallRegisters> MachineIo<R> {
     }
 
     /// An answer as the loop wants it. What nobody has is #GP, and the loop counts it.
-    fn reply<T>(&self, outcome: Outcome<T>) -> MsrReply<T> {
+    pub(crate) fn reply<T>(&self, outcome: Outcome<T>) -> MsrReply<T> {
         let reply = match outcome {
             Outcome::Handled(value) => MsrReply::Value(value),
             Outcome::Stop(value) => MsrReply::Pause(Some(value)),

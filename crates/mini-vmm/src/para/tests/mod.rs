@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use hypercall_patch::{PioPort, Stub};
 use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload, Registers};
+use para_msr::saved::MsrValue;
 use vcpu_loop::bus::BusBuilder;
 use vcpu_loop::kvm::CpuMode;
 use vcpu_loop::script::{Reply, ScriptedVcpu, Step};
-use vcpu_loop::{Access, Flow, HypercallAbi, Unclaimed, Vcpu, VcpuId, dispatch};
+use vcpu_loop::{Access, Flow, HypercallAbi, MsrReply, Unclaimed, Vcpu, VcpuId, dispatch};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
@@ -481,4 +482,26 @@ fn h11_refused_msrs_are_told_of_once_each_and_not_for_ever() {
         }
     }
     assert_eq!(msrs.reported(), 64);
+}
+
+#[test]
+fn a_handler_that_stops_its_vcpu_pauses_it() {
+    let machine = Machine::pio();
+    let io = machine.io(0);
+    let value = MsrValue { index: 1, value: 2 };
+    let answers = [
+        (para_msr::Outcome::Handled(7), MsrReply::Value(7)),
+        (para_msr::Outcome::Stop(7), MsrReply::Pause(Some(7))),
+        (para_msr::Outcome::GpException, MsrReply::Fault),
+        (para_msr::Outcome::NotHandled, MsrReply::Unclaimed),
+        (para_msr::Outcome::SetInKvm(value), MsrReply::Fault),
+    ];
+    for (outcome, reply) in answers {
+        assert_eq!(io.reply(outcome), reply);
+    }
+    // After the end of the run no guest code runs, whatever the answer was.
+    machine.latch.set(Outcome::GuestExit(0));
+    for (outcome, reply) in answers {
+        assert_eq!(io.reply(outcome), reply.and_pause());
+    }
 }
