@@ -91,6 +91,11 @@ mod tests {
         });
         assert_eq!((msi.address_lo, msi.address_hi), (0xfee3_f000, 0));
         assert_eq!((msi.data, msi.flags), (0x4740, 0));
+        let level = message(Ipi {
+            apic_id: 0,
+            what: 0x8041,
+        });
+        assert_eq!(level.data, 0xc041);
     }
 
     #[test]
@@ -166,9 +171,18 @@ mod tests {
             })
         };
         assert_eq!([0, 1, 2].map(deliver), [false, true, false]);
-        // Requested interrupts are at 0x200, 32 to a register: 0x41 is bit 1 of the third one.
-        let lapic = vcpus[1].get_lapic().unwrap();
-        assert_eq!(lapic.regs[0x220] & 2, 2);
+        // Requested interrupts are at 0x200, 32 to a register: 0x41 is bit 1 of the third one. Whether they are
+        // level-triggered is at 0x180.
+        let lapic = || {
+            let regs = vcpus[1].get_lapic().unwrap().regs;
+            [0x220, 0x1a0].map(|at| regs[at] & 2)
+        };
+        assert_eq!(lapic(), [2, 0]);
+        assert!(interrupts.deliver(Ipi {
+            apic_id: 1,
+            what: 0x8041,
+        }));
+        assert_eq!(lapic(), [2, 2]);
     }
 
     #[test]

@@ -20,16 +20,17 @@ const LEVEL_TRIGGERED: u64 = 1 << 15;
 const SHORTHAND: u64 = 0xc_0000;
 
 /// Delivery modes, in their place.
-const NMI: u64 = 0x400;
-const SMI: u64 = 0x200;
+const FIXED: u64 = 0;
+const LOWEST_PRIORITY: u64 = 0x100;
 const REMOTE_READ: u64 = 0x300;
+const INIT: u64 = 0x500;
 
 /// An interrupt for one vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipi {
     /// The APIC ID of the vCPU, never a broadcast.
     pub apic_id: u8,
-    /// Vector and delivery mode, as in bits 0 to 10 of the interrupt command register.
+    /// Vector, delivery mode and trigger mode, as in bits 0 to 10 and 15 of the interrupt command register.
     pub what: u16,
 }
 
@@ -69,29 +70,28 @@ impl InterruptCalls {
         if icr & (LOGICAL_DESTINATION | SHORTHAND) != 0 {
             return Err(KvmErrno::KVM_EINVAL);
         }
-        let mode = icr & DELIVERY_MODE;
-        // A level-triggered de-assertion is for nobody, except that NMI, SMI and kicks have no level.
-        let has_level = !matches!(mode, NMI | SMI | REMOTE_READ);
+        // De-asserted, those that have a level are for nobody. SIPI, NMI, SMI and kicks have none for KVM.
+        let has_level = matches!(icr & DELIVERY_MODE, FIXED | LOWEST_PRIORITY | INIT);
         if has_level && icr & LEVEL_TRIGGERED != 0 && icr & ASSERT == 0 {
             return Ok(0);
         }
-        let (word, targets) = match caller.long_mode {
-            true => (64, u128::from(low) | u128::from(high) << 64),
-            false => (32, u128::from(low as u32) | u128::from(high as u32) << 32),
+        let what = (icr & (VECTOR | DELIVERY_MODE | LEVEL_TRIGGERED)) as u16;
+        let (low, high, width) = match caller.long_mode {
+            true => (low, high, 64),
+            false => (low & 0xffff_ffff, high & 0xffff_ffff, 32),
         };
-        // KVM takes 32 bits of the first one, and so no sum overflows.
-        let first = u64::from(first as u32);
+        // KVM takes 32 bits of the first ID, and of the second word's: their sum may wrap around to 0.
+        let first = first as u32;
         let mut taken = 0;
-        for bit in 0..2 * word {
-            let apic_id = first + bit;
-            if apic_id >= u64::from(self.cpus) {
-                break;
-            }
-            if targets >> bit & 1 != 0 {
-                taken += u64::from(self.interrupts.deliver(Ipi {
-                    apic_id: apic_id as u8,
-                    what: (icr & (VECTOR | DELIVERY_MODE)) as u16,
-                }));
+        for (first, targets) in [(first, low), (first.wrapping_add(width), high)] {
+            let first = u64::from(first);
+            for apic_id in first..u64::from(self.cpus).min(first + 64) {
+                if targets >> (apic_id - first) & 1 != 0 {
+                    taken += u64::from(self.interrupts.deliver(Ipi {
+                        apic_id: apic_id as u8,
+                        what,
+                    }));
+                }
             }
         }
         Ok(taken)
@@ -118,6 +118,9 @@ mod tests {
         long_mode: true,
     };
     const FIXED_0X40: u64 = ASSERT | 0x40;
+    const NMI: u64 = 0x400;
+    const SMI: u64 = 0x200;
+    const STARTUP: u64 = 0x600;
 
     /// Records what it is given; vCPUs of `deaf` take nothing.
     #[derive(Default)]
@@ -197,14 +200,57 @@ mod tests {
         let (calls, recorder) = calls(2, &[]);
         for (icr, count) in [
             (LEVEL_TRIGGERED | 0x40, 0),
-            (LEVEL_TRIGGERED | 0x500, 0),
-            (LEVEL_TRIGGERED | ASSERT | 0x500, 2),
+            (LEVEL_TRIGGERED | LOWEST_PRIORITY | 0x40, 0),
+            (LEVEL_TRIGGERED | INIT, 0),
+            (LEVEL_TRIGGERED | ASSERT | INIT, 2),
             (LEVEL_TRIGGERED | NMI, 2),
+            (LEVEL_TRIGGERED | SMI, 2),
+            (LEVEL_TRIGGERED | REMOTE_READ, 2),
+            (LEVEL_TRIGGERED | STARTUP, 2),
             (0x40, 2),
         ] {
             let answer = calls.send_ipi(&KERNEL, &[3, 0, 0, icr, 0, 0]);
             assert_eq!(answer, Ok(count), "{icr:#x}");
             assert_eq!(seen(&recorder).len() as u64, count);
+        }
+    }
+
+    #[test]
+    fn an_asserted_level_is_passed_on_as_one() {
+        let (calls, recorder) = calls(1, &[]);
+        for (icr, what) in [
+            (FIXED_0X40, 0x40),
+            (0x40, 0x40),
+            (LEVEL_TRIGGERED | FIXED_0X40, 0x8040),
+            (LEVEL_TRIGGERED | ASSERT | LOWEST_PRIORITY | 0x41, 0x8141),
+            // Bits without a meaning, such as the delivery status.
+            (FIXED_0X40 | 1 << 12 | 1 << 13 | 1 << 20 | 1 << 63, 0x40),
+        ] {
+            let answer = calls.send_ipi(&KERNEL, &[1, 0, 0, icr, 0, 0]);
+            assert_eq!((answer, seen(&recorder)), (Ok(1), vec![(0, what)]));
+        }
+    }
+
+    #[test]
+    fn the_second_word_may_wrap_around_to_the_first_vcpus() {
+        let (calls, recorder) = calls(3, &[]);
+        let legacy = Caller {
+            long_mode: false,
+            ..KERNEL
+        };
+        for (caller, first, ids) in [
+            (&KERNEL, 0xffff_ffc0, vec![0, 2]),
+            (&KERNEL, 0xffff_ffc1, vec![1]),
+            (&KERNEL, 0xffff_ffbf, vec![]),
+            (&KERNEL, 0xffff_ffe0, vec![]),
+            (&legacy, 0xffff_ffe0, vec![0, 2]),
+            // The first word does not.
+            (&KERNEL, u64::MAX, vec![]),
+        ] {
+            let args = [u64::MAX, 0b101, first, FIXED_0X40, 0, 0];
+            assert_eq!(calls.send_ipi(caller, &args), Ok(ids.len() as u64));
+            let seen: Vec<_> = seen(&recorder).into_iter().map(|(id, _)| id).collect();
+            assert_eq!(seen, ids, "{first:#x}");
         }
     }
 
