@@ -29,7 +29,7 @@ Exit codes:
   130  Ctrl-A x on the console
   143  SIGTERM, and the guest did not power off in time (SIGINT: 130, SIGHUP: 129)
     n  the guest wrote v to the debug-exit port: n = (v << 1) | 1
-    n  the guest chose n by the hypercall VMM_HC_EXIT
+    n  the guest chose n by the hypercall VMM_HC_EXIT (--hypercall pio or forward)
 ";
 
 /// Examples, as `--help` shows them.

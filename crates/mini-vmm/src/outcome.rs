@@ -30,7 +30,8 @@ pub enum Outcome {
     Timeout,
     /// The guest wrote this value to the debug-exit port.
     DebugExit(u8),
-    /// The guest ended the run with this status, by a hypercall (`VMM_HC_EXIT`).
+    /// The guest ended the run with this status, by a hypercall (`VMM_HC_EXIT`), which there is on the
+    /// routes [`Pio`](crate::spec::HypercallRoute::Pio) and [`Forward`](crate::spec::HypercallRoute::Forward).
     GuestExit(u8),
     /// The VMM was told to end by this signal, and the guest did not power off in time.
     Signal(i32),

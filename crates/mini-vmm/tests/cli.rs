@@ -141,6 +141,23 @@ fn help_is_grouped_and_complete() {
     );
 }
 
+/// A call that not every route has is not in a table of exit codes without them.
+#[test]
+fn exit_code_tables_name_the_routes_of_the_exit_call() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    for text in [readme.unwrap(), stdout(&["--help"])] {
+        let is_row = |line: &&str| {
+            line.contains("VMM_HC_EXIT") && line.trim_matches(['|', ' ']).starts_with("n ")
+        };
+        let rows: Vec<_> = text.lines().filter(is_row).collect();
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert!(
+            rows[0].contains("pio") && rows[0].contains("forward"),
+            "{rows:?}"
+        );
+    }
+}
+
 #[test]
 fn readme_names_every_flag_and_exit_code() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));

@@ -109,7 +109,7 @@ struct kvm_vcpu_para_state {
 #define KVM_HC_SCHED_YIELD 11
 #define KVM_HC_MAP_GPA_RANGE 12
 
-/* Those of a VMM in user space: "MV" and 16 bits. */
+/* Those of a VMM in user space: "MV" and 16 bits. KVM itself knows none of them. */
 #define VMM_HC_BASE 0x4d560000
 #define VMM_HC_LAST 0x4d56ffff
 #define VMM_HC_NOP 0x4d560000		/* nothing; returns 0 */

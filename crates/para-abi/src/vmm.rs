@@ -5,7 +5,8 @@
 //!
 //! The range is `0x4d56_0000` ("MV") to `0x4d56_ffff`. What isn't listed is reserved and answered with
 //! [`KvmErrno::KVM_ENOSYS`], as is a call that this VMM doesn't offer; a caller outside CPL 0 gets
-//! [`KvmErrno::KVM_EPERM`]. The numbers fit 32 bits, so 32-bit guests reach them, too.
+//! [`KvmErrno::KVM_EPERM`]. Where KVM itself answers a guest's calls, none of these exists, and all are
+//! `KVM_ENOSYS`. The numbers fit 32 bits, so 32-bit guests reach them, too.
 //!
 //! | number | arguments | returns |
 //! |---|---|---|

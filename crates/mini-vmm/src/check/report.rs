@@ -297,7 +297,7 @@ mod tests {
             "Optional        no PIT2: something\n",
             "Test guest      passed\n",
             "Nested          vmx, hidden from guests unless --nested on\n",
-            "Hypercalls      guests can register; auto takes pio\n",
+            "Hypercalls      guests can register; auto takes pio here: the VMM answers.",
             "  pio           by a port, on any CPU\n",
             "Stock kernels   yes: KVM runs the test guest\n",
         ] {

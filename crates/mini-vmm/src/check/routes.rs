@@ -71,8 +71,14 @@ impl Routes {
                 "guests can register with --hypercall vendor only"
             }
             (true, None) => "no guest can register: there is no route",
-            (true, Some(AutoRoute::Vendor)) => "guests can register; auto takes vendor",
-            (true, Some(AutoRoute::Pio)) => "guests can register; auto takes pio",
+            (true, Some(AutoRoute::Vendor)) => {
+                "guests can register; auto takes vendor here: KVM answers, and VMM_HC_* do not exist. \
+                 Say --hypercall pio where more than one host runs the guests"
+            }
+            (true, Some(AutoRoute::Pio)) => {
+                "guests can register; auto takes pio here: the VMM answers. Say --hypercall pio where \
+                 more than one host runs the guests, on others it may be vendor"
+            }
         };
         let vendor = match (&self.vendor.instruction, &self.vendor.reason) {
             (Some(instruction), None) => format!("{instruction}, which this KVM completes"),
@@ -212,11 +218,17 @@ pub(super) mod tests {
     fn rows_say_what_is_missing() {
         let text = |routes: Routes| format!("{:?}", routes.rows());
         let pio = text(pio_only());
-        assert!(pio.contains("auto takes pio"), "{pio}");
+        assert!(
+            pio.contains("auto takes pio here: the VMM answers"),
+            "{pio}"
+        );
+        assert!(pio.contains("Say --hypercall pio"), "{pio}");
         assert!(pio.contains("not by vmcall: it never came back"), "{pio}");
         assert!(pio.contains("no Xen support"), "{pio}");
         let amd = text(ALL.conclude(Ok(Vendor::Amd), &proved()));
         assert!(amd.contains("vmmcall, which this KVM completes"), "{amd}");
+        assert!(amd.contains("auto takes vendor here: KVM answers"), "{amd}");
+        assert!(amd.contains("Say --hypercall pio"), "{amd}");
         let nothing = Facts {
             msr_filter: false,
             forward: false,

@@ -134,7 +134,9 @@ impl RouteChoice {
                 });
         match proved {
             Ok(native) => {
-                info!("hypercalls go by {native}: this KVM completes it");
+                info!(
+                    "hypercalls go by {native}: this KVM completes it, and answers; VMM_HC_* do not exist"
+                );
                 native
             }
             Err(why) => {

@@ -135,8 +135,9 @@ pub struct PartialSpec {
     /// How a guest's hypercalls reach their handler [default: auto]
     ///
     /// A guest registers for hypercalls by MSR 0x87655678, and the VMM writes the instructions into
-    /// its memory that make them. PORT is 0 to 0xff; without one it is 0xf5, or 0xf9 where the
-    /// debug-exit device has that.
+    /// its memory that make them. Say pio where more than one host runs the guests: what auto takes
+    /// depends on the host, and VMM_HC_EXIT and its like exist with pio and forward only. PORT is 0
+    /// to 0xff; without one it is 0xf5, or 0xf9 where the debug-exit device has that.
     #[arg(long, value_name = "ROUTE", value_parser = words::RouteParser)]
     #[arg(help_heading = "Hypercalls")]
     pub hypercall: Option<HypercallRoute>,
