@@ -87,16 +87,20 @@ pub const SERIAL: u16 = 0x3f8;
 pub const SERIAL_SIZE: u16 = 8;
 /// pvpanic's only port.
 pub const PVPANIC: u16 = 0x505;
+/// The ports of ACPI's registers.
+pub const ACPI_PM: u16 = 0x600;
+/// How many ports that are.
+pub const ACPI_PM_SIZE: u16 = 4;
 /// ACPI's sleep control register (FADT `SLEEP_CONTROL_REG`), one byte.
-pub const ACPI_SLEEP_CONTROL: u16 = 0x600;
+pub const ACPI_SLEEP_CONTROL: u16 = ACPI_PM;
 /// ACPI's sleep status register (FADT `SLEEP_STATUS_REG`), one byte.
-pub const ACPI_SLEEP_STATUS: u16 = 0x601;
+pub const ACPI_SLEEP_STATUS: u16 = ACPI_PM + 1;
 /// ACPI's reset register (FADT `RESET_REG`), one byte.
-pub const ACPI_RESET: u16 = 0x602;
+pub const ACPI_RESET: u16 = ACPI_PM + 2;
 /// The value that [`ACPI_RESET`] takes for a reset.
 pub const ACPI_RESET_VALUE: u8 = 0x01;
 /// Pending events of the Generic Event Device, one byte, cleared by reading.
-pub const GED_EVENTS: u16 = 0x603;
+pub const GED_EVENTS: u16 = ACPI_PM + 3;
 /// Bit of [`GED_EVENTS`]: the power button was pressed.
 pub const GED_POWER_BUTTON: u8 = 0x01;
 /// The sleep type (`SLP_TYP`) of S5, soft-off.
@@ -144,16 +148,13 @@ const HOLE: [(u64, u64); 5] = [
 ];
 
 /// Port ranges, in order.
-const PORTS: [(u64, u64); 10] = [
+const PORTS: [(u64, u64); 7] = [
     (I8042_DATA as u64, 1),
     (I8042_STATUS as u64, 1),
     (DEBUG_EXIT as u64, DEBUG_EXIT_SIZE as u64),
     (SERIAL as u64, SERIAL_SIZE as u64),
     (PVPANIC as u64, 1),
-    (ACPI_SLEEP_CONTROL as u64, 1),
-    (ACPI_SLEEP_STATUS as u64, 1),
-    (ACPI_RESET as u64, 1),
-    (GED_EVENTS as u64, 1),
+    (ACPI_PM as u64, ACPI_PM_SIZE as u64),
     (CF9_RESET as u64, 1),
 ];
 
@@ -164,7 +165,7 @@ const OWNED_PORTS: [(u16, u16, &str); 14] = [
     (I8042_STATUS, I8042_STATUS, "the keyboard controller"),
     (SERIAL, SERIAL + SERIAL_SIZE - 1, "COM1"),
     (PVPANIC, PVPANIC, "the panic device"),
-    (ACPI_SLEEP_CONTROL, GED_EVENTS, "ACPI"),
+    (ACPI_PM, ACPI_PM + ACPI_PM_SIZE - 1, "ACPI"),
     (CF9_RESET, CF9_RESET, "the reset register"),
     (0x20, 0x21, "the interrupt controller"),
     (0xa0, 0xa1, "the interrupt controller"),

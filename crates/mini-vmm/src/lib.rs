@@ -22,6 +22,7 @@ pub mod logging;
 pub mod memory;
 pub mod outcome;
 pub mod para;
+pub mod plan;
 mod probe;
 pub mod spec;
 pub mod start_time;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use log::warn;
 
-use crate::devices::AcpiPm;
+use crate::devices::PowerButton;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sys::terminal::is_ignored;
 
@@ -79,28 +79,6 @@ fn stream_of(signal: i32) -> io::Result<(i32, UnixStream)> {
 /// not listen yet.
 const REMIND_EVERY: Duration = Duration::from_millis(500);
 
-/// The guest's power button.
-pub trait PowerButton {
-    /// Presses it.
-    fn press(&self);
-    /// Draws attention to a press that the guest has not noticed; does nothing otherwise.
-    fn remind(&self);
-}
-
-impl PowerButton for Arc<AcpiPm> {
-    fn press(&self) {
-        if let Err(error) = self.press_power_button() {
-            warn!("can't press the power button: {error}");
-        }
-    }
-
-    fn remind(&self) {
-        if let Err(error) = AcpiPm::remind(self) {
-            warn!("can't remind of the power button: {error}");
-        }
-    }
-}
-
 /// Turns signals and deadlines into the power button and outcomes.
 ///
 /// The first signal presses the guest's power button; a second one, a reset, or the grace period
@@ -108,7 +86,7 @@ impl PowerButton for Arc<AcpiPm> {
 pub struct Supervisor {
     latch: OutcomeLatch,
     signals: TerminationSignals,
-    button: Box<dyn PowerButton>,
+    button: Option<Arc<dyn PowerButton>>,
     grace: Duration,
     stop_at: Option<(Instant, i32)>,
     time_out_at: Option<Instant>,
@@ -119,7 +97,7 @@ impl Supervisor {
     pub fn new(
         latch: OutcomeLatch,
         signals: TerminationSignals,
-        button: Box<dyn PowerButton>,
+        button: Option<Arc<dyn PowerButton>>,
         grace: Duration,
         time_out_at: Option<Instant>,
     ) -> Self {
@@ -150,7 +128,7 @@ impl Supervisor {
         }
         let mut sleep = at - now;
         if self.stop_at.is_some() {
-            self.button.remind();
+            self.use_button(|button| button.remind());
             sleep = sleep.min(REMIND_EVERY);
         }
         // Rounded up: waking a moment early would spin.
@@ -168,13 +146,22 @@ impl Supervisor {
         (self.time_out_at? <= now).then_some(Outcome::Timeout)
     }
 
+    /// Does something with the button. A host that can't raise its interrupt leaves the guest the grace period.
+    fn use_button(&self, act: fn(&dyn PowerButton) -> io::Result<()>) {
+        if let Some(button) = &self.button
+            && let Err(error) = act(&**button)
+        {
+            warn!("can't reach the guest's power button: {error}");
+        }
+    }
+
     /// What `count` deliveries of `signal` do.
     fn on_signal(&mut self, signal: i32, count: usize, now: Instant) {
         if self.stop_at.is_some() || count > 1 || self.grace.is_zero() {
             self.latch.set(Outcome::Signal(signal));
             return;
         }
-        self.button.press();
+        self.use_button(|button| button.press());
         self.stop_at = Some((now + self.grace, signal));
         warn!(
             "{}: pressed the guest's power button; it has {} s to power off (send it again to stop now)",
@@ -226,26 +213,27 @@ impl MutEventSubscriber for Supervisor {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::cell::Cell;
     use std::io::Write;
-    use std::rc::Rc;
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     use super::*;
 
     /// Counts what is done to it.
     #[derive(Clone, Default)]
     struct CountingButton {
-        presses: Rc<Cell<u32>>,
-        reminders: Rc<Cell<u32>>,
+        presses: Arc<AtomicU32>,
+        reminders: Arc<AtomicU32>,
     }
 
     impl PowerButton for CountingButton {
-        fn press(&self) {
-            self.presses.set(self.presses.get() + 1);
+        fn press(&self) -> io::Result<()> {
+            self.presses.fetch_add(1, SeqCst);
+            Ok(())
         }
 
-        fn remind(&self) {
-            self.reminders.set(self.reminders.get() + 1);
+        fn remind(&self) -> io::Result<()> {
+            self.reminders.fetch_add(1, SeqCst);
+            Ok(())
         }
     }
 
@@ -265,7 +253,7 @@ pub(crate) mod tests {
         let latch = OutcomeLatch::new().unwrap();
         let button = CountingButton::default();
         let (signals, _) = signals();
-        let pressed = Box::new(button.clone());
+        let pressed: Option<Arc<dyn PowerButton>> = Some(Arc::new(button.clone()));
         let grace = Duration::from_secs(5);
         (
             Supervisor::new(latch.clone(), signals, pressed, grace, time_out_at),
@@ -280,10 +268,10 @@ pub(crate) mod tests {
         let now = Instant::now();
         assert_eq!(supervisor.check_deadlines(now), -1);
         supervisor.on_signal(libc::SIGTERM, 1, now);
-        assert_eq!((button.presses.get(), latch.get()), (1, None));
+        assert_eq!((button.presses.load(SeqCst), latch.get()), (1, None));
         supervisor.on_signal(libc::SIGINT, 1, now);
         assert_eq!(
-            (button.presses.get(), latch.get()),
+            (button.presses.load(SeqCst), latch.get()),
             (1, Some(Outcome::Signal(libc::SIGINT)))
         );
     }
@@ -297,7 +285,7 @@ pub(crate) mod tests {
         };
         supervisor.on_signal(libc::SIGINT, 1, Instant::now());
         assert_eq!(latch.get(), Some(Outcome::Signal(libc::SIGINT)));
-        assert_eq!(button.presses.get(), 0);
+        assert_eq!(button.presses.load(SeqCst), 0);
     }
 
     #[test]
@@ -309,7 +297,7 @@ pub(crate) mod tests {
         assert_eq!(supervisor.check_deadlines(now), 501);
         let almost = now + Duration::from_millis(4990);
         assert_eq!(supervisor.check_deadlines(almost), 11);
-        assert_eq!(button.reminders.get(), 2);
+        assert_eq!(button.reminders.load(SeqCst), 2);
         assert_eq!(latch.get(), None);
         assert_eq!(supervisor.check_deadlines(now + Duration::from_secs(5)), 0);
         assert_eq!(latch.get(), Some(Outcome::Signal(libc::SIGTERM)));

@@ -10,21 +10,22 @@ use std::time::Duration;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use log::info;
-use vcpu_loop::bus::{Bus, BusBuilder};
+use vcpu_loop::bus::BusBuilder;
 use vcpu_loop::kvm::{KvmHost, KvmVcpu};
 use vcpu_loop::{VcpuBuilder, VcpuEvents, VcpuSet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::acpi::{self, AcpiMachine};
+use crate::acpi;
 use crate::boot::{self, BootRequest, Image, Loaded, Watch};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
-use crate::devices::{IrqLine, Platform, PlatformConfig, RestoreError, Suspend, pic};
+use crate::devices::{self, DeviceSet, IrqLine, RestoreError, pic};
 use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::para::{self, InstalledMsrs, MsrPlan, Para};
-use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
+use crate::plan::MachinePlan;
+use crate::spec::{HypercallRoute, VmSpec};
 use crate::sys::huge_pages::HUGE_PAGE;
 use crate::vcpu_io::MachineIo;
 use crate::vcpu_state::{self, MachineVcpuState};
@@ -56,15 +57,15 @@ pub enum Error {
     /// Guest memory can't be had.
     #[error(transparent)]
     Memory(#[from] memory::Error),
-    /// A device can't be made.
-    #[error("can't make the machine's devices ({reason}); {}", hint(reason.raw_os_error().unwrap_or(0)))]
-    Devices {
+    /// The devices can't be had.
+    #[error(transparent)]
+    Devices(#[from] devices::Error),
+    /// The vCPUs have nothing to report by.
+    #[error("can't wait for what vCPUs report ({reason}); {}", hint(reason.raw_os_error().unwrap_or(0)))]
+    Events {
         /// What the host said.
         reason: io::Error,
     },
-    /// Two devices claim the same ports.
-    #[error("can't put the devices on the bus ({0}); move the debug-exit port")]
-    Bus(vcpu_loop::bus::Error),
     /// The ACPI tables can't be written.
     #[error(transparent)]
     Acpi(#[from] acpi::Error),
@@ -148,6 +149,7 @@ impl Images {
 /// images shows here, before anything outside of this process was touched.
 #[derive(Debug)]
 pub struct Loading {
+    plan: MachinePlan,
     mapped: MappedVm,
     msrs: InstalledMsrs,
     loaded: Loaded,
@@ -175,8 +177,10 @@ impl Loading {
         if images.size() >= HUGE_PAGE as u64 {
             memory::prefer_huge_pages(mapped.memory());
         }
-        let loaded = load_kernel(spec, images, mapped.memory(), watch)?;
+        let plan = MachinePlan::new(spec);
+        let loaded = load_kernel(spec, &plan, images, mapped.memory(), watch)?;
         Ok(Loading {
+            plan,
             mapped,
             msrs,
             loaded,
@@ -195,16 +199,19 @@ impl Loading {
         latch: &OutcomeLatch,
     ) -> Result<(Machine, VcpuEvents), Error> {
         let Loading {
+            plan,
             mapped,
             msrs,
             loaded,
         } = self;
         let vm = mapped.vm();
         create_irqchip(vm, spec.legacy_timer)?;
-        let platform = create_platform(vm, spec, output.clone(), latch)?;
-        let bus = port_bus(&platform)?;
+        let mut bus = BusBuilder::new();
+        let irq = |gsi| irq_line(Arc::downgrade(vm), gsi);
+        let devices = DeviceSet::build(&plan.devices, spec, output.as_ref(), latch, irq, &mut bus)?;
+        let bus = bus.build();
         let (sender, events) =
-            vcpu_loop::vcpu_events().map_err(|reason| Error::Devices { reason })?;
+            vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;
         let mut vcpus = VcpuSet::new(sender);
         let (ready, cpuid) = create_vcpus(host, vm, spec, mapped.memory(), &loaded)?;
         let para = Para::new(para::Parts {
@@ -224,7 +231,7 @@ impl Loading {
         }
         let machine = Machine {
             vcpus,
-            platform,
+            devices,
             calls: Arc::clone(para.calls()),
             legacy_timer: spec.legacy_timer,
             mapped,
@@ -239,7 +246,7 @@ pub struct Machine {
     /// The vCPUs, paused.
     vcpus: VcpuSet<MachineVcpuState>,
     /// The devices.
-    pub platform: Platform<ConsoleOutput>,
+    pub devices: DeviceSet,
     /// Who answers its hypercalls.
     pub calls: Arc<Hypercalls>,
     legacy_timer: bool,
@@ -291,16 +298,16 @@ impl Machine {
     /// # Errors
     /// A vCPU that is not paused, or a state that the host does not give. The machine is as it was.
     pub fn save(&self) -> Result<MachineState, Error> {
-        self.platform.pause();
+        self.devices.pause();
         let state = self.save_paused();
-        self.platform.resume();
+        self.devices.resume();
         state
     }
 
     fn save_paused(&self) -> Result<MachineState, Error> {
         Ok(MachineState {
             vcpus: self.save_vcpus()?,
-            devices: self.platform.save(),
+            devices: self.devices.save(),
             vm: VmState::save(self.mapped.vm(), self.legacy_timer)?,
         })
     }
@@ -318,7 +325,7 @@ impl Machine {
         state.vm.check(self.legacy_timer)?;
         self.restore_vcpus(state.vcpus)?;
         state.vm.restore_interrupts(vm)?;
-        self.platform.restore(&state.devices)?;
+        self.devices.restore(&state.devices)?;
         Ok(state.vm.restore_clock(vm)?)
     }
 
@@ -377,22 +384,6 @@ fn create_irqchip(vm: &VmFd, legacy_timer: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// The devices that `spec` asks for.
-fn create_platform(
-    vm: &Arc<VmFd>,
-    spec: &VmSpec,
-    output: Option<ConsoleOutput>,
-    latch: &OutcomeLatch,
-) -> Result<Platform<ConsoleOutput>, Error> {
-    let config = PlatformConfig {
-        serial: output,
-        on_panic: spec.on_panic,
-        debug_exit: spec.debug_exit,
-    };
-    let irq = |gsi| irq_line(Arc::downgrade(vm), gsi);
-    Platform::new(config, latch, irq).map_err(|reason| Error::Devices { reason })
-}
-
 /// Devices raise interrupts by eventfd: no exit and no lock of ours on the way. They don't keep the VM alive.
 fn irq_line(vm: Weak<VmFd>, gsi: u32) -> IrqLine {
     IrqLine::new(move |event| {
@@ -404,29 +395,15 @@ fn irq_line(vm: Weak<VmFd>, gsi: u32) -> IrqLine {
     })
 }
 
-/// The bus, frozen before the first vCPU runs.
-fn port_bus(platform: &Platform<ConsoleOutput>) -> Result<Arc<Bus>, Error> {
-    let mut bus = BusBuilder::new();
-    for (range, device) in platform.ports() {
-        bus.insert_device_pio(range.base, u32::from(range.size), device)
-            .map_err(Error::Bus)?;
-    }
-    Ok(bus.build())
-}
-
 /// Puts the ACPI tables and the kernel into guest memory.
 fn load_kernel(
     spec: &VmSpec,
+    plan: &MachinePlan,
     images: &Images,
     memory: &GuestMemoryMmap,
     watch: &dyn Watch,
 ) -> Result<Loaded, Error> {
-    let machine = AcpiMachine {
-        cpus: spec.cpus,
-        serial: spec.serial != SerialSpec::Off,
-        legacy_timer: spec.legacy_timer,
-    };
-    let rsdp = acpi::write_tables(memory, &machine)?;
+    let rsdp = acpi::write_tables(memory, plan)?;
     let request = BootRequest {
         kernel: &images.kernel,
         initrd: images.initrd.as_ref(),

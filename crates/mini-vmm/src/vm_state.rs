@@ -10,7 +10,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
-use crate::devices::PlatformState;
+use crate::devices::Saved;
 use crate::vcpu_state::MachineVcpuState;
 
 /// A machine's state without its memory: plain data, untrusted when it comes from a file.
@@ -22,7 +22,7 @@ pub struct MachineState {
     /// What KVM keeps for all of them.
     pub vm: VmState,
     /// The devices.
-    pub devices: PlatformState,
+    pub devices: Vec<Saved>,
 }
 
 /// What KVM keeps per VM, in its own structures (KVM API 4.26, 4.29, 4.71).

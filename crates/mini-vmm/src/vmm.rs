@@ -157,8 +157,8 @@ impl Run<'_> {
         };
         let vcpus = VcpuEventSubscriber::new(vcpu_events, move |event| on_event.apply(event));
         manager.add_subscriber(Rc::new(RefCell::new(vcpus)) as Subscriber);
-        let serial = machine.platform.serial.clone();
-        let input = serial.and_then(|serial| self.console.attach_input(serial, latch.clone()));
+        let takes_input = machine.devices.offers().console_input.clone();
+        let input = takes_input.and_then(|device| self.console.attach_input(device, latch.clone()));
         if let Some(input) = input {
             manager.add_subscriber(Rc::new(RefCell::new(input)) as Subscriber);
         }
@@ -185,7 +185,7 @@ impl Run<'_> {
         machine: &Machine,
         latch: &OutcomeLatch,
     ) -> Result<Rc<RefCell<Supervisor>>, Error> {
-        let button = Box::new(Arc::clone(&machine.platform.acpi_pm));
+        let button = machine.devices.offers().power_button.clone();
         let signals = self.signals.try_clone().map_err(Error::Events)?;
         let supervisor =
             Supervisor::new(latch.clone(), signals, button, self.grace, self.time_out_at);

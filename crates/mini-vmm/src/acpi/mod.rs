@@ -16,6 +16,7 @@ use acpi_tables::sdt::Sdt;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
 
 use crate::layout;
+use crate::plan::MachinePlan;
 
 /// `OEMID` of every table (section 5.2.6).
 const OEM_ID: [u8; 6] = *b"MINVMM";
@@ -61,18 +62,6 @@ pub enum Error {
     Memory(#[source] GuestMemoryError),
 }
 
-/// What the tables describe, besides what every machine has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AcpiMachine {
-    /// vCPUs, 1 to [`layout::MAX_CPUS`]; APIC ids count from 0.
-    pub cpus: u8,
-    /// Whether COM1 is there.
-    pub serial: bool,
-    /// Whether the PC's PIT and PIC are there. Linux passes both by on hardware-reduced platforms;
-    /// what they serve is kernels that are told `acpi=off`, and other operating systems.
-    pub legacy_timer: bool,
-}
-
 /// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. The last 16
 /// bytes there get a few instructions that reset the machine: the old entry of the BIOS, where
 /// Linux jumps to restart a machine that has ACPI's reduced hardware and no EFI.
@@ -82,18 +71,20 @@ pub struct AcpiMachine {
 ///
 /// # Example
 /// ```
-/// use mini_vmm::acpi::{AcpiMachine, write_tables};
+/// use mini_vmm::acpi::write_tables;
+/// use mini_vmm::plan::MachinePlan;
+/// use mini_vmm::spec::VmSpec;
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
 ///
 /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 32 << 20)])?;
-/// let machine = AcpiMachine { cpus: 2, serial: true, legacy_timer: false };
+/// let machine = MachinePlan::new(&VmSpec::new("vmlinux"));
 /// let rsdp = write_tables(&memory, &machine)?;
 /// assert_eq!(rsdp.0, mini_vmm::layout::ACPI_TABLES);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn write_tables<M: GuestMemory>(
     memory: &M,
-    machine: &AcpiMachine,
+    machine: &MachinePlan,
 ) -> Result<GuestAddress, Error> {
     let image = build(machine)?;
     let address = GuestAddress(layout::ACPI_TABLES);
@@ -105,7 +96,7 @@ pub fn write_tables<M: GuestMemory>(
 }
 
 /// All tables as they lie in memory from [`layout::ACPI_TABLES`] on: RSDP first.
-fn build(machine: &AcpiMachine) -> Result<Vec<u8>, Error> {
+fn build(machine: &MachinePlan) -> Result<Vec<u8>, Error> {
     if machine.cpus == 0 || machine.cpus > layout::MAX_CPUS {
         return Err(Error::Cpus(machine.cpus));
     }

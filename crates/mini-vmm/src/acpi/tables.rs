@@ -7,11 +7,10 @@ use acpi_tables::Aml;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
-use super::{AcpiMachine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, table};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, table};
 use crate::layout;
+use crate::plan::MachinePlan;
 
-/// `IAPC_BOOT_ARCH` (section 5.2.9.3): there are devices on the ISA bus that a user can see.
-const LEGACY_DEVICES: u16 = 1 << 0;
 /// `IAPC_BOOT_ARCH`: no VGA.
 const VGA_NOT_PRESENT: u16 = 1 << 2;
 /// `IAPC_BOOT_ARCH`: no CMOS real-time clock.
@@ -50,7 +49,7 @@ fn port(port: u16) -> GAS {
 ///
 /// `IAPC_BOOT_ARCH` doesn't announce the i8042: its ports only take the reset command, and Linux,
 /// told so, leaves out a probe that would wait for a keyboard.
-pub(super) fn fadt(machine: &AcpiMachine, dsdt: u64) -> Vec<u8> {
+pub(super) fn fadt(machine: &MachinePlan, dsdt: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
@@ -60,9 +59,9 @@ pub(super) fn fadt(machine: &AcpiMachine, dsdt: u64) -> Vec<u8> {
         // Neither button is a fixed feature: the power button is a device of the DSDT.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
-    fadt.iapc_boot_arch =
-        (VGA_NOT_PRESENT | CMOS_RTC_NOT_PRESENT | if machine.serial { LEGACY_DEVICES } else { 0 })
-            .into();
+    fadt.iapc_boot_arch = machine
+        .boot_arch(VGA_NOT_PRESENT | CMOS_RTC_NOT_PRESENT)
+        .into();
     fadt.sci_int = (layout::SCI_GSI as u16).into();
     fadt.reset_reg = port(layout::ACPI_RESET);
     fadt.reset_value = layout::ACPI_RESET_VALUE;
@@ -77,7 +76,7 @@ pub(super) fn fadt(machine: &AcpiMachine, dsdt: u64) -> Vec<u8> {
 ///
 /// APIC ids stay below 255, so local APIC structures do also for a guest that turns on x2APIC
 /// mode (section 5.2.12.12). ISA interrupts reach the IOAPIC one to one; only the PIT's doesn't.
-pub(super) fn madt(machine: &AcpiMachine) -> Vec<u8> {
+pub(super) fn madt(machine: &MachinePlan) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&(layout::LAPIC as u32).to_le_bytes());
     let flags = if machine.legacy_timer { PCAT_COMPAT } else { 0 };

@@ -8,18 +8,27 @@ use std::process::Command;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::spec::{SerialSpec, VmSpec};
 
 /// Every combination that changes a table.
-fn machines() -> impl Iterator<Item = AcpiMachine> {
+fn machines() -> impl Iterator<Item = MachinePlan> {
     [1, 2, 64].into_iter().flat_map(|cpus| {
-        [(false, false), (false, true), (true, false), (true, true)].map(
-            |(serial, legacy_timer)| AcpiMachine {
-                cpus,
-                serial,
-                legacy_timer,
-            },
-        )
+        [(false, false), (false, true), (true, false), (true, true)]
+            .map(|(serial, legacy_timer)| machine(cpus, serial, legacy_timer))
     })
+}
+
+fn machine(cpus: u8, serial: bool, legacy_timer: bool) -> MachinePlan {
+    let mut spec = VmSpec::new("vmlinux");
+    (spec.cpus, spec.legacy_timer) = (cpus, legacy_timer);
+    if !serial {
+        spec.serial = SerialSpec::Off;
+    }
+    MachinePlan::new(&spec)
+}
+
+fn has_serial(machine: &MachinePlan) -> bool {
+    machine.devices.iter().any(|device| device.id == "serial")
 }
 
 fn sum(bytes: &[u8]) -> u8 {
@@ -89,7 +98,11 @@ fn fadt_is_hardware_reduced_with_power_registers() {
         assert_eq!(boot_arch & 1 << 1, 0, "no i8042");
         assert_ne!(boot_arch & 1 << 2, 0, "no VGA");
         assert_ne!(boot_arch & 1 << 5, 0, "no CMOS RTC");
-        assert_eq!(boot_arch & 1 != 0, machine.serial, "devices on the ISA bus");
+        assert_eq!(
+            boot_arch & 1 != 0,
+            has_serial(&machine),
+            "devices on the ISA bus"
+        );
         let register = |port: u16| [1, 8, 0, 1, port as u8, (port >> 8) as u8, 0, 0, 0, 0, 0, 0];
         assert_eq!(fadt[116..128], register(layout::ACPI_RESET));
         assert_eq!(fadt[128], layout::ACPI_RESET_VALUE);
@@ -156,7 +169,7 @@ fn serial_port_is_there_only_when_the_machine_has_it() {
     for machine in machines() {
         let image = build(&machine).unwrap();
         let dsdt = walk(&image)[0].1;
-        assert_eq!(contains(dsdt, &resources), machine.serial);
+        assert_eq!(contains(dsdt, &resources), has_serial(&machine));
         assert!(contains(dsdt, b"QEMU0001") && contains(dsdt, b"ACPI0013"));
     }
 }
@@ -164,22 +177,14 @@ fn serial_port_is_there_only_when_the_machine_has_it() {
 #[test]
 fn number_of_cpus_is_checked() {
     for cpus in [0, 65, 255] {
-        let machine = AcpiMachine {
-            cpus,
-            serial: true,
-            legacy_timer: false,
-        };
+        let machine = machine(cpus, true, false);
         assert!(matches!(build(&machine), Err(Error::Cpus(n)) if n == cpus));
     }
 }
 
 #[test]
 fn memory_that_ends_too_early_is_an_error() {
-    let machine = AcpiMachine {
-        cpus: 1,
-        serial: true,
-        legacy_timer: false,
-    };
+    let machine = machine(1, true, false);
     let memory: GuestMemoryMmap =
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), layout::ACPI_TABLES as usize + 0x40)])
             .unwrap();
@@ -189,11 +194,7 @@ fn memory_that_ends_too_early_is_an_error() {
 
 #[test]
 fn tables_are_written_where_the_layout_says() {
-    let machine = AcpiMachine {
-        cpus: 3,
-        serial: true,
-        legacy_timer: true,
-    };
+    let machine = machine(3, true, true);
     let memory: GuestMemoryMmap =
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), layout::MIN_RAM as usize)]).unwrap();
     let rsdp = write_tables(&memory, &machine).unwrap();

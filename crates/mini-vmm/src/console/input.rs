@@ -190,13 +190,11 @@ impl fmt::Debug for ConsoleInput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::{IrqLine, SerialDevice, Suspend};
-    use crate::layout::SERIAL;
+    use crate::devices::{Device, IrqLine, SerialDevice};
     use event_manager::{EventManager, SubscriberOps};
     use rustix::event::{PollFd, PollFlags, poll};
     use std::thread;
-    use vm_device::DevicePio;
-    use vm_device::bus::PioAddress;
+    use vcpu_loop::bus::{BusDevice, Place};
 
     type Manager = EventManager<Arc<Mutex<dyn MutEventSubscriber + Send>>>;
 
@@ -238,11 +236,23 @@ mod tests {
     }
 
     /// Reads as a guest does: while data is ready.
+    /// The receive buffer.
+    const DATA: Place = Place {
+        window: 0,
+        offset: 0,
+    };
+
+    /// What waits in the device.
+    fn received(device: &SerialDevice<Vec<u8>>) -> Vec<serde_json::Value> {
+        let saved = device.save().unwrap();
+        saved.state["in_buffer"].as_array().unwrap().clone()
+    }
+
     fn guest_reads(device: &SerialDevice<Vec<u8>>) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while !device.save().in_buffer.is_empty() {
+        while !received(device).is_empty() {
             let mut byte = [0];
-            device.pio_read(PioAddress(SERIAL), 0, &mut byte);
+            let _ = device.read(DATA, &mut byte);
             bytes.extend(byte);
         }
         bytes

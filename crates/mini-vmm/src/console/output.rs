@@ -328,7 +328,7 @@ pub struct ConsoleOutput(Arc<Shared>);
 
 impl ConsoleOutput {
     /// An output that nobody reads.
-    pub(super) fn discard() -> Self {
+    pub(crate) fn discard() -> Self {
         let shared = Arc::new(Shared::default());
         shared.kill();
         ConsoleOutput(shared)

@@ -5,20 +5,44 @@
 //! events behind the Generic Event Device.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use log::warn;
 use serde::{Deserialize, Serialize};
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vcpu_loop::Next;
+use vcpu_loop::bus::{BusDevice, Place};
 
-use super::port::{lock, port, read_byte, written_byte};
-use super::{IrqLine, PortRange, RestoreError, Suspend};
+mod aml;
+
+use super::port::{lock, read_byte, write_byte};
+use super::{Device, IrqLine, PowerButton, RestoreError, Saved, Slot, Window};
 use crate::layout::{
-    ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL, ACPI_SLEEP_STATUS,
-    GED_EVENTS, GED_POWER_BUTTON,
+    ACPI_PM, ACPI_PM_SIZE, ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL,
+    ACPI_SLEEP_STATUS, GED_EVENTS, GED_GSI, GED_POWER_BUTTON,
 };
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::spec::VmSpec;
+
+const ID: &str = "acpi";
+const VERSION: u32 = 1;
+
+// Offsets of its registers.
+const CONTROL: u64 = (ACPI_SLEEP_CONTROL - ACPI_PM) as u64;
+const STATUS: u64 = (ACPI_SLEEP_STATUS - ACPI_PM) as u64;
+const RESET: u64 = (ACPI_RESET - ACPI_PM) as u64;
+const EVENTS: u64 = (GED_EVENTS - ACPI_PM) as u64;
+
+/// Every machine has it.
+pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+    let mut slot = Slot::new(ID, &[Window::ports(ACPI_PM, ACPI_PM_SIZE)], |parts| {
+        let pm = Arc::new(AcpiPm::new(parts.outcome.clone(), parts.irq.clone()));
+        parts.offers.power_button = Some(pm.clone());
+        Ok(pm)
+    });
+    slot.gsi = Some(GED_GSI);
+    aml::describe(&mut slot.aml);
+    Some(slot)
+}
 
 // The Sleep Control Register (ACPI 6.5, 4.8.3.7): bits 4:2 SLP_TYPx, bit 5 SLP_EN (reads zero).
 const SLEEP_TYPE_SHIFT: u8 = 2;
@@ -58,38 +82,6 @@ impl AcpiPm {
         }
     }
 
-    /// The ports it claims.
-    pub fn ports(&self) -> [PortRange; 4] {
-        [
-            ACPI_SLEEP_CONTROL,
-            ACPI_SLEEP_STATUS,
-            ACPI_RESET,
-            GED_EVENTS,
-        ]
-        .map(|port| PortRange::new(port, 1))
-    }
-
-    /// Presses the power button. A guest that listens powers off soon, another one never does.
-    ///
-    /// # Errors
-    /// When the interrupt can't be raised.
-    pub fn press_power_button(&self) -> io::Result<()> {
-        lock(&self.state).events |= GED_POWER_BUTTON;
-        self.irq.raise()
-    }
-
-    /// Raises the interrupt again if there are events that the guest has not read: it is an edge, and
-    /// one that comes before the guest listens is lost.
-    ///
-    /// # Errors
-    /// When the interrupt can't be raised.
-    pub fn remind(&self) -> io::Result<()> {
-        if lock(&self.state).events == 0 {
-            return Ok(());
-        }
-        self.irq.raise()
-    }
-
     fn sleep_control(&self, value: u8) {
         let sleep_type = (value & SLEEP_TYPE) >> SLEEP_TYPE_SHIFT;
         let mut state = lock(&self.state);
@@ -108,48 +100,61 @@ impl AcpiPm {
     }
 }
 
-impl DevicePio for AcpiPm {
-    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        read_byte(data, || {
-            let mut state = lock(&self.state);
-            match port(base, offset) {
-                ACPI_SLEEP_CONTROL => Some(state.sleep_type << SLEEP_TYPE_SHIFT),
-                ACPI_SLEEP_STATUS => Some(if state.woken { WAKE_STATUS } else { 0 }),
-                GED_EVENTS => Some(std::mem::take(&mut state.events)),
-                _ => None,
-            }
-        });
+impl PowerButton for AcpiPm {
+    /// A guest that listens powers off soon, another one never does.
+    fn press(&self) -> io::Result<()> {
+        lock(&self.state).events |= GED_POWER_BUTTON;
+        self.irq.raise()
     }
 
-    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        let Some(value) = written_byte(data) else {
-            return;
-        };
-        match port(base, offset) {
-            ACPI_SLEEP_CONTROL => self.sleep_control(value),
-            ACPI_SLEEP_STATUS if value & WAKE_STATUS != 0 => lock(&self.state).woken = false,
-            ACPI_RESET if value == ACPI_RESET_VALUE => {
-                self.outcome.set(Outcome::Reset);
-            }
-            _ => {}
+    /// Raises the interrupt again if there are events that the guest has not read: it is an edge, and one that comes
+    /// before the guest listens is lost.
+    fn remind(&self) -> io::Result<()> {
+        if lock(&self.state).events == 0 {
+            return Ok(());
         }
+        self.irq.raise()
     }
 }
 
-impl Suspend for AcpiPm {
-    type State = AcpiPmState;
-
-    fn save(&self) -> AcpiPmState {
-        *lock(&self.state)
+impl BusDevice for AcpiPm {
+    fn read(&self, place: Place, data: &mut [u8]) -> Next {
+        read_byte(data, || {
+            let mut state = lock(&self.state);
+            match place.offset {
+                CONTROL => Some(state.sleep_type << SLEEP_TYPE_SHIFT),
+                STATUS => Some(if state.woken { WAKE_STATUS } else { 0 }),
+                EVENTS => Some(std::mem::take(&mut state.events)),
+                _ => None,
+            }
+        })
     }
 
-    fn restore(&self, state: &AcpiPmState) -> Result<(), RestoreError> {
+    fn write(&self, place: Place, data: &[u8]) -> Next {
+        write_byte(data, |value| match place.offset {
+            CONTROL => self.sleep_control(value),
+            STATUS if value & WAKE_STATUS != 0 => lock(&self.state).woken = false,
+            RESET if value == ACPI_RESET_VALUE => {
+                self.outcome.set(Outcome::Reset);
+            }
+            _ => {}
+        })
+    }
+}
+
+impl Device for AcpiPm {
+    fn save(&self) -> Option<Saved> {
+        Saved::new(ID, VERSION, &*lock(&self.state))
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
         const DEVICE: &str = "the ACPI power device";
+        let state: AcpiPmState = saved.read(ID, VERSION)?;
         let AcpiPmState {
             sleep_type,
             woken: _,
             events,
-        } = *state;
+        } = state;
         for (field, value, most) in [
             ("sleep_type", sleep_type, SLEEP_TYPE >> SLEEP_TYPE_SHIFT),
             ("events", events, GED_POWER_BUTTON),
@@ -162,7 +167,7 @@ impl Suspend for AcpiPm {
                 });
             }
         }
-        *lock(&self.state) = *state;
+        *lock(&self.state) = state;
         if events != 0 {
             // The interrupt may have been on its way when the state was saved; one too many is read as no event.
             self.irq.raise().map_err(|source| RestoreError::Interrupt {
@@ -176,8 +181,8 @@ impl Suspend for AcpiPm {
 
 #[cfg(test)]
 mod tests {
+    use super::super::device::tests::{check_suspend, refusal};
     use super::super::port::tests::{check_odd_accesses, read, write};
-    use super::super::suspend::tests::check_suspend;
     use super::*;
 
     fn acpi_pm() -> AcpiPm {
@@ -192,12 +197,10 @@ mod tests {
             pm.irq.event().unwrap().read().is_err(),
             "nothing to remind of"
         );
-        pm.press_power_button().unwrap();
+        pm.press().unwrap();
         pm.remind().unwrap();
         assert_eq!(pm.irq.event().unwrap().read().unwrap(), 2);
-        let mut events = [0];
-        pm.pio_read(PioAddress(GED_EVENTS), 0, &mut events);
-        assert_eq!(events, [GED_POWER_BUTTON]);
+        assert_eq!(read(&pm, EVENTS), [GED_POWER_BUTTON]);
         pm.remind().unwrap();
         assert!(
             pm.irq.event().unwrap().read().is_err(),
@@ -209,23 +212,23 @@ mod tests {
     fn s5_needs_its_type_and_the_enable_bit() {
         for value in 0..=u8::MAX {
             let pm = acpi_pm();
-            write(&pm, ACPI_SLEEP_CONTROL, &[value]);
+            write(&pm, CONTROL, &[value]);
             let expected = (value & 0x3c == 0x34).then_some(Outcome::PowerOff);
             assert_eq!(pm.outcome.get(), expected, "value {value:#x}");
-            assert_eq!(read(&pm, ACPI_SLEEP_CONTROL), [value & 0x1c]);
+            assert_eq!(read(&pm, CONTROL), [value & 0x1c]);
         }
     }
 
     #[test]
     fn unknown_sleep_wakes_at_once() {
         let pm = acpi_pm();
-        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0]);
-        write(&pm, ACPI_SLEEP_CONTROL, &[3 << 2 | 0x20]);
-        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0x80]);
-        write(&pm, ACPI_SLEEP_STATUS, &[0x7f]);
-        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0x80]);
-        write(&pm, ACPI_SLEEP_STATUS, &[0x80]);
-        assert_eq!(read(&pm, ACPI_SLEEP_STATUS), [0]);
+        assert_eq!(read(&pm, STATUS), [0]);
+        write(&pm, CONTROL, &[3 << 2 | 0x20]);
+        assert_eq!(read(&pm, STATUS), [0x80]);
+        write(&pm, STATUS, &[0x7f]);
+        assert_eq!(read(&pm, STATUS), [0x80]);
+        write(&pm, STATUS, &[0x80]);
+        assert_eq!(read(&pm, STATUS), [0]);
         assert!(!pm.outcome.is_set());
     }
 
@@ -233,37 +236,35 @@ mod tests {
     fn only_the_reset_value_resets() {
         let pm = acpi_pm();
         for value in (0..=u8::MAX).filter(|v| *v != ACPI_RESET_VALUE) {
-            write(&pm, ACPI_RESET, &[value]);
+            write(&pm, RESET, &[value]);
         }
-        assert_eq!(read(&pm, ACPI_RESET), [0xff]);
+        assert_eq!(read(&pm, RESET), [0xff]);
         assert!(!pm.outcome.is_set());
-        write(&pm, ACPI_RESET, &[ACPI_RESET_VALUE]);
+        write(&pm, RESET, &[ACPI_RESET_VALUE]);
         assert_eq!(pm.outcome.get(), Some(Outcome::Reset));
     }
 
     #[test]
     fn power_button_is_one_interrupt_and_one_event() {
         let pm = acpi_pm();
-        assert_eq!(read(&pm, GED_EVENTS), [0]);
-        pm.press_power_button().unwrap();
+        assert_eq!(read(&pm, EVENTS), [0]);
+        pm.press().unwrap();
         assert_eq!(pm.irq.event().unwrap().read().unwrap(), 1);
-        write(&pm, GED_EVENTS, &[0xff]);
-        assert_eq!(read(&pm, GED_EVENTS), [GED_POWER_BUTTON]);
-        assert_eq!(read(&pm, GED_EVENTS), [0]);
+        write(&pm, EVENTS, &[0xff]);
+        assert_eq!(read(&pm, EVENTS), [GED_POWER_BUTTON]);
+        assert_eq!(read(&pm, EVENTS), [0]);
     }
 
     #[test]
     fn odd_accesses_are_harmless() {
         let pm = acpi_pm();
-        pm.press_power_button().unwrap();
-        for range in pm.ports() {
-            check_odd_accesses(&pm, range);
-        }
-        write(&pm, ACPI_SLEEP_CONTROL, &[0x34, 0x34]);
+        pm.press().unwrap();
+        check_odd_accesses(&pm, &[4]);
+        write(&pm, CONTROL, &[0x34, 0x34]);
         assert!(!pm.outcome.is_set());
         assert_eq!(
-            pm.save().events,
-            GED_POWER_BUTTON,
+            read(&pm, EVENTS),
+            [GED_POWER_BUTTON],
             "a wide read clears nothing"
         );
     }
@@ -271,11 +272,11 @@ mod tests {
     #[test]
     fn suspends() {
         let (pm, fresh) = (acpi_pm(), acpi_pm());
-        pm.press_power_button().unwrap();
-        write(&pm, ACPI_SLEEP_CONTROL, &[3 << 2 | 0x20]);
-        check_suspend(&pm, &fresh, |pm| {
-            read::<1>(pm, GED_EVENTS);
-            write(pm, ACPI_SLEEP_STATUS, &[0x80]);
+        pm.press().unwrap();
+        write(&pm, CONTROL, &[3 << 2 | 0x20]);
+        check_suspend(&pm, &fresh, || {
+            read::<1>(&pm, EVENTS);
+            write(&pm, STATUS, &[0x80]);
         });
         assert_eq!(
             fresh.irq.event().unwrap().read().unwrap(),
@@ -292,8 +293,7 @@ mod tests {
                 ..AcpiPmState::default()
             },
         ] {
-            pm.restore(&bad).unwrap_err();
-            assert_ne!(pm.save(), bad);
+            refusal(&pm, &bad);
         }
     }
 }

@@ -3,16 +3,28 @@
 
 //! The reset control register of PC chipsets (Intel ICH datasheets, "RST_CNT", I/O port CF9h).
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vcpu_loop::Next;
+use vcpu_loop::bus::{BusDevice, Place};
 
-use super::port::{lock, port, read_byte, written_byte};
-use super::{PortRange, RestoreError, Suspend};
+use super::port::{lock, read_byte, write_byte};
+use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::layout::CF9_RESET;
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::spec::VmSpec;
+
+const ID: &str = "cf9";
+const VERSION: u32 = 1;
+
+/// Every machine has it.
+pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+    let windows = [Window::ports(CF9_RESET, 1)];
+    Some(Slot::new(ID, &windows, |parts| {
+        Ok(Arc::new(Cf9::new(parts.outcome.clone())))
+    }))
+}
 
 /// RST_CPU: going from 0 to 1 resets.
 const RESET_CPU: u8 = 1 << 2;
@@ -42,39 +54,33 @@ impl Cf9 {
             state: Mutex::default(),
         }
     }
-
-    /// The port it claims.
-    pub fn ports(&self) -> [PortRange; 1] {
-        [PortRange::new(CF9_RESET, 1)]
-    }
 }
 
-impl DevicePio for Cf9 {
-    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        read_byte(data, || {
-            (port(base, offset) == CF9_RESET).then(|| lock(&self.state).kind)
-        });
+impl BusDevice for Cf9 {
+    fn read(&self, place: Place, data: &mut [u8]) -> Next {
+        read_byte(data, || (place.offset == 0).then(|| lock(&self.state).kind))
     }
 
-    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        if let (CF9_RESET, Some(value)) = (port(base, offset), written_byte(data)) {
+    fn write(&self, place: Place, data: &[u8]) -> Next {
+        write_byte(data, |value| {
+            if place.offset != 0 {
+                return;
+            }
             lock(&self.state).kind = value & KIND;
             if value & RESET_CPU != 0 {
                 self.outcome.set(Outcome::Reset);
             }
-        }
+        })
     }
 }
 
-impl Suspend for Cf9 {
-    type State = Cf9State;
-
-    fn save(&self) -> Cf9State {
-        *lock(&self.state)
+impl Device for Cf9 {
+    fn save(&self) -> Option<Saved> {
+        Saved::new(ID, VERSION, &*lock(&self.state))
     }
 
-    fn restore(&self, state: &Cf9State) -> Result<(), RestoreError> {
-        let Cf9State { kind } = *state;
+    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let Cf9State { kind } = saved.read(ID, VERSION)?;
         if kind & !KIND != 0 {
             return Err(RestoreError::Field {
                 device: "the CF9 reset register",
@@ -89,8 +95,8 @@ impl Suspend for Cf9 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::device::tests::{check_suspend, refusal};
     use super::super::port::tests::{check_odd_accesses, read, write};
-    use super::super::suspend::tests::check_suspend;
     use super::*;
 
     fn cf9() -> (Cf9, OutcomeLatch) {
@@ -102,44 +108,38 @@ mod tests {
     fn bit_2_resets() {
         for value in 0..=u8::MAX {
             let (cf9, outcome) = cf9();
-            write(&cf9, CF9_RESET, &[value]);
+            write(&cf9, 0, &[value]);
             assert_eq!(outcome.get().is_some(), value & 4 != 0, "value {value:#x}");
-            assert_eq!(read(&cf9, CF9_RESET), [value & 0x0a]);
+            assert_eq!(read(&cf9, 0), [value & 0x0a]);
         }
     }
 
     #[test]
     fn linux_sequence_resets() {
         let (cf9, outcome) = cf9();
-        let [value] = read(&cf9, CF9_RESET);
+        let [value] = read(&cf9, 0);
         let value = value & !0x0e;
-        write(&cf9, CF9_RESET, &[value | 0x02]);
+        write(&cf9, 0, &[value | 0x02]);
         assert_eq!(outcome.get(), None);
-        write(&cf9, CF9_RESET, &[value | 0x0e]);
+        write(&cf9, 0, &[value | 0x0e]);
         assert_eq!(outcome.get(), Some(Outcome::Reset));
     }
 
     #[test]
     fn odd_accesses_are_harmless() {
         let (cf9, outcome) = cf9();
-        check_odd_accesses(&cf9, cf9.ports()[0]);
-        write(&cf9, CF9_RESET, &[0x0e, 0x0e]);
+        check_odd_accesses(&cf9, &[1]);
+        write(&cf9, 0, &[0x0e, 0x0e]);
         assert!(!outcome.is_set());
     }
 
     #[test]
     fn suspends() {
         let (device, _) = cf9();
-        write(&device, CF9_RESET, &[2]);
-        check_suspend(&device, &cf9().0, |cf9| write(cf9, CF9_RESET, &[8]));
-        let bad = Cf9State { kind: 4 };
-        assert!(
-            device
-                .restore(&bad)
-                .unwrap_err()
-                .to_string()
-                .contains("kind = 0x4")
-        );
-        assert_eq!(device.save(), Cf9State { kind: 2 });
+        write(&device, 0, &[2]);
+        check_suspend(&device, &cf9().0, || write(&device, 0, &[8]));
+        let error = refusal(&device, &Cf9State { kind: 4 });
+        assert!(error.to_string().contains("kind = 0x4"));
+        assert_eq!(read(&device, 0), [2]);
     }
 }

@@ -3,71 +3,70 @@
 
 //! The debug-exit port, for test kernels: the guest chooses the exit code (QEMU's `isa-debug-exit`).
 
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use std::sync::Arc;
 
-use super::{PortRange, RestoreError, Suspend};
+use vcpu_loop::Next;
+use vcpu_loop::bus::{BusDevice, Place};
+
+use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::layout::DEBUG_EXIT_SIZE;
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::spec::VmSpec;
+
+const ID: &str = "debug-exit";
+
+/// Four ports, fewer at the end of the port space, where the description wants it.
+pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
+    let port = spec.debug_exit?;
+    let room = (u16::MAX - port).saturating_add(1);
+    let windows = [Window::ports(port, room.min(DEBUG_EXIT_SIZE))];
+    Some(Slot::new(ID, &windows, |parts| {
+        Ok(Arc::new(DebugExit::new(parts.outcome.clone())))
+    }))
+}
 
 /// A write-only port: the low byte of what is written is an [`Outcome::DebugExit`].
 #[derive(Debug)]
 pub struct DebugExit {
-    port: u16,
     outcome: OutcomeLatch,
 }
 
 impl DebugExit {
-    /// A debug exit at `port` that reports to `outcome`.
-    pub fn new(port: u16, outcome: OutcomeLatch) -> Self {
-        DebugExit { port, outcome }
-    }
-
-    /// The ports it claims: four, fewer at the end of the port space.
-    pub fn ports(&self) -> [PortRange; 1] {
-        let room = (u16::MAX - self.port).saturating_add(1);
-        [PortRange::new(self.port, room.min(DEBUG_EXIT_SIZE))]
+    /// A debug exit that reports to `outcome`.
+    pub fn new(outcome: OutcomeLatch) -> Self {
+        DebugExit { outcome }
     }
 }
 
-impl DevicePio for DebugExit {
-    fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
-        data.fill(0xff);
+impl BusDevice for DebugExit {
+    fn read(&self, _: Place, _: &mut [u8]) -> Next {
+        Next::Unclaimed
     }
 
-    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        if let (true, Some(value)) = (super::port::port(base, offset) == self.port, data.first()) {
+    fn write(&self, place: Place, data: &[u8]) -> Next {
+        if let (0, Some(value)) = (place.offset, data.first()) {
             self.outcome.set(Outcome::DebugExit(*value));
         }
+        Next::Continue
     }
 }
 
-impl Suspend for DebugExit {
-    type State = ();
-
-    fn save(&self) {}
-
-    fn restore(&self, _state: &()) -> Result<(), RestoreError> {
-        Ok(())
+impl Device for DebugExit {
+    fn restore(&self, _: &Saved) -> Result<(), RestoreError> {
+        Err(RestoreError::Devices { id: ID.to_owned() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::port::tests::{read, write};
-    use super::super::suspend::tests::check_stateless;
     use super::*;
-    use crate::layout::DEBUG_EXIT;
 
     #[test]
     fn low_byte_of_any_width_is_the_value() {
         for data in [&[7][..], &[7, 1], &[7, 1, 2, 3]] {
             let outcome = OutcomeLatch::new().unwrap();
-            write(
-                &DebugExit::new(DEBUG_EXIT, outcome.clone()),
-                DEBUG_EXIT,
-                data,
-            );
+            write(&DebugExit::new(outcome.clone()), 0, data);
             assert_eq!(outcome.get(), Some(Outcome::DebugExit(7)));
         }
     }
@@ -75,18 +74,23 @@ mod tests {
     #[test]
     fn odd_accesses_are_harmless() {
         let outcome = OutcomeLatch::new().unwrap();
-        let device = DebugExit::new(DEBUG_EXIT, outcome.clone());
-        assert_eq!(read(&device, DEBUG_EXIT), [0xff; 4]);
-        write(&device, DEBUG_EXIT + 1, &[1]);
-        write(&device, DEBUG_EXIT, &[]);
+        let device = DebugExit::new(outcome.clone());
+        assert_eq!(read(&device, 0), [0xff; 4]);
+        write(&device, 1, &[1]);
+        write(&device, 0, &[]);
         assert!(!outcome.is_set());
-        check_stateless(&device);
+        assert_eq!(device.save(), None);
     }
 
     #[test]
     fn range_ends_with_the_port_space() {
-        let sizes = [0xf4, 0xfffc, 0xfffd, 0xffff]
-            .map(|port| DebugExit::new(port, OutcomeLatch::new().unwrap()).ports()[0].size);
-        assert_eq!(sizes, [4, 4, 3, 1]);
+        let size = |port| {
+            let mut spec = VmSpec::new("vmlinux");
+            spec.debug_exit = port;
+            plan(&spec).map(|slot| slot.windows[0].size)
+        };
+        assert_eq!(size(None), None);
+        let sizes = [0xf4, 0xfffc, 0xfffd, 0xffff].map(|port| size(Some(port)));
+        assert_eq!(sizes, [Some(4), Some(4), Some(3), Some(1)]);
     }
 }

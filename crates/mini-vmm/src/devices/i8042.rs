@@ -3,13 +3,28 @@
 
 //! The PC's keyboard controller, of which only the reset line is there.
 
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use std::sync::Arc;
 
-use super::port::{port, read_byte, written_byte};
-use super::{PortRange, RestoreError, Suspend};
+use vcpu_loop::Next;
+use vcpu_loop::bus::{BusDevice, Place};
+
+use super::port::{read_byte, write_byte};
+use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::layout::{I8042_DATA, I8042_STATUS};
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::spec::VmSpec;
+
+const ID: &str = "i8042";
+/// The number of the window with the status and command port; the data port is another one.
+const STATUS_WINDOW: usize = 1;
+
+/// Every machine has it.
+pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+    let windows = [Window::ports(I8042_DATA, 1), Window::ports(I8042_STATUS, 1)];
+    Some(Slot::new(ID, &windows, |parts| {
+        Ok(Arc::new(I8042::new(parts.outcome.clone())))
+    }))
+}
 
 /// Status: the output buffer holds a byte. It always does, so a driver that drains the buffer before
 /// it talks to the controller (Linux: 16 reads) gives up at once and finds no controller, instead of
@@ -31,57 +46,52 @@ impl I8042 {
     pub fn new(outcome: OutcomeLatch) -> Self {
         I8042 { outcome }
     }
+}
 
-    /// The ports it claims.
-    pub fn ports(&self) -> [PortRange; 2] {
-        [
-            PortRange::new(I8042_DATA, 1),
-            PortRange::new(I8042_STATUS, 1),
-        ]
+impl BusDevice for I8042 {
+    fn read(&self, place: Place, data: &mut [u8]) -> Next {
+        read_byte(data, || (place.window == STATUS_WINDOW).then_some(STATUS))
+    }
+
+    fn write(&self, place: Place, data: &[u8]) -> Next {
+        write_byte(data, |command| {
+            let resets = PULSE_COMMANDS.contains(&command) && command & PULSE_RESET_INACTIVE == 0;
+            if place.window == STATUS_WINDOW && resets {
+                self.outcome.set(Outcome::Reset);
+            }
+        })
     }
 }
 
-impl DevicePio for I8042 {
-    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        read_byte(data, || {
-            (port(base, offset) == I8042_STATUS).then_some(STATUS)
-        });
-    }
-
-    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        let resets =
-            |command| PULSE_COMMANDS.contains(&command) && command & PULSE_RESET_INACTIVE == 0;
-        if port(base, offset) == I8042_STATUS && written_byte(data).is_some_and(resets) {
-            self.outcome.set(Outcome::Reset);
-        }
-    }
-}
-
-impl Suspend for I8042 {
-    type State = ();
-
-    fn save(&self) {}
-
-    fn restore(&self, _state: &()) -> Result<(), RestoreError> {
-        Ok(())
+impl Device for I8042 {
+    fn restore(&self, _: &Saved) -> Result<(), RestoreError> {
+        Err(RestoreError::Devices { id: ID.to_owned() })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::port::tests::{check_odd_accesses, read, write};
-    use super::super::suspend::tests::check_stateless;
+    use super::super::port::tests::{check_odd_accesses, read_at};
     use super::*;
+
+    const DATA: Place = Place {
+        window: 0,
+        offset: 0,
+    };
+    const COMMAND: Place = Place {
+        window: 1,
+        offset: 0,
+    };
 
     #[test]
     fn only_the_reset_pulse_resets() {
         for command in 0..=u8::MAX {
             let outcome = OutcomeLatch::new().unwrap();
             let i8042 = I8042::new(outcome.clone());
-            write(&i8042, I8042_DATA, &[command]);
-            write(&i8042, I8042_STATUS, &[command, 0]);
+            let _ = i8042.write(DATA, &[command]);
+            let _ = i8042.write(COMMAND, &[command, 0]);
             assert!(!outcome.is_set());
-            write(&i8042, I8042_STATUS, &[command]);
+            let _ = i8042.write(COMMAND, &[command]);
             let resets = command >= 0xf0 && command % 2 == 0;
             assert_eq!(outcome.is_set(), resets, "command {command:#x}");
         }
@@ -92,8 +102,8 @@ mod tests {
         let i8042 = I8042::new(OutcomeLatch::new().unwrap());
         // The drain never ends: bit 0 stays set. The wait before a command ends at once: bit 1 is clear.
         for _ in 0..32 {
-            assert_eq!(read(&i8042, I8042_STATUS), [0x01]);
-            assert_eq!(read(&i8042, I8042_DATA), [0xff]);
+            assert_eq!(read_at(&i8042, COMMAND), [0x01]);
+            assert_eq!(read_at(&i8042, DATA), [0xff]);
         }
     }
 
@@ -101,14 +111,7 @@ mod tests {
     fn odd_accesses_are_harmless() {
         let outcome = OutcomeLatch::new().unwrap();
         let i8042 = I8042::new(outcome.clone());
-        for range in i8042.ports() {
-            check_odd_accesses(&i8042, range);
-        }
+        check_odd_accesses(&i8042, &[1, 1]);
         assert!(!outcome.is_set());
-    }
-
-    #[test]
-    fn suspends() {
-        check_stateless(&I8042::new(OutcomeLatch::new().unwrap()));
     }
 }

@@ -1,35 +1,45 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The machine's port devices.
+//! The machine's own devices: those that KVM does not emulate.
 //!
-//! Each is one small module that implements [`vm_device::DevicePio`] behind its own lock, reports
-//! how the run ends through an [`crate::outcome::OutcomeLatch`], and implements [`Suspend`].
-//! All registers are one byte wide: an access of another width, of an offset without a register or
-//! of a register's missing direction reads all ones and writes nothing.
+//! A device is one file with a `plan` function, and one line in [`REGISTRY`]. Its plan says which addresses and which
+//! interrupt it has and what ACPI says of it, and how it is made; from then on it is a [`Device`] like any other.
+//! It reports how the run ends through an [`OutcomeLatch`](crate::outcome::OutcomeLatch).
 //!
 //! Devices are called on vCPU threads and never wait: they take their own lock, write an eventfd,
-//! or append to a bounded queue.
+//! or append to a bounded queue. What is no register of theirs, nobody claims: it reads all ones.
 
 mod acpi_pm;
 mod cf9;
 mod debug_exit;
+mod device;
 mod i8042;
 mod irq;
 pub mod pic;
-mod platform;
 mod port;
 mod pvpanic;
 mod serial;
-mod suspend;
+mod set;
 
-pub use acpi_pm::{AcpiPm, AcpiPmState};
-pub use cf9::{Cf9, Cf9State};
-pub use debug_exit::DebugExit;
-pub use i8042::I8042;
+use crate::spec::VmSpec;
+
+pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, Window};
 pub use irq::IrqLine;
-pub use platform::{Platform, PlatformConfig, PlatformState, PortDevice};
-pub use port::PortRange;
-pub use pvpanic::Pvpanic;
-pub use serial::{SerialDevice, SerialState};
-pub use suspend::{RestoreError, Suspend};
+pub use serial::SerialDevice;
+pub use set::{DeviceSet, Error};
+
+/// Every device that a machine may have: what each one's plan is, if the description has it.
+const REGISTRY: &[fn(&VmSpec) -> Option<Slot>] = &[
+    acpi_pm::plan,
+    cf9::plan,
+    debug_exit::plan,
+    i8042::plan,
+    pvpanic::plan,
+    serial::plan,
+];
+
+/// The devices of the machine that `spec` describes.
+pub(crate) fn plan(spec: &VmSpec) -> Vec<Slot> {
+    REGISTRY.iter().filter_map(|plan| plan(spec)).collect()
+}

@@ -1,46 +1,31 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What port devices share: their ranges and one-byte registers.
+//! What devices with one-byte registers share.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vcpu_loop::Next;
 
-/// Ports that a device claims: the first one and how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first port.
-    pub base: u16,
-    /// How many ports, at least 1.
-    pub size: u16,
-}
-
-impl PortRange {
-    /// `size` ports from `base` on.
-    pub const fn new(base: u16, size: u16) -> Self {
-        PortRange { base, size }
+/// Answers a read: `register` where it is one byte wide and readable (`Some`), else nobody's.
+pub(super) fn read_byte(data: &mut [u8], register: impl FnOnce() -> Option<u8>) -> Next {
+    if let [byte] = data
+        && let Some(value) = register()
+    {
+        *byte = value;
+        return Next::Continue;
     }
+    Next::Unclaimed
 }
 
-/// The port that an access names; devices with several ranges tell their registers apart by it.
-pub(super) fn port(base: PioAddress, offset: PioAddressOffset) -> u16 {
-    base.0.wrapping_add(offset)
-}
-
-/// Answers a read: `register` where it is one byte wide and readable (`Some`), else all ones.
-pub(super) fn read_byte(data: &mut [u8], register: impl FnOnce() -> Option<u8>) {
+/// Passes on a write that is one byte wide; others are nobody's.
+pub(super) fn write_byte(data: &[u8], write: impl FnOnce(u8)) -> Next {
     match data {
-        [byte] => *byte = register().unwrap_or(0xff),
-        wide => wide.fill(0xff),
-    }
-}
-
-/// The byte of a write that is one byte wide.
-pub(super) fn written_byte(data: &[u8]) -> Option<u8> {
-    match data {
-        [byte] => Some(*byte),
-        _ => None,
+        [byte] => {
+            write(*byte);
+            Next::Continue
+        }
+        _ => Next::Unclaimed,
     }
 }
 
@@ -53,36 +38,47 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use vm_device::DevicePio;
+    use vcpu_loop::bus::{BusDevice, Place};
 
-    /// Reads `N` bytes from a port, as a bus whose range starts at that port would.
-    pub(crate) fn read<const N: usize>(device: &impl DevicePio, port: u16) -> [u8; N] {
-        let mut data = [0xa5; N];
-        device.pio_read(PioAddress(port), 0, &mut data);
-        data
+    /// Reads `N` bytes at an offset of a window as the bus does: what nobody claims is all ones.
+    pub(crate) fn read_at<const N: usize>(device: &dyn BusDevice, place: Place) -> [u8; N] {
+        let mut data = [0; N];
+        match device.read(place, &mut data) {
+            Next::Unclaimed => [0xff; N],
+            _ => data,
+        }
     }
 
-    /// Writes `data` to a port.
-    pub(crate) fn write(device: &impl DevicePio, port: u16, data: &[u8]) {
-        device.pio_write(PioAddress(port), 0, data);
+    /// Reads `N` bytes at an offset of the first window.
+    pub(crate) fn read<const N: usize>(device: &dyn BusDevice, offset: u64) -> [u8; N] {
+        read_at(device, Place { window: 0, offset })
     }
 
-    /// No width, port or value makes the device panic, and odd reads are all ones.
-    pub(crate) fn check_odd_accesses(device: &impl DevicePio, range: PortRange) {
-        for offset in 0..range.size {
-            for len in [0, 2, 3, 4, 8, 4096] {
-                let mut data = vec![0xa5; len];
-                device.pio_read(PioAddress(range.base), offset, &mut data);
-                assert!(
-                    data.iter().all(|b| *b == 0xff),
-                    "offset {offset}, {len} bytes"
-                );
-                device.pio_write(PioAddress(range.base), offset, &vec![0; len]);
+    /// Writes `data` at an offset of the first window.
+    pub(crate) fn write(device: &dyn BusDevice, offset: u64, data: &[u8]) {
+        let _ = device.write(Place { window: 0, offset }, data);
+    }
+
+    /// Nobody claims accesses of another width than a byte, whatever they write.
+    pub(crate) fn check_odd_accesses(device: &dyn BusDevice, windows: &[u64]) {
+        for (window, size) in windows.iter().enumerate() {
+            for offset in 0..*size {
+                let place = Place { window, offset };
+                for len in [2, 3, 4, 8, 4096] {
+                    assert_eq!(device.read(place, &mut vec![0; len]), Next::Unclaimed);
+                    assert_eq!(device.write(place, &vec![0; len]), Next::Unclaimed);
+                }
             }
         }
-        let mut byte = [0xa5];
-        device.pio_read(PioAddress(0xffff), 0xffff, &mut byte);
-        device.pio_write(PioAddress(0xffff), 0xffff, &byte);
-        assert_eq!(byte, [0xff], "a port that is not the device's");
+        let place = Place {
+            window: usize::MAX,
+            offset: u64::MAX,
+        };
+        assert_eq!(
+            read_at(device, place),
+            [0xff],
+            "a place that is not the device's"
+        );
+        let _ = device.write(place, &[0xff]);
     }
 }

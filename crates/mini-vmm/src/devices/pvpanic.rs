@@ -3,15 +3,48 @@
 
 //! pvpanic: the guest tells that its kernel panicked (QEMU, `docs/specs/pvpanic`).
 
-use log::warn;
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use std::sync::Arc;
 
-use super::port::{port, read_byte, written_byte};
-use super::{PortRange, RestoreError, Suspend};
+use acpi_tables::Aml;
+use acpi_tables::aml::{Device as AmlDevice, IO, Name, ResourceTemplate};
+use log::warn;
+use vcpu_loop::Next;
+use vcpu_loop::bus::{BusDevice, Place};
+
+use super::port::{read_byte, write_byte};
+use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::layout::PVPANIC;
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::OnPanic;
+use crate::spec::{OnPanic, VmSpec};
+
+const ID: &str = "pvpanic";
+
+/// Every machine has it.
+pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+    let mut slot = Slot::new(ID, &[Window::ports(PVPANIC, 1)], |parts| {
+        let (on_panic, outcome) = (parts.spec.on_panic, parts.outcome.clone());
+        Ok(Arc::new(Pvpanic::new(on_panic, outcome)))
+    });
+    aml(&mut slot.aml);
+    Some(slot)
+}
+
+/// `_STA`: present, enabled, shown, working (ACPI 6.5, section 6.3.7).
+const PRESENT: u8 = 0xf;
+
+/// The pvpanic device, as QEMU names it: one port where the guest says that it panicked.
+fn aml(body: &mut Vec<u8>) {
+    let io = IO::new(PVPANIC, PVPANIC, 1, 1);
+    AmlDevice::new(
+        "_SB_.PEVT".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMU0001"),
+            &Name::new("_STA".into(), &PRESENT),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&io])),
+        ],
+    )
+    .to_aml_bytes(body);
+}
 
 /// The kernel panicked, and does not handle it itself.
 const PANICKED: u8 = 1 << 0;
@@ -30,24 +63,26 @@ impl Pvpanic {
     pub fn new(on_panic: OnPanic, outcome: OutcomeLatch) -> Self {
         Pvpanic { on_panic, outcome }
     }
+}
 
-    /// The port it claims.
-    pub fn ports(&self) -> [PortRange; 1] {
-        [PortRange::new(PVPANIC, 1)]
+impl BusDevice for Pvpanic {
+    fn read(&self, place: Place, data: &mut [u8]) -> Next {
+        read_byte(data, || {
+            (place.offset == 0).then_some(PANICKED | CRASH_LOADED)
+        })
+    }
+
+    fn write(&self, place: Place, data: &[u8]) -> Next {
+        write_byte(data, |event| {
+            if place.offset == 0 {
+                self.report(event);
+            }
+        })
     }
 }
 
-impl DevicePio for Pvpanic {
-    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        read_byte(data, || {
-            (port(base, offset) == PVPANIC).then_some(PANICKED | CRASH_LOADED)
-        });
-    }
-
-    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        let (PVPANIC, Some(event)) = (port(base, offset), written_byte(data)) else {
-            return;
-        };
+impl Pvpanic {
+    fn report(&self, event: u8) {
         if event & PANICKED != 0 {
             match self.on_panic {
                 OnPanic::Exit => {
@@ -63,25 +98,20 @@ impl DevicePio for Pvpanic {
     }
 }
 
-impl Suspend for Pvpanic {
-    type State = ();
-
-    fn save(&self) {}
-
-    fn restore(&self, _state: &()) -> Result<(), RestoreError> {
-        Ok(())
+impl Device for Pvpanic {
+    fn restore(&self, _: &Saved) -> Result<(), RestoreError> {
+        Err(RestoreError::Devices { id: ID.to_owned() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::port::tests::{check_odd_accesses, read, write};
-    use super::super::suspend::tests::check_stateless;
     use super::*;
 
     fn outcome_of(on_panic: OnPanic, event: u8) -> Option<Outcome> {
         let outcome = OutcomeLatch::new().unwrap();
-        write(&Pvpanic::new(on_panic, outcome.clone()), PVPANIC, &[event]);
+        write(&Pvpanic::new(on_panic, outcome.clone()), 0, &[event]);
         outcome.get()
     }
 
@@ -98,9 +128,9 @@ mod tests {
     #[test]
     fn read_tells_both_events() {
         let device = Pvpanic::new(OnPanic::Exit, OutcomeLatch::new().unwrap());
-        assert_eq!(read(&device, PVPANIC), [0x03]);
-        check_odd_accesses(&device, device.ports()[0]);
+        assert_eq!(read(&device, 0), [0x03]);
+        check_odd_accesses(&device, &[1]);
         assert!(!device.outcome.is_set());
-        check_stateless(&device);
+        assert_eq!(device.save(), None);
     }
 }

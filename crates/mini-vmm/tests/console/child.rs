@@ -12,13 +12,11 @@ use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use mini_vmm::console::{Console, ConsoleOutput, line_end};
-use mini_vmm::devices::{IrqLine, SerialDevice, Suspend};
-use mini_vmm::layout::SERIAL;
+use mini_vmm::devices::{Device, IrqLine, SerialDevice};
 use mini_vmm::logging;
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
 use mini_vmm::spec::SerialSpec;
-use vm_device::DevicePio;
-use vm_device::bus::PioAddress;
+use vcpu_loop::bus::{BusDevice, Place};
 
 use crate::{CHILD, PATIENCE};
 
@@ -72,6 +70,20 @@ fn overflow_stack(depth: &[u64; 64]) -> u64 {
 
 type Manager = EventManager<Arc<Mutex<dyn MutEventSubscriber>>>;
 
+/// COM1's data register.
+pub const DATA: Place = Place {
+    window: 0,
+    offset: 0,
+};
+
+/// Whether the guest has read all that came.
+pub fn is_drained(serial: &impl Device) -> bool {
+    serial.save().unwrap().state["in_buffer"]
+        .as_array()
+        .unwrap()
+        .is_empty()
+}
+
 /// A serial device and its event loop.
 pub struct Machine {
     pub serial: Arc<SerialDevice<ConsoleOutput>>,
@@ -108,9 +120,9 @@ fn echo(console: &Console) {
             console.output().unwrap().write_all(b"quit").unwrap();
             return;
         }
-        while byte != *b"!" && !machine.serial.save().in_buffer.is_empty() {
-            machine.serial.pio_read(PioAddress(SERIAL), 0, &mut byte);
-            machine.serial.pio_write(PioAddress(SERIAL), 0, &byte);
+        while byte != *b"!" && !is_drained(&*machine.serial) {
+            let _ = machine.serial.read(DATA, &mut byte);
+            let _ = machine.serial.write(DATA, &byte);
         }
     }
 }
@@ -120,7 +132,7 @@ fn say(console: &Console) {
     let mut machine = Machine::new(console);
     let mut output = console.output().unwrap();
     output.write_all(b"unfinished").unwrap();
-    while machine.serial.save().in_buffer.is_empty() {
+    while is_drained(&*machine.serial) {
         machine.manager.run_with_timeout(1000).unwrap();
     }
     logging::init(0);

@@ -21,12 +21,10 @@ use std::time::{Duration, Instant};
 
 use child::Machine;
 use mini_vmm::console::Console;
-use mini_vmm::devices::{IrqLine, SerialDevice, Suspend};
-use mini_vmm::layout::SERIAL;
+use mini_vmm::devices::{IrqLine, SerialDevice};
 use mini_vmm::outcome::OutcomeLatch;
 use mini_vmm::spec::SerialSpec;
-use vm_device::DevicePio;
-use vm_device::bus::PioAddress;
+use vcpu_loop::bus::BusDevice;
 
 /// What the child does.
 const CHILD: &str = "MINI_VMM_TEST_CHILD";
@@ -291,12 +289,12 @@ fn console_outlives_a_machine() {
         user.write_all(round).unwrap();
         let mut echoed = [0; 5];
         for byte in &mut echoed {
-            while machine.serial.save().in_buffer.is_empty() {
+            while child::is_drained(&*machine.serial) {
                 machine.manager.run_with_timeout(1000).unwrap();
             }
             let mut taken = [0];
-            machine.serial.pio_read(PioAddress(SERIAL), 0, &mut taken);
-            machine.serial.pio_write(PioAddress(SERIAL), 0, &taken);
+            let _ = machine.serial.read(child::DATA, &mut taken);
+            let _ = machine.serial.write(child::DATA, &taken);
             *byte = taken[0];
         }
         assert_eq!(&echoed, round);

@@ -5,22 +5,47 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vcpu_loop::Next;
+use vcpu_loop::bus::{BusDevice, Place};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+mod aml;
 mod state;
 mod uart;
 
 pub use state::SerialState;
 
-use super::port::{lock, port, read_byte, written_byte};
-use super::{IrqLine, PortRange, RestoreError, Suspend};
-use crate::console::InputTarget;
-use crate::layout::{SERIAL, SERIAL_SIZE};
+use super::port::{lock, read_byte, write_byte};
+use super::{Device, IrqLine, RestoreError, Saved, Slot, Window};
+use crate::console::{ConsoleOutput, InputTarget};
+use crate::layout::{SERIAL, SERIAL_GSI, SERIAL_SIZE};
+use crate::spec::{SerialSpec, VmSpec};
 use uart::Uart;
+
+const ID: &str = "serial";
+const VERSION: u32 = 1;
+
+/// `LEGACY_DEVICES` in the FADT's `IAPC_BOOT_ARCH` (ACPI 6.5, table 5.11): there are devices on the ISA bus.
+const LEGACY_DEVICES: u16 = 1 << 0;
+
+/// COM1, unless the description has none.
+pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
+    if spec.serial == SerialSpec::Off {
+        return None;
+    }
+    let mut slot = Slot::new(ID, &[Window::ports(SERIAL, SERIAL_SIZE)], |parts| {
+        let output = parts.output.cloned().unwrap_or_else(ConsoleOutput::discard);
+        let serial = Arc::new(SerialDevice::new(output, parts.irq.clone())?);
+        parts.offers.console_input = Some(serial.clone());
+        Ok(serial)
+    });
+    slot.gsi = Some(SERIAL_GSI);
+    slot.boot_arch = LEGACY_DEVICES;
+    aml::describe(&mut slot.aml);
+    Some(slot)
+}
 
 struct Inner<W: Write> {
     uart: Uart<W>,
@@ -66,11 +91,6 @@ impl<W: Write> SerialDevice<W> {
         })
     }
 
-    /// The ports it claims.
-    pub fn ports(&self) -> [PortRange; 1] {
-        [PortRange::new(SERIAL, SERIAL_SIZE)]
-    }
-
     /// Becomes readable when there is room for input that [`enqueue`](Self::enqueue) did not take.
     pub fn input_room(&self) -> &EventFd {
         &self.room
@@ -92,9 +112,9 @@ impl<W: Write> SerialDevice<W> {
     }
 
     /// The register that an access names.
-    fn register(base: PioAddress, offset: PioAddressOffset) -> Option<u8> {
-        let register = port(base, offset).checked_sub(SERIAL)?;
-        (register < SERIAL_SIZE).then_some(register as u8)
+    fn register(place: Place) -> Option<u8> {
+        let register = u8::try_from(place.offset).ok()?;
+        (u16::from(register) < SERIAL_SIZE).then_some(register)
     }
 
     /// A guest's access to the registers.
@@ -106,17 +126,19 @@ impl<W: Write> SerialDevice<W> {
     }
 }
 
-impl<W: Write> DevicePio for SerialDevice<W> {
-    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+impl<W: Write + Send> BusDevice for SerialDevice<W> {
+    fn read(&self, place: Place, data: &mut [u8]) -> Next {
         read_byte(data, || {
-            Self::register(base, offset).map(|register| self.access(|uart| uart.read(register)))
-        });
+            Self::register(place).map(|register| self.access(|uart| uart.read(register)))
+        })
     }
 
-    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        if let (Some(register), Some(value)) = (Self::register(base, offset), written_byte(data)) {
-            self.access(|uart| uart.write(register, value));
-        }
+    fn write(&self, place: Place, data: &[u8]) -> Next {
+        write_byte(data, |value| {
+            if let Some(register) = Self::register(place) {
+                self.access(|uart| uart.write(register, value));
+            }
+        })
     }
 }
 
@@ -130,9 +152,7 @@ impl<W: Write + Send> InputTarget for SerialDevice<W> {
     }
 }
 
-impl<W: Write + Clone> Suspend for SerialDevice<W> {
-    type State = SerialState;
-
+impl<W: Write + Clone + Send> Device for SerialDevice<W> {
     fn pause(&self) {
         lock(&self.inner).paused = true;
     }
@@ -143,15 +163,16 @@ impl<W: Write + Clone> Suspend for SerialDevice<W> {
         inner.announce_room(&self.room);
     }
 
-    fn save(&self) -> SerialState {
-        lock(&self.inner).uart.save()
+    fn save(&self) -> Option<Saved> {
+        Saved::new(ID, VERSION, &lock(&self.inner).uart.save())
     }
 
-    fn restore(&self, state: &SerialState) -> Result<(), RestoreError> {
+    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let state: SerialState = saved.read(ID, VERSION)?;
         state.check()?;
         let mut inner = lock(&self.inner);
         let output = inner.uart.writer().clone();
-        inner.uart = Uart::restore(state, self.irq.clone(), output).map_err(|source| {
+        inner.uart = Uart::restore(&state, self.irq.clone(), output).map_err(|source| {
             RestoreError::Interrupt {
                 device: "COM1",
                 source,
@@ -172,8 +193,8 @@ impl<W: Write> fmt::Debug for SerialDevice<W> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::device::tests::{check_suspend, refusal};
     use super::super::port::tests::{check_odd_accesses, read, write};
-    use super::super::suspend::tests::check_suspend;
     use super::*;
 
     /// An output that tests can look into.
@@ -198,14 +219,14 @@ mod tests {
     }
 
     fn read_all(device: &SerialDevice<Sink>, count: usize) -> Vec<u8> {
-        (0..count).map(|_| read::<1>(device, SERIAL)[0]).collect()
+        (0..count).map(|_| read::<1>(device, 0)[0]).collect()
     }
 
     #[test]
     fn output_reaches_the_sink_byte_by_byte() {
         let (device, sink) = serial();
         for byte in b"hello" {
-            write(&device, SERIAL, &[*byte]);
+            write(&device, 0, &[*byte]);
         }
         assert_eq!(*lock(&sink.0), b"hello");
     }
@@ -213,11 +234,11 @@ mod tests {
     #[test]
     fn received_data_raises_the_interrupt() {
         let (device, _) = serial();
-        write(&device, SERIAL + 1, &[0x01]);
+        write(&device, 1, &[0x01]);
         assert!(device.irq.event().unwrap().read().is_err());
         assert_eq!(device.enqueue(b"x"), 1);
         assert_eq!(device.irq.event().unwrap().read().unwrap(), 1);
-        assert_eq!(read(&device, SERIAL + 5), [0x61]);
+        assert_eq!(read(&device, 5), [0x61]);
         assert_eq!(read_all(&device, 1), b"x");
     }
 
@@ -253,9 +274,9 @@ mod tests {
     #[test]
     fn loopback_takes_no_input_and_its_end_asks_for_it() {
         let (device, _) = serial();
-        write(&device, SERIAL + 4, &[0x10]);
+        write(&device, 4, &[0x10]);
         assert_eq!(device.enqueue(b"abc"), 0);
-        write(&device, SERIAL + 4, &[0x08]);
+        write(&device, 4, &[0x08]);
         assert_eq!(device.input_room().read().unwrap(), 1);
         assert_eq!(device.enqueue(b"abc"), 3);
     }
@@ -275,29 +296,28 @@ mod tests {
     fn odd_accesses_are_harmless() {
         let (device, sink) = serial();
         device.enqueue(b"x");
-        check_odd_accesses(&device, device.ports()[0]);
+        check_odd_accesses(&device, &[SERIAL_SIZE.into()]);
         assert!(lock(&sink.0).is_empty(), "wide writes write nothing");
-        assert_eq!(device.save().in_buffer, b"x", "wide reads read nothing");
-        assert_eq!(read(&device, SERIAL - 1), [0xff]);
-        assert_eq!(read(&device, SERIAL + SERIAL_SIZE), [0xff]);
+        assert_eq!(read_all(&device, 1), b"x", "wide reads read nothing");
+        assert_eq!(read(&device, SERIAL_SIZE.into()), [0xff]);
     }
 
     #[test]
     fn suspends() {
         let ((device, sink), (fresh, _)) = (serial(), serial());
-        write(&device, SERIAL + 1, &[0x03]);
-        write(&device, SERIAL + 7, &[0x5a]);
+        write(&device, 1, &[0x03]);
+        write(&device, 7, &[0x5a]);
         device.enqueue(b"pending");
-        check_suspend(&device, &fresh, |device| {
-            read_all(device, 7);
-            write(device, SERIAL + 3, &[0x80]);
-            write(device, SERIAL, &[1]);
+        check_suspend(&device, &fresh, || {
+            read_all(&device, 7);
+            write(&device, 3, &[0x80]);
+            write(&device, 0, &[1]);
         });
         assert!(
             fresh.irq.event().unwrap().read().is_ok(),
             "a pending interrupt is raised again"
         );
-        write(&device, SERIAL, b"o");
+        write(&device, 0, b"o");
         assert_eq!(*lock(&sink.0), b"o", "the output is still connected");
         assert_eq!(read_all(&fresh, 7), b"pending");
     }
@@ -305,7 +325,7 @@ mod tests {
     #[test]
     fn impossible_states_are_refused() {
         let (device, _) = serial();
-        let good = device.save();
+        let good = lock(&device.inner).uart.save();
         let bad = [
             SerialState {
                 interrupt_enable: 0x10,
@@ -346,11 +366,8 @@ mod tests {
             },
         ];
         for state in bad {
-            assert!(
-                matches!(device.restore(&state), Err(RestoreError::Field { .. })),
-                "{state:?}"
-            );
-            assert_eq!(device.save(), good);
+            let error = refusal(&device, &state);
+            assert!(matches!(error, RestoreError::Field { .. }), "{state:?}");
         }
     }
 }

@@ -1,0 +1,240 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! All devices of a machine together: made from its plan, put on the bus, saved and restored as one.
+
+use std::io;
+use std::sync::Arc;
+
+use vcpu_loop::bus::{self, BusBuilder, BusDevice};
+
+use super::device::Parts;
+use super::{Device, IrqLine, Offers, RestoreError, Saved, Slot};
+use crate::console::ConsoleOutput;
+use crate::outcome::OutcomeLatch;
+use crate::spec::VmSpec;
+
+/// The devices of one machine.
+#[derive(Debug, Default)]
+pub struct DeviceSet {
+    devices: Vec<Arc<dyn Device>>,
+    offers: Offers,
+}
+
+impl DeviceSet {
+    /// Makes the devices of `slots` and puts them on `bus`; all report to `outcome`. `irq` gives the line of an
+    /// interrupt by its number.
+    ///
+    /// # Errors
+    /// [`Error`] names the device.
+    pub fn build(
+        slots: &[Slot],
+        spec: &VmSpec,
+        output: Option<&ConsoleOutput>,
+        outcome: &OutcomeLatch,
+        irq: impl Fn(u32) -> IrqLine,
+        bus: &mut BusBuilder,
+    ) -> Result<Self, Error> {
+        let mut set = DeviceSet::default();
+        for slot in slots {
+            let mut parts = Parts {
+                spec,
+                outcome,
+                output,
+                irq: slot.gsi.map_or_else(IrqLine::unconnected, &irq),
+                offers: &mut set.offers,
+            };
+            let device = (slot.build)(&mut parts).map_err(|reason| Error::Host {
+                device: slot.id,
+                reason,
+            })?;
+            for (number, window) in slot.windows.iter().enumerate() {
+                let device = Arc::clone(&device) as Arc<dyn BusDevice>;
+                bus.insert(window.space, window.base, window.size, number, device)
+                    .map_err(Error::Bus)?;
+            }
+            set.devices.push(device);
+        }
+        Ok(set)
+    }
+
+    /// What they do for the rest of the process.
+    pub fn offers(&self) -> &Offers {
+        &self.offers
+    }
+
+    /// Stops taking input from outside of the machine.
+    pub fn pause(&self) {
+        self.devices.iter().for_each(|device| device.pause());
+    }
+
+    /// Takes input again.
+    pub fn resume(&self) {
+        self.devices.iter().for_each(|device| device.resume());
+    }
+
+    /// The states of those that have one.
+    pub fn save(&self) -> Vec<Saved> {
+        self.devices
+            .iter()
+            .filter_map(|device| device.save())
+            .collect()
+    }
+
+    /// Replaces the states by saved ones. On an error nothing changed.
+    ///
+    /// # Errors
+    /// The devices are others, or one of them does not take its state.
+    pub fn restore(&self, states: &[Saved]) -> Result<(), RestoreError> {
+        let before = self.save();
+        self.check_list(&before, states)?;
+        self.restore_all(states).inspect_err(|_| {
+            // A state that was just saved restores; if not even that, the first error says more.
+            let _ = self.restore_all(&before);
+        })
+    }
+
+    /// Whether the same devices have states in `mine` and `theirs`.
+    fn check_list(&self, mine: &[Saved], theirs: &[Saved]) -> Result<(), RestoreError> {
+        let id = |states: &[Saved], at: usize| states.get(at).map(|saved| saved.id.clone());
+        for at in 0..mine.len().max(theirs.len()) {
+            let (mine, theirs) = (id(mine, at), id(theirs, at));
+            if mine != theirs {
+                let id = theirs.or(mine).unwrap_or_default();
+                return Err(RestoreError::Devices { id });
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_all(&self, states: &[Saved]) -> Result<(), RestoreError> {
+        let stateful = self.devices.iter().filter(|device| device.save().is_some());
+        stateful
+            .zip(states)
+            .try_for_each(|(device, saved)| device.restore(saved))
+    }
+}
+
+/// Why the devices can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host lacks what one needs.
+    #[error("can't make device {device} ({reason}); raise the limit on open files (ulimit -n)")]
+    Host {
+        /// The device.
+        device: &'static str,
+        /// What the host said.
+        reason: io::Error,
+    },
+    /// Two devices claim the same addresses.
+    #[error("can't put the devices on the bus ({0}); move the debug-exit port")]
+    Bus(bus::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::device::tests::check_suspend;
+    use super::*;
+    use crate::layout;
+    use crate::plan::MachinePlan;
+    use crate::spec::SerialSpec;
+
+    /// The devices of a machine with or without COM1 and debug-exit port, and their bus.
+    fn devices(serial: bool, debug_exit: Option<u16>) -> (DeviceSet, Arc<bus::Bus>) {
+        let mut spec = VmSpec::new("vmlinux");
+        spec.debug_exit = debug_exit;
+        spec.serial = if serial {
+            SerialSpec::Stdio
+        } else {
+            SerialSpec::Off
+        };
+        let plan = MachinePlan::new(&spec);
+        let output = serial.then(ConsoleOutput::discard);
+        let outcome = OutcomeLatch::new().unwrap();
+        let mut bus = BusBuilder::new();
+        let irq = |_| IrqLine::unconnected();
+        let set = DeviceSet::build(
+            &plan.devices,
+            &spec,
+            output.as_ref(),
+            &outcome,
+            irq,
+            &mut bus,
+        );
+        (set.unwrap(), bus.build())
+    }
+
+    #[test]
+    fn what_they_offer_depends_on_what_there_is() {
+        let (with, _) = devices(true, None);
+        assert!(with.offers().console_input.is_some() && with.offers().power_button.is_some());
+        let (without, _) = devices(false, None);
+        assert!(without.offers().console_input.is_none());
+        assert!(without.offers().power_button.is_some());
+    }
+
+    #[test]
+    fn another_set_of_devices_is_refused() {
+        let ((with, _), (without, _)) = (devices(true, None), devices(false, None));
+        for (machine, other) in [(&with, &without), (&without, &with)] {
+            let before = machine.save();
+            let error = machine.restore(&other.save()).unwrap_err();
+            assert!(error.to_string().contains("\"serial\""), "{error}");
+            assert_eq!(machine.save(), before);
+        }
+    }
+
+    #[test]
+    fn a_bad_part_leaves_all_as_it_was() {
+        let (set, bus) = devices(true, None);
+        let saved = set.save();
+        // A change in each, so that the first ones are restored before the last one refuses.
+        let _ = bus.pio_write(layout::ACPI_SLEEP_CONTROL, &[4]);
+        let _ = bus.pio_write(layout::SERIAL + 7, &[1]);
+        let before = set.save();
+        for bad in 0..saved.len() {
+            let mut states = saved.clone();
+            states[bad].version = 99;
+            set.restore(&states).unwrap_err();
+            assert_eq!(set.save(), before);
+        }
+        set.restore(&saved).unwrap();
+        assert_eq!(set.save(), saved);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_no_debug_exit() {
+        let spec = VmSpec {
+            debug_exit: Some(layout::PVPANIC),
+            ..VmSpec::new("vmlinux")
+        };
+        let plan = MachinePlan::new(&spec);
+        let outcome = OutcomeLatch::new().unwrap();
+        let irq = |_| IrqLine::unconnected();
+        let output = ConsoleOutput::discard();
+        let mut bus = BusBuilder::new();
+        let error = DeviceSet::build(&plan.devices, &spec, Some(&output), &outcome, irq, &mut bus);
+        assert!(matches!(error, Err(Error::Bus(_))), "{error:?}");
+    }
+
+    #[test]
+    fn every_device_with_a_state_passes_the_suite() {
+        let ((set, bus), (fresh, _)) = (devices(true, None), devices(true, None));
+        let change = |id: &str| match id {
+            "acpi" => bus.pio_write(layout::ACPI_SLEEP_CONTROL, &[4]),
+            "cf9" => bus.pio_write(layout::CF9_RESET, &[2]),
+            "serial" => bus.pio_write(layout::SERIAL + 7, &[1]),
+            other => panic!("how is device {other} changed?"),
+        };
+        let stateful = |set: &DeviceSet| {
+            let devices = set.devices.iter().filter(|device| device.save().is_some());
+            devices.cloned().collect::<Vec<_>>()
+        };
+        for (device, fresh) in stateful(&set).iter().zip(stateful(&fresh)) {
+            let id = device.save().unwrap().id;
+            check_suspend(&**device, &*fresh, || {
+                let _ = change(&id);
+            });
+        }
+    }
+}

@@ -1,0 +1,83 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a machine is going to be: pure, made from its description, before anything exists.
+
+use crate::devices::{self, Slot};
+use crate::spec::VmSpec;
+
+/// The plan of a machine. The ACPI tables and the bus are both made from it, so they can't disagree.
+///
+/// # Example
+/// ```
+/// use mini_vmm::plan::MachinePlan;
+/// use mini_vmm::spec::VmSpec;
+///
+/// let plan = MachinePlan::new(&VmSpec::new("vmlinux"));
+/// let serial = plan.devices.iter().find(|device| device.id == "serial");
+/// assert_eq!(serial.map(|device| device.windows[0].base), Some(0x3f8));
+/// ```
+#[derive(Clone, Debug)]
+pub struct MachinePlan {
+    /// vCPUs, 1 to [`MAX_CPUS`](crate::layout::MAX_CPUS); APIC ids count from 0.
+    pub cpus: u8,
+    /// Whether the PC's PIT and PIC are there. Linux passes both by on hardware-reduced platforms;
+    /// what they serve is kernels that are told `acpi=off`, and other operating systems.
+    pub legacy_timer: bool,
+    /// The devices that KVM does not emulate, in the order in which they are made.
+    pub devices: Vec<Slot>,
+}
+
+impl MachinePlan {
+    /// The plan of the machine that `spec` describes.
+    pub fn new(spec: &VmSpec) -> Self {
+        MachinePlan {
+            cpus: spec.cpus,
+            legacy_timer: spec.legacy_timer,
+            devices: devices::plan(spec),
+        }
+    }
+
+    /// The FADT's `IAPC_BOOT_ARCH`, which is `usual` but for what the devices change.
+    pub(crate) fn boot_arch(&self, usual: u16) -> u16 {
+        let changes = self.devices.iter().map(|device| device.boot_arch);
+        changes.fold(usual, |all, change| all ^ change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout;
+
+    #[test]
+    fn windows_are_apart() {
+        let mut spec = VmSpec::new("vmlinux");
+        spec.debug_exit = Some(layout::DEBUG_EXIT);
+        let plan = MachinePlan::new(&spec);
+        let mut windows: Vec<_> = plan
+            .devices
+            .iter()
+            .flat_map(|d| d.windows.clone())
+            .collect();
+        windows.sort_by_key(|window| window.base);
+        assert_eq!(windows.len(), 7);
+        for pair in windows.windows(2) {
+            assert!(pair[0].base + pair[0].size <= pair[1].base, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_interrupts_are_used_once() {
+        let mut spec = VmSpec::new("vmlinux");
+        spec.debug_exit = Some(layout::DEBUG_EXIT);
+        let devices = MachinePlan::new(&spec).devices;
+        let mut names: Vec<_> = devices.iter().map(|device| device.id).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), devices.len());
+        let mut interrupts: Vec<_> = devices.iter().filter_map(|device| device.gsi).collect();
+        interrupts.sort_unstable();
+        assert_eq!(interrupts, [layout::SERIAL_GSI, layout::GED_GSI]);
+    }
+}
