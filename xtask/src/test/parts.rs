@@ -89,17 +89,21 @@ fn clippy(run: &mut Run) {
         capture_ok(all.args(["--", "-D", "warnings"]))?;
         let mut guest = bare_cargo(&["clippy", "--release", "--locked"])?;
         capture_ok(guest.args(["--", "-D", "warnings"]))?;
-        for library in libraries_with_features()? {
-            let mut bare = cargo();
-            bare.args(["clippy", "--package", &library, "--no-default-features"]);
-            capture_ok(bare.args(["--", "-D", "warnings"]))?;
+        for (library, features) in libraries_with_features()? {
+            // None, and each alone.
+            for feature in [String::new()].iter().chain(&features) {
+                let mut bare = cargo();
+                bare.args(["clippy", "--package", &library, "--no-default-features"]);
+                bare.args(["--features", feature]);
+                capture_ok(bare.args(["--", "-D", "warnings"]))?;
+            }
         }
         Ok(Tally::pass())
     });
 }
 
-/// The workspace's library packages that have default features, which must build without them.
-fn libraries_with_features() -> Result<Vec<String>> {
+/// The workspace's library packages that have default features, which must build without them, and these features.
+fn libraries_with_features() -> Result<Vec<(String, Vec<String>)>> {
     let metadata = metadata()?;
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
     let is_ours = |package: &Value| {
@@ -109,13 +113,17 @@ fn libraries_with_features() -> Result<Vec<String>> {
     Ok(packages
         .iter()
         .filter(|package| is_ours(package) && package["features"]["default"].is_array())
-        .filter_map(|package| package["name"].as_str().map(str::to_owned))
+        .filter_map(|package| {
+            let features = package["features"]["default"].as_array()?.iter();
+            let features = features.filter_map(Value::as_str).map(str::to_owned);
+            Some((package["name"].as_str()?.to_owned(), features.collect()))
+        })
         .collect())
 }
 
 fn docs(run: &mut Run) {
     run.row("docs", "host", || {
-        for library in libraries_with_features()? {
+        for (library, _) in libraries_with_features()? {
             let mut bare = cargo();
             bare.args(["doc", "--package", &library, "--no-deps"]);
             bare.arg("--no-default-features");
