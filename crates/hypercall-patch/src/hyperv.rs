@@ -128,6 +128,7 @@ impl HypercallMsr {
 
 /// What a write of `HV_X64_MSR_HYPERCALL` means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnWrite {
     /// Nothing, not even the value is kept: the guest has not named itself.
     Ignore,

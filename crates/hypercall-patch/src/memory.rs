@@ -229,6 +229,7 @@ pub enum Written {
 /// Why no stub may be written at a site. The guest chose the address: for a VMM this is an outcome (the 2007
 /// ABI answers `-KVM_EINVAL`) and not a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SiteError {
     /// The four bytes lie in two pages. Checked first.
     CrossesPage {
