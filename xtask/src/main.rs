@@ -44,7 +44,7 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
       --hypercall R     the route of hypercalls: auto (default), vendor, forward, pio
 
 cargo xtask test [--quick|--long] [--only TEXT] [PART...]
-    Checks everything, or the PARTs named: format, licenses, clippy, docs, unit, doctests,
+    Checks everything, or the PARTs named: format, licenses, packages, clippy, docs, unit, doctests,
     integration, amd, intel, bench, coverage. The closing line counts what passed, failed, was
     skipped, and was left to --long.
       --quick           only the parts that take less than a minute

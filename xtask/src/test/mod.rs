@@ -8,9 +8,12 @@ pub mod coverage;
 mod libtest;
 mod licenses;
 mod linux;
+mod packaged;
 mod para;
 mod parts;
 mod summary;
+#[cfg(test)]
+mod versions;
 
 use std::time::Instant;
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::libtest;
 use super::summary::Tally;
-use super::{LONG, Run, beds, coverage, licenses};
+use super::{LONG, Run, beds, coverage, licenses, packaged};
 use crate::bed::Vendor;
 use crate::build::{Kind, TestBinary, bare_cargo, statically};
 use crate::packages;
@@ -44,6 +44,7 @@ const DOC_TESTS: Patience = Patience::of_work(1800);
 pub const PARTS: &[Part] = &[
     Part { name: "format", quick: true, bed: None, run: format },
     Part { name: "licenses", quick: true, bed: None, run: licenses },
+    Part { name: "packages", quick: true, bed: None, run: packages },
     Part { name: "clippy", quick: true, bed: None, run: clippy },
     Part { name: "docs", quick: true, bed: None, run: docs },
     Part { name: "unit", quick: true, bed: None, run: unit },
@@ -65,6 +66,11 @@ fn format(run: &mut Run) {
 
 fn licenses(run: &mut Run) {
     run.row("licenses", "host", licenses::check);
+}
+
+fn packages(run: &mut Run) {
+    let long = run.long;
+    run.row("packages", "host", || packaged::check(long));
 }
 
 fn coverage(run: &mut Run) {
@@ -215,7 +221,7 @@ fn without_kvm_if_unusable(command: &mut Command) {
 }
 
 /// Runs tests and counts them. Those that hang are one failure that names them.
-fn run_counted(name: &str, command: &Command, patience: Patience) -> Result<Tally> {
+pub fn run_counted(name: &str, command: &Command, patience: Patience) -> Result<Tally> {
     let watched = capture_watched(command, patience)?;
     Ok(match watched.end {
         Ok(status) => libtest::count(name, &watched.text, status.success()),
