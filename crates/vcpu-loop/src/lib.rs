@@ -70,6 +70,11 @@
 //! Panics are caught, so the VMM must be built with unwinding (`panic = "unwind"`, the default).
 
 mod builder;
+#[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]
+compile_error!(
+    "the `kvm` feature is for x86-64 hosts, build for x86_64 or without default features"
+);
+
 pub mod bus;
 mod counters;
 mod dispatch;
@@ -83,7 +88,7 @@ mod history;
 mod hooks;
 mod id;
 pub mod kick;
-#[cfg(feature = "kvm")]
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
 pub mod kvm;
 mod report;
 mod runner;

@@ -9,6 +9,7 @@ mod decode;
 mod dump;
 mod nested;
 mod run_page;
+pub mod seccomp;
 mod state;
 mod stopped;
 mod sync_registers;
