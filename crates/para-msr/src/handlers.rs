@@ -473,3 +473,25 @@ impl MsrHandler for LogGp {
         Outcome::GpException
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_limit_lets_65_lines_through() {
+        // Two steps around each power of two; from 4 on there is nothing to log in between.
+        let lines = (0..64).flat_map(|shift| {
+            let mut limit = LogLimit {
+                seen: (1u64 << shift) - 1,
+            };
+            [limit.next_line(), limit.next_line()]
+        });
+        let lines: std::collections::BTreeSet<u64> = lines.flatten().collect();
+        assert_eq!(lines.len(), 65);
+        // The count ends, and so do the lines.
+        assert_eq!(LogLimit { seen: u64::MAX }.next_line(), None);
+        let readme = include_str!("../README.md");
+        assert!(readme.contains("65 lines for 2^64 accesses"));
+    }
+}
