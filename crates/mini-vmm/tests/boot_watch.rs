@@ -302,7 +302,7 @@ fn a_pipe_whose_writer_has_gone_is_read_to_its_end() {
         match bytes {
             b"" => assert_eq!(
                 received.unwrap_err().to_string(),
-                format!("initrd {path} is empty; copy it again")
+                format!("initrd {path} is a pipe that brings nothing; check what writes to it")
             ),
             _ => {
                 received.unwrap();

@@ -104,7 +104,10 @@ fn a_pipe_is_judged_as_a_file_is() {
     let mut vm = Vm::of_kernel(&path);
     let running = vm.start();
     fs::write(&path, "").unwrap();
-    let message = format!("kernel {} is empty; copy it again", path.display());
+    let message = format!(
+        "kernel {} is a pipe that brings nothing; check what writes to it",
+        path.display()
+    );
     running.end().expect(1).says(&[&message]);
 
     // More than the machine's memory.

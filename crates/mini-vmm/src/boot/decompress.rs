@@ -254,7 +254,7 @@ impl Job<'_> {
     /// Block by block: the decoder says how much input one takes, and writes where it belongs at once.
     fn zstd(&self, body: &[u8], out: &mut [u8]) -> io::Result<()> {
         let failed = |code| damaged(zstd_safe::get_error_name(code));
-        let mut decoder = DCtx::create();
+        let mut decoder = DCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
         // Without a window of its own, the size of a frame's window matters no more.
         for parameter in [
             DParameter::StableOutBuffer(true),

@@ -68,6 +68,9 @@ pub enum FileError {
     /// It is neither a regular file nor a pipe.
     #[error("is {0}, not a regular file; pass the file itself")]
     Kind(FileKind),
+    /// It is a pipe that brings nothing.
+    #[error("is a pipe that brings nothing; check what writes to it")]
+    EmptyPipe,
     /// It is a pipe that brings more than a machine could use.
     #[error("is a pipe that brings more than the {} of memory that the machine has; pass a regular file, or more --memory", Size(*max))]
     LongPipe {

@@ -31,7 +31,7 @@ pub(super) fn read(pipe: &File, max: u64, ask: Ask<'_>) -> Result<Vec<u8>, FileE
             continue;
         }
         match (&*pipe).read(&mut piece) {
-            Ok(0) if bytes.is_empty() => return Err(FileError::Empty),
+            Ok(0) if bytes.is_empty() => return Err(FileError::EmptyPipe),
             Ok(0) => return Ok(bytes),
             Ok(count) if bytes.len() as u64 + count as u64 > max => {
                 return Err(FileError::LongPipe { max });
