@@ -6,10 +6,13 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod bare;
+mod images;
 
+use std::io::Write;
 use std::time::Duration;
 
-use bare::{Asm, Ended, TIMEOUTS, Vm, guest};
+use bare::{Asm, Ended, TIMEOUTS, Vm, guest, has_kvm};
+use images::Bz;
 use mini_vmm::layout;
 use rustix::process::Signal;
 
@@ -293,4 +296,38 @@ fn signal_presses_the_power_button_and_a_guest_that_obeys_is_0() {
         running.signal(signal);
         running.end().expect(0).printed("up\nbye\n");
     }
+}
+
+/// A gzip payload of 512 MiB of zeros, made of one piece again and again; only its checksum is wrong.
+fn slow_payload() -> Vec<u8> {
+    let mut packer = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    packer.write_all(&[0; 1 << 20]).unwrap();
+    packer.flush().unwrap();
+    let mut payload = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+    payload.extend(packer.get_ref().repeat(512));
+    payload.extend([3, 0, 0, 0, 0, 0]); // the last block, empty, and the checksum
+    payload.extend((512u32 << 20).to_le_bytes());
+    payload
+}
+
+#[test]
+fn timeout_ends_a_decompression() {
+    let test = "timeout_ends_a_decompression";
+    if !has_kvm(test) {
+        return;
+    }
+    let bz = Bz {
+        payload: slow_payload(),
+        ..Default::default()
+    };
+    let mut vm = Vm::of_file(&bz.build());
+    vm.args(["--memory", "1G", "--timeout", "30ms", "-v"]);
+    let ended = vm.run();
+    ended.expect(36);
+    // Neither the host's result nor that the guest is left to it.
+    assert!(
+        !ended.stderr.contains("decompressed by"),
+        "{}",
+        ended.stderr
+    );
 }
