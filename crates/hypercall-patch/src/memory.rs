@@ -110,14 +110,16 @@ pub fn check_site<M: GuestMemory + ?Sized>(
     }
     // Inside of one page, so it can't wrap.
     let last = first + (LEN as u64 - 1);
-    if let Some(keep) = keep {
-        if !keep.is_empty() && first < keep.end && keep.start <= last {
-            return Err(SiteError::Overlaps {
-                gpa: first,
-                start: keep.start,
-                end: keep.end,
-            });
-        }
+    if let Some(keep) = keep
+        && !keep.is_empty()
+        && first < keep.end
+        && keep.start <= last
+    {
+        return Err(SiteError::Overlaps {
+            gpa: first,
+            start: keep.start,
+            end: keep.end,
+        });
     }
     resolve(memory, gpa).ok_or_else(|| {
         if memory.check_range(gpa, LEN, Permissions::Read) {
@@ -206,10 +208,10 @@ impl<B: BitmapSlice> Site<'_, B> {
         for part in self.parts.iter().flatten().rev() {
             let start = end.saturating_sub(part.len());
             for at in (start..end).rev() {
-                if old[at] != new[at] {
-                    if let Ok(byte) = part.offset(at - start) {
-                        byte.copy_from(&new[at..=at]);
-                    }
+                if old[at] != new[at]
+                    && let Ok(byte) = part.offset(at - start)
+                {
+                    byte.copy_from(&new[at..=at]);
                 }
             }
             end = start;

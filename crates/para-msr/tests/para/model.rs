@@ -85,7 +85,7 @@ impl Model {
     }
 
     fn wrmsr(&mut self, vcpu: usize, value: u64) -> Came {
-        if value % 4096 != 0 {
+        if !value.is_multiple_of(4096) {
             return Came::Misaligned;
         }
         if !Self::all_writable(value, 24) {

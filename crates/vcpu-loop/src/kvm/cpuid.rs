@@ -89,7 +89,7 @@ fn constant(entries: &[kvm_cpuid_entry2]) -> Vec<kvm_cpuid_entry2> {
 fn xen_base(entries: &[kvm_cpuid_entry2]) -> Option<u32> {
     let is_base = |entry: &&kvm_cpuid_entry2| {
         HYPERVISORS.contains(&entry.function)
-            && entry.function % 0x100 == 0
+            && entry.function.is_multiple_of(0x100)
             && [entry.ebx, entry.ecx, entry.edx] == XEN
     };
     entries.iter().find(is_base).map(|entry| entry.function)

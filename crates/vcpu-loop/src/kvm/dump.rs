@@ -105,10 +105,11 @@ fn bytes_at(fd: &VcpuFd, memory: &dyn ReadGuest, linear: u64) -> InstructionByte
     if len == 0 {
         return InstructionBytes::NotRam { gpa };
     }
-    if len == in_page && !second.is_empty() {
-        if let Some(gpa) = translate(linear.wrapping_add(in_page as u64)) {
-            len += memory.read(gpa, second).min(second.len());
-        }
+    if len == in_page
+        && !second.is_empty()
+        && let Some(gpa) = translate(linear.wrapping_add(in_page as u64))
+    {
+        len += memory.read(gpa, second).min(second.len());
     }
     InstructionBytes::Read { gpa, bytes, len }
 }
