@@ -170,6 +170,12 @@ fn serial_port_is_there_only_when_the_machine_has_it() {
         let image = build(&machine).unwrap();
         let dsdt = walk(&image)[0].1;
         assert_eq!(contains(dsdt, &resources), has_serial(&machine));
+        // A kernel without the IOAPIC has no other way to its interrupt than the PIC.
+        let polled = [0x47, 1, 0xf8, 0x03, 0xf8, 0x03, 1, 8, 0x79, 0];
+        assert_eq!(
+            contains(dsdt, &polled),
+            has_serial(&machine) && !machine.legacy_timer
+        );
         assert!(contains(dsdt, b"QEMU0001") && contains(dsdt, b"ACPI0013"));
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
     });
     slot.gsi = Some(SERIAL_GSI);
     slot.boot_arch = LEGACY_DEVICES;
-    aml::describe(&mut slot.aml);
+    aml::describe(spec.legacy_timer, &mut slot.aml);
     Some(slot)
 }
 
