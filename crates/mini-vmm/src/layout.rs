@@ -103,6 +103,16 @@ pub const ACPI_RESET_VALUE: u8 = 0x01;
 pub const GED_EVENTS: u16 = ACPI_PM + 3;
 /// Bit of [`GED_EVENTS`]: the power button was pressed.
 pub const GED_POWER_BUTTON: u8 = 0x01;
+/// The PM1 event registers, with `--legacy-timer` (FADT `PM1a_EVT_BLK`).
+pub const PM1_EVENTS: u16 = 0x604;
+/// Ports that the PM1 event registers take.
+pub const PM1_EVENTS_SIZE: u16 = 4;
+/// The PM1 control register, behind the event registers (FADT `PM1a_CNT_BLK`).
+pub const PM1_CONTROL: u16 = PM1_EVENTS + PM1_EVENTS_SIZE;
+/// Ports that the PM1 control register takes.
+pub const PM1_CONTROL_SIZE: u16 = 2;
+/// Ports that all PM1 registers take.
+pub const PM1_SIZE: u16 = PM1_EVENTS_SIZE + PM1_CONTROL_SIZE;
 /// The sleep type (`SLP_TYP`) of S5, soft-off.
 pub const ACPI_S5_SLEEP_TYPE: u8 = 5;
 /// The reset control register of PC chipsets; a write with bit 2 set resets.
@@ -114,7 +124,7 @@ pub const CF9_RESET: u16 = 0xcf9;
 pub const SERIAL_GSI: u32 = 4;
 /// The Generic Event Device's GSI.
 pub const GED_GSI: u32 = 5;
-/// ACPI's system control interrupt; declared, never raised (the platform is hardware-reduced).
+/// ACPI's system control interrupt; declared, never raised: there are no fixed events.
 pub const SCI_GSI: u32 = 9;
 
 // ---- Limits ----------------------------------------------------------------------------------
@@ -148,13 +158,14 @@ const HOLE: [(u64, u64); 5] = [
 ];
 
 /// Port ranges, in order.
-const PORTS: [(u64, u64); 7] = [
+const PORTS: [(u64, u64); 8] = [
     (I8042_DATA as u64, 1),
     (I8042_STATUS as u64, 1),
     (DEBUG_EXIT as u64, DEBUG_EXIT_SIZE as u64),
     (SERIAL as u64, SERIAL_SIZE as u64),
     (PVPANIC as u64, 1),
     (ACPI_PM as u64, ACPI_PM_SIZE as u64),
+    (PM1_EVENTS as u64, PM1_SIZE as u64),
     (CF9_RESET as u64, 1),
 ];
 
@@ -165,7 +176,7 @@ const OWNED_PORTS: [(u16, u16, &str); 14] = [
     (I8042_STATUS, I8042_STATUS, "the keyboard controller"),
     (SERIAL, SERIAL + SERIAL_SIZE - 1, "COM1"),
     (PVPANIC, PVPANIC, "the panic device"),
-    (ACPI_PM, ACPI_PM + ACPI_PM_SIZE - 1, "ACPI"),
+    (ACPI_PM, PM1_EVENTS + PM1_SIZE - 1, "ACPI"),
     (CF9_RESET, CF9_RESET, "the reset register"),
     (0x20, 0x21, "the interrupt controller"),
     (0xa0, 0xa1, "the interrupt controller"),

@@ -375,6 +375,46 @@ fn serial_input_interrupts() {
 }
 
 #[test]
+fn the_interval_timer_has_pin_0_of_the_ioapic() {
+    let guest = guest(|asm| {
+        let handlers = [(0x30, "pin 0"), (0x32, "pin 2")].map(|(vector, text)| {
+            (
+                vector,
+                guest(|asm| {
+                    asm.print(text).power_off();
+                }),
+            )
+        });
+        asm.idt(&handlers).route(0, 0x30).route(2, 0x32);
+        // Channel 0: mode 2, about a millisecond.
+        asm.out(0x43, 0x34).out(0x40, 0xa9).out(0x40, 4);
+        asm.wait_for_interrupts();
+    });
+    if let Some(mut vm) = Vm::new("the_interval_timer_has_pin_0_of_the_ioapic", &guest) {
+        vm.args(["--legacy-timer"])
+            .run()
+            .expect(0)
+            .printed("pin 0")
+            .silent();
+    }
+}
+
+#[test]
+fn fixed_hardware_is_there_with_the_legacy_timer() {
+    let guest = guest(|asm| {
+        // mov eax, 0x3400; out dx, ax: S5
+        asm.rax(0x3400).port(layout::PM1_CONTROL).raw(&[0x66, 0xef]);
+        asm.print("still here").fail(3);
+    });
+    for (args, code, text) in [(&[][..], 7, "still here"), (&["--legacy-timer"], 0, "")] {
+        let Some(mut vm) = Vm::new("fixed_hardware_is_there_with_the_legacy_timer", &guest) else {
+            return;
+        };
+        vm.args(args).run().expect(code).printed(text).silent();
+    }
+}
+
+#[test]
 fn power_button_interrupts() {
     let handler = guest(|asm| {
         asm.input(layout::GED_EVENTS)

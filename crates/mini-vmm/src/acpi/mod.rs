@@ -3,7 +3,7 @@
 
 //! The ACPI tables: all that the guest is told about the machine outside of CPUID.
 //!
-//! The platform is hardware-reduced (ACPI 6.5, section 4.1): no PM timer, no fixed event registers,
+//! Without a PIT and a PIC the platform is hardware-reduced (ACPI 6.5, section 4.1): no PM timer, no fixed event registers,
 //! no FACS. Power is two registers, events are one device, and a kernel has nothing to probe that
 //! isn't there. Section numbers in this module are those of the ACPI specification, version 6.5.
 
@@ -102,8 +102,12 @@ fn build(machine: &MachinePlan) -> Result<Vec<u8>, Error> {
     }
     // Room for the RSDP, which needs the address of the XSDT, which is written last.
     let mut image = vec![0; Rsdp::len().next_multiple_of(TABLE_ALIGN)];
+    let facs = machine.legacy_timer.then(|| {
+        image.resize(image.len().next_multiple_of(tables::FACS_ALIGN), 0);
+        place(&mut image, &tables::facs())
+    });
     let dsdt = place(&mut image, &dsdt::dsdt(machine));
-    let fadt = place(&mut image, &tables::fadt(machine, dsdt));
+    let fadt = place(&mut image, &tables::fadt(machine, dsdt, facs));
     let madt = place(&mut image, &tables::madt(machine));
     let xsdt = place(&mut image, &tables::xsdt(&[fadt, madt]));
 

@@ -4,6 +4,7 @@
 //! The tables of fixed form: FADT, MADT and XSDT.
 
 use acpi_tables::Aml;
+use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
@@ -23,7 +24,6 @@ const PCAT_COMPAT: u32 = 1;
 /// MADT structure types (table 5.21).
 const LOCAL_APIC: u8 = 0;
 const IO_APIC: u8 = 1;
-const INTERRUPT_SOURCE_OVERRIDE: u8 = 2;
 const LOCAL_APIC_NMI: u8 = 4;
 /// Local APIC flag: the processor is ready for use (section 5.2.12.2).
 const ENABLED: u32 = 1;
@@ -31,34 +31,44 @@ const ENABLED: u32 = 1;
 const ALL_PROCESSORS: u8 = 0xff;
 /// MPS INTI flags (table 5.26): polarity and trigger mode as the bus has them.
 const CONFORMS_TO_BUS: u16 = 0;
-/// The input pin of the IOAPIC that KVM's PIT raises.
-const PIT_GSI: u32 = 2;
 
-/// An 8-bit register at `port`.
-fn port(port: u16) -> GAS {
+/// Where the FACS must start (section 5.2.10), in bytes.
+pub(super) const FACS_ALIGN: usize = 64;
+
+/// The register block of `size` bytes at `port`.
+fn register(port: u16, size: u16, access: AccessSize) -> GAS {
     GAS::new(
         AddressSpace::SystemIo,
-        8,
+        (size * 8) as u8,
         0,
-        AccessSize::ByteAccess,
+        access,
         port.into(),
     )
 }
 
+/// An 8-bit register at `port`.
+fn port(port: u16) -> GAS {
+    register(port, 1, AccessSize::ByteAccess)
+}
+
 /// The FADT (section 5.2.9): where power is switched, and what a PC has that this machine lacks.
 ///
+/// `facs` is the address of the FACS on a platform with fixed hardware; without one it is hardware-reduced.
 /// `IAPC_BOOT_ARCH` doesn't announce the i8042: its ports only take the reset command, and Linux,
 /// told so, leaves out a probe that would wait for a keyboard.
-pub(super) fn fadt(machine: &MachinePlan, dsdt: u64) -> Vec<u8> {
+pub(super) fn fadt(machine: &MachinePlan, dsdt: u64, facs: Option<u64>) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
-        .flag(Flags::HwReducedAcpi)
         .flag(Flags::Wbinvd)
         .flag(Flags::Headless)
         .flag(Flags::ResetRegSup)
         // Neither button is a fixed feature: the power button is a device of the DSDT.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
+    fadt = match facs {
+        Some(facs) => with_fixed_hardware(fadt.firmware_ctrl_64(facs)),
+        None => fadt.flag(Flags::HwReducedAcpi),
+    };
     fadt.iapc_boot_arch = machine
         .boot_arch(VGA_NOT_PRESENT | CMOS_RTC_NOT_PRESENT)
         .into();
@@ -72,10 +82,30 @@ pub(super) fn fadt(machine: &MachinePlan, dsdt: u64) -> Vec<u8> {
     bytes
 }
 
+/// Names the PM1 registers (section 4.8.3). There is no PM timer, and `SMI_CMD` is 0: always in ACPI mode.
+fn with_fixed_hardware(mut fadt: FADTBuilder) -> FADTBuilder {
+    use layout::{PM1_CONTROL, PM1_CONTROL_SIZE, PM1_EVENTS, PM1_EVENTS_SIZE};
+    fadt.pm1a_evt_blk = u32::from(PM1_EVENTS).into();
+    fadt.pm1a_cnt_blk = u32::from(PM1_CONTROL).into();
+    fadt.pm1_evt_len = PM1_EVENTS_SIZE as u8;
+    fadt.pm1_cnt_len = PM1_CONTROL_SIZE as u8;
+    fadt.x_pm1a_evt_blk = register(PM1_EVENTS, PM1_EVENTS_SIZE, AccessSize::WordAccess);
+    fadt.x_pm1a_cnt_blk = register(PM1_CONTROL, PM1_CONTROL_SIZE, AccessSize::WordAccess);
+    fadt
+}
+
+/// The FACS (section 5.2.10), which a platform with fixed hardware must have: no waking vector, no global lock.
+pub(super) fn facs() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    FACS::new().to_aml_bytes(&mut bytes);
+    bytes
+}
+
 /// The MADT (section 5.2.12): local APICs, the IOAPIC, and how the few wires go.
 ///
 /// APIC ids stay below 255, so local APIC structures do also for a guest that turns on x2APIC
-/// mode (section 5.2.12.12). ISA interrupts reach the IOAPIC one to one; only the PIT's doesn't.
+/// mode (section 5.2.12.12). ISA interrupts reach the IOAPIC one to one, the PIT's too: KVM raises pin 0 with it
+/// unless it is given another routing.
 pub(super) fn madt(machine: &MachinePlan) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&(layout::LAPIC as u32).to_le_bytes());
@@ -89,12 +119,6 @@ pub(super) fn madt(machine: &MachinePlan) -> Vec<u8> {
     body.extend_from_slice(&[IO_APIC, 12, 0, 0]);
     body.extend_from_slice(&(layout::IOAPIC as u32).to_le_bytes());
     body.extend_from_slice(&0u32.to_le_bytes());
-    if machine.legacy_timer {
-        // ISA bus (0), IRQ 0.
-        body.extend_from_slice(&[INTERRUPT_SOURCE_OVERRIDE, 10, 0, 0]);
-        body.extend_from_slice(&PIT_GSI.to_le_bytes());
-        body.extend_from_slice(&CONFORMS_TO_BUS.to_le_bytes());
-    }
     body.extend_from_slice(&[LOCAL_APIC_NMI, 6, ALL_PROCESSORS]);
     body.extend_from_slice(&CONFORMS_TO_BUS.to_le_bytes());
     body.push(1);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Power management of the hardware-reduced ACPI platform: sleep and reset registers, and the
+//! Power management: the sleep registers of the hardware-reduced ACPI platform, the reset register, and the
 //! events behind the Generic Event Device.
 
 use std::io;

@@ -17,6 +17,7 @@ mod device;
 mod i8042;
 mod irq;
 pub mod pic;
+mod pm1;
 mod port;
 mod pvpanic;
 mod serial;
@@ -35,6 +36,7 @@ const REGISTRY: &[fn(&VmSpec) -> Option<Slot>] = &[
     cf9::plan,
     debug_exit::plan,
     i8042::plan,
+    pm1::plan,
     pvpanic::plan,
     serial::plan,
 ];
