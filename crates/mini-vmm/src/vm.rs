@@ -16,7 +16,7 @@ use vcpu_loop::{VcpuBuilder, VcpuEvents, VcpuSet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::acpi;
-use crate::boot::{self, BootRequest, Image, Loaded, Watch};
+use crate::boot::{self, BootRequest, Clockless, Image, Loaded, Watch};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{self, DeviceSet, IrqLine, RestoreError, pic};
@@ -185,6 +185,12 @@ impl Loading {
             msrs,
             loaded,
         })
+    }
+
+    /// Who would find no clock on this machine, if it has no PIT.
+    pub fn clockless(&self, spec: &VmSpec) -> Option<Clockless> {
+        let version = self.loaded.version.as_deref();
+        boot::clockless(&spec.cmdline, version).filter(|_| !spec.legacy_timer)
     }
 
     /// Adds devices and vCPUs.

@@ -92,6 +92,9 @@ pub fn run_images(
         Ok(loading) => loading,
         Err(error) => return watch.outcome().ok_or(error.into()),
     };
+    if let Some(clockless) = loading.clockless(spec) {
+        warn!("{clockless}");
+    }
     // Only now: a kernel that can't be booted has emptied no file and left the terminal alone.
     let console = open_console()?;
     let run = Run {

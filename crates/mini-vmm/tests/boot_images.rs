@@ -328,6 +328,21 @@ fn a_guest_that_is_quick_decompresses_unless_the_host_is_needed() {
 }
 
 #[test]
+fn bzimage_says_what_it_is() {
+    let bz = Bz::default().build();
+    let at = |offset: u16| patch(bz.clone(), 0x20e, &offset.to_le_bytes());
+    let version = |image: Vec<u8>| Booted::auto(image).loaded.version;
+    assert_eq!(version(bz.clone()), None);
+    let named = patch(at(0x100), 0x300, b"6.1 (someone)\0and more");
+    assert_eq!(version(named), Some("6.1 (someone)".to_owned()));
+    // Hostile: no end, no text, outside of the file.
+    let endless = version(patch(at(0x100), 0x300, &[b'x'; 200]));
+    assert_eq!(endless, Some("x".repeat(64)));
+    assert_eq!(version(at(0xffff)), None);
+    assert!(version(patch(at(0x100), 0x300, &[0xff, 0])).is_some());
+}
+
+#[test]
 fn bzimage_boots_by_pvh_when_asked() {
     let bz = Bz {
         payload: zstd_stored(&pvh_elf()),

@@ -88,6 +88,32 @@ fn unknown_msrs_are_general_protection_faults() {
 }
 
 #[test]
+fn a_missing_clock_is_said_in_a_line() {
+    let guest = guest(|asm| {
+        asm.power_off();
+    });
+    let warning = "mini-vmm: warning: 'nolapic' takes away the only clock that Linux has here; add --legacy-timer";
+    for (args, count) in [
+        (&["--cmdline", "quiet nolapic"][..], 1),
+        (&["--cmdline", "quiet nolapic", "--legacy-timer"], 0),
+        (&["--cmdline", "quiet -- nolapic"], 0),
+    ] {
+        let Some(mut vm) = Vm::new("a_missing_clock_is_said_in_a_line", &guest) else {
+            return;
+        };
+        let ended = vm.args(args).run();
+        ended.expect(0);
+        assert_eq!(
+            ended.stderr.matches(warning).count(),
+            count,
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(ended.stderr.lines().count(), count, "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn legacy_timer_is_there_only_when_asked_for() {
     let test = "legacy_timer_is_there_only_when_asked_for";
     const SPEAKER: u16 = 0x61;
@@ -337,44 +363,6 @@ fn the_pic_sends_no_exceptions_when_it_is_unmasked() {
 }
 
 #[test]
-fn serial_input_interrupts() {
-    let handler = guest(|asm| {
-        asm.times(64, |asm| {
-            asm.input(layout::SERIAL + 5).test_al(1);
-            asm.if_different(|asm| {
-                asm.input(layout::SERIAL).raw(&[0xee]).compare_al(b'q');
-                asm.if_equal(|asm| {
-                    asm.power_off();
-                });
-            });
-        });
-        asm.wait_for_interrupts();
-    });
-    let guest = guest(|asm| {
-        asm.idt(&[(0x24, handler)]);
-        asm.route(layout::SERIAL_GSI, 0x24);
-        asm.out(layout::SERIAL + 1, 1).print("up\n");
-        asm.wait_for_interrupts();
-    });
-    let Some(mut vm) = Vm::new("serial_input_interrupts", &guest) else {
-        return;
-    };
-    vm.command.stdin(Stdio::piped());
-    let mut running = vm.start();
-    running.await_output("up\n");
-    // More than the FIFO holds, in one go and byte by byte.
-    let text = "All that is typed comes back, ".repeat(10);
-    running.type_in(text.as_bytes());
-    running.await_output(&text);
-    for byte in b"xyz" {
-        running.type_in(&[*byte]);
-    }
-    running.await_output("xyz");
-    running.type_in(b"q");
-    running.end().expect(0).printed(&format!("up\n{text}xyzq"));
-}
-
-#[test]
 fn the_interval_timer_has_pin_0_of_the_ioapic() {
     let guest = guest(|asm| {
         let handlers = [(0x30, "pin 0"), (0x32, "pin 2")].map(|(vector, text)| {
@@ -412,6 +400,44 @@ fn fixed_hardware_is_there_with_the_legacy_timer() {
         };
         vm.args(args).run().expect(code).printed(text).silent();
     }
+}
+
+#[test]
+fn serial_input_interrupts() {
+    let handler = guest(|asm| {
+        asm.times(64, |asm| {
+            asm.input(layout::SERIAL + 5).test_al(1);
+            asm.if_different(|asm| {
+                asm.input(layout::SERIAL).raw(&[0xee]).compare_al(b'q');
+                asm.if_equal(|asm| {
+                    asm.power_off();
+                });
+            });
+        });
+        asm.wait_for_interrupts();
+    });
+    let guest = guest(|asm| {
+        asm.idt(&[(0x24, handler)]);
+        asm.route(layout::SERIAL_GSI, 0x24);
+        asm.out(layout::SERIAL + 1, 1).print("up\n");
+        asm.wait_for_interrupts();
+    });
+    let Some(mut vm) = Vm::new("serial_input_interrupts", &guest) else {
+        return;
+    };
+    vm.command.stdin(Stdio::piped());
+    let mut running = vm.start();
+    running.await_output("up\n");
+    // More than the FIFO holds, in one go and byte by byte.
+    let text = "All that is typed comes back, ".repeat(10);
+    running.type_in(text.as_bytes());
+    running.await_output(&text);
+    for byte in b"xyz" {
+        running.type_in(&[*byte]);
+    }
+    running.await_output("xyz");
+    running.type_in(b"q");
+    running.end().expect(0).printed(&format!("up\n{text}xyzq"));
 }
 
 #[test]

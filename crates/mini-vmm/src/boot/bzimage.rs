@@ -29,6 +29,9 @@ const XLF_KERNEL_64: u16 = 1;
 /// The 64-bit entry point lies this far behind the start of the protected-mode code.
 const ENTRY_64: u64 = 0x200;
 
+/// Enough of a version to tell whose it is, in bytes.
+const VERSION_SIZE: usize = 64;
+
 /// A bzImage that can be booted by its 64-bit entry point.
 #[derive(Clone, Debug)]
 pub(super) struct BzImage {
@@ -75,6 +78,18 @@ impl BzImage {
     pub(super) fn entry(&self) -> u64 {
         HIGH_RAM + ENTRY_64
     }
+}
+
+/// What the kernel calls itself (`kernel_version`), its first [`VERSION_SIZE`] bytes; none where the header or the file
+/// has none.
+pub(super) fn version(source: Source<'_>, header: &setup_header) -> Option<String> {
+    let offset = u64::from(header.kernel_version);
+    if offset == 0 {
+        return None;
+    }
+    let bytes = source.read_up_to(offset + SECTOR, VERSION_SIZE).ok()?;
+    let text = bytes.split(|&byte| byte == 0).next()?;
+    (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
 }
 
 fn bad(field: &'static str, value: impl Into<u64>) -> KernelError {

@@ -7,6 +7,7 @@
 //! than an error.
 
 mod bzimage;
+mod clock;
 mod decompress;
 mod elf;
 mod error;
@@ -26,6 +27,7 @@ use std::path::Path;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
+pub use self::clock::{Clockless, clockless};
 pub use self::decompress::{Compression, NotDecompressed, Zeroed, decompress};
 pub use self::error::{Error, FileError, InitrdError, KernelError, Machine, SegmentError};
 pub use self::image::{FileKind, Image};
@@ -152,6 +154,8 @@ pub struct Loaded {
     pub entry: GuestAddress,
     /// What the image was.
     pub format: Format,
+    /// What a bzImage calls itself, such as "6.1.0-56-cloud-amd64 (…)"; no more than its first 64 bytes.
+    pub version: Option<String>,
     /// Who decompressed it, or will, and why.
     pub decompression: Decompression,
     /// The lowest address that the kernel takes.
@@ -259,6 +263,9 @@ fn load_guarded<M: GuestMemoryBackend>(
         protocol: plan.protocol,
         entry: GuestAddress(plan.entry),
         format: plan.format,
+        version: plan
+            .header
+            .and_then(|header| bzimage::version(request.kernel.source(), &header)),
         kernel_start: GuestAddress(plan.start),
         kernel_end: GuestAddress(plan.end),
         initrd: data.initrd,

@@ -1,0 +1,163 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Kernels and command lines that find no clock on a machine without a PIT. Such a guest stops without a word, so the
+//! VMM says it.
+
+use std::fmt;
+
+/// Words after which Linux has no clock here but the PIT: `early_param`s of Linux 6.12 on x86-64. A word without a value
+/// counts with any.
+const CLOCKLESS: [&str; 7] = [
+    // The local APIC is found by ACPI's tables.
+    "acpi=off",
+    "nolapic",
+    "disableapic",
+    "nolapic_timer",
+    "noapictimer",
+    // KVM's clock tells how fast the TSC is.
+    "no-kvmclock",
+    "nopv",
+];
+
+/// Who would find no clock on a machine without a PIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clockless {
+    /// Linux, by this word of its command line.
+    Word(&'static str),
+    /// A kernel of this name, whatever it is told.
+    Kernel(&'static str),
+}
+
+/// Whether a kernel with this command line needs the PIT to tell the time. `version` is what a bzImage says of itself,
+/// such as "6.1.0-56-cloud-amd64 (…)" or "Memtest86+ v6.10".
+///
+/// # Example
+/// ```
+/// use mini_vmm::boot::{Clockless, clockless};
+///
+/// assert_eq!(clockless("quiet nolapic", None), Some(Clockless::Word("nolapic")));
+/// assert_eq!(clockless("quiet -- nolapic", None), None);
+/// ```
+pub fn clockless(cmdline: &str, version: Option<&str>) -> Option<Clockless> {
+    const MEMTEST: &str = "Memtest86+";
+    if version.is_some_and(|version| version.starts_with(MEMTEST)) {
+        return Some(Clockless::Kernel(MEMTEST));
+    }
+    words(cmdline).find_map(|(name, value)| {
+        let mut known = CLOCKLESS.into_iter();
+        let word = known.find(|word| match word.split_once('=') {
+            Some((known, needed)) => is_same_name(name, known) && value == Some(needed),
+            None => is_same_name(name, word),
+        });
+        word.map(Clockless::Word)
+    })
+}
+
+/// The kernel's words of a command line with their values, as Linux takes it apart (`next_arg` in its lib/cmdline.c):
+/// at white space outside of double quotes, and up to `--`, behind which the words are init's.
+fn words(cmdline: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let mut is_quoted = false;
+    let is_gap = move |c: char| {
+        is_quoted ^= c == '"';
+        !is_quoted && matches!(c, ' ' | '\t'..='\r')
+    };
+    cmdline
+        .split(is_gap)
+        .filter(|word| !word.is_empty())
+        .map(|word| match word.split_once('=') {
+            Some((name, value)) => (unquoted(name), Some(unquoted(value))),
+            None => (unquoted(word), None),
+        })
+        .take_while(|word| *word != ("--", None))
+}
+
+/// Without the quotes around it; those within a word stay.
+fn unquoted(text: &str) -> &str {
+    let text = text.strip_prefix('"').unwrap_or(text);
+    text.strip_suffix('"').unwrap_or(text)
+}
+
+/// Linux takes `-` and `_` in names for the same (`parameq`).
+fn is_same_name(a: &str, b: &str) -> bool {
+    let plain = |c: u8| if c == b'-' { b'_' } else { c };
+    a.bytes().map(plain).eq(b.bytes().map(plain))
+}
+
+impl fmt::Display for Clockless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Clockless::Word(word) => {
+                write!(f, "'{word}' takes away the only clock that Linux has here")
+            }
+            Clockless::Kernel(name) => write!(f, "{name} needs a PC's timer"),
+        }?;
+        f.write_str("; add --legacy-timer, or the guest may hang without a word")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(cmdline: &str) -> Option<&'static str> {
+        match clockless(cmdline, Some("6.1.0-56-cloud-amd64 (debian-kernel)")) {
+            Some(Clockless::Word(word)) => Some(word),
+            Some(Clockless::Kernel(name)) => panic!("{name}"),
+            None => None,
+        }
+    }
+
+    #[test]
+    fn words_that_take_the_clock_away_are_named() {
+        for (cmdline, found) in [
+            ("acpi=off", "acpi=off"),
+            ("console=ttyS0 nolapic quiet", "nolapic"),
+            ("disableapic=1", "disableapic"),
+            ("nolapic_timer", "nolapic_timer"),
+            ("nolapic-timer", "nolapic_timer"),
+            ("noapictimer", "noapictimer"),
+            ("no-kvmclock", "no-kvmclock"),
+            ("no_kvmclock", "no-kvmclock"),
+            ("a\tnopv\n--", "nopv"),
+            ("acpi=\"off\"", "acpi=off"),
+            ("\"acpi=off\"", "acpi=off"),
+            ("x=\"a b\" nopv", "nopv"),
+            ("--- nopv", "nopv"),
+            ("--=x nopv", "nopv"),
+        ] {
+            assert_eq!(word(cmdline), Some(found), "{cmdline:?}");
+        }
+    }
+
+    #[test]
+    fn other_words_are_left_alone() {
+        for cmdline in [
+            "",
+            "console=ttyS0 panic=-1 cryptomgr.notests",
+            "noapic nosmp maxcpus=0 nox2apic notsc tsc=unstable clocksource=tsc lapic=notscdeadline hpet=disable",
+            "acpi acpi=on acpi=noirq acpi=offx acpi=\"o\"ff",
+            "xnolapic nolapicx nolapic.timer no-kvmclock-vsyscall xen_nopv",
+            "-- nolapic",
+            "\"--\" nolapic",
+            "init=\"a nolapic b\"",
+            "x=\" nolapic",
+        ] {
+            assert_eq!(word(cmdline), None, "{cmdline:?}");
+        }
+    }
+
+    #[test]
+    fn memtest_is_known_by_its_version() {
+        let kernel = Some(Clockless::Kernel("Memtest86+"));
+        assert_eq!(clockless("", Some("Memtest86+ v6.10")), kernel);
+        assert_eq!(clockless("", Some("6.1 not Memtest86+")), None);
+        assert_eq!(clockless("", Some("")), None);
+    }
+
+    #[test]
+    fn the_line_says_what_to_add() {
+        let line = clockless("acpi=off", None).unwrap().to_string();
+        assert!(line.contains("'acpi=off'") && line.contains("--legacy-timer"));
+    }
+}
