@@ -20,6 +20,7 @@ use crate::process::{sh_quote, write};
 use crate::workspace::Scratch;
 
 use super::summary::Tally;
+use super::words;
 use super::{Run, para};
 
 /// What is booted.
@@ -173,11 +174,11 @@ pub struct Boot {
 /// The cases that `bed` can have, and those that its KVM can't run.
 fn cases(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
     let (more, impossible) = para::cases(bed);
-    let usual = match bed.vendor {
-        Vendor::Amd => AMD,
-        Vendor::Intel => INTEL,
+    let (usual, words): (_, &[Case]) = match bed.vendor {
+        Vendor::Amd => (AMD, words::CASES),
+        Vendor::Intel => (INTEL, &[]),
     };
-    (usual.iter().chain(more).collect(), impossible)
+    (usual.iter().chain(words).chain(more).collect(), impossible)
 }
 
 /// Those of `cases` that `run` asks for; what it leaves to `--long` is counted.

@@ -14,6 +14,7 @@ mod parts;
 mod summary;
 #[cfg(test)]
 mod versions;
+mod words;
 
 use std::time::Instant;
 
