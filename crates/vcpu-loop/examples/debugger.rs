@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 /// Where the guest's code is: `inc ax; out 0x80, al; jmp $-3`.
 const ENTRY: u64 = 0x1000;
 const CODE: &[u8] = b"\x40\xe6\x80\xeb\xfb";
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A port that nobody looks at, and the memory that the guest runs in.
 struct Machine {

@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// `mov al, 'h'; out 0xe9, al; mov al, 'i'; out 0xe9, al; hlt`
 const CODE: &[u8] = b"\xb0h\xe6\xe9\xb0i\xe6\xe9\xf4";
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A port that keeps what is written to it, and the memory that the guest runs in. No lock: it never leaves the thread.
 struct Machine {

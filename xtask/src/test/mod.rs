@@ -7,6 +7,8 @@ mod beds;
 pub mod coverage;
 mod libtest;
 mod licenses;
+#[cfg(test)]
+mod limits;
 mod linux;
 mod packaged;
 mod para;

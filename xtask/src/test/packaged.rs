@@ -140,7 +140,7 @@ fn lacking(place: &Path) -> Result<Vec<String>> {
 }
 
 /// The Rust files in a directory and below.
-fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
+pub fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let entries = fs::read_dir(directory);
     for entry in entries.with_context(|| format!("can't list {}", directory.display()))? {
