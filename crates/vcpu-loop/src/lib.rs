@@ -19,7 +19,7 @@
 //! | `kvm` (feature `kvm`) | `KvmVcpu` and its saved state |
 //! | `script` (feature `test-utils`) | a scripted vCPU, stricter than KVM, for tests without /dev/kvm |
 //!
-//! All `unsafe` is in `src/kvm/run_page.rs` and `src/signal.rs`.
+//! All `unsafe` is in `src/kvm/run_page.rs`, its submodules, and `src/signal.rs`.
 //!
 //! # Example
 //!
@@ -68,6 +68,11 @@
 //! a device makes it *failed*: it can only be stopped. In each case there is one event, and a report.
 //!
 //! Panics are caught, so the VMM must be built with unwinding (`panic = "unwind"`, the default).
+
+#[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]
+compile_error!(
+    "the `kvm` feature is for x86-64 hosts, build for x86_64 or without default features"
+);
 
 mod builder;
 #[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]

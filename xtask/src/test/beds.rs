@@ -200,11 +200,9 @@ const INTEL_TESTS: &[(&str, &str)] = &[
         "kvm",
         "string_reads ports_and_mmio msrs_read_back unclaimed_msr triple_fault bytes_at_rip",
     ),
+    ("kvm_coalesced", ""),
     ("kvm_registers", ""),
-    (
-        "kvm_state",
-        "state_saved state_survives rejected_msrs misfit_xsave",
-    ),
+    ("kvm_state", ""),
 ];
 
 /// Adds the tests that use KVM: the files `tests/kvm*.rs`, and unit tests with `kvm` in their name. The

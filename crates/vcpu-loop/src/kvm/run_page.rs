@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! All of the crate's `unsafe`: the shared run page of a vCPU, and the KVM calls that have no safe wrapper.
+//! The back end's `unsafe`: the shared run page of a vCPU, and the KVM calls that have no safe wrapper.
 //!
 //! The page is mapped a second time, beside kvm-ioctls' own mapping. Other threads store to
 //! `immediate_exit` while the vCPU runs, and kvm-ioctls makes `&mut kvm_run` of *its* mapping
@@ -14,7 +14,7 @@
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
 //! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read after [`RunPage::map`] |
 //! | `s.regs.sregs`: `ss.dpl`, `cs.l` | any thread, as [`AtomicU8`], only read |
-//! | the ring of coalesced writes, a page behind the data area | any thread: the indices as [`AtomicU32`] and [`AtomicU64`], an entry by who holds the ring's lock |
+//! | the ring of coalesced writes, a page behind the data area | any thread: the indices atomically, an entry by who holds the ring's lock |
 //! | `exit_reason`, `request_interrupt_window`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
 //! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
@@ -24,14 +24,13 @@
 
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use kvm_bindings::{
-    KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave,
-    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_device_attr, kvm_hyperv_exit,
+    KVM_COALESCED_MMIO_PAGE_OFFSET, KVMIO, kvm_hyperv_exit,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_1 as HvSynic,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_2 as HvHcall,
     kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_3 as HvSynDbg, kvm_regs, kvm_run,
@@ -46,22 +45,24 @@ use kvm_bindings::{
     kvm_run__bindgen_ty_1__bindgen_ty_19 as SystemEventArm,
     kvm_run__bindgen_ty_1__bindgen_ty_21 as EoiArm, kvm_run__bindgen_ty_1__bindgen_ty_23 as MsrArm,
     kvm_run__bindgen_ty_1__bindgen_ty_26 as NotifyArm,
-    kvm_run__bindgen_ty_1__bindgen_ty_27 as MemoryFaultArm, kvm_sregs2, kvm_xen_exit,
+    kvm_run__bindgen_ty_1__bindgen_ty_27 as MemoryFaultArm, kvm_xen_exit,
     kvm_xen_exit__bindgen_ty_1__bindgen_ty_1 as XenHcall,
 };
-use kvm_ioctls::{Kvm, VcpuFd};
-use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::ioctl::ioctl;
 
 use crate::kick::Kick;
 
-mod nr {
-    use super::{KVMIO, kvm_device_attr, kvm_sregs2};
-    vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
-    vmm_sys_util::ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
-    vmm_sys_util::ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
-    vmm_sys_util::ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
-    vmm_sys_util::ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
-}
+mod calls;
+mod ring;
+
+pub(super) use calls::{
+    duplicate, duplicate_kvm, get_sregs2, get_xsave, set_sregs2, set_tsc_offset, set_xsave,
+    tsc_offset, xsave_region,
+};
+pub(super) use ring::Ring;
+
+vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 
 const PAGE: usize = 4096;
 
@@ -221,7 +222,7 @@ impl RunPage {
         loop {
             // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page,
             // into which `&mut self` excludes references.
-            if unsafe { ioctl(fd, nr::KVM_RUN()) } == 0 {
+            if unsafe { ioctl(fd, KVM_RUN()) } == 0 {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
@@ -308,80 +309,6 @@ impl RunPage {
     }
 }
 
-/// A coalesced write as KVM keeps it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RingEntry {
-    pub(super) address: u64,
-    pub(super) len: u32,
-    pub(super) is_port: bool,
-    pub(super) data: [u8; 8],
-}
-
-/// KVM's ring of coalesced writes (`struct kvm_coalesced_mmio_ring`): KVM writes entries and then `last`, and never
-/// touches an entry between `first` and `last`.
-#[derive(Debug)]
-pub(super) struct Ring {
-    mapping: Arc<Mapping>,
-}
-
-impl Ring {
-    /// How many entries fit in the page behind the two indices.
-    pub(super) const SLOTS: u32 =
-        ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
-
-    fn base(&self) -> *mut u8 {
-        // SAFETY: the page lies in the mapping (checked in `RunPage::ring`).
-        unsafe { self.mapping.base.as_ptr().add(RING) }
-    }
-
-    /// `first` in the lower half, `last` in the upper one.
-    fn indices(&self) -> &AtomicU64 {
-        // SAFETY: both lie at the start of a page of the mapping, which lives as long as `self`; this process only
-        // accesses them atomically.
-        unsafe { AtomicU64::from_ptr(self.base().cast()) }
-    }
-
-    fn first(&self) -> &AtomicU32 {
-        // SAFETY: as in `indices`.
-        unsafe { AtomicU32::from_ptr(self.base().cast()) }
-    }
-
-    /// The slot of the oldest entry, below [`Ring::SLOTS`]. None, too, where the indices are none.
-    #[inline]
-    pub(super) fn oldest(&self) -> Option<u32> {
-        let indices = self.indices().load(Ordering::Acquire);
-        let (first, last) = (indices as u32, (indices >> 32) as u32);
-        (first != last && first < Self::SLOTS && last < Self::SLOTS).then_some(first)
-    }
-
-    /// The entry in a slot. Only for who holds the ring's lock.
-    ///
-    /// # Panics
-    /// There is no such slot.
-    pub(super) fn entry(&self, slot: u32) -> RingEntry {
-        assert!(slot < Self::SLOTS);
-        let at =
-            size_of::<kvm_coalesced_mmio_ring>() + slot as usize * size_of::<kvm_coalesced_mmio>();
-        // SAFETY: `slot` is below `SLOTS`, so the entry lies in the page, 8-byte aligned; it consists of integers, and
-        // KVM doesn't write it while it is between `first` and `last`.
-        let entry = unsafe { self.base().add(at).cast::<kvm_coalesced_mmio>().read() };
-        RingEntry {
-            address: entry.phys_addr,
-            len: entry.len,
-            // SAFETY: both arms of the union are the same integer.
-            is_port: unsafe { entry.__bindgen_anon_1.pio } != 0,
-            data: entry.data,
-        }
-    }
-
-    /// Gives the oldest entry back to KVM. Only for who holds the ring's lock.
-    pub(super) fn advance(&self) {
-        let first = self.first().load(Ordering::Relaxed);
-        self.first()
-            .store((first + 1) % Self::SLOTS, Ordering::Release);
-    }
-}
-
 /// The system event's data words.
 pub(super) fn system_event_data(arm: &SystemEventArm) -> [u64; 16] {
     // SAFETY: both arms of the union are integers.
@@ -438,105 +365,4 @@ pub(super) fn regs_from_words(words: [u64; REGS_WORDS]) -> kvm_regs {
 pub(super) fn words_from_regs(regs: kvm_regs) -> [u64; REGS_WORDS] {
     // SAFETY: as in `regs_from_words`.
     unsafe { std::mem::transmute::<kvm_regs, [u64; REGS_WORDS]>(regs) }
-}
-
-/// `KVM_GET_SREGS2`.
-pub(super) fn get_sregs2(fd: &VcpuFd) -> io::Result<kvm_sregs2> {
-    let mut sregs = kvm_sregs2::default();
-    // SAFETY: KVM writes exactly one `kvm_sregs2`.
-    match unsafe { ioctl_with_mut_ref(fd, nr::KVM_GET_SREGS2(), &mut sregs) } {
-        0 => Ok(sregs),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// `KVM_SET_SREGS2`.
-pub(super) fn set_sregs2(fd: &VcpuFd, sregs: &kvm_sregs2) -> io::Result<()> {
-    // SAFETY: KVM reads exactly one `kvm_sregs2`.
-    match unsafe { ioctl_with_ref(fd, nr::KVM_SET_SREGS2(), sregs) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-fn os_error(error: vmm_sys_util::errno::Error) -> io::Error {
-    io::Error::from_raw_os_error(error.errno())
-}
-
-/// Another descriptor of the same file.
-pub(super) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the descriptor is open as long as `fd` is borrowed, which is longer than this.
-    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }.try_clone_to_owned()
-}
-
-/// Another descriptor of `/dev/kvm`, for which a jail need not hold the path.
-pub(super) fn duplicate_kvm(kvm: &Kvm) -> io::Result<Kvm> {
-    let fd = duplicate(kvm)?.into_raw_fd();
-    // SAFETY: the descriptor is new, nobody else owns it.
-    Ok(unsafe { Kvm::from_raw_fd(fd) })
-}
-
-/// The attribute `KVM_VCPU_TSC_OFFSET` with its value at `offset`.
-fn tsc_offset_at(offset: *const u64) -> kvm_device_attr {
-    kvm_device_attr {
-        group: KVM_VCPU_TSC_CTRL,
-        attr: u64::from(KVM_VCPU_TSC_OFFSET),
-        addr: offset as u64,
-        ..Default::default()
-    }
-}
-
-/// `KVM_GET_DEVICE_ATTR` of `KVM_VCPU_TSC_OFFSET`.
-pub(super) fn tsc_offset(vcpu: &impl AsRawFd) -> io::Result<u64> {
-    let mut offset = 0u64;
-    let attribute = tsc_offset_at(&raw mut offset);
-    // SAFETY: KVM reads the attribute and writes the 8 bytes that this one has to `addr`, which is
-    // `offset`, alive and not otherwise used until the call returns.
-    match unsafe { ioctl_with_ref(vcpu, nr::KVM_GET_DEVICE_ATTR(), &attribute) } {
-        0 => Ok(offset),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// `KVM_SET_DEVICE_ATTR` of `KVM_VCPU_TSC_OFFSET`.
-pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
-    // SAFETY: KVM reads the attribute and the 8 bytes at `addr`, which is `offset`, alive until the call returns.
-    match unsafe {
-        ioctl_with_ref(
-            vcpu,
-            nr::KVM_SET_DEVICE_ATTR(),
-            &tsc_offset_at(&raw const offset),
-        )
-    } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// `KVM_GET_XSAVE2`, or `KVM_GET_XSAVE` where the area has the classic 4096 bytes.
-///
-/// `xsave` has room for what `KVM_CAP_XSAVE2` said after this vCPU was made, see `KvmHost::xsave_size`.
-pub(super) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()> {
-    if xsave.as_slice().is_empty() {
-        let classic = fd.get_xsave().map_err(os_error)?;
-        // SAFETY: only the fixed part is replaced, the length of the flexible one stays 0.
-        unsafe { xsave.as_mut_fam_struct() }.xsave = classic;
-        return Ok(());
-    }
-    // SAFETY: KVM writes as much as `KVM_CAP_XSAVE2` says, which is fixed once a vCPU exists, and the caller
-    // sized `xsave` by that.
-    unsafe { fd.get_xsave2(xsave) }.map_err(os_error)
-}
-
-/// `KVM_SET_XSAVE`; `xsave` is sized as for [`get_xsave`].
-pub(super) fn set_xsave(fd: &VcpuFd, xsave: &Xsave) -> io::Result<()> {
-    // SAFETY: KVM reads at most as much as `KVM_CAP_XSAVE2` says, which is fixed once a vCPU exists, and the
-    // caller sized `xsave` by that.
-    unsafe { fd.set_xsave2(xsave) }.map_err(os_error)
-}
-
-/// The fixed part of an XSAVE area, as words.
-pub(super) fn xsave_region(xsave: &mut Xsave) -> &mut [u32; 1024] {
-    // SAFETY: the flexible part's length isn't changed.
-    &mut unsafe { xsave.as_mut_fam_struct() }.xsave.region
 }
