@@ -98,8 +98,8 @@ impl<W: Write> SerialDevice<W> {
 
     /// Gives the guest as much of `bytes` as the receive FIFO has room for, and returns how much
     /// that is. It is less than everything also while the device is paused, in loopback mode
-    /// (a driver's self-test), or just cleared by its driver; in each case [`input_room`](Self::input_room) tells when
-    /// to go on.
+    /// (a driver's self-test), just cleared by its driver, or stopped by it (RTS); in each case
+    /// [`input_room`](Self::input_room) tells when to go on.
     pub fn enqueue(&self, bytes: &[u8]) -> usize {
         let mut inner = lock(&self.inner);
         let taken = if inner.paused {

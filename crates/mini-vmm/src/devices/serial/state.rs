@@ -50,6 +50,8 @@ pub struct SerialState {
     pub unsent: Vec<u8>,
     /// How often the guest is to read the line status before input comes again; 16 at most.
     pub hold: u8,
+    /// Whether the guest has set RTS, outside of loopback mode, so that it stops the input by clearing it.
+    pub uses_rts: bool,
 }
 
 impl SerialState {

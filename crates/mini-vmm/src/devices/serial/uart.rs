@@ -19,7 +19,7 @@
 //! | MSR, bits 0 to 3 | never | what changed since MSR was read, and interrupts (8.9); only loopback changes anything |
 //! | interrupt output | an edge for each new bit in IIR | high while anything is pending |
 //!
-//! Four things are as no chip has them, and no guest can tell or none minds:
+//! Five things are as no chip has them, and no guest can tell or none minds:
 //!
 //! - The receive FIFO holds 64 bytes, not 16, as some successors do.
 //! - The line has no speed. What was written is sent at once. The four character times until a time-out are over at
@@ -27,6 +27,8 @@
 //! - Input is never lost. Bytes that a reset of the FIFO clears count as not sent yet, and come again; so do those that
 //!   wait when loopback mode, a driver's self-test, begins. After a reset the sender waits for a sign of a receiver: the
 //!   receive interrupt is enabled, or LSR was read [`HOLD`] times. So drivers can clear the receiver when they start.
+//! - A guest that has set RTS stops the sender by clearing it, as one that does hardware flow control (`stty crtscts`).
+//!   Guests that never set RTS receive all the same.
 //! - Interrupts do not depend on MCR's OUT2, which PCs have between UART and interrupt controller: firmware and small
 //!   kernels leave it out, and QEMU does not ask for it.
 
@@ -73,6 +75,7 @@ const FCR_RESET_TRANSMITTER: u8 = 1 << 2;
 pub(super) const FCR_TRIGGER: u8 = 0xc0;
 
 const LCR_DLAB: u8 = 1 << 7;
+const MCR_RTS: u8 = 1 << 1;
 const MCR_LOOPBACK: u8 = 1 << 4;
 pub(super) const LSR_DATA_READY: u8 = 1 << 0;
 pub(super) const LSR_OVERRUN: u8 = 1 << 1;
@@ -117,6 +120,8 @@ pub(super) struct Uart<W: Write> {
     unsent: VecDeque<u8>,
     /// How often LSR is to be read before the sender goes on.
     hold: u8,
+    /// Whether the guest has set RTS: from then on the sender heeds it.
+    uses_rts: bool,
 }
 
 impl<W: Write> Uart<W> {
@@ -139,6 +144,7 @@ impl<W: Write> Uart<W> {
             looped: 0,
             unsent: VecDeque::new(),
             hold: 0,
+            uses_rts: false,
         }
     }
 
@@ -169,7 +175,8 @@ impl<W: Write> Uart<W> {
 
     /// Whether the sender may go on.
     fn is_receiving(&mut self) -> bool {
-        self.hold == 0 && !self.is_in_loopback()
+        let is_ready = !self.uses_rts || self.serial.read(MCR) & MCR_RTS != 0;
+        self.hold == 0 && is_ready && !self.is_in_loopback()
     }
 
     /// Whether everything that was enqueued has been read, and more may come.
@@ -216,6 +223,7 @@ impl<W: Write> Uart<W> {
             looped: self.looped as u8,
             unsent: self.unsent.iter().copied().collect(),
             hold: self.hold,
+            uses_rts: self.uses_rts,
         }
     }
 
@@ -237,6 +245,7 @@ impl<W: Write> Uart<W> {
             looped: state.looped.into(),
             unsent: state.unsent.iter().copied().collect(),
             hold: state.hold,
+            uses_rts: state.uses_rts,
             ..Uart::with_serial(serial, irq)
         };
         uart.drive(uart.pending())?;
@@ -453,6 +462,8 @@ impl<W: Write> Uart<W> {
             let mut looped = self.take_back_input();
             self.fill(looped.make_contiguous());
         }
+        // In loopback mode the output itself stays inactive.
+        self.uses_rts |= value & (MCR_RTS | MCR_LOOPBACK) == MCR_RTS;
         let before = self.serial.read(MSR);
         self.pass_on(MCR, value);
         let after = self.serial.read(MSR);

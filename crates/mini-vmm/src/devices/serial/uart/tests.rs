@@ -246,6 +246,25 @@ fn loopback_returns_what_is_sent() {
 }
 
 #[test]
+fn a_guest_that_uses_rts_stops_input_by_it() {
+    let mut uart = uart_with(0x01, 0x01);
+    assert_eq!(uart.enqueue(b"a"), 1, "RTS was never set");
+    // The output is inactive in loopback mode.
+    uart.write(MCR, LOOPBACK | 0x02);
+    uart.write(MCR, 0x08);
+    assert_eq!(uart.enqueue(b"b"), 1);
+    uart.write(MCR, 0x0b);
+    assert_eq!(uart.enqueue(b"c"), 1);
+    uart.write(MCR, 0x09);
+    assert_eq!(uart.enqueue(b"d"), 0);
+    assert_eq!(read_bytes(&mut uart, 3), b"abc", "they came before");
+    assert!(!uart.is_drained());
+    uart.write(MCR, 0x0b);
+    assert!(uart.is_drained());
+    assert_eq!(uart.enqueue(b"d"), 1);
+}
+
+#[test]
 fn without_fifos_loopback_holds_one_byte() {
     let mut uart = uart_with(0, 0);
     uart.enqueue(b"input");
