@@ -3,7 +3,7 @@
 
 //! The machine's own devices: those that KVM does not emulate.
 //!
-//! A device is one file with a `plan` function, and one line in [`REGISTRY`]. Its plan says which addresses and which
+//! A device is one file with a `plan` function, and one line in `REGISTRY`. Its plan says which addresses and which
 //! interrupt it has and what ACPI says of it, and how it is made; from then on it is a [`Device`] like any other.
 //! It reports how the run ends through an [`OutcomeLatch`](crate::outcome::OutcomeLatch).
 //!
