@@ -65,7 +65,7 @@ pub struct VmSpec {
     pub timeout: Option<Duration>,
     /// The debug-exit port, if there is one.
     pub debug_exit: Option<u16>,
-    /// Whether the PC's PIT and PIC are there and announced.
+    /// Whether the PC's PIT and PIC are there and announced, on a platform with ACPI's fixed hardware.
     pub legacy_timer: bool,
     /// How hypercalls of a guest that registers for them reach their handler.
     pub hypercall: HypercallRoute,
