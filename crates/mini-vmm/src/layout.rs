@@ -77,6 +77,10 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 pub const I8042_DATA: u16 = 0x60;
 /// The i8042 status and command port: writing 0xFE asks for a reset.
 pub const I8042_STATUS: u16 = 0x64;
+/// The real-time clock's index port; its data port follows.
+pub const RTC: u16 = 0x70;
+/// Ports that the real-time clock takes.
+pub const RTC_SIZE: u16 = 2;
 /// The first debug-exit port, when it is asked for without a number.
 pub const DEBUG_EXIT: u16 = 0xf4;
 /// Ports that the debug-exit device takes: wide writes reach it as they reach QEMU's.
@@ -124,6 +128,8 @@ pub const CF9_RESET: u16 = 0xcf9;
 pub const SERIAL_GSI: u32 = 4;
 /// The Generic Event Device's GSI.
 pub const GED_GSI: u32 = 5;
+/// The real-time clock's GSI.
+pub const RTC_GSI: u32 = 8;
 /// ACPI's system control interrupt; declared, never raised: there are no fixed events.
 pub const SCI_GSI: u32 = 9;
 
@@ -158,9 +164,10 @@ const HOLE: [(u64, u64); 5] = [
 ];
 
 /// Port ranges, in order.
-const PORTS: [(u64, u64); 8] = [
+const PORTS: [(u64, u64); 9] = [
     (I8042_DATA as u64, 1),
     (I8042_STATUS as u64, 1),
+    (RTC as u64, RTC_SIZE as u64),
     (DEBUG_EXIT as u64, DEBUG_EXIT_SIZE as u64),
     (SERIAL as u64, SERIAL_SIZE as u64),
     (PVPANIC as u64, 1),
@@ -183,7 +190,7 @@ const OWNED_PORTS: [(u16, u16, &str); 14] = [
     (0x4d0, 0x4d1, "the interrupt controller"),
     (0x40, 0x43, "the timer"),
     (0x61, 0x61, "the timer"),
-    (0x70, 0x71, "the real-time clock"),
+    (RTC, RTC + RTC_SIZE - 1, "the real-time clock"),
     (0x80, 0x80, "the delay port"),
     (0xcf8, 0xcff, "PCI configuration"),
 ];

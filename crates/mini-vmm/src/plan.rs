@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn windows_are_apart() {
         let mut spec = VmSpec::new("vmlinux");
-        spec.debug_exit = Some(layout::DEBUG_EXIT);
+        (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
         spec.legacy_timer = true;
         let plan = MachinePlan::new(&spec);
         let mut windows: Vec<_> = plan
@@ -62,7 +62,7 @@ mod tests {
             .flat_map(|d| d.windows.clone())
             .collect();
         windows.sort_by_key(|window| window.base);
-        assert_eq!(windows.len(), 8);
+        assert_eq!(windows.len(), 9);
         for pair in windows.windows(2) {
             assert!(pair[0].base + pair[0].size <= pair[1].base, "{pair:?}");
         }
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn names_and_interrupts_are_used_once() {
         let mut spec = VmSpec::new("vmlinux");
-        spec.debug_exit = Some(layout::DEBUG_EXIT);
+        (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
         let devices = MachinePlan::new(&spec).devices;
         let mut names: Vec<_> = devices.iter().map(|device| device.id).collect();
         names.sort_unstable();
@@ -79,6 +79,9 @@ mod tests {
         assert_eq!(names.len(), devices.len());
         let mut interrupts: Vec<_> = devices.iter().filter_map(|device| device.gsi).collect();
         interrupts.sort_unstable();
-        assert_eq!(interrupts, [layout::SERIAL_GSI, layout::GED_GSI]);
+        assert_eq!(
+            interrupts,
+            [layout::SERIAL_GSI, layout::GED_GSI, layout::RTC_GSI]
+        );
     }
 }

@@ -67,6 +67,8 @@ pub struct VmSpec {
     pub debug_exit: Option<u16>,
     /// Whether the PC's PIT and PIC are there and announced, on a platform with ACPI's fixed hardware.
     pub legacy_timer: bool,
+    /// Whether the PC's real-time clock is there and announced.
+    pub rtc: bool,
     /// How hypercalls of a guest that registers for them reach their handler.
     pub hypercall: HypercallRoute,
     /// In which registers hypercalls that reach the VMM have their number and arguments.
@@ -345,6 +347,7 @@ impl VmSpec {
             timeout: None,
             debug_exit: None,
             legacy_timer: false,
+            rtc: false,
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

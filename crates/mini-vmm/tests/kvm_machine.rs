@@ -460,3 +460,25 @@ fn power_button_interrupts() {
     running.signal(Signal::TERM);
     running.end().expect(0).printed("up\npressed\n");
 }
+
+#[test]
+fn the_clock_interrupts_with_each_second() {
+    let handler = guest(|asm| {
+        // Register C: an update, and the interrupt for it.
+        asm.out(layout::RTC, 12).input(layout::RTC + 1);
+        asm.expect_al(0x90, 1);
+        asm.print("tick\n").power_off();
+    });
+    let guest = guest(|asm| {
+        asm.idt(&[(0x28, handler)]);
+        asm.route(layout::RTC_GSI, 0x28).print("up\n");
+        // Register B: interrupt at each update, 24 hours.
+        asm.out(layout::RTC, 11).out(layout::RTC + 1, 0x12);
+        asm.wait_for_interrupts();
+    });
+    let Some(mut vm) = Vm::new("the_clock_interrupts_with_each_second", &guest) else {
+        return;
+    };
+    let ended = vm.args(["--rtc=on"]).run();
+    ended.expect(0).printed("up\ntick\n");
+}

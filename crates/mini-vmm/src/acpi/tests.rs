@@ -27,6 +27,12 @@ fn machine(cpus: u8, serial: bool, legacy_timer: bool) -> MachinePlan {
     MachinePlan::new(&spec)
 }
 
+fn with_clock(rtc: bool) -> MachinePlan {
+    let mut spec = VmSpec::new("vmlinux");
+    spec.rtc = rtc;
+    MachinePlan::new(&spec)
+}
+
 fn has_serial(machine: &MachinePlan) -> bool {
     machine.devices.iter().any(|device| device.id == "serial")
 }
@@ -189,6 +195,17 @@ fn serial_port_is_there_only_when_the_machine_has_it() {
 }
 
 #[test]
+fn the_clock_is_announced_only_where_it_is() {
+    for rtc in [false, true] {
+        let image = build(&with_clock(rtc)).unwrap();
+        let [(_, dsdt), (_, fadt), ..] = walk(&image);
+        // EISAID("PNP0B00"), and IAPC_BOOT_ARCH with "CMOS RTC Not Present".
+        assert_eq!(contains(dsdt, &[0x41, 0xd0, 0x0b, 0x00]), rtc);
+        assert_eq!(fadt[109] & 1 << 5 == 0, rtc);
+    }
+}
+
+#[test]
 fn number_of_cpus_is_checked() {
     for cpus in [0, 65, 255] {
         let machine = machine(cpus, true, false);
@@ -246,7 +263,7 @@ fn intels_compiler_accepts_every_table() {
         );
         return;
     }
-    for machine in machines() {
+    for machine in machines().chain([with_clock(true)]) {
         let dir = tempfile::tempdir().unwrap();
         let image = build(&machine).unwrap();
         for (name, bytes) in walk(&image) {

@@ -50,6 +50,7 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
     let switch = |on: bool| if on { "on" } else { "off" };
     flag(&mut args, "--nested", switch(spec.nested));
     flag(&mut args, "--legacy-timer", switch(spec.legacy_timer));
+    flag(&mut args, "--rtc", switch(spec.rtc));
     flag(&mut args, "--serial", spec.serial.to_word());
     flag(
         &mut args,

@@ -220,10 +220,12 @@ fn switches_are_words_or_booleans() {
         ("true", true),
         ("false", false),
     ] {
-        let json = format!(r#"{{"para": {word}, "legacy-timer": {word}, "nested": {word}}}"#);
+        let json = format!(
+            r#"{{"para": {word}, "legacy-timer": {word}, "nested": {word}, "rtc": {word}}}"#
+        );
         let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-        let switches = [spec.para, spec.legacy_timer, spec.nested];
-        assert_eq!(switches, [Some(spec::Switch(on)); 3], "{json}");
+        let switches = [spec.para, spec.legacy_timer, spec.nested, spec.rtc];
+        assert_eq!(switches, [Some(spec::Switch(on)); 4], "{json}");
     }
 }
 

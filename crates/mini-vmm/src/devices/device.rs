@@ -13,6 +13,7 @@ use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
 
 use super::IrqLine;
+use super::events::EventSource;
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::outcome::OutcomeLatch;
 use crate::spec::VmSpec;
@@ -95,6 +96,8 @@ pub(super) struct Parts<'a> {
     pub irq: IrqLine,
     /// What it does for the rest of the process.
     pub offers: &'a mut Offers,
+    /// What wakes it.
+    pub events: &'a mut Vec<EventSource>,
 }
 
 /// What devices do for the rest of the process.

@@ -14,12 +14,14 @@ mod acpi_pm;
 mod cf9;
 mod debug_exit;
 mod device;
+mod events;
 mod i8042;
 mod irq;
 pub mod pic;
 mod pm1;
 mod port;
 mod pvpanic;
+mod rtc;
 mod serial;
 mod set;
 
@@ -38,6 +40,7 @@ const REGISTRY: &[fn(&VmSpec) -> Option<Slot>] = &[
     i8042::plan,
     pm1::plan,
     pvpanic::plan,
+    rtc::plan,
     serial::plan,
 ];
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vcpu_loop::bus::{self, BusBuilder, BusDevice};
 
 use super::device::Parts;
+use super::events::EventThread;
 use super::{Device, IrqLine, Offers, RestoreError, Saved, Slot};
 use crate::console::ConsoleOutput;
 use crate::outcome::OutcomeLatch;
@@ -17,6 +18,8 @@ use crate::spec::VmSpec;
 /// The devices of one machine.
 #[derive(Debug, Default)]
 pub struct DeviceSet {
+    // First: it stops before the devices that it serves are gone.
+    _thread: Option<EventThread>,
     devices: Vec<Arc<dyn Device>>,
     offers: Offers,
 }
@@ -35,7 +38,7 @@ impl DeviceSet {
         irq: impl Fn(u32) -> IrqLine,
         bus: &mut BusBuilder,
     ) -> Result<Self, Error> {
-        let mut set = DeviceSet::default();
+        let (mut set, mut events) = (DeviceSet::default(), Vec::new());
         for slot in slots {
             let mut parts = Parts {
                 spec,
@@ -43,6 +46,7 @@ impl DeviceSet {
                 output,
                 irq: slot.gsi.map_or_else(IrqLine::unconnected, &irq),
                 offers: &mut set.offers,
+                events: &mut events,
             };
             let device = (slot.build)(&mut parts).map_err(|reason| Error::Host {
                 device: slot.id,
@@ -55,6 +59,7 @@ impl DeviceSet {
             }
             set.devices.push(device);
         }
+        set._thread = EventThread::start(events).map_err(Error::Events)?;
         Ok(set)
     }
 
@@ -126,6 +131,11 @@ pub enum Error {
         /// What the host said.
         reason: io::Error,
     },
+    /// The host lacks a thread or a descriptor for their events.
+    #[error(
+        "can't wait for the devices' events ({0}); raise the limits on threads and open files (ulimit -u, ulimit -n)"
+    )]
+    Events(io::Error),
     /// Two devices claim the same addresses.
     #[error("can't put the devices on the bus ({0}); move the debug-exit port")]
     Bus(bus::Error),
@@ -142,7 +152,7 @@ mod tests {
     /// The devices of a machine with or without COM1 and debug-exit port, and their bus.
     fn devices(serial: bool, debug_exit: Option<u16>) -> (DeviceSet, Arc<bus::Bus>) {
         let mut spec = VmSpec::new("vmlinux");
-        spec.debug_exit = debug_exit;
+        (spec.debug_exit, spec.rtc) = (debug_exit, true);
         spec.serial = if serial {
             SerialSpec::Stdio
         } else {
@@ -223,6 +233,7 @@ mod tests {
         let change = |id: &str| match id {
             "acpi" => bus.pio_write(layout::ACPI_SLEEP_CONTROL, &[4]),
             "cf9" => bus.pio_write(layout::CF9_RESET, &[2]),
+            "rtc" => bus.pio_write(layout::RTC, &[1]),
             "serial" => bus.pio_write(layout::SERIAL + 7, &[1]),
             other => panic!("how is device {other} changed?"),
         };

@@ -100,6 +100,10 @@ pub struct PartialSpec {
     #[arg(help_heading = "Machine")]
     pub legacy_timer: Option<Switch>,
 
+    /// Give the machine a real-time clock with an alarm [default: off]
+    #[arg(long, value_name = "on|off", help_heading = "Devices")]
+    pub rtc: Option<Switch>,
+
     /// COM1: off, stdio, pty, file=PATH or socket=PATH [default: stdio]
     ///
     /// stdio: Ctrl-A x ends the VMM. pty: the name of a new pseudo-terminal is printed.
@@ -175,6 +179,7 @@ impl PartialSpec {
             cpu_features: self.cpu_features.or(other.cpu_features),
             nested: self.nested.or(other.nested),
             legacy_timer: self.legacy_timer.or(other.legacy_timer),
+            rtc: self.rtc.or(other.rtc),
             serial: self.serial.or(other.serial),
             debug_exit: self.debug_exit.or(other.debug_exit),
             on_reboot: self.on_reboot.or(other.on_reboot),
@@ -212,6 +217,7 @@ impl TryFrom<PartialSpec> for VmSpec {
             timeout: partial.timeout.and_then(|limit| limit.0),
             debug_exit: partial.debug_exit.and_then(|port| port.0),
             legacy_timer: partial.legacy_timer.is_some_and(|switch| switch.0),
+            rtc: partial.rtc.is_some_and(|switch| switch.0),
             hypercall: partial.hypercall.unwrap_or_default(),
             hypercall_abi: partial.hypercall_abi.unwrap_or_default(),
             para: partial.para.is_none_or(|switch| switch.0),
@@ -236,6 +242,7 @@ impl From<VmSpec> for PartialSpec {
             cpu_features: Some(spec.cpu_features),
             nested: Some(Switch(spec.nested)),
             legacy_timer: Some(Switch(spec.legacy_timer)),
+            rtc: Some(Switch(spec.rtc)),
             serial: Some(spec.serial),
             debug_exit: Some(OptionalPort(spec.debug_exit)),
             on_reboot: Some(spec.on_reboot),

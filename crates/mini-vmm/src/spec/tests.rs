@@ -31,7 +31,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         1..=MAX_CPUS,
         proptest::collection::vec(feature, 0..4),
         (MIN_RAM / PAGE_SIZE..=MAX_RAM / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE),
-        any::<[bool; 2]>(),
+        any::<[bool; 3]>(),
     );
     let devices = (serial, proptest::option::of(port));
     let hypercalls = (
@@ -94,6 +94,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             debug_exit: devices.1,
             legacy_timer: machine.3[0],
             nested: machine.3[1],
+            rtc: machine.3[2],
         }
     })
 }
