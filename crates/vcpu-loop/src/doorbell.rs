@@ -3,11 +3,12 @@
 
 //! How a controller reaches a vCPU: the flags of a request, and the thread that gets the signal.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::kick::{Kick, KickSignal};
 use crate::signal::Tid;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Shared by a vCPU's thread and its controllers. See [`crate::kick`] for what happens in which order.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl Doorbell {
         // Held until the signal is sent, so that the thread is alive then.
         let target = self.target();
         target.kick.request_exit();
-        if let Some(thread) = target.thread {
+        if let Some(thread) = &target.thread {
             thread.kill(signal.number());
         }
     }

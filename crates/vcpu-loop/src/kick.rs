@@ -50,6 +50,8 @@
 //! entry lies a *drain* that finds the mailbox empty.** The thread drains after every stay in the guest, and
 //! after every request that it obeyed while it waited.
 //!
+//! `tests/model.rs` tries this under every interleaving that [loom](https://docs.rs/loom) makes of it.
+//!
 //! The thread blocks only on its mailbox and in `KVM_RUN`. What a device does meanwhile is its own
 //! affair: the deadline of [`VcpuSet`](crate::VcpuSet) turns a device that hangs into an error that names
 //! the vCPU.

@@ -105,6 +105,10 @@ mod spawn;
 mod state;
 #[cfg(feature = "event-manager")]
 mod subscriber;
+/// What the model of kicks (`tests/model.rs`) replaces.
+mod sync {
+    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+}
 mod thread;
 mod vcpu;
 
