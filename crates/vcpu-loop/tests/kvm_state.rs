@@ -445,3 +445,25 @@ fn a_tsc_of_another_host_goes_on_from_its_value() {
     vcpu.restore(&state).unwrap();
     assert_eq!(vcpu.save().unwrap().tsc.unwrap().offset, 12_345);
 }
+
+#[test]
+fn a_refused_state_leaves_registers_that_were_set_for_the_next_entry() {
+    let Some(kvm) = kvm("a_refused_state_leaves_registers_that_were_set_for_the_next_entry") else {
+        return;
+    };
+    // out 0x80, al; out 0x80, ax; hlt
+    let (_machine, mut vcpu) = with_cpuid(&kvm, b"\xe6\x80\xe7\x80\xf4");
+    let Some(registers) = vcpu.sync_registers() else {
+        return;
+    };
+    let mut other = vcpu.save().unwrap();
+    other.cpuid.truncate(1);
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioOut { .. }));
+    while !matches!(vcpu.complete().unwrap(), Exit::Interrupted) {}
+    registers.set_rax(0x1234);
+    assert!(KvmVcpu::left_unchanged(&vcpu.restore(&other).unwrap_err()));
+    match vcpu.run().unwrap() {
+        Exit::PioOut { data, .. } => assert_eq!(data, 0x1234u16.to_le_bytes()),
+        other => panic!("{other:?}"),
+    }
+}

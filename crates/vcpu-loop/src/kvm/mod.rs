@@ -410,10 +410,10 @@ impl SaveVcpu for KvmVcpu {
         if self.incomplete {
             return Err(Error::Incomplete);
         }
-        let fitted = state::fit(saved, self.xsave_size)?;
+        let xsave = state::fit(&self.fd, saved, self.xsave_size)?;
         self.page.forget_sync_registers();
         self.stopped.restored();
-        self.skipped_msrs = state::restore(&self.fd, &self.host, saved, &fitted)?;
+        self.skipped_msrs = state::restore(&self.fd, &self.host, saved, &xsave)?;
         // Without an in-kernel LAPIC, every entry takes CR8 from here.
         self.page.set_cr8(saved.sregs.cr8);
         if !self.skipped_msrs.is_empty() {

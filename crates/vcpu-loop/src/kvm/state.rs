@@ -165,30 +165,27 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<Vcp
     })
 }
 
-/// The parts of a saved state that have to be converted for KVM.
-pub(super) struct Fitted {
-    cpuid: CpuId,
-    xsave: Xsave,
-}
-
-/// Checks the sizes of a state, which KVM can't check. Nothing has changed when it doesn't fit.
-pub(super) fn fit(state: &VcpuState, xsave_size: usize) -> Result<Fitted> {
+/// The first part of a restore: checks the sizes of a state, which KVM can't check, and sets what makes up the vCPU
+/// itself, its CPUID and the TSC's frequency. Another host may not have them, and KVM takes no other CPUID once the vCPU
+/// ran. When the state doesn't fit, the vCPU is as it was.
+///
+/// Returns the XSAVE area as KVM takes it.
+pub(super) fn fit(fd: &VcpuFd, state: &VcpuState, xsave_size: usize) -> Result<Xsave> {
     if state.msrs.len() > MAX_MSRS {
         return Err(Error::Misfit { what: "MSRs" });
     }
-    Ok(Fitted {
-        cpuid: cpuid::fit(&state.cpuid)?,
-        xsave: xsave_for(xsave_size, &state.xsave)?,
-    })
+    let cpuid = cpuid::fit(&state.cpuid)?;
+    let xsave = xsave_for(xsave_size, &state.xsave)?;
+    restore_constants(fd, state.tsc_khz, &cpuid)?;
+    Ok(xsave)
 }
 
-/// Writes the state and returns the MSRs that KVM rejected.
+/// Writes the state, but for what [`fit`] has set, and returns the MSRs that KVM rejected.
 ///
 /// The order matters, because KVM checks each part against earlier ones:
 ///
-/// - CPUID and the TSC's frequency first: another host may not have them, and KVM takes no other CPUID once the
-///   vCPU ran. Up to there, nothing has changed when a part is refused. CR4, EFER, XCR0 and MSRs are checked
-///   against CPUID; the TSC and its deadline, which are MSRs, count in its frequency.
+/// - CPUID and the TSC's frequency came first: CR4, EFER, XCR0 and MSRs are checked against CPUID; the TSC and its
+///   deadline, which are MSRs, count in its frequency.
 /// - Out of the nested guest and of VMX operation that the vCPU is in now: registers would be those of the nested
 ///   guest, and KVM takes no VMX capability MSR (`EBUSY`) and no CR4 without VMXE.
 /// - The TSC's offset, at its frequency, before nested state, which adds a nested guest's to it.
@@ -205,11 +202,11 @@ pub(super) fn restore(
     fd: &VcpuFd,
     host: &KvmHost,
     state: &VcpuState,
-    fitted: &Fitted,
+    xsave: &Xsave,
 ) -> Result<Vec<u32>> {
     let VcpuState {
         cpuid: _,
-        tsc_khz,
+        tsc_khz: _,
         tsc,
         mp_state,
         regs,
@@ -223,7 +220,6 @@ pub(super) fn restore(
         nested,
         events,
     } = state;
-    restore_constants(fd, *tsc_khz, &fitted.cpuid)?;
     if host.nested {
         nested::leave(fd)?;
     }
@@ -236,7 +232,7 @@ pub(super) fn restore(
         call("KVM_SET_NESTED_STATE", fd.set_nested_state(nested))?;
     }
     call("KVM_SET_XCRS", fd.set_xcrs(xcrs))?;
-    run_page::set_xsave(fd, &fitted.xsave).map_err(|source| Error::Call {
+    run_page::set_xsave(fd, xsave).map_err(|source| Error::Call {
         call: "KVM_SET_XSAVE",
         source,
     })?;
