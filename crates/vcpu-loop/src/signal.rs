@@ -19,8 +19,10 @@ pub(crate) struct Tid(libc::pid_t);
 impl Tid {
     /// The calling thread.
     pub(crate) fn current() -> Self {
+        // Not `libc::gettid`: the standard library names that function weakly, so a static program that is optimized as
+        // a whole may be linked without it.
         // SAFETY: the call has no arguments and always succeeds.
-        Tid(unsafe { libc::gettid() })
+        Tid(unsafe { libc::syscall(libc::SYS_gettid) } as libc::pid_t)
     }
 
     /// Sends a signal. The caller makes sure that the thread is alive; otherwise nobody gets it, or a thread
