@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::parts::{TESTS, run_counted};
+use super::parts::{TESTS, run_counted, without_kvm_if_unusable};
 use super::summary::Tally;
 use crate::build::statically;
 use crate::process::{capture_ok, read, write};
@@ -55,6 +55,10 @@ pub fn check(long: bool) -> Result<Tally> {
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     statically(&mut tests).current_dir(scratch.path(""));
     tests.env("CARGO_TARGET_DIR", cache_dir()?.join("packaged"));
+    // Nobody debugs these: less to build, and to keep.
+    tests.env("CARGO_PROFILE_DEV_DEBUG", "0");
+    tests.env("CARGO_INCREMENTAL", "0");
+    without_kvm_if_unusable(&mut tests);
     tally.add(run_counted("packages", &tests, TESTS.times(10))?);
     Ok(tally)
 }

@@ -214,7 +214,7 @@ fn on_host(
     run_counted(&test.target, &command, patience)
 }
 
-fn without_kvm_if_unusable(command: &mut Command) {
+pub fn without_kvm_if_unusable(command: &mut Command) {
     if host::kvm().is_err() {
         command.env("MINI_VMM_NO_KVM", "1");
     }
