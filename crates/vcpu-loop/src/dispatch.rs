@@ -12,6 +12,7 @@ use crate::vcpu::{MsrReply, Next, VcpuId, VcpuIo};
 
 /// What the loop does after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[must_use]
 pub enum Flow {
     /// Enter the guest again.
@@ -26,6 +27,7 @@ pub enum Flow {
 
 /// Why the guest stopped by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Leave {
     /// It waits for an interrupt that only the VMM can inject.
     Halted,
@@ -53,6 +55,7 @@ impl Leave {
 
 /// Kinds of accesses that nobody claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Access {
     /// Port read.
     PioRead,

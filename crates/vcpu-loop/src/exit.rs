@@ -127,6 +127,7 @@ pub enum Exit<'a> {
 
 /// Whose numbers and registers a hypercall uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HypercallAbi {
     /// KVM's own (`Documentation/virt/kvm/x86/hypercalls.rst`).
     Kvm,

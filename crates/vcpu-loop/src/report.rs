@@ -82,6 +82,7 @@ impl Registers {
 
 /// The guest's instruction bytes at its instruction pointer, or why they are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InstructionBytes {
     /// The first `len` of `bytes`, found at guest-physical address `gpa`.
     Read {

@@ -100,6 +100,7 @@ pub trait ManagedVcpu: SaveVcpu {
 
 /// What happens after an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[must_use]
 pub enum Next {
     /// Go on.
@@ -113,6 +114,7 @@ pub enum Next {
 
 /// The answer to an MSR access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[must_use]
 pub enum MsrReply<T> {
     /// The access succeeds with this value.
