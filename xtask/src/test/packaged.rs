@@ -54,6 +54,8 @@ pub fn check(long: bool) -> Result<Tally> {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     statically(&mut tests).current_dir(scratch.path(""));
+    // So that what was skipped is seen.
+    tests.args(["--", "--show-output"]);
     tests.env("CARGO_TARGET_DIR", cache_dir()?.join("packaged"));
     // Nobody debugs these: less to build, and to keep.
     tests.env("CARGO_PROFILE_DEV_DEBUG", "0");
