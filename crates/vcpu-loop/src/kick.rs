@@ -46,9 +46,13 @@
 //!   it, and it drains before it enters the guest. The flag may stay 1, which costs one spurious round.
 //!
 //! [`Vcpu::complete`](crate::Vcpu::complete) stores 1 itself, so it may swallow a kick's flag in its own
-//! *clear*, whoever calls it: the loop before a pause, or a vCPU that abandons a pending access. Therefore the rule that makes the argument above hold is: **between any *clear* and the next
-//! entry lies a *drain* that finds the mailbox empty.** The thread drains after every stay in the guest, and
-//! after every request that it obeyed while it waited.
+//! *clear*, whoever calls it: the loop before a pause, or a vCPU that abandons a pending access. Therefore the
+//! rule that makes the argument above hold is: **between any *clear* and the next entry lies a *drain* that finds
+//! the mailbox empty.** The thread drains after every stay in the guest, and after every request that it obeyed
+//! while it waited.
+//!
+//! Code of the caller's that gets the vCPU may put another one in its place. Its flag is another one, too. So the
+//! thread directs kicks anew after such code, before that drain: who raised the old flag enqueued before.
 //!
 //! `tests/model.rs` tries this under every interleaving that [loom](https://docs.rs/loom) makes of it.
 //!

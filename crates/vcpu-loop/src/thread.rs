@@ -167,8 +167,8 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                     Ok(envelope) => self.obey(envelope),
                     Err(_) => self.change(State::Stopped),
                 }
-                // What was just obeyed may have used up the kick of a later request (a restore completes
-                // a pending access): nothing may be left in the mailbox when the guest is entered.
+                // What was just obeyed may have used up the kick of a later request (the caller's code may
+                // complete an access): nothing may be left in the mailbox when the guest is entered.
                 self.drain();
             }
         }
