@@ -43,7 +43,7 @@ pub struct PartialSpec {
     )]
     pub cmdline: Option<String>,
 
-    /// Entry point of the kernel [default: auto]
+    /// Entry point [default: auto]
     #[arg(long, value_name = "WHICH", help_heading = "Boot")]
     pub boot_protocol: Option<BootProtocol>,
 
