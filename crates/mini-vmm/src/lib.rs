@@ -12,6 +12,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod control;
 pub mod cpu;
 pub mod demo;
 pub mod devices;

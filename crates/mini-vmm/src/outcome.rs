@@ -37,6 +37,9 @@ pub enum Outcome {
     Signal(i32),
     /// The user typed the escape sequence on the console.
     ConsoleQuit,
+    /// [`Command::Stop`](crate::control::Command::Stop): whoever controls the machine ended the run. The command line
+    /// has no such client.
+    Stopped,
 }
 
 impl Outcome {
@@ -51,7 +54,7 @@ impl Outcome {
     /// ```
     pub fn exit_code(self) -> u8 {
         match self {
-            Outcome::PowerOff => 0,
+            Outcome::PowerOff | Outcome::Stopped => 0,
             Outcome::Reset => 32,
             Outcome::VcpuFailure => 33,
             Outcome::GuestPanic => 34,
@@ -159,6 +162,7 @@ mod tests {
             (Outcome::GuestExit(255), 255),
             (Outcome::Signal(libc::SIGTERM), 143),
             (Outcome::ConsoleQuit, 130),
+            (Outcome::Stopped, 0),
         ];
         for (outcome, code) in codes {
             assert_eq!(outcome.exit_code(), code, "{outcome:?}");

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use log::warn;
 
+use crate::control::{Incident, State, occur};
 use crate::devices::PowerButton;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sys::terminal::is_ignored;
@@ -84,6 +85,7 @@ const REMIND_EVERY: Duration = Duration::from_millis(500);
 /// The first signal presses the guest's power button; a second one, a reset, or the grace period
 /// without a power-off ends the run with [`Outcome::Signal`]. With no grace at all the first one does.
 pub struct Supervisor {
+    state: State,
     latch: OutcomeLatch,
     signals: TerminationSignals,
     button: Option<Arc<dyn PowerButton>>,
@@ -93,8 +95,9 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// A supervisor of one run; `time_out_at` ends it with [`Outcome::Timeout`].
+    /// A supervisor of one machine, in a run that is in `state`; `time_out_at` ends it with [`Outcome::Timeout`].
     pub fn new(
+        state: State,
         latch: OutcomeLatch,
         signals: TerminationSignals,
         button: Option<Arc<dyn PowerButton>>,
@@ -102,6 +105,7 @@ impl Supervisor {
         time_out_at: Option<Instant>,
     ) -> Self {
         Supervisor {
+            state,
             latch,
             signals,
             button,
@@ -109,6 +113,11 @@ impl Supervisor {
             stop_at: None,
             time_out_at,
         }
+    }
+
+    /// Where the run stands.
+    pub fn state(&self) -> State {
+        self.state
     }
 
     /// Reports the outcome of a deadline that has passed by `now`, and returns how long the event
@@ -155,9 +164,14 @@ impl Supervisor {
         }
     }
 
-    /// What `count` deliveries of `signal` do.
+    /// What `count` deliveries of `signal` do. Without a grace period each is as good as two.
     fn on_signal(&mut self, signal: i32, count: usize, now: Instant) {
-        if self.stop_at.is_some() || count > 1 || self.grace.is_zero() {
+        let is_last = count > 1 || self.grace.is_zero();
+        self.state = occur(self.state, Incident::Signal);
+        if is_last {
+            self.state = occur(self.state, Incident::Signal);
+        }
+        if self.state == State::Ended {
             self.latch.set(Outcome::Signal(signal));
             return;
         }
@@ -184,6 +198,7 @@ fn name_of(signal: i32) -> &'static str {
 impl std::fmt::Debug for Supervisor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Supervisor")
+            .field("state", &self.state)
             .field("stop_at", &self.stop_at)
             .field("time_out_at", &self.time_out_at)
             .finish_non_exhaustive()
@@ -256,7 +271,14 @@ pub(crate) mod tests {
         let pressed: Option<Arc<dyn PowerButton>> = Some(Arc::new(button.clone()));
         let grace = Duration::from_secs(5);
         (
-            Supervisor::new(latch.clone(), signals, pressed, grace, time_out_at),
+            Supervisor::new(
+                State::Running,
+                latch.clone(),
+                signals,
+                pressed,
+                grace,
+                time_out_at,
+            ),
             latch,
             button,
         )

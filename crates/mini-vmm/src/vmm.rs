@@ -17,6 +17,7 @@ use vcpu_loop::{FailureReport, SystemEvent, VcpuEvent, VcpuEventSubscriber};
 
 use crate::boot::Watch;
 use crate::console::{self, Console};
+use crate::control::{Incident, State, occur};
 use crate::loading::LoadWatch;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::{OnReboot, VmSpec};
@@ -105,9 +106,11 @@ pub fn run_images(
         grace,
         time_out_at,
     };
+    let mut state = State::Running;
     let (outcome, report) = loop {
-        let (outcome, report) = run.machine(loading)?;
-        if outcome != Outcome::Reset || spec.on_reboot != OnReboot::Reset {
+        let (outcome, report) = run.machine(loading, &mut state)?;
+        state = occur(state, run.incident(outcome));
+        if state == State::Ended {
             break (outcome, report);
         }
         info!("the guest asked for a reset, starting again");
@@ -140,15 +143,27 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// What an outcome is to the run.
+    fn incident(&self, outcome: Outcome) -> Incident {
+        match (outcome, self.spec.on_reboot) {
+            (Outcome::Reset, OnReboot::Reset) => Incident::Reset,
+            _ => Incident::End,
+        }
+    }
+
     /// Finishes a machine and runs it until there is an outcome.
-    fn machine(&self, loading: Loading) -> Result<(Outcome, Option<Box<FailureReport>>), Error> {
+    fn machine(
+        &self,
+        loading: Loading,
+        state: &mut State,
+    ) -> Result<(Outcome, Option<Box<FailureReport>>), Error> {
         let latch = OutcomeLatch::new().map_err(Error::Events)?;
         let output = self.console.output();
         let (mut machine, vcpu_events) = loading.finish(self.host, self.spec, output, &latch)?;
         let report = Rc::new(RefCell::new(None));
 
         let mut manager = EventManager::new().map_err(Error::EventLoop)?;
-        let supervisor = self.supervisor(&machine, &latch)?;
+        let supervisor = self.supervisor(*state, &machine, &latch)?;
         if let Some(outcome) = supervisor.borrow_mut().overdue(Instant::now()) {
             return Ok((outcome, None));
         }
@@ -168,6 +183,7 @@ impl Run<'_> {
 
         machine.start()?;
         let mut outcome = wait(&mut manager, &supervisor, &latch)?;
+        *state = supervisor.borrow().state();
         if outcome == Outcome::Reset {
             let instead = supervisor.borrow_mut().overdue(Instant::now());
             outcome = instead.unwrap_or(outcome);
@@ -185,13 +201,20 @@ impl Run<'_> {
 
     fn supervisor(
         &self,
+        state: State,
         machine: &Machine,
         latch: &OutcomeLatch,
     ) -> Result<Rc<RefCell<Supervisor>>, Error> {
         let button = machine.devices.offers().power_button.clone();
         let signals = self.signals.try_clone().map_err(Error::Events)?;
-        let supervisor =
-            Supervisor::new(latch.clone(), signals, button, self.grace, self.time_out_at);
+        let supervisor = Supervisor::new(
+            state,
+            latch.clone(),
+            signals,
+            button,
+            self.grace,
+            self.time_out_at,
+        );
         Ok(Rc::new(RefCell::new(supervisor)))
     }
 }

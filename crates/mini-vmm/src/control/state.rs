@@ -1,0 +1,248 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a run does with a command: a pure function, so that every case can be tested.
+
+use std::fmt;
+
+/// Where a run stands. A reset makes another machine, and the run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// No guest code runs, and devices take no input from outside. Runs start here.
+    Paused,
+    /// The guest runs.
+    Running,
+    /// The guest runs, and a signal has told it to power off. It can't be paused any more, because its time is
+    /// limited. A reset or another signal is the end.
+    PoweringOff,
+    /// The run is over or about to be. How it ended, its [`Outcome`](crate::outcome::Outcome) says.
+    Ended,
+}
+
+impl State {
+    /// Whether guest code runs.
+    pub const fn is_running(self) -> bool {
+        matches!(self, State::Running | State::PoweringOff)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Paused => "paused",
+            State::Running => "running",
+            State::PoweringOff => "about to power off, as a signal told it",
+            State::Ended => "ended",
+        })
+    }
+}
+
+/// What is asked of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Command {
+    /// Take the vCPUs out of the guest, with no access pending, then stop the input of the devices.
+    Pause,
+    /// Let the guest run.
+    Resume,
+    /// Press the guest's power button. A guest that is paused notices once it runs.
+    PowerButton,
+    /// End the run with [`Outcome::Stopped`](crate::outcome::Outcome::Stopped), unless it has another outcome already.
+    Stop,
+    /// Take the state of all but memory. The guest must be paused.
+    Save,
+    /// Say what runs, in which state, and what was counted.
+    Describe,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Command::Pause => "pause",
+            Command::Resume => "resume",
+            Command::PowerButton => "press the power button of",
+            Command::Stop => "stop",
+            Command::Save => "save",
+            Command::Describe => "describe",
+        })
+    }
+}
+
+/// What happens to a run without a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Incident {
+    /// The process was told to end.
+    Signal,
+    /// The guest asked for a reset, and gets it: another machine.
+    Reset,
+    /// There is an outcome that ends the run.
+    End,
+}
+
+/// The answer to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Response {
+    /// To be done. Where it was done already, it is done again, which changes nothing.
+    Do,
+    /// Not in this state.
+    Refused(State),
+}
+
+/// The state after a command, once it is done, and its answer. A refused command changes nothing.
+pub const fn step(state: State, command: Command) -> (State, Response) {
+    use Command::*;
+    let next = match (state, command) {
+        (State::Ended, _) => return (state, Response::Refused(state)),
+        (_, Stop) => State::Ended,
+        (State::Paused | State::Running, Pause) => State::Paused,
+        (State::Paused | State::Running, Resume) => State::Running,
+        (State::PoweringOff, Resume) => state,
+        (State::Paused, Save) => state,
+        (_, PowerButton | Describe) => state,
+        (State::PoweringOff, Pause) | (State::Running | State::PoweringOff, Save) => {
+            return (state, Response::Refused(state));
+        }
+    };
+    (next, Response::Do)
+}
+
+/// The state after something that no command asked for.
+///
+/// A signal lets a paused guest run, so that it can power off. A reset leaves a paused guest paused: its next machine
+/// waits for [`Command::Resume`].
+pub const fn occur(state: State, incident: Incident) -> State {
+    match (state, incident) {
+        (State::Ended, _) | (_, Incident::End) => State::Ended,
+        (State::PoweringOff, Incident::Signal | Incident::Reset) => State::Ended,
+        (State::Paused | State::Running, Incident::Signal) => State::PoweringOff,
+        (State::Paused | State::Running, Incident::Reset) => state,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const COMMANDS: [Command; 6] = [
+        Command::Pause,
+        Command::Resume,
+        Command::PowerButton,
+        Command::Stop,
+        Command::Save,
+        Command::Describe,
+    ];
+
+    fn any_command() -> impl Strategy<Value = Command> {
+        prop::sample::select(COMMANDS.to_vec())
+    }
+
+    fn any_incident() -> impl Strategy<Value = Incident> {
+        prop::sample::select(vec![Incident::Signal, Incident::Reset, Incident::End])
+    }
+
+    fn any_state() -> impl Strategy<Value = State> {
+        prop::sample::select(vec![
+            State::Paused,
+            State::Running,
+            State::PoweringOff,
+            State::Ended,
+        ])
+    }
+
+    /// A command, or an incident.
+    fn any_move() -> impl Strategy<Value = Result<Command, Incident>> {
+        prop_oneof![any_command().prop_map(Ok), any_incident().prop_map(Err)]
+    }
+
+    fn after(state: State, by: Result<Command, Incident>) -> State {
+        match by {
+            Ok(command) => step(state, command).0,
+            Err(incident) => occur(state, incident),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn refusals_change_nothing(state in any_state(), command in any_command()) {
+            let (next, response) = step(state, command);
+            if let Response::Refused(seen) = response {
+                prop_assert_eq!((next, seen), (state, state));
+            }
+        }
+
+        #[test]
+        fn commands_but_the_last_are_idempotent(state in any_state(), command in any_command()) {
+            let (next, response) = step(state, command);
+            if next != State::Ended {
+                let again = step(next, command);
+                prop_assert_eq!(again.0, next);
+                prop_assert_eq!(again.1 == Response::Do, response == Response::Do);
+            }
+        }
+
+        #[test]
+        fn the_end_is_final_and_refuses_all(moves in prop::collection::vec(any_move(), 0..20)) {
+            let mut state = State::Ended;
+            for by in moves {
+                state = after(state, by);
+                prop_assert_eq!(state, State::Ended);
+            }
+            for command in COMMANDS {
+                prop_assert_eq!(step(state, command).1, Response::Refused(State::Ended));
+            }
+        }
+
+        #[test]
+        fn stop_ends_whatever_lives(state in any_state()) {
+            let (next, response) = step(state, Command::Stop);
+            prop_assert_eq!(next, State::Ended);
+            prop_assert_eq!(response == Response::Do, state != State::Ended);
+        }
+
+        #[test]
+        fn only_a_paused_guest_is_saved(state in any_state()) {
+            let saved = step(state, Command::Save).1 == Response::Do;
+            prop_assert_eq!(saved, state == State::Paused);
+        }
+
+        /// Whatever else happens, a reset included: who paused a guest finds it as it was.
+        #[test]
+        fn a_paused_guest_runs_only_by_a_resume_or_a_signal(moves in prop::collection::vec(any_move(), 0..20)) {
+            let mut state = State::Paused;
+            for by in moves {
+                let next = after(state, by);
+                if state == State::Paused && next.is_running() {
+                    let why = matches!(by, Ok(Command::Resume) | Err(Incident::Signal));
+                    prop_assert!(why, "{by:?}");
+                }
+                state = next;
+            }
+        }
+
+        /// Two signals are enough, and one where the guest resets: no command in between saves the run.
+        #[test]
+        fn a_guest_that_is_told_to_power_off_is_not_held_up(
+            state in any_state(),
+            commands in prop::collection::vec(any_command(), 0..20),
+            last in prop::sample::select(vec![Incident::Signal, Incident::Reset, Incident::End]),
+        ) {
+            let mut state = occur(state, Incident::Signal);
+            prop_assert_ne!(state, State::Paused);
+            for command in commands {
+                state = step(state, command).0;
+                prop_assert!(matches!(state, State::PoweringOff | State::Ended), "{state:?}");
+            }
+            prop_assert_eq!(occur(state, last), State::Ended);
+        }
+
+        #[test]
+        fn a_reset_starts_and_pauses_nobody(state in any_state()) {
+            let next = occur(state, Incident::Reset);
+            prop_assert!(next == state || next == State::Ended);
+        }
+    }
+}
