@@ -258,7 +258,7 @@ fn talkative_guest(ends_by_fault: bool) -> Asm {
 #[test]
 fn resets_do_not_flood_the_log() {
     let test = "resets_do_not_flood_the_log";
-    let boots = if is_long(test) { 5000 } else { 200 };
+    let boots = if is_long(test) { 5000 } else { 100 };
     for ends_by_fault in [false, true] {
         let Some(mut vm) = Vm::new(test, &talkative_guest(ends_by_fault)) else {
             return;
