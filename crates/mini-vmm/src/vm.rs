@@ -187,10 +187,11 @@ impl Loading {
         })
     }
 
-    /// Who would find no clock on this machine, if it has no PIT.
+    /// Who would find no clock on this machine.
     pub fn clockless(&self, spec: &VmSpec) -> Option<Clockless> {
         let version = self.loaded.version.as_deref();
-        boot::clockless(&spec.cmdline, version).filter(|_| !spec.legacy_timer)
+        boot::clockless(&spec.cmdline, version)
+            .filter(|clockless| !spec.legacy_timer || matches!(clockless, Clockless::Lost(_)))
     }
 
     /// Adds devices and vCPUs.

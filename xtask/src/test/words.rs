@@ -53,7 +53,6 @@ pub const CASES: &[Case] = on_both! {
     "noapic" "noapic" { long: false, ..WORD }
     "nosmp" "nosmp" { ..WORD }
     "maxcpus-0" "maxcpus=0" { ..WORD }
-    "acpi-noirq" "acpi=noirq" { ..WORD }
     "maxcpus-1" "maxcpus=1" { ..WORD }
     // Without what usually tells the time.
     "nolapic" "nolapic" { arguments: TIMER, long: false, ..WORD }
@@ -61,7 +60,6 @@ pub const CASES: &[Case] = on_both! {
     "acpi-off" "acpi=off" { arguments: TIMER, guest: SLEEP_AND_REBOOT, exit: 32, ..WORD }
     "no-kvmclock" "no-kvmclock" { arguments: TIMER, ..WORD }
     "nopv" "nopv" { arguments: TIMER, ..WORD }
-    "nolapic-timer" "nolapic_timer" { arguments: TIMER, ..WORD }
     "notsc" "notsc" { ..WORD }
     "tsc-unstable" "tsc=unstable" { ..WORD }
     "notscdeadline" "lapic=notscdeadline" { ..WORD }

@@ -8,23 +8,26 @@ use std::fmt;
 
 /// Words after which Linux has no clock here but the PIT: `early_param`s of Linux 6.12 on x86-64. A word without a value
 /// counts with any.
-const CLOCKLESS: [&str; 7] = [
+const CLOCKLESS: [&str; 5] = [
     // The local APIC is found by ACPI's tables.
     "acpi=off",
     "nolapic",
     "disableapic",
-    "nolapic_timer",
-    "noapictimer",
     // KVM's clock tells how fast the TSC is.
     "no-kvmclock",
     "nopv",
 ];
+
+/// Words after which Linux has no clock here, with the PIT neither.
+const LOST: [&str; 2] = ["nolapic_timer", "noapictimer"];
 
 /// Who would find no clock on a machine without a PIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clockless {
     /// Linux, by this word of its command line.
     Word(&'static str),
+    /// Linux, by this word of its command line, also on a machine with a PIT.
+    Lost(&'static str),
     /// A kernel of this name, whatever it is told.
     Kernel(&'static str),
 }
@@ -45,12 +48,12 @@ pub fn clockless(cmdline: &str, version: Option<&str>) -> Option<Clockless> {
         return Some(Clockless::Kernel(MEMTEST));
     }
     words(cmdline).find_map(|(name, value)| {
-        let mut known = CLOCKLESS.into_iter();
-        let word = known.find(|word| match word.split_once('=') {
+        let is_it = |word: &&str| match word.split_once('=') {
             Some((known, needed)) => is_same_name(name, known) && value == Some(needed),
             None => is_same_name(name, word),
-        });
-        word.map(Clockless::Word)
+        };
+        let word = CLOCKLESS.into_iter().find(is_it).map(Clockless::Word);
+        word.or_else(|| LOST.into_iter().find(is_it).map(Clockless::Lost))
     })
 }
 
@@ -86,13 +89,17 @@ fn is_same_name(a: &str, b: &str) -> bool {
 
 impl fmt::Display for Clockless {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let next = match self {
+            Clockless::Lost(_) => "leave it out",
+            _ => "add --legacy-timer",
+        };
         match self {
-            Clockless::Word(word) => {
+            Clockless::Word(word) | Clockless::Lost(word) => {
                 write!(f, "'{word}' takes away the only clock that Linux has here")
             }
             Clockless::Kernel(name) => write!(f, "{name} needs a PC's timer"),
         }?;
-        f.write_str("; add --legacy-timer, or the guest may hang without a word")
+        write!(f, "; {next}, or the guest may hang without a word")
     }
 }
 
@@ -102,7 +109,7 @@ mod tests {
 
     fn word(cmdline: &str) -> Option<&'static str> {
         match clockless(cmdline, Some("6.1.0-56-cloud-amd64 (debian-kernel)")) {
-            Some(Clockless::Word(word)) => Some(word),
+            Some(Clockless::Word(word) | Clockless::Lost(word)) => Some(word),
             Some(Clockless::Kernel(name)) => panic!("{name}"),
             None => None,
         }
@@ -159,5 +166,7 @@ mod tests {
     fn the_line_says_what_to_add() {
         let line = clockless("acpi=off", None).unwrap().to_string();
         assert!(line.contains("'acpi=off'") && line.contains("--legacy-timer"));
+        let line = clockless("noapictimer", None).unwrap().to_string();
+        assert!(line.contains("'noapictimer'") && line.contains("leave it out"));
     }
 }

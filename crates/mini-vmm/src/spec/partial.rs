@@ -94,7 +94,7 @@ pub struct PartialSpec {
 
     /// Give the machine a PIT and a PIC, and announce them [default: off]
     ///
-    /// Linux needs them with acpi=off, nolapic, nolapic_timer, no-kvmclock or nopv, and so does memtest86+.
+    /// Linux needs them with acpi=off, nolapic, no-kvmclock or nopv, and so does memtest86+.
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "on")]
     #[arg(help_heading = "Machine")]
