@@ -107,6 +107,7 @@ const AMD: &[Case] = &[
     Case { name: "default-command-line", cmdline: None,
         guest: "dmesg | grep -q 'alg: self-tests disabled' && echo UNTESTED", expect: &["UNTESTED"], ..LINUX },
     Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
+    Case { name: "real-time-clock", arguments: "--rtc on", guest: RTC_ALARM, expect: &["ALARM 1"], ..LINUX },
     Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
         guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
     Case { name: "unknown-msrs-denied", cpus: 2, arguments: "--msr-policy deny-unknown", ..LINUX },
@@ -137,6 +138,11 @@ const AMD: &[Case] = &[
 const INTEL: &[Case] = &[
     Case { name: "bzimage-1cpu", cmdline: Some("cryptomgr.notests=1"), ..LINUX },
 ];
+
+/// Sets the alarm of the real-time clock and waits for its interrupt.
+const RTC_ALARM: &str = "cd /sys/class/rtc/rtc0; echo $(($(cat since_epoch) + 2)) >wakealarm
+    while [ -n \"$(cat wakealarm)\" ]; do usleep 100000; done
+    echo ALARM $(awk '/rtc/ { print $2 }' /proc/interrupts)";
 
 /// Waits for the power button's key event, as logind would.
 const POWER_BUTTON: &str =
