@@ -31,6 +31,7 @@
 
 use crate::MsrRange;
 use crate::filter::Access::{self, Both, Read, Write};
+use crate::filter::MsrFilterBuilder;
 
 /// Whose processors have an MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +60,16 @@ pub struct Entry {
     pub source: &'static str,
     /// What a guest does with them.
     pub purpose: &'static str,
+}
+
+impl MsrFilterBuilder {
+    /// Allows what a profile lists, see [`profile`](self).
+    #[must_use]
+    pub fn allow_profile(self, profile: &[Entry]) -> Self {
+        profile.iter().fold(self, |builder, entry| {
+            builder.allow(entry.range, entry.access)
+        })
+    }
 }
 
 /// One line of a table.
@@ -228,7 +239,7 @@ pub const HYPERV: &[Entry] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::{FilterDefault, MsrFilterBuilder};
+    use crate::filter::FilterDefault;
 
     #[test]
     fn profiles_ascend_without_overlap() {

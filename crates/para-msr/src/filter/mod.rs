@@ -210,14 +210,6 @@ impl MsrFilterBuilder {
         self.rule(range.into(), access, true)
     }
 
-    /// Allows what a profile lists, see [`profile`](crate::profile).
-    #[must_use]
-    pub fn allow_profile(self, profile: &[crate::profile::Entry]) -> Self {
-        profile.iter().fold(self, |builder, entry| {
-            builder.allow(entry.range, entry.access)
-        })
-    }
-
     fn rule(mut self, range: MsrRange, access: Access, allow: bool) -> Self {
         self.rules.push(Rule {
             range,
