@@ -37,6 +37,12 @@ impl TerminationSignals {
         Ok(TerminationSignals { streams })
     }
 
+    /// No signals: whoever has the process takes them.
+    pub fn none() -> Self {
+        let streams = Vec::new();
+        TerminationSignals { streams }
+    }
+
     /// Another handle on the same streams, for the next machine of this process.
     ///
     /// # Errors
@@ -92,6 +98,8 @@ pub struct Supervisor {
     grace: Duration,
     stop_at: Option<(Instant, i32)>,
     time_out_at: Option<Instant>,
+    /// How the run was told to end. A reset that came first gives way to it.
+    told: Option<Outcome>,
 }
 
 impl Supervisor {
@@ -112,12 +120,25 @@ impl Supervisor {
             grace,
             stop_at: None,
             time_out_at,
+            told: None,
         }
     }
 
     /// Where the run stands.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// A command was done, after which the run is in `state`.
+    pub fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+
+    /// Ends the run with `outcome`, unless it has one.
+    pub fn end(&mut self, outcome: Outcome) {
+        self.state = State::Ended;
+        self.told.get_or_insert(outcome);
+        self.latch.set(outcome);
     }
 
     /// Reports the outcome of a deadline that has passed by `now`, and returns how long the event
@@ -148,6 +169,9 @@ impl Supervisor {
     /// out of time. Loading takes a while, and a guest that resets as soon as it starts leaves the
     /// event loop no time to see either.
     pub fn overdue(&mut self, now: Instant) -> Option<Outcome> {
+        if self.told.is_some() {
+            return self.told;
+        }
         let told = self.stop_at.map(|(_, signal)| signal);
         if let Some(signal) = told.or_else(|| self.signals.pending()) {
             return Some(Outcome::Signal(signal));
@@ -172,7 +196,7 @@ impl Supervisor {
             self.state = occur(self.state, Incident::Signal);
         }
         if self.state == State::Ended {
-            self.latch.set(Outcome::Signal(signal));
+            self.end(Outcome::Signal(signal));
             return;
         }
         self.use_button(|button| button.press());
@@ -347,6 +371,27 @@ pub(crate) mod tests {
         let (mut late, _, _) = supervisor(Some(now));
         assert_eq!(late.overdue(now - Duration::from_nanos(1)), None);
         assert_eq!(late.overdue(now), Some(Outcome::Timeout));
+    }
+
+    #[test]
+    fn what_tells_the_run_to_end_beats_a_reset_that_came_first() {
+        let now = Instant::now();
+        let (mut supervisor, latch, _) = supervisor(None);
+        latch.set(Outcome::Reset);
+        supervisor.end(Outcome::Stopped);
+        supervisor.on_signal(libc::SIGTERM, 2, now);
+        assert_eq!(latch.get(), Some(Outcome::Reset));
+        assert_eq!(supervisor.overdue(now), Some(Outcome::Stopped));
+        assert_eq!(supervisor.state(), State::Ended);
+    }
+
+    #[test]
+    fn a_signal_lets_a_paused_guest_run() {
+        let (mut supervisor, latch, button) = supervisor(None);
+        supervisor.set_state(State::Paused);
+        supervisor.on_signal(libc::SIGTERM, 1, Instant::now());
+        assert_eq!(supervisor.state(), State::PoweringOff);
+        assert_eq!((button.presses.load(SeqCst), latch.get()), (1, None));
     }
 
     #[test]

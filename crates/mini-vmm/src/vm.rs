@@ -262,20 +262,29 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Lets the vCPUs enter the guest.
+    /// Lets devices take input, and the vCPUs enter the guest.
     ///
     /// # Errors
     /// A vCPU that does not obey in time.
     pub fn start(&self) -> Result<(), Error> {
+        self.devices.resume();
         Ok(self.vcpus.resume(VCPU_DEADLINE)?)
     }
 
-    /// Takes the vCPUs out of the guest, with no access pending.
+    /// Takes the vCPUs out of the guest, with no access pending; then devices take no more input.
     ///
     /// # Errors
-    /// A vCPU that does not obey in time.
+    /// A vCPU that does not obey in time. The devices go on then.
     pub fn pause(&self) -> Result<(), Error> {
-        Ok(self.vcpus.pause(VCPU_DEADLINE)?)
+        self.vcpus.pause(VCPU_DEADLINE)?;
+        self.devices.pause();
+        Ok(())
+    }
+
+    /// How often each vCPU left the guest, in order.
+    pub fn exits(&self) -> Vec<u64> {
+        let counters = self.vcpus.ids().filter_map(|id| self.vcpus.exits(id));
+        counters.map(|exits| exits.total()).collect()
     }
 
     /// The states of the vCPUs, which must be paused, in order.
@@ -297,21 +306,14 @@ impl Machine {
         Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
     }
 
-    /// The state of all but memory. The vCPUs must be paused; the devices take no input while it is read.
+    /// The state of all but memory, of a machine that is [paused](Self::pause).
     ///
-    /// The order: devices stop taking input first, so that none of it is missing. vCPUs come before the interrupt
-    /// controllers: what is on its way from a local APIC's timer is then in one of the two. kvmclock is last.
+    /// The order: vCPUs come before the interrupt controllers, so that what is on its way from a local APIC's timer is
+    /// in one of the two. kvmclock is last.
     ///
     /// # Errors
     /// A vCPU that is not paused, or a state that the host does not give. The machine is as it was.
     pub fn save(&self) -> Result<MachineState, Error> {
-        self.devices.pause();
-        let state = self.save_paused();
-        self.devices.resume();
-        state
-    }
-
-    fn save_paused(&self) -> Result<MachineState, Error> {
         Ok(MachineState {
             vcpus: self.save_vcpus()?,
             devices: self.devices.save(),

@@ -73,11 +73,7 @@ fn dead(route: &HypercallRoute) -> &'static str {
 /// # Errors
 /// When it can't run here, or did not get what it asked for.
 pub fn run(route: HypercallRoute) -> Result<u8, Error> {
-    let name = Path::new("demo");
-    let images = Images {
-        kernel: Image::from_bytes(elf(demo_guest::code()), name)?,
-        initrd: None,
-    };
+    let images = images()?;
     // This guest knows no power button.
     let grace = Duration::ZERO;
     let outcome = vmm::run_images(
@@ -95,8 +91,17 @@ pub fn run(route: HypercallRoute) -> Result<u8, Error> {
     }
 }
 
+/// The guest as a kernel.
+pub(crate) fn images() -> Result<Images, FileError> {
+    let name = Path::new("demo");
+    Ok(Images {
+        kernel: Image::from_bytes(elf(demo_guest::code()), name)?,
+        initrd: None,
+    })
+}
+
 /// The smallest machine, with a serial console.
-fn spec(route: HypercallRoute) -> VmSpec {
+pub(crate) fn spec(route: HypercallRoute) -> VmSpec {
     VmSpec {
         memory: MIN_RAM,
         serial: SerialSpec::Stdio,

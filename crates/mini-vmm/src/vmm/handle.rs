@@ -1,0 +1,188 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A run on a thread of its own, and the handle that controls it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use vcpu_loop::FailureReport;
+
+use super::run::{Controls, Vmm};
+use super::{Ended, Error};
+use crate::console::Console;
+use crate::control::{self, Answer, Client, Command, Description, State, door};
+use crate::outcome::Outcome;
+use crate::spec::VmSpec;
+use crate::supervisor::TerminationSignals;
+use crate::vm::Images;
+use crate::vm_state::MachineState;
+
+/// Controls a run from any thread but a vCPU's. Clones control the same one.
+///
+/// Each command waits for its answer: for what was asked before it, and for vCPUs, which have ten seconds to obey; at a
+/// reset also until the next machine is loaded. A device or a hypercall handler must not send one, because the command
+/// would wait for its vCPU. Once the run is over, all commands are answered by [`control::Error::Ended`].
+///
+/// Dropping the last handle stops the run and waits for its end.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    client: Client,
+    thread: Mutex<Option<JoinHandle<Result<Ended, Error>>>>,
+    ended: OnceLock<Result<Ended, Arc<Error>>>,
+}
+
+impl Vmm {
+    /// Builds the machine that `spec` describes, paused: [`Handle::resume`] starts it. It runs on a thread of its own,
+    /// and so does each of its vCPUs. A process can have several.
+    ///
+    /// Signals of the process are left to the caller. The time limit of `spec` counts from now on, also while the
+    /// machine is paused; where it runs out during the build, the handle is of a run that has ended. Two machines can't
+    /// share the standard streams: give them different [consoles](crate::spec::SerialSpec).
+    ///
+    /// # Errors
+    /// `spec` describes no possible machine, or a failure of the host or of the files that it names.
+    pub fn build(spec: &VmSpec) -> Result<Handle, Error> {
+        spec.validate()?;
+        let (client, door) = door().map_err(Error::Events)?;
+        let controls = Controls {
+            signals: TerminationSignals::none(),
+            grace: Duration::ZERO,
+            door,
+        };
+        let new = Vmm::new(
+            spec,
+            controls,
+            |watch| Images::open(spec, watch),
+            || Console::open(&spec.serial),
+        );
+        let (thread, ended) = match new? {
+            Ok((vmm, built)) => {
+                let thread = Builder::new().name("control".to_owned());
+                let run = move || vmm.run(built, State::Paused);
+                let thread = thread.spawn(run).map_err(Error::Thread)?;
+                (Some(thread), OnceLock::new())
+            }
+            Err(outcome) => (None, OnceLock::from(Ok(outcome.into()))),
+        };
+        Ok(Handle(Arc::new(Shared {
+            client,
+            thread: Mutex::new(thread),
+            ended,
+        })))
+    }
+}
+
+impl Handle {
+    /// Has `command` done. The methods below are shorter.
+    ///
+    /// # Errors
+    /// [`control::Error`] says why it was not done.
+    pub fn command(&self, command: Command) -> Result<Answer, control::Error> {
+        self.0.client.command(command)
+    }
+
+    /// [`Command::Pause`]: no guest code runs afterwards, and nothing is pending.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn pause(&self) -> Result<(), control::Error> {
+        self.command(Command::Pause).map(drop)
+    }
+
+    /// [`Command::Resume`].
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn resume(&self) -> Result<(), control::Error> {
+        self.command(Command::Resume).map(drop)
+    }
+
+    /// [`Command::PowerButton`]. What the guest does about it is its own business.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn power_button(&self) -> Result<(), control::Error> {
+        self.command(Command::PowerButton).map(drop)
+    }
+
+    /// [`Command::Stop`]: [`wait`](Self::wait) then soon returns.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn stop(&self) -> Result<(), control::Error> {
+        self.command(Command::Stop).map(drop)
+    }
+
+    /// [`Command::Save`]: the state of all but memory.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn save(&self) -> Result<MachineState, control::Error> {
+        match self.command(Command::Save)? {
+            Answer::Saved(state) => Ok(*state),
+            _ => Err(control::Error::Ended),
+        }
+    }
+
+    /// [`Command::Describe`].
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn describe(&self) -> Result<Description, control::Error> {
+        match self.command(Command::Describe)? {
+            Answer::Described(description) => Ok(*description),
+            _ => Err(control::Error::Ended),
+        }
+    }
+
+    /// Waits for the end of the run. All that ask get the same answer.
+    ///
+    /// # Errors
+    /// A failure of the host.
+    pub fn wait(&self) -> Result<Outcome, Arc<Error>> {
+        match self.ended() {
+            Ok(ended) => Ok(ended.outcome),
+            Err(error) => Err(Arc::clone(error)),
+        }
+    }
+
+    /// What a failed vCPU left behind, where [`Outcome::VcpuFailure`] is the end. Waits for the end.
+    pub fn failure(&self) -> Option<&FailureReport> {
+        self.ended().as_ref().ok()?.report.as_deref()
+    }
+
+    fn ended(&self) -> &Result<Ended, Arc<Error>> {
+        self.0.ended.get_or_init(|| match self.0.join() {
+            Some(Ok(ended)) => ended.map_err(Arc::new),
+            _ => Err(Arc::new(Error::Panicked)),
+        })
+    }
+}
+
+impl Shared {
+    fn join(&self) -> Option<std::thread::Result<Result<Ended, Error>>> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.take().map(JoinHandle::join)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // A run that is over can't be stopped, and its thread only joined.
+        let _ = self.client.command(Command::Stop);
+        let _ = self.join();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,199 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A run: one machine after another, until there is an outcome that ends it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::Kvm;
+use log::{info, warn};
+use vcpu_loop::VcpuEvents;
+
+use super::session::Session;
+use super::{Ended, Error, KVM};
+use crate::boot::{self, Watch};
+use crate::check;
+use crate::console::{self, Console};
+use crate::control::{Door, Incident, State, occur};
+use crate::loading::LoadWatch;
+use crate::outcome::{Outcome, OutcomeLatch};
+use crate::spec::{OnReboot, VmSpec};
+use crate::supervisor::TerminationSignals;
+use crate::vm::{Images, Loading, Machine};
+
+/// A run, from the description of its machine to its outcome. [`Vmm::build`] makes one with a [`Handle`](super::Handle).
+#[derive(Debug)]
+pub struct Vmm {
+    // First: after an error, too, nobody waits for an answer while the console is closed.
+    pub(super) door: Door,
+    pub(super) spec: VmSpec,
+    host: Arc<Kvm>,
+    images: Images,
+    pub(super) console: Console,
+    pub(super) signals: TerminationSignals,
+    pub(super) grace: Duration,
+    pub(super) time_out_at: Option<Instant>,
+    pub(super) resets: u64,
+}
+
+/// What tells a run what to do.
+pub(super) struct Controls {
+    pub signals: TerminationSignals,
+    /// How long a guest has to power off after a signal.
+    pub grace: Duration,
+    pub door: Door,
+}
+
+/// A machine whose vCPUs wait to be let into the guest.
+pub(super) struct Built {
+    pub machine: Machine,
+    pub vcpu_events: VcpuEvents,
+    pub latch: OutcomeLatch,
+}
+
+impl Vmm {
+    /// Builds the first machine of a run; or says how the run ended before.
+    pub(super) fn new(
+        spec: &VmSpec,
+        controls: Controls,
+        open_images: impl FnOnce(&dyn Watch) -> Result<Images, boot::Error>,
+        open_console: impl FnOnce() -> Result<Console, console::Error>,
+    ) -> Result<Result<(Vmm, Built), Outcome>, Error> {
+        let Controls {
+            signals,
+            grace,
+            door,
+        } = controls;
+        let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
+        let watch = LoadWatch::new(&signals, time_out_at);
+        let images = match open_images(&watch) {
+            Ok(images) => images,
+            Err(error) => return watch.outcome().map(Err).ok_or(error.into()),
+        };
+        let host = Arc::new(check::open_kvm(Path::new(KVM))?);
+        let loading = match Loading::start(&host, spec, &images, &watch) {
+            Ok(loading) => loading,
+            Err(error) => return watch.outcome().map(Err).ok_or(error.into()),
+        };
+        if let Some(clockless) = loading.clockless(spec) {
+            warn!("{clockless}");
+        }
+        // Only now: a kernel that can't be booted has emptied no file and left the terminal alone.
+        let console = open_console()?;
+        let vmm = Vmm {
+            door,
+            spec: spec.clone(),
+            host,
+            images,
+            console,
+            signals,
+            grace,
+            time_out_at,
+            resets: 0,
+        };
+        let built = vmm.finish(loading)?;
+        Ok(Ok((vmm, built)))
+    }
+
+    /// Runs `built`, and after each reset the next machine.
+    pub(super) fn run(mut self, mut built: Built, mut state: State) -> Result<Ended, Error> {
+        let ended = loop {
+            let (ended, before) = Session::new(&self, built, state)?.run()?;
+            state = occur(before, self.incident(ended.outcome));
+            if state == State::Ended {
+                break ended;
+            }
+            info!("the guest asked for a reset, starting again");
+            self.resets += 1;
+            built = match self.load()? {
+                Ok(loading) => self.finish(loading)?,
+                Err(outcome) => break outcome.into(),
+            };
+        };
+        // Who asks from now on learns that it is over, however long the console has something to write.
+        drop(self.door);
+        match ended.outcome {
+            Outcome::ConsoleQuit | Outcome::Signal(_) | Outcome::Timeout | Outcome::Stopped => {
+                self.console.close_soon();
+            }
+            _ => self.console.close(),
+        }
+        Ok(ended)
+    }
+
+    /// What an outcome is to the run.
+    fn incident(&self, outcome: Outcome) -> Incident {
+        match (outcome, self.spec.on_reboot) {
+            (Outcome::Reset, OnReboot::Reset) => Incident::Reset,
+            _ => Incident::End,
+        }
+    }
+
+    /// Loads the images again; or says what ended that.
+    fn load(&self) -> Result<Result<Loading, Outcome>, Error> {
+        let watch = LoadWatch::new(&self.signals, self.time_out_at);
+        match Loading::start(&self.host, &self.spec, &self.images, &watch) {
+            Ok(loading) => Ok(Ok(loading)),
+            Err(error) => watch.outcome().map(Err).ok_or(error.into()),
+        }
+    }
+
+    fn finish(&self, loading: Loading) -> Result<Built, Error> {
+        let latch = OutcomeLatch::new().map_err(Error::Events)?;
+        let output = self.console.output();
+        let (machine, vcpu_events) = loading.finish(&self.host, &self.spec, output, &latch)?;
+        Ok(Built {
+            machine,
+            vcpu_events,
+            latch,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::thread;
+
+    use super::*;
+    use crate::control::{Answer, Command, door};
+    use crate::demo;
+    use crate::spec::HypercallRoute;
+    use crate::supervisor::tests::signals;
+
+    /// With nobody to resume it, only the signal lets the guest come to its end.
+    #[test]
+    fn a_signal_lets_a_paused_machine_run() {
+        let test = "vmm::run::tests::a_signal_lets_a_paused_machine_run";
+        if std::env::var_os("MINI_VMM_NO_KVM").is_some_and(|value| value == "1") {
+            return eprintln!("SKIP: {test}: MINI_VMM_NO_KVM is set");
+        }
+        if let Err(error) = Kvm::new() {
+            return eprintln!("SKIP: {test}: /dev/kvm can't be used: {error}");
+        }
+        let (signals, mut writers) = signals();
+        let (client, door) = door().unwrap();
+        let controls = Controls {
+            signals,
+            grace: Duration::from_secs(3600),
+            door,
+        };
+        let spec = VmSpec {
+            timeout: None,
+            ..demo::spec(HypercallRoute::Pio(None))
+        };
+        let images = |_: &dyn Watch| Ok(demo::images().unwrap());
+        let new = Vmm::new(&spec, controls, images, || Ok(Console::default()));
+        let (vmm, built) = new.unwrap().unwrap();
+        let run = thread::spawn(move || vmm.run(built, State::Paused));
+        let Answer::Described(about) = client.command(Command::Describe).unwrap() else {
+            panic!("no description");
+        };
+        assert_eq!((about.state, about.exits), (State::Paused, vec![0]));
+        writers[0].1.write_all(&[0]).unwrap();
+        let ended = run.join().unwrap().unwrap();
+        assert_eq!(ended.outcome, Outcome::GuestExit(0));
+    }
+}

@@ -1,0 +1,204 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One machine of a run, from its start to its outcome: the control loop.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use log::{debug, warn};
+use vcpu_loop::{FailureReport, VcpuEventSubscriber};
+
+use super::policy::VcpuPolicy;
+use super::run::{Built, Vmm};
+use super::{Ended, Error};
+use crate::control::{self, Answer, Command, Description, Response, State, step};
+use crate::outcome::{Outcome, OutcomeLatch};
+use crate::supervisor::Supervisor;
+use crate::vm::{self, Machine};
+
+/// A subscriber as the event loop holds it; the loop has one thread.
+type Subscriber = Rc<RefCell<dyn MutEventSubscriber>>;
+
+/// A machine and what its control loop works with.
+pub(super) struct Session<'a> {
+    run: &'a Vmm,
+    machine: Machine,
+    latch: OutcomeLatch,
+    supervisor: Rc<RefCell<Supervisor>>,
+    manager: EventManager<Subscriber>,
+    report: Rc<RefCell<Option<Box<FailureReport>>>>,
+    /// Whether the vCPUs were let into the guest.
+    is_running: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Gets ready to run a machine in a run that is in `state`.
+    pub fn new(run: &'a Vmm, built: Built, state: State) -> Result<Self, Error> {
+        let Built {
+            machine,
+            vcpu_events,
+            latch,
+        } = built;
+        let report = Rc::new(RefCell::new(None));
+        let mut manager = EventManager::new().map_err(Error::EventLoop)?;
+        let supervisor = Supervisor::new(
+            state,
+            latch.clone(),
+            run.signals.try_clone().map_err(Error::Events)?,
+            machine.devices.offers().power_button.clone(),
+            run.grace,
+            run.time_out_at,
+        );
+        let supervisor = Rc::new(RefCell::new(supervisor));
+        manager.add_subscriber(Rc::clone(&supervisor) as Subscriber);
+        manager.add_subscriber(Rc::new(RefCell::new(run.door.bell())) as Subscriber);
+        let on_event = VcpuPolicy {
+            on_reboot: run.spec.on_reboot,
+            latch: latch.clone(),
+            report: Rc::clone(&report),
+        };
+        let vcpus = VcpuEventSubscriber::new(vcpu_events, move |event| on_event.apply(event));
+        manager.add_subscriber(Rc::new(RefCell::new(vcpus)) as Subscriber);
+        let takes_input = machine.devices.offers().console_input.clone();
+        let input = takes_input.and_then(|device| run.console.attach_input(device, latch.clone()));
+        if let Some(input) = input {
+            manager.add_subscriber(Rc::new(RefCell::new(input)) as Subscriber);
+        }
+        Ok(Session {
+            run,
+            machine,
+            latch,
+            supervisor,
+            manager,
+            report,
+            is_running: false,
+        })
+    }
+
+    /// Runs the machine until there is an outcome. Returns that, and where the run then stands.
+    pub fn run(mut self) -> Result<(Ended, State), Error> {
+        if let Some(outcome) = self.overdue() {
+            return Ok(self.end(outcome));
+        }
+        if !self.state().is_running() {
+            self.machine.pause()?;
+        }
+        let mut outcome = self.wait()?;
+        if outcome == Outcome::Reset {
+            outcome = self.overdue().unwrap_or(outcome);
+        }
+        if let Err(error) = self.machine.stop() {
+            // The outcome matters more than a thread that the end of the process ends.
+            warn!("{error}");
+        }
+        let counters = self.machine.calls.counters();
+        if counters.total() > 0 {
+            debug!("hypercalls: {counters}");
+        }
+        Ok(self.end(outcome))
+    }
+
+    fn end(&self, outcome: Outcome) -> (Ended, State) {
+        let report = self.report.take();
+        (Ended { outcome, report }, self.state())
+    }
+
+    fn state(&self) -> State {
+        self.supervisor.borrow().state()
+    }
+
+    fn overdue(&self) -> Option<Outcome> {
+        self.supervisor.borrow_mut().overdue(Instant::now())
+    }
+
+    /// Handles commands and events until there is an outcome.
+    ///
+    /// A command comes before the start: a guest that resets as soon as it runs would leave no other time for any.
+    /// Events come between two commands, so that a command finds no vCPU that has ended unseen.
+    fn wait(&mut self) -> Result<Outcome, Error> {
+        loop {
+            if let Some(outcome) = self.latch.get() {
+                return Ok(outcome);
+            }
+            let has_served = self.serve();
+            let runs = self.state().is_running();
+            self.set_running(runs)?;
+            let sleep = self.supervisor.borrow_mut().check_deadlines(Instant::now());
+            let sleep = if has_served { 0 } else { sleep };
+            match self.manager.run_with_timeout(sleep) {
+                Ok(_) => {}
+                // A signal handler ran; what it has to say is in its stream.
+                Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
+                Err(error) => return Err(Error::EventLoop(error)),
+            }
+        }
+    }
+
+    /// Does one command, if there is one.
+    fn serve(&mut self) -> bool {
+        let Some(envelope) = self.run.door.next() else {
+            return false;
+        };
+        let command = envelope.command;
+        let answer = match step(self.state(), command) {
+            (next, Response::Do) => self.perform(command, next),
+            (_, Response::Refused(state)) => Err(control::Error::refused(command, state)),
+        };
+        envelope.answer(answer);
+        true
+    }
+
+    /// Does a command, and is in the state `next` then.
+    fn perform(&mut self, command: Command, next: State) -> Result<Answer, control::Error> {
+        let answer = match command {
+            Command::Pause | Command::Resume => {
+                self.set_running(next.is_running())?;
+                Answer::Done
+            }
+            Command::PowerButton => {
+                let button = &self.machine.devices.offers().power_button;
+                let button = button.as_ref().ok_or(control::Error::NoPowerButton)?;
+                button.press().map_err(control::Error::PowerButton)?;
+                Answer::Done
+            }
+            Command::Stop => {
+                self.supervisor.borrow_mut().end(Outcome::Stopped);
+                Answer::Done
+            }
+            Command::Save => Answer::Saved(Box::new(self.machine.save()?)),
+            Command::Describe => Answer::Described(Box::new(self.description())),
+        };
+        self.supervisor.borrow_mut().set_state(next);
+        Ok(answer)
+    }
+
+    /// Lets the vCPUs into the guest, or takes them out. On an error they are told to go back to what they were.
+    fn set_running(&mut self, runs: bool) -> Result<(), vm::Error> {
+        if self.is_running == runs {
+            return Ok(());
+        }
+        let drive = |runs| match runs {
+            true => self.machine.start(),
+            false => self.machine.pause(),
+        };
+        drive(runs).inspect_err(|_| {
+            // The first error says more.
+            let _ = drive(!runs);
+        })?;
+        self.is_running = runs;
+        Ok(())
+    }
+
+    fn description(&self) -> Description {
+        Description {
+            state: self.state(),
+            spec: self.run.spec.clone(),
+            resets: self.run.resets,
+            exits: self.machine.exits(),
+            hypercalls: self.machine.calls.counters(),
+        }
+    }
+}
