@@ -111,10 +111,10 @@ fuzz_target!(|input: &[u8]| {
     guest::clear(&MEMORY);
     let stubs = STUBS.len();
     let stub = STUBS[usize::from(choice) % stubs];
-    let standing = STUBS.get(usize::from(choice) / stubs % (stubs + 1));
-    if let (Some(standing), Some(registration)) = (standing, state.registration) {
-        // Where that isn't RAM, nothing stands.
-        let _ = MEMORY.write_slice(&standing.bytes(), GuestAddress(registration.hypercall_gpa));
+    let in_memory = STUBS.get(usize::from(choice) / stubs % (stubs + 1));
+    if let (Some(in_memory), Some(registration)) = (in_memory, state.registration) {
+        // Where that isn't RAM, there is no stub.
+        let _ = MEMORY.write_slice(&in_memory.bytes(), GuestAddress(registration.hypercall_gpa));
     }
     restore(&state, stub);
 });

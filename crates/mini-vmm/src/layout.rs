@@ -3,7 +3,7 @@
 
 //! Every guest-physical address, port and interrupt of the machine, in one place.
 //!
-//! Nothing else in the crate writes an address down; overlaps are refused at compile time.
+//! Other modules use these constants. Two that overlap do not compile.
 
 /// One kibibyte, in bytes.
 pub const KIB: u64 = 1 << 10;

@@ -118,8 +118,8 @@ pub fn regions(ram: u64) -> Vec<(GuestAddress, usize)> {
     regions
 }
 
-/// Has `ram` bytes of guest memory from the host: zeroed, not reserved and not touched yet, and placed
-/// so that the host's huge pages serve the guest, but for the first 2 MiB, which have small ones on any host.
+/// Maps `ram` bytes of guest memory. They read as zero, and the host neither reserves nor touches them yet. They are
+/// aligned for the host's huge pages. The first 2 MiB always have small pages.
 ///
 /// # Errors
 /// [`Error`] when the size can't be had; the message says what can.

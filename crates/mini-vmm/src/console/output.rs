@@ -262,8 +262,12 @@ impl Output {
         })
     }
 
-    /// Has the end ask `has_reader` whether anybody reads the last output; else it is not waited for.
-    pub(super) fn asking(mut self, has_reader: impl FnOnce() -> bool + Send + 'static) -> Output {
+    /// Makes [`close`](Self::close) call `has_reader` first. If it says that nobody reads, `close` does not wait for
+    /// the rest of the output.
+    pub(super) fn with_reader_check(
+        mut self,
+        has_reader: impl FnOnce() -> bool + Send + 'static,
+    ) -> Output {
         self.has_reader = Some(Box::new(has_reader));
         self
     }

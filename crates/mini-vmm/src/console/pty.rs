@@ -48,10 +48,11 @@ impl Pty {
         let (name, ours, user_side) = make().map_err(|errno| Error::Pty(errno.into()))?;
         let start = || {
             let our_end = ours.try_clone()?;
-            let output = Output::start(PtySink(FdSink(ours.try_clone()?)))?.asking(move || {
-                drop(user_side);
-                is_attached(&our_end)
-            });
+            let output =
+                Output::start(PtySink(FdSink(ours.try_clone()?)))?.with_reader_check(move || {
+                    drop(user_side);
+                    is_attached(&our_end)
+                });
             let queue = Arc::clone(queue);
             let reader = Worker::spawn("console-in", move |stop| read_keys(&ours, &queue, stop))?;
             Ok((output, reader))

@@ -106,7 +106,7 @@ pub(crate) fn spec(route: HypercallRoute) -> VmSpec {
         memory: MIN_RAM,
         serial: SerialSpec::Stdio,
         hypercall: route,
-        // Dead is dead: a second try would be no other.
+        // The guest does the same at every start, so a reset would only repeat the failure.
         on_reboot: OnReboot::Exit,
         timeout: Some(TIMEOUT),
         ..VmSpec::new("demo")

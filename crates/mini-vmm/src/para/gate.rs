@@ -115,8 +115,8 @@ impl<R: CallRegisters> Gate<R> {
         u32::from(port) == self.port
     }
 
-    /// Answers a call of `vcpu` by port I/O, if the gate is open and KVM left this exit's registers. They say all: the
-    /// byte means nothing.
+    /// Answers a call of `vcpu` by port I/O, if the gate is open and KVM shared the registers of this exit. The call and
+    /// its arguments are in the registers; the byte that is written to the port has no meaning.
     #[must_use]
     pub fn port_call(&self, vcpu: u32, calls: &Hypercalls) -> bool {
         let Some(registers) = self.registers.get(vcpu as usize) else {

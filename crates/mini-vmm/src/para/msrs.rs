@@ -89,8 +89,8 @@ impl<R: CallRegisters> ParaHandler<R> {
     /// # Errors
     /// The state has a form that isn't known, or its guest's calls can't go this host's way.
     pub fn check(&self, state: &ParaMsrState) -> Result<(), RestoreError> {
-        match state.standing(&*self.memory)? {
-            Some(standing) => self.beside(standing).check(state),
+        match state.stub_in_memory(&*self.memory)? {
+            Some(saved) => self.para_for_saved(saved).check(state),
             None => Ok(()),
         }
     }
@@ -104,16 +104,16 @@ impl<R: CallRegisters> ParaHandler<R> {
         if self.para.is_none() && *state == ParaMsrState::default() {
             return Ok(Restored::Unregistered);
         }
-        if let Some(standing) = state.standing(&*self.memory)? {
-            self.beside(standing).check(state)?;
-            self.route.keep(standing);
+        if let Some(saved) = state.stub_in_memory(&*self.memory)? {
+            self.para_for_saved(saved).check(state)?;
+            self.route.choose_for_saved(saved);
         }
         self.para().restore(state)
     }
 
-    /// The MSR as it would be for a guest that was saved calling by `standing`.
-    fn beside(&self, standing: Stub) -> ParaMsr<Arc<GuestMemoryMmap>> {
-        ParaMsr::new(Arc::clone(&self.memory), self.route.beside(standing))
+    /// The MSR as it would be for a restored guest whose memory has the stub `saved`.
+    fn para_for_saved(&self, saved: Stub) -> ParaMsr<Arc<GuestMemoryMmap>> {
+        ParaMsr::new(Arc::clone(&self.memory), self.route.stub_for_saved(saved))
     }
 }
 

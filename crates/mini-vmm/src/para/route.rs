@@ -101,18 +101,19 @@ impl RouteChoice {
         }
     }
 
-    /// The stub of a guest that was saved calling by `standing`. If the choice is still open, it is for port I/O where
-    /// the guest has that: a native stub can't take its place. [`keep`](Self::keep) makes that choice.
-    pub fn beside(&self, standing: Stub) -> Stub {
-        match (self.chosen.get(), standing.port()) {
+    /// The stub for a restored guest whose memory has the stub `saved`. If no stub is chosen yet and the guest calls by
+    /// port I/O, this is port I/O: a native stub can't replace it. Only [`choose_for_saved`](Self::choose_for_saved)
+    /// makes the choice final.
+    pub fn stub_for_saved(&self, saved: Stub) -> Stub {
+        match (self.chosen.get(), saved.port()) {
             (None, Some(_)) => self.pio,
             _ => self.stub(),
         }
     }
 
-    /// A guest that was saved calling by `standing` is here to stay.
-    pub fn keep(&self, standing: Stub) {
-        let stub = self.beside(standing);
+    /// Chooses for a guest that was restored with the stub `saved`, if no stub is chosen yet.
+    pub fn choose_for_saved(&self, saved: Stub) {
+        let stub = self.stub_for_saved(saved);
         self.chosen.get_or_init(|| {
             info!("hypercalls go by {stub}, as those of the saved guest");
             stub

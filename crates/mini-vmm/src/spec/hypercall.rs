@@ -31,7 +31,7 @@ impl HypercallRoute {
     /// too small to have both.
     const OTHER_PORT: PioPort = match PioPort::new(0xf9) {
         Ok(port) => port,
-        Err(_) => panic!("the port is free"),
+        Err(_) => panic!("port 0xf9 belongs to a device of the machine"),
     };
 }
 

@@ -206,7 +206,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
 
     fn register(&mut self, memory: &A::M, value: u64) -> Registration {
         let fault = |reason| Registration::Fault(Fault { value, reason });
-        // Before existence, and in 64 bits: no address has bits that fall out of a mask (R3, H13).
+        // Alignment is checked before the page is looked up (R3), and on all 64 bits of the address (H13).
         if !is_para_state_aligned(value) {
             return fault(FaultReason::Misaligned);
         }

@@ -53,8 +53,9 @@ impl ParaMsrState {
         self
     }
 
-    /// The stub by which the saved guest calls, for a VMM that can still choose its own; `None` if it is not
-    /// registered, its registration no longer holds, or it put something else there. `memory` is restored.
+    /// The stub that the saved guest has in its memory. A VMM that has not chosen its own stub yet can choose one of
+    /// the same kind. `None` if the guest is not registered, if its registration no longer holds, or if it put other
+    /// bytes there. `memory` has been restored already.
     ///
     /// # Errors
     /// [`RestoreError::Version`] if the state has a form that isn't known.
@@ -69,19 +70,19 @@ impl ParaMsrState {
     /// let registration = ParaRegistration::new(0x1000, 0x2000);
     /// let state = ParaMsrState::registered(registration);
     ///
-    /// let mine = match state.standing(&memory)? {
+    /// let mine = match state.stub_in_memory(&memory)? {
     ///     Some(Stub::Pio(_)) => Stub::Pio(PioPort::DEFAULT),
     ///     _ => Stub::Svm,
     /// };
     /// assert!(ParaMsr::new(&memory, mine).restore(&state).is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn standing<M: GuestMemory + ?Sized>(
+    pub fn stub_in_memory<M: GuestMemory + ?Sized>(
         &self,
         memory: &M,
     ) -> Result<Option<Stub>, RestoreError> {
         Ok(match self.judge(memory)? {
-            Judged::Holds { standing, .. } => standing,
+            Judged::Holds { in_memory, .. } => in_memory,
             Judged::Unregistered | Judged::Lost { .. } => None,
         })
     }
@@ -116,7 +117,7 @@ impl ParaMsrState {
             registration,
             site,
             bytes,
-            standing: Stub::identify(&bytes).filter(is_given),
+            in_memory: Stub::identify(&bytes).filter(is_given),
         })
     }
 }
@@ -133,7 +134,7 @@ enum Judged<'a, M: GuestMemory + ?Sized> {
         site: Site<'a, BS<'a, M::Bitmap>>,
         bytes: [u8; Stub::LEN],
         /// The stub that the guest was given, unless it put something else there.
-        standing: Option<Stub>,
+        in_memory: Option<Stub>,
     },
 }
 
@@ -263,7 +264,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         match judged {
             Judged::Holds {
                 registration,
-                standing: Some(from),
+                in_memory: Some(from),
                 ..
             } if from.ret_offset() != self.stub().ret_offset() => Err(RestoreError::OtherKind {
                 gpa: registration.hypercall_gpa,
@@ -322,11 +323,11 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
                 registration,
                 site,
                 bytes,
-                standing,
+                in_memory,
             } => {
                 self.prepare();
                 self.set_registration(Some(registration));
-                let written = standing.map(|from| (from, site.write(self.stub())));
+                let written = in_memory.map(|from| (from, site.write(self.stub())));
                 let site = match written {
                     None => RestoredSite::Foreign { bytes },
                     Some((_, Written::Unchanged)) => RestoredSite::Unchanged,

@@ -75,7 +75,7 @@ fn h6_a_stub_of_the_other_kind_is_an_error_and_changes_nothing() {
             for stub in [state.stub, None] {
                 let state = state.with_stub(stub);
                 let mut para = ParaMsr::new(&memory, to).with_prelude(|| panic!("nobody calls"));
-                assert_eq!(state.standing(&memory), Ok(Some(from)));
+                assert_eq!(state.stub_in_memory(&memory), Ok(Some(from)));
                 assert_eq!(para.check(&state), refused.map(|_: Restored| ()));
                 assert_eq!(para.restore(&state), refused);
                 assert_eq!(para.registration(), None);
@@ -102,7 +102,7 @@ fn h6_a_stub_of_the_other_kind_that_the_guest_wrote_is_its_own() {
             memory
                 .write_slice(&written.bytes(), GuestAddress(SITE))
                 .unwrap();
-            assert_eq!(state.standing(&memory), Ok(None));
+            assert_eq!(state.stub_in_memory(&memory), Ok(None));
             let mut para = ParaMsr::new(&memory, given);
             assert_eq!(para.check(&state), Ok(()));
             let bytes = written.bytes();
@@ -120,16 +120,16 @@ fn h6_a_stub_of_the_other_kind_that_the_guest_wrote_is_its_own() {
 #[test]
 fn h6_what_does_not_hold_has_no_stub() {
     let (memory, good) = saved(Stub::Vmx);
-    assert_eq!(good.standing(&memory), Ok(Some(Stub::Vmx)));
+    assert_eq!(good.stub_in_memory(&memory), Ok(Some(Stub::Vmx)));
     for lost in [state(PAGE + 8, SITE), state(RAM, SITE), state(PAGE, 0x2ffd)] {
-        assert_eq!(lost.standing(&memory), Ok(None));
+        assert_eq!(lost.stub_in_memory(&memory), Ok(None));
         assert_eq!(ParaMsr::new(&memory, PIO).check(&lost), Ok(()));
     }
-    assert_eq!(ParaMsrState::default().standing(&memory), Ok(None));
+    assert_eq!(ParaMsrState::default().stub_in_memory(&memory), Ok(None));
     let mut version = good;
     version.version = 2;
     let found = Err(RestoreError::Version { found: 2 });
-    assert_eq!(version.standing(&memory), found);
+    assert_eq!(version.stub_in_memory(&memory), found);
 }
 
 #[test]

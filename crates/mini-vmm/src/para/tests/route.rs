@@ -80,7 +80,7 @@ fn auto_is_port_io_for_registers_that_kvm_does_not_know() {
         let choice = choice.unwrap();
         assert_eq!(choice.stub(), Stub::Pio(PioPort::DEFAULT));
         // Nor does a guest that was saved elsewhere bring the vendor's instruction back.
-        choice.keep(Stub::Svm);
+        choice.choose_for_saved(Stub::Svm);
         assert_eq!(choice.stub(), Stub::Pio(PioPort::DEFAULT));
         assert_eq!(probes.load(Ordering::Relaxed), 0);
         let (forward, _) = choice_with(HypercallRoute::Forward, abi, b"AuthenticAMD", true);
@@ -95,21 +95,21 @@ fn auto_is_port_io_for_registers_that_kvm_does_not_know() {
 #[test]
 fn h6_a_saved_guest_that_calls_by_port_keeps_to_it() {
     let (pio, elsewhere) = (Stub::Pio(PioPort::DEFAULT), PioPort::new(0x10).unwrap());
-    for (standing, proved, stub, asked) in [
+    for (saved, proved, stub, asked) in [
         (Stub::Pio(elsewhere), true, pio, 0),
         (Stub::Vmx, true, Stub::Svm, 1),
         (Stub::Vmx, false, pio, 1),
     ] {
         let (choice, probes) = choice(HypercallRoute::Auto, b"AuthenticAMD", proved);
         let choice = choice.unwrap();
-        choice.keep(standing);
+        choice.choose_for_saved(saved);
         assert_eq!(choice.stub(), stub);
         assert_eq!(probes.load(Ordering::Relaxed), asked);
     }
     // What was decided stays so.
     let (vendor, _) = choice(HypercallRoute::Vendor, b"AuthenticAMD", true);
     let vendor = vendor.unwrap();
-    vendor.keep(pio);
+    vendor.choose_for_saved(pio);
     assert_eq!(vendor.stub(), Stub::Svm);
 }
 
