@@ -112,6 +112,41 @@ fn no_modules_use_each_other() {
     }
 }
 
+/// The top-level modules of the files below `directory` that allow what the workspace's lint denies.
+fn unsafe_modules(directory: &Path, module: Option<&str>, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        let owner = module.unwrap_or(path.file_stem().unwrap().to_str().unwrap());
+        if path.is_dir() {
+            unsafe_modules(&path, Some(owner), found);
+        } else if shipped(&fs::read_to_string(&path).unwrap()).contains("allow(unsafe_code") {
+            found.insert(owner.to_owned());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_has_one_address_per_crate() {
+    let mut addresses = Vec::new();
+    for package in fs::read_dir(root().join("crates")).unwrap().flatten() {
+        let mut found = BTreeSet::new();
+        unsafe_modules(&package.path().join("src"), None, &mut found);
+        for module in found {
+            addresses.push((package.file_name().into_string().unwrap(), module));
+        }
+    }
+    addresses.sort();
+    let documented = [
+        ("mini-vmm", "sys"),
+        ("para-abi", "guest"),
+        ("vcpu-loop", "sys"),
+    ];
+    assert_eq!(
+        addresses,
+        documented.map(|(package, module)| (package.to_owned(), module.to_owned()))
+    );
+}
+
 #[test]
 fn paths_are_found_in_every_form() {
     let code =

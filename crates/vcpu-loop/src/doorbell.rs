@@ -6,9 +6,9 @@
 use std::sync::{Arc, PoisonError};
 
 use crate::kick::{Kick, KickSignal};
-use crate::signal::Tid;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::sys::signal::Tid;
 
 /// Shared by a vCPU's thread and its controllers. See [`crate::kick`] for what happens in which order.
 #[derive(Debug)]

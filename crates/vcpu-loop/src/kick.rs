@@ -65,7 +65,7 @@ use std::io;
 use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN, block_signal, get_blocked_signals, unblock_signal};
 
 use crate::error::Error;
-use crate::signal::{self, Installed};
+use crate::sys::signal::{self, Installed};
 
 /// The flag half of a kick: makes the next entry of the vCPU return at once.
 ///

@@ -19,7 +19,7 @@
 //! | `kvm` (feature `kvm`) | `KvmVcpu` and its saved state |
 //! | `script` (feature `test-utils`) | a scripted vCPU, stricter than KVM, for tests without /dev/kvm |
 //!
-//! All `unsafe` is in `src/kvm/run_page.rs`, its submodules, and `src/signal.rs`.
+//! All `unsafe` is in `src/sys/`.
 //!
 //! # Example
 //!
@@ -75,11 +75,6 @@ compile_error!(
 );
 
 mod builder;
-#[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]
-compile_error!(
-    "the `kvm` feature is for x86-64 hosts, build for x86_64 or without default features"
-);
-
 pub mod bus;
 mod counters;
 mod dispatch;
@@ -100,7 +95,6 @@ mod runner;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod script;
 mod set;
-mod signal;
 mod spawn;
 mod state;
 #[cfg(feature = "event-manager")]
@@ -109,6 +103,7 @@ mod subscriber;
 mod sync {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 }
+mod sys;
 mod thread;
 mod vcpu;
 

@@ -38,28 +38,30 @@ mod kick {
     }
 }
 
-mod signal {
-    use super::{Arc, Thread};
+mod sys {
+    pub mod signal {
+        use super::super::{Arc, Thread};
 
-    loom::thread_local! {
-        static THREAD: std::cell::RefCell<Option<Arc<Thread>>> = std::cell::RefCell::new(None);
-    }
-
-    /// A thread that gets signals.
-    #[derive(Clone, Debug)]
-    pub struct Tid(pub Arc<Thread>);
-
-    impl Tid {
-        pub fn current() -> Self {
-            THREAD.with(|thread| Tid(Arc::clone(thread.borrow().as_ref().unwrap())))
+        loom::thread_local! {
+            static THREAD: std::cell::RefCell<Option<Arc<Thread>>> = std::cell::RefCell::new(None);
         }
 
-        pub fn become_current(thread: &Arc<Thread>) {
-            THREAD.with(|current| *current.borrow_mut() = Some(Arc::clone(thread)));
-        }
+        /// A thread that gets signals.
+        #[derive(Clone, Debug)]
+        pub struct Tid(pub Arc<Thread>);
 
-        pub fn kill(&self, _: i32) {
-            self.0.signal();
+        impl Tid {
+            pub fn current() -> Self {
+                THREAD.with(|thread| Tid(Arc::clone(thread.borrow().as_ref().unwrap())))
+            }
+
+            pub fn become_current(thread: &Arc<Thread>) {
+                THREAD.with(|current| *current.borrow_mut() = Some(Arc::clone(thread)));
+            }
+
+            pub fn kill(&self, _: i32) {
+                self.0.signal();
+            }
         }
     }
 }
@@ -175,7 +177,7 @@ struct Worker {
 
 impl Worker {
     fn serve(&mut self) {
-        signal::Tid::become_current(&self.vcpu.thread);
+        sys::signal::Tid::become_current(&self.vcpu.thread);
         self.listener.0.arrive();
         while !self.stopped {
             if self.running {

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kvm_ioctls::Cap;
 
 use super::KvmVcpu;
-use super::run_page::{RING_PAGE, Ring};
 use crate::exit::{CoalescedWrite, Drain};
+use crate::sys::run_page::{RING_PAGE, Ring};
 
 /// The ring of coalesced writes of one VM.
 #[derive(Debug)]
@@ -145,11 +145,11 @@ mod tests {
 
     use vmm_sys_util::tempfile::TempFile;
 
-    use super::super::run_page::RunPage;
     use super::*;
     use crate::dispatch::{Access, Flow, Unclaimed, dispatch};
     use crate::exit::{CoalescedWrites, Exit};
     use crate::script::{Call, RecordingIo};
+    use crate::sys::run_page::RunPage;
     use crate::vcpu::{Next, VcpuId};
 
     const RING: u64 = 2 * 4096;

@@ -5,11 +5,11 @@
 
 use kvm_bindings::*;
 
-use super::run_page::{self, RunPage};
 use crate::exit::{
     DebugExit, Details, Exit, FatalExit, Hypercall, HypercallAbi, HypervExit, INTERNAL_ERROR_WORDS,
     MMIO_MAX, MemoryFault, OtherExit, SYSTEM_EVENT_WORDS, SystemEvent,
 };
+use crate::sys::run_page::{self, RunPage};
 
 /// The exit that the last `KVM_RUN` left in the page.
 ///

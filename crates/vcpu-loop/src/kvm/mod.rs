@@ -8,7 +8,6 @@ mod cpuid;
 mod decode;
 mod dump;
 mod nested;
-mod run_page;
 pub mod seccomp;
 mod state;
 mod stopped;
@@ -35,9 +34,10 @@ pub use tsc::{HostMoment, TscOffset, TscState};
 use crate::exit::{CoalescedWrites, Details, Exit};
 use crate::kick::Kick;
 use crate::report::CpuDump;
+use crate::sys::calls;
+use crate::sys::run_page::{RunFlag, RunPage};
 use crate::vcpu::{ManagedVcpu, SaveVcpu, Vcpu};
 use coalesced::Coalesced;
-use run_page::RunPage;
 use stopped::Stopped;
 
 /// A host failure of a KVM vCPU.
@@ -130,7 +130,7 @@ impl KvmHost {
     pub fn with_msrs(kvm: &Kvm, msrs: Vec<u32>) -> Result<Arc<Self>> {
         let sync_regs = shares_registers(kvm);
         require_kicks(sync_regs, || kvm.check_extension_int(Cap::ImmediateExit))?;
-        let own = run_page::duplicate_kvm(kvm).map_err(|source| Error::Call {
+        let own = calls::duplicate_kvm(kvm).map_err(|source| Error::Call {
             call: "F_DUPFD_CLOEXEC",
             source,
         })?;
@@ -426,6 +426,12 @@ impl SaveVcpu for KvmVcpu {
 
     fn left_unchanged(error: &Error) -> bool {
         matches!(error, Error::Incomplete | Error::Misfit { .. })
+    }
+}
+
+impl Kick for RunFlag {
+    fn request_exit(&self) {
+        self.raise();
     }
 }
 

@@ -13,7 +13,8 @@ use kvm_bindings::{
 use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
 
 use super::tsc::{self, MSR_TSC, TscState};
-use super::{Error, KvmHost, Result, call, cpuid, nested, run_page};
+use super::{Error, KvmHost, Result, call, cpuid, nested};
+use crate::sys::calls;
 
 /// How many MSRs KVM takes in a call: fewer than `MAX_IO_MSRS`, which is `KVM_MAX_MSR_ENTRIES`.
 const MSRS_PER_CALL: usize = KVM_MAX_MSR_ENTRIES - 1;
@@ -122,7 +123,7 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<Vcp
     let sregs2 = match host.sregs2 {
         false => None,
         true => {
-            let all = run_page::get_sregs2(fd).map_err(|source| Error::Call {
+            let all = calls::get_sregs2(fd).map_err(|source| Error::Call {
                 call: "KVM_GET_SREGS2",
                 source,
             })?;
@@ -232,7 +233,7 @@ pub(super) fn restore(
         call("KVM_SET_NESTED_STATE", fd.set_nested_state(nested))?;
     }
     call("KVM_SET_XCRS", fd.set_xcrs(xcrs))?;
-    run_page::set_xsave(fd, xsave).map_err(|source| Error::Call {
+    calls::set_xsave(fd, xsave).map_err(|source| Error::Call {
         call: "KVM_SET_XSAVE",
         source,
     })?;
@@ -303,11 +304,11 @@ fn xsave_area(size: usize) -> Result<Xsave> {
 
 fn save_xsave(fd: &VcpuFd, size: usize) -> Result<Vec<u32>> {
     let mut area = xsave_area(size)?;
-    run_page::get_xsave(fd, &mut area).map_err(|source| Error::Call {
+    calls::get_xsave(fd, &mut area).map_err(|source| Error::Call {
         call: "KVM_GET_XSAVE2",
         source,
     })?;
-    let mut words = run_page::xsave_region(&mut area).to_vec();
+    let mut words = calls::xsave_region(&mut area).to_vec();
     words.extend_from_slice(area.as_slice());
     Ok(words)
 }
@@ -319,11 +320,10 @@ fn xsave_for(size: usize, words: &[u32]) -> Result<Xsave> {
     let misfit = Error::Misfit {
         what: "XSAVE components",
     };
-    let Some((fixed, extra)) = words.split_at_checked(run_page::xsave_region(&mut area).len())
-    else {
+    let Some((fixed, extra)) = words.split_at_checked(calls::xsave_region(&mut area).len()) else {
         return Err(misfit);
     };
-    run_page::xsave_region(&mut area).copy_from_slice(fixed);
+    calls::xsave_region(&mut area).copy_from_slice(fixed);
     let room = area.as_mut_slice();
     let fits = room.len().min(extra.len());
     if extra[fits..].iter().any(|word| *word != 0) {
@@ -385,7 +385,7 @@ fn restore_sregs(
         flags,
         pdptrs,
     };
-    run_page::set_sregs2(fd, &sregs2).map_err(|source| Error::Call {
+    calls::set_sregs2(fd, &sregs2).map_err(|source| Error::Call {
         call: "KVM_SET_SREGS2",
         source,
     })

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs};
 
-use super::run_page::{
+use crate::sys::run_page::{
     EFER_UNFILLED, Mapping, REGS_WORDS, RFLAGS, regs_from_words, words_from_regs,
 };
 

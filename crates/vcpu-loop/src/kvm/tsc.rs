@@ -15,7 +15,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
-use super::{Error, Result, run_page};
+use super::{Error, Result};
+use crate::sys::calls;
 
 /// `IA32_TIME_STAMP_COUNTER` (Intel SDM, volume 4, table 2-2).
 pub(super) const MSR_TSC: u32 = 0x10;
@@ -71,14 +72,14 @@ impl HostMoment {
 
 /// `None` where KVM has no offset, or the TSC can't be read.
 pub(super) fn save(fd: &VcpuFd) -> Option<TscState> {
-    let offset = run_page::tsc_offset(fd).ok()?;
+    let offset = calls::tsc_offset(fd).ok()?;
     let read_at = Some(HostMoment::now(fd, offset)?);
     Some(TscState { offset, read_at })
 }
 
 /// Sets the offset, and says whether it did; if not, the TSC is to be restored as an MSR. The frequency is set.
 pub(super) fn restore(fd: &VcpuFd, saved: &TscState) -> Result<bool> {
-    let Ok(now) = run_page::tsc_offset(fd) else {
+    let Ok(now) = calls::tsc_offset(fd) else {
         return Ok(false);
     };
     if let Some(read_at) = saved.read_at {
@@ -88,7 +89,7 @@ pub(super) fn restore(fd: &VcpuFd, saved: &TscState) -> Result<bool> {
             return Ok(false);
         }
     }
-    run_page::set_tsc_offset(fd, saved.offset).map_err(|source| Error::Call {
+    calls::set_tsc_offset(fd, saved.offset).map_err(|source| Error::Call {
         call: "KVM_SET_DEVICE_ATTR(KVM_VCPU_TSC_OFFSET)",
         source,
     })?;
@@ -116,7 +117,7 @@ impl TscOffset {
     /// The offset of `vcpu`, to be read later; `None` when the process has no file descriptor left. Whether
     /// this KVM tells it (since Linux 5.16) shows then: KVM is not asked at a start that may never need it.
     pub fn of(vcpu: &VcpuFd) -> Option<Self> {
-        let vcpu = run_page::duplicate(vcpu).ok()?;
+        let vcpu = calls::duplicate(vcpu).ok()?;
         Some(TscOffset { vcpu })
     }
 
@@ -126,7 +127,7 @@ impl TscOffset {
     /// # Errors
     /// What KVM says.
     pub fn read(&self) -> io::Result<u64> {
-        run_page::tsc_offset(&self.vcpu)
+        calls::tsc_offset(&self.vcpu)
     }
 }
 

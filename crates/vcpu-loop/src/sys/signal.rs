@@ -1,12 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The signal half of a kick: the system calls that have no safe wrapper.
-//!
-//! The `unsafe` that isn't about KVM's run page. vmm-sys-util installs handlers without asking what was there
+//! The signal half of a kick. vmm-sys-util installs handlers without asking what was there
 //! before and without `SA_ONSTACK`, and signals only threads of which there is a `JoinHandle`.
-
-#![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;

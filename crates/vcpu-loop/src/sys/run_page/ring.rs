@@ -12,23 +12,23 @@ use super::{Mapping, PAGE, RING};
 
 /// A coalesced write as KVM keeps it.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::kvm) struct RingEntry {
-    pub(in crate::kvm) address: u64,
-    pub(in crate::kvm) len: u32,
-    pub(in crate::kvm) is_port: bool,
-    pub(in crate::kvm) data: [u8; 8],
+pub(crate) struct RingEntry {
+    pub(crate) address: u64,
+    pub(crate) len: u32,
+    pub(crate) is_port: bool,
+    pub(crate) data: [u8; 8],
 }
 
 /// KVM's ring of coalesced writes (`struct kvm_coalesced_mmio_ring`): KVM writes entries and then `last`, and never
 /// touches an entry between `first` and `last`.
 #[derive(Debug)]
-pub(in crate::kvm) struct Ring {
+pub(crate) struct Ring {
     pub(super) mapping: Arc<Mapping>,
 }
 
 impl Ring {
     /// How many entries fit in the page behind the two indices.
-    pub(in crate::kvm) const SLOTS: u32 =
+    pub(crate) const SLOTS: u32 =
         ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
 
     fn base(&self) -> *mut u8 {
@@ -46,7 +46,7 @@ impl Ring {
 
     /// The slot of the oldest entry, below [`Ring::SLOTS`]. None, too, where the indices are none.
     #[inline]
-    pub(in crate::kvm) fn oldest(&self) -> Option<u32> {
+    pub(crate) fn oldest(&self) -> Option<u32> {
         let [first, last] = self.indices().map(|index| index.load(Ordering::Acquire));
         (first != last && first < Self::SLOTS && last < Self::SLOTS).then_some(first)
     }
@@ -55,7 +55,7 @@ impl Ring {
     ///
     /// # Panics
     /// There is no such slot.
-    pub(in crate::kvm) fn entry(&self, slot: u32) -> RingEntry {
+    pub(crate) fn entry(&self, slot: u32) -> RingEntry {
         assert!(slot < Self::SLOTS);
         let at =
             size_of::<kvm_coalesced_mmio_ring>() + slot as usize * size_of::<kvm_coalesced_mmio>();
@@ -72,7 +72,7 @@ impl Ring {
     }
 
     /// Gives the oldest entry back to KVM. Only for who holds the ring's lock.
-    pub(in crate::kvm) fn advance(&self) {
+    pub(crate) fn advance(&self) {
         let [first, _] = self.indices();
         let next = (first.load(Ordering::Relaxed) + 1) % Self::SLOTS;
         first.store(next, Ordering::Release);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The back end's `unsafe`: the shared run page of a vCPU, and the KVM calls that have no safe wrapper.
+//! The run page of a vCPU, which this process shares with KVM.
 //!
 //! The page is mapped a second time, beside kvm-ioctls' own mapping. Other threads store to
 //! `immediate_exit` while the vCPU runs, and kvm-ioctls makes `&mut kvm_run` of *its* mapping
@@ -19,8 +19,6 @@
 //!
 //! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
 //! owner handed out is alive then.
-
-#![allow(unsafe_code)]
 
 use std::io;
 use std::mem::offset_of;
@@ -51,38 +49,31 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::ioctl::ioctl;
 
-use crate::kick::Kick;
-
-mod calls;
 mod ring;
 
-pub(super) use calls::{
-    duplicate, duplicate_kvm, get_sregs2, get_xsave, set_sregs2, set_tsc_offset, set_xsave,
-    tsc_offset, xsave_region,
-};
-pub(super) use ring::Ring;
+pub(crate) use ring::Ring;
 
 vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 
 const PAGE: usize = 4096;
 
 /// The ring's place among the pages of the mapping, on x86.
-pub(super) const RING_PAGE: usize = KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
+pub(crate) const RING_PAGE: usize = KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
 const RING: usize = RING_PAGE * PAGE;
 
 /// `kvm_regs` is 18 words: RAX to R15, RIP, RFLAGS.
-pub(super) const REGS_WORDS: usize = size_of::<kvm_regs>() / 8;
+pub(crate) const REGS_WORDS: usize = size_of::<kvm_regs>() / 8;
 
 /// The place of RFLAGS among these words. It is 0 in a page into which KVM has copied no general registers yet: bit 1 is
 /// always 1 (Intel SDM, volume 1, section 3.4.3).
-pub(super) const RFLAGS: usize = offset_of!(kvm_regs, rflags) / size_of::<u64>();
+pub(crate) const RFLAGS: usize = offset_of!(kvm_regs, rflags) / size_of::<u64>();
 
 /// The EFER of a page into which KVM has copied no segments yet: no CPU has all its bits.
-pub(super) const EFER_UNFILLED: u64 = u64::MAX;
+pub(crate) const EFER_UNFILLED: u64 = u64::MAX;
 
 /// A shared mapping of a vCPU's run page(s), unmapped with its last owner.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
@@ -135,34 +126,34 @@ impl Mapping {
         unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).immediate_exit) }
     }
 
-    pub(super) fn valid_regs(&self) -> &AtomicU64 {
+    pub(crate) fn valid_regs(&self) -> &AtomicU64 {
         // SAFETY: as in `immediate_exit`; the field is 8-byte aligned in a page-aligned structure.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.run()).kvm_valid_regs) }
     }
 
-    pub(super) fn dirty_regs(&self) -> &AtomicU64 {
+    pub(crate) fn dirty_regs(&self) -> &AtomicU64 {
         // SAFETY: as in `valid_regs`.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.run()).kvm_dirty_regs) }
     }
 
-    pub(super) fn regs(&self) -> &[AtomicU64; REGS_WORDS] {
+    pub(crate) fn regs(&self) -> &[AtomicU64; REGS_WORDS] {
         // SAFETY: as in `valid_regs`; `kvm_regs` is an array of `u64` fields without padding, and
         // `AtomicU64` has the layout of `u64`.
         unsafe { &*(&raw mut (*self.run()).s.regs.regs).cast::<[AtomicU64; REGS_WORDS]>() }
     }
 
-    pub(super) fn ss_dpl(&self) -> &AtomicU8 {
+    pub(crate) fn ss_dpl(&self) -> &AtomicU8 {
         // SAFETY: the byte lies in the mapping and lives as long as `self`; nobody in this process writes
         // it, and it is only read, through this function.
         unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).s.regs.sregs.ss.dpl) }
     }
 
-    pub(super) fn cs_l(&self) -> &AtomicU8 {
+    pub(crate) fn cs_l(&self) -> &AtomicU8 {
         // SAFETY: as in `ss_dpl`.
         unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).s.regs.sregs.cs.l) }
     }
 
-    pub(super) fn efer(&self) -> &AtomicU64 {
+    pub(crate) fn efer(&self) -> &AtomicU64 {
         // SAFETY: as in `valid_regs`.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.run()).s.regs.sregs.efer) }
     }
@@ -170,13 +161,13 @@ impl Mapping {
 
 /// The owner's view of a vCPU's run page.
 #[derive(Debug)]
-pub(super) struct RunPage {
+pub(crate) struct RunPage {
     mapping: Arc<Mapping>,
 }
 
 macro_rules! arms {
     ($($name:ident: $arm:ty = $field:ident;)*) => {
-        $(pub(super) fn $name(&mut self) -> &mut $arm {
+        $(pub(crate) fn $name(&mut self) -> &mut $arm {
             // SAFETY: the union lies in the mapping. Each of its arms consists of integers without
             // implicit padding, so every content is valid; `&mut self` excludes other references to it
             // and `KVM_RUN`.
@@ -186,7 +177,7 @@ macro_rules! arms {
 }
 
 impl RunPage {
-    pub(super) fn map(fd: &impl AsRawFd, len: usize) -> io::Result<Self> {
+    pub(crate) fn map(fd: &impl AsRawFd, len: usize) -> io::Result<Self> {
         let mapping = Mapping::new(fd, len)?;
         // Nothing is shared yet, whatever a former user of the vCPU asked for.
         mapping.valid_regs().store(0, Ordering::Relaxed);
@@ -199,26 +190,26 @@ impl RunPage {
     }
 
     /// The handle by which other threads ask this vCPU to leave the guest.
-    pub(super) fn kicker(&self) -> RunFlag {
+    pub(crate) fn kicker(&self) -> RunFlag {
         RunFlag {
             mapping: Arc::clone(&self.mapping),
         }
     }
 
-    /// For [`SyncRegisters`](super::SyncRegisters).
-    pub(super) fn mapping(&self) -> Arc<Mapping> {
+    /// For the registers that KVM shares, and for more than one owner.
+    pub(crate) fn mapping(&self) -> Arc<Mapping> {
         Arc::clone(&self.mapping)
     }
 
     /// The VM's ring of coalesced writes, if the mapping is long enough to have one.
-    pub(super) fn ring(&self) -> Option<Ring> {
+    pub(crate) fn ring(&self) -> Option<Ring> {
         (self.mapping.len >= RING + PAGE).then(|| Ring {
             mapping: Arc::clone(&self.mapping),
         })
     }
 
     /// `KVM_RUN`.
-    pub(super) fn enter(&mut self, fd: &VcpuFd) -> io::Result<()> {
+    pub(crate) fn enter(&mut self, fd: &VcpuFd) -> io::Result<()> {
         loop {
             // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page,
             // into which `&mut self` excludes references.
@@ -235,33 +226,33 @@ impl RunPage {
     }
 
     /// Makes the next [`RunPage::enter`] return before the guest runs.
-    pub(super) fn request_exit(&self) {
+    pub(crate) fn request_exit(&self) {
         self.mapping.immediate_exit().store(1, Ordering::Release);
     }
 
-    /// Uses up a kick: *clear* in the protocol of [`crate::kick`].
-    pub(super) fn clear_exit_request(&self) {
+    /// Uses up a kick: *clear* in the protocol of kicks.
+    pub(crate) fn clear_exit_request(&self) {
         self.mapping.immediate_exit().swap(0, Ordering::AcqRel);
     }
 
     /// Forgets registers that were set but not yet taken over, before a restore.
-    pub(super) fn forget_sync_registers(&self) {
+    pub(crate) fn forget_sync_registers(&self) {
         self.mapping.dirty_regs().store(0, Ordering::Relaxed);
     }
 
     /// The task priority that the next `KVM_RUN` takes over, unless KVM emulates the LAPIC.
-    pub(super) fn set_cr8(&mut self, cr8: u64) {
+    pub(crate) fn set_cr8(&mut self, cr8: u64) {
         // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw mut (*self.mapping.run()).cr8).write(cr8) };
     }
 
     /// Has the next `KVM_RUN` return as soon as the guest can take an interrupt, or not.
-    pub(super) fn request_interrupt_window(&mut self, wanted: bool) {
+    pub(crate) fn request_interrupt_window(&mut self, wanted: bool) {
         // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw mut (*self.mapping.run()).request_interrupt_window).write(wanted.into()) };
     }
 
-    pub(super) fn exit_reason(&mut self) -> u32 {
+    pub(crate) fn exit_reason(&mut self) -> u32 {
         // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw const (*self.mapping.run()).exit_reason).read() }
     }
@@ -291,13 +282,13 @@ impl RunPage {
     }
 
     /// The union of all exits as bytes, for one that has no arm above.
-    pub(super) fn bytes(&mut self) -> &mut [u8; size_of::<kvm_run__bindgen_ty_1>()] {
+    pub(crate) fn bytes(&mut self) -> &mut [u8; size_of::<kvm_run__bindgen_ty_1>()] {
         // SAFETY: as in `arms`; any bytes are valid there.
         unsafe { &mut *self.exit().cast() }
     }
 
     /// The bytes at `offset` from the start of the page, if they lie wholly behind `kvm_run` itself.
-    pub(super) fn data(&mut self, offset: u64, len: usize) -> Option<&mut [u8]> {
+    pub(crate) fn data(&mut self, offset: u64, len: usize) -> Option<&mut [u8]> {
         let offset = usize::try_from(offset).ok()?;
         let end = offset.checked_add(len)?;
         if offset < size_of::<kvm_run>() || end > self.mapping.len.min(RING) {
@@ -310,59 +301,60 @@ impl RunPage {
 }
 
 /// The system event's data words.
-pub(super) fn system_event_data(arm: &SystemEventArm) -> [u64; 16] {
+pub(crate) fn system_event_data(arm: &SystemEventArm) -> [u64; 16] {
     // SAFETY: both arms of the union are integers.
     unsafe { arm.__bindgen_anon_1.data }
 }
 
 /// The KVM hypercall's flags; bit 0 is long mode, in the place of the older `longmode` field.
-pub(super) fn hypercall_flags(arm: &HypercallArm) -> u64 {
+pub(crate) fn hypercall_flags(arm: &HypercallArm) -> u64 {
     // SAFETY: both arms of the union are integers, and the wider one covers it.
     unsafe { arm.__bindgen_anon_1.flags }
 }
 
 /// The only arm of Xen's union.
-pub(super) fn xen_hcall(arm: &mut kvm_xen_exit) -> &mut XenHcall {
+pub(crate) fn xen_hcall(arm: &mut kvm_xen_exit) -> &mut XenHcall {
     // SAFETY: the arm consists of integers.
     unsafe { &mut arm.u.hcall }
 }
 
 /// The arms of Hyper-V's union.
-pub(super) fn hyperv_synic(arm: &kvm_hyperv_exit) -> HvSynic {
+pub(crate) fn hyperv_synic(arm: &kvm_hyperv_exit) -> HvSynic {
     // SAFETY: the arm consists of integers.
     unsafe { arm.u.synic }
 }
 
-pub(super) fn hyperv_hcall(arm: &mut kvm_hyperv_exit) -> &mut HvHcall {
+pub(crate) fn hyperv_hcall(arm: &mut kvm_hyperv_exit) -> &mut HvHcall {
     // SAFETY: the arm consists of integers.
     unsafe { &mut arm.u.hcall }
 }
 
-pub(super) fn hyperv_syndbg(arm: &mut kvm_hyperv_exit) -> &mut HvSynDbg {
+pub(crate) fn hyperv_syndbg(arm: &mut kvm_hyperv_exit) -> &mut HvSynDbg {
     // SAFETY: the arm consists of integers.
     unsafe { &mut arm.u.syndbg }
 }
 
 /// The flag half of a kick.
 #[derive(Debug)]
-pub(super) struct RunFlag {
+pub(crate) struct RunFlag {
     mapping: Arc<Mapping>,
 }
 
-impl Kick for RunFlag {
-    fn request_exit(&self) {
+impl RunFlag {
+    /// *flag* in the protocol of kicks.
+    pub(crate) fn raise(&self) {
         self.mapping.immediate_exit().store(1, Ordering::Release);
     }
 }
 
 /// The general registers as the page has them.
-pub(super) fn regs_from_words(words: [u64; REGS_WORDS]) -> kvm_regs {
+pub(crate) fn regs_from_words(words: [u64; REGS_WORDS]) -> kvm_regs {
     // SAFETY: `kvm_regs` is `REGS_WORDS` words without padding, all contents are valid.
     unsafe { std::mem::transmute::<[u64; REGS_WORDS], kvm_regs>(words) }
 }
 
 /// The words of the general registers.
-pub(super) fn words_from_regs(regs: kvm_regs) -> [u64; REGS_WORDS] {
+pub(crate) fn words_from_regs(regs: kvm_regs) -> [u64; REGS_WORDS] {
     // SAFETY: as in `regs_from_words`.
     unsafe { std::mem::transmute::<kvm_regs, [u64; REGS_WORDS]>(regs) }
 }

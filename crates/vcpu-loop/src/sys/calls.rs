@@ -19,7 +19,7 @@ ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
 /// `KVM_GET_SREGS2`.
-pub(in crate::kvm) fn get_sregs2(fd: &VcpuFd) -> io::Result<kvm_sregs2> {
+pub(crate) fn get_sregs2(fd: &VcpuFd) -> io::Result<kvm_sregs2> {
     let mut sregs = kvm_sregs2::default();
     // SAFETY: KVM writes exactly one `kvm_sregs2`.
     match unsafe { ioctl_with_mut_ref(fd, KVM_GET_SREGS2(), &mut sregs) } {
@@ -29,7 +29,7 @@ pub(in crate::kvm) fn get_sregs2(fd: &VcpuFd) -> io::Result<kvm_sregs2> {
 }
 
 /// `KVM_SET_SREGS2`.
-pub(in crate::kvm) fn set_sregs2(fd: &VcpuFd, sregs: &kvm_sregs2) -> io::Result<()> {
+pub(crate) fn set_sregs2(fd: &VcpuFd, sregs: &kvm_sregs2) -> io::Result<()> {
     // SAFETY: KVM reads exactly one `kvm_sregs2`.
     match unsafe { ioctl_with_ref(fd, KVM_SET_SREGS2(), sregs) } {
         0 => Ok(()),
@@ -42,13 +42,13 @@ fn os_error(error: vmm_sys_util::errno::Error) -> io::Error {
 }
 
 /// Another descriptor of the same file.
-pub(in crate::kvm) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open as long as `fd` is borrowed, which is longer than this.
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }.try_clone_to_owned()
 }
 
 /// Another descriptor of `/dev/kvm`, for which a jail need not hold the path.
-pub(in crate::kvm) fn duplicate_kvm(kvm: &Kvm) -> io::Result<Kvm> {
+pub(crate) fn duplicate_kvm(kvm: &Kvm) -> io::Result<Kvm> {
     let fd = duplicate(kvm)?.into_raw_fd();
     // SAFETY: the descriptor is new, nobody else owns it.
     Ok(unsafe { Kvm::from_raw_fd(fd) })
@@ -65,7 +65,7 @@ fn tsc_offset_at(offset: *const u64) -> kvm_device_attr {
 }
 
 /// `KVM_GET_DEVICE_ATTR` of `KVM_VCPU_TSC_OFFSET`.
-pub(in crate::kvm) fn tsc_offset(vcpu: &impl AsRawFd) -> io::Result<u64> {
+pub(crate) fn tsc_offset(vcpu: &impl AsRawFd) -> io::Result<u64> {
     let mut offset = 0u64;
     let attribute = tsc_offset_at(&raw mut offset);
     // SAFETY: KVM reads the attribute and writes the 8 bytes that this one has to `addr`, which is
@@ -77,7 +77,7 @@ pub(in crate::kvm) fn tsc_offset(vcpu: &impl AsRawFd) -> io::Result<u64> {
 }
 
 /// `KVM_SET_DEVICE_ATTR` of `KVM_VCPU_TSC_OFFSET`.
-pub(in crate::kvm) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
+pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
     // SAFETY: KVM reads the attribute and the 8 bytes at `addr`, which is `offset`, alive until the call returns.
     match unsafe {
         ioctl_with_ref(
@@ -94,7 +94,7 @@ pub(in crate::kvm) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<(
 /// `KVM_GET_XSAVE2`, or `KVM_GET_XSAVE` where the area has the classic 4096 bytes.
 ///
 /// `xsave` has room for what `KVM_CAP_XSAVE2` said after this vCPU was made, see `KvmHost::xsave_size`.
-pub(in crate::kvm) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()> {
+pub(crate) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()> {
     if xsave.as_slice().is_empty() {
         let classic = fd.get_xsave().map_err(os_error)?;
         // SAFETY: only the fixed part is replaced, the length of the flexible one stays 0.
@@ -107,14 +107,14 @@ pub(in crate::kvm) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()
 }
 
 /// `KVM_SET_XSAVE`; `xsave` is sized as for [`get_xsave`].
-pub(in crate::kvm) fn set_xsave(fd: &VcpuFd, xsave: &Xsave) -> io::Result<()> {
+pub(crate) fn set_xsave(fd: &VcpuFd, xsave: &Xsave) -> io::Result<()> {
     // SAFETY: KVM reads at most as much as `KVM_CAP_XSAVE2` says, which is fixed once a vCPU exists, and the
     // caller sized `xsave` by that.
     unsafe { fd.set_xsave2(xsave) }.map_err(os_error)
 }
 
 /// The fixed part of an XSAVE area, as words.
-pub(in crate::kvm) fn xsave_region(xsave: &mut Xsave) -> &mut [u32; 1024] {
+pub(crate) fn xsave_region(xsave: &mut Xsave) -> &mut [u32; 1024] {
     // SAFETY: the flexible part's length isn't changed.
     &mut unsafe { xsave.as_mut_fam_struct() }.xsave.region
 }
