@@ -39,7 +39,7 @@
 //! # Ok::<(), vcpu_loop::bus::Error>(())
 //! ```
 //!
-//! With feature `vm-device`, devices of that crate's traits plug in: see [`BusBuilder::insert_device_pio`].
+//! With feature `vm-device`, devices of that crate's traits plug in: see `BusBuilder::insert_device_pio`.
 
 mod map;
 #[cfg(feature = "vm-device")]
