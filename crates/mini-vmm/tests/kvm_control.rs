@@ -207,28 +207,33 @@ fn a_guest_that_only_resets_is_paused_across_resets_and_stopped() {
     assert_eq!(machine.wait().unwrap(), Outcome::Stopped);
 }
 
+/// Sends all commands but `stop` from several threads until the machine has ended. None fails for another reason than
+/// its state.
+fn hammer(machine: &Handle) -> Vec<thread::JoinHandle<()>> {
+    let hammer = |machine: Handle, first| {
+        let others = COMMANDS.iter().filter(|other| **other != Command::Stop);
+        for command in others.cycle().skip(first) {
+            match machine.command(*command) {
+                Ok(_) | Err(Error::Refused { .. }) => {}
+                Err(Error::Ended) => return,
+                Err(other) => panic!("{command:?}: {other:?}"),
+            }
+        }
+    };
+    let clients = (0..4).map(|first| (first, machine.clone()));
+    clients
+        .map(|(first, machine)| thread::spawn(move || hammer(machine, first)))
+        .collect()
+}
+
 #[test]
-fn commands_from_many_threads_are_all_answered_whenever_the_end_comes() {
-    let test = "commands_from_many_threads_are_all_answered_whenever_the_end_comes";
+fn commands_from_many_threads_are_all_answered_when_one_stops_the_machine() {
+    let test = "commands_from_many_threads_are_all_answered_when_one_stops_the_machine";
     for round in 0..5 {
         let Some((machine, _vm)) = machine(test, &busy_guest()) else {
             return;
         };
-        let clients: Vec<_> = (0..4)
-            .map(|client| {
-                let machine = machine.clone();
-                thread::spawn(move || {
-                    let others = COMMANDS.iter().filter(|other| **other != Command::Stop);
-                    for command in others.cycle().skip(client) {
-                        match machine.command(*command) {
-                            Ok(_) | Err(Error::Refused { .. }) => {}
-                            Err(Error::Ended) => return,
-                            Err(other) => panic!("{command:?}: {other:?}"),
-                        }
-                    }
-                })
-            })
-            .collect();
+        let clients = hammer(&machine);
         for _ in 0..10 * round {
             machine.describe().unwrap();
         }
@@ -237,6 +242,33 @@ fn commands_from_many_threads_are_all_answered_whenever_the_end_comes() {
             client.join().unwrap();
         }
         assert_eq!(machine.wait().unwrap(), Outcome::Stopped);
+    }
+}
+
+#[test]
+fn commands_from_many_threads_are_all_answered_when_the_guest_ends() {
+    let test = "commands_from_many_threads_are_all_answered_when_the_guest_ends";
+    let ends: [(fn(&mut Asm), Outcome); 2] = [
+        (|asm| _ = asm.power_off(), Outcome::PowerOff),
+        (|asm| _ = asm.triple_fault(), Outcome::VcpuFailure),
+    ];
+    for (exits, (end, outcome)) in [0, 1, 10, 100]
+        .into_iter()
+        .flat_map(|e| ends.map(|end| (e, end)))
+    {
+        let guest = guest(|asm| {
+            for _ in 0..exits {
+                asm.out(NOWHERE, 0);
+            }
+            end(asm);
+        });
+        let Some((machine, _vm)) = machine(test, &guest) else {
+            return;
+        };
+        for client in hammer(&machine) {
+            client.join().unwrap();
+        }
+        assert_eq!(machine.wait().unwrap(), outcome);
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bare::{Vm, guest};
 use kvm_ioctls::Kvm;
 use mini_vmm::boot::Unwatched;
+use mini_vmm::console::{Console, ConsoleOutput};
 use mini_vmm::layout::MIB;
 use mini_vmm::logging::sentence;
 use mini_vmm::outcome::OutcomeLatch;
@@ -59,9 +60,20 @@ fn ticking_guest(test: &str) -> Option<Vm> {
 }
 
 fn machine(vm: &Vm, legacy_timer: bool) -> (Machine, OutcomeLatch) {
+    machine_with(vm, legacy_timer, None)
+}
+
+fn machine_with(
+    vm: &Vm,
+    legacy_timer: bool,
+    output: Option<ConsoleOutput>,
+) -> (Machine, OutcomeLatch) {
     let spec = VmSpec {
         memory: RAM,
-        serial: SerialSpec::Off,
+        serial: match output {
+            Some(_) => SerialSpec::Stdio,
+            None => SerialSpec::Off,
+        },
         legacy_timer,
         ..VmSpec::new(vm.path("kernel"))
     };
@@ -69,7 +81,7 @@ fn machine(vm: &Vm, legacy_timer: bool) -> (Machine, OutcomeLatch) {
     let images = Images::open(&spec, &Unwatched).unwrap();
     let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
     let latch = OutcomeLatch::new().unwrap();
-    let (machine, _events) = loading.finish(&host, &spec, None, &latch).unwrap();
+    let (machine, _events) = loading.finish(&host, &spec, output, &latch).unwrap();
     (machine, latch)
 }
 
@@ -155,4 +167,23 @@ fn a_machine_that_lacks_the_timer_refuses_and_stays_as_it_was() {
         before["vcpus"][0]["vcpu"]["regs"]
     );
     assert_eq!(after["vm"]["chips"], before["vm"]["chips"]);
+}
+
+#[test]
+fn a_paused_machine_takes_no_input() {
+    let Some(vm) = ticking_guest("a_paused_machine_takes_no_input") else {
+        return;
+    };
+    let console = Console::open(&SerialSpec::File(vm.path("output"))).unwrap();
+    let one = machine_with(&vm, true, console.output());
+    let machine = &one.0;
+    let input = machine.devices.offers().console_input.clone().unwrap();
+    machine.start().unwrap();
+    assert_eq!(input.enqueue(b"a"), 1);
+    machine.pause().unwrap();
+    let before = machine.save().unwrap().devices;
+    assert_eq!(input.enqueue(b"b"), 0);
+    assert_eq!(machine.save().unwrap().devices, before);
+    machine.start().unwrap();
+    assert_eq!(input.enqueue(b"b"), 1);
 }
