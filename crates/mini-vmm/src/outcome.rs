@@ -43,7 +43,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The exit code of the process, as documented in the README.
+    /// The exit code of the process, as the page `docs/exit-codes.md` of the repository lists it.
     ///
     /// # Example
     /// ```

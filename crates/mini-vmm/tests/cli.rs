@@ -8,7 +8,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 fn mini_vmm() -> Command {
@@ -139,60 +138,6 @@ fn help_is_grouped_and_complete() {
         stdout(&["--version"]),
         concat!("mini-vmm ", env!("CARGO_PKG_VERSION"), "\n")
     );
-}
-
-/// A call that not every route has is not in a table of exit codes without them.
-#[test]
-fn exit_code_tables_name_the_routes_of_the_exit_call() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
-    for text in [readme.unwrap(), stdout(&["--help"])] {
-        let is_row = |line: &&str| {
-            line.contains("VMM_HC_EXIT") && line.trim_matches(['|', ' ']).starts_with("n ")
-        };
-        let rows: Vec<_> = text.lines().filter(is_row).collect();
-        assert_eq!(rows.len(), 1, "{rows:?}");
-        assert!(
-            rows[0].contains("pio") && rows[0].contains("forward"),
-            "{rows:?}"
-        );
-    }
-}
-
-#[test]
-fn readme_names_every_flag_and_exit_code() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
-    let readme = readme.unwrap();
-    let help = stdout(&["--help"]);
-    let flags = help.lines().filter_map(|line| {
-        let line = line.trim_start();
-        let at = line.starts_with('-').then(|| line.find("--"))??;
-        let name = &line[at..];
-        let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '-');
-        Some(&name[..end.unwrap_or(name.len())])
-    });
-    let flags: Vec<&str> = flags.collect();
-    assert!(flags.len() >= 18, "{flags:?}");
-    for flag in flags {
-        assert!(readme.contains(flag), "README.md lacks {flag}");
-    }
-    for code in [0, 1, 2, 32, 33, 34, 36] {
-        assert!(
-            readme.contains(&format!("| {code} |")),
-            "README.md lacks {code}"
-        );
-    }
-}
-
-#[test]
-fn readme_config_is_one() {
-    let readme = include_str!("../README.md");
-    let (_, json) = readme.split_once("```json\n").unwrap();
-    let (json, _) = json.split_once("```").unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("vm.json");
-    fs::write(&file, json).unwrap();
-    let printed = stdout(&["--config", file.to_str().unwrap(), "--print-config"]);
-    assert!(printed.contains("\"timeout\": \"5m\""), "{printed}");
 }
 
 #[test]
