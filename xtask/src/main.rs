@@ -11,6 +11,8 @@ mod bench;
 mod boot;
 mod build;
 mod cpio;
+#[cfg(test)]
+mod docs;
 mod host;
 mod initramfs;
 mod kernels;
