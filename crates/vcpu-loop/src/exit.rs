@@ -114,8 +114,8 @@ pub enum Exit<'a> {
     ApResetHold,
     /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`).
     MemoryFault(MemoryFault),
-    /// Writes that KVM kept in the VM's ring until this vCPU left the guest. The exit that it left for follows. They
-    /// must be drained, or they come again.
+    /// Writes that KVM kept in the VM's ring until this vCPU left the guest. The exit that it left for follows. Drain
+    /// them, or devices have them after what the guest did next.
     Coalesced(CoalescedWrites<'a>),
     /// An exit that this crate has no words for, such as TDX's, SNP's, or one that KVM got later.
     Other(OtherExit<'a>),

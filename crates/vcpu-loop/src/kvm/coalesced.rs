@@ -91,8 +91,18 @@ impl Coalesced {
         self.held.take()
     }
 
-    /// Holds back what `KVM_RUN` said if there are writes to deliver first.
-    pub(super) fn hold(&mut self, entered: io::Result<()>) -> Option<io::Result<()>> {
+    /// What `KVM_RUN` said, or none while there are writes to deliver first.
+    ///
+    /// One delivery empties the ring of all writes that came before the exit. Those that other vCPUs added meanwhile
+    /// can wait for the next exit: a guest that keeps writing on one of them must not hold up this one.
+    pub(super) fn next(
+        &mut self,
+        enter: impl FnOnce() -> io::Result<()>,
+    ) -> Option<io::Result<()>> {
+        if let Some(entered) = self.held.take() {
+            return Some(entered);
+        }
+        let entered = enter();
         match self.ring.as_ref().is_some_and(|ring| !ring.is_empty()) {
             false => Some(entered),
             true => {
@@ -232,6 +242,24 @@ mod tests {
             let counted = u64::from(next == Next::Unclaimed);
             assert_eq!(unclaimed.count(Access::MmioWrite), counted);
         }
+    }
+
+    /// The writes of this vCPU were delivered with the first ones: one that keeps writing must not hold up its peers.
+    #[test]
+    fn an_exit_waits_once_for_the_writes_before_it() {
+        let (file, ring) = ring();
+        let mut vcpu = Coalesced {
+            ring: Some(Arc::new(ring)),
+            held: None,
+        };
+        assert!(vcpu.next(|| Ok(())).is_some(), "nothing to deliver");
+        indices(&file, 0, 1);
+        assert!(vcpu.next(|| Ok(())).is_none());
+        vcpu.drain(&mut |_| {});
+        indices(&file, 1, 2);
+        let held = vcpu.next(|| unreachable!("the exit was made already"));
+        assert!(held.is_some(), "the write of a peer's came later");
+        assert!(vcpu.next(|| Ok(())).is_none(), "it comes before the next");
     }
 
     #[test]

@@ -303,9 +303,7 @@ impl KvmVcpu {
 
     /// Delivers the writes in the ring before the exit at which they are found.
     fn enter_coalescing(&mut self) -> Result<Exit<'_>> {
-        let held = self.coalesced.take_held();
-        let entered = held.unwrap_or_else(|| self.page.enter(&self.fd));
-        match self.coalesced.hold(entered) {
+        match self.coalesced.next(|| self.page.enter(&self.fd)) {
             Some(entered) => self.exit(entered),
             None => {
                 self.incomplete = true;
