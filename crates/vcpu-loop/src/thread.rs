@@ -172,6 +172,10 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                 self.drain();
             }
         }
+        // It may be spawned again, after any time.
+        if self.last == State::Running && !self.tell(V::paused) {
+            self.last = State::Failed;
+        }
     }
 
     /// Runs the caller's hook, and lets kicks through afterwards, whatever the hook did to signals.

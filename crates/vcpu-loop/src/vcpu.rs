@@ -76,7 +76,7 @@ pub trait ManagedVcpu: SaveVcpu {
     /// The handle by which other threads take this vCPU out of the guest.
     fn kicker(&self) -> Arc<dyn Kick>;
 
-    /// The vCPU was paused: nothing is pending and no guest code runs until it is resumed.
+    /// The vCPU was paused, or stopped while it ran: nothing is pending and no guest code runs until it is resumed.
     ///
     /// # Errors
     /// The host refused; the vCPU fails.

@@ -437,6 +437,31 @@ fn a_vcpu_is_told_once_of_each_pause_and_resume() {
     ));
 }
 
+/// It may be spawned again after hours, and tells its guest's clock then.
+#[test]
+fn a_vcpu_that_is_stopped_while_it_runs_is_told_of_a_pause() {
+    let told = Arc::default();
+    let spawned = || {
+        let (mut vcpus, events) = set();
+        let vcpu = Told(ScriptedVcpu::new([]), Arc::clone(&told));
+        vcpus.spawn(0, vcpu, RecordingIo::unclaimed()).unwrap();
+        vcpus.resume(SOON).unwrap();
+        (vcpus, events)
+    };
+    let (mut vcpus, _events) = spawned();
+    vcpus.stop(SOON).unwrap();
+    assert_eq!(*told.lock().unwrap(), ["resuming", "paused"]);
+    let (vcpus, _events) = spawned();
+    drop(vcpus);
+    assert_eq!(told.lock().unwrap()[2..], ["resuming", "paused"]);
+    // Told already, or never run.
+    told.lock().unwrap().clear();
+    let (mut vcpus, _events) = spawned();
+    vcpus.pause(SOON).unwrap();
+    vcpus.stop(SOON).unwrap();
+    assert_eq!(*told.lock().unwrap(), ["resuming", "paused"]);
+}
+
 #[test]
 fn what_is_pending_at_a_fatal_exit_is_abandoned_before_anybody_hears_of_it() {
     let unknown = Step::Other {
