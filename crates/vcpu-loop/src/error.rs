@@ -46,7 +46,9 @@ pub enum Error {
         source: io::Error,
     },
     /// A thread could not be started.
-    #[error("can't start a thread for vCPU {id}, raise the process's thread limit")]
+    #[error(
+        "can't start a thread for vCPU {id}, check its name, its stack size and the process's limits"
+    )]
     Thread {
         /// For which vCPU.
         id: VcpuId,

@@ -260,10 +260,17 @@ fn a_missed_deadline_loses_no_vcpu() {
 #[test]
 fn a_vcpu_that_can_not_be_spawned_comes_back() {
     let (mut vcpus, _events) = set();
-    // No address space has room for this stack.
+    // No address space has room for these stacks.
+    for bytes in [usize::MAX, usize::MAX - 4096, 1 << 60] {
+        let failed = vcpus.spawn_with(spinning(0).stack_size(bytes));
+        let SpawnError { error, .. } = failed.unwrap_err();
+        assert!(matches!(error, Error::Thread { .. }), "{error}");
+    }
     let failed = vcpus.spawn_with(spinning(0).stack_size(1 << 60));
     let SpawnError { error, vcpu, io } = failed.unwrap_err();
-    assert!(matches!(error, Error::Thread { .. }), "{error}");
+    let cause =
+        "can't start a thread for vCPU 0, check its name, its stack size and the process's limits";
+    assert_eq!(error.to_string(), cause);
     let failed = vcpus.spawn_with(VcpuBuilder::new(0, vcpu, io).thread_name("a\0b"));
     let SpawnError { error, vcpu, io } = failed.unwrap_err();
     assert!(matches!(error, Error::Thread { .. }), "{error}");
