@@ -76,6 +76,7 @@ pub enum Access {
 }
 
 impl Access {
+    /// Every kind, in the order of their numbers.
     const ALL: [Access; 8] = [
         Access::PioRead,
         Access::PioWrite,
@@ -312,5 +313,31 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
         }
         let number = call.number;
         self.settle(next, Access::Hypercall, number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kind that `ALL` lacks would have no counter, and a guest could make the vCPU's thread panic.
+    #[test]
+    fn every_kind_of_access_has_a_counter() {
+        let last = Access::Notification;
+        assert_eq!(last as usize + 1, Access::ALL.len());
+        for (number, access) in Access::ALL.iter().enumerate() {
+            assert_eq!(*access as usize, number);
+        }
+        // Whoever adds a kind comes by here: it goes into `ALL`, and the last one above.
+        match last {
+            Access::PioRead
+            | Access::PioWrite
+            | Access::MmioRead
+            | Access::MmioWrite
+            | Access::Rdmsr
+            | Access::Wrmsr
+            | Access::Hypercall
+            | Access::Notification => {}
+        }
     }
 }
