@@ -42,13 +42,13 @@ impl<S> VcpuHandle<S> {
         }
     }
 
-    /// Whether an answer may take as long as the caller likes: its own thread doesn't run the vCPU, now or any more.
+    /// Whether nobody is there to answer: the caller's own thread does not run the vCPU yet, or no longer.
     pub(crate) fn is_unattended(&self) -> bool {
         self.thread.is_none() && !self.bell.is_attended()
     }
 
-    /// Whether the thread has ended by `end`, or never begun if it is the caller's own. A thread ends within microseconds of its answer, so the wait is
-    /// a short poll; a join has no deadline.
+    /// Whether the thread has ended by `end`, or has not begun if it is the caller's own. A thread ends within
+    /// microseconds of its answer, so the wait is a short poll; a join has no deadline.
     pub(crate) fn is_finished_by(&self, end: Option<Instant>) -> bool {
         loop {
             let finished = match &self.thread {

@@ -37,8 +37,8 @@ impl<V, I, S> StateHooks<V, I, S> {
     ///
     /// A `restore` hook should check what it can before it changes anything, and say [`Unchanged`] where that fails;
     /// then restore the vCPU and pass its error on, by itself or as a [`source`](std::error::Error::source). After
-    /// `Unchanged`, or an error of which the vCPU says [`SaveVcpu::left_unchanged`], it stays paused. Any other error
-    /// ends the vCPU until a restore succeeds.
+    /// `Unchanged`, or an error of which the vCPU says [`SaveVcpu::left_unchanged`], the vCPU stays what it was, paused
+    /// or ended. Any other error ends it until a restore succeeds.
     ///
     /// [`Unchanged`]: crate::Unchanged
     /// [`SaveVcpu::left_unchanged`]: crate::SaveVcpu::left_unchanged
