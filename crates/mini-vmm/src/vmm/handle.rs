@@ -40,9 +40,12 @@ impl Vmm {
     /// Builds the machine that `spec` describes, paused: [`Handle::resume`] starts it. It runs on a thread of its own,
     /// and so does each of its vCPUs. A process can have several.
     ///
-    /// Signals of the process are left to the caller. The time limit of `spec` counts from now on, also while the
-    /// machine is paused; where it runs out during the build, the handle is of a run that has ended. Two machines can't
-    /// share the standard streams: give them different [consoles](crate::spec::SerialSpec).
+    /// SIGTERM, SIGINT and SIGHUP are left to the caller. The process gets handlers of two real-time signals, which wake
+    /// threads of vCPUs and consoles, and ignores SIGXFSZ.
+    ///
+    /// The time limit of `spec` counts from now on, also while the machine is paused; where it runs out during the
+    /// build, the handle is of a run that has ended. Two machines can't share the standard streams: give them different
+    /// [consoles](crate::spec::SerialSpec).
     ///
     /// # Errors
     /// `spec` describes no possible machine, or a failure of the host or of the files that it names.
