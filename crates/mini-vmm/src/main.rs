@@ -50,6 +50,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
                 print(config::to_json(&spec)?.as_bytes())?;
                 return Ok(0);
             }
+            console::spare(&spec.serial, run.config.as_deref())?;
             Ok(vmm::run(&spec)?.exit_code())
         }
         Command::Check { json, .. } => {

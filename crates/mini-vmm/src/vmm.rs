@@ -71,6 +71,11 @@ pub enum Error {
 /// # Errors
 /// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
 pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
+    let inputs = [Some(&spec.kernel), spec.initrd.as_ref()];
+    console::spare(
+        &spec.serial,
+        inputs.into_iter().flatten().map(AsRef::as_ref),
+    )?;
     run_images(
         spec,
         |watch| Images::open(spec, watch),

@@ -251,6 +251,28 @@ fn bad_configs_are_one_sentence_with_the_place() {
 }
 
 #[test]
+fn the_serial_output_overwrites_no_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (input, link) = (name("input"), name("link"));
+    let json = format!("{{\"serial\": \"file={link}\"}}");
+    fs::write(&input, &json).unwrap();
+    std::os::unix::fs::symlink(&input, &link).unwrap();
+    let serial = format!("--serial=file={link}");
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for args in [
+        ["--kernel", &input, &serial].as_slice(),
+        &["--kernel", other, "--initrd", &input, &serial],
+        &["--kernel", other, "--config", &input],
+    ] {
+        let text = sentence(args);
+        let words = format!("{input}: the serial output would overwrite this file");
+        assert!(text.contains(&words), "{text}");
+        assert_eq!(fs::read_to_string(&input).unwrap(), json);
+    }
+}
+
+#[test]
 fn a_config_may_come_from_a_pipe() {
     let json = stdout(&["--kernel", "k", "--cpus", "3", "--print-config"]);
     let dir = tempfile::tempdir().unwrap();

@@ -26,9 +26,9 @@ mod terminal;
 mod wake;
 mod worker;
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,6 +68,9 @@ pub enum Error {
     /// The output file is a socket.
     #[error("{}: this is a socket, which is no place for a file; say `--serial socket=PATH` or choose another path", .0.display())]
     IsSocket(PathBuf),
+    /// The output file is one that the machine is made from.
+    #[error("{}: the serial output would overwrite this file, which the machine is made from; choose another path", .0.display())]
+    OwnInput(PathBuf),
     /// The socket can't be made.
     #[error("{}: the console socket can't be made: {source}; choose another path", path.display())]
     Socket {
@@ -250,12 +253,40 @@ impl Console {
     }
 }
 
+/// Checks that a console which writes to a file empties none of `inputs`, the files that a machine is made from.
+/// Opens nothing.
+///
+/// # Errors
+/// [`Error::OwnInput`] names the file that is both.
+pub fn spare<'a>(
+    spec: &SerialSpec,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Error> {
+    let SerialSpec::File(output) = spec else {
+        return Ok(());
+    };
+    // A file that is not there yet is nobody's input.
+    let Ok(output) = fs::metadata(output) else {
+        return Ok(());
+    };
+    let is_output = |path: &&Path| {
+        let input = fs::metadata(path);
+        input.is_ok_and(|input| {
+            input.is_file() && (input.dev(), input.ino()) == (output.dev(), output.ino())
+        })
+    };
+    match inputs.into_iter().find(is_output) {
+        Some(path) => Err(Error::OwnInput(path.to_owned())),
+        None => Ok(()),
+    }
+}
+
 /// Why the output file at `path` can't be opened.
 fn not_opened(path: &Path, source: io::Error) -> Error {
     let path = path.to_owned();
     // What open(2) says of a FIFO without a reader, it says of sockets and of devices without a driver, too.
     let is_enxio = source.raw_os_error() == Some(libc::ENXIO);
-    match std::fs::metadata(&path).map(|metadata| metadata.file_type()) {
+    match fs::metadata(&path).map(|metadata| metadata.file_type()) {
         Ok(kind) if is_enxio && kind.is_fifo() => Error::NoReader(path),
         Ok(kind) if is_enxio && kind.is_socket() => Error::IsSocket(path),
         _ => Error::File { path, source },
