@@ -48,7 +48,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file is not text.
-    #[error("the config file {path:?} is not UTF-8 at line {line}, column {column}; JSON must be")]
+    #[error(
+        "the config file {path:?} is not UTF-8 at line {line}, column {column}; save it as UTF-8"
+    )]
     NotUtf8 {
         /// The file.
         path: PathBuf,
@@ -80,7 +82,11 @@ pub enum Error {
 fn without_place(error: &serde_json::Error) -> String {
     let what = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
-    what.strip_suffix(&place).unwrap_or(&what).to_owned()
+    let what = what.strip_suffix(&place).unwrap_or(&what);
+    match what.strip_prefix("EOF while parsing") {
+        Some(part) => format!("the file ends within{part}"),
+        None => what.to_owned(),
+    }
 }
 
 /// The machine that `flags` and, where they are silent, the file `config` describe.

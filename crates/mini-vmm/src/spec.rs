@@ -212,16 +212,27 @@ pub enum Error {
         /// Its length in bytes.
         len: usize,
     },
-    /// The debug-exit port belongs to something else.
+    /// A port of the debug-exit device belongs to something else.
     #[error(
-        "the debug-exit port {port:#x} belongs to {owner}; choose another, such as {:#x}",
-        layout::DEBUG_EXIT
+        "a debug-exit device at {port:#x} takes the ports {port:#x} to {:#x}, where {owner} is; \
+         choose another port, such as {:#x}",
+        port.saturating_add(layout::DEBUG_EXIT_SIZE - 1), layout::DEBUG_EXIT
     )]
     TakenPort {
-        /// The port.
+        /// The first of the device's ports.
         port: u16,
-        /// What it belongs to.
+        /// What one of them belongs to.
         owner: &'static str,
+    },
+    /// There are fewer ports than the debug-exit device has.
+    #[error(
+        "a debug-exit device at {port:#x} would go beyond the last port, 0xffff; \
+         choose another port, such as {:#x}",
+        layout::DEBUG_EXIT
+    )]
+    LastPorts {
+        /// The first of the device's ports.
+        port: u16,
     },
     /// The hypercall port is one of the debug-exit device's.
     #[error(
@@ -419,8 +430,16 @@ fn validate_cmdline(cmdline: &str) -> Result<(), Error> {
 }
 
 fn validate_debug_exit(port: Option<u16>) -> Result<(), Error> {
-    let taken = |port| layout::port_owner(port).map(|owner| Error::TakenPort { port, owner });
-    port.and_then(taken).map_or(Ok(()), Err)
+    let Some(port) = port else {
+        return Ok(());
+    };
+    if port > u16::MAX - (layout::DEBUG_EXIT_SIZE - 1) {
+        return Err(Error::LastPorts { port });
+    }
+    match layout::port_owner(port) {
+        Some(owner) => Err(Error::TakenPort { port, owner }),
+        None => Ok(()),
+    }
 }
 
 fn validate_timeout(timeout: Option<Duration>) -> Result<(), Error> {

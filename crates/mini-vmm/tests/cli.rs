@@ -84,7 +84,17 @@ fn impossible_machines_are_exit_code_1() {
         (
             "--debug-exit=0x60",
             "--print-config",
-            "belongs to the keyboard controller",
+            "takes the ports 0x60 to 0x63, where the keyboard controller is",
+        ),
+        (
+            "--debug-exit=0x6f",
+            "--print-config",
+            "takes the ports 0x6f to 0x72, where the real-time clock is",
+        ),
+        (
+            "--debug-exit=0xfffe",
+            "--print-config",
+            "would go beyond the last port, 0xffff",
         ),
         (
             "--hypercall=pio=0xf7",

@@ -5,13 +5,15 @@
 
 use std::ffi::OsString;
 
+use clap::CommandFactory;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::Arguments;
 use crate::text::shown;
 
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool) and what to write.
-const FOREIGN_FLAGS: [(&[&str], &str); 15] = [
+const FOREIGN_FLAGS: [(&[&str], &str); 16] = [
     (
         &["-m", "--mem", "--mem-size", "--mem-size-mib", "-memory"],
         "memory is given as '--memory 512M'",
@@ -77,6 +79,7 @@ const FOREIGN_FLAGS: [(&[&str], &str); 15] = [
         &["-device", "--device"],
         "the debug-exit device is given as '--debug-exit'; there is no option for others",
     ),
+    (&["-rtc"], "the real-time clock is given as '--rtc on'"),
     (
         &["--config-file", "--json", "-f"],
         "a machine in JSON is given as '--config FILE'",
@@ -178,7 +181,8 @@ fn path_hint(invalid: &str, args: &[OsString]) -> Option<String> {
 /// A hint for a word that stands alone: the value of the flag before it, a kernel, or a part of a
 /// command line that the shell took apart.
 fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
-    let at = args.iter().position(|arg| arg == word)?;
+    // The first argument is the program's name.
+    let at = 1 + args.iter().skip(1).position(|arg| arg == word)?;
     let before = at.checked_sub(1).and_then(|at| args[at].to_str());
     let shown = shown(word);
     if let Some(flag) = before.filter(|flag| EQUALS_FLAGS.contains(flag)) {
@@ -188,6 +192,15 @@ fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
         let is_flag = |arg: &OsString| arg.as_encoded_bytes().starts_with(flag.as_bytes());
         args[..at].iter().any(is_flag)
     };
+    // A subcommand has no kernel.
+    let command = Arguments::command();
+    let mut earlier = args[1..at].iter().filter_map(|arg| arg.to_str());
+    if earlier.any(|arg| command.find_subcommand(arg).is_some()) {
+        return None;
+    }
+    if word == "help" {
+        return Some("write 'mini-vmm --help'".into());
+    }
     match (has("--cmdline"), has("--kernel")) {
         (true, _) => Some("quote a kernel command line: --cmdline \"console=ttyS0 quiet\"".into()),
         (_, true) => None,

@@ -244,6 +244,12 @@ fn mistakes_get_a_hint() {
         ("-kernel k", "'--kernel FILE'"),
         ("--kernel k -append x", "'--cmdline TEXT'"),
         ("vmlinux", "'--kernel vmlinux'"),
+        ("help", "'mini-vmm --help'"),
+        ("-rtc base=utc", "'--rtc on'"),
+        (
+            "--kernel k --cpus 99999999999999999999",
+            "a whole number from 1 to 64",
+        ),
         (
             "--kernel k --cmdline console=ttyS0 quiet",
             "quote a kernel command line",
@@ -272,6 +278,14 @@ fn mistakes_get_a_hint() {
         let text = error.to_string();
         assert!(text.contains(part), "{line}: {text:?} lacks {part:?}");
         assert!(text.matches("tip:").count() <= 1, "{line}: {text}");
+    }
+}
+
+#[test]
+fn subcommands_take_no_kernel() {
+    for line in ["check vmlinux", "demo vmlinux", "completions bash vmlinux"] {
+        let text = parse(line).expect_err(line).to_string();
+        assert!(!text.contains("--kernel"), "{line}: {text}");
     }
 }
 

@@ -12,8 +12,16 @@ const PATH: &str = "vm.json";
 
 #[test]
 fn bad_json_is_located() {
-    let cases: [(&str, &str); 33] = [
-        ("", "line 1, column 1: EOF while parsing a value ("),
+    let cases: [(&str, &str); 35] = [
+        ("", "line 1, column 1: the file ends within a value ("),
+        (
+            r#"{"kernel": "k""#,
+            "column 14: the file ends within an object (",
+        ),
+        (
+            r#"{"EOF while parsing": 1}"#,
+            "unknown key \"EOF while parsing\"",
+        ),
         (
             "{\n  \"mem\": 1}",
             "unknown key \"mem\"; the keys are kernel, initrd, cmdline, boot-protocol, decompress, cpus, memory,",
@@ -143,7 +151,7 @@ fn bad_json_is_located() {
 #[test]
 fn bytes_that_are_no_text_are_located() {
     let error = parse(b"{\n \"kernel\": \"\xff\"}", Path::new(PATH)).unwrap_err();
-    let place = "config file \"vm.json\" is not UTF-8 at line 2, column 13;";
+    let place = "config file \"vm.json\" is not UTF-8 at line 2, column 13; save it as UTF-8";
     assert!(error.to_string().contains(place), "{error}");
 }
 

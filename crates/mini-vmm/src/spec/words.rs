@@ -25,7 +25,10 @@ use crate::layout;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
     /// Not a number of vCPUs.
-    #[error("not a number of vCPUs; write a whole number, such as 2")]
+    #[error(
+        "not a number of vCPUs; write a whole number from 1 to {}, such as 2",
+        layout::MAX_CPUS
+    )]
     Count,
     /// Not a switch's position.
     #[error("not a switch's position; write on or off")]
