@@ -18,7 +18,7 @@ use seccompiler::{
 };
 use vcpu_loop::kvm::seccomp::{Ioctl, REPORT, RESTORE, RUN, SAVE, SYSCALLS};
 use vcpu_loop::kvm::{KvmVcpu, VcpuState};
-use vcpu_loop::{Next, VcpuBuilder, VcpuEvent, VcpuEvents, VcpuIo, VcpuSet, vcpu_events};
+use vcpu_loop::{Next, State, VcpuBuilder, VcpuEvent, VcpuEvents, VcpuIo, VcpuSet, vcpu_events};
 
 /// Ends only what hangs: no machine is that slow.
 const SOON: Duration = Duration::from_secs(600);
@@ -104,4 +104,29 @@ fn a_vcpu_lives_on_the_listed_calls() {
         Some(VcpuEvent::Shutdown { .. })
     ));
     vcpus.stop(SOON).unwrap();
+}
+
+/// The VMM's thread has its filter before the vCPU comes to it.
+#[test]
+fn a_vcpu_on_a_confined_thread_of_the_callers_lives_on_the_listed_calls() {
+    let Some(kvm) = kvm("a_vcpu_on_a_confined_thread_of_the_callers_lives_on_the_listed_calls")
+    else {
+        return;
+    };
+    // out 0x80, al; jmp to it
+    let machine = Machine::new(&kvm, b"\xe6\x80\xeb\xfc");
+    let (device, heard) = channel();
+    let (sender, _events) = vcpu_events().unwrap();
+    let mut vcpus = VcpuSet::new(sender);
+    let builder = VcpuBuilder::new(0, machine.vcpu(0), Device(device));
+    let runner = vcpus.attach(builder).unwrap();
+    let program = filter(&[RUN]);
+    let thread = std::thread::spawn(move || {
+        seccompiler::apply_filter(&program).unwrap();
+        runner.run_here()
+    });
+    vcpus.resume(SOON).unwrap();
+    heard.recv_timeout(SOON).unwrap();
+    vcpus.stop(SOON).unwrap();
+    assert_eq!(thread.join().unwrap().state, State::Running);
 }

@@ -3,10 +3,10 @@
 
 //! What a vCPU's thread asks of the host's kernel, for a seccomp filter.
 //!
-//! A filter is installed by [`VcpuBuilder::on_start`](crate::VcpuBuilder::on_start). From there on to its end, the
-//! thread makes the [`SYSCALLS`], and of ioctls those of [`RUN`], [`SAVE`], [`RESTORE`] and [`REPORT`], as far as the
-//! VMM uses them. Besides, there is what the VMM's own devices and hooks do, and a panic that prints a backtrace opens
-//! files.
+//! A filter is installed by [`VcpuBuilder::on_start`](crate::VcpuBuilder::on_start), or before
+//! [`VcpuRunner::run_here`](crate::VcpuRunner::run_here). From there on to its end, the thread makes the [`SYSCALLS`].
+//! Its ioctls are those of [`RUN`], and of [`SAVE`], [`RESTORE`] and [`REPORT`] if the VMM asks for these. The VMM adds
+//! what its own devices and hooks need; a panic that prints a backtrace opens files.
 //!
 //! Numbers are Linux's on x86-64. The second argument of `ioctl` is the request; compare its lower 32 bits.
 
@@ -87,7 +87,8 @@ pub const SYSCALLS: &[(&str, i64)] = &[
     ("futex", libc::SYS_futex),
     ("sched_yield", libc::SYS_sched_yield),
     ("write", libc::SYS_write),
-    // The kick signal.
+    // The kick signal. The thread asks for its id where `run_here` begins.
+    ("gettid", libc::SYS_gettid),
     ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
     ("rt_sigreturn", libc::SYS_rt_sigreturn),
     // Where the vDSO has no clock.
