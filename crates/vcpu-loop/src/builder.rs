@@ -11,7 +11,7 @@ use crate::hooks::{StartHook, StateHooks};
 use crate::state::State;
 use crate::vcpu::{BoxError, ManagedVcpu, VcpuId, VcpuIo};
 
-/// A vCPU and how its thread is to be, for [`VcpuSet::spawn_with`](crate::VcpuSet::spawn_with).
+/// A vCPU and the choices for its thread, for [`VcpuSet::spawn_with`](crate::VcpuSet::spawn_with).
 pub struct VcpuBuilder<V, I, S> {
     pub(crate) id: VcpuId,
     pub(crate) vcpu: V,

@@ -10,8 +10,8 @@ use crate::history::ExitKind;
 /// A vCPU's exits by kind, written by its thread and readable by all others at any time.
 ///
 /// A string instruction counts once, and an instruction that makes several accesses as often as it leaves the
-/// guest. [`ExitKind::Interrupted`] counts kicks and signals, and the end of each pause's completion. The numbers
-/// of one moment need not fit together.
+/// guest. [`ExitKind::Interrupted`] counts kicks and signals, and the end of each pause's completion. Numbers
+/// that are read while the vCPU runs need not add up.
 #[derive(Debug, Default)]
 pub struct ExitCounters {
     counts: [AtomicU64; ExitKind::ALL.len()],

@@ -120,8 +120,8 @@ pub enum Error {
     },
 }
 
-/// A restore hook's error that came before its first change: the vCPU can go on as if it had not been asked. It reads
-/// as the error in it.
+/// A restore hook's error that came before its first change: the vCPU can go on as if it had not been asked. It prints
+/// as the error inside.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Unchanged(#[from] pub BoxError);

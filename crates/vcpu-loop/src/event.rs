@@ -15,7 +15,7 @@ use crate::exit::{DebugExit, SystemEvent};
 use crate::report::FailureReport;
 use crate::vcpu::VcpuId;
 
-/// Something that a vCPU's thread did not decide by itself.
+/// Something that happened to a vCPU without a request of the VMM's.
 ///
 /// After each of these the vCPU runs no guest code until it is asked to, so a guest can't flood the channel.
 /// "Paused by itself" ends by [`VcpuSet::acknowledge`](crate::VcpuSet::acknowledge); no resume is obeyed before.

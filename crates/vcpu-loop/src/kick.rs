@@ -13,7 +13,7 @@
 //!
 //! Between 1 and 2 it also *rings*: sets a flag of this process that the thread reads after each exit. That flag
 //! makes no request arrive; it bounds how many exits one instruction may make before it does. From then on the
-//! thread only [completes](crate::Vcpu::complete), as it does for a pause of a device's.
+//! thread only [completes](crate::Vcpu::complete), as it does when a device asks for a pause.
 //!
 //! The vCPU's thread, when `KVM_RUN` returns `EINTR` (and only then):
 //!
@@ -51,8 +51,9 @@
 //! the mailbox empty.** The thread drains after every stay in the guest, and after every request that it obeyed
 //! while it waited.
 //!
-//! Code of the caller's that gets the vCPU may put another one in its place. Its flag is another one, too. So the
-//! thread directs kicks anew after such code, before that drain: who raised the old flag enqueued before.
+//! The caller's code may put another vCPU in the place of the one that it is given, and the other one has its own flag.
+//! So after such code, and before that drain, the thread points kicks at the vCPU that it now has. Whoever raised the
+//! old flag had enqueued its request before, so the drain finds it.
 //!
 //! `tests/model.rs` tries this under every interleaving that [loom](https://docs.rs/loom) makes of it.
 //!

@@ -132,7 +132,7 @@ impl<S: Send + 'static> VcpuSet<S> {
 
     /// Notes that one vCPU stopped by itself, which [`VcpuEvent::Paused`], [`VcpuEvent::Debug`] or
     /// [`VcpuEvent::DirtyRingFull`] said. It is paused then as any other, and a resume lets it run. Before
-    /// that, no resume does, whoever asks for it. A paused vCPU needs none, and takes it as done.
+    /// that, no resume does, whoever asks for it. For a vCPU that was paused by a request, this does nothing.
     ///
     /// [`VcpuEvent::Paused`]: crate::VcpuEvent::Paused
     /// [`VcpuEvent::Debug`]: crate::VcpuEvent::Debug

@@ -71,7 +71,7 @@ pub trait SaveVcpu: Vcpu {
     }
 }
 
-/// What a [`VcpuSet`](crate::VcpuSet) needs besides: to be kicked, told of a pause, and to be looked at.
+/// What a [`VcpuSet`](crate::VcpuSet) needs as well: to kick the vCPU, to tell it of pauses, and to look at it.
 pub trait ManagedVcpu: SaveVcpu {
     /// The handle by which other threads take this vCPU out of the guest.
     fn kicker(&self) -> Arc<dyn Kick>;
@@ -84,7 +84,7 @@ pub trait ManagedVcpu: SaveVcpu {
         Ok(())
     }
 
-    /// The vCPU is about to run after a pause, which also is how it starts, and what follows a restore.
+    /// The vCPU is about to run: for the first time, after a pause, or after a restore.
     ///
     /// # Errors
     /// The host refused; the vCPU fails.

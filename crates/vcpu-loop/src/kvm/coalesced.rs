@@ -138,8 +138,8 @@ impl KvmVcpu {
     /// Has the vCPU deliver coalesced writes, as [`Exit::Coalesced`](crate::Exit::Coalesced) before the exit at which
     /// they were found. Without, an entry costs nothing more.
     ///
-    /// Ranges are registered by `VmFd::register_coalesced_mmio`. A write waits until any vCPU leaves the guest. One
-    /// vCPU waits for another that delivers, so a device that is written so must not wait for a vCPU.
+    /// Ranges are registered by `VmFd::register_coalesced_mmio`. A write waits until any vCPU leaves the guest. While
+    /// one vCPU delivers, others wait for it, so a device in such a range must not wait for a vCPU.
     #[must_use]
     pub fn with_coalesced_ring(mut self, ring: Arc<CoalescedRing>) -> Self {
         self.coalesced.ring = Some(ring);
