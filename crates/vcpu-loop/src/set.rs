@@ -280,7 +280,7 @@ impl<S: Send + 'static> VcpuSet<S> {
     ///
     /// A thread that is gone already needs no stopping; one that was lost in a panic returns nothing. One that
     /// misses the deadline stays in the set, so this can be called again: the vCPUs that were stopped are
-    /// returned by the call that stops the last.
+    /// returned by the call that stops the last, or one by one by [`stop_vcpu`](VcpuSet::stop_vcpu).
     ///
     /// # Errors
     /// [`Error::Deadline`].
@@ -291,7 +291,8 @@ impl<S: Send + 'static> VcpuSet<S> {
         Ok(stopped.into_iter().filter_map(VcpuHandle::join).collect())
     }
 
-    /// As [`VcpuSet::stop`], for one vCPU. The others stay as they are.
+    /// As [`VcpuSet::stop`], for one vCPU. The others stay as they are. It also returns one that stopped in a
+    /// [`stop`](VcpuSet::stop) whose deadline others missed.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], [`Error::Deadline`].
@@ -301,10 +302,12 @@ impl<S: Send + 'static> VcpuSet<S> {
         deadline: Duration,
     ) -> Result<Option<StoppedVcpu>> {
         let id = id.into();
-        self.find(id)?;
-        self.stop_these(&[id], deadline)?;
-        let at = self.stopped.iter().position(|vcpu| vcpu.id == id);
-        Ok(at.and_then(|at| self.stopped.remove(at).join()))
+        if self.find(id).is_ok() {
+            self.stop_these(&[id], deadline)?;
+        }
+        let newest = self.stopped.iter().rposition(|vcpu| vcpu.id == id);
+        let at = newest.ok_or(Error::NoSuchVcpu { id })?;
+        Ok(self.stopped.remove(at).join())
     }
 
     /// Moves those of `ids` that stop in time out of the set.

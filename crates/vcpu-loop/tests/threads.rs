@@ -229,7 +229,8 @@ fn stopped_vcpus_come_back_and_run_again() {
     assert!(matches!(nobody, Err(Error::NoSuchVcpu { id: VcpuId(0) })));
 }
 
-/// What stopped before another one's missed deadline comes with the call that stops the last.
+/// What stopped before another one's missed deadline comes with the call that stops the last, or when it is asked for:
+/// the other one may never stop.
 #[test]
 fn a_missed_deadline_loses_no_vcpu() {
     let (mut vcpus, _events) = set();
@@ -237,7 +238,8 @@ fn a_missed_deadline_loses_no_vcpu() {
     let holds = move |_: &mut ScriptedVcpu, _: &mut RecordingIo| Ok(wait.recv()?);
     vcpus.spawn_with(spinning(0).on_start(holds)).unwrap();
     vcpus.spawn_with(spinning(1)).unwrap();
-    // The other one stops sooner or later.
+    vcpus.spawn_with(spinning(2)).unwrap();
+    // The others stop sooner or later.
     loop {
         let Err(Error::Deadline { missed, .. }) = vcpus.stop(Duration::from_millis(20)) else {
             panic!("a vCPU that is held has stopped");
@@ -246,6 +248,15 @@ fn a_missed_deadline_loses_no_vcpu() {
             break;
         }
     }
+    // Its id is free, and the newest vCPU of an id is meant.
+    vcpus.spawn_with(spinning(1)).unwrap();
+    vcpus.resume_vcpu(1, SOON).unwrap();
+    for state in [State::Running, State::Paused] {
+        let stopped = vcpus.stop_vcpu(1, SOON).unwrap().unwrap();
+        assert_eq!((stopped.id(), stopped.state()), (VcpuId(1), state));
+    }
+    let nobody = vcpus.stop_vcpu(1, SOON);
+    assert!(matches!(nobody, Err(Error::NoSuchVcpu { id: VcpuId(1) })));
     leave.send(()).unwrap();
     let mut ids: Vec<u32> = vcpus
         .stop(SOON)
@@ -254,7 +265,7 @@ fn a_missed_deadline_loses_no_vcpu() {
         .map(|stopped| stopped.id().0)
         .collect();
     ids.sort_unstable();
-    assert_eq!(ids, [0, 1]);
+    assert_eq!(ids, [0, 2]);
 }
 
 #[test]
