@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The part of `cargo xtask bench` that runs where the machines run, also inside a bed: small, static, alone.
+//! The part of `cargo xtask bench` and of `cargo xtask test` that runs where the machines run, also inside a bed: small,
+//! static, alone.
 //!
 //! ```text
 //! bench-probe run PROGRAM [ARGUMENT...]
@@ -11,8 +12,11 @@
 //!     The same, after each line of the program's output with the nanoseconds at which it was complete.
 //! bench-probe floor MIB CPUS [nothing|port|mmio|msr|hypercall COUNT]
 //!     The fewest KVM calls that run a guest with interrupt controllers to its end.
+//! bench-probe echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]
+//!     Runs mini-vmm with a guest that sends back what it is sent, and checks that. Its exit code is mini-vmm's.
 //! ```
 
+mod echo;
 mod floor;
 // xtask uses the rest of it.
 #[allow(dead_code)]
@@ -32,7 +36,11 @@ fn main() -> ExitCode {
         ["run", program, arguments @ ..] => run(program, arguments, false),
         ["lines", program, arguments @ ..] => run(program, arguments, true),
         ["floor", arguments @ ..] => floor::main(arguments),
-        _ => Err("say run, lines or floor".into()),
+        ["echo", arguments @ ..] => match echo::main(arguments) {
+            Ok(code) => return ExitCode::from(code as u8),
+            Err(error) => Err(error),
+        },
+        _ => Err("say run, lines, floor or echo".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

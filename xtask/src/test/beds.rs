@@ -111,6 +111,9 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
     if !boots.is_empty() {
         bed.add(&build::mini_vmm()?, "/bin/mini-vmm");
     }
+    if boots.iter().any(Boot::needs_probe) {
+        bed.add(&build::bench_probe()?, "/bin/bench-probe");
+    }
     jobs.extend(boots.into_iter().map(|boot| Job {
         name: boot.name(),
         script: boot.script(),

@@ -64,6 +64,8 @@ pub struct Case {
     pub also_expect: &'static [&'static str],
     /// Whether the guest has the driver of `guest/linux`, in /para.
     pub para: bool,
+    /// By which way of the console the guest is sent bytes that it sends back; nothing for no echo.
+    pub echo: &'static str,
     /// Whether it runs only with `--long`.
     pub long: bool,
 }
@@ -81,6 +83,7 @@ pub const LINUX: Case = Case {
     expect: &[],
     also_expect: &[],
     para: false,
+    echo: "",
     long: false,
 };
 
@@ -127,6 +130,19 @@ const AMD: &[Case] = &[
     Case { name: "timeout-exits-36", arguments: "--timeout 15", guest: "sleep 1000", exit: TIMEOUT, ..LINUX },
     Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 1; kill -TERM $vmm",
         expect: &["BUTTON"], ..LINUX },
+    // Bulk input and output at the same time, by each way, for each kernel.
+    Case { name: "serial-pipe", image: BZIMAGE_6_1, echo: "pipe", ..LINUX },
+    Case { name: "serial-pty", image: BZIMAGE_6_12, echo: "pty", ..LINUX },
+    Case { name: "serial-socket", image: BZIMAGE_6_1, echo: "socket", ..LINUX },
+    Case { name: "serial-terminal", image: BZIMAGE_6_12, echo: "terminal", ..LINUX },
+    Case { name: "serial-6.1-pipe-long", image: BZIMAGE_6_1, echo: "pipe", long: true, ..LINUX },
+    Case { name: "serial-6.1-pty-long", image: BZIMAGE_6_1, echo: "pty", long: true, ..LINUX },
+    Case { name: "serial-6.1-socket-long", image: BZIMAGE_6_1, echo: "socket", long: true, ..LINUX },
+    Case { name: "serial-6.1-terminal-long", image: BZIMAGE_6_1, echo: "terminal", long: true, ..LINUX },
+    Case { name: "serial-6.12-pipe-long", image: BZIMAGE_6_12, echo: "pipe", long: true, ..LINUX },
+    Case { name: "serial-6.12-pty-long", image: BZIMAGE_6_12, echo: "pty", long: true, ..LINUX },
+    Case { name: "serial-6.12-socket-long", image: BZIMAGE_6_12, echo: "socket", long: true, ..LINUX },
+    Case { name: "serial-6.12-terminal-long", image: BZIMAGE_6_12, echo: "terminal", long: true, ..LINUX },
     // Start-up and usage errors.
     Case { name: "no-kernel-exits-1", image: Image::NoKernel, exit: 1, expect: &["kernel"], ..LINUX },
     Case { name: "unknown-flag-exits-2", image: Image::NoKernel, arguments: "--no-such-flag",
@@ -301,16 +317,37 @@ fn name(case: &Case) -> String {
 }
 
 fn guest_job(case: &Case) -> String {
-    format!(
+    let mut job = format!(
         "echo \"release=$(uname -r) cpus=$(nproc).\"\necho READY\n{}\n",
         case.guest
-    )
+    );
+    if let Some(bytes) = case.echo_bytes() {
+        // Hardware flow control, for 1 MiB is more than a terminal's buffers hold. The last line waits for the output.
+        job.push_str(&format!(
+            "stty -F /dev/ttyS0 raw -echo crtscts\necho GO\n\
+             head -c {bytes} </dev/ttyS0\nstty -F /dev/ttyS0 -raw\n"
+        ));
+    }
+    job
+}
+
+impl Case {
+    /// How many bytes the guest sends back, if it does.
+    fn echo_bytes(&self) -> Option<usize> {
+        let bytes = if self.long { 1 << 20 } else { 64 << 10 };
+        (!self.echo.is_empty()).then_some(bytes)
+    }
 }
 
 impl Boot {
     /// What the case is called.
     pub fn name(&self) -> String {
         name(self.case)
+    }
+
+    /// Whether its script runs the probe.
+    pub fn needs_probe(&self) -> bool {
+        self.case.echo_bytes().is_some()
     }
 
     /// The script that the bed runs; its status is mini-vmm's.
@@ -332,9 +369,13 @@ impl Boot {
             line.push_str(&format!(" --cmdline {}", sh_quote(cmdline.trim_end())));
         }
         line.push_str(&format!(
-            " --cpus {} --memory 512M --serial stdio {}",
+            " --cpus {} --memory 512M {}",
             case.cpus, case.arguments
         ));
+        let line = match case.echo_bytes() {
+            Some(bytes) => format!("bench-probe echo {} {bytes} {line}", case.echo),
+            None => format!("{line} --serial stdio"),
+        };
         format!(
             "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
              {}\n\
@@ -360,7 +401,11 @@ impl Boot {
         wrong.extend(hung.map(|line| line.trim_end().to_owned()));
         let expect = self.case.expect.iter().chain(self.case.also_expect);
         let expect = expect.map(|&text| text.to_owned());
-        for text in expect.chain(of_guest) {
+        let echoed = self
+            .case
+            .echo_bytes()
+            .map(|bytes| format!("ECHOED {bytes}"));
+        for text in expect.chain(of_guest).chain(echoed) {
             if !output.contains(&text) {
                 wrong.push(format!("the output lacks '{text}'"));
             }
