@@ -71,16 +71,21 @@ pub enum Error {
 /// # Errors
 /// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
 pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
-    let inputs = [Some(&spec.kernel), spec.initrd.as_ref()];
-    console::spare(
-        &spec.serial,
-        inputs.into_iter().flatten().map(AsRef::as_ref),
-    )?;
+    spare_images(spec)?;
     run_images(
         spec,
         |watch| Images::open(spec, watch),
         POWER_OFF_GRACE,
         || Console::open(&spec.serial),
+    )
+}
+
+/// Checks that the serial output empties none of the files that `spec` boots from.
+fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
+    let images = [Some(&spec.kernel), spec.initrd.as_ref()];
+    console::spare(
+        &spec.serial,
+        images.into_iter().flatten().map(AsRef::as_ref),
     )
 }
 

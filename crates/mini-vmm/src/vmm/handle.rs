@@ -51,6 +51,7 @@ impl Vmm {
     /// `spec` describes no possible machine, or a failure of the host or of the files that it names.
     pub fn build(spec: &VmSpec) -> Result<Handle, Error> {
         spec.validate()?;
+        super::spare_images(spec)?;
         let (client, door) = door().map_err(Error::Events)?;
         let controls = Controls {
             signals: TerminationSignals::none(),
@@ -187,5 +188,24 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("ended", &self.ended)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::SerialSpec;
+
+    #[test]
+    fn the_serial_output_overwrites_no_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("vmlinux");
+        std::fs::write(&kernel, "kernel").unwrap();
+        let spec = VmSpec {
+            serial: SerialSpec::File(kernel.clone()),
+            ..VmSpec::new(&kernel)
+        };
+        let text = Vmm::build(&spec).unwrap_err().to_string();
+        assert!(text.contains("the serial output would overwrite"), "{text}");
     }
 }
