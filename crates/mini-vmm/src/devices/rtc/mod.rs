@@ -118,17 +118,16 @@ impl Rtc {
         }
     }
 
-    /// Raises the interrupt that is due, and sets the timer for the next one.
+    /// Raises the interrupt that is due, and sets the timer for the next one. One that could not be raised is tried
+    /// again after a second.
     fn settle(&self, state: &mut State) {
         let is_due = state.clock.interrupts();
-        if is_due
-            && !state.raised
-            && let Err(error) = self.irq.raise()
-        {
-            log::debug!("the clock's interrupt can't be raised: {error}");
-        }
-        state.raised = is_due;
-        let next = state.clock.next_interrupt().unwrap_or(0).max(0);
+        state.raised = is_due && (state.raised || self.raise());
+        let next = match is_due && !state.raised {
+            true => Some(seconds((self.now)()).saturating_add(1)),
+            false => state.clock.next_interrupt(),
+        };
+        let next = next.unwrap_or(0).max(0);
         let at = Timespec {
             tv_sec: next,
             tv_nsec: 0,
@@ -138,8 +137,19 @@ impl Rtc {
             // 0 is never.
             it_value: at,
         };
-        // It takes every time that is none of the past.
-        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec);
+        // Setting the host's clock ends it, too: after a step back, it would be late by as much.
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        // It takes every time that is none of the past; an error only says that the clock was set just now.
+        let _ = timerfd_settime(&self.timer, flags, &spec);
+    }
+
+    /// Raises the interrupt, and returns whether that worked.
+    fn raise(&self) -> bool {
+        let raised = self.irq.raise();
+        if let Err(error) = &raised {
+            log::debug!("the clock's interrupt can't be raised: {error}");
+        }
+        raised.is_ok()
     }
 }
 
@@ -224,6 +234,8 @@ impl fmt::Debug for Rtc {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::super::device::tests::{check_suspend, refusal};
     use super::super::port::tests::{check_odd_accesses, read, write};
@@ -258,6 +270,12 @@ mod tests {
 
     fn interrupts(rtc: &Rtc) -> u64 {
         rtc.irq.event().unwrap().read().unwrap_or(0)
+    }
+
+    /// Whether the timer is set. The test's time has passed long ago, so it runs out at once, which makes it readable.
+    fn is_set(rtc: &Rtc) -> bool {
+        let left = rustix::time::timerfd_gettime(&rtc.timer).unwrap();
+        left.it_value != Timespec::default() || rustix::io::read(&rtc.timer, &mut [0; 8]).is_ok()
     }
 
     #[test]
@@ -297,17 +315,38 @@ mod tests {
     #[test]
     fn the_timer_is_set_only_while_something_is_to_come() {
         let rtc = rtc();
-        let armed = || {
-            let left = rustix::time::timerfd_gettime(&rtc.timer).unwrap();
-            left.it_value != Timespec::default()
-        };
-        assert!(!armed());
-        // The test's time has passed long ago: the timer runs out at once, which makes it readable.
-        let is_set = || armed() || rustix::io::read(&rtc.timer, &mut [0; 8]).is_ok();
+        assert!(!is_set(&rtc));
         set(&rtc, 11, 0x12);
-        assert!(is_set());
+        assert!(is_set(&rtc));
         set(&rtc, 11, 0x02);
-        assert!(!is_set());
+        assert!(!is_set(&rtc));
+    }
+
+    #[test]
+    fn a_host_clock_that_is_set_wakes_the_timer() {
+        let rtc = rtc();
+        set(&rtc, 11, 0x12);
+        let info = format!("/proc/self/fdinfo/{}", rtc.timer.as_raw_fd());
+        let info = std::fs::read_to_string(info).unwrap();
+        // TFD_TIMER_ABSTIME and TFD_TIMER_CANCEL_ON_SET; a test can't set the clock.
+        assert!(info.contains("settime flags: 03\n"), "{info}");
+    }
+
+    #[test]
+    fn an_interrupt_that_could_not_be_raised_is_tried_again() {
+        let attempts = AtomicU32::new(0);
+        let irq = IrqLine::new(move |_| match attempts.fetch_add(1, Relaxed) {
+            0 => Err(io::Error::other("no descriptor is left")),
+            _ => Ok(()),
+        });
+        let rtc = Rtc::new(irq, now).unwrap();
+        set(&rtc, 11, 0x12);
+        pass(1000);
+        rtc.tick();
+        assert!(is_set(&rtc));
+        rtc.tick();
+        assert_eq!(interrupts(&rtc), 1);
+        assert!(!is_set(&rtc));
     }
 
     #[test]
