@@ -212,7 +212,7 @@ impl Loading {
             loaded,
         } = self;
         let vm = mapped.vm();
-        create_irqchip(vm, spec.legacy_timer)?;
+        create_irqchip(vm, &plan)?;
         let mut bus = BusBuilder::new();
         let irq = |gsi| irq_line(Arc::downgrade(vm), gsi);
         let devices = DeviceSet::build(&plan.devices, spec, output.as_ref(), latch, irq, &mut bus)?;
@@ -372,7 +372,7 @@ fn create_vm(host: &Kvm, cpus: u8) -> Result<VmFd, Error> {
 }
 
 /// The interrupt controllers, before the first vCPU (KVM API 4.24).
-fn create_irqchip(vm: &VmFd, legacy_timer: bool) -> Result<(), Error> {
+fn create_irqchip(vm: &VmFd, plan: &MachinePlan) -> Result<(), Error> {
     // VMX without unrestricted guest runs real mode on these pages; elsewhere they are not used.
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
         .map_err(kvm("place its identity map"))?;
@@ -380,9 +380,16 @@ fn create_irqchip(vm: &VmFd, legacy_timer: bool) -> Result<(), Error> {
         .map_err(kvm("place its TSS"))?;
     vm.create_irq_chip()
         .map_err(kvm("create its interrupt controllers"))?;
-    vm.set_irqchip(&pic::masked())
-        .map_err(kvm("mask its legacy interrupt controller"))?;
-    if legacy_timer {
+    let mask = |chip| {
+        vm.set_irqchip(&chip)
+            .map_err(kvm("mask its legacy interrupt controllers"))
+    };
+    mask(pic::first())?;
+    let mut interrupts = plan.devices.iter().filter_map(|device| device.gsi);
+    if interrupts.any(|gsi| gsi >= pic::SECOND_GSI) {
+        mask(pic::second())?;
+    }
+    if plan.legacy_timer {
         let pit = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,
             ..Default::default()

@@ -301,9 +301,17 @@ fn only_the_first_failure_is_reported() {
 /// The vectors of exceptions. What a handler there says is the vector as a letter, from '@' on.
 const EXCEPTIONS: u8 = 32;
 
-/// Sends COM1's interrupt through the PIC, as Linux does for `noapic`: LINT0 is ExtINT, the PIC is not programmed.
-/// Interrupts that come as `expected` run `handler`, those that come as exceptions print their vector.
+/// Sends COM1's interrupt through the PIC.
 fn com1_through_the_pic(asm: &mut Asm, expected: u8, handler: Asm) {
+    listen_to_the_pic(asm, expected, handler);
+    // MCR: OUT2; IER: the transmitter is empty, which it is.
+    asm.out(layout::SERIAL + 4, 8).out(layout::SERIAL + 1, 2);
+    asm.raw(&[0xfb]); // sti
+}
+
+/// Takes interrupts through the PIC, as Linux does for `noapic`: LINT0 is ExtINT, the PIC is not programmed.
+/// Interrupts that come as `expected` run `handler`, those that come as exceptions print their vector.
+fn listen_to_the_pic(asm: &mut Asm, expected: u8, handler: Asm) {
     let mut handlers: Vec<_> = (0..EXCEPTIONS)
         .map(|vector| {
             let text = char::from(b'@' + vector).to_string();
@@ -319,9 +327,6 @@ fn com1_through_the_pic(asm: &mut Asm, expected: u8, handler: Asm) {
     asm.idt(&handlers);
     asm.store(layout::LAPIC + 0xf0, 0x1ff);
     asm.store(layout::LAPIC + 0x350, 0x700);
-    // MCR: OUT2; IER: the transmitter is empty, which it is.
-    asm.out(layout::SERIAL + 4, 8).out(layout::SERIAL + 1, 2);
-    asm.raw(&[0xfb]); // sti
 }
 
 #[test]
@@ -359,6 +364,28 @@ fn the_pic_sends_no_exceptions_when_it_is_unmasked() {
         if let Some(mut vm) = Vm::new(test, &guest) {
             vm.args(more).run().expect(0).printed("remapped").silent();
         }
+    }
+}
+
+/// The real-time clock is at the second PIC.
+#[test]
+fn the_second_pic_sends_no_exceptions_either() {
+    let guest = guest(|asm| {
+        let handler = guest(|asm| {
+            asm.print("remapped").power_off();
+        });
+        asm.out(0x21, 0).out(0xa1, 0);
+        listen_to_the_pic(asm, 0x28, handler);
+        // Register B: 24 hours, and an interrupt each second.
+        asm.out(layout::RTC, 11).out(layout::RTC + 1, 0x12);
+        asm.raw(&[0xfb]); // sti
+        asm.forever(|asm| {
+            asm.input(layout::RTC + 1);
+        });
+    });
+    if let Some(mut vm) = Vm::new("the_second_pic_sends_no_exceptions_either", &guest) {
+        vm.args(["--rtc", "on"]);
+        vm.run().expect(0).printed("remapped").silent();
     }
 }
 
