@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueHint};
 pub use clap_complete::Shell;
 
 use crate::outcome::EXIT_USAGE;
@@ -168,11 +168,11 @@ struct Arguments {
     version: Option<bool>,
 
     #[command(subcommand)]
-    command: Option<Other>,
+    command: Option<Subcommand>,
 }
 
-#[derive(Subcommand, Debug)]
-enum Other {
+#[derive(clap::Subcommand, Debug)]
+enum Subcommand {
     /// Show what this host can do; exit code 1 if a stock kernel can't run here
     #[command(override_usage = "mini-vmm check [--json]")]
     Check {
@@ -238,7 +238,7 @@ fn command_from(arguments: Arguments) -> Result<Command, clap::Error> {
         print_config: arguments.print_config,
         verbosity: 0,
     };
-    let Some(other) = arguments.command else {
+    let Some(subcommand) = arguments.command else {
         let verbosity = arguments.verbose;
         return Ok(Command::Run(Box::new(Run { verbosity, ..run })));
     };
@@ -246,16 +246,16 @@ fn command_from(arguments: Arguments) -> Result<Command, clap::Error> {
         let what = "a subcommand runs no machine; leave out the options that describe one";
         return Err(Arguments::command().error(ErrorKind::ArgumentConflict, what));
     }
-    Ok(match other {
-        Other::Check { json } => Command::Check {
+    Ok(match subcommand {
+        Subcommand::Check { json } => Command::Check {
             json,
             verbosity: arguments.verbose,
         },
-        Other::Demo { hypercall } => Command::Demo {
+        Subcommand::Demo { hypercall } => Command::Demo {
             route: hypercall,
             verbosity: arguments.verbose,
         },
-        Other::Completions { shell } => Command::Completions(shell),
+        Subcommand::Completions { shell } => Command::Completions(shell),
     })
 }
 

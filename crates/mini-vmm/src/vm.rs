@@ -23,7 +23,7 @@ use crate::devices::{self, DeviceSet, IrqLine, RestoreError, pic};
 use crate::hypercalls::Hypercalls;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
-use crate::para::{self, InstalledMsrs, MsrPlan, Para};
+use crate::para::{self, InstalledMsrs, MsrPlan, Para, ParaConfig};
 use crate::plan::MachinePlan;
 use crate::spec::{HypercallRoute, VmSpec};
 use crate::sys::huge_pages::HUGE_PAGE;
@@ -221,7 +221,7 @@ impl Loading {
             vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;
         let mut vcpus = VcpuSet::new(sender);
         let (ready, cpuid) = create_vcpus(host, vm, spec, mapped.memory(), &loaded)?;
-        let para = Para::new(para::Parts {
+        let para = Para::new(ParaConfig {
             host,
             spec,
             msrs,

@@ -6,7 +6,7 @@
 use linux_loader::elf::{EI_CLASS, EI_DATA, Elf64_Ehdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE};
 use vm_memory::ByteValued;
 
-use super::error::{FileError, KernelError, Machine, SegmentError};
+use super::error::{FileError, Isa, KernelError, SegmentError};
 use super::image::Source;
 use super::notes;
 use crate::layout::{HIGH_RAM, HOLE_START, MIB};
@@ -146,7 +146,7 @@ fn header(source: Source<'_>) -> Result<Elf64_Ehdr, KernelError> {
     read(source, 0, header.as_mut_slice())?;
     let class = header.e_ident[EI_CLASS];
     if header.e_ident[EI_DATA] != ELFDATA2LSB {
-        return Err(KernelError::Architecture(Machine::Named(
+        return Err(KernelError::Architecture(Isa::Named(
             "a big-endian machine",
         )));
     }
@@ -161,7 +161,7 @@ fn header(source: Source<'_>) -> Result<Elf64_Ehdr, KernelError> {
                 value: other.into(),
             });
         }
-        (other, _) => return Err(KernelError::Architecture(machine(other))),
+        (other, _) => return Err(KernelError::Architecture(isa(other))),
     }
     match header.e_type {
         ET_EXEC | ET_DYN => Ok(header),
@@ -174,8 +174,8 @@ fn header(source: Source<'_>) -> Result<Elf64_Ehdr, KernelError> {
     }
 }
 
-fn machine(number: u16) -> Machine {
-    Machine::Named(match number {
+fn isa(number: u16) -> Isa {
+    Isa::Named(match number {
         8 => "MIPS",
         20 => "32-bit PowerPC",
         21 => "64-bit PowerPC",
@@ -185,7 +185,7 @@ fn machine(number: u16) -> Machine {
         183 => "aarch64",
         243 => "RISC-V",
         258 => "LoongArch",
-        other => return Machine::Elf(other),
+        other => return Isa::Elf(other),
     })
 }
 

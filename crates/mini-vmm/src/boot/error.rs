@@ -109,9 +109,9 @@ pub enum KernelError {
         /// What it looks like.
         looks: Looks,
     },
-    /// It was built for another machine.
+    /// It was built for another instruction set.
     #[error("is built for {0}; pass a kernel for x86-64")]
-    Architecture(Machine),
+    Architecture(Isa),
     /// It is an ELF file of 32 bits or of 32-bit x86 code, neither of which can be booted.
     #[error(
         "is a 32-bit ELF file, as hypervisors (Xen), firmware, boot loaders and i386 kernels are; pass a 64-bit Linux kernel (vmlinux or bzImage)"
@@ -229,10 +229,10 @@ pub enum SegmentError {
     },
 }
 
-/// A machine that an ELF file or kernel image names.
+/// The instruction set that an ELF file or kernel image is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Machine {
-    /// An architecture with a name.
+pub enum Isa {
+    /// One with a name here.
     #[error("{0}")]
     Named(&'static str),
     /// An ELF machine number that has no name here.

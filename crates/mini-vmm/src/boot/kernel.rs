@@ -11,7 +11,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 use super::bzimage::{BzImage, is_bzimage};
 use super::decompress::{Compression, NotDecompressed, Zeroed, decompress_guarded, zeroed};
 use super::elf::{self, Elf, Segment};
-use super::error::{FileError, KernelError, Machine};
+use super::error::{FileError, Isa, KernelError};
 use super::image::Source;
 use super::looks::Looks;
 use super::watch::{Guard, Work};
@@ -323,13 +323,13 @@ fn check_memory(end: u64, ram_end: u64) -> Result<(), KernelError> {
 
 /// Why a file that starts with `head` is no kernel. The outer error is that it can't be read.
 fn refusal(source: Source<'_>, head: &[u8], guard: &Guard<'_>) -> Result<KernelError, FileError> {
-    let machine = match head.get(OTHER_IMAGE_MAGIC..OTHER_IMAGE_MAGIC + 4) {
+    let isa = match head.get(OTHER_IMAGE_MAGIC..OTHER_IMAGE_MAGIC + 4) {
         Some(b"ARM\x64") => Some("aarch64"),
         Some(b"RSC\x05") => Some("RISC-V"),
         _ => None,
     };
-    if let Some(name) = machine {
-        return Ok(KernelError::Architecture(Machine::Named(name)));
+    if let Some(name) = isa {
+        return Ok(KernelError::Architecture(Isa::Named(name)));
     }
     let looks = match Looks::of(head) {
         Looks::Zeros if !is_zero(source, guard)? => Looks::Unknown,

@@ -29,7 +29,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 pub use self::clock::{Clockless, clockless};
 pub use self::decompress::{Compression, NotDecompressed, Zeroed, decompress};
-pub use self::error::{Error, FileError, InitrdError, KernelError, Machine, SegmentError};
+pub use self::error::{Error, FileError, InitrdError, Isa, KernelError, SegmentError};
 pub use self::image::{FileKind, Image};
 pub use self::kernel::{Decompression, Format};
 use self::kernel::{Plan, Wanted};

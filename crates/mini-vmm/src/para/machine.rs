@@ -40,7 +40,7 @@ pub struct Para {
 
 /// What a machine's hypercalls are made of.
 #[derive(Debug)]
-pub struct Parts<'a> {
+pub struct ParaConfig<'a> {
     /// For the probe, should it run.
     pub host: &'a Arc<Kvm>,
     /// The description.
@@ -64,23 +64,23 @@ impl Para {
     ///
     /// # Errors
     /// The route that was asked for can't be had.
-    pub fn new(parts: Parts<'_>) -> Result<Self, Error> {
-        if !parts.msrs.para {
-            return Ok(Para::without(&parts));
+    pub fn new(config: ParaConfig<'_>) -> Result<Self, Error> {
+        if !config.msrs.para {
+            return Ok(Para::without(&config));
         }
-        let spec = parts.spec;
-        let route = RouteChoice::new(spec, parts.cpuid, probe(Arc::clone(parts.host)))?;
+        let spec = config.spec;
+        let route = RouteChoice::new(spec, config.cpuid, probe(Arc::clone(config.host)))?;
         let forward = spec.hypercall == HypercallRoute::Forward;
         // On the route vendor alone nothing reaches us.
         let (registers, calls) = match route.port().is_some() || forward {
-            true => match shared_registers(parts.vcpus) {
+            true => match shared_registers(config.vcpus) {
                 Err(error) if spec.hypercall == HypercallRoute::Auto => {
                     info!("guests can't register for hypercalls: {error}");
-                    return Ok(Para::without(&parts));
+                    return Ok(Para::without(&config));
                 }
-                registers => (registers?, handlers(&parts)?),
+                registers => (registers?, handlers(&config)?),
             },
-            false => (Vec::new(), HypercallsBuilder::new().build(parts.spec.cpus)),
+            false => (Vec::new(), HypercallsBuilder::new().build(config.spec.cpus)),
         };
         let convention = spec.hypercall_abi.convention();
         let gate = Gate::new(route.port(), convention, registers);
@@ -89,8 +89,8 @@ impl Para {
             gate.open();
         }
         Ok(Para {
-            msrs: parts.msrs,
-            memory: Arc::new(parts.mapped.memory().clone()),
+            msrs: config.msrs,
+            memory: Arc::new(config.mapped.memory().clone()),
             route: Some(Arc::new(route)),
             gate: Arc::new(gate),
             calls,
@@ -103,13 +103,13 @@ impl Para {
     }
 
     /// A machine where no guest can register.
-    fn without(parts: &Parts<'_>) -> Self {
+    fn without(config: &ParaConfig<'_>) -> Self {
         Para {
-            msrs: parts.msrs,
-            memory: Arc::new(parts.mapped.memory().clone()),
+            msrs: config.msrs,
+            memory: Arc::new(config.mapped.memory().clone()),
             route: None,
             gate: Arc::new(Gate::shut()),
-            calls: HypercallsBuilder::new().build(parts.spec.cpus),
+            calls: HypercallsBuilder::new().build(config.spec.cpus),
         }
     }
 
@@ -135,22 +135,22 @@ fn shared_registers(vcpus: &[KvmVcpu]) -> Result<Vec<SyncRegisters>, Error> {
 }
 
 /// The handlers of calls that reach the VMM.
-fn handlers(parts: &Parts<'_>) -> Result<Arc<Hypercalls>, Error> {
-    let vm = parts.mapped.vm();
-    let offsets = parts.vcpus.iter().map(|vcpu| TscOffset::of(vcpu.fd()));
+fn handlers(config: &ParaConfig<'_>) -> Result<Arc<Hypercalls>, Error> {
+    let vm = config.mapped.vm();
+    let offsets = config.vcpus.iter().map(|vcpu| TscOffset::of(vcpu.fd()));
     let services = Services {
-        memory: parts.mapped.memory().clone(),
-        cpus: parts.spec.cpus,
+        memory: config.mapped.memory().clone(),
+        cpus: config.spec.cpus,
         interrupts: Arc::new(KvmInterrupts(Arc::clone(vm))),
         clock: Arc::new(KvmClock::new(Arc::clone(vm), offsets.collect())),
-        console: match parts.spec.serial {
+        console: match config.spec.serial {
             SerialSpec::Off => None,
-            _ => parts
+            _ => config
                 .output
                 .clone()
                 .map(|output| Box::new(output) as Box<dyn ConsoleSink>),
         },
-        outcome: parts.latch.clone(),
+        outcome: config.latch.clone(),
     };
     Ok(services.build()?)
 }

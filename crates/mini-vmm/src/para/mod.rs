@@ -19,7 +19,7 @@ mod route;
 pub use forward::{FORWARD_MSR, hide_kvm_hypercalls};
 pub use gate::{CallRegisters, Gate};
 pub(crate) use machine::probe;
-pub use machine::{Para, Parts};
+pub use machine::{Para, ParaConfig};
 pub use msrs::{ParaHandler, VcpuMsrs};
 pub use plan::{Error, InstalledMsrs, MsrPlan};
 pub use route::{Completion, Probe, RouteChoice, RouteError};
