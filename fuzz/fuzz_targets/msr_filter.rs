@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any wishes for an MSR filter: refused, or compiled to ranges that KVM takes and that do what was wished.
+//! Any rules of an MSR filter: refused, or compiled to ranges that KVM takes and that do what the rules say.
 //!
-//! The first byte of the input chooses the default. Each further 9 bytes are a wish: a byte of choices, the
+//! The first byte of the input chooses the default. Each further 9 bytes are a rule: a byte of choices, the
 //! first MSR, how many more.
 
 #![no_main]
@@ -15,20 +15,20 @@ use para_msr::filter::{
     MsrFilterBuilder, X2APIC,
 };
 
-struct Wish {
+struct Rule {
     range: MsrRange,
     access: Access,
     allow: bool,
 }
 
-fn wish(bytes: &[u8]) -> Option<Wish> {
+fn rule(bytes: &[u8]) -> Option<Rule> {
     let (choice, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first_chunk()?;
     let first = u32::from_le_bytes(*first);
     let more = u32::from_le_bytes(rest.try_into().ok()?);
     // Mostly short ones: long ones are soon too many.
     let more = if choice & 8 == 0 { more % 0x4000 } else { more };
-    Some(Wish {
+    Some(Rule {
         range: MsrRange::new(first, first.saturating_add(more)).ok()?,
         access: [Access::Read, Access::Write, Access::Both][usize::from(choice & 3) % 3],
         allow: choice & 4 != 0,
@@ -36,21 +36,21 @@ fn wish(bytes: &[u8]) -> Option<Wish> {
 }
 
 /// Whether RDMSR (or else WRMSR) of an MSR is to be allowed.
-fn wished(default: FilterDefault, wishes: &[Wish], index: u32, read: bool) -> bool {
-    let about = |wish: &&Wish| {
+fn wanted(default: FilterDefault, rules: &[Rule], index: u32, read: bool) -> bool {
+    let about = |rule: &&Rule| {
         let direction = if read {
-            wish.access.reads()
+            rule.access.reads()
         } else {
-            wish.access.writes()
+            rule.access.writes()
         };
-        direction && wish.range.contains(index)
+        direction && rule.range.contains(index)
     };
-    let denied = wishes.iter().filter(about).any(|wish| !wish.allow);
-    let allowed = wishes.iter().filter(about).any(|wish| wish.allow);
+    let denied = rules.iter().filter(about).any(|rule| !rule.allow);
+    let allowed = rules.iter().filter(about).any(|rule| rule.allow);
     !denied && (allowed || default == FilterDefault::Allow)
 }
 
-fn check(filter: &MsrFilter, default: FilterDefault, wishes: &[Wish]) {
+fn check(filter: &MsrFilter, default: FilterDefault, rules: &[Rule]) {
     let ranges = filter.ranges();
     assert!(ranges.len() <= MAX_RANGES);
     for range in ranges {
@@ -59,7 +59,7 @@ fn check(filter: &MsrFilter, default: FilterDefault, wishes: &[Wish]) {
         let again = FilterRange::new(range.range(), range.access(), range.bitmap().to_vec());
         assert_eq!(again.as_ref(), Ok(range));
     }
-    let edges = wishes.iter().map(|wish| wish.range);
+    let edges = rules.iter().map(|rule| rule.range);
     let edges = edges
         .chain(ranges.iter().map(FilterRange::range))
         .chain([X2APIC, LAST_MSR]);
@@ -80,8 +80,8 @@ fn check(filter: &MsrFilter, default: FilterDefault, wishes: &[Wish]) {
                     };
                     direction && uncovered.range.contains(index) && uncovered.allowed == is
                 });
-                let wished = wished(default, wishes, index, read);
-                assert_eq!(is == wished, !uncovered, "MSR {index:#x}, read: {read}");
+                let wanted = wanted(default, rules, index, read);
+                assert_eq!(is == wanted, !uncovered, "MSR {index:#x}, read: {read}");
             }
         }
     }
@@ -95,19 +95,19 @@ fuzz_target!(|input: &[u8]| {
         0 => FilterDefault::Allow,
         _ => FilterDefault::Deny,
     };
-    let wishes: Vec<_> = rest.chunks_exact(9).take(64).filter_map(wish).collect();
-    let builder = wishes
+    let rules: Vec<_> = rest.chunks_exact(9).take(64).filter_map(rule).collect();
+    let builder = rules
         .iter()
-        .fold(MsrFilterBuilder::new(default), |builder, wish| {
-            match wish.allow {
-                true => builder.allow(wish.range, wish.access),
-                false => builder.deny(wish.range, wish.access),
+        .fold(MsrFilterBuilder::new(default), |builder, rule| {
+            match rule.allow {
+                true => builder.allow(rule.range, rule.access),
+                false => builder.deny(rule.range, rule.access),
             }
         });
     let strict = builder.compile();
     match builder.compile_lenient() {
         Ok(filter) => {
-            check(&filter, default, &wishes);
+            check(&filter, default, &rules);
             let is_void = filter.uncovered().iter().any(|gap| gap.allowed);
             assert_eq!(strict.is_err(), is_void);
         }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Compiled filters against a model of KVM's matching, over random wishes.
+//! Compiled filters against a model of KVM's matching, over random rules.
 #![allow(clippy::unwrap_used)]
 
 use para_msr::MsrRange;
@@ -51,36 +51,36 @@ fn kvm_takes(filter: &MsrFilter) -> bool {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Wish {
+struct Rule {
     range: MsrRange,
     access: Access,
     allow: bool,
 }
 
-fn wanted(default: FilterDefault, wishes: &[Wish], index: u32, kind: u32) -> bool {
+fn wanted(default: FilterDefault, rules: &[Rule], index: u32, kind: u32) -> bool {
     let any = |allow| {
-        wishes.iter().any(|wish| {
-            wish.allow == allow && wish.range.contains(index) && wish.access.flags() & kind != 0
+        rules.iter().any(|rule| {
+            rule.allow == allow && rule.range.contains(index) && rule.access.flags() & kind != 0
         })
     };
     !any(false) && (any(true) || default == FilterDefault::Allow)
 }
 
-fn collect(default: FilterDefault, wishes: &[Wish]) -> MsrFilterBuilder {
-    wishes
+fn collect(default: FilterDefault, rules: &[Rule]) -> MsrFilterBuilder {
+    rules
         .iter()
-        .fold(MsrFilterBuilder::new(default), |builder, wish| {
-            match wish.allow {
-                true => builder.allow(wish.range, wish.access),
-                false => builder.deny(wish.range, wish.access),
+        .fold(MsrFilterBuilder::new(default), |builder, rule| {
+            match rule.allow {
+                true => builder.allow(rule.range, rule.access),
+                false => builder.deny(rule.range, rule.access),
             }
         })
 }
 
-/// Where an answer could change: next to every end of a wish, of a range, and of what KVM treats specially.
-fn interesting(filter: &MsrFilter, wishes: &[Wish]) -> Vec<u32> {
+/// Where an answer could change: next to every end of a rule, of a range, and of what KVM treats specially.
+fn interesting(filter: &MsrFilter, rules: &[Rule]) -> Vec<u32> {
     let ends = |range: MsrRange| [range.first(), range.last()];
-    let mut found: Vec<u32> = wishes.iter().flat_map(|wish| ends(wish.range)).collect();
+    let mut found: Vec<u32> = rules.iter().flat_map(|rule| ends(rule.range)).collect();
     found.extend(filter.ranges().iter().flat_map(|range| ends(range.range())));
     found.extend([0, u32::MAX, 0x7ff, 0x800, 0x8ff, 0x900]);
     let near = found
@@ -89,8 +89,8 @@ fn interesting(filter: &MsrFilter, wishes: &[Wish]) -> Vec<u32> {
     near.collect()
 }
 
-fn check(default: FilterDefault, wishes: &[Wish]) -> Result<Option<MsrFilter>, TestCaseError> {
-    let builder = collect(default, wishes);
+fn check(default: FilterDefault, rules: &[Rule]) -> Result<Option<MsrFilter>, TestCaseError> {
+    let builder = collect(default, rules);
     let Ok(filter) = builder.compile_lenient() else {
         prop_assert!(builder.compile().is_err());
         return Ok(None);
@@ -101,7 +101,7 @@ fn check(default: FilterDefault, wishes: &[Wish]) -> Result<Option<MsrFilter>, T
         None => prop_assert_eq!(builder.compile(), Ok(filter.clone())),
     }
     prop_assert!(kvm_takes(&filter));
-    for index in interesting(&filter, wishes) {
+    for index in interesting(&filter, rules) {
         for (kind, allows) in [
             (READ, filter.allows_read(index)),
             (WRITE, filter.allows_write(index)),
@@ -112,7 +112,7 @@ fn check(default: FilterDefault, wishes: &[Wish]) -> Result<Option<MsrFilter>, T
                 .uncovered()
                 .iter()
                 .find(|gap| gap.range.contains(index) && gap.access.flags() & kind != 0);
-            let want = wanted(default, wishes, index, kind);
+            let want = wanted(default, rules, index, kind);
             prop_assert_eq!(
                 kvm != want,
                 uncovered.is_some(),
@@ -145,9 +145,9 @@ fn index() -> impl Strategy<Value = u32> {
     ]
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn rule() -> impl Strategy<Value = Rule> {
     let len = prop_oneof![8 => 0..8u32, 3 => 0..0x400u32, 1 => 0..0x9000u32];
-    (index(), len, access(), any::<bool>()).prop_map(|(first, len, access, allow)| Wish {
+    (index(), len, access(), any::<bool>()).prop_map(|(first, len, access, allow)| Rule {
         range: MsrRange::new(first, first.saturating_add(len)).unwrap(),
         access,
         allow,
@@ -162,9 +162,9 @@ proptest! {
     #[test]
     fn compiled_filters_do_what_was_wanted(
         default in default_action(),
-        wishes in prop::collection::vec(wish(), 0..24),
+        rules in prop::collection::vec(rule(), 0..24),
     ) {
-        check(default, &wishes)?;
+        check(default, &rules)?;
     }
 
     /// One direction alone: the fewest intervals that hold given points are known.
@@ -178,9 +178,9 @@ proptest! {
                 (best, covered) = (best + 1, point + MAX_RANGE_MSRS);
             }
         }
-        let both: Vec<Wish> = points
+        let both: Vec<Rule> = points
             .iter()
-            .map(|point| Wish { range: (*point).into(), access: Access::Both, allow: false })
+            .map(|point| Rule { range: (*point).into(), access: Access::Both, allow: false })
             .collect();
         match collect(FilterDefault::Allow, &both).compile_lenient() {
             Ok(filter) => prop_assert_eq!(filter.ranges().len(), best),
@@ -196,22 +196,22 @@ proptest! {
     #[test]
     fn every_msr_of_a_window_is_as_wanted(
         default in default_action(),
-        wishes in prop::collection::vec(
+        rules in prop::collection::vec(
             (0..0x6000u32, 0..0x2000u32, access(), any::<bool>()), 1..8
         ),
     ) {
-        let wishes: Vec<Wish> = wishes
+        let rules: Vec<Rule> = rules
             .into_iter()
-            .map(|(first, len, access, allow)| Wish {
+            .map(|(first, len, access, allow)| Rule {
                 range: MsrRange::new(0x10_0000 + first, 0x10_0000 + first + len).unwrap(),
                 access,
                 allow,
             })
             .collect();
-        let filter = check(default, &wishes)?.unwrap();
+        let filter = check(default, &rules)?.unwrap();
         for index in 0x10_0000..0x10_8000 {
-            prop_assert_eq!(filter.allows_read(index), wanted(default, &wishes, index, READ));
-            prop_assert_eq!(filter.allows_write(index), wanted(default, &wishes, index, WRITE));
+            prop_assert_eq!(filter.allows_read(index), wanted(default, &rules, index, READ));
+            prop_assert_eq!(filter.allows_write(index), wanted(default, &rules, index, WRITE));
         }
     }
 }

@@ -359,7 +359,7 @@ fn unknown_msrs_exit_if_asked_for() {
     );
 }
 
-/// Random wishes about MSRs that KVM doesn't know: a denied access exits, an allowed one doesn't.
+/// Random rules about MSRs that KVM doesn't know: a denied access exits, an allowed one doesn't.
 #[test]
 fn kvm_does_what_compiled_filters_say() {
     let Some(kvm) = kvm("kvm_does_what_compiled_filters_say") else {
@@ -383,19 +383,19 @@ fn kvm_does_what_compiled_filters_say() {
     let (mut exits, mut others) = (0, 0);
     for round in 0..12 {
         let default = [FilterDefault::Allow, FilterDefault::Deny][round % 2];
-        let mut wishes = builder(default);
+        let mut rules = builder(default);
         let mut probes = Vec::new();
         for _ in 0..6 {
             let first = base + random(0x8000);
             let range = MsrRange::new(first, first + random(0x1000)).unwrap();
             let access = [Access::Read, Access::Write, Access::Both][random(3) as usize];
-            wishes = match random(2) {
-                0 => wishes.deny(range, access),
-                _ => wishes.allow(range, access),
+            rules = match random(2) {
+                0 => rules.deny(range, access),
+                _ => rules.allow(range, access),
             };
             probes.extend([first - 1, first, range.last(), range.last() + 1]);
         }
-        let filter = wishes.compile_lenient().unwrap();
+        let filter = rules.compile_lenient().unwrap();
         filter.replace(&machine.vm).unwrap();
         for index in probes {
             for (step, allowed) in [

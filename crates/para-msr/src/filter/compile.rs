@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! From wishes to ranges.
+//! From rules to ranges.
 
 use super::{
     Access, FilterDefault, FilterError, FilterRange, LAST_MSR, MAX_RANGE_MSRS, MAX_RANGES,
@@ -20,7 +20,8 @@ struct Run {
 /// MSRs in a row, in ascending order, with gaps between them.
 type Spans = Vec<MsrRange>;
 
-struct Wishes {
+/// What a filter has to answer for each MSR.
+struct Policy {
     /// Every index, in ascending order.
     runs: Vec<Run>,
     allow: bool,
@@ -49,9 +50,9 @@ struct Step {
     before: Done,
 }
 
-/// A way to cover something: the last step, and where it came from.
+/// A partial cover: its last step, and the candidate that it extends.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct Candidate {
     done: Done,
     step: Option<Step>,
     /// Index in the level before.
@@ -59,10 +60,10 @@ struct Way {
 }
 
 pub(super) fn compile(default: FilterDefault, rules: &[Rule]) -> Result<MsrFilter, FilterError> {
-    let wishes = Wishes::new(default, rules);
-    let mut steps = wishes.cover()?;
-    wishes.trim(&mut steps);
-    let mut ranges: Vec<_> = steps.iter().filter_map(|step| wishes.range(step)).collect();
+    let policy = Policy::new(default, rules);
+    let mut steps = policy.cover()?;
+    policy.trim(&mut steps);
+    let mut ranges: Vec<_> = steps.iter().filter_map(|step| policy.range(step)).collect();
     if ranges.is_empty() && default == FilterDefault::Deny {
         // KVM refuses a filter that denies everything and has no range; one that denies MSR 0 says the same.
         ranges.extend(FilterRange::from_fn(0, Access::Both, |_| false));
@@ -70,11 +71,11 @@ pub(super) fn compile(default: FilterDefault, rules: &[Rule]) -> Result<MsrFilte
     Ok(MsrFilter {
         default,
         ranges,
-        uncovered: wishes.uncovered(),
+        uncovered: policy.uncovered(),
     })
 }
 
-impl Wishes {
+impl Policy {
     fn new(default: FilterDefault, rules: &[Rule]) -> Self {
         let allow = default == FilterDefault::Allow;
         let runs = runs(allow, rules);
@@ -83,7 +84,7 @@ impl Wishes {
             let wanted = |run: &&Run| coverable(run) && wanted(run);
             join(runs.iter().filter(wanted).map(|run| run.range))
         };
-        Wishes {
+        Policy {
             allow,
             reads: spans(&|run| run.read != allow),
             writes: spans(&|run| run.write != allow),
@@ -96,10 +97,10 @@ impl Wishes {
     ///
     /// Every range begins at the first MSR that isn't yet as wanted, and is as long as it may be. That
     /// leaves three kinds: for reads, for writes, or for both, which ends where the two differ, unless an
-    /// earlier range has one of them there. Of the ways with `n` ranges, only those are kept that aren't
+    /// earlier range has one of them there. Of the candidates with `n` ranges, only those are kept that aren't
     /// behind another in both directions: what can follow one can follow the other.
     fn cover(&self) -> Result<Vec<Step>, FilterError> {
-        let start = Way {
+        let start = Candidate {
             done: Done {
                 reads: 0,
                 writes: 0,
@@ -112,20 +113,23 @@ impl Wishes {
             let Some(level) = levels.last() else {
                 return Ok(Vec::new());
             };
-            let finished = |way: &Way| self.next(way.done).is_none();
+            let finished = |candidate: &Candidate| self.next(candidate.done).is_none();
             if let Some(at) = level.iter().position(finished) {
                 return Ok(trace(&levels, at));
             }
             if levels.len() > MAX_RANGES {
-                let reached = level.iter().filter_map(|way| self.next(way.done)).max();
+                let reached = level
+                    .iter()
+                    .filter_map(|candidate| self.next(candidate.done))
+                    .max();
                 return Err(FilterError::TooManyRanges {
                     first_left: reached.unwrap_or(0),
                 });
             }
             let mut next = Vec::new();
-            for (from, way) in level.iter().enumerate() {
-                for step in self.steps(way.done) {
-                    add(&mut next, way.done.after(&step), step, from);
+            for (from, candidate) in level.iter().enumerate() {
+                for step in self.steps(candidate.done) {
+                    add(&mut next, candidate.done.after(&step), step, from);
                 }
             }
             levels.push(next);
@@ -261,32 +265,37 @@ impl Done {
     }
 }
 
-/// Adds a way, unless another is ahead of it, and drops those that it is ahead of.
-fn add(level: &mut Vec<Way>, done: Done, step: Step, from: usize) {
-    if level.iter().any(|way| way.done.is_ahead_of(done)) {
+/// Adds a candidate, unless another is ahead of it, and drops those that it is ahead of.
+fn add(level: &mut Vec<Candidate>, done: Done, step: Step, from: usize) {
+    if level
+        .iter()
+        .any(|candidate| candidate.done.is_ahead_of(done))
+    {
         return;
     }
-    level.retain(|way| !done.is_ahead_of(way.done));
-    level.push(Way {
+    level.retain(|candidate| !done.is_ahead_of(candidate.done));
+    level.push(Candidate {
         done,
         step: Some(step),
         from,
     });
 }
 
-/// The steps that led to a way of the last level.
-fn trace(levels: &[Vec<Way>], mut at: usize) -> Vec<Step> {
+/// The steps of a candidate of the last level.
+fn trace(levels: &[Vec<Candidate>], mut at: usize) -> Vec<Step> {
     let mut steps = Vec::new();
     for level in levels.iter().rev() {
-        let Some(way) = level.get(at) else { break };
-        steps.extend(way.step);
-        at = way.from;
+        let Some(candidate) = level.get(at) else {
+            break;
+        };
+        steps.extend(candidate.step);
+        at = candidate.from;
     }
     steps.reverse();
     steps
 }
 
-/// The whole index space in runs of equal wishes. The MSRs that KVM doesn't filter are in runs of their own.
+/// The whole index space, in runs that the rules treat alike. MSRs that KVM does not filter have runs of their own.
 fn runs(allow: bool, rules: &[Rule]) -> Vec<Run> {
     let bounds = |range: MsrRange| [u64::from(range.first()), u64::from(range.last()) + 1];
     let mut cuts: Vec<u64> = rules.iter().flat_map(|rule| bounds(rule.range)).collect();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`): all users' wishes, compiled into the one filter of a VM.
+//! KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`): the rules of all users, compiled into the one filter of a VM.
 //!
 //! KVM takes a whole filter at a time, of at most 16 ranges, each with one bitmap of at most 0x3000 MSRs, and
 //! asks the first range that matches index and direction. So one place must know what every part of a VMM
@@ -30,7 +30,7 @@
 //!
 //! A denial of the first two would be void, so [`MsrFilterBuilder::compile`] refuses it, also where a default of deny
 //! says it: such a filter allows the x2APIC's MSRs by name, as [`profile::LINUX`](crate::profile::LINUX) does.
-//! [`MsrFilterBuilder::compile_lenient`] takes it, for wishes that a VMM passes on, and
+//! [`MsrFilterBuilder::compile_lenient`] takes it, for rules that a VMM passes on, and
 //! [`MsrFilter::uncovered`] lists it.
 
 mod compile;
@@ -190,7 +190,7 @@ pub struct MsrFilterBuilder {
 }
 
 impl MsrFilterBuilder {
-    /// No wishes yet, only a default.
+    /// No rules yet, only a default.
     pub const fn new(default: FilterDefault) -> Self {
         MsrFilterBuilder {
             default,
