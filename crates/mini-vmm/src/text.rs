@@ -50,26 +50,17 @@ pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> V
 }
 
 /// Edits (insert, remove, replace a byte) between two names, where case does not count and `-`, `_` and `.` are the
-/// same; an upper bound of 3 or more for names whose lengths are further apart than that.
+/// same; `usize::MAX` for names whose lengths are more than 2 apart.
 fn distance(a: &str, b: &str) -> usize {
     if a.len().abs_diff(b.len()) > 2 {
         return usize::MAX;
     }
-    let plain = |byte: u8| match byte {
+    let plain = |byte| match byte {
         b'-' | b'.' => b'_',
         other => other.to_ascii_lowercase(),
     };
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(plain(a) != plain(b));
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+    let [a, b] = [a, b].map(|name| name.bytes().map(plain).collect::<Vec<_>>());
+    strsim::generic_levenshtein(&a, &b)
 }
 
 #[cfg(test)]
