@@ -28,6 +28,7 @@ mod probe;
 pub mod spec;
 pub mod start_time;
 pub mod supervisor;
+mod sync;
 mod sys;
 mod text;
 

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::sync::lock;
 
 /// Exit code of a start-up or configuration error.
 pub const EXIT_ERROR: u8 = 1;
@@ -96,11 +98,7 @@ impl OutcomeLatch {
 
     /// Reports `outcome`; returns whether it was the first report.
     pub fn set(&self, outcome: Outcome) -> bool {
-        let mut first = self
-            .0
-            .outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut first = lock(&self.0.outcome);
         if first.is_some() {
             return false;
         }
@@ -118,11 +116,7 @@ impl OutcomeLatch {
 
     /// The outcome, once there is one.
     pub fn get(&self) -> Option<Outcome> {
-        *self
-            .0
-            .outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0.outcome)
     }
 
     /// Becomes readable when an outcome is reported.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
@@ -17,6 +17,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::Wake;
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::sync::lock;
 
 /// Bytes read ahead of the guest, where the source can wait.
 pub(super) const READ_AHEAD: usize = 4096;
@@ -67,7 +68,7 @@ impl InputQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Bytes that there is room for. After 0, [`room_event`](Self::room_event) tells when there is some.

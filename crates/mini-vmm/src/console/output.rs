@@ -7,13 +7,14 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::worker::{Stop, Worker};
+use crate::sync::{lock, unpoisoned};
 
 /// Output that waits for its reader, in bytes, at most. Beyond it the oldest is dropped: what is newest
 /// explains a crash.
@@ -97,7 +98,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     fn wake_writer(&self, queue: &mut Queue) {
@@ -127,16 +128,9 @@ impl Shared {
                 return false;
             }
             queue.writer_waits = true;
-            queue = self
-                .work
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = unpoisoned(self.work.wait(queue));
             if !queue.closing && queue.bytes.len() < CHUNK {
-                queue = self
-                    .work
-                    .wait_timeout(queue, LINGER)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
+                queue = unpoisoned(self.work.wait_timeout(queue, LINGER)).0;
             }
         }
         chunk.clear();
@@ -291,12 +285,7 @@ impl Output {
                 break;
             }
             let before = queue.written;
-            queue = self
-                .shared
-                .progress
-                .wait_timeout(queue, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            queue = unpoisoned(self.shared.progress.wait_timeout(queue, left)).0;
             now = Instant::now();
             if queue.written != before {
                 last_progress = now;

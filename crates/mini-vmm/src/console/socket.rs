@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,6 +25,7 @@ use super::Error;
 use super::input::{InputQueue, READ_AHEAD};
 use super::output::{Output, Sink};
 use super::worker::{Stop, Worker, readable};
+use crate::sync::lock;
 
 /// Output kept for the next client, in bytes.
 const REPLAY: usize = 64 << 10;
@@ -116,10 +117,6 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
 struct Shared {
     history: VecDeque<u8>,
     client: Option<Arc<UnixStream>>,
-}
-
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The writer's end: keeps history, and blocks only while a client is attached.

@@ -14,7 +14,7 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 mod aml;
 
-use super::port::{lock, read_byte, write_byte};
+use super::port::{read_byte, write_byte};
 use super::{Device, IrqLine, PowerButton, RestoreError, Saved, Slot, Window};
 use crate::layout::{
     ACPI_PM, ACPI_PM_SIZE, ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL,
@@ -22,6 +22,7 @@ use crate::layout::{
 };
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::VmSpec;
+use crate::sync::lock;
 
 const ID: &str = "acpi";
 const VERSION: u32 = 1;

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
-use super::port::{lock, read_byte, write_byte};
+use super::port::{read_byte, write_byte};
 use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::layout::CF9_RESET;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::VmSpec;
+use crate::sync::lock;
 
 const ID: &str = "cf9";
 const VERSION: u32 = 1;

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
-use super::port::lock;
 use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::layout::{ACPI_S5_SLEEP_TYPE, PM1_CONTROL, PM1_EVENTS, PM1_SIZE};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::VmSpec;
+use crate::sync::lock;
 
 const ID: &str = "pm1";
 const VERSION: u32 = 1;

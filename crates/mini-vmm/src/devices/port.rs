@@ -3,8 +3,6 @@
 
 //! What devices with one-byte registers share.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use vcpu_loop::Next;
 
 /// Answers a read: `register` where it is one byte wide and readable (`Some`), else nobody's.
@@ -27,12 +25,6 @@ pub(super) fn write_byte(data: &[u8], write: impl FnOnce(u8)) -> Next {
         }
         _ => Next::Unclaimed,
     }
-}
-
-/// Locks device state. A panic of another vCPU thread inside a device ends the run anyway; until then
-/// the state of one-byte registers is as good as before.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

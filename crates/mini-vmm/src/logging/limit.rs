@@ -4,10 +4,12 @@
 //! A bound on log lines: whatever a guest does and however often it resets, the log grows slowly.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use log::{Level, Log, Metadata, Record};
+
+use crate::sync::lock;
 
 /// How long it takes until a line that was used up may be written again.
 const REFILL: Duration = Duration::from_secs(10);
@@ -58,7 +60,7 @@ impl<L> Limited<L> {
     fn take(&self, record: &Record<'_>, now: Instant) -> Option<Line> {
         let burst = burst(record.level());
         let place = (record.file_static(), record.line());
-        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut budgets = lock(&self.budgets);
         let budget = budgets.entry(place).or_insert_with(|| Budget {
             lines: burst,
             since: now,

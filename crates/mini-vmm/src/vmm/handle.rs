@@ -4,7 +4,7 @@
 //! A run on a thread of its own, and the handle that controls it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::control::{self, Answer, Client, Command, Description, State, door};
 use crate::outcome::Outcome;
 use crate::spec::VmSpec;
 use crate::supervisor::TerminationSignals;
+use crate::sync::lock;
 use crate::vm::Images;
 use crate::vm_state::MachineState;
 
@@ -170,7 +171,7 @@ impl Handle {
 
 impl Shared {
     fn join(&self) -> Option<std::thread::Result<Result<Ended, Error>>> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = lock(&self.thread);
         thread.take().map(JoinHandle::join)
     }
 }

@@ -24,10 +24,11 @@ use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
 use super::events::EventSource;
-use super::port::{lock, read_byte, write_byte};
+use super::port::{read_byte, write_byte};
 use super::{Device, IrqLine, RestoreError, Saved, Slot, Window};
 use crate::layout::{RTC, RTC_GSI, RTC_SIZE};
 use crate::spec::VmSpec;
+use crate::sync::lock;
 use clock::Clock;
 
 const ID: &str = "rtc";

@@ -17,11 +17,12 @@ mod uart;
 
 pub use state::SerialState;
 
-use super::port::{lock, read_byte, write_byte};
+use super::port::{read_byte, write_byte};
 use super::{Device, IrqLine, RestoreError, Saved, Slot, Window};
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::layout::{SERIAL, SERIAL_GSI, SERIAL_SIZE};
 use crate::spec::{SerialSpec, VmSpec};
+use crate::sync::lock;
 use uart::Uart;
 
 const ID: &str = "serial";
