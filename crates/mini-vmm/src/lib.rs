@@ -27,7 +27,7 @@ pub mod plan;
 mod probe;
 pub mod spec;
 pub mod start_time;
-pub mod supervisor;
+mod supervisor;
 mod sync;
 mod sys;
 mod text;
