@@ -152,7 +152,10 @@ pub trait Device: BusDevice + fmt::Debug {
     ///
     /// # Errors
     /// When no device of this kind can be in that state, or when its interrupt can't be raised.
-    fn restore(&self, saved: &Saved) -> Result<(), RestoreError>;
+    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let id = saved.id.clone();
+        Err(RestoreError::Devices { id })
+    }
 }
 
 /// A device's state: plain data, untrusted when it comes from a file.

@@ -9,7 +9,7 @@ use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
 use super::port::{read_byte, write_byte};
-use super::{Device, RestoreError, Saved, Slot, Window};
+use super::{Device, Slot, Window};
 use crate::layout::{I8042_DATA, I8042_STATUS};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::VmSpec;
@@ -63,11 +63,7 @@ impl BusDevice for I8042 {
     }
 }
 
-impl Device for I8042 {
-    fn restore(&self, _: &Saved) -> Result<(), RestoreError> {
-        Err(RestoreError::Devices { id: ID.to_owned() })
-    }
-}
+impl Device for I8042 {}
 
 #[cfg(test)]
 mod tests {

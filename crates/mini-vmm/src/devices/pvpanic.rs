@@ -12,7 +12,7 @@ use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
 use super::port::{read_byte, write_byte};
-use super::{Device, RestoreError, Saved, Slot, Window};
+use super::{Device, Slot, Window};
 use crate::layout::PVPANIC;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::spec::{OnPanic, VmSpec};
@@ -98,11 +98,7 @@ impl Pvpanic {
     }
 }
 
-impl Device for Pvpanic {
-    fn restore(&self, _: &Saved) -> Result<(), RestoreError> {
-        Err(RestoreError::Devices { id: ID.to_owned() })
-    }
-}
+impl Device for Pvpanic {}
 
 #[cfg(test)]
 mod tests {

@@ -91,33 +91,33 @@ impl DeviceSet {
     /// # Errors
     /// The devices are others, or one of them does not take its state.
     pub fn restore(&self, states: &[Saved]) -> Result<(), RestoreError> {
-        let before = self.save();
-        self.check_list(&before, states)?;
-        self.restore_all(states).inspect_err(|_| {
+        let devices = self.devices.iter();
+        let (stateful, before): (Vec<_>, Vec<_>) = devices
+            .filter_map(|device| Some((device, device.save()?)))
+            .unzip();
+        check_list(&before, states)?;
+        let restore_all = |states: &[Saved]| {
+            let mut pairs = stateful.iter().zip(states);
+            pairs.try_for_each(|(device, saved)| device.restore(saved))
+        };
+        restore_all(states).inspect_err(|_| {
             // A state that was just saved restores; if not even that, the first error says more.
-            let _ = self.restore_all(&before);
+            let _ = restore_all(&before);
         })
     }
+}
 
-    /// Whether the same devices have states in `mine` and `theirs`.
-    fn check_list(&self, mine: &[Saved], theirs: &[Saved]) -> Result<(), RestoreError> {
-        let id = |states: &[Saved], at: usize| states.get(at).map(|saved| saved.id.clone());
-        for at in 0..mine.len().max(theirs.len()) {
-            let (mine, theirs) = (id(mine, at), id(theirs, at));
-            if mine != theirs {
-                let id = theirs.or(mine).unwrap_or_default();
-                return Err(RestoreError::Devices { id });
-            }
+/// Whether the same devices have states in `mine` and `theirs`.
+fn check_list(mine: &[Saved], theirs: &[Saved]) -> Result<(), RestoreError> {
+    let id = |states: &[Saved], at: usize| states.get(at).map(|saved| saved.id.clone());
+    for at in 0..mine.len().max(theirs.len()) {
+        let (mine, theirs) = (id(mine, at), id(theirs, at));
+        if mine != theirs {
+            let id = theirs.or(mine).unwrap_or_default();
+            return Err(RestoreError::Devices { id });
         }
-        Ok(())
     }
-
-    fn restore_all(&self, states: &[Saved]) -> Result<(), RestoreError> {
-        let stateful = self.devices.iter().filter(|device| device.save().is_some());
-        stateful
-            .zip(states)
-            .try_for_each(|(device, saved)| device.restore(saved))
-    }
+    Ok(())
 }
 
 /// Why the devices can't be had.
