@@ -5,10 +5,10 @@
  * The guest's side of the MSR based hypercall ABI of 2007, for C kernels and
  * for C programs that inspect them.
  *
- * A vCPU fills a page, gives its guest-physical address to the host by one
- * WRMSR, and the host replaces four bytes of the guest's stub by an
- * instruction that reaches it and a return. From then on the guest calls the
- * stub.
+ * A vCPU fills a page and passes its guest-physical address to the host with
+ * one WRMSR. The host replaces four bytes of the guest's stub with an
+ * instruction that reaches the host, and a return. From then on the guest
+ * calls the stub.
  *
  *	static struct kvm_vcpu_para_state page;		one per vCPU
  *	PARA_ABI_DEFINE_STUB(hypercall_stub);		one for all vCPUs
@@ -18,13 +18,13 @@
  *			      para_abi_low(gpa), para_abi_high(gpa));
  *	switch (para_abi_classify(&page, fault)) { ... }
  *
- * The page's address has 64 bits: pass both halves. A zero upper half makes
- * the host write to another page if this one lies above 4 GiB.
+ * The page's address has 64 bits: pass both halves. If the page is above 4 GiB
+ * and the upper half is 0, the host writes to another page.
  *
- * A Linux kernel includes <linux/types.h> by itself here, other environments
- * get <stdint.h>; whoever has neither defines PARA_ABI_NO_TYPES and the types
- * para_abi_u32 and para_abi_u64 before. The functions are static inline, so
- * C89 without extensions gets the layout, the numbers and the stub only.
+ * In a Linux kernel this header includes <linux/types.h>, elsewhere
+ * <stdint.h>. If you have neither, define PARA_ABI_NO_TYPES and the types
+ * para_abi_u32 and para_abi_u64 first. The functions are static inline, so C89
+ * without extensions gets the layout, the numbers and the stub only.
  */
 #ifndef PARA_ABI_H
 #define PARA_ABI_H
@@ -46,23 +46,23 @@ typedef uint64_t para_abi_u64;
 /* WRMSR registers the page at EDX:EAX. RDMSR is #GP. */
 #define MSR_KVM_API_MAGIC 0x87655678
 
-/* The version of this ABI; hosts accept guests of this one and older. */
+/* The version of this ABI. Hosts accept guests of this version and older. */
 #define KVM_PARA_API_VERSION 1
 
-/* Size and alignment of the page, and how many bytes of it mean something. */
+/* Size and alignment of the page, and the number of meaningful bytes. */
 #define PARA_STATE_SIZE 4096
 #define PARA_STATE_PAYLOAD 24
 
-/* What the guest puts into host_version and ret before it registers. */
+/* The guest stores this in host_version and ret before it registers. */
 #define PARA_PRESET 0xffffffff
 
 /*
- * The error a refused registration leaves in ret, negated. It is KVM_EINVAL
- * of 2007; <linux/kvm_para.h> gives that name to 22, so it has another here.
+ * A refused registration leaves this in ret, negated. It is KVM_EINVAL of
+ * 2007. In <linux/kvm_para.h> KVM_EINVAL is 22, so the name here differs.
  */
 #define PARA_REGISTER_EINVAL 1
 
-/* Little-endian. Fields have these offsets without any padding. */
+/* Little-endian. The fields need no padding. */
 struct kvm_vcpu_para_state {
 	para_abi_u32 guest_version;	/* guest: KVM_PARA_API_VERSION */
 	para_abi_u32 host_version;	/* host; the guest presets it */
@@ -86,7 +86,7 @@ struct kvm_vcpu_para_state {
 /* mov eax, -38; ret */
 #define PARA_STUB_BYTES 0xb8, 0xda, 0xff, 0xff, 0xff, 0xc3
 
-/* RAX of a call that nobody answers. */
+/* RAX after a call of an unpatched stub. */
 #define PARA_STUB_UNPATCHED_RESULT 0xffffffda
 
 /* ---- Results of calls -------------------------------------------------- */
@@ -109,7 +109,7 @@ struct kvm_vcpu_para_state {
 #define KVM_HC_SCHED_YIELD 11
 #define KVM_HC_MAP_GPA_RANGE 12
 
-/* Those of a VMM in user space: "MV" and 16 bits. KVM itself knows none of them. */
+/* Calls to a VMM in user space: "MV" and 16 bits. KVM knows none of them. */
 #define VMM_HC_BASE 0x4d560000
 #define VMM_HC_LAST 0x4d56ffff
 #define VMM_HC_NOP 0x4d560000		/* nothing; returns 0 */
@@ -124,12 +124,12 @@ struct kvm_vcpu_para_state {
 	(defined(__GNUC__) && !defined(__STRICT_ANSI__))
 #define PARA_ABI_INLINE
 
-/* What a registration came to. */
+/* The result of a registration. */
 enum para_abi_registration {
 	PARA_ABI_REGISTERED = 0,	/* the stub is patched */
-	PARA_ABI_REFUSED = 1,		/* by a host; what was before stays */
-	PARA_ABI_FAULT = 2,		/* no host, or it dislikes the address */
-	PARA_ABI_SWALLOWED = 3		/* no host: nobody touched the page */
+	PARA_ABI_REFUSED = 1,		/* by a host; an earlier registration stays */
+	PARA_ABI_FAULT = 2,		/* no host, or it rejects the address */
+	PARA_ABI_SWALLOWED = 3		/* no host: the page is untouched */
 };
 
 /* The halves of an address for WRMSR: EAX and EDX. */
@@ -155,8 +155,9 @@ static inline void para_abi_preset(volatile struct kvm_vcpu_para_state *page,
 }
 
 /*
- * After the WRMSR; fault is not 0 if that was #GP. host_version decides
- * whether there is a host, since a refusal leaves ret at its preset value.
+ * Call it after the WRMSR; fault is not 0 if that raised #GP. host_version
+ * decides whether there is a host, because a refusal leaves ret at its preset
+ * value.
  */
 static inline enum para_abi_registration
 para_abi_classify(const volatile struct kvm_vcpu_para_state *page, int fault)
@@ -172,7 +173,7 @@ para_abi_classify(const volatile struct kvm_vcpu_para_state *page, int fault)
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 
-/* The stub's name is assembly's, also in C++. */
+/* The stub is defined in assembly, so C++ must not mangle its name. */
 #if defined(__cplusplus)
 #define PARA_ABI_EXTERN extern "C"
 #else
@@ -180,10 +181,11 @@ para_abi_classify(const volatile struct kvm_vcpu_para_state *page, int fault)
 #endif
 
 /*
- * Defines the stub, at file scope: its four bytes are one aligned word, so a
- * host can replace them at once. Declares it as a function without arguments.
- * It has no room for endbr: a kernel that enforces indirect branch tracking
- * calls it by its name in assembly, or switches that off around calls.
+ * Use it at file scope. It defines the stub and declares it as a function
+ * without arguments. The first four bytes are one aligned word, so a host can
+ * replace them with one store. There is no room for endbr: a kernel that
+ * enforces indirect branch tracking calls it by name in assembly, or disables
+ * tracking around calls.
  */
 #define PARA_ABI_DEFINE_STUB(name) \
 	PARA_ABI_EXTERN void name(void); \
@@ -201,8 +203,8 @@ para_abi_classify(const volatile struct kvm_vcpu_para_state *page, int fault)
 #if defined(PARA_ABI_INLINE) && defined(__GNUC__) && defined(__x86_64__)
 
 /*
- * Calls by the 64-bit convention of 2007: RAX, RDI RSI RDX RCX R8 R9. Only
- * RAX changes; the red zone is stepped over, for code that has one.
+ * Calls with the 64-bit convention of 2007: RAX, RDI RSI RDX RCX R8 R9. Only
+ * RAX changes. The stack pointer skips the red zone, for code that has one.
  */
 static inline para_abi_u64
 para_abi_call(void (*stub)(void), para_abi_u64 nr,
@@ -222,7 +224,7 @@ para_abi_call(void (*stub)(void), para_abi_u64 nr,
 	return nr;
 }
 
-/* Calls by today's KVM convention: RAX, RBX RCX RDX RSI. */
+/* Calls with today's KVM convention: RAX, RBX RCX RDX RSI. */
 static inline para_abi_u64
 para_abi_call_kvm(void (*stub)(void), para_abi_u64 nr, para_abi_u64 a0,
 		  para_abi_u64 a1, para_abi_u64 a2, para_abi_u64 a3)

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which register holds what at a hypercall, as data; registers to call and result to registers.
+//! Hypercall register conventions as data, and the conversions between registers and calls.
 
 use core::fmt;
 
@@ -58,7 +58,7 @@ pub enum Register {
 }
 
 impl Register {
-    /// All of them, in the order of [`Registers`].
+    /// All registers, in the order of [`Registers`].
     pub const ALL: [Self; 10] = [
         Self::Rax,
         Self::Rbx,
@@ -111,17 +111,17 @@ impl Registers {
 /// How wide the caller's registers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Width {
-    /// 64-bit mode: whole registers count.
+    /// 64-bit mode: all 64 bits count.
     Long,
-    /// Any 32-bit mode: the low halves count, the high halves are ignored and results zero them.
+    /// Any other mode: only the low 32 bits count. The high halves of inputs are ignored, and results clear them.
     Legacy,
 }
 
 impl Width {
-    /// The width of a caller by `EFER.LMA` and the L bit of its code segment, as today's KVM decides.
+    /// A caller's width from `EFER.LMA` and the L bit of its code segment, as today's KVM decides it.
     ///
-    /// The code of 2007 looked at `EFER.LMA` alone, so it took a caller in compatibility mode for a
-    /// 64-bit one; whoever wants that passes `lma` twice.
+    /// The code of 2007 looked at `EFER.LMA` alone, so it treated a caller in compatibility mode as
+    /// 64-bit. To get that behaviour, pass `lma` for both.
     pub const fn of_caller(lma: bool, cs_l: bool) -> Self {
         if lma && cs_l {
             Self::Long
@@ -130,7 +130,7 @@ impl Width {
         }
     }
 
-    /// The bits of a register that count.
+    /// Mask of the register bits that count.
     pub const fn mask(self) -> u64 {
         match self {
             Self::Long => u64::MAX,
@@ -139,18 +139,18 @@ impl Width {
     }
 }
 
-/// A hypercall as its caller meant it, whatever the registers.
+/// A hypercall, independent of the registers that carried it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Call {
     /// The number.
     pub nr: u64,
-    /// The arguments; those that the convention doesn't have are 0, 32-bit ones are zero-extended.
+    /// The arguments. Those that the convention doesn't have are 0; 32-bit ones are zero-extended.
     pub args: [u64; 6],
 }
 
 /// A register convention for hypercalls.
 ///
-/// Nothing in the registers tells which one a guest uses, so it is a parameter of the VM.
+/// The registers don't tell which one a guest uses, so it is a parameter of the VM.
 ///
 /// | convention | number | arguments | result |
 /// |---|---|---|---|
@@ -162,8 +162,8 @@ pub struct Call {
 /// | [`Xen`](Self::Xen), 64-bit | RAX | RDI RSI RDX R10 R8 R9 | RAX |
 /// | `Xen`, 32-bit | EAX | EBX ECX EDX ESI EDI EBP | EAX |
 ///
-/// A call changes no register but RAX. Results of 32-bit calls are cut to 32 bits and zero-extended,
-/// as KVM does with its own.
+/// A call changes no register but RAX. Results of 32-bit calls are truncated to 32 bits and
+/// zero-extended, as KVM does with its own.
 ///
 /// # Example
 ///
@@ -182,7 +182,7 @@ pub struct Call {
 pub enum Convention {
     /// The 2007 ABI as Linux merged it. Source: "KVM: Add host hypercall support for vmx".
     Para2007,
-    /// The 2007 ABI as the guests used it that never were merged: other 32-bit registers.
+    /// The 2007 ABI as used by the guests that were never merged. Its 32-bit registers differ.
     Para2007Draft,
     /// Today's KVM hypercalls. Source: Linux, `Documentation/virt/kvm/x86/hypercalls.rst`.
     Kvm,
@@ -191,16 +191,16 @@ pub enum Convention {
     Xen,
 }
 
-/// The registers of one convention at one width.
+/// The registers that one convention uses at one width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Holds the number.
+    /// The call number.
     pub number: Register,
-    /// Hold the arguments, the first one first: at most six, all different and none the number's.
+    /// The arguments in order: at most six, all different from each other and from `number`.
     pub arguments: &'static [Register],
-    /// Gets the result.
+    /// The result.
     pub result: Register,
-    /// The bits of each register that count.
+    /// Mask of the bits that count in each register.
     pub mask: u64,
 }
 
@@ -239,10 +239,10 @@ const XEN_LONG: &[Register] = &[
 ];
 
 impl Convention {
-    /// All of them.
+    /// All conventions.
     pub const ALL: [Self; 4] = [Self::Para2007, Self::Para2007Draft, Self::Kvm, Self::Xen];
 
-    /// The registers of this convention.
+    /// The registers that this convention uses at `width`.
     ///
     /// ```
     /// use para_abi::{Convention, Register, Width};
@@ -266,7 +266,7 @@ impl Convention {
         }
     }
 
-    /// The call that a caller's registers stand for. Any registers are a call.
+    /// Decodes a call from the caller's registers. Any register values are valid.
     pub const fn call(self, width: Width, registers: &Registers) -> Call {
         let layout = self.layout(width);
         let mut call = Call {
@@ -281,10 +281,10 @@ impl Convention {
         call
     }
 
-    /// Puts a call into the registers, the caller's side of [`call`](Self::call).
+    /// Writes a call to the registers: the caller's side of [`call`](Self::call).
     ///
-    /// Arguments beyond the convention's are left out, values are cut to the width; other registers
-    /// keep their values.
+    /// Arguments that the convention doesn't have are dropped, and values are truncated to the
+    /// width. Other registers keep their values.
     pub const fn set_call(self, width: Width, registers: &mut Registers, call: &Call) {
         let layout = self.layout(width);
         registers.set(layout.number, call.nr & layout.mask);
@@ -295,21 +295,21 @@ impl Convention {
         }
     }
 
-    /// Puts a result into the caller's registers: RAX, and no other.
+    /// Writes a result to the caller's registers. Only RAX changes.
     ///
-    /// A 32-bit caller gets the low 32 bits, and zeros above them.
+    /// A 32-bit caller gets the low 32 bits; the high half becomes 0.
     pub const fn set_result(self, width: Width, registers: &mut Registers, result: u64) {
         let layout = self.layout(width);
         registers.set(layout.result, result & layout.mask);
     }
 
-    /// The result in the caller's registers, zero-extended.
+    /// Reads the result from the caller's registers, zero-extended.
     pub const fn result(self, width: Width, registers: &Registers) -> u64 {
         let layout = self.layout(width);
         registers.get(layout.result) & layout.mask
     }
 
-    /// The name for configurations: `2007`, `2007-draft`, `kvm` or `xen`.
+    /// The name used in configurations: `2007`, `2007-draft`, `kvm` or `xen`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Para2007 => "2007",
@@ -319,7 +319,7 @@ impl Convention {
         }
     }
 
-    /// The convention of that [`name`](Self::name).
+    /// The convention with that [`name`](Self::name).
     ///
     /// ```
     /// use para_abi::Convention;

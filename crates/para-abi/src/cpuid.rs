@@ -19,7 +19,7 @@ pub const fn signature_registers(signature: &[u8; 12]) -> [u32; 3] {
     ]
 }
 
-/// The signature that EBX, ECX and EDX of a base leaf spell.
+/// The 12-byte signature in EBX, ECX and EDX of a base leaf.
 pub const fn signature_bytes(registers: [u32; 3]) -> [u8; 12] {
     let [b, c, d] = [
         registers[0].to_le_bytes(),

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Two sets of error numbers that share names and not values.
+//! Two sets of error numbers with the same names and different values.
 
 use core::fmt;
 
-/// The error numbers of the 2007 registration, which a host puts into `ret`.
+/// The error numbers that a host stores in `ret` of a 2007 registration.
 ///
-/// Not [`KvmErrno`]: `KVM_EINVAL` is 1 here and 22 there, and 1 there is `KVM_EPERM`. So the two don't
-/// convert into one another:
+/// These are not [`KvmErrno`]: there `KVM_EINVAL` is 22 and 1 is `KVM_EPERM`. So there is no
+/// conversion between the two:
 ///
 /// ```compile_fail
 /// let today: para_abi::KvmErrno = para_abi::ParaErrno::KVM_EINVAL.into();
@@ -28,7 +28,7 @@ impl ParaErrno {
         self as u32
     }
 
-    /// What a host stores in `ret`: the negated number, in 32 bits.
+    /// The value that a host stores in `ret`: the negated number, in 32 bits.
     ///
     /// ```
     /// assert_eq!(para_abi::ParaErrno::KVM_EINVAL.as_ret(), 0xffff_ffff);
@@ -60,18 +60,18 @@ pub enum KvmErrno {
     KVM_EPERM = 1,
     /// An argument is too large.
     KVM_E2BIG = 7,
-    /// An address of the guest isn't memory.
+    /// A guest address isn't memory.
     KVM_EFAULT = 14,
     /// An argument is invalid. This is not [`ParaErrno::KVM_EINVAL`].
     KVM_EINVAL = 22,
-    /// The call is known, what it asks for isn't supported.
+    /// The call is known, but what it asks for isn't supported.
     KVM_EOPNOTSUPP = 95,
     /// The number is unknown.
     KVM_ENOSYS = 1000,
 }
 
 impl KvmErrno {
-    /// All of them, in ascending order.
+    /// All error numbers, in ascending order.
     pub const ALL: [Self; 6] = [
         Self::KVM_EPERM,
         Self::KVM_E2BIG,
@@ -86,8 +86,8 @@ impl KvmErrno {
         self as u32
     }
 
-    /// What a call returns: the negated number in 64 bits. [`Convention::set_result`] cuts it to 32
-    /// for a 32-bit caller.
+    /// The value that a call returns: the negated number in 64 bits. [`Convention::set_result`]
+    /// truncates it for a 32-bit caller.
     ///
     /// ```
     /// assert_eq!(para_abi::KvmErrno::KVM_ENOSYS.as_ret() as i64, -1000);
@@ -98,8 +98,7 @@ impl KvmErrno {
         (self.code() as u64).wrapping_neg()
     }
 
-    /// The error that a returned value is, if it is one of these. Takes results of 64 bits; sign-extend
-    /// one of 32 first.
+    /// Converts a 64-bit result back to an error, if it is one of these. Sign-extend a 32-bit result first.
     ///
     /// ```
     /// use para_abi::KvmErrno;

@@ -1,23 +1,23 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The guest's half: what a Rust kernel needs to register its vCPUs and to call its host (x86-64, ELF).
+//! The guest's side: what a Rust kernel needs to register its vCPUs and to call its host (x86-64, ELF).
 //!
-//! - [`ParaPage`], one per vCPU, in memory that the kernel can name by guest-physical address.
-//! - [`HypercallStub::built_in`]: six bytes of code that return -38 until a host patches the first four of
-//!   them. They are aligned to 4, so a host can do that with one store while other vCPUs run.
-//! - [`register`]: presets the page, has the caller write the MSR, and says what came of it.
-//! - [`HypercallStub::para`], [`kvm`](HypercallStub::kvm) and [`xen`](HypercallStub::xen): calls by the three
+//! - [`ParaPage`], one per vCPU, in memory whose guest-physical address the kernel knows.
+//! - [`HypercallStub::built_in`]: six bytes of code that return -38 until a host patches the first four.
+//!   They are aligned to 4, so a host can patch them with one store while other vCPUs run.
+//! - [`register`]: presets the page, lets the caller write the MSR, and returns the result.
+//! - [`HypercallStub::para`], [`kvm`](HypercallStub::kvm) and [`xen`](HypercallStub::xen): calls in the three
 //!   64-bit conventions. They change RAX only.
-//! - [`wrmsr`] and [`wrmsr_fixup`]: the instruction, and the line that a #GP handler needs to survive it on a
-//!   host that doesn't know the MSR. A kernel that has a fault-safe `wrmsr` of its own passes that instead.
+//! - [`wrmsr`] and [`wrmsr_fixup`]: the instruction, and what a #GP handler needs to survive it on a host
+//!   that doesn't know the MSR. A kernel with a fault-safe `wrmsr` of its own passes that instead.
 //!
-//! Both addresses are guest-*physical* and 64 bits wide. The guests of 2007 passed 0 for the upper half of
-//! the page's address, so a page above 4 GiB registered another page, which the host then wrote to (hole H14). No
-//! host can tell; [`register`] takes a `u64` and [`wrmsr`] passes all of it.
+//! Both addresses are guest-*physical* and 64 bits wide. The guests of 2007 passed 0 for the upper half of the
+//! page's address. With a page above 4 GiB they registered the wrong page, and the host wrote to that one (hole
+//! H14). A host can't detect this. [`register`] takes a `u64` and [`wrmsr`] passes all of it.
 //!
-//! Calls reach the stub by an indirect call without `endbr64`, for which the ABI's six bytes have no room: a
-//! kernel that enforces indirect branch tracking has to switch it off around them.
+//! Calls reach the stub through an indirect call. The ABI's six bytes have no room for `endbr64`, so a
+//! kernel that enforces indirect branch tracking must disable it around calls.
 //!
 //! # Example: a bare guest
 //!
@@ -25,7 +25,7 @@
 //! use para_abi::guest::{HypercallStub, ParaPage, register, wrmsr, wrmsr_fixup};
 //! use para_abi::{Registration, vmm};
 //!
-//! /// This kernel's image is mapped at a fixed distance from where it lies.
+//! /// This kernel's image is mapped at a fixed offset from its physical address.
 //! const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
 //! static PAGES: [ParaPage; 4] = [const { ParaPage::new() }; 4];
 //!
@@ -42,7 +42,7 @@
 //!     unsafe { register(page, image_gpa(page.address()), image_gpa(stub.address()), write) }
 //! }
 //!
-//! /// What the handler of vector 13 does first.
+//! /// The first thing that the handler of vector 13 does.
 //! fn general_protection(saved_rip: &mut u64) -> bool {
 //!     match wrmsr_fixup(*saved_rip) {
 //!         Some(resume) => {
@@ -62,7 +62,7 @@
 //! # boot(general_protection(&mut 0).into());
 //! ```
 
-// The one file with unsafe code: instructions that Rust has no name for, and calls into patched code.
+// All unsafe code of the crate is in this file: instructions without an intrinsic, and calls into patched code.
 #![allow(unsafe_code, reason = "WRMSR, the stub and calls to it are assembly")]
 
 use core::arch::{asm, global_asm};
@@ -111,10 +111,10 @@ unsafe extern "sysv64" {
     fn para_abi_wrmsr(index: u32, value: u64) -> u32;
 }
 
-/// A [`kvm_vcpu_para_state`](crate::kvm_vcpu_para_state) that a host writes behind the compiler's back.
+/// A [`kvm_vcpu_para_state`](crate::kvm_vcpu_para_state) that a host may write at any time.
 ///
-/// One per vCPU, in memory that is never freed: a host keeps the address. Its fields are atomics, so that
-/// a `static` of it needs no lock; only the vCPU it belongs to registers it.
+/// One per vCPU, in memory that is never freed, because the host keeps the address. The fields are
+/// atomics, so a `static` needs no lock. Only the vCPU that owns a page registers it.
 #[repr(C, align(4096))]
 #[derive(Debug)]
 pub struct ParaPage {
@@ -135,7 +135,7 @@ const _: () = {
 };
 
 impl ParaPage {
-    /// A page that isn't registered, all zeros.
+    /// An unregistered page, all zeros.
     pub const fn new() -> Self {
         Self {
             guest_version: AtomicU32::new(0),
@@ -146,12 +146,12 @@ impl ParaPage {
         }
     }
 
-    /// The page's virtual address, to translate into the guest-physical one.
+    /// The page's virtual address. The kernel translates it to the guest-physical one.
     pub fn address(&self) -> usize {
         (&raw const *self).expose_provenance()
     }
 
-    /// What the page holds now.
+    /// The page's current fields.
     pub fn payload(&self) -> ParaStatePayload {
         self.share();
         ParaStatePayload {
@@ -173,7 +173,7 @@ impl ParaPage {
         self.share();
     }
 
-    /// Makes the compiler take the page for changed: the host knows it by an address that no pointer shows.
+    /// Makes the compiler assume that the page changed. It can't know that the host has the page's address.
     fn share(&self) {
         // SAFETY: no instruction at all; the operand tells the compiler that others may access the page,
         // and every field is an atomic, so it may.
@@ -190,15 +190,15 @@ impl Default for ParaPage {
 /// Registers this vCPU's page and the stub with the host.
 ///
 /// `page_gpa` and `hypercall_gpa` are the guest-physical addresses of `page` and of the stub. `wrmsr` writes
-/// a 64-bit value to an MSR, low half in EAX and high half in EDX, and says whether that was #GP. See
-/// [`wrmsr`], or the module's example.
+/// a 64-bit value to an MSR, low half in EAX and high half in EDX, and reports a #GP as an error. See
+/// [`wrmsr`] or the module's example.
 ///
 /// # Safety
 ///
-/// The host writes `host_version` and `ret` to `page_gpa` and four bytes to `hypercall_gpa`, whatever is
-/// there. So `page_gpa` is `page`'s address and stays it while the vCPU lives, and at `hypercall_gpa` are
-/// four bytes on one page that are code, that no vCPU is in the middle of, and that may become another
-/// instruction of up to 3 bytes and a `ret`. `wrmsr` does what is said above.
+/// The host writes `host_version` and `ret` at `page_gpa` and four bytes at `hypercall_gpa`, whatever is
+/// there. So `page_gpa` must be `page`'s address for as long as the vCPU exists. At `hypercall_gpa` there
+/// must be four bytes of code on one page that no vCPU is in the middle of, and that may become an
+/// instruction of up to 3 bytes and a `ret`. `wrmsr` must do what is described above.
 pub unsafe fn register(
     page: &ParaPage,
     page_gpa: u64,
@@ -210,13 +210,13 @@ pub unsafe fn register(
     Registration::classify(written, page.payload())
 }
 
-/// Asks whether there is a host of this ABI, and changes nothing that it keeps: a guest of version
-/// [`u32::MAX`] is refused by every host. Look at [`Registration::host_version`].
+/// Asks whether there is a host of this ABI, without registering anything: every host refuses a
+/// guest of version [`u32::MAX`]. The answer is in [`Registration::host_version`].
 ///
 /// # Safety
 ///
-/// The host writes `host_version` and `ret` to `page_gpa`, so that is `page`'s address. `wrmsr` is as for
-/// [`register`].
+/// The host writes `host_version` and `ret` at `page_gpa`, so that must be `page`'s address. `wrmsr` is
+/// as for [`register`].
 pub unsafe fn probe(
     page: &ParaPage,
     page_gpa: u64,
@@ -231,38 +231,38 @@ pub unsafe fn probe(
 ///
 /// # Errors
 ///
-/// [`GpFault`] if it raised #GP(0) and the kernel's handler used [`wrmsr_fixup`].
+/// [`GpFault`] if the instruction raised #GP(0) and the kernel's handler used [`wrmsr_fixup`].
 ///
 /// # Safety
 ///
-/// CPL 0, and the kernel's #GP handler resumes at what [`wrmsr_fixup`] returns. Writing this value to this
-/// MSR must be sound: MSRs can do anything.
+/// The CPL must be 0, and the kernel's #GP handler must resume where [`wrmsr_fixup`] says. Writing this
+/// value to this MSR must be sound; an MSR can do anything.
 pub unsafe fn wrmsr(index: u32, value: u64) -> Result<(), GpFault> {
-    // SAFETY: the function is the assembly above, it follows the calling convention on both ways out, and
-    // the caller answers for the write and the handler.
+    // SAFETY: the function is the assembly above and follows the calling convention on both exits. The
+    // caller guarantees the write and the handler.
     match unsafe { para_abi_wrmsr(index, value) } {
         0 => Ok(()),
         _ => Err(GpFault),
     }
 }
 
-/// For a #GP handler: where to resume if `rip` is the instruction of [`wrmsr`], which then returns an error.
+/// For a #GP handler: where to resume if `rip` is the instruction in [`wrmsr`], which then returns an error.
 ///
-/// `None` is a fault of somebody else.
+/// `None` means that the fault came from other code.
 pub fn wrmsr_fixup(rip: u64) -> Option<u64> {
     let address = |symbol: *const u8| symbol.expose_provenance() as u64;
     (rip == address(&raw const para_abi_wrmsr_insn))
         .then(|| address(&raw const para_abi_wrmsr_fault))
 }
 
-/// Code that reaches the host when it is called.
+/// Code that reaches the host when called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HypercallStub {
     address: usize,
 }
 
 impl HypercallStub {
-    /// The stub of this crate, one for all vCPUs: [`STUB_UNPATCHED`](crate::STUB_UNPATCHED) in the section
+    /// This crate's stub, one for all vCPUs: [`STUB_UNPATCHED`](crate::STUB_UNPATCHED) in the section
     /// `.text.para_abi`, symbol `para_abi_hypercall`, aligned to 4.
     ///
     /// Until a host patches it, calls return [`STUB_UNPATCHED_RESULT`](crate::STUB_UNPATCHED_RESULT).
@@ -273,43 +273,44 @@ impl HypercallStub {
         }
     }
 
-    /// A stub elsewhere, a slot of a Xen hypercall page for instance.
+    /// A stub elsewhere, for example a slot of a Xen hypercall page.
     ///
     /// # Safety
     ///
-    /// At `address` is executable code that can be called, returns by `ret` and changes RAX and flags only, which
-    /// Hyper-V's calls don't promise; six bytes there can be read. Both hold as long as the value is used.
+    /// At `address` there must be executable code that can be called, returns with `ret` and changes RAX and
+    /// flags only. Hyper-V's calls don't guarantee that. Six bytes there must be readable. All of this must hold
+    /// for as long as the value is used.
     pub const unsafe fn at(address: usize) -> Self {
         Self { address }
     }
 
-    /// The stub's virtual address, to translate into the guest-physical one.
+    /// The stub's virtual address. The kernel translates it to the guest-physical one.
     pub const fn address(self) -> usize {
         self.address
     }
 
-    /// The bytes that stand there now; they say which stub a host chose. Bytes 4 and 5 stay the guest's.
+    /// The stub's current bytes, which show what the host wrote. It never writes bytes 4 and 5.
     pub fn bytes(self) -> [u8; STUB_LEN] {
         let start = core::ptr::with_exposed_provenance::<u8>(self.address);
         let read = |at| {
-            // SAFETY: six bytes can be read there, by the contract of `at` or as the symbol's size;
-            // volatile, since a host changes them.
+            // SAFETY: six bytes are readable, by the contract of `at` or by the symbol's size.
+            // Volatile, because the host changes them.
             unsafe { start.wrapping_add(at).read_volatile() }
         };
-        // `array::from_fn` calls memset when it is not optimized; code that was copied into a guest has none.
+        // Unoptimized, `array::from_fn` calls memset, which code that was copied into a guest doesn't have.
         [read(0), read(1), read(2), read(3), read(4), read(5)]
     }
 
-    /// Calls by the convention of 2007: RAX, RDI RSI RDX RCX R8 R9.
+    /// Calls with the convention of 2007: number in RAX, arguments in RDI RSI RDX RCX R8 R9.
     ///
     /// # Safety
     ///
-    /// What the host does for this call must be sound; calls can write any memory of the guest. And the caller
-    /// is at the privilege level that the stub needs: a patched VMCALL outside a VM is #UD.
+    /// What the host does for this call must be sound; calls can write any guest memory. The caller must be
+    /// where the stub works: a patched VMCALL outside a VM is #UD.
     pub unsafe fn para(self, nr: u64, args: [u64; 6]) -> u64 {
         let result;
-        // SAFETY: the stub returns and changes RAX and flags only, as `at` demands and patches promise. No
-        // `nostack`: the call pushes. The caller answers for the host's side.
+        // SAFETY: the stub returns and changes RAX and flags only: `at` requires it and patches keep to
+        // it. No `nostack`, because the call pushes. The caller guarantees the host's side.
         unsafe {
             asm!(
                 "call r11",
@@ -326,14 +327,14 @@ impl HypercallStub {
         result
     }
 
-    /// Calls by today's KVM convention: RAX, RBX RCX RDX RSI.
+    /// Calls with today's KVM convention: number in RAX, arguments in RBX RCX RDX RSI.
     ///
     /// # Safety
     ///
     /// As for [`para`](Self::para).
     pub unsafe fn kvm(self, nr: u64, args: [u64; 4]) -> u64 {
         let result;
-        // SAFETY: as in `para`. The compiler keeps RBX to itself, so it is lent and given back.
+        // SAFETY: as in `para`. The compiler reserves RBX, so it is swapped in and back.
         unsafe {
             asm!(
                 "xchg rbx, r10",
@@ -350,7 +351,7 @@ impl HypercallStub {
         result
     }
 
-    /// Calls by Xen's convention: RAX, RDI RSI RDX R10 R8 R9.
+    /// Calls with Xen's convention: number in RAX, arguments in RDI RSI RDX R10 R8 R9.
     ///
     /// # Safety
     ///
@@ -374,7 +375,7 @@ impl HypercallStub {
         result
     }
 
-    /// Calls by any convention, all registers as [`Convention::set_call`] puts them, the others 0.
+    /// Calls with any convention. Registers are set by [`Convention::set_call`]; the others are 0.
     ///
     /// # Safety
     ///
@@ -383,7 +384,7 @@ impl HypercallStub {
         let mut r = Registers::default();
         convention.set_call(Width::Long, &mut r, call);
         let result;
-        // SAFETY: as in `para`, and RBX and RBP are lent and given back as in `kvm`.
+        // SAFETY: as in `para`. RBX and RBP are swapped in and back as in `kvm`.
         unsafe {
             asm!(
                 "xchg rbx, r12",

@@ -6,20 +6,20 @@
 //! A guest writes its identity to [`HV_X64_MSR_GUEST_OS_ID`], then a page's address with bit 0 set to
 //! [`HV_X64_MSR_HYPERCALL`], and calls the page's start with its own registers: RCX is the call's code and
 //! flags, RDX and R8 are the addresses of input and output (32-bit: EDX:EAX, EBX:ECX, EDI:ESI). KVM writes
-//! `vmcall|vmmcall; ret` to the page; when it takes Xen's calls, too, `or eax, 0x80000000` comes first.
+//! `vmcall|vmmcall; ret` to the page, preceded by `or eax, 0x80000000` if it also intercepts Xen's calls.
 //! Source: Microsoft's Hypervisor Top Level Functional Specification (TLFS), chapters 2, 3 and 12.
 
-/// The leaf of the signature; EAX is the last leaf.
+/// Leaf of the signature. EAX is the highest leaf.
 pub const HV_CPUID_VENDOR_AND_MAX_FUNCTIONS: u32 = 0x4000_0000;
-/// The leaf whose EAX is [`HV_INTERFACE`].
+/// Leaf whose EAX is [`HV_INTERFACE`].
 pub const HV_CPUID_INTERFACE: u32 = 0x4000_0001;
-/// The leaf of the version.
+/// Leaf of the version.
 pub const HV_CPUID_VERSION: u32 = 0x4000_0002;
-/// The leaf of the privileges (EAX, EBX) and features (EDX).
+/// Leaf of the privileges (EAX, EBX) and features (EDX).
 pub const HV_CPUID_FEATURES: u32 = 0x4000_0003;
-/// The leaf of the recommendations.
+/// Leaf of the recommendations.
 pub const HV_CPUID_ENLIGHTMENT_INFO: u32 = 0x4000_0004;
-/// The leaf of the limits.
+/// Leaf of the limits.
 pub const HV_CPUID_IMPLEMENT_LIMITS: u32 = 0x4000_0005;
 /// The signature in EBX, ECX and EDX.
 pub const HV_SIGNATURE: &[u8; 12] = b"Microsoft Hv";
@@ -30,9 +30,9 @@ pub const HV_MSR_HYPERCALL_AVAILABLE: u32 = 1 << 5;
 /// Bit mask of [`HV_CPUID_FEATURES`]' EDX: the guest has the crash MSRs.
 pub const HV_FEATURE_GUEST_CRASH_MSR_AVAILABLE: u32 = 1 << 10;
 
-/// The guest's identity; until it isn't 0, [`HV_X64_MSR_HYPERCALL`] ignores writes.
+/// The guest's identity. While it is 0, writes to [`HV_X64_MSR_HYPERCALL`] are ignored.
 pub const HV_X64_MSR_GUEST_OS_ID: u32 = 0x4000_0000;
-/// The hypercall page: bit 0 enables, bit 1 locks, bits 63:12 are the page.
+/// The hypercall page: bit 0 enables, bit 1 locks, bits 63:12 are the page's address.
 pub const HV_X64_MSR_HYPERCALL: u32 = 0x4000_0001;
 /// The vCPU's index; read-only.
 pub const HV_X64_MSR_VP_INDEX: u32 = 0x4000_0002;
@@ -74,7 +74,7 @@ pub const HV_X64_MSR_SINT15: u32 = 0x4000_009f;
 pub const HV_X64_MSR_STIMER0_CONFIG: u32 = 0x4000_00b0;
 /// The last of the synthetic timers' MSRs.
 pub const HV_X64_MSR_STIMER3_COUNT: u32 = 0x4000_00b7;
-/// A read sleeps until an interrupt.
+/// A read halts the vCPU until an interrupt.
 pub const HV_X64_MSR_GUEST_IDLE: u32 = 0x4000_00f0;
 /// Synthetic debugger control.
 pub const HV_X64_MSR_SYNDBG_CONTROL: u32 = 0x4000_00f1;
@@ -100,16 +100,16 @@ pub const HV_X64_MSR_CRASH_P3: u32 = 0x4000_0103;
 pub const HV_X64_MSR_CRASH_P4: u32 = 0x4000_0104;
 /// Crash control: the guest writes [`HV_CRASH_CTL_CRASH_NOTIFY`] when it has crashed.
 pub const HV_X64_MSR_CRASH_CTL: u32 = 0x4000_0105;
-/// Whether the guest hears of a new TSC frequency.
+/// Controls whether the guest is told of a new TSC frequency.
 pub const HV_X64_MSR_REENLIGHTENMENT_CONTROL: u32 = 0x4000_0106;
-/// Whether the TSC is emulated after a migration.
+/// Controls whether the TSC is emulated after a migration.
 pub const HV_X64_MSR_TSC_EMULATION_CONTROL: u32 = 0x4000_0107;
 /// Whether the TSC is being emulated.
 pub const HV_X64_MSR_TSC_EMULATION_STATUS: u32 = 0x4000_0108;
 /// Bit 0 shows the guest an invariant TSC.
 pub const HV_X64_MSR_TSC_INVARIANT_CONTROL: u32 = 0x4000_0118;
 
-/// Bit of [`HV_X64_MSR_HYPERCALL`]: the page is there.
+/// Bit of [`HV_X64_MSR_HYPERCALL`]: the page is enabled.
 pub const HV_X64_MSR_HYPERCALL_ENABLE: u64 = 1;
 /// Bit of [`HV_X64_MSR_HYPERCALL`]: the MSR can't change until a reset.
 pub const HV_X64_MSR_HYPERCALL_LOCKED: u64 = 1 << 1;
@@ -122,20 +122,20 @@ pub const HV_CRASH_CTL_CRASH_NOTIFY: u64 = 1 << 63;
 
 /// The bits of a call's input value that are its code.
 pub const HV_HYPERCALL_CODE_MASK: u64 = 0xffff;
-/// The bit of a call's input value that says that its arguments are in registers.
+/// Bit of a call's input value: the arguments are in registers.
 pub const HV_HYPERCALL_FAST: u64 = 1 << 16;
 /// Code: post a message to a port. KVM may hand it to the VMM.
 pub const HVCALL_POST_MESSAGE: u64 = 0x5c;
 /// Code: signal an event. KVM may hand it to the VMM.
 pub const HVCALL_SIGNAL_EVENT: u64 = 0x5d;
-/// Code: which extended calls there are, the first of the range that KVM may hand to the VMM.
+/// Code: query the extended calls. The first of the range that KVM may hand to the VMM.
 pub const HV_EXT_CALL_QUERY_CAPABILITIES: u64 = 0x8001;
-/// Result: all went well.
+/// Result: success.
 pub const HV_STATUS_SUCCESS: u64 = 0;
 /// Result: the code is unknown.
 pub const HV_STATUS_INVALID_HYPERCALL_CODE: u64 = 2;
 
-/// The page's address that a value of [`HV_X64_MSR_HYPERCALL`] enables; `None` if it disables.
+/// The address of the page that a value of [`HV_X64_MSR_HYPERCALL`] enables, `None` if it disables the page.
 ///
 /// ```
 /// use para_abi::hyperv;

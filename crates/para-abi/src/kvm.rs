@@ -8,9 +8,9 @@
 //! A test compares them with the system's headers. Error numbers are [`KvmErrno`](crate::KvmErrno), registers
 //! [`Convention::Kvm`](crate::Convention::Kvm).
 
-/// The leaf of the signature; EAX is the last leaf, 0 on old hosts means [`KVM_CPUID_FEATURES`].
+/// Leaf of the signature. EAX is the highest leaf; on old hosts it is 0, which means [`KVM_CPUID_FEATURES`].
 pub const KVM_CPUID_SIGNATURE: u32 = 0x4000_0000;
-/// The leaf of the features in EAX and the hints in EDX.
+/// Leaf of the features (EAX) and hints (EDX).
 pub const KVM_CPUID_FEATURES: u32 = 0x4000_0001;
 /// The signature in EBX, ECX and EDX; see [`signature_registers`](crate::signature_registers).
 pub const KVM_SIGNATURE: &[u8; 12] = b"KVMKVMKVM\0\0\0";
@@ -54,8 +54,8 @@ pub const KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: u32 = 24;
 /// Bit of EDX: vCPUs are never preempted for long.
 pub const KVM_HINTS_REALTIME: u32 = 0;
 
-/// The bits of EAX whose use is a hypercall: what a VMM hides from a guest when calls that KVM answered
-/// would reach the VMM, which is slower.
+/// The bits of EAX for features that the guest uses through hypercalls. A VMM hides them when it takes
+/// over all hypercalls, since KVM answers these calls faster.
 pub const KVM_FEATURES_BY_HYPERCALL: u32 = 1 << KVM_FEATURE_PV_UNHALT
     | 1 << KVM_FEATURE_PV_SEND_IPI
     | 1 << KVM_FEATURE_PV_SCHED_YIELD
@@ -63,7 +63,7 @@ pub const KVM_FEATURES_BY_HYPERCALL: u32 = 1 << KVM_FEATURE_PV_UNHALT
 
 /// Wall clock, the old number.
 pub const MSR_KVM_WALL_CLOCK: u32 = 0x11;
-/// kvmclock of a vCPU, the old number.
+/// A vCPU's kvmclock, the old number.
 pub const MSR_KVM_SYSTEM_TIME: u32 = 0x12;
 /// The first MSR of KVM's own range.
 pub const MSR_KVM_FIRST: u32 = 0x4b56_4d00;
@@ -71,7 +71,7 @@ pub const MSR_KVM_FIRST: u32 = 0x4b56_4d00;
 pub const MSR_KVM_LAST: u32 = 0x4b56_4dff;
 /// Wall clock: GPA of a `pvclock_wall_clock`, aligned to 4.
 pub const MSR_KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
-/// kvmclock of a vCPU: GPA of a `pvclock_vcpu_time_info`, bit 0 enables.
+/// A vCPU's kvmclock: GPA of a `pvclock_vcpu_time_info`, bit 0 enables.
 pub const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 /// Asynchronous page faults: GPA aligned to 64, flags below.
 pub const MSR_KVM_ASYNC_PF_EN: u32 = 0x4b56_4d02;
@@ -79,13 +79,14 @@ pub const MSR_KVM_ASYNC_PF_EN: u32 = 0x4b56_4d02;
 pub const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 /// EOI without an exit: GPA aligned to 4, bit 0 enables.
 pub const MSR_KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
-/// Bit 0: the host polls when the guest halts.
+/// Bit 0: the host may poll when the guest halts.
 pub const MSR_KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
 /// Bits 7:0: the vector of "page ready" interrupts.
 pub const MSR_KVM_ASYNC_PF_INT: u32 = 0x4b56_4d06;
-/// Bit 0: "page ready" was taken.
+/// Bit 0: the guest has handled a "page ready" event.
 pub const MSR_KVM_ASYNC_PF_ACK: u32 = 0x4b56_4d07;
-/// Bit 0 ([`KVM_MIGRATION_READY`]): the guest may be migrated. KVM has no handler, the VMM takes it by filter.
+/// Bit 0 ([`KVM_MIGRATION_READY`]): the guest may be migrated. KVM has no handler; the VMM handles it through
+/// an MSR filter.
 pub const MSR_KVM_MIGRATION_CONTROL: u32 = 0x4b56_4d08;
 
 /// The enable bit of the MSRs that hold an address.
@@ -93,25 +94,25 @@ pub const KVM_MSR_ENABLED: u64 = 1;
 /// The bit of [`MSR_KVM_MIGRATION_CONTROL`].
 pub const KVM_MIGRATION_READY: u64 = 1;
 
-/// Look for pending interrupts; no arguments, returns 0.
+/// Check for pending interrupts. No arguments, returns 0.
 pub const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
-/// Batched MMU operations; removed from KVM, answered with `-KVM_ENOSYS`.
+/// Batched MMU operations. Removed from KVM, which returns `-KVM_ENOSYS`.
 pub const KVM_HC_MMU_OP: u64 = 2;
 /// Wake a halted vCPU: argument 0 is flags (0), argument 1 its APIC ID. Needs [`KVM_FEATURE_PV_UNHALT`].
 pub const KVM_HC_KICK_CPU: u64 = 5;
-/// TSC and wall clock as one pair: argument 0 is the GPA of a [`kvm_clock_pairing`], argument 1 the clock,
-/// [`KVM_CLOCK_PAIRING_WALLCLOCK`]. Other clocks are `-KVM_EOPNOTSUPP`.
+/// Read TSC and wall clock together: argument 0 is the GPA of a [`kvm_clock_pairing`], argument 1 the
+/// clock, [`KVM_CLOCK_PAIRING_WALLCLOCK`]. Other clocks return `-KVM_EOPNOTSUPP`.
 pub const KVM_HC_CLOCK_PAIRING: u64 = 9;
-/// Send an IPI: arguments 0 and 1 are a bitmap of APIC IDs (64 bits each, 32 from 32-bit callers), argument 2
-/// is the lowest APIC ID, argument 3 the ICR. Returns how many vCPUs got it. Needs [`KVM_FEATURE_PV_SEND_IPI`].
+/// Send an IPI: arguments 0 and 1 are a bitmap of APIC IDs (64 bits each, 32 from 32-bit callers), argument 2 is the
+/// lowest APIC ID, argument 3 the ICR. Returns the number of vCPUs that got it. Needs [`KVM_FEATURE_PV_SEND_IPI`].
 pub const KVM_HC_SEND_IPI: u64 = 10;
-/// Yield to a vCPU that was preempted: argument 0 is its APIC ID. Needs [`KVM_FEATURE_PV_SCHED_YIELD`].
+/// Yield to a preempted vCPU: argument 0 is its APIC ID. Needs [`KVM_FEATURE_PV_SCHED_YIELD`].
 pub const KVM_HC_SCHED_YIELD: u64 = 11;
 /// Convert pages between private and shared: GPA (page aligned), pages, attributes. Needs
 /// [`KVM_FEATURE_HC_MAP_GPA_RANGE`].
 pub const KVM_HC_MAP_GPA_RANGE: u64 = 12;
 
-/// The one clock of [`KVM_HC_CLOCK_PAIRING`].
+/// The only clock of [`KVM_HC_CLOCK_PAIRING`].
 pub const KVM_CLOCK_PAIRING_WALLCLOCK: u64 = 0;
 /// Attribute of [`KVM_HC_MAP_GPA_RANGE`]: pages of 4 KiB.
 pub const KVM_MAP_GPA_RANGE_PAGE_SZ_4K: u64 = 0;
@@ -140,7 +141,7 @@ pub const fn feature_of_call(nr: u64) -> Option<u32> {
     }
 }
 
-/// What [`KVM_HC_CLOCK_PAIRING`] writes into guest memory: 64 bytes, little-endian.
+/// What [`KVM_HC_CLOCK_PAIRING`] writes to guest memory: 64 bytes, little-endian.
 #[allow(non_camel_case_types, reason = "the ABI's name")]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,7 +150,7 @@ pub struct kvm_clock_pairing {
     pub sec: i64,
     /// Nanoseconds of the host's wall clock, below 10^9.
     pub nsec: i64,
-    /// The guest's TSC at that time.
+    /// The guest's TSC at the same time.
     pub tsc: u64,
     /// 0.
     pub flags: u32,

@@ -4,33 +4,33 @@
 //! The ABI between paravirtual guests and hosts: types and numbers, no policy, no dependencies.
 //!
 //! In 2007 KVM got a hypercall API that a guest turns on by writing an MSR: "KVM: add MSR based hypercall
-//! API". It was removed within a year; what it gives a VMM in user space is a way for a guest to find its
-//! host and to call it by code that the *host* chooses. This crate is that ABI as both sides need it, with the
-//! numbers of the paravirtual interfaces around it.
+//! API". It was removed within a year. It lets a guest find its host and call it with code that the *host*
+//! chooses, which is useful to a VMM in user space. This crate has that ABI for both sides, and the constants
+//! of related paravirtual interfaces.
 //!
 //! 1. A vCPU fills a page, [`kvm_vcpu_para_state`], with its API version and the address of a stub, and
 //!    presets the two fields that the host answers in.
 //! 2. It writes the page's guest-physical address to the MSR [`MSR_KVM_API_MAGIC`]. #GP means that there is
-//!    no host of this ABI, or that the address is misaligned or no memory.
-//! 3. The host writes `host_version`; then it refuses with `ret` = -[`KVM_EINVAL`](ParaErrno::KVM_EINVAL),
-//!    or replaces the first four bytes of the stub and writes `ret` = 0.
-//! 4. From then on the guest calls the stub, by the registers of a [`Convention`].
+//!    no host of this ABI, or that the address is misaligned or isn't memory.
+//! 3. The host writes `host_version`. Then it either refuses with `ret` =
+//!    -[`KVM_EINVAL`](ParaErrno::KVM_EINVAL), or replaces the first four bytes of the stub and writes `ret` = 0.
+//! 4. From then on the guest calls the stub, with registers as a [`Convention`] says.
 //!
-//! | module or type | is |
+//! | module or type | what it is |
 //! |---|---|
-//! | [`kvm_vcpu_para_state`], [`ParaStatePayload`] | the page, and a copy of the 24 bytes that mean something |
-//! | [`ParaErrno`], [`KvmErrno`] | the errors of registrations and those of calls, which share names, not values |
-//! | [`Convention`], [`Layout`], [`Registers`], [`Call`] | which register holds what, as data and as functions |
-//! | [`Registration`] | what a registration came to, as the guest can know it |
-//! | [`STUB_UNPATCHED`] | the guest's stub |
-//! | [`kvm`], [`xen`], [`hyperv`] | MSRs, CPUID leaves, features and call numbers of others |
+//! | [`kvm_vcpu_para_state`], [`ParaStatePayload`] | the page, and a copy of its 24 meaningful bytes |
+//! | [`ParaErrno`], [`KvmErrno`] | the errors of registrations and of calls: same names, different values |
+//! | [`Convention`], [`Layout`], [`Registers`], [`Call`] | the register conventions, as data and as functions |
+//! | [`Registration`] | the result of a registration, as the guest sees it |
+//! | [`STUB_UNPATCHED`] | the guest's stub before the host patches it |
+//! | [`kvm`], [`xen`], [`hyperv`] | MSRs, CPUID leaves, features and call numbers of other interfaces |
 //! | [`vmm`] | numbers for calls to a VMM in user space |
 //! | `guest` (feature `guest`, x86-64) | what a Rust kernel needs to register and to call |
 //!
-//! `include/para_abi.h` is the guest's half for C. All `unsafe` is in `src/guest.rs`, without the feature
+//! `include/para_abi.h` is the guest's side for C. All `unsafe` is in `src/guest.rs`; without the feature
 //! `guest` it is forbidden.
 //!
-//! # Example: a host's side of a call
+//! # Example: the host's side of a call
 //!
 //! ```
 //! use para_abi::{Convention, KvmErrno, Registers, Width, vmm};

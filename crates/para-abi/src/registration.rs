@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a registration came to, as the guest sees it.
+//! The result of a registration, as the guest sees it.
 
 use core::fmt;
 
@@ -19,7 +19,7 @@ impl fmt::Display for GpFault {
 
 impl core::error::Error for GpFault {}
 
-/// What a guest knows after the WRMSR.
+/// What a guest knows about its registration after the WRMSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
     /// This vCPU is registered: the stub is patched.
@@ -27,26 +27,26 @@ pub enum Registration {
         /// The host's API version.
         host_version: u32,
     },
-    /// There is a host, and it said no: this guest is too new for it or the stub's address no good. What was
-    /// registered before is unchanged.
+    /// There is a host, but it refused: the guest is too new for it, or it can't patch the stub's address.
+    /// An earlier registration is unchanged.
     Refused {
-        /// The host's API version; the guest is too new if it is below the guest's.
+        /// The host's API version. If it is below the guest's, the guest is too new.
         host_version: u32,
         /// The host's error, `-KVM_EINVAL` in 32 bits.
         ret: u32,
     },
     /// #GP: no host of this ABI, or the page's address is misaligned or isn't memory.
     Fault,
-    /// The write was swallowed: nobody touched the page. A host that ignores unknown MSRs does that
-    /// (hole H15), and so does a host that was told another address (hole H14).
+    /// The write had no effect on the page. Either the host ignores unknown MSRs (hole H15), or it
+    /// was given another page's address (hole H14).
     Swallowed,
 }
 
 impl Registration {
-    /// Tells the four apart: `wrmsr` is what the instruction did, `after` the page as it then was.
+    /// Classifies a registration: `wrmsr` is the result of the instruction, `after` the page after it.
     ///
-    /// `host_version` decides whether a host acted, since a refusal leaves `ret` at the guest's own preset. The
-    /// page counts only if the guest had preset both fields to [`PARA_PRESET`].
+    /// `host_version` decides whether a host acted, because a refusal leaves `ret` equal to the guest's own
+    /// preset. The result is only right if the guest preset both fields to [`PARA_PRESET`].
     ///
     /// ```
     /// use para_abi::{GpFault, ParaStatePayload, Registration};
@@ -73,13 +73,13 @@ impl Registration {
         }
     }
 
-    /// Whether calls reach the host from now on.
+    /// Whether calls now reach the host.
     pub const fn is_registered(self) -> bool {
         matches!(self, Self::Registered { .. })
     }
 
-    /// Whether there is a host of this ABI, and which version it has. A guest that registers with
-    /// `guest_version` [`u32::MAX`] probes for it without side effects: it is always refused.
+    /// The version of the host, `None` if there is no host of this ABI. A guest can probe for it by
+    /// registering with `guest_version` [`u32::MAX`], which is always refused and has no side effects.
     pub const fn host_version(self) -> Option<u32> {
         match self {
             Self::Registered { host_version } | Self::Refused { host_version, .. } => {
@@ -104,7 +104,7 @@ impl fmt::Display for Registration {
                 )
             }
             Self::Fault => f.write_str(
-                "no para host: WRMSR raised #GP(0), or it didn't like the page's address",
+                "no para host, or one that rejects the page's address: WRMSR raised #GP(0)",
             ),
             Self::Swallowed => {
                 f.write_str("no para host: WRMSR was ignored and the page is untouched")

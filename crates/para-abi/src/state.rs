@@ -5,30 +5,30 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
-/// The MSR whose write registers a vCPU's [`kvm_vcpu_para_state`]: `EDX:EAX` is the page's
+/// Writing this MSR registers a vCPU's [`kvm_vcpu_para_state`]. `EDX:EAX` is the page's
 /// guest-physical address, all 64 bits of it.
 ///
-/// Reading it is #GP, whatever the original's comment says about an RDMSR: no host implemented that.
+/// Reading it is #GP. A comment in the original patch mentions RDMSR, but no host implemented it.
 /// Source: the 2007 patch "KVM: add MSR based hypercall API".
 pub const MSR_KVM_API_MAGIC: u32 = 0x8765_5678;
 
 /// The version of this ABI, and the newest `guest_version` a host accepts.
 ///
-/// A host supports all older guests; 0 is accepted, too.
+/// A host accepts all older guests, including version 0.
 pub const KVM_PARA_API_VERSION: u32 = 1;
 
-/// What a guest puts into `host_version` and `ret` before it registers, to see later who wrote them.
+/// The value that a guest stores in `host_version` and `ret` before it registers, to see afterwards
+/// whether a host wrote them.
 ///
-/// As `ret` it can't be told from a refusal, which is the same number ([`ParaErrno::KVM_EINVAL`]); only
-/// `host_version` proves that a host acted.
+/// In `ret` it equals a refusal ([`ParaErrno::KVM_EINVAL`]), so only `host_version` proves that a host acted.
 ///
 /// [`ParaErrno::KVM_EINVAL`]: crate::ParaErrno::KVM_EINVAL
 pub const PARA_PRESET: u32 = 0xffff_ffff;
 
-/// Size and alignment of [`kvm_vcpu_para_state`] in bytes, and what a guest puts into its `size`.
+/// Size and alignment of [`kvm_vcpu_para_state`] in bytes, and the value of its `size`.
 pub const PARA_STATE_SIZE: usize = 4096;
 
-/// How many bytes of the page have a meaning. A host touches no other.
+/// The number of meaningful bytes at the start of the page. A host touches no others.
 pub const PARA_STATE_PAYLOAD: usize = 24;
 
 /// Offset of `guest_version`, a `u32` that the guest writes.
@@ -42,24 +42,22 @@ pub const OFFSET_RET: usize = 12;
 /// Offset of `hypercall_gpa`, a `u64` that the guest writes.
 pub const OFFSET_HYPERCALL_GPA: usize = 16;
 
-/// The page that a vCPU registers, in the layout of the 2007 ABI: little-endian, aligned to 4096 bytes
-/// and as large.
+/// The page that a vCPU registers, in the layout of the 2007 ABI: little-endian, 4096 bytes, aligned to 4096.
 ///
-/// A host reads and writes [`ParaStatePayload`] through guest memory instead, so that it never holds a
-/// reference into memory that a guest changes.
+/// A host uses [`ParaStatePayload`] instead, so that it never holds a reference into memory that a guest can change.
 #[allow(non_camel_case_types, reason = "the ABI's name")]
 #[repr(C, align(4096))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct kvm_vcpu_para_state {
     /// The API version the guest was built for.
     pub guest_version: u32,
-    /// The host's API version; [`PARA_PRESET`] until a host wrote it.
+    /// The host's API version, [`PARA_PRESET`] until a host writes it.
     pub host_version: u32,
     /// The guest's `sizeof` of this structure. Hosts ignore it.
     pub size: u32,
-    /// 0 when registered, the negated error when refused; [`PARA_PRESET`] until a host wrote it.
+    /// 0 if registered, the negated error if refused; [`PARA_PRESET`] until a host writes it.
     pub ret: u32,
-    /// Guest-physical address of the instructions that the host replaces; any alignment.
+    /// Guest-physical address of the instructions that the host replaces. Any alignment.
     pub hypercall_gpa: u64,
 }
 
@@ -75,7 +73,7 @@ const _: () = {
 };
 
 impl kvm_vcpu_para_state {
-    /// A page that is ready to be registered: this ABI's version and size, both answers preset.
+    /// A page that is ready to be registered: this ABI's version and size, with both answers preset.
     pub const fn new(hypercall_gpa: u64) -> Self {
         let payload = ParaStatePayload::new(hypercall_gpa);
         Self {
@@ -87,7 +85,7 @@ impl kvm_vcpu_para_state {
         }
     }
 
-    /// The fields without the page around them.
+    /// The meaningful fields of the page.
     pub const fn payload(&self) -> ParaStatePayload {
         ParaStatePayload {
             guest_version: self.guest_version,
@@ -101,7 +99,7 @@ impl kvm_vcpu_para_state {
 
 /// The meaningful bytes of a [`kvm_vcpu_para_state`], as one copy.
 ///
-/// A host copies them once and decides on the copy: other vCPUs may change the page meanwhile.
+/// A host copies them once and decides on the copy, because other vCPUs may change the page at the same time.
 ///
 /// # Example
 ///
@@ -120,7 +118,7 @@ pub struct ParaStatePayload {
     pub guest_version: u32,
     /// The host's API version, or the guest's preset.
     pub host_version: u32,
-    /// What the guest takes the structure's size to be. Hosts ignore it.
+    /// The structure's size according to the guest. Hosts ignore it.
     pub size: u32,
     /// 0, a negated error, or the guest's preset.
     pub ret: u32,
@@ -129,7 +127,7 @@ pub struct ParaStatePayload {
 }
 
 impl ParaStatePayload {
-    /// What a guest of this ABI's version writes before it registers.
+    /// The fields that a guest of this ABI's version writes before it registers.
     pub const fn new(hypercall_gpa: u64) -> Self {
         Self {
             guest_version: KVM_PARA_API_VERSION,
@@ -171,7 +169,7 @@ impl ParaStatePayload {
         bytes
     }
 
-    /// Whether a host must refuse this guest: it is newer than the host (rule R6).
+    /// Whether this guest is newer than the host, which must then refuse it (rule R6).
     pub const fn is_newer_than_host(&self) -> bool {
         self.guest_version > KVM_PARA_API_VERSION
     }
@@ -181,10 +179,10 @@ const fn u32_at(bytes: &[u8; PARA_STATE_PAYLOAD], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Whether `gpa` can be a [`kvm_vcpu_para_state`]'s address: a multiple of 4096, in 64 bits (rule R3).
+/// Whether `gpa` is aligned as a [`kvm_vcpu_para_state`] must be: a multiple of 4096, in 64 bits (rule R3).
 ///
-/// A mask, not a rounding up: nothing wraps near 2^64. Whether there is memory is another question,
-/// and it comes after this one.
+/// It masks instead of rounding up, so nothing wraps near 2^64. A host checks the alignment first,
+/// and only then whether there is memory.
 ///
 /// ```
 /// use para_abi::is_para_state_aligned;

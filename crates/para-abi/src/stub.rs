@@ -1,21 +1,21 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The guest's stub before a host patched it.
+//! The guest's stub before a host patches it.
 
-/// How many bytes the known guests reserve for the stub.
+/// The number of bytes that the known guests reserve for the stub.
 pub const STUB_LEN: usize = 6;
 
-/// How many of them a host may replace: three for an instruction, one for its `ret`.
+/// The number of bytes that a host replaces: three for an instruction, one for `ret`.
 pub const STUB_PATCH_LEN: usize = 4;
 
-/// What the guest puts there: `mov eax, -38; ret`. Bytes 4 and 5 stay when a host patched the others.
+/// The unpatched stub: `mov eax, -38; ret`. A host never writes bytes 4 and 5.
 pub const STUB_UNPATCHED: [u8; STUB_LEN] = [0xb8, 0xda, 0xff, 0xff, 0xff, 0xc3];
 
-/// What a call returns while nobody patched the stub: -38 in 32 bits, zero-extended.
+/// The result of a call of the unpatched stub: -38 in 32 bits, zero-extended.
 ///
-/// That is Linux's `-ENOSYS`, not [`KvmErrno::KVM_ENOSYS`](crate::KvmErrno::KVM_ENOSYS): -38 says that there is
-/// no host, -1000 that the host doesn't know the call.
+/// This is Linux's `-ENOSYS`, not [`KvmErrno::KVM_ENOSYS`](crate::KvmErrno::KVM_ENOSYS): -38 means that there
+/// is no host, -1000 that the host doesn't know the call.
 pub const STUB_UNPATCHED_RESULT: u64 = 0xffff_ffda;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Numbers for calls to a VMM in user space, out of the way of KVM's, Xen's and Hyper-V's.
+//! Numbers for calls to a VMM in user space, outside the ranges of KVM, Xen and Hyper-V.
 //!
-//! The range is `0x4d56_0000` ("MV") to `0x4d56_ffff`. What isn't listed is reserved and answered with
-//! [`KvmErrno::KVM_ENOSYS`], as is a call that this VMM doesn't offer; a caller outside CPL 0 gets
-//! [`KvmErrno::KVM_EPERM`]. Where KVM itself answers a guest's calls, none of these exists, and all are
-//! `KVM_ENOSYS`. The numbers fit 32 bits, so 32-bit guests reach them, too.
+//! The range is `0x4d56_0000` ("MV") to `0x4d56_ffff`. Numbers that aren't listed are reserved. They
+//! return [`KvmErrno::KVM_ENOSYS`], as do calls that the VMM doesn't offer. A caller outside CPL 0 gets
+//! [`KvmErrno::KVM_EPERM`]. If KVM itself answers a guest's calls, all of these return `KVM_ENOSYS`.
+//! The numbers fit in 32 bits, so 32-bit guests can use them.
 //!
 //! | number | arguments | returns |
 //! |---|---|---|
@@ -23,9 +23,9 @@ pub const VMM_HC_BASE: u64 = 0x4d56_0000;
 /// The last number of the range.
 pub const VMM_HC_LAST: u64 = 0x4d56_ffff;
 
-/// Does nothing and returns 0: the round trip alone.
+/// Does nothing and returns 0. It measures the round trip.
 pub const VMM_HC_NOP: u64 = VMM_HC_BASE;
-/// Says how far the guest's boot has come: argument 0 is any number, the VMM logs it with the time.
+/// Reports boot progress: argument 0 is any number, which the VMM logs with the time.
 pub const VMM_HC_BOOT_MARK: u64 = VMM_HC_BASE + 1;
 /// Ends the VM: argument 0, 0 to 255, becomes the VMM's exit status.
 pub const VMM_HC_EXIT: u64 = VMM_HC_BASE + 2;

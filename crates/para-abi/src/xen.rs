@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a Xen hypercall page needs: where the guest finds its MSR, how the page is divided, numbers.
+//! Constants of the Xen hypercall page: the CPUID leaf that names its MSR, the page's layout, call numbers.
 //!
-//! A Xen guest reads CPUID leaf base + 2, writes a page's guest-physical address to the MSR in EBX, and
-//! calls slot `nr` of that page. KVM writes all 128 slots alike: `mov eax, nr; vmcall|vmmcall; ret`, then
-//! `int3`. Registers are [`Convention::Xen`](crate::Convention::Xen). Sources: Xen's public headers
-//! (`arch-x86/cpuid.h`, `xen.h`) and the KVM API, `KVM_XEN_HVM_CONFIG` (4.31) and `KVM_EXIT_XEN`.
+//! A Xen guest reads CPUID leaf base + 2, writes a page's guest-physical address to the MSR in EBX, and calls
+//! slot `nr` of that page. KVM writes the same code to all 128 slots: `mov eax, nr; vmcall|vmmcall; ret`,
+//! then `int3`. The registers are those of [`Convention::Xen`](crate::Convention::Xen). Sources: Xen's public
+//! headers (`arch-x86/cpuid.h`, `xen.h`) and the KVM API, `KVM_XEN_HVM_CONFIG` (4.31) and `KVM_EXIT_XEN`.
 
 #![allow(non_upper_case_globals, reason = "the names of Xen's headers")]
 
@@ -14,7 +14,7 @@
 pub const XEN_CPUID_FIRST_LEAF: u32 = 0x4000_0000;
 /// The last base leaf a guest looks at.
 pub const XEN_CPUID_LAST_BASE: u32 = 0x4000_ff00;
-/// The distance of base leaves; Xen moves up when it offers Hyper-V's leaves, too.
+/// The distance between base leaves. Xen moves up when it also offers Hyper-V's leaves.
 pub const XEN_CPUID_STRIDE: u32 = 0x100;
 /// The signature in EBX, ECX and EDX of the base leaf.
 pub const XEN_SIGNATURE: &[u8; 12] = b"XenVMMXenVMM";
@@ -23,28 +23,28 @@ pub const XEN_CPUID_VERSION: u32 = 1;
 /// Base leaf + this: EAX is the number of hypercall pages, EBX their MSR.
 pub const XEN_CPUID_HYPERCALL: u32 = 2;
 
-/// The MSR that Xen announces when Hyper-V's MSRs aren't offered.
+/// The MSR that Xen announces if it doesn't offer Hyper-V's MSRs.
 pub const XEN_HYPERCALL_MSR: u32 = 0x4000_0000;
-/// The MSR that Xen announces next to Hyper-V's, and KVM's tests use.
+/// The MSR that Xen announces alongside Hyper-V's. KVM's tests use it too.
 pub const XEN_HYPERCALL_MSR_VIRIDIAN: u32 = 0x4000_0200;
-/// The lowest MSR that KVM takes for hypercall pages, from Linux 6.15 on.
+/// The lowest MSR that KVM accepts for hypercall pages since Linux 6.15.
 pub const KVM_XEN_MSR_MIN_INDEX: u32 = 0x4000_0000;
-/// The highest MSR that KVM takes for hypercall pages, from Linux 6.15 on.
+/// The highest MSR that KVM accepts for hypercall pages since Linux 6.15.
 pub const KVM_XEN_MSR_MAX_INDEX: u32 = 0x4fff_ffff;
 
 /// The size of a hypercall page in bytes.
 pub const XEN_HYPERCALL_PAGE_SIZE: usize = 4096;
 /// The size of a slot in bytes.
 pub const XEN_HYPERCALL_SLOT_SIZE: usize = 32;
-/// How many calls a page has slots for.
+/// The number of slots in a page.
 pub const XEN_HYPERCALL_SLOTS: usize = 128;
 
 const _: () = assert!(XEN_HYPERCALL_SLOTS * XEN_HYPERCALL_SLOT_SIZE == XEN_HYPERCALL_PAGE_SIZE);
 
-/// KVM_CAP_XEN_HVM: KVM takes the MSR and writes the page.
+/// KVM_CAP_XEN_HVM: KVM handles the MSR and writes the page.
 pub const KVM_XEN_HVM_CONFIG_HYPERCALL_MSR: u32 = 1 << 0;
-/// KVM_CAP_XEN_HVM: every VMCALL of the VM becomes a `KVM_EXIT_XEN`. KVM's configuration needs an MSR that
-/// isn't 0, else it does nothing.
+/// KVM_CAP_XEN_HVM: every VMCALL of the VM becomes a `KVM_EXIT_XEN`. Without an MSR other than 0 in the
+/// configuration, KVM ignores it.
 pub const KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL: u32 = 1 << 1;
 
 /// Memory reservations and the physmap.
@@ -57,7 +57,7 @@ pub const __HYPERVISOR_xen_version: u64 = 17;
 pub const __HYPERVISOR_console_io: u64 = 18;
 /// Shared memory between domains.
 pub const __HYPERVISOR_grant_table_op: u64 = 20;
-/// Returns from an exception in a PV guest; on Xen its slot differs from the others.
+/// Returns from an exception in a PV guest. On Xen its slot differs from the others.
 pub const __HYPERVISOR_iret: u64 = 23;
 /// vCPU registration and timers. KVM may answer it itself.
 pub const __HYPERVISOR_vcpu_op: u64 = 24;
@@ -70,7 +70,7 @@ pub const __HYPERVISOR_physdev_op: u64 = 33;
 /// Parameters of an HVM guest.
 pub const __HYPERVISOR_hvm_op: u64 = 34;
 
-/// Where in a hypercall page the code for `nr` stands; `None` beyond the last slot.
+/// The offset of the code for `nr` in a hypercall page, `None` beyond the last slot.
 ///
 /// ```
 /// use para_abi::xen;
@@ -86,7 +86,7 @@ pub const fn slot_offset(nr: u64) -> Option<usize> {
     }
 }
 
-/// Whether KVM takes `msr` for hypercall pages: 0 turns the page off, other numbers must be in range.
+/// Whether KVM accepts `msr` for hypercall pages: 0 turns the page off, other numbers must be in range.
 pub const fn is_hypercall_msr(msr: u32) -> bool {
     msr == 0 || (msr >= KVM_XEN_MSR_MIN_INDEX && msr <= KVM_XEN_MSR_MAX_INDEX)
 }

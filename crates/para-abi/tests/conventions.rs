@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The register conventions against tables of their own and against themselves.
+//! The register conventions: checked against independent tables, and for consistency.
 
 use para_abi::{Call, Convention, KvmErrno, ParaErrno, Register, Registers, Width};
 use proptest::prelude::*;
@@ -140,7 +140,7 @@ fn results_of_legacy_calls_are_cut_and_zero_extended() {
 
 #[test]
 fn h12_eperm_of_a_call_is_not_einval_of_the_registration() {
-    // Both are "1", and a caller sees -1 in 64 bits where the page has it in 32.
+    // Both are 1. A caller sees -1 in 64 bits, the page holds it in 32.
     let mut registers = Registers::default();
     Convention::Kvm.set_result(Width::Long, &mut registers, KvmErrno::KVM_EPERM.as_ret());
     assert_eq!(registers.rax, u64::MAX);
@@ -184,7 +184,7 @@ fn any_convention() -> impl Strategy<Value = (Convention, Width)> {
 }
 
 proptest! {
-    /// What a caller puts into the registers is what the host takes out, as far as both have room.
+    /// The host reads the call that the caller wrote, up to the convention's width and arguments.
     #[test]
     fn a_call_survives_the_registers(
         (convention, width) in any_convention(),
@@ -199,7 +199,7 @@ proptest! {
         prop_assert_eq!(convention.call(width, &registers), Call { nr: nr & layout.mask, args: kept });
     }
 
-    /// Taking a call out of registers and putting it back changes nothing that counts.
+    /// Decoding a call and writing it back changes nothing that counts.
     #[test]
     fn registers_survive_the_call((convention, width) in any_convention(), before in any_registers()) {
         let mut after = before;

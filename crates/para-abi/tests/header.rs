@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `include/para_abi.h` and the system's KVM headers against the Rust side, by the system's `cc`.
+//! Compares `include/para_abi.h` and the system's KVM headers with the Rust side, through the system's `cc`.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -138,7 +138,7 @@ fn kvms_own() -> Vec<(&'static str, u64)> {
     }
 }
 
-/// A directory with the header, for one test; `None`, said out loud, if there is no compiler.
+/// A directory with the header, for one test. Without a compiler it prints a skip and is `None`.
 struct Cc {
     test: &'static str,
     directory: PathBuf,
@@ -154,14 +154,14 @@ impl Cc {
             std::env::temp_dir().join(format!("para-abi-{}-{test}", std::process::id()));
         fs::create_dir_all(directory.join("linux")).unwrap();
         fs::write(directory.join("para_abi.h"), HEADER).unwrap();
-        // What <linux/types.h> is to a kernel.
+        // Stands in for a kernel's <linux/types.h>.
         let types = "typedef unsigned int u32;\ntypedef unsigned long long u64;\n";
         fs::create_dir_all(directory.join("kernel/linux")).unwrap();
         fs::write(directory.join("kernel/linux/types.h"), types).unwrap();
         Some(Self { test, directory })
     }
 
-    /// Compiles `source`; the error is the compiler's.
+    /// Compiles `source`. The error is the compiler's output.
     fn compile(&self, source: &str, arguments: &[&str]) -> Result<PathBuf, String> {
         let (input, program) = (self.directory.join("test.c"), self.directory.join("test"));
         fs::write(&input, source).unwrap();
@@ -179,7 +179,7 @@ impl Cc {
         }
     }
 
-    /// Compiles and runs a program; its output.
+    /// Compiles and runs a program, and returns its output.
     fn run(&self, source: &str, arguments: &[&str]) -> String {
         let program = self
             .compile(source, arguments)
@@ -214,7 +214,7 @@ impl Cc {
 
 impl Drop for Cc {
     fn drop(&mut self) {
-        // Nothing depends on it.
+        // A directory that stays behind does no harm.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
@@ -223,7 +223,7 @@ fn skip(test: &str, reason: &str) {
     eprintln!("SKIP: {test}: {reason}");
 }
 
-/// The macros of the header that stand for a number.
+/// The header's macros that are numbers.
 fn defined_numbers() -> BTreeMap<&'static str, &'static str> {
     let definitions = HEADER
         .lines()
@@ -296,7 +296,7 @@ fn the_header_compiles_wherever_guests_are_built() {
                   PARA_ABI_DEFINE_STUB(stub);\n\
                   struct kvm_vcpu_para_state page;\n";
     for (name, arguments) in variants {
-        // Without C++ or 32-bit code generation there is nothing to compile for.
+        // C++ and 32-bit code generation may be missing.
         if let Err(error) = cc.compile("int nothing;\n", &[arguments, &["-c"]].concat()) {
             skip(
                 cc.test,
@@ -356,7 +356,7 @@ fn todays_numbers_are_those_of_linuxs_headers() {
     assert_eq!(kvm::KVM_SIGNATURE, b"KVMKVMKVM\0\0\0");
 }
 
-/// The functions, run: what the page holds, what the classification says, what calls put where.
+/// Runs the functions: the page's contents, the classification, and the registers of calls.
 const BEHAVIOUR: &str = r#"
 #include <stdio.h>
 #include <string.h>
@@ -403,7 +403,7 @@ int main(void)
 }
 "#;
 
-/// A C++ kernel calls the stub by the name that the macro gives it in assembly.
+/// A C++ kernel calls the stub by the unmangled name that the macro defines in assembly.
 #[test]
 fn r9_the_stub_links_in_cpp() {
     let Some(cc) = Cc::new("r9_the_stub_links_in_cpp") else {

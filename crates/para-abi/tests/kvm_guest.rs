@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The guest's half in a real VM: this program's own code, copied into guest memory above 4 GiB, mapped
-//! there at the same virtual addresses and entered at CPL 0. The host is the smallest that plays its part.
+//! The guest's side in a real VM: this program's own code, copied to guest memory above 4 GiB, mapped at
+//! the same virtual addresses and entered at CPL 0. The host does only what the test needs.
 #![allow(
     unsafe_code,
     reason = "the guest is code of this crate, the memory is mapped by hand"
@@ -39,16 +39,16 @@ const fn code(registration: Registration) -> u64 {
     }
 }
 
-/// One argument. The compiler knows nothing of it, or it would make arrays of them by SSE instructions, which
-/// a KVM that emulates the guest doesn't know.
+/// One argument, hidden from the compiler. Otherwise it would build arrays of them with SSE instructions,
+/// which a KVM that emulates the guest may not know.
 fn a(value: u64) -> u64 {
     std::hint::black_box(value)
 }
 
-/// The guest. It runs without an operating system, so it calls nothing but this crate.
+/// The guest. It has no operating system, so it calls only this crate.
 extern "sysv64" fn guest_main(page_gpa: u64, stub_gpa: u64) -> ! {
     let stub = HypercallStub::built_in();
-    // SAFETY: the guest is at CPL 0 and its #GP handler uses the fixup; the addresses are the host's word.
+    // SAFETY: the guest is at CPL 0 and its #GP handler uses the fixup; the host passed the addresses.
     unsafe {
         RESULTS[0].store(
             stub.para(1, [a(0), a(0), a(0), a(0), a(0), a(0)]),
@@ -91,7 +91,7 @@ extern "sysv64" fn guest_fault(saved_rip: &mut u64) {
     }
 }
 
-// Vector 13: the error code is on top of the interrupted RIP. A fault of somebody else comes again.
+// Vector 13: the error code is on top of the interrupted RIP. A fault of other code happens again.
 global_asm!(
     "guest_fault_entry:",
     "push rax", "push rcx", "push rdx", "push rsi", "push rdi", "push r8", "push r9", "push r10", "push r11",
@@ -116,7 +116,7 @@ const STACK_TOP: u64 = 0x2_0000;
 const ROOT: u64 = 0x10_0000;
 const PORT: u16 = 0xf5;
 
-/// Guest memory, page tables and where this program's pages went.
+/// Guest memory, page tables and the guest addresses of this program's pages.
 struct Memory {
     low: *mut u8,
     high: *mut u8,
@@ -132,7 +132,7 @@ impl Memory {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
             );
-            // SAFETY: a new mapping, wherever the kernel likes; it stays until the process ends.
+            // SAFETY: a new mapping at an address of the kernel's choice. It stays until the process ends.
             let address =
                 unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) };
             assert_ne!(address, libc::MAP_FAILED);
@@ -161,7 +161,7 @@ impl Memory {
 
     fn write(&self, gpa: u64, bytes: &[u8]) {
         let target = self.host(gpa, bytes.len());
-        // SAFETY: `host` checked the range, and no vCPU runs meanwhile.
+        // SAFETY: `host` checked the range, and no vCPU runs.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
     }
 
@@ -188,7 +188,7 @@ impl Memory {
         );
     }
 
-    /// Copies this program's image, with the anonymous memory behind it, to the same virtual addresses.
+    /// Maps a copy of this program's image, and of the anonymous memory after it, at the same virtual addresses.
     fn copy_program(&mut self) {
         let program = fs::read_link("/proc/self/exe").unwrap();
         let mut end = 0;
@@ -205,7 +205,7 @@ impl Memory {
             end = to;
             for address in (from..to).step_by(4096) {
                 let source = std::ptr::with_exposed_provenance::<[u8; 4096]>(address as usize);
-                // SAFETY: the kernel says that the page is there and readable; nothing writes what matters.
+                // SAFETY: the kernel lists the page as mapped and readable. Nothing writes the parts that matter.
                 let bytes = unsafe { source.read_volatile() };
                 let gpa = self.next_page;
                 self.next_page += 4096;
@@ -325,7 +325,7 @@ fn set_up_vcpu(kvm: &Kvm, vm: &VmFd, memory: &Memory) -> VcpuFd {
     vcpu
 }
 
-/// What a host does with the page: rules R3 to R8, without their checks of memory.
+/// The host's side: rules R3 to R8, without the memory checks.
 fn host_wrmsr(memory: &Memory, gpa: u64) -> bool {
     if !para_abi::is_para_state_aligned(gpa) {
         return false;
@@ -379,7 +379,7 @@ fn h14_a_guest_above_4_gib_registers_and_calls() {
     if !kvm.check_extension(Cap::X86UserSpaceMsr) || !kvm.check_extension(Cap::X86MsrFilter) {
         return skip("this KVM has no MSR filters");
     }
-    // SAFETY: a guest that hangs ends the test; no machine is that slow.
+    // SAFETY: `alarm` takes no memory. It ends the test if the guest hangs.
     unsafe { libc::alarm(600) };
     let (_vm, mut vcpu, memory) = set_up(&kvm);
     let (mut written, mut calls) = (Vec::new(), Vec::new());

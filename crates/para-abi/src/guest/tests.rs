@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::*;
 use crate::{KvmErrno, ParaErrno, Register, STUB_UNPATCHED, STUB_UNPATCHED_RESULT};
 
-/// What a fake host does with the page when the MSR is written.
+/// What the fake host does with the page on a write of the MSR.
 fn host(page: &ParaPage, ret: u32) {
     page.host_version.store(1, Ordering::Relaxed);
     page.ret.store(ret, Ordering::Relaxed);
@@ -69,7 +69,7 @@ fn r10_a_second_registration_presets_again() {
         Ok(())
     });
     assert!(first.is_registered());
-    // A host that went away leaves no trace of the first answer.
+    // The host is gone: nothing of its first answer may remain.
     assert_eq!(
         register_with(&page, 0x7000, |_, _| Ok(())),
         Registration::Swallowed
@@ -134,7 +134,7 @@ fn h1_h8_the_built_in_stub_is_one_aligned_word() {
 fn an_unpatched_stub_returns_minus_38() {
     let stub = HypercallStub::built_in();
     for convention in Convention::ALL {
-        // SAFETY: nobody patched the stub, it only returns.
+        // SAFETY: the stub isn't patched, so it only returns.
         let result = unsafe {
             stub.call(
                 convention,
@@ -157,7 +157,7 @@ fn an_unpatched_stub_returns_minus_38() {
 #[unsafe(no_mangle)]
 static PARA_ABI_TEST_SEEN: [AtomicU64; 10] = [const { AtomicU64::new(0) }; 10];
 
-// A stub that notes the registers and returns -1000.
+// A stub that records the registers and returns -1000.
 global_asm!(
     ".pushsection .text.para_abi_test, \"ax\", @progbits",
     "para_abi_test_recorder:",
@@ -268,7 +268,7 @@ extern "sysv64" fn lends_registers() {
     }
 }
 
-/// RBX and RBP are the compiler's, which isn't told that calls lend them.
+/// The compiler isn't told that calls swap RBX and RBP, so both must come back.
 #[test]
 fn calls_give_borrowed_registers_back() {
     let sentinel = 0x5eed_5eed_5eed_5eed_u64;
@@ -312,8 +312,8 @@ mod fault {
                 }
                 registers[libc::REG_RIP as usize] = resume as i64;
             }
-            // Somebody else's fault: let it happen again, and kill.
-            // SAFETY: resetting a signal's disposition is async-signal-safe.
+            // A fault of other code: let it happen again and kill the process. SAFETY: resetting a
+            // signal's disposition is async-signal-safe.
             None => unsafe {
                 libc::signal(libc::SIGSEGV, libc::SIG_DFL);
             },
