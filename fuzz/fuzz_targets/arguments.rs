@@ -14,8 +14,8 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use mini_vmm::cli::{self, Command};
-use mini_vmm::config;
-use mini_vmm::spec::{PartialSpec, VmSpec};
+use mini_vmm::config::file as config;
+use mini_vmm::config::{PartialSpec, VmSpec};
 
 fn comes_back(partial: PartialSpec) {
     let Ok(spec) = VmSpec::try_from(partial) else {

@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 use mini_vmm::boot::{self, BootRequest, Image};
 use mini_vmm::layout::{CMDLINE, CMDLINE_SIZE, MIB};
 use mini_vmm::memory;
-use mini_vmm::spec::{BootProtocol, Decompress};
+use mini_vmm::config::{BootProtocol, Decompress};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 static MEMORY: LazyLock<GuestMemoryMmap> =

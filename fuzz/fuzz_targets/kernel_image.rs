@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 use mini_vmm::boot::{self, BootRequest, Image};
 use mini_vmm::layout::MIB;
 use mini_vmm::memory;
-use mini_vmm::spec::{BootProtocol, Decompress};
+use mini_vmm::config::{BootProtocol, Decompress};
 use vm_memory::GuestMemoryMmap;
 
 const RAM: u64 = 32 * MIB;

@@ -13,8 +13,8 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use mini_vmm::config::{SerialSpec, VmSpec};
 use mini_vmm::outcome::Outcome;
-use mini_vmm::spec::{SerialSpec, VmSpec};
 use mini_vmm::vmm::{Handle, Vmm};
 
 /// Also a module of the tests, where nobody calls this.

@@ -3,39 +3,30 @@
 
 //! A small KVM virtual machine monitor that boots stock Linux kernels.
 //!
-//! Data flows one way: a [`spec::VmSpec`] becomes a machine, the machine runs until there is an
+//! Data flows one way: a [`config::VmSpec`] becomes a machine, the machine runs until there is an
 //! [`outcome::Outcome`], and the outcome becomes the exit code. `unsafe` has one address: `sys/`.
 
-pub mod acpi;
+mod acpi;
 pub mod boot;
 pub mod check;
 pub mod cli;
 pub mod config;
 pub mod console;
-pub mod control;
-pub mod cpu;
+mod cpu;
 pub mod demo;
 pub mod devices;
-pub mod hypercalls;
+pub mod hypercall;
 pub mod layout;
-mod loading;
 pub mod logging;
+pub mod machine;
 pub mod memory;
 pub mod outcome;
-pub mod para;
 pub mod plan;
 mod probe;
-pub mod spec;
 pub mod start_time;
-mod supervisor;
 mod sync;
 mod sys;
 mod text;
-
-pub mod vcpu_io;
-pub mod vcpu_state;
-pub mod vm;
-pub mod vm_state;
 pub mod vmm;
 
 pub use sys::allocator::share_heap;

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use mini_vmm::cli::{self, Command};
+use mini_vmm::config::file as config_file;
 use mini_vmm::outcome::EXIT_ERROR;
-use mini_vmm::{check, config, console, demo, logging, start_time, vmm};
+use mini_vmm::{check, console, demo, logging, start_time, vmm};
 
 /// Where the host's KVM is.
 const KVM: &str = "/dev/kvm";
@@ -44,10 +45,10 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
     match command {
         Command::Run(run) => {
-            let spec = config::resolve(run.flags, run.config.as_deref())?;
+            let spec = config_file::resolve(run.flags, run.config.as_deref())?;
             log::debug!("{spec:?}");
             if run.print_config {
-                print(config::to_json(&spec)?.as_bytes())?;
+                print(config_file::to_json(&spec)?.as_bytes())?;
                 return Ok(0);
             }
             console::spare(&spec.serial, run.config.as_deref())?;

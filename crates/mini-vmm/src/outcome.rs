@@ -33,13 +33,13 @@ pub enum Outcome {
     /// The guest wrote this value to the debug-exit port.
     DebugExit(u8),
     /// The guest ended the run with this status, by a hypercall (`VMM_HC_EXIT`), which there is on the
-    /// routes [`Pio`](crate::spec::HypercallRoute::Pio) and [`Forward`](crate::spec::HypercallRoute::Forward).
+    /// routes [`Pio`](crate::config::HypercallRoute::Pio) and [`Forward`](crate::config::HypercallRoute::Forward).
     GuestExit(u8),
     /// The VMM was told to end by this signal, and the guest did not power off in time.
     Signal(i32),
     /// The user typed the escape sequence on the console.
     ConsoleQuit,
-    /// [`Command::Stop`](crate::control::Command::Stop): whoever controls the machine ended the run. The command line
+    /// [`Command::Stop`](crate::vmm::control::Command::Stop): whoever controls the machine ended the run. The command line
     /// has no such client.
     Stopped,
 }

@@ -3,15 +3,15 @@
 
 //! What a machine is going to be: pure, made from its description, before anything exists.
 
+use crate::config::VmSpec;
 use crate::devices::{self, Slot};
-use crate::spec::VmSpec;
 
 /// The plan of a machine. The ACPI tables and the bus are both made from it, so they can't disagree.
 ///
 /// # Example
 /// ```
 /// use mini_vmm::plan::MachinePlan;
-/// use mini_vmm::spec::VmSpec;
+/// use mini_vmm::config::VmSpec;
 ///
 /// let plan = MachinePlan::new(&VmSpec::new("vmlinux"));
 /// let serial = plan.devices.iter().find(|device| device.id == "serial");

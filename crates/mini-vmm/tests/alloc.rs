@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hypercall_patch::{PioPort, Stub};
-use mini_vmm::hypercalls::{Clock, ConsoleSink, Interrupts, Ipi, Pair, Services};
+use mini_vmm::hypercall::calls::{Clock, ConsoleSink, Interrupts, Ipi, Pair, Services};
+use mini_vmm::hypercall::para::{CallRegisters, Gate, ParaHandler, RouteChoice, VcpuMsrs};
+use mini_vmm::machine::MachineIo;
 use mini_vmm::outcome::OutcomeLatch;
-use mini_vmm::para::{CallRegisters, Gate, ParaHandler, RouteChoice, VcpuMsrs};
-use mini_vmm::vcpu_io::MachineIo;
 use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_NOP};
 use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload, Registers};
 use vcpu_loop::bus::BusBuilder;

@@ -10,9 +10,9 @@ mod images;
 use std::path::Path;
 
 use mini_vmm::boot::{self, BootRequest, Error, FileError, Image, InitrdError, KernelError};
+use mini_vmm::config::{BootProtocol, Decompress};
 use mini_vmm::layout::MIB;
 use mini_vmm::memory;
-use mini_vmm::spec::{BootProtocol, Decompress};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use images::{AT, Bz, CASE, Case, GIB, PT_INTERP, Ph, RAM, code, elf, lz4_stored, patch};

@@ -14,9 +14,9 @@ use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_st
 use mini_vmm::boot::{
     self, BootRequest, Compression, Decompression, Format, Image, Loaded, NotDecompressed, Protocol,
 };
+use mini_vmm::config::{BootProtocol, Decompress};
 use mini_vmm::layout::{ACPI_TABLES, CMDLINE, MIB, PVH_START_INFO, ZERO_PAGE};
 use mini_vmm::memory;
-use mini_vmm::spec::{BootProtocol, Decompress};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use images::{

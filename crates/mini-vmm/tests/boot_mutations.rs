@@ -7,8 +7,8 @@
 
 mod images;
 
+use mini_vmm::config::{BootProtocol, Decompress};
 use mini_vmm::layout::MIB;
-use mini_vmm::spec::{BootProtocol, Decompress};
 use proptest::prelude::*;
 
 use images::{AT, Bz, CASE, Case, Ph, code, elf, lz4_stored, note};

@@ -18,9 +18,9 @@ use std::thread;
 use mini_vmm::boot::{
     self, BootRequest, Compression, Error, Image, NotDecompressed, Step, Unwatched, Watch, Work,
 };
+use mini_vmm::config::{BootProtocol, Decompress};
 use mini_vmm::layout::MIB;
 use mini_vmm::memory;
-use mini_vmm::spec::{BootProtocol, Decompress};
 use vm_memory::{Bytes, GuestAddress};
 
 use images::{AT, Bz, Ph, RAM, elf};

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use kvm_ioctls::{Kvm, VcpuExit};
 use mini_vmm::boot::{self, BootRequest, Image, Loaded};
+use mini_vmm::config::{BootProtocol, Decompress};
 use mini_vmm::memory::{self, MappedVm};
-use mini_vmm::spec::{BootProtocol, Decompress};
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 

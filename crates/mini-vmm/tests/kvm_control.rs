@@ -14,10 +14,10 @@ use std::thread;
 use std::time::Duration;
 
 use bare::{Asm, Vm, guest};
-use mini_vmm::control::{Command, Error, State};
+use mini_vmm::config::{OnReboot, SerialSpec, VmSpec};
 use mini_vmm::layout::{self, MIB};
 use mini_vmm::outcome::Outcome;
-use mini_vmm::spec::{OnReboot, SerialSpec, VmSpec};
+use mini_vmm::vmm::control::{Command, Error, State};
 use mini_vmm::vmm::{self, Handle, Vmm};
 use rustix::fs::{CWD, Mode, mkfifoat};
 

@@ -13,13 +13,13 @@ use std::time::Duration;
 use bare::{Vm, guest};
 use kvm_ioctls::Kvm;
 use mini_vmm::boot::Unwatched;
+use mini_vmm::config::{SerialSpec, VmSpec};
 use mini_vmm::console::{Console, ConsoleOutput};
 use mini_vmm::layout::MIB;
 use mini_vmm::logging::sentence;
+use mini_vmm::machine::MachineState;
+use mini_vmm::machine::{Images, Loading, Machine};
 use mini_vmm::outcome::OutcomeLatch;
-use mini_vmm::spec::{SerialSpec, VmSpec};
-use mini_vmm::vm::{Images, Loading, Machine};
-use mini_vmm::vm_state::MachineState;
 use vm_memory::{Bytes, GuestAddress};
 
 const RAM: u64 = 32 * MIB;

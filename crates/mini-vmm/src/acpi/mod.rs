@@ -73,7 +73,7 @@ pub enum Error {
 /// ```
 /// use mini_vmm::acpi::write_tables;
 /// use mini_vmm::plan::MachinePlan;
-/// use mini_vmm::spec::VmSpec;
+/// use mini_vmm::config::VmSpec;
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
 ///
 /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 32 << 20)])?;

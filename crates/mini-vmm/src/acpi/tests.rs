@@ -8,7 +8,7 @@ use std::process::Command;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::spec::{SerialSpec, VmSpec};
+use crate::config::{SerialSpec, VmSpec};
 
 /// Every combination that changes a table.
 fn machines() -> impl Iterator<Item = MachinePlan> {

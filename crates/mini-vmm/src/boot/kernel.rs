@@ -16,8 +16,8 @@ use super::image::Source;
 use super::looks::Looks;
 use super::watch::{Guard, Work};
 use super::{KERNEL, Protocol};
+use crate::config::{BootProtocol, Decompress};
 use crate::layout::{GIB, HIGH_RAM, MIB};
-use crate::spec::{BootProtocol, Decompress};
 
 /// Enough of a file to tell what it is.
 const HEAD: usize = 1024;

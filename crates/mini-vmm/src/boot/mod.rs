@@ -36,9 +36,9 @@ use self::kernel::{Plan, Wanted};
 pub use self::looks::Looks;
 use self::watch::Guard;
 pub use self::watch::{Step, Unwatched, Watch, Work};
+use crate::config::{BootProtocol, Decompress};
 use crate::layout::{CMDLINE, CMDLINE_SIZE};
 use crate::memory::low_ram_end;
-use crate::spec::{BootProtocol, Decompress};
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
@@ -183,7 +183,7 @@ struct BootData<'a> {
 /// # Example
 /// ```no_run
 /// use mini_vmm::boot::{self, BootRequest};
-/// use mini_vmm::{memory, spec};
+/// use mini_vmm::{config, memory};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mem = memory::allocate(512 << 20)?;
 /// let kernel = boot::open_kernel("/boot/vmlinuz".as_ref())?;
@@ -193,8 +193,8 @@ struct BootData<'a> {
 ///         kernel: &kernel,
 ///         initrd: None,
 ///         cmdline: "console=ttyS0",
-///         protocol: spec::BootProtocol::Auto,
-///         decompress: spec::Decompress::Auto,
+///         protocol: config::BootProtocol::Auto,
+///         decompress: config::Decompress::Auto,
 ///         rsdp: None,
 ///     },
 /// )?;

@@ -14,9 +14,10 @@ use serde::Serialize;
 use super::capabilities::{self, Capability};
 use super::routes::Routes;
 use super::{Error, open};
+use crate::hypercall::para;
+use crate::layout;
 use crate::probe::guest::{self, GuestTest};
 use crate::probe::{Cpu, Virtualization};
-use crate::{layout, para};
 
 /// What this host can do, as data. `Display` makes it one screen of text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use vcpu_loop::kvm::shares_registers;
 
-use crate::para::{Completion, Probe, forward};
+use crate::hypercall::para::{Completion, Probe, forward};
 
 /// The routes of hypercalls, and what each needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

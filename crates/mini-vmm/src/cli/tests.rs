@@ -7,10 +7,10 @@ use clap::ValueEnum;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::tests::any_spec;
+use crate::config::{ByteSize, Count, OptionalPort, SerialSpec, TimeLimit, VmSpec};
 use crate::layout;
 use crate::outcome::{EXIT_ERROR, Outcome};
-use crate::spec::tests::any_spec;
-use crate::spec::{ByteSize, Count, OptionalPort, SerialSpec, TimeLimit, VmSpec};
 
 fn parse(line: &str) -> Result<Command, Error> {
     parse_from(std::iter::once("mini-vmm").chain(line.split_whitespace()))
@@ -79,8 +79,8 @@ proptest! {
     #[test]
     fn printed_config_means_the_same_machine(spec in any_spec()) {
         let Command::Run(run) = parse_from(to_args(&spec)).unwrap() else { unreachable!() };
-        let json = crate::config::to_json(&VmSpec::try_from(run.flags).unwrap()).unwrap();
-        let read = crate::config::parse(json.as_bytes(), Path::new("vm.json")).unwrap();
+        let json = crate::config::file::to_json(&VmSpec::try_from(run.flags).unwrap()).unwrap();
+        let read = crate::config::file::parse(json.as_bytes(), Path::new("vm.json")).unwrap();
         prop_assert_eq!(VmSpec::try_from(read).unwrap(), spec);
     }
 

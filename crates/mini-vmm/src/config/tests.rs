@@ -2,342 +2,435 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::layout::{CMDLINE_SIZE, MAX_CPUS, MAX_RAM, MIN_RAM, PAGE_SIZE};
 
-const PATH: &str = "vm.json";
+fn spec() -> VmSpec {
+    VmSpec::new("vmlinux")
+}
 
-#[test]
-fn bad_json_is_located() {
-    let cases: [(&str, &str); 35] = [
-        ("", "line 1, column 1: the file ends within a value ("),
-        (
-            r#"{"kernel": "k""#,
-            "column 14: the file ends within an object (",
-        ),
-        (
-            r#"{"EOF while parsing": 1}"#,
-            "unknown key \"EOF while parsing\"",
-        ),
-        (
-            "{\n  \"mem\": 1}",
-            "unknown key \"mem\"; the keys are kernel, initrd, cmdline, boot-protocol, decompress, cpus, memory,",
-        ),
-        ("{\n  \"mem\": 1}", "line 2, column 7: unknown key"),
-        (
-            r#"{"cpu_features": []}"#,
-            "unknown key \"cpu_features\"; did you mean \"cpu-features\"? (",
-        ),
-        (
-            r#"{"debugexit": 1}"#,
-            "unknown key \"debugexit\"; did you mean \"debug-exit\"? (",
-        ),
-        (
-            "{\"a\\u001b[31m\": 1}",
-            "unknown key \"a\\u{1b}[31m\"; the keys",
-        ),
-        (r#"{"kernel": "k",}"#, "line 1, column 16: trailing comma ("),
-        (
-            r#"{"kernel": "k"} x"#,
-            "line 1, column 17: trailing characters (",
-        ),
-        (r#"{"cpus": 1, "cpus": 2}"#, "duplicate field `cpus` ("),
-        (
-            "[]",
-            "invalid type: sequence, expected an object such as {\"kernel\"",
-        ),
-        (
-            r#"["vmlinux"]x"#,
-            "line 1, column 1: invalid type: sequence, expected an object",
-        ),
-        (
-            r#""vmlinux""#,
-            "invalid type: string \"vmlinux\", expected an object",
-        ),
-        (
-            r#"{"cpus": "two"}"#,
-            "\"two\" is not a number of vCPUs; write",
-        ),
-        (
-            r#"{"cpus": -1}"#,
-            "integer `-1`, expected a whole number of vCPUs such as 2 (",
-        ),
-        (
-            r#"{"memory": 1.5}"#,
-            "expected a size such as \"512M\", or a number of bytes",
-        ),
-        (r#"{"memory": "512MB"}"#, "\"512MB\" is not a size; write"),
-        (r#"{"timeout": -1}"#, "expected a time such as \"5m\""),
-        (
-            r#"{"debug-exit": 65536}"#,
-            "expected an I/O port such as \"0xf4\" or 244, true or false",
-        ),
-        (
-            r#"{"timeout": true}"#,
-            "boolean `true`, expected a time such as \"5m\"",
-        ),
-        (
-            r#"{"serial": "tty"}"#,
-            "\"tty\" is not a place for COM1; write off,",
-        ),
-        (
-            r#"{"serial": true}"#,
-            "boolean `true`, expected \"off\", \"stdio\"",
-        ),
-        (
-            r#"{"para": "no"}"#,
-            "\"no\" is not a switch's position; write on or off (",
-        ),
-        (
-            r#"{"legacy-timer": 1}"#,
-            "integer `1`, expected \"on\" or \"off\", true or false (",
-        ),
-        (
-            r#"{"on-reboot": "halt"}"#,
-            "invalid value: string \"halt\", expected \"exit\" or \"reset\" (",
-        ),
-        (
-            r#"{"on-reboot": true}"#,
-            "boolean `true`, expected \"exit\" or \"reset\" (",
-        ),
-        (
-            r#"{"on-panic": {"exit": null}}"#,
-            "invalid type: map, expected \"exit\" or \"continue\" (",
-        ),
-        (
-            r#"{"boot-protocol": ["pvh"]}"#,
-            "invalid type: sequence, expected \"auto\", \"linux\" or \"pvh\" (",
-        ),
-        (
-            r#"{"decompress": null, "msr-policy": 1}"#,
-            "integer `1`, expected \"allow\", \"deny-unknown\" or \"log\" (",
-        ),
-        (
-            r#"{"hypercall-abi": 2007}"#,
-            "integer `2007`, expected \"kvm\", \"2007\" or \"2007-draft\" (",
-        ),
-        (
-            r#"{"cpu-features": true}"#,
-            "expected a list of CPU features such as [\"-avx2\"] (",
-        ),
-        (
-            r#"{"cpu-features": ["avx2"]}"#,
-            "\"avx2\" is not a CPU feature with its sign; write + before the name",
-        ),
-        (
-            r#"{"cpu-features": "-avx2,"}"#,
-            "\"\" is not a CPU feature; write + or -",
-        ),
-        (
-            r#"{"cpu-features": [["-avx2"]]}"#,
-            "invalid type: sequence, expected a CPU feature such as \"-avx2\" (",
-        ),
+/// Valid machines of every kind, with paths and texts that JSON must escape.
+pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
+    let path = || "[ -~é\n]{1,40}".prop_map(PathBuf::from);
+    let serial = prop_oneof![
+        Just(SerialSpec::Off),
+        Just(SerialSpec::Stdio),
+        Just(SerialSpec::Pty),
+        path().prop_map(SerialSpec::File),
+        path().prop_map(SerialSpec::Socket),
     ];
-    for (json, part) in cases {
-        let error = parse(json.as_bytes(), Path::new(PATH))
-            .expect_err(part)
-            .to_string();
-        assert!(error.contains(part), "{error:?} lacks {part:?}");
-        assert!(
-            error.starts_with("config file \"vm.json\", line "),
-            "{error:?}"
-        );
-    }
-}
-
-#[test]
-fn bytes_that_are_no_text_are_located() {
-    let error = parse(b"{\n \"kernel\": \"\xff\"}", Path::new(PATH)).unwrap_err();
-    let place = "config file \"vm.json\" is not UTF-8 at line 2, column 13; save it as UTF-8";
-    assert!(error.to_string().contains(place), "{error}");
-}
-
-#[test]
-fn deep_nesting_is_refused() {
-    let deep = format!("{{\"kernel\": {}", "[".repeat(1 << 20));
-    assert!(matches!(
-        parse(deep.as_bytes(), Path::new(PATH)),
-        Err(Error::Json { .. })
-    ));
-}
-
-#[test]
-fn long_words_leave_room_for_what_to_do() {
-    let long = "\u{e9}\\n".repeat(1 << 19);
-    for (json, parts) in [
-        (
-            format!(r#"{{"{long}": 1}}"#),
-            ["unknown key", "the keys are kernel"],
-        ),
-        (
-            format!(r#"{{"cpus": "{long}"}}"#),
-            ["\"é", "write a whole number"],
-        ),
-        (
-            format!(r#"{{"on-reboot": "{long}"}}"#),
-            ["string \"é", "or \"reset\""],
-        ),
-        (
-            format!(r#"{{"kernel": ["{long}"]}}"#),
-            ["invalid type", "expected path"],
-        ),
-        (
-            format!(r#"{{"cpu-features": ["{long}"]}}"#),
-            ["\"é", "such as -avx2"],
-        ),
-        (
-            format!(r#"{{"debug-exit": {{"{long}": 1}}}}"#),
-            ["invalid type", "true or false"],
-        ),
-    ] {
-        let error = parse(json.as_bytes(), Path::new(PATH)).unwrap_err();
-        let line = crate::logging::sentence(&error);
-        assert!(line.chars().count() < 700, "{line}");
-        for part in parts
-            .iter()
-            .chain(&["(--print-config shows how a file looks)"])
-        {
-            assert!(line.contains(part), "{line:?} lacks {part:?}");
-        }
-        assert!(!line.contains('\n'), "{line:?}");
-    }
-}
-
-#[test]
-fn off_is_false_wherever_it_is_a_word() {
-    let off = r#"{"kernel": "k", "debug-exit": false, "timeout": false, "serial": false}"#;
-    let spec = VmSpec::try_from(parse(off.as_bytes(), Path::new(PATH)).unwrap()).unwrap();
-    assert_eq!((spec.debug_exit, spec.timeout), (None, None));
-    assert_eq!(spec.serial, spec::SerialSpec::Off);
-    for on in ["true", "\"on\"", "244"] {
-        let json = format!("{{\"debug-exit\": {on}}}");
-        let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-        let port = Some(crate::layout::DEBUG_EXIT);
-        assert_eq!(spec.debug_exit, Some(spec::OptionalPort(port)), "{on}");
-    }
-}
-
-#[test]
-fn switches_are_words_or_booleans() {
-    for (word, on) in [
-        (r#""on""#, true),
-        (r#""off""#, false),
-        ("true", true),
-        ("false", false),
-    ] {
-        let json = format!(
-            r#"{{"para": {word}, "legacy-timer": {word}, "nested": {word}, "rtc": {word}}}"#
-        );
-        let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-        let switches = [spec.para, spec.legacy_timer, spec.nested, spec.rtc];
-        assert_eq!(switches, [Some(spec::Switch(on)); 4], "{json}");
-    }
-}
-
-#[test]
-fn the_words_of_flags_do_in_a_file() {
-    let json =
-        "\u{feff}{\"cpus\": \"2\", \"cpu-features\": \"-avx2,+x\", \"hypercall-abi\": \"2007\"}";
-    let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-    let json = r#"{"cpus": 2, "cpu-features": ["-avx2", "+x"], "hypercall-abi": "2007"}"#;
-    let plain: PartialSpec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-    assert_eq!(spec, plain);
-    assert_eq!(spec.cpus, Some(spec::Count(2)));
-    assert_eq!(spec.hypercall_abi, Some(spec::HypercallAbi::Para2007));
-    assert_eq!(spec.cpu_features.unwrap().len(), 2);
-    let unsaid = r#"{"cpu-features": null, "para": null, "on-panic": null}"#;
-    let unsaid = parse(unsaid.as_bytes(), Path::new(PATH)).unwrap();
-    assert_eq!(unsaid, PartialSpec::default());
-}
-
-#[test]
-fn unreadable_files_are_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let missing = dir.path().join("missing.json");
-    assert!(matches!(load(&missing), Err(Error::Read { path, .. }) if path == missing));
-    assert!(matches!(load(dir.path()), Err(Error::Directory { .. })));
-}
-
-#[test]
-fn endless_files_are_refused() {
-    assert!(matches!(
-        load(Path::new("/dev/zero")),
-        Err(Error::Huge { .. })
-    ));
-}
-
-#[test]
-fn flags_override_the_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join(PATH);
-    let json = r#"{"kernel": "a", "cpus": 2, "memory": "1G", "timeout": "5m", "serial": "off"}"#;
-    std::fs::write(&file, json).unwrap();
-    let flags = PartialSpec {
-        cpus: Some(spec::Count(3)),
-        serial: Some(spec::SerialSpec::Pty),
-        timeout: Some(spec::TimeLimit(None)),
-        ..PartialSpec::default()
-    };
-    let spec = resolve(flags, Some(&file)).unwrap();
-    assert_eq!((spec.cpus, spec.memory), (3, 1 << 30));
-    assert_eq!(
-        (spec.kernel.as_path(), spec.timeout),
-        (Path::new("a"), None)
+    let feature = ("[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", any::<bool>())
+        .prop_map(|(name, enable)| CpuFeature { name, enable });
+    let millis = 1..VmSpec::MAX_TIMEOUT.as_millis() as u64;
+    let port = (..=u16::MAX - 3).prop_filter("owned", |port| layout::port_owner(*port).is_none());
+    let files = (path(), proptest::option::of(path()), "\\PC{0,80}");
+    let machine = (
+        1..=MAX_CPUS,
+        proptest::collection::vec(feature, 0..4),
+        (MIN_RAM / PAGE_SIZE..=MAX_RAM / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE),
+        any::<[bool; 3]>(),
     );
-    // The default command line follows the console that won.
-    assert_eq!(spec.cmdline, "console=ttyS0 panic=-1 cryptomgr.notests");
-}
-
-#[test]
-fn a_file_may_leave_the_kernel_to_the_flags() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join(PATH);
-    std::fs::write(&file, "{}").unwrap();
-    let silent = resolve(PartialSpec::default(), Some(&file));
-    assert!(matches!(silent, Err(Error::Spec(spec::Error::NoKernel))));
-    let flags = PartialSpec {
-        kernel: Some("k".into()),
-        ..PartialSpec::default()
-    };
-    assert_eq!(resolve(flags, Some(&file)).unwrap(), VmSpec::new("k"));
-}
-
-#[test]
-fn names_that_json_can_not_hold_are_an_error() {
-    for serial in [false, true] {
-        let odd = PathBuf::from(OsStr::from_bytes(b"k\xff"));
-        let mut spec = VmSpec::new("k");
-        match serial {
-            true => spec.serial = spec::SerialSpec::File(odd),
-            false => spec.kernel = odd,
+    let devices = (serial, proptest::option::of(port));
+    let hypercalls = (
+        any::<u8>(),
+        proptest::sample::select(HypercallAbi::value_variants()),
+        proptest::sample::select(MsrPolicy::value_variants()),
+        0..6u8,
+    );
+    let policy = (
+        any::<[bool; 4]>(),
+        any::<bool>(),
+        proptest::option::of(millis.prop_map(Duration::from_millis)),
+    );
+    (files, machine, devices, policy, hypercalls).prop_map(|parts| {
+        let (files, machine, devices, policy, (port, abi, msrs, route)) = parts;
+        let [pvh, auto, reset, go_on] = policy.0;
+        let port = PioPort::new(port).ok();
+        let port = port.filter(|port| !hypercall::takes_port(devices.1, *port));
+        VmSpec {
+            hypercall: match route {
+                0 | 1 => HypercallRoute::Auto,
+                2 => HypercallRoute::Vendor,
+                3 => HypercallRoute::Forward,
+                _ => HypercallRoute::Pio(port),
+            },
+            hypercall_abi: match route {
+                0 | 2 => HypercallAbi::Kvm,
+                _ => abi.to_owned(),
+            },
+            para: route != 0,
+            msr_policy: msrs.to_owned(),
+            kernel: files.0,
+            initrd: files.1,
+            cmdline: files.2,
+            boot_protocol: match (pvh, auto) {
+                (_, true) => BootProtocol::Auto,
+                (true, _) => BootProtocol::Pvh,
+                (false, _) => BootProtocol::Linux,
+            },
+            decompress: if policy.1 {
+                Decompress::Guest
+            } else {
+                Decompress::Auto
+            },
+            cpus: machine.0,
+            cpu_features: machine.1,
+            memory: machine.2,
+            serial: devices.0,
+            on_reboot: if reset {
+                OnReboot::Reset
+            } else {
+                OnReboot::Exit
+            },
+            on_panic: if go_on {
+                OnPanic::Continue
+            } else {
+                OnPanic::Exit
+            },
+            timeout: policy.2,
+            debug_exit: devices.1,
+            legacy_timer: machine.3[0],
+            nested: machine.3[1],
+            rtc: machine.3[2],
         }
-        let error = to_json(&spec).unwrap_err().to_string();
-        assert!(
-            error.contains("UTF-8") && error.contains("rename the file"),
-            "{error}"
-        );
-    }
+    })
 }
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
-        let _ = parse(&bytes, Path::new(PATH));
+    fn json_round_trips(spec in any_spec()) {
+        let json = serde_json::to_string(&spec).unwrap();
+        prop_assert_eq!(serde_json::from_str::<VmSpec>(&json).unwrap(), spec);
     }
 
     #[test]
-    fn any_values_are_read_or_refused(
-        key in "(kernel|cmdline|cpus|memory|serial|timeout|debug-exit|cpu-features)",
-        value in "(-?[0-9]{1,25}(\\.[0-9])?|\"[0-9]{0,25}[a-zA-Z=/]{0,6}\"|null|true|\\[\\]|\\{\\})",
-    ) {
-        let json = format!("{{\"kernel\": \"k\", \"{key}\": {value}}}");
-        let read = parse(json.as_bytes(), Path::new(PATH)).map(VmSpec::try_from);
-        if let Ok(Ok(spec)) = read {
-            let again = parse(to_json(&spec).unwrap().as_bytes(), Path::new(PATH)).unwrap();
-            prop_assert_eq!(VmSpec::try_from(again), Ok(spec));
+    fn memory_is_valid_or_has_a_valid_neighbour(memory: u64) {
+        let with = |memory| VmSpec { memory, ..spec() }.validate();
+        // Every power of two, so that all sizes are seen.
+        for memory in (0..64).map(|shift| memory >> shift) {
+            match with(memory) {
+                Ok(()) => prop_assert!(memory.is_multiple_of(PAGE_SIZE)),
+                Err(Error::PartialPage { nearest, .. }) => {
+                    prop_assert!(nearest.abs_diff(memory) <= PAGE_SIZE / 2);
+                    prop_assert_eq!(with(nearest), Ok(()));
+                }
+                Err(Error::LittleMemory { .. }) => prop_assert!(memory < MIN_RAM),
+                Err(Error::MuchMemory { .. }) => prop_assert!(memory > MAX_RAM),
+                Err(other) => prop_assert!(false, "{}", other),
+            }
         }
+    }
+}
+
+#[test]
+fn hypercall_port_is_never_one_of_the_debug_exit_device() {
+    let with = |hypercall, debug_exit| VmSpec {
+        hypercall,
+        debug_exit,
+        ..spec()
+    };
+    let free = with(HypercallRoute::Auto, None);
+    assert_eq!(free.hypercall_port(), PioPort::DEFAULT);
+    for first in 0..0x100 {
+        let chosen = with(HypercallRoute::Pio(None), Some(first));
+        assert!(
+            !hypercall::takes_port(Some(first), chosen.hypercall_port()),
+            "{first:#x}"
+        );
+    }
+    for (port, clash) in [(0xf5, true), (0xf7, true), (0xf8, false), (0xf3, false)] {
+        let port = PioPort::new(port).unwrap();
+        let asked = with(HypercallRoute::Pio(Some(port)), Some(layout::DEBUG_EXIT));
+        assert_eq!(asked.validate().is_err(), clash, "{port}");
+        assert_eq!(asked.hypercall_port(), port);
+    }
+    let clash = with(HypercallRoute::Pio(Some(PioPort::DEFAULT)), Some(0xf4));
+    assert_eq!(
+        clash.validate().unwrap_err().to_string(),
+        "the hypercall port 0xf5 is one of the debug-exit device's, 0xf4 to 0xf7; \
+         choose another, or leave the choice to --hypercall pio"
+    );
+}
+
+#[test]
+fn registers_need_somebody_who_looks_at_them() {
+    let with = |hypercall, hypercall_abi, para| {
+        let spec = VmSpec {
+            hypercall,
+            hypercall_abi,
+            para,
+            ..spec()
+        };
+        spec.validate()
+    };
+    use HypercallRoute::{Auto, Forward, Pio, Vendor};
+    for abi in [HypercallAbi::Para2007, HypercallAbi::Para2007Draft] {
+        for route in [Auto, Forward, Pio(None)] {
+            assert_eq!(with(route, abi, true), Ok(()));
+        }
+        assert_eq!(with(Vendor, abi, true), Err(Error::AbiOfVendor { abi }));
+        assert_eq!(with(Auto, abi, false), Err(Error::AbiWithoutMsr { abi }));
+    }
+    assert_eq!(with(Vendor, HypercallAbi::Kvm, true), Ok(()));
+    assert_eq!(with(Auto, HypercallAbi::Kvm, false), Ok(()));
+    let abi = HypercallAbi::Para2007Draft;
+    assert_eq!(
+        Error::AbiOfVendor { abi }.to_string(),
+        "--hypercall vendor has KVM itself answer, which finds no call in the registers of \
+         --hypercall-abi 2007-draft; use --hypercall pio or forward"
+    );
+    assert_eq!(
+        Error::AbiWithoutMsr { abi }.to_string(),
+        "--hypercall-abi 2007-draft is about hypercalls, which --para off takes away; \
+         leave out one of them"
+    );
+}
+
+#[test]
+fn a_route_needs_the_msr() {
+    let off = |hypercall| VmSpec {
+        hypercall,
+        para: false,
+        ..spec()
+    };
+    assert_eq!(off(HypercallRoute::Auto).validate(), Ok(()));
+    assert_eq!(
+        off(HypercallRoute::Forward)
+            .validate()
+            .unwrap_err()
+            .to_string(),
+        "--hypercall forward asks for hypercalls that --para off takes away; leave out one of them"
+    );
+}
+
+#[test]
+fn only_the_kernel_has_no_default() {
+    let read: VmSpec = serde_json::from_str(r#"{"kernel": "vmlinux"}"#).unwrap();
+    assert_eq!(read, spec());
+    let error = serde_json::from_str::<VmSpec>("{}").unwrap_err();
+    assert!(error.to_string().contains("no kernel is named"), "{error}");
+}
+
+#[test]
+fn default_cmdline_names_the_console_that_exists() {
+    let read = |serial: &str| {
+        let json = format!(r#"{{"kernel": "k", "serial": "{serial}"}}"#);
+        serde_json::from_str::<VmSpec>(&json).unwrap().cmdline
+    };
+    assert_eq!(read("off"), "panic=-1 cryptomgr.notests");
+    assert_eq!(read("pty"), "console=ttyS0 panic=-1 cryptomgr.notests");
+}
+
+#[test]
+fn numbers_and_nulls_are_read_too() {
+    let json = r#"{"kernel": "k", "memory": 67108864, "timeout": 90, "debug-exit": 244,
+                   "initrd": null, "cpus": null}"#;
+    let read: VmSpec = serde_json::from_str(json).unwrap();
+    assert_eq!(read.memory, 64 << 20);
+    assert_eq!(read.timeout, Some(Duration::from_secs(90)));
+    assert_eq!(read.debug_exit, Some(0xf4));
+    assert_eq!((read.initrd, read.cpus), (None, 1));
+}
+
+#[test]
+fn impossible_machines_are_refused_in_one_sentence() {
+    let nul = || PathBuf::from("a\0b");
+    let long = PathBuf::from("x".repeat(108));
+    let feature = |name: &str| {
+        vec![CpuFeature {
+            name: name.into(),
+            enable: true,
+        }]
+    };
+    let max = MAX_RAM + 1;
+    let cases = [
+        (VmSpec { cpus: 0, ..spec() }, "0 vCPUs"),
+        (
+            VmSpec { cpus: 65, ..spec() },
+            "65 vCPUs are too many; give the machine 1 to 64",
+        ),
+        (
+            VmSpec {
+                memory: 0,
+                ..spec()
+            },
+            "0 bytes of memory is less than the 32M",
+        ),
+        (
+            VmSpec {
+                memory: 512,
+                ..spec()
+            },
+            "did you mean 512M?",
+        ),
+        (
+            VmSpec {
+                memory: 16 << 20,
+                ..spec()
+            },
+            "16M of memory is less than the 32M",
+        ),
+        (
+            VmSpec {
+                memory: max,
+                ..spec()
+            },
+            "more than a machine can have; give it at most 1T",
+        ),
+        (
+            VmSpec {
+                memory: u64::MAX,
+                ..spec()
+            },
+            "more than a machine can have",
+        ),
+        (
+            VmSpec {
+                memory: (64 << 20) + 1,
+                ..spec()
+            },
+            "the nearest size is 64M",
+        ),
+        (
+            VmSpec {
+                memory: (64 << 20) + 2048,
+                ..spec()
+            },
+            "the nearest size is 65540K",
+        ),
+        (
+            VmSpec {
+                cmdline: "a\0b".into(),
+                ..spec()
+            },
+            "a NUL at byte 1",
+        ),
+        (
+            VmSpec {
+                cmdline: "x".repeat(65536),
+                ..spec()
+            },
+            "65536 bytes; shorten it to 65535",
+        ),
+        (
+            VmSpec {
+                debug_exit: Some(0x3f9),
+                ..spec()
+            },
+            "0x3f9 to 0x3fc, where COM1 is",
+        ),
+        (
+            VmSpec {
+                debug_exit: Some(0xcfc),
+                ..spec()
+            },
+            "0xcfc to 0xcff, where PCI configuration is",
+        ),
+        (
+            VmSpec {
+                cpu_features: feature("a,vx"),
+                ..spec()
+            },
+            "\"a,vx\" is not the name",
+        ),
+        (
+            VmSpec {
+                cpu_features: feature(""),
+                ..spec()
+            },
+            "\"\" is not the name",
+        ),
+        (
+            VmSpec {
+                timeout: Some(Duration::ZERO),
+                ..spec()
+            },
+            "a timeout of 0",
+        ),
+        (
+            VmSpec {
+                timeout: Some(Duration::MAX),
+                ..spec()
+            },
+            "longer than 3650 days",
+        ),
+        (
+            VmSpec {
+                kernel: PathBuf::new(),
+                ..spec()
+            },
+            "the path of the kernel is empty",
+        ),
+        (
+            VmSpec {
+                initrd: Some(nul()),
+                ..spec()
+            },
+            "the path of the initrd, \"a\\0b\",",
+        ),
+        (
+            VmSpec {
+                serial: SerialSpec::File(nul()),
+                ..spec()
+            },
+            "the path of the serial file",
+        ),
+        (
+            VmSpec {
+                serial: SerialSpec::Socket(long),
+                ..spec()
+            },
+            "shorten it to 107 bytes",
+        ),
+    ];
+    for (spec, part) in cases {
+        let error = spec.validate().expect_err(part).to_string();
+        assert!(error.contains(part), "{error:?} lacks {part:?}");
+        assert!(!error.contains(['\n', '\0']), "{error:?}");
+    }
+}
+
+#[test]
+fn limits_themselves_are_possible() {
+    let socket = PathBuf::from("x".repeat(107));
+    let specs = [
+        VmSpec {
+            cpus: MAX_CPUS,
+            ..spec()
+        },
+        VmSpec {
+            memory: MIN_RAM,
+            ..spec()
+        },
+        VmSpec {
+            memory: MAX_RAM,
+            ..spec()
+        },
+        VmSpec {
+            cmdline: "x".repeat(CMDLINE_SIZE as usize - 1),
+            ..spec()
+        },
+        VmSpec {
+            debug_exit: Some(layout::DEBUG_EXIT),
+            ..spec()
+        },
+        VmSpec {
+            timeout: Some(VmSpec::MAX_TIMEOUT),
+            ..spec()
+        },
+        VmSpec {
+            serial: SerialSpec::Socket(socket),
+            ..spec()
+        },
+        VmSpec {
+            kernel: OsStr::from_bytes(b"\xff").into(),
+            ..spec()
+        },
+    ];
+    for spec in specs {
+        assert_eq!(spec.validate(), Ok(()), "{spec:?}");
     }
 }

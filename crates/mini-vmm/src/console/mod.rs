@@ -47,8 +47,8 @@ use terminal::RawTerminal;
 pub(crate) use wake::Wake;
 use worker::Worker;
 
+use crate::config::SerialSpec;
 use crate::outcome::OutcomeLatch;
-use crate::spec::SerialSpec;
 use crate::sys;
 
 /// Why a console could not be opened.

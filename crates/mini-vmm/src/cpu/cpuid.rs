@@ -16,8 +16,8 @@ use kvm_bindings::CpuId;
 use super::features;
 use super::table::Table;
 use super::topology::{self, Vendor};
+use crate::config::CpuFeature;
 use crate::layout;
-use crate::spec::CpuFeature;
 
 /// The frequency of the local APIC's timer under KVM, in kHz: one count per nanosecond, unless
 /// KVM_CAP_X86_APIC_BUS_CYCLES_NS is used (it isn't).

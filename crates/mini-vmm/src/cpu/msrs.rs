@@ -55,7 +55,8 @@ const BOOT_MSRS: [(u32, u64); 11] = [
 ];
 
 /// How many MSRs [`boot_msrs`] has; `KVM_SET_MSRS` returns how many it took.
-pub const BOOT_MSR_COUNT: usize = BOOT_MSRS.len();
+#[cfg(test)]
+pub(crate) const BOOT_MSR_COUNT: usize = BOOT_MSRS.len();
 
 /// The MSRs that every vCPU starts with, for one `KVM_SET_MSRS`.
 ///

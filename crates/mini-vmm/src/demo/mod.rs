@@ -11,12 +11,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::boot::{FileError, Image};
+use crate::config::{HypercallRoute, OnReboot, SerialSpec, VmSpec};
 use crate::console::Console;
 use crate::layout::{DEMO_GUEST, MIN_RAM};
+use crate::machine::Images;
 use crate::outcome::Outcome;
-use crate::spec::{HypercallRoute, OnReboot, SerialSpec, VmSpec};
 use crate::sys::demo_guest;
-use crate::vm::Images;
 use crate::vmm;
 
 /// The guest's memory with that page.

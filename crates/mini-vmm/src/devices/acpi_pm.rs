@@ -16,12 +16,12 @@ mod aml;
 
 use super::port::{read_byte, write_byte};
 use super::{Device, IrqLine, PowerButton, RestoreError, Saved, Slot, Window};
+use crate::config::VmSpec;
 use crate::layout::{
     ACPI_PM, ACPI_PM_SIZE, ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL,
     ACPI_SLEEP_STATUS, GED_EVENTS, GED_GSI, GED_POWER_BUTTON,
 };
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::VmSpec;
 use crate::sync::lock;
 
 const ID: &str = "acpi";

@@ -11,9 +11,9 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use super::port::{read_byte, write_byte};
 use super::{Device, RestoreError, Saved, Slot, Window};
+use crate::config::VmSpec;
 use crate::layout::CF9_RESET;
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::VmSpec;
 use crate::sync::lock;
 
 const ID: &str = "cf9";

@@ -9,9 +9,9 @@ use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
 use super::{Device, Slot, Window};
+use crate::config::VmSpec;
 use crate::layout::DEBUG_EXIT_SIZE;
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::VmSpec;
 
 const ID: &str = "debug-exit";
 

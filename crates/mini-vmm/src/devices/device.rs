@@ -14,9 +14,9 @@ use vcpu_loop::bus::{BusDevice, Space};
 
 use super::IrqLine;
 use super::events::EventSource;
+use crate::config::VmSpec;
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::outcome::OutcomeLatch;
-use crate::spec::VmSpec;
 
 /// Addresses that reach a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

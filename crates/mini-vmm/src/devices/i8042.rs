@@ -10,9 +10,9 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use super::port::{read_byte, write_byte};
 use super::{Device, Slot, Window};
+use crate::config::VmSpec;
 use crate::layout::{I8042_DATA, I8042_STATUS};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::VmSpec;
 
 const ID: &str = "i8042";
 /// The number of the window with the status and command port; the data port is another one.

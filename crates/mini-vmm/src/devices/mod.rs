@@ -25,7 +25,7 @@ mod rtc;
 mod serial;
 mod set;
 
-use crate::spec::VmSpec;
+use crate::config::VmSpec;
 
 pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, Window};
 pub use irq::IrqLine;

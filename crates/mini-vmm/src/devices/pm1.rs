@@ -12,9 +12,9 @@ use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
 use super::{Device, RestoreError, Saved, Slot, Window};
+use crate::config::VmSpec;
 use crate::layout::{ACPI_S5_SLEEP_TYPE, PM1_CONTROL, PM1_EVENTS, PM1_SIZE};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::VmSpec;
 use crate::sync::lock;
 
 const ID: &str = "pm1";

@@ -13,9 +13,9 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use super::port::{read_byte, write_byte};
 use super::{Device, Slot, Window};
+use crate::config::{OnPanic, VmSpec};
 use crate::layout::PVPANIC;
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::{OnPanic, VmSpec};
 
 const ID: &str = "pvpanic";
 

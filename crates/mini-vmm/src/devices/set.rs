@@ -11,9 +11,9 @@ use vcpu_loop::bus::{self, BusBuilder, BusDevice};
 use super::device::Parts;
 use super::events::EventThread;
 use super::{Device, IrqLine, Offers, RestoreError, Saved, Slot};
+use crate::config::VmSpec;
 use crate::console::ConsoleOutput;
 use crate::outcome::OutcomeLatch;
-use crate::spec::VmSpec;
 
 /// The devices of one machine.
 #[derive(Debug, Default)]
@@ -145,9 +145,9 @@ pub enum Error {
 mod tests {
     use super::super::device::tests::check_suspend;
     use super::*;
+    use crate::config::SerialSpec;
     use crate::layout;
     use crate::plan::MachinePlan;
-    use crate::spec::SerialSpec;
 
     /// The devices of a machine with or without COM1 and debug-exit port, and their bus.
     fn devices(serial: bool, debug_exit: Option<u16>) -> (DeviceSet, Arc<bus::Bus>) {

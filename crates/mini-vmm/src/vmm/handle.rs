@@ -12,14 +12,14 @@ use vcpu_loop::FailureReport;
 
 use super::run::{Controls, Vmm};
 use super::{Ended, Error};
+use crate::config::VmSpec;
 use crate::console::Console;
-use crate::control::{self, Answer, Client, Command, Description, State, door};
+use crate::machine::Images;
+use crate::machine::MachineState;
 use crate::outcome::Outcome;
-use crate::spec::VmSpec;
-use crate::supervisor::TerminationSignals;
 use crate::sync::lock;
-use crate::vm::Images;
-use crate::vm_state::MachineState;
+use crate::vmm::control::{self, Answer, Client, Command, Description, State, door};
+use crate::vmm::supervisor::TerminationSignals;
 
 /// Controls a run from any thread but a vCPU's. Clones control the same one.
 ///
@@ -46,7 +46,7 @@ impl Vmm {
     ///
     /// The time limit of `spec` counts from now on, also while the machine is paused; where it runs out during the
     /// build, the handle is of a run that has ended. Two machines can't share the standard streams: give them different
-    /// [consoles](crate::spec::SerialSpec).
+    /// [consoles](crate::config::SerialSpec).
     ///
     /// # Errors
     /// `spec` describes no possible machine, or a failure of the host or of the files that it names.
@@ -195,7 +195,7 @@ impl fmt::Debug for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::SerialSpec;
+    use crate::config::SerialSpec;
 
     #[test]
     fn the_serial_output_overwrites_no_image() {

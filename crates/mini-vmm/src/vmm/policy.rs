@@ -9,8 +9,8 @@ use std::rc::Rc;
 use log::{debug, error, info};
 use vcpu_loop::{FailureReport, SystemEvent, VcpuEvent};
 
+use crate::config::OnReboot;
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::OnReboot;
 
 /// What the machine does about what its vCPUs report.
 pub(super) struct VcpuPolicy {

@@ -15,13 +15,13 @@ use super::session::Session;
 use super::{Ended, Error, KVM};
 use crate::boot::{self, Watch};
 use crate::check;
+use crate::config::{OnReboot, VmSpec};
 use crate::console::{self, Console};
-use crate::control::{Door, Incident, State, occur};
-use crate::loading::LoadWatch;
+use crate::machine::{Images, Loading, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::spec::{OnReboot, VmSpec};
-use crate::supervisor::TerminationSignals;
-use crate::vm::{Images, Loading, Machine};
+use crate::vmm::control::{Door, Incident, State, occur};
+use crate::vmm::loading::LoadWatch;
+use crate::vmm::supervisor::TerminationSignals;
 
 /// A run, from the description of its machine to its outcome. [`Vmm::build`] makes one with a [`Handle`](super::Handle).
 #[derive(Debug)]
@@ -158,10 +158,10 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::control::{Answer, Command, door};
+    use crate::config::HypercallRoute;
     use crate::demo;
-    use crate::spec::HypercallRoute;
-    use crate::supervisor::tests::signals;
+    use crate::vmm::control::{Answer, Command, door};
+    use crate::vmm::supervisor::tests::signals;
 
     /// With nobody to resume it, only the signal lets the guest come to its end.
     #[test]

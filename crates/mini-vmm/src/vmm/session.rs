@@ -14,10 +14,10 @@ use vcpu_loop::{FailureReport, VcpuEventSubscriber};
 use super::policy::VcpuPolicy;
 use super::run::{Built, Vmm};
 use super::{Ended, Error};
-use crate::control::{self, Answer, Command, Description, Response, State, step};
+use crate::machine::{self, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::supervisor::Supervisor;
-use crate::vm::{self, Machine};
+use crate::vmm::control::{self, Answer, Command, Description, Response, State, step};
+use crate::vmm::supervisor::Supervisor;
 
 /// A subscriber as the event loop holds it; the loop has one thread.
 type Subscriber = Rc<RefCell<dyn MutEventSubscriber>>;
@@ -176,7 +176,7 @@ impl<'a> Session<'a> {
     }
 
     /// Lets the vCPUs into the guest, or takes them out. On an error they are told to go back to what they were.
-    fn set_running(&mut self, runs: bool) -> Result<(), vm::Error> {
+    fn set_running(&mut self, runs: bool) -> Result<(), machine::Error> {
         if self.is_running == runs {
             return Ok(());
         }

@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use mini_vmm::config::SerialSpec;
 use mini_vmm::console::{Console, ConsoleOutput, line_end};
 use mini_vmm::devices::{Device, IrqLine, SerialDevice};
 use mini_vmm::logging;
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
-use mini_vmm::spec::SerialSpec;
 use vcpu_loop::bus::{BusDevice, Place};
 
 use crate::{CHILD, PATIENCE};

@@ -20,10 +20,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use child::Machine;
+use mini_vmm::config::SerialSpec;
 use mini_vmm::console::Console;
 use mini_vmm::devices::{IrqLine, SerialDevice};
 use mini_vmm::outcome::OutcomeLatch;
-use mini_vmm::spec::SerialSpec;
 use vcpu_loop::bus::BusDevice;
 
 /// What the child does.

@@ -8,9 +8,9 @@
 use std::path::Path;
 
 use mini_vmm::boot::{self, BootRequest, Error, Image, Loaded};
+use mini_vmm::config::{BootProtocol, Decompress};
 use mini_vmm::layout::MIB;
 use mini_vmm::memory;
-use mini_vmm::spec::{BootProtocol, Decompress};
 use vm_memory::GuestMemoryMmap;
 
 /// Loadable segment.

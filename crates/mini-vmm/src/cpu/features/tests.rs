@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::*;
-use crate::spec::CpuFeature;
+use crate::config::CpuFeature;
 
 #[test]
 fn every_word_fits_a_register_and_names_are_plain() {

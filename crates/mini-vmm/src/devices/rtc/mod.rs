@@ -26,8 +26,8 @@ use vcpu_loop::bus::{BusDevice, Place};
 use super::events::EventSource;
 use super::port::{read_byte, write_byte};
 use super::{Device, IrqLine, RestoreError, Saved, Slot, Window};
+use crate::config::VmSpec;
 use crate::layout::{RTC, RTC_GSI, RTC_SIZE};
-use crate::spec::VmSpec;
 use crate::sync::lock;
 use clock::Clock;
 

@@ -19,9 +19,9 @@ pub use state::SerialState;
 
 use super::port::{read_byte, write_byte};
 use super::{Device, IrqLine, RestoreError, Saved, Slot, Window};
+use crate::config::{SerialSpec, VmSpec};
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::layout::{SERIAL, SERIAL_GSI, SERIAL_SIZE};
-use crate::spec::{SerialSpec, VmSpec};
 use crate::sync::lock;
 use uart::Uart;
 

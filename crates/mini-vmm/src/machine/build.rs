@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
@@ -15,103 +14,21 @@ use vcpu_loop::kvm::{KvmHost, KvmVcpu};
 use vcpu_loop::{VcpuBuilder, VcpuEvents, VcpuSet};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::acpi;
+use super::error::kvm;
+use super::vcpu_io::MachineIo;
+use super::vcpu_state;
+use super::{Error, Machine};
 use crate::boot::{self, BootRequest, Clockless, Image, Loaded, Watch};
+use crate::config::{HypercallRoute, VmSpec};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
-use crate::devices::{self, DeviceSet, IrqLine, RestoreError, pic};
-use crate::hypercalls::Hypercalls;
+use crate::devices::{DeviceSet, IrqLine, pic};
+use crate::hypercall::para::{self, InstalledMsrs, MsrPlan, Para, ParaConfig};
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
-use crate::para::{self, InstalledMsrs, MsrPlan, Para, ParaConfig};
 use crate::plan::MachinePlan;
-use crate::spec::{HypercallRoute, VmSpec};
 use crate::sys::huge_pages::HUGE_PAGE;
-use crate::vcpu_io::MachineIo;
-use crate::vcpu_state::{self, MachineVcpuState};
-use crate::vm_state::{self, MachineState, VmState};
-use crate::{layout, memory};
-
-/// How long vCPUs may take to obey; a host that is this late has other problems.
-const VCPU_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Why a machine can't be built or run. All are failures of the host or of the description.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// KVM refused a step of building the machine.
-    #[error("KVM can't {step} ({reason}); {}", hint(reason.errno()))]
-    Kvm {
-        /// What was asked for.
-        step: &'static str,
-        /// Its answer.
-        reason: kvm_ioctls::Error,
-    },
-    /// KVM has a lower limit on vCPUs than the machine.
-    #[error("this host's KVM runs {max} vCPUs at most, not {cpus}; ask for fewer with --cpus")]
-    TooManyCpus {
-        /// How many were asked for.
-        cpus: u8,
-        /// How many KVM takes.
-        max: usize,
-    },
-    /// Guest memory can't be had.
-    #[error(transparent)]
-    Memory(#[from] memory::Error),
-    /// The devices can't be had.
-    #[error(transparent)]
-    Devices(#[from] devices::Error),
-    /// The vCPUs have nothing to report by.
-    #[error("can't wait for what vCPUs report ({reason}); {}", hint(reason.raw_os_error().unwrap_or(0)))]
-    Events {
-        /// What the host said.
-        reason: io::Error,
-    },
-    /// The ACPI tables can't be written.
-    #[error(transparent)]
-    Acpi(#[from] acpi::Error),
-    /// The kernel can't be booted.
-    #[error(transparent)]
-    Boot(#[from] boot::Error),
-    /// The vCPUs can't be what was asked for.
-    #[error(transparent)]
-    Cpuid(#[from] cpu::Error),
-    /// The guest's MSRs and hypercalls can't be as was asked for.
-    #[error(transparent)]
-    Para(#[from] para::Error),
-    /// KVM rejects one of the MSRs that a vCPU starts with.
-    #[error("KVM can't set MSR {index:#x} of a vCPU; use a host kernel whose KVM can")]
-    Msr {
-        /// Its index.
-        index: u32,
-    },
-    /// A vCPU can't be made ready for its thread.
-    #[error(transparent)]
-    VcpuSetUp(vcpu_loop::kvm::Error),
-    /// A vCPU can't be made or controlled.
-    #[error(transparent)]
-    Vcpu(#[from] vcpu_loop::Error),
-    /// What KVM keeps for the whole machine can't be saved or restored.
-    #[error(transparent)]
-    VmState(#[from] vm_state::Error),
-    /// The devices don't take a saved state.
-    #[error(transparent)]
-    DeviceState(#[from] RestoreError),
-}
-
-/// Names the step that KVM refused.
-fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    move |reason| Error::Kvm { step, reason }
-}
-
-/// What helps against a refusal of the host.
-fn hint(errno: i32) -> &'static str {
-    match errno {
-        libc::EMFILE | libc::ENFILE => "raise the limit on open files (ulimit -n)",
-        libc::ENOMEM | libc::EAGAIN => "free memory, or raise the limits on memory and threads",
-        libc::EBUSY => "another hypervisor may hold the CPU's virtualization, stop it",
-        _ => "run `mini-vmm check`, and look at the host's kernel log",
-    }
-}
+use crate::{acpi, layout, memory};
 
 /// The files that a machine boots from, opened once: a reset boots from the same files.
 #[derive(Debug)]
@@ -244,112 +161,6 @@ impl Loading {
             mapped,
         };
         Ok((machine, events))
-    }
-}
-
-/// A machine whose vCPUs are ready.
-#[derive(Debug)]
-pub struct Machine {
-    /// The vCPUs, paused.
-    vcpus: VcpuSet<MachineVcpuState>,
-    /// The devices.
-    pub devices: DeviceSet,
-    /// Who answers its hypercalls.
-    pub calls: Arc<Hypercalls>,
-    legacy_timer: bool,
-    /// Kept for as long as the vCPUs run; dropped after them.
-    mapped: MappedVm,
-}
-
-impl Machine {
-    /// Lets devices take input, and the vCPUs enter the guest.
-    ///
-    /// # Errors
-    /// A vCPU that does not obey in time.
-    pub fn start(&self) -> Result<(), Error> {
-        self.devices.resume();
-        Ok(self.vcpus.resume(VCPU_DEADLINE)?)
-    }
-
-    /// Takes the vCPUs out of the guest, with no access pending; then devices take no more input.
-    ///
-    /// # Errors
-    /// A vCPU that does not obey in time. The devices go on then.
-    pub fn pause(&self) -> Result<(), Error> {
-        self.vcpus.pause(VCPU_DEADLINE)?;
-        self.devices.pause();
-        Ok(())
-    }
-
-    /// How often each vCPU left the guest, in order.
-    pub fn exits(&self) -> Vec<u64> {
-        let counters = self.vcpus.ids().filter_map(|id| self.vcpus.exits(id));
-        counters.map(|exits| exits.total()).collect()
-    }
-
-    /// The states of the vCPUs, which must be paused, in order.
-    ///
-    /// # Errors
-    /// A vCPU that is not paused, or whose state the host does not give.
-    pub fn save_vcpus(&self) -> Result<Vec<MachineVcpuState>, Error> {
-        Ok(self.vcpus.save(VCPU_DEADLINE)?)
-    }
-
-    /// Gives the vCPUs, which must be paused, saved states. Guest memory comes first: registrations for hypercalls are
-    /// checked against it, and written anew into it.
-    ///
-    /// # Errors
-    /// A vCPU that is not paused, whose state the host does not take, or whose guest calls by another kind of stub
-    /// than this machine's. A vCPU whose state was refused is as it was, others may have theirs; a vCPU that was left
-    /// with half a state does not start.
-    pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
-        Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
-    }
-
-    /// The state of all but memory, of a machine that is [paused](Self::pause).
-    ///
-    /// The order: vCPUs come before the interrupt controllers, so that what is on its way from a local APIC's timer is
-    /// in one of the two. kvmclock is last.
-    ///
-    /// # Errors
-    /// A vCPU that is not paused, or a state that the host does not give. The machine is as it was.
-    pub fn save(&self) -> Result<MachineState, Error> {
-        Ok(MachineState {
-            vcpus: self.save_vcpus()?,
-            devices: self.devices.save(),
-            vm: VmState::save(self.mapped.vm(), self.legacy_timer)?,
-        })
-    }
-
-    /// Gives the machine, whose vCPUs must be paused, a saved state. Guest memory comes first.
-    ///
-    /// The order: vCPUs with their local APICs, then the controllers that send to them, then the devices whose lines
-    /// end there and may be raised, then kvmclock.
-    ///
-    /// # Errors
-    /// The state does not fit this machine, or the host does not take it. A machine that was left with half a state is
-    /// of no use any more: build another one.
-    pub fn restore(&self, state: MachineState) -> Result<(), Error> {
-        let vm = self.mapped.vm();
-        state.vm.check(self.legacy_timer)?;
-        self.restore_vcpus(state.vcpus)?;
-        state.vm.restore_interrupts(vm)?;
-        self.devices.restore(&state.devices)?;
-        Ok(state.vm.restore_clock(vm)?)
-    }
-
-    /// The guest's memory.
-    pub fn memory(&self) -> &GuestMemoryMmap {
-        self.mapped.memory()
-    }
-
-    /// Takes the vCPUs out of the guest and ends their threads.
-    ///
-    /// # Errors
-    /// A vCPU that does not obey in time.
-    pub fn stop(&mut self) -> Result<(), Error> {
-        self.vcpus.stop(VCPU_DEADLINE)?;
-        Ok(())
     }
 }
 

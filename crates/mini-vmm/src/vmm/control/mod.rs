@@ -12,10 +12,10 @@ mod state;
 
 use std::io;
 
-use crate::hypercalls::Counters;
-use crate::spec::VmSpec;
-use crate::vm;
-use crate::vm_state::MachineState;
+use crate::config::VmSpec;
+use crate::hypercall::calls::Counters;
+use crate::machine;
+use crate::machine::MachineState;
 
 pub(crate) use door::{Client, Door, door};
 pub use state::{Command, Incident, Response, State, occur, step};
@@ -45,7 +45,7 @@ pub enum Error {
     PowerButton(io::Error),
     /// The machine did not do it. It is in the state that it was in.
     #[error(transparent)]
-    Machine(#[from] vm::Error),
+    Machine(#[from] machine::Error),
 }
 
 /// What helps where a command is refused.

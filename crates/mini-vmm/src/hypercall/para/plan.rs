@@ -10,8 +10,8 @@ use para_msr::kvm::ExitReasons;
 use para_msr::profile;
 
 use super::{FORWARD_MSR, RouteError, forward};
-use crate::hypercalls::NumberTaken;
-use crate::spec::{HypercallRoute, MsrPolicy, VmSpec};
+use crate::config::{HypercallRoute, MsrPolicy, VmSpec};
+use crate::hypercall::calls::NumberTaken;
 use crate::sys::xen;
 
 /// Why KVM can't give a machine the MSRs or hypercalls that were asked for.

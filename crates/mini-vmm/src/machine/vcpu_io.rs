@@ -12,9 +12,9 @@ use vcpu_loop::bus::Bus;
 use vcpu_loop::kvm::SyncRegisters;
 use vcpu_loop::{Hypercall, HypercallAbi, MsrReply, Next, VcpuIo};
 
-use crate::hypercalls::{Caller, Hypercalls};
+use crate::hypercall::calls::{Caller, Hypercalls};
+use crate::hypercall::para::{CallRegisters, Gate, Para, VcpuMsrs};
 use crate::outcome::OutcomeLatch;
-use crate::para::{CallRegisters, Gate, Para, VcpuMsrs};
 
 /// One vCPU's view of the machine: the frozen bus, its own MSRs, hypercalls, and whether the run is over.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueHint};
 pub use clap_complete::Shell;
 
+use crate::config::{HypercallRoute, PartialSpec};
 use crate::outcome::EXIT_USAGE;
-use crate::spec::{HypercallRoute, PartialSpec};
 
 /// The exit codes, as `--help` shows them.
 const EXIT_CODES: &str = "\
@@ -203,7 +203,7 @@ enum Subcommand {
 /// # Example
 /// ```
 /// use mini_vmm::cli::{self, Command};
-/// use mini_vmm::spec::Count;
+/// use mini_vmm::config::Count;
 ///
 /// let Command::Run(run) = cli::parse_from(["mini-vmm", "--kernel", "vmlinux", "--cpus", "2"])?
 /// else { unreachable!() };

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use hypercall_patch::{PioPort, Stub};
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
-use crate::para::{Completion, RouteChoice, RouteError};
-use crate::spec::{HypercallAbi, HypercallRoute, VmSpec};
+use crate::config::{HypercallAbi, HypercallRoute, VmSpec};
+use crate::hypercall::para::{Completion, RouteChoice, RouteError};
 
 /// A choice of a guest with this vendor string, and how often it was probed.
 pub fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {

@@ -237,7 +237,7 @@ impl fmt::Display for Counters {
 ///
 /// # Example
 /// ```
-/// use mini_vmm::hypercalls::{Caller, HypercallsBuilder};
+/// use mini_vmm::hypercall::calls::{Caller, HypercallsBuilder};
 /// use para_abi::{Call, KvmErrno};
 ///
 /// let mut calls = HypercallsBuilder::new();
@@ -252,7 +252,7 @@ impl fmt::Display for Counters {
 /// assert_eq!(calls.call(&kernel, &call(7, u64::MAX)) as i64, -22);
 /// assert_eq!(calls.call(&kernel, &call(8, 21)) as i64, -1000);
 /// assert_eq!(calls.call(&Caller { cpl: 3, ..kernel }, &call(7, 21)) as i64, -1);
-/// # Ok::<(), mini_vmm::hypercalls::NumberTaken>(())
+/// # Ok::<(), mini_vmm::hypercall::calls::NumberTaken>(())
 /// ```
 #[derive(Debug)]
 pub struct Hypercalls {

@@ -10,7 +10,7 @@ use hypercall_patch::{CpuidError, PioPort, Stub};
 use kvm_bindings::CpuId;
 use log::info;
 
-use crate::spec::{HypercallAbi, HypercallRoute, VmSpec};
+use crate::config::{HypercallAbi, HypercallRoute, VmSpec};
 
 /// Why the route that was asked for can't be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

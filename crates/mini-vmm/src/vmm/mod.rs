@@ -4,10 +4,13 @@
 //! The run: one machine, or after resets several, until there is an outcome. [`run`] is the command line's, on the
 //! caller's thread; [`Vmm::build`] is for programs that control their machines by a [`Handle`].
 
+pub mod control;
 mod handle;
+mod loading;
 mod policy;
 mod run;
 mod session;
+mod supervisor;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -15,12 +18,12 @@ use std::time::Duration;
 use vcpu_loop::FailureReport;
 
 use crate::boot::Watch;
+use crate::config::{self, VmSpec};
 use crate::console::{self, Console};
-use crate::control::{State, door};
+use crate::machine::{self, Images};
 use crate::outcome::Outcome;
-use crate::spec::{self, VmSpec};
-use crate::supervisor::TerminationSignals;
-use crate::vm::{self, Images};
+use crate::vmm::control::{State, door};
+use crate::vmm::supervisor::TerminationSignals;
 use crate::{boot, check};
 
 pub use handle::Handle;
@@ -46,10 +49,10 @@ pub enum Error {
     Console(#[from] console::Error),
     /// The machine can't be built or controlled.
     #[error(transparent)]
-    Machine(#[from] vm::Error),
+    Machine(#[from] machine::Error),
     /// The description is not one of a machine.
     #[error(transparent)]
-    Spec(#[from] spec::Error),
+    Spec(#[from] config::Error),
     /// The host has no file descriptors left for signals and events.
     #[error("can't wait for events ({0}); raise the limit on open files")]
     Events(io::Error),

@@ -107,7 +107,7 @@ mod tests {
     use event_manager::{EventManager, SubscriberOps};
 
     use super::*;
-    use crate::control::State;
+    use crate::vmm::control::State;
 
     #[test]
     fn an_ended_run_answers_at_once() {

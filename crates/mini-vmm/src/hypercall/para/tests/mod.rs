@@ -20,9 +20,9 @@ use vcpu_loop::{Access, Flow, HypercallAbi, MsrReply, Unclaimed, Vcpu, VcpuId, d
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::hypercalls::{Caller, Hypercalls, HypercallsBuilder};
+use crate::hypercall::calls::{Caller, Hypercalls, HypercallsBuilder};
+use crate::machine::MachineIo;
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::vcpu_io::MachineIo;
 
 /// Ends only what hangs: no machine is that slow.
 const SOON: Duration = Duration::from_secs(600);

@@ -3,7 +3,7 @@
 
 //! Guests that register for hypercalls by MSR 0x87655678, and how their calls reach a handler.
 //!
-//! The registration is [`para_msr`]'s, the handlers are [`crate::hypercalls`]. Here is what joins them to a machine:
+//! The registration is [`para_msr`]'s, the handlers are [`crate::hypercall::calls`]. Here is what joins them to a machine:
 //! the [`RouteChoice`] of instructions that a guest is given, the [`Gate`] behind which calls by port I/O are
 //! answered, the [`MsrPlan`] of what KVM leaves to user space, each vCPU's [`VcpuMsrs`], and their part of a saved
 //! vCPU. Nothing of it costs a guest anything that doesn't register: the probe runs, and KVM shares registers, from

@@ -14,7 +14,7 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
 use super::{ByteSize, Count, OptionalPort, Switch, TimeLimit, WordError};
-use crate::spec::{
+use crate::config::{
     BootProtocol, CpuFeature, Decompress, HypercallAbi, HypercallRoute, MsrPolicy, OnPanic,
     OnReboot, SerialSpec,
 };
@@ -229,7 +229,7 @@ by_choice!(
 );
 
 /// A list of features, or the one word that the flag takes for it.
-pub(in crate::spec) fn features<'de, D: Deserializer<'de>>(
+pub(in crate::config) fn features<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<Vec<CpuFeature>>, D::Error> {
     let features = Option::<Features>::deserialize(from)?;

@@ -10,7 +10,7 @@ use hypercall_patch::PioPort;
 use para_abi::{Convention, Registers, Width};
 use vcpu_loop::kvm::{CpuMode, GeneralRegister, SyncRegisters};
 
-use crate::hypercalls::{Caller, Hypercalls};
+use crate::hypercall::calls::{Caller, Hypercalls};
 
 /// A vCPU's registers while one of its exits is answered, without a system call.
 pub trait CallRegisters: Send + Sync + 'static {

@@ -13,7 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::spec::{self, PartialSpec, VmSpec};
+use crate::config::{self, PartialSpec, VmSpec};
 use crate::text::{nearest, shorten, shown};
 
 /// The longest config file in bytes; a command line of the longest kind fits many times.
@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// The description is not one of a machine that can be built.
     #[error(transparent)]
-    Spec(#[from] spec::Error),
+    Spec(#[from] config::Error),
     /// The description can't be written as JSON.
     #[error("JSON can't hold this machine: {0}; rename the file")]
     Print(#[source] serde_json::Error),

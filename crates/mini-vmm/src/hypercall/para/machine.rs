@@ -14,15 +14,15 @@ use vcpu_loop::kvm::{KvmVcpu, SyncRegisters, TscOffset};
 use vm_memory::GuestMemoryMmap;
 
 use super::{Completion, Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
+use crate::config::{HypercallRoute, SerialSpec, VmSpec};
 use crate::console::ConsoleOutput;
-use crate::hypercalls::{
+use crate::hypercall::calls::{
     ConsoleSink, Hypercalls, HypercallsBuilder, KvmClock, KvmInterrupts, Services,
 };
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::probe::guest::test_hypercall;
 use crate::probe::{Cpu, GuestTest};
-use crate::spec::{HypercallRoute, SerialSpec, VmSpec};
 
 /// How long the probe's guest may take. It takes microseconds where it ends; a host so busy that it takes longer gives
 /// its guests port I/O, which is as right.

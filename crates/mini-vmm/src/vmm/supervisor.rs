@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use log::warn;
 
-use crate::control::{Incident, State, occur};
 use crate::devices::PowerButton;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sys::terminal::is_ignored;
+use crate::vmm::control::{Incident, State, occur};
 
 /// The signals that ask the process to end, as readable streams. The handlers stay for the rest of the process's life.
 #[derive(Debug)]

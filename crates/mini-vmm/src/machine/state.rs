@@ -11,7 +11,7 @@ use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
 use crate::devices::Saved;
-use crate::vcpu_state::MachineVcpuState;
+use crate::machine::MachineVcpuState;
 
 /// A machine's state without its memory: plain data, untrusted when it comes from a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use vcpu_loop::kvm::VcpuState;
 use vcpu_loop::{ManagedVcpu, StateHooks, Unchanged};
 
-use crate::para::CallRegisters;
-use crate::vcpu_io::MachineIo;
+use crate::hypercall::para::CallRegisters;
+use crate::machine::MachineIo;
 
 /// The state of one vCPU of a machine. It was taken with nothing pending: a registration is wholly in it or not at
 /// all, and no WRMSR is executed again by who restores it.

@@ -3,6 +3,7 @@
 
 //! The one description of a machine. The command line and a JSON file both produce it.
 
+pub mod file;
 mod hypercall;
 mod partial;
 mod words;
@@ -27,7 +28,7 @@ use crate::layout;
 ///
 /// # Example
 /// ```
-/// use mini_vmm::spec::VmSpec;
+/// use mini_vmm::config::VmSpec;
 ///
 /// let spec: VmSpec = serde_json::from_str(r#"{"kernel": "vmlinux", "memory": "1G"}"#)?;
 /// assert_eq!((spec.cpus, spec.memory), (1, 1 << 30));

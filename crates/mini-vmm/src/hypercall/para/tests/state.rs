@@ -14,8 +14,8 @@ use vcpu_loop::{VcpuBuilder, VcpuEvents, VcpuSet, vcpu_events};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Machine, PAGE, SITE, SOON, register};
-use crate::spec::HypercallRoute;
-use crate::vcpu_state::{MachineVcpuState, state_hooks};
+use crate::config::HypercallRoute;
+use crate::machine::{MachineVcpuState, state_hooks};
 
 /// A set of one scripted vCPU of `machine`, with the hooks of real ones.
 fn set(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::boot::{Step, Watch};
 use crate::console::tell;
 use crate::outcome::Outcome;
-use crate::supervisor::TerminationSignals;
+use crate::vmm::supervisor::TerminationSignals;
 
 /// How often signals and the deadline are looked at: a load that is over sooner pays nothing for it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -76,7 +76,7 @@ impl Watch for LoadWatch<'_> {
 mod tests {
     use super::*;
     use crate::boot::Work;
-    use crate::supervisor::tests::signals;
+    use crate::vmm::supervisor::tests::signals;
 
     const STEP: Step = Step {
         work: Work::Read("kernel"),
