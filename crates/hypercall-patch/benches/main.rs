@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What patching costs: `cargo bench -p hypercall-patch --features vm-memory`; without the feature, what the bytes cost.
+//! Times patching (`cargo bench -p hypercall-patch --features vm-memory`), or without the feature only the bytes.
 //!
-//! `bare store` is the floor: the same four bytes through `vm-memory`, with nothing checked.
+//! `bare store` is the lower bound: the same four bytes through `vm-memory` without checks.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -27,7 +27,7 @@ mod memory {
     const KEEP: Range<u64> = 0x2000..0x2018;
 
     fn memory() -> GuestMemoryMmap<AtomicBitmap> {
-        // Two regions, as around the hole below 4 GiB.
+        // Two regions, like RAM below and above 4 GiB.
         GuestMemoryMmap::from_ranges(&[
             (GuestAddress(0), 4 << 20),
             (GuestAddress(1 << 32), 4 << 20),

@@ -3,9 +3,9 @@
 
 //! Hyper-V's hypercall page, as KVM writes it.
 //!
-//! A guest that has named itself in `HV_X64_MSR_GUEST_OS_ID` enables the page with `HV_X64_MSR_HYPERCALL`
-//! (0x40000001) and calls its first byte. KVM writes 4 bytes there, or 9 in a VM whose Xen hypercalls are
-//! intercepted too, and leaves the rest of the page alone. The bytes are the same for 32-bit and 64-bit guests.
+//! A guest identifies itself in `HV_X64_MSR_GUEST_OS_ID`, enables the page with `HV_X64_MSR_HYPERCALL`
+//! (0x40000001), and calls its first byte. KVM writes 4 bytes there, or 9 in a VM whose Xen hypercalls are
+//! intercepted too. It leaves the rest of the page alone. The bytes are the same for 32-bit and 64-bit guests.
 //!
 //! Source: Hypervisor Top Level Functional Specification, "Establishing the hypercall interface"; KVM's
 //! behaviour where it is narrower.
@@ -15,7 +15,7 @@ use crate::{HypercallInsn, PAGE_SIZE};
 /// Bit 0 of the MSR: the page is enabled.
 pub const HV_X64_MSR_HYPERCALL_ENABLE: u64 = 1;
 
-/// Bit 1 of the MSR: the guest locks the value until reset. KVM stores this bit and doesn't act on it.
+/// Bit 1 of the MSR: the guest locks the value until reset. KVM stores this bit but ignores it.
 pub const HV_X64_MSR_HYPERCALL_LOCKED: u64 = 1 << 1;
 
 /// Bits 63:12 of the MSR: the guest-physical address of the page.
@@ -24,11 +24,11 @@ pub const HV_X64_MSR_HYPERCALL_PAGE_ADDRESS_MASK: u64 = !0xfff;
 /// Length of the code in bytes.
 pub const CODE_LEN: usize = 4;
 
-/// Length of the code beside intercepted Xen hypercalls in bytes.
+/// Length of the code in bytes if Xen hypercalls are intercepted too.
 pub const CODE_LEN_WITH_XEN: usize = 9;
 
-/// `or eax, 0x80000000`. Bit 31 is zero in every Hyper-V call, so it tells them from Xen's; 64-bit calls carry
-/// nothing in RAX, which is clobbered anyway.
+/// `or eax, 0x80000000`. It tells Hyper-V's calls from Xen's: bit 31 is always zero in 32-bit Hyper-V
+/// calls, and 64-bit ones pass nothing in RAX.
 const OR_EAX_BIT_31: [u8; 5] = [0x0d, 0x00, 0x00, 0x00, 0x80];
 const RET: u8 = 0xc3;
 
@@ -45,7 +45,7 @@ pub const fn code_with_xen(insn: HypercallInsn) -> [u8; CODE_LEN_WITH_XEN] {
     [o, p, q, r, s, a, b, c, RET]
 }
 
-/// Writes [`code`] to the start of a page. The rest of it stays. `insn` is the **host's** ([`Vendor::insn`]).
+/// Writes [`code`] to the start of a page and leaves the rest. `insn` is the **host's** ([`Vendor::insn`]).
 ///
 /// [`Vendor::insn`]: crate::Vendor::insn
 ///
@@ -62,12 +62,12 @@ pub fn write_page(page: &mut [u8; PAGE_SIZE], insn: HypercallInsn) {
     page[..CODE_LEN].copy_from_slice(&code(insn));
 }
 
-/// Writes [`code_with_xen`] to the start of a page. The rest of it stays.
+/// Writes [`code_with_xen`] to the start of a page and leaves the rest.
 pub fn write_page_with_xen(page: &mut [u8; PAGE_SIZE], insn: HypercallInsn) {
     page[..CODE_LEN_WITH_XEN].copy_from_slice(&code_with_xen(insn));
 }
 
-/// The instruction in a page's code, in either form; `None` if `bytes` begin with something else.
+/// The instruction in a page's code of either form, `None` if `bytes` start with something else.
 pub fn identify(bytes: &[u8]) -> Option<HypercallInsn> {
     let code = bytes.strip_prefix(&OR_EAX_BIT_31).unwrap_or(bytes);
     let insn = HypercallInsn::identify(code)?;
@@ -79,17 +79,17 @@ pub fn identify(bytes: &[u8]) -> Option<HypercallInsn> {
 pub struct HypercallMsr(pub u64);
 
 impl HypercallMsr {
-    /// Is the page enabled?
+    /// Whether the page is enabled.
     pub const fn enabled(self) -> bool {
         self.0 & HV_X64_MSR_HYPERCALL_ENABLE != 0
     }
 
-    /// Is the value locked until reset?
+    /// Whether the value is locked until reset.
     pub const fn locked(self) -> bool {
         self.0 & HV_X64_MSR_HYPERCALL_LOCKED != 0
     }
 
-    /// Guest-physical address of the page, a multiple of 4096. It may lie anywhere, also outside of RAM.
+    /// Guest-physical address of the page, a multiple of 4096. It may be outside RAM.
     pub const fn gpa(self) -> u64 {
         self.0 & HV_X64_MSR_HYPERCALL_PAGE_ADDRESS_MASK
     }
@@ -115,7 +115,7 @@ impl HypercallMsr {
         }
     }
 
-    /// The value after the guest has written this OS ID: 0 disables the page, and keeps its address.
+    /// The value after the guest writes this OS ID. 0 disables the page and keeps its address.
     #[must_use]
     pub const fn after_guest_os_id(self, guest_os_id: u64) -> Self {
         if guest_os_id == 0 {
@@ -126,16 +126,16 @@ impl HypercallMsr {
     }
 }
 
-/// What a write of `HV_X64_MSR_HYPERCALL` means.
+/// The effect of a write to `HV_X64_MSR_HYPERCALL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnWrite {
-    /// Nothing, not even the value is kept: the guest has not named itself.
+    /// Nothing, because the guest has not identified itself. The value is dropped.
     Ignore,
-    /// The value is kept. A page that was enabled before keeps its bytes.
+    /// The value is stored. A page that was enabled keeps its bytes.
     Store,
-    /// The code is written, then the value is kept; if the page can't be written, the guest gets #GP and the
-    /// old value stays.
+    /// The code is written, then the value is stored. If the page can't be written, the guest gets #GP and
+    /// the old value stays.
     WritePage {
         /// Guest-physical address of the page, a multiple of 4096.
         gpa: u64,

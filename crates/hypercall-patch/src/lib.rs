@@ -1,24 +1,24 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Hypercall stubs and hypercall pages: which bytes, for which vendor, and how they get into guest memory.
+//! Hypercall stubs and hypercall pages: the bytes for each processor vendor, and how to write them to guest memory.
 //!
-//! A guest that wants hypercalls without knowing whose processor it runs on hands the hypervisor a place, and
-//! the hypervisor writes the instruction there. KVM's MSR based hypercall API of 2007 does so with four
-//! bytes, Xen and Hyper-V with a page. This crate holds the bytes of all three, checked against a
-//! disassembler, and none of the policy: it knows no MSR dispatch, no KVM and no VMM.
+//! A guest that doesn't know its processor's vendor passes an address to the hypervisor, and the hypervisor
+//! writes the hypercall instruction there. In KVM's MSR based hypercall API of 2007 that is four bytes, in
+//! Xen and Hyper-V a page. This crate has the bytes for all three, checked with a disassembler. It has no
+//! policy, no MSR dispatch, no KVM and no VMM.
 //!
-//! | item | is |
+//! | item | what it is |
 //! |---|---|
-//! | [`Vendor`], [`HypercallInsn`] | whose processor it is, by CPUID leaf 0; which of VMCALL and VMMCALL it has |
-//! | [`Stub`], [`PioPort`] | the four bytes of the 2007 ABI: native, or port I/O that a VMM can see |
+//! | [`Vendor`], [`HypercallInsn`] | the processor vendor from CPUID leaf 0; its instruction, VMCALL or VMMCALL |
+//! | [`Stub`], [`PioPort`] | the four bytes of the 2007 ABI: the native instruction, or port I/O that reaches the VMM |
 //! | [`xen`], [`hyperv`] | their hypercall pages, byte for byte as KVM writes them, and the MSR values |
-//! | `memory` (feature `vm-memory`) | one safe way to write a stub into guest memory |
+//! | `memory` (feature `vm-memory`) | checks a site in guest memory and writes a stub there |
 //!
 //! # Features
 //!
-//! `vm-memory` brings `memory`, `serde` serializes vendors, ports and stubs. Without them, as by default, the crate has
-//! no dependency. It is `no_std`, and there is no `unsafe`.
+//! `vm-memory` adds `memory`; `serde` serializes vendors, ports and stubs. Neither is on by default, and without them
+//! the crate has no dependencies. It is `no_std` and has no `unsafe`.
 //!
 //! # Example
 //!
@@ -30,7 +30,7 @@
 //! assert_eq!(vendor, Vendor::Amd);
 //! assert_eq!(Stub::native(vendor).bytes(), [0x0f, 0x01, 0xd9, 0xc3]); // vmmcall; ret
 //!
-//! // KVM answers VMCALL and VMMCALL itself. A call for the VMM goes through a port.
+//! // KVM may answer VMCALL and VMMCALL itself. A port access always reaches the VMM.
 //! let stub = Stub::Pio(PioPort::DEFAULT);
 //! assert_eq!(stub.bytes(), [0xe6, 0xf5, 0xc3, 0xcc]); // out 0xf5, al; ret; int3
 //! assert_eq!(Stub::identify(&stub.bytes()), Some(stub));
@@ -51,7 +51,7 @@ pub use pio::{ForbiddenPort, PioPort};
 pub use stub::{HypercallInsn, Stub};
 pub use vendor::{CpuidError, UnknownVendor, Vendor};
 
-/// Size of a guest page in bytes, and of a hypercall page.
+/// Size in bytes of a guest page and of a hypercall page.
 pub const PAGE_SIZE: usize = 4096;
 
 /// The README's examples, compiled and run.

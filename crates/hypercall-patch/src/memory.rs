@@ -1,29 +1,29 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A stub into guest memory: checked first, then written by stores that can't fail.
+//! Writes a stub to guest memory: first a check of the site, then stores that can't fail.
 //!
-//! The host of 2007 translated the address once and stored four bytes at the result, so that a guest could make
-//! it write behind a page of its own; the stores were four, no dirty log knew of them, and they could land on
-//! the structure that the registration came from. Here, for a site at guest-physical address *g*:
+//! The host of 2007 translated the address once and stored four bytes there, one at a time. A guest could make
+//! it write past the page, or into the structure that the registration came from, and no dirty log recorded the
+//! stores. Here, for a site at guest-physical address *g*:
 //!
-//! - *g* to *g* + 3 lie in one page of 4096 bytes. The guest's next virtual page need not be its next physical
-//!   one, so that a stub across the boundary would be two halves for the guest. Addresses near 2^64 so fail
-//!   before anything could wrap.
+//! - *g* to *g* + 3 are in one page of 4096 bytes. The guest's next virtual page need not be its next physical
+//!   page, so the guest would see a stub across the boundary in two pieces. This check also rejects addresses
+//!   near 2^64 before anything can wrap.
 //! - They don't overlap a range that the caller keeps, such as the structure's 24 bytes.
-//! - All four are RAM, and writable as far as the [`GuestMemory`] knows. One that isn't refuses the site, and
-//!   none is touched. RAM may consist of any regions, adjacent in the guest only.
-//! - Bytes that are there already aren't stored: a stub that several vCPUs register is written once, and never
-//!   under the feet of a vCPU that runs it.
-//! - Otherwise a 4-aligned site is **one** 32-bit atomic store. Any other site is byte stores **from the last
-//!   byte to the first**, each only if it changes something: until the last store the old first byte keeps its
-//!   meaning, so that the `mov eax, imm32; ret` which known guests put there works as one throughout. A vCPU that
-//!   runs other code there may see a mixture; the ABI can't prevent it, guests align their stubs. (A site whose
-//!   region doesn't begin on a multiple of four in guest and host alike is such a site too.)
-//! - The stores are marked in the memory's dirty bitmap. KVM's dirty log knows nothing of them.
+//! - All four bytes are RAM, and writable if the [`GuestMemory`] has permissions. Otherwise the site is
+//!   refused and no byte is touched. The bytes may be in several regions that are adjacent only in the guest.
+//! - Bytes that are already right aren't stored. A stub that several vCPUs register is written once, and not
+//!   again while another vCPU runs it.
+//! - Otherwise a 4-aligned site gets **one** 32-bit atomic store. Any other site gets byte stores **from the last
+//!   byte to the first**, and only of bytes that change. The first byte keeps its old value until the last store,
+//!   so the `mov eax, imm32; ret` that known guests put there stays valid throughout. A vCPU that runs other code
+//!   there may see a mixture. The ABI can't prevent that; guests should align their stubs. (A 4-aligned site is
+//!   also stored byte by byte if it isn't aligned in the host, or spans regions.)
+//! - The stores are marked in the memory's dirty bitmap. KVM's dirty log doesn't see them.
 //!
-//! A plain `GuestMemoryMmap` has no notion of read-only or private memory: a VMM with ROM slots or guest_memfd
-//! keeps them out of the object that it passes, or wraps it in a [`GuestMemory`] that grants no
+//! A plain `GuestMemoryMmap` doesn't know read-only or private memory. A VMM with ROM slots or guest_memfd
+//! must leave them out of the object that it passes, or wrap it in a [`GuestMemory`] that doesn't grant
 //! [`Permissions::Write`] for them.
 
 use core::fmt;
@@ -37,13 +37,13 @@ use crate::{PAGE_SIZE, Stub};
 
 const LEN: usize = Stub::LEN;
 
-/// Writes a stub, if the site is fit for it. [`check_site`] and [`Site::write`] in one.
+/// Checks a site and writes a stub there: [`check_site`] and [`Site::write`] in one call.
 ///
 /// `keep` is a range of guest-physical addresses that the stub must not overlap.
 ///
 /// # Errors
 ///
-/// [`SiteError`] if the site is refused. Nothing was written then.
+/// [`SiteError`] if the site is refused. Then nothing was written.
 ///
 /// # Examples
 ///
@@ -73,18 +73,18 @@ pub fn write_stub<M: GuestMemory + ?Sized>(
     Ok(check_site(memory, gpa, keep)?.write(stub))
 }
 
-/// Checks that a stub may be written at `gpa`, and writes nothing. What it returns can be written without
-/// failing, so that a caller can validate everything before it changes anything.
+/// Checks that a stub may be written at `gpa`, and writes nothing. [`Site::write`] can't fail, so a
+/// caller can validate everything before it changes anything.
 ///
-/// `keep` is a range of guest-physical addresses that the stub must not overlap; an empty one forbids nothing.
+/// `keep` is a range of guest-physical addresses that the stub must not overlap. An empty range forbids nothing.
 ///
 /// # Errors
 ///
-/// [`SiteError`], the first of its variants that applies.
+/// [`SiteError`]: the first variant that applies.
 ///
 /// # Examples
 ///
-/// A restored guest is patched anew for this host's vendor:
+/// A restored guest gets the stub of this host's vendor:
 ///
 /// ```
 /// use hypercall_patch::memory::{Written, check_site};
@@ -108,7 +108,7 @@ pub fn check_site<M: GuestMemory + ?Sized>(
     if first % PAGE_SIZE as u64 > (PAGE_SIZE - LEN) as u64 {
         return Err(SiteError::CrossesPage { gpa: first });
     }
-    // Inside of one page, so it can't wrap.
+    // In one page, so this can't wrap.
     let last = first + (LEN as u64 - 1);
     if let Some(keep) = keep
         && !keep.is_empty()
@@ -130,7 +130,7 @@ pub fn check_site<M: GuestMemory + ?Sized>(
     })
 }
 
-/// The host's view of the four bytes, if there is all of it.
+/// The host's view of the four bytes, `None` if any of them is missing.
 fn resolve<M: GuestMemory + ?Sized>(
     memory: &M,
     gpa: GuestAddress,
@@ -151,11 +151,11 @@ fn resolve<M: GuestMemory + ?Sized>(
     (len == LEN).then_some(site)
 }
 
-/// Four bytes of guest memory where a stub may stand, from [`check_site`].
+/// Four bytes of guest memory that can hold a stub, from [`check_site`].
 #[derive(Debug)]
 pub struct Site<'a, B: BitmapSlice> {
     gpa: GuestAddress,
-    /// One slice that holds all, or one per region: not empty, 4 bytes together.
+    /// One slice per region, none of them empty, 4 bytes in total.
     parts: [Option<VolatileSlice<'a, B>>; LEN],
 }
 
@@ -165,7 +165,7 @@ impl<B: BitmapSlice> Site<'_, B> {
         self.gpa
     }
 
-    /// The bytes that stand there now. The guest may change them at any time.
+    /// The current bytes. The guest may change them at any time.
     pub fn bytes(&self) -> [u8; LEN] {
         let mut bytes = [0; LEN];
         let mut at = 0;
@@ -175,12 +175,12 @@ impl<B: BitmapSlice> Site<'_, B> {
         bytes
     }
 
-    /// The stub that stands there now, if it is one.
+    /// The stub that is there now, if the bytes are one.
     pub fn stub(&self) -> Option<Stub> {
         Stub::identify(&self.bytes())
     }
 
-    /// Writes the stub, by the rules of the [module](self). It can't fail.
+    /// Writes the stub as the [module](self) describes. It can't fail.
     pub fn write(&self, stub: Stub) -> Written {
         let (old, new) = (self.bytes(), stub.bytes());
         if old == new {
@@ -192,7 +192,8 @@ impl<B: BitmapSlice> Site<'_, B> {
         Written::Changed
     }
 
-    /// One 32-bit store, where the site is one slice and aligned on the host. `false`: it isn't.
+    /// One 32-bit store, if the site is one slice and aligned on the host. Otherwise stores nothing
+    /// and returns `false`.
     fn store_whole(&self, new: [u8; LEN]) -> bool {
         match &self.parts {
             [Some(whole), None, ..] => whole
@@ -202,7 +203,7 @@ impl<B: BitmapSlice> Site<'_, B> {
         }
     }
 
-    /// The bytes that differ, the last first. The stores are volatile, so they stay in this order.
+    /// Stores the bytes that differ, the last first. Volatile stores keep this order.
     fn store_bytes(&self, old: [u8; LEN], new: [u8; LEN]) {
         let mut end = LEN;
         for part in self.parts.iter().flatten().rev() {
@@ -222,18 +223,18 @@ impl<B: BitmapSlice> Site<'_, B> {
 /// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// The stub is there, and was not before.
+    /// The stub was written.
     Changed,
-    /// The stub was there already; nothing was stored and nothing marked dirty.
+    /// The stub was already there. Nothing was stored or marked dirty.
     Unchanged,
 }
 
-/// Why no stub may be written at a site. The guest chose the address: for a VMM this is an outcome (the 2007
-/// ABI answers `-KVM_EINVAL`) and not a failure.
+/// Why a stub can't be written at a site. The guest chose the address, so for a VMM this is an outcome
+/// (`-KVM_EINVAL` in the 2007 ABI) and not a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SiteError {
-    /// The four bytes lie in two pages. Checked first.
+    /// The four bytes are in two pages. Checked first.
     CrossesPage {
         /// Guest-physical address of the site.
         gpa: u64,
@@ -244,15 +245,15 @@ pub enum SiteError {
         gpa: u64,
         /// First address to keep.
         start: u64,
-        /// First address behind those to keep.
+        /// First address after those to keep.
         end: u64,
     },
-    /// At least one of the four bytes is no RAM.
+    /// At least one of the four bytes isn't RAM.
     NotRam {
         /// Guest-physical address of the site.
         gpa: u64,
     },
-    /// The memory can be read there, but not written.
+    /// The memory there can be read but not written.
     ReadOnly {
         /// Guest-physical address of the site.
         gpa: u64,

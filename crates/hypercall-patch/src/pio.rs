@@ -5,13 +5,13 @@
 
 use core::fmt;
 
-/// An I/O port that a [`Stub::Pio`](crate::Stub::Pio) may write: one that fits the one-byte immediate of
-/// `OUT imm8, AL`, and that neither KVM nor a guest of a VM without legacy devices writes by itself.
+/// An I/O port that a [`Stub::Pio`](crate::Stub::Pio) may write. It fits the one-byte immediate of `OUT
+/// imm8, AL`, KVM doesn't treat it specially, and guests don't write it on their own.
 ///
-/// The VMM must answer it. What it can't know from here: the port must be no target of an ioeventfd or of
-/// coalesced PIO, which would take the exit away, and of no device of the VMM. Ports of devices that few VMs have
-/// are free (DMA controllers at 0x00 to 0x0f, 0x81 to 0x8f and 0xc0 to 0xdf; embedded controller at 0x62 and 0x66):
-/// a VMM with one of these doesn't choose them.
+/// The VMM must answer the port. This type doesn't know the VMM: the port must not belong to one of its devices,
+/// nor be an ioeventfd or coalesced PIO, which would suppress the exit. Ports of devices that few VMs have are
+/// allowed (DMA controllers at 0x00 to 0x0f, 0x81 to 0x8f and 0xc0 to 0xdf; embedded controller at 0x62 and 0x66).
+/// A VMM that has such a device must choose another port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "u8", into = "u8"))]
@@ -21,11 +21,11 @@ impl PioPort {
     /// Port 0xf5, which no device of a PC uses.
     pub const DEFAULT: Self = Self(0xf5);
 
-    /// Takes a port, 0x00 to 0xff.
+    /// Makes a `PioPort` of a port number, 0x00 to 0xff.
     ///
     /// # Errors
     ///
-    /// [`ForbiddenPort`] with the reason, if the port means something else to a PC, a guest or KVM.
+    /// [`ForbiddenPort`] with the reason, if the port has another use in a PC, a guest or KVM.
     ///
     /// # Examples
     ///
@@ -50,7 +50,7 @@ impl PioPort {
     }
 }
 
-/// What a port belongs to. `None`: it is free.
+/// What the port belongs to, `None` if it is free.
 const fn owner(port: u8) -> Option<&'static str> {
     Some(match port {
         0x20 | 0x21 => "the first interrupt controller",
@@ -103,7 +103,7 @@ impl fmt::Display for PioPort {
     }
 }
 
-/// A port that can't carry hypercalls, and why.
+/// A port that can't carry hypercalls, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForbiddenPort {
     port: u8,

@@ -11,7 +11,7 @@ const RET: u8 = 0xc3;
 const INT3: u8 = 0xcc;
 const OUT_IMM8_AL: u8 = 0xe6;
 
-/// The instruction with which a guest calls its hypervisor. Both are three bytes long.
+/// The instruction that calls the hypervisor. Both are three bytes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -31,7 +31,7 @@ impl HypercallInsn {
         }
     }
 
-    /// The instruction that `bytes` begin with.
+    /// The instruction that `bytes` start with.
     pub const fn identify(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [0x0f, 0x01, 0xc1, ..] => Some(Self::Vmcall),
@@ -50,22 +50,21 @@ impl fmt::Display for HypercallInsn {
     }
 }
 
-/// What is written where a guest registers its hypercall function: [`Stub::LEN`] bytes that call the
-/// hypervisor and return.
+/// The code written at the address that a guest registers: [`Stub::LEN`] bytes that call the hypervisor and return.
 ///
-/// All are position independent, the same in 32-bit and 64-bit mode, and leave every register but the result
-/// alone. The length is the ABI's: the 2007 host wrote three bytes of instruction and a `ret`, and guests
-/// reserve no more.
+/// All stubs are position independent, are the same in 32-bit and 64-bit mode, and change no register but
+/// the result. The ABI fixes the length: the 2007 host wrote a three-byte instruction and a `ret`, so guests
+/// need not reserve more.
 ///
 /// | stub | bytes | what happens |
 /// |---|---|---|
-/// | [`Stub::Vmx`] | `0f 01 c1 c3` | `vmcall; ret`: KVM answers it, or forwards it where it is told to |
+/// | [`Stub::Vmx`] | `0f 01 c1 c3` | `vmcall; ret`: KVM answers it, or forwards it if configured to |
 /// | [`Stub::Svm`] | `0f 01 d9 c3` | `vmmcall; ret`: the same |
 /// | [`Stub::Pio`] | `e6 pp c3 cc` | `out pp, al; ret; int3`: `KVM_EXIT_IO`, so the VMM answers it |
 ///
-/// With the port I/O stub the VMM identifies a call by the **port**, never by RIP, which KVM reports
-/// differently on its paths, and answers by writing RAX. OUT obeys IOPL and the TSS bitmap, not the CPL: a VMM
-/// that serves ring 0 only has to look at SS.DPL.
+/// With the port I/O stub, the VMM recognizes a call by its **port** and answers by writing RAX. It must not
+/// go by RIP, which differs between KVM's exit paths. OUT is checked against IOPL and the TSS bitmap, not the
+/// CPL, so a VMM that serves ring 0 only must check SS.DPL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -83,7 +82,7 @@ impl Stub {
     /// Length of every stub in bytes.
     pub const LEN: usize = 4;
 
-    /// The stub with the native hypercall instruction of a (host's) vendor.
+    /// The stub with the native hypercall instruction of the host's vendor.
     pub const fn native(vendor: Vendor) -> Self {
         Self::of_insn(vendor.insn())
     }
@@ -113,12 +112,11 @@ impl Stub {
         }
     }
 
-    /// Offset of the `ret` in bytes: where a vCPU stands when its call is done. 3 in a native stub, 2 in one with
-    /// port I/O.
+    /// Offset of the `ret` in bytes, where a vCPU continues after the call: 3 in a native stub, 2 in a port I/O stub.
     ///
-    /// A stub may replace another in a guest that is saved or paused only if both have this offset. Otherwise a vCPU
-    /// that stands there would go on inside of an instruction, and so would guest code that was interrupted there,
-    /// whose address is on a stack that no VMM finds.
+    /// In a saved or paused guest, a stub may replace another only if both have the same offset. Otherwise a vCPU at
+    /// the `ret` would continue in the middle of an instruction. So would guest code that was interrupted there: its
+    /// return address is on a stack that the VMM can't find.
     ///
     /// # Examples
     ///
@@ -155,11 +153,11 @@ impl Stub {
         }
     }
 
-    /// The stub that `bytes` begin with: what stands at an address, so that a guest that was restored on
-    /// another vendor's host can be patched anew. The bytes behind the fourth don't matter.
+    /// The stub that `bytes` start with. A VMM uses it to patch a guest again that was restored on a
+    /// host of another vendor. Bytes after the fourth don't matter.
     ///
-    /// `None` if there are fewer than [`Stub::LEN`], or if they are no stub that [`Stub::bytes`] can produce
-    /// (an `out` to a port that [`PioPort`] refuses is none).
+    /// `None` if there are fewer than [`Stub::LEN`] bytes, or if [`Stub::bytes`] can't produce them (such as
+    /// an `out` to a port that [`PioPort`] refuses).
     ///
     /// # Examples
     ///
@@ -250,7 +248,7 @@ mod tests {
             &[0x0f, 0x01, 0xc2, 0xc3],       // vmlaunch; ret
             &[0xe6, 0xf5, 0xc3, 0x90],       // the pad is int3
             &[0xe6, 0x80, 0xc3, 0xcc],       // a forbidden port
-            &[0xe7, 0xf5, 0xc3, 0xcc],       // out to the same port, but four bytes of it
+            &[0xe7, 0xf5, 0xc3, 0xcc],       // out to the same port, but four bytes wide
             &[0xb8, 0xda, 0xff, 0xff, 0xff], // mov eax, -38
             &[0; 4],
         ];

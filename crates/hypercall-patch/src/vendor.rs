@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Whose processor it is, from CPUID leaf 0.
+//! The processor vendor, from CPUID leaf 0.
 
 use core::fmt;
 
@@ -9,10 +9,10 @@ use crate::HypercallInsn;
 
 /// A processor vendor with hardware virtualization that KVM supports.
 ///
-/// Which one counts depends on the question. What KVM *executes* is decided by the **host's** processor
-/// ([`Vendor::from_cpuid`] on the table of `KVM_GET_SUPPORTED_CPUID`): stubs and hypercall pages follow it. What a
-/// guest *would execute by itself* follows the leaf 0 that the guest sees ([`Vendor::from_cpuid`] on its
-/// table); the two differ after a migration between vendors.
+/// There are two vendors to tell apart. The **host's** processor decides which instruction works, so stubs and
+/// hypercall pages follow it ([`Vendor::from_cpuid`] on the table of `KVM_GET_SUPPORTED_CPUID`). A guest without a
+/// stub chooses its instruction by the leaf 0 that it sees ([`Vendor::from_cpuid`] on the guest's table). The two
+/// differ after a migration between vendors.
 ///
 /// Source: Intel SDM volume 2, CPUID leaf 0; AMD APM volume 3, `Fn0000_0000`; the vendor strings that Linux
 /// knows (`arch/x86/kernel/cpu`).
@@ -43,7 +43,7 @@ impl Vendor {
         Self::Centaur,
     ];
 
-    /// The vendor string: the bytes of EBX, EDX and ECX of CPUID leaf 0, in this order.
+    /// The vendor string: EBX, EDX and ECX of CPUID leaf 0, in this order.
     pub const fn id(self) -> &'static [u8; 12] {
         match self {
             Self::Intel => b"GenuineIntel",
@@ -54,11 +54,11 @@ impl Vendor {
         }
     }
 
-    /// The vendor of a vendor string.
+    /// The vendor with this vendor string.
     ///
     /// # Errors
     ///
-    /// [`UnknownVendor`] with the string, if it is none of [`Vendor::ALL`]. The comparison is exact.
+    /// [`UnknownVendor`] with the string, if no vendor in [`Vendor::ALL`] has exactly this string.
     pub fn from_id(id: &[u8; 12]) -> Result<Self, UnknownVendor> {
         Self::ALL
             .into_iter()
@@ -68,7 +68,7 @@ impl Vendor {
 
     /// The vendor of a processor whose CPUID leaf 0 returned these registers.
     ///
-    /// The arguments are in the registers' usual order; the string that they spell is EBX, **EDX**, ECX.
+    /// The arguments are in the registers' usual order. The vendor string is EBX, **EDX**, ECX.
     ///
     /// # Errors
     ///
@@ -95,9 +95,9 @@ impl Vendor {
         Self::from_id(&id)
     }
 
-    /// The vendor that a CPUID table shows, such as a guest's (`KVM_SET_CPUID2`) or what KVM can offer
-    /// (`KVM_GET_SUPPORTED_CPUID`). Entries are (function, EBX, ECX, EDX); the first with function 0 counts,
-    /// as for KVM.
+    /// The vendor in a CPUID table, such as a guest's (`KVM_SET_CPUID2`) or the one that KVM supports
+    /// (`KVM_GET_SUPPORTED_CPUID`). Entries are (function, EBX, ECX, EDX). Like KVM, this uses the first
+    /// entry with function 0.
     ///
     /// # Errors
     ///
@@ -108,7 +108,7 @@ impl Vendor {
     /// ```
     /// use hypercall_patch::Vendor;
     ///
-    /// struct Entry { function: u32, ebx: u32, ecx: u32, edx: u32 } // as kvm_cpuid_entry2 has them
+    /// struct Entry { function: u32, ebx: u32, ecx: u32, edx: u32 } // as in kvm_cpuid_entry2
     /// let table = [
     ///     Entry { function: 1, ebx: 0, ecx: 0, edx: 0 },
     ///     Entry { function: 0, ebx: 0x6f67_7948, ecx: 0x656e_6975, edx: 0x6e65_476e },
@@ -148,8 +148,8 @@ impl fmt::Display for Vendor {
     }
 }
 
-/// A vendor string that belongs to no [`Vendor`]. `Display` shows it with everything but printable ASCII
-/// escaped, so a guest's table can't put control characters into a log.
+/// A vendor string that belongs to no [`Vendor`]. `Display` escapes everything but printable ASCII, so a
+/// guest's table can't put control characters into a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownVendor(pub [u8; 12]);
 
@@ -157,7 +157,7 @@ impl fmt::Display for UnknownVendor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the processor vendor \"{}\" of CPUID leaf 0 is none whose hypercall instruction is known; use \
+            "CPUID leaf 0 names the vendor \"{}\", whose hypercall instruction is unknown; use \
              hypercalls by port I/O",
             self.0.escape_ascii()
         )
@@ -166,13 +166,13 @@ impl fmt::Display for UnknownVendor {
 
 impl core::error::Error for UnknownVendor {}
 
-/// Why a CPUID table shows no vendor.
+/// Why a CPUID table has no known vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CpuidError {
     /// The table has no entry for function 0.
     NoLeaf0,
-    /// Leaf 0 names a vendor that isn't known.
+    /// Leaf 0 names an unknown vendor.
     Unknown(UnknownVendor),
 }
 
@@ -187,7 +187,7 @@ impl fmt::Display for CpuidError {
     }
 }
 
-// Its text is the whole of `UnknownVendor`'s, which therefore is no source of its own.
+// `Display` already shows all of `UnknownVendor`, so it isn't a source as well.
 impl core::error::Error for CpuidError {}
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// EBX, ECX, EDX of a vendor string, taken apart without the code under test.
+    /// EBX, ECX and EDX for a vendor string, computed without the code under test.
     fn leaf0(id: &[u8; 12]) -> (u32, u32, u32) {
         let word = |at: usize| u32::from_le_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
         (word(0), word(8), word(4))
@@ -250,7 +250,7 @@ mod tests {
         ] {
             assert_eq!(Vendor::from_id(id), Err(UnknownVendor(*id)));
         }
-        // EBX, ECX, EDX in the order of their names spell no vendor.
+        // Read in the order EBX, ECX, EDX, the string is no vendor's.
         let (ebx, ecx, edx) = leaf0(b"GenuineIntel");
         assert!(Vendor::from_leaf0(ebx, edx, ecx).is_err());
     }

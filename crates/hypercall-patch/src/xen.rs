@@ -3,15 +3,15 @@
 
 //! Xen's hypercall page, as KVM writes it for `KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL`.
 //!
-//! A guest writes the page's address to an MSR that the hypervisor's CPUID leaves name (base + 2, EBX), and
-//! calls hypercall *n* at the page's start + 32 *n*. With the interception, KVM fills the page with the
-//! processor's own hypercall instruction; calls then leave with `KVM_EXIT_XEN`.
+//! A guest writes the page's address to an MSR that the hypervisor's CPUID leaves name (base + 2, EBX). It
+//! calls hypercall *n* at offset 32 *n* of the page. With interception, KVM fills the page with the
+//! processor's own hypercall instruction, and calls exit with `KVM_EXIT_XEN`.
 //!
 //! The page is the same for 32-bit and 64-bit guests: `mov eax, imm32` clears the upper half of RAX, and the
-//! rest is encoded alike. Only without the interception does the mode matter: the VMM then supplies one blob of
-//! pages per mode, and the low 12 bits of the MSR value choose the page ([`PageRequest::index`]).
+//! other instructions have the same encoding. The mode matters only without interception. Then the VMM supplies
+//! one blob of pages per mode, and the low 12 bits of the MSR value choose the page ([`PageRequest::index`]).
 //!
-//! Xen itself differs in one slot: it puts `ud2` into that of `iret` (23). KVM doesn't, nor does this module.
+//! Xen itself writes `ud2` to the slot of `iret` (23). KVM doesn't, and neither does this module.
 //!
 //! Source: KVM API, `KVM_XEN_HVM_CONFIG`; Xen's `public/arch-x86/cpuid.h` and `public/arch-x86/xen.h`.
 
@@ -22,14 +22,14 @@ use crate::{HypercallInsn, PAGE_SIZE};
 /// Size of a slot in bytes.
 pub const SLOT_LEN: usize = 32;
 
-/// Number of slots, and so of hypercalls, in a page.
+/// Number of slots in a page, one per hypercall.
 pub const SLOTS: usize = PAGE_SIZE / SLOT_LEN;
 
 const MOV_EAX_IMM32: u8 = 0xb8;
 const RET: u8 = 0xc3;
 const INT3: u8 = 0xcc;
 
-/// Low bits of the MSR's value that aren't address.
+/// Low bits of the MSR value that are the index.
 const INDEX_MASK: u64 = PAGE_SIZE as u64 - 1;
 
 /// The bytes of one slot: `mov eax, number; vmcall|vmmcall; ret`, then `int3` to the end.
@@ -67,8 +67,8 @@ pub fn write_page(page: &mut [u8; PAGE_SIZE], insn: HypercallInsn) {
     }
 }
 
-/// The instruction of a page that [`write_page`] filled; `None` for any other content. A restored guest's page
-/// can so be written anew for another vendor.
+/// The instruction of a page that [`write_page`] filled, `None` for any other content. A VMM uses it to
+/// rewrite a restored guest's page for another vendor.
 pub fn identify(page: &[u8; PAGE_SIZE]) -> Option<HypercallInsn> {
     let insn = HypercallInsn::identify(&page[5..])?;
     let mut slots = (0..).zip(page.chunks_exact(SLOT_LEN));
@@ -77,17 +77,17 @@ pub fn identify(page: &[u8; PAGE_SIZE]) -> Option<HypercallInsn> {
         .then_some(insn)
 }
 
-/// What a guest asks for when it writes the hypercall page MSR.
+/// What a guest asks for with a write to the hypercall page MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Guest-physical address of the page, a multiple of 4096. It may lie anywhere, also outside of RAM.
+    /// Guest-physical address of the page, a multiple of 4096. It may be outside RAM.
     pub gpa: u64,
-    /// Which page of the VMM's blob is wanted, 0 to 4095.
+    /// The page of the VMM's blob, 0 to 4095.
     pub index: u16,
 }
 
 impl PageRequest {
-    /// Takes an MSR value apart: bits 63:12 are the address, bits 11:0 the index.
+    /// Decodes an MSR value: bits 63:12 are the address, bits 11:0 the index.
     pub const fn from_msr(value: u64) -> Self {
         Self {
             gpa: value & !INDEX_MASK,
@@ -95,11 +95,11 @@ impl PageRequest {
         }
     }
 
-    /// The address, for a page that is intercepted: there is but one, so the index must be 0.
+    /// The address of the intercepted page. There is only one such page, so the index must be 0.
     ///
     /// # Errors
     ///
-    /// [`NoSuchPage`] for any other index. KVM answers the guest's write with #GP then, and so should a VMM.
+    /// [`NoSuchPage`] for any other index. KVM then raises #GP for the guest's write, and so should a VMM.
     ///
     /// # Examples
     ///
@@ -175,7 +175,7 @@ mod tests {
             write_page(&mut page, insn);
             assert_eq!(identify(&page), Some(insn));
             for at in [0, 1, 4, 7, 8, 9, 31, 32 * 127 + 1, 4095] {
-                page[at] ^= 0x18; // turns one vendor's instruction into the other's
+                page[at] ^= 0x18; // swaps VMCALL and VMMCALL
                 assert_eq!(identify(&page), None, "offset {at:#x}");
                 page[at] ^= 0x18;
             }

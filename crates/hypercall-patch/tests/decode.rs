@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Everything that is written is decoded back by a disassembler that isn't ours.
+//! Everything that the crate writes, decoded with an independent disassembler.
 #![allow(clippy::unwrap_used)]
 
 use hypercall_patch::{HypercallInsn, PAGE_SIZE, PioPort, Stub, hyperv, xen};

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Stubs into guest memory: sites at every edge, what is refused, and what becomes dirty.
+//! Stubs in guest memory: sites at every edge, refusals, and dirty pages.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -34,7 +34,7 @@ fn ram(ranges: &[(u64, usize)]) -> GuestMemoryMmap<AtomicBitmap> {
     memory
 }
 
-/// `AtomicBitmap::reset` is behind the region; the trait has no way to it.
+/// Reaches `AtomicBitmap::reset`, which the region's trait doesn't expose.
 trait BitmapReset {
     fn bitmap_reset(&self);
 }
@@ -46,7 +46,7 @@ impl BitmapReset for vm_memory::GuestRegionMmap<AtomicBitmap> {
     }
 }
 
-/// All bytes of all regions, and for each whether its page is dirty.
+/// Every byte of every region, and whether its page is dirty.
 fn image(memory: &GuestMemoryMmap<AtomicBitmap>) -> Vec<(u64, u8, bool)> {
     let mut image = Vec::new();
     for region in memory.iter() {
@@ -69,7 +69,8 @@ fn bytes_at<const N: usize>(memory: &GuestMemoryMmap<AtomicBitmap>, gpa: u64) ->
     bytes
 }
 
-/// The site is refused with this error, by check and write alike, and nothing changes.
+/// Checks that both the check and the write refuse the site with the same error, and change
+/// nothing. Returns the error.
 fn refused(
     memory: &GuestMemoryMmap<AtomicBitmap>,
     gpa: u64,
@@ -140,7 +141,7 @@ fn h1_a_site_that_crosses_a_page_is_refused() {
 
 #[test]
 fn h1_a_site_that_is_ram_in_part_is_refused_without_a_partial_write() {
-    // RAM ends, and begins, in the middle of a page.
+    // RAM that ends and starts in the middle of a page.
     let memory = ram(&[(0x1000, 0x802), (0x1901, 0x100)]);
     for gpa in [
         0x1000 - 4,
@@ -258,7 +259,7 @@ fn h8_an_aligned_site_is_one_store_of_four_bytes() {
     for gpa in [0x1000, 0x1234, 0x1ffc] {
         write_stub(&memory, GuestAddress(gpa), Stub::Vmx, None).unwrap();
         assert_eq!(stores(&memory), [(gpa as usize, 4)]);
-        // Only one byte of it differs, and it's still one store.
+        // Only one byte differs, but it is still one store.
         write_stub(&memory, GuestAddress(gpa), Stub::Svm, None).unwrap();
         assert_eq!(stores(&memory), [(gpa as usize, 4)]);
         write_stub(&memory, GuestAddress(gpa), Stub::Svm, None).unwrap();
@@ -383,7 +384,7 @@ fn h10_memory_that_grants_no_write_is_read_only() {
 
 #[test]
 fn memory_that_breaks_its_contract_causes_no_partial_write() {
-    // One byte per region, so that more bytes than asked for are more slices than fit.
+    // One byte per region, so that too many bytes are also too many slices.
     let ranges: Vec<_> = (0..8).map(|at| (0x1000 + at, 1)).collect();
     for (ranges, len) in [
         (vec![(0x1000, 8)], 0),
@@ -408,13 +409,13 @@ fn memory_that_breaks_its_contract_causes_no_partial_write() {
 
 #[test]
 fn h13_addresses_near_the_top_fail_and_do_not_wrap() {
-    // RAM at 0, where a wrapped store would land, and up to the last but one address.
+    // RAM at 0, where a wrapped store would land, and at the top, up to the last address but one.
     let top = u64::MAX - 0xffff;
     let memory = ram(&[(0, 0x1000), (top, 0xffff)]);
     for gpa in [u64::MAX - 2, u64::MAX - 1, u64::MAX] {
         assert_eq!(refused(&memory, gpa, None), SiteError::CrossesPage { gpa });
     }
-    // Its last byte is the last address there is, which no region can hold.
+    // Its last byte is at the highest address, which no region can contain.
     let gpa = u64::MAX - 3;
     assert_eq!(refused(&memory, gpa, None), SiteError::NotRam { gpa });
     assert_eq!(

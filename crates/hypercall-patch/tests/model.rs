@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Stubs into guest memory, against a model that looks at single bytes.
+//! Stubs in guest memory, compared with a model that works byte by byte.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -16,12 +16,12 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestM
 const BASE: u64 = 0x7000;
 const LEN: u64 = 0x3000;
 
-/// Three pages, cut at any place into RAM and holes.
+/// Three pages, divided anywhere into RAM and holes.
 #[derive(Clone, Debug)]
 struct Layout(Vec<Range<u64>>);
 
 fn any_layout() -> impl Strategy<Value = Layout> {
-    // Cuts are mostly near the page boundaries, where sites are too.
+    // Cuts are mostly near page boundaries, as the sites are.
     let cut = prop_oneof![
         0..LEN,
         (1..3_u64, 0..12_u64).prop_map(|(page, at)| page * 0x1000 + at - 6)
@@ -117,7 +117,7 @@ fn index(gpa: u64) -> Option<usize> {
         .then(|| (gpa - BASE) as usize)
 }
 
-/// What has to happen, by the naivest of all ways. 128-bit addresses can't wrap.
+/// The expected result, computed as simply as possible. 128-bit addresses can't wrap.
 fn model(ram: &mut Bytewise, case: &Case) -> Result<Written, SiteError> {
     let gpa = case.gpa;
     let site: Vec<u128> = (0..4).map(|at| u128::from(gpa) + at).collect();
@@ -160,7 +160,7 @@ fn model(ram: &mut Bytewise, case: &Case) -> Result<Written, SiteError> {
     Ok(written)
 }
 
-/// The memory that both start from: a pattern, and maybe a stub that stands there already.
+/// The memory that both start with: a pattern, and maybe a stub at the site.
 fn build(case: &Case) -> (GuestMemoryMmap<AtomicBitmap>, Bytewise) {
     let mut bytewise = vec![None; LEN as usize];
     for byte in case.layout.0.iter().cloned().flatten() {
@@ -206,7 +206,7 @@ fn content(memory: &GuestMemoryMmap<AtomicBitmap>) -> Bytewise {
     all
 }
 
-/// Dirty are the pages of the bytes that changed, and at most those of the site.
+/// Checks that the pages of changed bytes are dirty, and no pages outside the site.
 fn check_dirty(
     memory: &GuestMemoryMmap<AtomicBitmap>,
     case: &Case,

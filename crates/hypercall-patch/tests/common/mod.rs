@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Memories that watch or restrict what is done to them.
+//! Memories that record or restrict accesses.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use vm_memory::{
     GuestMemoryRegion, Permissions,
 };
 
-/// A "bitmap" that logs every store, in order: offset in the region and length.
+/// A "bitmap" that logs every store in order: offset in the region and length.
 #[derive(Clone, Debug, Default)]
 pub struct StoreLog {
     log: Arc<Mutex<Vec<(usize, usize)>>>,
@@ -59,7 +59,7 @@ pub fn stores(memory: &GuestMemoryMmap<StoreLog>) -> Vec<(usize, usize)> {
     std::mem::take(&mut *region.bitmap().log.lock().unwrap())
 }
 
-/// Memory that can't be written in one range, and not accessed at all in another.
+/// Memory with a read-only range and an inaccessible range.
 #[derive(Debug)]
 pub struct Guarded {
     pub memory: GuestMemoryMmap<AtomicBitmap>,
@@ -97,7 +97,7 @@ impl GuestMemory for Guarded {
     }
 }
 
-/// Memory that breaks its contract: whatever is asked for, it yields this many bytes.
+/// Memory that breaks its contract: for every request it returns this many bytes.
 #[derive(Debug)]
 pub struct Liar {
     pub memory: GuestMemoryMmap<AtomicBitmap>,
