@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What an MSR access costs in user space, a filter's compilation, and a registration.
+//! Times an MSR access in user space, the compilation of a filter, and a registration.
 //!
 //! `cargo bench -p para-msr`
 #![allow(clippy::unwrap_used)]
@@ -17,7 +17,7 @@ use para_msr::handlers::Shadow;
 use para_msr::{MsrDispatch, MsrDispatchBuilder, profile};
 
 const BASE: u32 = 0x4000_0000;
-/// Indices from one range's first MSR to the next one's.
+/// The distance between the first MSRs of two ranges.
 const STEP: u32 = 16;
 
 fn table(ranges: u32) -> MsrDispatch {
@@ -33,7 +33,7 @@ fn dispatch(c: &mut Criterion) {
     let mut group = c.benchmark_group("dispatch");
     for ranges in [1, 16, 256] {
         let mut msrs = table(ranges);
-        // Another range each time, in an order that neither caches nor branch prediction know by heart.
+        // A different range each time, in an order that caches and branch prediction can't learn.
         let mut next = 0u32;
         let mut index = move || {
             next = next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

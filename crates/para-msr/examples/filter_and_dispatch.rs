@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A VMM that answers for a few MSRs of its own: filter and dispatch, nothing of the 2007 API.
+//! A VMM that handles a few MSRs itself: filter and dispatch, without the 2007 API.
 //!
 //! `cargo run -p para-msr --example filter_and_dispatch --no-default-features --features kvm`
 //!
-//! Its guest reads the microcode's revision, then writes the MSR by which Hyper-V's guests ask for a reset.
-// Giving memory to a VM is an unsafe call; a VMM has its own place for it.
+//! Its guest reads the microcode revision, then writes the MSR with which Hyper-V guests ask for a reset.
+// Giving memory to a VM is an unsafe call.
 #![allow(unsafe_code)]
 
 use std::error::Error;
@@ -47,9 +47,9 @@ fn run_vcpu(vcpu: &mut VcpuFd, msrs: &mut MsrDispatch) -> Result<bool, Box<dyn E
     }
 }
 
-/// Runs the machine, and returns the revision that its guest has read, and whether it was stopped.
+/// Runs the machine. Returns the revision that its guest read, and whether it was stopped.
 pub fn run(kvm: &Kvm) -> Result<(u64, bool), Box<dyn Error>> {
-    // 1. The VM and its filter. All owners' ranges are denied, and all that a Linux guest doesn't need.
+    // 1. The VM and its filter: deny what has a handler, and everything that a Linux guest doesn't need.
     let vm = kvm.create_vm()?;
     let open = MsrFilterBuilder::new(FilterDefault::Deny).allow_profile(profile::LINUX);
     let filter = table()?
@@ -65,7 +65,7 @@ pub fn run(kvm: &Kvm) -> Result<(u64, bool), Box<dyn Error>> {
         userspace_addr: memory.get_host_address(GuestAddress(0))? as u64,
         ..Default::default()
     };
-    // SAFETY: the region is `memory`, which is there until no vCPU runs any more.
+    // SAFETY: the region is `memory`, which outlives the vCPU.
     unsafe { vm.set_user_memory_region(region) }?;
     let mut vcpu = vm.create_vcpu(0)?;
     let mut sregs = vcpu.get_sregs()?;
@@ -80,7 +80,7 @@ pub fn run(kvm: &Kvm) -> Result<(u64, bool), Box<dyn Error>> {
     Ok((vcpu.get_regs()?.rbx, stopped))
 }
 
-/// Also a module of the tests, where nobody calls this.
+/// The tests include this file as a module and don't call this.
 #[allow(dead_code)]
 fn main() -> Result<(), Box<dyn Error>> {
     let (revision, stopped) = run(&Kvm::new()?)?;

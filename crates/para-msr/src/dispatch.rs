@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Handlers by MSR index: built once, then only looked up.
+//! MSR handlers by index, in a table that doesn't change once it is built.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,26 +14,26 @@ use crate::{MsrHandler, MsrRange, Outcome};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DispatchError {
-    /// It would share MSRs with another handler.
+    /// Its range overlaps another handler's.
     #[error("MSR range {new} overlaps {existing}, give each MSR to one handler")]
     Overlap {
         /// The refused range.
         new: MsrRange,
-        /// The range that is there already.
+        /// The range that is already in the table.
         existing: MsrRange,
     },
 }
 
-/// A handler was refused; the handlers before it are still there.
+/// A handler was refused. The builder still has the earlier handlers.
 ///
-/// It becomes a [`DispatchError`] by `?`.
+/// `?` converts it to a [`DispatchError`].
 ///
 /// ```
 /// use para_msr::MsrDispatchBuilder;
 /// use para_msr::handlers::Constant;
 ///
 /// let msrs = MsrDispatchBuilder::new().insert(0x8b, Constant::new(1))?;
-/// // A user's own MSR, if nobody has it.
+/// // A user's own MSR, unless it has a handler already.
 /// let msrs = msrs.insert(0x8b, Constant::new(2)).unwrap_or_else(|refused| {
 ///     println!("{refused}");
 ///     refused.builder
@@ -45,9 +45,9 @@ pub enum DispatchError {
 #[error("{reason}")]
 #[non_exhaustive]
 pub struct InsertError {
-    /// The builder, as it was before.
+    /// The builder without the refused handler.
     pub builder: MsrDispatchBuilder,
-    /// Why.
+    /// Why the handler was refused.
     pub reason: DispatchError,
 }
 
@@ -78,22 +78,22 @@ impl fmt::Debug for MsrDispatchBuilder {
 }
 
 impl MsrDispatchBuilder {
-    /// No handlers: every access is [`Outcome::NotHandled`].
+    /// A builder without handlers: every access is [`Outcome::NotHandled`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives an MSR or a range of them to a handler.
+    /// Adds a handler for an MSR or a range of MSRs.
     ///
     /// # Errors
-    /// Another handler has one of these MSRs; the error names both ranges and gives the builder back.
+    /// Another handler has one of these MSRs. The error names both ranges and returns the builder.
     pub fn insert(
         mut self,
         range: impl Into<MsrRange>,
         handler: impl MsrHandler + 'static,
     ) -> Result<Self, InsertError> {
         let new = range.into();
-        // The first range that doesn't lie wholly before the new one.
+        // The first range that doesn't end before the new one.
         let at = self
             .entries
             .partition_point(|entry| entry.range.last() < new.first());
@@ -112,7 +112,7 @@ impl MsrDispatchBuilder {
         Ok(self)
     }
 
-    /// The ranges that have a handler so far, in ascending order: what a filter must make exit.
+    /// The ranges that have a handler so far, in ascending order. A filter must deny them.
     pub fn ranges(&self) -> impl Iterator<Item = MsrRange> + '_ {
         self.entries.iter().map(|entry| entry.range)
     }
@@ -133,10 +133,10 @@ impl MsrDispatchBuilder {
     }
 }
 
-/// One vCPU's MSRs in user space: a frozen table of handlers, owned by the vCPU's thread.
+/// One vCPU's MSRs in user space: an immutable table of handlers, owned by the vCPU's thread.
 ///
-/// An access costs a binary search, a virtual call and two relaxed stores: no lock and no allocation. The default is
-/// a table without handlers.
+/// An access takes a binary search, a virtual call and two relaxed stores, with no lock and no allocation. The
+/// default table has no handlers.
 ///
 /// ```
 /// use para_msr::handlers::{Constant, Shadow};
@@ -157,9 +157,9 @@ impl MsrDispatchBuilder {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct MsrDispatch {
-    /// Sorted, without overlap. Apart from the handlers, so that a search touches few cache lines.
+    /// Sorted, without overlap. Separate from the handlers, so that a search touches few cache lines.
     ranges: Box<[MsrRange]>,
-    /// As many, in the same order.
+    /// One per range, in the same order.
     handlers: Box<[Box<dyn AnyHandler>]>,
     counters: MsrCounters,
 }
@@ -214,7 +214,7 @@ impl MsrDispatch {
         Some((at, self.handlers.get_mut(at)?.as_mut()))
     }
 
-    /// What was counted so far and will be: a handle that any thread may keep and read, without a lock.
+    /// A handle on the live counters. Any thread may keep it and read it without a lock.
     pub fn counters(&self) -> MsrCounters {
         self.counters.clone()
     }
@@ -224,25 +224,24 @@ impl MsrDispatch {
         &self.ranges
     }
 
-    /// The handler that answers for `index`, if there is one and it is an `H`.
+    /// The handler of `index`, if there is one and it is an `H`.
     pub fn handler<H: MsrHandler + 'static>(&self, index: u32) -> Option<&H> {
         let handler = self.handlers.get(self.position(index)?)?;
         (**handler).as_any().downcast_ref()
     }
 
-    /// The handler that answers for `index`, if there is one and it is an `H`: to save and restore what only
-    /// its type knows.
+    /// The same, mutable: to save and restore state that only the handler's type knows.
     pub fn handler_mut<H: MsrHandler + 'static>(&mut self, index: u32) -> Option<&mut H> {
         self.find_mut(index)?.1.as_any_mut().downcast_mut()
     }
 
-    /// The vCPU is reset: tells every handler. Counters go on.
+    /// Resets all handlers, because the vCPU is reset. Counters keep their values.
     pub fn reset(&mut self) {
         self.handlers.iter_mut().for_each(|handler| handler.reset());
     }
 
-    /// The values of all handlers that keep any, in ascending order of the ranges, each only in its own. KVM's
-    /// own MSR state doesn't have them.
+    /// The values that handlers keep, in ascending order of their ranges. A handler's values outside its range
+    /// are dropped. KVM's own MSR state doesn't contain these values.
     pub fn save(&self) -> Vec<(u32, u64)> {
         let mut values = Vec::new();
         for (range, handler) in self.ranges.iter().zip(&self.handlers) {
@@ -255,8 +254,8 @@ impl MsrDispatch {
         values
     }
 
-    /// Gives saved values back to their handlers, and returns the indices that nobody took or that were
-    /// refused: a restore doesn't die on one of them.
+    /// Restores saved values to their handlers. Returns the indices that have no handler or that a
+    /// handler refused; the other values are restored anyway.
     pub fn restore(&mut self, values: &[(u32, u64)]) -> Vec<u32> {
         let mut refused = Vec::new();
         for &(index, value) in values {
@@ -277,8 +276,8 @@ enum Kind {
     Write,
 }
 
-/// A count that one thread writes and any thread reads. A load and a store suffice, which cost less than a
-/// locked addition: `&mut self` of the accesses makes sure that nobody else counts.
+/// A counter that one thread writes and any thread reads. Accesses take `&mut self`, so there is only one
+/// writer. A load and a store are enough, and cheaper than a locked addition.
 #[derive(Debug, Default)]
 struct Counter(AtomicU64);
 
@@ -309,8 +308,8 @@ struct Shared {
     nobody: Counter,
 }
 
-/// How often a vCPU's MSRs were accessed: a shared handle, to be read by any thread while the vCPU runs. Counts
-/// that are read together needn't fit each other to the last access.
+/// How often a vCPU's MSRs were accessed: a shared handle that any thread can read while the vCPU runs. Several
+/// counts read together may differ by accesses in progress.
 #[derive(Clone, Debug)]
 pub struct MsrCounters {
     shared: Arc<Shared>,
@@ -322,13 +321,13 @@ pub struct MsrCounters {
 pub struct MsrCount {
     /// The range.
     pub range: MsrRange,
-    /// RDMSRs, whatever they came to.
+    /// RDMSRs, whatever their outcome.
     pub reads: u64,
-    /// WRMSRs, whatever they came to.
+    /// WRMSRs, whatever their outcome.
     pub writes: u64,
-    /// Accesses of both kinds that came to #GP(0). Without those that KVM refused ([`Outcome::SetInKvm`]).
+    /// Accesses of both kinds that raised #GP(0), except those that KVM refused ([`Outcome::SetInKvm`]).
     pub faults: u64,
-    /// Accesses of both kinds that the handler didn't answer for ([`Outcome::NotHandled`]).
+    /// Accesses of both kinds that the handler declined ([`Outcome::NotHandled`]).
     pub declined: u64,
 }
 
@@ -375,12 +374,12 @@ impl MsrCounters {
         })
     }
 
-    /// The counts of the range that holds an MSR.
+    /// The counts of the range that contains an MSR.
     pub fn get(&self, index: u32) -> Option<MsrCount> {
         self.iter().find(|count| count.range.contains(index))
     }
 
-    /// Accesses to MSRs without a handler. Those that a handler declined are counted with its range.
+    /// Accesses to MSRs without a handler. Accesses that a handler declined are counted in its range.
     pub fn not_handled(&self) -> u64 {
         self.shared.nobody.get()
     }

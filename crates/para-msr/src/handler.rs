@@ -1,45 +1,46 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What an MSR access comes to, and what answers it.
+//! The outcome of an MSR access, and the trait that decides it.
 
 use std::any::Any;
 
 use crate::saved::MsrValue;
 
-/// What an MSR access comes to for the guest.
+/// The outcome of an MSR access for the guest.
 ///
-/// A VMM answers [`Handled`](Self::Handled) and [`Stop`](Self::Stop) by success and everything else by #GP(0), also
-/// what later versions of this crate may add: [`or_gp`](Self::or_gp). With feature `kvm`, `MsrDispatch::answer` does
-/// all of it.
+/// A VMM answers [`Handled`](Self::Handled) and [`Stop`](Self::Stop) with success and everything else with #GP(0),
+/// including variants of later versions: [`or_gp`](Self::or_gp) does that. With feature `kvm`, `MsrDispatch::answer`
+/// does the whole job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "an access that nobody answers must become #GP"]
 #[non_exhaustive]
 pub enum Outcome<T> {
-    /// Nobody answers for this MSR. The VMM decides; without a policy of its own it should inject #GP(0),
-    /// because that is what hardware does.
+    /// No handler answers for this MSR, so the VMM decides. Without a policy of its own it should inject
+    /// #GP(0), as hardware does.
     NotHandled,
-    /// The access succeeds: RDMSR gives the value, WRMSR goes on.
+    /// The access succeeds. RDMSR returns the value.
     Handled(T),
     /// The access raises #GP(0) at the instruction and has no other effect.
     GpException,
-    /// The access succeeds as [`Handled`](Self::Handled) does, and the vCPU must not run guest code after it until
-    /// the VMM lets it: the guest has crashed, or asked for a reset. The instruction itself still completes.
+    /// The access succeeds like [`Handled`](Self::Handled), but the vCPU must not run guest code afterwards until
+    /// the VMM allows it. The guest has crashed, for example, or asked for a reset. The instruction itself still
+    /// completes.
     Stop(T),
-    /// The WRMSR succeeds if KVM takes this value by `KVM_SET_MSRS`, and is #GP(0) otherwise. For a handler that
-    /// looks at writes of an MSR that KVM has, or turns one MSR into another.
+    /// The WRMSR succeeds if KVM accepts this value through `KVM_SET_MSRS`, and is #GP(0) otherwise. For a
+    /// handler that inspects writes to an MSR that KVM implements, or maps one MSR to another.
     ///
-    /// KVM checks less for the host than for a guest: the handler refuses what hardware would refuse. A VMM without
-    /// a vCPU at hand injects #GP(0). So it is also if a handler answers a RDMSR by this.
+    /// KVM checks the host's writes less strictly than a guest's, so the handler must refuse what hardware would
+    /// refuse. A VMM that can't reach the vCPU injects #GP(0). As the answer to RDMSR, this is #GP(0) too.
     SetInKvm(MsrValue),
 }
 
 impl<T> Outcome<T> {
-    /// The value, if the access succeeds; `None` where the guest gets #GP(0). An access that nobody answers
-    /// is #GP(0) too, which is the default that a VMM should have.
+    /// The value if the access succeeds, `None` if the guest gets #GP(0). An access without a handler is
+    /// #GP(0), which should be a VMM's default.
     ///
-    /// It tells neither that the vCPU must stop nor what KVM is to be given: for handlers that answer by
-    /// [`Stop`](Self::Stop) or [`SetInKvm`](Self::SetInKvm), look at the outcome itself.
+    /// This drops the request of [`Stop`](Self::Stop) and the value of [`SetInKvm`](Self::SetInKvm). If
+    /// a handler uses them, match on the outcome itself.
     ///
     /// ```
     /// use para_msr::Outcome;
@@ -56,18 +57,17 @@ impl<T> Outcome<T> {
     }
 }
 
-/// Answers the accesses of *one* vCPU to some MSRs, owned by that vCPU's thread, so it needs no lock for its
-/// own state. What several vCPUs share, a handler holds in an `Arc`, with atomics or a lock of its own.
+/// Handles the accesses of *one* vCPU to some MSRs. The vCPU's thread owns it, so its own state needs no
+/// lock. State that several vCPUs share goes in an `Arc`, with atomics or a lock.
 ///
-/// Both index and value come from the guest. A handler must not panic, block or log without bound. It is `Sync`
-/// because some VMMs want that of their vCPUs; nothing is ever called through a shared reference but
-/// [`save`](Self::save).
+/// Index and value come from the guest. A handler must not panic, block or log without limit. It is `Sync`
+/// because some VMMs require that of their vCPUs; only [`save`](Self::save) is called through a shared reference.
 ///
 /// ```
 /// use para_msr::saved::MsrValue;
 /// use para_msr::{MsrDispatchBuilder, MsrHandler, Outcome};
 ///
-/// /// `IA32_MISC_ENABLE`, which KVM keeps, without a way to switch fast strings off.
+/// /// `IA32_MISC_ENABLE`, which KVM implements, but fast strings can't be disabled.
 /// struct FastStrings;
 ///
 /// impl MsrHandler for FastStrings {
@@ -84,24 +84,24 @@ impl<T> Outcome<T> {
 /// # Ok::<(), para_msr::DispatchError>(())
 /// ```
 pub trait MsrHandler: Send + Sync {
-    /// RDMSR of `index`, which lies in the range that the handler was inserted with.
+    /// RDMSR of `index`, which is in the range that the handler was inserted with.
     fn read(&mut self, index: u32) -> Outcome<u64>;
 
-    /// WRMSR of `value` to `index`, which lies in the range that the handler was inserted with.
+    /// WRMSR of `value` to `index`, which is in the range that the handler was inserted with.
     fn write(&mut self, index: u32, value: u64) -> Outcome<()>;
 
-    /// The vCPU is reset: back to the values after power-on. By default there is nothing to do.
+    /// The vCPU is reset: go back to the values after power-on. Does nothing by default.
     fn reset(&mut self) {}
 
-    /// Passes every MSR that has a value worth saving to `keep`, as index and value. None by default: KVM
-    /// saves nothing of what user space answers for, so whoever has state must say so here.
+    /// Passes index and value of every MSR with state to `keep`. None by default. KVM doesn't save what
+    /// user space handles, so a handler with state must implement this.
     fn save(&self, keep: &mut dyn FnMut(u32, u64)) {
         let _ = keep;
     }
 
-    /// Takes back a value that [`save`](Self::save) gave, maybe in another process, maybe forged.
-    /// [`Outcome::NotHandled`], the default, says that the handler keeps no such value. Only what
-    /// [`Outcome::or_gp`] calls a success is one: no vCPU stops here, and KVM's values are not saved so.
+    /// Restores a value from [`save`](Self::save). It may come from another process or be forged. The default,
+    /// [`Outcome::NotHandled`], means that the handler has no such value. The restore succeeded if [`Outcome::or_gp`]
+    /// returns `Some`; [`Outcome::Stop`] stops no vCPU here, and [`Outcome::SetInKvm`] counts as a failure.
     fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
         let _ = (index, value);
         Outcome::NotHandled
@@ -126,7 +126,7 @@ impl<H: MsrHandler + ?Sized> MsrHandler for Box<H> {
     }
 }
 
-/// A handler that can be found again by its type. (`dyn Trait` to `dyn Any` needs Rust 1.86.)
+/// A handler that can be downcast to its type. (Upcasting to `dyn Any` needs Rust 1.86.)
 pub(crate) trait AnyHandler: MsrHandler {
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;

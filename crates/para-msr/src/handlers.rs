@@ -1,20 +1,20 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Ready handlers, so that the usual model-specific MSRs of a VMM need no code.
+//! Ready-made handlers for the MSRs that most VMMs emulate.
 //!
 //! | handler | RDMSR | WRMSR |
 //! |---|---|---|
 //! | [`Constant`] | one value | #GP |
-//! | [`ReadOnly`] | as the handler inside | #GP |
-//! | [`WriteIgnore`] | as the handler inside | dropped |
-//! | [`Shadow`] | what was written last | kept; reserved bits #GP, fixed bits stay |
-//! | [`PerVcpu`] | this vCPU's entry of a shared table | #GP, or kept |
-//! | [`OnWrite`] | as the handler inside | as the handler inside, then tells the VMM |
-//! | [`StopOnWrite`] | as the handler inside | as the handler inside, then the vCPU stops |
-//! | [`LogGp`] | #GP, logged with restraint | #GP, logged with restraint |
+//! | [`ReadOnly`] | the inner handler's | #GP |
+//! | [`WriteIgnore`] | the inner handler's | dropped |
+//! | [`Shadow`] | the last value written | stored; reserved bits #GP, fixed bits stay |
+//! | [`PerVcpu`] | this vCPU's entry in a shared table | #GP, or stored |
+//! | [`OnWrite`] | the inner handler's | the inner handler's, then calls the VMM |
+//! | [`StopOnWrite`] | the inner handler's | the inner handler's, then the vCPU stops |
+//! | [`LogGp`] | #GP, logged with a limit | #GP, logged with a limit |
 //!
-//! # The MSRs that VMMs stub most
+//! # The MSRs that VMMs emulate most often
 //!
 //! ```
 //! use para_msr::handlers::{Constant, LogGp, OnWrite, PerVcpuValues, Shadow, WriteIgnore};
@@ -22,22 +22,22 @@
 //!
 //! let vp_index = PerVcpuValues::new(2, |vcpu| vcpu as u64);
 //! let mut msrs = MsrDispatchBuilder::new()
-//!     // IA32_MISC_ENABLE: fast strings on; BTS and PEBS "unavailable", which a guest can't change.
+//!     // IA32_MISC_ENABLE: fast strings on; BTS and PEBS "unavailable" bits that a guest can't change.
 //!     .insert(0x1a0, Shadow::<1>::new(0x1a0, 0x1801)?.fixed(0x1800))?
-//!     // IA32_BIOS_SIGN_ID: a microcode revision in the high half; Linux writes 0 before it reads.
+//!     // IA32_BIOS_SIGN_ID: the microcode revision in the high half. Linux writes 0 before it reads.
 //!     .insert(0x8b, WriteIgnore(Constant::new(0x1_0000_0000)))?
 //!     // MSR_PLATFORM_INFO: CPUID faulting (bit 31), a ratio of 20 (bits 15:8).
 //!     .insert(0xce, Constant::new(1 << 31 | 20 << 8))?
 //!     // MSR_CORE_THREAD_COUNT: 2 cores (bits 31:16), 2 threads (bits 15:0).
 //!     .insert(0x35, Constant::new(2 << 16 | 2))?
-//!     // Hyper-V's crash parameters, and its control: "notify" and "message" are there (TLFS, 3.7).
+//!     // Hyper-V's crash parameters and control: "notify" and "message" are supported (TLFS, 3.7).
 //!     .insert(MsrRange::new(0x4000_0100, 0x4000_0104)?, Shadow::<5>::new(0x4000_0100, 0)?)?
 //!     .insert(0x4000_0105, WriteIgnore(Constant::new(0b11 << 62)))?
-//!     // MSR_KVM_MIGRATION_CONTROL: bit 0 alone exists; 1 says that the guest may be moved.
+//!     // MSR_KVM_MIGRATION_CONTROL: only bit 0 exists; 1 means that the guest may be migrated.
 //!     .insert(0x4b56_4d08, Shadow::<1>::new(0x4b56_4d08, 1)?.reserved(!1))?
-//!     // HV_X64_MSR_VP_INDEX: each vCPU's own.
+//!     // HV_X64_MSR_VP_INDEX: a value per vCPU.
 //!     .insert(0x4000_0002, vp_index.handler(1))?
-//!     // Somebody asks for the RAPL unit.
+//!     // Logs guests that read the RAPL unit.
 //!     .insert(0x606, LogGp::new("MSR_RAPL_POWER_UNIT"))?
 //!     .build();
 //!
@@ -55,7 +55,7 @@
 //! assert_eq!(msrs.read(0x4b56_4d08), Outcome::Handled(0));
 //! assert_eq!(msrs.read(0x4000_0002), Outcome::Handled(1));
 //! assert_eq!(msrs.read(0x606), Outcome::GpException);
-//! // What a crash left behind:
+//! // The crash parameters afterwards:
 //! let crash = msrs.handler::<Shadow<5>>(0x4000_0100).map(|shadow| *shadow.values());
 //! assert_eq!(crash, Some([0, 0, 0, 0, 0xdead]));
 //! # let _ = |shadow: Shadow<1>| OnWrite::new(shadow, |_, _| ());
@@ -68,14 +68,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{MsrHandler, MsrRange, Outcome};
 
-/// One value, whatever the index. Writes are #GP.
+/// One value for every index. Writes are #GP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Constant {
     value: u64,
 }
 
 impl Constant {
-    /// Reads give `value`.
+    /// Reads return `value`.
     pub const fn new(value: u64) -> Self {
         Constant { value }
     }
@@ -90,7 +90,7 @@ impl MsrHandler for Constant {
     }
 }
 
-/// Reads are those of the handler inside, writes are #GP.
+/// Reads go to the inner handler, writes are #GP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOnly<H>(pub H);
 
@@ -112,7 +112,7 @@ impl<H: MsrHandler> MsrHandler for ReadOnly<H> {
     }
 }
 
-/// Reads are those of the handler inside, writes succeed without effect.
+/// Reads go to the inner handler, writes succeed without effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteIgnore<H>(pub H);
 
@@ -134,7 +134,7 @@ impl<H: MsrHandler> MsrHandler for WriteIgnore<H> {
     }
 }
 
-/// `N` MSRs in a row that read back what was written.
+/// `N` consecutive MSRs that read back what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shadow<const N: usize> {
     base: u32,
@@ -144,13 +144,15 @@ pub struct Shadow<const N: usize> {
     values: [u64; N],
 }
 
-/// A row of MSRs that would end behind the last index.
+/// A row of MSRs that is empty or extends past the last index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{count} MSRs from {base:#x} end behind the last index 0xffffffff or are none, take fewer")]
+#[error(
+    "a row of {count} MSRs from {base:#x} is empty or ends past the last index 0xffffffff, change the count"
+)]
 pub struct NoSuchRow {
     /// The first MSR.
     pub base: u32,
-    /// How many there should be.
+    /// The number of MSRs.
     pub count: usize,
 }
 
@@ -158,7 +160,7 @@ impl<const N: usize> Shadow<N> {
     /// The MSRs `base` to `base + N - 1`, each with the value `initial`.
     ///
     /// # Errors
-    /// `N` is 0, or the last MSR would lie behind 0xffffffff.
+    /// `N` is 0, or the last MSR would be past 0xffffffff.
     pub const fn new(base: u32, initial: u64) -> Result<Self, NoSuchRow> {
         if N == 0 || N as u64 > u32::MAX as u64 - base as u64 + 1 {
             return Err(NoSuchRow { base, count: N });
@@ -179,21 +181,21 @@ impl<const N: usize> Shadow<N> {
         self
     }
 
-    /// These bits keep their initial value whatever is written.
+    /// Writes don't change these bits.
     #[must_use]
     pub const fn fixed(mut self, bits: u64) -> Self {
         self.fixed = bits;
         self
     }
 
-    /// The MSRs, to insert the handler with.
+    /// The range to insert the handler with.
     pub fn range(&self) -> MsrRange {
-        // `new` made sure that both exist.
+        // `new` checked both ends.
         let last = self.base.saturating_add((N as u32).saturating_sub(1));
         MsrRange::new(self.base, last).unwrap_or(MsrRange::single(self.base))
     }
 
-    /// What the MSRs hold now, from the first to the last.
+    /// The current values of the MSRs, from the first to the last.
     pub const fn values(&self) -> &[u64; N] {
         &self.values
     }
@@ -235,7 +237,7 @@ impl<const N: usize> MsrHandler for Shadow<N> {
             .for_each(|(index, value)| keep(index, value));
     }
     fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
-        // A saved value is untrusted: it can be no other than the first, or one that the guest could have written.
+        // A saved value is untrusted: accept only the initial value, or one that the guest could have written.
         let initial = self.initial;
         match self.slot(index) {
             Some(slot) if value == initial => {
@@ -247,7 +249,7 @@ impl<const N: usize> MsrHandler for Shadow<N> {
     }
 }
 
-/// One value per vCPU, in a table that all handlers made from it share. Any thread may read and change it.
+/// One value per vCPU, in a table that its handlers share. Any thread may read and change it.
 #[derive(Clone, Debug)]
 pub struct PerVcpuValues {
     values: Arc<[AtomicU64]>,
@@ -261,12 +263,12 @@ impl PerVcpuValues {
         }
     }
 
-    /// A vCPU's value; `None` if the table has no such vCPU.
+    /// A vCPU's value, `None` if the table has no such vCPU.
     pub fn get(&self, vcpu: usize) -> Option<u64> {
         Some(self.values.get(vcpu)?.load(Ordering::Relaxed))
     }
 
-    /// Changes a vCPU's value; the guest reads it from now on. Says whether the table has this vCPU.
+    /// Changes a vCPU's value, as the guest reads it. Returns whether the table has this vCPU.
     pub fn set(&self, vcpu: usize, value: u64) -> bool {
         let slot = self.values.get(vcpu);
         if let Some(slot) = slot {
@@ -275,7 +277,7 @@ impl PerVcpuValues {
         slot.is_some()
     }
 
-    /// The handler for one vCPU, which the guest can only read. A vCPU that the table doesn't have gets #GP.
+    /// A handler for one vCPU, read-only for the guest. A vCPU that isn't in the table gets #GP.
     pub fn handler(&self, vcpu: usize) -> PerVcpu {
         PerVcpu {
             table: self.clone(),
@@ -284,7 +286,7 @@ impl PerVcpuValues {
         }
     }
 
-    /// The handler for one vCPU, which the guest can read and write.
+    /// A handler for one vCPU that the guest can read and write.
     pub fn writable_handler(&self, vcpu: usize) -> PerVcpu {
         PerVcpu {
             writable: true,
@@ -293,9 +295,9 @@ impl PerVcpuValues {
     }
 }
 
-/// One vCPU's entry of a [`PerVcpuValues`], whatever the index.
+/// One vCPU's entry in a [`PerVcpuValues`], for every index.
 ///
-/// Neither saved nor reset with the vCPU: the table is the VMM's.
+/// It is not saved or reset with the vCPU, because the VMM owns the table.
 #[derive(Clone, Debug)]
 pub struct PerVcpu {
     table: PerVcpuValues,
@@ -318,8 +320,8 @@ impl MsrHandler for PerVcpu {
     }
 }
 
-/// The handler inside, and a word to the VMM about each write that it took: after it, on the vCPU's thread. What
-/// KVM has yet to take ([`Outcome::SetInKvm`]) is not told.
+/// The inner handler, plus a callback after each write that it accepted, on the vCPU's thread. There is no
+/// callback for a value that KVM may still refuse ([`Outcome::SetInKvm`]).
 ///
 /// ```
 /// use std::sync::mpsc::channel;
@@ -327,7 +329,7 @@ impl MsrHandler for PerVcpu {
 /// use para_msr::{MsrDispatchBuilder, Outcome};
 ///
 /// let (sender, crashes) = channel();
-/// // HV_X64_MSR_CRASH_CTL: bit 63 says that the guest's kernel has crashed.
+/// // HV_X64_MSR_CRASH_CTL: bit 63 means that the guest's kernel has crashed.
 /// let control = OnWrite::new(WriteIgnore(Constant::new(1 << 63)), move |_, value| {
 ///     if value >> 63 == 1 {
 ///         let _ = sender.send("crashed");
@@ -351,7 +353,7 @@ impl<H: fmt::Debug, F> fmt::Debug for OnWrite<H, F> {
 }
 
 impl<H: MsrHandler, F: FnMut(u32, u64) + Send + Sync> OnWrite<H, F> {
-    /// Calls `tell` with index and value of every write that `inner` took.
+    /// Calls `tell` with index and value of every write that `inner` accepted.
     pub const fn new(inner: H, tell: F) -> Self {
         OnWrite { inner, tell }
     }
@@ -379,7 +381,7 @@ impl<H: MsrHandler, F: FnMut(u32, u64) + Send + Sync> MsrHandler for OnWrite<H, 
     }
 }
 
-/// The handler inside, and the vCPU stops after each write that it took ([`Outcome::Stop`]).
+/// The inner handler, and the vCPU stops after each write that it accepted ([`Outcome::Stop`]).
 ///
 /// ```
 /// use para_msr::handlers::{Constant, StopOnWrite, WriteIgnore};
@@ -415,8 +417,7 @@ impl<H: MsrHandler> MsrHandler for StopOnWrite<H> {
     }
 }
 
-/// Says which of many equal events are worth a log line: the first four, then each power of two. A guest that
-/// tries 2^64 times causes 65 lines.
+/// Limits log lines about the same event: the first four, then each power of two. 2^64 events cause 65 lines.
 ///
 /// ```
 /// let mut limit = para_msr::handlers::LogLimit::new();
@@ -429,19 +430,19 @@ pub struct LogLimit {
 }
 
 impl LogLimit {
-    /// Nothing happened yet.
+    /// A limit that has seen no event.
     pub const fn new() -> Self {
         LogLimit { seen: 0 }
     }
 
-    /// It happened again: how often so far, if that is worth a line.
+    /// Counts an event. Returns the count so far if it should be logged.
     pub fn next_line(&mut self) -> Option<u64> {
         self.seen = self.seen.saturating_add(1);
         (self.seen < 4 || self.seen.is_power_of_two()).then_some(self.seen)
     }
 }
 
-/// #GP for every access, with a warning in the log as often as [`LogLimit`] says.
+/// #GP for every access, with a warning in the log, limited by [`LogLimit`].
 #[derive(Clone, Copy, Debug)]
 pub struct LogGp {
     name: &'static str,
@@ -449,7 +450,7 @@ pub struct LogGp {
 }
 
 impl LogGp {
-    /// `name` is what the log calls these MSRs.
+    /// `name` is the MSRs' name in the log.
     pub const fn new(name: &'static str) -> Self {
         LogGp {
             name,
@@ -480,7 +481,7 @@ mod tests {
 
     #[test]
     fn a_log_limit_lets_65_lines_through() {
-        // Two steps around each power of two; from 4 on there is nothing to log in between.
+        // Two counts around each power of two; from 4 on there is nothing to log in between.
         let lines = (0..64).flat_map(|shift| {
             let mut limit = LogLimit {
                 seen: (1u64 << shift) - 1,
@@ -489,7 +490,7 @@ mod tests {
         });
         let lines: std::collections::BTreeSet<u64> = lines.flatten().collect();
         assert_eq!(lines.len(), 65);
-        // The count ends, and so do the lines.
+        // A saturated count logs nothing.
         assert_eq!(LogLimit { seen: u64::MAX }.next_line(), None);
         let readme = include_str!("../README.md");
         assert!(readme.contains("65 lines for 2^64 accesses"));

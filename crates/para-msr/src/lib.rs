@@ -1,25 +1,25 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The MSRs of a guest that user space answers for: which accesses exit, who answers them, what is saved of
-//! them; and one answer in full, the 2007 MSR based hypercall API.
+//! The MSRs of a guest that user space handles: which accesses exit, which handler answers them, and what
+//! is saved. It includes a complete handler for the 2007 MSR based hypercall API.
 //!
-//! | module or type | is |
+//! | module or type | what it is |
 //! |---|---|
-//! | [`MsrDispatch`], [`MsrHandler`], [`Outcome`] | handlers by index, one table per vCPU, without lock or allocation |
-//! | [`handlers`] | ready ones: constants, shadows, per-vCPU values, logged #GP |
-//! | [`filter`] | what all parts of a VMM want of KVM's one MSR filter, compiled into its 16 ranges |
+//! | [`MsrDispatch`], [`MsrHandler`], [`Outcome`] | handlers by index, one table per vCPU, no lock or allocation per access |
+//! | [`handlers`] | ready-made handlers: constants, shadows, per-vCPU values, logged #GP |
+//! | [`filter`] | the rules of all parts of a VMM, compiled into the 16 ranges of KVM's MSR filter |
 //! | [`profile`] | the MSRs that a Linux guest needs, as an allow-list |
-//! | [`saved`] | saving and restoring KVM's MSRs past those that it rejects |
-//! | `para` (feature `para`) | the registration of a vCPU by the 2007 API |
+//! | [`saved`] | saving and restoring KVM's MSRs, continuing after rejected ones |
+//! | `para` (feature `para`) | a vCPU's registration with the 2007 API |
 //! | `kvm` (feature `kvm`) | filters, exits and MSRs through `kvm-ioctls` |
 //!
 //! There is no `unsafe` in this crate.
 //!
 //! # Example
 //!
-//! One vCPU's MSRs, and the filter that makes exactly these exit. With feature `kvm`, `filter.install(&vm)`
-//! comes before the first vCPU is created.
+//! One vCPU's MSRs, and the filter that makes exactly these exit. With feature `kvm`, call
+//! `filter.install(&vm)` before creating the first vCPU.
 //!
 //! ```
 //! use para_msr::filter::{Access, FilterDefault, MsrFilterBuilder};

@@ -1,13 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which MSRs a guest may have: allow-lists for filters that deny by default.
+//! Allow-lists of MSRs, for filters that deny by default.
 //!
-//! [`LINUX`] is what a distribution's 64-bit kernel (Debian's 6.1 and 6.12 were the model) accesses under
-//! KVM, on Intel's and AMD's processors. To be allowed doesn't mean to exist: KVM decides that as it does
+//! [`LINUX`] has the MSRs that a distribution's 64-bit kernel (modelled on Debian's 6.1 and 6.12) accesses
+//! under KVM, on Intel and AMD processors. An allowed MSR need not exist: KVM decides that as it does
 //! without a filter, by CPUID and its own features, and Linux probes most of these with an exception
-//! handler. What the list achieves is that hundreds of other MSRs, of which KVM has code for many, are out
-//! of a guest's reach.
+//! handler. The list keeps a guest away from hundreds of other MSRs, many of which KVM has code for.
 //!
 //! ```
 //! use para_msr::filter::{Access, FilterDefault, MsrFilterBuilder};
@@ -15,12 +14,12 @@
 //!
 //! let filter = MsrFilterBuilder::new(FilterDefault::Deny)
 //!     .allow_profile(profile::LINUX)
-//!     .deny(0x8b, Access::Both) // answered by user space, whatever the profile says
+//!     .deny(0x8b, Access::Both) // user space handles it; deny beats the profile
 //!     .compile()?;
 //! assert!(filter.allows_read(0x10) && filter.allows_write(0xc000_0080));
-//! assert!(!filter.allows_write(0x10a)); // IA32_ARCH_CAPABILITIES is for reading
+//! assert!(!filter.allows_write(0x10a)); // IA32_ARCH_CAPABILITIES is read-only
 //! assert!(!filter.allows_read(0x8b) && !filter.allows_read(0x4000_0000));
-//! assert!(filter.ranges().len() <= 8); // of 16: there is room for a VMM's own
+//! assert!(filter.ranges().len() <= 8); // of 16, which leaves room for a VMM's own
 //! # Ok::<(), para_msr::filter::FilterError>(())
 //! ```
 //!
@@ -33,15 +32,15 @@ use crate::MsrRange;
 use crate::filter::Access::{self, Both, Read, Write};
 use crate::filter::MsrFilterBuilder;
 
-/// Whose processors have an MSR.
+/// The vendors whose processors have an MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cpu {
-    /// All, or a paravirtual MSR.
+    /// All vendors, or a paravirtual MSR.
     Any,
-    /// Intel's, and those that follow Intel.
+    /// Intel and compatible.
     Intel,
-    /// AMD's, and those that follow AMD.
+    /// AMD and compatible.
     Amd,
 }
 
@@ -50,20 +49,20 @@ pub enum Cpu {
 pub struct Entry {
     /// The MSRs.
     pub range: MsrRange,
-    /// How.
+    /// The allowed directions.
     pub access: Access,
-    /// Whose they are.
+    /// The vendors that have them.
     pub cpu: Cpu,
     /// Their names.
     pub name: &'static str,
-    /// Where they are defined, see the [module](self).
+    /// Where they are defined; the [module](self) lists the sources.
     pub source: &'static str,
-    /// What a guest does with them.
+    /// What a guest uses them for.
     pub purpose: &'static str,
 }
 
 impl MsrFilterBuilder {
-    /// Allows what a profile lists, see [`profile`](self).
+    /// Allows the MSRs of a [`profile`](self).
     #[must_use]
     pub fn allow_profile(self, profile: &[Entry]) -> Self {
         profile.iter().fold(self, |builder, entry| {
@@ -84,7 +83,7 @@ const fn e(
 ) -> Entry {
     let range = match MsrRange::new(first, last) {
         Ok(range) => range,
-        // Not in a table: this is evaluated when the crate is compiled.
+        // Can't happen at run time: this is evaluated at compile time.
         Err(_) => panic!("a range of a profile is inverted"),
     };
     Entry {
@@ -97,7 +96,7 @@ const fn e(
     }
 }
 
-/// What a 64-bit Linux kernel accesses under KVM. In ascending order.
+/// The MSRs that a 64-bit Linux kernel accesses under KVM, in ascending order.
 #[rustfmt::skip]
 pub const LINUX: &[Entry] = &[
     e(0x10, 0x10, Both, Cpu::Any, "IA32_TIME_STAMP_COUNTER", "SDM 2-2, APM", "TSC"),
@@ -220,7 +219,7 @@ pub const LINUX: &[Entry] = &[
     e(0xc001_10e3, 0xc001_10e3, Both, Cpu::Amd, "DE_CFG2", "PPR", "Zen 2 prediction quirk"),
 ];
 
-/// Hyper-V's synthetic MSRs, for a VM whose CPUID offers them, in addition to [`LINUX`]. In ascending order.
+/// Hyper-V's synthetic MSRs, in addition to [`LINUX`] for a VM whose CPUID offers them. In ascending order.
 #[rustfmt::skip]
 pub const HYPERV: &[Entry] = &[
     e(0x4000_0000, 0x4000_0003, Both, Cpu::Any, "GUEST_OS_ID, HYPERCALL, VP_INDEX, RESET", "TLFS", "identification, hypercall page"),
@@ -277,7 +276,7 @@ mod tests {
                 );
             }
         }
-        // Not in the lists: SMM's, IBS, numbers that nobody has.
+        // Not in the lists: SMM, IBS, unassigned numbers.
         for index in [
             0x9b,
             0x9e,

@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! MSR indices: single ones and ranges of them.
+//! MSR indices and ranges of them.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// Some MSRs with consecutive indices: first and last, both included, so never empty.
+/// MSRs with consecutive indices, from first to last inclusive. Never empty.
 ///
 /// ```
 /// use para_msr::MsrRange;
@@ -23,24 +23,24 @@ pub struct MsrRange {
     last: u32,
 }
 
-/// A range whose first MSR lies behind its last.
+/// A range whose first MSR is above its last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("MSR range {first:#x}-{last:#x} ends before it begins, swap its ends")]
 pub struct InvertedRange {
-    /// What was given as the first MSR.
+    /// The given first MSR.
     pub first: u32,
-    /// What was given as the last MSR.
+    /// The given last MSR.
     pub last: u32,
 }
 
 impl MsrRange {
-    /// Every MSR there could be.
+    /// Every MSR index.
     pub const ALL: MsrRange = MsrRange {
         first: 0,
         last: u32::MAX,
     };
 
-    /// The MSRs from `first` to `last`, both included.
+    /// The MSRs from `first` to `last`, inclusive.
     ///
     /// # Errors
     /// `last` is smaller than `first`.
@@ -51,7 +51,7 @@ impl MsrRange {
         }
     }
 
-    /// One MSR.
+    /// A range of one MSR.
     pub const fn single(index: u32) -> Self {
         MsrRange {
             first: index,
@@ -69,7 +69,7 @@ impl MsrRange {
         self.last
     }
 
-    /// How many MSRs there are: 1 to 2^32.
+    /// The number of MSRs: 1 to 2^32.
     #[allow(clippy::len_without_is_empty)] // It never is.
     pub const fn len(self) -> u64 {
         (self.last - self.first) as u64 + 1
@@ -85,7 +85,7 @@ impl MsrRange {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// What two ranges share.
+    /// The MSRs that two ranges share.
     pub fn intersection(self, other: MsrRange) -> Option<MsrRange> {
         MsrRange::new(self.first.max(other.first), self.last.min(other.last)).ok()
     }

@@ -1,19 +1,19 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Saving and restoring MSRs so that one rejected MSR neither ends a restore nor goes unnoticed.
+//! Saves and restores MSRs. A rejected MSR doesn't end a restore, but is reported.
 //!
-//! `KVM_GET_MSRS` and `KVM_SET_MSRS` take a list and stop at the first MSR that they can't do: the rest is
-//! silently left. And which MSRs a KVM takes depends on processor, kernel, module parameters and CPUID. So
-//! a VMM either fails for an MSR that no guest needs, or loses one that it does. Here each MSR has a class:
+//! `KVM_GET_MSRS` and `KVM_SET_MSRS` take a list and stop at the first MSR that they reject; the rest is
+//! silently skipped. Which MSRs KVM accepts depends on the processor, the kernel, module parameters and
+//! CPUID. So a simple VMM either fails because of an MSR that no guest needs, or loses one that the guest
+//! does need. Here each MSR has a class:
 //!
 //! - [`Required`](MsrClass::Required): the guest breaks without it. Its rejection is reported as an error.
-//! - [`Skippable`](MsrClass::Skippable): its rejection is listed, no more.
-//! - [`Denied`](MsrClass::Denied): not saved and not restored, also if a state has it: user space answers for it,
-//!   it is a command rather than a value, or another ioctl has it.
+//! - [`Skippable`](MsrClass::Skippable): its rejection is only listed.
+//! - [`Denied`](MsrClass::Denied): not saved, and not restored even if a state has it. User space handles it, it
+//!   is a command rather than a value, or another ioctl covers it.
 //!
-//! [`MsrPolicy::save`] and [`MsrPolicy::restore`] go through all the others in any case, and say afterwards
-//! what they couldn't do.
+//! [`MsrPolicy::save`] and [`MsrPolicy::restore`] always process all the others, and report what failed.
 //!
 //! ```
 //! use para_msr::saved::{MsrAccess, MsrPolicy, MsrValue};
@@ -39,25 +39,24 @@
 //! let forged = [MsrValue { index: 0x122, value: 0 }, MsrValue { index: 0x10, value: 9 }];
 //! let report = policy.restore(&mut host, &forged)?;
 //! assert_eq!((report.written, report.skipped.len()), (1, 1));
-//! report.check()?; // No required one is missing.
+//! report.check()?; // No required MSR is missing.
 //! assert_eq!(host.0[0].value, 9);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # With `vcpu-loop`
 //!
-//! `vcpu-loop` saves a vCPU's MSRs as part of its whole state, in an order that fits the other parts, and
-//! lists those that KVM rejected (`KvmVcpu::skipped_msrs`). Neither crate knows the other, but indices are
-//! indices: feed [`MsrPolicy::indices`] to `KvmHost::with_msrs`, and give the list to [`MsrPolicy::judge`]
-//! to learn whether the guest may run. A VMM with a state of its own uses [`MsrPolicy::save`] and
-//! [`MsrPolicy::restore`].
+//! `vcpu-loop` saves a vCPU's MSRs with the rest of its state, in the right order, and lists those that KVM
+//! rejected (`KvmVcpu::skipped_msrs`). The crates don't depend on each other. Pass [`MsrPolicy::indices`]
+//! to `KvmHost::with_msrs`, and the list to [`MsrPolicy::judge`], which decides whether the guest may run.
+//! A VMM with its own state format uses [`MsrPolicy::save`] and [`MsrPolicy::restore`].
 
 use crate::MsrRange;
 
-/// Most MSRs that one call passes to an [`MsrAccess`]: KVM refuses 256 (`MAX_IO_MSRS`) with `E2BIG`.
+/// Maximum number of MSRs in one call of an [`MsrAccess`]. KVM refuses 256 (`MAX_IO_MSRS`) with `E2BIG`.
 pub const MAX_BATCH: usize = 255;
 
-/// Most MSRs that a saved state may have, ten times as many as KVM knows.
+/// Maximum number of MSRs in a saved state, ten times as many as KVM knows.
 pub const MAX_SAVED: usize = 4096;
 
 /// `IA32_TSC_DEADLINE` (Intel SDM, volume 4, table 2-2).
@@ -69,22 +68,22 @@ const MSR_TSC_DEADLINE: u32 = 0x6e0;
 pub struct MsrValue {
     /// The MSR.
     pub index: u32,
-    /// What it holds.
+    /// Its value.
     pub value: u64,
 }
 
-/// One vCPU's MSRs, as KVM gives access to them.
+/// Access to one vCPU's MSRs, with the semantics of KVM.
 pub trait MsrAccess {
     /// A failure of the host, not of one MSR.
     type Error: std::error::Error + 'static;
 
-    /// Reads the MSRs in order, up to the first that can't be read, and returns how many were.
+    /// Reads the MSRs in order, up to the first that can't be read. Returns how many were read.
     ///
     /// # Errors
     /// The host failed.
     fn get(&mut self, values: &mut [MsrValue]) -> Result<usize, Self::Error>;
 
-    /// Writes the MSRs in order, up to the first that is rejected, and returns how many were.
+    /// Writes the MSRs in order, up to the first that is rejected. Returns how many were written.
     ///
     /// # Errors
     /// The host failed.
@@ -98,19 +97,19 @@ pub trait MsrAccess {
 pub enum MsrClass {
     /// The guest breaks without it.
     Required,
-    /// A guest lives without it, or a host that doesn't have it can't have offered it.
+    /// The guest works without it, or a host that lacks it can't have offered it.
     Skippable,
     /// Neither saved nor restored.
     Denied,
 }
 
-/// Why MSRs weren't saved or restored.
+/// Why a save or restore failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SavedError<E: std::error::Error + 'static> {
-    /// The host failed, not one MSR.
+    /// The host failed, rather than one MSR.
     #[error(
-        "the host's access to MSR {index:#x} and what follows failed, check the vCPU's file descriptor"
+        "the host failed to access MSR {index:#x} and the following, check the vCPU's file descriptor"
     )]
     Host {
         /// The first MSR of the call.
@@ -118,12 +117,12 @@ pub enum SavedError<E: std::error::Error + 'static> {
         /// Why.
         source: E,
     },
-    /// The state has more MSRs than there can be.
+    /// The state has too many MSRs.
     #[error(
-        "a saved state with {count} MSRs is more than the 4096 that are taken, check where it comes from"
+        "the saved state has {count} MSRs, more than the maximum of 4096, check where it comes from"
     )]
     TooMany {
-        /// How many it has.
+        /// The number of MSRs.
         count: usize,
     },
 }
@@ -136,7 +135,7 @@ pub enum SavedError<E: std::error::Error + 'static> {
 )]
 #[non_exhaustive]
 pub struct RequiredMissing {
-    /// Which.
+    /// The missing MSRs.
     pub indices: Vec<u32>,
 }
 
@@ -145,29 +144,29 @@ fn list(indices: &[u32]) -> String {
     words.join(", ")
 }
 
-/// What a save came to.
+/// The result of a save.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SaveReport {
-    /// The values, to be kept.
+    /// The saved values.
     pub values: Vec<MsrValue>,
-    /// Skippable ones that couldn't be read.
+    /// Skippable MSRs that couldn't be read.
     pub skipped: Vec<u32>,
-    /// Required ones that couldn't be read.
+    /// Required MSRs that couldn't be read.
     pub missing: Vec<u32>,
 }
 
-/// What a restore came to.
+/// The result of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// How many were written.
+    /// The number of MSRs written.
     pub written: usize,
-    /// Skippable ones that were rejected.
+    /// Skippable MSRs that were rejected.
     pub skipped: Vec<MsrValue>,
-    /// Required ones that were rejected.
+    /// Required MSRs that were rejected.
     pub missing: Vec<MsrValue>,
-    /// Those that the state shouldn't have had.
+    /// Denied MSRs in the state, which were not written.
     pub denied: Vec<u32>,
 }
 
@@ -181,7 +180,7 @@ impl SaveReport {
 
 impl RestoreReport {
     /// # Errors
-    /// A required MSR was rejected. The others were written all the same.
+    /// A required MSR was rejected. The others were written anyway.
     pub fn check(&self) -> Result<(), RequiredMissing> {
         required(self.missing.iter().map(|msr| msr.index).collect())
     }
@@ -194,12 +193,12 @@ fn required(indices: Vec<u32>) -> Result<(), RequiredMissing> {
     }
 }
 
-/// Which MSRs are of which class: the last rule that names an MSR counts, and without one it is skippable.
+/// Assigns classes to MSRs. The last rule that names an MSR applies; without a rule it is skippable.
 ///
 /// ```
 /// use para_msr::saved::{MsrClass, MsrPolicy};
 ///
-/// // User space answers for the 2007 API's MSR; this guest can't do without its protection keys.
+/// // User space handles the 2007 API's MSR, and this guest needs its protection keys.
 /// let policy = MsrPolicy::linux().deny(0x8765_5678).require(0x6e1);
 /// assert_eq!(policy.class(0x6e1), MsrClass::Required);
 /// assert_eq!(policy.class(0x8765_5678), MsrClass::Denied);
@@ -211,14 +210,14 @@ pub struct MsrPolicy {
 }
 
 impl MsrPolicy {
-    /// No rules: every MSR is skippable.
+    /// A policy without rules: every MSR is skippable.
     pub const fn new() -> Self {
         MsrPolicy { rules: Vec::new() }
     }
 
-    /// What a 64-bit Linux guest needs on any processor: TSC, system calls, PAT, MTRR default, EFER. Denied
-    /// are the commands PRED_CMD and FLUSH_CMD, the x2APIC's (`KVM_GET_LAPIC` has them), and microcode's
-    /// load trigger.
+    /// Requires what a 64-bit Linux guest needs on any processor: TSC, system calls, PAT, MTRR default,
+    /// EFER. Denies the commands PRED_CMD and FLUSH_CMD, the microcode load triggers, and the x2APIC's
+    /// MSRs, which `KVM_GET_LAPIC` covers.
     pub fn linux() -> Self {
         // Intel SDM, volume 4, table 2-2; AMD APM, volume 2, appendix A.
         const REQUIRED: [MsrRange; 6] = [
@@ -240,19 +239,19 @@ impl MsrPolicy {
         DENIED.into_iter().fold(policy, Self::deny)
     }
 
-    /// The guest breaks without these.
+    /// Makes MSRs required.
     #[must_use]
     pub fn require(self, range: impl Into<MsrRange>) -> Self {
         self.rule(range.into(), MsrClass::Required)
     }
 
-    /// These may be missing.
+    /// Makes MSRs skippable.
     #[must_use]
     pub fn skip(self, range: impl Into<MsrRange>) -> Self {
         self.rule(range.into(), MsrClass::Skippable)
     }
 
-    /// These are neither saved nor restored: what user space answers for, first of all.
+    /// Denies MSRs, so that they are neither saved nor restored. Mainly for MSRs that user space handles.
     #[must_use]
     pub fn deny(self, range: impl Into<MsrRange>) -> Self {
         self.rule(range.into(), MsrClass::Denied)
@@ -273,15 +272,15 @@ impl MsrPolicy {
         rule.map_or(MsrClass::Skippable, |(_, class)| *class)
     }
 
-    /// The MSRs to save, of those that KVM lists (`KVM_GET_MSR_INDEX_LIST`) and others: each once, in the given
-    /// order, without the denied.
+    /// The MSRs to save, from a list such as KVM's (`KVM_GET_MSR_INDEX_LIST`): each once, in the given order,
+    /// without denied ones.
     pub fn indices(&self, listed: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let mut seen = std::collections::BTreeSet::new();
         let wanted = |index: &u32| self.class(*index) != MsrClass::Denied && seen.insert(*index);
         listed.into_iter().filter(wanted).collect()
     }
 
-    /// Whether a guest may run though a host rejected these MSRs, whoever restored them.
+    /// Checks whether a guest may run although the host rejected these MSRs.
     ///
     /// # Errors
     /// One of them is required.
@@ -293,8 +292,8 @@ impl MsrPolicy {
     /// Reads the MSRs that aren't denied.
     ///
     /// # Errors
-    /// The host failed, or the list is longer than [`MAX_SAVED`]. That an MSR can't be read is no error but
-    /// reported.
+    /// The host failed, or the list is longer than [`MAX_SAVED`]. An MSR that can't be read is reported,
+    /// not an error.
     pub fn save<A: MsrAccess>(
         &self,
         host: &mut A,
@@ -329,8 +328,8 @@ impl MsrPolicy {
         Ok(report)
     }
 
-    /// In which order a state is written: without the denied, as saved, the TSC deadline last, because it
-    /// counts from the restored TSC.
+    /// The order in which a state is written: as saved, without denied MSRs, and with the TSC deadline
+    /// last because it counts from the restored TSC.
     pub fn plan(&self, values: &[MsrValue]) -> Vec<MsrValue> {
         let mut plan: Vec<MsrValue> = values.to_vec();
         plan.retain(|msr| self.class(msr.index) != MsrClass::Denied);
@@ -338,12 +337,12 @@ impl MsrPolicy {
         plan
     }
 
-    /// Writes all that the host takes. What is rejected is tried once more when the rest is written,
+    /// Writes all MSRs that the host accepts. Rejected ones are tried again after the others,
     /// because some MSRs are checked against others.
     ///
     /// # Errors
-    /// The host failed, or the state has more than [`MAX_SAVED`] MSRs. That an MSR is rejected is no error but
-    /// reported: see [`RestoreReport::check`].
+    /// The host failed, or the state has more than [`MAX_SAVED`] MSRs. A rejected MSR is reported, not an
+    /// error: see [`RestoreReport::check`].
     pub fn restore<A: MsrAccess>(
         &self,
         host: &mut A,
@@ -369,7 +368,7 @@ impl MsrPolicy {
     }
 }
 
-/// A range of literals, for the tables here.
+/// A range in a constant table.
 const fn span(first: u32, last: u32) -> MsrRange {
     match MsrRange::new(first, last) {
         Ok(range) => range,
@@ -389,7 +388,7 @@ fn failed<E: std::error::Error>(first: Option<&MsrValue>) -> impl FnOnce(E) -> S
     move |source| SavedError::Host { index, source }
 }
 
-/// Writes all, and returns those that were rejected.
+/// Writes all MSRs and returns the rejected ones.
 fn write<A: MsrAccess>(
     host: &mut A,
     values: &[MsrValue],

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! MSR accesses allocate nothing: counted by the allocator itself.
-// An allocator is an unsafe trait; this one only counts and passes on.
+//! MSR accesses don't allocate: the allocator counts.
+// Implementing an allocator is unsafe; this one counts and forwards.
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,7 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
@@ -87,7 +87,7 @@ fn a_hundred_thousand_accesses_allocate_nothing() {
             .iter()
             .all(|count| count.reads == 6_250 && count.writes == 6_250)
     );
-    // The counter counts.
+    // The counter works.
     drop(std::hint::black_box(Box::new(1u8)));
     assert!(ALLOCATIONS.get() > before);
 }

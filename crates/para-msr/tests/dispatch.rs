@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Dispatch and the ready handlers, without KVM.
+//! Dispatch and the ready-made handlers, without KVM.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
@@ -47,7 +47,7 @@ fn an_overlap_is_refused_and_both_ranges_are_named() {
         "MSR range 0x4f-0x5f overlaps 0x40-0x4f, give each MSR to one handler"
     );
     assert_eq!(error.reason, DispatchError::Overlap { new, existing });
-    // The handlers before it are still there.
+    // The earlier handlers are still there.
     let mut msrs = error
         .builder
         .insert(0x50, Constant::new(5))
@@ -68,7 +68,7 @@ fn a_table_goes_where_a_vmm_wants_it() {
     assert_eq!(msrs.counters().not_handled(), 1);
 }
 
-/// Writes of it are KVM's, of any other MSR too.
+/// Answers every write with `SetInKvm`.
 struct InKvm;
 
 impl MsrHandler for InKvm {
@@ -115,7 +115,7 @@ fn a_handler_can_stop_the_vcpu_and_give_a_value_to_kvm() {
     assert_eq!(*told.lock().unwrap(), 1);
     let counts: Vec<_> = msrs.counters().iter().map(|count| count.faults).collect();
     assert_eq!(counts, [1, 0]);
-    // A restore stops nothing, and what KVM should have is not taken.
+    // A restore stops no vCPU, and a value for KVM is refused.
     assert_eq!(msrs.restore(&[(0x20, 2), (0x30, 9)]), [0x30]);
     assert_eq!(msrs.save(), [(0x20, 2)]);
 }
@@ -134,7 +134,7 @@ impl MsrHandler for Named {
 }
 
 proptest! {
-    /// The table against the list of accepted ranges; insertion against a comparison with each.
+    /// Compares the table with the list of accepted ranges, and insertion with a pairwise check.
     #[test]
     fn lookups_and_refusals_are_those_of_a_list(
         wanted in prop::collection::vec((0..0x200u32, 0..0x20u32, any::<bool>()), 0..40),
@@ -238,7 +238,7 @@ fn migration_control_takes_bit_0_alone() {
     }
 }
 
-/// IA32_MISC_ENABLE: BTS and PEBS "unavailable" (bits 11 and 12) are for reading (Intel SDM, table 2-2).
+/// IA32_MISC_ENABLE: BTS and PEBS "unavailable" (bits 11 and 12) are read-only (Intel SDM, table 2-2).
 #[test]
 fn misc_enable_keeps_its_read_only_bits() {
     let mut msrs = one(
@@ -279,7 +279,7 @@ fn a_hyperv_crash_reaches_the_vmm() {
     assert_eq!(*told.lock().unwrap(), [(0x4000_0105, 1 << 63)]);
     let parameters = msrs.handler::<Shadow<5>>(0x4000_0102).unwrap();
     assert_eq!(*parameters.values(), [0, 16, 32, 48, 64]);
-    // A refused write is none to tell of.
+    // No callback for a refused write.
     let mut refusing = one(1, OnWrite::new(Constant::new(0), |_, _| panic!("told")));
     assert_eq!(refusing.write(1, 1), Outcome::GpException);
 }
@@ -321,7 +321,7 @@ fn a_shadow_is_a_row_that_exists() {
         }
     );
     assert!(Shadow::<0>::new(0, 0).is_err());
-    // Inserted with a range that isn't its own, it answers only for its own.
+    // Inserted with another range than its own, it answers only for its own.
     let mut msrs = MsrDispatchBuilder::new()
         .insert(range(0, 9), Shadow::<2>::new(4, 0).unwrap())
         .unwrap()
@@ -351,7 +351,7 @@ fn saved_values_come_back_and_foreign_ones_are_refused() {
     let mut new = build();
     assert!(new.restore(&saved).is_empty());
     assert_eq!(new.read(0x101), Outcome::Handled(0x42));
-    // A forged state: a reserved bit, a constant, an MSR that nobody has.
+    // A forged state: a reserved bit, a constant, an MSR without a handler.
     let forged = [(0x100, 0x100), (0x8b, 2), (0x999, 0), (0x100, 3)];
     assert_eq!(new.restore(&forged), [0x100, 0x8b, 0x999]);
     assert_eq!(new.read(0x100), Outcome::Handled(3));
@@ -359,7 +359,7 @@ fn saved_values_come_back_and_foreign_ones_are_refused() {
 
 #[test]
 fn a_handler_saves_nothing_of_its_neighbours() {
-    // A row of two, of which the table has given the first MSR to somebody else.
+    // A row of two whose first MSR has another handler.
     let build = |first| {
         MsrDispatchBuilder::new()
             .insert(0x100, Shadow::<1>::new(0x100, first).unwrap())
@@ -376,7 +376,7 @@ fn a_handler_saves_nothing_of_its_neighbours() {
 
 #[test]
 fn a_shadow_takes_back_every_value_that_it_saves() {
-    // Bit 0 reads 1 and a guest must not write it: a value that a reset gives, and no write.
+    // Bit 0 reads 1 and a guest must not write it: only a reset can set it.
     let build = || one(0x100, Shadow::<1>::new(0x100, 0x11).unwrap().reserved(0x0f));
     let (mut old, mut new) = (build(), build());
     assert_eq!(old.write(0x100, 0x11), Outcome::GpException);

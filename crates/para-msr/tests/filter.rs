@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Compiled filters against a model of KVM's matching, over random rules.
+//! Compares compiled filters with a model of KVM's matching, over random rules.
 #![allow(clippy::unwrap_used)]
 
 use para_msr::MsrRange;
@@ -15,8 +15,8 @@ use proptest::prelude::*;
 const READ: u32 = 1;
 const WRITE: u32 = 2;
 
-/// What KVM does with an access, in the terms of its ioctl: the first range whose indices and flags match
-/// decides, else the default. All arithmetic has 32 bits.
+/// What KVM does with an access: the first range whose indices and flags match decides, otherwise the
+/// default. All arithmetic is 32-bit.
 fn kvm_allows(filter: &MsrFilter, index: u32, kind: u32) -> bool {
     if (0x800..=0x8ff).contains(&index) {
         return true;
@@ -37,7 +37,7 @@ fn kvm_allows(filter: &MsrFilter, index: u32, kind: u32) -> bool {
     filter.default_action() == FilterDefault::Allow
 }
 
-/// Whether KVM takes the filter: what `KVM_X86_SET_MSR_FILTER` checks, and how much of the bitmap it reads.
+/// Whether KVM accepts the filter: what `KVM_X86_SET_MSR_FILTER` checks, and how much of the bitmap it reads.
 fn kvm_takes(filter: &MsrFilter) -> bool {
     let fits = filter.ranges().iter().all(|range| {
         let bytes = (range.count() as usize).div_ceil(64) * 8;
@@ -77,7 +77,7 @@ fn collect(default: FilterDefault, rules: &[Rule]) -> MsrFilterBuilder {
         })
 }
 
-/// Where an answer could change: next to every end of a rule, of a range, and of what KVM treats specially.
+/// Where an answer could change: next to the ends of rules, of ranges, and of what KVM treats specially.
 fn interesting(filter: &MsrFilter, rules: &[Rule]) -> Vec<u32> {
     let ends = |range: MsrRange| [range.first(), range.last()];
     let mut found: Vec<u32> = rules.iter().flat_map(|rule| ends(rule.range)).collect();
@@ -95,7 +95,7 @@ fn check(default: FilterDefault, rules: &[Rule]) -> Result<Option<MsrFilter>, Te
         prop_assert!(builder.compile().is_err());
         return Ok(None);
     };
-    // The strict one takes what denies all that it was asked to deny, and no other.
+    // `compile` accepts exactly the filters that deny everything they should.
     match filter.uncovered().iter().find(|gap| gap.allowed) {
         Some(gap) => prop_assert_eq!(builder.compile(), Err(FilterError::Void(*gap))),
         None => prop_assert_eq!(builder.compile(), Ok(filter.clone())),
@@ -132,7 +132,7 @@ fn access() -> impl Strategy<Value = Access> {
     prop_oneof![Just(Access::Read), Just(Access::Write), Just(Access::Both)]
 }
 
-/// Indices where real owners have theirs, and anywhere.
+/// Indices near those of real owners, and anywhere.
 fn index() -> impl Strategy<Value = u32> {
     prop_oneof![
         4 => 0..0x1000u32,
@@ -167,7 +167,7 @@ proptest! {
         check(default, &rules)?;
     }
 
-    /// One direction alone: the fewest intervals that hold given points are known.
+    /// In one direction, the minimal number of intervals that cover given points is known.
     #[test]
     fn one_direction_takes_the_fewest_ranges(points in prop::collection::btree_set(0..0x4_0000u32, 1..40)) {
         let mut best = 0;
@@ -192,7 +192,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Within a window longer than two ranges, every MSR is compared.
+    /// Compares every MSR in a window longer than two ranges.
     #[test]
     fn every_msr_of_a_window_is_as_wanted(
         default in default_action(),
@@ -236,8 +236,8 @@ fn neighbours_share_a_range() {
     );
 }
 
-/// Reads of one MSR, writes of its neighbour, both of a third: two ranges, since the second one may be for
-/// both directions where the first one is asked first.
+/// Reads of one MSR, writes of its neighbour, both of a third: two ranges are enough, because the second
+/// may be for both directions where the first matches earlier.
 #[test]
 fn directions_that_differ_take_two_ranges() {
     let filter = MsrFilterBuilder::new(FilterDefault::Allow)
@@ -308,7 +308,7 @@ fn what_kvm_never_filters_is_said() {
         ]
     );
     assert!(!filter.allows_read(0x7ff) && filter.allows_read(0x800));
-    // With a default of deny, the x2APIC's stay open unless somebody allows them anyway.
+    // With a default of deny, the x2APIC's MSRs are reported unless a rule allows them.
     let deny = MsrFilterBuilder::new(FilterDefault::Deny).allow(0x10, Access::Both);
     assert_eq!(deny.compile_lenient().unwrap().uncovered()[0].range, X2APIC);
     let allowed = deny.allow(X2APIC, Access::Both).compile().unwrap();
@@ -344,7 +344,7 @@ fn a_denial_that_would_be_void_is_refused() {
         open().deny(0x7ff, Access::Both).deny(0x900, Access::Both),
         open().deny(0xffff_fffe, Access::Both),
         open().allow(X2APIC, Access::Both),
-        // An allowance that KVM won't grant harms no owner.
+        // An allow rule that KVM won't honour harms no owner.
         shut()
             .allow(X2APIC, Access::Both)
             .allow(u32::MAX, Access::Both),

@@ -67,7 +67,7 @@ fn h15_the_magic_msr_exits_by_the_filter_and_its_value_round_trips() {
             Value(value)
         ]
     );
-    // Nobody answers: #GP both ways, and the count says so.
+    // Without a handler: #GP in both directions, and counted.
     let mut msrs = nobody();
     let seen = machine.run(&mut vcpu, &mut msrs, &steps[..2]);
     assert_eq!(seen, [exit, Gp, exit, Gp]);
@@ -108,14 +108,14 @@ fn one_direction_exits_and_the_other_is_kvms() {
         Value(7 << 32),
     ];
     assert_eq!(seen, expected);
-    // A filter doesn't hold for the host.
+    // A filter doesn't apply to the host.
     let mut star = [MsrValue {
         index: MSR_STAR,
         value: 0,
     }];
     assert_eq!(KvmMsrs(&vcpu).get(&mut star), Ok(1));
     assert_eq!(star[0].value, 99);
-    // The filter can be replaced, also between runs.
+    // The filter can be replaced between runs.
     let open = builder(FilterDefault::Allow).compile().unwrap();
     open.replace(&machine.vm).unwrap();
     let seen = machine.run(&mut vcpu, &mut msrs, &[Do::Read(MSR_STAR)]);
@@ -159,8 +159,8 @@ fn with_the_linux_profile_all_else_is_denied() {
         matches!(seen[..], [Value(_), Written, Value(5), Value(_)]),
         "{seen:x?}"
     );
-    // Every MSR of the profile is KVM's to answer, in the allowed direction: with a value or #GP, but by no exit.
-    // Only reads: writes would change the vCPU under test.
+    // KVM answers every MSR of the profile in the allowed direction: with a value or #GP, but no exit. Only
+    // reads, because writes would change the vCPU under test.
     let reads: Vec<Do> = profile::LINUX
         .iter()
         .filter(|entry| entry.access.reads())
@@ -196,7 +196,7 @@ fn no_filter_holds_for_x2apic_and_the_last_msr() {
     // The x2APIC is off, and KVM knows no MSR 0xffffffff: #GP (0, if it ignores unknown MSRs), but no exit.
     assert_eq!(seen[..2], [filtered(before), Gp]);
     assert!(matches!(seen[2..], [Gp | Value(0), Gp]), "{seen:x?}");
-    // Nor does a range of KVM's own that holds it, whose end is 0 in 32 bits.
+    // A range passed directly to KVM that contains it doesn't match either: its end is 0 in 32 bits.
     let wraps = MsrFilterRange {
         flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
         base: 0xffff_fff0,
@@ -235,7 +235,7 @@ fn kvm_refuses_what_the_types_refuse() {
     assert_eq!(set(allow, 0x3001), Err(EINVAL));
     let nothing = machine.vm.set_msr_filter(MsrFilterDefaultAction::DENY, &[]);
     assert_eq!(nothing.map_err(|error| error.errno()), Err(EINVAL));
-    // What stands for it here is taken, and denies.
+    // This crate's replacement is accepted, and denies.
     builder(FilterDefault::Deny)
         .compile_lenient()
         .unwrap()
@@ -246,7 +246,7 @@ fn kvm_refuses_what_the_types_refuse() {
     assert_eq!(seen, [filtered(MSR_TSC), Gp, filtered(0), Gp]);
 }
 
-/// Writes of STAR through a handler: to be taken by KVM, or by itself, which stops the vCPU.
+/// Handles writes of STAR with the given outcome.
 struct Star(Outcome<()>);
 
 impl MsrHandler for Star {
@@ -278,7 +278,7 @@ fn a_handler_has_kvm_take_a_value() {
     };
     let exit = filtered(MSR_STAR);
     assert_eq!(run(MSR_STAR, 7), [exit, Written, Value(7)]);
-    // EFER, with a bit that nobody has: KVM refuses that for the host, too.
+    // EFER with a bit that doesn't exist: KVM refuses that from the host too.
     assert_eq!(run(0xc000_0080, 1 << 63), [exit, Gp, Value(7)]);
 }
 
@@ -298,7 +298,7 @@ fn a_vcpu_stops_behind_the_write_that_asked_for_it() {
     let steps = [Do::Write(MSR_STAR, 5), Do::Read(MSR_STAR)];
     let seen = machine.run(&mut vcpu, &mut msrs, &steps);
     assert_eq!(seen, [filtered(MSR_STAR), Stopped]);
-    // The instruction is done: RIP is behind it once KVM has completed it.
+    // Once KVM has completed the instruction, RIP is after it.
     let wrmsr = vcpu.get_regs().unwrap().rip;
     vcpu.set_kvm_immediate_exit(1);
     assert_eq!(vcpu.run().map(|_| ()).unwrap_err().errno(), EINTR);
@@ -359,7 +359,7 @@ fn unknown_msrs_exit_if_asked_for() {
     );
 }
 
-/// Random rules about MSRs that KVM doesn't know: a denied access exits, an allowed one doesn't.
+/// Random rules for MSRs that KVM doesn't know: a denied access exits, an allowed one doesn't.
 #[test]
 fn kvm_does_what_compiled_filters_say() {
     let Some(kvm) = kvm("kvm_does_what_compiled_filters_say") else {

@@ -40,7 +40,7 @@ fn a_restore_on_kvm_goes_on_past_what_it_rejects() {
             .iter()
             .any(|msr| msr.index == MSR_KVM_API_MAGIC)
     );
-    // A state from another host, that has MSRs that no KVM has, in front.
+    // A state from another host that starts with MSRs that no KVM has.
     let mut state = vec![
         MsrValue {
             index: 0x4750_0000,
@@ -55,7 +55,7 @@ fn a_restore_on_kvm_goes_on_past_what_it_rejects() {
     let report = policy.restore(&mut KvmMsrs(&new), &state).unwrap();
     report.check().unwrap();
     assert_eq!(report.denied, [MSR_KVM_API_MAGIC]);
-    // With kvm.ignore_msrs=1, KVM takes what it doesn't know.
+    // With kvm.ignore_msrs=1, KVM accepts MSRs that it doesn't know.
     let accounted = report.written + report.skipped.len() + report.denied.len();
     assert_eq!(accounted, state.len());
     let mut read = [MsrValue {

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The ioctls that the crate lists are those that it calls: shown by a seccomp filter that passes no others. Without
-//! a usable /dev/kvm the tests that need it print SKIP.
+//! Checks that the crate calls only the ioctls that it lists, with a seccomp filter. Without a usable /dev/kvm, the
+//! tests that need it print SKIP.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -20,11 +20,11 @@ use seccompiler::{
 };
 
 const EPERM: i32 = 1;
-/// `ioctl`, by the x86-64 table of system calls.
+/// The number of `ioctl` on x86-64.
 const SYS_IOCTL: i64 = 16;
 const STAR: u32 = 0xc000_0081;
 
-/// Runs `work` on a thread whose ioctls fail with EPERM, but for these requests.
+/// Runs `work` on a thread whose ioctls fail with EPERM, except these requests.
 fn with_only<T: Send>(requests: &[u64], work: impl FnOnce() -> T + Send) -> T {
     let is_other = |request: &u64| {
         SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, *request).unwrap()
@@ -46,7 +46,7 @@ fn with_only<T: Send>(requests: &[u64], work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// As `strace` and other VMMs' filters have them.
+/// The numbers as `strace` and other VMMs' filters show them.
 #[test]
 fn requests_have_the_numbers_of_the_kernels_header() {
     assert_eq!(ioctl::INSTALL, [0xae03, 0x4068_aea3, 0x4188_aec6]);
@@ -68,7 +68,7 @@ fn the_listed_ioctls_suffice() {
     });
     assert_eq!(installed, Ok(()));
     let stub = with_only(&ioctl::SETUP, || setup_para(&kvm, &machine.vm));
-    // Tests run where the vendor is known.
+    // The tests assume a host with a known vendor.
     assert!(stub.unwrap().insn().is_some());
     let vcpu = machine.vcpu(0);
     let mut star = MsrValue {
@@ -90,7 +90,7 @@ fn what_seccomp_keeps_is_no_lack_of_kvms() {
     };
     let machine = Machine::new(&kvm);
     let install = || para::filter().install(&machine.vm).unwrap_err();
-    // Whether KVM may be asked what it lacks or not.
+    // With and without permission to check what KVM lacks.
     for asked in [ioctl::KVM_CHECK_EXTENSION, 0] {
         let error = with_only(&[asked, ioctl::KVM_ENABLE_CAP], install);
         assert!(

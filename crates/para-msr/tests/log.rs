@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a guest can make the host log: counted by the logger itself.
+//! How much a guest can make the host log: the logger counts.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Mutex;

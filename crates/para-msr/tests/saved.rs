@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Saving and restoring against a host that rejects MSRs as KVM does.
+//! Saving and restoring with a fake host that rejects MSRs like KVM.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use para_msr::saved::{MAX_BATCH, MAX_SAVED, MsrAccess, MsrClass, MsrPolicy, MsrValue, SavedError};
 use proptest::prelude::*;
 
-/// Knows some MSRs; takes a list up to the first that it doesn't, and none of more than 255, as KVM.
+/// Knows some MSRs. Like KVM, it processes a list up to the first unknown one, and refuses more than 255.
 #[derive(Default)]
 struct Host {
     msrs: BTreeMap<u32, u64>,
-    /// These are rejected until the other one was written.
+    /// Each of these is rejected until the other MSR has been written.
     after: BTreeMap<u32, u32>,
     written: Vec<u32>,
     calls: usize,
@@ -105,7 +105,7 @@ fn a_required_msr_that_is_rejected_is_an_error_after_all_the_rest() {
         "this host rejected MSRs that the guest needs: 0xc0000082; \
          restore it on a host like the one it was saved on"
     );
-    // The same by vcpu-loop's list.
+    // The same with vcpu-loop's list.
     policy.judge(&[0x122, 0x1234]).unwrap();
     assert_eq!(policy.judge(&[0x122, 0xc000_0082]), Err(error));
     let saved = policy.save(&mut host, &[0x10, 0x277, 0x999]).unwrap();
@@ -179,7 +179,7 @@ fn a_failing_host_is_an_error_with_the_msr_it_failed_at() {
     assert!(policy.save(&mut broken, &[0x10]).is_err());
 }
 
-/// Says that it did more than it was asked for.
+/// Claims to have processed more than it was asked for.
 struct Liar;
 
 impl MsrAccess for Liar {

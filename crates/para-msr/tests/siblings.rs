@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! para-abi and hypercall-patch don't know each other; where both have a number, it is the same one.
+//! para-abi and hypercall-patch don't depend on each other. Constants that both define must be equal.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,7 +30,7 @@ fn a_hypercall_page_is_one_for_both() {
         let page = msr.enabled().then_some(msr.gpa());
         assert_eq!(page, abi::hypercall_page(value), "{value:#x}");
     }
-    // What a guest of para-abi calls is where hypercall-patch has put it.
+    // A guest calls the slot of para-abi, which is where hypercall-patch writes the code.
     let mut page = [0; PAGE_SIZE];
     xen::write_page(&mut page, Vendor::Amd.insn());
     for number in [0, 1, 127] {

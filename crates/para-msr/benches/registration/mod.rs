@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a registration costs in user space: accepted, refused, faulted, and taken back from a snapshot.
+//! Times a registration in user space: accepted, refused, faulted, and restored from a snapshot.
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! From rules to ranges.
+//! Compiles rules to ranges.
 
 use super::{
     Access, FilterDefault, FilterError, FilterRange, LAST_MSR, MAX_RANGE_MSRS, MAX_RANGES,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::MsrRange;
 
-/// MSRs in a row for which the same is wanted.
+/// Consecutive MSRs with the same wanted answers.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     range: MsrRange,
@@ -17,15 +17,15 @@ struct Run {
     write: bool,
 }
 
-/// MSRs in a row, in ascending order, with gaps between them.
+/// Ranges of MSRs, in ascending order, with gaps between them.
 type Spans = Vec<MsrRange>;
 
-/// What a filter has to answer for each MSR.
+/// The answers that a filter must give for each MSR.
 struct Policy {
     /// Every index, in ascending order.
     runs: Vec<Run>,
     allow: bool,
-    /// Where reads need another answer than the default's, and can get it.
+    /// Where reads need a different answer than the default, and KVM asks the filter.
     reads: Spans,
     /// The same for writes.
     writes: Spans,
@@ -33,7 +33,7 @@ struct Policy {
     differ: Spans,
 }
 
-/// Where the ranges so far end: reads and writes before these indices are done with.
+/// How far the ranges so far reach: reads and writes below these indices are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Done {
     reads: u64,
@@ -46,16 +46,16 @@ struct Step {
     first: u32,
     last: u32,
     access: Access,
-    /// How far things were done before.
+    /// What was done before this range.
     before: Done,
 }
 
-/// A partial cover: its last step, and the candidate that it extends.
+/// A partial solution: its last step, and the candidate that it extends.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     done: Done,
     step: Option<Step>,
-    /// Index in the level before.
+    /// Index in the previous level.
     from: usize,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn compile(default: FilterDefault, rules: &[Rule]) -> Result<MsrFilte
     policy.trim(&mut steps);
     let mut ranges: Vec<_> = steps.iter().filter_map(|step| policy.range(step)).collect();
     if ranges.is_empty() && default == FilterDefault::Deny {
-        // KVM refuses a filter that denies everything and has no range; one that denies MSR 0 says the same.
+        // KVM refuses a filter that denies by default and has no range. A range that denies MSR 0 changes nothing.
         ranges.extend(FilterRange::from_fn(0, Access::Both, |_| false));
     }
     Ok(MsrFilter {
@@ -93,12 +93,12 @@ impl Policy {
         }
     }
 
-    /// Few ranges, if 16 suffice: the fewest of those whose first MSRs ascend in the order that KVM asks them.
+    /// Finds at most 16 ranges: the fewest, among solutions whose ranges start in ascending order.
     ///
-    /// Every range begins at the first MSR that isn't yet as wanted, and is as long as it may be. That
-    /// leaves three kinds: for reads, for writes, or for both, which ends where the two differ, unless an
-    /// earlier range has one of them there. Of the candidates with `n` ranges, only those are kept that aren't
-    /// behind another in both directions: what can follow one can follow the other.
+    /// Every range starts at the first MSR that isn't done, and is as long as possible. It is for reads, for
+    /// writes, or for both. A range for both ends where the two differ, unless an earlier range already covers
+    /// one of them there. Of the candidates with `n` ranges, one that reaches no further than another in both
+    /// directions is dropped: whatever can follow it can also follow the other.
     fn cover(&self) -> Result<Vec<Step>, FilterError> {
         let start = Candidate {
             done: Done {
@@ -156,7 +156,7 @@ impl Policy {
                 before: done,
             })
         };
-        // Nowhere behind `first`: all before `done` that isn't before `first` has to be in an earlier range.
+        // No range starts after `first`: everything from `first` to `done` must be in an earlier range.
         let first = self.next(done);
         let read = first_from(&self.reads, done.reads).filter(|read| Some(*read) == first);
         let write = first_from(&self.writes, done.writes).filter(|write| Some(*write) == first);
@@ -174,8 +174,8 @@ impl Policy {
         .flatten()
     }
 
-    /// Takes away the MSRs at each range's end that need no range, unless a later range relies on this one to
-    /// be asked first there.
+    /// Cuts MSRs off the end of a range that don't need it, unless a later range relies on this one matching
+    /// there first.
     fn trim(&self, steps: &mut [Step]) {
         for at in (0..steps.len()).rev() {
             let Some((step, later)) = steps.get_mut(at..).and_then(|rest| rest.split_first_mut())
@@ -207,7 +207,7 @@ impl Policy {
                 }
                 runs = rest;
             }
-            // KVM doesn't ask for x2APIC's MSRs: the default's answer is as good as any.
+            // KVM doesn't filter the x2APIC's MSRs, so the answer doesn't matter.
             let (read, write) = match runs.first() {
                 Some(run) if !X2APIC.contains(index) => (run.read, run.write),
                 _ => (self.allow, self.allow),
@@ -215,7 +215,7 @@ impl Policy {
             match step.access {
                 Access::Read => read,
                 Access::Write => write,
-                // Where an earlier range has the reads, this is asked for writes only, and the other way round.
+                // Where an earlier range covers reads, only writes get here, and vice versa.
                 Access::Both if u64::from(index) < step.before.reads => write,
                 Access::Both => read,
             }
@@ -223,7 +223,7 @@ impl Policy {
         FilterRange::from_fn(range, step.access, allow).ok()
     }
 
-    /// What is wanted where KVM asks no filter.
+    /// The wanted answers where KVM doesn't use the filter.
     fn uncovered(&self) -> Vec<Uncovered> {
         let mut found: Vec<Uncovered> = Vec::new();
         for run in &self.runs {
@@ -259,13 +259,13 @@ impl Done {
         Done { reads, writes }
     }
 
-    /// Nothing that can follow `other` couldn't follow this.
+    /// Whether everything that can follow `other` can also follow this.
     fn is_ahead_of(self, other: Done) -> bool {
         self.reads >= other.reads && self.writes >= other.writes
     }
 }
 
-/// Adds a candidate, unless another is ahead of it, and drops those that it is ahead of.
+/// Adds a candidate unless another is ahead of it, and drops those that it is ahead of.
 fn add(level: &mut Vec<Candidate>, done: Done, step: Step, from: usize) {
     if level
         .iter()
@@ -295,7 +295,8 @@ fn trace(levels: &[Vec<Candidate>], mut at: usize) -> Vec<Step> {
     steps
 }
 
-/// The whole index space, in runs that the rules treat alike. MSRs that KVM does not filter have runs of their own.
+/// The whole index space, split into runs that the rules treat the same. MSRs that KVM does not filter get their
+/// own runs.
 fn runs(allow: bool, rules: &[Rule]) -> Vec<Run> {
     let bounds = |range: MsrRange| [u64::from(range.first()), u64::from(range.last()) + 1];
     let mut cuts: Vec<u64> = rules.iter().flat_map(|rule| bounds(rule.range)).collect();
@@ -303,8 +304,8 @@ fn runs(allow: bool, rules: &[Rule]) -> Vec<Run> {
     cuts.push(u64::from(u32::MAX));
     cuts.sort_unstable();
     cuts.dedup();
-    // The rules that hold at an index, by how many begin and end up to it: deny reads, deny writes, allow
-    // reads, allow writes.
+    // Counts the rules in effect at an index by their starts and ends up to it: deny reads, deny writes,
+    // allow reads, allow writes.
     let mut events: Vec<(u64, usize, i32)> = Vec::new();
     for rule in rules {
         let [first, end] = bounds(rule.range);
@@ -341,7 +342,7 @@ fn runs(allow: bool, rules: &[Rule]) -> Vec<Run> {
     runs
 }
 
-/// Ranges in ascending order, neighbours made one.
+/// Joins adjacent ranges, which must be in ascending order.
 fn join(ranges: impl Iterator<Item = MsrRange>) -> Spans {
     let mut spans: Spans = Vec::new();
     for range in ranges {
@@ -357,14 +358,14 @@ fn join(ranges: impl Iterator<Item = MsrRange>) -> Spans {
     spans
 }
 
-/// The first MSR of the spans that isn't before `from`.
+/// The first MSR of the spans that is not below `from`.
 fn first_from(spans: &Spans, from: u64) -> Option<u32> {
     let at = spans.partition_point(|span| u64::from(span.last()) < from);
     let first = spans.get(at)?.first();
     Some(first.max(u32::try_from(from).ok()?))
 }
 
-/// The last MSR of the spans that is in a range.
+/// The last MSR of the spans that is in `range`.
 fn last_in(spans: &Spans, range: MsrRange) -> Option<u32> {
     let at = spans.partition_point(|span| span.first() <= range.last());
     let last = spans.get(at.checked_sub(1)?)?.last().min(range.last());

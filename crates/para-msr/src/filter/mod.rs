@@ -3,16 +3,16 @@
 
 //! KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`): the rules of all users, compiled into the one filter of a VM.
 //!
-//! KVM takes a whole filter at a time, of at most 16 ranges, each with one bitmap of at most 0x3000 MSRs, and
-//! asks the first range that matches index and direction. So one place must know what every part of a VMM
-//! wants: [`MsrFilterBuilder`] collects that, [`MsrFilterBuilder::compile`] finds ranges, [`MsrFilter`] is the
-//! result, which can be asked and, with feature `kvm`, installed. [`FilterError`] is what can go wrong with either.
+//! KVM takes a whole filter at a time. It has at most 16 ranges, each with a bitmap of at most 0x3000 MSRs, and the
+//! first range that matches index and direction decides. So one place must know the rules of every part of a VMM.
+//! [`MsrFilterBuilder`] collects them and [`MsrFilterBuilder::compile`] finds the ranges. The resulting
+//! [`MsrFilter`] can be queried and, with feature `kvm`, installed. [`FilterError`] covers errors of both.
 //!
 //! ```
 //! use para_msr::filter::{Access, FilterDefault, MsrFilterBuilder};
 //!
 //! let filter = MsrFilterBuilder::new(FilterDefault::Allow)
-//!     .deny(0x8765_5678, Access::Both) // user space answers for it
+//!     .deny(0x8765_5678, Access::Both) // user space handles it
 //!     .deny(0x35, Access::Read)
 //!     .compile()?;
 //! assert!(!filter.allows_write(0x8765_5678));
@@ -24,14 +24,14 @@
 //! # What no filter covers
 //!
 //! - MSRs 0x800 to 0x8ff, the x2APIC's: KVM lets every access through (`Documentation/virt/kvm/api.rst`, 4.136).
-//! - MSR 0xffffffff: KVM computes the end of a range in 32 bits, so a range that should hold it matches nothing.
-//! - What doesn't go through RDMSR and WRMSR: SYSENTER, SWAPGS, RDTSCP, the host's `KVM_GET_MSRS` and
-//!   `KVM_SET_MSRS`; and a fast path for IA32_TSC_DEADLINE.
+//! - MSR 0xffffffff: KVM computes the end of a range in 32 bits, so a range that contains it matches nothing.
+//! - Accesses other than RDMSR and WRMSR: SYSENTER, SWAPGS, RDTSCP, and the host's `KVM_GET_MSRS` and `KVM_SET_MSRS`.
+//!   KVM also has a fast path for IA32_TSC_DEADLINE that skips the filter.
 //!
-//! A denial of the first two would be void, so [`MsrFilterBuilder::compile`] refuses it, also where a default of deny
-//! says it: such a filter allows the x2APIC's MSRs by name, as [`profile::LINUX`](crate::profile::LINUX) does.
-//! [`MsrFilterBuilder::compile_lenient`] takes it, for rules that a VMM passes on, and
-//! [`MsrFilter::uncovered`] lists it.
+//! A denial of the first two would have no effect, so [`MsrFilterBuilder::compile`] refuses it. That includes a
+//! denial by default: such a filter must allow the x2APIC's MSRs explicitly, as
+//! [`profile::LINUX`](crate::profile::LINUX) does. [`MsrFilterBuilder::compile_lenient`] accepts it, for rules that
+//! come from a user, and [`MsrFilter::uncovered`] lists it.
 
 mod compile;
 mod range;
@@ -42,18 +42,18 @@ pub use range::{FilterRange, RangeError};
 
 use crate::MsrRange;
 
-/// Most ranges of a filter (`KVM_MSR_FILTER_MAX_RANGES`).
+/// Maximum number of ranges in a filter (`KVM_MSR_FILTER_MAX_RANGES`).
 pub const MAX_RANGES: usize = 16;
-/// Most bytes of a range's bitmap (`KVM_MSR_FILTER_MAX_BITMAP_SIZE`).
+/// Maximum size of a range's bitmap in bytes (`KVM_MSR_FILTER_MAX_BITMAP_SIZE`).
 pub const MAX_BITMAP_BYTES: usize = 0x600;
-/// Most MSRs of a range: one bit each.
+/// Maximum number of MSRs in a range, one bit each.
 pub const MAX_RANGE_MSRS: u32 = MAX_BITMAP_BYTES as u32 * 8;
 /// The x2APIC's MSRs, whose accesses KVM never filters.
 pub const X2APIC: MsrRange = match MsrRange::new(0x800, 0x8ff) {
     Ok(range) => range,
     Err(_) => MsrRange::ALL,
 };
-/// The MSR that no range can hold, see the [module](self)'s documentation.
+/// The MSR that no range can contain, see the [module](self).
 pub const LAST_MSR: MsrRange = MsrRange::single(u32::MAX);
 
 /// What happens to an access that no range of a filter matches.
@@ -79,12 +79,12 @@ pub enum Access {
 }
 
 impl Access {
-    /// Whether RDMSR is meant.
+    /// Whether this includes RDMSR.
     pub const fn reads(self) -> bool {
         matches!(self, Access::Read | Access::Both)
     }
 
-    /// Whether WRMSR is meant.
+    /// Whether this includes WRMSR.
     pub const fn writes(self) -> bool {
         matches!(self, Access::Write | Access::Both)
     }
@@ -94,7 +94,7 @@ impl Access {
         self.reads() as u32 | (self.writes() as u32) << 1
     }
 
-    /// The direction that KVM's flags mean; `None` for no flag and for flags that KVM refuses.
+    /// The direction for KVM's flags, `None` for no flag and for flags that KVM refuses.
     pub const fn from_flags(flags: u32) -> Option<Self> {
         match flags {
             1 => Some(Access::Read),
@@ -115,26 +115,26 @@ impl fmt::Display for Access {
     }
 }
 
-/// Why there is no such filter, or why it isn't in place: in each case KVM would refuse it or do something else.
+/// Why a filter can't be compiled or installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FilterError {
-    /// There is no way to do it with 16 ranges.
+    /// The rules need more than 16 ranges.
     #[error(
-        "KVM's MSR filter has 16 ranges of up to 0x3000 MSRs, too few from MSR {first_left:#x} on: \
-         turn the default around, or give the owners MSRs that lie closer together"
+        "KVM's MSR filter has only 16 ranges of up to 0x3000 MSRs, too few from MSR {first_left:#x} on: \
+         use the opposite default, or MSRs that are closer together"
     )]
     TooManyRanges {
         /// The first MSR that the 16 ranges don't reach.
         first_left: u32,
     },
-    /// Accesses should be denied, by name or by default, that KVM lets through.
+    /// KVM lets accesses through that the rules or the default deny.
     #[error("{0}: allow these accesses, or leave them out of what is denied")]
     Void(Uncovered),
-    /// KVM takes no filter that denies everything by having no range.
+    /// KVM refuses a filter that denies by default and has no range.
     #[error("KVM refuses a filter that denies by default and has no range, add a range")]
     NothingButDeny,
-    /// A range of given ranges is one too many.
+    /// There are too many ranges.
     #[error("{count} ranges are more than the 16 of KVM's MSR filter, merge some")]
     Ranges {
         /// How many there are.
@@ -144,19 +144,19 @@ pub enum FilterError {
     #[cfg(feature = "kvm")]
     #[error("this KVM lacks {0}, which came with Linux 5.10: update the host's kernel")]
     Lacks(&'static str),
-    /// MSR exits weren't switched on.
+    /// KVM didn't enable MSR exits.
     #[cfg(feature = "kvm")]
     #[error(
         "KVM refused MSR exits for the reasons {reasons:#x} ({source}): ask for fewer, and let seccomp pass \
          KVM_ENABLE_CAP"
     )]
     Enable {
-        /// The mask.
+        /// The mask of exit reasons.
         reasons: u32,
         /// Why.
         source: kvm_ioctls::Error,
     },
-    /// The filter wasn't taken.
+    /// KVM refused the filter.
     #[cfg(feature = "kvm")]
     #[error(
         "KVM refused an MSR filter of {ranges} ranges ({source}): check that the host has memory for its bitmaps, and \
@@ -170,7 +170,7 @@ pub enum FilterError {
     },
 }
 
-/// What somebody wants of some accesses.
+/// One owner's wish for a range of accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rule {
     range: MsrRange,
@@ -178,10 +178,10 @@ struct Rule {
     allow: bool,
 }
 
-/// Collects what all parts of a VMM want of the VM's one MSR filter. The order of calls doesn't matter:
+/// Collects the rules of all parts of a VMM for the VM's one MSR filter. The order of calls doesn't matter:
 ///
-/// 1. An access that anybody wants denied is denied: whoever answers for an MSR in user space must see it.
-/// 2. Otherwise, one that anybody wants allowed is allowed.
+/// 1. An access that any rule denies is denied, so that its handler in user space sees it.
+/// 2. Otherwise, an access that any rule allows is allowed.
 /// 3. Otherwise, the default applies.
 #[derive(Clone, Debug)]
 pub struct MsrFilterBuilder {
@@ -190,7 +190,7 @@ pub struct MsrFilterBuilder {
 }
 
 impl MsrFilterBuilder {
-    /// No rules yet, only a default.
+    /// A builder without rules.
     pub const fn new(default: FilterDefault) -> Self {
         MsrFilterBuilder {
             default,
@@ -198,13 +198,13 @@ impl MsrFilterBuilder {
         }
     }
 
-    /// The accesses don't reach KVM: they exit to user space.
+    /// Denies accesses: KVM doesn't handle them, they exit to user space.
     #[must_use]
     pub fn deny(self, range: impl Into<MsrRange>, access: Access) -> Self {
         self.rule(range.into(), access, false)
     }
 
-    /// KVM handles the accesses, unless somebody wants them denied.
+    /// Allows accesses: KVM handles them, unless another rule denies them.
     #[must_use]
     pub fn allow(self, range: impl Into<MsrRange>, access: Access) -> Self {
         self.rule(range.into(), access, true)
@@ -219,10 +219,10 @@ impl MsrFilterBuilder {
         self
     }
 
-    /// Finds ranges that do what is wanted, neighbours merged into few of them.
+    /// Finds a small set of ranges that implement the rules.
     ///
     /// # Errors
-    /// It takes more than 16 ranges, or [`FilterError::Void`]: KVM would let accesses through that should be denied.
+    /// The rules need more than 16 ranges, or deny accesses that KVM lets through anyway ([`FilterError::Void`]).
     ///
     /// ```
     /// use para_msr::filter::{Access, FilterDefault, FilterError, MsrFilterBuilder, X2APIC};
@@ -230,7 +230,7 @@ impl MsrFilterBuilder {
     /// let filter = MsrFilterBuilder::new(FilterDefault::Deny).allow(0x10, Access::Both);
     /// let Err(FilterError::Void(gap)) = filter.compile() else { panic!() };
     /// assert_eq!(gap.range, X2APIC);
-    /// // "I know."
+    /// // Allow them explicitly.
     /// assert!(filter.allow(X2APIC, Access::Both).compile().is_ok());
     /// ```
     pub fn compile(&self) -> Result<MsrFilter, FilterError> {
@@ -241,16 +241,16 @@ impl MsrFilterBuilder {
         }
     }
 
-    /// The same, but what KVM won't do is no error: [`MsrFilter::uncovered`] lists it.
+    /// The same, but [`MsrFilter::uncovered`] lists what KVM won't do instead of an error.
     ///
     /// # Errors
-    /// It takes more than 16 ranges.
+    /// The rules need more than 16 ranges.
     pub fn compile_lenient(&self) -> Result<MsrFilter, FilterError> {
         compile::compile(self.default, &self.rules)
     }
 }
 
-/// Accesses that were to be treated otherwise than KVM will treat them.
+/// Accesses that KVM won't treat as the rules say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uncovered {
@@ -258,8 +258,8 @@ pub struct Uncovered {
     pub range: MsrRange,
     /// The direction.
     pub access: Access,
-    /// Whether KVM lets these accesses through, though they should be denied; otherwise it is the other way
-    /// round.
+    /// `true` if KVM lets them through although they should be denied, `false` if KVM denies them although
+    /// they should be allowed.
     pub allowed: bool,
 }
 
@@ -277,7 +277,7 @@ impl fmt::Display for Uncovered {
     }
 }
 
-/// A filter that KVM takes.
+/// A filter that KVM accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MsrFilter {
     default: FilterDefault,
@@ -286,7 +286,7 @@ pub struct MsrFilter {
 }
 
 impl MsrFilter {
-    /// A filter of given ranges, which KVM asks in this order.
+    /// A filter with these ranges, which KVM checks in this order.
     ///
     /// # Errors
     /// There are more than 16, or none with [`FilterDefault::Deny`].
@@ -309,7 +309,7 @@ impl MsrFilter {
         })
     }
 
-    /// One MSR is denied, no other than KVM can, and all else allowed.
+    /// Denies one MSR and allows all others. It must be one that KVM filters.
     #[cfg(feature = "para")]
     pub(crate) fn denying(index: u32) -> Self {
         MsrFilter {
@@ -321,7 +321,7 @@ impl MsrFilter {
         }
     }
 
-    /// What happens to accesses that no range matches.
+    /// The default for accesses that no range matches.
     pub const fn default_action(&self) -> FilterDefault {
         self.default
     }
@@ -331,18 +331,18 @@ impl MsrFilter {
         &self.ranges
     }
 
-    /// What a compiled filter was asked for and can't do. Log these once. After [`MsrFilterBuilder::compile`] it is no
-    /// more than an allowance of MSR 0xffffffff under a default of deny.
+    /// Rules that a compiled filter can't implement. Log them once. After [`MsrFilterBuilder::compile`] that can only
+    /// be MSR 0xffffffff, allowed under a default of deny.
     pub fn uncovered(&self) -> &[Uncovered] {
         &self.uncovered
     }
 
-    /// Whether KVM handles RDMSR of this MSR itself, by the rules that the module describes.
+    /// Whether KVM handles RDMSR of this MSR itself, as the [module](self) describes.
     pub fn allows_read(&self, index: u32) -> bool {
         self.allows(index, Access::reads)
     }
 
-    /// Whether KVM handles WRMSR of this MSR itself, by the rules that the module describes.
+    /// Whether KVM handles WRMSR of this MSR itself, as the [module](self) describes.
     pub fn allows_write(&self, index: u32) -> bool {
         self.allows(index, Access::writes)
     }

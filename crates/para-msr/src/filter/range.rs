@@ -1,43 +1,43 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One range of a filter, no other than KVM takes.
+//! One range of a filter that KVM accepts.
 
 use super::{Access, MAX_RANGE_MSRS};
 use crate::MsrRange;
 
-/// Why KVM would refuse a range, or ignore it.
+/// Why KVM would refuse or ignore a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RangeError {
-    /// More MSRs than a bitmap has bits.
+    /// More MSRs than KVM allows in a bitmap.
     #[error("{range} has {} MSRs, but KVM takes at most 0x3000 in a range of its filter, split it", range.len())]
     TooLong {
         /// The range.
         range: MsrRange,
     },
-    /// MSR 0xffffffff is in it, so that KVM's 32-bit end of the range is 0.
+    /// It contains MSR 0xffffffff, so KVM's 32-bit end of the range wraps to 0.
     #[error("KVM's filter can't match {range}, whose end wraps to 0, end it before 0xffffffff")]
     Wraps {
         /// The range.
         range: MsrRange,
     },
-    /// The bitmap is shorter or longer than KVM reads.
+    /// The bitmap isn't as long as what KVM reads.
     #[error("a bitmap for {range} has {expected} bytes, a multiple of 8, not {given}, resize it")]
     Bitmap {
         /// The range.
         range: MsrRange,
-        /// Bytes that KVM reads.
+        /// Size that KVM reads, in bytes.
         expected: usize,
-        /// Bytes that there are.
+        /// Actual size in bytes.
         given: usize,
     },
 }
 
 /// A range of a filter: up to 0x3000 MSRs, one direction or both, and a bit for each MSR (1 allows, 0 denies).
 ///
-/// The bitmap has whole 64-bit words, because KVM copies these whatever the number of MSRs is: a shorter one
-/// would let it read behind the end.
+/// The bitmap is a whole number of 64-bit words, because KVM copies whole words. With a shorter one it would
+/// read past the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterRange {
     range: MsrRange,
@@ -45,17 +45,17 @@ pub struct FilterRange {
     bitmap: Vec<u8>,
 }
 
-/// The bytes of a bitmap for so many MSRs.
+/// The size in bytes of a bitmap for this many MSRs.
 fn bitmap_bytes(msrs: u64) -> usize {
     // At most 2^29.
     msrs.div_ceil(64) as usize * 8
 }
 
 impl FilterRange {
-    /// A range with a bitmap, whose bit `n` (byte `n / 8`, bit `n % 8`) stands for the `n`th MSR.
+    /// A range with a bitmap. Bit `n` (byte `n / 8`, bit `n % 8`) is for the MSR `range.first() + n`.
     ///
     /// # Errors
-    /// KVM would refuse the range, never match it, or read outside of the bitmap.
+    /// KVM would refuse the range, never match it, or read outside the bitmap.
     pub fn new(
         range: impl Into<MsrRange>,
         access: Access,
@@ -78,7 +78,7 @@ impl FilterRange {
         })
     }
 
-    /// A range whose bits a function gives.
+    /// A range whose bits come from a function.
     ///
     /// # Errors
     /// KVM would refuse the range or never match it.

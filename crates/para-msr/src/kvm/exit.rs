@@ -9,28 +9,28 @@ use super::{Errno, KvmMsrs};
 use crate::saved::{MsrAccess, MsrValue};
 use crate::{MsrDispatch, Outcome};
 
-/// What a vCPU's thread does after an MSR exit that was answered.
+/// What a vCPU's thread must do after an MSR exit was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a handler may have asked for more than an answer"]
 #[non_exhaustive]
 pub enum Answered {
-    /// Nothing: it enters the guest again.
+    /// Nothing: enter the guest again.
     Continue,
-    /// It completes the instruction (a `KVM_RUN` with `immediate_exit`), and runs no guest code until the VMM lets it:
+    /// Complete the instruction (`KVM_RUN` with `immediate_exit`), and run no guest code until the VMM allows it:
     /// [`Outcome::Stop`].
     Stop,
-    /// It calls [`set_in_kvm`] with this value, or the guest gets #GP(0): [`Outcome::SetInKvm`].
+    /// Call [`set_in_kvm`] with this value, otherwise the guest gets #GP(0): [`Outcome::SetInKvm`].
     SetInKvm(MsrValue),
 }
 
 impl MsrDispatch {
-    /// Answers an exit for RDMSR or WRMSR: with a value, by success, or by #GP(0) where nobody has the MSR. The next
-    /// `KVM_RUN` completes the instruction; RIP is KVM's to change.
+    /// Answers an exit for RDMSR or WRMSR: with success, or with #GP(0), for example if the MSR has no handler. The
+    /// next `KVM_RUN` completes the instruction, and KVM advances RIP.
     ///
-    /// Without handlers that answer by [`Outcome::Stop`] or [`Outcome::SetInKvm`] there is nothing else to do.
+    /// If no handler uses [`Outcome::Stop`] or [`Outcome::SetInKvm`], there is nothing else to do.
     ///
     /// # Errors
-    /// The exit is for something else: here it is, untouched.
+    /// The exit is of another kind. It is returned untouched.
     ///
     /// ```no_run
     /// # fn run(vcpu: &mut kvm_ioctls::VcpuFd, msrs: &mut para_msr::MsrDispatch) -> Result<(), kvm_ioctls::Error> {
@@ -74,11 +74,11 @@ impl MsrDispatch {
     }
 }
 
-/// Has KVM take the value that a handler asked for, and says whether it did: the WRMSR that exited is a success then,
-/// and #GP(0) otherwise. Between the exit and the next `KVM_RUN`, no earlier and no later.
+/// Passes the value that a handler asked for to KVM, and returns whether KVM accepted it. If so, the WRMSR that
+/// exited succeeds, otherwise it is #GP(0). Call it between the exit and the next `KVM_RUN`.
 ///
 /// # Errors
-/// KVM can't be asked; the guest gets #GP(0).
+/// The ioctl failed. The guest gets #GP(0).
 pub fn set_in_kvm(vcpu: &mut VcpuFd, value: MsrValue) -> Result<bool, Errno> {
     let taken = KvmMsrs(vcpu).set(&[value])? == 1;
     vcpu.get_kvm_run().__bindgen_anon_1.msr.error = u8::from(!taken);

@@ -13,7 +13,7 @@ use kvm_ioctls::{Cap, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlag
 use super::ioctl;
 use crate::filter::{Access, FilterDefault, FilterError, MsrFilter};
 
-/// For which accesses a vCPU exits to user space, instead of #GP
+/// The accesses for which a vCPU exits to user space instead of raising #GP
 /// (`KVM_CAP_X86_USER_SPACE_MSR`, `Documentation/virt/kvm/api.rst`, 7.21).
 ///
 /// ```
@@ -24,29 +24,29 @@ use crate::filter::{Access, FilterDefault, FilterError, MsrFilter};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExitReasons {
-    /// MSRs that KVM doesn't know. With `kvm.ignore_msrs=1` on the host these never come, so own an MSR by
-    /// denying it in the filter instead.
+    /// MSRs that KVM doesn't know. With `kvm.ignore_msrs=1` on the host these never exit. To own an MSR,
+    /// deny it in the filter instead.
     pub unknown: bool,
-    /// Accesses that KVM finds invalid: reserved bits, a disabled feature.
+    /// Accesses that KVM considers invalid: reserved bits, a disabled feature.
     pub invalid: bool,
 }
 
 impl ExitReasons {
-    /// Whether MSRs that KVM doesn't know exit.
+    /// Sets whether accesses to MSRs that KVM doesn't know exit.
     #[must_use]
     pub const fn unknown(mut self, exit: bool) -> Self {
         self.unknown = exit;
         self
     }
 
-    /// Whether accesses that KVM finds invalid exit.
+    /// Sets whether accesses that KVM considers invalid exit.
     #[must_use]
     pub const fn invalid(mut self, exit: bool) -> Self {
         self.invalid = exit;
         self
     }
 
-    /// KVM's mask. Denied accesses are always in it: without, they would be #GP.
+    /// KVM's mask. It always includes denied accesses, which would otherwise be #GP.
     pub const fn mask(self) -> u32 {
         let unknown = if self.unknown {
             KVM_MSR_EXIT_REASON_UNKNOWN
@@ -63,25 +63,25 @@ impl ExitReasons {
 }
 
 impl MsrFilter {
-    /// Makes denied accesses exit to user space, then installs the filter, in place of any other one.
+    /// Makes denied accesses exit to user space, then installs the filter. It replaces any other filter.
     ///
-    /// The order is: capability, filter, vCPUs. A filter without the capability turns denied accesses to #GP,
-    /// and a vCPU that runs before both isn't filtered.
+    /// Call it before creating vCPUs: a vCPU that runs earlier isn't filtered. The capability comes first,
+    /// because without it denied accesses are #GP.
     ///
-    /// An exit is prepared as success, with 0 for a read, so one that nobody answers is a wrong answer:
-    /// [`MsrDispatch::answer`](crate::MsrDispatch::answer) gives #GP where that is right. [`ioctl::INSTALL`] lists what
-    /// seccomp must let pass.
+    /// KVM initializes an exit as success, with 0 for a read, so an exit that isn't answered is a wrong answer.
+    /// [`MsrDispatch::answer`](crate::MsrDispatch::answer) turns it into #GP where that is right. [`ioctl::INSTALL`]
+    /// lists the ioctls that seccomp must allow.
     ///
     /// # Errors
-    /// KVM lacks one of both, or refuses it.
+    /// KVM lacks the capability or MSR filters, or refuses one of the calls.
     pub fn install(&self, vm: &VmFd) -> Result<(), FilterError> {
         self.install_with(vm, ExitReasons::default())
     }
 
-    /// The same, with exits for more than what the filter denies. The reasons replace those of an earlier call.
+    /// The same, with additional exit reasons. They replace those of an earlier call.
     ///
     /// # Errors
-    /// KVM lacks one of both, or refuses it.
+    /// KVM lacks the capability or MSR filters, or refuses one of the calls.
     pub fn install_with(&self, vm: &VmFd, reasons: ExitReasons) -> Result<(), FilterError> {
         let reasons = reasons.mask();
         let capability = kvm_enable_cap {
@@ -93,12 +93,12 @@ impl MsrFilter {
         enabled
             .map_err(|source| FilterError::Enable { reasons, source })
             .and_then(|()| self.replace(vm))
-            // Asked only now: a start where all is well has two system calls less.
+            // Checked only after a failure, which saves two system calls at a normal start.
             .map_err(|error| lacking(vm).unwrap_or(error))
     }
 
-    /// Installs the filter alone, where an earlier one has switched the exits on. Also while vCPUs run:
-    /// each access sees the old filter or the new one.
+    /// Installs only the filter, when [`install`](Self::install) has already enabled the exits. It may
+    /// be called while vCPUs run: each access sees the old filter or the new one.
     ///
     /// # Errors
     /// KVM refuses the filter.
@@ -114,7 +114,7 @@ impl MsrFilter {
                 flags: flags(range.access()),
                 base: range.base(),
                 msr_count: range.count(),
-                // Whole words, as the kernel reads them; kvm-ioctls itself would be content with fewer bytes.
+                // Whole words, as the kernel reads them; kvm-ioctls itself would accept fewer bytes.
                 bitmap: range.bitmap(),
             })
             .collect();
@@ -126,13 +126,13 @@ impl MsrFilter {
     }
 }
 
-/// What this KVM has not.
+/// The first capability that this KVM lacks.
 fn lacking(vm: &VmFd) -> Option<FilterError> {
     let needed = [
         (Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR"),
         (Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER"),
     ];
-    // A failure to ask is negative, and no answer.
+    // A failed check is negative, and says nothing about the capability.
     let lacks =
         |(cap, name)| (vm.check_extension_int(cap) == 0).then_some(FilterError::Lacks(name));
     needed.into_iter().find_map(lacks)

@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The ioctls that this crate calls: what a seccomp filter must let pass.
+//! The ioctls that this crate calls, for seccomp filters.
 //!
-//! All are on the thread that calls into this crate: for [`INSTALL`] and [`SETUP`] the one that creates the VM, for [`SAVED`] the one
-//! that saves or restores a vCPU. An exit is answered without any, unless a handler has KVM take a value
-//! ([`set_in_kvm`](super::set_in_kvm), `KVM_SET_MSRS`).
+//! The thread that calls this crate makes them: for [`INSTALL`] and [`SETUP`] the one that creates the VM, for
+//! [`SAVED`] the one that saves or restores a vCPU. Answering an exit needs none, unless a handler passes a value to
+//! KVM ([`set_in_kvm`](super::set_in_kvm), `KVM_SET_MSRS`).
 //!
 //! ```
 //! use para_msr::kvm::ioctl;
@@ -16,12 +16,12 @@
 //! }
 //! ```
 //!
-//! The numbers are those of `include/uapi/linux/kvm.h`, for x86-64. A request has 32 bits; as an argument of `ioctl`
-//! it is compared as such.
+//! The numbers are from `include/uapi/linux/kvm.h`, for x86-64. A request has 32 bits, so compare the low 32 bits of
+//! `ioctl`'s argument.
 
 use kvm_bindings::{KVMIO, kvm_cpuid2, kvm_enable_cap, kvm_msr_filter, kvm_msrs};
 
-/// `KVM_CHECK_EXTENSION`: what KVM lacks, asked after something was refused.
+/// `KVM_CHECK_EXTENSION`: after a failure, to find out what KVM lacks.
 pub const KVM_CHECK_EXTENSION: u64 = request(NONE, 0x03, 0);
 /// `KVM_GET_SUPPORTED_CPUID`: the processor's vendor.
 pub const KVM_GET_SUPPORTED_CPUID: u64 = request(READ | WRITE, 0x05, size_of::<kvm_cpuid2>());
@@ -34,11 +34,11 @@ pub const KVM_GET_MSRS: u64 = request(READ | WRITE, 0x88, size_of::<kvm_msrs>())
 /// `KVM_SET_MSRS`.
 pub const KVM_SET_MSRS: u64 = request(WRITE, 0x89, size_of::<kvm_msrs>());
 
-/// Those of [`MsrFilter::install`](crate::filter::MsrFilter::install) and
-/// [`replace`](crate::filter::MsrFilter::replace), on a VM.
+/// Used by [`MsrFilter::install`](crate::filter::MsrFilter::install) and
+/// [`replace`](crate::filter::MsrFilter::replace), on the VM.
 pub const INSTALL: [u64; 3] = [KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_X86_SET_MSR_FILTER];
 
-/// Those of `setup_para` (feature `para`): on KVM itself the last, on a VM the others.
+/// Used by `setup_para` (feature `para`): the last on `/dev/kvm`, the others on the VM.
 pub const SETUP: [u64; 4] = [
     KVM_CHECK_EXTENSION,
     KVM_ENABLE_CAP,
@@ -46,7 +46,7 @@ pub const SETUP: [u64; 4] = [
     KVM_GET_SUPPORTED_CPUID,
 ];
 
-/// Those of [`KvmMsrs`](super::KvmMsrs), on a vCPU.
+/// Used by [`KvmMsrs`](super::KvmMsrs), on a vCPU.
 pub const SAVED: [u64; 2] = [KVM_GET_MSRS, KVM_SET_MSRS];
 
 const NONE: u64 = 0;

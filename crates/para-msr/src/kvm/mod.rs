@@ -3,13 +3,13 @@
 
 //! KVM: installing a filter, answering exits, and reading and writing a vCPU's MSRs.
 //!
-//! | item | is |
+//! | item | what it is |
 //! |---|---|
-//! | [`MsrFilter::install`](crate::filter::MsrFilter::install) | capability and filter, before the first vCPU |
-//! | [`MsrDispatch::answer`](crate::MsrDispatch::answer), [`set_in_kvm`] | an exit of `kvm-ioctls`, from the access to its result |
+//! | [`MsrFilter::install`](crate::filter::MsrFilter::install) | enables the capability and installs the filter, before the first vCPU |
+//! | [`MsrDispatch::answer`](crate::MsrDispatch::answer), [`set_in_kvm`] | answer an exit of `kvm-ioctls` |
 //! | [`KvmMsrs`] | `KVM_GET_MSRS` and `KVM_SET_MSRS`, to save and restore |
-//! | `setup_para`, `vendor` (feature `para`) | what a VM needs for the 2007 API, and whose hypercall instruction it is |
-//! | [`ioctl`] | what a seccomp filter must let pass |
+//! | `setup_para`, `vendor` (feature `para`) | sets a VM up for the 2007 API; the vendor that decides the hypercall instruction |
+//! | [`ioctl`] | the ioctls that a seccomp filter must allow |
 
 mod exit;
 mod install;
@@ -30,7 +30,7 @@ use crate::saved::{MsrAccess, MsrValue};
 /// A call that KVM refused.
 pub type Errno = kvm_ioctls::Error;
 
-/// A vCPU's MSRs through `KVM_GET_MSRS` and `KVM_SET_MSRS`. A filter doesn't hold for these.
+/// A vCPU's MSRs through `KVM_GET_MSRS` and `KVM_SET_MSRS`. Filters don't apply to these.
 #[derive(Debug)]
 pub struct KvmMsrs<'a>(pub &'a VcpuFd);
 
@@ -60,7 +60,7 @@ fn block(values: &[MsrValue]) -> Result<Msrs, Errno> {
             ..Default::default()
         })
         .collect();
-    // Only a list that is too long can fail here, for which KVM has an error number.
+    // This fails only if the list is too long, which is E2BIG in KVM.
     const E2BIG: i32 = 7;
     Msrs::from_entries(&entries).map_err(|_| Errno::new(E2BIG))
 }

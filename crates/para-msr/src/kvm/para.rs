@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The 2007 API on KVM: once per VM.
+//! Sets a KVM VM up for the 2007 API.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, VmFd};
@@ -10,14 +10,14 @@ use super::Errno;
 use crate::filter::FilterError;
 use crate::para::{self, CpuidError, Stub, Vendor};
 
-/// Why a VM's guests can't have the 2007 API.
+/// Why a VM's guest can't have the 2007 API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParaSetupError {
     /// The MSR can't be made to exit.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// KVM doesn't say what its processor is.
+    /// KVM didn't return its CPUID table.
     #[error("KVM refused to list its CPUID ({0}): let seccomp pass KVM_GET_SUPPORTED_CPUID")]
     Cpuid(Errno),
     /// The processor's hypercall instruction isn't known.
@@ -25,15 +25,15 @@ pub enum ParaSetupError {
     Vendor(#[from] CpuidError),
 }
 
-/// Makes the API's MSR exit, before the first vCPU is created, and says by which instruction guests call: the one of
-/// the host's vendor, which KVM answers. What each vCPU then needs is a [`ParaMsr`](para::ParaMsr) with it.
+/// Makes the API's MSR exit and returns the stub for this host: its vendor's instruction, which KVM answers. Call it
+/// before creating the first vCPU. Each vCPU then needs a [`ParaMsr`](para::ParaMsr) with this stub.
 ///
-/// For a VMM that answers for no other MSR and serves no calls by port I/O. Any other puts
-/// [`MSR_KVM_API_MAGIC`](para::MSR_KVM_API_MAGIC) into its own filter, and chooses the stub itself. The calls are those
-/// of [`ioctl::SETUP`](super::ioctl::SETUP).
+/// This is for a VMM that handles no other MSR and serves no calls through port I/O. Other VMMs add
+/// [`MSR_KVM_API_MAGIC`](para::MSR_KVM_API_MAGIC) to their own filter and choose the stub themselves. The ioctls are
+/// in [`ioctl::SETUP`](super::ioctl::SETUP).
 ///
 /// # Errors
-/// KVM has no MSR filter or refuses it, or the processor's vendor isn't known.
+/// KVM has no MSR filters or refuses this one, or the processor's vendor is unknown.
 ///
 /// ```no_run
 /// use kvm_ioctls::Kvm;
@@ -55,11 +55,11 @@ pub fn setup_para(kvm: &Kvm, vm: &VmFd) -> Result<Stub, ParaSetupError> {
     Ok(Stub::native(vendor))
 }
 
-/// The vendor that a CPUID table shows: of the host's processor, for the table that KVM supports
-/// (`Kvm::get_supported_cpuid`). Ask once per VM. It reads no file, so it works in a sandbox.
+/// The vendor in a CPUID table. For the host's processor, use the table that KVM supports
+/// (`Kvm::get_supported_cpuid`). Call it once per VM. It reads no file, so it works in a sandbox.
 ///
 /// # Errors
-/// The table has no leaf 0, or names a vendor that isn't known.
+/// The table has no leaf 0 or names an unknown vendor.
 ///
 /// ```no_run
 /// use kvm_ioctls::Kvm;

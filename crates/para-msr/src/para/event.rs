@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a write of the MSR came to, for logs and policies of the VMM.
+//! The results of writes to the MSR, for the VMM's logs and policies.
 //!
-//! All addresses are guest-physical: where guest memory lies in the host is nobody's business (H11).
+//! All addresses are guest-physical; events never contain host addresses (H11).
 
 use std::fmt;
 
@@ -13,19 +13,19 @@ use para_abi::KVM_PARA_API_VERSION;
 
 use crate::Outcome;
 
-/// What one WRMSR of [`MSR_KVM_API_MAGIC`](para_abi::MSR_KVM_API_MAGIC) came to.
+/// The result of one WRMSR of [`MSR_KVM_API_MAGIC`](para_abi::MSR_KVM_API_MAGIC).
 ///
-/// It displays as one line for a log. A guest can cause any number of them: see
+/// It displays as one log line. A guest can cause any number of them, so limit them with
 /// [`EventThrottle`](super::EventThrottle).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a fault must become #GP(0)"]
 #[non_exhaustive]
 pub enum Registration {
-    /// The guest may call: `ret` is 0, WRMSR succeeds.
+    /// The guest is registered: `ret` is 0, WRMSR succeeds.
     Registered(Registered),
-    /// The guest was told no: `ret` is 0xffffffff, WRMSR succeeds, an earlier registration is still valid.
+    /// The guest was refused: `ret` is 0xffffffff, WRMSR succeeds, an earlier registration is still valid.
     Refused(Refused),
-    /// #GP(0). Guest memory and an earlier registration are as they were.
+    /// #GP(0). Guest memory and an earlier registration are unchanged.
     Fault(Fault),
 }
 
@@ -39,12 +39,11 @@ pub struct Registered {
     pub hypercall_gpa: u64,
     /// The API version that the guest speaks: 0 or 1.
     pub guest_version: u32,
-    /// What the guest gave as the structure's size in bytes; 4096 from the known guests. It means nothing
-    /// (H2).
+    /// The structure's size in bytes according to the guest, 4096 in the known guests. It has no effect (H2).
     pub size: u32,
-    /// What stands at the site now.
+    /// The stub that is at the site now.
     pub stub: Stub,
-    /// Whether it had to be written: [`Written::Unchanged`] for all vCPUs but the first that share a site (R11).
+    /// Whether it had to be written. If vCPUs share a site, it is [`Written::Unchanged`] for all but the first (R11).
     pub written: Written,
 }
 
@@ -54,11 +53,11 @@ pub struct Registered {
 pub struct Refused {
     /// Guest-physical address of the para page.
     pub para_state_gpa: u64,
-    /// Where the guest wanted its four bytes.
+    /// Guest-physical address of the four bytes to patch.
     pub hypercall_gpa: u64,
     /// The API version that the guest speaks.
     pub guest_version: u32,
-    /// What the guest gave as the structure's size.
+    /// The structure's size in bytes according to the guest.
     pub size: u32,
     /// Why it was refused.
     pub reason: Refusal,
@@ -80,7 +79,7 @@ pub enum Refusal {
 pub struct Fault {
     /// What the guest wrote: EDX:EAX.
     pub value: u64,
-    /// What is wrong with it.
+    /// Why it is #GP(0).
     pub reason: FaultReason,
 }
 
@@ -88,14 +87,14 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultReason {
-    /// No multiple of 4096 (R3).
+    /// It isn't a multiple of 4096 (R3).
     Misaligned,
     /// The first 24 bytes there are not RAM that the guest can read and write (R4, H10).
     NotRam,
 }
 
 impl Registration {
-    /// What the vCPU's WRMSR comes to.
+    /// The outcome of the vCPU's WRMSR.
     pub fn outcome(&self) -> Outcome<()> {
         match self {
             Registration::Registered(_) | Registration::Refused(_) => Outcome::Handled(()),
@@ -103,7 +102,7 @@ impl Registration {
         }
     }
 
-    /// The details, if the guest is registered by it.
+    /// The details, if the guest is now registered.
     pub fn registered(&self) -> Option<&Registered> {
         match self {
             Registration::Registered(registered) => Some(registered),
@@ -158,7 +157,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = match self.reason {
             FaultReason::Misaligned => "it is not page aligned",
-            FaultReason::NotRam => "there is no RAM for reading and writing",
+            FaultReason::NotRam => "there is no readable and writable RAM",
         };
         write!(
             f,

@@ -1,26 +1,26 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The registration of one vCPU by the 2007 MSR based hypercall API.
+//! One vCPU's registration with the 2007 MSR based hypercall API.
 //!
 //! The guest prepares a page, [`kvm_vcpu_para_state`](para_abi::kvm_vcpu_para_state), and writes its
 //! guest-physical address to MSR [`MSR_KVM_API_MAGIC`]. The host answers in the page and patches four bytes
-//! at the address that the page names: from then on the guest calls its host there.
+//! at the address that the page gives. From then on the guest calls its host there.
 //!
-//! [`ParaMsr`] is that host. It knows guest memory and a [`Stub`], no KVM. What it does, in this order (the numbers R are
-//! those of the repository's `docs/rules.md`):
+//! [`ParaMsr`] is that host. It needs guest memory and a [`Stub`], but no KVM. It does the following, in this order
+//! (R numbers refer to `docs/rules.md` in the repository):
 //!
-//! 1. The address must be page aligned (R3) and its first 24 bytes RAM that can be read and written (R4);
-//!    otherwise #GP(0), and nothing was touched.
-//! 2. The 24 bytes are copied *once*; only the copy is decided on, whatever other vCPUs do to the page.
+//! 1. The address must be page aligned (R3) and the first 24 bytes there readable and writable RAM (R4).
+//!    Otherwise it is #GP(0), and nothing is touched.
+//! 2. The 24 bytes are copied *once*. All decisions use the copy, because other vCPUs may change the page.
 //! 3. `host_version := 1` (R5).
-//! 4. A guest newer than the host (R6), or a site that is not four bytes of RAM in one page apart from the 24
-//!    bytes (R7), is refused: `ret := 0xffffffff`, WRMSR succeeds, an earlier registration stays (R10).
-//! 5. The registration is stored, the stub is written, then `ret := 0` with release order (R8): a vCPU that
-//!    sees 0 sees the stub.
+//! 4. A guest newer than the host (R6) is refused, and so is a site that isn't four bytes of RAM in one page,
+//!    outside the 24 bytes (R7): `ret := 0xffffffff`, WRMSR succeeds, an earlier registration stays (R10).
+//! 5. The registration is stored, the stub is written, then `ret := 0` with release ordering (R8): a vCPU
+//!    that sees 0 also sees the stub.
 //!
-//! All stores go through [`GuestMemory`] and so mark its dirty bitmap, but KVM's dirty log doesn't know them:
-//! whoever migrates must merge both.
+//! All stores go through [`GuestMemory`], so its dirty bitmap marks them. KVM's dirty log doesn't see them,
+//! so a migration must merge both.
 
 mod event;
 mod msr;
@@ -42,8 +42,8 @@ use vm_memory::GuestMemory;
 
 use crate::filter::MsrFilter;
 
-/// The filter of a VM that answers for [`MSR_KVM_API_MAGIC`] and leaves all else to KVM. A VMM that owns more MSRs
-/// denies it in its own filter instead.
+/// A filter that denies [`MSR_KVM_API_MAGIC`] and leaves everything else to KVM. A VMM that owns more MSRs denies
+/// this one in its own filter instead.
 ///
 /// ```
 /// let filter = para_msr::para::filter();

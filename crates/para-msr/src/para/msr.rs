@@ -18,8 +18,8 @@ use crate::{MsrDispatch, MsrDispatchBuilder, MsrHandler, Outcome};
 type Observer = Box<dyn FnMut(&Registration) + Send + Sync>;
 type Prelude = Box<dyn FnMut() + Send + Sync>;
 
-/// What a vCPU is registered with. Guest-physical addresses only: guest memory is looked up again for every
-/// access (H4).
+/// A vCPU's registration. It has only guest-physical addresses, because guest memory is looked up again for
+/// every access (H4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -32,10 +32,9 @@ pub struct ParaRegistration {
 
 /// MSR [`MSR_KVM_API_MAGIC`] of one vCPU.
 ///
-/// `A` says where guest memory is found each time: an `Arc` of it or a reference to it if it never changes,
-/// `GuestMemoryAtomic` if it does. What is read-only, MMIO or private, `A` must not give out for writing: a
-/// [`GuestMemory`](vm_memory::GuestMemory) that checks [`Permissions`](vm_memory::Permissions) can hold it, one of plain RAM regions
-/// simply has none there.
+/// `A` provides guest memory for each access: an `Arc` or a reference if the memory map never changes,
+/// `GuestMemoryAtomic` if it does. `A` must not grant writes to read-only, MMIO or private memory. Either leave such
+/// memory out, or use a [`GuestMemory`](vm_memory::GuestMemory) that checks [`Permissions`](vm_memory::Permissions).
 ///
 /// # Example
 /// ```
@@ -64,7 +63,7 @@ pub struct ParaRegistration {
 /// memory.read_slice(&mut site, GuestAddress(0x2000))?;
 /// assert_eq!(site, [0xe6, 0xf5, 0xc3, 0xcc]); // out 0xf5, al; ret
 ///
-/// // A snapshot finds the vCPU's part of it by its type.
+/// // A snapshot finds the handler by its type.
 /// let para = msrs.handler::<ParaMsr<Arc<GuestMemoryMmap>>>(MSR_KVM_API_MAGIC);
 /// assert!(para.is_some_and(|para| para.save().registration.is_some()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -78,7 +77,7 @@ pub struct ParaMsr<A> {
 }
 
 impl ParaRegistration {
-    /// A page and the four bytes that it names. That they are fit for it is checked when they are restored.
+    /// The addresses of a page and of the four bytes to patch. [`ParaMsr::restore`] checks them.
     pub const fn new(para_state_gpa: u64, hypercall_gpa: u64) -> Self {
         ParaRegistration {
             para_state_gpa,
@@ -98,7 +97,7 @@ impl<A: fmt::Debug> fmt::Debug for ParaMsr<A> {
 }
 
 impl<A: GuestAddressSpace> ParaMsr<A> {
-    /// The MSR of a vCPU that isn't registered, of a host that wants its guest to call through `stub`.
+    /// The MSR of an unregistered vCPU, whose guest is to call through `stub`.
     pub fn new(memory: A, stub: Stub) -> Self {
         ParaMsr {
             memory,
@@ -109,9 +108,9 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         }
     }
 
-    /// Has `observer` told what each WRMSR came to, before the vCPU goes on: the way to know it when the MSR
-    /// is reached through [`MsrDispatch`](crate::MsrDispatch). It runs on the vCPU's thread, as often as the
-    /// guest likes; a log needs an [`EventThrottle`](super::EventThrottle).
+    /// Calls `observer` with the result of each WRMSR, before the vCPU continues. This is how to get the
+    /// result through [`MsrDispatch`](crate::MsrDispatch). It runs on the vCPU's thread, as often as the
+    /// guest likes, so limit logging with an [`EventThrottle`](super::EventThrottle).
     #[must_use]
     pub fn with_observer(
         mut self,
@@ -121,9 +120,9 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         self
     }
 
-    /// Has `prelude` run when a registration is about to be committed, or restored: nothing of it can fail any
-    /// more, and no vCPU sees the stub yet. Whoever answers the stub's calls gets ready there; a write that faults
-    /// or is refused doesn't get so far. It runs on the vCPU's thread, as often as the guest likes.
+    /// Calls `prelude` just before a registration is committed or restored, when it can't fail any more and no
+    /// vCPU sees the stub yet. The code that answers the stub's calls can get ready there. It isn't called for a
+    /// write that faults or is refused. It runs on the vCPU's thread, as often as the guest likes.
     ///
     /// # Example
     /// ```
@@ -151,18 +150,18 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         self
     }
 
-    /// A vCPU's table with this MSR and no other, for a VMM that answers for none but this. For one that does, the MSR
-    /// is a handler like others: [`MsrDispatchBuilder::insert`].
+    /// A table with only this MSR. A VMM that handles other MSRs adds this one to its table with
+    /// [`MsrDispatchBuilder::insert`].
     pub fn into_dispatch(self) -> MsrDispatch
     where
         A: Send + Sync + 'static,
     {
         let inserted = MsrDispatchBuilder::new().insert(MSR_KVM_API_MAGIC, self);
-        // The first range overlaps no other.
+        // The first range can't overlap another.
         inserted.unwrap_or_else(|refused| refused.builder).build()
     }
 
-    /// WRMSR of `value`, EDX:EAX, by the guest.
+    /// The guest's WRMSR of `value` (EDX:EAX).
     pub fn wrmsr(&mut self, value: u64) -> Registration {
         let memory = self.memory.memory();
         let event = self.register(&*memory, value);
@@ -172,23 +171,22 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         event
     }
 
-    /// The vCPU or its VM is reset: it is not registered any more. Patched bytes stay, they are guest RAM
-    /// (H5).
+    /// The vCPU or its VM is reset: forgets the registration. Patched bytes stay, because they are guest RAM (H5).
     pub fn reset(&mut self) {
         self.registered = None;
     }
 
-    /// What the vCPU is registered with, if it is.
+    /// The vCPU's registration, if there is one.
     pub fn registration(&self) -> Option<ParaRegistration> {
         self.registered
     }
 
-    /// What is written to the guest's sites.
+    /// The stub that is written to the guest's sites.
     pub fn stub(&self) -> Stub {
         self.stub
     }
 
-    /// Where guest memory is found.
+    /// The provider of guest memory.
     pub fn memory(&self) -> &A {
         &self.memory
     }
@@ -197,7 +195,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         self.registered = registered;
     }
 
-    /// A registration is about to be committed.
+    /// Runs the prelude, before a registration is committed.
     pub(super) fn prepare(&mut self) {
         if let Some(prelude) = &mut self.prelude {
             prelude();
@@ -240,7 +238,7 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         }
     }
 
-    /// Everything between the two answers: on an error nothing has changed (R10), and what can fail comes first.
+    /// Everything between the two answers. All that can fail comes first, so an error changes nothing (R10).
     fn commit(
         &mut self,
         memory: &A::M,
@@ -270,8 +268,7 @@ impl From<SiteError> for Refusal {
     }
 }
 
-/// Answers for [`MSR_KVM_API_MAGIC`] only. Its state is no MSR value:
-/// [`ParaMsr::save`] and [`ParaMsr::restore`] carry it.
+/// Handles [`MSR_KVM_API_MAGIC`] only. Its state isn't an MSR value; use [`ParaMsr::save`] and [`ParaMsr::restore`].
 impl<A: GuestAddressSpace + Send + Sync> MsrHandler for ParaMsr<A> {
     /// #GP(0): the original never implemented it (R12).
     fn read(&mut self, index: u32) -> Outcome<u64> {

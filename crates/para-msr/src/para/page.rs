@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The page that a guest registers with: its first 24 bytes.
+//! The first 24 bytes of the page that a guest registers.
 
 use std::sync::atomic::Ordering;
 
@@ -12,12 +12,12 @@ use para_abi::{
 use vm_memory::bitmap::BS;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
-/// The payload of a para page, translated once: no later access to it can fail or go elsewhere.
+/// The payload of a para page, translated once, so that later accesses can't fail or hit other memory.
 pub(super) struct ParaPage<'m, M: GuestMemory + ?Sized>(VolatileSlice<'m, BS<'m, M::Bitmap>>);
 
 impl<'m, M: GuestMemory + ?Sized> ParaPage<'m, M> {
-    /// The page at `gpa`, if its payload is plain RAM: one piece, for reading and writing, where a `u32` can
-    /// be stored atomically. Touches nothing, and never what lies behind the payload (H2).
+    /// The page at `gpa`, if its payload is one piece of readable and writable RAM where a `u32` can be
+    /// stored atomically. Changes nothing, and never touches what is after the payload (H2).
     pub(super) fn open(memory: &'m M, gpa: u64) -> Option<Self> {
         let slice = memory
             .get_slices(
@@ -29,7 +29,7 @@ impl<'m, M: GuestMemory + ?Sized> ParaPage<'m, M> {
             .next()?
             .ok()?;
         let whole = slice.len() == PARA_STATE_PAYLOAD;
-        // Fails where the host's mapping isn't aligned; then the stores below would fail too.
+        // Fails if the host's mapping isn't aligned, where the stores below would fail too.
         let aligned = slice.load::<u32>(OFFSET_RET, Ordering::Relaxed).is_ok();
         (whole && aligned).then_some(ParaPage(slice))
     }
@@ -41,7 +41,7 @@ impl<'m, M: GuestMemory + ?Sized> ParaPage<'m, M> {
         ParaStatePayload::from_bytes(&bytes)
     }
 
-    /// R5: the guest learns that a host acted, whatever becomes of the rest.
+    /// R5: tells the guest that there is a host, whatever happens next.
     pub(super) fn set_host_version(&self) {
         self.set(OFFSET_HOST_VERSION, KVM_PARA_API_VERSION);
     }
@@ -56,7 +56,7 @@ impl<'m, M: GuestMemory + ?Sized> ParaPage<'m, M> {
         self.set(OFFSET_RET, 0);
     }
 
-    /// One 32-bit store that other vCPUs see after all stores before it.
+    /// One 32-bit store, which other vCPUs see after all earlier stores.
     fn set(&self, offset: usize, value: u32) {
         let stored = self.0.store(value.to_le(), offset, Ordering::Release);
         debug_assert!(stored.is_ok(), "`open` made sure of bounds and alignment");

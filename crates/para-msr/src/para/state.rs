@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Saving a registration and taking it back on another host.
+//! Saving a registration and restoring it, maybe on another host.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,27 +17,28 @@ use super::page::ParaPage;
 
 /// The saved state of a [`ParaMsr`].
 ///
-/// Plain data that anybody may have written: it gives no access to anything until [`ParaMsr::restore`] has
-/// checked it against guest memory. Which stub stands there is read there.
+/// Untrusted plain data: it has no effect until [`ParaMsr::restore`] has checked it against guest memory.
+/// The restore reads the stub from guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ParaMsrState {
-    /// The form of this structure: [`ParaMsrState::VERSION`].
+    /// The version of this structure: [`ParaMsrState::VERSION`].
     pub version: u32,
-    /// What the vCPU is registered with, if it is.
+    /// The vCPU's registration, if there is one.
     pub registration: Option<ParaRegistration>,
-    /// The stub that the host gave it, if it is registered. What stands at the site is the guest's to write: a stub of
-    /// the other kind is none that it was given, and no reason to refuse it. Without this, what stands there decides.
+    /// The stub that the host gave the guest, if it is registered. The guest can write other bytes to the site: a
+    /// stub of the other kind there is not from the host, and no reason to refuse the restore. If this is `None`, the
+    /// bytes at the site decide.
     #[cfg_attr(feature = "serde", serde(default))]
     pub stub: Option<Stub>,
 }
 
 impl ParaMsrState {
-    /// The form that is written, and the newest that is read.
+    /// The version of the format. No other version is read.
     pub const VERSION: u32 = 1;
 
-    /// The state of a vCPU that is registered, and called nobody knows how: see [`with_stub`](Self::with_stub).
+    /// The state of a registered vCPU whose stub is unknown: see [`with_stub`](Self::with_stub).
     pub const fn registered(registration: ParaRegistration) -> Self {
         ParaMsrState {
             version: Self::VERSION,
@@ -46,19 +47,19 @@ impl ParaMsrState {
         }
     }
 
-    /// The same state of a guest that was given this stub.
+    /// The same state for a guest that got this stub.
     #[must_use]
     pub const fn with_stub(mut self, stub: Option<Stub>) -> Self {
         self.stub = stub;
         self
     }
 
-    /// The stub that the saved guest has in its memory. A VMM that has not chosen its own stub yet can choose one of
-    /// the same kind. `None` if the guest is not registered, if its registration no longer holds, or if it put other
-    /// bytes there. `memory` has been restored already.
+    /// The stub in the saved guest's memory. A VMM that has not chosen its own stub yet can choose one of the same
+    /// kind. `None` if the guest isn't registered, if its registration is no longer valid, or if it put other bytes
+    /// there. `memory` must be restored already.
     ///
     /// # Errors
-    /// [`RestoreError::Version`] if the state has a form that isn't known.
+    /// [`RestoreError::Version`] if the state's version is unknown.
     ///
     /// # Example
     /// ```
@@ -87,7 +88,7 @@ impl ParaMsrState {
         })
     }
 
-    /// What there is to restore. Changes nothing.
+    /// Checks the state against guest memory. Changes nothing.
     fn judge<'a, M: GuestMemory + ?Sized>(
         &self,
         memory: &'a M,
@@ -122,7 +123,7 @@ impl ParaMsrState {
     }
 }
 
-/// A saved registration, held against guest memory.
+/// A saved registration, checked against guest memory.
 enum Judged<'a, M: GuestMemory + ?Sized> {
     Unregistered,
     Lost {
@@ -133,13 +134,13 @@ enum Judged<'a, M: GuestMemory + ?Sized> {
         registration: ParaRegistration,
         site: Site<'a, BS<'a, M::Bitmap>>,
         bytes: [u8; Stub::LEN],
-        /// The stub that the guest was given, unless it put something else there.
+        /// The stub that the guest got, unless it put something else there.
         in_memory: Option<Stub>,
     },
 }
 
 impl Default for ParaMsrState {
-    /// A vCPU that isn't registered.
+    /// The state of an unregistered vCPU.
     fn default() -> Self {
         ParaMsrState {
             version: Self::VERSION,
@@ -149,11 +150,11 @@ impl Default for ParaMsrState {
     }
 }
 
-/// Why a state can't be restored at all.
+/// Why a state can't be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// The state has a form that isn't known here.
+    /// The state's version is unknown.
     #[error(
         "the saved para state has version {found} and only version {} is known, \
          restore it with the release that saved it",
@@ -163,64 +164,62 @@ pub enum RestoreError {
         /// Its version.
         found: u32,
     },
-    /// The guest calls by a stub that is native where this host's uses port I/O, or the other way round. Their `ret`s
-    /// lie at different offsets ([`Stub::ret_offset`]), so whoever was saved in the stub would go on inside of an
-    /// instruction: a vCPU right behind its call, or guest code that was interrupted there, whose address is on a
-    /// stack that no VMM finds.
+    /// One of the guest's stub and this host's stub is native and the other uses port I/O. Their `ret`s are at
+    /// different offsets ([`Stub::ret_offset`]), so code that was saved in the stub would continue in the middle of
+    /// an instruction. That may be a vCPU right after its call, or guest code that was interrupted there, whose
+    /// address is on a stack that the VMM can't find.
     #[error(
         "the guest was saved with the hypercall stub \"{from}\" at guest address {gpa:#x}, which \"{to}\" can't \
-         replace in a guest that may be inside of it, restore it where hypercalls go the same way"
+         replace while the guest may be running it; restore on a host with the same kind of stub"
     )]
     OtherKind {
         /// Guest-physical address of the stub.
         gpa: u64,
-        /// The stub that stands there.
+        /// The guest's stub.
         from: Stub,
-        /// This host's.
+        /// This host's stub.
         to: Stub,
     },
 }
 
-/// What restoring a state came to. Displays as one line for a log.
+/// The result of restoring a state. Displays as one log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the registration may have been dropped"]
 #[non_exhaustive]
 pub enum Restored {
-    /// The vCPU wasn't registered and isn't.
+    /// The vCPU was not registered.
     Unregistered,
     /// The vCPU is registered again.
     Registered {
-        /// With what.
+        /// Its registration.
         registration: ParaRegistration,
-        /// What became of its four bytes.
+        /// What happened to its four bytes.
         site: RestoredSite,
     },
-    /// The vCPU was registered with what guest memory no longer has, and isn't any more. Guest memory was
-    /// not touched.
+    /// The registration doesn't fit guest memory, so the vCPU is no longer registered. Guest memory was not touched.
     Dropped {
-        /// What it was registered with.
+        /// The dropped registration.
         registration: ParaRegistration,
-        /// What is wrong with it.
+        /// Why it was dropped.
         reason: Lost,
     },
 }
 
-/// What became of the four bytes of a restored registration.
+/// What happened to the four bytes of a restored registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RestoredSite {
-    /// This host's stub stands there already.
+    /// This host's stub was already there.
     Unchanged,
-    /// Another host's stub of the same kind (native or port I/O) stood there and was replaced.
+    /// Another host's stub of the same kind (native or port I/O) was there and was replaced.
     Repatched {
         /// The stub that was replaced.
         from: Stub,
     },
-    /// No stub stands there, so the bytes were left alone. Only the guest can have written them, after it
-    /// registered: it uses the place for something else now, and a stub would destroy that. A call there
-    /// would not have reached the host it was saved on either.
+    /// There is no stub, so the bytes were left alone. The guest itself wrote them after it registered,
+    /// and a stub would destroy them. A call there would not have reached the old host either.
     Foreign {
-        /// What stands there.
+        /// The bytes.
         bytes: [u8; Stub::LEN],
     },
 }
@@ -231,15 +230,15 @@ pub enum RestoredSite {
 pub enum Lost {
     /// The para page's address isn't page aligned: the state is damaged.
     PageMisaligned,
-    /// The para page is not RAM for reading and writing.
+    /// The para page is not readable and writable RAM.
     PageNotRam,
     /// The four bytes can't be patched.
     Site(SiteError),
 }
 
 impl<A: GuestAddressSpace> ParaMsr<A> {
-    /// The vCPU's registration. Save it when no WRMSR is pending (see `vcpu-loop`'s `complete`), or a
-    /// restored vCPU would execute it again.
+    /// Saves the vCPU's registration. Call it when no WRMSR is pending (see `vcpu-loop`'s
+    /// `complete`), otherwise a restored vCPU executes it again.
     pub fn save(&self) -> ParaMsrState {
         let registration = self.registration();
         ParaMsrState {
@@ -249,17 +248,17 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         }
     }
 
-    /// Whether [`restore`](Self::restore) would refuse a state, for a VMM that restores other parts first. Changes
-    /// nothing; guest memory is restored.
+    /// Checks whether [`restore`](Self::restore) would refuse a state, for a VMM that restores other parts first.
+    /// Changes nothing. Guest memory must be restored already.
     ///
     /// # Errors
-    /// As [`restore`](Self::restore).
+    /// Those of [`restore`](Self::restore).
     pub fn check(&self, state: &ParaMsrState) -> Result<(), RestoreError> {
         let memory = self.memory().memory();
         self.agree(&state.judge(&*memory)?)
     }
 
-    /// Whether a saved guest's stub can be this host's.
+    /// Whether this host's stub can replace the saved guest's.
     fn agree<M: GuestMemory + ?Sized>(&self, judged: &Judged<'_, M>) -> Result<(), RestoreError> {
         match judged {
             Judged::Holds {
@@ -275,15 +274,15 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
         }
     }
 
-    /// Takes a saved registration back, after guest memory and before the vCPU runs.
+    /// Restores a saved registration, after guest memory and before the vCPU runs.
     ///
-    /// It is checked like a new one, but the para page is not written: the guest has its answer. A stub of
-    /// another vendor, or with another port, is replaced by this host's. Whatever registration this vCPU had is
-    /// gone.
+    /// It is checked like a new one, but the para page isn't written, because the guest has its answer. A stub
+    /// of another vendor or with another port is replaced by this host's. An earlier registration of this vCPU
+    /// is dropped.
     ///
     /// # Errors
-    /// [`RestoreError::Version`] if the state has a form that isn't known, [`RestoreError::OtherKind`] if the guest
-    /// calls by another kind of stub than this host's; then nothing has changed.
+    /// [`RestoreError::Version`] if the state's version is unknown, [`RestoreError::OtherKind`] if the guest's stub
+    /// is of another kind than this host's. Then nothing has changed.
     ///
     /// # Example
     /// ```
@@ -339,12 +338,12 @@ impl<A: GuestAddressSpace> ParaMsr<A> {
     }
 }
 
-/// The bytes that a stub must not overlap, of a page whose address is page aligned (H9).
+/// The bytes of an aligned page that a stub must not overlap (H9).
 pub(super) fn payload_range(para_state_gpa: u64) -> Range<u64> {
     para_state_gpa..para_state_gpa + PARA_STATE_PAYLOAD as u64
 }
 
-/// The four bytes of a registration that still holds.
+/// The four bytes of a registration, if it is still valid.
 fn check_again<'a, M: GuestMemory + ?Sized>(
     memory: &'a M,
     registration: &ParaRegistration,
@@ -406,7 +405,7 @@ impl fmt::Display for RestoredSite {
                 bytes: [a, b, c, d],
             } => write!(
                 f,
-                "where the guest has put {a:02x} {b:02x} {c:02x} {d:02x} since it registered, left alone"
+                "where the guest has since written {a:02x} {b:02x} {c:02x} {d:02x}, left alone"
             ),
         }
     }
@@ -416,7 +415,7 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lost::PageMisaligned => f.write_str("the page is not page aligned"),
-            Lost::PageNotRam => f.write_str("the page is not RAM for reading and writing"),
+            Lost::PageNotRam => f.write_str("the page is not readable and writable RAM"),
             Lost::Site(reason) => reason.fmt(f),
         }
     }

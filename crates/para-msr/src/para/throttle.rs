@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Keeping a guest from flooding the host's log (H11).
+//! Keeps a guest from flooding the host's log (H11).
 
 use super::Registration;
 use crate::handlers::LogLimit;
@@ -27,7 +27,7 @@ pub struct EventThrottle {
 }
 
 impl EventThrottle {
-    /// Counts an event, and returns its number among its kind, from 1, if it is to be logged.
+    /// Counts an event. Returns its number among events of its kind, from 1, if it should be logged.
     pub fn admit(&mut self, event: &Registration) -> Option<u64> {
         match event {
             Registration::Registered(_) => self.registered.next_line(),

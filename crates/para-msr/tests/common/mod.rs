@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A tiny real-mode machine on KVM that accesses MSRs, and the rule for skipping.
-// Giving memory to a VM is an unsafe call; this is the only one of the tests.
+//! A tiny real-mode machine on KVM that accesses MSRs, and the skip without KVM.
+// Giving memory to a VM is an unsafe call, the only one in these tests.
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
-// Each test file uses its part of this.
+// Each test file uses only part of this.
 #![allow(dead_code)]
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -14,7 +14,7 @@ use para_msr::kvm::{Answered, set_in_kvm};
 use para_msr::{MsrDispatch, MsrDispatchBuilder};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// KVM, or the reason why not on stderr.
+/// Opens KVM, or prints why it can't.
 pub fn kvm(test: &str) -> Option<Kvm> {
     let reason = match std::env::var_os("MINI_VMM_NO_KVM") {
         Some(value) if value == "1" => "MINI_VMM_NO_KVM=1".to_owned(),
@@ -27,7 +27,7 @@ pub fn kvm(test: &str) -> Option<Kvm> {
     None
 }
 
-/// What the guest is to do.
+/// A step for the guest.
 #[derive(Clone, Copy, Debug)]
 pub enum Do {
     Read(u32),
@@ -51,8 +51,8 @@ pub enum Seen {
 
 pub use Seen::*;
 
-/// The guest's #GP handler: tells, skips the two bytes of RDMSR or WRMSR, and the two ports after a read
-/// follow.
+/// The guest's #GP handler. It reports the fault and skips the two bytes of RDMSR or WRMSR. The code
+/// after the instruction runs as usual.
 const GP_HANDLER: &[u8] = &[
     0xe6, 0x13, // out 0x13, al
     0x55, 0x89, 0xe5, // push bp; mov bp, sp
@@ -101,7 +101,7 @@ impl Machine {
             userspace_addr: memory.get_host_address(GuestAddress(0)).unwrap() as u64,
             ..Default::default()
         };
-        // SAFETY: the region is `memory`, which lives as long as the VM: nobody takes it out of `self`.
+        // SAFETY: the region is `memory`, which lives as long as the VM, because it stays in `self`.
         unsafe { vm.set_user_memory_region(region) }.unwrap();
         Machine { vm, memory }
     }
@@ -114,7 +114,7 @@ impl Machine {
         vcpu
     }
 
-    /// Runs the steps to their end, with accesses that exit answered by `msrs`.
+    /// Runs all steps. `msrs` answers accesses that exit.
     pub fn run(&self, vcpu: &mut VcpuFd, msrs: &mut MsrDispatch, steps: &[Do]) -> Vec<Seen> {
         self.memory
             .write_slice(GP_HANDLER, GuestAddress(0x500))

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a guest can make a host's log say, and how often (H11).
+//! What a guest can make the host log, and how often (H11).
 
 use hypercall_patch::Stub;
 use para_abi::ParaStatePayload;
@@ -65,7 +65,7 @@ fn h11_lines_name_guest_addresses_and_reasons() {
     }
     let parts = [
         "0x1001: it is not page aligned",
-        "0x8000: there is no RAM",
+        "0x8000: there is no readable and writable RAM",
         "API version 9",
         "0x8000",
         "0x1018",

@@ -18,7 +18,7 @@ use crate::support::*;
 
 #[test]
 fn h1_a_site_that_crosses_a_page_is_refused_untouched() {
-    // A page of RAM behind, none behind, and another region behind.
+    // Followed by a page of RAM, by nothing, and by another region.
     let layouts: [&[(u64, usize)]; 3] = [
         &[(0, RAM as usize)],
         &[(0, 0x3000)],
@@ -57,7 +57,7 @@ fn h1_the_last_four_bytes_of_a_page_are_a_site() {
 
 #[test]
 fn h1_a_site_across_the_end_of_ram_is_refused_untouched() {
-    // Regions of KVM are whole pages, those of a GuestMemory needn't be.
+    // KVM's regions are whole pages, but a GuestMemory's need not be.
     for size in [0x2011, 0x2012, 0x2013] {
         let memory = memory(&[(0, size)]);
         put(&memory, PAGE, &ParaStatePayload::new(SITE));
@@ -158,7 +158,7 @@ fn h3_both_pages_are_marked_dirty_and_no_other() {
         pages,
         [false, true, true, false, false, false, false, false]
     );
-    // Again: the stub stands there already.
+    // Again, with the stub already there.
     clean();
     assert!(para.wrmsr(PAGE).registered().is_some());
     let pages: Vec<bool> = dirty();
@@ -175,7 +175,7 @@ fn h3_both_pages_are_marked_dirty_and_no_other() {
         pages,
         [false, true, false, false, false, false, false, false]
     );
-    // Patched anew on another host.
+    // Patched again on another host.
     put(&memory, PAGE, &ParaStatePayload::new(SITE));
     assert!(para.wrmsr(PAGE).registered().is_some());
     clean();
@@ -197,7 +197,7 @@ fn h4_memory_is_looked_up_anew_for_each_registration() {
     let mut para = ParaMsr::new(atomic.clone(), PIO);
     assert!(para.wrmsr(PAGE).registered().is_some());
     assert_eq!(fault(para.wrmsr(0x10_0000)), FaultReason::NotRam);
-    // Memory is plugged, and what was there is another piece of the host's.
+    // Memory is plugged, and existing memory moves in the host.
     let large = memory(&[(0, 0x3000), (0x10_0000, 0x1000)]);
     put(&large, 0x10_0000, &ParaStatePayload::new(SITE));
     let before = image(&small);
@@ -230,7 +230,7 @@ fn h5_a_reset_unregisters_and_leaves_the_patched_bytes() {
 fn h7_the_page_is_read_once() {
     let memory = spied();
     let other = memory.clone();
-    // Another vCPU rewrites the page as soon as the host has begun to answer.
+    // Another vCPU rewrites the page as soon as the host starts to answer.
     after_each_store(move |gpa, _| {
         if gpa == PAGE + 4 {
             let evil = ParaStatePayload {
@@ -297,7 +297,7 @@ fn h9_a_site_that_overlaps_the_payload_is_refused() {
         let page = get(&memory, PAGE);
         assert_eq!((page.ret, page.hypercall_gpa), (EINVAL, PAGE + offset));
     }
-    // From below the page a site would cross into it, from 24 on it is free.
+    // A site just below the page would cross into it; from offset 24 on it is allowed.
     for (gpa, crosses) in [
         (PAGE - 4, false),
         (PAGE - 3, true),
@@ -387,7 +387,7 @@ fn h13_addresses_near_2_to_the_64_fail_and_do_not_wrap() {
         fault(para.wrmsr(0xffff_ffff_ffff_f000)),
         FaultReason::NotRam
     );
-    // The low half alone would be a page that is there.
+    // The low half alone would be a valid page.
     assert_eq!(fault(para.wrmsr(1 << 32 | PAGE)), FaultReason::NotRam);
     assert_eq!(fault(para.wrmsr(1 << 63 | PAGE)), FaultReason::NotRam);
     assert_eq!(image(&memory), before);
@@ -413,7 +413,7 @@ fn h13_memory_that_ends_at_2_to_the_64_is_memory() {
 
 #[test]
 fn h14_the_wrong_page_gets_a_version_and_a_refusal_and_no_more() {
-    // The guest's page is above 4 GiB, but its EDX is 0: whatever lies at the low half is taken for it.
+    // The guest's page is above 4 GiB, but it passes 0 in EDX, so the host uses the page at the low half.
     let truncated = 0x5000;
     for value in [0x00, 0x90, 0xcc, 0xff] {
         let memory = memory(&[(0, RAM as usize), (1 << 32, 0x8000)]);
@@ -428,7 +428,7 @@ fn h14_the_wrong_page_gets_a_version_and_a_refusal_and_no_more() {
         let before = image(&memory);
         let event = ParaMsr::new(&memory, PIO).wrmsr(truncated);
         let allowed: Vec<u64> = match value {
-            // Even a page of zeros asks for version 0 and a site at 0, which is RAM here: that registers.
+            // A page of zeros means version 0 and a site at 0, which is RAM here, so it registers.
             0 => (0..4)
                 .chain(truncated + 4..truncated + 8)
                 .chain(truncated + 12..truncated + 16)

@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The registration by the 2007 MSR based hypercall API, as a host without a guest can show it.
+//! The registration with the 2007 MSR based hypercall API, tested without a guest.
 //!
-//! Tests are named after the rule (R) or hole (H) of the API that they show; those without a number show
-//! this crate's own promises. Not shown here: R2, because CPL 0 is the processor's check, H15, which is the
-//! filter's, H16, which is the hypercall handler's, and of R1, R9 and H12 what para-abi and hypercall-patch
-//! show of their parts. Guests walk them on KVM in mini-vmm's tests.
+//! Tests are named after the rule (R) or hole (H) of the API that they cover. Tests without a number cover
+//! this crate's own guarantees. Not covered here: R2, because the processor checks CPL 0; H15, which
+//! belongs to the filter; H16, which belongs to the hypercall handler; and the parts of R1, R9 and H12 that
+//! para-abi and hypercall-patch test. mini-vmm tests them with guests on KVM.
 #![allow(clippy::unwrap_used)]
 
 mod events;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Random guests against a naive model of the whole API, step by step and byte by byte.
+//! Compares random guests with a naive model of the whole API, step by step and byte by byte.
 
 use hypercall_patch::Stub;
 use para_abi::ParaStatePayload;
@@ -19,7 +19,7 @@ const ROM: std::ops::Range<u64> = 0x3000..0x4000;
 const END: u64 = 0x6800;
 const VCPUS: usize = 2;
 
-/// The API as the simplest possible program: bytes in a row.
+/// The API in its simplest form, on an array of bytes.
 struct Model {
     bytes: Vec<u8>,
     registered: [Option<(u64, u64)>; VCPUS],
@@ -113,7 +113,7 @@ impl Model {
         came
     }
 
-    /// `given` is the stub that the guest was given, where that is known.
+    /// `given` is the stub that the guest got, if known.
     fn restore(&mut self, vcpu: usize, saved: Option<(u64, u64)>, given: Option<[u8; 4]>) -> Back {
         let Some((page, site)) = saved else {
             self.registered[vcpu] = None;
@@ -124,7 +124,7 @@ impl Model {
             return Back::Dropped;
         }
         let bytes = &self.bytes[site as usize..site as usize + 4];
-        // Of stubs, native ones alone begin with 0f.
+        // Only native stubs start with 0f.
         let is_native = |bytes: &[u8]| bytes[0] == 0x0f;
         let is_other = given.is_some_and(|given| is_native(&given) != is_native(bytes));
         let left_alone = Stub::identify(bytes).is_none() || is_other;
@@ -141,18 +141,18 @@ impl Model {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// The guest stores bytes, wherever it has RAM.
+    /// The guest stores bytes anywhere in RAM.
     Store {
         gpa: u64,
         bytes: Vec<u8>,
     },
-    /// The guest fills a page and registers with it.
+    /// The guest fills a page and registers it.
     Register {
         vcpu: usize,
         page: u64,
         payload: [u8; 24],
     },
-    /// The guest executes WRMSR, whatever is there.
+    /// The guest executes WRMSR with any address.
     Wrmsr {
         vcpu: usize,
         value: u64,
@@ -164,7 +164,7 @@ enum Step {
     Move {
         stub: Stub,
     },
-    /// Someone restores what may have been forged.
+    /// A state that may be forged is restored.
     Forge {
         vcpu: usize,
         page: u64,
@@ -296,7 +296,7 @@ fn came(event: Registration) -> Came {
     }
 }
 
-/// Passes a state through its serialized form, where there is one.
+/// Serializes and deserializes a state, with feature `serde`.
 fn carried(state: ParaMsrState) -> ParaMsrState {
     #[cfg(feature = "serde")]
     let state = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
@@ -315,7 +315,7 @@ fn back(outcome: Result<Restored, RestoreError>) -> Back {
     }
 }
 
-/// vCPUs that move to another host lose nothing, unless it must refuse them.
+/// vCPUs that move to another host keep their registration, unless the host must refuse it.
 fn moved<'m>(
     vcpus: Vec<ParaMsr<&'m Guarded>>,
     memory: &'m Guarded,
@@ -328,7 +328,7 @@ fn moved<'m>(
         let mut para = ParaMsr::new(memory, stub);
         let was = model.registered[vcpu].take();
         let back = back(para.restore(&state));
-        // Its memory came along, so it can't be lost.
+        // The memory moved along, so the registration can't be dropped.
         assert_ne!(back, Back::Dropped);
         assert_eq!(back, model.restore(vcpu, was, Some(given)));
         para

@@ -18,7 +18,7 @@ fn state(para_state_gpa: u64, hypercall_gpa: u64) -> ParaMsrState {
     ParaMsrState::registered(ParaRegistration::new(para_state_gpa, hypercall_gpa))
 }
 
-/// A memory whose guest has registered on a host with `stub`, and the state.
+/// The memory and state of a guest that registered on a host with `stub`.
 fn saved(stub: Stub) -> (GuestMemoryMmap, ParaMsrState) {
     let memory = ready();
     let mut para = ParaMsr::new(&memory, stub);
@@ -27,7 +27,7 @@ fn saved(stub: Stub) -> (GuestMemoryMmap, ParaMsrState) {
     (memory, state)
 }
 
-/// Every stub that a host may have, two ports among them.
+/// Every kind of stub, with two ports.
 fn stubs() -> impl Iterator<Item = Stub> {
     let ports = [0x10, 0xf5].map(|port| Stub::Pio(PioPort::new(port).unwrap()));
     STUBS.into_iter().chain(ports)
@@ -71,7 +71,7 @@ fn h6_a_stub_of_the_other_kind_is_an_error_and_changes_nothing() {
             let before = image(&memory);
             let gpa = SITE;
             let refused = Err(RestoreError::OtherKind { gpa, from, to });
-            // Also where nobody knows any more what the guest was given.
+            // Also if the guest's stub is no longer known.
             for stub in [state.stub, None] {
                 let state = state.with_stub(stub);
                 let mut para = ParaMsr::new(&memory, to).with_prelude(|| panic!("nobody calls"));
@@ -88,11 +88,11 @@ fn h6_a_stub_of_the_other_kind_is_an_error_and_changes_nothing() {
     assert_eq!(
         error.to_string(),
         "the guest was saved with the hypercall stub \"vmcall; ret\" at guest address 0x2010, which \"out 0xf5, al; \
-         ret; int3\" can't replace in a guest that may be inside of it, restore it where hypercalls go the same way"
+         ret; int3\" can't replace while the guest may be running it; restore on a host with the same kind of stub"
     );
 }
 
-/// Or a guest could see to it that no host takes it any more.
+/// Otherwise a guest could prevent its own migration.
 #[test]
 fn h6_a_stub_of_the_other_kind_that_the_guest_wrote_is_its_own() {
     for given in stubs() {
@@ -157,7 +157,7 @@ fn h6_an_unregistered_vcpu_stays_so() {
     let before = image(&memory);
     let state = ParaMsr::new(&memory, PIO).save();
     assert_eq!(state, ParaMsrState::default());
-    // Also one that was registered before.
+    // Also for a vCPU that was registered before.
     let mut para = ParaMsr::new(&memory, PIO);
     assert_eq!(para.restore(&state), Ok(Restored::Unregistered));
     assert_eq!(image(&memory), before);
@@ -216,7 +216,7 @@ fn h6_a_registration_without_its_memory_is_dropped() {
     ];
     for (state, reason) in cases {
         let memory = ready();
-        // A stub stands everywhere: it isn't what is missing.
+        // A stub is at every site, so the restore fails for another reason.
         memory
             .write_slice(&Stub::Vmx.bytes(), GuestAddress(0x2ffd))
             .unwrap();

@@ -56,7 +56,7 @@ fn r3_a_misaligned_page_faults_and_touches_nothing() {
     let before = image(&memory);
     let mut para = ParaMsr::new(&memory, Stub::Svm);
     let near = (1..4096).map(|offset| PAGE + offset);
-    // Those without RAM too: alignment comes before existence.
+    // Also without RAM: alignment is checked first.
     for gpa in near.chain([1, RAM + 8, 0xffff_ffff_ffff_f001, u64::MAX]) {
         assert_eq!(fault(para.wrmsr(gpa)), FaultReason::Misaligned, "{gpa:#x}");
     }
@@ -79,7 +79,7 @@ fn r4_a_page_without_ram_faults_and_touches_nothing() {
 
 #[test]
 fn r4_a_page_without_aligned_words_in_the_host_faults() {
-    // No region of KVM is like this, but one of a GuestMemory may be: its 32-bit stores would be torn.
+    // KVM has no such regions, but a GuestMemory may. 32-bit stores would be torn there.
     for start in [PAGE - 1, PAGE - 2, PAGE - 3] {
         let memory = memory(&[(start, 0x4000)]);
         put(&memory, PAGE, &ParaStatePayload::new(SITE));
@@ -156,7 +156,7 @@ fn r6_a_newer_guest_is_refused_and_wrmsr_succeeds() {
         assert_eq!(para.registration(), None);
         let page = get(&memory, PAGE);
         assert_eq!((page.host_version, page.ret), (1, EINVAL));
-        // `ret` is what the guest preset it to: host_version alone has changed.
+        // `ret` still has the guest's preset, so only host_version has changed.
         assert_eq!(
             changed(&before, &image(&memory)),
             [PAGE + 4, PAGE + 5, PAGE + 6, PAGE + 7]
@@ -300,7 +300,7 @@ fn r8_ret_becomes_0_only_after_the_stub_stands() {
 
 #[test]
 fn r9_the_sixbyte_stub_of_the_known_guest_keeps_its_tail() {
-    // mov eax, -38; ret: what the guest's page does until a host patches it.
+    // mov eax, -38; ret: the unpatched stub.
     let original = [0xb8, 0xda, 0xff, 0xff, 0xff, 0xc3];
     let patched: [(Stub, [u8; 6]); 3] = [
         (Stub::Vmx, [0x0f, 0x01, 0xc1, 0xc3, 0xff, 0xc3]),
@@ -376,7 +376,7 @@ fn r11_every_vcpu_may_register_the_same_site() {
     first.reset();
     assert_eq!(first.registration(), None);
     assert_eq!(second.registration().unwrap().para_state_gpa, 0x4000);
-    // The same page too, if the guest wants that.
+    // They may share the page too.
     assert!(first.wrmsr(0x4000).registered().is_some());
 }
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guest memories with properties that plain RAM doesn't have, and short ways to fill and read them.
+//! Guest memories with special properties, and helpers to fill and read them.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -35,7 +35,7 @@ pub fn memory(ranges: &[(u64, usize)]) -> GuestMemoryMmap {
     memory
 }
 
-/// One region of [`RAM`] bytes at 0 with a patterned page and site, and a guest that is ready to register.
+/// One region of [`RAM`] bytes at 0, with a guest that is ready to register.
 pub fn ready() -> GuestMemoryMmap {
     let memory = memory(&[(0, RAM as usize)]);
     put(&memory, PAGE, &ParaStatePayload::new(SITE));
@@ -67,7 +67,7 @@ pub fn bytes<const N: usize, M: GuestMemory>(memory: &M, gpa: u64) -> [u8; N] {
     bytes
 }
 
-/// All of a memory's bytes, to be compared with a later time's.
+/// All bytes of a memory, to compare later.
 pub fn image(memory: &GuestMemoryMmap<impl Bitmap + 'static>) -> Vec<(u64, Vec<u8>)> {
     memory
         .iter()
@@ -107,11 +107,11 @@ pub fn fault(event: Registration) -> FaultReason {
     }
 }
 
-/// RAM of which parts can't be written, like ROM, or can't be accessed at all, like MMIO and private pages.
+/// RAM with read-only parts (like ROM) and inaccessible parts (like MMIO and private pages).
 #[derive(Clone, Debug)]
 pub struct Guarded {
     pub ram: GuestMemoryMmap,
-    /// Addresses, and what may be done there.
+    /// Address ranges and their permissions.
     pub limits: Vec<(Range<u64>, Permissions)>,
 }
 
@@ -152,13 +152,13 @@ thread_local! {
     static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
-/// Calls `hook` after every store of this thread into a [`Spied`] memory, with address and length: what
-/// another vCPU could see or do at that moment. Stores by the hook itself don't call it.
+/// Calls `hook` with address and length after every store of this thread to a [`Spied`] memory, to
+/// simulate what another vCPU could see or do at that moment. Stores by the hook itself don't call it.
 pub fn after_each_store(hook: impl FnMut(u64, usize) + 'static) {
     HOOK.set(Some(Box::new(hook)));
 }
 
-/// A dirty bitmap that tells each store while it happens.
+/// A dirty bitmap that reports each store as it happens.
 #[derive(Clone, Debug, Default)]
 pub struct Spy(u64);
 

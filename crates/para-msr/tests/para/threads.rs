@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Registration while other vCPUs scribble over everything that it reads and writes.
+//! Registration while other vCPUs overwrite everything that it reads and writes.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +36,8 @@ fn store_site(memory: &GuestMemoryMmap, page: u64, site: u64) {
         .unwrap();
 }
 
-/// Two vCPUs register while a third rewrites their pages and takes the stubs back, and a fourth calls them:
-/// what it finds is the guest's own bytes or the stub, never a mixture, and no other byte changes.
+/// Two vCPUs register while a third rewrites their pages and reverts the stubs, and a fourth calls them. It
+/// must find the guest's own bytes or the stub, never a mixture, and no other byte may change.
 #[test]
 fn h8_a_vcpu_that_runs_an_aligned_site_sees_old_or_new_bytes() {
     let memory = memory(&[(0, RAM as usize)]);
@@ -73,7 +73,7 @@ fn h8_a_vcpu_that_runs_an_aligned_site_sees_old_or_new_bytes() {
                 }
             }
         });
-        // The others stop also if one has failed.
+        // The others must stop even if one fails.
         let finished = vcpus.map(|vcpu| vcpu.join());
         done.store(true, Ordering::Relaxed);
         for vcpu in finished {
@@ -87,7 +87,7 @@ fn h8_a_vcpu_that_runs_an_aligned_site_sees_old_or_new_bytes() {
     assert!(changed(&before, &image(&memory)).iter().all(touched));
 }
 
-/// Registers many times, until it has both succeeded and been refused: threads needn't run side by side.
+/// Registers many times, until it has both succeeded and been refused, because threads may not run in parallel.
 fn register_often(memory: &GuestMemoryMmap, page: u64) {
     let mut para = ParaMsr::new(memory, Stub::Svm);
     let (mut turns, mut registered) = (0, 0);
@@ -97,7 +97,7 @@ fn register_often(memory: &GuestMemoryMmap, page: u64) {
     }
 }
 
-/// Whether the guest was registered, by what one of the pages can have said.
+/// Whether the guest was registered. Checks that the event fits one of the pages.
 fn check(event: &Registration, page: u64) -> bool {
     match event {
         Registration::Registered(event) => {
@@ -141,7 +141,7 @@ fn r8_a_vcpu_that_sees_ret_0_sees_the_stub() {
             store(&memory, PAGE + OFFSET_RET as u64, EINVAL);
             start.wait();
             let _ = para.wrmsr(PAGE);
-            store(&memory, PAGE + OFFSET_RET as u64, 0); // so that the other goes on whatever happened
+            store(&memory, PAGE + OFFSET_RET as u64, 0); // so that the other thread continues in any case
             end.wait();
         }
         other.join().unwrap()
