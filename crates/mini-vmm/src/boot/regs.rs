@@ -96,7 +96,7 @@ const fn code_segment(protocol: Protocol) -> kvm_segment {
 }
 
 /// Writes what the registers point to: the GDT, the IDT, and page tables where the protocol has paging on.
-pub(super) fn write_tables<M: GuestMemoryBackend>(
+pub(crate) fn write_tables<M: GuestMemoryBackend>(
     mem: &M,
     protocol: Protocol,
 ) -> Result<(), GuestMemoryError> {

@@ -58,7 +58,7 @@ pub struct Vcpus {
 /// Looks at the KVM at `path` and runs a tiny guest on it. Takes a few milliseconds, or two seconds
 /// when that guest hangs.
 ///
-/// The signal `SIGRTMIN + 5` of the process gets a handler that does nothing.
+/// The kick signal of `vcpu-loop`, `SIGRTMIN`, gets a handler that does nothing.
 pub fn probe(path: &Path) -> Report {
     let mut report = Report::new(path.to_owned(), Cpu::here());
     match open(path) {

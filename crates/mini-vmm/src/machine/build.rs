@@ -173,13 +173,7 @@ fn create_vm(host: &Kvm, cpus: u8) -> Result<VmFd, Error> {
             return Err(Error::TooManyCpus { cpus, max });
         }
     }
-    loop {
-        match host.create_vm() {
-            // It takes all locks of the address space, which a signal may interrupt.
-            Err(error) if error.errno() == libc::EINTR => {}
-            result => return result.map_err(kvm("create a virtual machine")),
-        }
-    }
+    memory::create_vm(host).map_err(kvm("create a virtual machine"))
 }
 
 /// The interrupt controllers, before the first vCPU (KVM API 4.24).

@@ -15,7 +15,7 @@ use crate::layout::{
     ACPI_TABLES, ACPI_TABLES_SIZE, GIB, HIGH_RAM, HOLE_END, HOLE_START, KIB, KVM_IDENTITY_MAP,
     KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
 };
-pub use crate::sys::mapped_vm::{MappedVm, SlotError};
+pub use crate::sys::mapped_vm::{MappedVm, SlotError, create_vm};
 
 /// Every x86-64 processor addresses at least this many bits of physical memory.
 const LEAST_PHYSICAL_BITS: u32 = 36;

@@ -7,39 +7,38 @@
 //! the instructions that touch devices and few of the others. /proc/cpuinfo may hint at that; to
 //! run the instructions is to know.
 
+use std::error::Error;
 use std::fmt::{self, Display, Formatter};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use hypercall_patch::HypercallInsn;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs};
+use kvm_ioctls::Kvm;
 use para_abi::KvmErrno;
 use para_abi::vmm::VMM_HC_NOP;
 use serde::Serialize;
+use vcpu_loop::kvm::{KvmHost, KvmVcpu};
+use vcpu_loop::{
+    FailureReason, FatalExit, Next, VcpuBuilder, VcpuEvent, VcpuIo, VcpuSet, vcpu_events,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::memory::MappedVm;
+use crate::boot::{Protocol, regs};
+use crate::layout::{BOOT_PAGE_TABLES, BOOT_PAGE_TABLES_SIZE};
+use crate::memory::{MappedVm, create_vm};
 
 /// How long the test guest may take; it takes well under a millisecond where it works. With the probe of
 /// hypercalls behind it, a report is there within two seconds.
 const DEADLINE: Duration = Duration::from_millis(1500);
-/// Between two signals to a guest that is out of time.
-const KICK_PERIOD: Duration = Duration::from_millis(10);
-/// How many signals are sent before the thread is given up.
-const KICKS: u32 = 200;
+/// How long its thread may take to leave it.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Where the test guest's parts lie.
-const PML4: u64 = 0x1000;
-const PDPT: u64 = 0x2000;
-const PAGE_DIRECTORY: u64 = 0x3000;
-const CODE: u64 = 0x4000;
-const DATA: u64 = 0x5000;
-const MEMORY: usize = 0x6000;
+/// Where the test guest's parts lie. Tables and registers are those that Linux starts with.
+const CODE: u64 = 0x1000;
+const DATA: u64 = 0x2000;
+const MEMORY: u64 = BOOT_PAGE_TABLES + BOOT_PAGE_TABLES_SIZE;
 /// The port where it says how far it came.
 const PORT: u8 = 0x80;
 
@@ -104,155 +103,173 @@ impl Display for GuestTest {
     }
 }
 
-/// The guest, ready to run. Fields are dropped in order: KVM's side before the memory it maps.
-struct Guest {
-    vcpu: VcpuFd,
-    _vm: MappedVm,
-    steps: Vec<Step>,
-}
-
 /// Runs the test guest on a thread of its own and waits for it, [`DEADLINE`] at most.
-///
-/// Takes over the signal `SIGRTMIN + 5` of the process.
 pub(crate) fn test(kvm: &Kvm) -> GuestTest {
     run(kvm, code, DEADLINE)
 }
 
 /// Whether KVM completes the hypercall instruction `insn` with the answer that it has for an unknown number. It takes
 /// well under a millisecond where it does; where it never returns to the guest, as on a KVM without hardware
-/// virtualization, `deadline` and a little more.
-///
-/// Runs on a thread of its own, and takes over the signal `SIGRTMIN + 5` of the process.
+/// virtualization, `deadline` and a little more. Runs on a thread of its own.
 pub(crate) fn test_hypercall(kvm: &Kvm, insn: HypercallInsn, deadline: Duration) -> GuestTest {
     run(kvm, |_| hypercall_code(insn), deadline)
-}
-
-fn run(kvm: &Kvm, code: impl FnOnce(bool) -> Program, deadline: Duration) -> GuestTest {
-    match Guest::new(kvm, code) {
-        Ok(guest) => run_with_deadline(guest, deadline),
-        Err(error) => GuestTest::NotRun {
-            error: error.to_string(),
-        },
-    }
 }
 
 /// A guest's code, and the steps that it has.
 type Program = (Vec<u8>, Vec<Step>);
 
-/// Interrupts KVM_RUN by being delivered, no more.
-extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+fn run(kvm: &Kvm, code: impl FnOnce(bool) -> Program, deadline: Duration) -> GuestTest {
+    let tested = prepare(kvm, code).and_then(|guest| run_with_deadline(guest, deadline));
+    tested.unwrap_or_else(|error| GuestTest::NotRun {
+        error: error.to_string(),
+    })
+}
 
-fn run_with_deadline(mut guest: Guest, deadline: Duration) -> GuestTest {
-    let kick = SIGRTMIN() + 5;
-    if let Err(error) = register_signal_handler(kick, interrupted) {
-        return GuestTest::NotRun {
-            error: error.to_string(),
-        };
+/// What a guest did so far.
+#[derive(Debug, Default)]
+struct Progress {
+    steps_done: AtomicUsize,
+    /// The access that none of its steps makes, after which it was stopped.
+    stray: OnceLock<String>,
+}
+
+/// The guest's only device, and the memory that it needs for as long as its vCPU is there.
+struct Reports {
+    progress: Arc<Progress>,
+    steps: usize,
+    _vm: MappedVm,
+}
+
+impl Reports {
+    fn stray(&self, access: String) -> Next {
+        let _ = self.progress.stray.set(access);
+        Next::Pause
     }
-    let out_of_time = Arc::new(AtomicBool::new(false));
-    let (sender, result) = mpsc::channel();
-    let flag = Arc::clone(&out_of_time);
-    let thread = thread::Builder::new()
-        .name("kvm-check".to_owned())
-        .spawn(move || {
-            // The receiver is gone only when the guest was given up.
-            let _ = sender.send(guest.run(&flag));
-        });
-    let thread = match thread {
-        Ok(thread) => thread,
-        Err(error) => {
-            return GuestTest::NotRun {
-                error: error.to_string(),
-            };
+}
+
+impl VcpuIo for Reports {
+    fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
+        let done = self.progress.steps_done.load(Ordering::Relaxed);
+        match data {
+            &[step] if port == u16::from(PORT) && usize::from(step) == done => {
+                self.progress.steps_done.store(done + 1, Ordering::Relaxed);
+                match done + 1 == self.steps {
+                    true => Next::Pause,
+                    false => Next::Continue,
+                }
+            }
+            _ => self.stray(format!("IoOut({port:#x}, {data:x?})")),
         }
+    }
+
+    fn pio_read(&mut self, port: u16, _: &mut [u8]) -> Next {
+        self.stray(format!("IoIn({port:#x})"))
+    }
+
+    fn mmio_write(&mut self, addr: u64, data: &[u8]) -> Next {
+        self.stray(format!("MmioWrite({addr:#x}, {data:x?})"))
+    }
+
+    fn mmio_read(&mut self, addr: u64, _: &mut [u8]) -> Next {
+        self.stray(format!("MmioRead({addr:#x})"))
+    }
+}
+
+/// A guest that is ready to run.
+struct Guest {
+    vcpu: KvmVcpu,
+    vm: MappedVm,
+    steps: Vec<Step>,
+}
+
+fn run_with_deadline(guest: Guest, deadline: Duration) -> Result<GuestTest, Box<dyn Error>> {
+    let Guest { vcpu, vm, steps } = guest;
+    let progress = Arc::new(Progress::default());
+    let reports = Reports {
+        progress: Arc::clone(&progress),
+        steps: steps.len(),
+        _vm: vm,
     };
-    if let Ok(outcome) = result.recv_timeout(deadline) {
-        return outcome;
+    let (sender, events) = vcpu_events()?;
+    let mut vcpus = VcpuSet::new(sender);
+    vcpus.spawn_with(VcpuBuilder::new(0, vcpu, reports).thread_name("kvm-check"))?;
+    let end = Instant::now() + deadline;
+    match vcpus.resume(deadline) {
+        // The event is late, then, too.
+        Ok(()) | Err(vcpu_loop::Error::Deadline { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
-    out_of_time.store(true, Ordering::Relaxed);
-    // A signal that comes just before KVM_RUN is without effect: so more than one.
-    for _ in 0..KICKS {
-        // Fails when the thread has ended, and then the result is there.
-        let _ = thread.kill(kick);
-        match result.recv_timeout(KICK_PERIOD) {
-            Ok(outcome) => return outcome,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+    let event = events.recv_timeout(end.saturating_duration_since(Instant::now()));
+    vcpus
+        .stop(STOP_DEADLINE)
+        .map_err(|_| "its thread can't be stopped")?;
+    let Some(&step) = steps.get(progress.steps_done.load(Ordering::Relaxed)) else {
+        return Ok(GuestTest::Passed);
+    };
+    let exit = match event {
+        None => return Ok(GuestTest::TimedOut { step }),
+        Some(VcpuEvent::Halted { .. }) => "Hlt".to_owned(),
+        Some(VcpuEvent::Fatal { report } | VcpuEvent::Shutdown { report }) => {
+            in_words(report.reason)
         }
-    }
-    GuestTest::NotRun {
-        error: "its thread can't be stopped".to_owned(),
+        Some(other) => match progress.stray.get() {
+            Some(access) => access.clone(),
+            None => format!("{other:?}"),
+        },
+    };
+    Ok(GuestTest::Failed { step, exit })
+}
+
+/// Why a vCPU failed, as part of a sentence: without the words that KVM adds to an internal error.
+fn in_words(reason: FailureReason) -> String {
+    match reason {
+        FailureReason::Exit(FatalExit::InternalError { suberror, data, .. }) => {
+            let count = 0;
+            FatalExit::InternalError {
+                suberror,
+                count,
+                data,
+            }
+            .to_string()
+        }
+        other => other.to_string(),
     }
 }
 
-/// Creates a virtual machine; a signal may interrupt that on a busy host.
-fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
-    loop {
-        match kvm.create_vm() {
-            Err(error) if error.errno() == libc::EINTR => {}
-            result => return result,
-        }
-    }
-}
+/// Makes a guest of the code that `code` has for a CPU with or without AVX. It starts in 64-bit mode.
+fn prepare(kvm: &Kvm, code: impl FnOnce(bool) -> Program) -> Result<Guest, Box<dyn Error>> {
+    // CR0: MP, NE. CR4: OSFXSR, OSXMMEXCPT, OSXSAVE. Intel SDM volume 3A, section "Control Registers".
+    const CR0: u64 = 1 << 1 | 1 << 5;
+    const CR4: u64 = 1 << 9 | 1 << 10;
+    const CR4_OSXSAVE: u64 = 1 << 18;
+    // IF, though nothing interrupts this guest: Bochs as a host's host holds the host's own
+    // interrupts back while a guest runs without.
+    const RFLAGS: u64 = 1 << 1 | 1 << 9;
 
-impl Guest {
-    /// Makes a guest of the code that `code` has for a CPU with or without AVX.
-    fn new(
-        kvm: &Kvm,
-        code: impl FnOnce(bool) -> Program,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?;
-        let mapped = MappedVm::new(create_vm(kvm)?, memory)?;
-        let memory = mapped.memory();
-        let vcpu = mapped.vm().create_vcpu(0)?;
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)])?;
+    let vm = MappedVm::new(create_vm(kvm)?, memory)?;
+    let fd = vm.vm().create_vcpu(0)?;
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+    fd.set_cpuid2(&cpuid)?;
+    let leaf1 = cpuid.as_slice().iter().find(|e| e.function == 1);
+    let has_avx = leaf1.is_some_and(|e| e.ecx & AVX_AND_XSAVE == AVX_AND_XSAVE);
 
-        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
-        vcpu.set_cpuid2(&cpuid)?;
-        let leaf1 = cpuid.as_slice().iter().find(|e| e.function == 1);
-        let has_avx = leaf1.is_some_and(|e| e.ecx & AVX_AND_XSAVE == AVX_AND_XSAVE);
-
-        let (code, steps) = code(has_avx);
-        let entries = [
-            (PML4, PDPT | 0b11),
-            (PDPT, PAGE_DIRECTORY | 0b11),
-            (PAGE_DIRECTORY, 0x83),
-        ];
-        for (table, entry) in entries {
-            memory.write_obj(entry, GuestAddress(table))?;
-        }
-        memory.write_slice(&code, GuestAddress(CODE))?;
-        enter_long_mode(&vcpu, has_avx)?;
-        Ok(Guest {
-            vcpu,
-            _vm: mapped,
-            steps,
-        })
-    }
-
-    /// Runs until the last step is done, KVM gives up, or `out_of_time` is set and a signal comes.
-    fn run(&mut self, out_of_time: &AtomicBool) -> GuestTest {
-        let mut done = 0;
-        while let Some(&step) = self.steps.get(done) {
-            let exit = match self.vcpu.run() {
-                Ok(VcpuExit::IoOut(port, &[value]))
-                    if port == u16::from(PORT) && usize::from(value) == done =>
-                {
-                    done += 1;
-                    continue;
-                }
-                Ok(exit) => format!("{exit:?}"),
-                Err(error) if error.errno() == libc::EINTR => {
-                    if out_of_time.load(Ordering::Relaxed) {
-                        return GuestTest::TimedOut { step };
-                    }
-                    continue;
-                }
-                Err(error) => error.to_string(),
-            };
-            return GuestTest::Failed { step, exit };
-        }
-        GuestTest::Passed
-    }
+    let (code, steps) = code(has_avx);
+    vm.memory().write_slice(&code, GuestAddress(CODE))?;
+    regs::write_tables(vm.memory(), Protocol::Linux64)?;
+    let mut sregs = fd.get_sregs()?;
+    regs::special(Protocol::Linux64, &mut sregs);
+    sregs.cr0 |= CR0;
+    sregs.cr4 |= if has_avx { CR4 | CR4_OSXSAVE } else { CR4 };
+    fd.set_sregs(&sregs)?;
+    fd.set_regs(&kvm_regs {
+        rip: CODE,
+        rdi: DATA,
+        rflags: RFLAGS,
+        ..Default::default()
+    })?;
+    let vcpu = KvmVcpu::new(fd, &KvmHost::with_msrs(kvm, Vec::new())?)?;
+    Ok(Guest { vcpu, vm, steps })
 }
 
 /// CPUID leaf 1, ECX: XSAVE (bit 26) and AVX (bit 28), Intel SDM volume 2A.
@@ -299,61 +316,6 @@ fn program(parts: Vec<(Step, &[u8])>) -> Program {
     (code, parts.into_iter().map(|(step, _)| step).collect())
 }
 
-/// Puts a vCPU at the start of the code in 64-bit mode (Intel SDM volume 3A, section
-/// "IA-32e Mode Initialization"), SSE on, and XSAVE where the code uses it.
-fn enter_long_mode(vcpu: &VcpuFd, has_avx: bool) -> Result<(), kvm_ioctls::Error> {
-    // CR0: PE, MP, ET, NE, PG. CR4: PAE, OSFXSR, OSXMMEXCPT, OSXSAVE. EFER: LME, LMA.
-    const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 31;
-    const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
-    const CR4_OSXSAVE: u64 = 1 << 18;
-    const EFER: u64 = 1 << 8 | 1 << 10;
-    // IF, though nothing interrupts this guest: Bochs as a host's host holds the host's own
-    // interrupts back while a guest runs without.
-    const RFLAGS: u64 = 1 << 1 | 1 << 9;
-    let segment = |type_, selector, s| kvm_segment {
-        limit: u32::MAX,
-        selector,
-        type_,
-        present: 1,
-        s,
-        g: 1,
-        ..Default::default()
-    };
-    let data = kvm_segment {
-        db: 1,
-        ..segment(3, 0x10, 1)
-    };
-    let sregs = kvm_sregs {
-        cr0: CR0,
-        cr3: PML4,
-        cr4: if has_avx { CR4 | CR4_OSXSAVE } else { CR4 },
-        efer: EFER,
-        cs: kvm_segment {
-            l: 1,
-            ..segment(11, 8, 1)
-        },
-        ds: data,
-        es: data,
-        fs: data,
-        gs: data,
-        ss: data,
-        // A busy 64-bit TSS: what VMX wants of TR.
-        tr: segment(11, 0x18, 0),
-        ldt: kvm_segment {
-            unusable: 1,
-            ..Default::default()
-        },
-        ..vcpu.get_sregs()?
-    };
-    vcpu.set_sregs(&sregs)?;
-    vcpu.set_regs(&kvm_regs {
-        rip: CODE,
-        rdi: DATA,
-        rflags: RFLAGS,
-        ..Default::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,7 +340,7 @@ mod tests {
     /// Runs `code`, if this host has a usable KVM.
     fn run_on_host(test: &str, deadline: Duration, code: fn(bool) -> Program) -> Option<GuestTest> {
         let kvm = crate::check::tests::host_kvm(test)?;
-        Some(run_with_deadline(Guest::new(&kvm, code).unwrap(), deadline))
+        Some(run(&kvm, code, deadline))
     }
 
     #[test]
@@ -471,6 +433,16 @@ mod tests {
             exit: "InternalError".to_owned(),
         };
         assert_eq!(failed.to_string(), "failed at cmpxchg16b (InternalError)");
+        let (suberror, count, data) = (1, 3, [7; 16]);
+        let reason = FatalExit::InternalError {
+            suberror,
+            count,
+            data,
+        };
+        assert_eq!(
+            in_words(FailureReason::Exit(reason)),
+            "KVM internal error 1 (instruction emulation)"
+        );
         let late = GuestTest::TimedOut { step: Step::Avx };
         assert_eq!(late.to_string(), "never got past AVX");
     }

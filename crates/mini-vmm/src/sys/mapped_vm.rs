@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// KVM refused a memory slot.
@@ -21,6 +21,19 @@ pub struct SlotError {
     pub size: u64,
     /// What KVM said.
     pub reason: kvm_ioctls::Error,
+}
+
+/// Creates a virtual machine. That takes all locks of the address space, which a signal may interrupt: it is repeated.
+///
+/// # Errors
+/// What KVM says otherwise.
+pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
 }
 
 /// A virtual machine and its memory, which stays mapped for as long as KVM may access it: even a vCPU
