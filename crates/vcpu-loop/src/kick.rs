@@ -102,8 +102,13 @@ impl KickSignal {
         self.0
     }
 
-    /// Installs the handler that does nothing, unless somebody else has one there.
-    pub(crate) fn install(self) -> Result<(), Error> {
+    /// Installs the handler that does nothing, unless somebody else has one there. A [`VcpuSet`](crate::VcpuSet) does
+    /// it; call it to interrupt threads of other kinds by the same signal. Without `SA_RESTART`, so that their system
+    /// calls return `EINTR`.
+    ///
+    /// # Errors
+    /// [`Error::SignalTaken`], or [`Error::Signal`] with what the host said.
+    pub fn install(self) -> Result<(), Error> {
         match signal::install(self.0) {
             Ok(Installed::Ours) => Ok(()),
             Ok(Installed::Taken) => Err(Error::SignalTaken { signal: self.0 }),

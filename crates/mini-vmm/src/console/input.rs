@@ -2,20 +2,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Console input: from the thread that reads it, through a bounded queue, to the serial device.
+//!
+//! The control loop feeds the device, not the devices' thread: most machines have no device with events, so that thread
+//! would cost each of them something at its start, and the control loop has little else to do.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use rustix::io::Errno;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::Wake;
+use super::worker::{Stop, readable};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sync::lock;
 
@@ -100,6 +105,29 @@ impl InputQueue {
         let room = capacity.saturating_sub(state.bytes.len());
         state.bytes.extend(&bytes[..room.min(bytes.len())]);
         self.event.signal();
+    }
+
+    /// Reads what `fd` has, as fast as the guest takes it, until it ends or `stop`.
+    pub(super) fn fill_from(&self, fd: &impl AsFd, stop: &Stop) -> Result<(), Errno> {
+        let mut buffer = [0; READ_AHEAD];
+        while !stop.is_requested() {
+            let room = self.room();
+            if room == 0 {
+                stop.poll([readable(&self.room)], None);
+                continue;
+            }
+            let [input] = stop.poll([readable(fd)], None);
+            if input.is_empty() {
+                continue;
+            }
+            match rustix::io::read(fd, &mut buffer[..room]) {
+                Ok(0) => return Ok(()),
+                Ok(count) => self.push(&buffer[..count]),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The user typed the escape sequence.

@@ -206,14 +206,10 @@ impl Console {
             reader,
         } = Pty::open(&queue)?;
         tell(&format!("the serial console is on {}", name.display()));
-        let mut console = Console {
-            reader: Some(reader),
-            input: Some(queue),
+        Ok(Console {
             pty: Some(name),
-            ..Console::default()
-        };
-        console.write_to(output);
-        Ok(console)
+            ..Console::two_way(output, reader, queue)
+        })
     }
 
     fn socket(path: &Path) -> Result<Console, Error> {
@@ -223,14 +219,20 @@ impl Console {
             output,
             reader,
         } = Socket::open(path, &queue)?;
+        Ok(Console {
+            _socket: Some(file),
+            ..Console::two_way(output, reader, queue)
+        })
+    }
+
+    fn two_way(writer: Output, reader: Worker, queue: Arc<InputQueue>) -> Console {
         let mut console = Console {
             reader: Some(reader),
             input: Some(queue),
-            _socket: Some(file),
             ..Console::default()
         };
-        console.write_to(output);
-        Ok(console)
+        console.write_to(writer);
+        console
     }
 
     fn write_to_stdout<S: Sink + 'static>(

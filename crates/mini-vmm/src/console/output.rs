@@ -72,6 +72,15 @@ impl Sink for FdSink {
     }
 }
 
+/// Appends `bytes`. Of all that is there then, only the newest `capacity` bytes are kept; how many are not.
+pub(super) fn append_newest(queue: &mut VecDeque<u8>, bytes: &[u8], capacity: usize) -> usize {
+    let kept = &bytes[bytes.len().saturating_sub(capacity)..];
+    let excess = (queue.len() + kept.len()).saturating_sub(capacity);
+    queue.drain(..excess);
+    queue.extend(kept);
+    excess + bytes.len() - kept.len()
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     bytes: VecDeque<u8>,
@@ -112,11 +121,7 @@ impl Shared {
         if queue.dead {
             return;
         }
-        let kept = &bytes[bytes.len().saturating_sub(CAPACITY)..];
-        let excess = (queue.bytes.len() + kept.len()).saturating_sub(CAPACITY);
-        queue.bytes.drain(..excess);
-        queue.bytes.extend(kept);
-        queue.dropped += (excess + bytes.len() - kept.len()) as u64;
+        queue.dropped += append_newest(&mut queue.bytes, bytes, CAPACITY) as u64;
         self.wake_writer(&mut queue);
     }
 

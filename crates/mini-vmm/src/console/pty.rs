@@ -14,17 +14,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{Errno, ioctl_fionread, read};
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::Error;
-use super::input::{InputQueue, READ_AHEAD};
+use super::input::InputQueue;
 use super::output::{FdSink, Output, Sink};
-use super::stdio::wait_for_input;
-use super::worker::{Stop, Worker};
+use super::worker::{Stop, Worker, look};
 
 /// How long to wait after a hang-up, which should not happen, before looking again.
 const HANG_UP_PAUSE: Duration = Duration::from_millis(500);
@@ -115,29 +114,20 @@ impl Sink for PtySink {
 
 /// Whether a program has the other side open; ours of it must be closed.
 fn is_attached(ours: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(ours, PollFlags::OUT)];
-    let now = Timespec::default();
-    poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(PollFlags::HUP)
+    look(ours, PollFlags::OUT).is_some_and(|now| !now.contains(PollFlags::HUP))
 }
 
 fn read_keys(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
-    let mut buffer = [0; READ_AHEAD];
     while !stop.is_requested() {
-        let Some(room) = wait_for_input(fd, queue, stop) else {
-            continue;
-        };
-        match read(fd, &mut buffer[..room]) {
-            Ok(count) if count > 0 => queue.push(&buffer[..count]),
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            _ => {
-                stop.poll([], Some(HANG_UP_PAUSE));
-            }
-        }
+        // It ends only by a hang-up.
+        let _ = queue.fill_from(fd, stop);
+        stop.poll([], Some(HANG_UP_PAUSE));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::input::READ_AHEAD;
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
@@ -23,14 +23,16 @@ use rustix::net::{
 
 use super::Error;
 use super::input::{InputQueue, READ_AHEAD};
-use super::output::{Output, Sink};
-use super::worker::{Stop, Worker, readable};
+use super::output::{Output, Sink, append_newest};
+use super::worker::{Stop, Worker, look, readable};
 use crate::sync::lock;
 
 /// Output kept for the next client, in bytes.
 const REPLAY: usize = 64 << 10;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a poll says of a client that hung up.
+const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 const BUSY: &[u8] = b"mini-vmm: another client is attached to this console\r\n";
 
 /// A listening socket at a path; the file goes when this is dropped, if it is still ours.
@@ -153,10 +155,7 @@ impl Sink for ClientSink {
 
 impl Shared {
     fn remember(&mut self, bytes: &[u8]) {
-        let kept = &bytes[bytes.len().saturating_sub(REPLAY)..];
-        let excess = (self.history.len() + kept.len()).saturating_sub(REPLAY);
-        self.history.drain(..excess);
-        self.history.extend(kept);
+        append_newest(&mut self.history, bytes, REPLAY);
     }
 
     fn detach(&mut self, client: &Arc<UnixStream>) {
@@ -208,10 +207,15 @@ impl Socket {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let output = Output::start(ClientSink(Arc::clone(&shared))).map_err(Error::Start)?;
         let queue = Arc::clone(queue);
-        let reader = Worker::spawn("console-in", move |stop| {
-            serve(&listener, &shared, &queue, stop);
-        })
-        .map_err(Error::Start)?;
+        let server = Server {
+            listener,
+            shared,
+            queue,
+            client: None,
+            left: None,
+        };
+        let reader =
+            Worker::spawn("console-in", move |stop| server.serve(stop)).map_err(Error::Start)?;
         Ok(Socket {
             file,
             output,
@@ -239,71 +243,87 @@ impl Client {
     }
 
     fn has_hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
-        let now = Timespec::default();
-        poll(&mut fds, Some(&now)).is_ok()
-            && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+        look(&self.stream, PollFlags::empty()).is_some_and(|now| now.intersects(GONE))
     }
 }
 
 /// Accepts clients and reads from the one that is attached, one after the other.
-fn serve(listener: &UnixListener, shared: &Mutex<Shared>, queue: &InputQueue, stop: &Stop) {
-    let mut client: Option<Client> = None;
-    // Hung up before the guest had room for all that it sent.
-    let mut left: Option<Arc<UnixStream>> = None;
-    while !stop.is_requested() {
-        let room = queue.room();
-        if let Some(stream) = left.as_ref().filter(|_| room > 0) {
-            // Never waits: after a hang-up there is input, or its end.
-            if !read_client(stream, queue, room) {
-                left = None;
+struct Server {
+    listener: UnixListener,
+    shared: Arc<Mutex<Shared>>,
+    queue: Arc<InputQueue>,
+    client: Option<Client>,
+    /// Hung up before the guest had room for all that it sent.
+    left: Option<Arc<UnixStream>>,
+}
+
+impl Server {
+    fn serve(mut self, stop: &Stop) {
+        while !stop.is_requested() {
+            let room = self.queue.room();
+            if let Some(stream) = self.left.as_ref().filter(|_| room > 0) {
+                // Never waits: after a hang-up there is input, or its end.
+                if !read_client(stream, &self.queue, room) {
+                    self.left = None;
+                }
+                continue;
             }
-            continue;
+            // A client that sent all it had (half-closed) still reads; it is gone on a hang-up. Without
+            // room a hang-up, which can't be masked, would be reported over and over.
+            let client = self.client.as_ref();
+            let watched = client.filter(|client| room > 0 || !client.sends);
+            let more_room = (room == 0).then_some(self.queue.room_event());
+            let [connects, happened, _] = stop.poll(
+                [
+                    readable(&self.listener),
+                    watched.map(Client::watched),
+                    more_room.and_then(readable),
+                ],
+                None,
+            );
+            if !happened.is_empty() {
+                self.hear(happened, room);
+            }
+            if !connects.is_empty() {
+                self.accept(stop);
+            }
         }
-        // A client that sent all it had (half-closed) still reads; it is gone on a hang-up. Without
-        // room a hang-up, which can't be masked, would be reported over and over.
-        let watched = client
-            .as_ref()
-            .filter(|client| room > 0 || !client.sends)
-            .map(Client::watched);
-        let more_room = if room == 0 {
-            readable(queue.room_event())
-        } else {
-            None
-        };
-        let [connects, happened, _] = stop.poll([readable(listener), watched, more_room], None);
-        if let Some(now) = client.as_mut().filter(|_| !happened.is_empty()) {
+    }
+
+    /// What the poll said of the client.
+    fn hear(&mut self, happened: PollFlags, room: usize) {
+        let queue = &self.queue;
+        let gone = self.client.take_if(|now| {
             now.sends = now.sends && read_client(&now.stream, queue, room);
             // What it sent before the hang-up comes first.
-            if !now.sends && happened.intersects(PollFlags::HUP | PollFlags::ERR) {
-                lock(shared).detach(&now.stream);
-                client = None;
+            !now.sends && happened.intersects(GONE)
+        });
+        if let Some(gone) = gone {
+            lock(&self.shared).detach(&gone.stream);
+        }
+    }
+
+    /// Whoever connects now comes after a client that hung up, and finds the console free.
+    fn accept(&mut self, stop: &Stop) {
+        if let Some(gone) = self.client.take_if(|now| now.has_hung_up()) {
+            lock(&self.shared).detach(&gone.stream);
+            if gone.sends {
+                // One such rest is kept, the first.
+                self.left.get_or_insert(gone.stream);
             }
         }
-        if !connects.is_empty() {
-            // Whoever connects now comes after a client that hung up, and finds the console free.
-            if let Some(gone) = client.take_if(|now| now.has_hung_up()) {
-                lock(shared).detach(&gone.stream);
-                if gone.sends {
-                    // One such rest is kept, the first.
-                    left.get_or_insert(gone.stream);
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                // Listening does not block, but that is not inherited: the writer wants it so.
+                if let Some(stream) = lock(&self.shared).attach(stream) {
+                    let sends = true;
+                    self.client = Some(Client { stream, sends });
                 }
             }
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    // Listening does not block, but that is not inherited: the writer wants it so.
-                    if let Some(attached) = lock(shared).attach(stream) {
-                        client = Some(Client {
-                            stream: attached,
-                            sends: true,
-                        });
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Out of file descriptors, most likely: later, not at once again.
-                Err(_) => {
-                    stop.poll([], Some(ACCEPT_PAUSE));
-                }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Out of file descriptors, most likely: later, not at once again.
+            Err(_) => {
+                stop.poll([], Some(ACCEPT_PAUSE));
             }
         }
     }

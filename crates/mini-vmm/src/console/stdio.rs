@@ -81,33 +81,10 @@ pub(super) fn input(
     Ok((Some(reader), Some(terminal)))
 }
 
-/// Waits until `fd` has input and `queue` room for it; how much room. `None`: look again whether to stop.
-pub(super) fn wait_for_input(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) -> Option<usize> {
-    let room = queue.room();
-    if room == 0 {
-        stop.poll([readable(queue.room_event())], None);
-        return None;
-    }
-    let [input] = stop.poll([readable(fd)], None);
-    (!input.is_empty()).then_some(room)
-}
-
 /// Reads a stream to its end, as fast as the guest takes it.
 fn read_stream(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
-    let mut buffer = [0; READ_AHEAD];
-    while !stop.is_requested() {
-        let Some(room) = wait_for_input(fd, queue, stop) else {
-            continue;
-        };
-        match read(fd, &mut buffer[..room]) {
-            Ok(0) => return,
-            Ok(count) => queue.push(&buffer[..count]),
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(error) => {
-                log::warn!("the console's input ended: {error}");
-                return;
-            }
-        }
+    if let Err(error) = queue.fill_from(fd, stop) {
+        log::warn!("the console's input ended: {error}");
     }
 }
 

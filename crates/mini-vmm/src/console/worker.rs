@@ -5,14 +5,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm_sys_util::errno;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, block_signal, register_signal_handler};
+use vcpu_loop::KickSignal;
+use vmm_sys_util::signal::{Killable, block_signal};
 
 use super::Wake;
 
@@ -31,20 +31,6 @@ const PROCESS_SIGNALS: [i32; 9] = [
 
 /// How long a thread that was told to end may take before it is left behind (a hung file system).
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Interrupts a blocking system call of a console thread. vCPU kicks use lower real-time signals.
-fn interrupt_signal() -> i32 {
-    SIGRTMIN() + 8
-}
-
-extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-
-/// Installs the empty handler that makes system calls return EINTR, once per process.
-fn install_interrupt() -> io::Result<()> {
-    static INSTALLED: OnceLock<Result<(), errno::Error>> = OnceLock::new();
-    (*INSTALLED.get_or_init(|| register_signal_handler(interrupt_signal(), interrupt)))
-        .map_err(io::Error::from)
-}
 
 /// The request to end, as its thread sees it.
 #[derive(Debug)]
@@ -106,7 +92,8 @@ impl Worker {
         name: &str,
         body: impl FnOnce(&Stop) + Send + 'static,
     ) -> io::Result<Worker> {
-        install_interrupt()?;
+        // The signal that kicks vCPUs takes these threads out of blocking system calls, too.
+        KickSignal::default().install().map_err(io::Error::other)?;
         let stop = Arc::new(Stop {
             requested: AtomicBool::new(false),
             event: Wake::new()?,
@@ -137,7 +124,7 @@ impl Worker {
         let mut pause = Duration::from_micros(50);
         while !thread.is_finished() && Instant::now() < deadline {
             // The signal may come just before the system call; so it comes again.
-            let _ = thread.kill(interrupt_signal());
+            let _ = thread.kill(KickSignal::default().number());
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
         }
@@ -154,6 +141,13 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Which of `flags` `fd` has now, and errors and hang-ups; `None` if the host does not say.
+pub(super) fn look(fd: &impl AsFd, flags: PollFlags) -> Option<PollFlags> {
+    let mut fds = [PollFd::new(fd, flags)];
+    poll(&mut fds, Some(&Timespec::default())).ok()?;
+    Some(fds[0].revents())
 }
 
 /// Shorthand for a poll entry.
