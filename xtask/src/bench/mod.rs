@@ -101,7 +101,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
         fs::create_dir_all(directory)
             .with_context(|| format!("can't make {}", directory.display()))?;
         for measure in &report.measures {
-            if let Some(plot) = svg::plot(measure) {
+            if let Some(plot) = svg::plot(measure)? {
                 write(&directory.join(format!("{}.svg", measure.id)), plot)?;
             }
         }

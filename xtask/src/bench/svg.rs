@@ -1,179 +1,155 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Plots: every sample of a measure as a dot over its subject, or medians along an axis.
+//! Plots: every sample of a measure as a dot beside its subject, or medians along an axis.
 
-use std::fmt::Write;
+use anyhow::Result;
+use plotters::coord::Shift;
+use plotters::coord::combinators::WithKeyPoints;
+use plotters::coord::types::RangedCoordi32;
+use plotters::prelude::*;
 
 use super::markdown::number;
-use super::results::Measure;
+use super::results::{Measure, Point};
 use super::stats::{median, quantile};
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 70.0;
-const RIGHT: f64 = 150.0;
-const TOP: f64 = 40.0;
-const BOTTOM: f64 = 50.0;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+const WIDTH: u32 = 1080;
 /// Told apart also by who sees fewer colours (Okabe and Ito).
-const COLOURS: [&str; 7] = [
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
+const COLOURS: [u32; 7] = [
+    0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x000000,
 ];
 
 /// The plot of a measure; none where it has nothing to show.
-pub fn plot(measure: &Measure) -> Option<String> {
-    let top = measure
-        .points
-        .iter()
-        .flat_map(|point| &point.series)
-        .flat_map(|series| &series.samples)
-        .copied()
-        .reduce(f64::max)?;
-    let mut svg = Svg::new(measure, if top > 0.0 { top * 1.05 } else { 1.0 });
-    match measure.axis {
-        Some(_) => svg.growth(measure),
-        None => svg.distribution(measure),
-    }
-    Some(svg.text + "</svg>\n")
+pub fn plot(measure: &Measure) -> Result<Option<String>> {
+    let series = measure.points.iter().flat_map(|point| &point.series);
+    let samples = series.flat_map(|series| series.samples.iter().copied());
+    let Some(top) = samples.reduce(f64::max) else {
+        return Ok(None);
+    };
+    // The axis starts at zero: lengths are what is compared.
+    let top = if top > 0.0 { top * 1.05 } else { 1.0 };
+    let mut text = String::new();
+    draw(measure, top, &mut text)?;
+    Ok(Some(text))
 }
 
-struct Svg {
-    text: String,
-    top: f64,
+fn draw(measure: &Measure, top: f64, text: &mut String) -> Result<()> {
+    let rows = measure.point().map_or(0, |point| point.series.len());
+    let height = match measure.axis {
+        Some(_) => 540,
+        None => 120 + 50 * rows as u32,
+    };
+    let area = SVGBackend::with_string(text, (WIDTH, height)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let title = format!("{} ({})", measure.title, measure.unit);
+    let inner = area.margin(10, 10, 10, 30);
+    let inner = inner.titled(&title, ("sans-serif", 22))?;
+    match (&measure.axis, measure.point()) {
+        (Some(axis), _) => growth(&inner, measure, axis, top)?,
+        (None, Some(point)) => distribution(&inner, point, top)?,
+        (None, None) => {}
+    }
+    Ok(area.present()?)
 }
 
-impl Svg {
-    fn new(measure: &Measure, top: f64) -> Svg {
-        let mut svg = Svg {
-            text: format!(
-                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-                 font-family=\"sans-serif\" font-size=\"12\">\n\
-                 <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-            ),
-            top,
-        };
-        let title = format!("{} ({})", measure.title, measure.unit);
-        svg.write(LEFT, 22.0, "start", "#000000", &title);
-        // The axis starts at zero: lengths are what is compared.
-        for tick in 0..=4 {
-            let value = top * f64::from(tick) / 4.0;
-            let y = svg.y(value);
-            svg.line((LEFT, y), (WIDTH - RIGHT, y), "#dddddd");
-            svg.write(LEFT - 6.0, y + 4.0, "end", "#000000", &number(value));
-        }
-        svg
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        HEIGHT - BOTTOM - value / self.top * (HEIGHT - TOP - BOTTOM)
-    }
-
-    fn push(&mut self, arguments: std::fmt::Arguments) {
-        // Writing to a String never fails.
-        let _ = self.text.write_fmt(arguments);
-        self.text.push('\n');
-    }
-
-    fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
-        let ((x1, y1), (x2, y2)) = (from, to);
-        self.push(format_args!(
-            "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>"
-        ));
-    }
-
-    fn dot(&mut self, x: f64, y: f64, colour: &str) {
-        self.push(format_args!(
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\" fill-opacity=\"0.6\"/>"
-        ));
-    }
-
-    fn write(&mut self, x: f64, y: f64, anchor: &str, colour: &str, text: &str) {
-        let text = escape(text);
-        self.push(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{text}</text>"
-        ));
-    }
-
-    /// A column of dots per subject, with a bar at the median.
-    fn distribution(&mut self, measure: &Measure) {
-        let Some(point) = measure.point() else { return };
-        let step = (WIDTH - LEFT - RIGHT) / point.series.len() as f64;
-        for (place, series) in point.series.iter().enumerate() {
-            let colour = COLOURS[place % COLOURS.len()];
-            let middle = LEFT + step * (place as f64 + 0.5);
-            for (round, &sample) in series.samples.iter().enumerate() {
-                // Rounds from left to right: a drift of the machine shows.
-                let share = (round as f64 + 0.5) / series.samples.len() as f64 - 0.5;
-                self.dot(middle + share * step * 0.6, self.y(sample), colour);
-            }
-            let y = self.y(median(&series.samples));
-            self.line((middle - step * 0.35, y), (middle + step * 0.35, y), colour);
-            let label = format!("{} {}", series.subject, number(median(&series.samples)));
-            self.write(middle, HEIGHT - BOTTOM + 18.0, "middle", colour, &label);
-        }
-    }
-
-    /// A line of medians per subject, with the quartiles upright; the places evenly spaced.
-    fn growth(&mut self, measure: &Measure) {
-        let step = (WIDTH - LEFT - RIGHT) / measure.points.len().max(2) as f64;
-        let x = |place: usize| LEFT + step * (place as f64 + 0.5);
-        for (place, point) in measure.points.iter().enumerate() {
-            let label = number(point.x.unwrap_or_default());
-            self.write(
-                x(place),
-                HEIGHT - BOTTOM + 18.0,
-                "middle",
-                "#000000",
-                &label,
-            );
-        }
-        let axis = measure.axis.as_deref().unwrap_or_default();
-        self.write(
-            (LEFT + WIDTH - RIGHT) / 2.0,
-            HEIGHT - 12.0,
-            "middle",
-            "#000000",
-            axis,
-        );
-        let mut subjects: Vec<&str> = Vec::new();
-        for series in measure.points.iter().flat_map(|point| &point.series) {
-            if !subjects.contains(&series.subject.as_str()) {
-                subjects.push(&series.subject);
-            }
-        }
-        for (which, subject) in subjects.iter().enumerate() {
-            let colour = COLOURS[which % COLOURS.len()];
-            let mut last = None;
-            for (place, point) in measure.points.iter().enumerate() {
-                let Some(samples) = point.samples(subject) else {
-                    continue;
-                };
-                let here = (x(place), self.y(median(samples)));
-                let quartile = |q| self.y(quantile(samples, q));
-                let (low, high) = (quartile(0.25), quartile(0.75));
-                self.line((here.0, low), (here.0, high), colour);
-                self.dot(here.0, here.1, colour);
-                if let Some(last) = last.replace(here) {
-                    self.line(last, here, colour);
-                }
-            }
-            if let Some((_, y)) = last {
-                self.write(
-                    WIDTH - RIGHT - step * 0.3,
-                    y + 4.0,
-                    "start",
-                    colour,
-                    subject,
-                );
-            }
-        }
-    }
+fn colour(which: usize) -> RGBColor {
+    let [_, red, green, blue] = COLOURS[which % COLOURS.len()].to_be_bytes();
+    RGBColor(red, green, blue)
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+/// The distance between two neighbours on an axis of places.
+const STEP: i32 = 1000;
+
+/// So many places on an axis, each with a label in its middle.
+fn places(count: usize) -> WithKeyPoints<RangedCoordi32> {
+    let middles: Vec<i32> = (0..count).map(middle).collect();
+    (-STEP / 2..middle(count) - STEP / 2).with_key_points(middles)
+}
+
+fn middle(place: usize) -> i32 {
+    place as i32 * STEP
+}
+
+/// A row of dots per subject, with a bar at the median.
+fn distribution(area: &Area, point: &Point, top: f64) -> Result<()> {
+    let count = point.series.len();
+    let label = |at: &i32| {
+        let series = &point.series[count - 1 - (at / STEP) as usize];
+        format!("{} {}", series.subject, number(median(&series.samples)))
+    };
+    let mut chart = ChartBuilder::on(area)
+        .x_label_area_size(40)
+        .y_label_area_size(230)
+        .build_cartesian_2d(0.0..top, places(count))?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 16))
+        .x_label_formatter(&|value| number(*value))
+        .y_label_formatter(&label)
+        .draw()?;
+    for (which, series) in point.series.iter().enumerate() {
+        let row = middle(count - 1 - which);
+        let (colour, rounds) = (colour(which), series.samples.len() as i32);
+        // Rounds from top to bottom: a drift of the machine shows.
+        let at = |round: usize| row + 300 - (600 * round as i32 + 300) / rounds;
+        chart.draw_series(series.samples.iter().enumerate().map(|(round, sample)| {
+            Circle::new((*sample, at(round)), 3, colour.mix(0.6).filled())
+        }))?;
+        let median = median(&series.samples);
+        let bar = [(median, row - 350), (median, row + 350)];
+        chart.draw_series(LineSeries::new(bar, colour.stroke_width(2)))?;
+    }
+    Ok(())
+}
+
+/// A line of medians per subject, with the quartiles upright; the places evenly spaced.
+fn growth(area: &Area, measure: &Measure, axis: &str, top: f64) -> Result<()> {
+    let (area, names) = area.split_horizontally(WIDTH - 230);
+    let label = |at: &i32| number(measure.points[(at / STEP) as usize].x.unwrap_or_default());
+    let mut chart = ChartBuilder::on(&area)
+        .x_label_area_size(50)
+        .y_label_area_size(70)
+        .build_cartesian_2d(places(measure.points.len()), 0.0..top)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 16))
+        .x_desc(axis)
+        .x_label_formatter(&label)
+        .y_label_formatter(&|value| number(*value))
+        .draw()?;
+    let mut subjects: Vec<&str> = Vec::new();
+    for series in measure.points.iter().flat_map(|point| &point.series) {
+        if !subjects.contains(&series.subject.as_str()) {
+            subjects.push(&series.subject);
+        }
+    }
+    for (which, subject) in subjects.into_iter().enumerate() {
+        let colour = colour(which);
+        let places = measure.points.iter().enumerate();
+        let found: Vec<(i32, [f64; 3])> = places
+            .filter_map(|(place, point)| {
+                let samples = point.samples(subject)?;
+                let quartiles = [0.25, 0.5, 0.75].map(|q| quantile(samples, q));
+                Some((middle(place), quartiles))
+            })
+            .collect();
+        let line = found
+            .iter()
+            .map(|(place, [_, median, _])| (*place, *median));
+        chart.draw_series(LineSeries::new(line, colour))?;
+        chart.draw_series(found.iter().map(|(place, [low, median, high])| {
+            ErrorBar::new_vertical(*place, *low, *median, *high, colour.filled(), 6)
+        }))?;
+        let style = ("sans-serif", 18, &colour).into_text_style(&names);
+        names.draw_text(subject, &style, (15, 10 + 24 * which as i32))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -187,7 +163,7 @@ mod tests {
             measure.push(None, "x", sample);
             measure.push(None, "y", sample * 2.0);
         }
-        let svg = plot(&measure).unwrap();
+        let svg = plot(&measure).unwrap().unwrap();
         assert_eq!(svg.matches("<circle").count(), 6);
         assert!(
             svg.contains("a &lt; b &amp; c (ms)") && svg.ends_with("</svg>\n"),
@@ -202,18 +178,24 @@ mod tests {
         for x in [32.0, 64.0, 128.0] {
             measure.push(Some(x), "x", x);
         }
-        let svg = plot(&measure).unwrap();
+        let svg = plot(&measure).unwrap().unwrap();
         assert_eq!(svg.matches("<circle").count(), 3);
-        // Five grid lines, three spreads, two between the medians.
-        assert_eq!(svg.matches("<line").count(), 10);
-        assert!(svg.contains(">MiB</text>"), "{svg}");
+        let in_colour = |tag| {
+            let lines = svg.lines().filter(|line| line.starts_with(tag));
+            lines.filter(|line| line.contains("#0072B2")).count()
+        };
+        // One line through the medians; three spreads with two ends each.
+        assert_eq!((in_colour("<polyline"), in_colour("<line")), (1, 9));
+        // The grid from zero up.
+        assert!(svg.matches("<line").count() - 9 >= 5, "{svg}");
+        assert!(svg.contains("\nMiB\n"), "{svg}");
     }
 
     #[test]
     fn nothing_measured_is_no_plot() {
-        assert_eq!(plot(&Measure::new("m", "M", "ms", None)), None);
+        assert_eq!(plot(&Measure::new("m", "M", "ms", None)).unwrap(), None);
         let mut zero = Measure::new("m", "M", "ms", None);
         zero.push(None, "x", 0.0);
-        assert!(!plot(&zero).unwrap().contains("NaN"));
+        assert!(!plot(&zero).unwrap().unwrap().contains("NaN"));
     }
 }
