@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{capture_ok, step, write};
+use crate::process::{capture_ok, capture_text, make_directory, step, write};
 use crate::workspace::{Scratch, cache_dir};
 
 /// Where packages come from.
@@ -153,8 +153,7 @@ fn apt_get(own_lists: Option<&Scratch>) -> Command {
 impl Offers for Apt {
     fn names(&self, pattern: &str) -> Result<Vec<String>> {
         let mut search = apt("apt-cache", self.own_lists);
-        let output = capture_ok(search.args(["search", "-n", pattern]))?;
-        let text = String::from_utf8_lossy(&output);
+        let text = capture_text(search.args(["search", "-n", pattern]))?;
         let names = text.lines().filter_map(|line| line.split(' ').next());
         Ok(names.map(str::to_owned).collect())
     }
@@ -185,9 +184,7 @@ impl Offers for Apt {
     fn refresh(&mut self) -> Result<()> {
         let place = Scratch::new()?;
         for directory in ["lists/partial", "cache/archives/partial"] {
-            let directory = place.path(directory);
-            fs::create_dir_all(&directory)
-                .with_context(|| format!("can't make {}", directory.display()))?;
+            make_directory(&place.path(directory))?;
         }
         let mut update = apt_get(Some(&place));
         capture_ok(update.arg("update"))

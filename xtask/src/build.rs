@@ -26,16 +26,17 @@ pub fn statically(command: &mut Command) -> &mut Command {
 
 /// The static release binary of mini-vmm.
 pub fn mini_vmm() -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--release", "--package", "mini-vmm"]);
-    statically(&mut command);
-    step("building mini-vmm", || capture_ok(&mut command)).context("mini-vmm does not build")?;
     static_release("mini-vmm")
 }
 
-/// Where a static release binary is built.
-fn static_release(program: &str) -> Result<PathBuf> {
-    Ok(target_dir()?.join(TARGET).join("release").join(program))
+/// Builds the static release binary of a package that has the same name; where it is.
+fn static_release(package: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--package", package]);
+    statically(&mut command);
+    let built = step(&format!("building {package}"), || capture_ok(&mut command));
+    built.with_context(|| format!("{package} does not build"))?;
+    Ok(target_dir()?.join(TARGET).join("release").join(package))
 }
 
 /// A cargo command for the example guest in `guest/bare`, which is a workspace of its own.
@@ -60,10 +61,6 @@ pub fn bare_guest() -> Result<PathBuf> {
 
 /// The static release binary of the bench's probe.
 pub fn bench_probe() -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--release", "--package", "bench-probe"]);
-    statically(&mut command);
-    step("building the probe", || capture_ok(&mut command)).context("the probe does not build")?;
     static_release("bench-probe")
 }
 

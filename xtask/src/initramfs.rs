@@ -152,8 +152,7 @@ pub fn add_program(archive: &mut Archive, host: &Path, guest_path: &str) -> Resu
 }
 
 fn libraries(program: &Path) -> Result<Vec<String>> {
-    let output = crate::process::capture_ok(std::process::Command::new("ldd").arg(program))?;
-    let text = String::from_utf8_lossy(&output);
+    let text = crate::process::capture_text(std::process::Command::new("ldd").arg(program))?;
     let words = text.split_whitespace();
     Ok(words
         .filter(|word| word.starts_with('/'))

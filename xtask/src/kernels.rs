@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::apt::Tree;
 use crate::initramfs::busybox;
 use crate::packages;
-use crate::process::{capture_ok, read, step, write};
+use crate::process::{capture_ok, make_directory, read, step, write};
 use crate::workspace::{Scratch, cache_dir};
 
 /// A kernel series that the test beds and the boot tests use.
@@ -185,7 +185,7 @@ impl Kernel {
 /// has none.
 pub fn image_directory() -> Result<Option<PathBuf>> {
     let place = cache_dir()?.join("test-kernels");
-    fs::create_dir_all(&place).with_context(|| format!("can't make {}", place.display()))?;
+    make_directory(&place)?;
     let mut any = false;
     for series in Series::ALL {
         let Some(kernel) = Kernel::fetch_offered(series)? else {

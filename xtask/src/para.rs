@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::packages::{self, Need};
-use crate::process::{capture_ok, has_program, read, step, write};
+use crate::process::{capture_ok, has_program, make_directory, read, step, write};
 use crate::workspace::{Scratch, cache_dir, root};
 
 /// What the kernel's build needs; objtool uses libelf.
@@ -62,7 +62,7 @@ fn build(kernel: &Kernel) -> Result<PathBuf> {
     packages::require(NEEDS)?;
     let release = &kernel.release;
     let place = cache_dir()?.join(format!("para-{release}"));
-    fs::create_dir_all(&place).with_context(|| format!("can't make {}", place.display()))?;
+    make_directory(&place)?;
     let sources = SOURCES
         .iter()
         .map(|name| root().join("guest/linux").join(name));

@@ -101,6 +101,12 @@ pub fn capture_ok(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// As [`capture_ok`], as text without the white space around it.
+pub fn capture_text(command: &mut Command) -> Result<String> {
+    let output = capture_ok(command)?;
+    Ok(String::from_utf8_lossy(&output).trim().to_owned())
+}
+
 /// What came of a command that was watched.
 #[derive(Debug)]
 pub struct Watched {
@@ -256,6 +262,18 @@ pub fn print(bytes: &[u8]) {
 /// Reads a file, naming it in the error.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("can't read {}", path.display()))
+}
+
+/// Copies a file, naming it in the error.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = std::fs::copy(from, to);
+    copied.with_context(|| format!("can't copy {}", from.display()))?;
+    Ok(())
+}
+
+/// Makes a directory where there is none, and those above it, naming it in the error.
+pub fn make_directory(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))
 }
 
 /// Writes a file, naming it in the error.

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::build;
-use crate::process::{capture_ok, step};
+use crate::process::{capture_ok, capture_text, copy, step};
 use crate::workspace::{Scratch, TARGET, cache_dir, cargo, root};
 
 /// A commit, by its full name.
@@ -78,7 +78,7 @@ impl Revision {
         let built = target.join(TARGET).join("release/mini-vmm");
         // In one step, or half a file would count as built.
         let copied = source.join("mini-vmm.built");
-        fs::copy(&built, &copied).with_context(|| format!("can't copy {}", built.display()))?;
+        copy(&built, &copied)?;
         fs::rename(&copied, place).with_context(|| format!("can't make {}", place.display()))
     }
 }
@@ -86,9 +86,7 @@ impl Revision {
 /// What git prints, without the end of the line.
 fn git(words: &[&str], revision: &str) -> Result<String> {
     let mut command = Command::new("git");
-    command.current_dir(root()).args(words).arg(revision);
-    let output = capture_ok(&mut command)?;
-    Ok(String::from_utf8_lossy(&output).trim().to_owned())
+    capture_text(command.current_dir(root()).args(words).arg(revision))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process::capture_ok;
+use crate::process::{capture_ok, make_directory};
 
 /// The target triple that static binaries are built for.
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -67,7 +67,7 @@ pub fn target_dir() -> Result<PathBuf> {
 /// Where downloads are kept: `target/xtask`.
 pub fn cache_dir() -> Result<PathBuf> {
     let cache = target_dir()?.join("xtask");
-    fs::create_dir_all(&cache).with_context(|| format!("can't make {}", cache.display()))?;
+    make_directory(&cache)?;
     Ok(cache)
 }
 

@@ -21,7 +21,7 @@ use super::parts::TESTS;
 use super::summary::Tally;
 use crate::build;
 use crate::packages;
-use crate::process::{capture_ok, capture_watched, last_lines, read, show};
+use crate::process::{capture_ok, capture_text, capture_watched, last_lines, read, show};
 use crate::workspace::{Scratch, TARGET, root};
 
 const CONFIG: &str = "coverage_config_x86_64.json";
@@ -142,10 +142,7 @@ pub fn become_rustc() -> io::Error {
 /// llvm-profdata and llvm-cov of rustc's LLVM version.
 fn tools() -> Result<(PathBuf, PathBuf)> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let print = |arguments: &[&str]| -> Result<String> {
-        let output = capture_ok(Command::new(&rustc).args(arguments))?;
-        Ok(String::from_utf8_lossy(&output).trim().to_owned())
-    };
+    let print = |arguments: &[&str]| capture_text(Command::new(&rustc).args(arguments));
     let sysroot = print(&["--print", "sysroot"])?;
     let rustup = Path::new(&sysroot)
         .join("lib/rustlib")

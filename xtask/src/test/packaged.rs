@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::parts::{TESTS, run_counted, without_kvm_if_unusable};
 use super::summary::Tally;
 use crate::build::statically;
-use crate::process::{capture_ok, read, write};
+use crate::process::{capture_ok, capture_text, copy, read, write};
 use crate::workspace::{Scratch, cache_dir, cargo, metadata, root};
 
 /// What each package has at least.
@@ -30,7 +30,7 @@ const FILES: &[&str] = &[
 
 /// Packs the crates and looks them through; `long` runs their tests.
 pub fn check(long: bool) -> Result<Tally> {
-    if !packs_several(&cargo_version()?) {
+    if !packs_several(&capture_text(cargo().arg("--version"))?) {
         let why = "cargo older than 1.90 packs no crates that depend on one another";
         return Ok(Tally::skip(format!("packages: {why}")));
     }
@@ -50,7 +50,7 @@ pub fn check(long: bool) -> Result<Tally> {
     }
     write(&scratch.path("Cargo.toml"), workspace(&packages))?;
     let lock = root().join("Cargo.lock");
-    fs::copy(&lock, scratch.path("Cargo.lock")).context("can't copy Cargo.lock")?;
+    copy(&lock, &scratch.path("Cargo.lock"))?;
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     statically(&mut tests).current_dir(scratch.path(""));
@@ -63,11 +63,6 @@ pub fn check(long: bool) -> Result<Tally> {
     without_kvm_if_unusable(&mut tests);
     tally.add(run_counted("packages", &tests, TESTS.times(10))?);
     Ok(tally)
-}
-
-fn cargo_version() -> Result<String> {
-    let output = capture_ok(cargo().arg("--version"))?;
-    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
 /// Whether cargo takes several crates at once, as in `cargo 1.90.0 (…)`.
