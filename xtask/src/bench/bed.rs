@@ -3,15 +3,16 @@
 
 //! Measures in the AMD bed, on real kvm-amd: boots of Debian's kernel, start, exits, all in counted time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::boots::{self, Boot, Boots};
+use super::boots::{self, Boot};
 use super::guest::Work;
-use super::host::{Sample, parse_sample};
+use super::host::{STORMS, Sample, parse_sample};
 use super::order;
-use super::results::Measure;
+use super::results::Report;
 use super::subject::{Kind, Setup, Subject};
 use crate::bed::{Bed, Hung, Vendor};
 use crate::process::{Progress, last_lines, sh_words};
@@ -19,8 +20,11 @@ use crate::watch::Patience;
 
 /// What starts a run's part of the output.
 const MARK: &str = "BENCH-RUN ";
+/// Where the stopwatch is in the bed.
+const PROBE: &str = "/bin/bench-probe";
 /// Exits of a short and of a long storm.
-const STORM: (u32, u32) = (5_000, 105_000);
+const FEW: u32 = 5_000;
+const MANY: u32 = 105_000;
 /// How long one run may take, in seconds of the bed's clock.
 const LIMIT: u32 = 60;
 /// When the bed has hung: twice what [`LIMIT`] takes in counted time, so that a subject that hangs is ended in the bed.
@@ -37,23 +41,16 @@ pub struct InBed<'a> {
     pub subjects: &'a [Subject],
     /// Rounds in the bed.
     pub rounds: usize,
-    /// Whether the bed's clocks count instructions.
-    pub counted: bool,
 }
 
 /// What one run is for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Purpose {
-    Start,
-    /// Start with so many MiB.
-    Grown(u32),
-    /// So many exits, or few.
-    Storm {
-        work: Work,
-        is_long: bool,
-    },
+    /// A measure of its time, at a place of the axis.
+    Time(&'static str, Option<u32>),
+    /// A measure of exits, and how many there are, few or many.
+    Storm(&'static str, u32),
     Boot(Boot),
-    Timeline,
 }
 
 struct Job {
@@ -62,201 +59,151 @@ struct Job {
     words: Vec<String>,
 }
 
+impl Job {
+    fn new(purpose: Purpose, subject: usize, words: Vec<String>) -> Job {
+        Job {
+            purpose,
+            subject,
+            words,
+        }
+    }
+}
+
 impl InBed<'_> {
-    /// Runs the bed once; measures whose name contains `only`, and what there is to say of them.
-    pub fn measure(&self, only: &str) -> Result<(Vec<Measure>, Option<String>)> {
+    /// Runs the bed once; reports measures whose name contains `only`, and what there is to say of them.
+    pub fn measure(&self, only: &str, report: &mut Report) -> Result<()> {
         let mut bed = Bed::new(Vendor::Amd);
-        bed.counted = self.counted;
+        bed.counted = report.counted;
         bed.timeout = None;
         bed.patience = Some(PATIENCE);
         bed.require()?;
-        bed.add(self.probe, "/bin/bench-probe");
-        let inside: Vec<Subject> = self
-            .subjects
-            .iter()
-            .enumerate()
-            .map(|(place, subject)| {
-                let program = format!("/bin/subject-{place}");
-                if subject.kind == Kind::Floor {
-                    return subject.clone();
-                }
-                bed.add(&subject.program, &program);
-                for (file, place) in subject.firmware() {
-                    bed.add(&file, &place);
-                }
-                Subject {
-                    program: program.into(),
-                    ..subject.clone()
-                }
-            })
+        bed.add(self.probe, PROBE);
+        let places = self.subjects.iter().enumerate();
+        let inside: Vec<Subject> = places
+            .map(|(place, subject)| add(&mut bed, place, subject))
             .collect();
         let jobs = self.jobs(&inside, only)?;
-        let files = std::fs::read_dir(&self.directory)?;
-        for file in files.flatten() {
+        for file in std::fs::read_dir(&self.directory)?.flatten() {
             let path = file.path();
             bed.add(&path, &path.to_string_lossy());
         }
-        let mut output = Vec::new();
-        let mut progress = None;
-        let mut runs = 0;
-        let status = bed.run(&script(&jobs, self.rounds), &mut |bytes| {
-            let before = output.len().saturating_sub(MARK.len() - 1);
-            output.extend_from_slice(bytes);
-            let new = String::from_utf8_lossy(&output[before..])
-                .matches(MARK)
-                .count();
-            if new > 0 {
-                runs += new;
-                // The old one says how long it took before the new one starts.
-                progress = None;
-                progress = Some(Progress::start(&format!("run {runs} in the AMD bed")));
-            }
-        });
-        drop(progress);
-        let mut output = String::from_utf8_lossy(&output).replace('\r', "");
-        let mut note = None;
+        let (status, mut output, runs) = run(&bed, &script(&jobs, self.rounds));
         match status {
             Ok(0) => {}
-            Ok(status) => bail!(
-                "the bed's job failed ({status}):\n{}",
-                last_lines(&output, 20)
-            ),
+            Ok(status) => {
+                let said = last_lines(&output, 20);
+                bail!("the bed's job failed ({status}):\n{said}")
+            }
             // QEMU's counted time stands still now and then. What was measured until then is as good as ever.
             Err(error) if error.is::<Hung>() && runs > 1 => {
                 let job = cut_last_run(&mut output).and_then(|number| jobs.get(number));
                 let words = job.map_or_else(String::new, |job| sh_words(&job.words));
-                note = Some(format!(
+                report.notes.push(format!(
                     "the bed stood still in run {runs} ({words}): there are the runs before it only"
                 ));
             }
             Err(error) => return Err(error),
         }
-        let measures = self.evaluate(&jobs, &output)?;
-        match note {
-            Some(note) if measures.is_empty() => bail!(note),
-            note => Ok((measures, note)),
+        self.evaluate(&jobs, &output, report)?;
+        match report.notes.last() {
+            Some(note) if report.measures.is_empty() => bail!("{note}"),
+            _ => Ok(()),
         }
     }
 
     /// One run of each kind per subject, in the order of a round; the timeline last.
     fn jobs(&self, inside: &[Subject], only: &str) -> Result<Vec<Job>> {
         let wanted = |name: &str| name.contains(only);
-        let mut jobs = Vec::new();
+        let usual = Setup::of(Work::Nothing);
         let mut guests = Vec::new();
         if wanted("start") {
-            guests.push((Purpose::Start, Work::Nothing));
+            guests.push((Purpose::Time("start-wall", None), usual));
         }
-        if wanted("growth") {
-            let sizes = [32, 512, 4096, 16384];
-            guests.extend(sizes.map(|memory| (Purpose::Grown(memory), Work::Nothing)));
+        let sizes = [32, 512, 4096, 16384].into_iter();
+        for memory in sizes.filter(|_| wanted("growth")) {
+            let purpose = Purpose::Time("memory-wall", Some(memory));
+            guests.push((purpose, Setup { memory, ..usual }));
         }
-        for storm in [Work::Port, Work::Mmio, Work::Msr, Work::Hypercall] {
-            for (count, is_long) in [(STORM.0, false), (STORM.1, true)] {
-                let work = storm(count);
-                if wanted(storm_id(work)) {
-                    guests.push((Purpose::Storm { work, is_long }, work));
-                }
-            }
+        for (id, work) in STORMS.into_iter().filter(|(id, _)| wanted(id)) {
+            let storm = |count| (Purpose::Storm(id, count), Setup::of(work(count)));
+            guests.extend([storm(FEW), storm(MANY)]);
         }
-        for (purpose, work) in guests {
-            let mut setup = Setup::of(work);
-            if let Purpose::Grown(memory) = purpose {
-                setup.memory = memory;
-            }
+        let mut jobs = Vec::new();
+        for (purpose, setup) in guests {
             for (place, subject) in inside.iter().enumerate().filter(|(_, s)| s.can(&setup)) {
-                let mut words = subject.words(&setup, &self.directory)?;
-                if subject.kind == Kind::Floor {
-                    words[0] = "/bin/bench-probe".to_owned();
-                }
-                jobs.push(Job {
-                    purpose,
-                    subject: place,
-                    words,
-                });
+                let words = subject.words(&setup, &self.directory)?;
+                jobs.push(Job::new(purpose, place, words));
             }
         }
         if wanted("boot") {
-            for (boot, subject, words) in boots::runs(inside, &self.directory)? {
-                jobs.push(Job {
-                    purpose: boot.map_or(Purpose::Timeline, Purpose::Boot),
-                    subject,
-                    words,
-                });
+            for (boot, place, words) in boots::runs(inside, &self.directory)? {
+                jobs.push(Job::new(Purpose::Boot(boot), place, words));
             }
         }
         Ok(jobs)
     }
 
-    fn evaluate(&self, jobs: &[Job], output: &str) -> Result<Vec<Measure>> {
-        let unit = if self.counted { "ms, counted" } else { "ms" };
-        let rate = if self.counted {
-            "exits/s, counted"
-        } else {
-            "exits/s"
-        };
-        let new = |id: &str, title: &str, unit: &str| Measure::new(id, title, unit, None);
-        let mut start = new("start-wall", "exec to exit", unit);
-        let mut growth = Measure::new("memory-wall", "exec to exit by memory", unit, Some("MiB"));
-        let mut boots = Boots::new(unit);
-        let mut storms: Vec<Measure> = Vec::new();
-        let mut short = None;
+    fn evaluate(&self, jobs: &[Job], output: &str, report: &mut Report) -> Result<()> {
+        // The times of short storms; the long ones of the same round come after them.
+        let mut short = BTreeMap::new();
         for (job, text) in parse_runs(jobs, output)? {
-            let name = &self.subjects[job.subject].name;
+            let subject = &self.subjects[job.subject];
             let sample = parse_sample(text).filter(|sample| sample.wall > 0.0);
             let Some(Sample { wall, .. }) = sample else {
-                bail!(
-                    "{} failed in the bed:\n{}",
-                    sh_words(&job.words),
-                    last_lines(text, 5)
-                );
+                let (words, said) = (sh_words(&job.words), last_lines(text, 5));
+                bail!("{words} failed in the bed:\n{said}");
             };
             match job.purpose {
-                Purpose::Start => start.push(None, name, wall / 1e6),
-                Purpose::Grown(memory) => {
-                    growth.push(Some(f64::from(memory)), name, wall / 1e6);
+                Purpose::Time(id, x) => {
+                    report.push(id, x.map(f64::from), &subject.name, wall / 1e6);
                 }
-                Purpose::Boot(boot) => {
-                    boots.add(boot, &self.subjects[job.subject], wall, text)?;
-                }
-                Purpose::Timeline => boots.add_timeline(wall, text),
-                Purpose::Storm { work, is_long } => {
-                    let id = storm_id(work);
-                    let at = match storms.iter().position(|measure| measure.id == id) {
-                        Some(at) => at,
-                        None => {
-                            let title = id.replace("exits-", "exits by ");
-                            storms.push(new(id, &title, rate));
-                            storms.len() - 1
-                        }
-                    };
-                    // Short and long storms come in turn, each for all subjects.
-                    if !is_long {
-                        short.get_or_insert_with(Vec::new).push((job.subject, wall));
-                    } else if let Some(shorts) = &mut short
-                        && let Some(index) = shorts.iter().position(|(s, _)| *s == job.subject)
-                    {
-                        let (_, shorter) = shorts.remove(index);
+                Purpose::Boot(boot) => boots::add(report, boot, subject, wall, text)?,
+                Purpose::Storm(id, FEW) => drop(short.insert((id, job.subject), wall)),
+                Purpose::Storm(id, _) => {
+                    if let Some(shorter) = short.remove(&(id, job.subject)) {
                         let seconds = (wall - shorter).max(1.0) / 1e9;
-                        storms[at].push(None, name, f64::from(STORM.1 - STORM.0) / seconds);
+                        let rate = f64::from(MANY - FEW) / seconds;
+                        report.push(id, None, &subject.name, rate);
                     }
                 }
             }
         }
-        let mut all = vec![start, growth];
-        all.extend(storms);
-        all.extend(boots.into_measures());
-        all.retain(|measure| !measure.points.is_empty());
-        Ok(all)
+        Ok(())
     }
 }
 
-fn storm_id(work: Work) -> &'static str {
-    match work {
-        Work::Mmio(_) => "exits-mmio",
-        Work::Msr(_) => "exits-msr",
-        Work::Hypercall(_) => "exits-hypercall",
-        _ => "exits-port",
+/// Adds a subject with its files to the bed; the subject as it is there.
+fn add(bed: &mut Bed, place: usize, subject: &Subject) -> Subject {
+    let mut program = PROBE.to_owned();
+    if subject.kind != Kind::Floor {
+        program = format!("/bin/subject-{place}");
+        bed.add(&subject.program, &program);
     }
+    for (file, place) in subject.firmware() {
+        bed.add(&file, &place);
+    }
+    Subject::new(&subject.name, subject.kind, Path::new(&program))
+}
+
+/// Runs the bed's script: its status, its output, and how many runs it started.
+fn run(bed: &Bed, script: &str) -> (Result<u8>, String, usize) {
+    let (mut output, mut runs) = (Vec::new(), 0);
+    let mut progress = None;
+    let status = bed.run(script, &mut |bytes| {
+        let before = output.len().saturating_sub(MARK.len() - 1);
+        output.extend_from_slice(bytes);
+        let new = String::from_utf8_lossy(&output[before..]);
+        let new = new.matches(MARK).count();
+        if new > 0 {
+            runs += new;
+            // The old one says how long it took before the new one starts.
+            drop(progress.take());
+            progress = Some(Progress::start(&format!("run {runs} in the AMD bed")));
+        }
+    });
+    drop(progress);
+    let output = String::from_utf8_lossy(&output).replace('\r', "");
+    (status, output, runs)
 }
 
 /// All jobs in turn, `rounds` times; timelines once.
@@ -269,19 +216,20 @@ fn script(jobs: &[Job], rounds: usize) -> String {
              || tail -n 5 /tmp/stderr\n"
         )
     };
-    let is_once = |job: &&Job| job.purpose == Purpose::Timeline;
+    let is_once = |job: &Job| job.purpose == Purpose::Boot(Boot::Timeline);
     let turns: Vec<(usize, &Job)> = jobs.iter().enumerate().collect();
     for round in 0..rounds {
         for group in turns.chunk_by(|(_, a), (_, b)| a.purpose == b.purpose) {
             let mut group = group.to_vec();
             order::of_round(&mut group, round);
-            for (number, job) in group.iter().filter(|(_, job)| !is_once(job)) {
-                script.push_str(&line(*number, job));
+            // Timelines are the last jobs.
+            for (number, job) in group
+                .into_iter()
+                .filter(|(_, job)| !is_once(job) || round + 1 == rounds)
+            {
+                script.push_str(&line(number, job));
             }
         }
-    }
-    for (number, job) in jobs.iter().enumerate().filter(|(_, job)| is_once(job)) {
-        script.push_str(&line(number, job));
     }
     script.push_str(&format!("echo {MARK}end\n"));
     script
@@ -317,25 +265,17 @@ mod tests {
     use super::*;
 
     fn job(purpose: Purpose, subject: usize) -> Job {
-        Job {
-            purpose,
-            subject,
-            words: vec!["x y".to_owned()],
-        }
-    }
-
-    fn subject(name: &str, kind: Kind) -> Subject {
-        Subject {
-            name: name.to_owned(),
-            kind,
-            program: "/x".into(),
-        }
+        Job::new(purpose, subject, vec!["x y".to_owned()])
     }
 
     #[test]
     fn scripts_run_in_rounds_and_timelines_once() {
         let boot = Purpose::Boot(Boot::Elf);
-        let jobs = [job(boot, 0), job(boot, 1), job(Purpose::Timeline, 0)];
+        let jobs = [
+            job(boot, 0),
+            job(boot, 1),
+            job(Purpose::Boot(Boot::Timeline), 0),
+        ];
         let script = script(&jobs, 5);
         let runs = |number| {
             let run = format!("{MARK}{number}; timeout -s KILL 60 bench-probe lines 'x y'");
@@ -348,48 +288,53 @@ mod tests {
     #[test]
     fn runs_become_samples_of_their_subjects() {
         let subjects = [
-            subject("mini-vmm", Kind::MiniVmm),
-            subject("floor", Kind::Floor),
+            Subject::new("mini-vmm", Kind::MiniVmm, Path::new("/x")),
+            Subject::new("floor", Kind::Floor, Path::new("/x")),
         ];
         let bed = InBed {
             probe: Path::new("/p"),
             directory: "/d".into(),
             subjects: &subjects,
             rounds: 1,
-            counted: true,
         };
-        let storm = |is_long| Purpose::Storm {
-            work: Work::Port(0),
-            is_long,
+        let evaluate = |jobs: &[Job], output: &str| {
+            let mut report = Report::default();
+            bed.evaluate(jobs, output, &mut report)?;
+            anyhow::Ok(report)
         };
+        let storm = |count| Purpose::Storm("exits-port", count);
         let jobs = [
-            job(Purpose::Start, 1),
-            job(storm(false), 0),
-            job(storm(true), 0),
+            job(Purpose::Time("start-wall", None), 1),
+            job(storm(FEW), 0),
+            job(storm(MANY), 0),
             job(Purpose::Boot(Boot::Elf), 0),
         ];
         let output = "noise\nBENCH-RUN 0\n7000000 0 0 0 0\nBENCH-RUN 1\n1000000 0 0 0 0\n\
             BENCH-RUN 2\n2001000000 0 0 0 0\nBENCH-RUN 3\n400000000 BENCH-INIT\n\
             900000000 400000000 0 0 0\nBENCH-RUN end\n";
-        let measures = bed.evaluate(&jobs, output).unwrap();
+        let report = evaluate(&jobs, output).unwrap();
         let found = |id: &str, name: &str| {
-            let measure = measures.iter().find(|measure| measure.id == id).unwrap();
-            measure.point().unwrap().samples(name).unwrap().to_vec()
+            let point = report.find(id).unwrap().point().unwrap();
+            point.samples(name).unwrap().to_vec()
         };
         assert_eq!(found("start-wall", "floor"), [7.0]);
-        let exits = f64::from(STORM.1 - STORM.0);
+        let exits = f64::from(MANY - FEW);
         assert_eq!(found("exits-port", "mini-vmm"), [exits / 2.0]);
         assert_eq!(found("boot", "mini-vmm"), [900.0]);
         assert_eq!(found("boot-init", "mini-vmm"), [400.0]);
         let cut = output.replace("BENCH-RUN end\n", "");
-        assert!(bed.evaluate(&jobs, &cut).is_err());
+        assert!(evaluate(&jobs, &cut).is_err());
         let failed = output.replace("7000000 0 0 0 0", "bench-probe: no such file");
-        let error = bed.evaluate(&jobs, &failed).unwrap_err().to_string();
+        let error = evaluate(&jobs, &failed).unwrap_err().to_string();
         assert!(error.contains("no such file"), "{error}");
         let mut stood_still = output[..output.find("900000000 4").unwrap()].to_owned();
         assert_eq!(cut_last_run(&mut stood_still), Some(3));
-        let measures = bed.evaluate(&jobs, &stood_still).unwrap();
-        let ids: Vec<&str> = measures.iter().map(|measure| measure.id.as_str()).collect();
+        let report = evaluate(&jobs, &stood_still).unwrap();
+        let ids: Vec<&str> = report
+            .measures
+            .iter()
+            .map(|measure| measure.id.as_str())
+            .collect();
         assert_eq!(ids, ["start-wall", "exits-port"]);
     }
 }

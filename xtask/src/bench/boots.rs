@@ -3,17 +3,17 @@
 
 //! Boots of Debian's kernel: from which file, and with whose command line.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::guest::Work;
-use super::results::Measure;
-use super::subject::{Kind, Linux, Setup, Subject, firecracker_config};
+use super::results::{OURS, Report};
+use super::subject::{Files, Kind, Setup, Subject};
 use super::timeline;
 use crate::initramfs;
 use crate::kernels::Kernel;
-use crate::process::{last_lines, write};
+use crate::process::{copy, last_lines, write};
 
 /// What the guest's init prints first.
 pub const INIT: &str = "BENCH-INIT";
@@ -38,88 +38,65 @@ pub enum Boot {
     BzImage,
     /// The ELF kernel with the command line that a VMM has when it is told none.
     OwnCmdline,
+    /// As the first, with the kernel's messages: of ours only.
+    Timeline,
 }
 
 impl Boot {
-    const ALL: [Boot; 3] = [Boot::Elf, Boot::BzImage, Boot::OwnCmdline];
+    const ALL: [Boot; 4] = [Boot::Elf, Boot::BzImage, Boot::OwnCmdline, Boot::Timeline];
 
-    const fn id(self) -> &'static str {
+    /// The measure's id, and the files of the kernel and of the initial RAM disk.
+    const fn names(self) -> [&'static str; 3] {
         match self {
-            Boot::Elf => "boot",
-            Boot::BzImage => "boot-bzimage",
-            Boot::OwnCmdline => "boot-own",
+            Boot::Elf => ["boot", "vmlinux", "initrd"],
+            Boot::BzImage => ["boot-bzimage", "bzImage", "initrd"],
+            Boot::OwnCmdline => ["boot-own", "vmlinux", "initrd"],
+            Boot::Timeline => ["timeline", "vmlinux", "initrd-timeline"],
         }
     }
 
-    const fn title(self) -> &'static str {
-        match self {
-            Boot::Elf => "Debian's vmlinux, the same command line",
-            Boot::BzImage => "Debian's bzImage, the same command line",
-            Boot::OwnCmdline => "Debian's vmlinux, each VMM's own command line",
-        }
-    }
-
-    fn can(self, kind: Kind) -> bool {
-        match kind {
+    fn can(self, subject: &Subject) -> bool {
+        match subject.kind {
             Kind::Floor => false,
             // It boots no ELF file.
             Kind::Kvmtool => self == Boot::BzImage,
-            _ => true,
+            _ => self != Boot::Timeline || subject.name == OURS,
         }
+    }
+
+    /// The words that boot a subject so, with the files in `directory`.
+    fn words(self, subject: &Subject, directory: &Path) -> Result<Vec<String>> {
+        let [id, kernel, initrd] = self.names();
+        let place = |name| directory.join(name).to_string_lossy().into_owned();
+        let cmdline = cmdline(subject.kind);
+        let files = Files {
+            kernel: &place(kernel),
+            initrd: Some(&place(initrd)),
+            cmdline: (self != Boot::OwnCmdline).then_some(cmdline.as_str()),
+        };
+        let config = directory.join(format!("{id}.json"));
+        subject.boot(&files, &Setup::of(Work::Nothing), &config)
     }
 }
 
-/// The words of one boot, for which subject and purpose; none: the timeline.
-pub type Run = (Option<Boot>, usize, Vec<String>);
-
-/// One boot of each way per subject, and the timeline of ours; the files that they need are made in `directory`.
-pub fn runs(subjects: &[Subject], directory: &Path) -> Result<Vec<Run>> {
+/// One boot of each way per subject: which subject, and the words. The files that they need are made in `directory`.
+pub fn runs(subjects: &[Subject], directory: &Path) -> Result<Vec<(Boot, usize, Vec<String>)>> {
     let kernel = Kernel::fetch_any()?;
-    let place = |name: &str| directory.join(name);
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    let copy = |from: &Path, name: &str| {
-        let copied = std::fs::copy(from, place(name));
-        copied.with_context(|| format!("can't copy {}", from.display()))
-    };
-    copy(&kernel.vmlinux()?, "vmlinux")?;
-    copy(&kernel.image, "bzImage")?;
+    for (from, name) in [(&kernel.vmlinux()?, "vmlinux"), (&kernel.image, "bzImage")] {
+        copy(from, &directory.join(name))?;
+    }
     let base = initramfs::guest(None)?;
     for (name, job) in [("initrd", JOB), ("initrd-timeline", TIMELINE_JOB)] {
-        let mut initrd = base.clone();
-        initrd.extend(initramfs::job(job));
-        write(&place(name), initrd)?;
+        let initrd = [base.as_slice(), &initramfs::job(job)].concat();
+        write(&directory.join(name), initrd)?;
     }
-    let setup = Setup::of(Work::Nothing);
-    let words = |subject: &Subject, boot: Boot, initrd: &str| -> Result<Vec<String>> {
-        let kernel = text(place(match boot {
-            Boot::BzImage => "bzImage",
-            Boot::Elf | Boot::OwnCmdline => "vmlinux",
-        }));
-        let (initrd, cmdline) = (text(place(initrd)), cmdline(subject.kind));
-        let linux = Linux {
-            kernel: &kernel,
-            initrd: &initrd,
-            cmdline: (boot != Boot::OwnCmdline).then_some(cmdline.as_str()),
-            firecracker: &text(place(&format!("{}.json", boot.id()))),
-        };
-        if subject.kind == Kind::Firecracker {
-            let config = firecracker_config(&kernel, Some(&initrd), linux.cmdline, &setup);
-            write(Path::new(linux.firecracker), config)?;
-        }
-        let program = subject.program.to_string_lossy();
-        Ok(subject.linux_words(&program, &linux, &setup))
-    };
     let mut runs = Vec::new();
     for boot in Boot::ALL {
         for (place, subject) in subjects.iter().enumerate() {
-            if boot.can(subject.kind) {
-                runs.push((Some(boot), place, words(subject, boot, "initrd")?));
+            if boot.can(subject) {
+                runs.push((boot, place, boot.words(subject, directory)?));
             }
         }
-    }
-    if let Some(ours) = subjects.iter().position(|s| s.kind == Kind::MiniVmm) {
-        let words = words(&subjects[ours], Boot::Elf, "initrd-timeline")?;
-        runs.push((None, ours, words));
     }
     Ok(runs)
 }
@@ -133,87 +110,56 @@ fn cmdline(kind: Kind) -> String {
     }
 }
 
-/// What the boots came to.
-#[derive(Debug)]
-pub struct Boots {
-    init: Measure,
-    all: Vec<Measure>,
-    stages: Measure,
-}
-
-impl Boots {
-    /// Nothing yet, in this unit.
-    pub fn new(unit: &str) -> Boots {
-        let whole = |boot: Boot| {
-            let title = format!("{}, exec to power-off", boot.title());
-            Measure::new(boot.id(), &title, unit, None)
-        };
-        let init = format!("{}, exec to init", Boot::Elf.title());
-        let stages = "mini-vmm and Debian's kernel, by stage";
-        Boots {
-            init: Measure::new("boot-init", &init, unit, None),
-            all: Boot::ALL.map(whole).to_vec(),
-            stages: Measure::new("timeline", stages, unit, None),
-        }
-    }
-
-    /// One boot of `subject` that took `wall` nanoseconds and printed `text`.
-    pub fn add(&mut self, boot: Boot, subject: &Subject, wall: f64, text: &str) -> Result<()> {
-        let name = &subject.name;
-        // Of the others, none has a console of its own accord, where init could be seen.
-        let is_seen = boot != Boot::OwnCmdline || subject.kind == Kind::MiniVmm;
-        let init = timeline::stamp_of(text, INIT);
-        if init.is_none() && is_seen {
-            bail!("{name} booted to no init:\n{}", last_lines(text, 5));
-        }
-        if let (Boot::Elf, Some(time)) = (boot, init) {
-            self.init.push(None, name, time / 1e6);
-        }
-        let measure = self.all.iter_mut().find(|all| all.id == boot.id());
-        if let Some(measure) = measure {
-            measure.push(None, name, wall / 1e6);
-        }
-        Ok(())
-    }
-
-    /// The boot of the timeline.
-    pub fn add_timeline(&mut self, wall: f64, text: &str) {
+/// Reports one boot of `subject` that took `wall` nanoseconds and printed `text`.
+pub fn add(
+    report: &mut Report,
+    boot: Boot,
+    subject: &Subject,
+    wall: f64,
+    text: &str,
+) -> Result<()> {
+    let name = &subject.name;
+    if boot == Boot::Timeline {
         for (stage, time) in timeline::stages(text, wall) {
-            self.stages.push(None, &stage, time / 1e6);
+            report.push("timeline", None, &stage, time / 1e6);
         }
+        return Ok(());
     }
-
-    /// In the order of a report.
-    pub fn into_measures(self) -> impl Iterator<Item = Measure> {
-        [self.init].into_iter().chain(self.all).chain([self.stages])
+    // Of the others, none has a console of its own accord, where init could be seen.
+    let is_seen = boot != Boot::OwnCmdline || subject.kind == Kind::MiniVmm;
+    let init = timeline::stamp_of(text, INIT);
+    if init.is_none() && is_seen {
+        bail!("{name} booted to no init:\n{}", last_lines(text, 5));
     }
+    if let (Boot::Elf, Some(time)) = (boot, init) {
+        report.push("boot-init", None, name, time / 1e6);
+    }
+    report.push(boot.names()[0], None, name, wall / 1e6);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn subject(kind: Kind) -> Subject {
+        Subject::new("a", kind, Path::new("/a"))
+    }
+
     #[test]
     fn an_init_that_nobody_saw_is_a_failed_boot_unless_there_is_no_console() {
-        let subject = |kind| Subject {
-            name: "a".to_owned(),
-            kind,
-            program: "/a".into(),
-        };
         let (a, ours) = (subject(Kind::Firecracker), subject(Kind::MiniVmm));
-        let mut boots = Boots::new("ms");
+        let mut report = Report::default();
+        let mut add =
+            |boot, subject, wall, text| super::add(&mut report, boot, subject, wall, text);
         let (init, panic) = ("400000000 BENCH-INIT\n", "Kernel panic\n");
-        boots.add(Boot::Elf, &a, 9e8, init).unwrap();
-        boots.add(Boot::BzImage, &a, 8e8, panic).unwrap_err();
-        boots.add(Boot::OwnCmdline, &a, 7e8, "").unwrap();
-        boots.add(Boot::OwnCmdline, &ours, 7e8, panic).unwrap_err();
-        let measures: Vec<Measure> = boots.into_measures().collect();
+        add(Boot::Elf, &a, 9e8, init).unwrap();
+        add(Boot::BzImage, &a, 8e8, panic).unwrap_err();
+        add(Boot::OwnCmdline, &a, 7e8, "").unwrap();
+        add(Boot::OwnCmdline, &ours, 7e8, panic).unwrap_err();
         let found = |id: &str| {
-            let measure = measures.iter().find(|measure| measure.id == id).unwrap();
-            measure
-                .point()
-                .and_then(|point| point.samples("a"))
-                .map(<[f64]>::to_vec)
+            let point = report.find(id)?.point()?;
+            point.samples("a").map(<[f64]>::to_vec)
         };
         assert_eq!(found("boot-init"), Some(vec![400.0]));
         assert_eq!(found("boot"), Some(vec![900.0]));
@@ -223,9 +169,12 @@ mod tests {
 
     #[test]
     fn kvmtool_boots_what_debian_ships() {
-        let ways = |kind| Boot::ALL.map(|boot| boot.can(kind));
-        assert_eq!(ways(Kind::Kvmtool), [false, true, false]);
-        assert_eq!(ways(Kind::Floor), [false; 3]);
-        assert_eq!(ways(Kind::Firecracker), [true; 3]);
+        let ways = |kind| {
+            let subject = subject(kind);
+            Boot::ALL.map(|boot| boot.can(&subject))
+        };
+        assert_eq!(ways(Kind::Kvmtool), [false, true, false, false]);
+        assert_eq!(ways(Kind::Floor), [false; 4]);
+        assert_eq!(ways(Kind::Firecracker), [true, true, true, false]);
     }
 }

@@ -10,12 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use procfs::process::{MemoryMap, MemoryMaps, Process, VmFlags};
 
 use super::guest::{SIGN, Work};
-use super::host::Host;
-use super::results::Measure;
+use super::host::{Found, Host};
 use super::subject::{Kind, Setup, Subject};
-use crate::process::step;
 
 /// How long a machine may take to its first byte.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,9 +32,8 @@ impl Living {
         command.args(&words[1..]).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let child = command.spawn();
-        Ok(Living(
-            child.with_context(|| format!("can't start {}", words[0]))?,
-        ))
+        let child = child.with_context(|| format!("can't start {}", words[0]))?;
+        Ok(Living(child))
     }
 
     /// Waits until the guest's byte is there.
@@ -53,15 +51,20 @@ impl Living {
         }
     }
 
-    fn proc(&self, name: &str) -> String {
-        format!("/proc/{}/{name}", self.0.id())
+    fn process(&self) -> Result<Process> {
+        Ok(Process::new(self.0.id().try_into()?)?)
+    }
+
+    fn footprint(&self, setup: &Setup) -> Result<Footprint> {
+        let maps = self.process()?.smaps()?;
+        Ok(without_guest(&maps, u64::from(setup.memory) << 20))
     }
 
     /// What it has open, its threads and its mappings.
     fn holds(&self) -> Result<[usize; 3]> {
-        let entries = |name| -> Result<usize> { Ok(fs::read_dir(self.proc(name))?.count()) };
-        let maps = fs::read_to_string(self.proc("maps"))?;
-        Ok([entries("fd")?, entries("task")?, maps.lines().count()])
+        let process = self.process()?;
+        let (threads, maps) = (process.tasks()?, process.maps()?);
+        Ok([process.fd_count()?, threads.count(), maps.len()])
     }
 }
 
@@ -75,160 +78,78 @@ impl Drop for Living {
 
 /// Resident memory in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Footprint {
+struct Footprint {
     /// All of it.
-    pub resident: u64,
+    resident: u64,
     /// What is this process's alone, and written to.
-    pub private_dirty: u64,
-}
-
-/// One line of `/proc/PID/maps` with what smaps says of it.
-#[derive(Debug, Default)]
-struct Mapping<'a> {
-    start: u64,
-    end: u64,
-    permissions: &'a str,
-    /// `VmFlags`, without what madvise says of huge pages.
-    flags: Vec<&'a str>,
-    footprint: Footprint,
-}
-
-/// Reads `/proc/PID/smaps` (proc_pid_smaps(5)).
-fn mappings(text: &str) -> Vec<Mapping<'_>> {
-    let mut all: Vec<Mapping> = Vec::new();
-    for line in text.lines() {
-        let Some((name, rest)) = line.split_once(' ') else {
-            continue;
-        };
-        if let Some((start, end)) = name.split_once('-') {
-            let at = |hex| u64::from_str_radix(hex, 16).unwrap_or_default();
-            all.push(Mapping {
-                start: at(start),
-                end: at(end),
-                permissions: rest.split(' ').next().unwrap_or_default(),
-                ..Mapping::default()
-            });
-        }
-        let Some(mapping) = all.last_mut() else {
-            continue;
-        };
-        let kibibytes = rest.trim().trim_end_matches(" kB").parse().unwrap_or(0u64);
-        match name {
-            "Rss:" => mapping.footprint.resident = kibibytes * 1024,
-            "Private_Dirty:" => mapping.footprint.private_dirty = kibibytes * 1024,
-            "VmFlags:" => {
-                let flags = rest.split_whitespace();
-                mapping.flags = flags.filter(|flag| !["hg", "nh"].contains(flag)).collect();
-            }
-            _ => {}
-        }
-    }
-    all
+    private_dirty: u64,
 }
 
 /// Adds up mappings without the guest's memory: those that adjoin, are of one kind, and have `guest` bytes or more
 /// together. The kernel splits a mapping where its owner advises about a part.
-pub fn parse_smaps(text: &str, guest: u64) -> Footprint {
-    let all = mappings(text);
-    let goes_on = |a: &Mapping, b: &Mapping| {
-        a.end == b.start && a.permissions == b.permissions && a.flags == b.flags
-    };
+fn without_guest(all: &MemoryMaps, guest: u64) -> Footprint {
+    // What madvise says of huge pages makes no other kind.
+    let advised = VmFlags::HG | VmFlags::NH;
+    let kind = |map: &MemoryMap| (map.perms, map.extension.vm_flags - advised);
+    let goes_on = |a: &MemoryMap, b: &MemoryMap| a.address.1 == b.address.0 && kind(a) == kind(b);
+    let size = |map: &MemoryMap| map.address.1 - map.address.0;
     let mut sum = Footprint::default();
-    for run in all.chunk_by(goes_on) {
-        let size: u64 = run.iter().map(|mapping| mapping.end - mapping.start).sum();
-        for mapping in run.iter().filter(|_| size < guest) {
-            sum.resident += mapping.footprint.resident;
-            sum.private_dirty += mapping.footprint.private_dirty;
+    for run in all.0.chunk_by(goes_on) {
+        let is_guest = run.iter().map(size).sum::<u64>() >= guest;
+        for map in run.iter().filter(|_| !is_guest) {
+            let bytes = |name| map.extension.map.get(name).copied().unwrap_or_default();
+            sum.resident += bytes("Rss");
+            sum.private_dirty += bytes("Private_Dirty");
         }
     }
     sum
 }
 
+/// Megabytes.
+fn mb(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// Whether its machines live in a process of their own, as all but the floor's.
+fn is_vmm(subject: &Subject) -> bool {
+    subject.can(&Setup::of(Work::Idle))
+}
+
 impl Host<'_> {
-    /// Those whose machines live in a process of their own, all but the floor.
-    fn vmms(&self) -> Vec<Subject> {
-        let is_vmm = |subject: &&Subject| subject.can(&Setup::of(Work::Idle));
-        self.subjects.iter().filter(is_vmm).cloned().collect()
-    }
-
     /// The footprint of a machine that halted.
-    pub fn idle(&mut self) -> Vec<Measure> {
-        let mut resident = Measure::new("idle-rss", "idle VM, resident without guest", "MB", None);
-        let mut dirty = Measure::new("idle-dirty", "idle VM, private and dirty", "MB", None);
-        let setup = Setup::of(Work::Idle);
-        for _ in 0..self.effort.growth_rounds {
-            for subject in self.vmms() {
-                match self.footprint(&subject, &setup) {
-                    Ok(footprint) => {
-                        resident.push(None, &subject.name, footprint.resident as f64 / 1e6);
-                        dirty.push(None, &subject.name, footprint.private_dirty as f64 / 1e6);
-                    }
-                    Err(error) => self.notes.push(format!("idle {}: {error:#}", subject.name)),
-                }
-            }
-        }
-        vec![resident, dirty]
-    }
-
-    fn footprint(&self, subject: &Subject, setup: &Setup) -> Result<Footprint> {
-        // A program that was just built is in pages that count as dirty until they are on disk.
-        fs::File::open(&subject.program)?.sync_all()?;
-        let mut machine = Living::start(self, subject, setup)?;
-        machine.await_byte()?;
-        thread::sleep(SETTLE);
-        let smaps = fs::read_to_string(machine.proc("smaps"))?;
-        Ok(parse_smaps(&smaps, u64::from(setup.memory) << 20))
+    pub fn idle(&mut self) {
+        let (rounds, setup) = (1..=self.effort.growth_rounds, Setup::of(Work::Idle));
+        self.turns("idle", rounds, None, is_vmm, |host, subject| {
+            // A program that was just built is in pages that count as dirty until they are on disk.
+            fs::File::open(&subject.program)?.sync_all()?;
+            let mut machine = Living::start(host, subject, &setup)?;
+            machine.await_byte()?;
+            thread::sleep(SETTLE);
+            let found = machine.footprint(&setup)?;
+            let dirty = ("idle-dirty", mb(found.private_dirty));
+            Ok(vec![("idle-rss", mb(found.resident)), dirty])
+        });
     }
 
     /// So many machines at once: until all guests run, and until all are gone.
-    pub fn many(&mut self) -> Vec<Measure> {
-        let axis = Some("machines");
-        let mut up = Measure::new(
-            "many-up",
-            "machines at once until all guests run",
-            "ms",
-            axis,
-        );
-        let mut memory = Measure::new(
-            "many-rss",
-            "machines at once, memory without guests",
-            "MB",
-            axis,
-        );
-        let mut down = Measure::new(
-            "many-down",
-            "machines at once until all are killed",
-            "ms",
-            axis,
-        );
+    pub fn many(&mut self) {
         for &count in self.effort.machines {
-            for subject in self.vmms() {
-                let what = format!("{count} machines of {}", subject.name);
-                match step(&what, || self.at_once(&subject, count)) {
-                    Ok([start, resident, end]) => {
-                        let x = Some(f64::from(count));
-                        up.push(x, &subject.name, start);
-                        memory.push(x, &subject.name, resident);
-                        down.push(x, &subject.name, end);
-                    }
-                    Err(error) => self.notes.push(format!("{what}: {error:#}")),
-                }
-            }
+            let what = format!("{count} machines");
+            self.turns(&what, 1..=1, Some(count), is_vmm, |host, subject| {
+                host.at_once(subject, count)
+            });
         }
-        vec![up, memory, down]
     }
 
-    fn at_once(&self, subject: &Subject, count: u32) -> Result<[f64; 3]> {
+    fn at_once(&self, subject: &Subject, count: u32) -> Result<Found> {
         let setup = Setup {
             memory: 128,
             ..Setup::of(Work::Idle)
         };
         let milliseconds = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
         let started = Instant::now();
-        let mut machines = Vec::new();
-        for _ in 0..count {
-            machines.push(Living::start(self, subject, &setup)?);
-        }
+        let start = |_| Living::start(self, subject, &setup);
+        let mut machines = (0..count).map(start).collect::<Result<Vec<_>>>()?;
         for machine in &mut machines {
             machine.await_byte()?;
         }
@@ -238,56 +159,42 @@ impl Host<'_> {
             if let Some(status) = machine.0.try_wait()? {
                 bail!("one ended by itself ({status})");
             }
-            let smaps = fs::read_to_string(machine.proc("smaps"))?;
-            private += parse_smaps(&smaps, u64::from(setup.memory) << 20).private_dirty;
+            private += machine.footprint(&setup)?.private_dirty;
         }
         let killed = Instant::now();
         for machine in &mut machines {
             machine.0.kill()?;
         }
         drop(machines);
-        Ok([up, private as f64 / 1e6, milliseconds(killed)])
+        let down = milliseconds(killed);
+        Ok(vec![
+            ("many-up", up),
+            ("many-rss", mb(private)),
+            ("many-down", down),
+        ])
     }
 
     /// Machines per second in one process whose guest resets at once, and what it holds after thousands.
-    pub fn resets(&mut self) -> Vec<Measure> {
-        let mut measure = Measure::new(
-            "resets",
-            "machines per second in one process, by resets",
-            "1/s",
-            None,
-        );
-        for subject in self.vmms().iter().filter(|s| s.kind == Kind::MiniVmm) {
-            match step("resets", || self.resetting(subject)) {
-                Ok((rates, held)) => {
-                    for rate in rates {
-                        measure.push(None, &subject.name, rate);
-                    }
-                    self.notes.push(format!("{}: {held}", subject.name));
-                }
-                Err(error) => self
-                    .notes
-                    .push(format!("resets of {}: {error:#}", subject.name)),
-            }
-        }
-        vec![measure]
+    pub fn resets(&mut self) {
+        let can = |subject: &Subject| subject.kind == Kind::MiniVmm;
+        self.turns("resets", 1..=1, None, can, |host, subject| {
+            let (rates, held) = host.resetting(subject)?;
+            host.report.notes.push(format!("{}: {held}", subject.name));
+            Ok(rates.into_iter().map(|rate| ("resets", rate)).collect())
+        });
     }
 
     /// Each new machine prints a byte: machines per second, and how the process grew meanwhile.
     fn resetting(&self, subject: &Subject) -> Result<(Vec<f64>, String)> {
         let mut machine = Living::start(self, subject, &Setup::of(Work::Reset))?;
-        let mut output = machine
-            .0
-            .stdout
-            .take()
-            .context("the machine has no output")?;
+        let output = machine.0.stdout.take();
+        let mut output = output.context("the machine has no output")?;
         let mut buffer = [0; 1];
         let mut await_machines = |count: usize| -> Result<Duration> {
             let started = Instant::now();
             for _ in 0..count {
-                output
-                    .read_exact(&mut buffer)
-                    .context("the machine ended")?;
+                let read = output.read_exact(&mut buffer);
+                read.context("the machine ended")?;
                 if started.elapsed() > PATIENCE {
                     bail!("{count} resets take longer than {} s", PATIENCE.as_secs());
                 }
@@ -324,6 +231,7 @@ impl Host<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use procfs::FromRead;
 
     #[test]
     fn guest_memory_is_not_counted() {
@@ -353,12 +261,17 @@ VmFlags: rd wr mr mw me nr hg
 Rss:                   4 kB
 Private_Dirty:         0 kB
 ";
+        let sum = |smaps: &str, guest| {
+            // The kernel ends lines of mappings without a name in a space.
+            let smaps = smaps.replace("00:00 0\n", "00:00 0 \n");
+            without_guest(&MemoryMaps::from_read(smaps.as_bytes()).unwrap(), guest)
+        };
         let expected = Footprint {
             resident: 28 << 10,
             private_dirty: 20 << 10,
         };
-        assert_eq!(parse_smaps(smaps, 256 << 20), expected);
-        assert_eq!(parse_smaps(smaps, 1 << 40).private_dirty, 100_020 << 10);
-        assert_eq!(parse_smaps("", 1), Footprint::default());
+        assert_eq!(sum(smaps, 256 << 20), expected);
+        assert_eq!(sum(smaps, 1 << 40).private_dirty, 100_020 << 10);
+        assert_eq!(sum("", 1), Footprint::default());
     }
 }

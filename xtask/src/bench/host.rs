@@ -4,6 +4,7 @@
 //! Measures on this host: one process per sample, the subjects in turn.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,9 +12,9 @@ use anyhow::{Context, Result, bail};
 
 use super::guest::Work;
 use super::order;
-use super::results::Measure;
+use super::results::Report;
 use super::subject::{Kind, Setup, Subject};
-use crate::process::{capture_watched, last_lines, step};
+use crate::process::{Watched, capture_watched, last_lines, step};
 use crate::watch::Patience;
 
 /// When one process has hung.
@@ -93,190 +94,154 @@ pub struct Host<'a> {
     pub subjects: &'a [Subject],
     /// How much.
     pub effort: Effort,
-    /// What went wrong, once each.
-    pub notes: Vec<String>,
+    /// What was measured, and what went wrong.
+    pub report: Report,
 }
 
 /// Nanoseconds in a millisecond.
 const MS: f64 = 1e6;
 
+/// What a turn found: samples by the measure's id.
+pub type Found = Vec<(&'static str, f64)>;
+
+/// So many exits of one kind.
+pub type Storm = fn(u32) -> Work;
+
+/// The storms whose rate is measured, by the measure's id.
+pub const STORMS: [(&str, Storm); 4] = [
+    ("exits-port", Work::Port),
+    ("exits-mmio", Work::Mmio),
+    ("exits-msr", Work::Msr),
+    ("exits-hypercall", Work::Hypercall),
+];
+
 impl Host<'_> {
     /// One process of `subject`.
     fn sample(&self, subject: &Subject, setup: &Setup) -> Result<Sample> {
         let mut command = Command::new(self.probe);
-        command
-            .arg("run")
-            .args(subject.words(setup, &self.directory)?);
-        let end = capture_watched(&command, PATIENCE)?;
-        let sample = end
-            .end
-            .ok()
-            .filter(|status| status.success())
-            .and_then(|_| parse_sample(end.text.split("\n\n").next().unwrap_or_default()));
-        match sample {
-            // kvmtool and QEMU have codes of their own for an end by reset.
+        command.arg("run");
+        command.args(subject.words(setup, &self.directory)?);
+        let Watched { end, text } = capture_watched(&command, PATIENCE)?;
+        let is_success = end.is_ok_and(|status| status.success());
+        let line = text.split("\n\n").next().filter(|_| is_success);
+        let said = last_lines(&text, 5);
+        match line.and_then(parse_sample) {
+            // QEMU has codes of its own for an end by reset.
             Some(sample) if sample.code == 0 || subject.kind == Kind::Qemu => Ok(sample),
-            Some(sample) => bail!(
-                "{} ended with code {}: {}",
-                subject.name,
-                sample.code,
-                last_lines(&end.text, 5)
-            ),
-            None => bail!("{}: {}", subject.name, last_lines(&end.text, 5)),
+            Some(sample) => bail!("ended with code {}: {said}", sample.code),
+            None => bail!("{said}"),
         }
     }
 
-    /// All subjects that can, in turn, so often; `take` sees each sample. One that fails is left out, with a note.
-    fn rounds(&mut self, rounds: usize, setup: Setup, take: &mut dyn FnMut(&Subject, Sample)) {
-        let mut able = self.able(&setup);
-        let what = format!("{setup:?}");
-        // The first round only fills the host's caches; the first one that counts has the order of the tables.
-        for round in 0..=rounds {
-            self.turns(
-                &mut able,
-                round.saturating_sub(1),
-                &what,
-                &mut |host, subject| {
-                    let sample = host.sample(subject, &setup)?;
-                    if round > 0 {
-                        take(subject, sample);
-                    }
-                    Ok(())
-                },
-            );
-        }
-    }
-
-    /// One turn of each of `able` in the order of a round. Who fails is not able any more, and a note says why.
-    fn turns(
+    /// All subjects that are `able` take turns in each of `rounds`; what they found in other rounds than 0 is reported at
+    /// the place `x`. One that fails is left out from then on, with a note.
+    pub fn turns(
         &mut self,
-        able: &mut Vec<Subject>,
-        round: usize,
         what: &str,
-        turn: &mut dyn FnMut(&Self, &Subject) -> Result<()>,
+        rounds: RangeInclusive<usize>,
+        x: Option<u32>,
+        able: impl Fn(&Subject) -> bool,
+        mut turn: impl FnMut(&mut Self, &Subject) -> Result<Found>,
     ) {
-        let mut order: Vec<usize> = (0..able.len()).collect();
-        order::of_round(&mut order, round);
-        let mut failed = Vec::new();
-        for place in order {
-            let subject = &able[place];
-            if let Err(error) = turn(self, subject) {
-                self.notes.push(format!("{what}: {error:#}"));
-                failed.push(subject.name.clone());
+        let mut able: Vec<&Subject> = self.subjects.iter().filter(|s| able(s)).collect();
+        step(what, || {
+            for round in rounds {
+                // The first round that counts has the order of the tables.
+                let mut order = able.clone();
+                order::of_round(&mut order, round.saturating_sub(1));
+                for subject in order {
+                    let found = turn(self, subject).unwrap_or_else(|error| {
+                        let note = format!("{what}: {}: {error:#}", subject.name);
+                        self.report.notes.push(note);
+                        able.retain(|other| other.name != subject.name);
+                        Found::new()
+                    });
+                    for (id, sample) in found.into_iter().filter(|_| round > 0) {
+                        let x = x.map(f64::from);
+                        self.report.push(id, x, &subject.name, sample);
+                    }
+                }
             }
-        }
-        able.retain(|subject| !failed.contains(&subject.name));
+        });
+    }
+
+    /// Turns of one process each, after a round that only fills the host's caches.
+    fn samples(
+        &mut self,
+        rounds: usize,
+        x: Option<u32>,
+        setup: Setup,
+        found: impl Fn(Sample) -> Found,
+    ) {
+        let (what, can) = (format!("{setup:?}"), |s: &Subject| s.can(&setup));
+        self.turns(&what, 0..=rounds, x, can, |host, subject| {
+            Ok(found(host.sample(subject, &setup)?))
+        });
+    }
+
+    /// From exec to exit, wall time and CPU.
+    fn times(&mut self, ids: [&'static str; 2], rounds: usize, x: Option<u32>, setup: Setup) {
+        self.samples(rounds, x, setup, |sample| {
+            vec![(ids[0], sample.wall / MS), (ids[1], sample.cpu / MS)]
+        });
     }
 
     /// From exec to the end of the process, with a guest that only ends.
-    pub fn start(&mut self) -> Vec<Measure> {
-        let mut wall = Measure::new("start-wall", "exec to exit, wall", "ms", None);
-        let mut cpu = Measure::new("start-cpu", "exec to exit, CPU", "ms", None);
-        let setup = Setup::of(Work::Nothing);
-        step("exec to exit", || {
-            self.rounds(self.effort.rounds, setup, &mut |subject, sample| {
-                wall.push(None, &subject.name, sample.wall / MS);
-                cpu.push(None, &subject.name, sample.cpu / MS);
-            });
-        });
-        vec![wall, cpu]
+    pub fn start(&mut self) {
+        let (ids, setup) = (["start-wall", "start-cpu"], Setup::of(Work::Nothing));
+        self.times(ids, self.effort.rounds, None, setup);
     }
 
     /// From exec to the guest's first byte on the console, and from there to the end.
-    pub fn first_output(&mut self) -> Vec<Measure> {
-        let mut first = Measure::new("first-byte", "exec to the guest's first byte", "ms", None);
-        let mut end = Measure::new("tear-down", "the guest's first byte to exit", "ms", None);
-        step("exec to first byte", || {
-            let setup = Setup::of(Work::Say);
-            self.rounds(self.effort.rounds, setup, &mut |subject, sample| {
-                if let Some(time) = sample.first {
-                    first.push(None, &subject.name, time / MS);
-                    end.push(None, &subject.name, (sample.wall - time) / MS);
-                }
-            });
+    pub fn first_output(&mut self) {
+        let setup = Setup::of(Work::Say);
+        self.samples(self.effort.rounds, None, setup, |sample| {
+            let Some(first) = sample.first else {
+                return Found::new();
+            };
+            let end = ("tear-down", (sample.wall - first) / MS);
+            vec![("first-byte", first / MS), end]
         });
-        vec![first, end]
     }
 
     /// The same start with more memory, and with more vCPUs.
-    pub fn growth(&mut self) -> Vec<Measure> {
-        let (title, more) = ("exec to exit by memory", "exec to exit by vCPUs");
-        let mut all = vec![
-            Measure::new("memory-wall", &format!("{title}, wall"), "ms", Some("MiB")),
-            Measure::new("memory-cpu", &format!("{title}, CPU"), "ms", Some("MiB")),
-            Measure::new("vcpus-wall", &format!("{more}, wall"), "ms", Some("vCPUs")),
-            Measure::new("vcpus-cpu", &format!("{more}, CPU"), "ms", Some("vCPUs")),
-        ];
-        let usual = Setup::of(Work::Nothing);
-        let sizes = self
-            .effort
-            .memory
-            .iter()
-            .map(|&memory| Setup { memory, ..usual });
-        let counts = self.effort.cpus.iter().map(|&cpus| Setup { cpus, ..usual });
-        let sizes: Vec<(usize, f64, Setup)> = sizes
-            .map(|setup| (0, f64::from(setup.memory), setup))
-            .chain(counts.map(|setup| (2, f64::from(setup.cpus), setup)))
-            .collect();
-        for (at, x, setup) in sizes {
-            step(&format!("{setup:?}"), || {
-                self.rounds(self.effort.growth_rounds, setup, &mut |subject, sample| {
-                    all[at].push(Some(x), &subject.name, sample.wall / MS);
-                    all[at + 1].push(Some(x), &subject.name, sample.cpu / MS);
-                });
-            });
+    pub fn growth(&mut self) {
+        let (rounds, usual) = (self.effort.growth_rounds, Setup::of(Work::Nothing));
+        for &memory in self.effort.memory {
+            let setup = Setup { memory, ..usual };
+            self.times(["memory-wall", "memory-cpu"], rounds, Some(memory), setup);
         }
-        all
+        for &cpus in self.effort.cpus {
+            let setup = Setup { cpus, ..usual };
+            self.times(["vcpus-wall", "vcpus-cpu"], rounds, Some(cpus), setup);
+        }
     }
 
     /// Exits per second of a guest that does nothing else: what many cost more than none.
-    pub fn exits(&mut self) -> Vec<Measure> {
-        type Storm = fn(u32) -> Work;
-        let kinds: [(&str, &str, Storm); 4] = [
-            ("exits-port", "port writes to a device", Work::Port),
-            ("exits-mmio", "MMIO writes to no device", Work::Mmio),
-            ("exits-msr", "registrations by MSR", Work::Msr),
-            ("exits-hypercall", "hypercalls by port", Work::Hypercall),
-        ];
-        let mut all = Vec::new();
-        for (id, title, work) in kinds {
-            let mut measure = Measure::new(id, title, "exits/s", None);
-            step(title, || self.storm(work, &mut measure));
-            all.push(measure);
-        }
-        all
-    }
-
-    fn storm(&mut self, work: fn(u32) -> Work, measure: &mut Measure) {
+    pub fn exits(&mut self) {
         let (few, many) = (self.effort.exits / 20, self.effort.exits);
-        let mut able = self.able(&Setup::of(work(few)));
-        let title = measure.title.clone();
-        for round in 0..self.effort.rounds.min(20) {
-            self.turns(&mut able, round, &title, &mut |host, subject| {
+        for (id, work) in STORMS {
+            let can = |subject: &Subject| subject.can(&Setup::of(work(few)));
+            let rounds = 1..=self.effort.rounds.min(20);
+            self.turns(id, rounds, None, can, |host, subject| {
                 let time = |count| host.sample(subject, &Setup::of(work(count)));
                 let (short, long) = (time(few)?, time(many)?);
                 // At least a nanosecond: a short run that was held up is no reason for infinity.
                 let seconds = (long.wall - short.wall).max(1.0) / 1e9;
-                measure.push(None, &subject.name, f64::from(many - few) / seconds);
-                Ok(())
+                Ok(vec![(id, f64::from(many - few) / seconds)])
             });
         }
     }
 
-    fn able(&self, setup: &Setup) -> Vec<Subject> {
-        let can = |subject: &&Subject| subject.can(setup);
-        self.subjects.iter().filter(can).cloned().collect()
-    }
-
     /// The sizes of the programs' files.
-    pub fn sizes(&self) -> Result<Measure> {
-        let mut measure = Measure::new("size", "size of the program's file", "MB", None);
-        for subject in self.subjects.iter().filter(|s| s.kind != Kind::Floor) {
-            let metadata = fs::metadata(&subject.program)
-                .with_context(|| format!("can't look at {}", subject.program.display()))?;
-            measure.push(None, &subject.name, metadata.len() as f64 / 1e6);
-        }
-        Ok(measure)
+    pub fn sizes(&mut self) {
+        let is_vmm = |subject: &Subject| subject.kind != Kind::Floor;
+        self.turns("size", 1..=1, None, is_vmm, |_, subject| {
+            let metadata = fs::metadata(&subject.program);
+            let metadata =
+                metadata.with_context(|| format!("can't look at {}", subject.program.display()))?;
+            Ok(vec![("size", metadata.len() as f64 / 1e6)])
+        });
     }
 }
 
@@ -293,5 +258,31 @@ mod tests {
         for broken in ["", "5000 700 30 12", "a b c d e"] {
             assert_eq!(parse_sample(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn who_fails_takes_no_more_turns_and_the_first_round_is_not_counted() {
+        let subject = |name| Subject::new(name, Kind::MiniVmm, Path::new("/x"));
+        let mut host = Host {
+            probe: Path::new("/p"),
+            directory: "/d".into(),
+            subjects: &["a", "b", "c"].map(subject),
+            effort: QUICK,
+            report: Report::default(),
+        };
+        let mut turns = 0;
+        let able = |subject: &Subject| subject.name != "c";
+        host.turns("x", 0..=2, Some(7), able, |_, subject| {
+            turns += 1;
+            match (subject.name.as_str(), turns) {
+                ("b", 3..) => bail!("no more"),
+                _ => Ok(vec![("size", f64::from(turns))]),
+            }
+        });
+        let point = host.report.find("size").unwrap().point().unwrap();
+        assert_eq!((turns, point.x), (5, Some(7.0)));
+        assert_eq!(point.samples("a").map(<[f64]>::len), Some(2));
+        assert_eq!(point.samples("b"), None);
+        assert_eq!(host.report.notes, ["x: b: no more"]);
     }
 }

@@ -8,10 +8,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::guest::Work;
-use super::host::Host;
-use super::results::Measure;
+use super::host::{Host, Storm};
 use super::subject::{Kind, Setup, Subject};
-use crate::process::{capture_watched, has_program, last_lines, step};
+use crate::process::{capture_watched, has_program, last_lines};
 use crate::watch::Patience;
 
 /// Exits of a short and of a long run; start-up cancels out.
@@ -20,36 +19,26 @@ const EXITS: (u32, u32) = (1_000, 11_000);
 const PATIENCE: Patience = Patience::of_work(120);
 
 impl Host<'_> {
-    /// Instructions per exit, of ours and of the floor, the system call's wrapper in them; none without valgrind.
-    pub fn instructions(&mut self) -> Vec<Measure> {
+    /// Instructions per exit, of ours and of the floor, the system call's wrapper in them; nothing without valgrind.
+    pub fn instructions(&mut self) {
         if !has_program("valgrind") {
-            return Vec::new();
+            return;
         }
-        type Storm = fn(u32) -> Work;
-        let kinds: [(&str, &str, Storm); 3] = [
-            ("port", "a port write to a device", Work::Port),
-            ("mmio", "an MMIO write to no device", Work::Mmio),
-            ("hypercall", "a hypercall by port", Work::Hypercall),
+        let kinds: [(&str, Storm); 3] = [
+            ("instructions-port", Work::Port),
+            ("instructions-mmio", Work::Mmio),
+            ("instructions-hypercall", Work::Hypercall),
         ];
-        let mut all = Vec::new();
-        for (id, what, work) in kinds {
-            let title = format!("{what}, in user space");
-            let mut measure =
-                Measure::new(&format!("instructions-{id}"), &title, "instructions", None);
-            step(&title, || {
-                for subject in self.subjects.iter().filter(|s| can(s)) {
-                    match self.per_exit(subject, work) {
-                        Ok(count) => measure.push(None, &subject.name, count),
-                        Err(error) => self.notes.push(format!("{title}: {error:#}")),
-                    }
-                }
+        // The others have signals or memory that valgrind does not take.
+        let can = |subject: &Subject| matches!(subject.kind, Kind::MiniVmm | Kind::Floor);
+        for (id, work) in kinds {
+            self.turns(id, 1..=1, None, can, |host, subject| {
+                Ok(vec![(id, host.per_exit(subject, work)?)])
             });
-            all.push(measure);
         }
-        all
     }
 
-    fn per_exit(&self, subject: &Subject, work: fn(u32) -> Work) -> Result<f64> {
+    fn per_exit(&self, subject: &Subject, work: Storm) -> Result<f64> {
         let (few, many) = EXITS;
         let [short, long] = [few, many].map(|count| self.count(subject, work(count)));
         Ok((long? - short?) / f64::from(many - few))
@@ -61,15 +50,10 @@ impl Host<'_> {
         command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
         let end = capture_watched(command.args(words), PATIENCE)?;
         if !end.end.is_ok_and(|status| status.success()) {
-            bail!("{}: {}", subject.name, last_lines(&end.text, 5));
+            bail!("{}", last_lines(&end.text, 5));
         }
         collected(&end.text).context("valgrind counted nothing")
     }
-}
-
-/// The others have signals or memory that valgrind does not take.
-fn can(subject: &Subject) -> bool {
-    matches!(subject.kind, Kind::MiniVmm | Kind::Floor)
 }
 
 /// The number behind "Collected" in what callgrind prints.

@@ -3,9 +3,7 @@
 
 //! The report as Markdown.
 
-use std::fmt::Write;
-
-use super::results::{Measure, OTHER, OURS, Point, Report};
+use super::results::{Measure, OTHER, OURS, Report};
 use super::stats::{Estimate, estimate, mad, mann_whitney, quantile};
 use super::targets::{self, Verdict};
 
@@ -13,98 +11,72 @@ use super::targets::{self, Verdict};
 pub fn render(report: &Report) -> String {
     let mut text = String::from("# Benchmark\n\n");
     for (name, value) in &report.facts {
-        line(&mut text, format_args!("- {name}: {value}"));
+        text += &format!("- {name}: {value}\n");
     }
-    text.push_str(
-        "\nRatios are medians of the ratios of single rounds, with their 95 % interval.\n",
-    );
+    text += "\nRatios are medians of the ratios of single rounds, with their 95 % interval.\n";
     for measure in &report.measures {
-        line(
-            &mut text,
-            format_args!("\n## {} ({})\n", measure.title, measure.unit),
-        );
-        table(&mut text, measure);
+        text += &format!("\n## {} ({})\n\n", measure.title, measure.unit);
+        text += &table(&rows(measure));
     }
-    let verdicts = targets::check(report);
-    if !verdicts.is_empty() {
-        text.push_str("\n## Targets\n\n| target | measured | |\n|---|---|---|\n");
-        for Verdict { target, found, met } in verdicts {
-            let met = if met { "met" } else { "**missed**" };
-            line(&mut text, format_args!("| {target} | {found} | {met} |"));
-        }
+    let mut verdicts = vec![["target", "measured", ""].map(str::to_owned).to_vec()];
+    for Verdict { target, found, met } in targets::check(report) {
+        let met = if met { "met" } else { "**missed**" };
+        verdicts.push(vec![target.to_owned(), found, met.to_owned()]);
+    }
+    if verdicts.len() > 1 {
+        text += &format!("\n## Targets\n\n{}", table(&verdicts));
     }
     if !report.notes.is_empty() {
-        text.push_str("\n## Notes\n\n");
-        for note in &report.notes {
-            line(&mut text, format_args!("- {note}"));
-        }
+        text += "\n## Notes\n\n";
+    }
+    for note in &report.notes {
+        text += &format!("- {note}\n");
     }
     text
 }
 
-fn line(text: &mut String, arguments: std::fmt::Arguments) {
-    // Writing to a String never fails.
-    let _ = text.write_fmt(arguments);
-    text.push('\n');
+/// A table of rows, the first of which is its head.
+fn table(rows: &[Vec<String>]) -> String {
+    let line = |cells: &Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let cells = rows.first().map_or(0, Vec::len);
+    lines.insert(1, format!("|{}\n", "---|".repeat(cells)));
+    lines.concat()
 }
 
-fn table(text: &mut String, measure: &Measure) {
-    let axis = measure.axis.as_deref();
-    let compared = measure
-        .points
-        .iter()
-        .any(|point| point.samples(OTHER).is_some());
-    let (lead, rule) = axis.map_or((String::new(), ""), |axis| (format!("| {axis} "), "|---"));
-    let (last, last_rule) = match compared {
-        true => (format!(" p against {OTHER} |"), "---|"),
-        false => (String::new(), ""),
-    };
-    line(
-        text,
-        format_args!("{lead}| | median | 25 % – 75 % | MAD | n | ratio |{last}"),
-    );
-    line(
-        text,
-        format_args!("{rule}|---|---|---|---|---|---|{last_rule}"),
-    );
+/// The head and the rows of a measure's table, one per place and subject.
+fn rows(measure: &Measure) -> Vec<Vec<String>> {
+    let mut points = measure.points.iter();
+    let is_compared = points.any(|point| point.samples(OTHER).is_some());
+    let head = ["", "median", "25 % – 75 %", "MAD", "n", "ratio"].map(str::to_owned);
+    let lead = measure.axis.iter().cloned();
+    let last = is_compared.then(|| format!("p against {OTHER}"));
+    let mut rows = vec![lead.chain(head).chain(last).collect()];
     for point in &measure.points {
-        rows(text, point, compared);
-    }
-}
-
-fn rows(text: &mut String, point: &Point, compared: bool) {
-    for series in &point.series {
-        let samples = &series.samples;
-        let lead = point
-            .x
-            .map_or(String::new(), |x| format!("| {} ", number(x)));
-        let ratio = point
-            .base()
-            .filter(|base| *base != series.subject)
-            .and_then(|base| Some((base, point.ratio(&series.subject, base)?)))
-            .map_or(String::new(), |(base, ratio)| {
-                format!("{} × {base}", interval(&ratio))
+        for series in &point.series {
+            let (subject, samples) = (&series.subject, &series.samples);
+            let quartile = |q| number(quantile(samples, q));
+            let base = point.base().filter(|base| base != subject);
+            let ratio = base.and_then(|base| {
+                let ratio = interval(&point.ratio(subject, base)?);
+                Some(format!("{ratio} × {base}"))
             });
-        let last = match (compared, point.samples(OTHER)) {
-            (true, Some(other)) if series.subject == OURS => {
-                format!(" {:.3} |", mann_whitney(samples, other))
-            }
-            (true, _) => " |".to_owned(),
-            (false, _) => String::new(),
-        };
-        line(
-            text,
-            format_args!(
-                "{lead}| {} | {} | {} – {} | {} | {} | {ratio} |{last}",
-                series.subject,
+            let other = point.samples(OTHER).filter(|_| subject == OURS);
+            let p = other.map(|other| format!("{:.3}", mann_whitney(samples, other)));
+            let cells = [
+                subject.clone(),
                 number(estimate(samples).median),
-                number(quantile(samples, 0.25)),
-                number(quantile(samples, 0.75)),
+                format!("{} – {}", quartile(0.25), quartile(0.75)),
                 number(mad(samples)),
-                samples.len(),
-            ),
-        );
+                samples.len().to_string(),
+                ratio.unwrap_or_default(),
+            ];
+            let last = is_compared.then(|| p.unwrap_or_default());
+            let lead = point.x.map(number).into_iter();
+            rows.push(lead.chain(cells).chain(last).collect());
+        }
     }
+    rows
 }
 
 /// A ratio with its interval.
@@ -177,7 +149,7 @@ mod tests {
         };
         let text = render(&report);
         assert!(
-            text.contains("| MiB | | median") && text.contains("| 32 | mini-vmm | 1 "),
+            text.contains("| MiB |  | median") && text.contains("| 32 | mini-vmm | 1 "),
             "{text}"
         );
     }

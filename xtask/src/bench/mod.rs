@@ -27,12 +27,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{capture, has_program, write};
+use crate::process::{capture, has_program, make_directory, write};
 use crate::revision::Revision;
 use crate::workspace::Scratch;
 use crate::{build, host as this_host};
 use host::{Effort, FULL, Host, QUICK};
-use results::{FLOOR, Measure, OTHER, OURS, Report};
+use results::{FLOOR, OTHER, OURS, Report};
 use subject::{Kind, Subject};
 
 /// How it measures, for readers.
@@ -98,8 +98,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
         write(path, markdown)?;
     }
     if let Some(directory) = &options.svg {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("can't make {}", directory.display()))?;
+        make_directory(directory)?;
         for measure in &report.measures {
             if let Some(plot) = svg::plot(measure)? {
                 write(&directory.join(format!("{}.svg", measure.id)), plot)?;
@@ -181,39 +180,35 @@ impl Options {
         let probe = build::bench_probe()?;
         let subjects = self.subjects(&ours, &probe, against.as_deref());
         let scratch = Scratch::new()?;
-        let directory = scratch.path("");
         let mut report = Report {
             facts: facts(&subjects),
+            counted: self.in_bed && !self.wall,
             ..Report::default()
         };
         if self.in_bed {
-            let bed = bed::InBed {
-                probe: &probe,
-                directory,
-                subjects: &subjects,
-                rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 6 }),
-                counted: !self.wall,
-            };
-            let clock = if self.wall {
-                "wall"
-            } else {
-                "counted instructions"
+            let clock = match self.wall {
+                true => "wall",
+                false => "counted instructions",
             };
             let place = format!("the AMD bed, QEMU TCG with one CPU; its clock: {clock}");
             report.facts.push(("place".into(), place));
-            let (measures, note) = bed.measure(&self.only)?;
-            report.measures = measures;
-            report.notes.extend(note);
+            let bed = bed::InBed {
+                probe: &probe,
+                directory: scratch.path(""),
+                subjects: &subjects,
+                rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 6 }),
+            };
+            bed.measure(&self.only, &mut report)?;
         } else {
             let mut host = Host {
                 probe: &probe,
-                directory,
+                directory: scratch.path(""),
                 subjects: &subjects,
                 effort: self.effort(),
-                notes: Vec::new(),
+                report,
             };
-            report.measures = self.on_host(&mut host)?;
-            report.notes = host.notes;
+            self.on_host(&mut host);
+            report = host.report;
             report.notes.extend(missing());
         }
         if report.measures.is_empty() {
@@ -230,45 +225,34 @@ impl Options {
         }
     }
 
-    fn on_host(&self, host: &mut Host) -> Result<Vec<Measure>> {
-        let mut all = Vec::new();
-        type Group = fn(&mut Host) -> Vec<Measure>;
-        let groups: [(&str, Group); 7] = [
-            ("start", |host| host.start()),
-            ("first-byte", |host| host.first_output()),
-            ("growth", |host| host.growth()),
-            ("exits", |host| host.exits()),
-            ("idle", |host| host.idle()),
-            ("many", |host| host.many()),
-            ("resets", |host| host.resets()),
+    fn on_host<'a>(&self, host: &mut Host<'a>) {
+        type Group<'a> = fn(&mut Host<'a>);
+        let groups: [(&str, Group<'a>); 9] = [
+            ("start", Host::start),
+            ("first-byte", Host::first_output),
+            ("growth", Host::growth),
+            ("exits", Host::exits),
+            ("idle", Host::idle),
+            ("many", Host::many),
+            ("resets", Host::resets),
+            ("instructions", Host::instructions),
+            ("size", Host::sizes),
         ];
-        for (_, measure) in groups.iter().filter(|(name, _)| name.contains(&self.only)) {
-            all.extend(measure(host));
+        // A look has no time for all.
+        let is_slow = |name| name == "instructions" && self.quick && self.only.is_empty();
+        for (name, measure) in groups {
+            if name.contains(&self.only) && !is_slow(name) {
+                measure(host);
+            }
         }
-        // A look has no time for it.
-        if "instructions".contains(&self.only) && !(self.quick && self.only.is_empty()) {
-            all.extend(host.instructions());
-        }
-        if "size".contains(&self.only) {
-            all.push(host.sizes()?);
-        }
-        all.retain(|measure| !measure.points.is_empty());
-        Ok(all)
     }
 
     fn subjects(&self, ours: &Path, probe: &Path, against: Option<&Path>) -> Vec<Subject> {
-        let new = |name: &str, kind, program: &Path| Subject {
-            name: name.to_owned(),
-            kind,
-            program: program.to_owned(),
-        };
         let mut subjects = vec![
-            new(OURS, Kind::MiniVmm, ours),
-            new(FLOOR, Kind::Floor, probe),
+            Subject::new(OURS, Kind::MiniVmm, ours),
+            Subject::new(FLOOR, Kind::Floor, probe),
         ];
-        if let Some(other) = against {
-            subjects.push(new(OTHER, Kind::MiniVmm, other));
-        }
+        subjects.extend(against.map(|other| Subject::new(OTHER, Kind::MiniVmm, other)));
         subjects.extend(self.peers.iter().cloned());
         subjects
     }
@@ -309,19 +293,15 @@ fn facts(subjects: &[Subject]) -> Vec<(String, String)> {
 
 /// What would say more, but is not here.
 fn missing() -> Vec<String> {
+    let instructions = "instructions per exit in user space (callgrind)";
     let tools = [
         ("perf", "where the time goes (perf stat, perf record)"),
-        (
-            "valgrind",
-            "instructions per exit in user space (callgrind)",
-        ),
+        ("valgrind", instructions),
         ("strace", "system calls at start-up (strace -f -r)"),
     ];
-    tools
-        .iter()
-        .filter(|(tool, _)| !has_program(tool))
-        .map(|(tool, what)| format!("{tool} is not installed: it would say {what}"))
-        .collect()
+    let missing = tools.into_iter().filter(|(tool, _)| !has_program(tool));
+    let note = |(tool, what)| format!("{tool} is not installed: it would say {what}");
+    missing.map(note).collect()
 }
 
 #[cfg(test)]

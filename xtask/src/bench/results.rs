@@ -3,9 +3,44 @@
 
 //! What was measured: samples by measure, place on an axis, and subject.
 
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::stats::{Estimate, estimate, paired_ratio};
+
+/// All measures: id, title, unit, and what grows along the axis, if there is one.
+#[rustfmt::skip]
+const MEASURES: [(&str, &str, &str, Option<&str>); 27] = [
+    ("start-wall", "exec to exit", "ms", None),
+    ("start-cpu", "exec to exit, CPU", "ms", None),
+    ("first-byte", "exec to the guest's first byte", "ms", None),
+    ("tear-down", "the guest's first byte to exit", "ms", None),
+    ("memory-wall", "exec to exit by memory", "ms", Some("MiB")),
+    ("memory-cpu", "exec to exit by memory, CPU", "ms", Some("MiB")),
+    ("vcpus-wall", "exec to exit by vCPUs", "ms", Some("vCPUs")),
+    ("vcpus-cpu", "exec to exit by vCPUs, CPU", "ms", Some("vCPUs")),
+    ("exits-port", "port writes to a device", "exits/s", None),
+    ("exits-mmio", "MMIO writes to no device", "exits/s", None),
+    ("exits-msr", "registrations by MSR", "exits/s", None),
+    ("exits-hypercall", "hypercalls by port", "exits/s", None),
+    ("idle-rss", "idle VM, resident without guest", "MB", None),
+    ("idle-dirty", "idle VM, private and dirty", "MB", None),
+    ("many-up", "machines at once until all guests run", "ms", Some("machines")),
+    ("many-rss", "machines at once, memory without guests", "MB", Some("machines")),
+    ("many-down", "machines at once until all are killed", "ms", Some("machines")),
+    ("resets", "machines per second in one process, by resets", "1/s", None),
+    ("instructions-port", "a port write to a device, in user space", "instructions", None),
+    ("instructions-mmio", "an MMIO write to no device, in user space", "instructions", None),
+    ("instructions-hypercall", "a hypercall by port, in user space", "instructions", None),
+    ("size", "size of the program's file", "MB", None),
+    ("boot", "Debian's vmlinux, the same command line, exec to power-off", "ms", None),
+    ("boot-init", "Debian's vmlinux, the same command line, exec to init", "ms", None),
+    ("boot-bzimage", "Debian's bzImage, the same command line, exec to power-off", "ms", None),
+    ("boot-own", "Debian's vmlinux, each VMM's own command line, exec to power-off", "ms", None),
+    ("timeline", "mini-vmm and Debian's kernel, by stage", "ms", None),
+];
 
 /// The samples of one subject, one per round.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +52,7 @@ pub struct Series {
 }
 
 /// All subjects at one place of the axis.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Point {
     /// The place; none where the measure has no axis.
     pub x: Option<f64>,
@@ -26,7 +61,7 @@ pub struct Point {
 }
 
 /// One thing that is measured.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measure {
     /// A short name, unique in a report: file names and JSON have it.
     pub id: String,
@@ -47,22 +82,36 @@ pub const OURS: &str = "mini-vmm";
 /// The build that it is compared with.
 pub const OTHER: &str = "other build";
 
+/// The samples with what they come to.
+impl Serialize for Series {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Estimate { median, interval } = estimate(&self.samples);
+        let (subject, samples) = (&self.subject, &self.samples);
+        json!({"subject": subject, "median": median, "interval95": interval, "samples": samples})
+            .serialize(serializer)
+    }
+}
+
+/// The item that `is` finds, or else a new one behind the others.
+fn find_or_add<T>(all: &mut Vec<T>, is: impl FnMut(&T) -> bool, new: impl FnOnce() -> T) -> &mut T {
+    let at = all.iter().position(is).unwrap_or_else(|| {
+        all.push(new());
+        all.len() - 1
+    });
+    &mut all[at]
+}
+
 impl Point {
     /// The samples of a subject.
     pub fn samples(&self, subject: &str) -> Option<&[f64]> {
-        let series = self
-            .series
-            .iter()
-            .find(|series| series.subject == subject)?;
-        Some(&series.samples)
+        let mut all = self.series.iter();
+        Some(&all.find(|series| series.subject == subject)?.samples)
     }
 
     /// What the ratios at this point are to: the floor, else mini-vmm.
     pub fn base(&self) -> Option<&str> {
-        [FLOOR, OURS].into_iter().find(|name| {
-            self.samples(name)
-                .is_some_and(|samples| !samples.is_empty())
-        })
+        let is_there = |name: &&str| self.samples(name).is_some_and(|found| !found.is_empty());
+        [FLOOR, OURS].into_iter().find(is_there)
     }
 
     /// `subject` divided by `base`, round by round.
@@ -84,26 +133,27 @@ impl Measure {
         }
     }
 
+    /// The measure that is listed with this id.
+    fn listed(id: &str) -> Measure {
+        let found = MEASURES.into_iter().find(|measure| measure.0 == id);
+        let (_, title, unit, axis) = found.unwrap_or((id, id, "", None));
+        Measure::new(id, title, unit, axis)
+    }
+
     /// Adds one subject's sample at a place.
     pub fn push(&mut self, x: Option<f64>, subject: &str, sample: f64) {
-        let at = match self.points.iter().position(|point| point.x == x) {
-            Some(at) => at,
-            None => {
-                self.points.push(Point {
-                    x,
-                    series: Vec::new(),
-                });
-                self.points.len() - 1
-            }
+        let new_point = || Point {
+            x,
+            series: Vec::new(),
         };
-        let series = &mut self.points[at].series;
-        match series.iter_mut().find(|series| series.subject == subject) {
-            Some(series) => series.samples.push(sample),
-            None => series.push(Series {
-                subject: subject.to_owned(),
-                samples: vec![sample],
-            }),
-        }
+        let new_series = || Series {
+            subject: subject.to_owned(),
+            samples: Vec::new(),
+        };
+        let point = find_or_add(&mut self.points, |point| point.x == x, new_point);
+        let is = |series: &Series| series.subject == subject;
+        let series = find_or_add(&mut point.series, is, new_series);
+        series.samples.push(sample);
     }
 
     /// The only point of a measure without an axis.
@@ -121,9 +171,23 @@ pub struct Report {
     pub measures: Vec<Measure>,
     /// What could not be measured, and why; what was found besides numbers.
     pub notes: Vec<String>,
+    /// Whether time is counted in instructions; the units say so.
+    pub counted: bool,
 }
 
 impl Report {
+    /// Adds one subject's sample to a measure, which is one of the listed ones, at a place of its axis.
+    pub fn push(&mut self, id: &str, x: Option<f64>, subject: &str, sample: f64) {
+        let counted = if self.counted { ", counted" } else { "" };
+        let new = || {
+            let mut measure = Measure::listed(id);
+            measure.unit += counted;
+            measure
+        };
+        let measure = find_or_add(&mut self.measures, |measure| measure.id == id, new);
+        measure.push(x, subject, sample);
+    }
+
     /// The measure with this id.
     pub fn find(&self, id: &str) -> Option<&Measure> {
         self.measures.iter().find(|measure| measure.id == id)
@@ -131,44 +195,10 @@ impl Report {
 
     /// All samples, for programs.
     pub fn to_json(&self) -> Value {
-        let facts: serde_json::Map<String, Value> = self
-            .facts
-            .iter()
-            .map(|(name, value)| (name.clone(), value.as_str().into()))
-            .collect();
-        let measures: Vec<Value> = self.measures.iter().map(measure_json).collect();
-        json!({ "version": 1, "facts": facts, "measures": measures, "notes": self.notes })
+        let (measures, notes) = (&self.measures, &self.notes);
+        let facts = self.facts.iter().cloned().collect::<BTreeMap<_, _>>();
+        json!({ "version": 1, "facts": facts, "measures": measures, "notes": notes })
     }
-}
-
-fn measure_json(measure: &Measure) -> Value {
-    let points: Vec<Value> = measure
-        .points
-        .iter()
-        .map(|point| {
-            let series: Vec<Value> = point
-                .series
-                .iter()
-                .map(|series| {
-                    let Estimate { median, interval } = estimate(&series.samples);
-                    json!({
-                        "subject": series.subject,
-                        "median": median,
-                        "interval95": interval.map(|(low, high)| [low, high]),
-                        "samples": series.samples,
-                    })
-                })
-                .collect();
-            json!({ "x": point.x, "series": series })
-        })
-        .collect();
-    json!({
-        "id": measure.id,
-        "title": measure.title,
-        "unit": measure.unit,
-        "axis": measure.axis,
-        "points": points,
-    })
 }
 
 #[cfg(test)]
@@ -200,6 +230,7 @@ mod tests {
             facts: vec![("cpu".into(), "x".into())],
             measures: vec![measure],
             notes: vec!["n".into()],
+            ..Report::default()
         };
         let json = report.to_json();
         assert_eq!(
@@ -209,5 +240,22 @@ mod tests {
         assert_eq!(json["facts"]["cpu"], "x");
         assert_eq!(report.find("start-wall").unwrap().unit, "ms");
         assert!(report.find("x").is_none());
+    }
+
+    #[test]
+    fn measures_are_listed_once_and_counted_ones_say_so() {
+        let mut ids: Vec<&str> = Vec::new();
+        for (id, ..) in MEASURES {
+            assert!(!ids.contains(&id), "{id}");
+            ids.push(id);
+        }
+        let mut report = Report {
+            counted: true,
+            ..Report::default()
+        };
+        report.push("memory-wall", Some(32.0), OURS, 1.0);
+        let measure = report.find("memory-wall").unwrap();
+        assert_eq!(measure.axis.as_deref(), Some("MiB"));
+        assert_eq!(measure.unit, "ms, counted");
     }
 }

@@ -50,34 +50,38 @@ pub struct Setup {
     pub cpus: u32,
 }
 
-/// The usual machine.
-pub const MEMORY: u32 = 256;
-
 impl Setup {
     /// One vCPU and 256 MiB.
     pub fn of(work: Work) -> Setup {
         Setup {
             work,
-            memory: MEMORY,
+            memory: 256,
             cpus: 1,
         }
     }
 }
 
-/// A Linux guest by its paths where the subject runs.
+/// A guest by its files where the subject runs.
 #[derive(Clone, Copy, Debug)]
-pub struct Linux<'a> {
+pub struct Files<'a> {
     /// The kernel.
     pub kernel: &'a str,
     /// The initial RAM disk.
-    pub initrd: &'a str,
+    pub initrd: Option<&'a str>,
     /// The kernel's command line; none: the VMM's own.
     pub cmdline: Option<&'a str>,
-    /// Firecracker's configuration, which has the same in it.
-    pub firecracker: &'a str,
 }
 
 impl Subject {
+    /// A subject with this name.
+    pub fn new(name: &str, kind: Kind, program: &Path) -> Subject {
+        Subject {
+            name: name.to_owned(),
+            kind,
+            program: program.to_owned(),
+        }
+    }
+
     /// `NAME=PATH`.
     pub fn peer(text: &str) -> Result<Subject> {
         let (name, path) = text.split_once('=').with_context(|| {
@@ -96,11 +100,7 @@ impl Subject {
         if !program.is_file() {
             bail!("--peer {text}: there is no such file");
         }
-        Ok(Subject {
-            name: name.to_owned(),
-            kind,
-            program,
-        })
+        Ok(Subject::new(name, kind, &program))
     }
 
     /// Files besides the program and its libraries, and where it looks for them when it lies in `/bin`.
@@ -116,13 +116,8 @@ impl Subject {
                 .find_map(|path| path.canonicalize().ok())?;
             Some((file, format!("/share/qemu/{name}")))
         };
-        let names = [
-            "bios-microvm.bin",
-            "pvh.bin",
-            "linuxboot_dma.bin",
-            "kvmvapic.bin",
-        ];
-        names.into_iter().filter_map(find).collect()
+        let names = "bios-microvm.bin pvh.bin linuxboot_dma.bin kvmvapic.bin";
+        names.split(' ').filter_map(find).collect()
     }
 
     /// Whether it can run such a guest at all.
@@ -150,147 +145,102 @@ impl Subject {
 
     /// The words of a command line for `setup`, whose files are made in `directory`.
     pub fn words(&self, setup: &Setup, directory: &Path) -> Result<Vec<String>> {
-        let tag = format!(
-            "{}-{:?}-{}-{}",
-            self.name, setup.work, setup.memory, setup.cpus
-        );
+        if self.kind == Kind::Floor {
+            let (name, count) = match setup.work {
+                Work::Port(count) => ("port", count),
+                Work::Mmio(count) => ("mmio", count),
+                Work::Msr(count) => ("msr", count),
+                Work::Hypercall(count) => ("hypercall", count),
+                _ => ("nothing", 0),
+            };
+            let line = format!("floor {} {} {name} {count}", setup.memory, setup.cpus);
+            let mut words = vec![text(&self.program)];
+            words.extend(line.split(' ').map(str::to_owned));
+            return Ok(words);
+        }
+        let Setup { work, memory, cpus } = setup;
+        let tag = format!("{}-{work:?}-{memory}-{cpus}", self.name);
         let tag = tag.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
         let image = directory.join(format!("{tag}.elf"));
-        if self.kind != Kind::Floor && !image.is_file() {
-            write(&image, image::elf(setup.work, self.end()))?;
+        if !image.is_file() {
+            write(&image, image::elf(*work, self.end()))?;
         }
-        let image = text(&image);
-        let (memory, cpus) = (setup.memory.to_string(), setup.cpus.to_string());
-        let arguments: Vec<String> = match self.kind {
-            Kind::MiniVmm => {
-                let mut arguments = strings(&["--kernel", &image, "--cpus", &cpus]);
-                arguments.extend(strings(&[
-                    "--memory",
-                    &format!("{memory}M"),
-                    "--serial",
-                    "stdio",
-                ]));
-                arguments.extend(match setup.work {
-                    Work::Reset => strings(&["--on-reboot", "reset"]),
-                    Work::Msr(_) | Work::Hypercall(_) => strings(&["--hypercall", "pio"]),
-                    _ => Vec::new(),
-                });
-                arguments
-            }
-            Kind::Floor => {
-                let mut arguments = strings(&["floor", &memory, &cpus]);
-                let (name, count) = match setup.work {
-                    Work::Port(count) => ("port", count),
-                    Work::Mmio(count) => ("mmio", count),
-                    Work::Msr(count) => ("msr", count),
-                    Work::Hypercall(count) => ("hypercall", count),
-                    _ => ("nothing", 0),
-                };
-                arguments.extend([name.to_owned(), count.to_string()]);
-                arguments
-            }
-            Kind::Firecracker => {
-                let config = directory.join(format!("{tag}.json"));
-                // Others may be reading it: it is written once.
-                if !config.is_file() {
-                    let text = firecracker_config(&image, None, Some("console=ttyS0"), setup);
-                    write(&config, text)?;
-                }
-                strings(&["--no-api", "--config-file", &text(&config)])
-            }
-            _ => linux_words(self.kind, &image, None, Some("console=ttyS0"), setup),
+        let files = Files {
+            kernel: &text(&image),
+            initrd: None,
+            cmdline: (self.kind != Kind::MiniVmm).then_some("console=ttyS0"),
         };
-        let mut words = vec![text(&self.program)];
-        words.extend(arguments);
+        let config = directory.join(format!("{tag}.json"));
+        let mut words = self.boot(&files, setup, &config)?;
+        let more: &[&str] = match (self.kind, work) {
+            (Kind::MiniVmm, Work::Reset) => &["--on-reboot", "reset"],
+            (Kind::MiniVmm, Work::Msr(_) | Work::Hypercall(_)) => &["--hypercall", "pio"],
+            _ => &[],
+        };
+        words.extend(more.iter().map(|&word| word.to_owned()));
         Ok(words)
     }
 
-    /// The words of a command line that boots Linux; `program` is where the subject is.
-    pub fn linux_words(&self, program: &str, linux: &Linux, setup: &Setup) -> Vec<String> {
-        let mut words = vec![program.to_owned()];
-        if self.kind == Kind::Firecracker {
-            words.extend(strings(&["--no-api", "--config-file", linux.firecracker]));
-            return words;
+    /// The words of a command line that boots `files`; those of Firecracker are in a file, `config`, which is made.
+    pub fn boot(&self, files: &Files, setup: &Setup, config: &Path) -> Result<Vec<String>> {
+        let config = text(config);
+        let (line, initrd, cmdline) = match self.kind {
+            Kind::Firecracker => {
+                write(Path::new(&config), firecracker_config(files, setup))?;
+                let words = ["--no-api", "--config-file", &config].map(str::to_owned);
+                return Ok([text(&self.program)].into_iter().chain(words).collect());
+            }
+            Kind::MiniVmm | Kind::Floor => (
+                "--kernel {kernel} --cpus {cpus} --memory {memory}M --serial stdio",
+                "--initrd",
+                "--cmdline",
+            ),
+            Kind::CloudHypervisor => (
+                "--kernel {kernel} --cpus boot={cpus} --memory size={memory}M --serial tty --console off",
+                "--initramfs",
+                "--cmdline",
+            ),
+            Kind::Kvmtool => (
+                "run --kernel {kernel} --cpus {cpus} --mem {memory} --console serial --network mode=none",
+                "--initrd",
+                "--params",
+            ),
+            Kind::Qemu => (
+                "-M microvm -enable-kvm -cpu host -nodefaults -no-user-config -no-reboot \
+                 -display none -serial stdio -kernel {kernel} -smp {cpus} -m {memory}",
+                "-initrd",
+                "-append",
+            ),
+        };
+        let (memory, cpus) = (setup.memory.to_string(), setup.cpus.to_string());
+        let fill = |word: &str| match word {
+            "{kernel}" => files.kernel.to_owned(),
+            word => word.replace("{cpus}", &cpus).replace("{memory}", &memory),
+        };
+        let mut words = vec![text(&self.program)];
+        words.extend(line.split(' ').map(fill));
+        for (flag, value) in [(initrd, files.initrd), (cmdline, files.cmdline)] {
+            words.extend(
+                value
+                    .iter()
+                    .flat_map(|value| [flag, value].map(str::to_owned)),
+            );
         }
-        words.extend(linux_words(
-            self.kind,
-            linux.kernel,
-            Some(linux.initrd),
-            linux.cmdline,
-            setup,
-        ));
-        words
+        Ok(words)
     }
 }
 
-/// The arguments of those that take a kernel on their command line; with an initrd and a command line, if any.
-fn linux_words(
-    kind: Kind,
-    kernel: &str,
-    initrd: Option<&str>,
-    cmdline: Option<&str>,
-    setup: &Setup,
-) -> Vec<String> {
-    let (memory, cpus) = (setup.memory.to_string(), setup.cpus.to_string());
-    let (mut words, initrd_flag, cmdline_flag) = match kind {
-        Kind::CloudHypervisor => {
-            let mut words = strings(&["--kernel", kernel]);
-            words.extend(strings(&["--cpus", &format!("boot={cpus}")]));
-            words.extend(strings(&["--memory", &format!("size={memory}M")]));
-            words.extend(strings(&["--serial", "tty", "--console", "off"]));
-            (words, "--initramfs", "--cmdline")
-        }
-        Kind::Kvmtool => {
-            let mut words = strings(&["run", "--kernel", kernel]);
-            words.extend(strings(&["--cpus", &cpus, "--mem", &memory]));
-            words.extend(strings(&["--console", "serial", "--network", "mode=none"]));
-            (words, "--initrd", "--params")
-        }
-        Kind::Qemu => {
-            let mut words = strings(&["-M", "microvm", "-enable-kvm", "-cpu", "host"]);
-            words.extend(strings(&["-nodefaults", "-no-user-config", "-no-reboot"]));
-            words.extend(strings(&["-display", "none", "-serial", "stdio"]));
-            words.extend(strings(&["-kernel", kernel, "-smp", &cpus, "-m", &memory]));
-            (words, "-initrd", "-append")
-        }
-        _ => {
-            let mut words = strings(&["--kernel", kernel, "--cpus", &cpus]);
-            words.extend(strings(&["--memory", &format!("{memory}M")]));
-            words.extend(strings(&["--serial", "stdio"]));
-            (words, "--initrd", "--cmdline")
-        }
-    };
-    for (flag, value) in [(initrd_flag, initrd), (cmdline_flag, cmdline)] {
-        if let Some(value) = value {
-            words.extend(strings(&[flag, value]));
-        }
-    }
-    words
-}
-
-/// Firecracker's configuration file.
-pub fn firecracker_config(
-    kernel: &str,
-    initrd: Option<&str>,
-    cmdline: Option<&str>,
-    setup: &Setup,
-) -> String {
-    let mut boot = serde_json::json!({ "kernel_image_path": kernel });
-    for (key, value) in [("initrd_path", initrd), ("boot_args", cmdline)] {
-        if let Some(value) = value {
-            boot[key] = value.into();
-        }
-    }
+fn firecracker_config(files: &Files, setup: &Setup) -> String {
     let config = serde_json::json!({
-        "boot-source": boot,
+        "boot-source": {
+            "kernel_image_path": files.kernel,
+            "initrd_path": files.initrd,
+            "boot_args": files.cmdline,
+        },
         "drives": [],
         "machine-config": { "vcpu_count": setup.cpus, "mem_size_mib": setup.memory },
     });
     config.to_string()
-}
-
-fn strings(words: &[&str]) -> Vec<String> {
-    words.iter().map(|&word| word.to_owned()).collect()
 }
 
 fn text(path: &Path) -> String {
@@ -303,11 +253,7 @@ mod tests {
     use crate::workspace::Scratch;
 
     fn subject(kind: Kind) -> Subject {
-        Subject {
-            name: "x".to_owned(),
-            kind,
-            program: "/x".into(),
-        }
+        Subject::new("x", kind, Path::new("/x"))
     }
 
     #[test]
@@ -353,27 +299,35 @@ mod tests {
 
     #[test]
     fn linux_is_booted_with_its_initrd() {
-        let linux = Linux {
+        let scratch = Scratch::new().unwrap();
+        let config = scratch.path("f");
+        let files = Files {
             kernel: "/k",
-            initrd: "/i",
+            initrd: Some("/i"),
             cmdline: Some("quiet"),
-            firecracker: "/f",
         };
         let setup = Setup::of(Work::Nothing);
+        let with_config = format!("--config-file {}", config.display());
         for (kind, expected) in [
             (Kind::MiniVmm, "--initrd /i"),
             (Kind::CloudHypervisor, "--initramfs /i"),
             (Kind::Kvmtool, "--params quiet"),
             (Kind::Qemu, "-initrd /i -append quiet"),
-            (Kind::Firecracker, "--config-file /f"),
+            (Kind::Firecracker, &with_config),
         ] {
-            let line = subject(kind).linux_words("/x", &linux, &setup).join(" ");
-            assert!(line.contains(expected), "{line}");
-            let own = Linux {
-                cmdline: None,
-                ..linux
+            let boot = |files| {
+                subject(kind)
+                    .boot(files, &setup, &config)
+                    .unwrap()
+                    .join(" ")
             };
-            let line = subject(kind).linux_words("/x", &own, &setup).join(" ");
+            let line = boot(&files);
+            assert!(line.contains(expected), "{line}");
+            let own = Files {
+                cmdline: None,
+                ..files
+            };
+            let line = boot(&own);
             assert!(!line.contains("quiet"), "{line}");
         }
     }

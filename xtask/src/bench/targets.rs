@@ -18,100 +18,72 @@ pub struct Verdict {
     pub met: bool,
 }
 
+/// How a measure is to be.
+#[derive(Clone, Copy)]
+enum Aim {
+    /// At most so many times the floor.
+    MostOfFloor(f64),
+    /// At least so many times the floor.
+    LeastOfFloor(f64),
+    /// At most so much.
+    Most(f64),
+    /// The slowest place of the axis at most so much above the fastest.
+    Flat(f64),
+    /// At most so many times the better one of the peers.
+    MostOfPeers(f64),
+}
+use Aim::{Flat, LeastOfFloor, Most, MostOfFloor, MostOfPeers};
+
+/// The measures, the aims, and how they are said.
+#[rustfmt::skip]
+const TARGETS: [(&str, Aim, &str); 10] = [
+    ("start-wall", MostOfFloor(1.25), "exec to exit, wall: at most 1.25 × floor"),
+    ("start-cpu", MostOfFloor(2.0), "exec to exit, CPU: at most 2 × floor"),
+    ("memory-wall", Flat(0.1), "flat within 10 % from 32 MiB to 16 GiB"),
+    ("exits-port", LeastOfFloor(0.98), "port exits: at least 0.98 of a bare loop"),
+    ("exits-hypercall", LeastOfFloor(0.97), "hypercalls by port: at least 0.97 of a bare port exit"),
+    ("idle-rss", Most(3.0), "idle VM: at most 3 MB resident without guest pages"),
+    ("idle-dirty", Most(0.3), "idle VM: at most 0.3 MB private and dirty"),
+    ("boot", MostOfPeers(0.8), "Debian's vmlinux to power-off, the same command line: at most 0.8 × the better of Firecracker and Cloud Hypervisor"),
+    ("boot-bzimage", MostOfPeers(0.8), "Debian's bzImage to power-off, the same command line: at most 0.8 ×"),
+    ("boot-own", MostOfPeers(0.8), "Debian's vmlinux to power-off, each VMM's own command line: at most 0.8 ×"),
+];
+
 /// The targets that the report has measures for.
 pub fn check(report: &Report) -> Vec<Verdict> {
-    let to_floor = |id, target, is_met: fn(f64) -> bool| {
-        let ratio = report.find(id)?.point()?.ratio(OURS, FLOOR)?;
-        Some(Verdict {
-            target,
-            found: interval(&ratio),
-            met: is_met(ratio.median),
-        })
+    let verdict = |(id, aim, target)| {
+        let (found, met) = judge(report.find(id)?, aim)?;
+        Some(Verdict { target, found, met })
     };
-    let at_most = |id, target, most: f64| {
-        let samples = report.find(id)?.point()?.samples(OURS)?;
-        let found = median(samples);
-        Some(Verdict {
-            target,
-            found: number(found),
-            met: found <= most,
-        })
-    };
-    [
-        to_floor(
-            "start-wall",
-            "exec to exit, wall: at most 1.25 × floor",
-            |r| r <= 1.25,
-        ),
-        to_floor("start-cpu", "exec to exit, CPU: at most 2 × floor", |r| {
-            r <= 2.0
-        }),
-        flat(report.find("memory-wall")),
-        to_floor(
-            "exits-port",
-            "port exits: at least 0.98 of a bare loop",
-            |r| r >= 0.98,
-        ),
-        to_floor(
-            "exits-hypercall",
-            "hypercalls by port: at least 0.97 of a bare port exit",
-            |r| r >= 0.97,
-        ),
-        at_most(
-            "idle-rss",
-            "idle VM: at most 3 MB resident without guest pages",
-            3.0,
-        ),
-        at_most(
-            "idle-dirty",
-            "idle VM: at most 0.3 MB private and dirty",
-            0.3,
-        ),
-        boot(
-            report.find("boot"),
-            "Debian's vmlinux to power-off, the same command line: at most 0.8 × the better of Firecracker and Cloud Hypervisor",
-        ),
-        boot(
-            report.find("boot-bzimage"),
-            "Debian's bzImage to power-off, the same command line: at most 0.8 ×",
-        ),
-        boot(
-            report.find("boot-own"),
-            "Debian's vmlinux to power-off, each VMM's own command line: at most 0.8 ×",
-        ),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    TARGETS.into_iter().filter_map(verdict).collect()
 }
 
-/// How much the slowest size of memory takes beside the fastest.
-fn flat(growth: Option<&Measure>) -> Option<Verdict> {
-    let medians = |point: &Point| point.samples(OURS).map(median);
-    let all: Vec<f64> = growth?.points.iter().filter_map(medians).collect();
-    let fastest = all.iter().copied().reduce(f64::min)?;
-    let slowest = all.iter().copied().reduce(f64::max)?;
-    let spread = slowest / fastest - 1.0;
-    Some(Verdict {
-        target: "flat within 10 % from 32 MiB to 16 GiB",
-        found: format!("{:.0} %", spread * 100.0),
-        met: spread <= 0.1,
-    })
-}
-
-/// A stock kernel beside the better one of the peers.
-fn boot(boot: Option<&Measure>, target: &'static str) -> Option<Verdict> {
-    let point = boot?.point()?;
+/// What was found, and whether it is what is aimed at; none where what it needs was not measured.
+fn judge(measure: &Measure, aim: Aim) -> Option<(String, bool)> {
+    let point = measure.point()?;
     let ours = median(point.samples(OURS)?);
-    let peers = ["firecracker", "cloud-hypervisor"];
-    let best = peers
-        .into_iter()
-        .filter_map(|peer| Some(median(point.samples(peer)?)))
-        .reduce(f64::min)?;
-    Some(Verdict {
-        target,
-        found: format!("{:.2}", ours / best),
-        met: ours <= 0.8 * best,
+    Some(match aim {
+        MostOfFloor(limit) => {
+            let ratio = point.ratio(OURS, FLOOR)?;
+            (interval(&ratio), ratio.median <= limit)
+        }
+        LeastOfFloor(limit) => {
+            let ratio = point.ratio(OURS, FLOOR)?;
+            (interval(&ratio), ratio.median >= limit)
+        }
+        Most(limit) => (number(ours), ours <= limit),
+        Flat(limit) => {
+            let medians = |point: &Point| point.samples(OURS).map(median);
+            let all = || measure.points.iter().filter_map(medians);
+            let spread = all().reduce(f64::max)? / all().reduce(f64::min)? - 1.0;
+            (format!("{:.0} %", spread * 100.0), spread <= limit)
+        }
+        MostOfPeers(limit) => {
+            let peers = ["firecracker", "cloud-hypervisor"];
+            let peers = peers.iter().filter_map(|peer| point.samples(peer));
+            let best = peers.map(median).reduce(f64::min)?;
+            (format!("{:.2}", ours / best), ours <= limit * best)
+        }
     })
 }
 
