@@ -23,13 +23,13 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Kvm, SyncReg, VcpuExit, VcpuFd};
 use mini_vmm::check::AutoRoute;
 use mini_vmm::config::{HypercallRoute, VmSpec};
-use mini_vmm::hypercall::calls::{Caller, Hypercalls, HypercallsBuilder};
+use mini_vmm::hypercall::calls::{Caller, Hypercalls};
 use mini_vmm::hypercall::para::{Gate, InstalledMsrs, MsrPlan, ParaHandler, RouteChoice, VcpuMsrs};
 use mini_vmm::machine::MachineIo;
 use mini_vmm::memory::{self, MappedVm};
 use mini_vmm::outcome::OutcomeLatch;
-use para_abi::vmm::VMM_HC_NOP;
-use para_abi::{Convention, MSR_KVM_API_MAGIC, ParaStatePayload};
+use para_abi::vmm::{VMM_HC_CONSOLE_WRITE, VMM_HC_NOP};
+use para_abi::{Call, Convention, KvmErrno, MSR_KVM_API_MAGIC, ParaStatePayload};
 use vcpu_loop::bus::BusBuilder;
 use vcpu_loop::kvm::{KvmHost, KvmVcpu};
 use vcpu_loop::{
@@ -79,14 +79,12 @@ struct Guest {
 }
 
 fn handlers() -> Arc<Hypercalls> {
-    let mut calls = HypercallsBuilder::new();
-    // As many as a machine has.
-    for number in (1..7).chain(VMM_HC_NOP..VMM_HC_NOP + 4) {
-        calls
-            .insert(number, "nop", |_: &Caller, _: &[u64; 6]| Ok(0))
-            .unwrap();
-    }
-    calls.build(1)
+    let nop = |_: &Caller, call: &Call| match call.nr {
+        // As many as a machine has.
+        1..7 | VMM_HC_NOP..=VMM_HC_CONSOLE_WRITE => Ok(0),
+        _ => Err(KvmErrno::KVM_ENOSYS),
+    };
+    Hypercalls::new(nop, 1)
 }
 
 fn start(vcpu: &VcpuFd) {

@@ -140,7 +140,7 @@ fn machine(counts: &Arc<Counts>) -> (MachineIo<FakeRegisters>, FakeRegisters) {
         bus: BusBuilder::new().build(),
         msrs: VcpuMsrs::new(0, Some(para), true),
         gate,
-        calls: services.build().unwrap(),
+        calls: services.build(),
         latch,
     };
     (io, registers)

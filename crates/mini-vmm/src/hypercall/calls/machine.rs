@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The registry of a machine: KVM's numbers and ours.
+//! The calls that every machine answers: KVM's numbers and ours.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,15 +11,14 @@ use para_abi::kvm::{
     KVM_HC_SEND_IPI, KVM_HC_VAPIC_POLL_IRQ,
 };
 use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP};
+use para_abi::{Call, KvmErrno};
 use vm_memory::GuestMemoryBackend;
 
 use super::clock::ClockCalls;
 use super::console::ConsoleCalls;
 use super::interrupts::InterruptCalls;
 use super::mapping::MappingCalls;
-use super::{
-    Caller, Clock, ConsoleSink, Hypercalls, HypercallsBuilder, Interrupts, NumberTaken, vmm,
-};
+use super::{Answer, Caller, Clock, ConsoleSink, Handler, Hypercalls, Interrupts, vmm};
 use crate::outcome::OutcomeLatch;
 
 /// What a machine's handlers work with.
@@ -49,92 +48,72 @@ impl<M: fmt::Debug> fmt::Debug for Services<M> {
 }
 
 impl<M: GuestMemoryBackend + Clone + Send + Sync + 'static> Services<M> {
-    /// The numbers that every machine answers, in a registry that takes more.
-    ///
-    /// # Errors
-    /// None: the numbers are different ones.
-    pub fn builder(self) -> Result<HypercallsBuilder, NumberTaken> {
-        let mut calls = HypercallsBuilder::new();
-        self.insert_kvm(&mut calls)?;
-        self.insert_ours(&mut calls)?;
-        Ok(calls)
-    }
-
-    /// The frozen registry of those numbers alone.
-    ///
-    /// # Errors
-    /// As [`builder`](Self::builder).
-    pub fn build(self) -> Result<Arc<Hypercalls>, NumberTaken> {
+    /// The calls of a machine that answers these numbers and no others.
+    pub fn build(self) -> Arc<Hypercalls> {
         let cpus = self.cpus;
-        Ok(self.builder()?.build(cpus))
+        Hypercalls::new(self.handler(), cpus)
     }
 
-    /// Today's numbers of KVM.
-    fn insert_kvm(&self, calls: &mut HypercallsBuilder) -> Result<(), NumberTaken> {
-        let interrupts = InterruptCalls {
-            interrupts: Arc::clone(&self.interrupts),
-            cpus: self.cpus,
-        };
-        let (kick, ipi, yields) = (interrupts.clone(), interrupts.clone(), interrupts);
-        let clock = ClockCalls {
-            memory: self.memory.clone(),
-            clock: Arc::clone(&self.clock),
-        };
-        let mapping = MappingCalls {
-            memory: self.memory.clone(),
-        };
-        type Args = [u64; 6];
-        calls
-            .insert(
-                KVM_HC_VAPIC_POLL_IRQ,
-                "VAPIC_POLL_IRQ",
-                |_: &Caller, _: &Args| vmm::nop(),
-            )?
-            .insert(KVM_HC_KICK_CPU, "KICK_CPU", move |_: &Caller, a: &Args| {
-                kick.kick(a)
-            })?
-            .insert(
-                KVM_HC_CLOCK_PAIRING,
-                "CLOCK_PAIRING",
-                move |c: &Caller, a: &Args| clock.pairing(c, a),
-            )?
-            .insert(KVM_HC_SEND_IPI, "SEND_IPI", move |c: &Caller, a: &Args| {
-                ipi.send_ipi(c, a)
-            })?
-            .insert(
-                KVM_HC_SCHED_YIELD,
-                "SCHED_YIELD",
-                move |_: &Caller, _: &Args| yields.sched_yield(),
-            )?
-            .insert(
-                KVM_HC_MAP_GPA_RANGE,
-                "MAP_GPA_RANGE",
-                move |_: &Caller, a: &Args| mapping.map(a),
-            )?;
-        Ok(())
-    }
-
-    /// The documented range for VMMs in user space.
-    fn insert_ours(self, calls: &mut HypercallsBuilder) -> Result<(), NumberTaken> {
-        let outcome = self.outcome;
-        type Args = [u64; 6];
-        calls
-            .insert(VMM_HC_NOP, "NOP", |_: &Caller, _: &Args| vmm::nop())?
-            .insert(VMM_HC_BOOT_MARK, "BOOT_MARK", vmm::boot_mark)?
-            .insert(VMM_HC_EXIT, "EXIT", move |_: &Caller, a: &Args| {
-                vmm::exit(&outcome, a)
-            })?;
-        if let Some(sink) = self.console {
-            let console = ConsoleCalls {
+    /// The handler of KVM's numbers and ours, for a handler with more of its own to pass on to.
+    pub fn handler(self) -> impl Handler + 'static {
+        MachineCalls {
+            interrupts: InterruptCalls {
+                interrupts: self.interrupts,
+                cpus: self.cpus,
+            },
+            clock: ClockCalls {
+                memory: self.memory.clone(),
+                clock: self.clock,
+            },
+            mapping: MappingCalls {
+                memory: self.memory.clone(),
+            },
+            console: self.console.map(|sink| ConsoleCalls {
                 memory: self.memory,
                 sink,
-            };
-            calls.insert(
-                VMM_HC_CONSOLE_WRITE,
-                "CONSOLE_WRITE",
-                move |_: &Caller, a: &Args| console.write(a),
-            )?;
+            }),
+            outcome: self.outcome,
         }
-        Ok(())
+    }
+}
+
+/// A machine's handlers.
+struct MachineCalls<M> {
+    interrupts: InterruptCalls,
+    clock: ClockCalls<M>,
+    mapping: MappingCalls<M>,
+    console: Option<ConsoleCalls<M>>,
+    outcome: OutcomeLatch,
+}
+
+/// The numbers that [`MachineCalls`] answers, in order, with their names in messages.
+pub(super) const NUMBERS: [(u64, &str); 10] = [
+    (KVM_HC_VAPIC_POLL_IRQ, "VAPIC_POLL_IRQ"),
+    (KVM_HC_KICK_CPU, "KICK_CPU"),
+    (KVM_HC_CLOCK_PAIRING, "CLOCK_PAIRING"),
+    (KVM_HC_SEND_IPI, "SEND_IPI"),
+    (KVM_HC_SCHED_YIELD, "SCHED_YIELD"),
+    (KVM_HC_MAP_GPA_RANGE, "MAP_GPA_RANGE"),
+    (VMM_HC_NOP, "NOP"),
+    (VMM_HC_BOOT_MARK, "BOOT_MARK"),
+    (VMM_HC_EXIT, "EXIT"),
+    (VMM_HC_CONSOLE_WRITE, "CONSOLE_WRITE"),
+];
+
+impl<M: GuestMemoryBackend + Send + Sync> Handler for MachineCalls<M> {
+    fn call(&self, caller: &Caller, call: &Call) -> Answer {
+        let args = &call.args;
+        match (call.nr, &self.console) {
+            (KVM_HC_VAPIC_POLL_IRQ | VMM_HC_NOP, _) => Ok(0),
+            (KVM_HC_KICK_CPU, _) => self.interrupts.kick(args),
+            (KVM_HC_CLOCK_PAIRING, _) => self.clock.pairing(caller, args),
+            (KVM_HC_SEND_IPI, _) => self.interrupts.send_ipi(caller, args),
+            (KVM_HC_SCHED_YIELD, _) => self.interrupts.sched_yield(),
+            (KVM_HC_MAP_GPA_RANGE, _) => self.mapping.map(args),
+            (VMM_HC_BOOT_MARK, _) => vmm::boot_mark(caller, args),
+            (VMM_HC_EXIT, _) => vmm::exit(&self.outcome, args),
+            (VMM_HC_CONSOLE_WRITE, Some(console)) => console.write(args),
+            _ => Err(KvmErrno::KVM_ENOSYS),
+        }
     }
 }

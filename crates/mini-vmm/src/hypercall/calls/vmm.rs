@@ -10,11 +10,6 @@ use super::{Answer, Caller};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::start_time;
 
-/// Does nothing, for who measures the way here and back.
-pub(super) fn nop() -> Answer {
-    Ok(0)
-}
-
 /// Logs, at level info, how far the guest is.
 pub(super) fn boot_mark(caller: &Caller, args: &[u64; 6]) -> Answer {
     info!(

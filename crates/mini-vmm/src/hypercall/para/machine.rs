@@ -16,9 +16,7 @@ use vm_memory::GuestMemoryMmap;
 use super::{Completion, Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
 use crate::config::{HypercallRoute, SerialSpec, VmSpec};
 use crate::console::ConsoleOutput;
-use crate::hypercall::calls::{
-    ConsoleSink, Hypercalls, HypercallsBuilder, KvmClock, KvmInterrupts, Services,
-};
+use crate::hypercall::calls::{ConsoleSink, Hypercalls, KvmClock, KvmInterrupts, Services};
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::probe::guest::test_hypercall;
@@ -78,9 +76,9 @@ impl Para {
                     info!("guests can't register for hypercalls: {error}");
                     return Ok(Para::without(&config));
                 }
-                registers => (registers?, handlers(&config)?),
+                registers => (registers?, handlers(&config)),
             },
-            false => (Vec::new(), HypercallsBuilder::new().build(config.spec.cpus)),
+            false => (Vec::new(), Hypercalls::none()),
         };
         let convention = spec.hypercall_abi.convention();
         let gate = Gate::new(route.port(), convention, registers);
@@ -109,7 +107,7 @@ impl Para {
             memory: Arc::new(config.mapped.memory().clone()),
             route: None,
             gate: Arc::new(Gate::shut()),
-            calls: HypercallsBuilder::new().build(config.spec.cpus),
+            calls: Hypercalls::none(),
         }
     }
 
@@ -135,7 +133,7 @@ fn shared_registers(vcpus: &[KvmVcpu]) -> Result<Vec<SyncRegisters>, Error> {
 }
 
 /// The handlers of calls that reach the VMM.
-fn handlers(config: &ParaConfig<'_>) -> Result<Arc<Hypercalls>, Error> {
+fn handlers(config: &ParaConfig<'_>) -> Arc<Hypercalls> {
     let vm = config.mapped.vm();
     let offsets = config.vcpus.iter().map(|vcpu| TscOffset::of(vcpu.fd()));
     let services = Services {
@@ -152,7 +150,7 @@ fn handlers(config: &ParaConfig<'_>) -> Result<Arc<Hypercalls>, Error> {
         },
         outcome: config.latch.clone(),
     };
-    Ok(services.build()?)
+    services.build()
 }
 
 /// Runs a guest that makes a hypercall, in a virtual machine of its own.

@@ -11,7 +11,6 @@ use para_msr::profile;
 
 use super::{FORWARD_MSR, RouteError, forward};
 use crate::config::{HypercallRoute, MsrPolicy, VmSpec};
-use crate::hypercall::calls::NumberTaken;
 use crate::sys::xen;
 
 /// Why KVM can't give a machine the MSRs or hypercalls that were asked for.
@@ -38,9 +37,6 @@ pub enum Error {
     /// The route can't be had.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// Two handlers want one number.
-    #[error(transparent)]
-    Handlers(#[from] NumberTaken),
 }
 
 /// What came of a plan.
