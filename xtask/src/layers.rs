@@ -93,6 +93,7 @@ fn no_modules_use_each_other() {
     for package in [
         "mini-vmm",
         "vcpu-loop",
+        "pci-root",
         "para-msr",
         "para-abi",
         "hypercall-patch",

@@ -49,6 +49,11 @@ impl Address {
         self.0
     }
 
+    /// Bus and device, of which it is a function.
+    pub(crate) const fn device_bits(self) -> u16 {
+        self.0 >> 3
+    }
+
     /// The bus number.
     pub const fn bus(self) -> u8 {
         (self.0 >> 8) as u8

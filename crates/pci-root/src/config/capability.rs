@@ -41,7 +41,7 @@ impl Capability {
     }
 
     /// A capability whose `len` bytes behind id and next pointer are the device's to answer
-    /// .
+    /// ([`PciDevice::read_capability`](crate::PciDevice::read_capability)).
     pub fn live(id: u8, len: u8) -> Self {
         let mut capability = Self::fixed(id, vec![0; usize::from(len)]);
         capability.live = true;

@@ -1,0 +1,173 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A root under construction.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use super::PciRoot;
+use super::assign::assign;
+use crate::address::Address;
+use crate::config::{Class, Ids};
+use crate::function::{Function, FunctionBuilder, FunctionError, NoDevice};
+use crate::window::{Window, WindowError, Windows};
+
+/// The host bridge's ids, as Cloud Hypervisor has them: firmware for it looks for these.
+const HOST_BRIDGE: Ids = Ids::new(0x8086, 0x0d57, Class::HOST_BRIDGE);
+
+/// How many functions [`RootBuilder::push`] has addresses for: 8 of each device but the host bridge.
+const MAX_PUSHED: usize = 31 * 8;
+
+/// A root that can't be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RootError {
+    /// Its windows.
+    #[error(transparent)]
+    Windows(#[from] WindowError),
+    /// Its host bridge.
+    #[error("the host bridge can't be built: {0}")]
+    HostBridge(#[from] FunctionError),
+    /// An address that another function has.
+    #[error("two functions have the PCI address {address}: move one of them")]
+    Taken {
+        /// The address.
+        address: Address,
+    },
+    /// A bus that isn't there.
+    #[error(
+        "PCI address {address} is on a bus that isn't there: give the root more buses, of which it has {buses}"
+    )]
+    NoBus {
+        /// The address.
+        address: Address,
+        /// How many buses there are.
+        buses: u16,
+    },
+    /// A function that guests don't find.
+    #[error(
+        "there is a function at the PCI address {address} but none at function 0: guests look for that one first"
+    )]
+    NoFunction0 {
+        /// The address.
+        address: Address,
+    },
+    /// All addresses are taken.
+    #[error("all PCI addresses of bus 0 are taken: use fewer devices, at most {MAX_PUSHED}")]
+    Full,
+    /// A window is full.
+    #[error(
+        "BAR {bar} of the PCI function {address} with {size:#x} bytes doesn't fit into {window}: make that larger"
+    )]
+    WindowFull {
+        /// The function.
+        address: Address,
+        /// The BAR.
+        bar: u8,
+        /// Its bytes.
+        size: u64,
+        /// The window.
+        window: Window,
+    },
+}
+
+/// Builds a [`PciRoot`], whose host bridge it makes itself.
+#[derive(Debug)]
+pub struct RootBuilder {
+    windows: Windows,
+    functions: BTreeMap<Address, Function>,
+    memory_enabled: bool,
+}
+
+impl RootBuilder {
+    /// A root with a host bridge at 00:00.0, 8086:0d57, and nothing else.
+    ///
+    /// # Errors
+    /// There are no such windows: see [`WindowError`].
+    pub fn new(windows: Windows) -> Result<Self, RootError> {
+        windows.check()?;
+        let bridge = FunctionBuilder::new(HOST_BRIDGE)?.build(Arc::new(NoDevice));
+        Ok(RootBuilder {
+            windows,
+            functions: BTreeMap::from([(Address::HOST_BRIDGE, bridge)]),
+            memory_enabled: false,
+        })
+    }
+
+    /// Adds a function at an address.
+    ///
+    /// # Errors
+    /// There is one already, or no such bus.
+    pub fn insert(&mut self, address: Address, function: Function) -> Result<(), RootError> {
+        let buses = self.windows.buses;
+        if u16::from(address.bus()) >= buses {
+            return Err(RootError::NoBus { address, buses });
+        }
+        match self.functions.entry(address) {
+            Entry::Occupied(_) => Err(RootError::Taken { address }),
+            Entry::Vacant(place) => {
+                place.insert(function);
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds a function at the first address of bus 0 that is free, and returns it: a device of its own as long as there
+    /// are device numbers, then further functions of device 1, 2 and so on, so that a guest has few devices to look into.
+    /// The host bridge's device stays alone.
+    ///
+    /// # Errors
+    /// All of these addresses are taken.
+    pub fn push(&mut self, function: Function) -> Result<Address, RootError> {
+        let devices = (1..Address::DEVICES).map(|device| (device, 0));
+        let more = (1..Address::DEVICES)
+            .flat_map(|device| (1..Address::FUNCTIONS).map(move |number| (device, number)));
+        let address = devices
+            .chain(more)
+            .filter_map(|(device, number)| Address::new(0, device, number))
+            .find(|address| !self.functions.contains_key(address))
+            .ok_or(RootError::Full)?;
+        self.insert(address, function)?;
+        Ok(address)
+    }
+
+    /// Whether the functions answer at their BARs before the guest switches that on, as PC firmware leaves them. Without
+    /// it a guest has less to do when it asks for the sizes of BARs.
+    pub fn memory_enabled(&mut self, enabled: bool) -> &mut Self {
+        self.memory_enabled = enabled;
+        self
+    }
+
+    /// Gives the BARs their addresses, and freezes the list of functions.
+    ///
+    /// # Errors
+    /// A window is too small, or a device has no function 0.
+    pub fn build(self) -> Result<PciRoot, RootError> {
+        let RootBuilder {
+            windows,
+            mut functions,
+            memory_enabled,
+        } = self;
+        let addresses: Vec<_> = functions.keys().copied().collect();
+        for of_device in addresses.chunk_by(|a, b| a.device_bits() == b.device_bits()) {
+            let first = of_device[0];
+            if first.function() != 0 {
+                return Err(RootError::NoFunction0 { address: first });
+            }
+            if of_device.len() > 1
+                && let Some(function) = functions.get_mut(&first)
+            {
+                function.config_mut().set_multi_function();
+            }
+        }
+        assign(&mut functions, &windows)?;
+        let functions = functions.into_iter().map(|(address, mut function)| {
+            function.config_mut().set_decodes_memory(memory_enabled);
+            function.set_windows(windows);
+            (address, function)
+        });
+        Ok(PciRoot::new(windows, functions.collect()))
+    }
+}

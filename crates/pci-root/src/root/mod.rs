@@ -1,0 +1,201 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The root: which function an access is for.
+
+mod assign;
+mod builder;
+mod decode;
+mod state;
+
+use std::fmt;
+use std::sync::{PoisonError, RwLock};
+
+use crate::address::Address;
+use crate::bar::BARS;
+use crate::function::{Function, Reply};
+use crate::window::{Window, Windows};
+
+pub use builder::{RootBuilder, RootError};
+use decode::Decoder;
+pub use state::{RootState, RootStateError, SavedFunction};
+
+/// Bytes of configuration space that ECAM has for a function.
+const ECAM_FUNCTION_SIZE: u64 = 4096;
+
+/// The functions behind a root, and the way to them.
+///
+/// The VMM's bus gives it three ranges, [`Windows`], and the root looks for the function in them, so that a guest can
+/// move BARs while the bus stays as it is. Call it on any thread.
+///
+/// Where BARs overlap, the function with the lower address has the access, and in one function the BAR with the lower
+/// number. A BAR that isn't in one window as a whole is answered nowhere. An access that goes beyond the end of its BAR,
+/// or of a function's configuration space, is nobody's.
+///
+/// # Example
+/// ```
+/// use std::sync::Arc;
+/// use pci_root::{Class, FunctionBuilder, Ids, NoDevice, Reply, RootBuilder, Span, Window, Windows};
+///
+/// let windows = Windows {
+///     ecam: 0xe000_0000,
+///     buses: 1,
+///     low: Span::new(0xd000_0000, 0x1000_0000),
+///     high: Span::new(1 << 39, 1 << 39),
+/// };
+/// let device = FunctionBuilder::new(Ids::new(0x1af4, 0x1044, Class::OTHER))?.build(Arc::new(NoDevice));
+/// let mut builder = RootBuilder::new(windows)?;
+/// assert_eq!(builder.push(device)?.to_string(), "00:01.0");
+/// let root = builder.build()?;
+///
+/// let mut id = [0; 4];
+/// assert_eq!(root.read(Window::Ecam, 1 << 15, &mut id), Reply::Done);
+/// assert_eq!(id, [0xf4, 0x1a, 0x44, 0x10]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PciRoot {
+    windows: Windows,
+    /// In ascending order of their addresses.
+    functions: Box<[(Address, Function)]>,
+    /// Read at each access to a BAR, written when one moves. Function locks are taken under it, and no others.
+    decoder: RwLock<Decoder>,
+}
+
+impl fmt::Debug for PciRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PciRoot")
+            .field("windows", &self.windows)
+            .field("functions", &self.functions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PciRoot {
+    fn new(windows: Windows, functions: Box<[(Address, Function)]>) -> Self {
+        let bars = functions.len() * usize::from(BARS);
+        let root = PciRoot {
+            windows,
+            functions,
+            decoder: RwLock::new(Decoder::with_capacity(bars)),
+        };
+        for (index, (_, function)) in root.functions.iter().enumerate() {
+            if (0..BARS).any(|bar| function.decoded(bar).is_some()) {
+                root.moved(index);
+            }
+        }
+        root
+    }
+
+    /// Where the root's ranges are.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// The functions, in ascending order of their addresses.
+    pub fn functions(&self) -> impl Iterator<Item = (Address, &Function)> {
+        self.functions
+            .iter()
+            .map(|(address, function)| (*address, function))
+    }
+
+    /// The function at an address.
+    pub fn function(&self, address: Address) -> Option<&Function> {
+        self.index(address).map(|index| &self.functions[index].1)
+    }
+
+    fn index(&self, address: Address) -> Option<usize> {
+        self.functions
+            .binary_search_by_key(&address, |(address, _)| *address)
+            .ok()
+    }
+
+    /// The guest reads `data.len()` bytes at `offset` in a window, at any width and alignment. Where nobody answers,
+    /// `data` is all ones.
+    pub fn read(&self, window: Window, offset: u64, data: &mut [u8]) -> Reply {
+        data.fill(0);
+        let reply = match window {
+            Window::Ecam => match config_place(offset, data.len()) {
+                Some((address, register)) => {
+                    self.read_config(address, register, data);
+                    Reply::Done
+                }
+                None => Reply::Unclaimed,
+            },
+            Window::Low | Window::High => match self.find(window, offset, data.len()) {
+                Some((function, bar, offset)) => function.read_bar(bar, offset, data),
+                None => Reply::Unclaimed,
+            },
+        };
+        if reply == Reply::Unclaimed {
+            data.fill(0xff);
+        }
+        reply
+    }
+
+    /// The guest writes at `offset` in a window, at any width and alignment.
+    pub fn write(&self, window: Window, offset: u64, data: &[u8]) -> Reply {
+        match window {
+            Window::Ecam => match config_place(offset, data.len()) {
+                Some((address, register)) => {
+                    self.write_config(address, register, data);
+                    Reply::Done
+                }
+                None => Reply::Unclaimed,
+            },
+            Window::Low | Window::High => match self.find(window, offset, data.len()) {
+                Some((function, bar, offset)) => function.write_bar(bar, offset, data),
+                None => Reply::Unclaimed,
+            },
+        }
+    }
+
+    /// The guest reads configuration space. Where there is no function `data` is all ones, which a guest that looks for
+    /// functions expects.
+    pub fn read_config(&self, address: Address, register: u16, data: &mut [u8]) {
+        match self.function(address) {
+            Some(function) => function.read_config(register, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// The guest writes configuration space. Where there is no function the write is dropped.
+    pub fn write_config(&self, address: Address, register: u16, data: &[u8]) {
+        if let Some(index) = self.index(address)
+            && self.functions[index].1.write_config(register, data)
+        {
+            self.moved(index);
+        }
+    }
+
+    /// A function answers at other addresses from now on.
+    fn moved(&self, index: usize) {
+        let function = &self.functions[index].1;
+        self.decoder
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .update(index, function);
+        function.device().moved(function);
+    }
+
+    /// The function and BAR of an access, and the offset in the BAR.
+    fn find(&self, window: Window, offset: u64, len: usize) -> Option<(&Function, u8, u64)> {
+        let first = self.windows.span(window).base.checked_add(offset)?;
+        let last = first.checked_add((len as u64).saturating_sub(1))?;
+        let decoder = self.decoder.read();
+        let found = decoder
+            .unwrap_or_else(PoisonError::into_inner)
+            .find(first, last)?;
+        Some((&self.functions[found.index].1, found.bar, found.offset))
+    }
+}
+
+/// The function and the register of an access to ECAM, which is in one function as a whole.
+fn config_place(offset: u64, len: usize) -> Option<(Address, u16)> {
+    let address = u16::try_from(offset / ECAM_FUNCTION_SIZE).ok()?;
+    let register = offset % ECAM_FUNCTION_SIZE;
+    let end = register.checked_add(len as u64)?;
+    (end <= ECAM_FUNCTION_SIZE).then_some((Address::from_bits(address), register as u16))
+}
+
+#[cfg(test)]
+mod tests;
