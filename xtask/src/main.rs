@@ -13,6 +13,7 @@ mod build;
 mod cpio;
 #[cfg(test)]
 mod docs;
+mod elf;
 mod host;
 mod initramfs;
 mod kernels;

@@ -4,53 +4,15 @@
 //! A guest as the file that VMMs boot: an ELF image with a PVH entry, which all but kvmtool take.
 
 use super::guest::{self, End, Work};
+use crate::elf;
 
-/// Where the code is in the file.
-const OFFSET: u32 = 0x1000;
-/// Where the note is in the file: after the header and two program headers.
-const NOTE: u32 = 64 + 2 * 56;
 /// Xen, `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit entry point of PVH.
 const PHYS32_ENTRY: u32 = 18;
 
 /// The image of a guest.
 pub fn elf(work: Work, end: End) -> Vec<u8> {
-    let code = guest::code(work, end);
-    let mut image = b"\x7fELF\x02\x01\x01".to_vec();
-    image.resize(16, 0);
-    image.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64, version 1
-    for word in [u64::from(guest::ENTRY), 64, 0] {
-        image.extend(word.to_le_bytes()); // entry, program headers, section headers
-    }
-    image.extend([0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
-    let note = note();
-    let size = code.len() as u64;
-    let entry = u64::from(guest::ENTRY);
-    segment(&mut image, (1, 7), u64::from(OFFSET), entry, size);
-    segment(&mut image, (4, 4), u64::from(NOTE), 0, note.len() as u64);
-    image.extend(note);
-    image.resize(OFFSET as usize, 0);
-    image.extend(code);
-    image
-}
-
-/// A program header; type and flags.
-fn segment(image: &mut Vec<u8>, (kind, flags): (u32, u32), offset: u64, at: u64, size: u64) {
-    image.extend(kind.to_le_bytes());
-    image.extend(flags.to_le_bytes());
-    let alignment = if kind == 1 { u64::from(OFFSET) } else { 4 };
-    for word in [offset, at, at, size, size, alignment] {
-        image.extend(word.to_le_bytes());
-    }
-}
-
-fn note() -> Vec<u8> {
-    let mut note = Vec::new();
-    for word in [4, 4, PHYS32_ENTRY] {
-        note.extend(u32::to_le_bytes(word)); // sizes of name and value, type
-    }
-    note.extend(b"Xen\0");
-    note.extend(guest::ENTRY.to_le_bytes());
-    note
+    let note = elf::note(b"Xen\0", PHYS32_ENTRY, guest::ENTRY);
+    elf::executable(guest::ENTRY.into(), &guest::code(work, end), &note)
 }
 
 #[cfg(test)]

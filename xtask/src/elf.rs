@@ -1,0 +1,56 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A writer of small x86-64 ELF files: code at one address, and a note where a loader looks for one
+//! (System V ABI, "Object files").
+
+/// Where the code is in the file.
+const OFFSET: u64 = 0x1000;
+/// Where the note is in the file: after the header and two program headers.
+const NOTE: u64 = 64 + 2 * 56;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+
+/// An executable whose code lies and starts at `entry`, with all rights; and its note, which may be empty.
+pub fn executable(entry: u64, code: &[u8], note: &[u8]) -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64, version 1
+    for word in [entry, 64, 0] {
+        file.extend(word.to_le_bytes()); // entry, program headers, section headers
+    }
+    // Flags; the sizes of the header and of a program header, how many of those; sections: none.
+    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    segment(&mut file, (PT_LOAD, 7), (OFFSET, code.len()), entry, OFFSET);
+    segment(&mut file, (PT_NOTE, 4), (NOTE, note.len()), 0, 4);
+    file.extend(note);
+    file.resize(OFFSET as usize, 0);
+    file.extend(code);
+    file
+}
+
+/// A program header: type and flags, place and size in the file, address, alignment.
+fn segment(
+    file: &mut Vec<u8>,
+    (kind, flags): (u32, u32),
+    (offset, size): (u64, usize),
+    at: u64,
+    alignment: u64,
+) {
+    file.extend(kind.to_le_bytes());
+    file.extend(flags.to_le_bytes());
+    for word in [offset, at, at, size as u64, size as u64, alignment] {
+        file.extend(word.to_le_bytes());
+    }
+}
+
+/// A note: whose it is, of which type, and what it says.
+pub fn note(name: &[u8; 4], kind: u32, value: u32) -> Vec<u8> {
+    let mut note = Vec::new();
+    for word in [4, 4, kind] {
+        note.extend(u32::to_le_bytes(word)); // sizes of name and value, type
+    }
+    note.extend(name);
+    note.extend(value.to_le_bytes());
+    note
+}
