@@ -293,7 +293,7 @@ fn facts(subjects: &[Subject]) -> Vec<(String, String)> {
 
 /// What would say more, but is not here.
 fn missing() -> Vec<String> {
-    let instructions = "instructions per exit in user space (callgrind)";
+    let instructions = "instructions per exit in user space (cachegrind)";
     let tools = [
         ("perf", "where the time goes (perf stat, perf record)"),
         ("valgrind", instructions),
