@@ -5,9 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
-use crate::workspace::root;
+use crate::workspace::{root, sources};
 
 /// The first cell of each row of the page's tables, in lower case: `r1`, `h16`.
 fn rules(page: &str) -> BTreeSet<String> {
@@ -32,25 +31,16 @@ fn tested(text: &str) -> impl Iterator<Item = String> {
         .map(str::to_owned)
 }
 
-/// Adds the numbers that the tests below `directory` carry.
-fn add_tested(directory: &Path, found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(directory).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            add_tested(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.extend(tested(&fs::read_to_string(&path).unwrap()));
-        }
-    }
-}
-
 #[test]
 fn rules_and_tests_agree() {
     let rules = rules(&fs::read_to_string(root().join("docs/rules.md")).unwrap());
     assert_eq!(rules.len(), 14 + 16);
-    let mut found = BTreeSet::new();
-    add_tested(&root().join("crates"), &mut found);
-    assert_eq!(rules, found);
+    let sources = sources(&root().join("crates")).unwrap();
+    let text = |path| fs::read_to_string(path).unwrap();
+    let found = sources
+        .iter()
+        .flat_map(|path| tested(&text(path)).collect::<Vec<_>>());
+    assert_eq!(rules, found.collect());
 }
 
 #[test]

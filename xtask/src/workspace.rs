@@ -71,6 +71,21 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(cache)
 }
 
+/// The Rust files in a directory and below.
+pub fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(directory);
+    for entry in entries.with_context(|| format!("can't list {}", directory.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 /// A directory that is removed when it is dropped.
 pub struct Scratch(PathBuf);
 

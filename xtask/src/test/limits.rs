@@ -5,9 +5,8 @@
 
 use std::path::Path;
 
-use super::packaged::sources;
 use crate::process::read;
-use crate::workspace::root;
+use crate::workspace::{root, sources};
 
 /// The least limit in seconds: it ends what hangs, and nothing else.
 const LEAST: u64 = 600;
@@ -30,6 +29,9 @@ fn no_test_asks_for_speed() {
     let mut found = Vec::new();
     for package in std::fs::read_dir(root().join("crates")).unwrap() {
         let tests = package.unwrap().path().join("tests");
+        if !tests.is_dir() {
+            continue;
+        }
         for source in sources(&tests).unwrap() {
             // It measures idleness, not speed.
             if source.ends_with(Path::new("bare/watch.rs")) {

@@ -17,7 +17,7 @@ use super::parts::{TESTS, run_counted, without_kvm_if_unusable};
 use super::summary::Tally;
 use crate::build::statically;
 use crate::process::{capture_ok, capture_text, copy, read, write};
-use crate::workspace::{Scratch, cache_dir, cargo, metadata, root};
+use crate::workspace::{Scratch, cache_dir, cargo, metadata, root, sources};
 
 /// What each package has at least.
 const FILES: &[&str] = &[
@@ -138,21 +138,6 @@ fn lacking(place: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(lacks)
-}
-
-/// The Rust files in a directory and below.
-pub fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(directory);
-    for entry in entries.with_context(|| format!("can't list {}", directory.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(sources(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }
 
 /// The files that a source includes by name.
