@@ -117,7 +117,10 @@ impl Bed {
         if self.vendor == Vendor::Intel {
             bed_intel::strip_modules(&mut modules, &scratch)?;
         }
-        let mut archive = initramfs::bed(&modules, script, &nonce, self.terminal)?;
+        // QEMU's timers have a thread of their own, unless they follow its count of instructions.
+        let loses_interrupts = self.vendor == Vendor::Amd && !self.counted;
+        let mut archive =
+            initramfs::bed(&modules, script, &nonce, self.terminal, loses_interrupts)?;
         for (host, guest) in &self.files {
             initramfs::add_program(&mut archive, host, guest)?;
         }

@@ -57,6 +57,14 @@ pub fn is_static(elf: &[u8]) -> bool {
     !head.windows(loader.len()).any(|window| window == loader)
 }
 
+/// Gives a bed a second source of interrupts beside the timer of the local APIC. At each exit of a nested guest QEMU clears a
+/// bit in the CPU's word of requests, and takes no lock for it (`do_vmexit` in its svm_helper.c). A request that another thread
+/// makes at that moment can vanish. The local APIC keeps the interrupt, but the CPU takes it only after the next request.
+/// Linux sets its timer for one interrupt at a time: if that one vanishes there is no next one, and the bed stands still.
+/// While an alarm of the real-time clock is set, Linux has the HPET interrupt it 64 times a second, to look at the time. The
+/// alarm itself is nearly a day ahead, the most that there is.
+const SECOND_CLOCK: &str = "echo +80000 >/sys/class/rtc/rtc0/wakealarm\n";
+
 /// Busybox, the modules and the directories that every root file system here has.
 fn base(modules: &[(String, Vec<u8>)]) -> Result<Archive> {
     let mut archive = Archive::default();
@@ -75,12 +83,15 @@ fn base(modules: &[(String, Vec<u8>)]) -> Result<Archive> {
 
 /// The root file system of a bed: runs `/job` on the first serial port and reports its status,
 /// marked with `nonce`, on the second, where the kernel's messages also go.
+/// With `loses_interrupts`, its emulator does, and the bed is made to bear it.
 pub fn bed(
     modules: &[(String, Vec<u8>)],
     script: &str,
     nonce: &str,
     terminal: Option<(u16, u16)>,
+    loses_interrupts: bool,
 ) -> Result<Archive> {
+    let clock = if loses_interrupts { SECOND_CLOCK } else { "" };
     let run = match terminal {
         Some((rows, columns)) => format!(
             "stty -F /dev/ttyS0 rows {rows} columns {columns}\n\
@@ -93,7 +104,7 @@ pub fn bed(
     archive.file(
         "/init",
         format!(
-            "{PROLOGUE}{LOAD_MODULES}{run}status=$?\n\
+            "{PROLOGUE}{LOAD_MODULES}{clock}{run}status=$?\n\
              echo >/dev/ttyS1; echo \"{nonce} status $status\" >/dev/ttyS1\npoweroff -f\n"
         )
         .as_bytes(),

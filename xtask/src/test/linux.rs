@@ -188,8 +188,13 @@ ready() {
     done
 }
 say() { echo "$1" >&3; }
+# Interrupts of the bed's second clock.
+beats() { awk '/rtc0/ { print $2 }' /proc/interrupts; }
 rm -f /tmp/in; mkfifo /tmp/in; exec 3<>/tmp/in
 "#;
+
+/// Says that the bed's second clock ran while mini-vmm did.
+const BEATS: &str = "[ \"$(beats)\" -gt \"$before\" ] && echo 'THE SECOND CLOCK RUNS'\n";
 
 /// A case, ready to run in a bed.
 #[derive(Debug)]
@@ -385,11 +390,13 @@ impl Boot {
             Some(bytes) => format!("bench-probe echo {} {bytes} {line}", case.echo),
             None => format!("{line} --serial stdio"),
         };
+        // These rows are what stands still without it.
+        let beats = case.echo_bytes().map_or("", |_| BEATS);
         format!(
             "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
              {}\n\
-             wait $vmm; code=$?\n\
-             cat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
+             before=$(beats); wait $vmm; code=$?\n\
+             {beats}cat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
             case.drive
         )
     }
@@ -410,10 +417,11 @@ impl Boot {
         wrong.extend(hung.map(|line| line.trim_end().to_owned()));
         let expect = self.case.expect.iter().chain(self.case.also_expect);
         let expect = expect.map(|&text| text.to_owned());
-        let echoed = self
-            .case
-            .echo_bytes()
-            .map(|bytes| format!("ECHOED {bytes}"));
+        let echoed = self.case.echo_bytes().map(|bytes| {
+            let clock = "THE SECOND CLOCK RUNS".to_owned();
+            [format!("ECHOED {bytes}"), clock]
+        });
+        let echoed = echoed.into_iter().flatten();
         for text in expect.chain(of_guest).chain(echoed) {
             if !output.contains(&text) {
                 wrong.push(format!("the output lacks '{text}'"));
