@@ -36,10 +36,13 @@ const PATIENCE: Patience = Patience::of_work(300);
 /// The kernels whose KVM can hand over hypercalls; Debian's 6.1 can't.
 pub const FORWARDING: Series = Series::V6_12;
 
-/// How many beds there are for all jobs, and for one job: an emulated machine hangs now and then, so that
-/// not even its own timer ends the job. A job that takes two beds down has failed.
-const BEDS: usize = 3;
+/// How many beds one job may take down before it has failed: an emulated machine may hang by itself, so that not even
+/// its own timer ends the job.
 const BEDS_PER_JOB: u32 = 2;
+
+/// How many beds in a row may end before any of their jobs does. After that the fault is the machine's, and the jobs that
+/// are left do not run.
+const IDLE_BEDS: u32 = 2 * BEDS_PER_JOB;
 
 /// What the row of the Linux boots is called.
 const LINUX_BOOTS: &str = "Linux boots";
@@ -126,24 +129,13 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
     }
     let names = jobs.iter().map(|job| job.name.clone());
     let mut log = JobLog::new(&nonce(), names.collect());
-    for _ in 0..BEDS {
-        if !log.is_waiting() {
-            break;
-        }
+    run_beds(&mut log, &mut |log| {
         let script = log.script(cpu_limit(vendor) * run.patience());
-        let end = step(place, || bed.run(&script, &mut |bytes| log.feed(bytes)));
-        log.end(&match end {
+        match step(place, || bed.run(&script, &mut |bytes| log.feed(bytes))) {
             Ok(_) => "the bed ended too early".to_owned(),
             Err(error) => format!("{error:#}"),
-        });
-        if !log
-            .outcomes
-            .iter()
-            .any(|outcome| outcome.lost > 0 || outcome.began)
-        {
-            break;
         }
-    }
+    });
     let mut rows = Vec::new();
     for (title, is_linux) in [("KVM tests", false), (LINUX_BOOTS, true)] {
         let mut row = row(title, place, Tally::default());
@@ -163,6 +155,21 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
         }
     }
     Ok(rows)
+}
+
+/// Runs beds until no job waits, or there is no hope: `bed` runs one, and returns the cause of its end. No job keeps the
+/// others from running: it takes few beds down.
+fn run_beds(log: &mut JobLog, bed: &mut dyn FnMut(&mut JobLog) -> String) {
+    let mut idle = 0;
+    while log.is_waiting() && idle < IDLE_BEDS {
+        let ended = log.ended();
+        let cause = bed(log);
+        log.end(&cause);
+        if !log.has_begun() {
+            return;
+        }
+        idle = if log.ended() > ended { 0 } else { idle + 1 };
+    }
 }
 
 fn row(part: &str, place: &str, tally: Tally) -> Row {
@@ -330,6 +337,18 @@ impl JobLog {
     /// Whether some jobs never began.
     fn is_waiting(&self) -> bool {
         self.outcomes.iter().any(|outcome| !outcome.began)
+    }
+
+    /// How many jobs have a status.
+    fn ended(&self) -> usize {
+        let outcomes = self.outcomes.iter();
+        outcomes.filter(|outcome| outcome.status.is_some()).count()
+    }
+
+    /// Whether a bed came as far as its first job.
+    fn has_begun(&self) -> bool {
+        let mut outcomes = self.outcomes.iter();
+        outcomes.any(|outcome| outcome.began || outcome.lost > 0)
     }
 
     /// Takes note that the bed ended, and of what that means for the jobs without a status.

@@ -87,6 +87,64 @@ fn a_job_that_takes_two_beds_down_has_failed() {
     assert!(log.outcomes[0].cause.contains("no progress"));
 }
 
+/// Runs jobs in beds that end under those that are in `fatal`; returns how many beds and each job's status.
+fn run_in_beds(count: usize, fatal: &[usize]) -> (u32, Vec<Option<u8>>) {
+    let mut log = JobLog::new("n", vec!["job".to_owned(); count]);
+    let mut beds = 0;
+    run_beds(&mut log, &mut |log| {
+        beds += 1;
+        for index in 0..count {
+            if !log.script(9).contains(&format!("run {index} 9\n")) {
+                continue;
+            }
+            log.feed(format!("@n begin {index}\n").as_bytes());
+            if fatal.contains(&index) {
+                break;
+            }
+            log.feed(format!("@n end {index} 0\n").as_bytes());
+        }
+        "no progress".to_owned()
+    });
+    let statuses = log.outcomes.iter().map(|outcome| outcome.status);
+    (beds, statuses.collect())
+}
+
+#[test]
+fn jobs_that_take_beds_down_keep_no_other_from_running() {
+    let passed = Some(0);
+    let (beds, statuses) = run_in_beds(6, &[1, 2, 4]);
+    assert_eq!(statuses, [passed, None, None, passed, None, passed]);
+    assert_eq!(beds, 7);
+    // Not even many of them.
+    let fatal: Vec<usize> = (0..20).filter(|index| index % 2 == 0).collect();
+    let (_, statuses) = run_in_beds(20, &fatal);
+    assert!(
+        statuses
+            .iter()
+            .skip(1)
+            .step_by(2)
+            .all(|&status| status == passed)
+    );
+}
+
+#[test]
+fn beds_that_end_no_job_are_given_up() {
+    let (beds, statuses) = run_in_beds(9, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!((beds, statuses), (4, vec![None; 9]));
+}
+
+#[test]
+fn a_bed_that_does_not_start_is_the_only_one() {
+    let mut log = JobLog::new("n", jobs(&["a", "b"]));
+    let mut beds = 0;
+    run_beds(&mut log, &mut |_| {
+        beds += 1;
+        "no kernel".to_owned()
+    });
+    assert_eq!(beds, 1);
+    assert_eq!(log.outcomes[1].cause, "did not begin: no kernel");
+}
+
 #[test]
 fn a_silent_bed_is_ended() {
     let mut bed = Bed::new(Vendor::Amd);
