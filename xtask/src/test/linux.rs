@@ -47,6 +47,8 @@ pub struct Case {
     pub image: Image,
     /// vCPUs.
     pub cpus: u32,
+    /// How many of them the kernel uses, if not all.
+    pub online: Option<u32>,
     /// Further arguments of mini-vmm.
     pub arguments: &'static str,
     /// Further words of the kernel's command line; none where it is mini-vmm's own.
@@ -75,6 +77,7 @@ pub const LINUX: Case = Case {
     name: "",
     image: Image::AnyDebian,
     cpus: 1,
+    online: None,
     arguments: "",
     cmdline: Some(""),
     guest: "",
@@ -407,12 +410,13 @@ impl Boot {
         if exit != self.case.exit {
             wrong.push(format!("exit code {exit}, not {}", self.case.exit));
         }
+        let online = self.case.online.unwrap_or(self.case.cpus);
         let of_guest = self
             .release
             .as_ref()
             // Who ran out of time may not have come so far.
             .filter(|_| self.case.exit != TIMEOUT)
-            .map(|release| format!("release={release} cpus={}.", self.case.cpus));
+            .map(|release| format!("release={release} cpus={online}."));
         let hung = output.lines().find(|line| line.starts_with("HUNG: "));
         wrong.extend(hung.map(|line| line.trim_end().to_owned()));
         let expect = self.case.expect.iter().chain(self.case.also_expect);

@@ -51,9 +51,10 @@ macro_rules! on_both {
 pub const CASES: &[Case] = on_both! {
     // Without the IOAPIC: the PIC is there, but nobody announced it.
     "noapic" "noapic" { long: false, ..WORD }
-    "nosmp" "nosmp" { ..WORD }
-    "maxcpus-0" "maxcpus=0" { ..WORD }
-    "maxcpus-1" "maxcpus=1" { ..WORD }
+    // Of two vCPUs, one.
+    "nosmp" "nosmp" { cpus: 2, online: Some(1), ..WORD }
+    "maxcpus-0" "maxcpus=0" { cpus: 2, online: Some(1), ..WORD }
+    "maxcpus-1" "maxcpus=1" { cpus: 2, online: Some(1), ..WORD }
     // Without what usually tells the time.
     "nolapic" "nolapic" { arguments: TIMER, long: false, ..WORD }
     // Without ACPI Linux can't power off, and it waits for a clock chip that is not there, by reading it 10,000 times.
