@@ -212,7 +212,9 @@ impl Options {
             report.notes.extend(missing());
         }
         if report.measures.is_empty() {
-            bail!("--only {}: there is no such measure", self.only);
+            let notes = report.notes.iter().map(|note| format!("\n{note}"));
+            let notes = notes.collect::<String>();
+            bail!("nothing was measured (--only '{}'){notes}", self.only);
         }
         Ok(report)
     }
