@@ -81,7 +81,7 @@ fn distribution(area: &Area, point: &Point, top: f64) -> Result<()> {
     };
     let mut chart = ChartBuilder::on(area)
         .x_label_area_size(40)
-        .y_label_area_size(230)
+        .y_label_area_size(280)
         .build_cartesian_2d(0.0..top, places(count))?;
     chart
         .configure_mesh()
