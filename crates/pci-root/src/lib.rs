@@ -15,6 +15,8 @@
 //! | [`Msix`], [`MsiSink`] | vectors, masks and pending bits; who delivers messages |
 //! | [`ConfigSpace`], [`Bar`], [`Capability`] | the parts of a function, to be used alone |
 //! | [`ports`] | configuration space by the ports 0xcf8 to 0xcff, for guests without ECAM |
+//! | [`hotplug`] | the guest's side of a hotplug controller |
+//! | `acpi` (feature `acpi`) | what the DSDT and the MCFG say of all this |
 //! | [`RootState`] | all of it as plain data |
 //!
 //! Functions have a type 0 header with memory BARs and MSI-X. There are no I/O BARs, no INTx (Interrupt Pin is 0), no MSI,
@@ -86,10 +88,13 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "acpi")]
+pub mod acpi;
 mod address;
 pub mod bar;
 pub mod config;
 pub mod function;
+pub mod hotplug;
 pub mod msix;
 pub mod ports;
 pub mod root;

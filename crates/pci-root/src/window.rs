@@ -4,7 +4,6 @@
 //! The address ranges that a root has on the VMM's bus.
 
 use std::fmt;
-use std::ops::Range;
 
 /// Bytes of ECAM for one bus: 32 devices of 8 functions with 4 KiB each (PCI Express Base Specification 5.0,
 /// section 7.2.2).
@@ -93,7 +92,7 @@ pub enum WindowError {
     /// A window's addresses.
     #[error(
         "{window} can't have {size:#x} bytes at {base:#x}: ECAM begins at a multiple of its size rounded up to a power \
-         of two, the 32-bit window ends at 4 GiB, and none wraps around"
+         of two, the 32-bit window ends at 4 GiB, none of the windows for BARs begins at 0, and none wraps around"
     )]
     Span {
         /// The window.
@@ -131,9 +130,9 @@ impl Windows {
         }
     }
 
-    /// The bus numbers.
-    pub fn bus_range(&self) -> Range<u16> {
-        0..self.buses
+    /// The last bus number.
+    pub const fn last_bus(&self) -> u8 {
+        self.buses.saturating_sub(1) as u8
     }
 
     /// Whether a root can have these.
@@ -152,8 +151,10 @@ impl Windows {
                 Window::Ecam => {
                     last.is_some() && span.base.is_multiple_of(span.size.next_power_of_two())
                 }
-                Window::Low => span.size == 0 || last.is_some_and(|last| last < 1 << 32),
-                Window::High => span.size == 0 || last.is_some(),
+                Window::Low | Window::High if span.size == 0 => true,
+                // For a guest, a BAR with address 0 has none.
+                Window::Low => span.base > 0 && last.is_some_and(|last| last < 1 << 32),
+                Window::High => span.base > 0 && last.is_some(),
             };
             if !good {
                 let Span { base, size } = span;
@@ -220,6 +221,8 @@ mod tests {
                 span(Low, 0xf000_0000, 0x1000_0001),
             ),
             (|w| w.low = Span::new(4 * GIB, 1), span(Low, 4 * GIB, 1)),
+            (|w| w.low.base = 0, span(Low, 0, 0x1000_0000)),
+            (|w| w.high.base = 0, span(High, 0, 512 * GIB)),
             (
                 |w| w.high.base = u64::MAX - 1,
                 span(High, u64::MAX - 1, 512 * GIB),
