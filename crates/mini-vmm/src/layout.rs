@@ -124,6 +124,12 @@ pub const CF9_RESET: u16 = 0xcf9;
 
 // ---- Interrupts ------------------------------------------------------------------------------
 
+/// Pins of the IOAPIC (KVM's has 24); the GSI of a pin is its number.
+pub const IOAPIC_PINS: u32 = 24;
+/// The interval timer's GSI, with `--legacy-timer`.
+pub const TIMER_GSI: u32 = 0;
+/// The second PIC's input of the first one: no device's.
+pub const CASCADE_GSI: u32 = 2;
 /// COM1's GSI.
 pub const SERIAL_GSI: u32 = 4;
 /// The Generic Event Device's GSI.
@@ -132,6 +138,15 @@ pub const GED_GSI: u32 = 5;
 pub const RTC_GSI: u32 = 8;
 /// ACPI's system control interrupt; declared, never raised: there are no fixed events.
 pub const SCI_GSI: u32 = 9;
+/// The GSIs above, which no other device gets, in order.
+pub const FIXED_GSIS: [u32; 6] = [
+    TIMER_GSI,
+    CASCADE_GSI,
+    SERIAL_GSI,
+    GED_GSI,
+    RTC_GSI,
+    SCI_GSI,
+];
 
 // ---- Limits ----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ mod cpu;
 pub mod demo;
 pub mod devices;
 pub mod hypercall;
+pub mod irq;
 pub mod layout;
 pub mod logging;
 pub mod machine;

@@ -5,6 +5,7 @@
 
 use crate::config::VmSpec;
 use crate::devices::{self, Slot};
+use crate::irq::NoPin;
 
 /// The plan of a machine. The ACPI tables and the bus are both made from it, so they can't disagree.
 ///
@@ -13,9 +14,10 @@ use crate::devices::{self, Slot};
 /// use mini_vmm::plan::MachinePlan;
 /// use mini_vmm::config::VmSpec;
 ///
-/// let plan = MachinePlan::new(&VmSpec::new("vmlinux"));
+/// let plan = MachinePlan::new(&VmSpec::new("vmlinux"))?;
 /// let serial = plan.devices.iter().find(|device| device.id == "serial");
 /// assert_eq!(serial.map(|device| device.windows[0].base), Some(0x3f8));
+/// # Ok::<(), mini_vmm::irq::NoPin>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct MachinePlan {
@@ -30,12 +32,15 @@ pub struct MachinePlan {
 
 impl MachinePlan {
     /// The plan of the machine that `spec` describes.
-    pub fn new(spec: &VmSpec) -> Self {
-        MachinePlan {
+    ///
+    /// # Errors
+    /// Its devices need more interrupt lines than there are.
+    pub fn new(spec: &VmSpec) -> Result<Self, NoPin> {
+        Ok(MachinePlan {
             cpus: spec.cpus,
             legacy_timer: spec.legacy_timer,
-            devices: devices::plan(spec),
-        }
+            devices: devices::plan(spec)?,
+        })
     }
 
     /// The FADT's `IAPC_BOOT_ARCH`, which is `usual` but for what the devices change.
@@ -55,7 +60,7 @@ mod tests {
         let mut spec = VmSpec::new("vmlinux");
         (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
         spec.legacy_timer = true;
-        let plan = MachinePlan::new(&spec);
+        let plan = MachinePlan::new(&spec).unwrap();
         let mut windows: Vec<_> = plan
             .devices
             .iter()
@@ -72,7 +77,7 @@ mod tests {
     fn names_and_interrupts_are_used_once() {
         let mut spec = VmSpec::new("vmlinux");
         (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
-        let devices = MachinePlan::new(&spec).devices;
+        let devices = MachinePlan::new(&spec).unwrap().devices;
         let mut names: Vec<_> = devices.iter().map(|device| device.id).collect();
         names.sort_unstable();
         names.dedup();
@@ -82,6 +87,11 @@ mod tests {
         assert_eq!(
             interrupts,
             [layout::SERIAL_GSI, layout::GED_GSI, layout::RTC_GSI]
+        );
+        assert!(
+            interrupts
+                .iter()
+                .all(|gsi| layout::FIXED_GSIS.contains(gsi))
         );
     }
 }

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hypercall_patch::{PioPort, Stub};
-use mini_vmm::hypercall::calls::{Clock, ConsoleSink, Interrupts, Ipi, Pair, Services};
+use mini_vmm::hypercall::calls::{Clock, ConsoleSink, Pair, Services};
 use mini_vmm::hypercall::para::{CallRegisters, Gate, ParaHandler, RouteChoice, VcpuMsrs};
+use mini_vmm::irq::MsiSender;
 use mini_vmm::machine::MachineIo;
 use mini_vmm::outcome::OutcomeLatch;
 use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_NOP};
@@ -87,13 +88,6 @@ struct Counts {
 
 struct Host(Arc<Counts>);
 
-impl Interrupts for Host {
-    fn deliver(&self, _: Ipi) -> bool {
-        self.0.interrupts.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-}
-
 impl Clock for Host {
     fn pair(&self, _: u32) -> Option<Pair> {
         Some(Pair {
@@ -125,10 +119,15 @@ fn machine(counts: &Arc<Counts>) -> (MachineIo<FakeRegisters>, FakeRegisters) {
     let gate = Gate::new(Some(port), Convention::Kvm, vec![registers.clone()]);
     let gate = Arc::new(gate);
     let latch = OutcomeLatch::new().unwrap();
+    let sent = Arc::clone(counts);
+    let msi = MsiSender::new(move |_| {
+        sent.interrupts.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    });
     let services = Services {
         memory: memory.clone(),
         cpus: 1,
-        interrupts: Arc::new(Host(Arc::clone(counts))),
+        msi,
         clock: Arc::new(Host(Arc::clone(counts))),
         console: Some(Box::new(Host(Arc::clone(counts)))),
         outcome: latch.clone(),

@@ -77,7 +77,7 @@ pub enum Error {
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
 ///
 /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 32 << 20)])?;
-/// let machine = MachinePlan::new(&VmSpec::new("vmlinux"));
+/// let machine = MachinePlan::new(&VmSpec::new("vmlinux"))?;
 /// let rsdp = write_tables(&memory, &machine)?;
 /// assert_eq!(rsdp.0, mini_vmm::layout::ACPI_TABLES);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

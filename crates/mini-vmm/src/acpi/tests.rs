@@ -24,13 +24,13 @@ fn machine(cpus: u8, serial: bool, legacy_timer: bool) -> MachinePlan {
     if !serial {
         spec.serial = SerialSpec::Off;
     }
-    MachinePlan::new(&spec)
+    MachinePlan::new(&spec).unwrap()
 }
 
 fn with_clock(rtc: bool) -> MachinePlan {
     let mut spec = VmSpec::new("vmlinux");
     spec.rtc = rtc;
-    MachinePlan::new(&spec)
+    MachinePlan::new(&spec).unwrap()
 }
 
 fn has_serial(machine: &MachinePlan) -> bool {

@@ -253,7 +253,8 @@ impl fmt::Debug for ConsoleInput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::{Device, IrqLine, SerialDevice};
+    use crate::devices::{Device, SerialDevice};
+    use crate::irq::IrqLine;
     use event_manager::{EventManager, SubscriberOps};
     use rustix::event::{PollFd, PollFlags, poll};
     use std::thread;

@@ -15,8 +15,9 @@ use vcpu_loop::bus::{BusDevice, Place};
 mod aml;
 
 use super::port::{read_byte, write_byte};
-use super::{Device, IrqLine, PowerButton, RestoreError, Saved, Slot, Window};
+use super::{Device, PowerButton, RestoreError, Saved, Slot, Window};
 use crate::config::VmSpec;
+use crate::irq::{IrqLine, NoPin, Pins};
 use crate::layout::{
     ACPI_PM, ACPI_PM_SIZE, ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL,
     ACPI_SLEEP_STATUS, GED_EVENTS, GED_GSI, GED_POWER_BUTTON,
@@ -34,15 +35,15 @@ const RESET: u64 = (ACPI_RESET - ACPI_PM) as u64;
 const EVENTS: u64 = (GED_EVENTS - ACPI_PM) as u64;
 
 /// Every machine has it.
-pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let mut slot = Slot::new(ID, &[Window::ports(ACPI_PM, ACPI_PM_SIZE)], |parts| {
-        let pm = Arc::new(AcpiPm::new(parts.outcome.clone(), parts.irq.clone()));
+        let pm = Arc::new(AcpiPm::new(parts.outcome.clone(), parts.edge()));
         parts.offers.power_button = Some(pm.clone());
         Ok(pm)
     });
     slot.gsi = Some(GED_GSI);
     aml::describe(&mut slot.aml);
-    Some(slot)
+    Ok(Some(slot))
 }
 
 // The Sleep Control Register (ACPI 6.5, 4.8.3.7): bits 4:2 SLP_TYPx, bit 5 SLP_EN (reads zero).

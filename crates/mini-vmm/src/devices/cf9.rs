@@ -12,6 +12,7 @@ use vcpu_loop::bus::{BusDevice, Place};
 use super::port::{read_byte, write_byte};
 use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::config::VmSpec;
+use crate::irq::{NoPin, Pins};
 use crate::layout::CF9_RESET;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sync::lock;
@@ -20,11 +21,11 @@ const ID: &str = "cf9";
 const VERSION: u32 = 1;
 
 /// Every machine has it.
-pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let windows = [Window::ports(CF9_RESET, 1)];
-    Some(Slot::new(ID, &windows, |parts| {
+    Ok(Some(Slot::new(ID, &windows, |parts| {
         Ok(Arc::new(Cf9::new(parts.outcome.clone())))
-    }))
+    })))
 }
 
 /// RST_CPU: going from 0 to 1 resets.

@@ -10,19 +10,22 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use super::{Device, Slot, Window};
 use crate::config::VmSpec;
+use crate::irq::{NoPin, Pins};
 use crate::layout::DEBUG_EXIT_SIZE;
 use crate::outcome::{Outcome, OutcomeLatch};
 
 const ID: &str = "debug-exit";
 
 /// Four ports, fewer at the end of the port space, where the description wants it.
-pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
-    let port = spec.debug_exit?;
+pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
+    let Some(port) = spec.debug_exit else {
+        return Ok(None);
+    };
     let room = (u16::MAX - port).saturating_add(1);
     let windows = [Window::ports(port, room.min(DEBUG_EXIT_SIZE))];
-    Some(Slot::new(ID, &windows, |parts| {
+    Ok(Some(Slot::new(ID, &windows, |parts| {
         Ok(Arc::new(DebugExit::new(parts.outcome.clone())))
-    }))
+    })))
 }
 
 /// A write-only port: the low byte of what is written is an [`Outcome::DebugExit`].
@@ -83,7 +86,9 @@ mod tests {
         let size = |port| {
             let mut spec = VmSpec::new("vmlinux");
             spec.debug_exit = port;
-            plan(&spec).map(|slot| slot.windows[0].size)
+            plan(&spec, &mut Pins::new())
+                .unwrap()
+                .map(|slot| slot.windows[0].size)
         };
         assert_eq!(size(None), None);
         let sizes = [0xf4, 0xfffc, 0xfffd, 0xffff].map(|port| size(Some(port)));

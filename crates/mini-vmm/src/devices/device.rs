@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
 
-use super::IrqLine;
 use super::events::EventSource;
 use crate::config::VmSpec;
 use crate::console::{ConsoleOutput, InputTarget};
+use crate::irq::{IrqLine, Irqs};
 use crate::outcome::OutcomeLatch;
 
 /// Addresses that reach a device.
@@ -47,7 +47,7 @@ pub struct Slot {
     pub id: &'static str,
     /// Its windows; an access tells the device which one by its place in this list.
     pub windows: Vec<Window>,
-    /// Its interrupt, if it has one: an edge.
+    /// The GSI of its interrupt line, if it has one.
     pub gsi: Option<u32>,
     /// Its part of the DSDT.
     pub aml: Vec<u8>,
@@ -92,12 +92,22 @@ pub(super) struct Parts<'a> {
     pub outcome: &'a OutcomeLatch,
     /// The console's output, if there is one.
     pub output: Option<&'a ConsoleOutput>,
-    /// The device's interrupt.
-    pub irq: IrqLine,
+    /// The GSI of the device's interrupt line.
+    pub gsi: Option<u32>,
+    /// The machine's interrupts, for a device that sends messages.
+    pub irqs: &'a Irqs,
     /// What it does for the rest of the process.
     pub offers: &'a mut Offers,
     /// What wakes it.
     pub events: &'a mut Vec<EventSource>,
+}
+
+impl Parts<'_> {
+    /// The device's interrupt line, as an edge.
+    pub fn edge(&self) -> IrqLine {
+        self.gsi
+            .map_or_else(IrqLine::unconnected, |gsi| self.irqs.edge(gsi))
+    }
 }
 
 /// What devices do for the rest of the process.

@@ -11,6 +11,7 @@ use vcpu_loop::bus::{BusDevice, Place};
 use super::port::{read_byte, write_byte};
 use super::{Device, Slot, Window};
 use crate::config::VmSpec;
+use crate::irq::{NoPin, Pins};
 use crate::layout::{I8042_DATA, I8042_STATUS};
 use crate::outcome::{Outcome, OutcomeLatch};
 
@@ -19,11 +20,11 @@ const ID: &str = "i8042";
 const STATUS_WINDOW: usize = 1;
 
 /// Every machine has it.
-pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let windows = [Window::ports(I8042_DATA, 1), Window::ports(I8042_STATUS, 1)];
-    Some(Slot::new(ID, &windows, |parts| {
+    Ok(Some(Slot::new(ID, &windows, |parts| {
         Ok(Arc::new(I8042::new(parts.outcome.clone())))
-    }))
+    })))
 }
 
 /// Status: the output buffer holds a byte. It always does, so a driver that drains the buffer before

@@ -16,8 +16,6 @@ mod debug_exit;
 mod device;
 mod events;
 mod i8042;
-mod irq;
-pub mod pic;
 mod pm1;
 mod port;
 mod pvpanic;
@@ -26,14 +24,17 @@ mod serial;
 mod set;
 
 use crate::config::VmSpec;
+use crate::irq::{NoPin, Pins};
 
 pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, Window};
-pub use irq::IrqLine;
 pub use serial::SerialDevice;
 pub use set::{DeviceSet, Error};
 
-/// Every device that a machine may have: what each one's plan is, if the description has it.
-const REGISTRY: &[fn(&VmSpec) -> Option<Slot>] = &[
+/// A device's plan, if the description has the device. One whose GSI is not fixed takes a free pin.
+type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;
+
+/// Every device that a machine may have.
+const REGISTRY: &[Plan] = &[
     acpi_pm::plan,
     cf9::plan,
     debug_exit::plan,
@@ -45,6 +46,11 @@ const REGISTRY: &[fn(&VmSpec) -> Option<Slot>] = &[
 ];
 
 /// The devices of the machine that `spec` describes.
-pub(crate) fn plan(spec: &VmSpec) -> Vec<Slot> {
-    REGISTRY.iter().filter_map(|plan| plan(spec)).collect()
+///
+/// # Errors
+/// They need more interrupt lines than there are.
+pub(crate) fn plan(spec: &VmSpec) -> Result<Vec<Slot>, NoPin> {
+    let mut pins = Pins::new();
+    let plans = REGISTRY.iter().map(|plan| plan(spec, &mut pins));
+    plans.filter_map(Result::transpose).collect()
 }

@@ -13,6 +13,7 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::config::VmSpec;
+use crate::irq::{NoPin, Pins};
 use crate::layout::{ACPI_S5_SLEEP_TYPE, PM1_CONTROL, PM1_EVENTS, PM1_SIZE};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sync::lock;
@@ -25,13 +26,13 @@ const ENABLE: u64 = 2;
 const CONTROL: u64 = (PM1_CONTROL - PM1_EVENTS) as u64;
 
 /// A machine with a PIT and a PIC has it.
-pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
+pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let windows = [Window::ports(PM1_EVENTS, PM1_SIZE)];
-    spec.legacy_timer.then(|| {
+    Ok(spec.legacy_timer.then(|| {
         Slot::new(ID, &windows, |parts| {
             Ok(Arc::new(Pm1::new(parts.outcome.clone())))
         })
-    })
+    }))
 }
 
 // The PM1 control register: bit 0 SCI_EN, bits 12:10 SLP_TYPx, bit 13 SLP_EN (reads zero).
@@ -171,9 +172,9 @@ mod tests {
     #[test]
     fn only_machines_with_the_timer_have_it() {
         let mut spec = VmSpec::new("vmlinux");
-        assert!(plan(&spec).is_none());
+        assert!(plan(&spec, &mut Pins::new()).unwrap().is_none());
         spec.legacy_timer = true;
-        assert!(plan(&spec).is_some());
+        assert!(plan(&spec, &mut Pins::new()).unwrap().is_some());
     }
 
     #[test]

@@ -14,19 +14,20 @@ use vcpu_loop::bus::{BusDevice, Place};
 use super::port::{read_byte, write_byte};
 use super::{Device, Slot, Window};
 use crate::config::{OnPanic, VmSpec};
+use crate::irq::{NoPin, Pins};
 use crate::layout::PVPANIC;
 use crate::outcome::{Outcome, OutcomeLatch};
 
 const ID: &str = "pvpanic";
 
 /// Every machine has it.
-pub(super) fn plan(_: &VmSpec) -> Option<Slot> {
+pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let mut slot = Slot::new(ID, &[Window::ports(PVPANIC, 1)], |parts| {
         let (on_panic, outcome) = (parts.spec.on_panic, parts.outcome.clone());
         Ok(Arc::new(Pvpanic::new(on_panic, outcome)))
     });
     aml(&mut slot.aml);
-    Some(slot)
+    Ok(Some(slot))
 }
 
 /// `_STA`: present, enabled, shown, working (ACPI 6.5, section 6.3.7).

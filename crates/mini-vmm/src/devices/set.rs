@@ -10,9 +10,10 @@ use vcpu_loop::bus::{self, BusBuilder, BusDevice};
 
 use super::device::Parts;
 use super::events::EventThread;
-use super::{Device, IrqLine, Offers, RestoreError, Saved, Slot};
+use super::{Device, Offers, RestoreError, Saved, Slot};
 use crate::config::VmSpec;
 use crate::console::ConsoleOutput;
+use crate::irq::Irqs;
 use crate::outcome::OutcomeLatch;
 
 /// The devices of one machine.
@@ -25,8 +26,8 @@ pub struct DeviceSet {
 }
 
 impl DeviceSet {
-    /// Makes the devices of `slots` and puts them on `bus`; all report to `outcome`. `irq` gives the line of an
-    /// interrupt by its number.
+    /// Makes the devices of `slots` and puts them on `bus`; all report to `outcome` and
+    /// interrupt by `irqs`.
     ///
     /// # Errors
     /// [`Error`] names the device.
@@ -35,7 +36,7 @@ impl DeviceSet {
         spec: &VmSpec,
         output: Option<&ConsoleOutput>,
         outcome: &OutcomeLatch,
-        irq: impl Fn(u32) -> IrqLine,
+        irqs: &Irqs,
         bus: &mut BusBuilder,
     ) -> Result<Self, Error> {
         let (mut set, mut events) = (DeviceSet::default(), Vec::new());
@@ -44,7 +45,8 @@ impl DeviceSet {
                 spec,
                 outcome,
                 output,
-                irq: slot.gsi.map_or_else(IrqLine::unconnected, &irq),
+                gsi: slot.gsi,
+                irqs,
                 offers: &mut set.offers,
                 events: &mut events,
             };
@@ -158,17 +160,17 @@ mod tests {
         } else {
             SerialSpec::Off
         };
-        let plan = MachinePlan::new(&spec);
+        let plan = MachinePlan::new(&spec).unwrap();
         let output = serial.then(ConsoleOutput::discard);
         let outcome = OutcomeLatch::new().unwrap();
         let mut bus = BusBuilder::new();
-        let irq = |_| IrqLine::unconnected();
+        let irqs = Irqs::unconnected();
         let set = DeviceSet::build(
             &plan.devices,
             &spec,
             output.as_ref(),
             &outcome,
-            irq,
+            &irqs,
             &mut bus,
         );
         (set.unwrap(), bus.build())
@@ -218,12 +220,19 @@ mod tests {
             debug_exit: Some(layout::PVPANIC),
             ..VmSpec::new("vmlinux")
         };
-        let plan = MachinePlan::new(&spec);
+        let plan = MachinePlan::new(&spec).unwrap();
         let outcome = OutcomeLatch::new().unwrap();
-        let irq = |_| IrqLine::unconnected();
+        let irqs = Irqs::unconnected();
         let output = ConsoleOutput::discard();
         let mut bus = BusBuilder::new();
-        let error = DeviceSet::build(&plan.devices, &spec, Some(&output), &outcome, irq, &mut bus);
+        let error = DeviceSet::build(
+            &plan.devices,
+            &spec,
+            Some(&output),
+            &outcome,
+            &irqs,
+            &mut bus,
+        );
         assert!(matches!(error, Err(Error::Bus(_))), "{error:?}");
     }
 

@@ -3,8 +3,7 @@
 
 //! The machine, built in named steps from its description to vCPUs that wait for the word to run.
 
-use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
@@ -22,8 +21,9 @@ use crate::boot::{self, BootRequest, Clockless, Image, Loaded, Watch};
 use crate::config::{HypercallRoute, VmSpec};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
-use crate::devices::{DeviceSet, IrqLine, pic};
+use crate::devices::DeviceSet;
 use crate::hypercall::para::{self, InstalledMsrs, MsrPlan, Para, ParaConfig};
+use crate::irq::{Irqs, pic};
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::plan::MachinePlan;
@@ -94,7 +94,7 @@ impl Loading {
         if images.size() >= HUGE_PAGE as u64 {
             memory::prefer_huge_pages(mapped.memory());
         }
-        let plan = MachinePlan::new(spec);
+        let plan = MachinePlan::new(spec)?;
         let loaded = load_kernel(spec, &plan, images, mapped.memory(), watch)?;
         Ok(Loading {
             plan,
@@ -131,8 +131,9 @@ impl Loading {
         let vm = mapped.vm();
         create_irqchip(vm, &plan)?;
         let mut bus = BusBuilder::new();
-        let irq = |gsi| irq_line(Arc::downgrade(vm), gsi);
-        let devices = DeviceSet::build(&plan.devices, spec, output.as_ref(), latch, irq, &mut bus)?;
+        let irqs = Irqs::new(vm);
+        let devices =
+            DeviceSet::build(&plan.devices, spec, output.as_ref(), latch, &irqs, &mut bus)?;
         let bus = bus.build();
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;
@@ -145,6 +146,7 @@ impl Loading {
             mapped: &mapped,
             cpuid: &cpuid,
             vcpus: &ready,
+            msi: irqs.msi(),
             output,
             latch,
         })?;
@@ -191,7 +193,7 @@ fn create_irqchip(vm: &VmFd, plan: &MachinePlan) -> Result<(), Error> {
     };
     mask(pic::first())?;
     let mut interrupts = plan.devices.iter().filter_map(|device| device.gsi);
-    if interrupts.any(|gsi| gsi >= pic::SECOND_GSI) {
+    if interrupts.any(|gsi| pic::SECOND_GSIS.contains(&gsi)) {
         mask(pic::second())?;
     }
     if plan.legacy_timer {
@@ -203,17 +205,6 @@ fn create_irqchip(vm: &VmFd, plan: &MachinePlan) -> Result<(), Error> {
             .map_err(kvm("create its interval timer"))?;
     }
     Ok(())
-}
-
-/// Devices raise interrupts by eventfd: no exit and no lock of ours on the way. They don't keep the VM alive.
-fn irq_line(vm: Weak<VmFd>, gsi: u32) -> IrqLine {
-    IrqLine::new(move |event| {
-        let vm = vm
-            .upgrade()
-            .ok_or_else(|| io::Error::other("its machine is gone"))?;
-        vm.register_irqfd(event, gsi)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
-    })
 }
 
 /// Puts the ACPI tables and the kernel into guest memory.

@@ -8,6 +8,7 @@ use std::io;
 use super::state;
 use crate::devices::{self, RestoreError};
 use crate::hypercall::para;
+use crate::irq::NoPin;
 use crate::{acpi, boot, cpu, memory};
 
 /// Why a machine can't be built or run. All are failures of the host or of the description.
@@ -32,6 +33,9 @@ pub enum Error {
     /// Guest memory can't be had.
     #[error(transparent)]
     Memory(#[from] memory::Error),
+    /// The devices need more than the machine has.
+    #[error(transparent)]
+    Plan(#[from] NoPin),
     /// The devices can't be had.
     #[error(transparent)]
     Devices(#[from] devices::Error),

@@ -7,6 +7,7 @@
 
 pub(crate) mod allocator;
 pub(crate) mod demo_guest;
+pub(crate) mod eventfd;
 pub(crate) mod huge_pages;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;

@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use child::Machine;
 use mini_vmm::config::SerialSpec;
 use mini_vmm::console::Console;
-use mini_vmm::devices::{IrqLine, SerialDevice};
+use mini_vmm::devices::SerialDevice;
+use mini_vmm::irq::IrqLine;
 use mini_vmm::outcome::OutcomeLatch;
 use vcpu_loop::bus::BusDevice;
 

@@ -25,8 +25,9 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use super::events::EventSource;
 use super::port::{read_byte, write_byte};
-use super::{Device, IrqLine, RestoreError, Saved, Slot, Window};
+use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::config::VmSpec;
+use crate::irq::{IrqLine, NoPin, Pins};
 use crate::layout::{RTC, RTC_GSI, RTC_SIZE};
 use crate::sync::lock;
 use clock::Clock;
@@ -42,12 +43,12 @@ const DATA: u64 = 1;
 const NMI_MASK: u8 = 1 << 7;
 
 /// The clock, where the description wants it.
-pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
+pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     if !spec.rtc {
-        return None;
+        return Ok(None);
     }
     let mut slot = Slot::new(ID, &[Window::ports(RTC, RTC_SIZE)], |parts| {
-        let rtc = Arc::new(Rtc::new(parts.irq.clone(), host_time)?);
+        let rtc = Arc::new(Rtc::new(parts.edge(), host_time)?);
         let ticks = Arc::clone(&rtc);
         parts.events.push(EventSource {
             fd: Arc::clone(&rtc.timer),
@@ -67,7 +68,7 @@ pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
         ],
     )
     .to_aml_bytes(&mut slot.aml);
-    Some(slot)
+    Ok(Some(slot))
 }
 
 /// The host's wall clock, since 1970.

@@ -18,9 +18,10 @@ mod uart;
 pub use state::SerialState;
 
 use super::port::{read_byte, write_byte};
-use super::{Device, IrqLine, RestoreError, Saved, Slot, Window};
+use super::{Device, RestoreError, Saved, Slot, Window};
 use crate::config::{SerialSpec, VmSpec};
 use crate::console::{ConsoleOutput, InputTarget};
+use crate::irq::{IrqLine, NoPin, Pins};
 use crate::layout::{SERIAL, SERIAL_GSI, SERIAL_SIZE};
 use crate::sync::lock;
 use uart::Uart;
@@ -32,20 +33,20 @@ const VERSION: u32 = 1;
 const LEGACY_DEVICES: u16 = 1 << 0;
 
 /// COM1, unless the description has none.
-pub(super) fn plan(spec: &VmSpec) -> Option<Slot> {
+pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     if spec.serial == SerialSpec::Off {
-        return None;
+        return Ok(None);
     }
     let mut slot = Slot::new(ID, &[Window::ports(SERIAL, SERIAL_SIZE)], |parts| {
         let output = parts.output.cloned().unwrap_or_else(ConsoleOutput::discard);
-        let serial = Arc::new(SerialDevice::new(output, parts.irq.clone())?);
+        let serial = Arc::new(SerialDevice::new(output, parts.edge())?);
         parts.offers.console_input = Some(serial.clone());
         Ok(serial)
     });
     slot.gsi = Some(SERIAL_GSI);
     slot.boot_arch = LEGACY_DEVICES;
     aml::describe(spec.legacy_timer, &mut slot.aml);
-    Some(slot)
+    Ok(Some(slot))
 }
 
 struct Inner<W: Write> {

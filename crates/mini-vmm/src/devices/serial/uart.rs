@@ -41,7 +41,7 @@ use vm_superio::serial::{NoEvents, Serial};
 use vm_superio::{SerialState as Registers, Trigger};
 
 use super::state::SerialState;
-use crate::devices::IrqLine;
+use crate::irq::IrqLine;
 
 /// Receiver buffer and transmitter holding register; the divisor's low byte with DLAB.
 const DATA: u8 = 0;

@@ -5,39 +5,11 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data, kvm_msi};
+use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
 use kvm_ioctls::VmFd;
 use vcpu_loop::kvm::TscOffset;
 
-use super::{Clock, Interrupts, Ipi, Pair};
-
-/// The address of a message to a local APIC; the APIC ID goes to bits 12 to 19, and neither a
-/// logical destination (bit 2) nor a redirection hint (bit 3) is set (Intel SDM volume 3A, "Message
-/// Address Register Format").
-const MSI_ADDRESS: u32 = 0xfee0_0000;
-/// The message asserts its interrupt.
-const MSI_ASSERT: u32 = 1 << 14;
-
-/// Local APICs in the kernel, reached by messages (`KVM_SIGNAL_MSI`, KVM API section 4.71).
-///
-/// KVM passes on every delivery mode of a message, also the "remote read" that wakes a vCPU.
-#[derive(Clone, Debug)]
-pub struct KvmInterrupts(pub Arc<VmFd>);
-
-impl Interrupts for KvmInterrupts {
-    fn deliver(&self, ipi: Ipi) -> bool {
-        // More than 0 is "delivered", 0 "blocked by the guest", an error "nobody has this ID".
-        self.0.signal_msi(message(ipi)).is_ok_and(|taken| taken > 0)
-    }
-}
-
-fn message(ipi: Ipi) -> kvm_msi {
-    kvm_msi {
-        address_lo: MSI_ADDRESS | u32::from(ipi.apic_id) << 12,
-        data: u32::from(ipi.what) | MSI_ASSERT,
-        ..Default::default()
-    }
-}
+use super::{Clock, Pair};
 
 /// KVM's clock (`KVM_GET_CLOCK`, KVM API section 4.29) and each vCPU's TSC offset.
 ///
@@ -82,21 +54,8 @@ mod tests {
     use kvm_ioctls::{Kvm, VcpuFd};
 
     use super::*;
-
-    #[test]
-    fn messages_name_one_local_apic() {
-        let msi = message(Ipi {
-            apic_id: 63,
-            what: 0x740,
-        });
-        assert_eq!((msi.address_lo, msi.address_hi), (0xfee3_f000, 0));
-        assert_eq!((msi.data, msi.flags), (0x4740, 0));
-        let level = message(Ipi {
-            apic_id: 0,
-            what: 0x8041,
-        });
-        assert_eq!(level.data, 0xc041);
-    }
+    use crate::hypercall::calls::interrupts::InterruptCalls;
+    use crate::irq::Irqs;
 
     #[test]
     fn a_pair_needs_both_clocks() {
@@ -126,6 +85,11 @@ mod tests {
         Some((Arc::new(vm), vcpus))
     }
 
+    fn interrupts(vm: &Arc<VmFd>) -> InterruptCalls {
+        let msi = Irqs::new(vm).msi();
+        InterruptCalls { msi, cpus: 2 }
+    }
+
     /// Enables a local APIC: bit 8 of the spurious vector's register.
     fn enable_lapic(vcpu: &VcpuFd) {
         let mut lapic = vcpu.get_lapic().unwrap();
@@ -147,11 +111,7 @@ mod tests {
             enable_lapic(vcpu);
             vcpu.set_mp_state(halted).unwrap();
         }
-        let kick = Ipi {
-            apic_id: 1,
-            what: 0x300,
-        };
-        assert!(KvmInterrupts(vm).deliver(kick));
+        assert!(interrupts(&vm).deliver(1, 0x300));
         let states = [0, 1].map(|id: usize| vcpus[id].get_mp_state().unwrap().mp_state);
         assert_eq!(states, [KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE]);
     }
@@ -163,13 +123,8 @@ mod tests {
             return;
         };
         enable_lapic(&vcpus[1]);
-        let interrupts = KvmInterrupts(vm);
-        let deliver = |apic_id| {
-            interrupts.deliver(Ipi {
-                apic_id,
-                what: 0x41,
-            })
-        };
+        let interrupts = interrupts(&vm);
+        let deliver = |apic_id| interrupts.deliver(apic_id, 0x41);
         assert_eq!([0, 1, 2].map(deliver), [false, true, false]);
         // Requested interrupts are at 0x200, 32 to a register: 0x41 is bit 1 of the third one. Whether they are
         // level-triggered is at 0x180.
@@ -178,10 +133,7 @@ mod tests {
             [0x220, 0x1a0].map(|at| regs[at] & 2)
         };
         assert_eq!(lapic(), [2, 0]);
-        assert!(interrupts.deliver(Ipi {
-            apic_id: 1,
-            what: 0x8041,
-        }));
+        assert!(interrupts.deliver(1, 0x8041));
         assert_eq!(lapic(), [2, 2]);
     }
 

@@ -3,12 +3,12 @@
 
 //! `KVM_HC_KICK_CPU`, `KVM_HC_SEND_IPI` and `KVM_HC_SCHED_YIELD`.
 
-use std::sync::Arc;
 use std::thread;
 
 use para_abi::KvmErrno;
 
 use super::{Answer, Caller};
+use crate::irq::MsiSender;
 
 /// Bits of the local APIC's interrupt command register (Intel SDM volume 3A, "Interrupt Command
 /// Register"); a message-signalled interrupt has the same ones in the same place.
@@ -25,29 +25,27 @@ const LOWEST_PRIORITY: u64 = 0x100;
 const REMOTE_READ: u64 = 0x300;
 const INIT: u64 = 0x500;
 
-/// An interrupt for one vCPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ipi {
-    /// The APIC ID of the vCPU, never a broadcast.
-    pub apic_id: u8,
-    /// Vector, delivery mode and trigger mode, as in bits 0 to 10 and 15 of the interrupt command register.
-    pub what: u16,
-}
-
-/// What carries interrupts to local APICs.
-pub trait Interrupts: Send + Sync {
-    /// Delivers `ipi`, and returns whether its local APIC took it.
-    fn deliver(&self, ipi: Ipi) -> bool;
-}
+/// The address of a message to a local APIC; the APIC ID goes to bits 12 to 19, and neither a
+/// logical destination (bit 2) nor a redirection hint (bit 3) is set (Intel SDM volume 3A, "Message
+/// Address Register Format").
+const MSI_ADDRESS: u64 = 0xfee0_0000;
 
 /// The handlers, for a machine whose APIC IDs are 0 to `cpus - 1`.
-#[derive(Clone)]
 pub(super) struct InterruptCalls {
-    pub(super) interrupts: Arc<dyn Interrupts>,
+    pub(super) msi: MsiSender,
     pub(super) cpus: u8,
 }
 
 impl InterruptCalls {
+    /// Sends an interrupt to the vCPU with this APIC ID, never a broadcast, and returns whether its local APIC took it.
+    /// Vector, delivery mode and trigger mode are as in bits 0 to 10 and 15 of the interrupt command register.
+    pub(super) fn deliver(&self, apic_id: u8, what: u16) -> bool {
+        let address = MSI_ADDRESS | u64::from(apic_id) << 12;
+        let data = u32::from(what) | ASSERT as u32;
+        // An error is "nobody has this ID".
+        self.msi.signal(address, data).unwrap_or(false)
+    }
+
     /// Wakes a vCPU from HLT, whether or not it has interrupts enabled: the delivery mode that
     /// hardware calls "remote read" is what KVM takes for that. Then the caller makes room, as
     /// KVM's does. KVM says nothing about a vCPU that does not exist, so this doesn't, either.
@@ -55,10 +53,7 @@ impl InterruptCalls {
         // KVM takes 32 bits of it.
         let apic_id = args[1] as u32;
         if apic_id < u32::from(self.cpus) {
-            self.interrupts.deliver(Ipi {
-                apic_id: apic_id as u8,
-                what: REMOTE_READ as u16,
-            });
+            self.deliver(apic_id as u8, REMOTE_READ as u16);
         }
         thread::yield_now();
         Ok(0)
@@ -87,10 +82,7 @@ impl InterruptCalls {
             let first = u64::from(first);
             for apic_id in first..u64::from(self.cpus).min(first + 64) {
                 if targets >> (apic_id - first) & 1 != 0 {
-                    taken += u64::from(self.interrupts.deliver(Ipi {
-                        apic_id: apic_id as u8,
-                        what,
-                    }));
+                    taken += u64::from(self.deliver(apic_id as u8, what));
                 }
             }
         }
@@ -106,11 +98,13 @@ impl InterruptCalls {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::irq::Msi;
+    use crate::sync::lock;
 
     const KERNEL: Caller = Caller {
         vcpu: 0,
@@ -122,31 +116,25 @@ mod tests {
     const SMI: u64 = 0x200;
     const STARTUP: u64 = 0x600;
 
-    /// Records what it is given; vCPUs of `deaf` take nothing.
-    #[derive(Default)]
-    struct Recorder {
-        seen: Mutex<Vec<(u8, u16)>>,
-        deaf: Vec<u8>,
-    }
+    /// The APIC IDs and data of messages, without the bit that all have.
+    type Recorder = Arc<Mutex<Vec<(u8, u16)>>>;
 
-    impl Interrupts for Recorder {
-        fn deliver(&self, ipi: Ipi) -> bool {
-            self.seen.lock().unwrap().push((ipi.apic_id, ipi.what));
-            !self.deaf.contains(&ipi.apic_id)
-        }
-    }
-
-    fn calls(cpus: u8, deaf: &[u8]) -> (InterruptCalls, Arc<Recorder>) {
-        let recorder = Arc::new(Recorder {
-            deaf: deaf.to_vec(),
-            ..Recorder::default()
+    /// Calls whose messages are recorded; vCPUs of `deaf` take nothing.
+    fn calls(cpus: u8, deaf: &[u8]) -> (InterruptCalls, Recorder) {
+        let (recorder, deaf) = (Recorder::default(), deaf.to_vec());
+        let seen = Arc::clone(&recorder);
+        let msi = MsiSender::new(move |Msi { address, data }| {
+            let apic_id = (address >> 12) as u8;
+            assert_eq!(address, MSI_ADDRESS | u64::from(apic_id) << 12);
+            assert_eq!(u64::from(data) & ASSERT, ASSERT);
+            lock(&seen).push((apic_id, (u64::from(data) ^ ASSERT) as u16));
+            Ok(!deaf.contains(&apic_id))
         });
-        let interrupts = Arc::clone(&recorder) as Arc<dyn Interrupts>;
-        (InterruptCalls { interrupts, cpus }, recorder)
+        (InterruptCalls { msi, cpus }, recorder)
     }
 
     fn seen(recorder: &Recorder) -> Vec<(u8, u16)> {
-        std::mem::take(&mut *recorder.seen.lock().unwrap())
+        std::mem::take(&mut lock(recorder))
     }
 
     #[test]

@@ -18,7 +18,8 @@ use super::clock::ClockCalls;
 use super::console::ConsoleCalls;
 use super::interrupts::InterruptCalls;
 use super::mapping::MappingCalls;
-use super::{Answer, Caller, Clock, ConsoleSink, Handler, Hypercalls, Interrupts, vmm};
+use super::{Answer, Caller, Clock, ConsoleSink, Handler, Hypercalls, vmm};
+use crate::irq::MsiSender;
 use crate::outcome::OutcomeLatch;
 
 /// What a machine's handlers work with.
@@ -28,7 +29,7 @@ pub struct Services<M> {
     /// Its vCPUs; their APIC IDs are 0 to `cpus - 1`.
     pub cpus: u8,
     /// The way to their local APICs.
-    pub interrupts: Arc<dyn Interrupts>,
+    pub msi: MsiSender,
     /// The host's clock and the guest's.
     pub clock: Arc<dyn Clock>,
     /// The serial console, if there is one.
@@ -58,7 +59,7 @@ impl<M: GuestMemoryBackend + Clone + Send + Sync + 'static> Services<M> {
     pub fn handler(self) -> impl Handler + 'static {
         MachineCalls {
             interrupts: InterruptCalls {
-                interrupts: self.interrupts,
+                msi: self.msi,
                 cpus: self.cpus,
             },
             clock: ClockCalls {

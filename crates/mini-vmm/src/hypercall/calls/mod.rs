@@ -43,8 +43,7 @@ use para_abi::{Call, KvmErrno};
 
 pub use self::clock::{Clock, Pair};
 pub use self::console::{CONSOLE_WRITE_MAX, ConsoleSink};
-pub use self::host::{KvmClock, KvmInterrupts};
-pub use self::interrupts::{Interrupts, Ipi};
+pub use self::host::KvmClock;
 use self::machine::NUMBERS;
 pub use self::machine::Services;
 pub use vcpu_loop::kvm::TscOffset;

@@ -11,6 +11,7 @@ use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::irq::MsiSender;
 use crate::outcome::{Outcome, OutcomeLatch};
 
 type Memory = GuestMemoryMmap<AtomicBitmap>;
@@ -21,13 +22,6 @@ const RAM: [(GuestAddress, usize); 2] =
 const CPUS: u8 = 3;
 
 struct Fakes;
-
-impl Interrupts for Fakes {
-    fn deliver(&self, ipi: Ipi) -> bool {
-        assert!(ipi.apic_id < CPUS);
-        true
-    }
-}
 
 impl Clock for Fakes {
     fn pair(&self, vcpu: u32) -> Option<Pair> {
@@ -56,6 +50,14 @@ struct Machine {
     outcome: OutcomeLatch,
 }
 
+/// Sends interrupts to vCPUs that there are.
+fn msi() -> MsiSender {
+    MsiSender::new(|msi| {
+        assert!(msi.address >> 12 & 0xff < CPUS.into());
+        Ok(true)
+    })
+}
+
 fn machine(console: bool) -> Machine {
     let memory = Memory::from_ranges(&RAM).unwrap();
     let sink = Sink::default();
@@ -63,7 +65,7 @@ fn machine(console: bool) -> Machine {
     let services = Services {
         memory: memory.clone(),
         cpus: CPUS,
-        interrupts: Arc::new(Fakes),
+        msi: msi(),
         clock: Arc::new(Fakes),
         console: console.then(|| Box::new(sink.clone()) as Box<dyn ConsoleSink>),
         outcome: outcome.clone(),
@@ -225,12 +227,11 @@ fn every_number_with_a_name_is_answered() {
 
 #[test]
 fn a_handler_passes_on_what_it_does_not_know() {
-    let (interrupts, clock) = (Arc::new(Fakes), Arc::new(Fakes));
     let services = Services {
         memory: Memory::from_ranges(&RAM).unwrap(),
         cpus: CPUS,
-        interrupts,
-        clock,
+        msi: msi(),
+        clock: Arc::new(Fakes),
         console: None,
         outcome: OutcomeLatch::new().unwrap(),
     };

@@ -16,7 +16,8 @@ use vm_memory::GuestMemoryMmap;
 use super::{Completion, Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
 use crate::config::{HypercallRoute, SerialSpec, VmSpec};
 use crate::console::ConsoleOutput;
-use crate::hypercall::calls::{ConsoleSink, Hypercalls, KvmClock, KvmInterrupts, Services};
+use crate::hypercall::calls::{ConsoleSink, Hypercalls, KvmClock, Services};
+use crate::irq::MsiSender;
 use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::probe::guest::test_hypercall;
@@ -51,6 +52,8 @@ pub struct ParaConfig<'a> {
     pub cpuid: &'a CpuId,
     /// The vCPUs, before they run.
     pub vcpus: &'a [KvmVcpu],
+    /// The way to the vCPUs' local APICs.
+    pub msi: MsiSender,
     /// Where COM1 goes.
     pub output: Option<ConsoleOutput>,
     /// Where the guest's end of the run is reported.
@@ -139,7 +142,7 @@ fn handlers(config: &ParaConfig<'_>) -> Arc<Hypercalls> {
     let services = Services {
         memory: config.mapped.memory().clone(),
         cpus: config.spec.cpus,
-        interrupts: Arc::new(KvmInterrupts(Arc::clone(vm))),
+        msi: config.msi.clone(),
         clock: Arc::new(KvmClock::new(Arc::clone(vm), offsets.collect())),
         console: match config.spec.serial {
             SerialSpec::Off => None,

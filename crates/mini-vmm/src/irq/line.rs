@@ -28,7 +28,7 @@ impl IrqLine {
     ///
     /// # Example
     /// ```
-    /// use mini_vmm::devices::IrqLine;
+    /// use mini_vmm::irq::IrqLine;
     ///
     /// let line = IrqLine::new(|_event| Err(std::io::Error::other("no such pin")));
     /// assert_eq!(line.raise().unwrap_err().to_string(), "no such pin");

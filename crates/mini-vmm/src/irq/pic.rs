@@ -3,6 +3,8 @@
 
 //! The 8259 interrupt controllers inside of KVM, as firmware leaves them to a kernel.
 
+use std::ops::Range;
+
 use kvm_bindings::{
     KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip, kvm_irqchip__bindgen_ty_1,
     kvm_pic_state,
@@ -10,8 +12,8 @@ use kvm_bindings::{
 
 /// The vector of IRQ 0. Vectors 0 to 31 are the CPU's exceptions (Intel SDM volume 3A, section 6.3.1).
 pub const FIRST_VECTOR: u8 = 0x20;
-/// The second PIC's first interrupt.
-pub const SECOND_GSI: u32 = 8;
+/// The second PIC's interrupts.
+pub const SECOND_GSIS: Range<u32> = 8..16;
 
 /// The first PIC with all inputs masked and its vectors behind the exceptions, for `KVM_SET_IRQCHIP` (KVM API
 /// section 4.26).
@@ -23,7 +25,7 @@ pub fn first() -> kvm_irqchip {
     masked(KVM_IRQCHIP_PIC_MASTER, FIRST_VECTOR, 0xf8)
 }
 
-/// The same for the second PIC, whose vectors follow. Only a machine with a device on [`SECOND_GSI`] or above needs it.
+/// The same for the second PIC, whose vectors follow. Only a machine with a device on [`SECOND_GSIS`] needs it.
 pub fn second() -> kvm_irqchip {
     // IRQ 8 and 13 are always edges.
     masked(KVM_IRQCHIP_PIC_SLAVE, FIRST_VECTOR + 8, 0xde)

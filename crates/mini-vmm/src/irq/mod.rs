@@ -1,0 +1,137 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Interrupts: who has which line, and how devices raise them without a KVM call of their own.
+//!
+//! - An [edge](IrqLine) of a GSI. The GSI is fixed ([`crate::layout`]), or one that the machine's plan takes from
+//!   [`Pins`].
+//! - A [level](LevelLine) of a GSI, which asks its device again after the guest has served it.
+//! - A message by address and data, as MSI-X has them: an [`MsiSender`] where this process sends it, an [`MsiLine`] where
+//!   the kernel or another process does.
+//!
+//! Nothing of this costs a machine anything before it is used, and raising an interrupt takes no lock.
+
+mod level;
+mod line;
+mod msi;
+pub(crate) mod pic;
+mod pins;
+mod routes;
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use kvm_bindings::KvmIrqRouting;
+use kvm_ioctls::VmFd;
+use vmm_sys_util::errno;
+
+use routes::Routes;
+
+pub use level::LevelLine;
+pub use line::IrqLine;
+pub use msi::{Msi, MsiLine, MsiSender};
+pub use pins::{NoPin, Pins};
+pub use routes::NoRoute;
+
+/// The ways in which a machine's devices interrupt it. Clones belong to the same machine, and don't keep it alive.
+#[derive(Clone, Debug)]
+pub struct Irqs {
+    controllers: Controllers,
+    routes: Arc<Routes>,
+}
+
+/// KVM's interrupt controllers; without a machine, whatever is sent to them is lost.
+#[derive(Clone, Debug)]
+struct Controllers(Option<Weak<VmFd>>);
+
+impl Controllers {
+    fn call<T: Default>(&self, act: impl FnOnce(&VmFd) -> errno::Result<T>) -> io::Result<T> {
+        let Some(vm) = &self.0 else {
+            return Ok(T::default());
+        };
+        let vm = vm
+            .upgrade()
+            .ok_or_else(|| io::Error::other("its machine is gone"))?;
+        act(&vm).map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+}
+
+impl Irqs {
+    /// The interrupts of `vm`, which has KVM's interrupt controllers.
+    pub fn new(vm: &Arc<VmFd>) -> Self {
+        Irqs::of(Controllers(Some(Arc::downgrade(vm))))
+    }
+
+    /// Interrupts of devices without a machine: nobody gets them.
+    pub fn unconnected() -> Self {
+        Irqs::of(Controllers(None))
+    }
+
+    fn of(controllers: Controllers) -> Self {
+        let of_routes = controllers.clone();
+        let routes = Routes::new(move |entries| {
+            // There are never more entries than it has room for.
+            let table = KvmIrqRouting::from_entries(entries).map_err(io::Error::other)?;
+            of_routes.call(|vm| vm.set_gsi_routing(&table))
+        });
+        Irqs {
+            controllers,
+            routes: Arc::new(routes),
+        }
+    }
+
+    /// A line whose interrupts are edges of `gsi`.
+    pub fn edge(&self, gsi: u32) -> IrqLine {
+        let controllers = self.controllers.clone();
+        IrqLine::new(move |event| controllers.call(|vm| vm.register_irqfd(event, gsi)))
+    }
+
+    /// A line that is a level of `gsi`.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn level(&self, gsi: u32) -> io::Result<LevelLine> {
+        let controllers = self.controllers.clone();
+        LevelLine::new(move |event, served| {
+            controllers.call(|vm| vm.register_irqfd_with_resample(event, served, gsi))
+        })
+    }
+
+    /// What sends messages (`KVM_SIGNAL_MSI`, KVM API section 4.71).
+    pub fn msi(&self) -> MsiSender {
+        let controllers = self.controllers.clone();
+        MsiSender::new(move |msi| {
+            // More than 0 is "delivered", 0 "blocked by the guest", an error "nobody has this ID".
+            let taken = controllers.call(|vm| vm.signal_msi(msi.into()))?;
+            Ok(taken > 0)
+        })
+    }
+
+    /// An eventfd that sends a message for whoever writes it.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn msi_line(&self) -> io::Result<MsiLine> {
+        let controllers = self.controllers.clone();
+        MsiLine::new(Arc::clone(&self.routes), move |event, gsi, on| {
+            controllers.call(|vm| match on {
+                true => vm.register_irqfd(event, gsi),
+                false => vm.unregister_irqfd(event, gsi),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_machine_interrupts_are_lost() {
+        let irqs = Irqs::unconnected();
+        irqs.edge(4).raise().unwrap();
+        irqs.level(16).unwrap().raise().unwrap();
+        assert!(!irqs.msi().signal(0xfee0_0000, 0x41).unwrap());
+        irqs.msi_line().unwrap().connect(0xfee0_0000, 0x41).unwrap();
+    }
+}

@@ -1,0 +1,20 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Eventfds for kvm-ioctls, which takes its own type of them.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// Another descriptor of the eventfd `fd`.
+///
+/// # Errors
+/// The process has no descriptor left.
+pub(crate) fn duplicate(fd: &OwnedFd) -> io::Result<EventFd> {
+    let new = fd.try_clone()?.into_raw_fd();
+    // SAFETY: the descriptor is open, and nobody else has it.
+    Ok(unsafe { EventFd::from_raw_fd(new) })
+}
