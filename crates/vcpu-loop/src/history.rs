@@ -138,6 +138,17 @@ fn first(call: &Hypercall<'_>) -> u64 {
     call.args.first().copied().unwrap_or(0)
 }
 
+/// Its address and data in a record.
+fn hyperv(exit: &HypervExit<'_>) -> (u64, u64) {
+    match exit {
+        HypervExit::Synic { msr, control, .. } | HypervExit::SynDbg { msr, control, .. } => {
+            (u64::from(*msr), *control)
+        }
+        HypervExit::Hypercall(call) => (call.number, first(call)),
+        HypervExit::Unknown(kind) => (u64::from(*kind), 0),
+    }
+}
+
 impl From<&Exit<'_>> for ExitRecord {
     fn from(exit: &Exit<'_>) -> Self {
         let record = |kind, address, size, data| ExitRecord {
@@ -164,16 +175,10 @@ impl From<&Exit<'_>> for ExitRecord {
             Exit::Wrmsr { index, data, .. } => record(ExitKind::Wrmsr, u64::from(*index), 0, *data),
             Exit::Hypercall(call) => record(ExitKind::Hypercall, call.number, 0, first(call)),
             Exit::Xen(call) => record(ExitKind::Xen, call.number, 0, first(call)),
-            Exit::Hyperv(exit) => match exit {
-                HypervExit::Synic { msr, control, .. }
-                | HypervExit::SynDbg { msr, control, .. } => {
-                    record(ExitKind::Hyperv, u64::from(*msr), 0, *control)
-                }
-                HypervExit::Hypercall(call) => {
-                    record(ExitKind::Hyperv, call.number, 0, first(call))
-                }
-                HypervExit::Unknown(kind) => record(ExitKind::Hyperv, u64::from(*kind), 0, 0),
-            },
+            Exit::Hyperv(exit) => {
+                let (address, data) = hyperv(exit);
+                record(ExitKind::Hyperv, address, 0, data)
+            }
             Exit::Hlt => record(ExitKind::Hlt, 0, 0, 0),
             Exit::Shutdown => record(ExitKind::Shutdown, 0, 0, 0),
             Exit::SystemEvent(event) => record(

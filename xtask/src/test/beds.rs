@@ -136,25 +136,7 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
             Err(error) => format!("{error:#}"),
         }
     });
-    let mut rows = Vec::new();
-    for (title, is_linux) in [("KVM tests", false), (LINUX_BOOTS, true)] {
-        let mut row = row(title, place, Tally::default());
-        if is_linux {
-            row.tally = skips.clone();
-        }
-        let mut any = row.tally != Tally::default();
-        for (job, outcome) in jobs.iter().zip(&log.outcomes) {
-            if matches!(job.check, Check::Linux(_)) == is_linux {
-                any = true;
-                row.elapsed += outcome.elapsed;
-                row.tally.add(judge(job, outcome));
-            }
-        }
-        if any {
-            rows.push(row);
-        }
-    }
-    Ok(rows)
+    Ok(rows(place, &jobs, &log.outcomes, skips))
 }
 
 /// Runs beds until no job waits, or there is no hope: `bed` runs one, and returns the cause of its end. No job keeps the
@@ -172,13 +154,29 @@ fn run_beds(log: &mut JobLog, bed: &mut dyn FnMut(&mut JobLog) -> String) {
     }
 }
 
-fn row(part: &str, place: &str, tally: Tally) -> Row {
-    Row {
-        part: part.to_owned(),
-        place: place.to_owned(),
-        tally,
-        elapsed: Duration::ZERO,
-    }
+/// A row for the tests and one for the boots, as far as there were any.
+fn rows(place: &str, jobs: &[Job], outcomes: &[Outcome], skips: Tally) -> Vec<Row> {
+    let row = |title: &str, is_linux: bool, mut tally: Tally| {
+        let (mut elapsed, mut any) = (Duration::ZERO, tally != Tally::default());
+        for (job, outcome) in jobs.iter().zip(outcomes) {
+            if matches!(job.check, Check::Linux(_)) == is_linux {
+                any = true;
+                elapsed += outcome.elapsed;
+                tally.add(judge(job, outcome));
+            }
+        }
+        any.then(|| Row {
+            part: title.to_owned(),
+            place: place.to_owned(),
+            tally,
+            elapsed,
+        })
+    };
+    let tests = row("KVM tests", false, Tally::default());
+    tests
+        .into_iter()
+        .chain(row(LINUX_BOOTS, true, skips))
+        .collect()
 }
 
 fn judge(job: &Job, outcome: &Outcome) -> Tally {

@@ -26,44 +26,15 @@ pub(super) fn decode<'a>(page: &'a mut RunPage, details: &'a mut Details) -> Exi
 #[inline(never)]
 fn other<'a>(page: &'a mut RunPage, details: &'a mut Details, exit_reason: u32) -> Exit<'a> {
     match exit_reason {
-        KVM_EXIT_X86_RDMSR => {
-            let msr = page.msr();
-            Exit::Rdmsr {
-                index: msr.index,
-                data: &mut msr.data,
-                error: &mut msr.error,
-            }
-        }
-        KVM_EXIT_X86_WRMSR => {
-            let msr = page.msr();
-            Exit::Wrmsr {
-                index: msr.index,
-                data: msr.data,
-                error: &mut msr.error,
-            }
-        }
+        KVM_EXIT_X86_RDMSR => rdmsr(page),
+        KVM_EXIT_X86_WRMSR => wrmsr(page),
         KVM_EXIT_HYPERCALL => hypercall(page),
         KVM_EXIT_XEN => xen(page, details),
         KVM_EXIT_HYPERV => Exit::Hyperv(hyperv(page)),
         KVM_EXIT_HLT => Exit::Hlt,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
         KVM_EXIT_SYSTEM_EVENT => details.event(system_event(page)),
-        KVM_EXIT_DEBUG => {
-            let arch = page.debug().arch;
-            let kvm_debug_exit_arch {
-                exception,
-                pc,
-                dr6,
-                dr7,
-                ..
-            } = arch;
-            Exit::Debug(DebugExit {
-                exception,
-                pc,
-                dr6,
-                dr7,
-            })
-        }
+        KVM_EXIT_DEBUG => Exit::Debug(debug(page)),
         KVM_EXIT_IOAPIC_EOI => Exit::IoapicEoi {
             vector: page.eoi().vector,
         },
@@ -81,14 +52,7 @@ fn other<'a>(page: &'a mut RunPage, details: &'a mut Details, exit_reason: u32) 
         KVM_EXIT_X86_BUS_LOCK => Exit::BusLock,
         KVM_EXIT_NOTIFY if page.notify().flags & KVM_NOTIFY_CONTEXT_INVALID == 0 => Exit::Notify,
         KVM_EXIT_AP_RESET_HOLD => Exit::ApResetHold,
-        KVM_EXIT_MEMORY_FAULT => {
-            let fault = page.memory_fault();
-            Exit::MemoryFault(MemoryFault {
-                flags: fault.flags,
-                gpa: fault.gpa,
-                size: fault.size,
-            })
-        }
+        KVM_EXIT_MEMORY_FAULT => Exit::MemoryFault(memory_fault(page)),
         _ => match fatal(page, exit_reason) {
             Some(exit) => details.fatal(exit),
             None => Exit::Other(OtherExit {
@@ -138,6 +102,43 @@ fn mmio<'a>(page: &'a mut RunPage, details: &'a mut Details) -> Exit<'a> {
     match mmio.is_write {
         0 => Exit::MmioRead { addr, data },
         _ => Exit::MmioWrite { addr, data },
+    }
+}
+
+fn rdmsr(page: &mut RunPage) -> Exit<'_> {
+    let msr = page.msr();
+    Exit::Rdmsr {
+        index: msr.index,
+        data: &mut msr.data,
+        error: &mut msr.error,
+    }
+}
+
+fn wrmsr(page: &mut RunPage) -> Exit<'_> {
+    let msr = page.msr();
+    Exit::Wrmsr {
+        index: msr.index,
+        data: msr.data,
+        error: &mut msr.error,
+    }
+}
+
+fn debug(page: &mut RunPage) -> DebugExit {
+    let debug = page.debug().arch;
+    DebugExit {
+        exception: debug.exception,
+        pc: debug.pc,
+        dr6: debug.dr6,
+        dr7: debug.dr7,
+    }
+}
+
+fn memory_fault(page: &mut RunPage) -> MemoryFault {
+    let fault = page.memory_fault();
+    MemoryFault {
+        flags: fault.flags,
+        gpa: fault.gpa,
+        size: fault.size,
     }
 }
 

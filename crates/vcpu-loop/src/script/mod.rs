@@ -10,6 +10,7 @@ mod io;
 mod step;
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -193,97 +194,39 @@ impl ScriptedVcpu {
     fn owe(&mut self, owed: Owed, data: Vec<u8>) {
         self.owed = Some(owed);
         self.data = data;
+        self.word = 0;
         // As KVM presets it: an MSR access that nobody answers would succeed with 0.
         self.error = 0;
     }
 
-    fn exit(&mut self, step: Step) -> Result<Exit<'_>, ScriptError> {
-        match step {
-            Step::PioIn { port, size, count } => {
-                self.owe(Owed::PioIn, vec![0; usize::from(size) * count]);
-                return Ok(Exit::PioIn {
-                    port,
-                    size,
-                    data: &mut self.data,
-                });
-            }
-            Step::PioOut { port, size, data } => {
-                self.owe(Owed::PioOut, data);
-                return Ok(Exit::PioOut {
-                    port,
-                    size,
-                    data: &self.data,
-                });
-            }
-            Step::MmioRead { addr, len } => {
-                self.owe(Owed::MmioRead, vec![0; len]);
-                return Ok(Exit::MmioRead {
-                    addr,
-                    data: &mut self.data,
-                });
-            }
-            Step::MmioWrite { addr, data } => {
-                self.owe(Owed::MmioWrite, data);
-                return Ok(Exit::MmioWrite {
-                    addr,
-                    data: &self.data,
-                });
-            }
-            Step::Rdmsr { index } => {
-                self.owe(Owed::Rdmsr, Vec::new());
-                self.word = 0;
-                return Ok(Exit::Rdmsr {
-                    index,
-                    data: &mut self.word,
-                    error: &mut self.error,
-                });
-            }
-            Step::Wrmsr { index, data } => {
-                self.owe(Owed::Wrmsr, Vec::new());
-                return Ok(Exit::Wrmsr {
-                    index,
-                    data,
-                    error: &mut self.error,
-                });
-            }
-            Step::Hypercall { abi, number } => return Ok(self.hypercall(abi, number)),
-            Step::HypervSynic { msr } => {
-                self.owe(Owed::Hyperv, Vec::new());
-                return Ok(Exit::Hyperv(HypervExit::Synic {
-                    msr,
-                    control: 0,
-                    event_page: 0,
-                    message_page: 0,
-                }));
-            }
-            Step::Other { reason, data } => {
-                self.owe(Owed::Other, data);
-                let data = &mut self.data;
-                return Ok(Exit::Other(OtherExit { reason, data }));
-            }
-            // The access is repeated, so nothing has retired.
-            Step::MemoryFault(fault) => return Ok(Exit::MemoryFault(fault)),
-            _ => self.retired += 1,
-        }
-        self.plain(step)
-    }
-
-    fn hypercall(&mut self, abi: HypercallAbi, number: u64) -> Exit<'_> {
-        self.owe(Owed::Hypercall, Vec::new());
-        let ret = &mut self.word;
-        let call = Hypercall {
-            abi,
-            number,
-            args: &[0; 6],
-            long_mode: true,
-            cpl: None,
-            ret,
+    fn exit(&mut self, mut step: Step) -> Result<Exit<'_>, ScriptError> {
+        let Some((owed, data)) = owed(&mut step) else {
+            // The access that faults is repeated, so nothing has retired.
+            self.retired += u64::from(!matches!(step, Step::MemoryFault(_)));
+            return self.plain(step);
         };
-        match abi {
-            HypercallAbi::Kvm => Exit::Hypercall(call),
-            HypercallAbi::Xen => Exit::Xen(call),
-            HypercallAbi::Hyperv => Exit::Hyperv(HypervExit::Hypercall(call)),
-        }
+        self.owe(owed, data);
+        let (data, word, error) = (&mut self.data, &mut self.word, &mut self.error);
+        Ok(match step {
+            Step::PioIn { port, size, .. } => Exit::PioIn { port, size, data },
+            Step::PioOut { port, size, .. } => Exit::PioOut { port, size, data },
+            Step::MmioRead { addr, .. } => Exit::MmioRead { addr, data },
+            Step::MmioWrite { addr, .. } => Exit::MmioWrite { addr, data },
+            Step::Rdmsr { index } => {
+                let data = word;
+                Exit::Rdmsr { index, data, error }
+            }
+            Step::Wrmsr { index, data } => Exit::Wrmsr { index, data, error },
+            Step::Hypercall { abi, number } => hypercall(abi, number, word),
+            Step::HypervSynic { msr } => Exit::Hyperv(HypervExit::Synic {
+                msr,
+                control: 0,
+                event_page: 0,
+                message_page: 0,
+            }),
+            Step::Other { reason, .. } => Exit::Other(OtherExit { reason, data }),
+            _ => panic!("{step:?} owes nothing"),
+        })
     }
 
     /// Exits that leave nothing to complete.
@@ -305,11 +248,44 @@ impl ScriptedVcpu {
             },
             Step::BusLock => Exit::BusLock,
             Step::Notify => Exit::Notify,
+            Step::MemoryFault(fault) => Exit::MemoryFault(fault),
             Step::Fatal(exit) => self.details.fatal(exit),
             Step::HostError => return Err(ScriptError::Host),
             Step::Then(step) => panic!("{step:?} continues an instruction that made no exit"),
             _ => self.interrupted(),
         })
+    }
+}
+
+/// The reply that the guest waits for after `step`, and the data that its exit has.
+fn owed(step: &mut Step) -> Option<(Owed, Vec<u8>)> {
+    Some(match step {
+        Step::PioIn { size, count, .. } => (Owed::PioIn, vec![0; usize::from(*size) * *count]),
+        Step::PioOut { data, .. } => (Owed::PioOut, take(data)),
+        Step::MmioRead { len, .. } => (Owed::MmioRead, vec![0; *len]),
+        Step::MmioWrite { data, .. } => (Owed::MmioWrite, take(data)),
+        Step::Rdmsr { .. } => (Owed::Rdmsr, Vec::new()),
+        Step::Wrmsr { .. } => (Owed::Wrmsr, Vec::new()),
+        Step::Hypercall { .. } => (Owed::Hypercall, Vec::new()),
+        Step::HypervSynic { .. } => (Owed::Hyperv, Vec::new()),
+        Step::Other { data, .. } => (Owed::Other, take(data)),
+        _ => return None,
+    })
+}
+
+fn hypercall(abi: HypercallAbi, number: u64, ret: &mut u64) -> Exit<'_> {
+    let call = Hypercall {
+        abi,
+        number,
+        args: &[0; 6],
+        long_mode: true,
+        cpl: None,
+        ret,
+    };
+    match abi {
+        HypercallAbi::Kvm => Exit::Hypercall(call),
+        HypercallAbi::Xen => Exit::Xen(call),
+        HypercallAbi::Hyperv => Exit::Hyperv(HypervExit::Hypercall(call)),
     }
 }
 
