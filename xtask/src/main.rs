@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Set-up, test beds and checks of mini-vmm: `cargo xtask`.
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod apt;
 mod bed;

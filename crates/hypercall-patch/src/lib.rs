@@ -38,6 +38,7 @@
 //! ```
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 pub mod hyperv;
 #[cfg(feature = "vm-memory")]

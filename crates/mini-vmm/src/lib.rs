@@ -5,6 +5,7 @@
 //!
 //! Data flows one way: a [`config::VmSpec`] becomes a machine, the machine runs until there is an
 //! [`outcome::Outcome`], and the outcome becomes the exit code. `unsafe` has one address: `sys/`.
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod acpi;
 pub mod boot;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The `mini-vmm` command: arguments, a description, a run, an exit code.
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};

@@ -53,6 +53,7 @@
 //! ```
 #![no_std]
 #![cfg_attr(not(feature = "guest"), forbid(unsafe_code))]
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(test)]
 extern crate std;

@@ -46,6 +46,7 @@
 //! ```
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]
 compile_error!(

@@ -87,6 +87,7 @@
 //! at once. A device is called with none of them, a sink with its table's.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(feature = "acpi")]
 pub mod acpi;

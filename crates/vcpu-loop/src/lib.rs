@@ -68,6 +68,7 @@
 //! a device makes it *failed*: it can only be stopped. In each case there is one event, and a report.
 //!
 //! Panics are caught, so the VMM must be built with unwinding (`panic = "unwind"`, the default).
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]
 compile_error!(
