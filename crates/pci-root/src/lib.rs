@@ -17,6 +17,7 @@
 //! | [`ports`] | configuration space by the ports 0xcf8 to 0xcff, for guests without ECAM |
 //! | [`hotplug`] | the guest's side of a hotplug controller |
 //! | `acpi` (feature `acpi`) | what the DSDT and the MCFG say of all this |
+//! | `testing` (feature `test-utils`) | the guest's half: a scan as Linux makes it |
 //! | [`RootState`] | all of it as plain data |
 //!
 //! Functions have a type 0 header with memory BARs and MSI-X. There are no I/O BARs, no INTx (Interrupt Pin is 0), no MSI,
@@ -100,6 +101,8 @@ pub mod msix;
 pub mod ports;
 pub mod root;
 mod sync;
+#[cfg(feature = "test-utils")]
+pub mod testing;
 pub mod window;
 
 pub use address::Address;
