@@ -1,0 +1,402 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A descriptor chain, walked once and checked as a whole.
+//!
+//! `virtio_queue::DescriptorChain` is an iterator that ends without a word at whatever it can't follow: a device
+//! can't tell a short chain from a broken one. Here a broken chain is [`Broken`] before a device sees any of it, and a
+//! chain that is merely too short is [`ChainError::Short`], which a device answers as its request's error.
+
+use thiserror::Error;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory};
+
+use crate::broken::{Broken, IndirectFault};
+
+/// The length of a descriptor in bytes.
+const DESCRIPTOR: u64 = 16;
+
+/// How many descriptors a chain may have at least, whatever the size of its queue. A chain shall not be longer than the
+/// queue (2.7.5.3.1), but Linux makes longer ones in indirect tables, and other devices take them.
+const LIMIT: u16 = 1024;
+
+/// A piece of a request in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it begins. That it is guest memory is not checked yet.
+    pub address: GuestAddress,
+    /// Its length in bytes; never 0. `address + len` does not wrap.
+    pub len: u32,
+}
+
+/// A request: what the device reads, then what it writes.
+///
+/// Made by the caller and filled by [`Virtq::pop`](crate::queue::Virtq::pop), so that one allocation serves all
+/// requests of a queue.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    head: u16,
+    segments: Vec<Segment>,
+    /// How many of them are readable.
+    readable: usize,
+    readable_len: u64,
+    writable_len: u64,
+}
+
+/// Which table a walk is in.
+struct Table {
+    address: GuestAddress,
+    size: u16,
+    indirect: bool,
+}
+
+impl Chain {
+    /// A chain without segments.
+    pub const fn new() -> Self {
+        Chain {
+            head: 0,
+            segments: Vec::new(),
+            readable: 0,
+            readable_len: 0,
+            writable_len: 0,
+        }
+    }
+
+    /// The index of its first descriptor, by which it is given back.
+    pub const fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// What the device reads, in order. Empty buffers are left out.
+    pub fn readable(&self) -> &[Segment] {
+        &self.segments[..self.readable]
+    }
+
+    /// What the device writes, in order. Empty buffers are left out.
+    pub fn writable(&self) -> &[Segment] {
+        &self.segments[self.readable..]
+    }
+
+    /// How many bytes the device can read, 2^32 at most.
+    pub const fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
+    /// How many bytes the device can write, 2^32 at most.
+    pub const fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+
+    /// Reads what the driver wrote, from the first byte on.
+    pub fn reader<'a, M: GuestMemory>(&'a self, memory: &'a M) -> ChainReader<'a, M> {
+        ChainReader(Cursor::new(memory, self.readable(), self.readable_len))
+    }
+
+    /// Writes what the driver will read, from the first byte on.
+    pub fn writer<'a, M: GuestMemory>(&'a self, memory: &'a M) -> ChainWriter<'a, M> {
+        ChainWriter(Cursor::new(memory, self.writable(), self.writable_len))
+    }
+
+    /// Takes the chain that begins at `head`. After an error it has no segments.
+    pub(crate) fn walk<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        (table, size): (GuestAddress, u16),
+        head: u16,
+        indirect: bool,
+    ) -> Result<(), Broken> {
+        *self = Chain {
+            head,
+            segments: std::mem::take(&mut self.segments),
+            ..Chain::new()
+        };
+        self.segments.clear();
+        let table = Table {
+            address: table,
+            size,
+            indirect: false,
+        };
+        let walked = self.follow(memory, table, indirect);
+        if walked.is_err() {
+            self.segments.clear();
+            self.readable = 0;
+        }
+        walked
+    }
+
+    fn follow<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        mut table: Table,
+        indirect: bool,
+    ) -> Result<(), Broken> {
+        let head = self.head;
+        let limit = table.size.max(LIMIT);
+        let (mut index, mut writable) = (head, false);
+        for _ in 0..limit {
+            let mut descriptor = table.read(memory, index)?;
+            if descriptor.refers_to_indirect_table() {
+                table = table.indirect(&descriptor, head, indirect)?;
+                descriptor = table.read(memory, 0)?;
+            }
+            if descriptor.refers_to_indirect_table() {
+                let fault = IndirectFault::Nested;
+                return Err(Broken::Indirect { head, fault });
+            }
+            if writable && !descriptor.is_write_only() {
+                return Err(Broken::Order { head });
+            }
+            writable = descriptor.is_write_only();
+            self.add(&descriptor)?;
+            if !descriptor.has_next() {
+                return Ok(());
+            }
+            index = descriptor.next();
+        }
+        Err(Broken::TooMany { head, limit })
+    }
+
+    fn add(&mut self, descriptor: &Descriptor) -> Result<(), Broken> {
+        let (address, len) = (descriptor.addr(), descriptor.len());
+        if len == 0 {
+            return Ok(());
+        }
+        if address.checked_add(u64::from(len)).is_none() {
+            let address = address.0;
+            return Err(Broken::Wraps { address, len });
+        }
+        self.segments.push(Segment { address, len });
+        if descriptor.is_write_only() {
+            self.writable_len += u64::from(len);
+        } else {
+            self.readable += 1;
+            self.readable_len += u64::from(len);
+        }
+        if self.readable_len + self.writable_len > 1 << 32 {
+            return Err(Broken::TooLong { head: self.head });
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    fn read<M: GuestMemory>(&self, memory: &M, index: u16) -> Result<Descriptor, Broken> {
+        let size = self.size;
+        if index >= size {
+            return Err(Broken::Index { index, size });
+        }
+        // An indirect table may end behind the last address.
+        let address = self.address.0.wrapping_add(u64::from(index) * DESCRIPTOR);
+        memory
+            .read_obj(GuestAddress(address))
+            .map_err(|_| Broken::Memory { address })
+    }
+
+    /// The table that a descriptor names. Its write flag means nothing there (2.7.5.3.2).
+    fn indirect(
+        &self,
+        descriptor: &Descriptor,
+        head: u16,
+        negotiated: bool,
+    ) -> Result<Table, Broken> {
+        let len = descriptor.len();
+        let entries = u64::from(len) / DESCRIPTOR;
+        let fault = if !negotiated {
+            IndirectFault::NotNegotiated
+        } else if self.indirect {
+            IndirectFault::Nested
+        } else if descriptor.has_next() {
+            IndirectFault::Next
+        } else if len == 0 || u64::from(len) % DESCRIPTOR != 0 {
+            IndirectFault::Length(len)
+        } else {
+            return Ok(Table {
+                address: descriptor.addr(),
+                size: u16::try_from(entries).unwrap_or(u16::MAX),
+                indirect: true,
+            });
+        };
+        Err(Broken::Indirect { head, fault })
+    }
+}
+
+/// Why a request's bytes can't be had. The chain itself is sound, so the device can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ChainError {
+    /// The chain ends too early.
+    #[error("{wanted} bytes are wanted where the chain has {left} left")]
+    Short {
+        /// How many bytes are wanted.
+        wanted: u64,
+        /// How many there are.
+        left: u64,
+    },
+    /// A buffer is not in guest memory.
+    #[error("{len} bytes at guest address {address:#x} are not in guest memory")]
+    Memory {
+        /// The guest-physical address.
+        address: u64,
+        /// The length in bytes.
+        len: usize,
+    },
+}
+
+/// A place in a list of segments.
+#[derive(Debug)]
+struct Cursor<'a, M> {
+    memory: &'a M,
+    segments: &'a [Segment],
+    /// How much of the first one is behind us; less than its length.
+    offset: u32,
+    left: u64,
+    done: u64,
+}
+
+impl<'a, M: GuestMemory> Cursor<'a, M> {
+    const fn new(memory: &'a M, segments: &'a [Segment], left: u64) -> Self {
+        Cursor {
+            memory,
+            segments,
+            offset: 0,
+            left,
+            done: 0,
+        }
+    }
+
+    const fn wants(&self, wanted: u64) -> Result<(), ChainError> {
+        let left = self.left;
+        if wanted > left {
+            return Err(ChainError::Short { wanted, left });
+        }
+        Ok(())
+    }
+
+    /// Calls `transfer` for each piece of the next `len` bytes, with the range of it in these.
+    fn advance(
+        &mut self,
+        len: u64,
+        mut transfer: impl FnMut(&M, GuestAddress, std::ops::Range<u64>) -> Result<(), ChainError>,
+    ) -> Result<(), ChainError> {
+        self.wants(len)?;
+        let mut at = 0;
+        while at < len {
+            let Some((first, rest)) = self.segments.split_first() else {
+                break;
+            };
+            let here = u64::from(first.len - self.offset).min(len - at);
+            let address = first.address.unchecked_add(u64::from(self.offset));
+            transfer(self.memory, address, at..at + here)?;
+            at += here;
+            self.done += here;
+            self.left -= here;
+            // It fits: a part of the segment's length.
+            self.offset += here as u32;
+            if self.offset == first.len {
+                self.segments = rest;
+                self.offset = 0;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a chain's readable part.
+#[derive(Debug)]
+pub struct ChainReader<'a, M>(Cursor<'a, M>);
+
+impl<M: GuestMemory> ChainReader<'_, M> {
+    /// How many bytes are left.
+    pub const fn left(&self) -> u64 {
+        self.0.left
+    }
+
+    /// Fills `data`.
+    ///
+    /// # Errors
+    /// [`ChainError::Short`], and then nothing was read; [`ChainError::Memory`].
+    pub fn read(&mut self, data: &mut [u8]) -> Result<(), ChainError> {
+        self.0.advance(data.len() as u64, |memory, address, at| {
+            let piece = &mut data[at.start as usize..at.end as usize];
+            let len = piece.len();
+            memory
+                .read_slice(piece, address)
+                .map_err(|_| ChainError::Memory {
+                    address: address.0,
+                    len,
+                })
+        })
+    }
+
+    /// Reads plain data, in the guest's byte order.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_obj<T: ByteValued + Default>(&mut self) -> Result<T, ChainError> {
+        let mut value = T::default();
+        self.read(value.as_mut_slice())?;
+        Ok(value)
+    }
+
+    /// Leaves out `len` bytes.
+    ///
+    /// # Errors
+    /// [`ChainError::Short`].
+    pub fn skip(&mut self, len: u64) -> Result<(), ChainError> {
+        self.0.advance(len, |_, _, _| Ok(()))
+    }
+}
+
+/// Writes a chain's writable part, and counts.
+#[derive(Debug)]
+pub struct ChainWriter<'a, M>(Cursor<'a, M>);
+
+impl<M: GuestMemory> ChainWriter<'_, M> {
+    /// How many bytes are left.
+    pub const fn left(&self) -> u64 {
+        self.0.left
+    }
+
+    /// How many bytes were written or left out: the length for [`Virtq::push`](crate::queue::Virtq::push), if all of
+    /// them have a value by then.
+    pub const fn written(&self) -> u32 {
+        // A chain of exactly 2^32 bytes has a length that the used ring can't say.
+        if self.0.done > u32::MAX as u64 {
+            u32::MAX
+        } else {
+            self.0.done as u32
+        }
+    }
+
+    /// Writes `data`.
+    ///
+    /// # Errors
+    /// [`ChainError::Short`], and then nothing was written; [`ChainError::Memory`].
+    pub fn write(&mut self, data: &[u8]) -> Result<(), ChainError> {
+        self.0.advance(data.len() as u64, |memory, address, at| {
+            let piece = &data[at.start as usize..at.end as usize];
+            memory
+                .write_slice(piece, address)
+                .map_err(|_| ChainError::Memory {
+                    address: address.0,
+                    len: piece.len(),
+                })
+        })
+    }
+
+    /// Writes plain data, in the guest's byte order.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_obj<T: ByteValued>(&mut self, value: &T) -> Result<(), ChainError> {
+        self.write(value.as_slice())
+    }
+
+    /// Leaves out `len` bytes: another one has written them, or will.
+    ///
+    /// # Errors
+    /// [`ChainError::Short`].
+    pub fn skip(&mut self, len: u64) -> Result<(), ChainError> {
+        self.0.advance(len, |_, _, _| Ok(()))
+    }
+}

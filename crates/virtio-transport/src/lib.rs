@@ -1,0 +1,37 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Virtio devices for VMMs: a contract, checked queues, and transports.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`device`] | the contract between a device and whoever runs it |
+//! | [`layout`] | what a device is: ID, features, queues |
+//! | [`queue`], [`chain`] | a running queue and a request, each checked as a whole |
+//! | [`worker`] | a device's end: commands, events, pause, save |
+//! | [`registers`] | a driver's end: status, features, queue parameters, configuration |
+//! | [`message`] | what the two ends say to each other |
+//! | `mmio`, `pci` (features) | the two transports |
+//! | `testing` (feature `test-utils`) | a driver for rings in guest memory, and a suite for devices |
+//!
+//! There is no `unsafe` in this crate.
+
+#![forbid(unsafe_code)]
+
+mod broken;
+pub mod chain;
+pub mod device;
+pub mod layout;
+pub mod message;
+#[cfg(feature = "mmio")]
+pub mod mmio;
+#[cfg(feature = "pci")]
+pub mod pci;
+pub mod queue;
+pub mod registers;
+#[cfg(feature = "test-utils")]
+pub mod testing;
+pub mod worker;
+
+pub use broken::{Broken, IndirectFault};
+pub use device::{AnyDevice, Device};

@@ -1,0 +1,328 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A running queue, which its device owns.
+
+use std::num::Wrapping;
+use std::sync::atomic::{Ordering, fence};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use virtio_queue::{Queue, QueueOwnedT, QueueState as RawState, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+
+use crate::broken::Broken;
+use crate::chain::Chain;
+use crate::layout::{EVENT_IDX, INDIRECT_DESC, MAX_QUEUE_SIZE};
+
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
+const NO_INTERRUPT: u16 = 1;
+
+/// Where a queue is and how far it has come: what a device is started with and gives back as it stops.
+///
+/// Plain data that anybody may have written; [`Virtq::new`] checks it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueState {
+    /// The number of its entries.
+    pub size: u16,
+    /// The descriptor table's guest-physical address, a multiple of 16.
+    pub descriptors: u64,
+    /// The available ring's guest-physical address, a multiple of 2.
+    pub available: u64,
+    /// The used ring's guest-physical address, a multiple of 4.
+    pub used: u64,
+    /// How far it has come.
+    pub position: Position,
+}
+
+/// How far a queue has come. Both numbers count from 0 and wrap at 2^16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The entry of the available ring that the device takes next.
+    pub next_available: u16,
+    /// The entry of the used ring that the device fills next.
+    pub next_used: u16,
+}
+
+impl QueueState {
+    /// Whether size and addresses can be a queue's; where guest memory is, isn't looked at.
+    ///
+    /// # Errors
+    /// What can't be.
+    pub const fn check(&self) -> Result<(), QueueError> {
+        if !self.size.is_power_of_two() || self.size > MAX_QUEUE_SIZE {
+            return Err(QueueError::Size(self.size));
+        }
+        let misaligned = if self.descriptors & 15 != 0 {
+            self.descriptors
+        } else if self.available & 1 != 0 {
+            self.available
+        } else if self.used & 3 != 0 {
+            self.used
+        } else {
+            return Ok(());
+        };
+        Err(QueueError::Alignment(misaligned))
+    }
+
+    /// The rings as addresses and lengths in bytes, with the fields for `VIRTIO_F_EVENT_IDX` (2.7).
+    fn rings(&self) -> [(u64, usize, Permissions); 3] {
+        let size = usize::from(self.size);
+        [
+            (self.descriptors, 16 * size, Permissions::Read),
+            (self.available, 6 + 2 * size, Permissions::Read),
+            (self.used, 6 + 8 * size, Permissions::Write),
+        ]
+    }
+}
+
+/// Why a queue can't run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// Its size is not a power of two up to 32,768.
+    #[error("the queue size {0} is not a power of two up to {MAX_QUEUE_SIZE}")]
+    Size(u16),
+    /// An address is not aligned as its ring has to be.
+    #[error("the ring at guest address {0:#x} is not aligned")]
+    Alignment(u64),
+    /// A ring is not in guest memory.
+    #[error("the ring of {len} bytes at guest address {address:#x} is not in guest memory")]
+    Memory {
+        /// The guest-physical address.
+        address: u64,
+        /// The ring's length in bytes.
+        len: usize,
+    },
+}
+
+/// The queue can't be given back: the device still has requests of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{in_flight} requests are still in flight")]
+pub struct NotDrained {
+    /// How many requests the device has.
+    pub in_flight: u16,
+}
+
+/// A running queue: takes chains, gives them back, and knows when to notify.
+///
+/// It belongs to one thread and has no lock. Its parameters were copied when it was made, so that no register reaches
+/// it. Each head that was taken is marked until it is given back: a driver that makes it available again in between is
+/// [`Broken`], so a device may key what it has in flight by [`Chain::head`].
+#[derive(Debug)]
+pub struct Virtq {
+    queue: Queue,
+    /// The available ring's index, as last read: entries before it can be taken without a look.
+    available: u16,
+    /// How many chains were given back since the driver was last asked whether it wants an interrupt.
+    added: bool,
+    indirect: bool,
+    in_flight: Box<[u64]>,
+    count: u16,
+    last: Option<u16>,
+}
+
+impl Virtq {
+    /// A queue that goes on where `state` says.
+    ///
+    /// # Errors
+    /// [`QueueError`] if it can't be a queue in this memory.
+    pub fn new<M: GuestMemory>(
+        state: &QueueState,
+        features: u64,
+        memory: &M,
+    ) -> Result<Self, QueueError> {
+        state.check()?;
+        for (address, len, access) in state.rings() {
+            if !memory.check_range(GuestAddress(address), len, access) {
+                return Err(QueueError::Memory { address, len });
+            }
+        }
+        let raw = RawState {
+            max_size: state.size,
+            size: state.size,
+            next_avail: state.position.next_available,
+            next_used: state.position.next_used,
+            event_idx_enabled: features & EVENT_IDX != 0,
+            ready: true,
+            desc_table: state.descriptors,
+            avail_ring: state.available,
+            used_ring: state.used,
+        };
+        Ok(Virtq {
+            queue: Queue::try_from(raw).map_err(|_| QueueError::Size(state.size))?,
+            available: state.position.next_available,
+            added: false,
+            indirect: features & INDIRECT_DESC != 0,
+            in_flight: vec![0; usize::from(state.size).div_ceil(64)].into(),
+            count: 0,
+            last: None,
+        })
+    }
+
+    /// The number of entries.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// How many chains the device has.
+    pub const fn in_flight(&self) -> u16 {
+        self.count
+    }
+
+    /// Takes the next chain into `chain`; `false` if the driver has made none available.
+    ///
+    /// # Errors
+    /// [`Broken`] if ring or chain break a rule. Nothing was taken then.
+    pub fn pop<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, Broken> {
+        let next = self.queue.next_avail();
+        if next == self.available && !self.look(memory)? {
+            return Ok(false);
+        }
+        let size = self.queue.size();
+        let address = self.queue.avail_ring() + 4 + 2 * u64::from(next % size);
+        let head = load(memory, address)?;
+        if head >= size {
+            return Err(Broken::Index { index: head, size });
+        }
+        let (word, bit) = place(head);
+        if self.in_flight[word] & bit != 0 {
+            return Err(Broken::InFlight { head });
+        }
+        let table = (GuestAddress(self.queue.desc_table()), size);
+        chain.walk(memory, table, head, self.indirect)?;
+        self.in_flight[word] |= bit;
+        self.count += 1;
+        self.last = Some(head);
+        self.queue.set_next_avail(next.wrapping_add(1));
+        Ok(true)
+    }
+
+    /// Reads the available ring's index; whether there is anything to take.
+    fn look<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
+        let (next, size) = (self.queue.next_avail(), self.queue.size());
+        let index = self.queue.avail_idx(memory, Ordering::Acquire);
+        let Wrapping(index) = index.map_err(|_| Broken::Memory {
+            address: self.queue.avail_ring(),
+        })?;
+        if index.wrapping_sub(next) > size {
+            return Err(Broken::AvailableIndex { index, next, size });
+        }
+        self.available = index;
+        Ok(index != next)
+    }
+
+    /// Puts back the chain that was taken last, as if it had not been; `false` if it was not the last one, or was given
+    /// back already.
+    pub fn unpop(&mut self, head: u16) -> bool {
+        let is_last = self.last.take_if(|last| *last == head).is_some();
+        if is_last && self.release(head).is_ok() {
+            self.queue.go_to_previous_position();
+            return true;
+        }
+        false
+    }
+
+    /// Gives a chain back, with `written` bytes from the beginning of its writable part.
+    ///
+    /// # Errors
+    /// [`Broken::NotInFlight`] if the device doesn't have it; [`Broken::Memory`].
+    pub fn push<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        head: u16,
+        written: u32,
+    ) -> Result<(), Broken> {
+        self.release(head)?;
+        self.added = true;
+        let address = self.queue.used_ring();
+        self.queue
+            .add_used(memory, head, written)
+            .map_err(|_| Broken::Memory { address })
+    }
+
+    fn release(&mut self, head: u16) -> Result<(), Broken> {
+        let (word, bit) = place(head);
+        match self.in_flight.get_mut(word) {
+            Some(word) if *word & bit != 0 => *word &= !bit,
+            _ => return Err(Broken::NotInFlight { head }),
+        }
+        self.count -= 1;
+        Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for what was given back since the last time that this was asked. Ask once
+    /// after a batch, and then raise it.
+    ///
+    /// # Errors
+    /// [`Broken::Memory`].
+    pub fn needs_interrupt<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
+        if !std::mem::take(&mut self.added) {
+            return Ok(false);
+        }
+        let address = self.queue.avail_ring();
+        if self.queue.event_idx_enabled() {
+            let needs = self.queue.needs_notification(memory);
+            return needs.map_err(|_| Broken::Memory { address });
+        }
+        // The used index is to be seen before the flags are read (2.7.7.2).
+        fence(Ordering::SeqCst);
+        Ok(load(memory, address)? & NO_INTERRUPT == 0)
+    }
+
+    /// Asks the driver to notify of the next chain; whether there is one already, for which it won't.
+    ///
+    /// # Errors
+    /// [`Broken::Memory`].
+    pub fn enable_kicks<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
+        let address = self.queue.used_ring();
+        self.queue
+            .enable_notification(memory)
+            .map_err(|_| Broken::Memory { address })
+    }
+
+    /// Asks the driver not to notify. It may, all the same.
+    ///
+    /// # Errors
+    /// [`Broken::Memory`].
+    pub fn disable_kicks<M: GuestMemory>(&mut self, memory: &M) -> Result<(), Broken> {
+        let address = self.queue.used_ring();
+        self.queue
+            .disable_notification(memory)
+            .map_err(|_| Broken::Memory { address })
+    }
+
+    /// Where it is and how far it has come.
+    ///
+    /// # Errors
+    /// [`NotDrained`] while the device has chains of it.
+    pub fn state(&self) -> Result<QueueState, NotDrained> {
+        if self.count != 0 {
+            let in_flight = self.count;
+            return Err(NotDrained { in_flight });
+        }
+        Ok(QueueState {
+            size: self.queue.size(),
+            descriptors: self.queue.desc_table(),
+            available: self.queue.avail_ring(),
+            used: self.queue.used_ring(),
+            position: Position {
+                next_available: self.queue.next_avail(),
+                next_used: self.queue.next_used(),
+            },
+        })
+    }
+}
+
+/// Where a head's mark is.
+const fn place(head: u16) -> (usize, u64) {
+    (head as usize / 64, 1 << (head % 64))
+}
+
+/// Reads two bytes that the driver may be writing.
+fn load<M: GuestMemory>(memory: &M, address: u64) -> Result<u16, Broken> {
+    memory
+        .load(GuestAddress(address), Ordering::Relaxed)
+        .map(u16::from_le)
+        .map_err(|_| Broken::Memory { address })
+}

@@ -1,0 +1,209 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A sane driver.
+
+use std::collections::BTreeMap;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::layout::{INDIRECT_DESC, VERSION_1};
+use crate::registers::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
+
+use super::machine::Machine;
+use super::port::Port;
+use super::ring::{Buffers, DriverRing};
+
+/// What a driver wants of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Of which queue.
+    pub queue: u16,
+    /// What the device reads.
+    pub readable: Vec<u8>,
+    /// How many bytes it may write.
+    pub writable: u32,
+}
+
+/// What a device answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// How many bytes it says that it wrote.
+    pub len: u32,
+    /// The writable part, all of it; [`Driver::BLANK`] where the device wrote nothing.
+    pub bytes: Vec<u8>,
+}
+
+/// A driver that keeps the rules.
+///
+/// Its rings are at the beginning of guest memory, its buffers behind them.
+#[derive(Debug)]
+pub struct Driver {
+    /// The device's queues.
+    pub rings: Vec<DriverRing>,
+    features: u64,
+    /// Buffers are taken from here on, around and around.
+    data: std::ops::Range<u64>,
+    next: u64,
+    /// What is in flight, by queue and head: its number, and where the device writes.
+    sent: BTreeMap<(u16, u32), (u32, u64, u32)>,
+    count: u32,
+}
+
+/// Splits a buffer in three, the way no driver has to.
+fn pieces(at: u64, len: u32) -> Vec<(u64, u32)> {
+    let third = len / 3;
+    let pieces = [
+        (at, third),
+        (at + u64::from(third), third),
+        (at + 2 * u64::from(third), len - 2 * third),
+    ];
+    pieces.into_iter().filter(|(_, len)| *len != 0).collect()
+}
+
+impl Driver {
+    /// What a writable buffer holds before the device writes.
+    pub const BLANK: u8 = 0xa5;
+
+    /// Starts a device with features of those that it offers.
+    ///
+    /// # Panics
+    /// If the device refuses.
+    pub fn start<P: Port>(machine: &mut Machine<P>, wanted: u64) -> Self {
+        let driver = Driver::prepare(machine, wanted);
+        driver.finish(machine);
+        driver
+    }
+
+    /// All but `DRIVER_OK`.
+    ///
+    /// # Panics
+    /// If the device refuses.
+    pub fn prepare<P: Port>(machine: &mut Machine<P>, wanted: u64) -> Self {
+        machine.set_status(0);
+        machine.pump_until(|machine| machine.port.status() == 0);
+        machine.set_status(ACKNOWLEDGE);
+        machine.set_status(ACKNOWLEDGE | DRIVER);
+        let port = &mut machine.port;
+        let offered = u64::from(port.device_features(0)) | u64::from(port.device_features(1)) << 32;
+        let features = offered & wanted | VERSION_1;
+        port.set_driver_features(0, features as u32);
+        port.set_driver_features(1, (features >> 32) as u32);
+        machine.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        let status = machine.port.status();
+        assert_eq!(status & FEATURES_OK, FEATURES_OK, "features {features:#x}");
+        let mut base = 0;
+        let mut rings = Vec::new();
+        for queue in 0.. {
+            let size = machine.port.max_queue_size(queue);
+            if size == 0 {
+                break;
+            }
+            let ring = DriverRing::new(&machine.memory, base, size);
+            machine.port.set_up_queue(queue, &ring.state());
+            assert!(machine.port.is_queue_ready(queue), "queue {queue}");
+            base += DriverRing::bytes(size);
+            rings.push(ring);
+        }
+        let end = super::MEMORY as u64;
+        Driver {
+            rings,
+            features,
+            data: base..end,
+            next: base,
+            sent: BTreeMap::new(),
+            count: 0,
+        }
+    }
+
+    /// Says that the driver is ready.
+    pub fn finish<P: Port>(&self, machine: &mut Machine<P>) {
+        machine.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// The features that it took.
+    pub const fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn room(&mut self, len: u64) -> u64 {
+        let len = len.next_multiple_of(16);
+        if self.data.end - self.next < len {
+            self.next = self.data.start;
+        }
+        let at = self.next;
+        assert!(self.data.end - at >= len, "room for a request");
+        self.next += len;
+        at
+    }
+
+    /// Makes a request available, without a notification; its number. Every other one is in an indirect table, if
+    /// that was negotiated.
+    ///
+    /// # Panics
+    /// If the queue is full or there is no memory.
+    pub fn send<P: Port>(&mut self, machine: &Machine<P>, request: &Request) -> u32 {
+        let Request {
+            queue,
+            readable,
+            writable,
+        } = request;
+        let from = self.room(readable.len() as u64);
+        let to = self.room((*writable).into());
+        let memory = &machine.memory;
+        let write = |bytes: &[u8], at| memory.write_slice(bytes, GuestAddress(at));
+        write(readable, from).expect("a buffer");
+        write(&vec![Self::BLANK; *writable as usize], to).expect("a buffer");
+        let buffers = Buffers {
+            readable: pieces(from, readable.len() as u32),
+            writable: pieces(to, *writable),
+        };
+        let number = self.count;
+        self.count += 1;
+        let table = self.room(16 * 6);
+        let ring = &mut self.rings[usize::from(*queue)];
+        let head = if number % 2 == 1 && self.features & INDIRECT_DESC != 0 {
+            ring.send_indirect(table, &buffers)
+        } else {
+            ring.send(&buffers)
+        };
+        self.sent
+            .insert((*queue, head.into()), (number, to, *writable));
+        number
+    }
+
+    /// How many requests are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Takes the next answer of a queue: the request's number and the reply.
+    ///
+    /// # Panics
+    /// If the device gives back what it doesn't have, or claims more than it may write.
+    pub fn receive<P: Port>(&mut self, machine: &Machine<P>, queue: u16) -> Option<(u32, Reply)> {
+        let used = self.rings[usize::from(queue)].take()?;
+        let sent = self.sent.remove(&(queue, used.head));
+        let (number, at, len) = sent.expect("a head that the device has");
+        assert!(used.len <= len, "{} bytes of {len}", used.len);
+        let mut bytes = vec![0; len as usize];
+        let read = machine.memory.read_slice(&mut bytes, GuestAddress(at));
+        read.expect("a buffer");
+        let len = used.len;
+        Some((number, Reply { len, bytes }))
+    }
+
+    /// Takes the answers of all queues.
+    ///
+    /// # Panics
+    /// As [`receive`](Self::receive).
+    pub fn receive_all<P: Port>(&mut self, machine: &Machine<P>) -> Vec<(u32, Reply)> {
+        let mut replies = Vec::new();
+        for queue in 0..self.rings.len() as u16 {
+            while let Some(reply) = self.receive(machine, queue) {
+                replies.push(reply);
+            }
+        }
+        replies
+    }
+}

@@ -1,0 +1,279 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A VMM in one thread: it carries messages between a transport and a device.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+use crate::device::{AnyDevice, Event, Interest, Poller, RestoreError};
+use crate::message::{Answer, Command, Failure};
+use crate::queue::NotDrained;
+use crate::registers::{Effect, Notice};
+use crate::worker::{Worker, WorkerState};
+
+use super::port::Port;
+use super::{MEMORY, Memory};
+
+/// Ends what hangs, and nothing else.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// An event loop for one device.
+#[derive(Debug, Default)]
+pub struct TestPoller {
+    watched: BTreeMap<u32, (OwnedFd, Interest)>,
+}
+
+impl TestPoller {
+    /// How many sources are watched.
+    pub fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// The sources that are ready, or get so within `wait`.
+    fn ready(&self, wait: Duration) -> Vec<u32> {
+        let flags = |interest: &Interest| {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, interest.readable);
+            flags.set(PollFlags::OUT, interest.writable);
+            flags
+        };
+        let watched = self.watched.values();
+        let mut fds: Vec<_> = watched
+            .map(|(fd, interest)| PollFd::new(fd, flags(interest)))
+            .collect();
+        let wait = Timespec::try_from(wait).expect("a short time");
+        poll(&mut fds, Some(&wait)).expect("poll");
+        let tokens = self.watched.keys().zip(fds);
+        tokens
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|(token, _)| *token)
+            .collect()
+    }
+}
+
+impl Poller for TestPoller {
+    fn watch(&mut self, source: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()> {
+        let fd = source.as_fd().try_clone_to_owned()?;
+        self.watched.insert(token, (fd, interest));
+        Ok(())
+    }
+
+    fn unwatch(&mut self, _source: BorrowedFd<'_>, token: u32) -> io::Result<()> {
+        self.watched.remove(&token);
+        Ok(())
+    }
+}
+
+/// A device behind a transport.
+pub struct Machine<P> {
+    /// The transport.
+    pub port: P,
+    /// The device.
+    pub worker: Worker<Memory>,
+    /// Guest memory.
+    pub memory: Memory,
+    /// The device's event loop.
+    pub poller: TestPoller,
+    /// Why the device needed resets.
+    pub failures: Vec<Failure>,
+    mail: VecDeque<Command>,
+    kicks: BTreeSet<u16>,
+}
+
+impl<P: Port> Machine<P> {
+    /// A machine that no driver has touched.
+    pub fn new(device: Box<dyn AnyDevice<Memory>>, memory: &Memory) -> Self {
+        let port = P::new(device.layout(), device.config());
+        let worker = Worker::new(device, memory.memory(), port.interrupt());
+        Machine {
+            port,
+            worker,
+            memory: memory.clone(),
+            poller: TestPoller::default(),
+            failures: Vec::new(),
+            mail: VecDeque::new(),
+            kicks: BTreeSet::new(),
+        }
+    }
+
+    /// Does what an access asks for.
+    ///
+    /// # Panics
+    /// If a vCPU waits for ever.
+    pub fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Kick(queue) => {
+                self.kicks.insert(queue);
+            }
+            Effect::Post(command) => self.mail.push_back(command),
+            Effect::PostAndWait(command) => {
+                self.mail.push_back(command);
+                self.pump_until(|machine| machine.port.registers().is_settled());
+            }
+            Effect::Wait => self.pump_until(|machine| machine.port.registers().is_settled()),
+        }
+    }
+
+    /// The driver writes registers.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        let effect = self.port.write(offset, data);
+        self.effect(effect);
+    }
+
+    /// The driver writes the status.
+    pub fn set_status(&mut self, status: u8) {
+        let effect = self.port.set_status(status);
+        self.effect(effect);
+    }
+
+    /// The driver notifies of a queue.
+    pub fn kick(&mut self, queue: u16) {
+        let effect = self.port.kick(queue);
+        self.effect(effect);
+    }
+
+    /// Lets the device do what it has to do now.
+    ///
+    /// # Panics
+    /// If that never ends: the device watches a source that it doesn't serve.
+    pub fn pump(&mut self) {
+        let rests = (0..100_000).any(|_| !self.turn(Duration::ZERO));
+        assert!(rests, "the device never rests");
+    }
+
+    /// Lets the device do one thing.
+    pub fn step(&mut self) {
+        self.turn(Duration::ZERO);
+    }
+
+    /// Lets the device do what the driver's registers asked for.
+    pub fn settle(&mut self) {
+        while !self.mail.is_empty() {
+            self.turn(Duration::ZERO);
+        }
+    }
+
+    /// All of guest memory.
+    ///
+    /// # Panics
+    /// If there is less than the suite's.
+    pub fn image(&self) -> Vec<u8> {
+        let mut image = vec![0; MEMORY];
+        let read = self.memory.read_slice(&mut image, GuestAddress(0));
+        read.expect("guest memory");
+        image
+    }
+
+    /// Copies all of guest memory.
+    ///
+    /// # Panics
+    /// If there is less than the suite's.
+    pub fn copy_memory(&self, other: &Memory) {
+        let written = other.write_slice(&self.image(), GuestAddress(0));
+        written.expect("guest memory");
+    }
+
+    /// Lets the device go on until something holds.
+    ///
+    /// # Panics
+    /// If that takes minutes: the device hangs.
+    pub fn pump_until(&mut self, mut holds: impl FnMut(&mut Self) -> bool) {
+        let start = Instant::now();
+        while !holds(self) {
+            assert!(start.elapsed() <= LIMIT, "the device hangs");
+            self.turn(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether the device had anything to do.
+    fn turn(&mut self, wait: Duration) -> bool {
+        let mut answers = Vec::new();
+        let mut did = false;
+        while let Some(command) = self.mail.pop_front() {
+            self.worker.perform(&mut self.poller, command, &mut answers);
+            did = true;
+        }
+        while let Some(queue) = self.kicks.pop_first() {
+            let event = Event::Queue(queue);
+            self.worker.process(&mut self.poller, event, &mut answers);
+            did = true;
+        }
+        let wait = if did { Duration::ZERO } else { wait };
+        for token in self.poller.ready(wait) {
+            let event = Event::Source(token);
+            self.worker.process(&mut self.poller, event, &mut answers);
+            did = true;
+        }
+        self.deliver(answers);
+        did
+    }
+
+    fn deliver(&mut self, answers: Vec<Answer>) {
+        for answer in answers {
+            if self.port.answer(&answer) == Notice::Config {
+                self.port.interrupt().config();
+            }
+            if let Answer::NeedsReset { why, .. } = answer {
+                self.failures.push(why);
+            }
+        }
+    }
+
+    /// Pauses the device.
+    ///
+    /// # Errors
+    /// [`NotDrained`] after minutes: the device hangs.
+    pub fn pause(&mut self) -> Result<(), NotDrained> {
+        let mut answers = Vec::new();
+        let by = Instant::now() + LIMIT;
+        let paused = self.worker.pause(&mut self.poller, by, &mut answers);
+        self.deliver(answers);
+        paused
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) {
+        let mut answers = Vec::new();
+        self.worker.resume(&mut self.poller, &mut answers);
+        self.deliver(answers);
+    }
+
+    /// Saves a paused machine.
+    ///
+    /// # Panics
+    /// If it can't be.
+    pub fn save(&mut self) -> (P::State, WorkerState) {
+        let port = self.port.save().expect("a settled transport");
+        (port, self.worker.save().expect("a paused device"))
+    }
+
+    /// Restores a machine that was just made. It is paused.
+    ///
+    /// # Errors
+    /// The transport's or the device's.
+    pub fn restore(
+        &mut self,
+        (port, worker): &(P::State, WorkerState),
+    ) -> Result<(), RestoreError> {
+        let activation = self.port.restore(port, worker.positions.as_deref())?;
+        self.worker.restore(worker, activation)
+    }
+}
+
+impl<P: fmt::Debug> fmt::Debug for Machine<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("port", &self.port)
+            .field("worker", &self.worker)
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
+    }
+}

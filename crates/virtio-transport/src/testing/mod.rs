@@ -1,0 +1,37 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! To test devices without a machine: the driver's side of queues and transports, and a suite that each device passes
+//! on each transport.
+//!
+//! What is in here panics where a test fails.
+
+mod driver;
+mod echo;
+mod machine;
+mod port;
+mod ring;
+pub mod suite;
+
+pub use driver::{Driver, Reply, Request};
+pub use echo::{Echo, EchoState};
+pub use machine::{Machine, TestPoller};
+pub use port::{MmioPort, PciPort, Port, Seen};
+pub use ring::{Buffers, DriverRing, Flags, Used};
+pub use suite::Subject;
+
+/// Guest memory in tests.
+pub type Memory = std::sync::Arc<vm_memory::GuestMemoryMmap>;
+
+/// How much guest memory the suite's machines have, in bytes.
+pub const MEMORY: usize = 1 << 20;
+
+/// Guest memory from address 0 on, `len` bytes, with a hole behind it.
+///
+/// # Panics
+/// If the host has no memory.
+pub fn memory(len: usize) -> Memory {
+    let ranges = [(vm_memory::GuestAddress(0), len)];
+    let memory = vm_memory::GuestMemoryMmap::from_ranges(&ranges);
+    std::sync::Arc::new(memory.expect("guest memory for a test"))
+}

@@ -1,0 +1,351 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A device's end of the messages: what its thread does with it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use vm_memory::GuestAddressSpace;
+
+use crate::device::{Active, AnyDevice, Event, Interrupt, Io, Poller, RestoreError, Saved};
+use crate::message::{Activation, Answer, Command, Failure};
+use crate::queue::{NotDrained, Position, Virtq};
+
+/// Runs a device: performs commands, hands it events, and says what became of it.
+///
+/// It belongs to the device's thread, and has neither lock nor thread itself. Answers go into a list that the caller
+/// carries to the transport.
+///
+/// ```text
+///   Idle --Start--> Running --pause--> Paused --resume--> Running
+///    ^                |  \                |
+///    |              Reset Broken        Reset
+///    |                v     v             |
+///    +-- drained -- Draining <--Reset-- Failed
+/// ```
+pub struct Worker<M> {
+    device: Box<dyn AnyDevice<M>>,
+    memory: M,
+    interrupt: Arc<dyn Interrupt>,
+    phase: Phase,
+    /// Epochs below this one have ended.
+    epoch: u64,
+    paused: bool,
+}
+
+/// What the device does.
+#[derive(Debug)]
+enum Phase {
+    /// Nothing.
+    Idle,
+    /// It runs.
+    Running(Activation),
+    /// It is to run on a resume.
+    Paused(Activation),
+    /// It broke, and may still have requests in flight.
+    Failed { drained: bool },
+    /// It is being reset, with requests in flight.
+    Draining,
+}
+
+/// What a [`Worker`] saves. Plain data that anybody may have written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerState {
+    /// How far each queue has come, if the device was running.
+    pub positions: Option<Vec<Option<Position>>>,
+    /// The device's state.
+    pub device: Saved,
+}
+
+/// Why a device can't be saved.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// It runs, or is being reset.
+    #[error("the device is running: pause it before it is saved")]
+    Running,
+    /// What it completed is not on stable storage.
+    #[error("the device can't bring to stable storage what it completed: {0}")]
+    Flush(#[from] io::Error),
+    /// Its state is not plain data.
+    #[error("the device's state can't be written: {0}")]
+    Form(#[from] serde_json::Error),
+}
+
+impl<M: GuestAddressSpace> Worker<M> {
+    /// Runs `device` in `memory`. It is idle.
+    pub fn new(device: Box<dyn AnyDevice<M>>, memory: M, interrupt: Arc<dyn Interrupt>) -> Self {
+        Worker {
+            device,
+            memory,
+            interrupt,
+            phase: Phase::Idle,
+            epoch: 0,
+            paused: false,
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &dyn AnyDevice<M> {
+        &*self.device
+    }
+
+    /// Whether the device takes events of its queues.
+    pub const fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running(_))
+    }
+
+    /// Whether the device is being reset, and waits for requests in flight.
+    pub const fn is_draining(&self) -> bool {
+        matches!(self.phase, Phase::Draining)
+    }
+
+    /// Does what a transport wants. Commands may come in any order.
+    pub fn perform(
+        &mut self,
+        poller: &mut dyn Poller,
+        command: Command,
+        answers: &mut Vec<Answer>,
+    ) {
+        match command {
+            Command::Start(activation) if activation.epoch < self.epoch => {}
+            Command::Start(activation) if self.paused => self.phase = Phase::Paused(activation),
+            Command::Start(activation) => self.start(poller, activation, answers),
+            Command::Reset { epoch } if epoch < self.epoch => {}
+            Command::Reset { epoch } => {
+                self.epoch = epoch + 1;
+                self.phase = match self.phase {
+                    Phase::Running(_) | Phase::Failed { drained: false } => Phase::Draining,
+                    _ => return self.finish_reset(answers),
+                };
+                self.drain(poller, answers);
+            }
+            Command::SetConfig {
+                epoch,
+                at,
+                data,
+                len,
+            } => {
+                if let Some(data) = data.get(..usize::from(len))
+                    && epoch >= self.epoch
+                {
+                    self.device.set_config(&mut Io::new(poller), at, data);
+                }
+                let config = self.device.config();
+                answers.push(Answer::ConfigSet { config });
+            }
+        }
+    }
+
+    /// Hands the device an event, if it can take it: a paused or broken device gets none of its queues.
+    pub fn process(&mut self, poller: &mut dyn Poller, event: Event, answers: &mut Vec<Answer>) {
+        let takes = match (&self.phase, event) {
+            (Phase::Running(activation), Event::Queue(queue)) => activation.has(queue),
+            (Phase::Idle | Phase::Paused(_) | Phase::Failed { drained: true }, _) => false,
+            (_, Event::Source(_)) => true,
+            _ => false,
+        };
+        if !takes {
+            return;
+        }
+        let mut io = Io::new(poller);
+        let processed = self.device.process(&mut io, event);
+        if io.has_config_changed() {
+            self.publish(answers);
+        }
+        match (&self.phase, processed) {
+            (Phase::Running(activation), Err(broken)) => {
+                let (epoch, why) = (activation.epoch, broken.into());
+                self.phase = Phase::Failed { drained: false };
+                answers.push(Answer::NeedsReset { epoch, why });
+                self.drain(poller, answers);
+            }
+            (Phase::Running(_), Ok(())) => {}
+            _ => self.drain(poller, answers),
+        }
+    }
+
+    /// Gives the transport a new copy of the configuration: a VMM's code changed the device.
+    pub fn publish(&self, answers: &mut Vec<Answer>) {
+        let config = self.device.config();
+        answers.push(Answer::Config { config });
+    }
+
+    /// Stops the device, if it runs, for as long as it is paused: nothing of it touches guest memory then. Done twice,
+    /// it is done once.
+    ///
+    /// # Errors
+    /// [`NotDrained`] if requests are in flight at `by`. The device goes on then.
+    pub fn pause(
+        &mut self,
+        poller: &mut dyn Poller,
+        by: Instant,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), NotDrained> {
+        match &mut self.phase {
+            Phase::Running(activation) => match self.device.stop(&mut Io::new(poller), by) {
+                Ok(queues) => {
+                    activation.keep_positions(&queues);
+                    let activation = activation.clone();
+                    self.phase = Phase::Paused(activation);
+                }
+                Err(error) => {
+                    self.kick(poller, answers);
+                    return Err(error);
+                }
+            },
+            Phase::Draining | Phase::Failed { drained: false } => {
+                self.device.stop(&mut Io::new(poller), by)?;
+                self.drain(poller, answers);
+            }
+            Phase::Idle | Phase::Paused(_) | Phase::Failed { drained: true } => {}
+        }
+        self.paused = true;
+        Ok(())
+    }
+
+    /// Lets the device go on. Each queue is looked at once and its driver interrupted once, since notifications may
+    /// have been lost with a saved machine.
+    pub fn resume(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {
+        self.paused = false;
+        let Phase::Paused(activation) = &mut self.phase else {
+            return;
+        };
+        let activation = activation.clone();
+        self.phase = Phase::Idle;
+        self.start(poller, activation, answers);
+        for queue in self.queues() {
+            self.interrupt.queue(queue);
+        }
+    }
+
+    /// The state of the device, after what it completed is on stable storage.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the device stays as it is.
+    pub fn save(&mut self) -> Result<WorkerState, SaveError> {
+        let positions = match &self.phase {
+            Phase::Idle | Phase::Failed { drained: true } => None,
+            Phase::Paused(activation) => Some(activation.positions()),
+            _ => return Err(SaveError::Running),
+        };
+        self.device.flush()?;
+        let device = self.device.save()?;
+        Ok(WorkerState { positions, device })
+    }
+
+    /// Takes a saved state in a device that was just made. It is paused. `activation` is what the transport makes of
+    /// [`WorkerState::positions`]: see [`Registers::restore`](crate::registers::Registers::restore).
+    ///
+    /// # Errors
+    /// [`RestoreError`], after which it is as before.
+    pub fn restore(
+        &mut self,
+        state: &WorkerState,
+        activation: Option<Activation>,
+    ) -> Result<(), RestoreError> {
+        if !matches!(self.phase, Phase::Idle) {
+            return Err(RestoreError::Value("the device is in use already"));
+        }
+        self.device.restore(&state.device)?;
+        self.phase = activation.map_or(Phase::Idle, Phase::Paused);
+        self.paused = true;
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        poller: &mut dyn Poller,
+        activation: Activation,
+        answers: &mut Vec<Answer>,
+    ) {
+        if !matches!(self.phase, Phase::Idle) {
+            return;
+        }
+        let mut io = Io::new(poller);
+        let started = self
+            .activate(&activation)
+            .and_then(|active| Ok(self.device.start(&mut io, active)?));
+        match started {
+            Ok(()) => {
+                self.phase = Phase::Running(activation);
+                self.publish(answers);
+                // A kick may have come before the start, and was dropped.
+                self.kick(poller, answers);
+            }
+            Err(why) => {
+                let epoch = activation.epoch;
+                self.phase = Phase::Failed { drained: true };
+                answers.push(Answer::NeedsReset { epoch, why });
+            }
+        }
+    }
+
+    /// What the device starts with.
+    fn activate(&self, activation: &Activation) -> Result<Active<M>, Failure> {
+        let memory = self.memory.memory();
+        let mut queues = Vec::with_capacity(activation.queues.len());
+        for (queue, state) in (0..).zip(&activation.queues) {
+            let virtq = state
+                .map(|state| Virtq::new(&state, activation.features, &*memory))
+                .transpose();
+            queues.push(virtq.map_err(|why| Failure::Queue { queue, why })?);
+        }
+        Ok(Active {
+            features: activation.features,
+            memory: self.memory.clone(),
+            queues,
+            interrupt: Arc::clone(&self.interrupt),
+        })
+    }
+
+    /// Goes on with a reset, or with what a broken device has in flight.
+    fn drain(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {
+        // A device waits until then at most: not at all.
+        let stopped = self.device.stop(&mut Io::new(poller), Instant::now());
+        match (&self.phase, stopped) {
+            (Phase::Draining, Ok(_)) => self.finish_reset(answers),
+            (Phase::Failed { .. }, Ok(_)) => self.phase = Phase::Failed { drained: true },
+            _ => {}
+        }
+    }
+
+    fn finish_reset(&mut self, answers: &mut Vec<Answer>) {
+        self.device.reset();
+        self.phase = Phase::Idle;
+        let (epoch, config) = (self.epoch - 1, self.device.config());
+        answers.push(Answer::Reset { epoch, config });
+    }
+
+    /// The queues that run.
+    fn queues(&self) -> Vec<u16> {
+        match &self.phase {
+            Phase::Running(activation) => (0..)
+                .take(activation.queues.len())
+                .filter(|queue| activation.has(*queue))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn kick(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {
+        for queue in self.queues() {
+            self.process(poller, Event::Queue(queue), answers);
+        }
+    }
+}
+
+impl<M> fmt::Debug for Worker<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("phase", &self.phase)
+            .field("epoch", &self.epoch)
+            .field("paused", &self.paused)
+            .finish_non_exhaustive()
+    }
+}
