@@ -192,30 +192,18 @@ impl Boot {
 
     /// mini-vmm's arguments for a kernel and an initrd at these paths.
     fn arguments(&self, kernel: &str, initrd: &str) -> Vec<String> {
-        let (cpus, memory) = (self.cpus.to_string(), self.memory.as_str());
-        let mut arguments = [
-            "--kernel",
-            kernel,
-            "--initrd",
-            initrd,
-            "--cmdline",
-            CMDLINE,
-            "--cpus",
-            &cpus,
-            "--memory",
-            memory,
-            "--serial",
-            "stdio",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        if let Some(seconds) = self.timeout {
-            arguments.extend(["--timeout".to_owned(), seconds.to_string()]);
-        }
-        if let Some(route) = &self.hypercall {
-            arguments.extend(["--hypercall".to_owned(), route.clone()]);
-        }
-        arguments
+        let (cpus, timeout) = (self.cpus.to_string(), self.timeout.map(|s| s.to_string()));
+        let mut pairs = vec![
+            ["--kernel", kernel],
+            ["--initrd", initrd],
+            ["--cmdline", CMDLINE],
+            ["--cpus", &cpus],
+            ["--memory", &self.memory],
+            ["--serial", "stdio"],
+        ];
+        pairs.extend(timeout.iter().map(|seconds| ["--timeout", seconds]));
+        pairs.extend(self.hypercall.iter().map(|route| ["--hypercall", route]));
+        pairs.concat().into_iter().map(str::to_owned).collect()
     }
 
     fn on_host(&self, guest: &Guest, console: &mut Console) -> Result<u8> {

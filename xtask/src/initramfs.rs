@@ -93,10 +93,7 @@ pub fn bed(
 ) -> Result<Archive> {
     let clock = if loses_interrupts { SECOND_CLOCK } else { "" };
     let run = match terminal {
-        Some((rows, columns)) => format!(
-            "stty -F /dev/ttyS0 rows {rows} columns {columns}\n\
-             setsid -c sh /job </dev/ttyS0 >/dev/ttyS0 2>&1\n"
-        ),
+        Some(size) => on_terminal(size, "sh /job"),
         None => "stty -F /dev/ttyS0 raw -echo\nsh /job </dev/null >/dev/ttyS0 2>&1\n".to_owned(),
     };
     let mut archive = base(modules)?;
@@ -142,10 +139,15 @@ pub fn program(path: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// A guest job that is an interactive shell on the console.
-pub fn shell_job((rows, columns): (u16, u16)) -> String {
+pub fn shell_job(size: (u16, u16)) -> String {
+    on_terminal(size, "sh")
+}
+
+/// Shell lines that run a command on the first serial port as its terminal, of so many rows and columns.
+fn on_terminal((rows, columns): (u16, u16), command: &str) -> String {
     format!(
         "stty -F /dev/ttyS0 rows {rows} columns {columns}\n\
-         setsid -c sh </dev/ttyS0 >/dev/ttyS0 2>&1\n"
+         setsid -c {command} </dev/ttyS0 >/dev/ttyS0 2>&1\n"
     )
 }
 
