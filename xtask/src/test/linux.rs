@@ -1,183 +1,27 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The Linux boots of the test beds: which kernel, how, and what must come of it.
+//! How the Linux boots of the test beds run, and how they are judged.
 //!
-//! Each case is one run of mini-vmm in a bed. The guest's job says its release and CPUs, prints
-//! READY, then runs the case's own lines; the bed's script starts mini-vmm, drives it where the
-//! case says so, and ends with mini-vmm's exit code.
+//! The guest's job says its release and CPUs, prints READY, then runs the case's own lines; the bed's script starts
+//! mini-vmm, drives it where the case says so, and ends with mini-vmm's exit code.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::bed::{Bed, Vendor};
+use crate::bed::Bed;
 use crate::build;
+use crate::elf;
 use crate::initramfs;
-use crate::kernels::{Kernel, Series};
+use crate::kernels::Kernel;
 use crate::para as driver;
 use crate::process::{sh_quote, write};
 use crate::workspace::Scratch;
 
+use super::Run;
+use super::cases::{self, Case, Image, TIMEOUT};
 use super::summary::Tally;
-use super::words;
-use super::{Run, para};
-
-/// What is booted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Image {
-    /// Debian's bzImage of the preferred series that it has here.
-    AnyDebian,
-    /// Debian's bzImage of a series.
-    Debian(Series),
-    /// The ELF file out of it.
-    Vmlinux(Series),
-    /// The example in `guest/bare`.
-    Bare,
-    /// A text file.
-    NoKernel,
-}
-
-/// One run of mini-vmm.
-#[derive(Clone, Copy, Debug)]
-pub struct Case {
-    /// What the case is called.
-    pub name: &'static str,
-    /// What is booted.
-    pub image: Image,
-    /// vCPUs.
-    pub cpus: u32,
-    /// How many of them the kernel uses, if not all.
-    pub online: Option<u32>,
-    /// Further arguments of mini-vmm.
-    pub arguments: &'static str,
-    /// Further words of the kernel's command line; none where it is mini-vmm's own.
-    pub cmdline: Option<&'static str>,
-    /// What the guest does after READY; then it powers off.
-    pub guest: &'static str,
-    /// What the bed does meanwhile: `ready N` waits for the guest's N-th READY, `say TEXT` types a
-    /// line, `$vmm` is mini-vmm's process.
-    pub drive: &'static str,
-    /// mini-vmm's exit code.
-    pub exit: u8,
-    /// What must stand in the console's or mini-vmm's output, besides the guest's release and CPUs.
-    pub expect: &'static [&'static str],
-    /// As `expect`: for cases that share that.
-    pub also_expect: &'static [&'static str],
-    /// Whether the guest has the driver of `guest/linux`, in /para.
-    pub para: bool,
-    /// By which way of the console the guest is sent bytes that it sends back; nothing for no echo.
-    pub echo: &'static str,
-    /// Whether it runs only with `--long`.
-    pub long: bool,
-}
-
-/// The usual case.
-pub const LINUX: Case = Case {
-    name: "",
-    image: Image::AnyDebian,
-    cpus: 1,
-    online: None,
-    arguments: "",
-    cmdline: Some(""),
-    guest: "",
-    drive: "",
-    exit: 0,
-    expect: &[],
-    also_expect: &[],
-    para: false,
-    echo: "",
-    long: false,
-};
-
-const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
-const BZIMAGE_6_12: Image = Image::Debian(Series::V6_12);
-const VMLINUX_6_1: Image = Image::Vmlinux(Series::V6_1);
-const VMLINUX_6_12: Image = Image::Vmlinux(Series::V6_12);
-
-/// The cases of the AMD bed.
-#[rustfmt::skip]
-const AMD: &[Case] = &[
-    // Kernels, images, CPUs; each ends by ACPI power-off.
-    Case { name: "6.1-bzimage-1cpu", image: BZIMAGE_6_1, ..LINUX },
-    Case { name: "6.1-bzimage-2cpu", image: BZIMAGE_6_1, cpus: 2, ..LINUX },
-    Case { name: "6.1-vmlinux-1cpu", image: VMLINUX_6_1, ..LINUX },
-    Case { name: "6.1-vmlinux-2cpu", image: VMLINUX_6_1, cpus: 2, ..LINUX },
-    Case { name: "6.12-bzimage-1cpu", image: BZIMAGE_6_12, ..LINUX },
-    Case { name: "6.12-bzimage-2cpu", image: BZIMAGE_6_12, cpus: 2, ..LINUX },
-    Case { name: "6.12-vmlinux-2cpu", image: VMLINUX_6_12, cpus: 2, ..LINUX },
-    Case { name: "6.1-pvh", image: VMLINUX_6_1, cpus: 2, arguments: "--boot-protocol pvh", ..LINUX },
-    // By default it is the other way round.
-    Case { name: "6.1-host-decompresses", image: BZIMAGE_6_1, arguments: "--decompress host", ..LINUX },
-    Case { name: "6.12-guest-decompresses", image: BZIMAGE_6_12, arguments: "--decompress guest", ..LINUX },
-    Case { name: "default-command-line", cmdline: None,
-        guest: "dmesg | grep -q 'alg: self-tests disabled' && echo UNTESTED", expect: &["UNTESTED"], ..LINUX },
-    Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
-    Case { name: "real-time-clock", arguments: "--rtc on", guest: RTC_ALARM, expect: &["ALARM 1"], ..LINUX },
-    Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
-        guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
-    Case { name: "unknown-msrs-denied", cpus: 2, arguments: "--msr-policy deny-unknown", ..LINUX },
-    // The exit contract.
-    Case { name: "reboot-exits-32", guest: "reboot -f", exit: 32, ..LINUX },
-    Case { name: "reboot-resets", cpus: 2, arguments: "--on-reboot reset",
-        guest: "read what; [ $what = poweroff ] || reboot -f",
-        drive: "ready 1; say reboot; ready 2; say poweroff", ..LINUX },
-    Case { name: "panic-exits-34", guest: "echo c >/proc/sysrq-trigger", exit: 34,
-        expect: &["sysrq triggered crash"], ..LINUX },
-    Case { name: "panic-continues", arguments: "--on-panic continue", cmdline: Some("panic=1"),
-        guest: "echo c >/proc/sysrq-trigger", exit: 32, ..LINUX },
-    Case { name: "triple-fault-exits-33", cmdline: Some("reboot=t"), guest: "reboot -f", exit: 33,
-        expect: &["RIP"], ..LINUX },
-    Case { name: "debug-exit-3-exits-7", arguments: "--debug-exit", guest: "/bin/debug-exit",
-        exit: 7, ..LINUX },
-    Case { name: "timeout-exits-36", arguments: "--timeout 15", guest: "sleep 1000", exit: TIMEOUT, ..LINUX },
-    Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 1; kill -TERM $vmm",
-        expect: &["BUTTON"], ..LINUX },
-    // Bulk input and output at the same time, by each way, for each kernel.
-    Case { name: "serial-pipe", image: BZIMAGE_6_1, echo: "pipe", ..LINUX },
-    Case { name: "serial-pty", image: BZIMAGE_6_12, echo: "pty", ..LINUX },
-    Case { name: "serial-socket", image: BZIMAGE_6_1, echo: "socket", ..LINUX },
-    Case { name: "serial-terminal", image: BZIMAGE_6_12, echo: "terminal", ..LINUX },
-    Case { name: "serial-6.1-pipe-long", image: BZIMAGE_6_1, echo: "pipe", long: true, ..LINUX },
-    Case { name: "serial-6.1-pty-long", image: BZIMAGE_6_1, echo: "pty", long: true, ..LINUX },
-    Case { name: "serial-6.1-socket-long", image: BZIMAGE_6_1, echo: "socket", long: true, ..LINUX },
-    Case { name: "serial-6.1-terminal-long", image: BZIMAGE_6_1, echo: "terminal", long: true, ..LINUX },
-    Case { name: "serial-6.12-pipe-long", image: BZIMAGE_6_12, echo: "pipe", long: true, ..LINUX },
-    Case { name: "serial-6.12-pty-long", image: BZIMAGE_6_12, echo: "pty", long: true, ..LINUX },
-    Case { name: "serial-6.12-socket-long", image: BZIMAGE_6_12, echo: "socket", long: true, ..LINUX },
-    Case { name: "serial-6.12-terminal-long", image: BZIMAGE_6_12, echo: "terminal", long: true, ..LINUX },
-    // Start-up and usage errors.
-    Case { name: "no-kernel-exits-1", image: Image::NoKernel, exit: 1, expect: &["kernel"], ..LINUX },
-    Case { name: "unknown-flag-exits-2", image: Image::NoKernel, arguments: "--no-such-flag",
-        exit: 2, expect: &["--no-such-flag"], ..LINUX },
-];
-
-/// The cases of the Intel bed.
-#[rustfmt::skip]
-const INTEL: &[Case] = &[
-    Case { name: "bzimage-1cpu", cmdline: Some("cryptomgr.notests=1"), ..LINUX },
-];
-
-/// Sets the alarm of the real-time clock and waits for its interrupt. On a slow machine its time is over before Linux
-/// gets it, and an alarm in the past is none: the next one is further away.
-const RTC_ALARM: &str = "cd /sys/class/rtc/rtc0
-    interrupts() { awk '/rtc/ { print $2 }' /proc/interrupts; }
-    ahead=2
-    until [ \"$(interrupts)\" != 0 ]; do
-        if [ -z \"$(cat wakealarm)\" ]; then
-            echo $(($(cat since_epoch) + ahead)) >wakealarm
-            ahead=$((ahead * 2))
-        fi
-        usleep 100000
-    done
-    echo ALARM $(interrupts)";
-
-/// Waits for the power button's key event, as logind would.
-const POWER_BUTTON: &str =
-    "dd if=/dev/input/event0 bs=24 count=1 of=/dev/null 2>/dev/null && echo BUTTON";
-
-/// mini-vmm's exit code when a guest ran out of time.
-const TIMEOUT: u8 = 36;
 
 /// The debug-exit port's value in the guest's `/bin/debug-exit`.
 const DEBUG_EXIT: (u16, u8) = (0xf4, 3);
@@ -210,16 +54,6 @@ pub struct Boot {
     initrd: Vec<String>,
 }
 
-/// The cases that `bed` can have, and those that its KVM can't run.
-fn cases(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
-    let (more, impossible) = para::cases(bed);
-    let (usual, words): (_, &[Case]) = match bed.vendor {
-        Vendor::Amd => (AMD, words::CASES),
-        Vendor::Intel => (INTEL, &[]),
-    };
-    (usual.iter().chain(words).chain(more).collect(), impossible)
-}
-
 /// Those of `cases` that `run` asks for; what it leaves to `--long` is counted.
 fn wanted<'a>(run: &Run, cases: &[&'a Case], tally: &mut Tally) -> Vec<&'a Case> {
     let named = cases.iter().filter(|case| name(case).contains(&run.only));
@@ -233,7 +67,7 @@ fn wanted<'a>(run: &Run, cases: &[&'a Case], tally: &mut Tally) -> Vec<&'a Case>
 pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>, Tally)> {
     let mut boots = Vec::new();
     let mut skips = Tally::default();
-    let (cases, impossible) = cases(bed);
+    let (cases, impossible) = cases::of(bed);
     let impossible: Vec<&Case> = impossible.iter().collect();
     for case in wanted(run, &impossible, &mut skips) {
         let why = "the KVM of the bed's kernel hands over no hypercalls";
@@ -348,14 +182,6 @@ fn guest_job(case: &Case) -> String {
     job
 }
 
-impl Case {
-    /// How many bytes the guest sends back, if it does.
-    fn echo_bytes(&self) -> Option<usize> {
-        let bytes = if self.long { 1 << 20 } else { 64 << 10 };
-        (!self.echo.is_empty()).then_some(bytes)
-    }
-}
-
 impl Boot {
     /// What the case is called.
     pub fn name(&self) -> String {
@@ -445,8 +271,6 @@ impl Boot {
 
 /// A Linux program that writes one byte to a port: Debian's kernels have no /dev/port.
 fn port_writer((port, value): (u16, u8)) -> Vec<u8> {
-    const BASE: u64 = 0x40_0000;
-    const HEADERS: u64 = 64 + 56;
     let port = port.to_le_bytes();
     let mut code = Vec::new();
     code.extend([0xb8, 173, 0, 0, 0]); // mov eax, SYS_ioperm
@@ -459,42 +283,14 @@ fn port_writer((port, value): (u16, u8)) -> Vec<u8> {
     code.extend([0xb8, 60, 0, 0, 0]); // mov eax, SYS_exit
     code.extend([0xbf, 1, 0, 0, 0]); // mov edi, 1
     code.extend([0x0f, 0x05]); // syscall
-    let mut elf = Vec::new();
-    elf.extend(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-    // ET_EXEC, EM_X86_64, version
-    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-    elf.extend((BASE + HEADERS).to_le_bytes()); // entry
-    elf.extend(64u64.to_le_bytes()); // program headers
-    elf.extend(0u64.to_le_bytes()); // section headers
-    elf.extend(0u32.to_le_bytes()); // flags
-    // Sizes: header, program header and its count; sections: none.
-    elf.extend([64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
-    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD, read and execute
-    elf.extend(0u64.to_le_bytes()); // offset
-    elf.extend(BASE.to_le_bytes());
-    elf.extend(BASE.to_le_bytes());
-    let size = HEADERS + code.len() as u64;
-    elf.extend(size.to_le_bytes());
-    elf.extend(size.to_le_bytes());
-    elf.extend(0x1000u64.to_le_bytes()); // alignment
-    elf.extend(code);
-    elf
+    elf::executable(0x40_0000, &code, &[])
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::cases::{LINUX, tests::all_beds};
     use super::*;
-
-    #[test]
-    fn names_are_unique() {
-        for bed in all_beds() {
-            let mut names: Vec<_> = cases(&bed).0.iter().map(|case| case.name).collect();
-            names.sort_unstable();
-            let count = names.len();
-            names.dedup();
-            assert_eq!(names.len(), count);
-        }
-    }
+    use crate::bed::Vendor;
 
     #[test]
     fn long_cases_are_left_out_and_counted_unless_wanted() {
@@ -514,14 +310,9 @@ mod tests {
         }
     }
 
-    fn all_beds() -> [Bed; 3] {
-        let mut newer = Bed::new(Vendor::Amd);
-        newer.series = Some(Series::V6_12);
-        [Bed::new(Vendor::Amd), newer, Bed::new(Vendor::Intel)]
-    }
-
     fn boot() -> Boot {
-        let case = AMD.iter().find(|case| case.name == "reboot-resets");
+        let amd = cases::of(&Bed::new(Vendor::Amd)).0;
+        let case = amd.into_iter().find(|case| case.name == "reboot-resets");
         Boot {
             case: case.unwrap(),
             release: Some("6.1.0".to_owned()),
@@ -551,7 +342,7 @@ mod tests {
         let script = boot().script();
         assert!(script.contains("--cpus 2") && script.contains("--on-reboot reset"));
         check(&script);
-        for case in all_beds().iter().flat_map(|bed| cases(bed).0) {
+        for case in all_beds().iter().flat_map(|bed| cases::of(bed).0) {
             check(&guest_job(case));
             check(case.drive);
         }

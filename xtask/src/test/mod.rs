@@ -4,6 +4,7 @@
 //! `cargo xtask test`: everything that must hold, and a summary of it.
 
 mod beds;
+mod cases;
 pub mod coverage;
 mod libtest;
 mod licenses;

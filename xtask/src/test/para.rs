@@ -7,7 +7,7 @@ use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
 use super::beds::FORWARDING;
-use super::linux::{Case, Image, LINUX};
+use super::cases::{Case, Image, LINUX};
 
 /// A case whose guest has the driver.
 const PARA: Case = Case {

@@ -6,7 +6,7 @@
 
 use crate::kernels::Series;
 
-use super::linux::{Case, Image, LINUX};
+use super::cases::{Case, Image, LINUX};
 
 /// Time passes in the guest: it sleeps.
 const SLEEP: &str = "usleep 100000 && echo SLEPT";

@@ -1,0 +1,206 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The Linux boots of the test beds: which kernel, how, and what must come of it. Each case is one run of mini-vmm.
+
+use crate::bed::{Bed, Vendor};
+use crate::kernels::Series;
+
+use super::{para, words};
+
+/// What is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// Debian's bzImage of the preferred series that it has here.
+    AnyDebian,
+    /// Debian's bzImage of a series.
+    Debian(Series),
+    /// The ELF file out of it.
+    Vmlinux(Series),
+    /// The example in `guest/bare`.
+    Bare,
+    /// A text file.
+    NoKernel,
+}
+
+/// One run of mini-vmm.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What the case is called.
+    pub name: &'static str,
+    /// What is booted.
+    pub image: Image,
+    /// vCPUs.
+    pub cpus: u32,
+    /// How many of them the kernel uses, if not all.
+    pub online: Option<u32>,
+    /// Further arguments of mini-vmm.
+    pub arguments: &'static str,
+    /// Further words of the kernel's command line; none where it is mini-vmm's own.
+    pub cmdline: Option<&'static str>,
+    /// What the guest does after READY; then it powers off.
+    pub guest: &'static str,
+    /// What the bed does meanwhile: `ready N` waits for the guest's N-th READY, `say TEXT` types a
+    /// line, `$vmm` is mini-vmm's process.
+    pub drive: &'static str,
+    /// mini-vmm's exit code.
+    pub exit: u8,
+    /// What must stand in the console's or mini-vmm's output, besides the guest's release and CPUs.
+    pub expect: &'static [&'static str],
+    /// As `expect`: for cases that share that.
+    pub also_expect: &'static [&'static str],
+    /// Whether the guest has the driver of `guest/linux`, in /para.
+    pub para: bool,
+    /// By which way of the console the guest is sent bytes that it sends back; nothing for no echo.
+    pub echo: &'static str,
+    /// Whether it runs only with `--long`.
+    pub long: bool,
+}
+
+impl Case {
+    /// How many bytes the guest sends back, if it does.
+    pub fn echo_bytes(&self) -> Option<usize> {
+        let bytes = if self.long { 1 << 20 } else { 64 << 10 };
+        (!self.echo.is_empty()).then_some(bytes)
+    }
+}
+
+/// The usual case.
+pub const LINUX: Case = Case {
+    name: "",
+    image: Image::AnyDebian,
+    cpus: 1,
+    online: None,
+    arguments: "",
+    cmdline: Some(""),
+    guest: "",
+    drive: "",
+    exit: 0,
+    expect: &[],
+    also_expect: &[],
+    para: false,
+    echo: "",
+    long: false,
+};
+
+const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
+const BZIMAGE_6_12: Image = Image::Debian(Series::V6_12);
+const VMLINUX_6_1: Image = Image::Vmlinux(Series::V6_1);
+const VMLINUX_6_12: Image = Image::Vmlinux(Series::V6_12);
+
+/// The cases of the AMD bed.
+#[rustfmt::skip]
+const AMD: &[Case] = &[
+    // Kernels, images, CPUs; each ends by ACPI power-off.
+    Case { name: "6.1-bzimage-1cpu", image: BZIMAGE_6_1, ..LINUX },
+    Case { name: "6.1-bzimage-2cpu", image: BZIMAGE_6_1, cpus: 2, ..LINUX },
+    Case { name: "6.1-vmlinux-1cpu", image: VMLINUX_6_1, ..LINUX },
+    Case { name: "6.1-vmlinux-2cpu", image: VMLINUX_6_1, cpus: 2, ..LINUX },
+    Case { name: "6.12-bzimage-1cpu", image: BZIMAGE_6_12, ..LINUX },
+    Case { name: "6.12-bzimage-2cpu", image: BZIMAGE_6_12, cpus: 2, ..LINUX },
+    Case { name: "6.12-vmlinux-2cpu", image: VMLINUX_6_12, cpus: 2, ..LINUX },
+    Case { name: "6.1-pvh", image: VMLINUX_6_1, cpus: 2, arguments: "--boot-protocol pvh", ..LINUX },
+    // By default it is the other way round.
+    Case { name: "6.1-host-decompresses", image: BZIMAGE_6_1, arguments: "--decompress host", ..LINUX },
+    Case { name: "6.12-guest-decompresses", image: BZIMAGE_6_12, arguments: "--decompress guest", ..LINUX },
+    Case { name: "default-command-line", cmdline: None,
+        guest: "dmesg | grep -q 'alg: self-tests disabled' && echo UNTESTED", expect: &["UNTESTED"], ..LINUX },
+    Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
+    Case { name: "real-time-clock", arguments: "--rtc on", guest: RTC_ALARM, expect: &["ALARM 1"], ..LINUX },
+    Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
+        guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
+    Case { name: "unknown-msrs-denied", cpus: 2, arguments: "--msr-policy deny-unknown", ..LINUX },
+    // The exit contract.
+    Case { name: "reboot-exits-32", guest: "reboot -f", exit: 32, ..LINUX },
+    Case { name: "reboot-resets", cpus: 2, arguments: "--on-reboot reset",
+        guest: "read what; [ $what = poweroff ] || reboot -f",
+        drive: "ready 1; say reboot; ready 2; say poweroff", ..LINUX },
+    Case { name: "panic-exits-34", guest: "echo c >/proc/sysrq-trigger", exit: 34,
+        expect: &["sysrq triggered crash"], ..LINUX },
+    Case { name: "panic-continues", arguments: "--on-panic continue", cmdline: Some("panic=1"),
+        guest: "echo c >/proc/sysrq-trigger", exit: 32, ..LINUX },
+    Case { name: "triple-fault-exits-33", cmdline: Some("reboot=t"), guest: "reboot -f", exit: 33,
+        expect: &["RIP"], ..LINUX },
+    Case { name: "debug-exit-3-exits-7", arguments: "--debug-exit", guest: "/bin/debug-exit",
+        exit: 7, ..LINUX },
+    Case { name: "timeout-exits-36", arguments: "--timeout 15", guest: "sleep 1000", exit: TIMEOUT, ..LINUX },
+    Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 1; kill -TERM $vmm",
+        expect: &["BUTTON"], ..LINUX },
+    // Bulk input and output at the same time, by each way, for each kernel.
+    Case { name: "serial-pipe", image: BZIMAGE_6_1, echo: "pipe", ..LINUX },
+    Case { name: "serial-pty", image: BZIMAGE_6_12, echo: "pty", ..LINUX },
+    Case { name: "serial-socket", image: BZIMAGE_6_1, echo: "socket", ..LINUX },
+    Case { name: "serial-terminal", image: BZIMAGE_6_12, echo: "terminal", ..LINUX },
+    Case { name: "serial-6.1-pipe-long", image: BZIMAGE_6_1, echo: "pipe", long: true, ..LINUX },
+    Case { name: "serial-6.1-pty-long", image: BZIMAGE_6_1, echo: "pty", long: true, ..LINUX },
+    Case { name: "serial-6.1-socket-long", image: BZIMAGE_6_1, echo: "socket", long: true, ..LINUX },
+    Case { name: "serial-6.1-terminal-long", image: BZIMAGE_6_1, echo: "terminal", long: true, ..LINUX },
+    Case { name: "serial-6.12-pipe-long", image: BZIMAGE_6_12, echo: "pipe", long: true, ..LINUX },
+    Case { name: "serial-6.12-pty-long", image: BZIMAGE_6_12, echo: "pty", long: true, ..LINUX },
+    Case { name: "serial-6.12-socket-long", image: BZIMAGE_6_12, echo: "socket", long: true, ..LINUX },
+    Case { name: "serial-6.12-terminal-long", image: BZIMAGE_6_12, echo: "terminal", long: true, ..LINUX },
+    // Start-up and usage errors.
+    Case { name: "no-kernel-exits-1", image: Image::NoKernel, exit: 1, expect: &["kernel"], ..LINUX },
+    Case { name: "unknown-flag-exits-2", image: Image::NoKernel, arguments: "--no-such-flag",
+        exit: 2, expect: &["--no-such-flag"], ..LINUX },
+];
+
+/// The cases of the Intel bed.
+#[rustfmt::skip]
+const INTEL: &[Case] = &[
+    Case { name: "bzimage-1cpu", cmdline: Some("cryptomgr.notests=1"), ..LINUX },
+];
+
+/// Sets the alarm of the real-time clock and waits for its interrupt. On a slow machine its time is over before Linux
+/// gets it, and an alarm in the past is none: the next one is further away.
+const RTC_ALARM: &str = "cd /sys/class/rtc/rtc0
+    interrupts() { awk '/rtc/ { print $2 }' /proc/interrupts; }
+    ahead=2
+    until [ \"$(interrupts)\" != 0 ]; do
+        if [ -z \"$(cat wakealarm)\" ]; then
+            echo $(($(cat since_epoch) + ahead)) >wakealarm
+            ahead=$((ahead * 2))
+        fi
+        usleep 100000
+    done
+    echo ALARM $(interrupts)";
+
+/// Waits for the power button's key event, as logind would.
+const POWER_BUTTON: &str =
+    "dd if=/dev/input/event0 bs=24 count=1 of=/dev/null 2>/dev/null && echo BUTTON";
+
+/// mini-vmm's exit code when a guest ran out of time.
+pub const TIMEOUT: u8 = 36;
+
+/// The cases that `bed` can have, and those that its KVM can't run.
+pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
+    let (more, impossible) = para::cases(bed);
+    let (usual, words): (_, &[Case]) = match bed.vendor {
+        Vendor::Amd => (AMD, words::CASES),
+        Vendor::Intel => (INTEL, &[]),
+    };
+    (usual.iter().chain(words).chain(more).collect(), impossible)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// All beds that have cases of their own.
+    pub fn all_beds() -> [Bed; 3] {
+        let mut newer = Bed::new(Vendor::Amd);
+        newer.series = Some(Series::V6_12);
+        [Bed::new(Vendor::Amd), newer, Bed::new(Vendor::Intel)]
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for bed in all_beds() {
+            let mut names: Vec<_> = of(&bed).0.iter().map(|case| case.name).collect();
+            names.sort_unstable();
+            let count = names.len();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
+    }
+}
