@@ -1,0 +1,157 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The entropy device: random numbers from the host's `getrandom` (virtio 1.4, section 5.4).
+
+use std::fmt;
+use std::time::Instant;
+
+use rustix::io::retry_on_intr;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
+use virtio_transport::Broken;
+use virtio_transport::chain::Chain;
+use virtio_transport::device::{Active, Device, Event, Io, RestoreError, StartError};
+use virtio_transport::layout::{Layout, RING_FEATURES};
+use virtio_transport::queue::{NotDrained, QueueState};
+use vm_memory::GuestAddressSpace;
+
+/// The device ID (virtio 1.4, section 5).
+const ID: u16 = 4;
+/// The entries of its queue. Linux has one request under way.
+const QUEUE_SIZE: u16 = 64;
+/// How many random bytes one request gets at most. A driver asks again for what it lacks.
+pub const MAX_REQUEST: u64 = 64 << 10;
+/// How many bytes are asked of the host at a time. Up to 256 a signal does not interrupt it (getrandom(2)).
+const PIECE: usize = 256;
+
+/// Fills the driver's buffers with random bytes.
+///
+/// Each request is answered at once and gets at most [`MAX_REQUEST`] bytes, so a guest can't hold its thread for long
+/// with one. A host without entropy, which exists for moments after its boot, gives nothing: the answer's length is 0.
+///
+/// # Example
+/// ```
+/// use virtio_models::entropy::Entropy;
+/// use virtio_transport::{AnyDevice, testing::Memory};
+///
+/// let device: Box<dyn AnyDevice<Memory>> = Box::new(Entropy::new());
+/// assert_eq!(device.layout().id, 4);
+/// ```
+pub struct Entropy<M> {
+    active: Option<Active<M>>,
+    chain: Chain,
+}
+
+/// The state of an [`Entropy`]: it keeps nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntropyState {}
+
+impl<M> Entropy<M> {
+    /// A device without a driver.
+    pub const fn new() -> Self {
+        Entropy {
+            active: None,
+            chain: Chain::new(),
+        }
+    }
+}
+
+impl<M> Default for Entropy<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M> fmt::Debug for Entropy<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entropy")
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Fills a chain's buffers; how many bytes of them.
+fn fill<M: GuestAddressSpace>(memory: &M, chain: &Chain) -> u32 {
+    let memory = memory.memory();
+    let mut writer = chain.writer(&*memory);
+    let mut left = writer.left().min(MAX_REQUEST) as usize;
+    let mut random = [0; PIECE];
+    while left != 0 {
+        let piece = &mut random[..left.min(PIECE)];
+        let filled = retry_on_intr(|| getrandom(&mut *piece, GetRandomFlags::NONBLOCK));
+        let Ok(filled @ 1..) = filled else { break };
+        match writer.write(&piece[..filled]) {
+            Ok(()) => left -= filled,
+            Err(_) => break,
+        }
+    }
+    writer.written()
+}
+
+impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
+    type State = EntropyState;
+
+    const KIND: &'static str = "entropy";
+    const VERSION: u32 = 1;
+
+    fn layout(&self) -> Layout {
+        Layout {
+            id: ID,
+            features: RING_FEATURES,
+            requires: &[],
+            queues: vec![QUEUE_SIZE],
+            config_len: 0,
+        }
+    }
+
+    fn config(&self, _: &mut Vec<u8>) {}
+
+    fn start(&mut self, _: &mut Io<'_>, active: Active<M>) -> Result<(), StartError> {
+        self.active = Some(active);
+        Ok(())
+    }
+
+    fn process(&mut self, _: &mut Io<'_>, event: Event) -> Result<(), Broken> {
+        let (Some(active), Event::Queue(0)) = (&mut self.active, event) else {
+            return Ok(());
+        };
+        let Some(queue) = active.queues.first_mut().and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        let memory = active.memory.memory();
+        loop {
+            while queue.pop(&*memory, &mut self.chain)? {
+                let written = fill(&active.memory, &self.chain);
+                queue.push(&*memory, self.chain.head(), written)?;
+            }
+            if !queue.enable_kicks(&*memory)? {
+                break;
+            }
+        }
+        if queue.needs_interrupt(&*memory)? {
+            active.interrupt.queue(0);
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, _: &mut Io<'_>, _: Instant) -> Result<Vec<Option<QueueState>>, NotDrained> {
+        let queues = self.active.take().map(|active| active.queues);
+        let queues = queues.unwrap_or_default();
+        let states = queues.iter().map(|queue| queue.as_ref());
+        states
+            .map(|queue| queue.map(|queue| queue.state()).transpose())
+            .collect()
+    }
+
+    fn reset(&mut self) {}
+
+    fn save(&self) -> EntropyState {
+        EntropyState {}
+    }
+
+    fn restore(&mut self, _: u32, _: EntropyState) -> Result<(), RestoreError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Virtio device models for VMMs, on the contract of [`virtio_transport::Device`].
+//!
+//! | module (feature) | device |
+//! |---|---|
+//! | `entropy` | random numbers from the host |
+//!
+//! A device knows no transport and no thread of the VMM's. There is no `unsafe` in this crate.
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "entropy")]
+pub mod entropy;
+
+/// The README's example is a test.
+#[cfg(all(doctest, feature = "entropy"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,74 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The entropy device in virtio-transport's suite, and what is its own.
+
+use virtio_models::entropy::{Entropy, MAX_REQUEST};
+use virtio_transport::testing::{
+    Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, Subject, memory,
+};
+
+/// Requests for 1 to 60 random bytes.
+struct Randoms;
+
+fn request(writable: u32) -> Request {
+    Request {
+        queue: 0,
+        readable: Vec::new(),
+        writable,
+    }
+}
+
+impl Subject for Randoms {
+    type Device = Entropy<Memory>;
+
+    fn device(&self) -> Self::Device {
+        Entropy::new()
+    }
+
+    fn request(&self, n: u32) -> Request {
+        request(1 + n % 60)
+    }
+
+    fn check(&self, n: u32, _: u64, reply: &Reply) {
+        assert_eq!(reply.len, 1 + n % 60);
+        let blank = reply.bytes.iter().filter(|byte| **byte == Driver::BLANK);
+        assert!(blank.count() < 8, "{:x?}", reply.bytes);
+    }
+}
+
+virtio_transport::device_suite!(entropy, Randoms);
+
+/// The answer to one request.
+fn answer(request: &Request) -> Reply {
+    let mut machine = Machine::<MmioPort>::new(Box::new(Entropy::new()), &memory(MEMORY));
+    let mut driver = Driver::start(&mut machine, u64::MAX);
+    driver.send(&machine, request);
+    machine.kick(0);
+    machine.pump();
+    driver.receive(&machine, 0).unwrap().1
+}
+
+#[test]
+fn a_request_gets_no_more_than_the_cap() {
+    let cap = MAX_REQUEST as u32;
+    let reply = answer(&request(cap + 4096));
+    assert_eq!(reply.len, cap);
+    let rest = &reply.bytes[cap as usize..];
+    assert!(rest.iter().all(|byte| *byte == Driver::BLANK));
+}
+
+#[test]
+fn no_two_answers_are_alike() {
+    let (a, b) = (answer(&request(64)), answer(&request(64)));
+    assert_ne!(a.bytes, b.bytes);
+}
+
+#[test]
+fn a_request_without_room_is_answered() {
+    let readable = Request {
+        readable: vec![1, 2, 3],
+        ..request(0)
+    };
+    assert_eq!(answer(&readable).len, 0);
+}
