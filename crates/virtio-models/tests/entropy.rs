@@ -46,7 +46,7 @@ fn answer(request: &Request) -> Reply {
     driver.send(&machine, request);
     machine.kick(0);
     machine.pump();
-    driver.receive(&machine, 0).unwrap().1
+    driver.receive(&machine, 0).expect("an answer").1
 }
 
 #[test]
