@@ -68,6 +68,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{MsrHandler, MsrRange, Outcome};
 
+/// The rest of a handler whose state is all in another one, in its field `$inner`.
+macro_rules! state_of {
+    ($inner:tt) => {
+        fn reset(&mut self) {
+            self.$inner.reset();
+        }
+        fn save(&self, keep: &mut dyn FnMut(u32, u64)) {
+            self.$inner.save(keep);
+        }
+        fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
+            self.$inner.restore(index, value)
+        }
+    };
+}
+
 /// One value for every index. Writes are #GP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Constant {
@@ -101,15 +116,7 @@ impl<H: MsrHandler> MsrHandler for ReadOnly<H> {
     fn write(&mut self, _: u32, _: u64) -> Outcome<()> {
         Outcome::GpException
     }
-    fn reset(&mut self) {
-        self.0.reset();
-    }
-    fn save(&self, keep: &mut dyn FnMut(u32, u64)) {
-        self.0.save(keep);
-    }
-    fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
-        self.0.restore(index, value)
-    }
+    state_of!(0);
 }
 
 /// Reads go to the inner handler, writes succeed without effect.
@@ -123,15 +130,7 @@ impl<H: MsrHandler> MsrHandler for WriteIgnore<H> {
     fn write(&mut self, _: u32, _: u64) -> Outcome<()> {
         Outcome::Handled(())
     }
-    fn reset(&mut self) {
-        self.0.reset();
-    }
-    fn save(&self, keep: &mut dyn FnMut(u32, u64)) {
-        self.0.save(keep);
-    }
-    fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
-        self.0.restore(index, value)
-    }
+    state_of!(0);
 }
 
 /// `N` consecutive MSRs that read back what was written.
@@ -370,15 +369,7 @@ impl<H: MsrHandler, F: FnMut(u32, u64) + Send + Sync> MsrHandler for OnWrite<H, 
         }
         outcome
     }
-    fn reset(&mut self) {
-        self.inner.reset();
-    }
-    fn save(&self, keep: &mut dyn FnMut(u32, u64)) {
-        self.inner.save(keep);
-    }
-    fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
-        self.inner.restore(index, value)
-    }
+    state_of!(inner);
 }
 
 /// The inner handler, and the vCPU stops after each write that it accepted ([`Outcome::Stop`]).
@@ -406,15 +397,7 @@ impl<H: MsrHandler> MsrHandler for StopOnWrite<H> {
             other => other,
         }
     }
-    fn reset(&mut self) {
-        self.0.reset();
-    }
-    fn save(&self, keep: &mut dyn FnMut(u32, u64)) {
-        self.0.save(keep);
-    }
-    fn restore(&mut self, index: u32, value: u64) -> Outcome<()> {
-        self.0.restore(index, value)
-    }
+    state_of!(0);
 }
 
 /// Limits log lines about the same event: the first four, then each power of two. 2^64 events cause 65 lines.
