@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use vcpu_loop::kvm::shares_registers;
 
-use crate::hypercall::para::{Completion, Probe, forward};
+use crate::hypercall::para::{Probe, forward};
 
 /// The routes of hypercalls, and what each needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -119,10 +119,7 @@ impl Facts {
                 reason: Some(reason),
             },
             Ok(vendor) => {
-                let reason = match probe(Stub::native(vendor)) {
-                    Completion::Proved => None,
-                    Completion::Doubtful(why) => Some(why),
-                };
+                let reason = probe(Stub::native(vendor)).err();
                 VendorRoute {
                     instruction: Some(name(vendor.insn())),
                     completes: reason.is_none(),
@@ -171,11 +168,11 @@ pub(super) mod tests {
     };
 
     fn proved() -> Probe {
-        Box::new(|_| Completion::Proved)
+        Box::new(|_| Ok(()))
     }
 
     fn doubtful() -> Probe {
-        Box::new(|_| Completion::Doubtful("it never came back".to_owned()))
+        Box::new(|_| Err("it never came back".to_owned()))
     }
 
     /// Routes for the tests of the report.

@@ -13,7 +13,7 @@ use log::info;
 use vcpu_loop::kvm::{KvmVcpu, SyncRegisters, TscOffset};
 use vm_memory::GuestMemoryMmap;
 
-use super::{Completion, Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
+use super::{Error, Gate, InstalledMsrs, ParaHandler, Probe, RouteChoice, VcpuMsrs};
 use crate::config::{HypercallRoute, SerialSpec, VmSpec};
 use crate::console::ConsoleOutput;
 use crate::hypercall::calls::{ConsoleSink, Hypercalls, KvmClock, Services};
@@ -160,17 +160,17 @@ fn handlers(config: &ParaConfig<'_>) -> Arc<Hypercalls> {
 pub(crate) fn probe(host: Arc<Kvm>) -> Probe {
     Box::new(move |stub: Stub| {
         let Some(insn) = stub.insn() else {
-            return Completion::Proved;
+            return Ok(());
         };
         // A KVM that emulates guest code because the CPU has nothing for it knows no hypercalls; the probe would take
         // its whole deadline to see that.
         if Cpu::here().virtualization.is_none() {
             let why = "this host's KVM runs guests without vmx or svm";
-            return Completion::Doubtful(why.to_owned());
+            return Err(why.to_owned());
         }
         match test_hypercall(&host, insn, PROBE_DEADLINE) {
-            GuestTest::Passed => Completion::Proved,
-            other => Completion::Doubtful(format!("a test of this KVM's hypercalls {other}")),
+            GuestTest::Passed => Ok(()),
+            other => Err(format!("a test of this KVM's hypercalls {other}")),
         }
     })
 }

@@ -22,7 +22,7 @@ pub(crate) use machine::probe;
 pub use machine::{Para, ParaConfig};
 pub use msrs::{ParaHandler, VcpuMsrs};
 pub use plan::{Error, InstalledMsrs, MsrPlan};
-pub use route::{Completion, Probe, RouteChoice, RouteError};
+pub use route::{Probe, RouteChoice, RouteError};
 
 #[cfg(test)]
 mod tests;

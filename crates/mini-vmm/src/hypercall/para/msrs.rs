@@ -144,20 +144,13 @@ fn log_event(vcpu: u32, event: &Registration) {
     }
 }
 
-/// The direction of an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    Read,
-    Write,
-}
-
 /// One vCPU's MSRs that KVM leaves to user space. Owned by its thread: no lock.
 #[derive(Debug)]
 pub struct VcpuMsrs {
     vcpu: u32,
     dispatch: MsrDispatch,
-    /// Refused accesses are told of: MSRs that were, in order.
-    reported: Option<Vec<(u32, Direction)>>,
+    /// Refused accesses are told of: MSRs and instructions that were, in order.
+    reported: Option<Vec<(u32, &'static str)>>,
 }
 
 impl VcpuMsrs {
@@ -183,7 +176,7 @@ impl VcpuMsrs {
     pub fn read(&mut self, index: u32) -> Outcome<u64> {
         let outcome = self.dispatch.read(index);
         if outcome == Outcome::NotHandled {
-            self.refused(index, Direction::Read);
+            self.refused(index, "RDMSR");
         }
         outcome
     }
@@ -192,7 +185,7 @@ impl VcpuMsrs {
     pub fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
         let outcome = self.dispatch.write(index, value);
         if outcome == Outcome::NotHandled {
-            self.refused(index, Direction::Write);
+            self.refused(index, "WRMSR");
         }
         outcome
     }
@@ -208,27 +201,23 @@ impl VcpuMsrs {
         self.reported.as_ref().map_or(0, Vec::len)
     }
 
-    /// Tells of each MSR once per direction, and of so many only.
-    fn refused(&mut self, index: u32, direction: Direction) {
+    /// Tells of each MSR once per instruction, and of so many only.
+    fn refused(&mut self, index: u32, instruction: &'static str) {
         let Some(reported) = &mut self.reported else {
             return;
         };
-        if reported.len() < REPORTED_MSRS && !reported.contains(&(index, direction)) {
-            reported.push((index, direction));
-            log_refused(self.vcpu, index, direction, reported.len());
+        if reported.len() < REPORTED_MSRS && !reported.contains(&(index, instruction)) {
+            reported.push((index, instruction));
+            log_refused(self.vcpu, index, instruction, reported.len());
         }
     }
 }
 
 #[cold]
-fn log_refused(vcpu: u32, index: u32, direction: Direction, number: usize) {
-    let access = match direction {
-        Direction::Read => "RDMSR",
-        Direction::Write => "WRMSR",
-    };
+fn log_refused(vcpu: u32, index: u32, instruction: &str, number: usize) {
     let last = match number {
         REPORTED_MSRS => "; further MSRs of this vCPU are not named",
         _ => "",
     };
-    info!("vCPU {vcpu}: {access} of MSR {index:#x} is #GP{last}");
+    info!("vCPU {vcpu}: {instruction} of MSR {index:#x} is #GP{last}");
 }

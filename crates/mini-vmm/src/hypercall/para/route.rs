@@ -25,17 +25,9 @@ pub enum RouteError {
     },
 }
 
-/// Whether a KVM completes a hypercall instruction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Completion {
-    /// A guest of ours executed it and went on with KVM's answer.
-    Proved,
-    /// It did not, or was not tried: why, as a clause.
-    Doubtful(String),
-}
-
-/// Finds out about the first instruction of a stub.
-pub type Probe = Box<dyn Fn(Stub) -> Completion + Send + Sync>;
+/// Proves that KVM completes the first instruction of a stub: a guest of ours executed it and went on with KVM's answer.
+/// The error says, as a clause, why it is in doubt.
+pub type Probe = Box<dyn Fn(Stub) -> Result<(), String> + Send + Sync>;
 
 /// The stub that the guests of one machine get, chosen once: by the description, or for
 /// [`HypercallRoute::Auto`] when the first vCPU registers.
@@ -96,7 +88,7 @@ impl RouteChoice {
         RouteChoice {
             native: Err("it was chosen"),
             pio: stub,
-            probe: Box::new(|_| Completion::Proved),
+            probe: Box::new(|_| Ok(())),
             chosen: OnceLock::from(stub),
         }
     }
@@ -126,14 +118,8 @@ impl RouteChoice {
     }
 
     fn choose(&self) -> Stub {
-        let proved =
-            self.native
-                .map_err(str::to_owned)
-                .and_then(|native| match (self.probe)(native) {
-                    Completion::Proved => Ok(native),
-                    Completion::Doubtful(why) => Err(why),
-                });
-        match proved {
+        let native = self.native.map_err(str::to_owned);
+        match native.and_then(|native| (self.probe)(native).map(|()| native)) {
             Ok(native) => {
                 info!(
                     "hypercalls go by {native}: this KVM completes it, and answers; VMM_HC_* do not exist"

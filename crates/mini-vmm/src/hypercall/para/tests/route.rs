@@ -10,7 +10,7 @@ use hypercall_patch::{PioPort, Stub};
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
 use crate::config::{HypercallAbi, HypercallRoute, VmSpec};
-use crate::hypercall::para::{Completion, RouteChoice, RouteError};
+use crate::hypercall::para::{RouteChoice, RouteError};
 
 /// A choice of a guest with this vendor string, and how often it was probed.
 pub fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {
@@ -41,8 +41,8 @@ fn choice_with(
     let probe = Box::new(move |_| {
         counter.fetch_add(1, Ordering::Relaxed);
         match proved {
-            true => Completion::Proved,
-            false => Completion::Doubtful("it never returned".to_owned()),
+            true => Ok(()),
+            false => Err("it never returned".to_owned()),
         }
     });
     (RouteChoice::new(&spec, &cpuid, probe), probes)
