@@ -23,7 +23,7 @@ pub mod logging;
 pub mod machine;
 pub mod memory;
 pub mod outcome;
-pub mod plan;
+mod plan;
 mod probe;
 pub mod start_time;
 mod sync;

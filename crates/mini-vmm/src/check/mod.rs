@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use kvm_ioctls::Kvm;
 
 use crate::probe::host;
-pub use crate::probe::{Cpu, GuestTest, Virtualization};
+pub use crate::probe::{Cpu, GuestTest, Step, Virtualization};
 pub use capabilities::Capability;
-pub use report::{Report, probe};
+pub use report::{Report, Vcpus, probe};
 pub use routes::{AutoRoute, Routes, VendorRoute};
 
 /// The only version of the KVM API there ever was since it became stable (KVM API section 4.1).

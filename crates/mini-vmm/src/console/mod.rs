@@ -32,7 +32,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use escape::{Command, ESCAPE, Escape, HELP};
 pub use input::{ConsoleInput, InputTarget};
 pub use margin::line_start;
 pub use output::ConsoleOutput;

@@ -6,5 +6,5 @@
 pub(crate) mod guest;
 pub(crate) mod host;
 
-pub use guest::GuestTest;
+pub use guest::{GuestTest, Step};
 pub use host::{Cpu, Virtualization};

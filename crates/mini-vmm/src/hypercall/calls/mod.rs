@@ -42,11 +42,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use para_abi::{Call, KvmErrno};
 
 pub use self::clock::{Clock, Pair};
-pub use self::console::{CONSOLE_WRITE_MAX, ConsoleSink};
-pub use self::host::KvmClock;
+pub use self::console::ConsoleSink;
+pub(crate) use self::host::KvmClock;
 use self::machine::NUMBERS;
 pub use self::machine::Services;
-pub use vcpu_loop::kvm::TscOffset;
 
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::console::CONSOLE_WRITE_MAX;
 use super::*;
 use crate::irq::MsiSender;
 use crate::outcome::{Outcome, OutcomeLatch};

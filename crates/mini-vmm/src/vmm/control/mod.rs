@@ -18,7 +18,8 @@ use crate::machine;
 use crate::machine::MachineState;
 
 pub(crate) use door::{Client, Door, door};
-pub use state::{Command, Incident, Response, State, occur, step};
+pub use state::{Command, State};
+pub(crate) use state::{Incident, Response, occur, step};
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
