@@ -3,6 +3,8 @@
 
 use super::*;
 
+mod model;
+
 #[derive(Default)]
 struct Sink {
     sent: Mutex<Vec<Message>>,
