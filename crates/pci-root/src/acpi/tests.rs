@@ -34,16 +34,19 @@ fn dsdt(windows: &Windows, hotplug: bool) -> Vec<u8> {
         bridge.with_hotplug().to_aml_bytes(&mut body);
         HotplugController::new(REGISTERS).to_aml_bytes(&mut body);
         // The registers are memory in Intel's interpreter: slot 3 is new, and slots 1 and 31 are asked for.
-        let (up, down) = (Path::new("\\_SB_.PHPR.PCIU"), Path::new("\\_SB_.PHPR.PCID"));
+        // Another segment was chosen before.
+        let [up, down, segment] =
+            ["PCIU", "PCID", "PSEG"].map(|name| Path::new(&format!("\\_SB_.PHPR.{name}")));
         let news = [
             Store::new(&up, &(1u32 << 3)),
             Store::new(&down, &(1u32 << 31 | 1 << 1)),
+            Store::new(&segment, &5u8),
         ];
         let method = Method::new(
             "_SB_.NEWS".into(),
             0,
             true,
-            vec![&news[0], &news[1], &ScanSlots],
+            vec![&news[0], &news[1], &news[2], &ScanSlots],
         );
         method.to_aml_bytes(&mut body);
     } else {
@@ -132,6 +135,7 @@ fn intels_interpreter_tells_the_slots() {
     let table = dsdt(&windows(1, Span::default()), true);
     let commands = [
         "evaluate \\_SB.NEWS",
+        "evaluate \\_SB.PHPR.PSEG",
         "evaluate \\_SB.PCI0.S017._EJ0 1",
         "evaluate \\_SB.PHPR.B0EJ",
     ];
@@ -151,7 +155,14 @@ fn intels_interpreter_tells_the_slots() {
     ];
     assert_eq!(notices, expected.map(Some), "{said}");
     assert_eq!(said.matches("System Notify").count(), 3, "{said}");
-    assert!(said.contains("[Integer] = 0000000000020000"), "{said}");
+    for (register, value) in [("PSEG", "0000000000000000"), ("B0EJ", "0000000000020000")] {
+        let answer = said.split_once(&format!("Evaluating \\_SB.PHPR.{register}"));
+        let answer = answer.and_then(|(_, rest)| rest.split_once("[Integer] = "));
+        assert!(
+            answer.is_some_and(|(_, rest)| rest.starts_with(value)),
+            "{register}: {said}"
+        );
+    }
     assert!(!said.contains("AE_"), "{said}");
 }
 
