@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Exits per second through decoding, dispatch, bus and device, against a bare `KVM_RUN` loop: port and MMIO writes,
-//! MSR writes.
+//! Exits per second through decoding, dispatch, bus and device, compared with a bare `KVM_RUN` loop: port, MMIO and MSR
+//! writes.
 //!
-//! `cargo bench -p vcpu-loop`. The two alternate in one run; the ratio of the medians is what counts.
+//! `cargo bench -p vcpu-loop`. The two alternate in one run; compare the ratio of their medians.
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
@@ -22,7 +22,7 @@ use vcpu_loop::{
     ExitHistory, ExitRecord, Flow, MsrReply, Next, Unclaimed, Vcpu, VcpuId, VcpuIo, dispatch,
 };
 
-/// What a guest does all the time, and its code.
+/// Guests that exit all the time: the kind of write, and the code.
 const STORMS: [(&str, &[u8]); 3] = [
     // out 0x80, al; jmp -4
     ("port", b"\xe6\x80\xeb\xfc"),
@@ -89,7 +89,7 @@ fn looped(vcpu: &mut KvmVcpu, io: &mut Io) -> f64 {
     f64::from(EXITS) / start.elapsed().as_secs_f64()
 }
 
-/// What user space alone adds to an exit: decoding aside, in nanoseconds.
+/// What user space adds to an exit, without decoding, in nanoseconds.
 fn dispatch_alone(io: &mut Io) -> f64 {
     let (unclaimed, mut history) = (Unclaimed::default(), ExitHistory::default());
     let rounds = 5_000_000;

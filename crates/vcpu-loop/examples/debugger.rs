@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Stops one of two vCPUs, steps it, and lets it go on, as a gdb stub does: `cargo run --example debugger`.
-// Giving memory to a VM is an unsafe call; the library's users make it through their memory crate.
+//! Stops one of two vCPUs, single-steps it, and resumes it, as a gdb stub does: `cargo run --example debugger`.
+// Giving memory to a VM takes an unsafe call.
 #![allow(unsafe_code)]
 
 use std::error::Error;
@@ -21,7 +21,7 @@ const ENTRY: u64 = 0x1000;
 const CODE: &[u8] = b"\x40\xe6\x80\xeb\xfb";
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A port that nobody looks at, and the memory that the guest runs in.
+/// A port that ignores writes, and the guest's memory.
 struct Machine {
     _memory: GuestMemoryMmap,
 }
@@ -49,7 +49,7 @@ impl Debugger {
             userspace_addr: memory.get_host_address(GuestAddress(0))? as u64,
             ..Default::default()
         };
-        // SAFETY: the region is `memory`, of which each vCPU's thread owns a share.
+        // SAFETY: the region is `memory`, which each vCPU's thread shares the ownership of.
         unsafe { vm.set_user_memory_region(region) }?;
         let host = KvmHost::probe(kvm)?;
         let (sender, events) = vcpu_events()?;
@@ -65,7 +65,7 @@ impl Debugger {
         Ok(Debugger { vcpus, events })
     }
 
-    /// Switches single-stepping of a paused vCPU on or off (KVM API, `KVM_SET_GUEST_DEBUG`).
+    /// Turns single-stepping of a paused vCPU on or off (KVM API, `KVM_SET_GUEST_DEBUG`).
     fn trap(&self, id: u32, on: bool) -> Result<(), Box<dyn Error>> {
         let debug = kvm_guest_debug {
             control: match on {
@@ -78,12 +78,12 @@ impl Debugger {
         Ok(self.vcpus.with_vcpu(id, set, DEADLINE)??)
     }
 
-    /// Runs one instruction of a trapped vCPU, and says where the next one is.
+    /// Runs one instruction of a trapped vCPU, and returns the address of the next one.
     fn step(&self, id: u32) -> Result<u64, Box<dyn Error>> {
         self.vcpus.resume_vcpu(id, DEADLINE)?;
         match self.events.recv_timeout(DEADLINE) {
             Some(VcpuEvent::Debug { id: stopped, debug }) if stopped.0 == id => {
-                // Before this, nobody's resume lets it run.
+                // Until this, every resume is refused.
                 self.vcpus.acknowledge(id, DEADLINE)?;
                 Ok(debug.pc)
             }
@@ -91,7 +91,7 @@ impl Debugger {
         }
     }
 
-    /// Waits until a vCPU wrote its port once more.
+    /// Waits for the next port write of a vCPU.
     fn wait_for_a_write(&self, id: u32) -> Result<(), Box<dyn Error>> {
         let exits = self.vcpus.exits(id).ok_or("there is no such vCPU")?;
         let before = exits.count(ExitKind::PioOut);
@@ -113,7 +113,7 @@ fn real_mode(vm: &VmFd, id: u32) -> Result<kvm_ioctls::VcpuFd, kvm_ioctls::Error
     Ok(fd)
 }
 
-/// Where vCPU 1 was after each of `steps` steps. vCPU 0 runs meanwhile, and both run at the end.
+/// Returns the address of vCPU 1 after each of `steps` steps. vCPU 0 runs meanwhile, and both run at the end.
 pub fn run(kvm: &Kvm, steps: usize) -> Result<Vec<u64>, Box<dyn Error>> {
     let mut debugger = Debugger::new(kvm)?;
     debugger.wait_for_a_write(1)?;
@@ -131,7 +131,7 @@ pub fn run(kvm: &Kvm, steps: usize) -> Result<Vec<u64>, Box<dyn Error>> {
     Ok(places)
 }
 
-/// Also a module of the tests, where nobody calls this.
+/// The tests include this file as a module, without calling this.
 #[allow(dead_code)]
 fn main() -> Result<(), Box<dyn Error>> {
     for place in run(&Kvm::new()?, 6)? {

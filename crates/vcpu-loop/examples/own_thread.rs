@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Runs a vCPU on the thread that calls, for VMMs that make their threads themselves: `cargo run --example own_thread`.
-// Giving memory to a VM is an unsafe call; the library's users make it through their memory crate.
+//! Runs a vCPU on the calling thread, for VMMs that create their own threads: `cargo run --example own_thread`.
+// Giving memory to a VM takes an unsafe call.
 #![allow(unsafe_code)]
 
 use std::error::Error;
@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 const CODE: &[u8] = b"\xb0h\xe6\xe9\xb0i\xe6\xe9\xf4";
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A port that keeps what is written to it, and the memory that the guest runs in. No lock: it never leaves the thread.
+/// A port that stores what is written to it, and the guest's memory. It needs no lock, because it stays on one thread.
 struct Machine {
     text: Vec<u8>,
     _memory: GuestMemoryMmap,
@@ -45,7 +45,7 @@ pub fn run(kvm: &Kvm) -> Result<String, Box<dyn Error>> {
         userspace_addr: memory.get_host_address(GuestAddress(0))? as u64,
         ..Default::default()
     };
-    // SAFETY: the region is `memory`, of which the vCPU's I/O object owns a share.
+    // SAFETY: the region is `memory`, which the vCPU's I/O object shares the ownership of.
     unsafe { vm.set_user_memory_region(region) }?;
     let vcpu = KvmVcpu::new(vm.create_vcpu(0)?, &KvmHost::probe(kvm)?)?;
     let mut sregs = vcpu.fd().get_sregs()?;
@@ -62,7 +62,7 @@ pub fn run(kvm: &Kvm) -> Result<String, Box<dyn Error>> {
         _memory: memory,
     };
     let runner = vcpus.attach(VcpuBuilder::new(0, vcpu, io))?;
-    // The VMM's event loop; its first request waits until the vCPU is there.
+    // The VMM's event loop; its first request waits until `run_here` runs.
     let control = thread::spawn(move || {
         vcpus.resume(DEADLINE)?;
         let event = events.recv_timeout(DEADLINE);
@@ -77,7 +77,7 @@ pub fn run(kvm: &Kvm) -> Result<String, Box<dyn Error>> {
     }
 }
 
-/// Also a module of the tests, where nobody calls this.
+/// The tests include this file as a module, without calling this.
 #[allow(dead_code)]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("the guest says {}", run(&Kvm::new()?)?);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Runs a real-mode guest that prints through a port and halts: `cargo run --example real_mode`.
-// Giving memory to a VM is an unsafe call; the library's users make it through their memory crate.
+// Giving memory to a VM takes an unsafe call.
 #![allow(unsafe_code)]
 
 use std::error::Error;
@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 const CODE: &[u8] = b"\xba\xf8\x03\xbe\x10\x10\xb9\x05\x00\xf3\x6e\xf4\x90\x90\x90\x90hello";
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The whole machine: a port that keeps what is written to it, and the memory that the guest runs in.
+/// The whole machine: a port that stores what is written to it, and the guest's memory.
 struct Machine {
     text: Arc<Mutex<Vec<u8>>>,
     _memory: GuestMemoryMmap,
@@ -45,7 +45,7 @@ pub fn run(kvm: &Kvm) -> Result<String, Box<dyn Error>> {
         userspace_addr: memory.get_host_address(GuestAddress(0))? as u64,
         ..Default::default()
     };
-    // SAFETY: the region is `memory`, of which the vCPU's thread owns a share.
+    // SAFETY: the region is `memory`, which the vCPU's thread shares the ownership of.
     unsafe { vm.set_user_memory_region(region) }?;
 
     let vcpu = KvmVcpu::new(vm.create_vcpu(0)?, &KvmHost::probe(kvm)?)?;
@@ -77,7 +77,7 @@ pub fn run(kvm: &Kvm) -> Result<String, Box<dyn Error>> {
     Ok(String::from_utf8(text)?)
 }
 
-/// Also a module of the tests, where nobody calls this.
+/// The tests include this file as a module, without calling this.
 #[allow(dead_code)]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("the guest says {}", run(&Kvm::new()?)?);

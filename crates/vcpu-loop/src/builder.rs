@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A vCPU on its way into a set, and what comes back.
+//! What a spawn takes, and what a failed spawn or a stop returns.
 
 use std::any::Any;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::hooks::{StartHook, StateHooks};
 use crate::state::State;
 use crate::vcpu::{BoxError, ManagedVcpu, VcpuId, VcpuIo};
 
-/// A vCPU and the choices for its thread, for [`VcpuSet::spawn_with`](crate::VcpuSet::spawn_with).
+/// A vCPU and the options of its thread, for [`VcpuSet::spawn_with`](crate::VcpuSet::spawn_with).
 pub struct VcpuBuilder<V, I, S> {
     pub(crate) id: VcpuId,
     pub(crate) vcpu: V,
@@ -33,7 +33,7 @@ impl<V, I, S> fmt::Debug for VcpuBuilder<V, I, S> {
 }
 
 impl<V: ManagedVcpu, I: VcpuIo> VcpuBuilder<V, I, V::State> {
-    /// A vCPU whose saved state is its own alone, on a thread `vcpu<id>` with the standard library's stack size.
+    /// A vCPU on a thread `vcpu<id>` with the standard library's stack size. Its saved state has no I/O object's state.
     pub fn new(id: impl Into<VcpuId>, vcpu: V, io: I) -> Self {
         VcpuBuilder {
             id: id.into(),
@@ -48,7 +48,7 @@ impl<V: ManagedVcpu, I: VcpuIo> VcpuBuilder<V, I, V::State> {
 }
 
 impl<V, I, S> VcpuBuilder<V, I, S> {
-    /// For an I/O object whose own state belongs to the saved state.
+    /// Saves and restores by these hooks, to include the I/O object's own state.
     #[must_use]
     pub fn state_hooks<T>(self, hooks: StateHooks<V, I, T>) -> VcpuBuilder<V, I, T> {
         VcpuBuilder {
@@ -62,9 +62,9 @@ impl<V, I, S> VcpuBuilder<V, I, S> {
         }
     }
 
-    /// Runs `hook` on the vCPU's thread before anything else: the place for affinity, scheduling and seccomp.
+    /// Runs `hook` first on the vCPU's thread, for affinity, scheduling and seccomp.
     ///
-    /// The kick signal is unblocked after it. If it fails, the vCPU never runs: there is one
+    /// The kick signal is unblocked after it. If the hook fails, the vCPU never runs: it sends one
     /// [`VcpuEvent::Fatal`](crate::VcpuEvent::Fatal), and a resume fails with [`Error::Start`].
     #[must_use]
     pub fn on_start(
@@ -75,7 +75,7 @@ impl<V, I, S> VcpuBuilder<V, I, S> {
         self
     }
 
-    /// The thread's name, of which Linux shows the first 15 bytes. One with a NUL byte is refused by the spawn.
+    /// The thread's name, of which Linux shows the first 15 bytes. The spawn refuses a name with a NUL byte.
     #[must_use]
     pub fn thread_name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -90,11 +90,11 @@ impl<V, I, S> VcpuBuilder<V, I, S> {
     }
 }
 
-/// A vCPU that could not be spawned comes back: KVM makes no second one with the same id.
+/// A failed spawn. It returns the vCPU, because KVM doesn't create a second one with the same id.
 pub struct SpawnError<V, I> {
     /// Why.
     pub error: Error,
-    /// The vCPU, as it was given.
+    /// The vCPU, unchanged.
     pub vcpu: V,
     /// Its I/O object.
     pub io: I,
@@ -127,13 +127,13 @@ impl<V, I> From<SpawnError<V, I>> for Error {
     }
 }
 
-/// A vCPU that was stopped, with its I/O object. It can be spawned again, in another set, too.
+/// A vCPU that was stopped, with its I/O object. It can be spawned again, even in another set.
 #[non_exhaustive]
 pub struct Stopped<V, I> {
-    /// Its number.
+    /// Its id.
     pub id: VcpuId,
-    /// What it was before: a [`State::Running`] one was taken out of the guest with nothing pending. One that
-    /// [failed](State::Failed) may be half-way through anything, and one that [ended](State::Ended) needs a
+    /// Its state before the stop. A [`State::Running`] vCPU was taken out of the guest with nothing pending. One that
+    /// [failed](State::Failed) may be in the middle of anything, and one that [ended](State::Ended) needs a
     /// restored state.
     pub state: State,
     /// The vCPU.
@@ -151,7 +151,7 @@ impl<V, I> fmt::Debug for Stopped<V, I> {
     }
 }
 
-/// A [`Stopped`] vCPU as a set returns it, which has forgotten the types.
+/// A [`Stopped`] vCPU as a set returns it, without its types.
 pub struct StoppedVcpu {
     id: VcpuId,
     state: State,
@@ -176,12 +176,12 @@ impl StoppedVcpu {
         }
     }
 
-    /// Its number.
+    /// Its id.
     pub fn id(&self) -> VcpuId {
         self.id
     }
 
-    /// What it was before, see [`Stopped::state`].
+    /// Its state before the stop, see [`Stopped::state`].
     pub fn state(&self) -> State {
         self.state
     }
@@ -189,7 +189,7 @@ impl StoppedVcpu {
     /// The vCPU and its I/O object, of the types that it was spawned with.
     ///
     /// # Errors
-    /// They have other types; nothing is lost.
+    /// They have other types. The vCPU is returned.
     pub fn downcast<V: 'static, I: 'static>(self) -> Result<Stopped<V, I>, Self> {
         let StoppedVcpu { id, state, stopped } = self;
         stopped

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::history::ExitKind;
 
-/// A vCPU's exits by kind, written by its thread and readable by all others at any time.
+/// A vCPU's exits by kind, written by its thread and readable by any thread at any time.
 ///
-/// A string instruction counts once, and an instruction that makes several accesses as often as it leaves the
-/// guest. [`ExitKind::Interrupted`] counts kicks and signals, and the end of each pause's completion. Numbers
-/// that are read while the vCPU runs need not add up.
+/// Each exit counts once, so a string instruction may count once for many elements, and an instruction with several
+/// accesses several times. [`ExitKind::Interrupted`] counts kicks and signals, and the exit that ends each completion.
+/// Numbers that are read while the vCPU runs need not add up.
 #[derive(Debug, Default)]
 pub struct ExitCounters {
     counts: [AtomicU64; ExitKind::ALL.len()],
@@ -33,7 +33,7 @@ impl ExitCounters {
         self.iter().map(|(_, count)| count).sum()
     }
 
-    /// Counts one. There is a single writer, so a load and a store do, without a locked addition.
+    /// Counts one. There is a single writer, so a load and a store are enough, without a locked addition.
     #[inline]
     pub(crate) fn note(&self, kind: ExitKind) {
         let count = &self.counts[kind as usize];

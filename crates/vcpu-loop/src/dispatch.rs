@@ -35,16 +35,16 @@ pub enum Leave {
     Debug(DebugExit),
     /// The dirty ring must be harvested.
     DirtyRingFull,
-    /// It asked for a system-wide change.
+    /// It asked for a system-wide state change.
     SystemEvent(SystemEvent),
     /// Triple fault.
     Shutdown,
-    /// KVM can't go on.
+    /// KVM can't continue.
     Fatal(FatalExit),
 }
 
 impl Leave {
-    /// Whether the vCPU has ended, so that there is nothing left to complete.
+    /// Whether this ends the vCPU.
     pub const fn is_final(self) -> bool {
         matches!(
             self,
@@ -53,7 +53,7 @@ impl Leave {
     }
 }
 
-/// Kinds of accesses that nobody claimed.
+/// Kinds of unclaimed accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
@@ -71,12 +71,12 @@ pub enum Access {
     Wrmsr,
     /// Hypercall, of any ABI.
     Hypercall,
-    /// Hyper-V notification, end of an interrupt, or a guest that held the CPU too long ([`Exit::Notify`]).
+    /// Hyper-V notification, end of an interrupt, or [`Exit::Notify`].
     Notification,
 }
 
 impl Access {
-    /// Every kind, in the order of their numbers.
+    /// Every kind, in the order of discriminants.
     const ALL: [Access; 8] = [
         Access::PioRead,
         Access::PioWrite,
@@ -89,27 +89,27 @@ impl Access {
     ];
 }
 
-/// How often nobody answered, per kind of access. One vCPU's thread counts, any thread reads.
+/// Counts of unclaimed accesses by kind. One vCPU's thread counts, any thread can read.
 #[derive(Debug, Default)]
 pub struct Unclaimed {
     counts: [AtomicU64; Access::ALL.len()],
 }
 
 impl Unclaimed {
-    /// How many accesses of this kind nobody claimed.
+    /// The number of unclaimed accesses of this kind.
     pub fn count(&self, access: Access) -> u64 {
         self.counts[access as usize].load(Ordering::Relaxed)
     }
 
-    /// How many accesses of any kind nobody claimed.
+    /// The number of unclaimed accesses of all kinds.
     pub fn total(&self) -> u64 {
         Access::ALL.iter().map(|access| self.count(*access)).sum()
     }
 
-    /// Counts one, and logs it if it is among the first four of its kind or a power of two: a guest that
-    /// probes everything for a year writes fewer than 70 lines per kind, and no clock is read.
+    /// Counts one, and logs it if it is among the first four of its kind or a power of two. This limits the log to
+    /// fewer than 70 lines per kind without reading a clock.
     fn note(&self, id: VcpuId, access: Access, address: u64) {
-        // One vCPU's thread writes, so this needs no locked addition.
+        // Only one vCPU's thread writes, so this needs no locked addition.
         let count = self.count(access).wrapping_add(1);
         self.counts[access as usize].store(count, Ordering::Relaxed);
         if count <= 4 || count.is_power_of_two() {
@@ -120,13 +120,13 @@ impl Unclaimed {
 
 #[cold]
 fn log_unclaimed(id: VcpuId, access: Access, address: u64, count: u64) {
-    log::debug!("vCPU {id}: nobody claims {access:?} {address:#x} ({count} of this kind so far)");
+    log::debug!("vCPU {id}: unclaimed {access:?} {address:#x} ({count} of this kind so far)");
 }
 
 /// Answers one exit through `io`.
 ///
-/// Reads are prefilled with all ones and MSR accesses with #GP, so an answer that never comes has one
-/// defined meaning. String port I/O is split into its elements. `id` only appears in log lines.
+/// An unclaimed read returns all ones, and an unclaimed MSR access takes #GP. String port I/O is split into its
+/// elements. `id` only appears in log lines.
 pub fn dispatch<I: VcpuIo + ?Sized>(
     exit: Exit<'_>,
     io: &mut I,
@@ -194,7 +194,7 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
         }
     }
 
-    /// All elements of a string instruction are done before a pause that one of them asked for.
+    /// All elements of a string instruction are written before a pause that one of them asks for.
     fn pio_out(&mut self, port: u16, size: u8, data: &[u8]) -> Flow {
         let size = usize::from(size.max(1));
         if data.len() == size {
@@ -252,7 +252,7 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
         flow
     }
 
-    /// What the guest gets, #GP without a value, and what follows.
+    /// The value for the guest (`None` is #GP), and what the loop does next.
     fn msr<T>(&self, reply: MsrReply<T>, access: Access, index: u32) -> (Option<T>, Flow) {
         match reply {
             MsrReply::Value(value) => (Some(value), Flow::Continue),
@@ -265,7 +265,7 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
         }
     }
 
-    /// All of them are delivered before a pause that one of them asked for.
+    /// All writes are delivered before a pause that one of them asks for.
     fn coalesced(&mut self, writes: CoalescedWrites<'_>) -> Flow {
         let mut flow = Flow::Continue;
         writes.drain(|write| {
@@ -286,7 +286,7 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
         flow
     }
 
-    /// What has no method of its own.
+    /// Exits that have no method of their own.
     #[cold]
     fn other(&mut self, mut exit: Exit<'_>) -> Flow {
         let unanswered = match &exit {
@@ -294,7 +294,7 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
             Exit::Other(other) => Flow::Leave(Leave::Fatal(FatalExit::Unknown {
                 exit_reason: other.reason,
             })),
-            // Asked for by the VMM through the run page, or counted by KVM itself: the guest goes on.
+            // The VMM asked for these through the run page, or KVM handles them itself: the guest continues.
             _ => Flow::Continue,
         };
         let counted = matches!(exit, Exit::Notify);
@@ -320,7 +320,7 @@ impl<I: VcpuIo + ?Sized> Answering<'_, I> {
 mod tests {
     use super::*;
 
-    /// A kind that `ALL` lacks would have no counter, and a guest could make the vCPU's thread panic.
+    /// A kind missing in `ALL` would have no counter, so a guest could make the vCPU's thread panic.
     #[test]
     fn every_kind_of_access_has_a_counter() {
         let last = Access::Notification;
@@ -328,7 +328,7 @@ mod tests {
         for (number, access) in Access::ALL.iter().enumerate() {
             assert_eq!(*access as usize, number);
         }
-        // Whoever adds a kind comes by here: it goes into `ALL`, and the last one above.
+        // A new kind fails to compile here: add it to `ALL`, and update `last`.
         match last {
             Access::PioRead
             | Access::PioWrite

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How a controller reaches a vCPU: the flags of a request, and the thread that gets the signal.
+//! How a controller reaches a vCPU: the two flags of a kick, and the thread that gets the signal.
 
 use std::sync::{Arc, PoisonError};
 
@@ -10,10 +10,10 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::signal::Tid;
 
-/// Shared by a vCPU's thread and its controllers. See [`crate::kick`] for what happens in which order.
+/// Shared by a vCPU's thread and its controllers. See [`crate::kick`] for the protocol.
 #[derive(Debug)]
 pub(crate) struct Doorbell {
-    /// There is a request in the mailbox, or was one just now.
+    /// There may be a request in the mailbox.
     rung: AtomicBool,
     target: Mutex<Target>,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Doorbell {
 #[derive(Debug)]
 struct Target {
     kick: Arc<dyn Kick>,
-    /// None while no thread listens. One that begins to looks at the mailbox before it enters the guest.
+    /// None while no thread runs the vCPU. A thread drains the mailbox before it enters the guest.
     thread: Option<Tid>,
 }
 
@@ -37,10 +37,10 @@ impl Doorbell {
         self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the vCPU out of the guest. The request is in its mailbox already.
+    /// Takes the vCPU out of the guest. The request is already in its mailbox.
     pub(crate) fn ring(&self, signal: KickSignal) {
         self.rung.store(true, Ordering::Release);
-        // Held until the signal is sent, so that the thread is alive then.
+        // The lock is held until the signal is sent, so that the thread is still alive.
         let target = self.target();
         target.kick.request_exit();
         if let Some(thread) = &target.thread {
@@ -48,26 +48,26 @@ impl Doorbell {
         }
     }
 
-    /// Whether there may be a request. A look after each exit costs one load of a line that nobody writes.
+    /// Whether there may be a request. Checking it after each exit is one load of a cache line that only requests write.
     #[inline]
     pub(crate) fn is_rung(&self) -> bool {
         self.rung.load(Ordering::Relaxed)
     }
 
-    /// Before the mailbox is drained: a request whose ring this takes back is seen by the drain.
+    /// Resets the flag. The caller then drains the mailbox, which finds any request whose ring this cleared.
     pub(crate) fn silence(&self) {
         self.rung.swap(false, Ordering::AcqRel);
     }
 
-    /// From now on kicks go to the vCPU that `kick` belongs to.
+    /// Sends later kicks to the vCPU that `kick` belongs to.
     ///
-    /// Called by its thread outside of the guest. Who rang the old vCPU meanwhile enqueued its request before
-    /// that, so the drain that comes before the next entry finds it.
+    /// Called by its thread outside the guest. A controller that kicked the old vCPU meanwhile had already enqueued its
+    /// request, so the drain before the next entry finds it.
     pub(crate) fn redirect(&self, kick: Arc<dyn Kick>) {
         self.target().kick = kick;
     }
 
-    /// The calling thread gets the signals.
+    /// Sends later signals to the calling thread.
     pub(crate) fn arrive(&self) {
         self.target().thread = Some(Tid::current());
     }
@@ -76,13 +76,13 @@ impl Doorbell {
         self.target().thread = None;
     }
 
-    /// Whether a thread has the vCPU just now.
+    /// Whether a thread runs the vCPU.
     pub(crate) fn is_attended(&self) -> bool {
         self.target().thread.is_some()
     }
 }
 
-/// Says that nobody listens any more, when it is dropped.
+/// Removes the thread from the doorbell when dropped.
 #[derive(Debug)]
 pub(crate) struct Listener(pub(crate) Arc<Doorbell>);
 

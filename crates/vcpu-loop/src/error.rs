@@ -27,10 +27,8 @@ pub enum Error {
         /// The id.
         id: VcpuId,
     },
-    /// The number of states isn't that of the vCPUs.
-    #[error(
-        "{given} saved states were given for {vcpus} vCPUs, restore the same number as was saved"
-    )]
+    /// There must be one state per vCPU.
+    #[error("{given} saved states were given for {vcpus} vCPUs, give one per vCPU")]
     WrongStateCount {
         /// How many states were given.
         given: usize,
@@ -55,15 +53,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Somebody else in this process has a handler for the kick signal, which was left alone.
+    /// The program has another handler for the kick signal, which was not replaced.
     #[error(
-        "signal {signal} has a handler of somebody else's, choose another kick signal (KickSignal::real_time)"
+        "signal {signal} already has another handler, choose another kick signal (KickSignal::real_time)"
     )]
     SignalTaken {
         /// Its number.
         signal: i32,
     },
-    /// The hook on a thread's start failed, so its vCPU never runs.
+    /// The start hook failed, so the vCPU never runs.
     #[error("vCPU {id} could not start, the cause below says why")]
     Start {
         /// Which vCPU.
@@ -71,7 +69,7 @@ pub enum Error {
         /// Why.
         source: StartError,
     },
-    /// Not every vCPU answered in time. The request stays in their mailboxes, so they obey it when they can.
+    /// Not every vCPU answered in time. The request stays in the mailboxes, so these vCPUs obey it when they can.
     #[error(
         "{} did not answer the {request} request within {waited:?}, a device may be blocking it",
         ids(missed)
@@ -79,9 +77,9 @@ pub enum Error {
     Deadline {
         /// What was asked.
         request: Request,
-        /// Who did not answer.
+        /// Which vCPUs did not answer.
         missed: Vec<VcpuId>,
-        /// How long all of them were waited for.
+        /// The deadline for all of them together.
         waited: Duration,
     },
     /// A vCPU is in a state that doesn't allow the request.
@@ -94,7 +92,7 @@ pub enum Error {
         /// Its state.
         state: State,
     },
-    /// The host failed a vCPU's request.
+    /// The host, or a hook, failed a vCPU's request.
     #[error("vCPU {id} could not {request}")]
     Host {
         /// Which vCPU.
@@ -104,7 +102,7 @@ pub enum Error {
         /// Why.
         source: BoxError,
     },
-    /// The vCPU isn't of the type that a closure is for.
+    /// The vCPU has another type than the closure expects.
     #[error("vCPU {id} is not a {wanted}, name the type that it was spawned with")]
     WrongType {
         /// Which vCPU.
@@ -120,14 +118,13 @@ pub enum Error {
     },
 }
 
-/// A restore hook's error that came before its first change: the vCPU can go on as if it had not been asked. It prints
-/// as the error inside.
+/// The error of a restore hook that changed nothing: the vCPU can continue with its old state. It prints as the error
+/// inside.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Unchanged(#[from] pub BoxError);
 
-/// The error of a [hook on a thread's start](crate::VcpuBuilder::on_start), which is its
-/// [`source`](StdError::source).
+/// A [start hook](crate::VcpuBuilder::on_start) failed. Its error is the [`source`](StdError::source).
 #[derive(Clone, Debug)]
 pub struct StartError(Arc<dyn StdError + Send + Sync>);
 
@@ -139,7 +136,7 @@ impl StartError {
 
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the hook on its thread's start failed")
+        f.write_str("its start hook failed")
     }
 }
 

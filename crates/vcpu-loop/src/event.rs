@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What vCPUs tell the VMM: a channel and one eventfd, for an event loop.
+//! Events from vCPUs to the VMM: a channel and one eventfd, for an event loop.
 
 use std::fmt;
 use std::io;
@@ -15,10 +15,10 @@ use crate::exit::{DebugExit, SystemEvent};
 use crate::report::FailureReport;
 use crate::vcpu::VcpuId;
 
-/// Something that happened to a vCPU without a request of the VMM's.
+/// Something that happened to a vCPU without a request from the VMM.
 ///
-/// After each of these the vCPU runs no guest code until it is asked to, so a guest can't flood the channel.
-/// "Paused by itself" ends by [`VcpuSet::acknowledge`](crate::VcpuSet::acknowledge); no resume is obeyed before.
+/// After each of these, the vCPU runs no guest code until a request lets it, so a guest can't flood the channel.
+/// A vCPU that is "paused by itself" can't be resumed before [`VcpuSet::acknowledge`](crate::VcpuSet::acknowledge).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VcpuEvent {
@@ -46,7 +46,7 @@ pub enum VcpuEvent {
         /// Which vCPU.
         id: VcpuId,
     },
-    /// The guest asked for a system-wide change; the vCPU has ended.
+    /// The guest asked for a system-wide state change; the vCPU has ended.
     SystemEvent {
         /// Which vCPU.
         id: VcpuId,
@@ -66,7 +66,7 @@ pub enum VcpuEvent {
 }
 
 impl VcpuEvent {
-    /// Which vCPU it is about.
+    /// The vCPU that sent it.
     pub fn id(&self) -> VcpuId {
         match self {
             VcpuEvent::Halted { id }
@@ -79,7 +79,7 @@ impl VcpuEvent {
     }
 }
 
-/// The vCPUs' end: cheap to clone, one per thread.
+/// The vCPUs' end of the channel: cheap to clone, one per thread.
 #[derive(Clone)]
 pub struct VcpuEventSender {
     queue: Sender<VcpuEvent>,
@@ -97,10 +97,7 @@ impl VcpuEventSender {
     /// logged and dropped.
     pub fn send(&self, event: VcpuEvent) {
         if let Err(lost) = self.queue.send(event) {
-            log::error!(
-                "nobody receives vCPU events any more, dropping {:?}",
-                lost.0
-            );
+            log::error!("the receiver of vCPU events is gone, dropping {:?}", lost.0);
             return;
         }
         // EAGAIN means that the counter is full, so the descriptor is readable already.
@@ -113,7 +110,7 @@ impl VcpuEventSender {
     }
 }
 
-/// The VMM's end. Its descriptor (`AsRawFd`) is readable while events may be queued.
+/// The VMM's end of the channel. Its descriptor (`AsRawFd`) is readable while events may be queued.
 #[derive(Debug)]
 pub struct VcpuEvents {
     queue: Receiver<VcpuEvent>,
@@ -127,7 +124,7 @@ impl AsRawFd for VcpuEvents {
 }
 
 impl VcpuEvents {
-    /// The next event, if there is one. Doesn't block and leaves the descriptor as it is.
+    /// The next event, if there is one. Doesn't block, and doesn't clear the descriptor.
     pub fn try_recv(&self) -> Option<VcpuEvent> {
         self.queue.try_recv().ok()
     }
@@ -137,10 +134,10 @@ impl VcpuEvents {
         self.queue.recv_timeout(timeout).ok()
     }
 
-    /// Clears the descriptor, then hands every queued event to `handle`.
+    /// Clears the descriptor, then calls `handle` for every queued event.
     ///
-    /// In this order an event that is queued meanwhile makes the descriptor readable again. So does a panic
-    /// of `handle`, which leaves the events behind its own in the queue.
+    /// In this order, an event that is queued meanwhile makes the descriptor readable again. If `handle` panics, the
+    /// remaining events stay in the queue, and the descriptor becomes readable again.
     pub fn drain(&self, mut handle: impl FnMut(VcpuEvent)) {
         let _ = self.ready.read();
         let mut rest = Rest {
@@ -154,7 +151,7 @@ impl VcpuEvents {
     }
 }
 
-/// Makes the descriptor readable again if the queue was left before it was seen empty.
+/// Makes the descriptor readable again unless the queue was seen empty.
 struct Rest<'a> {
     ready: &'a EventFd,
     seen_empty: bool,
@@ -172,7 +169,7 @@ impl Drop for Rest<'_> {
 /// A channel for vCPU events with one eventfd.
 ///
 /// # Errors
-/// No eventfd could be made.
+/// No eventfd could be created.
 pub fn vcpu_events() -> io::Result<(VcpuEventSender, VcpuEvents)> {
     let ready = Arc::new(EventFd::new(EFD_NONBLOCK)?);
     let (sender, receiver) = channel();
@@ -194,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_behind_a_panic_are_not_stranded() {
+    fn events_after_a_panic_are_not_stranded() {
         let (sender, events) = vcpu_events().unwrap();
         for id in 0..3 {
             sender.send(VcpuEvent::Halted { id: VcpuId(id) });
@@ -211,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_without_receiver_goes_on() {
+    fn a_sender_without_receiver_does_not_fail() {
         let (sender, events) = vcpu_events().unwrap();
         drop(events);
         sender.send(VcpuEvent::Halted { id: VcpuId(0) });

@@ -1,21 +1,21 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Why a vCPU left the guest, with the places where an answer belongs.
+//! Why a vCPU left the guest, with the slots for replies.
 
-/// Most bytes that one MMIO exit carries (KVM splits wider accesses).
+/// Maximum bytes of one MMIO exit (KVM splits wider accesses).
 pub const MMIO_MAX: usize = 8;
 
-/// Most data words of an internal-error exit, see [`FatalExit::InternalError`].
+/// Maximum data words of an internal-error exit, see [`FatalExit::InternalError`].
 pub const INTERNAL_ERROR_WORDS: usize = 16;
 
-/// Most data words of a system event, see [`SystemEvent`].
+/// Maximum data words of a system event, see [`SystemEvent`].
 pub const SYSTEM_EVENT_WORDS: usize = 16;
 
 /// One exit from the guest.
 ///
-/// Replies are written in place, through the borrows; the next [`run`](crate::Vcpu::run) or
-/// [`complete`](crate::Vcpu::complete) delivers them. Until then the instruction is only half done:
+/// Write replies in place, through the borrows; the next [`run`](crate::Vcpu::run) or
+/// [`complete`](crate::Vcpu::complete) delivers them. Until then the instruction is incomplete:
 /// see [`Exit::needs_completion`].
 ///
 /// The variants follow `struct kvm_run` in the KVM API documentation, section 5.
@@ -28,7 +28,7 @@ pub enum Exit<'a> {
         port: u16,
         /// Width of one access: 1, 2 or 4 bytes.
         size: u8,
-        /// Room for the bytes read.
+        /// Slot for the bytes read.
         data: &'a mut [u8],
     },
     /// `out` or `outs`: `data` is `count` accesses of `size` bytes each.
@@ -44,7 +44,7 @@ pub enum Exit<'a> {
     MmioRead {
         /// Guest-physical address.
         addr: u64,
-        /// Room for the bytes read.
+        /// Slot for the bytes read.
         data: &'a mut [u8],
     },
     /// A write to guest-physical memory that no writable slot backs, at most [`MMIO_MAX`] bytes.
@@ -60,7 +60,7 @@ pub enum Exit<'a> {
         index: u32,
         /// The value for EDX:EAX.
         data: &'a mut u64,
-        /// Anything but 0 injects #GP. KVM presets 0, so an answer must always be given.
+        /// Anything but 0 injects #GP. KVM presets 0, so always write it.
         error: &'a mut u8,
     },
     /// `wrmsr` to a register that KVM leaves to user space.
@@ -69,7 +69,7 @@ pub enum Exit<'a> {
         index: u32,
         /// The value from EDX:EAX.
         data: u64,
-        /// Anything but 0 injects #GP. KVM presets 0, so an answer must always be given.
+        /// Anything but 0 injects #GP. KVM presets 0, so always write it.
         error: &'a mut u8,
     },
     /// A KVM hypercall that KVM leaves to user space (`KVM_CAP_EXIT_HYPERCALL`).
@@ -80,25 +80,25 @@ pub enum Exit<'a> {
     Hyperv(HypervExit<'a>),
     /// `hlt` without an in-kernel interrupt controller.
     Hlt,
-    /// The guest's triple fault, or INIT on hosts that report it so.
+    /// A triple fault, or INIT on hosts that report it like this.
     Shutdown,
     /// The guest asked for a system-wide state change.
     SystemEvent(&'a SystemEvent),
-    /// A breakpoint or single step asked for by `KVM_SET_GUEST_DEBUG`: by the VMM, before it gives the vCPU
-    /// away or by [`with_vcpu`](crate::VcpuSet::with_vcpu).
+    /// A breakpoint or single step, enabled by `KVM_SET_GUEST_DEBUG`. The VMM calls that before it spawns the vCPU, or
+    /// in [`with_vcpu`](crate::VcpuSet::with_vcpu).
     Debug(DebugExit),
     /// The guest ended a level-triggered interrupt (split irqchip).
     IoapicEoi {
         /// Interrupt vector.
         vector: u8,
     },
-    /// The dirty ring of this vCPU is full: nothing runs until it has been harvested and reset.
+    /// The dirty ring of this vCPU is full. The VMM must harvest and reset it before the vCPU can run.
     DirtyRingFull,
-    /// The guest can take an interrupt now. Only the VMM asks for it, by `KvmVcpu::request_interrupt_window`.
+    /// The guest can take an interrupt now. Requested by `KvmVcpu::request_interrupt_window`.
     InterruptWindow,
     /// The guest lowered CR8 below the threshold (no in-kernel LAPIC).
     SetTpr,
-    /// The guest touched the task priority register (`KVM_TPR_ACCESS_REPORTING`).
+    /// The guest accessed the task priority register (`KVM_TPR_ACCESS_REPORTING`).
     TprAccess {
         /// Instruction pointer of the access.
         rip: u64,
@@ -107,25 +107,24 @@ pub enum Exit<'a> {
     },
     /// The guest took a bus lock (`KVM_CAP_X86_BUS_LOCK_EXIT`).
     BusLock,
-    /// The guest held the CPU without an event window for longer than `KVM_CAP_X86_NOTIFY_VMEXIT` allows,
-    /// and can go on.
+    /// The guest ran without an event window for longer than `KVM_CAP_X86_NOTIFY_VMEXIT` allows, and can continue.
     Notify,
-    /// An SEV-ES guest parks this vCPU until the next INIT-SIPI.
+    /// An SEV-ES guest parked this vCPU until the next INIT-SIPI.
     ApResetHold,
     /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`).
     MemoryFault(MemoryFault),
-    /// Writes that KVM kept in the VM's ring until this vCPU left the guest. The exit that it left for follows. Drain
-    /// them, or devices have them after what the guest did next.
+    /// Writes that KVM kept in the VM's ring. The vCPU's actual exit follows. Drain the writes now; otherwise devices
+    /// get them after the guest's later accesses.
     Coalesced(CoalescedWrites<'a>),
-    /// An exit that this crate has no words for, such as TDX's, SNP's, or one that KVM got later.
+    /// An exit without its own variant, such as those of TDX and SNP, or of newer KVMs.
     Other(OtherExit<'a>),
-    /// Nothing happened and nothing is pending: a kick or a signal took the vCPU out of the guest.
+    /// A kick or a signal took the vCPU out of the guest. Nothing is pending.
     Interrupted,
     /// The vCPU can't go on.
     Fatal(&'a FatalExit),
 }
 
-/// Whose numbers and registers a hypercall uses.
+/// The calling convention of a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HypercallAbi {
@@ -138,7 +137,7 @@ pub enum HypercallAbi {
 }
 
 impl HypercallAbi {
-    /// What an unknown number returns: -1000 (`-KVM_ENOSYS`), -38 (Xen's `-ENOSYS`), or 2
+    /// The result of an unknown call: -1000 (`-KVM_ENOSYS`), -38 (Xen's `-ENOSYS`), or 2
     /// (`HV_STATUS_INVALID_HYPERCALL_CODE`).
     pub const fn unknown(self) -> u64 {
         match self {
@@ -152,15 +151,15 @@ impl HypercallAbi {
 /// A hypercall that user space answers through `ret`.
 #[derive(Debug)]
 pub struct Hypercall<'a> {
-    /// Whose call it is.
+    /// Its calling convention.
     pub abi: HypercallAbi,
     /// Its number; for Hyper-V the whole input value.
     pub number: u64,
-    /// Arguments in the order of the ABI, as many as KVM reports: six, or two of Hyper-V's.
+    /// Arguments in the order of the ABI, as many as KVM reports: six, or two for Hyper-V.
     pub args: &'a [u64],
     /// Whether the vCPU was in 64-bit mode.
     pub long_mode: bool,
-    /// The caller's privilege level, where KVM reports it (Xen).
+    /// The caller's privilege level, if KVM reports it (Xen).
     pub cpl: Option<u8>,
     /// The value for the guest's result register.
     pub ret: &'a mut u64,
@@ -170,7 +169,7 @@ pub struct Hypercall<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HypervExit<'a> {
-    /// The guest wrote a SynIC register; KVM has already taken the value.
+    /// The guest wrote a SynIC register; KVM has already set it.
     Synic {
         /// MSR number.
         msr: u32,
@@ -198,7 +197,7 @@ pub enum HypervExit<'a> {
         /// Pending page's GPA.
         pending_page: u64,
     },
-    /// A type that this version doesn't know.
+    /// A type that this version of the crate doesn't know.
     Unknown(u32),
 }
 
@@ -220,9 +219,9 @@ impl SystemEvent {
     }
 }
 
-/// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`): a slot whose host memory is missing or
-/// poisoned, or an access that is private where memory is shared or the other way round. Once the VMM has mended
-/// that, the guest can repeat the access.
+/// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`). The slot's host memory is missing or
+/// poisoned, or the access is private and the memory shared, or vice versa. Once the VMM has fixed the memory, the guest
+/// can repeat the access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFault {
     /// Bit 3: the access was to private memory.
@@ -233,18 +232,18 @@ pub struct MemoryFault {
     pub size: u64,
 }
 
-/// Something that coalesced writes can be taken from.
+/// A source of coalesced writes.
 pub(crate) trait Drain {
     /// Delivers the writes, oldest first.
     fn drain(&self, deliver: &mut dyn FnMut(CoalescedWrite<'_>));
 }
 
-/// Writes that did not exit by themselves, to ranges that the VMM registered (`KVM_CAP_COALESCED_MMIO`,
-/// `KVM_CAP_COALESCED_PIO`). Those of all vCPUs of the VM are among them.
+/// Writes without exits, to ranges that the VMM registered (`KVM_CAP_COALESCED_MMIO`, `KVM_CAP_COALESCED_PIO`). They may
+/// come from any vCPU of the VM.
 pub struct CoalescedWrites<'a>(pub(crate) &'a dyn Drain);
 
 impl CoalescedWrites<'_> {
-    /// Delivers the writes, oldest first. Meanwhile, vCPUs that find some, too, wait for the end of it.
+    /// Delivers the writes, oldest first. Other vCPUs that find writes wait until this returns.
     pub fn drain(self, mut deliver: impl FnMut(CoalescedWrite<'_>)) {
         self.0.drain(&mut deliver);
     }
@@ -256,7 +255,7 @@ impl std::fmt::Debug for CoalescedWrites<'_> {
     }
 }
 
-/// One of them.
+/// One coalesced write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoalescedWrite<'a> {
     /// A write to guest-physical memory, at most [`MMIO_MAX`] bytes.
@@ -280,8 +279,8 @@ pub enum CoalescedWrite<'a> {
 pub struct OtherExit<'a> {
     /// `kvm_run.exit_reason`.
     pub reason: u32,
-    /// The 256 bytes of `kvm_run` whose meaning depends on the reason, from offset 32 on: what KVM says, and where it
-    /// looks for an answer at the next entry.
+    /// The 256 bytes of `kvm_run` from offset 32, whose meaning depends on the reason. KVM reads a reply from them at the
+    /// next entry.
     pub data: &'a mut [u8],
 }
 
@@ -298,7 +297,7 @@ pub struct DebugExit {
     pub dr7: u64,
 }
 
-/// An exit after which KVM can't run this vCPU any further.
+/// An exit after which KVM can't continue this vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FatalExit {
@@ -306,10 +305,10 @@ pub enum FatalExit {
     FailEntry {
         /// VMX or SVM error code.
         reason: u64,
-        /// Host CPU it happened on.
+        /// The host CPU.
         cpu: u32,
     },
-    /// KVM gave up (`KVM_EXIT_INTERNAL_ERROR`).
+    /// A KVM internal error (`KVM_EXIT_INTERNAL_ERROR`).
     InternalError {
         /// 1 emulation, 2 simultaneous exceptions, 3 event delivery, 4 unexpected exit reason.
         suberror: u32,
@@ -330,20 +329,20 @@ pub enum FatalExit {
         /// VMX or SVM exit reason.
         reason: u64,
     },
-    /// The guest held the CPU without an event window, and its context is lost (`KVM_EXIT_NOTIFY`); where the
-    /// context is valid, it is [`Exit::Notify`].
+    /// The guest ran without an event window, and its context is lost (`KVM_EXIT_NOTIFY`). If the context is valid, the
+    /// exit is [`Exit::Notify`].
     Notify {
-        /// Bit 0, which is set: the VM context is corrupt.
+        /// Bit 0 is set: the VM context is corrupt.
         flags: u32,
     },
-    /// A fault on guest memory that nobody mended.
+    /// A fault on guest memory that the VMM did not fix.
     MemoryFault(MemoryFault),
-    /// KVM's description of the exit contradicts itself, for example a length beyond the run page.
+    /// KVM's description of the exit is inconsistent, for example a length beyond the run page.
     Malformed {
-        /// The exit reason that was claimed.
+        /// The exit reason in `kvm_run`.
         exit_reason: u32,
     },
-    /// An exit reason that this version doesn't know, and nobody answered.
+    /// An exit without its own variant that the VMM did not answer.
     Unknown {
         /// `kvm_run.exit_reason`.
         exit_reason: u32,
@@ -351,9 +350,10 @@ pub enum FatalExit {
 }
 
 impl FatalExit {
-    /// The instruction bytes that KVM reports when its emulator gave up (suberror 1, flag bit 0).
+    /// The instruction that KVM failed to emulate, if KVM reports it (suberror 1, flag bit 0): its bytes, and how many
+    /// are valid.
     ///
-    /// They are laid out in the data words as `flags: u64, len: u8, bytes: [u8; 15]`.
+    /// The data words contain `flags: u64, len: u8, bytes: [u8; 15]`.
     pub fn emulated_bytes(&self) -> Option<([u8; 15], usize)> {
         match self {
             FatalExit::InternalError {
@@ -426,7 +426,7 @@ impl std::fmt::Display for FatalExit {
     }
 }
 
-/// Where a vCPU of this crate keeps what is too large to be part of an [`Exit`]: exits are passed on by value.
+/// Holds what is too large to be part of an [`Exit`], because exits are passed by value.
 #[cfg(any(test, feature = "kvm", feature = "test-utils"))]
 #[derive(Debug, Default)]
 pub(crate) struct Details {
@@ -446,10 +446,10 @@ impl Details {
 }
 
 impl Exit<'_> {
-    /// Whether the instruction behind this exit is only half done, or may be: nobody knows what KVM still has
-    /// to finish after an exit that is unknown or contradicts itself.
+    /// Whether the exit's instruction is, or may be, incomplete. An unknown or malformed exit may be: nothing tells
+    /// whether KVM still has to finish something.
     ///
-    /// While it is, the registers are those of before the instruction, so state saved now would replay it.
+    /// Until it is complete, the registers are those from before the instruction, so state saved now would replay it.
     pub const fn needs_completion(&self) -> bool {
         matches!(
             self,

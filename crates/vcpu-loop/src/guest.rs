@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A stay in the guest: run, answer, until there may be a request or the vCPU stopped by itself.
+//! A stay in the guest: run and answer exits until there may be a request or the vCPU stops by itself.
 
 use crate::counters::ExitCounters;
 use crate::dispatch::{Flow, Leave, Unclaimed, dispatch};
@@ -11,8 +11,8 @@ use crate::history::{ExitHistory, ExitKind, ExitRecord};
 use crate::report::FailureReason;
 use crate::vcpu::{Vcpu, VcpuId, VcpuIo};
 
-/// Most exits that finishing one instruction may take. KVM's longest is a string instruction, which
-/// returns to the guest after 1,024 elements at the latest.
+/// Maximum number of exits to finish one instruction. KVM's longest is a string instruction, which returns to the guest
+/// after at most 1,024 elements.
 const MAX_COMPLETIONS: u32 = 65_536;
 
 /// How a stay in the guest ended: there may be a request, and nothing is pending unless the guest has ended.
@@ -31,7 +31,7 @@ pub(crate) struct Guest<'a, V, I> {
     pub(crate) desk: Desk<'a, I>,
 }
 
-/// Where exits are answered and written down.
+/// Where exits are answered and recorded.
 pub(crate) struct Desk<'a, I> {
     pub(crate) id: VcpuId,
     pub(crate) io: &'a mut I,
@@ -41,7 +41,7 @@ pub(crate) struct Desk<'a, I> {
 }
 
 impl<V: Vcpu, I: VcpuIo> Guest<'_, V, I> {
-    /// The whole of `Running`.
+    /// What the thread does in `State::Running`.
     pub(crate) fn run(&mut self) -> Result<Stay, Box<FailureReason>> {
         loop {
             let exit = self.vcpu.run().map_err(host)?;
@@ -56,8 +56,8 @@ impl<V: Vcpu, I: VcpuIo> Guest<'_, V, I> {
         }
     }
 
-    /// Finishes what is pending without running the guest: the one way out for whoever asked for a pause. More
-    /// reasons to stop may come meanwhile.
+    /// Finishes what is pending without running the guest. Every pause and every non-final stop goes through here.
+    /// Completing the access may add reasons to stop.
     #[cold]
     #[inline(never)]
     fn settle(&mut self, mut stay: Stay) -> Result<Stay, Box<FailureReason>> {

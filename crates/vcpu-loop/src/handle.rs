@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The control end of one vCPU, and waiting for answers.
+//! The controller's end of one vCPU, and waiting for answers.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -18,19 +18,19 @@ use crate::state::Request;
 use crate::thread::{Envelope, Order, Reply};
 use crate::vcpu::VcpuId;
 
-/// The control end of one vCPU's thread.
+/// The controller's end of one vCPU's mailbox.
 pub(crate) struct VcpuHandle<S> {
     pub(crate) id: VcpuId,
     pub(crate) mailbox: Sender<Envelope<S>>,
     pub(crate) bell: Arc<Doorbell>,
-    /// None for a thread of the caller's own.
+    /// None if the vCPU runs on the caller's thread.
     pub(crate) thread: Option<JoinHandle<Option<StoppedVcpu>>>,
     pub(crate) unclaimed: Arc<Unclaimed>,
     pub(crate) exits: Arc<ExitCounters>,
 }
 
 impl<S> VcpuHandle<S> {
-    /// Enqueue, then ring: in this order, see [`crate::kick`]. Without a thread the envelope is dropped.
+    /// Enqueues, then rings: in this order, see [`crate::kick`]. If the thread is gone, the envelope is dropped.
     pub(crate) fn send(
         &self,
         order: Order<S>,
@@ -42,13 +42,13 @@ impl<S> VcpuHandle<S> {
         }
     }
 
-    /// Whether nobody is there to answer: the caller's own thread does not run the vCPU yet, or no longer.
+    /// Whether no thread answers: the caller's thread does not run the vCPU yet, or no longer.
     pub(crate) fn is_unattended(&self) -> bool {
         self.thread.is_none() && !self.bell.is_attended()
     }
 
-    /// Whether the thread has ended by `end`, or has not begun if it is the caller's own. A thread ends within
-    /// microseconds of its answer, so the wait is a short poll; a join has no deadline.
+    /// Waits until the thread has ended, or the caller's thread does not run the vCPU, but not longer than `end`. It
+    /// polls, because a join has no deadline, and a thread ends within microseconds of its answer.
     pub(crate) fn is_finished_by(&self, end: Option<Instant>) -> bool {
         loop {
             let finished = match &self.thread {
@@ -65,14 +65,14 @@ impl<S> VcpuHandle<S> {
         }
     }
 
-    /// What a thread that has ended leaves behind: nothing after a panic, which an event has reported, and
-    /// nothing if the vCPU returned to its caller.
+    /// The vCPU of a thread that has ended. None after a panic, which an event has reported, or if `run_here` returned
+    /// the vCPU.
     pub(crate) fn join(self) -> Option<StoppedVcpu> {
         self.thread?.join().ok().flatten()
     }
 }
 
-/// The next answer; `None` when all senders are gone; an error when time is up.
+/// The next answer; `None` if all senders are dropped; an error at the end of the deadline.
 pub(crate) fn receive<T>(
     receiver: &Receiver<T>,
     end: Option<Instant>,
@@ -87,8 +87,8 @@ pub(crate) fn receive<T>(
     }
 }
 
-/// Waits for the answers of all of `ids`, and returns them in that order. Every vCPU is waited for before
-/// an error is returned; a missed deadline goes before a refusal.
+/// Waits for the answers of all `ids`, and returns them in that order. It waits for every vCPU before it returns an
+/// error. A missed deadline takes precedence over a refusal.
 pub(crate) fn collect<S>(
     receiver: &Receiver<(VcpuId, Reply<S>)>,
     ids: &[VcpuId],

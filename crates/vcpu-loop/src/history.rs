@@ -10,7 +10,7 @@ use crate::exit::{Exit, Hypercall, HypervExit};
 /// How many exits are kept.
 pub const HISTORY: usize = 16;
 
-/// What kind of exit a record stands for.
+/// The kind of a recorded exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitKind {
@@ -69,7 +69,7 @@ pub enum ExitKind {
 }
 
 impl ExitKind {
-    /// Every kind, in the order of their numbers.
+    /// Every kind, in the order of discriminants.
     pub const ALL: &'static [ExitKind] = &[
         ExitKind::PioIn,
         ExitKind::PioOut,
@@ -105,17 +105,17 @@ impl ExitKind {
 pub struct ExitRecord {
     /// Its kind.
     pub kind: ExitKind,
-    /// Bytes per access, 0 where that means nothing.
+    /// Bytes per access; 0 if it is no port or memory access.
     pub size: u8,
-    /// How many bytes in all, saturated; 0 where that means nothing.
+    /// Total bytes, saturated; 0 if it is no port or memory access.
     pub len: u16,
     /// Port, guest-physical address, MSR, hypercall number, vector, event type or KVM's exit reason.
     pub address: u64,
-    /// The first bytes that were written (little endian), or 0.
+    /// For a write, its first bytes (little endian); for other kinds, a related value or 0.
     pub data: u64,
 }
 
-/// The widths of single accesses are one load each.
+/// The widths of single accesses each take one load.
 #[inline]
 fn leading(data: &[u8]) -> u64 {
     match *data {
@@ -138,7 +138,7 @@ fn first(call: &Hypercall<'_>) -> u64 {
     call.args.first().copied().unwrap_or(0)
 }
 
-/// Its address and data in a record.
+/// A record's address and data.
 fn hyperv(exit: &HypervExit<'_>) -> (u64, u64) {
     match exit {
         HypervExit::Synic { msr, control, .. } | HypervExit::SynDbg { msr, control, .. } => {
@@ -253,7 +253,7 @@ pub struct ExitHistory {
 }
 
 impl ExitHistory {
-    /// Adds a record, in place of the oldest when the ring is full.
+    /// Adds a record. If the ring is full, it replaces the oldest.
     pub fn push(&mut self, record: ExitRecord) {
         self.records[self.next % HISTORY] = Some(record);
         self.next = (self.next + 1) % HISTORY;
@@ -275,7 +275,7 @@ impl ExitHistory {
 mod tests {
     use super::*;
 
-    /// A kind that `ALL` lacks would have no counter.
+    /// A kind missing in `ALL` would have no counter.
     #[test]
     fn every_kind_is_listed_at_its_number() {
         for (number, kind) in ExitKind::ALL.iter().enumerate() {
@@ -283,7 +283,7 @@ mod tests {
         }
         let last = ExitKind::Fatal;
         assert_eq!(last as usize + 1, ExitKind::ALL.len());
-        // Whoever adds a kind comes by here: it goes into `ALL`, and the last one above.
+        // A new kind fails to compile here: add it to `ALL`, and update `last`.
         match last {
             ExitKind::PioIn
             | ExitKind::PioOut

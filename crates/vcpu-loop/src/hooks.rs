@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Code of the caller's that runs on a vCPU's thread.
+//! The caller's code that runs on a vCPU's thread.
 
 use std::any::Any;
 use std::fmt;
 
 use crate::vcpu::{BoxError, ManagedVcpu};
 
-/// The controller's own code, for a vCPU whose type the set has forgotten. It does nothing on another type.
+/// The controller's code for a vCPU of any type. It does nothing if the vCPU has another type than it expects.
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn Any) + Send>;
 
 /// Runs on a vCPU's thread before its first entry.
@@ -17,10 +17,10 @@ pub(crate) type StartHook<V, I> = Box<dyn FnOnce(&mut V, &mut I) -> Result<(), B
 type SaveHook<V, I, S> = Box<dyn FnMut(&mut V, &mut I) -> Result<S, BoxError> + Send>;
 type RestoreHook<V, I, S> = Box<dyn FnMut(&mut V, &mut I, S) -> Result<(), BoxError> + Send>;
 
-/// How a vCPU and its I/O object become one saved state, and back.
+/// Saves a vCPU and its I/O object as one state, and restores them.
 ///
-/// Needed when the I/O object has state of its own, such as per-vCPU MSRs. Both run on the vCPU's
-/// thread, while it is paused.
+/// Needed if the I/O object has its own state, such as per-vCPU MSRs. Both hooks run on the vCPU's thread, while the vCPU
+/// is paused (or has ended, for a restore).
 pub struct StateHooks<V, I, S> {
     pub(crate) save: SaveHook<V, I, S>,
     pub(crate) restore: RestoreHook<V, I, S>,
@@ -33,12 +33,12 @@ impl<V, I, S> fmt::Debug for StateHooks<V, I, S> {
 }
 
 impl<V, I, S> StateHooks<V, I, S> {
-    /// Hooks of the caller's own.
+    /// Hooks from two closures.
     ///
-    /// A `restore` hook should check what it can before it changes anything, and say [`Unchanged`] where that fails;
-    /// then restore the vCPU and pass its error on, by itself or as a [`source`](std::error::Error::source). After
-    /// `Unchanged`, or an error of which the vCPU says [`SaveVcpu::left_unchanged`], the vCPU stays what it was, paused
-    /// or ended. Any other error ends it until a restore succeeds.
+    /// A `restore` hook should first check what it can, and return [`Unchanged`] if a check fails. Then it restores the
+    /// vCPU and returns the vCPU's error, either directly or as a [`source`](std::error::Error::source). After
+    /// `Unchanged`, or a vCPU's error for which [`SaveVcpu::left_unchanged`] is true, the vCPU stays paused or ended,
+    /// as before. Any other error ends it until a restore succeeds.
     ///
     /// [`Unchanged`]: crate::Unchanged
     /// [`SaveVcpu::left_unchanged`]: crate::SaveVcpu::left_unchanged

@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a vCPU is called, and what a caller's own failure is.
+//! The id of a vCPU, and the error type of the caller's code.
 
-/// An error of any kind from a caller's own code.
+/// Any error from the caller's code.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// A vCPU's number within its VM (KVM's `vcpu_id`, on x86 the initial APIC id).

@@ -3,15 +3,15 @@
 
 //! An event-driven vCPU loop for VMMs on KVM: exits, dispatch, kicks, pause, save, stop, and failures.
 //!
-//! A VMM implements [`VcpuIo`] (what the guest's accesses mean), hands vCPUs to a [`VcpuSet`] (one thread
-//! each), and hears of everything else as [`VcpuEvent`]s in its event loop. The loop knows no port and no
-//! MSR, prints nothing and exits nothing.
+//! A VMM implements [`VcpuIo`], which handles the guest's accesses, and gives vCPUs to a [`VcpuSet`], which runs each on
+//! its own thread. Everything else arrives as [`VcpuEvent`]s in the VMM's event loop. The loop itself has no port
+//! numbers and no MSR policy, prints nothing, and never ends the process.
 //!
 //! | module or type | is |
 //! |---|---|
-//! | [`Exit`] | why the guest was left, with the places for answers |
-//! | [`Vcpu`], [`SaveVcpu`], [`ManagedVcpu`] | what the loop needs of a vCPU |
-//! | [`VcpuIo`], [`dispatch`] | what a vCPU needs of the VMM; the way from one to the other |
+//! | [`Exit`] | why the vCPU left the guest, with the slots for replies |
+//! | [`Vcpu`], [`SaveVcpu`], [`ManagedVcpu`] | what the loop needs from a vCPU |
+//! | [`VcpuIo`], [`dispatch`] | what a vCPU needs from the VMM, and how exits get there |
 //! | [`VcpuSet`], [`State`], [`step`], [`occur`] | control: ask all, then wait for all, with a deadline |
 //! | [`kick`] | how a request reaches a running guest, and why none is lost |
 //! | [`VcpuEvent`], [`FailureReport`] | what the VMM is told |
@@ -23,7 +23,7 @@
 //!
 //! # Example
 //!
-//! A scripted guest writes a port, then halts; on KVM only the first line of `main` differs (see
+//! A scripted guest writes a port, then halts. On KVM only the first line of `main` differs (see
 //! `examples/real_mode.rs`).
 //!
 #![cfg_attr(feature = "test-utils", doc = "```")]
@@ -59,15 +59,18 @@
 //!
 //! # The life of a vCPU
 //!
-//! Its thread starts *paused*; [`VcpuSet::resume`] makes it *running*. While it runs, requests are looked at
-//! only after [`Exit::Interrupted`], when nothing is pending. That is why a paused vCPU can be saved: there
-//! is no way to be paused in the middle of an instruction. A device's [`Next::Pause`], a breakpoint or a full
-//! dirty ring makes it *paused by itself*: it needs a [`VcpuSet::acknowledge`] before a resume, so that a
-//! power-off isn't undone by whoever takes a snapshot at the time. A triple fault, a system event or a fatal exit
-//! makes it *ended*: it answers, but needs a [`VcpuSet::restore`] to run again. A host failure or a panic of
-//! a device makes it *failed*: it can only be stopped. In each case there is one event, and a report.
+//! - Its thread starts *paused*. [`VcpuSet::resume`] makes it *running*.
+//! - While it runs, it obeys requests only after [`Exit::Interrupted`], when nothing is pending. So a vCPU is never
+//!   paused in the middle of an instruction, and a paused vCPU can always be saved.
+//! - A device's [`Next::Pause`], a breakpoint or a full dirty ring makes it *paused by itself*. It can't be resumed
+//!   before [`VcpuSet::acknowledge`]. Otherwise, a snapshot's pause and resume could undo a power-off.
+//! - A triple fault, a system event or a fatal exit makes it *ended*: it still answers requests, but needs a
+//!   [`VcpuSet::restore`] to run again.
+//! - A host failure or a panic of a device makes it *failed*: it can only be stopped.
 //!
-//! Panics are caught, so the VMM must be built with unwinding (`panic = "unwind"`, the default).
+//! Each of the last three sends an event; triple faults, fatal exits and failures come with a report.
+//!
+//! The loop catches panics, so build the VMM with unwinding (`panic = "unwind"`, the default).
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(all(feature = "kvm", not(target_arch = "x86_64")))]
@@ -100,7 +103,7 @@ mod spawn;
 mod state;
 #[cfg(feature = "event-manager")]
 mod subscriber;
-/// What the model of kicks (`tests/model.rs`) replaces.
+/// The model of kicks (`tests/model.rs`) replaces these by loom's.
 mod sync {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 }

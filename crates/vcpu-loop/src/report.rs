@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Why a vCPU failed, as data that prints as a report of a few lines.
+//! Failure reports: data that prints as a few lines of text.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::exit::FatalExit;
 use crate::history::ExitHistory;
 use crate::id::{BoxError, VcpuId};
 
-/// Most instruction bytes that a report shows: the longest x86 instruction is 15 bytes.
+/// Maximum instruction bytes in a report. The longest x86 instruction has 15 bytes.
 pub const INSTRUCTION_BYTES: usize = 16;
 
 /// A segment register.
@@ -72,9 +72,9 @@ impl Registers {
     /// Names in the order of [`Registers::segments`].
     pub const SEGMENT_NAMES: [&'static str; 8] = ["CS", "DS", "ES", "FS", "GS", "SS", "TR", "LDTR"];
 
-    /// Whether they are at the reset vector (Intel SDM volume 3, section "First Instruction Executed").
-    /// After a triple fault that means that kvm-amd has reset the vCPU: the VMCB is undefined then
-    /// (AMD APM volume 2, section "Shutdown Intercept").
+    /// Whether they are at the reset vector (Intel SDM volume 3, section "First Instruction Executed"). After a triple
+    /// fault, this means that kvm-amd has reset the vCPU, because the VMCB is undefined after a shutdown intercept (AMD
+    /// APM volume 2, section "Shutdown Intercept").
     fn are_reset(&self) -> bool {
         self.rip == 0xfff0 && self.segments[0].base == 0xffff_0000
     }
@@ -103,7 +103,7 @@ pub enum InstructionBytes {
         /// Guest-physical address.
         gpa: u64,
     },
-    /// Nobody offered a way to read guest memory.
+    /// The vCPU has no reader for guest memory.
     Unavailable,
 }
 
@@ -127,7 +127,7 @@ impl fmt::Display for InstructionBytes {
     }
 }
 
-/// Registers and instruction bytes of a vCPU that stands still.
+/// Registers and instruction bytes of a vCPU that is not running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuDump {
     /// Registers.
@@ -173,29 +173,29 @@ impl fmt::Display for CpuDump {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum FailureReason {
-    /// The guest took a triple fault (or was reset by a host that reports it so).
+    /// A triple fault, or INIT on hosts that report it like this.
     TripleFault,
-    /// KVM could not go on.
+    /// KVM could not continue.
     Exit(FatalExit),
-    /// Code that ran on the vCPU's thread panicked: a device, or the VMM's glue.
+    /// Code on the vCPU's thread panicked: a device, a hook, or another part of the VMM.
     Panic {
         /// The panic's message, or a placeholder if it was not text.
         message: String,
     },
     /// The host failed a call for this vCPU.
     Host(BoxError),
-    /// The hook on its thread's start failed.
+    /// The start hook failed.
     Start(StartError),
-    /// One instruction made more exits than any instruction can: it never completed.
+    /// One instruction did not complete within the number of exits that any instruction needs.
     NeverSettled {
         /// How many exits were answered before giving up.
         exits: u32,
     },
-    /// The thread ended without saying why; this is a bug in this crate or a panic within a panic.
+    /// The thread ended without a report: a bug in this crate, or a panic within a panic.
     Lost,
 }
 
-/// An error and what caused it, in one line.
+/// Writes an error and its causes on one line.
 fn with_causes(f: &mut fmt::Formatter<'_>, error: &dyn std::error::Error) -> fmt::Result {
     write!(f, "{error}")?;
     let mut source = error.source();
@@ -228,11 +228,11 @@ impl fmt::Display for FailureReason {
     }
 }
 
-/// What a report says about registers that are no evidence.
+/// Added to a report whose registers are those of a reset.
 const WAS_RESET: &str = "(these are the registers of a reset: KVM on AMD processors resets a vCPU before it \
                          reports a triple fault)";
 
-/// Everything known about a vCPU's end. Its `Display` is the report: several lines, no final newline.
+/// What is known about a vCPU's end. `Display` writes the report: several lines, no final newline.
 #[derive(Debug)]
 pub struct FailureReport {
     /// Which vCPU.

@@ -22,26 +22,25 @@ use crate::state::Request;
 use crate::thread::{Order, Reply};
 use crate::vcpu::VcpuId;
 
-/// How long [`VcpuSet`]'s `Drop` waits for its threads before it leaves them behind.
+/// How long dropping a [`VcpuSet`] waits for its threads before it detaches them.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The vCPUs of one VM, each on its own thread.
 ///
-/// `S` is a vCPU's saved state. Methods take a deadline for all vCPUs together; one that misses it is
-/// named by the error, and obeys the request later, when it can. Waiting happens on the caller's thread:
-/// a [`VcpuIo`](crate::VcpuIo) must therefore never call into the set, nor wait for the thread that does.
+/// `S` is a vCPU's saved state. Methods take a deadline for all vCPUs together. The error names the vCPUs that miss it;
+/// they obey the request later, when they can. Methods wait on the calling thread, so a [`VcpuIo`](crate::VcpuIo) must
+/// never call them, nor wait for a thread that does.
 ///
-/// Kicks are signals whose handler is installed without `SA_RESTART`: a system call that a [`VcpuIo`](crate::VcpuIo) makes
-/// on the vCPU's thread may return `EINTR`, and has to be repeated.
+/// Kicks are signals whose handler is installed without `SA_RESTART`. So a system call that a [`VcpuIo`](crate::VcpuIo)
+/// makes on the vCPU's thread may return `EINTR`, and must be repeated.
 ///
-/// Dropping the set stops all threads and waits for one second at most. A thread that takes longer, because a
-/// device or a hook holds it, is left behind, which an error in the log says. It still owns its vCPU and its I/O
-/// object, so their memory and descriptors stay. It runs no guest code any more, except to complete the access
-/// that it answers, and it ends as soon as the device or the hook returns. Call [`VcpuSet::stop`] first to hear
-/// of it.
+/// Dropping the set stops all threads and waits for at most one second. A thread that takes longer, because a device or
+/// a hook blocks it, is detached with an error in the log. It still owns its vCPU and I/O object, so their memory and
+/// descriptors stay. It runs no more guest code (it only completes the current access), and ends as soon as the device
+/// or hook returns. To get an error instead, call [`VcpuSet::stop`] first.
 pub struct VcpuSet<S> {
     pub(crate) vcpus: Vec<VcpuHandle<S>>,
-    /// Threads that ended by a request that others missed, with their vCPUs.
+    /// Threads that stopped in time when others missed the deadline, with their vCPUs.
     stopped: Vec<VcpuHandle<S>>,
     pub(crate) events: VcpuEventSender,
     pub(crate) signal: KickSignal,
@@ -63,10 +62,10 @@ impl<S: Send + 'static> VcpuSet<S> {
         Self::with_signal(events, KickSignal::default())
     }
 
-    /// As [`VcpuSet::new`], with another kick signal.
+    /// Like [`VcpuSet::new`], with another kick signal.
     ///
-    /// The first spawn installs the signal's handler, for the whole process and the rest of its life. A handler of
-    /// somebody else's is not overwritten: the spawn fails.
+    /// The first spawn installs the signal's handler, for the rest of the process's life. It fails if the signal has
+    /// another handler.
     pub fn with_signal(events: VcpuEventSender, signal: KickSignal) -> Self {
         VcpuSet {
             vcpus: Vec::new(),
@@ -81,8 +80,8 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.vcpus.iter().map(|vcpu| vcpu.id)
     }
 
-    /// The counters of accesses that nobody claimed. `None` if there is no such vCPU: also after
-    /// [`VcpuSet::stop`], which counters that were asked for before outlive.
+    /// The counters of one vCPU's unclaimed accesses, which can be read while it runs, and outlive it. `None` if there is
+    /// no such vCPU.
     pub fn unclaimed(&self, id: impl Into<VcpuId>) -> Option<Arc<Unclaimed>> {
         let vcpu = self.find(id.into()).ok()?;
         Some(Arc::clone(&vcpu.unclaimed))
@@ -95,12 +94,11 @@ impl<S: Send + 'static> VcpuSet<S> {
         Some(Arc::clone(&vcpu.exits))
     }
 
-    /// Lets all vCPUs enter the guest: starts them, or continues after a pause. One that refuses doesn't
-    /// keep the others from running.
+    /// Lets all vCPUs run the guest. If one refuses, the others run anyway.
     ///
     /// # Errors
-    /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that ended, failed, or stopped by itself and was not
-    /// [acknowledged](VcpuSet::acknowledge), [`Error::Gone`].
+    /// [`Error::Deadline`], [`Error::Start`], [`Error::Refused`] for a vCPU that ended, failed, or stopped by itself and
+    /// was not [acknowledged](VcpuSet::acknowledge), [`Error::Gone`].
     pub fn resume(&self, deadline: Duration) -> Result<()> {
         self.all(Request::Resume, deadline).map(drop)
     }
@@ -109,12 +107,12 @@ impl<S: Send + 'static> VcpuSet<S> {
     /// is complete. vCPUs that stopped by themselves, ended or failed count as paused.
     ///
     /// # Errors
-    /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that failed on the way, [`Error::Gone`].
+    /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that fails meanwhile, [`Error::Gone`].
     pub fn pause(&self, deadline: Duration) -> Result<()> {
         self.all(Request::Pause, deadline).map(drop)
     }
 
-    /// As [`VcpuSet::resume`], for one vCPU. The others stay as they are.
+    /// Like [`VcpuSet::resume`], for one vCPU only.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], and as [`VcpuSet::resume`].
@@ -122,7 +120,7 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.one(id.into(), Request::Resume, deadline).map(drop)
     }
 
-    /// As [`VcpuSet::pause`], for one vCPU. The others stay as they are.
+    /// Like [`VcpuSet::pause`], for one vCPU only.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], and as [`VcpuSet::pause`].
@@ -130,9 +128,9 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.one(id.into(), Request::Pause, deadline).map(drop)
     }
 
-    /// Notes that one vCPU stopped by itself, which [`VcpuEvent::Paused`], [`VcpuEvent::Debug`] or
-    /// [`VcpuEvent::DirtyRingFull`] said. It is paused then as any other, and a resume lets it run. Before
-    /// that, no resume does, whoever asks for it. For a vCPU that was paused by a request, this does nothing.
+    /// Acknowledges that one vCPU stopped by itself, as reported by [`VcpuEvent::Paused`], [`VcpuEvent::Debug`] or
+    /// [`VcpuEvent::DirtyRingFull`]. Until then, every resume is refused; afterwards the vCPU is paused like any other.
+    /// For a vCPU that was paused by a request, this does nothing.
     ///
     /// [`VcpuEvent::Paused`]: crate::VcpuEvent::Paused
     /// [`VcpuEvent::Debug`]: crate::VcpuEvent::Debug
@@ -146,7 +144,7 @@ impl<S: Send + 'static> VcpuSet<S> {
             .map(drop)
     }
 
-    /// Takes the states of all vCPUs, which must be paused, on their own threads.
+    /// Saves the states of all vCPUs, which must be paused, on their own threads.
     ///
     /// # Errors
     /// [`Error::Deadline`], [`Error::Refused`] for a vCPU that isn't paused, [`Error::Host`], [`Error::Gone`].
@@ -164,12 +162,12 @@ impl<S: Send + 'static> VcpuSet<S> {
             .collect())
     }
 
-    /// Gives each vCPU, paused or ended, a state, in the order of [`VcpuSet::ids`]. They are paused then.
+    /// Restores a state to each vCPU, which must be paused or ended, in the order of [`VcpuSet::ids`]. The vCPUs are
+    /// paused afterwards.
     ///
-    /// Guest memory, its slots and the state of the whole VM (interrupt controllers, clock) must be there
-    /// already. A vCPU whose state was refused before the first change
-    /// ([`SaveVcpu::left_unchanged`](crate::SaveVcpu::left_unchanged)) stays what it was; the others have
-    /// their new states all the same.
+    /// Restore guest memory, its slots and the state of the whole VM (interrupt controllers, clock) before. If a vCPU
+    /// refuses its state before the first change ([`SaveVcpu::left_unchanged`](crate::SaveVcpu::left_unchanged)), it
+    /// keeps its old state; the others get their new states anyway.
     ///
     /// # Errors
     /// [`Error::WrongStateCount`], [`Error::Deadline`], [`Error::Refused`], [`Error::Host`], [`Error::Gone`].
@@ -189,9 +187,8 @@ impl<S: Send + 'static> VcpuSet<S> {
         collect(&receiver, &all, Request::Restore, deadline).map(drop)
     }
 
-    /// Ends the `hlt` of one vCPU of a VM without in-kernel LAPIC. The guest goes on behind it, as after an
-    /// interrupt that was handled already; injecting one is not the set's business. On any other vCPU it is
-    /// a kick without effect.
+    /// Ends the `hlt` of one vCPU of a VM without in-kernel LAPIC. The guest continues after the `hlt`, as if it had
+    /// handled an interrupt; this doesn't inject one. On any other vCPU it is a kick without effect.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], [`Error::Deadline`], [`Error::Refused`], [`Error::Gone`].
@@ -199,9 +196,9 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.one(id.into(), Request::Wake, deadline).map(drop)
     }
 
-    /// Runs `act` on one vCPU, which must be paused, on its own thread: for what the loop doesn't do itself,
-    /// such as breakpoints, or an interrupt of a VM without in-kernel LAPIC (inject it, resume,
-    /// [`wake`](VcpuSet::wake)). `V` is the type that the vCPU was spawned with. A panic of `act` fails the vCPU.
+    /// Runs `act` on one vCPU, which must be paused, on its own thread. Use it for what the loop doesn't do itself,
+    /// such as breakpoints, or interrupts of a VM without in-kernel LAPIC (inject, resume, [`wake`](VcpuSet::wake)).
+    /// `V` is the type that the vCPU was spawned with. If `act` panics, the vCPU fails.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], [`Error::WrongType`], [`Error::Deadline`] (`act` runs later, its result is lost),
@@ -219,9 +216,10 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.run_on(id.into(), Request::Access, act, deadline)
     }
 
-    /// Runs `act` on one vCPU, running or paused, on its own thread: for what KVM does only there, such as an NMI
-    /// or its statistics. A running vCPU leaves the guest for it with nothing pending, as for a pause, and goes on
-    /// afterwards; it is not told of a pause. `V` is the type that it was spawned with. A panic of `act` fails it.
+    /// Runs `act` on one vCPU, running or paused, on its own thread. Use it for calls that KVM accepts only there, such as
+    /// an NMI or statistics. A running vCPU leaves the guest with nothing pending, as for a pause, and continues
+    /// afterwards, without the calls to [`ManagedVcpu`](crate::ManagedVcpu) that a pause makes. `V` is the type that the
+    /// vCPU was spawned with. If `act` panics, the vCPU fails.
     ///
     /// # Errors
     /// As [`with_vcpu`](VcpuSet::with_vcpu).
@@ -263,8 +261,7 @@ impl<S: Send + 'static> VcpuSet<S> {
         })
     }
 
-    /// Registers and instruction bytes of one vCPU, which must be paused or have ended. `None` if the vCPU
-    /// can't show them.
+    /// Registers and instruction bytes of one vCPU, which must be paused or have ended. `None` if they can't be read.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], [`Error::Deadline`], [`Error::Refused`], [`Error::Gone`].
@@ -275,12 +272,12 @@ impl<S: Send + 'static> VcpuSet<S> {
         }
     }
 
-    /// Takes all vCPUs out of the guest, ends and joins their threads, and returns them. The set is
-    /// empty then.
+    /// Takes all vCPUs out of the guest, ends and joins their threads, and returns the vCPUs. Afterwards the set is
+    /// empty.
     ///
-    /// A thread that is gone already needs no stopping; one that was lost in a panic returns nothing. One that
-    /// misses the deadline stays in the set, so this can be called again: the vCPUs that were stopped are
-    /// returned by the call that stops the last, or one by one by [`stop_vcpu`](VcpuSet::stop_vcpu).
+    /// A thread that has already ended counts as stopped; after a panic that killed the thread, there is no vCPU to
+    /// return. vCPUs that miss the deadline stay in the set, so this can be called again. The vCPUs that stopped in time
+    /// are returned by the call that stops the last one, or one by one by [`stop_vcpu`](VcpuSet::stop_vcpu).
     ///
     /// # Errors
     /// [`Error::Deadline`].
@@ -291,7 +288,7 @@ impl<S: Send + 'static> VcpuSet<S> {
         Ok(stopped.into_iter().filter_map(VcpuHandle::join).collect())
     }
 
-    /// As [`VcpuSet::stop`], for one vCPU. The others stay as they are. It also returns one that stopped in a
+    /// Like [`VcpuSet::stop`], for one vCPU only. It also returns a vCPU that stopped in time in a
     /// [`stop`](VcpuSet::stop) whose deadline others missed.
     ///
     /// # Errors
@@ -310,7 +307,7 @@ impl<S: Send + 'static> VcpuSet<S> {
         Ok(self.stopped.remove(at).join())
     }
 
-    /// Moves those of `ids` that stop in time out of the set.
+    /// Stops `ids`, and moves those that stop in time out of the set.
     fn stop_these(&mut self, ids: &[VcpuId], deadline: Duration) -> Result<()> {
         let end = Instant::now().checked_add(deadline);
         let (sender, receiver) = channel();
@@ -322,7 +319,7 @@ impl<S: Send + 'static> VcpuSet<S> {
             vcpu.send(Order::Plain(Request::Stop), reply, self.signal);
         }
         drop(sender);
-        // Every answer, or the end of every thread, drops its sender; we only wait for that.
+        // A thread drops its sender when it answers or ends; this only waits until all are dropped.
         while let Ok(Some(_)) = receive(&receiver, end) {}
         let is_done = |vcpu: &VcpuHandle<S>| ids.contains(&vcpu.id) && vcpu.is_finished_by(end);
         let (done, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.vcpus)
@@ -382,10 +379,10 @@ impl<S> Drop for VcpuSet<S> {
         let stopped = std::mem::take(&mut self.stopped);
         for vcpu in std::mem::take(&mut self.vcpus).into_iter().chain(stopped) {
             if vcpu.is_finished_by(end) {
-                // The caller may be unwinding already: a device that panics in its own `drop` must not end the process.
+                // If the caller is unwinding, a second panic, from a device's `drop`, would abort the process.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(vcpu.join())));
             } else {
-                log::error!("vCPU {} does not stop, leaving its thread behind", vcpu.id);
+                log::error!("vCPU {} does not stop, detaching its thread", vcpu.id);
             }
         }
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How a vCPU comes into a set: on a thread of its own, or on one of the caller's.
+//! Adding a vCPU to a set: on a new thread, or on one of the caller.
 
 use std::io;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::set::VcpuSet;
 use crate::thread::Worker;
 use crate::vcpu::{ManagedVcpu, VcpuId, VcpuIo};
 
-/// Both ends of a vCPU's mailbox, or the vCPU.
+/// The two ends of a vCPU's mailbox, or the vCPU back.
 type BothEnds<V, I, S> = std::result::Result<(Worker<V, I, S>, VcpuHandle<S>), SpawnError<V, I>>;
 
 impl<S: Send + 'static> VcpuSet<S> {
     /// Starts a thread `vcpu<id>` for a vCPU, which is paused until [`VcpuSet::resume`].
     ///
     /// # Errors
-    /// [`Error::DuplicateId`], [`Error::SignalTaken`], [`Error::Signal`], [`Error::Thread`], with the vCPU.
+    /// [`Error::DuplicateId`], [`Error::SignalTaken`], [`Error::Signal`], [`Error::Thread`]. They return the vCPU.
     pub fn spawn<V, I>(
         &mut self,
         id: impl Into<VcpuId>,
@@ -40,7 +40,7 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.spawn_with(VcpuBuilder::new(id, vcpu, io))
     }
 
-    /// As [`VcpuSet::spawn`], with what the builder says.
+    /// Like [`VcpuSet::spawn`], with the builder's options.
     ///
     /// # Errors
     /// As [`VcpuSet::spawn`].
@@ -56,7 +56,7 @@ impl<S: Send + 'static> VcpuSet<S> {
         let name = builder.name.take().unwrap_or_else(|| format!("vcpu{id}"));
         let stack_size = builder.stack_size;
         let (worker, mut handle) = self.prepare(builder)?;
-        // The worker follows once there is a thread to take it.
+        // The thread gets the worker once it exists: a failed start must return the vCPU.
         let (give, take) = sync_channel::<Worker<V, I, S>>(1);
         let body = move || {
             let worker = take.recv().ok()?;
@@ -71,11 +71,11 @@ impl<S: Send + 'static> VcpuSet<S> {
         Ok(())
     }
 
-    /// Takes a vCPU that runs on a thread of the caller's, by [`VcpuRunner::run_here`]. It is controlled as any
-    /// other; but a stop does not return it, `run_here` does. The builder's name and stack size mean nothing here.
+    /// Adds a vCPU that the caller runs on a thread of its own, by [`VcpuRunner::run_here`]. It is controlled like any
+    /// other, but `run_here` returns it instead of a stop. The builder's name and stack size are ignored.
     ///
     /// # Errors
-    /// As [`VcpuSet::spawn`], but for [`Error::Thread`].
+    /// As [`VcpuSet::spawn`], except for [`Error::Thread`].
     pub fn attach<V: ManagedVcpu, I: VcpuIo>(
         &mut self,
         builder: VcpuBuilder<V, I, S>,
@@ -85,7 +85,7 @@ impl<S: Send + 'static> VcpuSet<S> {
         Ok(VcpuRunner(worker))
     }
 
-    /// Makes the mailbox, unless the set has no place for the vCPU.
+    /// Creates both ends of the mailbox, unless the set can't take the vCPU.
     fn prepare<V: ManagedVcpu, I>(&self, builder: VcpuBuilder<V, I, S>) -> BothEnds<V, I, S> {
         let id = builder.id;
         let (sender, mailbox) = channel();
@@ -123,7 +123,7 @@ impl<S: Send + 'static> VcpuSet<S> {
     }
 }
 
-/// A thread of the caller's choice. A name with a NUL byte would be a panic.
+/// Starts a thread. `Builder` would panic on a name with a NUL byte.
 fn start_thread<T: Send + 'static>(
     name: String,
     stack_size: Option<usize>,

@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a vCPU thread does with a request: a pure function, so that every case can be tested.
+//! The state machine of a vCPU's thread: a pure function, so that every case can be tested.
 
 use std::fmt;
 
-/// Where a vCPU's thread stands.
+/// The state of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -13,15 +13,15 @@ pub enum State {
     Paused,
     /// The guest runs, or waits in a `hlt` for [`Request::Wake`].
     Running,
-    /// As [`State::Paused`], but the vCPU stopped by itself: a device answered
-    /// [`Next::Pause`](crate::Next::Pause), a breakpoint was hit, or the dirty ring is full. It runs no guest
-    /// code before [`Request::Acknowledge`], whoever asks it to resume.
+    /// Like [`State::Paused`], but the vCPU stopped by itself: a device answered
+    /// [`Next::Pause`](crate::Next::Pause), it hit a breakpoint, or the dirty ring is full. It refuses
+    /// [`Request::Resume`] until [`Request::Acknowledge`].
     SelfPaused,
     /// The guest ended this vCPU: triple fault, system event, or an exit that KVM can't continue from.
-    /// Only a restored state brings it back.
+    /// Only a restored state makes it runnable.
     Ended,
-    /// The host failed or the thread's code panicked: vCPU and devices may be half-way through anything.
-    /// It can only be stopped.
+    /// The host failed, or code on the thread panicked. vCPU and devices may be in the middle of anything, so it can
+    /// only be stopped.
     Failed,
     /// The thread is gone or about to go.
     Stopped,
@@ -32,7 +32,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             State::Paused => "paused",
             State::Running => "running",
-            State::SelfPaused => "paused by itself until that is acknowledged",
+            State::SelfPaused => "paused by itself and not acknowledged",
             State::Ended => "ended",
             State::Failed => "failed",
             State::Stopped => "stopped",
@@ -48,19 +48,19 @@ pub enum Request {
     Resume,
     /// Leave the guest, with nothing pending.
     Pause,
-    /// Note that the vCPU stopped by itself: it can be resumed again.
+    /// Acknowledge that the vCPU stopped by itself. It can be resumed afterwards.
     Acknowledge,
-    /// Take the state.
+    /// Save the state.
     Save,
     /// Replace the state.
     Restore,
     /// Leave `hlt` (no in-kernel LAPIC).
     Wake,
-    /// Run the controller's own code on a paused vCPU.
+    /// Run the controller's code on a paused vCPU.
     Access,
-    /// Run the controller's own code on the vCPU, also between two stays in the guest.
+    /// Run the controller's code on a paused or running vCPU.
     Call,
-    /// Show registers and instruction bytes.
+    /// Read registers and instruction bytes.
     Dump,
     /// Leave the guest and end the thread.
     Stop,
@@ -89,9 +89,9 @@ impl fmt::Display for Request {
 pub enum Incident {
     /// It stopped by itself, and can go on.
     SelfPause,
-    /// The guest ended it, or a restore failed half-way.
+    /// The guest ended it, or a restore failed after its first change.
     End,
-    /// The host failed, or the thread's code panicked.
+    /// The host failed, or code on the thread panicked.
     Failure,
 }
 
@@ -99,17 +99,17 @@ pub enum Incident {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Response {
-    /// Done, or true already.
+    /// Granted, or already so.
     Done,
-    /// Not in this state.
+    /// Not possible in this state.
     Refused(State),
 }
 
 /// The state after a request, and its answer. A refused request changes nothing.
 ///
-/// `Pause` is granted to vCPUs that stopped by themselves, ended or failed: they run nothing, so the others can
-/// be paused with them. None of them is resumed by a `Resume` that was meant for the others. Save needs a
-/// paused vCPU: a running one's registers are stale, an ended one's are of no use.
+/// `Pause` is granted to vCPUs that stopped by themselves, ended or failed, because they run nothing; so a pause of all
+/// vCPUs succeeds. A later `Resume` for all does not resume them. `Save` needs a paused vCPU: a running one's registers
+/// are stale, and an ended one's are useless.
 pub const fn step(state: State, request: Request) -> (State, Response) {
     use Request::*;
     let next = match (state, request) {
@@ -130,7 +130,7 @@ pub const fn step(state: State, request: Request) -> (State, Response) {
     (next, Response::Done)
 }
 
-/// The state after something that nobody asked for.
+/// The state after an incident.
 pub const fn occur(state: State, incident: Incident) -> State {
     match (state, incident) {
         (State::Failed | State::Stopped, _) => state,
@@ -237,7 +237,6 @@ mod tests {
             }
         }
 
-        /// Whatever others ask for meanwhile, only who acknowledges it (or replaces the state) lets it run.
         #[test]
         fn a_vcpu_that_stopped_by_itself_runs_only_once_that_is_acknowledged(
             requests in prop::collection::vec(any_request(), 0..20),

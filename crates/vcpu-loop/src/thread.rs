@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One vCPU's thread: run the guest, answer exits, obey requests, report how it ended.
+//! One vCPU's thread: it runs the guest, answers exits, obeys requests, and reports how the vCPU ended.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,13 +22,13 @@ use crate::report::{CpuDump, FailureReason, FailureReport};
 use crate::state::{Incident, Request, Response, State, occur, step};
 use crate::vcpu::{BoxError, ManagedVcpu, VcpuId, VcpuIo};
 
-/// A request with what it carries, and where its answer goes.
+/// An order, and the channel for its answer.
 pub(crate) struct Envelope<S> {
     pub(crate) order: Order<S>,
     pub(crate) reply: Sender<(VcpuId, Reply<S>)>,
 }
 
-/// A request with what it carries.
+/// A request with its payload.
 pub(crate) enum Order<S> {
     Plain(Request),
     Restore(Box<S>),
@@ -46,19 +46,19 @@ impl<S> Order<S> {
     }
 }
 
-/// An answer with what it carries.
+/// An answer with its payload.
 pub(crate) enum Reply<S> {
     Done,
-    /// Boxed: a channel of the standard library takes room for 31 answers with the first one.
+    /// Boxed, because the standard library's channel allocates 31 slots with the first answer.
     Saved(Box<S>),
     Dumped(Box<Option<CpuDump>>),
     Refused(State),
     Failed(BoxError),
-    /// To a resume after a start that failed.
+    /// Answers a resume after the start hook failed.
     NotStarted(StartError),
 }
 
-/// Sends a last event if the thread unwinds past everything else. Disarmed on every regular way out.
+/// Sends a last event if the thread unwinds in spite of everything. Disarmed on every regular return.
 struct LastWord {
     id: VcpuId,
     events: VcpuEventSender,
@@ -97,7 +97,7 @@ pub(crate) struct Worker<V, I, S> {
 }
 
 impl<V, I, S> Worker<V, I, S> {
-    /// Gives back what there was no place for.
+    /// Returns the vCPU that could not be spawned.
     pub(crate) fn refused(self, error: Error) -> SpawnError<V, I> {
         SpawnError {
             error,
@@ -146,9 +146,9 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Worker<V, I, S> {
 struct Control<V, I, S> {
     worker: Worker<V, I, S>,
     state: State,
-    /// What it was before it stopped.
+    /// The state before the stop.
     last: State,
-    /// In `hlt`: not to enter the guest before a wake-up, also across a pause.
+    /// In `hlt`: must not enter the guest before a wake-up, even after a pause.
     halted: bool,
     history: ExitHistory,
     not_started: Option<StartError>,
@@ -167,18 +167,18 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
                     Ok(envelope) => self.obey(envelope),
                     Err(_) => self.change(State::Stopped),
                 }
-                // What was just obeyed may have used up the kick of a later request (the caller's code may
-                // complete an access): nothing may be left in the mailbox when the guest is entered.
+                // The request may have cleared the kick of a later one (the caller's code may complete an access),
+                // so the mailbox must be empty before the guest is entered.
                 self.drain();
             }
         }
-        // It may be spawned again, after any time.
+        // It may be spawned again later, and then the guest must hear of the pause.
         if self.last == State::Running && !self.tell(V::paused) {
             self.last = State::Failed;
         }
     }
 
-    /// Runs the caller's hook, and lets kicks through afterwards, whatever the hook did to signals.
+    /// Runs the start hook. Kicks arrive afterwards, whatever the hook did to signals.
     fn start(&mut self) {
         let hook = self.worker.on_start.take();
         match self.callers_code(|vcpu, io, _| hook.map_or(Ok(()), |hook| hook(vcpu, io))) {
@@ -192,8 +192,8 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
-    /// Runs code of the caller's that may do anything to the vCPU and the thread. Afterwards kicks arrive as
-    /// before: where the vCPU was replaced, they go to the new one, and the signal is not blocked.
+    /// Runs the caller's code, which may do anything to the vCPU and the thread. Kicks still arrive afterwards: if the
+    /// vCPU was replaced, they go to the new one, and the signal is unblocked.
     fn callers_code<T>(
         &mut self,
         code: impl FnOnce(&mut V, &mut I, &mut StateHooks<V, I, S>) -> Result<T, BoxError>,
@@ -214,7 +214,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }))
     }
 
-    /// Obeys every request that is there. Without a controller there is nobody to run the guest for.
+    /// Obeys every queued request. Stops if there is no controller any more.
     fn drain(&mut self) {
         self.worker.listener.0.silence();
         loop {
@@ -229,7 +229,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
-    /// Runs the guest until there may be a request, or until it stopped by itself.
+    /// Runs the guest until there may be a request, or until it stops by itself.
     fn run_guest(&mut self) {
         let worker = &mut self.worker;
         let mut guest = Guest {
@@ -250,7 +250,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
-    /// One event for each of the reasons, except that a vCPU that ended can't be paused.
+    /// Sends one event per reason to stop. A vCPU that ended is not paused as well.
     fn stayed(&mut self, Stay { asked, left }: Stay) {
         let id = self.worker.id;
         if asked && !left.is_some_and(Leave::is_final) {
@@ -277,8 +277,8 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
-    /// Out of the guest until the event is acknowledged, unless the host refuses; then the vCPU fails. The
-    /// caller made sure that nothing is pending. A second reason for the same stop is one more event.
+    /// Pauses until the event is acknowledged; fails if the host refuses. The caller made sure that nothing is pending.
+    /// A second reason for the same stop only sends another event.
     fn pause_itself(&mut self, event: VcpuEvent) {
         let before = self.state;
         self.state = occur(before, Incident::SelfPause);
@@ -287,8 +287,8 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
-    /// `Ended`, with nothing pending that could reach the guest memory of a restore. Where that fails, the restore
-    /// is refused and says so.
+    /// Ends the vCPU and completes a pending access, which could otherwise write guest memory after a restore. If that
+    /// fails, `restore` returns the error.
     fn end(&mut self, event: impl FnOnce(&mut Self) -> VcpuEvent) {
         let event = event(self);
         self.state = occur(self.state, Incident::End);
@@ -301,7 +301,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         self.worker.events.send(event);
     }
 
-    /// Tells the vCPU of a change of state, and fails if it can't follow.
+    /// Tells the vCPU of a state change. If it returns an error, the vCPU fails.
     fn tell(&mut self, change: impl FnOnce(&mut V) -> Result<(), V::Error>) -> bool {
         match catch_unwind(AssertUnwindSafe(|| change(&mut self.worker.vcpu))) {
             Ok(Ok(())) => true,
@@ -329,7 +329,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
 
     fn report(&mut self, reason: FailureReason) -> Box<FailureReport> {
         let vcpu = &mut self.worker.vcpu;
-        // After a panic the vCPU may panic again; a report without registers is better than none.
+        // After a panic, the vCPU may panic again. A report without registers is better than none.
         let dump = catch_unwind(AssertUnwindSafe(|| vcpu.dump()))
             .ok()
             .flatten();
@@ -341,7 +341,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         })
     }
 
-    /// The answer to a change of state of which the vCPU was told.
+    /// Tells the vCPU of a state change, and returns the answer to the request.
     fn told(&mut self, change: impl FnOnce(&mut V) -> Result<(), V::Error>) -> Reply<S> {
         match self.tell(change) {
             true => Reply::Done,
@@ -349,7 +349,8 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         }
     }
 
-    /// Whether a failed restore changed nothing, which the hook says or the vCPU's error in the chain of causes.
+    /// Whether a failed restore changed nothing: the hook returned `Unchanged`, or the vCPU's error among the causes
+    /// tells.
     fn left_unchanged(error: &BoxError) -> bool {
         if error.is::<Unchanged>() {
             return true;
@@ -388,7 +389,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
         let _ = reply.send((self.worker.id, answer));
     }
 
-    /// What a granted request does besides the change of state.
+    /// Does what a granted request asks for besides the state change.
     fn carry_out(&mut self, before: State, order: Order<S>) -> Reply<S> {
         let request = order.request();
         let outcome = match order {
@@ -426,7 +427,7 @@ impl<V: ManagedVcpu + 'static, I: VcpuIo, S> Control<V, I, S> {
             }
             Ok(Err(error)) => {
                 if request == Request::Restore {
-                    // Half-restored: nothing but another restore makes it runnable.
+                    // Half restored: only another restore makes it runnable.
                     self.state = match Self::left_unchanged(&error) {
                         true => before,
                         false => occur(self.state, Incident::End),

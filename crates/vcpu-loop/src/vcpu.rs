@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The seam: what a vCPU offers, and what it needs from the VMM.
+//! The traits between the loop, the vCPU and the VMM.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ pub use crate::id::{BoxError, VcpuId};
 use crate::kick::Kick;
 use crate::report::CpuDump;
 
-/// A vCPU that runs guest code until something needs an answer.
+/// A vCPU that runs guest code until an exit.
 ///
-/// The contract of both methods: the reply to the previous exit is delivered first, and
-/// [`Exit::Interrupted`] means that *nothing is pending* and that the kick behind it is used up. A caller
-/// that sees `Interrupted` looks at its mailbox; a caller that sees anything else answers it.
+/// Both methods first deliver the reply to the previous exit. [`Exit::Interrupted`] means that *nothing is pending*
+/// and that the kick which caused it is cleared. After `Interrupted`, the caller checks its mailbox; it answers any
+/// other exit.
 pub trait Vcpu {
     /// A host failure. Guest mistakes are exits or replies, never errors.
     type Error: std::error::Error + Send + Sync + 'static;
@@ -25,34 +25,34 @@ pub trait Vcpu {
     /// The host refused to run the vCPU.
     fn run(&mut self) -> Result<Exit<'_>, Self::Error>;
 
-    /// Finishes the previous exit and runs no further guest instruction. May exit again, when one
-    /// instruction makes several accesses; repeat until [`Exit::Interrupted`].
+    /// Finishes the previous exit and runs no further guest instruction. It exits again if the same instruction
+    /// makes another access; repeat until [`Exit::Interrupted`].
     ///
     /// # Errors
     /// The host refused to run the vCPU.
     fn complete(&mut self) -> Result<Exit<'_>, Self::Error>;
 }
 
-/// A vCPU whose state can be taken and given back.
+/// A vCPU whose state can be saved and restored.
 pub trait SaveVcpu: Vcpu {
     /// The saved state, plain data.
     type State: Send + 'static;
 
-    /// Takes the state. Only legal after [`Exit::Interrupted`] (or before the first `run`).
+    /// Reads the state. Only legal after [`Exit::Interrupted`] (or before the first `run`).
     ///
     /// # Errors
     /// The host refused one of the reads.
     fn save(&mut self) -> Result<Self::State, Self::Error>;
 
-    /// Gets rid of an access that is half done, so that a [`restore`](SaveVcpu::restore) can follow. Does nothing
-    /// where nothing is pending.
+    /// Finishes an incomplete access, so that a [`restore`](SaveVcpu::restore) can follow. Does nothing if nothing is
+    /// pending.
     ///
-    /// The host has no way to forget an access; it can only finish it, with the answer that is there, and that
-    /// may write guest memory. Therefore the order is: abandon, then replace guest memory, then restore. A
-    /// [`VcpuSet`](crate::VcpuSet) keeps it: its vCPUs have nothing pending once they are paused or have ended.
+    /// KVM can't drop an access. It can only finish it with the reply in the run page, and that may write guest memory.
+    /// So the order is: abandon, replace guest memory, restore. A [`VcpuSet`](crate::VcpuSet) does this itself: its
+    /// vCPUs have nothing pending once they are paused or have ended.
     ///
     /// # Errors
-    /// The host refused to run the vCPU, or the access never ends. It is still pending then.
+    /// The host refused to run the vCPU, or the access never ends. In both cases it is still pending.
     fn abandon(&mut self) -> Result<(), Self::Error>;
 
     /// Replaces the state. Nothing may be pending: see [`abandon`](SaveVcpu::abandon).
@@ -63,20 +63,20 @@ pub trait SaveVcpu: Vcpu {
     /// succeeds.
     fn restore(&mut self, state: &Self::State) -> Result<(), Self::Error>;
 
-    /// Whether a `restore` that failed with `error` was refused before its first change, so that the vCPU
-    /// can go on as if it had not been asked.
+    /// Whether a `restore` that failed with `error` changed nothing, so that the vCPU can continue with its old state.
     fn left_unchanged(error: &Self::Error) -> bool {
         let _ = error;
         false
     }
 }
 
-/// What a [`VcpuSet`](crate::VcpuSet) needs as well: to kick the vCPU, to tell it of pauses, and to look at it.
+/// What a [`VcpuSet`](crate::VcpuSet) also needs: to kick the vCPU, to tell it of pauses, and to dump its registers.
 pub trait ManagedVcpu: SaveVcpu {
-    /// The handle by which other threads take this vCPU out of the guest.
+    /// The handle with which other threads take this vCPU out of the guest.
     fn kicker(&self) -> Arc<dyn Kick>;
 
-    /// The vCPU was paused, or stopped while it ran: nothing is pending and no guest code runs until it is resumed.
+    /// Called when the vCPU was paused, or stopped while it ran. Nothing is pending, and no guest code runs until it is
+    /// resumed.
     ///
     /// # Errors
     /// The host refused; the vCPU fails.
@@ -84,7 +84,7 @@ pub trait ManagedVcpu: SaveVcpu {
         Ok(())
     }
 
-    /// The vCPU is about to run: for the first time, after a pause, or after a restore.
+    /// Called before the vCPU runs: for the first time, after a pause, or after a restore.
     ///
     /// # Errors
     /// The host refused; the vCPU fails.
@@ -92,7 +92,7 @@ pub trait ManagedVcpu: SaveVcpu {
         Ok(())
     }
 
-    /// Registers and the bytes at the instruction pointer, for a report. `None` if they can't be had.
+    /// Registers and the bytes at the instruction pointer, for a report. `None` if they can't be read.
     fn dump(&mut self) -> Option<CpuDump> {
         None
     }
@@ -103,12 +103,12 @@ pub trait ManagedVcpu: SaveVcpu {
 #[non_exhaustive]
 #[must_use]
 pub enum Next {
-    /// Go on.
+    /// Run the guest.
     Continue,
-    /// Complete the access, then leave the guest: a device decided that the run is over. An event says so, and
-    /// the vCPU stays paused until that is [acknowledged](crate::VcpuSet::acknowledge).
+    /// Complete the access, then pause the vCPU, for example after a power-off. The vCPU sends an event, and stays
+    /// paused until that is [acknowledged](crate::VcpuSet::acknowledge).
     Pause,
-    /// Nobody answered. A read gives all ones, the access is counted, and the guest goes on.
+    /// No device answered. A read returns all ones, the access is counted, and the guest continues.
     Unclaimed,
 }
 
@@ -121,9 +121,9 @@ pub enum MsrReply<T> {
     Value(T),
     /// The access takes #GP.
     Fault,
-    /// Nobody answered: #GP, and the access is counted.
+    /// No handler answered: #GP, and the access is counted.
     Unclaimed,
-    /// As [`MsrReply::Value`], or without a value as [`MsrReply::Fault`]; then as [`Next::Pause`].
+    /// [`MsrReply::Value`], or [`MsrReply::Fault`] without a value, followed by a [`Next::Pause`].
     Pause(Option<T>),
 }
 
@@ -140,10 +140,10 @@ impl<T> MsrReply<T> {
 
 /// What a vCPU needs from the VMM. Every method's default leaves the access unclaimed.
 ///
-/// One object per vCPU, owned by its thread, so its own state needs no lock. Methods must not wait for
-/// the thread that controls the vCPUs, or a pause deadlocks until its deadline. A system call that blocks
-/// returns `EINTR` when the vCPU is kicked meanwhile, because the signal's handler is installed without
-/// `SA_RESTART`; repeat it, as `std` does in `read_exact` and `write_all`.
+/// Each vCPU's thread owns one object, so the object's own state needs no lock. Methods must not wait for the thread that
+/// controls the vCPUs: a pause would deadlock until its deadline. If the vCPU is kicked during a blocking system call,
+/// the call returns `EINTR`, because the signal's handler is installed without `SA_RESTART`. Repeat it, as `std` does in
+/// `read_exact` and `write_all`.
 pub trait VcpuIo {
     /// One port read of 1, 2 or 4 bytes; `data` holds all ones. A string instruction calls once per element.
     fn pio_read(&mut self, port: u16, data: &mut [u8]) -> Next {
@@ -159,8 +159,8 @@ pub trait VcpuIo {
     }
 
     /// One element of a string instruction's port write, 1, 2 or 4 bytes; [`pio_write`](VcpuIo::pio_write)
-    /// by default. For a port where only `out` means something, such as one with a call's registers
-    /// behind it. A string instruction that exits with a single element looks like `out`.
+    /// by default. For ports that must tell `out` from a string instruction, such as a hypercall port that reads
+    /// registers. A string instruction that exits with a single element looks like `out`.
     fn pio_write_string(&mut self, port: u16, element: &[u8]) -> Next {
         self.pio_write(port, element)
     }
@@ -177,13 +177,13 @@ pub trait VcpuIo {
         Next::Unclaimed
     }
 
-    /// A read of an MSR that KVM left to user space.
+    /// A read of an MSR that KVM leaves to user space.
     fn rdmsr(&mut self, index: u32) -> MsrReply<u64> {
         let _ = index;
         MsrReply::Unclaimed
     }
 
-    /// A write of an MSR that KVM left to user space.
+    /// A write of an MSR that KVM leaves to user space.
     fn wrmsr(&mut self, index: u32, data: u64) -> MsrReply<()> {
         let _ = (index, data);
         MsrReply::Unclaimed
@@ -208,9 +208,9 @@ pub trait VcpuIo {
     }
 
     /// Any exit that has no method above and need not end the vCPU: [`Exit::MemoryFault`], [`Exit::Other`],
-    /// [`Exit::Notify`], [`Exit::BusLock`], [`Exit::InterruptWindow`], [`Exit::SetTpr`], [`Exit::TprAccess`], and what
-    /// later versions add. An answer, if the exit wants one, is written in place. Unclaimed, the first two end the
-    /// vCPU with a [`FatalExit`](crate::FatalExit), and the guest goes on after the others.
+    /// [`Exit::Notify`], [`Exit::BusLock`], [`Exit::InterruptWindow`], [`Exit::SetTpr`], [`Exit::TprAccess`], and exits
+    /// that later versions add. If the exit needs a reply, write it in place. If unclaimed, the first two end the
+    /// vCPU with a [`FatalExit`](crate::FatalExit), and the guest continues after the others.
     fn other_exit(&mut self, exit: &mut Exit<'_>) -> Next {
         let _ = exit;
         Next::Unclaimed

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The exit path allocates nothing: counted by the allocator itself.
-// An allocator is an unsafe trait; this one only counts and passes on.
+//! The exit path allocates nothing: a global allocator counts.
+// `GlobalAlloc` is an unsafe trait; this one only counts and forwards.
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
@@ -132,10 +132,10 @@ fn sixty_thousand_exits_allocate_nothing() {
         });
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
-    // Both kinds of outcome were among them.
+    // Both outcomes occurred.
     assert!(unclaimed.count(Access::PioRead) > 0 && unclaimed.count(Access::PioRead) < 10_000);
     assert_eq!(unclaimed.count(Access::Wrmsr), 10_000);
-    // The counter counts.
+    // The counter works.
     drop(std::hint::black_box(Box::new(1u8)));
     assert!(ALLOCATIONS.get() > before);
 }

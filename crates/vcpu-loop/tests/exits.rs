@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Every exit of the scripted vCPU, answered by the loop: what the guest gets and what the VMM is told.
+//! Every exit of the scripted vCPU: what the guest gets and what the VMM is told.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use vcpu_loop::{
     dispatch, vcpu_events,
 };
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 const EVENT: SystemEvent = SystemEvent {
     kind: 1,
@@ -34,7 +34,7 @@ fn play(script: Vec<Step>, io: &mut dyn VcpuIo) -> (Vec<Reply>, Unclaimed, Flow)
     let replies = vcpu.replies();
     let unclaimed = Unclaimed::default();
     loop {
-        // The end of the script spins until kicked, so leave before that: a kick is always waiting.
+        // A script must end with a step that leaves this loop: after it, the vCPU spins until kicked.
         let flow = dispatch(vcpu.run().unwrap(), io, VcpuId(0), &unclaimed);
         if flow != Flow::Continue {
             if flow != Flow::Interrupted && !matches!(flow, Flow::Leave(_)) {
@@ -216,7 +216,7 @@ fn unclaimed_accesses_have_one_defined_answer_and_are_counted() {
     struct Silent;
     impl VcpuIo for Silent {}
     for (step, access, reply) in cases {
-        // The defaults of the trait, and an object that scribbles into the reply before it declines.
+        // The trait's defaults, and an object that writes into the reply before it answers `Unclaimed`.
         let scribbling: Box<dyn VcpuIo> = Box::new(RecordingIo::new(0, |_| Next::Unclaimed));
         for mut io in [Box::new(Silent) as Box<dyn VcpuIo>, scribbling] {
             let (replies, unclaimed, _) = play(step_then_signal(step.clone()), io.as_mut());
@@ -304,7 +304,7 @@ const FAULT: MemoryFault = MemoryFault {
     size: 0x1000,
 };
 
-/// Exits that have no method of their own, and what follows from them if nobody answers.
+/// Exits that have no method of their own, and what follows if they are unclaimed.
 fn other_exits() -> Vec<(Step, ExitKind, Flow)> {
     let unknown = FatalExit::Unknown { exit_reason: 40 };
     let tdx = Step::Other {
@@ -478,7 +478,7 @@ fn a_pause_in_the_middle_of_a_string_finishes_the_string() {
 }
 
 proptest! {
-    /// Splitting loses, repeats and reorders nothing, for any length KVM could claim.
+    /// Splitting loses, repeats and reorders nothing, for any length from KVM.
     #[test]
     fn the_pio_split_is_a_partition(size in prop::sample::select(vec![1u8, 2, 4]), data in prop::collection::vec(any::<u8>(), 0..300)) {
         let mut io = RecordingIo::claiming(0);
@@ -495,7 +495,7 @@ proptest! {
     }
 }
 
-/// Through the thread: each kind of exit becomes its event, and the vCPU is out of the guest.
+/// On a thread, each kind of exit sends its event, and the vCPU leaves the guest.
 fn first_event(script: Vec<Step>) -> (VcpuEvent, VcpuSet<vcpu_loop::script::ScriptState>) {
     let (sender, events) = vcpu_events().unwrap();
     let mut set = VcpuSet::new(sender);
@@ -511,7 +511,7 @@ fn first_event(script: Vec<Step>) -> (VcpuEvent, VcpuSet<vcpu_loop::script::Scri
 fn stopping_exits_become_events() {
     let (event, set) = first_event(vec![Step::Hlt, Step::Hlt]);
     assert!(matches!(event, VcpuEvent::Halted { .. }));
-    // Halted across a pause: only a wake-up lets the guest go on to its second hlt.
+    // Halted even after a pause: only a wake-up lets the guest continue to its second hlt.
     set.pause(SOON).unwrap();
     assert_eq!(set.save(SOON).unwrap()[0].retired, 1);
     set.resume(SOON).unwrap();
@@ -572,7 +572,7 @@ fn a_triple_fault_carries_registers_and_the_last_exits() {
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
-    // An ended vCPU comes back by a restore only.
+    // Only a restore makes an ended vCPU runnable.
     assert!(set.resume(SOON).is_err());
     set.restore(vec![Default::default()], SOON).unwrap();
     set.resume(SOON).unwrap();

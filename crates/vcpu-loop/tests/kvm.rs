@@ -21,7 +21,7 @@ use vcpu_loop::{
 };
 use vm_memory::{Bytes, GuestAddress};
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 
 /// `mov ecx, MSR`
@@ -78,7 +78,7 @@ fn string_reads_keep_their_width() {
 /// Writes as address and bytes.
 type Writes = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
-/// A device that remembers what the guest wrote, and answers reads with the address.
+/// A device that records writes, and answers reads with the address.
 #[derive(Default)]
 struct Log {
     writes: Writes,
@@ -133,7 +133,8 @@ fn ports_and_mmio_through_the_loop() {
     assert_eq!(*writes.lock().unwrap(), expected);
 }
 
-/// One MSR that reads back what was written, then #GP's. Says when it is in a handler, and waits there.
+/// One MSR that reads as the value last written, or is unclaimed without a value. With `hold`, a write reports that it
+/// is in the handler, and waits there.
 struct Msrs {
     value: Option<u64>,
     calls: Arc<AtomicU64>,
@@ -342,13 +343,13 @@ fn a_pause_while_a_wrmsr_is_pending_does_not_replay_it() {
     leave.send(()).unwrap();
     vcpus.pause(SOON).unwrap();
     let state = vcpus.save(SOON).unwrap();
-    // The kick was there before the exit was answered, so KVM completed the write and ran nothing more.
+    // The kick came before the exit was answered, so KVM completed the write and ran nothing more.
     assert_eq!(state[0].regs.rip, ENTRY + 8);
     assert_eq!(
         (calls.load(Ordering::SeqCst), outs.lock().unwrap().len()),
         (1, 0)
     );
-    // Restored in place and resumed, it is not written again.
+    // After a restore in place and a resume, the guest doesn't repeat the write.
     vcpus.restore(state, SOON).unwrap();
     vcpus.resume(SOON).unwrap();
     let start = Instant::now();
@@ -419,7 +420,7 @@ fn a_guest_is_told_of_noticeable_pauses_only() {
     }
 }
 
-/// Where the guest has its kvmclock.
+/// The address of the guest's kvmclock.
 const CLOCK: u64 = 0x5000;
 
 /// A vCPU whose guest has enabled kvmclock.
@@ -458,10 +459,9 @@ impl VcpuIo for Counter {
     }
 }
 
-/// Each request is answered only if its kick takes the vCPU out of a guest that exits all the time; a lost
-/// kick is a missed deadline, because nothing else would ever interrupt this guest.
+/// The guest exits all the time, and only a kick interrupts it, so a lost kick is a missed deadline.
 ///
-/// A million kicks in the long run. In KVM inside an emulator a kick takes a millisecond.
+/// A million kicks in the long variant. On an emulated KVM, a kick takes a millisecond.
 #[test]
 fn of_many_kicks_against_an_exit_storm_none_is_lost() {
     let test = "of_many_kicks_against_an_exit_storm_none_is_lost";
@@ -509,7 +509,7 @@ fn sixty_four_pauses_of_four_vcpus() {
         vcpus.pause(SOON).unwrap();
         let before = counts();
         let states = vcpus.save(SOON).unwrap();
-        // Between two instructions: at the `out` or at the jump.
+        // Between two instructions: before the `out` or the jump.
         assert!(
             states
                 .iter()
@@ -575,7 +575,7 @@ fn the_example_prints_what_its_guest_says() {
         return;
     };
     assert_eq!(real_mode::run(&kvm).unwrap(), "hello");
-    // Under 60 lines of the user's own: no blank lines, comments or imports.
+    // Counts the user's lines, without blank lines, comments and imports.
     let source = include_str!("../examples/real_mode.rs");
     let lines = source.lines().map(str::trim);
     let own = lines

@@ -17,7 +17,7 @@ use vcpu_loop::{
     CoalescedWrite, Exit, Next, SaveVcpu, Vcpu, VcpuEvent, VcpuIo, VcpuSet, vcpu_events,
 };
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 const MMIO: u64 = 0xa_0000;
 const PORT: u16 = 0x44;
@@ -113,7 +113,7 @@ fn a_vcpu_is_saved_only_after_its_writes_were_delivered() {
     assert_eq!(writes, 1);
     let saved = vcpu.save().unwrap();
     assert_eq!((saved.regs.rip, saved.regs.rax), (ENTRY + 10, 0xa05a));
-    // Abandoned, a write may stay in the ring; discarded, it is nobody's.
+    // After `abandon`, a write may stay in the ring; `discard` drops it.
     vcpu.restore(&start).unwrap();
     assert!(matches!(vcpu.run().unwrap(), Exit::Coalesced(_)));
     vcpu.abandon().unwrap();
@@ -122,7 +122,7 @@ fn a_vcpu_is_saved_only_after_its_writes_were_delivered() {
     assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
 }
 
-/// Writes by number of vCPU: the last one by a coalesced write, and by a port that exits.
+/// Per vCPU, the last coalesced write, and the last write to a port that exits.
 #[derive(Default)]
 struct Numbers {
     coalesced: [u16; 2],
@@ -138,7 +138,7 @@ struct Device {
 
 impl VcpuIo for Device {
     fn mmio_write(&mut self, addr: u64, data: &[u8]) -> Next {
-        // Time for the other vCPU to find the ring while this write is on its way.
+        // Lets the other vCPU find the ring while this write is being delivered.
         std::thread::sleep(Duration::from_micros(20));
         let number = u16::from_le_bytes(data.try_into().unwrap());
         let mut numbers = self.numbers.lock().unwrap();
@@ -170,8 +170,8 @@ impl VcpuIo for Device {
 fn a_device_has_each_vcpus_writes_in_order_and_before_what_follows() {
     let test = "a_device_has_each_vcpus_writes_in_order_and_before_what_follows";
     let Some(kvm) = kvm(test) else { return };
-    // Three writes of a number that counts down, a while for the other vCPU to find them, and then the last number to a
-    // port that exits.
+    // Three writes of a number that counts down, a delay in which the other vCPU can find them, and then the last number
+    // to a port that exits.
     let code = [
         TO_MMIO,
         b"\xb9\xb8\x0b",             // mov cx, 3000

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Single vCPUs on real KVM: stepped, called while they run, stopped and spawned again, and on a thread of the
-//! caller's. Without a usable /dev/kvm each test prints SKIP.
+//! Control of single vCPUs on real KVM: stepping, calls while they run, stop and spawn again, and a thread of the
+//! caller. Without a usable /dev/kvm each test prints SKIP.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -22,7 +22,7 @@ use vcpu_loop::{
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::block_signal;
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 
 /// `out 0x80, al; jmp -4`
@@ -58,7 +58,7 @@ fn the_debugger_steps_one_vcpu_and_lets_it_go_on() {
     };
     assert_eq!(places.len(), 7);
     for pair in places.windows(2) {
-        // A KVM that emulates doesn't report the step over `out`, only the one behind it.
+        // An emulated KVM doesn't report the step over `out`, only the next one.
         let over_out = pair[0] == ENTRY + 1 && pair[1] == next(next(pair[0]));
         assert!(pair[1] == next(pair[0]) || over_out, "{places:#x?}");
     }
@@ -146,7 +146,7 @@ fn an_nmi_is_injected_into_a_running_vcpu() {
     vcpus.stop(SOON).unwrap();
 }
 
-/// KVM makes no second vCPU with the same id, so a stop gives it back.
+/// KVM doesn't create a second vCPU with the same id, so a stop returns the vCPU.
 #[test]
 fn a_stopped_vcpu_runs_on_in_another_set() {
     let Some(kvm) = kvm("a_stopped_vcpu_runs_on_in_another_set") else {
@@ -168,7 +168,7 @@ fn a_stopped_vcpu_runs_on_in_another_set() {
     } = stopped;
     assert_eq!(state, State::Running);
     let (mut vcpus, _events) = set();
-    // Nor is it lost when there is no thread for it.
+    // A spawn that can't start a thread returns it too.
     let greedy = VcpuBuilder::new(id, vcpu, io).stack_size(1 << 60);
     let SpawnError { error, vcpu, io } = vcpus.spawn_with(greedy).unwrap_err();
     assert!(matches!(error, Error::Thread { .. }));

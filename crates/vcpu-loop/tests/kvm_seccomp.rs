@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! vCPUs under a seccomp filter of exactly the listed calls, which kills the process for any other. Without a usable
+//! vCPUs under a seccomp filter with exactly the listed calls, which kills the process at any other. Without a usable
 //! /dev/kvm each test prints SKIP.
 #![allow(clippy::unwrap_used)]
 
@@ -20,7 +20,7 @@ use vcpu_loop::kvm::seccomp::{Ioctl, REPORT, RESTORE, RUN, SAVE, SYSCALLS};
 use vcpu_loop::kvm::{KvmVcpu, VcpuState};
 use vcpu_loop::{Next, State, VcpuBuilder, VcpuEvent, VcpuEvents, VcpuIo, VcpuSet, vcpu_events};
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 
 fn filter(ioctls: &[&[Ioctl]]) -> BpfProgram {
@@ -40,7 +40,7 @@ fn filter(ioctls: &[&[Ioctl]]) -> BpfProgram {
     filter.unwrap().try_into().unwrap()
 }
 
-/// Says when the guest writes a port.
+/// Reports when the guest writes a port.
 struct Device(Sender<()>);
 
 impl VcpuIo for Device {
@@ -50,7 +50,7 @@ impl VcpuIo for Device {
     }
 }
 
-/// Spawns a vCPU whose thread may make these ioctls only, and checks that the filter is there.
+/// Spawns a vCPU whose thread may only make these ioctls, and checks that the filter is installed.
 fn spawn(vcpu: KvmVcpu, ioctls: &[&[Ioctl]], io: Device) -> (VcpuSet<VcpuState>, VcpuEvents) {
     let (sender, events) = vcpu_events().unwrap();
     let mut vcpus = VcpuSet::new(sender);
@@ -106,7 +106,7 @@ fn a_vcpu_lives_on_the_listed_calls() {
     vcpus.stop(SOON).unwrap();
 }
 
-/// The VMM's thread has its filter before the vCPU comes to it.
+/// The caller's thread has its filter before it runs the vCPU.
 #[test]
 fn a_vcpu_on_a_confined_thread_of_the_callers_lives_on_the_listed_calls() {
     let Some(kvm) = kvm("a_vcpu_on_a_confined_thread_of_the_callers_lives_on_the_listed_calls")

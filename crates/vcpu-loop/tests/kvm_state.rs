@@ -112,7 +112,7 @@ fn rejected_msrs_are_listed_and_do_not_stop_a_restore() {
     let mut state = vcpu.save().unwrap();
     let known = state.msrs.len();
     assert!(known > 10);
-    // An unknown MSR in front, in the middle and at the end.
+    // An unknown MSR at the start, in the middle and at the end.
     let alien = kvm_bindings::kvm_msr_entry {
         index: 0x1234_5678,
         data: 1,
@@ -258,7 +258,7 @@ fn the_task_priority_survives_the_first_entry() {
     assert_eq!(vcpu.fd().get_sregs().unwrap().cr8, 5);
 }
 
-/// A machine whose vCPU has all of CPUID that KVM offers, and runs `code`.
+/// A machine whose vCPU has all of KVM's supported CPUID, and runs `code`.
 fn with_cpuid(kvm: &kvm_ioctls::Kvm, code: &[u8]) -> (Machine, KvmVcpu) {
     let machine = Machine::new(kvm, code);
     let vcpu = machine.vcpu(0);
@@ -281,7 +281,7 @@ fn a_guest_that_changed_its_own_cpuid_bits_is_restored_in_place() {
     };
     let (_machine, mut vcpu) = with_cpuid(&kvm, SET_OSXSAVE);
     let start = vcpu.save().unwrap();
-    // KVM before 6.2 says that there are as many entries as there is room for.
+    // KVM before 6.2 returns the capacity as the number of entries.
     assert_ne!(start.cpuid.last(), Some(&Default::default()));
     assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
     let changed = vcpu.save().unwrap();
@@ -323,7 +323,7 @@ fn a_restore_in_place_with_other_cpuid_changes_nothing() {
     let after = vcpu.save().unwrap();
     assert_eq!((after.cpuid, after.regs), (before.cpuid, before.regs));
     assert_eq!((after.sregs, after.tsc_khz), (before.sregs, before.tsc_khz));
-    // A vCPU that never ran takes it.
+    // A vCPU that never ran accepts it.
     other.tsc_khz = before.tsc_khz;
     machine.vcpu(1).restore(&other).unwrap();
 }
@@ -337,7 +337,7 @@ fn a_tsc_frequency_that_this_host_cannot_give_changes_nothing() {
     let start = vcpu.save().unwrap();
     assert!(matches!(vcpu.run().unwrap(), Exit::Hlt));
     let before = vcpu.save().unwrap();
-    // Too slow where KVM can't scale the TSC, too fast where it can.
+    // Too slow if KVM can't scale the TSC, too fast if it can.
     for khz in [1, u32::MAX] {
         let mut other = start.clone();
         other.tsc_khz = Some(khz);
@@ -372,7 +372,7 @@ fn a_vcpu_that_triple_faulted_is_restored_in_place() {
 
 const MSR_TSC: u32 = 0x10;
 
-/// Whether a TSC can be moved at all, which takes a CPU that virtualizes: by KVM's own means, without this crate's.
+/// Whether a TSC can be moved at all, which an emulated KVM can't. Sets it by kvm-ioctls, not by this crate's restore.
 fn moves_tscs(test: &str, machine: &Machine) -> bool {
     let vcpu = machine.vcpu(100);
     let far = kvm_bindings::kvm_msr_entry {
@@ -402,7 +402,7 @@ fn vcpus_keep_the_distance_of_their_tscs() {
     let mut vcpus = [0, 1].map(|id| machine.vcpu(id));
     let mut states = vcpus.each_mut().map(|vcpu| vcpu.save().unwrap());
     let offset = states[0].tsc.unwrap().offset;
-    // A tenth of a second apart, which KVM takes for an attempt to set the same value.
+    // A tenth of a second apart, which KVM treats as an attempt to set the same value.
     let apart = u64::from(states[0].tsc_khz.unwrap()) * 100;
     let offsets = [offset, offset.wrapping_sub(apart)];
     for ((vcpu, state), offset) in vcpus.iter_mut().zip(&mut states).zip(offsets) {
@@ -424,7 +424,7 @@ fn a_tsc_of_another_host_goes_on_from_its_value() {
     }
     let mut vcpu = machine.vcpu(0);
     let mut state = vcpu.save().unwrap();
-    // An hour that the host's TSC did not count, and the guest's did.
+    // As if the guest's TSC counted an hour that the host's did not.
     let tsc = state.tsc.as_mut().unwrap();
     tsc.read_at.as_mut().unwrap().realtime_ns -= 3600 * 1_000_000_000;
     let hour = u64::from(state.tsc_khz.unwrap()) * 3_600_000;
@@ -437,7 +437,7 @@ fn a_tsc_of_another_host_goes_on_from_its_value() {
     };
     vcpu.restore(&state).unwrap();
     assert!(value(&vcpu.save().unwrap()) >= value(&state));
-    // An offset for this host is taken as it is.
+    // An offset for this host is used unchanged.
     state.tsc = Some(TscState {
         offset: 12_345,
         read_at: None,

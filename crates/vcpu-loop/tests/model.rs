@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The kick protocol under every interleaving: `src/doorbell.rs` itself, on loom's locks and atomics, with a model
-//! of `KVM_RUN` and of signals. A lost kick leaves a controller waiting for ever, which loom reports as a deadlock.
+//! of `KVM_RUN` and signals. After a lost kick, a controller waits for ever, which loom reports as a deadlock.
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code, reason = "the model needs a part of it")]
@@ -18,7 +18,7 @@ use loom::thread;
 
 use doorbell::{Doorbell, Listener};
 
-/// What `src/doorbell.rs` finds in the crate.
+/// Stands for the crate's modules that `src/doorbell.rs` uses.
 mod sync {
     pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
 }
@@ -66,8 +66,8 @@ mod sys {
     }
 }
 
-/// A thread as the kernel sees it: in user space a signal's handler runs and does nothing; in `KVM_RUN` the
-/// signal is pending, and ends the guest.
+/// A thread as the kernel sees it: in user space, a signal's handler runs and does nothing; in `KVM_RUN`, the signal is
+/// pending and interrupts the guest.
 #[derive(Debug, Default)]
 pub struct Thread {
     kernel: Mutex<Kernel>,
@@ -95,8 +95,8 @@ struct Page {
 }
 
 impl kick::Kick for Page {
-    /// A swap where the real one stores: loom doesn't know that no store gets between a swap and the store that it
-    /// read, so it lets one be overwritten by a *clear* that came before it.
+    /// A swap, where the real flag uses a store: loom doesn't know that no store can come between a swap and the store
+    /// that it reads, so an earlier *clear* could overwrite a store.
     fn request_exit(&self) {
         self.immediate_exit.swap(1, Ordering::AcqRel);
     }
@@ -158,15 +158,15 @@ impl Vcpu {
 enum Order {
     Resume,
     Pause,
-    /// The caller's code puts another vCPU in its place.
+    /// The caller's code replaces the vCPU.
     Replace,
     Stop,
 }
 
-/// An order, and where its answer goes.
+/// An order, and the channel for its answer.
 type Envelope = (Order, Sender<()>);
 
-/// The vCPU's thread, as `src/thread.rs` and `src/guest.rs` have it.
+/// The vCPU's thread, as in `src/thread.rs` and `src/guest.rs`.
 struct Worker {
     vcpu: Vcpu,
     listener: Listener,
@@ -212,7 +212,7 @@ impl Worker {
     }
 }
 
-/// Whether long variants are wanted; if not, says that there is one.
+/// Whether long variants are wanted; if not, prints that there is one.
 fn is_long() -> bool {
     let long = std::env::var_os("MINI_VMM_TEST_LONG").is_some_and(|value| value == "1");
     if !long {
@@ -221,8 +221,8 @@ fn is_long() -> bool {
     long
 }
 
-/// A vCPU whose guest makes `exits` exits, and a controller that waits for the answer to each of its orders, for
-/// each element of `controllers`; the last one stops it.
+/// Runs a vCPU whose guest makes `exits` exits, and one controller per element of `controllers`, which waits for the
+/// answer to each of its orders. The last controller stops the vCPU.
 fn model(exits: u32, controllers: &'static [&'static [Order]]) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(if is_long() { 3 } else { 2 });

@@ -15,7 +15,7 @@ use vcpu_loop::{
     VcpuEvent, VcpuEvents, VcpuId, VcpuIo, VcpuSet, vcpu_events,
 };
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 
 fn set() -> (VcpuSet<ScriptState>, VcpuEvents) {
@@ -71,7 +71,7 @@ fn a_panic_in_a_device_is_a_fatal_event_and_peers_stop() {
         text.contains("PioOut port 0x666, 1 x 1 bytes, data 0x1\n    PioOut port 0x80"),
         "{text}"
     );
-    // The failed vCPU answers: it runs nothing, and does nothing else either.
+    // The failed vCPU still answers: it counts as paused, and refuses a resume.
     vcpus.pause(SOON).unwrap();
     assert!(matches!(
         vcpus.resume(SOON),
@@ -180,7 +180,7 @@ fn an_instruction_that_never_completes_is_given_up() {
     vcpus.stop(SOON).unwrap();
 }
 
-/// The same instruction, and the pause is a controller's: one bound for both.
+/// The same instruction with a controller's pause: the bound is the same.
 #[test]
 fn an_instruction_that_never_completes_holds_up_no_controller() {
     let (mut vcpus, events) = set();
@@ -210,7 +210,7 @@ fn an_instruction_that_never_completes_holds_up_no_controller() {
         fatal(&events).reason,
         FailureReason::NeverSettled { exits: 65_536 }
     ));
-    // The exit that was answered when the pause came, and those of the completion.
+    // The exit that was being answered when the pause came, and those of the completion.
     assert_eq!(answered.load(Ordering::Relaxed), 1001 + 65_536);
     assert!(vcpus.pause(SOON).is_ok(), "a failed vCPU counts as paused");
 }

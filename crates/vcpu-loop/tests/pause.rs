@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Kick, pause, save, stop: with scripted vCPUs on real threads.
+//! Kick, pause, save and stop, with scripted vCPUs on real threads.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use vcpu_loop::{
     VcpuEvents, VcpuId, VcpuSet, occur, step, vcpu_events,
 };
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 
 fn set() -> (VcpuSet<ScriptState>, VcpuEvents) {
@@ -40,7 +40,7 @@ fn a_kick_before_run_interrupts_the_first_entry() {
     let mut vcpu = ScriptedVcpu::new([wrmsr(1)]);
     vcpu.kicker().request_exit();
     assert!(matches!(vcpu.run(), Ok(Exit::Interrupted)));
-    // Used up: the guest runs now.
+    // The kick is cleared: the guest runs now.
     assert!(matches!(vcpu.run(), Ok(Exit::Wrmsr { .. })));
 }
 
@@ -109,7 +109,7 @@ fn a_debug_exit_or_halt_during_completion_is_not_lost() {
         dr7: 1,
     };
     let read = || Step::MmioRead { addr: 0, len: 8 };
-    // Whichever comes first, the device's pause is heard of, too.
+    // Whichever comes first, the device's pause sends its event.
     for script in [
         [read(), Step::Debug(debug).then()],
         [Step::Debug(debug), read().then()],
@@ -149,7 +149,7 @@ fn a_debug_exit_or_halt_during_completion_is_not_lost() {
     assert_eq!(calls.get().len(), 1);
 }
 
-/// A guest that makes `first` its first exit and goes on for ever, and the count of those that follow.
+/// A guest whose first exit is `first` and that then exits for ever, and the count of the later exits.
 fn storm_behind(first: Step) -> (ScriptedVcpu, RecordingIo, Arc<AtomicU64>) {
     let after = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&after);
@@ -173,7 +173,7 @@ fn out(port: u16) -> Step {
     }
 }
 
-/// A power-off, a breakpoint and a full dirty ring, while others pause, save and resume all vCPUs.
+/// A power-off, a breakpoint and a full dirty ring, during a snapshot that pauses, saves and resumes all vCPUs.
 #[test]
 fn no_resume_undoes_that_a_vcpu_stopped_by_itself() {
     let debug = vcpu_loop::DebugExit {
@@ -228,7 +228,7 @@ fn no_resume_undoes_that_a_vcpu_stopped_by_itself() {
     }
 }
 
-/// MSRs whose accesses all ask for a pause: writes succeed, reads are #GP.
+/// MSRs whose accesses all ask for a pause: writes succeed, reads take #GP.
 struct LastMsrs;
 
 impl vcpu_loop::VcpuIo for LastMsrs {
@@ -362,7 +362,7 @@ fn a_closure_runs_on_a_paused_vcpu_on_its_thread() {
     ));
 }
 
-/// A vCPU that writes down what it is told.
+/// A vCPU that records what it is told.
 struct Told(ScriptedVcpu, Arc<Mutex<Vec<&'static str>>>);
 
 impl Vcpu for Told {
@@ -437,7 +437,7 @@ fn a_vcpu_is_told_once_of_each_pause_and_resume() {
     ));
 }
 
-/// It may be spawned again after hours, and tells its guest's clock then.
+/// It may be spawned again after hours; then the guest's clock must report the pause.
 #[test]
 fn a_vcpu_that_is_stopped_while_it_runs_is_told_of_a_pause() {
     let told = Arc::default();
@@ -488,7 +488,7 @@ fn what_is_pending_at_a_fatal_exit_is_abandoned_before_anybody_hears_of_it() {
     }
 }
 
-/// A device that stays in its handler until it is told to leave.
+/// A device that stays in its handler until the test releases it.
 fn held(
     step: Step,
 ) -> (
@@ -521,7 +521,7 @@ fn a_pause_while_a_wrmsr_is_pending_completes_it_first() {
     vcpus.spawn(0, vcpu, io).unwrap();
     vcpus.resume(SOON).unwrap();
     entered.recv_timeout(SOON).unwrap();
-    // The exit is being answered: nothing has reached the guest, and a pause can't be granted yet.
+    // The exit is being answered, so a pause can't be granted yet.
     let error = vcpus.pause(Duration::from_millis(30)).unwrap_err();
     assert!(
         matches!(&error, Error::Deadline { request: Request::Pause, missed, .. } if *missed == [VcpuId(0)])
@@ -625,7 +625,7 @@ fn the_io_objects_state_is_part_of_the_saved_state() {
     expect_paused(&events);
     let saved = vcpus.save(SOON).unwrap();
     assert_eq!(saved, [(ScriptState { retired: 1 }, 2)]);
-    // One that failed before its first change is as if it had not been asked for.
+    // A restore that failed before its first change has no effect.
     vcpus.acknowledge(0, SOON).unwrap();
     let far_too_many = vec![(ScriptState::default(), 1001)];
     let error = vcpus.restore(far_too_many, SOON).unwrap_err();
@@ -671,7 +671,7 @@ fn sixty_four_pauses_of_an_exit_storm_on_four_vcpus() {
         vcpus.pause(SOON).unwrap();
         let before = total();
         let states = vcpus.save(SOON).unwrap();
-        // Every exit that the VMM saw has completed, and nobody runs.
+        // Every exit that the VMM saw has completed, and no vCPU runs.
         for (state, exits) in states.iter().zip(&exits) {
             assert_eq!(state.retired, exits.load(Ordering::Relaxed));
         }
@@ -704,14 +704,14 @@ fn all_are_asked_before_any_is_waited_for() {
     let error = vcpus.pause(Duration::from_millis(50)).unwrap_err();
     assert!(matches!(error, Error::Deadline { missed, .. } if missed.contains(&VcpuId(0))));
     assert!(vcpus.dump(1, SOON).is_ok(), "a dump needs a paused vCPU");
-    // The late answer to the old request disturbs no later one.
+    // The late answer to the old request doesn't disturb later ones.
     leave.send(()).unwrap();
     assert!(vcpus.pause(SOON).is_ok());
     assert_eq!(vcpus.save(SOON).unwrap().len(), 2);
 }
 
-/// A restore may use up the flag of a kick that belongs to a later request. That request must be obeyed
-/// nevertheless before the guest runs, because nothing else will interrupt it.
+/// A restore may clear the flag of a later request's kick. That request must still be obeyed before the guest runs,
+/// because nothing else will interrupt the guest.
 #[test]
 fn a_kick_that_a_restore_swallows_is_not_lost() {
     let (sender, _events) = vcpu_events().unwrap();
@@ -758,7 +758,7 @@ fn stop_names_the_vcpu_that_hangs_and_works_later() {
         .unwrap();
     vcpus.resume(SOON).unwrap();
     entered.recv_timeout(SOON).unwrap();
-    // The other one stops sooner or later.
+    // The other vCPU stops eventually.
     loop {
         let Err(Error::Deadline {
             request: Request::Stop,
@@ -815,7 +815,7 @@ fn a_missed_deadline_is_kept() {
     leave.send(()).unwrap();
 }
 
-/// An exit storm whose device asks for a pause when it is told to.
+/// An exit storm whose device asks for a pause when the test wants one.
 struct Storm(Arc<AtomicBool>);
 
 impl vcpu_loop::VcpuIo for Storm {
@@ -827,7 +827,7 @@ impl vcpu_loop::VcpuIo for Storm {
     }
 }
 
-/// Does to the model what a request to all vCPUs, or to one, does; whether all of them grant it.
+/// Applies a request to all vCPUs, or to one, in the model. Returns whether all of them grant it.
 fn model(states: &mut [State], request: Request, one: Option<usize>) -> bool {
     let mut granted = true;
     for (at, state) in states.iter_mut().enumerate() {
@@ -840,7 +840,7 @@ fn model(states: &mut [State], request: Request, one: Option<usize>) -> bool {
     granted
 }
 
-/// A request by the set's methods; those without a form for one vCPU take all, and the other way round.
+/// Makes a request by the set's methods. A request that has no method for one vCPU goes to all, and vice versa.
 fn ask(
     vcpus: &VcpuSet<ScriptState>,
     request: Request,
@@ -872,8 +872,8 @@ fn ask(
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Two threads on exit storms do what the pure state machine says, for any sequence of requests to both or
-    /// to one, and of pauses by their devices.
+    /// Two threads on exit storms behave like the pure state machine, for any sequence of requests to one or both, and of
+    /// pauses by their devices.
     #[test]
     fn threads_agree_with_the_state_machine(
         steps in prop::collection::vec((0..13usize, prop::option::of(0..2usize)), 1..32),

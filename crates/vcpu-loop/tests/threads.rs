@@ -1,8 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Threads: how they start, what they give back, and what the caller's own code may do on them. The vCPUs are
-//! scripted.
+//! Threads: how they start, what they return, and what the caller's code may do on them. The vCPUs are scripted.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error as _;
@@ -19,7 +18,7 @@ use vcpu_loop::{
 };
 use vmm_sys_util::signal::{block_signal, get_blocked_signals, register_signal_handler};
 
-/// Ends only what hangs: no machine is that slow.
+/// Only a hang takes this long, even on a slow machine.
 const SOON: Duration = Duration::from_secs(600);
 
 fn set() -> (VcpuSet<ScriptState>, VcpuEvents) {
@@ -49,7 +48,7 @@ fn a_thread_has_the_name_stack_and_hook_of_the_callers_choice() {
         .unwrap();
     let name = names.recv_timeout(SOON).unwrap();
     assert_eq!(name.as_deref(), Some("vcpu12"));
-    // Deeper than the standard library's two MiB.
+    // More than the standard library's two MiB.
     let deep = spinning(1).thread_name("cpu 1 of 2").stack_size(64 << 20);
     let hook = move |_: &mut ScriptedVcpu, _: &mut RecordingIo| {
         assert!(depth(0, 4 << 20) > 0);
@@ -61,7 +60,7 @@ fn a_thread_has_the_name_stack_and_hook_of_the_callers_choice() {
     assert_eq!(name.as_deref(), Some("cpu 1 of 2"));
 }
 
-/// Uses so many bytes of stack.
+/// Uses this many bytes of stack.
 fn depth(level: u32, bytes: usize) -> u32 {
     let page = std::hint::black_box([1u8; 4096]);
     match bytes.checked_sub(page.len()) {
@@ -70,7 +69,7 @@ fn depth(level: u32, bytes: usize) -> u32 {
     }
 }
 
-/// A hook that blocks all signals, as code that hands them to a signalfd does, delays no pause and no stop.
+/// A hook that blocks all signals, as for a signalfd, delays no pause and no stop.
 #[test]
 fn a_hook_that_blocks_the_kick_signal_loses_no_kick() {
     let signal = KickSignal::default().number();
@@ -80,7 +79,7 @@ fn a_hook_that_blocks_the_kick_signal_loses_no_kick() {
         Ok(())
     };
     vcpus.spawn_with(spinning(0).on_start(block)).unwrap();
-    // So does any other code of the caller's.
+    // The same goes for other code of the caller.
     let hooks = StateHooks::new(
         move |_: &mut ScriptedVcpu, _: &mut RecordingIo| {
             block_signal(signal).unwrap();
@@ -128,23 +127,20 @@ fn a_vcpu_whose_hook_fails_never_runs_and_says_why() {
     };
     assert!(matches!(report.reason, FailureReason::Start(_)));
     let text = report.to_string();
-    assert!(
-        text.contains("the hook on its thread's start failed: "),
-        "{text}"
-    );
+    assert!(text.contains("its start hook failed: "), "{text}");
     assert_eq!(calls.get(), []);
     let stopped = vcpus.stop(SOON).unwrap();
     assert_eq!(stopped[0].state(), State::Failed);
     assert!(events.try_recv().is_none(), "one failure, one event");
 }
 
-/// A replaced vCPU has another flag: a kick of the old one would take nothing out of the guest.
+/// The new vCPU has another flag: a kick of the old one would have no effect.
 #[test]
 fn no_kick_is_lost_when_the_callers_code_replaces_the_vcpu() {
     type Spares = Arc<Mutex<Vec<ScriptedVcpu>>>;
     let replace = |vcpu: &mut ScriptedVcpu, old: &Spares| {
         let fresh = ScriptedVcpu::new([]);
-        // Kept, so that the new one has another address.
+        // Kept alive, so that the new one has another address.
         old.lock().unwrap().push(std::mem::replace(vcpu, fresh));
     };
     let old = Spares::default();
@@ -229,8 +225,8 @@ fn stopped_vcpus_come_back_and_run_again() {
     assert!(matches!(nobody, Err(Error::NoSuchVcpu { id: VcpuId(0) })));
 }
 
-/// What stopped before another one's missed deadline comes with the call that stops the last, or when it is asked for:
-/// the other one may never stop.
+/// vCPUs that stop in time, when another one misses the deadline, are returned by the call that stops the last, or by
+/// `stop_vcpu`: the other one may never stop.
 #[test]
 fn a_missed_deadline_loses_no_vcpu() {
     let (mut vcpus, _events) = set();
@@ -239,7 +235,7 @@ fn a_missed_deadline_loses_no_vcpu() {
     vcpus.spawn_with(spinning(0).on_start(holds)).unwrap();
     vcpus.spawn_with(spinning(1)).unwrap();
     vcpus.spawn_with(spinning(2)).unwrap();
-    // The others stop sooner or later.
+    // The others stop eventually.
     loop {
         let Err(Error::Deadline { missed, .. }) = vcpus.stop(Duration::from_millis(20)) else {
             panic!("a vCPU that is held has stopped");
@@ -248,7 +244,7 @@ fn a_missed_deadline_loses_no_vcpu() {
             break;
         }
     }
-    // Its id is free, and the newest vCPU of an id is meant.
+    // Its id is free, and a stop means the newest vCPU with this id.
     vcpus.spawn_with(spinning(1)).unwrap();
     vcpus.resume_vcpu(1, SOON).unwrap();
     for state in [State::Running, State::Paused] {
@@ -271,7 +267,7 @@ fn a_missed_deadline_loses_no_vcpu() {
 #[test]
 fn a_vcpu_that_can_not_be_spawned_comes_back() {
     let (mut vcpus, _events) = set();
-    // No address space has room for these stacks.
+    // These stacks don't fit in the address space.
     for bytes in [usize::MAX, usize::MAX - 4096, 1 << 60] {
         let failed = vcpus.spawn_with(spinning(0).stack_size(bytes));
         let SpawnError { error, .. } = failed.unwrap_err();
@@ -304,7 +300,7 @@ fn a_signal_with_a_handler_of_somebody_elses_is_not_taken() {
     assert!(
         matches!(refused.error, Error::SignalTaken { signal: taken } if taken == signal.number())
     );
-    // Another one is free, for any number of sets.
+    // Another signal is free, for any number of sets.
     for _ in 0..2 {
         let (sender, _events) = vcpu_events().unwrap();
         let mut vcpus = VcpuSet::with_signal(sender, KickSignal::real_time(8).unwrap());
@@ -314,7 +310,7 @@ fn a_signal_with_a_handler_of_somebody_elses_is_not_taken() {
     }
 }
 
-/// NMIs and statistics: KVM takes them on the vCPU's thread only, and the guest needs no pause for them.
+/// For NMIs and statistics: KVM accepts these calls only on the vCPU's thread, and the guest needs no pause.
 #[test]
 fn a_call_runs_on_a_running_vcpu_between_two_stays_in_the_guest() {
     let (mut vcpus, events) = set();
@@ -382,7 +378,7 @@ fn another_thread_reads_exit_counters_while_the_vcpu_runs() {
         events.recv_timeout(SOON),
         Some(VcpuEvent::DirtyRingFull { .. })
     ));
-    // How many kicks the requests took says nothing.
+    // The number of kicks varies.
     let counts: Vec<_> = exits
         .iter()
         .filter(|(kind, count)| *count > 0 && *kind != ExitKind::Interrupted)
@@ -396,7 +392,7 @@ fn another_thread_reads_exit_counters_while_the_vcpu_runs() {
     assert!(exits.count(ExitKind::Interrupted) > 0 && exits.total() > 4);
     vcpus.acknowledge(0, SOON).unwrap();
     vcpus.resume(SOON).unwrap();
-    // It spins now, and runs meanwhile.
+    // It spins now, so it is running.
     while exits.count(ExitKind::Notify) == 0 {
         thread::yield_now();
     }
@@ -413,7 +409,7 @@ fn a_vcpu_on_a_thread_of_the_callers_is_controlled_as_any_other() {
     let vcpu = spinning(0).on_start(move |_, _| Ok(told.send(thread::current().id())?));
     let runner = vcpus.attach(vcpu).unwrap();
     vcpus.spawn_with(spinning(1)).unwrap();
-    // Nobody runs it yet: the request waits.
+    // No thread runs it yet: the request waits.
     let missed = vcpus.resume_vcpu(0, Duration::from_millis(20));
     assert!(matches!(missed, Err(Error::Deadline { missed, .. }) if missed == [VcpuId(0)]));
     let own = thread::spawn(move || {
@@ -443,7 +439,7 @@ fn a_vcpu_on_a_thread_of_the_callers_is_controlled_as_any_other() {
 fn a_runner_that_never_runs_holds_nobody_up() {
     let (mut vcpus, _events) = set();
     let runner = vcpus.attach(spinning(0)).unwrap();
-    // No deadline: what it waits for never comes.
+    // Must not wait for a deadline: no answer ever comes.
     vcpus.stop(Duration::MAX).unwrap();
     assert_eq!(runner.run_here().state, State::Paused);
     let runner = vcpus.attach(spinning(0)).unwrap();

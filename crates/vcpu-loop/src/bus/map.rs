@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Addresses: ranges, and what has them.
+//! Address ranges and their owners.
 
 use std::fmt;
 
-/// A range of ports or addresses: first and last, both included.
+/// An inclusive range of ports or addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// First address.
@@ -30,7 +30,7 @@ pub enum Space {
 }
 
 impl Space {
-    /// Its last address.
+    /// The last address.
     pub(super) const fn last(self) -> u64 {
         match self {
             Space::Pio => u16::MAX as u64,
@@ -52,17 +52,17 @@ impl fmt::Display for Space {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It would share addresses with another device.
+    /// Its range overlaps another device's.
     #[error("{space} range {new} overlaps {existing}, move one of the two devices")]
     Overlap {
         /// Which bus.
         space: Space,
         /// The refused range.
         new: Range,
-        /// The range that is there already.
+        /// The other device's range.
         existing: Range,
     },
-    /// It is empty, or ends beyond the last address.
+    /// Its range is empty, or ends beyond the last address.
     #[error(
         "{space} range of {size:#x} from {base:#x} is empty or too large, give it a size that fits"
     )]
@@ -76,10 +76,10 @@ pub enum Error {
     },
 }
 
-/// What lies where in one address space, sorted by address, without overlap.
+/// The entries of one address space, sorted by address, without overlap.
 pub(super) struct Map<T> {
     entries: Vec<(Range, T)>,
-    /// The last address of each entry: what is searched, without what isn't.
+    /// The last address of each entry, kept apart so that a search touches few cache lines.
     lasts: Vec<u64>,
 }
 
@@ -107,7 +107,7 @@ impl<T> Map<T> {
             return Err(Error::Invalid { space, base, size });
         };
         let new = Range { first: base, last };
-        // The first range that doesn't lie wholly before the new one.
+        // The first range that isn't entirely below the new one.
         let at = self.lasts.partition_point(|last| *last < new.first);
         match self.entries.get(at) {
             Some((existing, _)) if existing.first <= new.last => Err(Error::Overlap {
@@ -123,7 +123,7 @@ impl<T> Map<T> {
         }
     }
 
-    /// The entry that owns all `len` bytes from `addr`, and the offset of `addr` in it.
+    /// The offset of `addr` in the entry that has all `len` bytes from `addr`, and that entry.
     pub(super) fn find(&self, addr: u64, len: usize) -> Option<(u64, &T)> {
         let last = addr.checked_add((len as u64).checked_sub(1)?)?;
         let at = self.lasts.partition_point(|last| *last < addr);
@@ -144,7 +144,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Against the obvious model: a list that is searched from the start.
         #[test]
         fn lookup_agrees_with_a_linear_search(
             ranges in prop::collection::vec((0u64..300, 1u64..40), 1..20),

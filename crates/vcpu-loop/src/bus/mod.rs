@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A device bus that is built once and then only read: no lock and no allocation to find a device.
+//! A device bus that is built once and then only read. Finding a device takes no lock and no allocation.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -39,7 +39,7 @@
 //! # Ok::<(), vcpu_loop::bus::Error>(())
 //! ```
 //!
-//! With feature `vm-device`, devices of that crate's traits plug in: see `BusBuilder::insert_device_pio`.
+//! With feature `vm-device`, the bus also takes devices of that crate's traits: see `BusBuilder::insert_device_pio`.
 
 mod map;
 #[cfg(feature = "vm-device")]
@@ -54,22 +54,22 @@ pub use map::{Error, Range, Space};
 use crate::vcpu::Next;
 use map::Map;
 
-/// Where an access lands in a device.
+/// Where in a device an access goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Which of the device's windows, as the builder was told; 0 where it has only one.
+    /// The number of the device's window, as passed to the builder; 0 for a device with one window.
     pub window: usize,
-    /// The offset in that window, in bytes. All of the access lies in the window.
+    /// The offset in that window, in bytes. The whole access is in the window.
     pub offset: u64,
 }
 
 /// A device with registers.
 ///
-/// It is called on the threads of all vCPUs, and brings its own lock, if it needs one. It never waits for another
-/// thread: a vCPU that waits in a device can't be paused.
+/// It is called on the threads of all vCPUs, so it needs its own lock if it has mutable state. It must not wait for
+/// another thread for long: a vCPU that waits in a device can't be paused.
 pub trait BusDevice: Send + Sync {
-    /// Reads a register into `data`, which is not empty; its bytes are zero before. On [`Next::Unclaimed`] the guest
-    /// reads all ones, whatever is in it.
+    /// Reads a register into `data`, which is not empty and preset to zeros. On [`Next::Unclaimed`] the guest
+    /// reads all ones, whatever `data` contains.
     fn read(&self, place: Place, data: &mut [u8]) -> Next;
 
     /// Writes a register. `data` is not empty.
@@ -100,7 +100,7 @@ impl BusBuilder {
         Self::default()
     }
 
-    /// Gives `size` ports or bytes from `base` on to a device, as its window number `window`.
+    /// Maps `size` ports or bytes from `base` to a device, as its window number `window`.
     ///
     /// # Errors
     /// The range is empty, ends beyond the space, or overlaps another.
@@ -121,7 +121,7 @@ impl BusBuilder {
         Ok(self)
     }
 
-    /// Gives `size` ports from `base` on to a device that has no other window.
+    /// Maps `size` ports from `base` to a device, as its window 0.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
@@ -134,7 +134,7 @@ impl BusBuilder {
         self.insert(Space::Pio, base.into(), size.into(), 0, device)
     }
 
-    /// Gives `size` bytes of guest-physical addresses from `base` on to a device that has no other window.
+    /// Maps `size` bytes of guest-physical addresses from `base` to a device, as its window 0.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
@@ -153,10 +153,10 @@ impl BusBuilder {
     }
 }
 
-/// A frozen bus. Its methods have the shape of [`VcpuIo`](crate::VcpuIo)'s, to be called from there.
+/// A frozen bus. Its methods have the signatures of [`VcpuIo`](crate::VcpuIo)'s, which call them.
 ///
-/// An access belongs to a device if all of its bytes do. Otherwise nobody claims it: a read gives all
-/// ones, a write is dropped, and it is counted. So it is where the device itself claims it not.
+/// An access goes to a device if all of its bytes are in one window. Otherwise, or if the device answers
+/// [`Next::Unclaimed`], it is unclaimed: a read returns all ones, a write is dropped, and the access is counted.
 pub struct Bus {
     pio: Map<Window>,
     mmio: Map<Window>,
@@ -204,7 +204,7 @@ impl Bus {
         self.write(&self.mmio, addr, data)
     }
 
-    /// How many accesses nobody claimed.
+    /// The number of unclaimed accesses.
     pub fn unclaimed(&self) -> u64 {
         self.unclaimed.load(Ordering::Relaxed)
     }
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// Remembers where it was touched, answers with its tag.
+    /// Records accesses, and reads as its tag.
     struct Probe(u8, Mutex<Vec<(usize, u64, usize)>>);
 
     impl Probe {
@@ -288,7 +288,7 @@ mod tests {
         }
     }
 
-    /// Answers everything alike.
+    /// Gives the same answer to every access.
     struct Always(Next);
 
     impl BusDevice for Always {

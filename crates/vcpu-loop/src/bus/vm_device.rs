@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Devices of `vm-device`'s traits on our bus.
+//! Devices of `vm-device`'s traits on the bus.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use vm_device::{DeviceMmio, DevicePio};
 use super::{BusBuilder, BusDevice, Error, Place};
 use crate::vcpu::Next;
 
-/// A device of ports, with the base that its methods want.
+/// A port I/O device, and the base address that its methods take.
 struct Pio<D: ?Sized>(PioAddress, Arc<D>);
 
 impl<D: DevicePio + Send + Sync + ?Sized> BusDevice for Pio<D> {
     fn read(&self, place: Place, data: &mut [u8]) -> Next {
-        // A port's offset fits: the range was checked.
+        // The offset fits in 16 bits: the builder checked the range.
         self.1.pio_read(self.0, place.offset as u16, data);
         Next::Continue
     }
@@ -27,7 +27,7 @@ impl<D: DevicePio + Send + Sync + ?Sized> BusDevice for Pio<D> {
     }
 }
 
-/// A device of memory, with the base that its methods want.
+/// An MMIO device, and the base address that its methods take.
 struct Mmio<D: ?Sized>(MmioAddress, Arc<D>);
 
 impl<D: DeviceMmio + Send + Sync + ?Sized> BusDevice for Mmio<D> {
@@ -43,9 +43,9 @@ impl<D: DeviceMmio + Send + Sync + ?Sized> BusDevice for Mmio<D> {
 }
 
 impl BusBuilder {
-    /// Gives `size` ports from `base` on to a device of `vm-device`'s trait (feature `vm-device`). A `Mutex<T>` around a
-    /// `MutDevicePio` is one, and brings the device's own, only lock. (That lock is poisoned by a device that panics:
-    /// every vCPU that touches the device afterwards fails, with a report.)
+    /// Maps `size` ports from `base` to a device of `vm-device`'s trait (feature `vm-device`), such as a `Mutex<T>`
+    /// around a `MutDevicePio`. A device that panics poisons this lock, so every vCPU that accesses it afterwards fails
+    /// with a report.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
@@ -85,7 +85,7 @@ impl BusBuilder {
         self.insert_pio(base, size, Arc::new(Pio(PioAddress(base), device)))
     }
 
-    /// Gives `size` bytes of guest-physical addresses from `base` on to a device of `vm-device`'s trait (feature
+    /// Maps `size` bytes of guest-physical addresses from `base` to a device of `vm-device`'s trait (feature
     /// `vm-device`).
     ///
     /// # Errors
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// Remembers where it was touched, and reads as 7.
+    /// Records accesses, and reads as 7.
     #[derive(Default)]
     struct Probe(Mutex<Vec<(u64, u64, usize)>>);
 

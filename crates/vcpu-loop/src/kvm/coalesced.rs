@@ -1,13 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Coalesced writes: to ranges that the VMM registers (`KVM_REGISTER_COALESCED_MMIO`), the guest writes without an
-//! exit, and KVM keeps the writes in a ring until somebody looks.
+//! Coalesced writes. The guest writes without an exit to ranges that the VMM registers (`KVM_REGISTER_COALESCED_MMIO`),
+//! and KVM keeps the writes in a ring until they are drained.
 //!
-//! The ring is the VM's, and each vCPU sees it behind its run page. A device must have a write before it has what the
-//! same vCPU does next, whichever vCPU's thread finds the write. So whoever drains keeps a lock until the last write
-//! is delivered, and a write leaves the ring only when it is delivered: a vCPU that finds the ring empty knows that all
-//! of its own writes were.
+//! The VM has one ring, which each vCPU maps after its run page. A device must get a write before the next access of the
+//! same vCPU, whichever vCPU's thread drains it. So a thread that drains holds a lock until the last write is delivered,
+//! and a write leaves the ring only after delivery. If a vCPU finds the ring empty, all of its writes were delivered.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +21,7 @@ use crate::sys::run_page::{RING_PAGE, Ring};
 #[derive(Debug)]
 pub struct CoalescedRing {
     ring: Ring,
-    /// Who holds it drains.
+    /// Held while draining.
     draining: Mutex<()>,
 }
 
@@ -32,14 +31,14 @@ impl CoalescedRing {
         self.ring.oldest().is_none()
     }
 
-    /// Throws away what is in the ring, after its vCPUs were [abandoned](crate::SaveVcpu::abandon): what is restored
-    /// then must not see it.
+    /// Drops the writes in the ring. Call it before a restore, after all vCPUs were
+    /// [abandoned](crate::SaveVcpu::abandon): restored devices must not get the old writes.
     pub fn discard(&self) {
         self.drain(&mut |_| {});
     }
 }
 
-/// Takes a write out of the ring when it was delivered, also to a device that panicked.
+/// Removes a write from the ring when it was delivered, even if the device panicked.
 struct Delivering<'a>(&'a Ring);
 
 impl Drop for Delivering<'_> {
@@ -51,7 +50,7 @@ impl Drop for Delivering<'_> {
 impl Drain for CoalescedRing {
     fn drain(&self, deliver: &mut dyn FnMut(CoalescedWrite<'_>)) {
         let _lock = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
-        // Other vCPUs may add to it all the time.
+        // Bounded, because other vCPUs may keep adding writes.
         for _ in 0..Ring::SLOTS {
             let Some(entry) = self.ring.oldest().map(|slot| self.ring.entry(slot)) else {
                 return;
@@ -72,11 +71,11 @@ impl Drain for CoalescedRing {
     }
 }
 
-/// A vCPU's part in it.
+/// A vCPU's access to the ring.
 #[derive(Default)]
 pub(super) struct Coalesced {
     ring: Option<Arc<CoalescedRing>>,
-    /// What `KVM_RUN` said, while the writes that came before are delivered.
+    /// The result of `KVM_RUN`, while the writes before its exit are delivered.
     held: Option<io::Result<()>>,
 }
 
@@ -86,15 +85,15 @@ impl Coalesced {
         self.ring.is_some()
     }
 
-    /// What `KVM_RUN` said when its exit was held back.
+    /// The result of the `KVM_RUN` whose exit is held back, if any.
     pub(super) fn take_held(&mut self) -> Option<io::Result<()>> {
         self.held.take()
     }
 
-    /// What `KVM_RUN` said, or none while there are writes to deliver first.
+    /// The result of `KVM_RUN`, or `None` if there are writes to deliver first.
     ///
-    /// One delivery empties the ring of all writes that came before the exit. Those that other vCPUs added meanwhile
-    /// can wait for the next exit: a guest that keeps writing on one of them must not hold up this one.
+    /// One drain delivers all writes from before the exit. Writes that other vCPUs add meanwhile wait for the next
+    /// exit: a vCPU that keeps writing must not hold up this one.
     pub(super) fn next(
         &mut self,
         enter: impl FnOnce() -> io::Result<()>,
@@ -122,11 +121,11 @@ impl Drain for Coalesced {
 }
 
 impl KvmVcpu {
-    /// The VM's ring of coalesced writes, to be given to all of its vCPUs. `None` if this KVM has none.
+    /// The VM's ring of coalesced writes, for all of its vCPUs. `None` if this KVM has none.
     ///
-    /// Call it on one vCPU only: its lock keeps the order among all of them.
+    /// Call it on one vCPU only: all vCPUs must share the ring's lock, which keeps the order.
     pub fn coalesced_ring(&self) -> Option<Arc<CoalescedRing>> {
-        // The capability is the ring's place, in pages.
+        // The capability's value is the ring's page number.
         let page = self.host.kvm.check_extension_int(Cap::CoalescedMmio);
         let ring = (usize::try_from(page) == Ok(RING_PAGE)).then(|| self.page.ring())??;
         Some(Arc::new(CoalescedRing {
@@ -135,11 +134,11 @@ impl KvmVcpu {
         }))
     }
 
-    /// Has the vCPU deliver coalesced writes, as [`Exit::Coalesced`](crate::Exit::Coalesced) before the exit at which
-    /// they were found. Without, an entry costs nothing more.
+    /// Has the vCPU deliver coalesced writes, as an [`Exit::Coalesced`](crate::Exit::Coalesced) before the exit at which
+    /// they are found. Without a ring, entries cost nothing more.
     ///
-    /// Ranges are registered by `VmFd::register_coalesced_mmio`. A write waits until any vCPU leaves the guest. While
-    /// one vCPU delivers, others wait for it, so a device in such a range must not wait for a vCPU.
+    /// Register ranges with `VmFd::register_coalesced_mmio`. A write stays in the ring until any vCPU leaves the guest.
+    /// While one vCPU delivers, others wait for it, so a device in such a range must not wait for a vCPU.
     #[must_use]
     pub fn with_coalesced_ring(mut self, ring: Arc<CoalescedRing>) -> Self {
         self.coalesced.ring = Some(ring);
@@ -244,7 +243,6 @@ mod tests {
         }
     }
 
-    /// The writes of this vCPU were delivered with the first ones: one that keeps writing must not hold up its peers.
     #[test]
     fn an_exit_waits_once_for_the_writes_before_it() {
         let (file, ring) = ring();
@@ -258,12 +256,12 @@ mod tests {
         vcpu.drain(&mut |_| {});
         indices(&file, 1, 2);
         let held = vcpu.next(|| unreachable!("the exit was made already"));
-        assert!(held.is_some(), "the write of a peer's came later");
+        assert!(held.is_some(), "a peer's write came later");
         assert!(vcpu.next(|| Ok(())).is_none(), "it comes before the next");
     }
 
     #[test]
-    fn a_ring_that_contradicts_itself_is_empty() {
+    fn a_ring_with_invalid_indices_is_empty() {
         let (file, ring) = ring();
         for (first, last) in [(170, 0), (0, 170), (u32::MAX, 1)] {
             indices(&file, first, last);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! CPUID's part of a vCPU's state.
+//! The CPUID part of a vCPU's state.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::VcpuFd;
@@ -17,7 +17,7 @@ const MONITOR: u32 = 1 << 3;
 /// CPUID.7.0: ECX.OSPKE follows CR4.
 const OSPKE: u32 = 1 << 4;
 
-/// Where hypervisors have their leaves: Xen's may start at each multiple of 0x100.
+/// The range of hypervisor leaves. Xen's may start at any multiple of 0x100.
 const HYPERVISORS: std::ops::Range<u32> = 0x4000_0000..0x4001_0000;
 const XEN: [u32; 3] = [
     u32::from_le_bytes(*b"XenV"),
@@ -31,7 +31,7 @@ pub(super) fn save(fd: &VcpuFd) -> Result<Vec<kvm_cpuid_entry2>> {
     Ok(trimmed(all.as_slice()).to_vec())
 }
 
-/// Without the zeros behind the last entry: KVM before 6.2 fills the array and does not say how far.
+/// Cuts off the zeros after the last entry: KVM before 6.2 doesn't return how many entries it filled.
 fn trimmed(entries: &[kvm_cpuid_entry2]) -> &[kvm_cpuid_entry2] {
     let used = entries
         .iter()
@@ -39,15 +39,15 @@ fn trimmed(entries: &[kvm_cpuid_entry2]) -> &[kvm_cpuid_entry2] {
     &entries[..used.map_or(0, |last| last + 1)]
 }
 
-/// The saved entries as KVM takes them.
+/// The saved entries in KVM's structure.
 pub(super) fn fit(entries: &[kvm_cpuid_entry2]) -> Result<CpuId> {
     CpuId::from_entries(trimmed(entries)).map_err(|_| Error::Misfit {
         what: "CPUID entries",
     })
 }
 
-/// Sets CPUID, unless it is that already but for what KVM itself keeps up to date: since Linux 5.16, KVM takes no
-/// other one after the first run. Nothing has changed when it is refused.
+/// Sets CPUID, unless the vCPU already has it, except for bits that KVM itself updates. Since Linux 5.16, KVM accepts no
+/// other CPUID after the first run. If KVM refuses it, nothing has changed.
 pub(super) fn restore(fd: &VcpuFd, cpuid: &CpuId) -> Result<()> {
     let saved = cpuid.as_slice();
     if constant(&save(fd)?) == constant(saved) {
@@ -61,8 +61,8 @@ pub(super) fn restore(fd: &VcpuFd, cpuid: &CpuId) -> Result<()> {
     }
 }
 
-/// The entries without what KVM changes while the guest runs (`kvm_update_cpuid_runtime`, and
-/// `kvm_xen_update_tsc_info` for Xen guests). KVM derives it anew from the registers that are restored.
+/// The entries without the bits that KVM updates while the guest runs (`kvm_update_cpuid_runtime`, and
+/// `kvm_xen_update_tsc_info` for Xen guests). KVM derives these again from the restored registers.
 fn constant(entries: &[kvm_cpuid_entry2]) -> Vec<kvm_cpuid_entry2> {
     let xen = xen_base(entries);
     let mut entries = entries.to_vec();
@@ -75,7 +75,7 @@ fn constant(entries: &[kvm_cpuid_entry2]) -> Vec<kvm_cpuid_entry2> {
             (7, 0) => entry.ecx &= !OSPKE,
             // The size of the XSAVE area for the components that XCR0 and IA32_XSS enable.
             (0xd, 0 | 1) => entry.ebx = 0,
-            // The guest's clock: its scale, and the frequency of the host's TSC.
+            // The scale of the guest's clock, and below, the frequency of the host's TSC.
             (function, 1) if xen.is_some_and(|base| function == base + 3) => {
                 (entry.ecx, entry.edx) = (0, 0);
             }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_cut_off_behind_the_last_entry_only() {
+    fn zeros_are_cut_off_after_the_last_entry_only() {
         let zero = kvm_cpuid_entry2::default();
         let leaf = entry(0x8000_0000, 0, [1, 0, 0, 0]);
         assert_eq!(trimmed(&[zero, leaf, zero, zero]), [zero, leaf]);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_kvm_keeps_up_to_date_is_left_out() {
+    fn only_what_kvm_updates_is_left_out() {
         const ALL: [u32; 4] = [u32::MAX; 4];
         let [xen_b, xen_c, xen_d] = XEN;
         let signature = entry(0x4000_0100, 0, [0x4000_0104, xen_b, xen_c, xen_d]);

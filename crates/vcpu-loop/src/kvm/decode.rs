@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! From `kvm_run` to [`Exit`], with every length that KVM gives checked against the page.
+//! Decodes `kvm_run` into an [`Exit`]. Every length from KVM is checked against the page.
 
 use kvm_bindings::*;
 
@@ -13,7 +13,7 @@ use crate::sys::run_page::{self, RunPage};
 
 /// The exit that the last `KVM_RUN` left in the page.
 ///
-/// Port and memory accesses are most of all exits, so they are decoded in line.
+/// Port and memory accesses are the most frequent exits, so they are decoded inline.
 #[inline]
 pub(super) fn decode<'a>(page: &'a mut RunPage, details: &'a mut Details) -> Exit<'a> {
     match page.exit_reason() {
@@ -217,7 +217,7 @@ fn hyperv(page: &mut RunPage) -> HypervExit<'_> {
     }
 }
 
-/// The exits after which KVM can't go on.
+/// The exits after which KVM can't continue.
 fn fatal(page: &mut RunPage, exit_reason: u32) -> Option<FatalExit> {
     Some(match exit_reason {
         KVM_EXIT_UNKNOWN => FatalExit::Hardware {
@@ -262,10 +262,10 @@ mod tests {
 
     use super::*;
 
-    /// Where the union of all exits begins.
+    /// The offset of the union of all exits.
     const UNION: u64 = 32;
 
-    /// A run page in a file, into which the test writes as KVM does.
+    /// A run page in a file, which the test fills as KVM does.
     fn with_exit(reason: u32, union: &[u64], test: impl FnOnce(Exit<'_>)) -> RunPage {
         let file = TempFile::new().unwrap().into_file();
         file.set_len(4096 * 3).unwrap();
@@ -279,9 +279,9 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_without_words_is_handed_out_whole() {
+    fn an_exit_without_a_variant_is_passed_on_whole() {
         assert_eq!(offset_of!(kvm_run, __bindgen_anon_1) as u64, UNION);
-        // KVM_EXIT_TDX is the first that the bindings don't have; others are of another architecture.
+        // 40 is KVM_EXIT_TDX, which the bindings don't have yet; KVM_EXIT_S390_TSCH is of another architecture.
         for reason in [40, 42, 1000, KVM_EXIT_S390_TSCH] {
             let words: Vec<u64> = (1..=32).collect();
             let mut page = with_exit(reason, &words, |exit| {

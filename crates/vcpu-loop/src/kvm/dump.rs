@@ -15,9 +15,9 @@ const PAGE: u64 = 4096;
 /// EFER.LMA: 64-bit or compatibility mode.
 const EFER_LMA: u64 = 1 << 10;
 
-/// A way to read the guest's RAM by guest-physical address. Closures are one.
+/// Reads the guest's RAM by guest-physical address. Implemented for closures.
 pub trait ReadGuest: Send {
-    /// Reads up to `buf.len()` bytes at `gpa`, and says how many of them are RAM.
+    /// Reads up to `buf.len()` bytes at `gpa`, and returns how many were read. It stops where RAM ends.
     fn read(&self, gpa: u64, buf: &mut [u8]) -> usize;
 }
 
@@ -51,7 +51,7 @@ fn table(t: &kvm_dtable) -> DescriptorTable {
     }
 }
 
-/// `None` if KVM doesn't hand out the registers.
+/// `None` if KVM doesn't return the registers.
 pub(super) fn dump(fd: &VcpuFd, memory: Option<&dyn ReadGuest>) -> Option<CpuDump> {
     let r = fd.get_regs().ok()?;
     let s = fd.get_sregs().ok()?;
@@ -87,7 +87,7 @@ pub(super) fn dump(fd: &VcpuFd, memory: Option<&dyn ReadGuest>) -> Option<CpuDum
     })
 }
 
-/// Reads across a page boundary only if the second page is mapped, too.
+/// Reads across a page boundary only if the second page is also mapped.
 fn bytes_at(fd: &VcpuFd, memory: &dyn ReadGuest, linear: u64) -> InstructionBytes {
     let translate = |linear| {
         fd.translate_gva(linear)

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The KVM back end: a [`KvmVcpu`] for the loop, and its saved state.
+//! The KVM back end: [`KvmVcpu`] and its saved state.
 
 mod coalesced;
 mod cpuid;
@@ -66,15 +66,16 @@ pub enum Error {
         /// The first Linux that has it.
         since: &'static str,
     },
-    /// State was asked for, or given, while an access of the guest is half done. The vCPU is as it was.
+    /// A save or restore was called while an access of the guest is incomplete. The vCPU is unchanged.
     #[error(
-        "a vCPU's access is incomplete: call complete() until it is interrupted before saving, or abandon() before memory is replaced and restored"
+        "a vCPU's access is incomplete: before a save, call complete() until Exit::Interrupted; before a restore, call abandon() and then replace guest memory"
     )]
     Incomplete,
-    /// One instruction made more exits than any instruction can.
-    #[error("a vCPU's access never completes, it can't be restored in place: make a new vCPU")]
+    /// One instruction did not complete within the number of exits that any instruction needs.
+    #[error("a vCPU's access never completes, so it can't be restored in place: create a new vCPU")]
     NeverCompletes,
-    /// A saved state doesn't fit this host, or has another CPUID than this vCPU, which ran. The vCPU is as it was.
+    /// The saved state doesn't fit this host, or its CPUID differs from this vCPU's, which already ran. The vCPU is
+    /// unchanged.
     #[error(
         "the saved state has {what} that this vCPU can't take and nothing was changed, restore it into a new vCPU on a host like the one that saved it"
     )]
@@ -96,10 +97,10 @@ fn call<T>(
     })
 }
 
-/// What vCPUs need to know about the host's KVM. Made once, shared by all vCPUs.
+/// What vCPUs need to know about the host's KVM. Probed once, shared by all vCPUs.
 #[derive(Clone, Debug)]
 pub struct KvmHost {
-    /// A descriptor of our own, for [`KvmHost::xsave_size`].
+    /// A duplicated descriptor, for [`KvmHost::xsave_size`].
     kvm: Arc<Kvm>,
     run_size: usize,
     sregs2: bool,
@@ -109,11 +110,10 @@ pub struct KvmHost {
 }
 
 impl KvmHost {
-    /// Asks KVM for sizes, capabilities and the list of MSRs that a vCPU's state has; the MTRRs, which KVM
-    /// doesn't list, are added.
+    /// Asks KVM for sizes, capabilities and the list of MSRs to save. It adds the MTRRs, which KVM doesn't list.
     ///
     /// # Errors
-    /// KVM refused one of the questions, or can't be kicked ([`Error::Missing`]), or the process has no file
+    /// KVM refused one of the calls, or doesn't support kicks ([`Error::Missing`]), or the process has no file
     /// descriptor left.
     pub fn probe(kvm: &Kvm) -> Result<Arc<Self>> {
         let listed = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
@@ -122,8 +122,8 @@ impl KvmHost {
         Self::with_msrs(kvm, msrs)
     }
 
-    /// As [`KvmHost::probe`], with the caller's own list of MSRs to save: up to 4,096, a state with more is not
-    /// restored.
+    /// Like [`KvmHost::probe`], with the caller's list of MSRs to save: up to 4,096, because a restore refuses a state
+    /// with more.
     ///
     /// # Errors
     /// As [`KvmHost::probe`].
@@ -144,11 +144,11 @@ impl KvmHost {
         }))
     }
 
-    /// `KVM_CAP_XSAVE2`, at least the classic size, in bytes: what KVM reads and writes of a vCPU's XSAVE area.
+    /// `KVM_CAP_XSAVE2`, or at least the classic size, in bytes: the size of a vCPU's XSAVE area in KVM's calls.
     ///
-    /// It depends on the components that the process may use in guests (`ARCH_REQ_XCOMP_GUEST_PERM`, for
-    /// AMX), so it may grow until the process makes its first vCPU, which locks that permission. Asked for
-    /// an existing vCPU, it is final.
+    /// It depends on the components that the process may use in guests (`ARCH_REQ_XCOMP_GUEST_PERM`, for AMX). So it may
+    /// grow until the process creates its first vCPU, which locks that permission. The parameter proves that a vCPU
+    /// exists.
     fn xsave_size(&self, _existing: &VcpuFd) -> usize {
         let size = self.kvm.check_extension_int(Cap::Xsave2);
         usize::try_from(size)
@@ -163,15 +163,15 @@ impl KvmHost {
 }
 
 /// Whether vCPUs of this KVM have [`SyncRegisters`]: it can share general registers and segments
-/// (`KVM_CAP_SYNC_REGS`). Every KVM that shares registers at all has both.
+/// (`KVM_CAP_SYNC_REGS`). Every KVM that shares registers shares both.
 pub fn shares_registers(kvm: &Kvm) -> bool {
-    // A failure is negative.
+    // An error is negative.
     let shared = u32::try_from(kvm.check_extension_int(Cap::SyncRegs)).unwrap_or(0);
     let wanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
     shared & wanted == wanted
 }
 
-/// Kicks need `KVM_CAP_IMMEDIATE_EXIT` (Linux 4.13). A KVM that shares registers (4.17) has it and is not asked.
+/// Kicks need `KVM_CAP_IMMEDIATE_EXIT` (Linux 4.13). A KVM that shares registers (4.17) has it, so this saves a call.
 fn require_kicks(sync_regs: bool, immediate_exit: impl FnOnce() -> i32) -> Result<()> {
     match sync_regs || immediate_exit() > 0 {
         true => Ok(()),
@@ -182,32 +182,32 @@ fn require_kicks(sync_regs: bool, immediate_exit: impl FnOnce() -> i32) -> Resul
     }
 }
 
-/// The memory type range registers that KVM has: default type, fixed ranges, eight variable ones (Intel SDM,
-/// volume 3, section 12.11).
+/// KVM's memory type range registers: default type, fixed ranges, eight variable ranges (Intel SDM, volume 3,
+/// section 12.11).
 fn mtrrs() -> impl Iterator<Item = u32> {
     let fixed = [0x250, 0x258, 0x259].into_iter().chain(0x268..=0x26f);
     fixed.chain(0x200..=0x20f).chain([0x2ff])
 }
 
-/// Most exits that [`SaveVcpu::abandon`] answers to get rid of an incomplete access.
+/// Maximum number of exits that [`SaveVcpu::abandon`] answers to finish an incomplete access.
 const MAX_COMPLETIONS: u32 = 65_536;
 
 /// How many rejected MSRs a log line names.
 const LOGGED_MSRS: usize = 8;
 
-/// A vCPU of KVM.
+/// A KVM vCPU.
 ///
-/// Exits are decoded from an own mapping of the run page: kvm-ioctls' `run()` merges `count * size` of
-/// string port I/O, and its `&mut kvm_run` rules out a sound kick from another thread.
+/// It decodes exits from its own mapping of the run page. kvm-ioctls' `run()` merges `count` and `size` of string port
+/// I/O into one length, and its `&mut kvm_run` rules out a sound kick from another thread.
 pub struct KvmVcpu {
     fd: VcpuFd,
     page: RunPage,
     details: Details,
     host: Arc<KvmHost>,
     memory: Option<Box<dyn ReadGuest>>,
-    /// An exit was handed out whose instruction KVM finishes at the next `KVM_RUN`.
+    /// The last exit's instruction may be incomplete until the next `KVM_RUN`.
     incomplete: bool,
-    /// What KVM reads and writes of the XSAVE area, in bytes.
+    /// The size of the XSAVE area in KVM's calls, in bytes.
     xsave_size: usize,
     skipped_msrs: Vec<u32>,
     stopped: Stopped,
@@ -225,7 +225,7 @@ impl fmt::Debug for KvmVcpu {
 }
 
 impl KvmVcpu {
-    /// Takes over a vCPU. Set it up (CPUID, registers) before or through [`KvmVcpu::fd`].
+    /// Takes a vCPU from kvm-ioctls. Set it up (CPUID, registers) before or through [`KvmVcpu::fd`].
     ///
     /// # Errors
     /// The run page could not be mapped.
@@ -245,16 +245,16 @@ impl KvmVcpu {
         })
     }
 
-    /// Gives reports a way to read the bytes at the instruction pointer.
+    /// Sets the reader with which reports read the bytes at the instruction pointer.
     #[must_use]
     pub fn with_memory(mut self, memory: impl ReadGuest + 'static) -> Self {
         self.memory = Some(Box::new(memory));
         self
     }
 
-    /// The shortest pause of which the guest is told by its kvmclock (`KVM_KVMCLOCK_CTRL`), so that its watchdogs
-    /// don't bark at the time that it missed: a second unless set, the shortest time-out that Linux' watchdogs can
-    /// have. After a restore, the guest is always told; at its start, never.
+    /// Sets the shortest pause that the guest's kvmclock reports (`KVM_KVMCLOCK_CTRL`), so that its watchdogs don't fire
+    /// because of the pause. The default is one second, the shortest time-out of Linux's watchdogs. A restore is always
+    /// reported, the start never.
     #[must_use]
     pub fn with_noticeable_pause(mut self, pause: Duration) -> Self {
         self.stopped.set_noticeable(pause);
@@ -266,28 +266,28 @@ impl KvmVcpu {
         &self.fd
     }
 
-    /// From now on, KVM shares the general registers at every exit; see [`SyncRegisters`]. `None` if this
-    /// KVM can't.
+    /// Has KVM share the general registers from the next exit; see [`SyncRegisters`]. `None` if this KVM can't share
+    /// general registers and segments.
     pub fn sync_registers(&self) -> Option<SyncRegisters> {
         let registers = self.unshared_registers()?;
         registers.share(false);
         Some(registers)
     }
 
-    /// Registers that KVM shares only once [`SyncRegisters::share`] says so: an exit costs nothing more until
-    /// then. `None` if this KVM can't share general registers or segments.
+    /// Like [`sync_registers`](KvmVcpu::sync_registers), but KVM shares nothing before [`SyncRegisters::share`] is
+    /// called, so exits cost nothing more until then.
     pub fn unshared_registers(&self) -> Option<SyncRegisters> {
         let shares = self.host.sync_regs;
         shares.then(|| SyncRegisters::new(self.page.mapping()))
     }
 
-    /// Whether the vCPU exits with [`Exit::InterruptWindow`] as soon as its guest can take an interrupt, from the
-    /// next entry on. For VMs without in-kernel LAPIC, whose interrupts the VMM injects.
+    /// Whether, from the next entry, the vCPU exits with [`Exit::InterruptWindow`] as soon as its guest can take an
+    /// interrupt. For VMs without in-kernel LAPIC, where the VMM injects interrupts.
     pub fn request_interrupt_window(&mut self, wanted: bool) {
         self.page.request_interrupt_window(wanted);
     }
 
-    /// The MSRs that KVM rejected at the last restore, whose values are therefore not the saved ones.
+    /// The MSRs that KVM rejected at the last restore. They don't have their saved values.
     pub fn skipped_msrs(&self) -> &[u32] {
         &self.skipped_msrs
     }
@@ -312,7 +312,7 @@ impl KvmVcpu {
         }
     }
 
-    /// The exit that `KVM_RUN` left.
+    /// The exit of the `KVM_RUN` that returned `entered`.
     #[inline]
     fn exit(&mut self, entered: io::Result<()>) -> Result<Exit<'_>> {
         if let Err(error) = entered
@@ -328,7 +328,7 @@ impl KvmVcpu {
         Ok(exit)
     }
 
-    /// `KVM_RUN` said `error`: an interruption, or none if there is an exit all the same.
+    /// Handles an error of `KVM_RUN`: returns an interruption, or `None` if the run page has an exit.
     #[cold]
     fn failed_entry(&mut self, error: io::Error) -> Result<Option<Exit<'static>>> {
         match error.raw_os_error() {
@@ -346,7 +346,7 @@ impl KvmVcpu {
         }
     }
 
-    /// *clear* in the protocol of [`crate::kick`], and only then word to the caller.
+    /// *clear* in the protocol of [`crate::kick`]; the caller drains its mailbox afterwards.
     fn interrupted(&mut self) -> Exit<'static> {
         self.page.clear_exit_request();
         self.incomplete = false;
@@ -379,11 +379,11 @@ impl SaveVcpu for KvmVcpu {
         state::save(&self.fd, &self.host, self.xsave_size)
     }
 
-    /// `KVM_RUN` with `immediate_exit`, until nothing is pending. Further reads of the same instruction get all
+    /// `KVM_RUN` with `immediate_exit`, until nothing is pending. Further reads of the same instruction return all
     /// ones.
     ///
     /// # Errors
-    /// KVM refused, or [`Error::NeverCompletes`].
+    /// KVM refused the call, or [`Error::NeverCompletes`].
     fn abandon(&mut self) -> Result<()> {
         drop(self.coalesced.take_held());
         for _ in 0..MAX_COMPLETIONS {
@@ -391,7 +391,7 @@ impl SaveVcpu for KvmVcpu {
                 return Ok(());
             }
             self.page.request_exit();
-            // Coalesced writes stay where they are: they may be another vCPU's.
+            // Coalesced writes stay in the ring: they may be another vCPU's.
             let entered = self.page.enter(&self.fd);
             if let Exit::PioIn { data, .. } | Exit::MmioRead { data, .. } = self.exit(entered)? {
                 data.fill(0xff);
@@ -402,9 +402,9 @@ impl SaveVcpu for KvmVcpu {
 
     /// MSRs that KVM rejects are skipped, logged, and listed by [`KvmVcpu::skipped_msrs`].
     ///
-    /// After [`Error::Incomplete`] and [`Error::Misfit`] the vCPU is as it was.
+    /// After [`Error::Incomplete`] and [`Error::Misfit`] the vCPU is unchanged.
     fn restore(&mut self, saved: &VcpuState) -> Result<()> {
-        // KVM would finish the old access on top of the new state.
+        // Otherwise, KVM would finish the old access in the new state.
         if self.incomplete {
             return Err(Error::Incomplete);
         }
@@ -412,7 +412,7 @@ impl SaveVcpu for KvmVcpu {
         self.page.forget_sync_registers();
         self.stopped.restored();
         self.skipped_msrs = state::restore(&self.fd, &self.host, saved, &xsave)?;
-        // Without an in-kernel LAPIC, every entry takes CR8 from here.
+        // Without an in-kernel LAPIC, every entry sets CR8 from the run page.
         self.page.set_cr8(saved.sregs.cr8);
         if !self.skipped_msrs.is_empty() {
             let count = self.skipped_msrs.len();
@@ -443,10 +443,9 @@ impl ManagedVcpu for KvmVcpu {
         Ok(())
     }
 
-    /// Tells the guest's kvmclock that the guest was stopped, if it could notice; see
-    /// [`KvmVcpu::with_noticeable_pause`]. KVM only notes this, and writes it at the next entry: said at the
-    /// pause, it would be missing in a snapshot that is restored elsewhere. A guest without kvmclock makes KVM say
-    /// `EINVAL`.
+    /// Reports a pause through the guest's kvmclock if it was long enough; see [`KvmVcpu::with_noticeable_pause`]. KVM
+    /// writes the flag only at the next entry. If this were called at the pause, a snapshot would not contain the flag.
+    /// Without a kvmclock in the guest, KVM returns `EINVAL`.
     fn resuming(&mut self) -> Result<()> {
         if !self.stopped.resuming(Instant::now()) {
             return Ok(());

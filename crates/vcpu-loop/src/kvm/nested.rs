@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Nested virtualization's part of a vCPU's state (KVM API, `KVM_GET_NESTED_STATE`).
+//! The nested virtualization part of a vCPU's state (KVM API, `KVM_GET_NESTED_STATE`).
 
 use kvm_bindings::{
     KVM_STATE_NESTED_FORMAT_SVM, KVM_STATE_NESTED_GIF_SET, kvm_nested_state,
@@ -14,15 +14,15 @@ use super::{Result, call};
 /// No guest-physical address.
 const NOWHERE: u64 = u64::MAX;
 
-/// Reads the state. Its header alone says whether the guest is in VMX operation, and whether SVM's global
-/// interrupt flag is set, so it is kept also where nothing follows it.
+/// Reads the state. Its header tells whether the guest is in VMX operation, and whether SVM's global interrupt flag is
+/// set, so the header is saved even if nothing follows it.
 pub(super) fn save(fd: &VcpuFd) -> Result<Box<KvmNestedStateBuffer>> {
     let mut buffer = Box::new(KvmNestedStateBuffer::empty());
     call("KVM_GET_NESTED_STATE", fd.nested_state(&mut buffer))?;
     Ok(buffer)
 }
 
-/// Takes the vCPU out of whatever nested guest and VMX operation it is in.
+/// Takes the vCPU out of a nested guest and of VMX operation.
 pub(super) fn leave(fd: &VcpuFd) -> Result<()> {
     let format = save(fd)?.format;
     call(
@@ -31,8 +31,8 @@ pub(super) fn leave(fd: &VcpuFd) -> Result<()> {
     )
 }
 
-/// The state of a vCPU that uses no virtualization: a header alone. On AMD, GIF is 1 (APM, volume 2,
-/// section 15.17), and KVM takes nothing else while EFER.SVME is 0.
+/// The state of a vCPU that uses no virtualization: only a header. On AMD, GIF is 1 (APM, volume 2,
+/// section 15.17), and KVM accepts nothing else while EFER.SVME is 0.
 fn outside(format: u16) -> Box<KvmNestedStateBuffer> {
     let mut header = Box::new(KvmNestedStateBuffer::empty());
     header.size = size_of::<kvm_nested_state>() as u32;

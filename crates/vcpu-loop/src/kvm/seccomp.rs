@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a vCPU's thread asks of the host's kernel, for a seccomp filter.
+//! The system calls and ioctls of a vCPU's thread, for a seccomp filter.
 //!
-//! A filter is installed by [`VcpuBuilder::on_start`](crate::VcpuBuilder::on_start), or before
-//! [`VcpuRunner::run_here`](crate::VcpuRunner::run_here). From there on to its end, the thread makes the [`SYSCALLS`].
-//! Its ioctls are those of [`RUN`], and of [`SAVE`], [`RESTORE`] and [`REPORT`] if the VMM asks for these. The VMM adds
-//! what its own devices and hooks need; a panic that prints a backtrace opens files.
+//! Install a filter in [`VcpuBuilder::on_start`](crate::VcpuBuilder::on_start), or before
+//! [`VcpuRunner::run_here`](crate::VcpuRunner::run_here). From there to its end, the thread makes the [`SYSCALLS`].
+//! Its ioctls are those of [`RUN`], and those of [`SAVE`], [`RESTORE`] and [`REPORT`] if the VMM makes these requests (a
+//! failure also makes a report). Add what your devices and hooks need; a panic that prints a backtrace opens files.
 //!
 //! Numbers are Linux's on x86-64. The second argument of `ioctl` is the request; compare its lower 32 bits.
 
@@ -31,7 +31,7 @@ const GET_REGS: Ioctl = ioctl("KVM_GET_REGS", 0x8090_ae81);
 const GET_SREGS: Ioctl = ioctl("KVM_GET_SREGS", 0x8138_ae83);
 const GET_TSC_KHZ: Ioctl = ioctl("KVM_GET_TSC_KHZ", 0xaea3);
 
-/// While the vCPU runs, is paused and resumed.
+/// For running, pausing and resuming.
 pub const RUN: &[Ioctl] = &[ioctl("KVM_RUN", 0xae80), ioctl("KVM_KVMCLOCK_CTRL", 0xaead)];
 
 /// For a failure report or a dump.
@@ -79,19 +79,19 @@ pub const RESTORE: &[Ioctl] = &[
     ioctl("KVM_SET_VCPU_EVENTS", 0x4040_aea0),
 ];
 
-/// The system calls, by name and number: this crate's, the standard library's for its channels and the thread's end,
-/// and those of glibc's allocator.
+/// The system calls, by name and number: those of this crate, of the standard library's channels and thread end, and of
+/// glibc's allocator.
 pub const SYSCALLS: &[(&str, i64)] = &[
     ("ioctl", libc::SYS_ioctl),
     // Requests and events.
     ("futex", libc::SYS_futex),
     ("sched_yield", libc::SYS_sched_yield),
     ("write", libc::SYS_write),
-    // The kick signal. The thread asks for its id where `run_here` begins.
+    // The kick signal. `run_here` starts with `gettid`.
     ("gettid", libc::SYS_gettid),
     ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
     ("rt_sigreturn", libc::SYS_rt_sigreturn),
-    // Where the vDSO has no clock.
+    // If the vDSO has no clock.
     ("clock_gettime", libc::SYS_clock_gettime),
     // Memory.
     ("brk", libc::SYS_brk),

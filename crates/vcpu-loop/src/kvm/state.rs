@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A vCPU's state: what is saved, and in which order it is read and written.
+//! A vCPU's state, and the order in which it is saved and restored.
 
 use std::ops::RangeInclusive;
 
@@ -16,55 +16,54 @@ use super::tsc::{self, MSR_TSC, TscState};
 use super::{Error, KvmHost, Result, call, cpuid, nested};
 use crate::sys::calls;
 
-/// How many MSRs KVM takes in a call: fewer than `MAX_IO_MSRS`, which is `KVM_MAX_MSR_ENTRIES`.
+/// How many MSRs KVM accepts in a call: fewer than its `MAX_IO_MSRS`, which is `KVM_MAX_MSR_ENTRIES`.
 const MSRS_PER_CALL: usize = KVM_MAX_MSR_ENTRIES - 1;
 
 /// `IA32_FEATURE_CONTROL` (Intel SDM, volume 4, table 2-2).
 const MSR_FEATURE_CONTROL: u32 = 0x3a;
 
-/// `IA32_VMX_BASIC` to `IA32_VMX_VMFUNC`: what VMX can do (Intel SDM, volume 4, table 2-2).
+/// `IA32_VMX_BASIC` to `IA32_VMX_VMFUNC`, VMX's capabilities (Intel SDM, volume 4, table 2-2).
 const MSR_VMX_CAPABILITIES: RangeInclusive<u32> = 0x480..=0x491;
 
 /// `IA32_TSC_DEADLINE` (Intel SDM, volume 4, table 2-2).
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 
-/// Most MSRs that a saved state may have, ten times as many as KVM knows.
+/// Maximum MSRs in a saved state, about ten times as many as KVM knows.
 const MAX_MSRS: usize = 4096;
 
-/// What `KVM_GET_SREGS2` knows and `KVM_GET_SREGS` doesn't.
+/// What `KVM_GET_SREGS2` returns in addition to `KVM_GET_SREGS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Sregs2Extra {
     /// Bit 0: `pdptrs` is valid.
     pub flags: u64,
-    /// The page directory pointers of PAE paging, which memory needn't agree with.
+    /// The page directory pointers of PAE paging, which may differ from those in memory.
     pub pdptrs: [u64; 4],
 }
 
 /// The state of a KVM x86 vCPU, plain data in KVM's own structures.
 ///
-/// It is untrusted when it comes from a file: KVM checks it when it is restored.
+/// A state from a file is not trusted: KVM checks it during the restore.
 ///
-/// Not in it, because KVM doesn't list their MSRs, are machine check banks and Hyper-V's `SINTx`;
-/// [`KvmHost::with_msrs`] takes a list with them. Not in it, and not to be had by this crate, are:
+/// Machine check banks and Hyper-V's `SINTx` are not saved by default, because KVM doesn't list their MSRs. Pass
+/// [`KvmHost::with_msrs`] a list to add them. This crate can't save:
 ///
 /// - a Xen guest's attributes (`KVM_XEN_VCPU_GET_ATTR`: shared pages, run state, timer, upcall vector, vCPU id);
 /// - the shadow stack pointer SSP (`KVM_REG_GUEST_SSP`, Linux 6.18), so don't give guests shadow stacks. CET's MSRs
-///   are saved where KVM lists them;
-/// - registers that are encrypted (SEV-ES, TDX);
-/// - what the VMM asked of KVM for this vCPU: capabilities, machine check set-up, debugging, TPR reports.
+///   are saved if KVM lists them;
+/// - encrypted registers (SEV-ES, TDX);
+/// - what the VMM set up in KVM for this vCPU: capabilities, machine check, debugging, TPR reports.
 ///
-/// What belongs to the VM, and guest memory, are the VMM's to save. They must be restored before: KVM reads guest
-/// memory when it takes nested state and MSRs.
+/// The VMM saves the VM's own state and guest memory. It must restore them first, because KVM reads guest memory when
+/// nested state and MSRs are set.
 #[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VcpuState {
     /// CPUID as the guest sees it, up to 256 entries.
     pub cpuid: Vec<kvm_cpuid_entry2>,
-    /// TSC frequency, where the host's TSC is stable.
+    /// TSC frequency, if the host's TSC is stable.
     pub tsc_khz: Option<u32>,
-    /// The TSC as an offset to the host's, where KVM has it (since Linux 5.16). States without one have the TSC among
-    /// their MSRs alone.
+    /// The TSC as an offset to the host's, if KVM has it (since Linux 5.16). Otherwise the TSC is only in the MSRs.
     #[cfg_attr(feature = "serde", serde(default))]
     pub tsc: Option<TscState>,
     /// Run state: runnable, halted, waiting for SIPI.
@@ -73,9 +72,9 @@ pub struct VcpuState {
     pub regs: kvm_regs,
     /// Segment, control and descriptor table registers.
     pub sregs: kvm_sregs,
-    /// More of these, where KVM has `KVM_CAP_SREGS2`.
+    /// The rest of these registers, if KVM has `KVM_CAP_SREGS2`.
     pub sregs2: Option<Sregs2Extra>,
-    /// The XSAVE area, as words: 1,024 and more, as large as `KVM_CAP_XSAVE2` says.
+    /// The XSAVE area as 32-bit words: at least 1,024, in the size of `KVM_CAP_XSAVE2`.
     pub xsave: Vec<u32>,
     /// Extended control registers.
     pub xcrs: kvm_xcrs,
@@ -85,7 +84,7 @@ pub struct VcpuState {
     pub lapic: Option<kvm_lapic_state>,
     /// Model-specific registers that this KVM could read.
     pub msrs: Vec<kvm_msr_entry>,
-    /// Nested virtualization's state, if this KVM has one; a header alone where the guest doesn't use it.
+    /// The state of nested virtualization, if this KVM has it; only a header if the guest doesn't use it.
     pub nested: Option<Box<KvmNestedStateBuffer>>,
     /// Pending and injected exceptions, interrupts, NMIs, SMIs.
     pub events: kvm_vcpu_events,
@@ -106,13 +105,12 @@ impl std::fmt::Debug for VcpuState {
 ///
 /// The order matters, because some reads change what others see:
 ///
-/// - MP state first: reading it takes INIT and SIPI that are pending in the LAPIC, and they reset registers.
+/// - MP state first: reading it processes INIT and SIPI that are pending in the LAPIC, and they reset registers.
 /// - General registers before the rest: reading them writes the emulator's copy back.
-/// - The LAPIC before the MSRs: reading it brings the timer's count up to date, and the TSC deadline
-///   belongs to the same timer.
-/// - Events last: reading them turns queued NMIs and SMIs into pending ones, and nothing may come after.
+/// - The LAPIC before the MSRs: reading it updates the timer's count, and the TSC deadline belongs to the same timer.
+/// - Events last: reading them turns queued NMIs and SMIs into pending ones, and no other read may follow.
 ///
-/// The others (CPUID, TSC frequency, XSAVE, XCRs, debug registers, nested state) only read.
+/// The others (CPUID, TSC frequency, XSAVE, XCRs, debug registers, nested state) change nothing.
 pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<VcpuState> {
     let mp_state = match fd.get_mp_state() {
         Ok(state) => state,
@@ -143,7 +141,7 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<Vcp
     };
     let cpuid = cpuid::save(fd)?;
     let msrs = save_msrs(fd, &host.msrs)?;
-    // An error means that the host's TSC is unstable; then there is no frequency to keep.
+    // An error means that the host's TSC is unstable; then there is no frequency to save.
     let tsc_khz = fd.get_tsc_khz().ok();
     let tsc = tsc::save(fd);
     let nested = host.nested.then(|| nested::save(fd)).transpose()?;
@@ -166,11 +164,11 @@ pub(super) fn save(fd: &VcpuFd, host: &KvmHost, xsave_size: usize) -> Result<Vcp
     })
 }
 
-/// The first part of a restore: checks the sizes of a state, which KVM can't check, and sets what makes up the vCPU
-/// itself, its CPUID and the TSC's frequency. Another host may not have them, and KVM takes no other CPUID once the vCPU
-/// ran. When the state doesn't fit, the vCPU is as it was.
+/// The first part of a restore. It checks the sizes of a state, which KVM can't check, and sets CPUID and the TSC's
+/// frequency: another host may not support them, and KVM accepts no other CPUID once the vCPU has run. If the state
+/// doesn't fit, the vCPU is unchanged.
 ///
-/// Returns the XSAVE area as KVM takes it.
+/// Returns the XSAVE area in KVM's structure.
 pub(super) fn fit(fd: &VcpuFd, state: &VcpuState, xsave_size: usize) -> Result<Xsave> {
     if state.msrs.len() > MAX_MSRS {
         return Err(Error::Misfit { what: "MSRs" });
@@ -181,23 +179,23 @@ pub(super) fn fit(fd: &VcpuFd, state: &VcpuState, xsave_size: usize) -> Result<X
     Ok(xsave)
 }
 
-/// Writes the state, but for what [`fit`] has set, and returns the MSRs that KVM rejected.
+/// Writes the rest of the state, which [`fit`] has not set, and returns the MSRs that KVM rejected.
 ///
 /// The order matters, because KVM checks each part against earlier ones:
 ///
-/// - CPUID and the TSC's frequency came first: CR4, EFER, XCR0 and MSRs are checked against CPUID; the TSC and its
-///   deadline, which are MSRs, count in its frequency.
-/// - Out of the nested guest and of VMX operation that the vCPU is in now: registers would be those of the nested
-///   guest, and KVM takes no VMX capability MSR (`EBUSY`) and no CR4 without VMXE.
-/// - The TSC's offset, at its frequency, before nested state, which adds a nested guest's to it.
+/// - `fit` set CPUID and the TSC's frequency first. KVM checks CR4, EFER, XCR0 and MSRs against CPUID. The TSC and its
+///   deadline, which are MSRs, count at this frequency.
+/// - Leave the nested guest and VMX operation first. Otherwise registers would be the nested guest's, and KVM would
+///   refuse VMX capability MSRs (`EBUSY`) and a CR4 without VMXE.
+/// - The TSC's offset before nested state, which adds a nested guest's offset to it.
 /// - `IA32_FEATURE_CONTROL`, the VMX capability MSRs and special registers (EFER, CR4, APIC base) before nested
-///   state, which needs virtualization to be on and is checked against the capabilities; and special
-///   registers before the LAPIC, whose mode they set.
+///   state: KVM requires that virtualization is on, and checks nested state against the capabilities.
+/// - Special registers before the LAPIC, whose mode they set.
 /// - XCRs before the XSAVE area, whose components they enable.
 /// - General registers after special ones: writing them drops pending exceptions, as does nested state.
-/// - The LAPIC before the MSRs: the TSC deadline is ignored unless the LAPIC's timer is in that mode; and
-///   the deadline after the other MSRs, because it counts from the restored TSC.
-/// - MP state after special registers: KVM makes a boot CPU at its reset vector runnable when they are set.
+/// - The LAPIC before the MSRs: KVM ignores the TSC deadline unless the LAPIC's timer is in that mode.
+/// - The TSC deadline after the other MSRs, because it counts from the restored TSC.
+/// - MP state after special registers: setting them makes a boot CPU at its reset vector runnable.
 /// - Events last: almost everything above may drop or raise one.
 pub(super) fn restore(
     fd: &VcpuFd,
@@ -251,9 +249,9 @@ pub(super) fn restore(
     Ok(skipped)
 }
 
-/// Sets what makes up the vCPU itself. When one is refused, the vCPU is as it was.
+/// Sets CPUID and the TSC's frequency. If KVM refuses one of them, the vCPU is unchanged.
 fn restore_constants(fd: &VcpuFd, tsc_khz: Option<u32>, cpuid: &CpuId) -> Result<()> {
-    // None where the host's TSC is unstable.
+    // None if the host's TSC is unstable.
     let before = fd.get_tsc_khz().ok();
     let Some(khz) = tsc_khz.filter(|khz| before != Some(*khz)) else {
         return cpuid::restore(fd, cpuid);
@@ -263,7 +261,7 @@ fn restore_constants(fd: &VcpuFd, tsc_khz: Option<u32>, cpuid: &CpuId) -> Result
     });
     let result = frequency.and_then(|()| cpuid::restore(fd, cpuid));
     if let (Err(_), Some(khz)) = (&result, before) {
-        // KVM keeps also a frequency that it refuses.
+        // KVM stores even a frequency that it refuses.
         call("KVM_SET_TSC_KHZ", fd.set_tsc_khz(khz))?;
     }
     result
@@ -313,8 +311,8 @@ fn save_xsave(fd: &VcpuFd, size: usize) -> Result<Vec<u32>> {
     Ok(words)
 }
 
-/// The saved words in an area of this vCPU's size. A smaller area is filled up with zeroes (components in
-/// their initial state); a larger one fits if what is cut off is zero.
+/// The saved words in an area of this vCPU's size. A smaller state is padded with zeroes (components in their initial
+/// state). A larger one fits if its excess is zero.
 fn xsave_for(size: usize, words: &[u32]) -> Result<Xsave> {
     let mut area = xsave_area(size)?;
     let misfit = Error::Misfit {
@@ -342,7 +340,7 @@ fn restore_sregs(
     let Some(extra) = extra.filter(|_| host.sregs2) else {
         return call("KVM_SET_SREGS", fd.set_sregs(sregs));
     };
-    // The interrupt bitmap has no place here; the events bring the injected interrupt back.
+    // `kvm_sregs2` has no interrupt bitmap; the events restore the injected interrupt.
     let kvm_sregs {
         cs,
         ds,
@@ -395,7 +393,7 @@ fn msr_block(entries: &[kvm_msr_entry]) -> Result<Msrs> {
     Msrs::from_entries(entries).map_err(|_| Error::Misfit { what: "MSRs" })
 }
 
-/// Reads what this KVM can read. `KVM_GET_MSRS` stops at the first MSR that it can't, which is left out.
+/// Reads the MSRs that this KVM can read. `KVM_GET_MSRS` stops at the first that it can't; these are left out.
 fn save_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
     let wanted: Vec<kvm_msr_entry> = indices
         .iter()
@@ -411,13 +409,13 @@ fn save_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
         let mut block = msr_block(chunk)?;
         let read = call("KVM_GET_MSRS", fd.get_msrs(&mut block))?.min(chunk.len());
         saved.extend_from_slice(&block.as_slice()[..read]);
-        // Past the one that failed, if one did.
+        // Skips the MSR that failed, if one did.
         rest = &rest[chunk.len().min(read + 1)..];
     }
     Ok(saved)
 }
 
-/// Writes all that this KVM takes. `KVM_SET_MSRS` stops at the first MSR that it rejects, which is listed.
+/// Writes the MSRs that this KVM accepts. `KVM_SET_MSRS` stops at the first that it rejects; these are returned.
 fn restore_msrs(fd: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<Vec<u32>> {
     let mut skipped = Vec::new();
     let mut rest = entries;

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! When a guest is told that it was stopped (`KVM_KVMCLOCK_CTRL`).
+//! When to tell a guest that it was stopped (`KVM_KVMCLOCK_CTRL`).
 //!
-//! The word makes a Linux guest forgive its watchdogs once, also for what had nothing to do with the pause. So it is
-//! said only after pauses that a watchdog could notice, and not for the moment in which a VMM looks at a register.
+//! The flag makes a Linux guest ignore its watchdogs once, even for a real lock-up. So it is set only after pauses that a
+//! watchdog could notice, and not, for example, after a short pause to read a register.
 
 use std::time::{Duration, Instant};
 
-/// The shortest time-out that Linux takes for its watchdogs, `kernel.watchdog_thresh=1` (Linux's
+/// The shortest time-out of Linux's watchdogs, `kernel.watchdog_thresh=1` (Linux's
 /// Documentation/admin-guide/lockup-watchdogs.rst).
 const NOTICEABLE: Duration = Duration::from_secs(1);
 
@@ -16,13 +16,13 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 enum Since {
     /// It runs, or never ran: it missed nothing.
     Nothing,
-    /// It was paused then.
+    /// The time of the pause.
     Pause(Instant),
-    /// It was restored, and nobody knows for how long it was saved.
+    /// It was restored; the time since the save is unknown.
     Unknown,
 }
 
-/// For how long a vCPU did not run.
+/// How long a vCPU has not run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopped {
     since: Since,
@@ -49,7 +49,7 @@ impl Stopped {
         self.since = Since::Unknown;
     }
 
-    /// It runs again: whether the guest is to be told.
+    /// Notes that the vCPU runs again, and returns whether to tell the guest.
     pub(super) fn resuming(&mut self, now: Instant) -> bool {
         match std::mem::replace(&mut self.since, Since::Nothing) {
             Since::Nothing => false,
@@ -73,7 +73,7 @@ mod tests {
         assert!(!stopped.resuming(at(6999)), "too short");
         stopped.paused(at(7000));
         stopped.paused(at(7999));
-        assert!(stopped.resuming(at(8000)), "from the first word on");
+        assert!(stopped.resuming(at(8000)), "since the first pause");
         assert!(!stopped.resuming(at(20_000)), "told already");
         stopped.paused(at(21_000));
         stopped.restored();

@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The TSC's part of a vCPU's state.
+//! The TSC part of a vCPU's state.
 //!
-//! KVM takes a TSC in two ways (KVM API, "Generic vcpu interface", `KVM_VCPU_TSC_OFFSET`). A value written to the MSR
-//! is a guess: when it is within a second of what the other vCPUs have, KVM takes it for theirs and changes it. An
-//! offset to the host's TSC is taken as it is, so vCPUs that were in step stay in step, and those that were not stay
-//! apart. But it means something on the host where it was read, and only until that host's next boot.
+//! KVM has two ways to set a TSC (KVM API, "Generic vcpu interface", `KVM_VCPU_TSC_OFFSET`). A value written to the MSR
+//! is inexact: if it is within a second of the other vCPUs' value, KVM changes it to theirs. An offset to the host's TSC
+//! is exact: vCPUs that were in sync stay in sync, and those that were not keep their difference. But an offset is valid
+//! only on the host where it was read, until that host reboots.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,26 +21,26 @@ use crate::sys::calls;
 /// `IA32_TIME_STAMP_COUNTER` (Intel SDM, volume 4, table 2-2).
 pub(super) const MSR_TSC: u32 = 0x10;
 
-/// How far apart two clocks may be that are the same one: what a clock is set by, in nanoseconds, and how wrong its
-/// frequency may be.
+/// How far the TSC and the real-time clock of one host may disagree about elapsed time: the real-time clock may be
+/// stepped by this many nanoseconds, and their frequencies may differ by one part in `DRIFT`.
 const STEP_NS: i128 = 1_000_000_000;
 const DRIFT: i128 = 1000;
 
-/// A vCPU's TSC as an offset, where KVM has `KVM_VCPU_TSC_OFFSET` (since Linux 5.16).
+/// A vCPU's TSC as an offset, if KVM has `KVM_VCPU_TSC_OFFSET` (since Linux 5.16).
 ///
-/// A restore writes the offset if this is still the host that it was read on, so the guest's TSC went on meanwhile as
-/// the host's did. Elsewhere, the TSC goes on from the value of MSR 0x10.
+/// On the same host, without a reboot, a restore writes the offset, so the guest's TSC includes the time since the save.
+/// Otherwise, the TSC continues from the saved value of MSR 0x10.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TscState {
-    /// The guest's TSC less the host's, at the guest's frequency, modulo 2^64.
+    /// The guest's TSC minus the host's, at the guest's frequency, modulo 2^64.
     pub offset: u64,
-    /// When it was read. `None` if the offset was made for the host that restores it, for example by the KVM API's
-    /// algorithm for a migration: then it is written in any case.
+    /// When it was read. `None` if the offset was computed for the host that restores it, for example by the KVM API's
+    /// algorithm for migration; then a restore always writes it.
     pub read_at: Option<HostMoment>,
 }
 
-/// A moment by two clocks of a host. They tell whether two moments are of one host.
+/// A moment on two clocks of a host. Two moments tell whether they are from the same host and boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HostMoment {
@@ -59,7 +59,7 @@ impl HostMoment {
         })
     }
 
-    /// Whether both clocks went on by the same time from here to `later`, at `khz` of the TSC.
+    /// Whether both clocks advanced by the same time until `later`, if the TSC runs at `khz`.
     fn is_of_the_host_of(&self, later: &HostMoment, khz: u32) -> bool {
         let (Some(ticks), true) = (later.tsc.checked_sub(self.tsc), khz > 0) else {
             return false;
@@ -70,14 +70,15 @@ impl HostMoment {
     }
 }
 
-/// `None` where KVM has no offset, or the TSC can't be read.
+/// `None` if KVM has no offset, or the TSC can't be read.
 pub(super) fn save(fd: &VcpuFd) -> Option<TscState> {
     let offset = calls::tsc_offset(fd).ok()?;
     let read_at = Some(HostMoment::now(fd, offset)?);
     Some(TscState { offset, read_at })
 }
 
-/// Sets the offset, and says whether it did; if not, the TSC is to be restored as an MSR. The frequency is set.
+/// Sets the offset, and returns whether it did; if not, the caller restores the TSC as an MSR. The frequency must already
+/// be set.
 pub(super) fn restore(fd: &VcpuFd, saved: &TscState) -> Result<bool> {
     let Ok(now) = calls::tsc_offset(fd) else {
         return Ok(false);
@@ -107,25 +108,25 @@ fn read(fd: &VcpuFd) -> Option<u64> {
     msrs.as_slice()[..read].first().map(|msr| msr.data)
 }
 
-/// Reads the difference between a vCPU's TSC and the host's, at any time and without the vCPU.
+/// Reads the difference between a vCPU's TSC and the host's, at any time, without the [`KvmVcpu`](super::KvmVcpu).
 #[derive(Debug)]
 pub struct TscOffset {
     vcpu: OwnedFd,
 }
 
 impl TscOffset {
-    /// The offset of `vcpu`, to be read later; `None` when the process has no file descriptor left. Whether
-    /// this KVM tells it (since Linux 5.16) shows then: KVM is not asked at a start that may never need it.
+    /// The offset of `vcpu`, to be read later; `None` if the process has no file descriptor left. KVM has the offset since
+    /// Linux 5.16. This doesn't check, which saves a call at start-up; an older KVM fails the [`read`](Self::read).
     pub fn of(vcpu: &VcpuFd) -> Option<Self> {
         let vcpu = calls::duplicate(vcpu).ok()?;
         Some(TscOffset { vcpu })
     }
 
-    /// The guest's TSC less the host's, modulo 2^64, now. It waits while the vCPU is in the guest, so
-    /// call it on the vCPU's own thread.
+    /// The current value of the guest's TSC minus the host's, modulo 2^64. KVM blocks the call while the vCPU is in the
+    /// guest, so call it on the vCPU's own thread.
     ///
     /// # Errors
-    /// What KVM says.
+    /// KVM's error.
     pub fn read(&self) -> io::Result<u64> {
         calls::tsc_offset(&self.vcpu)
     }
@@ -147,7 +148,7 @@ mod tests {
         };
         let saved = moment(100 * SECOND, 1000 * SECOND);
         let same = |later: HostMoment| saved.is_of_the_host_of(&later, KHZ);
-        // Ten seconds, and a clock that was set by a little less than a second.
+        // Ten seconds, and a clock that was stepped by a little less than a second.
         assert!(same(saved));
         assert!(same(moment(120 * SECOND, 1010 * SECOND)));
         assert!(same(moment(120 * SECOND, 1009 * SECOND + 1)));
@@ -158,7 +159,7 @@ mod tests {
             (100 + 2 * month) * SECOND,
             (1000 + wrong) * SECOND
         )));
-        // Hosts that booted earlier, later, or have another clock.
+        // Hosts that booted earlier or later, or have another clock.
         assert!(!same(moment(200 * SECOND, 1010 * SECOND)));
         assert!(!same(moment(99 * SECOND, 1010 * SECOND)));
         assert!(!same(moment(120 * SECOND, 500 * SECOND)));

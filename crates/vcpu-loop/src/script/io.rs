@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! An I/O object that writes down what it is asked.
+//! An I/O object that records its calls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,14 +12,14 @@ use crate::exit::{Exit, Hypercall, HypercallAbi, HypervExit};
 use crate::history::{ExitKind, ExitRecord};
 use crate::vcpu::{MsrReply, Next, VcpuIo};
 
-/// A call that a [`RecordingIo`] got.
+/// A call of a [`RecordingIo`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// A port read of so many bytes.
+    /// A port read, with the number of bytes.
     PioRead(u16, usize),
     /// A port write.
     PioWrite(u16, Vec<u8>),
-    /// A memory read of so many bytes.
+    /// A memory read, with the number of bytes.
     MmioRead(u64, usize),
     /// A memory write.
     MmioWrite(u64, Vec<u8>),
@@ -48,10 +48,10 @@ impl Calls {
     }
 }
 
-/// Decides about each call.
+/// Decides what follows each call.
 type Judge = Box<dyn FnMut(&Call) -> Next + Send>;
 
-/// Writes down every call, and answers as it is told.
+/// Records every call, and answers as configured.
 pub struct RecordingIo {
     calls: Calls,
     judge: Judge,
@@ -73,13 +73,13 @@ impl RecordingIo {
         Self::new(0, |_| Next::Unclaimed)
     }
 
-    /// Claims everything: reads give `fill` in each byte, hypercalls return it. MSRs are in
+    /// Claims everything except MSRs: reads return `fill` in each byte, hypercalls return `fill`. For MSRs, see
     /// [`RecordingIo::with_msr`].
     pub fn claiming(fill: u8) -> Self {
         Self::new(fill, |_| Next::Continue)
     }
 
-    /// As [`RecordingIo::claiming`], but `judge` decides what comes next, and may panic.
+    /// Like [`RecordingIo::claiming`], but `judge` decides what follows, and may panic.
     pub fn new(fill: u8, judge: impl FnMut(&Call) -> Next + Send + 'static) -> Self {
         RecordingIo {
             calls: Calls::default(),
@@ -89,14 +89,14 @@ impl RecordingIo {
         }
     }
 
-    /// Knows an MSR: it reads back what was written last.
+    /// Adds an MSR that reads as the value last written.
     #[must_use]
     pub fn with_msr(mut self, index: u32, value: u64) -> Self {
         self.msrs.insert(index, value);
         self
     }
 
-    /// The calls that it gets.
+    /// The recorded calls.
     pub fn calls(&self) -> Calls {
         self.calls.clone()
     }

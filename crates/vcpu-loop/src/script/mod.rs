@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A vCPU that follows a script instead of a guest, and an I/O object that writes down what it is asked.
+//! A vCPU that runs a script instead of a guest, and an I/O object that records its calls.
 //!
-//! Everything above KVM is tested with these: exit handling, pause, kick, save order, panics. The vCPU is
-//! stricter than KVM: it panics where KVM would silently do the wrong thing.
+//! They test everything above KVM: exit handling, pause, kick, save order, panics. The vCPU is stricter than KVM: it
+//! panics where KVM would silently do the wrong thing.
 
 mod io;
 mod step;
@@ -25,15 +25,15 @@ pub use step::{Reply, Step};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScriptError {
-    /// At [`Step::HostError`].
+    /// From [`Step::HostError`].
     #[error("the script says that the host fails")]
     Host,
-    /// At a restore of [`ScriptState::MISFIT`], which changes nothing.
+    /// From a restore of [`ScriptState::MISFIT`], which changes nothing.
     #[error("the script says that the state doesn't fit")]
     Misfit,
 }
 
-/// What a scripted vCPU saves: how far the guest got.
+/// A scripted vCPU's saved state: how far the guest got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScriptState {
     /// How many instructions have completed.
@@ -76,7 +76,7 @@ fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which reply is owed to the guest.
+/// The reply that the guest waits for.
 #[derive(Clone, Copy, Debug)]
 enum Owed {
     PioIn,
@@ -104,8 +104,8 @@ impl Replies {
 /// A vCPU whose guest is a list of [`Step`]s.
 ///
 /// # Panics
-/// Its methods panic on misuse: saving or restoring while an access is incomplete, entering after a triple fault or a
-/// fatal exit without restoring. That is the point of it.
+/// Its methods panic on misuse, to make tests fail: saving or restoring while an access is incomplete, or entering after
+/// a triple fault, a system event or a fatal exit without a restore.
 #[derive(Debug)]
 pub struct ScriptedVcpu {
     script: VecDeque<Step>,
@@ -113,7 +113,7 @@ pub struct ScriptedVcpu {
     flag: Arc<Flag>,
     replies: Replies,
     owed: Option<Owed>,
-    /// What `Exit` lends out.
+    /// The bytes that `Exit` borrows.
     data: Vec<u8>,
     details: Details,
     word: u64,
@@ -123,7 +123,7 @@ pub struct ScriptedVcpu {
 }
 
 impl ScriptedVcpu {
-    /// A vCPU that takes these steps, then spins.
+    /// A vCPU that runs these steps, then spins.
     pub fn new(script: impl IntoIterator<Item = Step>) -> Self {
         ScriptedVcpu {
             script: script.into_iter().collect(),
@@ -140,7 +140,7 @@ impl ScriptedVcpu {
         }
     }
 
-    /// A vCPU that takes one step for ever and keeps no record of its replies.
+    /// A vCPU that repeats one step for ever and keeps no record of its replies.
     pub fn endless(step: Step) -> Self {
         ScriptedVcpu {
             repeat: Some(step),
@@ -148,12 +148,12 @@ impl ScriptedVcpu {
         }
     }
 
-    /// The replies that the guest gets.
+    /// The replies that the guest got.
     pub fn replies(&self) -> Replies {
         self.replies.clone()
     }
 
-    /// Delivers the reply to the last exit. The instruction retires unless it goes on.
+    /// Delivers the reply to the last exit. The instruction retires unless a `Step::Then` continues it.
     fn deliver(&mut self) {
         let Some(owed) = self.owed.take() else { return };
         let faulted = self.error != 0;
@@ -195,13 +195,13 @@ impl ScriptedVcpu {
         self.owed = Some(owed);
         self.data = data;
         self.word = 0;
-        // As KVM presets it: an MSR access that nobody answers would succeed with 0.
+        // KVM presets success: an unanswered MSR access succeeds with 0.
         self.error = 0;
     }
 
     fn exit(&mut self, mut step: Step) -> Result<Exit<'_>, ScriptError> {
         let Some((owed, data)) = owed(&mut step) else {
-            // The access that faults is repeated, so nothing has retired.
+            // The guest repeats an access that faulted, so nothing has retired.
             self.retired += u64::from(!matches!(step, Step::MemoryFault(_)));
             return self.plain(step);
         };
@@ -229,7 +229,7 @@ impl ScriptedVcpu {
         })
     }
 
-    /// Exits that leave nothing to complete.
+    /// Exits with nothing to complete.
     fn plain(&mut self, step: Step) -> Result<Exit<'_>, ScriptError> {
         self.ended = matches!(step, Step::Shutdown | Step::Fatal(_) | Step::SystemEvent(_));
         Ok(match step {
@@ -257,7 +257,7 @@ impl ScriptedVcpu {
     }
 }
 
-/// The reply that the guest waits for after `step`, and the data that its exit has.
+/// The reply that the guest waits for after `step`, and the data of its exit.
 fn owed(step: &mut Step) -> Option<(Owed, Vec<u8>)> {
     Some(match step {
         Step::PioIn { size, count, .. } => (Owed::PioIn, vec![0; usize::from(*size) * *count]),
@@ -343,7 +343,7 @@ impl SaveVcpu for ScriptedVcpu {
         Ok(())
     }
 
-    /// The count of instructions is replaced, the script goes on where it is.
+    /// Replaces the count of instructions. The script continues where it is.
     fn restore(&mut self, state: &ScriptState) -> Result<(), ScriptError> {
         if *state == ScriptState::MISFIT {
             return Err(ScriptError::Misfit);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The words of a script, and the replies that its guest gets.
+//! The steps of a script, and the replies that its guest gets.
 
 use crate::exit::{DebugExit, FatalExit, HypercallAbi, MemoryFault, SystemEvent};
 
@@ -55,7 +55,7 @@ pub enum Step {
     },
     /// A hypercall.
     Hypercall {
-        /// Whose.
+        /// Calling convention.
         abi: HypercallAbi,
         /// Number.
         number: u64,
@@ -84,52 +84,52 @@ pub enum Step {
     DirtyRingFull,
     /// The interrupt window opened.
     InterruptWindow,
-    /// CR8 fell.
+    /// CR8 was lowered.
     SetTpr,
-    /// The TPR was touched.
+    /// The TPR was accessed.
     TprAccess,
     /// A bus lock.
     BusLock,
-    /// No event window for too long, but the guest can go on.
+    /// No event window for too long, but the guest can continue.
     Notify,
     /// A fault on guest memory.
     MemoryFault(MemoryFault),
-    /// An exit without words, with what KVM says of it.
+    /// An exit without its own variant ([`Exit::Other`](crate::Exit::Other)).
     Other {
         /// KVM's exit reason.
         reason: u32,
         /// The exit's data.
         data: Vec<u8>,
     },
-    /// A signal that was no kick.
+    /// A signal that is not a kick.
     Signal,
     /// An exit that ends the vCPU.
     Fatal(FatalExit),
     /// The host fails the call.
     HostError,
-    /// The same instruction goes on: it exits again when the step before is completed.
+    /// Another exit of the same instruction, once the previous step's exit is completed.
     Then(Box<Step>),
-    /// Guest code without exits, until kicked. What follows the last step, too.
+    /// Guest code without exits, until a kick. After the last step, the guest spins too.
     Spin,
 }
 
 impl Step {
-    /// As a further exit of the instruction before it.
+    /// Makes this another exit of the previous step's instruction.
     pub fn then(self) -> Step {
         Step::Then(Box::new(self))
     }
 }
 
-/// A reply as the guest got it.
+/// A reply that the guest got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// To a port read.
     PioIn(Vec<u8>),
-    /// To a port write: that it completed.
+    /// To a port write, which completed.
     PioOut,
     /// To a memory read.
     MmioRead(Vec<u8>),
-    /// To a memory write: that it completed.
+    /// To a memory write, which completed.
     MmioWrite,
     /// To `rdmsr`: the value, or #GP.
     Rdmsr(Option<u64>),
@@ -137,8 +137,8 @@ pub enum Reply {
     Wrmsr(Option<()>),
     /// To a hypercall.
     Hypercall(u64),
-    /// To a Hyper-V notification: that it completed.
+    /// To a Hyper-V notification, which completed.
     Hyperv,
-    /// To an exit without words: its data.
+    /// To [`Step::Other`]: the exit's data.
     Other(Vec<u8>),
 }

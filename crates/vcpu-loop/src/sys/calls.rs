@@ -47,10 +47,10 @@ pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }.try_clone_to_owned()
 }
 
-/// Another descriptor of `/dev/kvm`, for which a jail need not hold the path.
+/// Another descriptor of `/dev/kvm`. It needs no path, so it works in a jail without `/dev/kvm`.
 pub(crate) fn duplicate_kvm(kvm: &Kvm) -> io::Result<Kvm> {
     let fd = duplicate(kvm)?.into_raw_fd();
-    // SAFETY: the descriptor is new, nobody else owns it.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { Kvm::from_raw_fd(fd) })
 }
 
@@ -91,25 +91,25 @@ pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
     }
 }
 
-/// `KVM_GET_XSAVE2`, or `KVM_GET_XSAVE` where the area has the classic 4096 bytes.
+/// `KVM_GET_XSAVE2`, or `KVM_GET_XSAVE` if the area has the classic 4096 bytes.
 ///
-/// `xsave` has room for what `KVM_CAP_XSAVE2` said after this vCPU was made, see `KvmHost::xsave_size`.
+/// `xsave` must have the size that `KVM_CAP_XSAVE2` returned after this vCPU was created, see `KvmHost::xsave_size`.
 pub(crate) fn get_xsave(fd: &VcpuFd, xsave: &mut Xsave) -> io::Result<()> {
     if xsave.as_slice().is_empty() {
         let classic = fd.get_xsave().map_err(os_error)?;
-        // SAFETY: only the fixed part is replaced, the length of the flexible one stays 0.
+        // SAFETY: only the fixed part is replaced; the length of the flexible part stays 0.
         unsafe { xsave.as_mut_fam_struct() }.xsave = classic;
         return Ok(());
     }
-    // SAFETY: KVM writes as much as `KVM_CAP_XSAVE2` says, which is fixed once a vCPU exists, and the caller
-    // sized `xsave` by that.
+    // SAFETY: KVM writes as many bytes as `KVM_CAP_XSAVE2` returns. That is fixed once a vCPU exists, and the caller
+    // gave `xsave` this size.
     unsafe { fd.get_xsave2(xsave) }.map_err(os_error)
 }
 
 /// `KVM_SET_XSAVE`; `xsave` is sized as for [`get_xsave`].
 pub(crate) fn set_xsave(fd: &VcpuFd, xsave: &Xsave) -> io::Result<()> {
-    // SAFETY: KVM reads at most as much as `KVM_CAP_XSAVE2` says, which is fixed once a vCPU exists, and the
-    // caller sized `xsave` by that.
+    // SAFETY: KVM reads at most as many bytes as `KVM_CAP_XSAVE2` returns. That is fixed once a vCPU exists, and the
+    // caller gave `xsave` this size.
     unsafe { fd.set_xsave2(xsave) }.map_err(os_error)
 }
 

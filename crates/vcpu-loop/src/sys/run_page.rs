@@ -3,22 +3,22 @@
 
 //! The run page of a vCPU, which this process shares with KVM.
 //!
-//! The page is mapped a second time, beside kvm-ioctls' own mapping. Other threads store to
-//! `immediate_exit` while the vCPU runs, and kvm-ioctls makes `&mut kvm_run` of *its* mapping
-//! (rust-vmm/kvm issue 373), which would make such a store undefined behaviour. Nothing here ever makes a
-//! reference to the whole of `kvm_run`. Who touches what in our mapping:
+//! The page is mapped a second time, in addition to kvm-ioctls' mapping. Other threads store to
+//! `immediate_exit` while the vCPU runs, and kvm-ioctls creates a `&mut kvm_run` from *its* mapping
+//! (rust-vmm/kvm issue 373), which would make such a store undefined behaviour. Nothing here ever creates a
+//! reference to the whole `kvm_run`. Accesses through this mapping:
 //!
-//! | bytes | by whom |
+//! | bytes | accessed by |
 //! |---|---|
 //! | `immediate_exit` | any thread, as [`AtomicU8`] |
 //! | `kvm_valid_regs`, `kvm_dirty_regs`, `s.regs.regs` | any thread, as [`AtomicU64`] |
 //! | `s.regs.sregs`: `efer` | any thread, as [`AtomicU64`], only read after [`RunPage::map`] |
 //! | `s.regs.sregs`: `ss.dpl`, `cs.l` | any thread, as [`AtomicU8`], only read |
-//! | the ring of coalesced writes, a page behind the data area | any thread: the indices atomically, an entry by who holds the ring's lock |
+//! | the ring of coalesced writes, in the page after the data area | any thread: the indices atomically, the entries with the ring's lock |
 //! | `exit_reason`, `request_interrupt_window`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
-//! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference that the
-//! owner handed out is alive then.
+//! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference from the owner is alive
+//! then.
 
 use std::io;
 use std::mem::offset_of;
@@ -57,36 +57,36 @@ vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 
 const PAGE: usize = 4096;
 
-/// The ring's place among the pages of the mapping, on x86.
+/// The ring's page number in the mapping, on x86.
 pub(crate) const RING_PAGE: usize = KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
 const RING: usize = RING_PAGE * PAGE;
 
 /// `kvm_regs` is 18 words: RAX to R15, RIP, RFLAGS.
 pub(crate) const REGS_WORDS: usize = size_of::<kvm_regs>() / 8;
 
-/// The place of RFLAGS among these words. It is 0 in a page into which KVM has copied no general registers yet: bit 1 is
-/// always 1 (Intel SDM, volume 1, section 3.4.3).
+/// The index of RFLAGS in these words. A value of 0 means that KVM has not yet copied general registers into the page,
+/// because bit 1 is always 1 (Intel SDM, volume 1, section 3.4.3).
 pub(crate) const RFLAGS: usize = offset_of!(kvm_regs, rflags) / size_of::<u64>();
 
-/// The EFER of a page into which KVM has copied no segments yet: no CPU has all its bits.
+/// This EFER means that KVM has not yet copied segments into the page: no CPU has all bits.
 pub(crate) const EFER_UNFILLED: u64 = u64::MAX;
 
-/// A shared mapping of a vCPU's run page(s), unmapped with its last owner.
+/// A shared mapping of a vCPU's run page and the pages after it, unmapped with its last owner.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping belongs to no thread. What is shared is only accessed atomically, see the file's docs.
+// SAFETY: the mapping belongs to no thread. Shared bytes are only accessed as the module's docs say.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: we mapped exactly this range, and nobody holds a reference into it any more: all
-        // references borrow from an owner of this `Mapping`.
+        // SAFETY: `new` mapped exactly this range. There are no references into it any more, because all references
+        // borrow from an owner of this `Mapping`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
@@ -96,7 +96,7 @@ impl Mapping {
         if len < size_of::<kvm_run>() {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
         }
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: a new mapping at an address that the kernel chooses affects no existing memory.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -121,8 +121,8 @@ impl Mapping {
     }
 
     fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: the byte lies in the mapping (checked in `new`), lives as long as `self`, and is only
-        // ever accessed through this function.
+        // SAFETY: the byte is in the mapping (checked in `new`), lives as long as `self`, and is only
+        // accessed through this function.
         unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).immediate_exit) }
     }
 
@@ -143,8 +143,8 @@ impl Mapping {
     }
 
     pub(crate) fn ss_dpl(&self) -> &AtomicU8 {
-        // SAFETY: the byte lies in the mapping and lives as long as `self`; nobody in this process writes
-        // it, and it is only read, through this function.
+        // SAFETY: the byte is in the mapping and lives as long as `self`. This process only reads it, through this
+        // function.
         unsafe { AtomicU8::from_ptr(&raw mut (*self.run()).s.regs.sregs.ss.dpl) }
     }
 
@@ -168,9 +168,8 @@ pub(crate) struct RunPage {
 macro_rules! arms {
     ($($name:ident: $arm:ty = $field:ident;)*) => {
         $(pub(crate) fn $name(&mut self) -> &mut $arm {
-            // SAFETY: the union lies in the mapping. Each of its arms consists of integers without
-            // implicit padding, so every content is valid; `&mut self` excludes other references to it
-            // and `KVM_RUN`.
+            // SAFETY: the union is in the mapping. Its arms consist of integers without implicit padding, so any
+            // bytes are valid. `&mut self` excludes other references to it and `KVM_RUN`.
             unsafe { &mut (*self.exit()).$field }
         })*
     };
@@ -179,7 +178,7 @@ macro_rules! arms {
 impl RunPage {
     pub(crate) fn map(fd: &impl AsRawFd, len: usize) -> io::Result<Self> {
         let mapping = Mapping::new(fd, len)?;
-        // Nothing is shared yet, whatever a former user of the vCPU asked for.
+        // A former user of the vCPU may have asked KVM to share registers.
         mapping.valid_regs().store(0, Ordering::Relaxed);
         mapping.dirty_regs().store(0, Ordering::Relaxed);
         mapping.regs()[RFLAGS].store(0, Ordering::Relaxed);
@@ -189,14 +188,14 @@ impl RunPage {
         })
     }
 
-    /// The handle by which other threads ask this vCPU to leave the guest.
+    /// The handle with which other threads ask this vCPU to leave the guest.
     pub(crate) fn kicker(&self) -> RunFlag {
         RunFlag {
             mapping: Arc::clone(&self.mapping),
         }
     }
 
-    /// For the registers that KVM shares, and for more than one owner.
+    /// The mapping, for the registers that KVM shares. It may have several owners.
     pub(crate) fn mapping(&self) -> Arc<Mapping> {
         Arc::clone(&self.mapping)
     }
@@ -211,14 +210,14 @@ impl RunPage {
     /// `KVM_RUN`.
     pub(crate) fn enter(&mut self, fd: &VcpuFd) -> io::Result<()> {
         loop {
-            // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page,
-            // into which `&mut self` excludes references.
+            // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page. `&mut self`
+            // excludes references into the run page.
             if unsafe { ioctl(fd, KVM_RUN()) } == 0 {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
-            // A vCPU that waits for SIPI woke up; nothing ran, nothing is pending. A kick shows at the next
-            // entry, whose `immediate_exit` is still set.
+            // EAGAIN: a vCPU that waits for SIPI woke up; nothing ran, and nothing is pending. A kick takes effect at
+            // the next entry, because `immediate_exit` is still set.
             if error.raw_os_error() != Some(libc::EAGAIN) {
                 return Err(error);
             }
@@ -230,35 +229,35 @@ impl RunPage {
         self.mapping.immediate_exit().store(1, Ordering::Release);
     }
 
-    /// Uses up a kick: *clear* in the protocol of kicks.
+    /// Clears a kick's flag: *clear* in the protocol of kicks.
     pub(crate) fn clear_exit_request(&self) {
         self.mapping.immediate_exit().swap(0, Ordering::AcqRel);
     }
 
-    /// Forgets registers that were set but not yet taken over, before a restore.
+    /// Drops register values that were set but not yet passed to KVM, before a restore.
     pub(crate) fn forget_sync_registers(&self) {
         self.mapping.dirty_regs().store(0, Ordering::Relaxed);
     }
 
-    /// The task priority that the next `KVM_RUN` takes over, unless KVM emulates the LAPIC.
+    /// Sets the task priority that the next `KVM_RUN` uses, unless KVM emulates the LAPIC.
     pub(crate) fn set_cr8(&mut self, cr8: u64) {
-        // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
+        // SAFETY: the field is in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw mut (*self.mapping.run()).cr8).write(cr8) };
     }
 
-    /// Has the next `KVM_RUN` return as soon as the guest can take an interrupt, or not.
+    /// Whether `KVM_RUN` returns as soon as the guest can take an interrupt.
     pub(crate) fn request_interrupt_window(&mut self, wanted: bool) {
-        // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
+        // SAFETY: the field is in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw mut (*self.mapping.run()).request_interrupt_window).write(wanted.into()) };
     }
 
     pub(crate) fn exit_reason(&mut self) -> u32 {
-        // SAFETY: the field lies in the mapping; `&mut self` excludes `KVM_RUN`.
+        // SAFETY: the field is in the mapping; `&mut self` excludes `KVM_RUN`.
         unsafe { (&raw const (*self.mapping.run()).exit_reason).read() }
     }
 
     fn exit(&mut self) -> *mut kvm_run__bindgen_ty_1 {
-        // SAFETY: the field lies in the mapping; no reference is made.
+        // SAFETY: the field is in the mapping; no reference is created.
         unsafe { &raw mut (*self.mapping.run()).__bindgen_anon_1 }
     }
 
@@ -281,21 +280,21 @@ impl RunPage {
         memory_fault: MemoryFaultArm = memory_fault;
     }
 
-    /// The union of all exits as bytes, for one that has no arm above.
+    /// The union of all exits as bytes, for an exit that has no arm above.
     pub(crate) fn bytes(&mut self) -> &mut [u8; size_of::<kvm_run__bindgen_ty_1>()] {
-        // SAFETY: as in `arms`; any bytes are valid there.
+        // SAFETY: as in `arms`.
         unsafe { &mut *self.exit().cast() }
     }
 
-    /// The bytes at `offset` from the start of the page, if they lie wholly behind `kvm_run` itself.
+    /// The bytes at `offset` from the start of the page, if they are entirely between `kvm_run` and the ring.
     pub(crate) fn data(&mut self, offset: u64, len: usize) -> Option<&mut [u8]> {
         let offset = usize::try_from(offset).ok()?;
         let end = offset.checked_add(len)?;
         if offset < size_of::<kvm_run>() || end > self.mapping.len.min(RING) {
             return None;
         }
-        // SAFETY: the range lies in the mapping (checked above), overlaps nothing that is accessed in
-        // another way, and `&mut self` excludes other references to it and `KVM_RUN`.
+        // SAFETY: the range is in the mapping (checked above) and overlaps nothing that is accessed otherwise.
+        // `&mut self` excludes other references to it and `KVM_RUN`.
         Some(unsafe { std::slice::from_raw_parts_mut(self.mapping.base.as_ptr().add(offset), len) })
     }
 }
@@ -306,9 +305,9 @@ pub(crate) fn system_event_data(arm: &SystemEventArm) -> [u64; 16] {
     unsafe { arm.__bindgen_anon_1.data }
 }
 
-/// The KVM hypercall's flags; bit 0 is long mode, in the place of the older `longmode` field.
+/// The KVM hypercall's flags; bit 0 is long mode, where the older `longmode` field was.
 pub(crate) fn hypercall_flags(arm: &HypercallArm) -> u64 {
-    // SAFETY: both arms of the union are integers, and the wider one covers it.
+    // SAFETY: both arms of the union are integers.
     unsafe { arm.__bindgen_anon_1.flags }
 }
 
@@ -347,9 +346,9 @@ impl RunFlag {
     }
 }
 
-/// The general registers as the page has them.
+/// The general registers from the page's words.
 pub(crate) fn regs_from_words(words: [u64; REGS_WORDS]) -> kvm_regs {
-    // SAFETY: `kvm_regs` is `REGS_WORDS` words without padding, all contents are valid.
+    // SAFETY: `kvm_regs` is `REGS_WORDS` words without padding, and any bytes are valid.
     unsafe { std::mem::transmute::<[u64; REGS_WORDS], kvm_regs>(words) }
 }
 

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The signal half of a kick. vmm-sys-util installs handlers without asking what was there
-//! before and without `SA_ONSTACK`, and signals only threads of which there is a `JoinHandle`.
+//! The signal half of a kick. vmm-sys-util is not enough: it installs handlers without checking for an existing one and
+//! without `SA_ONSTACK`, and signals only threads with a `JoinHandle`.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,22 +15,22 @@ pub(crate) struct Tid(libc::pid_t);
 impl Tid {
     /// The calling thread.
     pub(crate) fn current() -> Self {
-        // Not `libc::gettid`: the standard library names that function weakly, so a static program that is optimized as
-        // a whole may be linked without it.
+        // Not `libc::gettid`: the standard library references that function weakly, so a static program with LTO may be
+        // linked without it.
         // SAFETY: the call has no arguments and always succeeds.
         Tid(unsafe { libc::syscall(libc::SYS_gettid) } as libc::pid_t)
     }
 
-    /// Sends a signal. The caller makes sure that the thread is alive; otherwise nobody gets it, or a thread
-    /// that came later and has the same number.
+    /// Sends a signal. The caller makes sure that the thread is alive; otherwise the signal is lost, or goes to a later
+    /// thread with the same id.
     pub(crate) fn kill(self, signal: libc::c_int) {
-        // SAFETY: the call takes numbers only and touches no memory of this process. What a signal does to a
-        // thread is the business of who installed its handler; ours does nothing.
+        // SAFETY: the call only takes numbers and accesses no memory of this process. The handler of the kick signal
+        // does nothing.
         unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.0, signal) };
     }
 }
 
-/// Does nothing: that it runs at all takes the thread out of `KVM_RUN`.
+/// Does nothing: running any handler takes the thread out of `KVM_RUN`.
 extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 fn ours() -> libc::sighandler_t {
@@ -40,17 +40,17 @@ fn ours() -> libc::sighandler_t {
 /// What [`install`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Installed {
-    /// The handler is ours, since now or before.
+    /// The handler is ours, installed now or earlier.
     Ours,
-    /// Somebody else has a handler there, which stays.
+    /// The signal has another handler, which was not replaced.
     Taken,
 }
 
 /// Installs the handler that does nothing, unless there is another one.
 ///
-/// Without `SA_RESTART`, so that system calls of the thread return, too. With `SA_ONSTACK`: threads of other
-/// languages' run-times (Go, say) have stacks that are too small for a handler. `SIG_IGN` is nobody's handler,
-/// and is inherited from whoever started the process.
+/// It has no `SA_RESTART`, so that blocking system calls of the thread return too. It has `SA_ONSTACK`, because threads of
+/// other languages' run-times (Go, for example) have stacks that are too small for a handler. `SIG_IGN` doesn't count as
+/// a handler: it may be inherited from the parent process.
 pub(crate) fn install(signal: libc::c_int) -> io::Result<Installed> {
     let before = exchange(signal, None)?;
     if before == ours() {
@@ -84,13 +84,13 @@ fn exchange(
     });
     let new = new.as_ref().map_or(ptr::null(), ptr::from_ref);
     let mut old = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: `new` is null or points to a whole structure whose handler is a function that is safe at any
-    // time, on any thread; `old` has room for one.
+    // SAFETY: `new` is null or points to a complete structure whose handler is safe to run at any time on any thread;
+    // `old` has space for one structure.
     let result = unsafe { libc::sigaction(signal, new, old.as_mut_ptr()) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a call that succeeded filled it.
+    // SAFETY: the successful call filled it.
     Ok(unsafe { old.assume_init() }.sa_sigaction)
 }
 
@@ -117,7 +117,7 @@ mod tests {
             assert_eq!(install(signal).unwrap(), Installed::Ours);
         }
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: the call only reads, into room for one structure, which it fills.
+        // SAFETY: the call fills `action`, and changes nothing else.
         let action = unsafe {
             assert_eq!(libc::sigaction(signal, ptr::null(), action.as_mut_ptr()), 0);
             action.assume_init()

@@ -3,7 +3,7 @@
 
 //! A tiny real-mode machine on KVM, and the rule for skipping.
 #![allow(clippy::unwrap_used)]
-// Giving memory to a VM is an unsafe call; this is the only one of the tests.
+// Giving memory to a VM takes an unsafe call, the only one of the tests.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 pub const ENTRY: u64 = 0x1000;
 /// All of RAM: 64 KiB from 0. Segment 0xa000 is MMIO.
 pub const RAM: usize = 0x1_0000;
-/// An MSR that belongs to user space by a filter, as KVM doesn't know it.
+/// An MSR that KVM doesn't know. A filter sends its accesses to user space.
 #[allow(dead_code, reason = "not every test has MSRs")]
 pub const MSR: u32 = 0x8765_5678;
 
-/// KVM, or the reason why not on stderr.
+/// Opens KVM, or prints to stderr why it can't.
 pub fn kvm(test: &str) -> Option<Kvm> {
     let reason = match std::env::var_os("MINI_VMM_NO_KVM") {
         Some(value) if value == "1" => "MINI_VMM_NO_KVM=1".to_owned(),
@@ -39,7 +39,7 @@ pub fn kvm(test: &str) -> Option<Kvm> {
     None
 }
 
-/// Whether long variants are wanted; if not, says that `test` has one.
+/// Whether long variants are wanted; if not, prints that `test` has one.
 #[allow(dead_code, reason = "not every test has a long variant")]
 pub fn is_long(test: &str) -> bool {
     let long = std::env::var_os("MINI_VMM_TEST_LONG").is_some_and(|value| value == "1");
@@ -49,7 +49,7 @@ pub fn is_long(test: &str) -> bool {
     long
 }
 
-/// A VM with RAM. Field order: vCPUs are made from it and carry a share of the memory.
+/// A VM with RAM. Its vCPUs share the ownership of the memory.
 pub struct Machine {
     pub vm: VmFd,
     pub memory: GuestMemoryMmap,
@@ -66,7 +66,7 @@ impl Machine {
             userspace_addr: memory.get_host_address(GuestAddress(0)).unwrap() as u64,
             ..Default::default()
         };
-        // SAFETY: the region is `memory`, of which every vCPU owns a share through its reader.
+        // SAFETY: the region is `memory`, whose ownership every vCPU shares through its reader.
         unsafe { vm.set_user_memory_region(region) }.unwrap();
         Machine {
             vm,

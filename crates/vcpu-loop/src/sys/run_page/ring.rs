@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The ring of coalesced writes behind the run page.
+//! The ring of coalesced writes, in a page after the run page.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use kvm_bindings::{kvm_coalesced_mmio, kvm_coalesced_mmio_ring};
 
 use super::{Mapping, PAGE, RING};
 
-/// A coalesced write as KVM keeps it.
+/// An entry of KVM's ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RingEntry {
     pub(crate) address: u64,
@@ -27,31 +27,31 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// How many entries fit in the page behind the two indices.
+    /// How many entries fit in the page after the two indices.
     pub(crate) const SLOTS: u32 =
         ((PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
 
     fn base(&self) -> *mut u8 {
-        // SAFETY: the page lies in the mapping (checked in `RunPage::ring`).
+        // SAFETY: the page is in the mapping (checked in `RunPage::ring`).
         unsafe { self.mapping.base.as_ptr().add(RING) }
     }
 
-    /// The index of the oldest entry, and that of the next one to come.
+    /// `first`, the index of the oldest entry, and `last`, the index of the next entry that KVM writes.
     fn indices(&self) -> [&AtomicU32; 2] {
         let base = self.base().cast::<u32>();
-        // SAFETY: both lie at the start of a page of the mapping, which lives as long as `self`; this process only
+        // SAFETY: both are at the start of a page of the mapping, which lives as long as `self`. This process only
         // accesses them through this function.
         unsafe { [AtomicU32::from_ptr(base), AtomicU32::from_ptr(base.add(1))] }
     }
 
-    /// The slot of the oldest entry, below [`Ring::SLOTS`]. None, too, where the indices are none.
+    /// The slot of the oldest entry, below [`Ring::SLOTS`]. `None` if the ring is empty or an index is invalid.
     #[inline]
     pub(crate) fn oldest(&self) -> Option<u32> {
         let [first, last] = self.indices().map(|index| index.load(Ordering::Acquire));
         (first != last && first < Self::SLOTS && last < Self::SLOTS).then_some(first)
     }
 
-    /// The entry in a slot. Only for who holds the ring's lock.
+    /// The entry in a slot. The caller must hold the ring's lock.
     ///
     /// # Panics
     /// There is no such slot.
@@ -59,7 +59,7 @@ impl Ring {
         assert!(slot < Self::SLOTS);
         let at =
             size_of::<kvm_coalesced_mmio_ring>() + slot as usize * size_of::<kvm_coalesced_mmio>();
-        // SAFETY: `slot` is below `SLOTS`, so the entry lies in the page, 8-byte aligned; it consists of integers, and
+        // SAFETY: `slot` is below `SLOTS`, so the entry is in the page, 8-byte aligned. It consists of integers, and
         // KVM doesn't write it while it is between `first` and `last`.
         let entry = unsafe { self.base().add(at).cast::<kvm_coalesced_mmio>().read() };
         RingEntry {
@@ -71,7 +71,7 @@ impl Ring {
         }
     }
 
-    /// Gives the oldest entry back to KVM. Only for who holds the ring's lock.
+    /// Returns the oldest entry's slot to KVM. The caller must hold the ring's lock.
     pub(crate) fn advance(&self) {
         let [first, _] = self.indices();
         let next = (first.load(Ordering::Relaxed) + 1) % Self::SLOTS;
