@@ -18,6 +18,7 @@ pub mod demo;
 pub mod devices;
 pub mod hypercall;
 pub mod irq;
+pub mod late;
 pub mod layout;
 pub mod logging;
 pub mod machine;

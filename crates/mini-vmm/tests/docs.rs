@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use mini_vmm::cli;
+use mini_vmm::late::{LATE_ACTS, LateAct};
 use shell::{Call, Line, calls, lines};
 
 /// The workspace; `None`, with a note, where the tests run out of a package, which has one README and no `docs/`.
@@ -153,6 +154,7 @@ fn command_lines_mean_what_the_pages_say() {
         "docs/console.md",
         "docs/exit-codes.md",
         "docs/hypercalls.md",
+        "docs/sandbox.md",
         "docs/start.md",
         "guest/bare/README.md",
     ] {
@@ -258,6 +260,21 @@ fn exit_code_tables_name_the_routes_of_the_exit_call() {
     if let Some(workspace) = workspace("exit_code_tables_name_the_routes_of_the_exit_call") {
         check_exit_call(&page(&workspace, "docs/exit-codes.md"));
     }
+}
+
+#[test]
+fn the_page_of_the_sandbox_has_the_table_of_late_acts() {
+    let Some(workspace) = workspace("the_page_of_the_sandbox_has_the_table_of_late_acts") else {
+        return;
+    };
+    let sandbox = page(&workspace, "docs/sandbox.md");
+    let rows = sandbox.lines().filter(|line| line.starts_with('|'));
+    let table: Vec<String> = LATE_ACTS.iter().map(LateAct::to_string).collect();
+    assert!(
+        rows.skip(2).eq(&table),
+        "docs/sandbox.md must have these rows:\n{}",
+        table.join("\n")
+    );
 }
 
 #[test]

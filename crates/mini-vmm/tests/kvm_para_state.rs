@@ -7,7 +7,6 @@
 
 mod bare;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bare::lab::{MAGIC, PARA, RBX, STUB, call, registers};
@@ -19,7 +18,7 @@ use mini_vmm::boot::Unwatched;
 use mini_vmm::config::{HypercallRoute, SerialSpec, VmSpec};
 use mini_vmm::layout::MIB;
 use mini_vmm::machine::MachineVcpuState;
-use mini_vmm::machine::{Images, Loading, Machine};
+use mini_vmm::machine::{Host, Images, Loading, Machine};
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
 use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
 use para_msr::para::ParaMsrState;
@@ -65,7 +64,7 @@ fn machine(vm: &Vm, route: &str) -> (Machine, OutcomeLatch) {
         hypercall: route.parse::<HypercallRoute>().unwrap(),
         ..VmSpec::new(vm.path("kernel"))
     };
-    let host = Arc::new(Kvm::new().unwrap());
+    let host = Host::new(Kvm::new().unwrap());
     let images = Images::open(&spec, &Unwatched).unwrap();
     let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
     let latch = OutcomeLatch::new().unwrap();

@@ -7,7 +7,6 @@
 
 mod bare;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bare::{Vm, guest};
@@ -18,7 +17,7 @@ use mini_vmm::console::{Console, ConsoleOutput};
 use mini_vmm::layout::MIB;
 use mini_vmm::logging::sentence;
 use mini_vmm::machine::MachineState;
-use mini_vmm::machine::{Images, Loading, Machine};
+use mini_vmm::machine::{Host, Images, Loading, Machine};
 use mini_vmm::outcome::OutcomeLatch;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -77,7 +76,7 @@ fn machine_with(
         legacy_timer,
         ..VmSpec::new(vm.path("kernel"))
     };
-    let host = Arc::new(Kvm::new().unwrap());
+    let host = Host::new(Kvm::new().unwrap());
     let images = Images::open(&spec, &Unwatched).unwrap();
     let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
     let latch = OutcomeLatch::new().unwrap();

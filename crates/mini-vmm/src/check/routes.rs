@@ -159,6 +159,8 @@ fn name(instruction: HypercallInsn) -> &'static str {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const ALL: Facts = Facts {
@@ -168,11 +170,11 @@ pub(super) mod tests {
     };
 
     fn proved() -> Probe {
-        Box::new(|_| Ok(()))
+        Arc::new(|_| Ok(()))
     }
 
     fn doubtful() -> Probe {
-        Box::new(|_| Err("it never came back".to_owned()))
+        Arc::new(|_| Err("it never came back".to_owned()))
     }
 
     /// Routes for the tests of the report.

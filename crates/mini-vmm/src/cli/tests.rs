@@ -51,6 +51,7 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
     flag(&mut args, "--nested", switch(spec.nested));
     flag(&mut args, "--legacy-timer", switch(spec.legacy_timer));
     flag(&mut args, "--rtc", switch(spec.rtc));
+    flag(&mut args, "--sealed", switch(spec.sealed));
     flag(&mut args, "--serial", spec.serial.to_word());
     flag(
         &mut args,

@@ -78,6 +78,9 @@ pub struct VmSpec {
     pub para: bool,
     /// Which MSRs the guest may use.
     pub msr_policy: MsrPolicy,
+    /// Whether everything that opens a file, a socket or a VM is done before the guest runs: see
+    /// [`LATE_ACTS`](crate::late::LATE_ACTS).
+    pub sealed: bool,
 }
 
 /// Which entry point of the kernel to use.
@@ -364,6 +367,7 @@ impl VmSpec {
             hypercall_abi: HypercallAbi::default(),
             para: true,
             msr_policy: MsrPolicy::default(),
+            sealed: false,
         }
     }
 

@@ -121,7 +121,7 @@ pub struct PartialSpec {
     #[arg(default_missing_value = "0xf4", help_heading = "Devices")]
     pub debug_exit: Option<OptionalPort>,
 
-    /// What a guest's reset does [default: exit]
+    /// What a guest reset does [default: exit]
     #[arg(long, value_name = "ACTION", help_heading = "Policy")]
     pub on_reboot: Option<OnReboot>,
 
@@ -163,6 +163,12 @@ pub struct PartialSpec {
     /// Which MSRs the guest may use [default: allow]
     #[arg(long, value_name = "POLICY", help_heading = "Policy")]
     pub msr_policy: Option<MsrPolicy>,
+
+    /// Open no file, socket or VM once the guest runs [default: off]
+    ///
+    /// What is otherwise found out when a guest needs it is then found out at the start, which takes longer.
+    #[arg(long, value_name = "on|off", help_heading = "Policy")]
+    pub sealed: Option<Switch>,
 }
 
 impl PartialSpec {
@@ -189,6 +195,7 @@ impl PartialSpec {
             hypercall_abi: self.hypercall_abi.or(other.hypercall_abi),
             para: self.para.or(other.para),
             msr_policy: self.msr_policy.or(other.msr_policy),
+            sealed: self.sealed.or(other.sealed),
         }
     }
 }
@@ -222,6 +229,7 @@ impl TryFrom<PartialSpec> for VmSpec {
             hypercall_abi: partial.hypercall_abi.unwrap_or_default(),
             para: partial.para.is_none_or(|switch| switch.0),
             msr_policy: partial.msr_policy.unwrap_or_default(),
+            sealed: partial.sealed.is_some_and(|switch| switch.0),
         };
         spec.validate()?;
         Ok(spec)
@@ -252,6 +260,7 @@ impl From<VmSpec> for PartialSpec {
             hypercall_abi: Some(spec.hypercall_abi),
             para: Some(Switch(spec.para)),
             msr_policy: Some(spec.msr_policy),
+            sealed: Some(Switch(spec.sealed)),
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         1..=MAX_CPUS,
         proptest::collection::vec(feature, 0..4),
         (MIN_RAM / PAGE_SIZE..=MAX_RAM / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE),
-        any::<[bool; 3]>(),
+        any::<[bool; 4]>(),
     );
     let devices = (serial, proptest::option::of(port));
     let hypercalls = (
@@ -95,6 +95,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             legacy_timer: machine.3[0],
             nested: machine.3[1],
             rtc: machine.3[2],
+            sealed: machine.3[3],
         }
     })
 }

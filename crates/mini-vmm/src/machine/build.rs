@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::error::kvm;
 use super::vcpu_io::MachineIo;
 use super::vcpu_state;
-use super::{Error, Machine};
+use super::{Error, Host, Machine};
 use crate::boot::{self, BootRequest, Clockless, Image, Loaded, Watch};
 use crate::config::{HypercallRoute, VmSpec};
 use crate::console::ConsoleOutput;
@@ -78,17 +78,20 @@ impl Loading {
     /// # Errors
     /// [`Error`] names the step and its reason.
     pub fn start(
-        host: &Kvm,
+        host: &Host,
         spec: &VmSpec,
         images: &Images,
         watch: &dyn Watch,
     ) -> Result<Self, Error> {
-        let vm = create_vm(host, spec.cpus)?;
+        let vm = create_vm(&host.kvm, spec.cpus)?;
         // Before the first vCPU, or it would run without; and first of all, because KVM then waits for readers of the
         // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
         let msrs = MsrPlan::new(spec).install(&vm)?;
-        let mapped =
-            MappedVm::new(vm, memory::allocate(spec.memory)?).map_err(memory::Error::from)?;
+        let memory = match spec.sealed {
+            true => memory::allocate_sealed(spec.memory),
+            false => memory::allocate(spec.memory),
+        };
+        let mapped = MappedVm::new(vm, memory?).map_err(memory::Error::from)?;
         // Only for what fills them: the host clears each as a whole, and its khugepaged, which looks at whoever wants
         // huge pages, holds up the end of a small guest.
         if images.size() >= HUGE_PAGE as u64 {
@@ -117,7 +120,7 @@ impl Loading {
     /// [`Error`] names the step and its reason.
     pub fn finish(
         self,
-        host: &Arc<Kvm>,
+        host: &Host,
         spec: &VmSpec,
         output: Option<ConsoleOutput>,
         latch: &OutcomeLatch,
@@ -138,9 +141,8 @@ impl Loading {
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;
         let mut vcpus = VcpuSet::new(sender);
-        let (ready, cpuid) = create_vcpus(host, vm, spec, mapped.memory(), &loaded)?;
-        let para = Para::new(ParaConfig {
-            host,
+        let (ready, cpuid) = create_vcpus(&host.kvm, vm, spec, mapped.memory(), &loaded)?;
+        let config = ParaConfig {
             spec,
             msrs,
             mapped: &mapped,
@@ -149,7 +151,8 @@ impl Loading {
             msi: irqs.msi(),
             output,
             latch,
-        })?;
+        };
+        let para = Para::new(config, &host.probe)?;
         for (id, vcpu) in (0u32..).zip(ready) {
             let io = MachineIo::new(id, &para, Arc::clone(&bus), latch.clone());
             let vcpu = VcpuBuilder::new(id, vcpu, io).state_hooks(vcpu_state::state_hooks());

@@ -5,6 +5,7 @@
 
 mod build;
 mod error;
+mod host;
 mod state;
 mod vcpu_io;
 mod vcpu_state;
@@ -21,6 +22,7 @@ use crate::memory::MappedVm;
 
 pub use build::{Images, Loading};
 pub use error::Error;
+pub use host::Host;
 pub use state::{Error as StateError, MachineState, VmState};
 pub use vcpu_io::MachineIo;
 pub use vcpu_state::MachineVcpuState;

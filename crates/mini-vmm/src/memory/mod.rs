@@ -7,6 +7,7 @@ mod aligned;
 
 use std::fmt;
 use std::fs;
+use std::sync::OnceLock;
 
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -48,16 +49,16 @@ pub enum Error {
     },
     /// The host refused the mapping.
     #[error(
-        "the host does not map {} of memory ({reason}); ask for less than the {} that it has available, \
-         or raise its limits (ulimit -v, vm.overcommit_memory)",
+        "the host does not map {} of memory ({reason}); ask for less{}, or raise its limits (ulimit -v, \
+         vm.overcommit_memory)",
         Size(*asked),
-        Size(*available)
+        available.map_or_else(String::new, |bytes| format!(" than the {} that it has available", Size(bytes)))
     )]
     Host {
         /// Bytes that were asked for.
         asked: u64,
-        /// Bytes that the host says are available, 0 if it does not say.
-        available: u64,
+        /// Bytes that the host says are available, if it was asked and says it.
+        available: Option<u64>,
         /// What was refused.
         reason: FromRangesError,
     },
@@ -124,6 +125,19 @@ pub fn regions(ram: u64) -> Vec<(GuestAddress, usize)> {
 /// # Errors
 /// [`Error`] when the size can't be had; the message says what can.
 pub fn allocate(ram: u64) -> Result<GuestMemoryMmap, Error> {
+    allocate_or_tell(ram, available)
+}
+
+/// As [`allocate`], for a process that reads no file late: where the host has not enough, the error does not say how much
+/// there is.
+pub(crate) fn allocate_sealed(ram: u64) -> Result<GuestMemoryMmap, Error> {
+    allocate_or_tell(ram, || None)
+}
+
+fn allocate_or_tell(
+    ram: u64,
+    available: impl FnOnce() -> Option<u64>,
+) -> Result<GuestMemoryMmap, Error> {
     check_size(ram, physical_bits)?;
     aligned::from_ranges(&regions(ram)).map_err(|reason| Error::Host {
         asked: ram,
@@ -164,8 +178,14 @@ fn check_size(ram: u64, bits: impl Fn() -> u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// The host processor's physical address bits, or the least there can be where it can't be told.
+/// The host processor's physical address bits, or the least there can be where it can't be told. Read once: the machine
+/// after a reset has as much memory as the one before.
 fn physical_bits() -> u32 {
+    static BITS: OnceLock<u32> = OnceLock::new();
+    *BITS.get_or_init(read_physical_bits)
+}
+
+fn read_physical_bits() -> u32 {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     cpuinfo
         .lines()
@@ -175,15 +195,15 @@ fn physical_bits() -> u32 {
         .unwrap_or(LEAST_PHYSICAL_BITS)
 }
 
-/// Bytes of memory that the host can still give, 0 if it does not say.
-fn available() -> u64 {
+/// Bytes of memory that the host can still give, if it says so.
+fn available() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))
         .and_then(|line| line.trim().strip_suffix(" kB"))
         .and_then(|kib| kib.parse::<u64>().ok())
-        .map_or(0, |kib| kib.saturating_mul(KIB) / MIB * MIB)
+        .map(|kib| kib.saturating_mul(KIB) / MIB * MIB)
 }
 
 /// What a range of the guest's memory map is. The numbers are those of E820 and of PVH.

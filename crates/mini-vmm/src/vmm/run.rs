@@ -4,10 +4,8 @@
 //! A run: one machine after another, until there is an outcome that ends it.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::Kvm;
 use log::{info, warn};
 use vcpu_loop::VcpuEvents;
 
@@ -17,7 +15,7 @@ use crate::boot::{self, Watch};
 use crate::check;
 use crate::config::{OnReboot, VmSpec};
 use crate::console::{self, Console};
-use crate::machine::{Images, Loading, Machine};
+use crate::machine::{Host, Images, Loading, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::vmm::control::{Door, Incident, State, occur};
 use crate::vmm::loading::LoadWatch;
@@ -29,7 +27,7 @@ pub struct Vmm {
     // First: after an error, too, nobody waits for an answer while the console is closed.
     pub(super) door: Door,
     pub(super) spec: VmSpec,
-    host: Arc<Kvm>,
+    host: Host,
     images: Images,
     pub(super) console: Console,
     pub(super) signals: TerminationSignals,
@@ -72,7 +70,7 @@ impl Vmm {
             Ok(images) => images,
             Err(error) => return watch.outcome().map(Err).ok_or(error.into()),
         };
-        let host = Arc::new(check::open_kvm(Path::new(KVM))?);
+        let host = Host::new(check::open_kvm(Path::new(KVM))?);
         let loading = match Loading::start(&host, spec, &images, &watch) {
             Ok(loading) => loading,
             Err(error) => return watch.outcome().map(Err).ok_or(error.into()),
@@ -170,7 +168,7 @@ mod tests {
         if std::env::var_os("MINI_VMM_NO_KVM").is_some_and(|value| value == "1") {
             return eprintln!("SKIP: {test}: MINI_VMM_NO_KVM is set");
         }
-        if let Err(error) = Kvm::new() {
+        if let Err(error) = kvm_ioctls::Kvm::new() {
             return eprintln!("SKIP: {test}: /dev/kvm can't be used: {error}");
         }
         let (signals, mut writers) = signals();

@@ -229,11 +229,17 @@ fn switches_are_words_or_booleans() {
         ("false", false),
     ] {
         let json = format!(
-            r#"{{"para": {word}, "legacy-timer": {word}, "nested": {word}, "rtc": {word}}}"#
+            r#"{{"para": {word}, "legacy-timer": {word}, "nested": {word}, "rtc": {word}, "sealed": {word}}}"#
         );
         let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-        let switches = [spec.para, spec.legacy_timer, spec.nested, spec.rtc];
-        assert_eq!(switches, [Some(config::Switch(on)); 4], "{json}");
+        let switches = [
+            spec.para,
+            spec.legacy_timer,
+            spec.nested,
+            spec.rtc,
+            spec.sealed,
+        ];
+        assert_eq!(switches, [Some(config::Switch(on)); 5], "{json}");
     }
 }
 

@@ -3,10 +3,10 @@
 
 //! The hypercalls of one machine, put together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hypercall_patch::Stub;
+use hypercall_patch::{HypercallInsn, Stub};
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use log::info;
@@ -40,8 +40,6 @@ pub struct Para {
 /// What a machine's hypercalls are made of.
 #[derive(Debug)]
 pub struct ParaConfig<'a> {
-    /// For the probe, should it run.
-    pub host: &'a Arc<Kvm>,
     /// The description.
     pub spec: &'a VmSpec,
     /// What KVM was told.
@@ -61,16 +59,20 @@ pub struct ParaConfig<'a> {
 }
 
 impl Para {
-    /// Prepares what a registration will need; a guest that never registers pays for a few allocations.
+    /// Prepares what a registration will need; a guest that never registers pays for a few allocations, and on a sealed
+    /// machine for `probe`.
     ///
     /// # Errors
     /// The route that was asked for can't be had.
-    pub fn new(config: ParaConfig<'_>) -> Result<Self, Error> {
+    pub fn new(config: ParaConfig<'_>, probe: &Probe) -> Result<Self, Error> {
         if !config.msrs.para {
             return Ok(Para::without(&config));
         }
         let spec = config.spec;
-        let route = RouteChoice::new(spec, config.cpuid, probe(Arc::clone(config.host)))?;
+        let route = RouteChoice::new(spec, config.cpuid, Arc::clone(probe))?;
+        if spec.sealed {
+            route.ask_early();
+        }
         let forward = spec.hypercall == HypercallRoute::Forward;
         // On the route vendor alone nothing reaches us.
         let (registers, calls) = match route.port().is_some() || forward {
@@ -156,21 +158,25 @@ fn handlers(config: &ParaConfig<'_>) -> Arc<Hypercalls> {
     services.build()
 }
 
-/// Runs a guest that makes a hypercall, in a virtual machine of its own.
+/// Finds out by a guest that makes a hypercall, in a virtual machine of its own, and remembers the answer.
 pub(crate) fn probe(host: Arc<Kvm>) -> Probe {
-    Box::new(move |stub: Stub| {
-        let Some(insn) = stub.insn() else {
-            return Ok(());
-        };
-        // A KVM that emulates guest code because the CPU has nothing for it knows no hypercalls; the probe would take
-        // its whole deadline to see that.
-        if Cpu::here().virtualization.is_none() {
-            let why = "this host's KVM runs guests without vmx or svm";
-            return Err(why.to_owned());
-        }
-        match test_hypercall(&host, insn, PROBE_DEADLINE) {
-            GuestTest::Passed => Ok(()),
-            other => Err(format!("a test of this KVM's hypercalls {other}")),
-        }
+    let answer = OnceLock::new();
+    Arc::new(move |stub: Stub| match stub.insn() {
+        None => Ok(()),
+        // A host has CPUs of one vendor, and so one such instruction.
+        Some(insn) => answer.get_or_init(|| ask(&host, insn)).clone(),
     })
+}
+
+fn ask(host: &Kvm, insn: HypercallInsn) -> Result<(), String> {
+    // A KVM that emulates guest code because the CPU has nothing for it knows no hypercalls; the probe would take its
+    // whole deadline to see that.
+    if Cpu::here().virtualization.is_none() {
+        let why = "this host's KVM runs guests without vmx or svm";
+        return Err(why.to_owned());
+    }
+    match test_hypercall(host, insn, PROBE_DEADLINE) {
+        GuestTest::Passed => Ok(()),
+        other => Err(format!("a test of this KVM's hypercalls {other}")),
+    }
 }

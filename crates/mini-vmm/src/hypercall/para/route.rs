@@ -4,7 +4,7 @@
 //! Which instructions a guest is given to call with.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use hypercall_patch::{CpuidError, PioPort, Stub};
 use kvm_bindings::CpuId;
@@ -27,7 +27,7 @@ pub enum RouteError {
 
 /// Proves that KVM completes the first instruction of a stub: a guest of ours executed it and went on with KVM's answer.
 /// The error says, as a clause, why it is in doubt.
-pub type Probe = Box<dyn Fn(Stub) -> Result<(), String> + Send + Sync>;
+pub type Probe = Arc<dyn Fn(Stub) -> Result<(), String> + Send + Sync>;
 
 /// The stub that the guests of one machine get, chosen once: by the description, or for
 /// [`HypercallRoute::Auto`] when the first vCPU registers.
@@ -88,7 +88,7 @@ impl RouteChoice {
         RouteChoice {
             native: Err("it was chosen"),
             pio: stub,
-            probe: Box::new(|_| Ok(())),
+            probe: Arc::new(|_| Ok(())),
             chosen: OnceLock::from(stub),
         }
     }
@@ -110,6 +110,14 @@ impl RouteChoice {
             info!("hypercalls go by {stub}, as those of the saved guest");
             stub
         });
+    }
+
+    /// Asks the probe now whatever a later choice could ask it. A probe that remembers its answer then does nothing late.
+    pub fn ask_early(&self) {
+        if let (None, Ok(native)) = (self.chosen.get(), self.native) {
+            // The choice asks again, and finds the answer there.
+            let _ = (self.probe)(native);
+        }
     }
 
     /// The stub. The first call may take as long as the probe's deadline; calls of other vCPUs wait for it.

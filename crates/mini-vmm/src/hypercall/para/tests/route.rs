@@ -38,7 +38,7 @@ fn choice_with(
     };
     let probes = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&probes);
-    let probe = Box::new(move |_| {
+    let probe = Arc::new(move |_| {
         counter.fetch_add(1, Ordering::Relaxed);
         match proved {
             true => Ok(()),
@@ -113,6 +113,20 @@ fn h6_a_saved_guest_that_calls_by_port_keeps_to_it() {
     assert_eq!(vendor.stub(), Stub::Svm);
 }
 
+/// What a sealed machine does: the probe is asked before the guest starts, and the choice is still open.
+#[test]
+fn a_probe_that_is_asked_early_leaves_a_saved_guest_its_route() {
+    let pio = Stub::Pio(PioPort::DEFAULT);
+    let (choice, probes) = choice(HypercallRoute::Auto, b"AuthenticAMD", true);
+    let choice = choice.unwrap();
+    choice.ask_early();
+    assert_eq!(probes.load(Ordering::Relaxed), 1);
+    choice.choose_for_saved(pio);
+    assert_eq!(choice.stub(), pio);
+    choice.ask_early();
+    assert_eq!(probes.load(Ordering::Relaxed), 1, "nobody will ask");
+}
+
 #[test]
 fn a_route_that_was_asked_for_is_not_probed() {
     let port = PioPort::new(0x10).unwrap();
@@ -124,6 +138,7 @@ fn a_route_that_was_asked_for_is_not_probed() {
     ] {
         let (choice, probes) = choice(route, b"AuthenticAMD", false);
         let choice = choice.unwrap();
+        choice.ask_early();
         assert_eq!((choice.stub(), choice.port()), (stub, stub.port()));
         assert_eq!(probes.load(Ordering::Relaxed), 0);
     }

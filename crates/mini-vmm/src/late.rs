@@ -1,0 +1,182 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a process does only after its guest has run, so that a guest which never needs it does not pay for it.
+//!
+//! A sandbox has to know it: a system call filter that is installed when the guest starts must allow what is left. Whoever
+//! makes something else late adds a line to [`LATE_ACTS`]; `docs/sandbox.md` shows the same table. Reading, writing and
+//! waiting by what is open is not late: vCPUs' part of that is in `vcpu_loop::kvm::seccomp`.
+
+use std::fmt;
+
+/// Whether a machine that is sealed (`--sealed on`) does something late, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sealed {
+    /// It is done before the guest starts, or not at all.
+    Never,
+    /// It stays late: it opens no file, socket, process or VM by itself.
+    Late,
+    /// It stays late, and only machines with this option can do it at all.
+    With(&'static str),
+}
+
+/// Something that is done late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LateAct {
+    /// What is done.
+    pub act: &'static str,
+    /// What it is done for, or when.
+    pub when: &'static str,
+    /// The thread that does it, by its role.
+    pub thread: &'static str,
+    /// The system calls that it makes beside waiting, reading and writing; ioctls by their own names, in capitals.
+    pub calls: &'static [&'static str],
+    /// Whether sealed machines do it.
+    pub sealed: Sealed,
+}
+
+/// One row of the table in `docs/sandbox.md`.
+impl fmt::Display for LateAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LateAct {
+            act,
+            when,
+            thread,
+            calls,
+            sealed,
+        } = self;
+        write!(
+            f,
+            "| {act} | {when} | {thread} | `{}` | ",
+            calls.join("` `")
+        )?;
+        match sealed {
+            Sealed::Never => write!(f, "no |"),
+            Sealed::Late => write!(f, "yes |"),
+            Sealed::With(option) => write!(f, "with `{option}` |"),
+        }
+    }
+}
+
+/// All that is done late.
+pub const LATE_ACTS: &[LateAct] = &[
+    LateAct {
+        act: "the host's CPU is looked up",
+        when: "the first registration, `--hypercall auto`",
+        thread: "vCPU",
+        calls: &["openat", "read", "close"],
+        sealed: Sealed::Never,
+    },
+    LateAct {
+        act: "a guest of its own makes a hypercall",
+        when: "the same, where the CPU has vmx or svm",
+        thread: "vCPU, `kvm-check`",
+        calls: &[
+            "KVM_CREATE_VM",
+            "KVM_CREATE_VCPU",
+            "mmap",
+            "rt_sigaction",
+            "clone3",
+        ],
+        sealed: Sealed::Never,
+    },
+    LateAct {
+        act: "the message of a refusal says how much memory is available",
+        when: "a reset for which the host has not enough memory",
+        thread: "control",
+        calls: &["openat", "read", "close"],
+        sealed: Sealed::Never,
+    },
+    LateAct {
+        act: "an interrupt line is connected",
+        when: "a device's first interrupt",
+        thread: "vCPU, `devices`, control",
+        calls: &["eventfd2", "KVM_IRQFD"],
+        sealed: Sealed::Late,
+    },
+    LateAct {
+        act: "the heap grows or shrinks",
+        when: "any time",
+        thread: "any",
+        calls: &["brk", "mmap", "mremap", "munmap", "madvise"],
+        sealed: Sealed::Late,
+    },
+    LateAct {
+        act: "a fatal signal gives the terminal back, and then has its usual effect",
+        when: "such a signal",
+        thread: "any",
+        calls: &["rt_sigaction", "TCSETS"],
+        sealed: Sealed::Late,
+    },
+    LateAct {
+        act: "a client attaches",
+        when: "a client connects",
+        thread: "`console-in`",
+        calls: &["accept4"],
+        sealed: Sealed::With("--serial socket=PATH"),
+    },
+    LateAct {
+        act: "the socket's file is removed",
+        when: "the end",
+        thread: "control",
+        calls: &["statx", "unlink"],
+        sealed: Sealed::With("--serial socket=PATH"),
+    },
+    LateAct {
+        act: "the user's side is asked what is unread",
+        when: "the end",
+        thread: "`console-out`",
+        calls: &["TIOCGPTPEER"],
+        sealed: Sealed::With("--serial pty"),
+    },
+    LateAct {
+        act: "the next machine is built, from descriptors that are open",
+        when: "a reset",
+        thread: "control",
+        calls: &[
+            "KVM_CREATE_VM",
+            "KVM_CREATE_IRQCHIP",
+            "KVM_CREATE_VCPU",
+            "mmap",
+            "mprotect",
+            "madvise",
+            "munmap",
+            "pread64",
+            "eventfd2",
+            "epoll_create1",
+            "timerfd_create",
+            "fcntl",
+            "rt_sigaction",
+            "clone3",
+        ],
+        sealed: Sealed::With("--on-reboot reset"),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls that open a file, a socket, a process or a VM by themselves.
+    const OPENING: [&str; 10] = [
+        "open",
+        "openat",
+        "openat2",
+        "creat",
+        "socket",
+        "socketpair",
+        "connect",
+        "fork",
+        "execve",
+        "KVM_CREATE_VM",
+    ];
+
+    #[test]
+    fn a_sealed_machine_opens_nothing_but_the_vm_of_a_reset() {
+        for late in LATE_ACTS {
+            let opens = late.calls.iter().any(|call| OPENING.contains(call));
+            let is_reset = late.sealed == Sealed::With("--on-reboot reset");
+            assert!(!opens || late.sealed == Sealed::Never || is_reset, "{late}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The host, as all machines of a run see it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kvm_ioctls::Kvm;
+
+use crate::hypercall::para::{Probe, probe};
+
+/// The host's KVM, and what is found out about it once: the machine after a reset opens and asks nothing anew. Clones are
+/// the same host.
+#[derive(Clone)]
+pub struct Host {
+    pub(super) kvm: Arc<Kvm>,
+    /// Whether it completes hypercalls.
+    pub(super) probe: Probe,
+}
+
+impl Host {
+    /// A host that is not asked anything yet.
+    pub fn new(kvm: Kvm) -> Self {
+        let kvm = Arc::new(kvm);
+        let probe = probe(Arc::clone(&kvm));
+        Host { kvm, probe }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Host").field(&self.kvm).finish()
+    }
+}

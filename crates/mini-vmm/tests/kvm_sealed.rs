@@ -1,0 +1,484 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Once a sealed machine's guest runs, its process does nothing new but what is in the table of late acts. Each machine here
+//! runs in a process of its own, where a filter of system calls is in force from the guest's first instruction on: it ends
+//! the process with SIGSYS.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod bare;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{self, Child, Command, Stdio};
+
+use bare::lab::{self, MAGIC, PARA, Route, STUB, registers};
+use bare::registration::{Registration, Verdict};
+use bare::{Asm, Vm, guest};
+use mini_vmm::config::{HypercallRoute, OnReboot, SerialSpec, VmSpec};
+use mini_vmm::late::{LATE_ACTS, Sealed};
+use mini_vmm::layout::{self, MIB};
+use mini_vmm::vmm::{Handle, Vmm};
+use para_abi::kvm::{KVM_HC_CLOCK_PAIRING, KVM_HC_KICK_CPU, KVM_HC_SEND_IPI};
+use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter_all_threads,
+};
+
+/// What the process of a machine is to do: words.
+const TASK: &str = "MINI_VMM_SEALED_TASK";
+/// Where its files are.
+const FOLDER: &str = "MINI_VMM_SEALED_FOLDER";
+/// What it prints before the outcome.
+const OUTCOME: &str = "outcome: ";
+/// What the guest of all interrupts ends with, by the debug-exit port.
+const ALL_CAME: u8 = 0x2a;
+
+/// What a process does all the time by what it has: it reads, writes, waits, starts threads and ends them.
+const USUAL: [i64; 38] = [
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    // Debug builds look at a descriptor before they close it.
+    libc::SYS_fcntl,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_shutdown,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_ctl,
+    libc::SYS_timerfd_settime,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_restart_syscall,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_tgkill,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_prctl,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_munmap,
+    libc::SYS_madvise,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The number of a late act's system call; `None` for an ioctl.
+fn number(call: &str) -> Option<i64> {
+    Some(match call {
+        "accept4" => libc::SYS_accept4,
+        "brk" => libc::SYS_brk,
+        "clone3" => libc::SYS_clone3,
+        "close" => libc::SYS_close,
+        "epoll_create1" => libc::SYS_epoll_create1,
+        "eventfd2" => libc::SYS_eventfd2,
+        "fcntl" => libc::SYS_fcntl,
+        "madvise" => libc::SYS_madvise,
+        "mmap" => libc::SYS_mmap,
+        "mprotect" => libc::SYS_mprotect,
+        "mremap" => libc::SYS_mremap,
+        "munmap" => libc::SYS_munmap,
+        "pread64" => libc::SYS_pread64,
+        "rt_sigaction" => libc::SYS_rt_sigaction,
+        "statx" => libc::SYS_statx,
+        "timerfd_create" => libc::SYS_timerfd_create,
+        "unlink" => libc::SYS_unlink,
+        ioctl if ioctl.bytes().all(|c| c == b'_' || c.is_ascii_uppercase()) => return None,
+        other => panic!("what is {other}?"),
+    })
+}
+
+/// The request (KVM API section 4.2).
+const KVM_CREATE_VM: u64 = 0xae01;
+
+fn filter(
+    rules: Vec<(i64, Vec<SeccompRule>)>,
+    others: SeccompAction,
+    answer: SeccompAction,
+) -> BpfProgram {
+    let rules = rules.into_iter().collect();
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, others, answer, arch);
+    filter.unwrap().try_into().unwrap()
+}
+
+fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Vec<SeccompRule> {
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
+    vec![SeccompRule::new(vec![condition.unwrap()]).unwrap()]
+}
+
+/// From now on, all that is neither usual nor an act of a sealed machine with these options ends the process.
+fn seal(options: &[&str]) {
+    // Its flags are in memory, where a filter can't look; `clone` does as well.
+    let no_clone3 = vec![(libc::SYS_clone3, vec![])];
+    let no_clone3 = filter(
+        no_clone3,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+    );
+    apply_filter_all_threads(&no_clone3).unwrap();
+    let acts = LATE_ACTS.iter().filter(|late| match late.sealed {
+        Sealed::Never => false,
+        Sealed::Late => true,
+        Sealed::With(option) => options.contains(&option),
+    });
+    let late = acts.flat_map(|late| late.calls);
+    let mut rules: Vec<(i64, Vec<SeccompRule>)> = late
+        .clone()
+        .filter_map(|call| number(call))
+        .chain(USUAL)
+        .map(|call| (call, vec![]))
+        .collect();
+    // A thread, not a process.
+    let thread = libc::CLONE_THREAD as u64;
+    let thread = rule(0, SeccompCmpOp::MaskedEq(thread), thread);
+    rules.push((libc::SYS_clone, thread));
+    let has_vm = late.clone().any(|call| *call == "KVM_CREATE_VM");
+    let ioctls = match has_vm {
+        true => vec![],
+        false => rule(1, SeccompCmpOp::Ne, KVM_CREATE_VM),
+    };
+    rules.push((libc::SYS_ioctl, ioctls));
+    let allowed = filter(rules, SeccompAction::KillProcess, SeccompAction::Allow);
+    apply_filter_all_threads(&allowed).unwrap();
+}
+
+/// The process of a machine; nothing when run as a test of its own.
+#[test]
+fn child() {
+    let Ok(task) = std::env::var(TASK) else {
+        return;
+    };
+    let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
+    let has = |word| task.split(' ').any(|other| other == word);
+    let output = folder.join("output");
+    let spec = VmSpec {
+        memory: 32 * MIB,
+        debug_exit: Some(layout::DEBUG_EXIT),
+        rtc: true,
+        sealed: has("sealed"),
+        on_reboot: match has("reset") {
+            true => OnReboot::Reset,
+            false => OnReboot::Exit,
+        },
+        hypercall: match task.split(' ').next().unwrap() {
+            "--hypercall=pio" => HypercallRoute::Pio(None),
+            "--hypercall=vendor" => HypercallRoute::Vendor,
+            "--hypercall=forward" => HypercallRoute::Forward,
+            _ => HypercallRoute::Auto,
+        },
+        serial: match () {
+            () if has("socket") => SerialSpec::Socket(folder.join("socket")),
+            () if has("pty") => SerialSpec::Pty,
+            () => SerialSpec::File(output.clone()),
+        },
+        ..VmSpec::new(folder.join("kernel"))
+    };
+    let machine = Vmm::build(&spec).unwrap();
+    let output = File::open(output).ok();
+    let options = [
+        ("reset", "--on-reboot reset"),
+        ("socket", "--serial socket=PATH"),
+        ("pty", "--serial pty"),
+    ];
+    // The control loop has all that it needs when it answers.
+    machine.describe().unwrap();
+    let options = options.iter().filter(|(word, _)| has(word));
+    seal(&options.map(|(_, option)| *option).collect::<Vec<_>>());
+    machine.resume().unwrap();
+    if has("interrupts") {
+        press_in_the_middle(&machine, &output.unwrap());
+    }
+    if has("reset") {
+        while machine.describe().unwrap().resets < 3 {
+            std::thread::yield_now();
+        }
+        machine.stop().unwrap();
+    }
+    println!("{OUTCOME}{:?}", machine.wait().unwrap());
+    if let Some(failure) = machine.failure() {
+        println!("{failure}");
+    }
+    process::exit(0);
+}
+
+/// Once the guest listens: pauses it, saves it, lets it go on, and presses the power button.
+fn press_in_the_middle(machine: &Handle, output: &File) {
+    let mut text = [0; 2];
+    while output.read_at(&mut text, 0).unwrap() < 2 {
+        // It fails once the machine has ended.
+        machine.describe().unwrap();
+    }
+    machine.pause().unwrap();
+    assert_eq!(machine.save().unwrap().vcpus.len(), 1);
+    machine.resume().unwrap();
+    machine.power_button().unwrap();
+}
+
+/// Starts the process of a machine that runs `guest`; `None`, with a note, where no guest can run.
+fn start(test: &str, guest: &Asm, task: &str) -> Option<(Child, Vm)> {
+    let vm = Vm::new(test, guest)?;
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
+        .env(TASK, task)
+        .env(FOLDER, vm.path(""))
+        // A panic would open files to say where it came from.
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    Some((child.unwrap(), vm))
+}
+
+/// What the process said, or the signal that ended it.
+fn end(child: Child) -> Result<String, i32> {
+    let ended = child.wait_with_output().unwrap();
+    if let Some(signal) = ended.status.signal() {
+        return Err(signal);
+    }
+    let text = String::from_utf8(ended.stdout).unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{text}\n{said}");
+    let (_, outcome) = text.split_once(OUTCOME).expect(&said);
+    Ok(outcome.to_owned())
+}
+
+/// A sealed machine comes to an outcome; `None` where no guest can run.
+#[track_caller]
+fn expect(test: &str, guest: &Asm, task: &str, outcome: &str) -> Option<String> {
+    let (child, _vm) = start(test, guest, &format!("{task} sealed"))?;
+    let said = end(child).unwrap_or_else(|signal| panic!("{task}: signal {signal}"));
+    assert!(said.starts_with(outcome), "{task}: {said}");
+    Some(said)
+}
+
+/// Registers for hypercalls.
+fn register(asm: &mut Asm) {
+    Registration::new("", Verdict::Registered).prepare(asm);
+    asm.wrmsr(MAGIC, PARA);
+}
+
+/// Registers, and makes every call that has an answer: numbers, and the arguments that matter.
+fn call_all(asm: &mut Asm) {
+    register(asm);
+    for (number, arguments) in [
+        (VMM_HC_NOP, [0; 4]),
+        (VMM_HC_BOOT_MARK, [1, 0, 0, 0]),
+        (KVM_HC_CLOCK_PAIRING, [PARA + 0x800, 0, 0, 0]),
+        (KVM_HC_KICK_CPU, [0; 4]),
+        (KVM_HC_SEND_IPI, [1, 0, 0, 0x400]),
+        (VMM_HC_CONSOLE_WRITE, [PARA, 4, 0, 0]),
+    ] {
+        let mut before = registers(number);
+        let places = [lab::RBX, lab::RCX, lab::RDX, lab::RSI];
+        for (place, argument) in places.into_iter().zip(arguments) {
+            before[place] = argument;
+        }
+        lab::call(asm, STUB, &before);
+    }
+}
+
+/// Where the handler of each interrupt leaves a note.
+const NOTES: u64 = 5 * MIB;
+/// Those of COM1, the power button, the clock.
+const LINES: [u32; 3] = [layout::SERIAL_GSI, layout::GED_GSI, layout::RTC_GSI];
+
+fn vector(gsi: u32) -> u8 {
+    0x40 + gsi as u8
+}
+
+/// Notes an interrupt, and ends the run when all have come.
+fn handler(gsi: u32) -> (u8, Asm) {
+    let handler = guest(|asm| {
+        asm.store(NOTES + 4 * u64::from(gsi), 1);
+        for other in LINES {
+            asm.load(NOTES + 4 * u64::from(other)).compare_eax(1);
+            asm.if_different(|asm| {
+                asm.wait_for_interrupts();
+            });
+        }
+        asm.fail(ALL_CAME);
+    });
+    (vector(gsi), handler)
+}
+
+/// Registers, calls, and has every device interrupt it.
+fn interrupts(asm: &mut Asm) {
+    // The NMI that it sends to itself.
+    let nmi = guest(|asm| {
+        asm.raw(&[0x48, 0xcf]); // iretq
+    });
+    let mut handlers: Vec<_> = LINES.map(handler).into();
+    handlers.push((2, nmi));
+    asm.idt(&handlers);
+    call_all(asm);
+    for gsi in LINES {
+        asm.route(gsi, vector(gsi));
+    }
+    asm.out(0x21, 0xff).out(0xa1, 0xff);
+    asm.print("up");
+    // COM1 has room; the clock updates its time, and its alarm is any second.
+    asm.out(layout::SERIAL + 1, 2);
+    for (index, value) in [(1, 0xc0), (3, 0xc0), (5, 0xc0), (11, 0x32)] {
+        asm.out(layout::RTC, index).out(layout::RTC + 1, value);
+    }
+    asm.wait_for_interrupts();
+}
+
+#[test]
+fn every_interrupt_and_call_come_to_their_ends() {
+    let test = "every_interrupt_and_call_come_to_their_ends";
+    let outcome = format!("DebugExit({ALL_CAME})");
+    let mut routes = lab::routes(test);
+    routes.push(Route {
+        flag: "--hypercall=auto",
+        ..Route::PIO
+    });
+    for route in routes {
+        let task = format!("{} interrupts", route.flag);
+        if expect(test, &guest(interrupts), &task, &outcome).is_none() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn without_the_seal_the_first_registration_ends_the_process() {
+    let test = "without_the_seal_the_first_registration_ends_the_process";
+    let guest = guest(|asm| {
+        register(asm);
+        asm.power_off();
+    });
+    let Some((child, _vm)) = start(test, &guest, "--hypercall=auto") else {
+        return;
+    };
+    assert_eq!(end(child), Err(libc::SIGSYS));
+    expect(test, &guest, "--hypercall=auto", "PowerOff");
+}
+
+#[test]
+fn each_end_of_a_guest_is_told() {
+    let test = "each_end_of_a_guest_is_told";
+    let by = |act: fn(&mut Asm)| {
+        guest(|asm| {
+            register(asm);
+            act(asm);
+            asm.halt();
+        })
+    };
+    type Act = fn(&mut Asm);
+    let ends: [(Act, &str); 5] = [
+        (
+            |asm| {
+                asm.out(layout::PVPANIC, 1);
+            },
+            "GuestPanic",
+        ),
+        (
+            |asm| {
+                asm.triple_fault();
+            },
+            "VcpuFailure",
+        ),
+        (
+            |asm| {
+                asm.out(layout::CF9_RESET, 6);
+            },
+            "Reset",
+        ),
+        (
+            |asm| {
+                let mut before = registers(VMM_HC_EXIT);
+                before[lab::RBX] = 7;
+                lab::call(asm, STUB, &before);
+            },
+            "GuestExit(7)",
+        ),
+        (
+            |asm| {
+                asm.power_off();
+            },
+            "PowerOff",
+        ),
+    ];
+    for (act, outcome) in ends {
+        let Some(said) = expect(test, &by(act), "--hypercall=pio", outcome) else {
+            return;
+        };
+        if outcome == "VcpuFailure" {
+            assert!(
+                said.contains("triple fault") && said.contains("rip"),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn machines_after_resets_need_a_vm_and_open_nothing() {
+    let test = "machines_after_resets_need_a_vm_and_open_nothing";
+    let guest = guest(|asm| {
+        register(asm);
+        asm.out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE).halt();
+    });
+    expect(test, &guest, "--hypercall=auto reset", "Stopped");
+}
+
+#[test]
+fn consoles_work_as_ever() {
+    let test = "consoles_work_as_ever";
+    let guest = guest(|asm| {
+        asm.print("key?");
+        asm.until_equal(|asm| {
+            asm.input(layout::SERIAL + 5).raw(&[0x24, 1]).compare_al(1); // and al, 1
+        });
+        asm.input(layout::SERIAL).compare_al(b'k');
+        asm.if_equal(|asm| {
+            asm.power_off();
+        });
+        asm.fail(0);
+    });
+    let Some((mut child, vm)) = start(test, &guest, "--hypercall=auto socket sealed") else {
+        return;
+    };
+    let socket = vm.path("socket");
+    let mut client = loop {
+        // It listens before the guest starts.
+        match UnixStream::connect(&socket) {
+            Ok(client) => break client,
+            Err(error) => assert!(child.try_wait().unwrap().is_none(), "{error}"),
+        }
+    };
+    let mut prompt = [0; 4];
+    client.read_exact(&mut prompt).unwrap();
+    assert_eq!(&prompt, b"key?");
+    client.write_all(b"k").unwrap();
+    assert_eq!(end(child).as_deref(), Ok("PowerOff\n"));
+    assert!(!socket.exists());
+
+    let silent = bare::guest(|asm| {
+        asm.print("to nobody").power_off();
+    });
+    expect(test, &silent, "--hypercall=auto pty", "PowerOff");
+}
