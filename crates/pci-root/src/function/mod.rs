@@ -100,7 +100,7 @@ impl Function {
         answers.then_some(Decoded { bar, first, last })
     }
 
-    /// The BARs that the function answers at.
+    /// The BARs that the function answers at, in ascending order of their numbers.
     pub(crate) fn for_each_decoded(&self, mut visit: impl FnMut(Decoded)) {
         let config = lock(&self.config);
         for (bar, _) in config.bars() {
