@@ -24,7 +24,7 @@ pub struct MachineIo<R = SyncRegisters> {
     /// The devices.
     pub bus: Arc<Bus>,
     /// The MSRs that KVM leaves to user space.
-    pub msrs: VcpuMsrs,
+    pub msrs: VcpuMsrs<R>,
     /// When hypercalls reach the VMM.
     pub gate: Arc<Gate<R>>,
     /// Who answers them.
@@ -74,7 +74,7 @@ impl<R: CallRegisters> MachineIo<R> {
 
     /// Its registration for hypercalls, with no access pending.
     pub fn save_para(&mut self) -> ParaMsrState {
-        let para = self.msrs.para::<R>();
+        let para = self.msrs.para();
         para.map_or_else(ParaMsrState::default, |para| para.save())
     }
 
@@ -83,7 +83,7 @@ impl<R: CallRegisters> MachineIo<R> {
     /// # Errors
     /// As [`restore_para`](Self::restore_para).
     pub fn check_para(&mut self, state: &ParaMsrState) -> Result<(), RestoreError> {
-        let para = self.msrs.para::<R>();
+        let para = self.msrs.para();
         para.map_or(Ok(()), |para| para.check(state))
     }
 
@@ -92,7 +92,7 @@ impl<R: CallRegisters> MachineIo<R> {
     /// # Errors
     /// The state has a form that isn't known, or its guest's calls can't go this machine's way; then nothing has changed.
     pub fn restore_para(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
-        if let Some(para) = self.msrs.para::<R>() {
+        if let Some(para) = self.msrs.para() {
             return para.restore(state);
         }
         if let Some(registration) = state.registration {

@@ -29,8 +29,10 @@ pub(super) fn from_ranges(
     Ok(GuestMemoryMmap::from_regions(regions)?)
 }
 
-/// Has the host serve `memory` with huge pages, where it asks who wants them.
-pub(super) fn prefer_huge_pages(memory: &GuestMemoryMmap) {
+/// Has the host serve `memory` with huge pages from now on, where it asks who wants them (`madvise` in
+/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already keeps its small pages until khugepaged,
+/// the host's thread that looks for pages to merge, comes by; the first 2 MiB keep them for good.
+pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
     for region in memory.iter() {
         let from = small(region.start_addr());
         advise(region, from..region.size(), Pages::Huge);

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+pub use self::aligned::prefer_huge_pages;
 use crate::layout::{
     ACPI_TABLES, ACPI_TABLES_SIZE, GIB, HIGH_RAM, HOLE_END, HOLE_START, KIB, KVM_IDENTITY_MAP,
     KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
@@ -144,13 +145,6 @@ fn allocate_or_tell(
         available: available(),
         reason,
     })
-}
-
-/// Has the host serve `memory` with huge pages from now on, where it asks who wants them (`madvise` in
-/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already keeps its small pages until khugepaged,
-/// the host's thread that looks for pages to merge, comes by; the first 2 MiB keep them for good.
-pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
-    aligned::prefer_huge_pages(memory);
 }
 
 /// Whether a machine may have `ram` bytes on a processor with `bits()` bits of physical address.

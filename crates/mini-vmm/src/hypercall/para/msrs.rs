@@ -9,7 +9,8 @@ use hypercall_patch::Stub;
 use log::{debug, info};
 use para_abi::MSR_KVM_API_MAGIC;
 use para_msr::para::{ParaMsr, ParaMsrState, Registration, RestoreError, Restored};
-use para_msr::{MsrDispatch, MsrDispatchBuilder, MsrHandler, Outcome};
+use para_msr::{MsrHandler, Outcome};
+use vcpu_loop::kvm::SyncRegisters;
 use vm_memory::GuestMemoryMmap;
 
 use super::{CallRegisters, Gate, RouteChoice};
@@ -117,23 +118,6 @@ impl<R: CallRegisters> ParaHandler<R> {
     }
 }
 
-impl<R: CallRegisters> MsrHandler for ParaHandler<R> {
-    fn read(&mut self, index: u32) -> Outcome<u64> {
-        match index {
-            MSR_KVM_API_MAGIC => Outcome::GpException,
-            _ => Outcome::NotHandled,
-        }
-    }
-
-    fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
-        self.para().write(index, value)
-    }
-
-    fn reset(&mut self) {
-        self.para = None;
-    }
-}
-
 /// One line of code each, so that a flood of one kind hides no other.
 #[cold]
 fn log_event(vcpu: u32, event: &Registration) {
@@ -146,27 +130,19 @@ fn log_event(vcpu: u32, event: &Registration) {
 
 /// One vCPU's MSRs that KVM leaves to user space. Owned by its thread: no lock.
 #[derive(Debug)]
-pub struct VcpuMsrs {
+pub struct VcpuMsrs<R = SyncRegisters> {
     vcpu: u32,
-    dispatch: MsrDispatch,
+    para: Option<ParaHandler<R>>,
     /// Refused accesses are told of: MSRs and instructions that were, in order.
     reported: Option<Vec<(u32, &'static str)>>,
 }
 
-impl VcpuMsrs {
+impl<R: CallRegisters> VcpuMsrs<R> {
     /// MSRs of `vcpu` with `para`, where guests can register; `report` logs each MSR that nobody has.
-    pub fn new<R: CallRegisters>(vcpu: u32, para: Option<ParaHandler<R>>, report: bool) -> Self {
-        let empty = MsrDispatchBuilder::new();
-        let dispatch = match para {
-            // The first range overlaps no other.
-            Some(para) => empty
-                .insert(MSR_KVM_API_MAGIC, para)
-                .unwrap_or_else(|refused| refused.builder),
-            None => empty,
-        };
+    pub fn new(vcpu: u32, para: Option<ParaHandler<R>>, report: bool) -> Self {
         VcpuMsrs {
             vcpu,
-            dispatch: dispatch.build(),
+            para,
             // All the room that it ever takes: nothing is allocated on an exit.
             reported: report.then(|| Vec::with_capacity(REPORTED_MSRS)),
         }
@@ -174,25 +150,29 @@ impl VcpuMsrs {
 
     /// RDMSR.
     pub fn read(&mut self, index: u32) -> Outcome<u64> {
-        let outcome = self.dispatch.read(index);
-        if outcome == Outcome::NotHandled {
-            self.refused(index, "RDMSR");
+        match (index, &self.para) {
+            (MSR_KVM_API_MAGIC, Some(_)) => Outcome::GpException,
+            _ => {
+                self.refused(index, "RDMSR");
+                Outcome::NotHandled
+            }
         }
-        outcome
     }
 
     /// WRMSR.
     pub fn write(&mut self, index: u32, value: u64) -> Outcome<()> {
-        let outcome = self.dispatch.write(index, value);
-        if outcome == Outcome::NotHandled {
-            self.refused(index, "WRMSR");
+        match (index, &mut self.para) {
+            (MSR_KVM_API_MAGIC, Some(para)) => para.para().write(index, value),
+            _ => {
+                self.refused(index, "WRMSR");
+                Outcome::NotHandled
+            }
         }
-        outcome
     }
 
     /// The para MSR, if guests can register.
-    pub fn para<R: CallRegisters>(&mut self) -> Option<&mut ParaHandler<R>> {
-        self.dispatch.handler_mut(MSR_KVM_API_MAGIC)
+    pub fn para(&mut self) -> Option<&mut ParaHandler<R>> {
+        self.para.as_mut()
     }
 
     /// How many MSRs and directions were told of.

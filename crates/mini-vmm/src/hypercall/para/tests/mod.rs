@@ -474,7 +474,7 @@ fn forwarded_calls_have_the_chosen_registers_and_xens_are_ignored() {
 
 #[test]
 fn h11_refused_msrs_are_told_of_once_each_and_not_for_ever() {
-    let mut msrs = VcpuMsrs::new::<FakeRegisters>(0, None, true);
+    let mut msrs = VcpuMsrs::<FakeRegisters>::new(0, None, true);
     for _ in 0..3 {
         for index in 0..1000 {
             assert_eq!(msrs.read(index), para_msr::Outcome::NotHandled);
