@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hypercall_patch::{PioPort, Stub};
-use mini_vmm::hypercall::calls::{Clock, ConsoleSink, Pair, Services};
+use mini_vmm::hypercall::calls::{Pair, Services};
 use mini_vmm::hypercall::para::{CallRegisters, Gate, ParaHandler, RouteChoice, VcpuMsrs};
 use mini_vmm::irq::MsiSender;
 use mini_vmm::machine::MachineIo;
@@ -86,25 +86,6 @@ struct Counts {
     bytes: AtomicU64,
 }
 
-struct Host(Arc<Counts>);
-
-impl Clock for Host {
-    fn pair(&self, _: u32) -> Option<Pair> {
-        Some(Pair {
-            realtime_ns: 1,
-            guest_tsc: 2,
-        })
-    }
-}
-
-impl ConsoleSink for Host {
-    fn put(&self, bytes: &[u8]) {
-        self.0
-            .bytes
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    }
-}
-
 const PAGE: u64 = 0x1000;
 const SITE: u64 = 0x2000;
 const DATA: u64 = 0x3000;
@@ -124,12 +105,21 @@ fn machine(counts: &Arc<Counts>) -> (MachineIo<FakeRegisters>, FakeRegisters) {
         sent.interrupts.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     });
+    let written = Arc::clone(counts);
+    let put = move |bytes: &[u8]| {
+        let count = bytes.len() as u64;
+        written.bytes.fetch_add(count, Ordering::Relaxed);
+    };
+    let pair = Pair {
+        realtime_ns: 1,
+        guest_tsc: 2,
+    };
     let services = Services {
         memory: memory.clone(),
         cpus: 1,
         msi,
-        clock: Arc::new(Host(Arc::clone(counts))),
-        console: Some(Box::new(Host(Arc::clone(counts)))),
+        clock: Box::new(move |_| Some(pair)),
+        console: Some(Box::new(put)),
         outcome: latch.clone(),
     };
     let route = Arc::new(RouteChoice::fixed(Stub::Pio(port)));

@@ -331,11 +331,16 @@ impl ConsoleOutput {
         shared.kill();
         ConsoleOutput(shared)
     }
+
+    /// Queues `bytes`, and drops the oldest when nobody reads.
+    pub(crate) fn put(&self, bytes: &[u8]) {
+        self.0.push(bytes);
+    }
 }
 
 impl Write for ConsoleOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.push(bytes);
+        self.put(bytes);
         Ok(bytes.len())
     }
 

@@ -3,8 +3,6 @@
 
 //! `KVM_HC_CLOCK_PAIRING`: the host's wall clock and the guest's TSC at one instant.
 
-use std::sync::Arc;
-
 use para_abi::KvmErrno;
 use para_abi::kvm::{KVM_CLOCK_PAIRING_SIZE, KVM_CLOCK_PAIRING_WALLCLOCK, kvm_clock_pairing};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -22,16 +20,13 @@ pub struct Pair {
     pub guest_tsc: u64,
 }
 
-/// Where pairs come from.
-pub trait Clock: Send + Sync {
-    /// A pair for a vCPU; `None` where the host's clock does not run on the TSC, or can't tell.
-    fn pair(&self, vcpu: u32) -> Option<Pair>;
-}
+/// Where pairs come from: one for a vCPU; `None` where the host's clock does not run on the TSC, or can't tell.
+pub type Clock = Box<dyn Fn(u32) -> Option<Pair> + Send + Sync>;
 
 /// The handler.
 pub(super) struct ClockCalls<M> {
     pub(super) memory: M,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: Clock,
 }
 
 impl<M: GuestMemoryBackend> ClockCalls<M> {
@@ -41,7 +36,7 @@ impl<M: GuestMemoryBackend> ClockCalls<M> {
         if clock_type != KVM_CLOCK_PAIRING_WALLCLOCK {
             return Err(KvmErrno::KVM_EOPNOTSUPP);
         }
-        let pair = self.clock.pair(caller.vcpu);
+        let pair = (self.clock)(caller.vcpu);
         let pair = pair.ok_or(KvmErrno::KVM_EOPNOTSUPP)?;
         let gpa = GuestAddress(gpa);
         if !self.memory.check_range(gpa, KVM_CLOCK_PAIRING_SIZE) {
@@ -84,16 +79,7 @@ mod tests {
         long_mode: true,
     };
 
-    /// A clock that only vCPU 1 has.
-    struct Fixed;
-
-    impl Clock for Fixed {
-        fn pair(&self, vcpu: u32) -> Option<Pair> {
-            (vcpu == 1).then_some(PAIR)
-        }
-    }
-
-    /// Two regions that touch at 0x2000, and end at 0x3000.
+    /// Two regions that touch at 0x2000, and end at 0x3000; a clock that only vCPU 1 has.
     fn calls() -> ClockCalls<GuestMemoryMmap<AtomicBitmap>> {
         let ranges = [
             (GuestAddress(0x1000), 0x1000),
@@ -102,7 +88,7 @@ mod tests {
         let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
         ClockCalls {
             memory,
-            clock: Arc::new(Fixed),
+            clock: Box::new(|vcpu| (vcpu == 1).then_some(PAIR)),
         }
     }
 

@@ -3,35 +3,21 @@
 
 //! `VMM_HC_CONSOLE_WRITE`: many bytes to the serial console for one exit.
 
-use std::io::Write;
-
 use para_abi::KvmErrno;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::Answer;
-use crate::console::ConsoleOutput;
 
 /// The most bytes that one call writes: they are copied on the vCPU's stack.
 pub const CONSOLE_WRITE_MAX: u64 = 4096;
 
-/// Where the guest's output goes.
-pub trait ConsoleSink: Send + Sync {
-    /// Takes `bytes` without waiting for whoever reads them.
-    fn put(&self, bytes: &[u8]);
-}
-
-/// The bytes that COM1 would have sent, in one stream with them.
-impl ConsoleSink for ConsoleOutput {
-    fn put(&self, bytes: &[u8]) {
-        // It queues, drops the oldest when nobody reads, and so never fails.
-        let _ = self.clone().write_all(bytes);
-    }
-}
+/// Takes the guest's output, without waiting for whoever reads it.
+pub type ConsoleSink = Box<dyn Fn(&[u8]) + Send + Sync>;
 
 /// The handler. Without a console (`--serial off`) there is none, and the number is unknown.
 pub(super) struct ConsoleCalls<M> {
     pub(super) memory: M,
-    pub(super) sink: Box<dyn ConsoleSink>,
+    pub(super) sink: ConsoleSink,
 }
 
 impl<M: GuestMemoryBackend> ConsoleCalls<M> {
@@ -47,7 +33,7 @@ impl<M: GuestMemoryBackend> ConsoleCalls<M> {
         self.memory
             .read_slice(bytes, GuestAddress(gpa))
             .map_err(|_| KvmErrno::KVM_EFAULT)?;
-        self.sink.put(bytes);
+        (self.sink)(bytes);
         Ok(length)
     }
 }
@@ -60,14 +46,7 @@ mod tests {
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl ConsoleSink for Sink {
-        fn put(&self, bytes: &[u8]) {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-        }
-    }
+    type Sink = Arc<Mutex<Vec<u8>>>;
 
     /// RAM from 0x1000 to 0x4000, in two regions, that counts up.
     fn calls(sink: &Sink) -> ConsoleCalls<GuestMemoryMmap> {
@@ -78,8 +57,11 @@ mod tests {
         let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&ranges).unwrap();
         let bytes: Vec<u8> = (0..0x3000u32).map(|i| (i % 251) as u8).collect();
         memory.write_slice(&bytes, GuestAddress(0x1000)).unwrap();
-        let sink = Box::new(sink.clone());
-        ConsoleCalls { memory, sink }
+        let sink = Arc::clone(sink);
+        ConsoleCalls {
+            memory,
+            sink: Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes)),
+        }
     }
 
     #[test]
@@ -91,7 +73,7 @@ mod tests {
             let expected: Vec<u8> = (gpa - 0x1000..gpa - 0x1000 + length)
                 .map(|i| (i % 251) as u8)
                 .collect();
-            assert_eq!(std::mem::take(&mut *sink.0.lock().unwrap()), expected);
+            assert_eq!(std::mem::take(&mut *sink.lock().unwrap()), expected);
         }
     }
 
@@ -112,6 +94,6 @@ mod tests {
             let answer = calls.write(&[gpa, length, 0, 0, 0, 0]);
             assert_eq!(answer, Err(errno), "{length:#x} bytes at {gpa:#x}");
         }
-        assert_eq!(*sink.0.lock().unwrap(), b"");
+        assert_eq!(*sink.lock().unwrap(), b"");
     }
 }

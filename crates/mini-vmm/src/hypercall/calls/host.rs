@@ -9,7 +9,7 @@ use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
 use kvm_ioctls::VmFd;
 use vcpu_loop::kvm::TscOffset;
 
-use super::{Clock, Pair};
+use super::Pair;
 
 /// KVM's clock (`KVM_GET_CLOCK`, KVM API section 4.29) and each vCPU's TSC offset.
 ///
@@ -26,10 +26,9 @@ impl KvmClock {
     pub fn new(vm: Arc<VmFd>, offsets: Vec<Option<TscOffset>>) -> Self {
         KvmClock { vm, offsets }
     }
-}
 
-impl Clock for KvmClock {
-    fn pair(&self, vcpu: u32) -> Option<Pair> {
+    /// A pair for a vCPU, on whose thread this runs.
+    pub fn pair(&self, vcpu: u32) -> Option<Pair> {
         let offset = self.offsets.get(vcpu as usize)?.as_ref()?;
         let clock = self.vm.get_clock().ok()?;
         // Afterwards: only this vCPU changes it, and it is here.

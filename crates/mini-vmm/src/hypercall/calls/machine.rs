@@ -31,9 +31,9 @@ pub struct Services<M> {
     /// The way to their local APICs.
     pub msi: MsiSender,
     /// The host's clock and the guest's.
-    pub clock: Arc<dyn Clock>,
+    pub clock: Clock,
     /// The serial console, if there is one.
-    pub console: Option<Box<dyn ConsoleSink>>,
+    pub console: Option<ConsoleSink>,
     /// Where the guest's end of the run is reported.
     pub outcome: OutcomeLatch,
 }

@@ -22,32 +22,19 @@ const RAM: [(GuestAddress, usize); 2] =
     [(GuestAddress(0), 0x4000), (GuestAddress(0x1_0000), 0x4000)];
 const CPUS: u8 = 3;
 
-struct Fakes;
-
-impl Clock for Fakes {
-    fn pair(&self, vcpu: u32) -> Option<Pair> {
-        assert!(vcpu < u32::from(CPUS));
-        Some(Pair {
-            realtime_ns: u64::MAX,
-            guest_tsc: u64::MAX,
-        })
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl ConsoleSink for Sink {
-    fn put(&self, bytes: &[u8]) {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-    }
+fn clock(vcpu: u32) -> Option<Pair> {
+    assert!(vcpu < u32::from(CPUS));
+    Some(Pair {
+        realtime_ns: u64::MAX,
+        guest_tsc: u64::MAX,
+    })
 }
 
 #[derive(Debug)]
 struct Machine {
     calls: Arc<Hypercalls>,
     memory: Memory,
-    sink: Sink,
+    sink: Arc<Mutex<Vec<u8>>>,
     outcome: OutcomeLatch,
 }
 
@@ -61,14 +48,16 @@ fn msi() -> MsiSender {
 
 fn machine(console: bool) -> Machine {
     let memory = Memory::from_ranges(&RAM).unwrap();
-    let sink = Sink::default();
+    let sink = Arc::default();
+    let seen: Arc<Mutex<Vec<u8>>> = Arc::clone(&sink);
+    let put = move |bytes: &[u8]| seen.lock().unwrap().extend_from_slice(bytes);
     let outcome = OutcomeLatch::new().unwrap();
     let services = Services {
         memory: memory.clone(),
         cpus: CPUS,
         msi: msi(),
-        clock: Arc::new(Fakes),
-        console: console.then(|| Box::new(sink.clone()) as Box<dyn ConsoleSink>),
+        clock: Box::new(clock),
+        console: console.then(|| Box::new(put) as ConsoleSink),
         outcome: outcome.clone(),
     };
     Machine {
@@ -110,7 +99,7 @@ fn numbers_lead_to_their_handlers() {
     assert_eq!(call(&machine, VMM_HC_NOP, &[]), 0);
     assert_eq!(call(&machine, VMM_HC_BASE + 1, &[7]), 0);
     assert_eq!(call(&machine, VMM_HC_CONSOLE_WRITE, &[0x3ffb, 5]), 5);
-    assert_eq!(*machine.sink.0.lock().unwrap(), b"hello");
+    assert_eq!(*machine.sink.lock().unwrap(), b"hello");
     assert_eq!(call(&machine, VMM_HC_EXIT, &[256]), -22);
     assert_eq!(machine.outcome.get(), None);
     call(&machine, VMM_HC_EXIT, &[42]);
@@ -232,7 +221,7 @@ fn a_handler_passes_on_what_it_does_not_know() {
         memory: Memory::from_ranges(&RAM).unwrap(),
         cpus: CPUS,
         msi: msi(),
-        clock: Arc::new(Fakes),
+        clock: Box::new(clock),
         console: None,
         outcome: OutcomeLatch::new().unwrap(),
     };
@@ -285,12 +274,12 @@ proptest! {
         let machine = machine(true);
         for (nr, args, vcpu, long_mode, cpl) in calls {
             let caller = Caller { vcpu: vcpu.into(), cpl, long_mode };
-            let before = machine.sink.0.lock().unwrap().len();
+            let before = machine.sink.lock().unwrap().len();
             let answer = machine.calls.call(&caller, &Call { nr, args });
             let errno = KvmErrno::from_ret(answer);
             prop_assert!(errno.is_some() || answer <= CONSOLE_WRITE_MAX, "{answer:#x}");
             prop_assert_eq!(errno == Some(KvmErrno::KVM_EPERM), cpl != 0);
-            let written = machine.sink.0.lock().unwrap().len() - before;
+            let written = machine.sink.lock().unwrap().len() - before;
             let is_write = nr == VMM_HC_CONSOLE_WRITE && errno.is_none();
             prop_assert_eq!(written as u64, if is_write { answer } else { 0 });
         }

@@ -141,17 +141,18 @@ fn shared_registers(vcpus: &[KvmVcpu]) -> Result<Vec<SyncRegisters>, Error> {
 fn handlers(config: &ParaConfig<'_>) -> Arc<Hypercalls> {
     let vm = config.mapped.vm();
     let offsets = config.vcpus.iter().map(|vcpu| TscOffset::of(vcpu.fd()));
+    let clock = KvmClock::new(Arc::clone(vm), offsets.collect());
     let services = Services {
         memory: config.mapped.memory().clone(),
         cpus: config.spec.cpus,
         msi: config.msi.clone(),
-        clock: Arc::new(KvmClock::new(Arc::clone(vm), offsets.collect())),
+        clock: Box::new(move |vcpu| clock.pair(vcpu)),
         console: match config.spec.serial {
             SerialSpec::Off => None,
             _ => config
                 .output
                 .clone()
-                .map(|output| Box::new(output) as Box<dyn ConsoleSink>),
+                .map(|output| Box::new(move |bytes: &[u8]| output.put(bytes)) as ConsoleSink),
         },
         outcome: config.latch.clone(),
     };
