@@ -8,17 +8,6 @@ use crate::devices::{self, Slot};
 use crate::irq::NoPin;
 
 /// The plan of a machine. The ACPI tables and the bus are both made from it, so they can't disagree.
-///
-/// # Example
-/// ```
-/// use mini_vmm::plan::MachinePlan;
-/// use mini_vmm::config::VmSpec;
-///
-/// let plan = MachinePlan::new(&VmSpec::new("vmlinux"))?;
-/// let serial = plan.devices.iter().find(|device| device.id == "serial");
-/// assert_eq!(serial.map(|device| device.windows[0].base), Some(0x3f8));
-/// # Ok::<(), mini_vmm::irq::NoPin>(())
-/// ```
 #[derive(Clone, Debug)]
 pub struct MachinePlan {
     /// vCPUs, 1 to [`MAX_CPUS`](crate::layout::MAX_CPUS); APIC ids count from 0.

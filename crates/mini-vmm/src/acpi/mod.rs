@@ -68,20 +68,6 @@ pub enum Error {
 ///
 /// # Errors
 /// When the number of vCPUs isn't one that a machine can have, or guest memory doesn't reach there.
-///
-/// # Example
-/// ```
-/// use mini_vmm::acpi::write_tables;
-/// use mini_vmm::plan::MachinePlan;
-/// use mini_vmm::config::VmSpec;
-/// use vm_memory::{GuestAddress, GuestMemoryMmap};
-///
-/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 32 << 20)])?;
-/// let machine = MachinePlan::new(&VmSpec::new("vmlinux"))?;
-/// let rsdp = write_tables(&memory, &machine)?;
-/// assert_eq!(rsdp.0, mini_vmm::layout::ACPI_TABLES);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 pub fn write_tables<M: GuestMemory>(
     memory: &M,
     machine: &MachinePlan,

@@ -112,20 +112,6 @@ pub struct CpuPlan<'a> {
 ///
 /// # Errors
 /// When the plan asks for what there isn't; see [`Error`].
-///
-/// # Example
-/// ```no_run
-/// use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
-/// use mini_vmm::cpu::cpuid::{CpuPlan, build, set_apic_id};
-///
-/// let supported = kvm_ioctls::Kvm::new()?.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
-/// let plan = CpuPlan { cpus: 2, features: &[], nested: false, tsc_deadline_timer: true, tsc_khz: None };
-/// let mut cpuid = build(&supported, &plan)?;
-/// // vcpu0.set_cpuid2(&cpuid)?;
-/// set_apic_id(&mut cpuid, 1);
-/// // vcpu1.set_cpuid2(&cpuid)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 pub fn build(supported: &CpuId, plan: &CpuPlan) -> Result<CpuId, Error> {
     if plan.cpus == 0 || plan.cpus > layout::MAX_CPUS {
         return Err(Error::Cpus(plan.cpus));
