@@ -101,7 +101,7 @@ fn cycle(mut uses: Uses) -> BTreeSet<String> {
 fn no_modules_use_each_other() {
     for package in crates() {
         let uses = uses(&package);
-        assert!(uses.len() > 1, "{package:?} has no modules");
+        assert!(!uses.is_empty(), "{package:?} has no modules");
         let cycle = cycle(uses);
         assert!(
             cycle.is_empty(),
