@@ -75,6 +75,8 @@ pub const LATE_ACTS: &[LateAct] = &[
             "KVM_CREATE_VM",
             "KVM_CREATE_VCPU",
             "mmap",
+            "fcntl",
+            "eventfd2",
             "rt_sigaction",
             "clone3",
         ],

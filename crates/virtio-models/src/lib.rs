@@ -10,6 +10,7 @@
 //! A device knows no transport and no thread of the VMM's. There is no `unsafe` in this crate.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(feature = "entropy")]
 pub mod entropy;

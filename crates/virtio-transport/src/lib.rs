@@ -17,6 +17,7 @@
 //! There is no `unsafe` in this crate.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod broken;
 pub mod chain;
