@@ -15,17 +15,14 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use mini_vmm::cli::{self, Command};
 use mini_vmm::config::file as config;
-use mini_vmm::config::{PartialSpec, VmSpec};
+use mini_vmm::config::{Draft, Error, VmSpec};
 
-fn comes_back(partial: PartialSpec) {
-    let Ok(spec) = VmSpec::try_from(partial) else {
-        return;
-    };
+fn comes_back(spec: VmSpec) {
     assert_eq!(spec.validate(), Ok(()));
     // Paths need not be UTF-8; JSON has to be.
     if let Ok(json) = config::to_json(&spec) {
         let again = config::parse(json.as_bytes(), Path::new("again")).expect("our own JSON");
-        assert_eq!(VmSpec::try_from(again), Ok(spec));
+        assert_eq!(again.finish(), Ok(spec));
     }
 }
 
@@ -33,9 +30,16 @@ fuzz_target!(|input: &[u8]| {
     let arguments = input.split(|byte| *byte == 0).map(OsStr::from_bytes);
     let command = cli::parse_from([OsStr::new("mini-vmm")].into_iter().chain(arguments));
     if let Ok(Command::Run(run)) = command {
-        comes_back(run.flags);
+        match config::resolve(&run.flags, None) {
+            Ok(spec) => comes_back(spec),
+            // The command line has judged its words.
+            Err(why) => assert!(!matches!(
+                why,
+                config::Error::Spec(Error::Word { .. } | Error::UnknownKey { .. })
+            )),
+        }
     }
-    if let Ok(partial) = config::parse(input, Path::new("config")) {
-        comes_back(partial);
+    if let Ok(Ok(spec)) = config::parse(input, Path::new("config")).map(Draft::finish) {
+        comes_back(spec);
     }
 });

@@ -137,6 +137,17 @@ fn unsafe_code_has_one_address_per_crate() {
 }
 
 #[test]
+fn the_command_line_parser_stays_in_its_room() {
+    let files = files(&root().join("crates/mini-vmm")).into_iter();
+    let naming = files.filter(|(_, path)| {
+        let code = fs::read_to_string(path).unwrap();
+        shipped(&code).contains("clap")
+    });
+    let modules: BTreeSet<String> = naming.map(|(module, _)| module).collect();
+    assert_eq!(modules, BTreeSet::from(["cli".to_owned()]));
+}
+
+#[test]
 fn paths_are_found_in_every_form() {
     let code =
         "use crate::a::B;\nuse crate::{b::{self, C}, d, crate_e::F};\nfn f() { crate::g::h() }";

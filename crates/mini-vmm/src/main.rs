@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
     match command {
         Command::Run(run) => {
-            let spec = config_file::resolve(run.flags, run.config.as_deref())?;
+            let spec = config_file::resolve(&run.flags, run.config.as_deref())?;
             log::debug!("{spec:?}");
             if run.print_config {
                 print(config_file::to_json(&spec)?.as_bytes())?;

@@ -3,6 +3,7 @@
 
 //! The command line: arguments in, a [`Command`] out. Nothing here reads, prints or exits.
 
+mod flags;
 mod hints;
 
 use std::ffi::OsString;
@@ -13,7 +14,8 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueHint};
 pub use clap_complete::Shell;
 
-use crate::config::{HypercallRoute, PartialSpec};
+use self::flags::MachineFlags;
+use crate::config::HypercallRoute;
 use crate::outcome::EXIT_USAGE;
 
 /// The exit codes, as `--help` shows them.
@@ -82,8 +84,8 @@ pub enum Command {
 /// What a command line says about a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Run {
-    /// The flags that describe the machine.
-    pub flags: PartialSpec,
+    /// The flags that describe the machine: their names, which are keys of the config file, and their words.
+    pub flags: Vec<(&'static str, OsString)>,
     /// The file that describes what the flags don't.
     pub config: Option<PathBuf>,
     /// Print the machine's description and run nothing.
@@ -140,7 +142,7 @@ impl Error {
 #[command(after_long_help = format!("{EXAMPLES}\n{EXIT_CODES}"))]
 struct Arguments {
     #[command(flatten)]
-    spec: PartialSpec,
+    machine: MachineFlags,
 
     /// Description of the machine in JSON; flags override it
     ///
@@ -203,11 +205,10 @@ enum Subcommand {
 /// # Example
 /// ```
 /// use mini_vmm::cli::{self, Command};
-/// use mini_vmm::config::Count;
 ///
 /// let Command::Run(run) = cli::parse_from(["mini-vmm", "--kernel", "vmlinux", "--cpus", "2"])?
 /// else { unreachable!() };
-/// assert_eq!(run.flags.cpus, Some(Count(2)));
+/// assert_eq!(run.flags, [("kernel", "vmlinux".into()), ("cpus", "2".into())]);
 /// assert_eq!(cli::parse_from(["mini-vmm", "--no-such"]).unwrap_err().exit_code(), 2);
 /// # Ok::<(), cli::Error>(())
 /// ```
@@ -217,23 +218,33 @@ where
     I::Item: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let parsed = Arguments::command()
+    let parsed = definition()
         .try_get_matches_from(&args)
-        .and_then(|mut matches| Arguments::from_arg_matches_mut(&mut matches))
-        .and_then(command_from);
+        .and_then(|mut matches| {
+            let flags = flags::given(&matches);
+            command_from(Arguments::from_arg_matches_mut(&mut matches)?, flags)
+        });
     parsed.map_err(|error| Error(Box::new(hints::add(error, &args))))
+}
+
+/// What clap knows of the command line.
+fn definition() -> clap::Command {
+    flags::with_words(Arguments::command())
 }
 
 /// The completion script of `shell`.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "mini-vmm", &mut script);
+    clap_complete::generate(shell, &mut definition(), "mini-vmm", &mut script);
     script
 }
 
-fn command_from(arguments: Arguments) -> Result<Command, clap::Error> {
+fn command_from(
+    arguments: Arguments,
+    flags: Vec<(&'static str, OsString)>,
+) -> Result<Command, clap::Error> {
     let run = Run {
-        flags: arguments.spec,
+        flags,
         config: arguments.config,
         print_config: arguments.print_config,
         verbosity: 0,

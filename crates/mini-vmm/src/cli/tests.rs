@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::file::{parse as parse_json, resolve, to_json};
 use crate::config::tests::any_spec;
-use crate::config::{ByteSize, Count, OptionalPort, SerialSpec, TimeLimit, VmSpec};
+use crate::config::{self, KEYS, SerialSpec, VmSpec};
 use crate::layout;
 use crate::outcome::{EXIT_ERROR, Outcome};
 
@@ -23,66 +23,48 @@ fn run(line: &str) -> Run {
     }
 }
 
-fn flag(args: &mut Vec<OsString>, name: &str, value: impl Into<OsString>) {
-    let mut arg = OsString::from(name);
-    arg.push("=");
-    arg.push(value.into());
-    args.push(arg);
+/// The word that the command line gives for `key`.
+fn word<'a>(run: &'a Run, key: &str) -> Option<&'a str> {
+    let (_, word) = run.flags.iter().find(|(flag, _)| *flag == key)?;
+    word.to_str()
 }
 
-/// The arguments that describe `spec` completely.
+fn spec(run: &Run) -> Result<VmSpec, config::file::Error> {
+    resolve(&run.flags, None)
+}
+
+/// The arguments that describe `spec` completely: JSON has the same words.
 fn to_args(spec: &VmSpec) -> Vec<OsString> {
-    let word = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
-    let mut args = vec![OsString::from("mini-vmm")];
-    flag(&mut args, "--kernel", &spec.kernel);
-    if let Some(initrd) = &spec.initrd {
-        flag(&mut args, "--initrd", initrd);
-    }
-    flag(&mut args, "--cmdline", &spec.cmdline);
-    flag(&mut args, "--boot-protocol", word(&spec.boot_protocol));
-    flag(&mut args, "--decompress", word(&spec.decompress));
-    flag(&mut args, "--cpus", spec.cpus.to_string());
-    flag(&mut args, "--memory", ByteSize(spec.memory).to_string());
-    let features: Vec<String> = spec.cpu_features.iter().map(ToString::to_string).collect();
-    if !features.is_empty() {
-        flag(&mut args, "--cpu-features", features.join(","));
-    }
-    let switch = |on: bool| if on { "on" } else { "off" };
-    flag(&mut args, "--nested", switch(spec.nested));
-    flag(&mut args, "--legacy-timer", switch(spec.legacy_timer));
-    flag(&mut args, "--rtc", switch(spec.rtc));
-    flag(&mut args, "--sealed", switch(spec.sealed));
-    flag(&mut args, "--serial", spec.serial.to_word());
-    flag(
-        &mut args,
-        "--debug-exit",
-        OptionalPort(spec.debug_exit).to_string(),
-    );
-    flag(&mut args, "--on-reboot", word(&spec.on_reboot));
-    flag(&mut args, "--on-panic", word(&spec.on_panic));
-    flag(&mut args, "--timeout", TimeLimit(spec.timeout).to_string());
-    flag(&mut args, "--hypercall", spec.hypercall.to_string());
-    let abi = spec.hypercall_abi.convention().name();
-    flag(&mut args, "--hypercall-abi", abi);
-    flag(&mut args, "--para", switch(spec.para));
-    let policy = spec.msr_policy.to_possible_value().unwrap();
-    flag(&mut args, "--msr-policy", policy.get_name());
-    args
+    let serde_json::Value::Object(json) = serde_json::to_value(spec).unwrap() else {
+        panic!("{spec:?} is no object");
+    };
+    assert_eq!(json.len(), KEYS.len());
+    let flags = json.iter().filter_map(|(key, value)| match value {
+        serde_json::Value::String(word) => Some(format!("--{key}={word}")),
+        serde_json::Value::Array(list) => {
+            let words: Vec<_> = list.iter().map(|word| word.as_str().unwrap()).collect();
+            (!words.is_empty()).then(|| format!("--{key}={}", words.join(",")))
+        }
+        serde_json::Value::Null => None,
+        value => Some(format!("--{key}={value}")),
+    });
+    let flags = flags.map(OsString::from);
+    std::iter::once("mini-vmm".into()).chain(flags).collect()
 }
 
 proptest! {
     #[test]
     fn flags_say_all_that_a_spec_holds(spec in any_spec()) {
         let Command::Run(run) = parse_from(to_args(&spec)).unwrap() else { unreachable!() };
-        prop_assert_eq!(VmSpec::try_from(run.flags).unwrap(), spec);
+        prop_assert_eq!(resolve(&run.flags, None).unwrap(), spec);
     }
 
     #[test]
     fn printed_config_means_the_same_machine(spec in any_spec()) {
         let Command::Run(run) = parse_from(to_args(&spec)).unwrap() else { unreachable!() };
-        let json = crate::config::file::to_json(&VmSpec::try_from(run.flags).unwrap()).unwrap();
-        let read = crate::config::file::parse(json.as_bytes(), Path::new("vm.json")).unwrap();
-        prop_assert_eq!(VmSpec::try_from(read).unwrap(), spec);
+        let json = to_json(&resolve(&run.flags, None).unwrap()).unwrap();
+        let read = parse_json(json.as_bytes(), Path::new("vm.json")).unwrap();
+        prop_assert_eq!(read.finish().unwrap(), spec);
     }
 
     #[test]
@@ -113,7 +95,7 @@ fn any_arg() -> impl Strategy<Value = OsString> {
 
 #[test]
 fn the_definition_is_consistent() {
-    Arguments::command().debug_assert();
+    definition().debug_assert();
 }
 
 #[test]
@@ -123,7 +105,7 @@ fn flags_mean_their_fields() {
                     --cpu-features -avx2,+x --debug-exit --legacy-timer -vv",
     );
     assert_eq!(read.verbosity, 2);
-    let spec = VmSpec::try_from(read.flags).unwrap();
+    let spec = spec(&read).unwrap();
     assert_eq!(
         (spec.cpus, spec.memory, spec.legacy_timer),
         (2, 1 << 30, true)
@@ -152,8 +134,8 @@ fn a_kernel_command_line_may_begin_with_anything() {
             let Ok(Command::Run(run)) = parse_from(args) else {
                 panic!("{cmdline}");
             };
-            assert_eq!(run.flags.cmdline.as_deref(), Some(cmdline));
-            assert_eq!(run.flags.cpus, Some(Count(2)), "{cmdline}");
+            assert_eq!(word(&run, "cmdline"), Some(cmdline));
+            assert_eq!(word(&run, "cpus"), Some("2"), "{cmdline}");
         }
     }
 }
@@ -182,19 +164,15 @@ fn of_a_flag_that_is_given_twice_the_last_counts() {
     };
     assert_eq!(route, HypercallRoute::Pio(None));
     // What adds up adds up: the last word on a feature counts.
-    let features = run("--kernel k --cpu-features +a,-b --cpu-features +b")
-        .flags
-        .cpu_features;
-    let features: Vec<_> = features.unwrap().iter().map(ToString::to_string).collect();
+    let features = spec(&run("--kernel k --cpu-features +a,-b --cpu-features +b"));
+    let features = features.unwrap().cpu_features;
+    let features: Vec<_> = features.iter().map(ToString::to_string).collect();
     assert_eq!(features, ["+a", "-b", "+b"]);
 }
 
 #[test]
 fn nothing_but_the_kernel_means_the_defaults() {
-    assert_eq!(
-        VmSpec::try_from(run("--kernel k").flags),
-        Ok(VmSpec::new("k"))
-    );
+    assert_eq!(spec(&run("--kernel k")).unwrap(), VmSpec::new("k"));
     // A config file may name it.
     assert_eq!(run("--config c").config.as_deref(), Some(Path::new("c")));
 }
@@ -334,13 +312,53 @@ fn help_shows_the_exit_codes_that_outcomes_have() {
         assert!(help.contains(&line), "{help}\nlacks {line:?}");
     }
     let max_cpus = format!("1 to {}", layout::MAX_CPUS);
-    let default = format!("[default: {}]", ByteSize(VmSpec::DEFAULT_MEMORY));
+    assert_eq!(VmSpec::DEFAULT_MEMORY, 512 << 20);
     for limit in [
         max_cpus.as_str(),
-        default.as_str(),
+        "[default: 512M]",
         "At least 32M, at most 1T",
     ] {
         assert!(help.contains(limit), "{help}\nlacks {limit:?}");
     }
     assert_eq!((layout::MIN_RAM, layout::MAX_RAM), (32 << 20, 1 << 40));
+}
+
+#[test]
+fn each_key_has_a_flag() {
+    let command = Arguments::command();
+    let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+    let others = ["config", "print-config", "verbose", "help", "version"];
+    let mut flags: Vec<_> = flags.filter(|flag| !others.contains(flag)).collect();
+    let mut keys = KEYS.to_vec();
+    flags.sort_unstable();
+    keys.sort_unstable();
+    assert_eq!(flags, keys);
+}
+
+#[test]
+fn paths_may_have_any_bytes_and_text_may_not() {
+    use std::os::unix::ffi::OsStrExt;
+    let with = |flag: &str| {
+        let odd = [flag.as_bytes(), b"a\xff,b"].concat();
+        let args = ["mini-vmm", "--kernel=k"].map(OsString::from);
+        parse_from(
+            args.into_iter()
+                .chain([std::ffi::OsStr::from_bytes(&odd).into()]),
+        )
+    };
+    let path = std::path::PathBuf::from(std::ffi::OsStr::from_bytes(b"a\xff,b"));
+    let read = |flag: &str| match with(flag) {
+        Ok(Command::Run(run)) => spec(&run).unwrap(),
+        other => panic!("{flag}: {other:?}"),
+    };
+    assert_eq!(read("--kernel=").kernel, path);
+    assert_eq!(read("--initrd=").initrd.as_ref(), Some(&path));
+    assert_eq!(read("--serial=file=").serial, SerialSpec::File(path));
+    for key in KEYS
+        .iter()
+        .filter(|key| !["kernel", "initrd"].contains(key))
+    {
+        let error = with(&format!("--{key}=")).unwrap_err();
+        assert_eq!(error.exit_code(), EXIT_USAGE, "{key}: {error}");
+    }
 }

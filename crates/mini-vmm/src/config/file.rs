@@ -3,18 +3,13 @@
 
 //! Machines described in JSON files.
 
-use std::fmt;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-
-use crate::config::{self, PartialSpec, VmSpec};
-use crate::text::{nearest, shorten, shown};
+use crate::config::{self, Draft, VmSpec};
+use crate::text::shorten;
 
 /// The longest config file in bytes; a command line of the longest kind fits many times.
 pub const MAX_SIZE: u64 = 1 << 20;
@@ -89,20 +84,23 @@ fn without_place(error: &serde_json::Error) -> String {
     }
 }
 
-/// The machine that `flags` and, where they are silent, the file `config` describe.
+/// The machine that `flags`, each a name and a word, and, where they are silent, the file `config` describe.
 ///
 /// # Errors
-/// When the file can't be read or is wrong, or no machine can be as described.
-pub fn resolve(flags: PartialSpec, config: Option<&Path>) -> Result<VmSpec, Error> {
-    let file = config.map(load).transpose()?.unwrap_or_default();
-    Ok(VmSpec::try_from(flags.or(file))?)
+/// When the file can't be read or is wrong, a flag is, or no machine can be as described.
+pub fn resolve(flags: &[(&str, OsString)], config: Option<&Path>) -> Result<VmSpec, Error> {
+    let mut draft = config.map(load).transpose()?.unwrap_or_default();
+    for (key, word) in flags {
+        draft.say(key, word)?;
+    }
+    Ok(draft.finish()?)
 }
 
 /// Reads what the file at `path` says about a machine.
 ///
 /// # Errors
 /// When it can't be read, is longer than [`MAX_SIZE`], or is not JSON of a machine.
-pub fn load(path: &Path) -> Result<PartialSpec, Error> {
+pub fn load(path: &Path) -> Result<Draft, Error> {
     let read_error = |source: io::Error| match source.kind() {
         io::ErrorKind::IsADirectory => Error::Directory { path: path.into() },
         _ => Error::Read {
@@ -125,7 +123,7 @@ pub fn load(path: &Path) -> Result<PartialSpec, Error> {
 ///
 /// # Errors
 /// When they are not JSON of a machine.
-pub fn parse(bytes: &[u8], path: &Path) -> Result<PartialSpec, Error> {
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Draft, Error> {
     let text = str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         let line_start = before.iter().rposition(|byte| *byte == b'\n');
@@ -137,70 +135,10 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<PartialSpec, Error> {
     })?;
     // Some editors mark UTF-8 so.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let object: Object = serde_json::from_str(text).map_err(|json| Error::Json {
+    serde_json::from_str(text).map_err(|json| Error::Json {
         path: path.into(),
         json,
-    })?;
-    Ok(object.0)
-}
-
-/// A [`PartialSpec`] by names only: serde's own would also take an array, by position.
-struct Object(PartialSpec);
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(ObjectVisitor)
-    }
-}
-
-struct ObjectVisitor;
-
-impl<'de> Visitor<'de> for ObjectVisitor {
-    type Value = Object;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object such as {\"kernel\": \"vmlinux\"}")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object, A::Error> {
-        PartialSpec::deserialize(MapAccessDeserializer::new(Keys(map))).map(Object)
-    }
-}
-
-/// A map whose keys are said to be unknown in words that help.
-struct Keys<A>(A);
-
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Keys<A> {
-    type Error = A::Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, A::Error> {
-        let Some(key) = self.0.next_key::<String>()? else {
-            return Ok(None);
-        };
-        let known: Result<_, A::Error> = seed.deserialize(key.as_str().into_deserializer());
-        known
-            .map(Some)
-            .map_err(|_| de::Error::custom(unknown_key(&key)))
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        self.0.next_value_seed(seed)
-    }
-}
-
-/// What is wrong with a key that is none.
-fn unknown_key(key: &str) -> String {
-    // The keys are the flags' names.
-    let flags = PartialSpec::augment_args(clap::Command::new(""));
-    let known = || flags.get_arguments().filter_map(clap::Arg::get_long);
-    let what = match nearest(key, known())[..] {
-        [] => format!("the keys are {}", known().collect::<Vec<_>>().join(", ")),
-        [near, ..] => format!("did you mean {near:?}?"),
-    };
-    format!("unknown key \"{}\"; {what}", shown(key))
+    })
 }
 
 /// The JSON that describes `spec`, ending in a newline; [`load`] reads it back.

@@ -3,10 +3,15 @@
 
 //! Hypercalls and MSRs of a machine, as they are described.
 
-use clap::ValueEnum;
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
 use hypercall_patch::PioPort;
 use para_abi::Convention;
+use serde::{Serialize, Serializer};
 
+use super::choices::choices;
+use super::words::{Word, WordError, parse_port};
 use super::{Error, VmSpec};
 use crate::layout;
 
@@ -35,19 +40,79 @@ impl HypercallRoute {
     };
 }
 
-/// In which registers a hypercall that reaches the VMM has its number and arguments. A guest can't be asked, so it is a
-/// property of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum HypercallAbi {
-    /// As for KVM's own: RAX; RBX, RCX, RDX, RSI.
-    #[default]
-    Kvm,
-    /// As in Linux of 2007: 64-bit RAX; RDI, RSI, RDX, RCX, R8, R9; 32-bit EBX; EAX, ECX, EDX, ESI, EDI, EBP.
-    #[value(name = "2007")]
-    Para2007,
-    /// As the guests of 2007 that were never merged: 64-bit as 2007; 32-bit EAX; EBX, ECX, EDX, ESI, EDI, EBP.
-    #[value(name = "2007-draft")]
-    Para2007Draft,
+impl FromStr for HypercallRoute {
+    type Err = WordError;
+
+    fn from_str(word: &str) -> Result<Self, WordError> {
+        match word {
+            "auto" => Ok(HypercallRoute::Auto),
+            "vendor" => Ok(HypercallRoute::Vendor),
+            "forward" => Ok(HypercallRoute::Forward),
+            "pio" => Ok(HypercallRoute::Pio(None)),
+            _ => {
+                let port = word.strip_prefix("pio=").ok_or(WordError::Route)?;
+                let port = parse_port(port).and_then(|port| u8::try_from(port).ok());
+                let port = PioPort::new(port.ok_or(WordError::RoutePort)?);
+                Ok(HypercallRoute::Pio(Some(
+                    port.map_err(WordError::ForbiddenPort)?,
+                )))
+            }
+        }
+    }
+}
+
+impl Display for HypercallRoute {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            HypercallRoute::Auto => f.write_str("auto"),
+            HypercallRoute::Vendor => f.write_str("vendor"),
+            HypercallRoute::Forward => f.write_str("forward"),
+            HypercallRoute::Pio(None) => f.write_str("pio"),
+            HypercallRoute::Pio(Some(port)) => write!(f, "pio={port}"),
+        }
+    }
+}
+
+impl Serialize for HypercallRoute {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl Word for HypercallRoute {
+    const EXPECTED: &'static str = "\"auto\", \"vendor\", \"forward\", \"pio\" or \"pio=PORT\"";
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        word.parse()
+    }
+
+    fn known() -> Vec<(&'static str, &'static str)> {
+        vec![
+            (
+                "auto",
+                "vendor where this KVM completes it and the ABI is kvm, else pio",
+            ),
+            ("vendor", "VMCALL or VMMCALL, which KVM itself answers"),
+            (
+                "forward",
+                "VMCALL or VMMCALL, every one of which KVM forwards to the VMM",
+            ),
+            ("pio", "a port, pio=PORT to choose it; the VMM answers"),
+        ]
+    }
+}
+
+choices! {
+    /// In which registers a hypercall that reaches the VMM has its number and arguments. A guest can't be asked, so it is a
+    /// property of the machine.
+    pub enum HypercallAbi {
+        /// As for KVM's own: RAX; RBX, RCX, RDX, RSI.
+        Kvm = "kvm",
+        /// As in Linux of 2007: 64-bit RAX; RDI, RSI, RDX, RCX, R8, R9; 32-bit EBX; EAX, ECX, EDX, ESI, EDI, EBP.
+        Para2007 = "2007",
+        /// As the guests of 2007 that were never merged: 64-bit as 2007; 32-bit EAX; EBX, ECX, EDX, ESI, EDI, EBP.
+        Para2007Draft = "2007-draft",
+    }
 }
 
 impl HypercallAbi {
@@ -61,16 +126,16 @@ impl HypercallAbi {
     }
 }
 
-/// Which MSRs the guest may use. What it may not use is #GP for it, as on a CPU that has no such MSR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum MsrPolicy {
-    /// Those that KVM has.
-    #[default]
-    Allow,
-    /// Those that KVM has and Linux guests need; others are counted, and named with -v.
-    DenyUnknown,
-    /// Those that KVM has; accesses that KVM refuses are counted, and named with -v.
-    Log,
+choices! {
+    /// Which MSRs the guest may use. What it may not use is #GP for it, as on a CPU that has no such MSR.
+    pub enum MsrPolicy {
+        /// Those that KVM has.
+        Allow = "allow",
+        /// Those that KVM has and Linux guests need; others are counted, and named with -v.
+        DenyUnknown = "deny-unknown",
+        /// Those that KVM has; accesses that KVM refuses are counted, and named with -v.
+        Log = "log",
+    }
 }
 
 impl VmSpec {

@@ -2,14 +2,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
+use hypercall_patch::PioPort;
 use proptest::prelude::*;
 
+use super::choices::Choice;
 use super::*;
 use crate::layout::{CMDLINE_SIZE, MAX_CPUS, MAX_RAM, MIN_RAM, PAGE_SIZE};
 
 fn spec() -> VmSpec {
     VmSpec::new("vmlinux")
+}
+
+fn choice<T: Choice + std::fmt::Debug>() -> impl Strategy<Value = T> {
+    proptest::sample::select(T::CHOICES).prop_map(|(value, ..)| value)
 }
 
 /// Valid machines of every kind, with paths and texts that JSON must escape.
@@ -36,8 +43,8 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
     let devices = (serial, proptest::option::of(port));
     let hypercalls = (
         any::<u8>(),
-        proptest::sample::select(HypercallAbi::value_variants()),
-        proptest::sample::select(MsrPolicy::value_variants()),
+        choice::<HypercallAbi>(),
+        choice::<MsrPolicy>(),
         0..6u8,
     );
     let policy = (
@@ -59,10 +66,10 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             },
             hypercall_abi: match route {
                 0 | 2 => HypercallAbi::Kvm,
-                _ => abi.to_owned(),
+                _ => abi,
             },
             para: route != 0,
-            msr_policy: msrs.to_owned(),
+            msr_policy: msrs,
             kernel: files.0,
             initrd: files.1,
             cmdline: files.2,
@@ -114,12 +121,12 @@ proptest! {
         for memory in (0..64).map(|shift| memory >> shift) {
             match with(memory) {
                 Ok(()) => prop_assert!(memory.is_multiple_of(PAGE_SIZE)),
-                Err(Error::PartialPage { nearest, .. }) => {
+                Err(Error::Memory(MemoryError::PartialPage { nearest, .. })) => {
                     prop_assert!(nearest.abs_diff(memory) <= PAGE_SIZE / 2);
                     prop_assert_eq!(with(nearest), Ok(()));
                 }
-                Err(Error::LittleMemory { .. }) => prop_assert!(memory < MIN_RAM),
-                Err(Error::MuchMemory { .. }) => prop_assert!(memory > MAX_RAM),
+                Err(Error::Memory(MemoryError::Little { .. })) => prop_assert!(memory < MIN_RAM),
+                Err(Error::Memory(MemoryError::Much { .. })) => prop_assert!(memory > MAX_RAM),
                 Err(other) => prop_assert!(false, "{}", other),
             }
         }
@@ -434,4 +441,43 @@ fn limits_themselves_are_possible() {
     for spec in specs {
         assert_eq!(spec.validate(), Ok(()), "{spec:?}");
     }
+}
+
+#[test]
+fn words_are_judged_by_their_key() {
+    let said = |key: &str, word: &str| Draft::default().say(key, OsStr::new(word));
+    let message = |key, word| said(key, word).unwrap_err().to_string();
+    assert_eq!(said("memory", "1G"), Ok(()));
+    assert_eq!(
+        message("on-panic", "halt"),
+        "--on-panic \"halt\" is none of the words for it; --help shows them"
+    );
+    assert!(message("cpus", "two").contains("\"two\" is not a number of vCPUs; write"));
+    assert_eq!(
+        message("debugexit", "on"),
+        "unknown key \"debugexit\"; did you mean \"debug-exit\"?"
+    );
+    let mut draft = Draft::default();
+    for (key, word) in [
+        ("kernel", "k"),
+        ("cpus", "300"),
+        ("cpus", "3"),
+        ("serial", "off"),
+    ] {
+        draft.say(key, OsStr::new(word)).unwrap();
+    }
+    let spec = draft.finish().unwrap();
+    assert_eq!((spec.cpus, spec.serial), (3, SerialSpec::Off));
+    assert_eq!(spec.cmdline, "panic=-1 cryptomgr.notests");
+}
+
+#[test]
+fn json_has_all_keys_in_order() {
+    let json = serde_json::to_string(&spec()).unwrap();
+    let places: Vec<_> = KEYS
+        .iter()
+        .map(|key| json.find(&format!("\"{key}\":")))
+        .collect();
+    assert!(places.iter().all(Option::is_some), "{json}");
+    assert!(places.is_sorted(), "{json}");
 }

@@ -1,25 +1,20 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The words that stand for values on the command line and in a config file.
-//!
-//! Each type here is read by [`FromStr`] and written by [`Display`]; what is written reads back as
-//! the same value. In JSON the same words are strings; plain counts may be numbers and switches may be booleans.
+//! The words that stand for values, of flags and in JSON alike.
 
-pub(super) mod json;
-
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
-use std::os::unix::ffi::OsStrExt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use hypercall_patch::PioPort;
+use serde::de::{self, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serializer};
 
-use super::{CpuFeature, HypercallRoute, SerialSpec};
 use crate::layout;
+use crate::text::shown;
 
 /// What a word is not. Reads after "`word` is ".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,55 +63,183 @@ pub enum WordError {
     /// A port that means something else.
     #[error("no route for hypercalls: {0}")]
     ForbiddenPort(hypercall_patch::ForbiddenPort),
+    /// None of the few words that there are.
+    #[error("none of the words for it; --help shows them")]
+    Choice,
+    /// Not UTF-8.
+    #[error("not text; write it in UTF-8")]
+    Text,
 }
 
-/// A number of bytes, such as `512M`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
+/// A value that is written as a word, by a flag or in JSON.
+pub(crate) trait Word: Sized {
+    /// What JSON must have for it.
+    const EXPECTED: &'static str;
 
-/// Letters of binary units, each 1024 times the one before.
-const SIZE_UNITS: [char; 4] = ['k', 'm', 'g', 't'];
+    /// Whether JSON may have a number, which means its digits.
+    const NUMBERS: bool = false;
 
-impl FromStr for ByteSize {
-    type Err = WordError;
+    /// Whether JSON may have a truth value, which means `on` or `off`.
+    const BOOLS: bool = false;
 
-    fn from_str(word: &str) -> Result<Self, WordError> {
-        let (number, unit) = split_number(word).ok_or(WordError::Size)?;
-        let unit = unit.to_ascii_lowercase();
-        let shift = match unit.strip_suffix("ib").unwrap_or(&unit) {
-            "" if unit.is_empty() => 0,
-            letter => {
-                let at = SIZE_UNITS.iter().position(|u| letter == u.to_string());
-                10 * (at.ok_or(WordError::Size)? as u32 + 1)
+    /// Reads its word.
+    fn from_word(word: &str) -> Result<Self, WordError>;
+
+    /// Reads its word, whatever the bytes.
+    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
+        // What replaces bytes that are no text is in no word either.
+        Self::from_word(&word.to_string_lossy())
+    }
+
+    /// Reads a JSON string.
+    fn from_string<E: de::Error>(word: &str) -> Result<Self, E> {
+        Self::from_word(word).map_err(|why| match why {
+            WordError::Choice => {
+                E::invalid_value(Unexpected::Str(word), &Expected::<Self>(PhantomData))
             }
+            why => E::custom(format_args!("\"{}\" is {why}", shown(word))),
+        })
+    }
+
+    /// Reads a JSON list.
+    fn from_list<'de, A: SeqAccess<'de>>(_list: A) -> Result<Self, A::Error> {
+        Err(de::Error::invalid_type(
+            Unexpected::Seq,
+            &Expected::<Self>(PhantomData),
+        ))
+    }
+
+    /// Writes what JSON must have.
+    fn expecting(f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::EXPECTED)
+    }
+
+    /// Words that help and shell completion show, each with its meaning.
+    fn known() -> Vec<(&'static str, &'static str)> {
+        Vec::new()
+    }
+}
+
+/// What serde reads a [`Word`] as.
+pub(super) struct Worded<T>(pub(super) T);
+
+impl<'de, T: Word> Deserialize<'de> for Worded<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Expected(PhantomData)).map(Worded)
+    }
+}
+
+/// A [`Word`] that is expected.
+struct Expected<T>(PhantomData<T>);
+
+impl<T: Word> Expected<T> {
+    /// Reads `word`, which is that of the plain value `found` if such are `taken`.
+    fn plain<E: de::Error>(self, taken: bool, word: &str, found: Unexpected<'_>) -> Result<T, E> {
+        match taken {
+            true => T::from_word(word).map_err(|_| E::invalid_value(found, &self)),
+            false => Err(E::invalid_type(found, &self)),
+        }
+    }
+}
+
+impl<'de, T: Word> Visitor<'de> for Expected<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        T::expecting(f)
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<T, E> {
+        T::from_string(word)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        let word = number.to_string();
+        self.plain(T::NUMBERS, &word, Unexpected::Unsigned(number))
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<T, E> {
+        let word = if on { "on" } else { "off" };
+        self.plain(T::BOOLS, word, Unexpected::Bool(on))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
+        T::from_list(list)
+    }
+}
+
+/// A number of vCPUs; whether a machine may have that many is checked later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Count(pub(super) u64);
+
+impl Word for Count {
+    const EXPECTED: &'static str = "a whole number of vCPUs such as 2";
+    const NUMBERS: bool = true;
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        word.parse().map(Count).map_err(|_| WordError::Count)
+    }
+}
+
+impl Word for bool {
+    const EXPECTED: &'static str = "\"on\" or \"off\", true or false";
+    const BOOLS: bool = true;
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        match word {
+            "on" | "true" => Ok(true),
+            "off" | "false" => Ok(false),
+            _ => Err(WordError::Switch),
+        }
+    }
+}
+
+/// Writes a switch's position.
+pub(super) fn write_switch<S: Serializer>(on: &bool, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(if *on { "on" } else { "off" })
+}
+
+/// Binary units, each 1024 times the one before.
+const SIZE_UNITS: [&str; 5] = ["", "K", "M", "G", "T"];
+
+/// Bytes, such as `512M`.
+impl Word for u64 {
+    const EXPECTED: &'static str = "a size such as \"512M\", or a number of bytes";
+    const NUMBERS: bool = true;
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        let (number, unit) = split_number(word).ok_or(WordError::Size)?;
+        let letter = match unit.get(1..) {
+            Some(rest) if rest.eq_ignore_ascii_case("ib") => &unit[..1],
+            _ => unit,
         };
+        let mut units = SIZE_UNITS.iter();
+        let power = units.position(|unit| unit.eq_ignore_ascii_case(letter));
+        let power = power.ok_or(WordError::Size)?;
         let number: u64 = number.parse().map_err(|_| WordError::HugeSize)?;
         number
-            .checked_mul(1 << shift)
-            .map(ByteSize)
+            .checked_mul(1 << (10 * power))
             .ok_or(WordError::HugeSize)
     }
 }
 
-impl Display for ByteSize {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let ByteSize(mut number) = *self;
-        let mut unit = None;
-        for letter in SIZE_UNITS {
-            if number == 0 || number % 1024 != 0 {
-                break;
-            }
-            number /= 1024;
-            unit = Some(letter.to_ascii_uppercase());
-        }
-        write!(f, "{number}")?;
-        unit.map_or(Ok(()), |letter| write!(f, "{letter}"))
-    }
+/// Writes bytes as [`ByteSize`] does.
+pub(super) fn write_size<S: Serializer>(bytes: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&ByteSize(*bytes))
 }
 
-/// A limit on time, such as `90s` or `5m`; a plain number counts seconds; `off` is no limit.
+/// Prints bytes in the largest binary unit that is exact, such as `512M`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimeLimit(pub Option<Duration>);
+pub(crate) struct ByteSize(pub(crate) u64);
+
+impl Display for ByteSize {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        // 0 is a multiple of all units.
+        let zeros = self.0.trailing_zeros() % u64::BITS;
+        let power = (zeros as usize / 10).min(SIZE_UNITS.len() - 1);
+        write!(f, "{}{}", self.0 >> (10 * power), SIZE_UNITS[power])
+    }
+}
 
 /// Units of time and their nanoseconds, largest first.
 const TIME_UNITS: [(&str, u128); 6] = [
@@ -128,12 +251,15 @@ const TIME_UNITS: [(&str, u128); 6] = [
     ("ns", 1),
 ];
 
-impl FromStr for TimeLimit {
-    type Err = WordError;
+/// A limit on time, such as `90s` or `5m`; a plain number counts seconds; `off` is no limit.
+impl Word for Option<Duration> {
+    const EXPECTED: &'static str = "a time such as \"5m\", a whole number of seconds, or \"off\"";
+    const NUMBERS: bool = true;
+    const BOOLS: bool = true;
 
-    fn from_str(word: &str) -> Result<Self, WordError> {
+    fn from_word(word: &str) -> Result<Self, WordError> {
         if word == "off" {
-            return Ok(TimeLimit(None));
+            return Ok(None);
         }
         let (number, unit) = split_number(word).ok_or(WordError::Time)?;
         let unit = if unit.is_empty() { "s" } else { unit };
@@ -143,88 +269,49 @@ impl FromStr for TimeLimit {
         let nanos = u128::from(number) * scale;
         let seconds = u64::try_from(nanos / 1_000_000_000).map_err(|_| WordError::Time)?;
         let rest = (nanos % 1_000_000_000) as u32;
-        Ok(TimeLimit(Some(Duration::new(seconds, rest))))
+        Ok(Some(Duration::new(seconds, rest)))
     }
 }
 
-impl Display for TimeLimit {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Some(limit) = self.0 else {
-            return f.write_str("off");
-        };
-        let nanos = limit.as_nanos();
-        let exact = TIME_UNITS.iter().find(|(_, scale)| nanos % scale == 0);
-        // A zero divides by every unit; write it in seconds.
-        let (name, scale) = exact.filter(|_| nanos != 0).unwrap_or(&TIME_UNITS[2]);
-        write!(f, "{}{name}", nanos / scale)
-    }
+/// Writes a limit on time, in the largest unit that is exact.
+pub(super) fn write_time<S: Serializer>(
+    limit: &Option<Duration>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    let Some(limit) = limit else {
+        return to.serialize_str("off");
+    };
+    let nanos = limit.as_nanos();
+    let exact = TIME_UNITS.iter().find(|(_, scale)| nanos % scale == 0);
+    // A zero divides by every unit; write it in seconds.
+    let (name, scale) = exact.filter(|_| nanos != 0).unwrap_or(&TIME_UNITS[2]);
+    to.collect_str(&format_args!("{}{name}", nanos / scale))
 }
 
-/// A number of vCPUs; whether a machine may have that many is checked later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count(pub u64);
+/// The port of the debug-exit device: `0xf4`, `244`, `on` for the usual one, or `off`.
+impl Word for Option<u16> {
+    const EXPECTED: &'static str = "an I/O port such as \"0xf4\" or 244, true or false";
+    const NUMBERS: bool = true;
+    const BOOLS: bool = true;
 
-impl FromStr for Count {
-    type Err = WordError;
-
-    fn from_str(word: &str) -> Result<Self, WordError> {
-        word.parse().map(Count).map_err(|_| WordError::Count)
-    }
-}
-
-impl Display for Count {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// The position of a switch: `on` or `off`, also `true` or `false`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Switch(pub bool);
-
-impl FromStr for Switch {
-    type Err = WordError;
-
-    fn from_str(word: &str) -> Result<Self, WordError> {
-        match word {
-            "on" | "true" => Ok(Switch(true)),
-            "off" | "false" => Ok(Switch(false)),
-            _ => Err(WordError::Switch),
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        match bool::from_word(word) {
+            Ok(on) => Ok(on.then_some(layout::DEBUG_EXIT)),
+            Err(_) => parse_port(word).map(Some).ok_or(WordError::Port),
         }
     }
 }
 
-impl Display for Switch {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0 { "on" } else { "off" })
-    }
-}
-
-/// The debug-exit device's port, which may be absent: `0xf4`, `244`, `on` for the usual one, or `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OptionalPort(pub Option<u16>);
-
-impl OptionalPort {
-    /// The usual port, or none.
-    fn debug_exit(on: bool) -> Self {
-        OptionalPort(on.then_some(layout::DEBUG_EXIT))
-    }
-}
-
-impl FromStr for OptionalPort {
-    type Err = WordError;
-
-    fn from_str(word: &str) -> Result<Self, WordError> {
-        if let Ok(Switch(on)) = word.parse() {
-            return Ok(OptionalPort::debug_exit(on));
-        }
-        let port = parse_port(word).ok_or(WordError::Port)?;
-        Ok(OptionalPort(Some(port)))
+/// Writes a port, in hexadecimal.
+pub(super) fn write_port<S: Serializer>(port: &Option<u16>, to: S) -> Result<S::Ok, S::Error> {
+    match port {
+        Some(port) => to.collect_str(&format_args!("{port:#x}")),
+        None => to.serialize_str("off"),
     }
 }
 
 /// Reads a port's number, such as `0xf4` or `244`.
-fn parse_port(word: &str) -> Option<u16> {
+pub(super) fn parse_port(word: &str) -> Option<u16> {
     let lower = word.to_ascii_lowercase();
     let (digits, radix) = match lower.strip_prefix("0x") {
         Some(digits) => (digits, 16),
@@ -237,161 +324,29 @@ fn parse_port(word: &str) -> Option<u16> {
     u16::from_str_radix(digits, radix).ok()
 }
 
-impl Display for OptionalPort {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(port) => write!(f, "{port:#x}"),
-            None => f.write_str("off"),
-        }
+impl Word for Option<PathBuf> {
+    const EXPECTED: &'static str = "path string";
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        Ok(Some(word.into()))
+    }
+
+    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
+        Ok(Some(word.into()))
     }
 }
 
-impl CpuFeature {
-    /// Whether `name` can be meant for the name of a feature: letters, digits, `_`, and behind the first of these also
-    /// `-` and `.`, at most 32. What names there are shows when the machine is built.
-    pub fn is_name(name: &str) -> bool {
-        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        (1..=32).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(is_part)
-    }
-}
+impl Word for Option<String> {
+    const EXPECTED: &'static str = "a string";
 
-impl FromStr for CpuFeature {
-    type Err = WordError;
-
-    fn from_str(word: &str) -> Result<Self, WordError> {
-        let (enable, name) = match (word.strip_prefix('+'), word.strip_prefix('-')) {
-            (Some(name), _) => (true, name),
-            (_, Some(name)) => (false, name),
-            _ if CpuFeature::is_name(word) => return Err(WordError::UnsignedFeature),
-            _ => return Err(WordError::Feature),
-        };
-        if !CpuFeature::is_name(name) {
-            return Err(WordError::Feature);
-        }
-        Ok(CpuFeature {
-            name: name.to_owned(),
-            enable,
-        })
-    }
-}
-
-impl Display for CpuFeature {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let sign = if self.enable { '+' } else { '-' };
-        write!(f, "{sign}{}", self.name)
-    }
-}
-
-impl SerialSpec {
-    /// Reads `off`, `stdio`, `pty`, `file=PATH` or `socket=PATH`. A path may hold any bytes.
-    ///
-    /// # Errors
-    /// [`WordError::Serial`] for any other word, and for an empty path.
-    pub fn from_word(word: &OsStr) -> Result<Self, WordError> {
-        let path = |prefix: &str| {
-            let path = word.as_bytes().strip_prefix(prefix.as_bytes())?;
-            (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
-        };
-        match word.as_bytes() {
-            b"off" => Ok(SerialSpec::Off),
-            b"stdio" => Ok(SerialSpec::Stdio),
-            b"pty" => Ok(SerialSpec::Pty),
-            _ => path("file=")
-                .map(SerialSpec::File)
-                .or_else(|| path("socket=").map(SerialSpec::Socket))
-                .ok_or(WordError::Serial),
-        }
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        Ok(Some(word.into()))
     }
 
-    /// The word that [`SerialSpec::from_word`] reads back as this value.
-    pub fn to_word(&self) -> OsString {
-        let (mut word, path) = match self {
-            SerialSpec::Off => (OsString::from("off"), None),
-            SerialSpec::Stdio => (OsString::from("stdio"), None),
-            SerialSpec::Pty => (OsString::from("pty"), None),
-            SerialSpec::File(path) => (OsString::from("file="), Some(path)),
-            SerialSpec::Socket(path) => (OsString::from("socket="), Some(path)),
-        };
-        if let Some(path) = path {
-            word.push(path);
-        }
-        word
-    }
-}
-
-impl FromStr for SerialSpec {
-    type Err = WordError;
-
-    fn from_str(word: &str) -> Result<Self, WordError> {
-        SerialSpec::from_word(OsStr::new(word))
-    }
-}
-
-impl FromStr for HypercallRoute {
-    type Err = WordError;
-
-    fn from_str(word: &str) -> Result<Self, WordError> {
-        match word {
-            "auto" => Ok(HypercallRoute::Auto),
-            "vendor" => Ok(HypercallRoute::Vendor),
-            "forward" => Ok(HypercallRoute::Forward),
-            "pio" => Ok(HypercallRoute::Pio(None)),
-            _ => {
-                let port = word.strip_prefix("pio=").ok_or(WordError::Route)?;
-                let port = parse_port(port).and_then(|port| u8::try_from(port).ok());
-                let port = PioPort::new(port.ok_or(WordError::RoutePort)?);
-                Ok(HypercallRoute::Pio(Some(
-                    port.map_err(WordError::ForbiddenPort)?,
-                )))
-            }
-        }
-    }
-}
-
-impl Display for HypercallRoute {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            HypercallRoute::Auto => f.write_str("auto"),
-            HypercallRoute::Vendor => f.write_str("vendor"),
-            HypercallRoute::Forward => f.write_str("forward"),
-            HypercallRoute::Pio(None) => f.write_str("pio"),
-            HypercallRoute::Pio(Some(port)) => write!(f, "pio={port}"),
-        }
-    }
-}
-
-/// Reads a [`HypercallRoute`] on the command line, and tells help and shells its words.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RouteParser;
-
-impl TypedValueParser for RouteParser {
-    type Value = HypercallRoute;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        arg: Option<&clap::Arg>,
-        word: &OsStr,
-    ) -> Result<HypercallRoute, clap::Error> {
-        let parser = StringValueParser::new().try_map(|word| word.parse::<HypercallRoute>());
-        parser.parse_ref(command, arg, word)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let words = [
-            (
-                "auto",
-                "vendor where this KVM completes it and the ABI is kvm, else pio",
-            ),
-            ("vendor", "VMCALL or VMMCALL, which KVM itself answers"),
-            (
-                "forward",
-                "VMCALL or VMMCALL, every one of which KVM forwards to the VMM",
-            ),
-            ("pio", "a port, pio=PORT to choose it; the VMM answers"),
-        ];
-        let values = words.map(|(word, help)| PossibleValue::new(word).help(help));
-        Some(Box::new(values.into_iter()))
+    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
+        word.to_str()
+            .ok_or(WordError::Text)
+            .and_then(Self::from_word)
     }
 }
 

@@ -209,14 +209,20 @@ fn long_words_leave_room_for_what_to_do() {
 #[test]
 fn off_is_false_wherever_it_is_a_word() {
     let off = r#"{"kernel": "k", "debug-exit": false, "timeout": false, "serial": false}"#;
-    let spec = VmSpec::try_from(parse(off.as_bytes(), Path::new(PATH)).unwrap()).unwrap();
+    let spec = parse(off.as_bytes(), Path::new(PATH))
+        .unwrap()
+        .finish()
+        .unwrap();
     assert_eq!((spec.debug_exit, spec.timeout), (None, None));
     assert_eq!(spec.serial, config::SerialSpec::Off);
     for on in ["true", "\"on\"", "244"] {
-        let json = format!("{{\"debug-exit\": {on}}}");
-        let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
+        let json = format!("{{\"kernel\": \"k\", \"debug-exit\": {on}}}");
+        let spec = parse(json.as_bytes(), Path::new(PATH))
+            .unwrap()
+            .finish()
+            .unwrap();
         let port = Some(crate::layout::DEBUG_EXIT);
-        assert_eq!(spec.debug_exit, Some(config::OptionalPort(port)), "{on}");
+        assert_eq!(spec.debug_exit, port, "{on}");
     }
 }
 
@@ -229,9 +235,12 @@ fn switches_are_words_or_booleans() {
         ("false", false),
     ] {
         let json = format!(
-            r#"{{"para": {word}, "legacy-timer": {word}, "nested": {word}, "rtc": {word}, "sealed": {word}}}"#
+            r#"{{"kernel": "k", "para": {word}, "legacy-timer": {word}, "nested": {word}, "rtc": {word}, "sealed": {word}}}"#
         );
-        let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
+        let spec = parse(json.as_bytes(), Path::new(PATH))
+            .unwrap()
+            .finish()
+            .unwrap();
         let switches = [
             spec.para,
             spec.legacy_timer,
@@ -239,24 +248,32 @@ fn switches_are_words_or_booleans() {
             spec.rtc,
             spec.sealed,
         ];
-        assert_eq!(switches, [Some(config::Switch(on)); 5], "{json}");
+        assert_eq!(switches, [on; 5], "{json}");
     }
 }
 
 #[test]
 fn the_words_of_flags_do_in_a_file() {
+    let json = "\u{feff}{\"kernel\": \"k\", \"cpus\": \"2\", \"cpu-features\": \"-avx2,+x\", \"hypercall-abi\": \"2007\"}";
+    let words = parse(json.as_bytes(), Path::new(PATH)).unwrap();
     let json =
-        "\u{feff}{\"cpus\": \"2\", \"cpu-features\": \"-avx2,+x\", \"hypercall-abi\": \"2007\"}";
-    let spec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-    let json = r#"{"cpus": 2, "cpu-features": ["-avx2", "+x"], "hypercall-abi": "2007"}"#;
-    let plain: PartialSpec = parse(json.as_bytes(), Path::new(PATH)).unwrap();
-    assert_eq!(spec, plain);
-    assert_eq!(spec.cpus, Some(config::Count(2)));
-    assert_eq!(spec.hypercall_abi, Some(config::HypercallAbi::Para2007));
-    assert_eq!(spec.cpu_features.unwrap().len(), 2);
-    let unsaid = r#"{"cpu-features": null, "para": null, "on-panic": null}"#;
-    let unsaid = parse(unsaid.as_bytes(), Path::new(PATH)).unwrap();
-    assert_eq!(unsaid, PartialSpec::default());
+        r#"{"kernel": "k", "cpus": 2, "cpu-features": ["-avx2", "+x"], "hypercall-abi": "2007"}"#;
+    let plain = parse(json.as_bytes(), Path::new(PATH)).unwrap();
+    assert_eq!(words, plain);
+    let spec = words.finish().unwrap();
+    assert_eq!(spec.cpus, 2);
+    assert_eq!(spec.hypercall_abi, config::HypercallAbi::Para2007);
+    assert_eq!(spec.cpu_features.len(), 2);
+    let unsaid: Vec<_> = config::KEYS
+        .iter()
+        .map(|key| format!("\"{key}\": null"))
+        .collect();
+    let unsaid = parse(
+        format!("{{{}}}", unsaid.join(",")).as_bytes(),
+        Path::new(PATH),
+    )
+    .unwrap();
+    assert_eq!(unsaid, Draft::default());
 }
 
 #[test]
@@ -281,13 +298,9 @@ fn flags_override_the_file() {
     let file = dir.path().join(PATH);
     let json = r#"{"kernel": "a", "cpus": 2, "memory": "1G", "timeout": "5m", "serial": "off"}"#;
     std::fs::write(&file, json).unwrap();
-    let flags = PartialSpec {
-        cpus: Some(config::Count(3)),
-        serial: Some(config::SerialSpec::Pty),
-        timeout: Some(config::TimeLimit(None)),
-        ..PartialSpec::default()
-    };
-    let spec = resolve(flags, Some(&file)).unwrap();
+    let flags = [("cpus", "3"), ("serial", "pty"), ("timeout", "off")];
+    let flags = flags.map(|(key, word)| (key, word.into()));
+    let spec = resolve(&flags, Some(&file)).unwrap();
     assert_eq!((spec.cpus, spec.memory), (3, 1 << 30));
     assert_eq!(
         (spec.kernel.as_path(), spec.timeout),
@@ -302,13 +315,10 @@ fn a_file_may_leave_the_kernel_to_the_flags() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join(PATH);
     std::fs::write(&file, "{}").unwrap();
-    let silent = resolve(PartialSpec::default(), Some(&file));
+    let silent = resolve(&[], Some(&file));
     assert!(matches!(silent, Err(Error::Spec(config::Error::NoKernel))));
-    let flags = PartialSpec {
-        kernel: Some("k".into()),
-        ..PartialSpec::default()
-    };
-    assert_eq!(resolve(flags, Some(&file)).unwrap(), VmSpec::new("k"));
+    let flags = [("kernel", "k".into())];
+    assert_eq!(resolve(&flags, Some(&file)).unwrap(), VmSpec::new("k"));
 }
 
 #[test]
@@ -340,10 +350,10 @@ proptest! {
         value in "(-?[0-9]{1,25}(\\.[0-9])?|\"[0-9]{0,25}[a-zA-Z=/]{0,6}\"|null|true|\\[\\]|\\{\\})",
     ) {
         let json = format!("{{\"kernel\": \"k\", \"{key}\": {value}}}");
-        let read = parse(json.as_bytes(), Path::new(PATH)).map(VmSpec::try_from);
+        let read = parse(json.as_bytes(), Path::new(PATH)).map(Draft::finish);
         if let Ok(Ok(spec)) = read {
             let again = parse(to_json(&spec).unwrap().as_bytes(), Path::new(PATH)).unwrap();
-            prop_assert_eq!(VmSpec::try_from(again), Ok(spec));
+            prop_assert_eq!(again.finish(), Ok(spec));
         }
     }
 }

@@ -1,7 +1,24 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use hypercall_patch::PioPort;
+
 use super::*;
+use crate::config::{CpuFeature, HypercallRoute, SerialSpec};
+
+/// What a serializer of `write` gets to write.
+fn written(
+    write: impl FnOnce(serde_json::value::Serializer) -> Result<serde_json::Value, serde_json::Error>,
+) -> String {
+    write(serde_json::value::Serializer)
+        .unwrap()
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
 
 #[test]
 fn sizes_are_binary() {
@@ -15,15 +32,15 @@ fn sizes_are_binary() {
         ("1T", 1 << 40),
     ];
     for (word, bytes) in sizes {
-        assert_eq!(word.parse(), Ok(ByteSize(bytes)), "{word}");
+        assert_eq!(u64::from_word(word), Ok(bytes), "{word}");
     }
     for word in [
         "", "M", "-1", "+1", "1.5G", "512MB", "512 M", "1ib", "1E", "size=1G", "٣M",
     ] {
-        assert_eq!(word.parse::<ByteSize>(), Err(WordError::Size), "{word}");
+        assert_eq!(u64::from_word(word), Err(WordError::Size), "{word}");
     }
     for word in ["16777216T", "18446744073709551616"] {
-        assert_eq!(word.parse::<ByteSize>(), Err(WordError::HugeSize), "{word}");
+        assert_eq!(u64::from_word(word), Err(WordError::HugeSize), "{word}");
     }
 }
 
@@ -51,11 +68,13 @@ fn times_have_units() {
         ("1500ms", 1500),
     ];
     for (word, millis) in times {
-        let limit = TimeLimit(Some(Duration::from_millis(millis)));
-        assert_eq!(word.parse(), Ok(limit), "{word}");
-        assert_eq!(limit.to_string().parse(), Ok(limit), "{word}");
+        let limit = Some(Duration::from_millis(millis));
+        assert_eq!(Option::<Duration>::from_word(word), Ok(limit), "{word}");
+        let again = written(|to| write_time(&limit, to));
+        assert_eq!(Option::<Duration>::from_word(&again), Ok(limit), "{word}");
     }
-    assert_eq!("off".parse(), Ok(TimeLimit(None)));
+    assert_eq!(Option::<Duration>::from_word("off"), Ok(None));
+    assert_eq!(written(|to| write_time(&None, to)), "off");
     for word in [
         "",
         "s",
@@ -66,18 +85,26 @@ fn times_have_units() {
         "1y",
         "18446744073709551615h",
     ] {
-        assert_eq!(word.parse::<TimeLimit>(), Err(WordError::Time), "{word}");
+        assert_eq!(
+            Option::<Duration>::from_word(word),
+            Err(WordError::Time),
+            "{word}"
+        );
     }
 }
 
 #[test]
 fn ports_are_decimal_or_hexadecimal() {
     for (word, port) in [("0xF4", 0xf4), ("244", 0xf4), ("0xffff", 0xffff), ("0", 0)] {
-        assert_eq!(word.parse(), Ok(OptionalPort(Some(port))), "{word}");
+        assert_eq!(Option::<u16>::from_word(word), Ok(Some(port)), "{word}");
     }
-    assert_eq!("off".parse(), Ok(OptionalPort(None)));
+    assert_eq!(Option::<u16>::from_word("off"), Ok(None));
     for word in ["", "0x", "f4", "+1", "0x+1", "-1", "65536", "0x10000"] {
-        assert_eq!(word.parse::<OptionalPort>(), Err(WordError::Port), "{word}");
+        assert_eq!(
+            Option::<u16>::from_word(word),
+            Err(WordError::Port),
+            "{word}"
+        );
     }
 }
 
@@ -87,21 +114,27 @@ fn features_have_a_sign_and_a_name() {
         name: name.into(),
         enable,
     };
-    assert_eq!("+sse4_1".parse(), Ok(feature("sse4_1", true)));
-    assert_eq!("-3dnow".parse(), Ok(feature("3dnow", false)));
+    assert_eq!(
+        CpuFeature::from_word("+sse4_1"),
+        Ok(feature("sse4_1", true))
+    );
+    assert_eq!(CpuFeature::from_word("-3dnow"), Ok(feature("3dnow", false)));
     let long = format!("+{}", "x".repeat(33));
     // How a name is spelled is judged with the names that there are, which then can be suggested.
-    assert_eq!("+SSE4.1".parse(), Ok(feature("SSE4.1", true)));
+    assert_eq!(
+        CpuFeature::from_word("+SSE4.1"),
+        Ok(feature("SSE4.1", true))
+    );
     for word in ["avx2", "AVX-512"] {
         assert_eq!(
-            word.parse::<CpuFeature>(),
+            CpuFeature::from_word(word),
             Err(WordError::UnsignedFeature),
             "{word}"
         );
     }
     for word in ["", "+", "--cpus", "+.a", "+a b", "=avx", long.as_str()] {
         assert_eq!(
-            word.parse::<CpuFeature>(),
+            CpuFeature::from_word(word),
             Err(WordError::Feature),
             "{word}"
         );
@@ -128,7 +161,11 @@ fn serial_words_round_trip() {
         "file:/tmp/x",
         "Stdio",
     ] {
-        assert_eq!(word.parse::<SerialSpec>(), Err(WordError::Serial), "{word}");
+        assert_eq!(
+            SerialSpec::from_word(OsStr::new(word)),
+            Err(WordError::Serial),
+            "{word}"
+        );
     }
 }
 

@@ -1,0 +1,203 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The flags that describe a machine: their help, and what a command line says by them.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, ArgMatches, Args, Command, Error, ValueHint};
+
+use crate::config::{self, KEYS, WordError};
+
+/// The flags as the help shows them. Each has the name of one of [`KEYS`], by which [`given`] finds its words.
+#[derive(Args, Debug)]
+pub(super) struct MachineFlags {
+    /// Kernel image: ELF vmlinux or bzImage, told apart by content
+    ///
+    /// A file or a pipe, as --initrd: --kernel <(zcat vmlinux.gz)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(required_unless_present = "config", help_heading = "Boot")]
+    kernel: Option<PathBuf>,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Boot")]
+    initrd: Option<PathBuf>,
+
+    /// Kernel command line [default: console=ttyS0 panic=-1 cryptomgr.notests]
+    ///
+    /// With --serial off the default has no console to name. cryptomgr.notests leaves out the kernel's tests of its
+    /// cryptography, which can take half of its boot time; in FIPS mode they run all the same.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(help_heading = "Boot")]
+    cmdline: Option<OsString>,
+
+    /// Entry point [default: auto]
+    #[arg(long, value_name = "WHICH", help_heading = "Boot")]
+    boot_protocol: Option<OsString>,
+
+    /// Who decompresses a bzImage [default: auto]
+    #[arg(long, value_name = "WHO", help_heading = "Boot")]
+    decompress: Option<OsString>,
+
+    /// Number of vCPUs, 1 to 64 [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(help_heading = "Machine")]
+    cpus: Option<OsString>,
+
+    /// RAM: a number and K, M, G or T [default: 512M]
+    ///
+    /// At least 32M, at most 1T, a multiple of the 4K page. Units are binary; a number without a
+    /// unit counts bytes.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    #[arg(help_heading = "Machine")]
+    memory: Option<OsString>,
+
+    /// CPU features to show or hide, such as +x,-y
+    ///
+    /// Names are those of Linux's /proc/cpuinfo. The list applies in order, so the last word on a
+    /// feature counts; a feature that the host lacks can't be shown.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    #[arg(help_heading = "Machine")]
+    cpu_features: Option<Vec<OsString>>,
+
+    /// Show the guest vmx or svm, for guests of its own [default: off]
+    ///
+    /// The host's KVM must offer it. It is a large part of KVM that a hostile guest can then reach.
+    #[arg(long, value_name = "on|off", help_heading = "Machine")]
+    nested: Option<OsString>,
+
+    /// Give the machine a PIT and a PIC, and announce them [default: off]
+    ///
+    /// Linux needs them with acpi=off, nolapic, no-kvmclock or nopv, and so does memtest86+.
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "on", help_heading = "Machine")]
+    legacy_timer: Option<OsString>,
+
+    /// Give the machine a real-time clock with an alarm [default: off]
+    #[arg(long, value_name = "on|off", help_heading = "Devices")]
+    rtc: Option<OsString>,
+
+    /// COM1: off, stdio, pty, file=PATH or socket=PATH [default: stdio]
+    ///
+    /// stdio: Ctrl-A x ends the VMM. pty: the name of a new pseudo-terminal is printed.
+    /// file: output only, the file is created or emptied. socket: listens there, one client at a
+    /// time.
+    #[arg(long, value_name = "WHERE", help_heading = "Devices")]
+    serial: Option<OsString>,
+
+    /// Let the guest end the VMM through a port [default port: 0xf4]
+    ///
+    /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's
+    /// isa-debug-exit does.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "0xf4", help_heading = "Devices")]
+    debug_exit: Option<OsString>,
+
+    /// What a guest reset does [default: exit]
+    #[arg(long, value_name = "ACTION", help_heading = "Policy")]
+    on_reboot: Option<OsString>,
+
+    /// What a guest's panic report does [default: exit]
+    #[arg(long, value_name = "ACTION", help_heading = "Policy")]
+    on_panic: Option<OsString>,
+
+    /// End the run after this time: 90, 5m, 1h or off [default: off]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(help_heading = "Policy")]
+    timeout: Option<OsString>,
+
+    /// How a guest's hypercalls reach their handler [default: auto]
+    ///
+    /// A guest registers for hypercalls by MSR 0x87655678, and the VMM writes the instructions into
+    /// its memory that make them. Say pio where more than one host runs the guests: what auto takes
+    /// depends on the host, and VMM_HC_EXIT and its like exist with pio and forward only. PORT is 0
+    /// to 0xff; without one it is 0xf5, or 0xf9 where the debug-exit device has that.
+    #[arg(long, value_name = "ROUTE")]
+    #[arg(help_heading = "Hypercalls")]
+    hypercall: Option<OsString>,
+
+    /// Registers of hypercalls that reach the VMM [default: kvm]
+    ///
+    /// On the route vendor KVM itself answers, and knows its own registers only. With others, auto is pio.
+    #[arg(long, value_name = "ABI", help_heading = "Hypercalls")]
+    hypercall_abi: Option<OsString>,
+
+    /// Whether a guest can register for hypercalls [default: on]
+    ///
+    /// Off: MSR 0x87655678 is #GP, as on a machine that never heard of it.
+    #[arg(long, value_name = "on|off", help_heading = "Hypercalls")]
+    para: Option<OsString>,
+
+    /// Which MSRs the guest may use [default: allow]
+    #[arg(long, value_name = "POLICY", help_heading = "Policy")]
+    msr_policy: Option<OsString>,
+
+    /// Open no file, socket or VM once the guest runs [default: off]
+    ///
+    /// What is otherwise found out when a guest needs it is then found out at the start, which takes longer.
+    #[arg(long, value_name = "on|off", help_heading = "Policy")]
+    sealed: Option<OsString>,
+}
+
+/// Has each machine flag of `command` judge its words. What is a path is one whatever it is.
+pub(super) fn with_words(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let key = KEYS.iter().find(|key| Some(**key) == arg.get_long());
+        match key.filter(|_| arg.get_value_hint() != ValueHint::FilePath) {
+            Some(key) => arg.value_parser(WordParser(key)),
+            None => arg,
+        }
+    })
+}
+
+/// The machine flags that were given, and their words. A list has the commas between its words.
+pub(super) fn given(matches: &ArgMatches) -> Vec<(&'static str, OsString)> {
+    let given = KEYS.iter().filter_map(|key| {
+        // clap's name is that of the field.
+        let words: Vec<&OsStr> = matches.get_raw(&key.replace('-', "_"))?.collect();
+        Some((*key, words.join(OsStr::new(","))))
+    });
+    given.collect()
+}
+
+/// Judges the words of a key, and tells help and shells which there are.
+#[derive(Clone, Copy, Debug)]
+struct WordParser(&'static str);
+
+impl TypedValueParser for WordParser {
+    type Value = OsString;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        word: &OsStr,
+    ) -> Result<OsString, Error> {
+        let judged = match config::check_word(self.0, word) {
+            // clap lists them.
+            Err(WordError::Choice) => {
+                let choices = config::known_words(self.0);
+                let parser = PossibleValuesParser::new(choices.iter().map(|(word, _)| *word));
+                let word = word.to_string_lossy();
+                let listed = parser.parse_ref(command, arg, OsStr::new(&*word));
+                return listed.map(OsString::from);
+            }
+            judged => judged,
+        };
+        let parser = OsStringValueParser::new().try_map(move |word| judged.map(|()| word));
+        parser.parse_ref(command, arg, word)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let known = config::known_words(self.0).into_iter();
+        let values = known.map(|(word, meaning)| PossibleValue::new(word).help(meaning));
+        (values.len() > 0).then(|| Box::new(values) as Box<dyn Iterator<Item = PossibleValue>>)
+    }
+}

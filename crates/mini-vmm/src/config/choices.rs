@@ -1,0 +1,69 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Values that are one of a few words.
+
+use std::fmt::{self, Formatter};
+
+use super::words::{Word, WordError};
+
+/// A value that is one of a few words.
+pub(crate) trait Choice: Copy + 'static {
+    /// Each value with its word and what that means.
+    const CHOICES: &'static [(Self, &'static str, &'static str)];
+}
+
+/// Makes enumerations of words. The first word is the default; what documents a value is also its help.
+macro_rules! choices {
+    ($(
+        $(#[doc = $about:literal])+
+        pub enum $name:ident { $($(#[doc = $help:literal])+ $value:ident = $word:literal,)+ }
+    )+) => { $(
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+        pub enum $name {
+            $($(#[doc = $help])+ #[serde(rename = $word)] $value,)+
+        }
+
+        impl $crate::config::choices::Choice for $name {
+            const CHOICES: &'static [(Self, &'static str, &'static str)] =
+                &[$(($name::$value, $word, concat!($($help),+)),)+];
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                <$name as $crate::config::choices::Choice>::CHOICES[0].0
+            }
+        }
+    )+ };
+}
+pub(super) use choices;
+
+impl<T: Choice> Word for T {
+    const EXPECTED: &'static str = "";
+
+    fn expecting(f: &mut Formatter<'_>) -> fmt::Result {
+        for (at, (_, word, _)) in T::CHOICES.iter().enumerate() {
+            let before = match T::CHOICES.len() - at {
+                _ if at == 0 => "",
+                1 => " or ",
+                _ => ", ",
+            };
+            write!(f, "{before}{word:?}")?;
+        }
+        Ok(())
+    }
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        let choice = T::CHOICES.iter().find(|(_, known, _)| *known == word);
+        choice.map(|(value, ..)| *value).ok_or(WordError::Choice)
+    }
+
+    fn known() -> Vec<(&'static str, &'static str)> {
+        // A help has no period at its end.
+        let known = T::CHOICES
+            .iter()
+            .map(|(_, word, help)| (*word, help.trim().trim_end_matches('.')));
+        known.collect()
+    }
+}

@@ -1,0 +1,216 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A machine that is described bit by bit: by a config file, then by flags.
+
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::fmt::{self, Formatter};
+use std::marker::PhantomData;
+use std::path::PathBuf;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::words::{Count, Word, WordError, Worded};
+use super::{Error, VmSpec};
+
+/// What has been said about a machine so far. What is said later counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    spec: VmSpec,
+    // These are no fields of `spec` while it may still be wrong or follow from others.
+    kernel: Option<PathBuf>,
+    cmdline: Option<String>,
+    cpus: Count,
+}
+
+/// Something that says one value.
+trait Source {
+    type Error;
+
+    /// Reads it and puts it in its place.
+    fn read<T: Word>(self, place: &mut T) -> Result<(), Self::Error>;
+}
+
+/// Makes the list of keys, and a function that finds the place of each.
+macro_rules! keys {
+    ($draft:ident: $($key:literal => $place:expr,)+) => {
+        /// The keys of a machine in JSON, which are the names of its flags.
+        pub const KEYS: &[&str] = &[$($key),+];
+
+        impl Draft {
+            /// Has `source` say the value of `key`; `None` if there is no such key.
+            fn say_by<S: Source>(&mut self, key: &str, source: S) -> Option<Result<(), S::Error>> {
+                let $draft = self;
+                match key {
+                    $($key => Some(source.read(&mut $place)),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+keys! { draft:
+    "kernel" => draft.kernel,
+    "initrd" => draft.spec.initrd,
+    "cmdline" => draft.cmdline,
+    "boot-protocol" => draft.spec.boot_protocol,
+    "decompress" => draft.spec.decompress,
+    "cpus" => draft.cpus,
+    "memory" => draft.spec.memory,
+    "cpu-features" => draft.spec.cpu_features,
+    "nested" => draft.spec.nested,
+    "legacy-timer" => draft.spec.legacy_timer,
+    "rtc" => draft.spec.rtc,
+    "serial" => draft.spec.serial,
+    "debug-exit" => draft.spec.debug_exit,
+    "on-reboot" => draft.spec.on_reboot,
+    "on-panic" => draft.spec.on_panic,
+    "timeout" => draft.spec.timeout,
+    "hypercall" => draft.spec.hypercall,
+    "hypercall-abi" => draft.spec.hypercall_abi,
+    "para" => draft.spec.para,
+    "msr-policy" => draft.spec.msr_policy,
+    "sealed" => draft.spec.sealed,
+}
+
+impl Default for Draft {
+    /// Nothing is said.
+    fn default() -> Self {
+        let spec = VmSpec::new(PathBuf::new());
+        Draft {
+            kernel: None,
+            cmdline: None,
+            cpus: Count(spec.cpus.into()),
+            spec,
+        }
+    }
+}
+
+impl Draft {
+    /// Says the value of `key` in the word of the flag `--key`.
+    ///
+    /// # Errors
+    /// When there is no such key, or `word` is none for it.
+    pub fn say(&mut self, key: &str, word: &OsStr) -> Result<(), Error> {
+        match self.say_by(key, Flag(word)) {
+            Some(said) => said.map_err(|why| Error::Word {
+                key: key.into(),
+                word: word.into(),
+                why,
+            }),
+            None => Err(Error::UnknownKey { key: key.into() }),
+        }
+    }
+
+    /// The machine: defaults stand for what was not said.
+    ///
+    /// # Errors
+    /// When no machine can be so, as [`VmSpec::validate`] tells, or no kernel was named.
+    pub fn finish(self) -> Result<VmSpec, Error> {
+        let Count(cpus) = self.cpus;
+        let default_cmdline = || VmSpec::default_cmdline(&self.spec.serial).to_owned();
+        let spec = VmSpec {
+            kernel: self.kernel.ok_or(Error::NoKernel)?,
+            cmdline: self.cmdline.unwrap_or_else(default_cmdline),
+            cpus: u8::try_from(cpus).map_err(|_| Error::TooManyCpus { cpus })?,
+            ..self.spec
+        };
+        spec.validate()?;
+        Ok(spec)
+    }
+}
+
+/// Whether `word` is one for `key`, which is one of [`KEYS`].
+pub(crate) fn check_word(key: &str, word: &OsStr) -> Result<(), WordError> {
+    Draft::default().say_by(key, Flag(word)).unwrap_or(Ok(()))
+}
+
+/// Words for `key` that help and shell completion show, each with its meaning.
+pub(crate) fn known_words(key: &str) -> Vec<(&'static str, &'static str)> {
+    let mut known = Vec::new();
+    Draft::default().say_by(key, List(&mut known));
+    known
+}
+
+/// The word of a flag.
+struct Flag<'a>(&'a OsStr);
+
+impl Source for Flag<'_> {
+    type Error = WordError;
+
+    fn read<T: Word>(self, place: &mut T) -> Result<(), WordError> {
+        *place = T::from_os_word(self.0)?;
+        Ok(())
+    }
+}
+
+/// No value, but a question for words.
+struct List<'a>(&'a mut Vec<(&'static str, &'static str)>);
+
+impl Source for List<'_> {
+    type Error = Infallible;
+
+    fn read<T: Word>(self, _place: &mut T) -> Result<(), Infallible> {
+        *self.0 = T::known();
+        Ok(())
+    }
+}
+
+/// The value of an entry in JSON. `null` says nothing.
+struct Entry<'a, 'de, A>(&'a mut A, PhantomData<&'de ()>);
+
+impl<'de, A: MapAccess<'de>> Source for Entry<'_, 'de, A> {
+    type Error = A::Error;
+
+    fn read<T: Word>(self, place: &mut T) -> Result<(), A::Error> {
+        if let Some(Worded(value)) = self.0.next_value()? {
+            *place = value;
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Draft {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(DraftVisitor)
+    }
+}
+
+struct DraftVisitor;
+
+impl<'de> Visitor<'de> for DraftVisitor {
+    type Value = Draft;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("an object such as {\"kernel\": \"vmlinux\"}")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Draft, A::Error> {
+        let mut draft = Draft::default();
+        let mut seen = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let Some(known) = KEYS.iter().find(|known| **known == key) else {
+                return Err(de::Error::custom(Error::UnknownKey { key }));
+            };
+            if seen.contains(&known) {
+                return Err(de::Error::duplicate_field(known));
+            }
+            seen.push(known);
+            draft
+                .say_by(known, Entry(&mut map, PhantomData))
+                .unwrap_or(Ok(()))?;
+        }
+        Ok(draft)
+    }
+}
+
+impl<'de> Deserialize<'de> for VmSpec {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Draft::deserialize(from)?
+            .finish()
+            .map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,85 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Where COM1 goes, as it is described.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer, ser};
+
+use super::words::{Word, WordError};
+
+/// Where COM1 goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SerialSpec {
+    /// Nowhere: there is no COM1.
+    Off,
+    /// The VMM's standard input and output.
+    #[default]
+    Stdio,
+    /// Output to this file, no input.
+    File(PathBuf),
+    /// A new pseudo-terminal, whose name is printed.
+    Pty,
+    /// A listening Unix socket at this path; one client at a time.
+    Socket(PathBuf),
+}
+
+impl SerialSpec {
+    /// Reads `off`, `stdio`, `pty`, `file=PATH` or `socket=PATH`. A path may hold any bytes.
+    ///
+    /// # Errors
+    /// [`WordError::Serial`] for any other word, and for an empty path.
+    pub fn from_word(word: &OsStr) -> Result<Self, WordError> {
+        let path = |prefix: &str| {
+            let path = word.as_bytes().strip_prefix(prefix.as_bytes())?;
+            (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
+        };
+        match word.as_bytes() {
+            b"off" => Ok(SerialSpec::Off),
+            b"stdio" => Ok(SerialSpec::Stdio),
+            b"pty" => Ok(SerialSpec::Pty),
+            _ => path("file=")
+                .map(SerialSpec::File)
+                .or_else(|| path("socket=").map(SerialSpec::Socket))
+                .ok_or(WordError::Serial),
+        }
+    }
+
+    /// The word that [`SerialSpec::from_word`] reads back as this value.
+    pub fn to_word(&self) -> OsString {
+        let (word, path) = match self {
+            SerialSpec::Off => ("off", None),
+            SerialSpec::Stdio => ("stdio", None),
+            SerialSpec::Pty => ("pty", None),
+            SerialSpec::File(path) => ("file=", Some(path)),
+            SerialSpec::Socket(path) => ("socket=", Some(path)),
+        };
+        let path = path.map_or(OsStr::new(""), |path| path.as_os_str());
+        [OsStr::new(word), path].join(OsStr::new(""))
+    }
+}
+
+impl Word for SerialSpec {
+    const EXPECTED: &'static str = "\"off\", \"stdio\", \"pty\", \"file=PATH\" or \"socket=PATH\"";
+    const BOOLS: bool = true;
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        SerialSpec::from_word(OsStr::new(word))
+    }
+
+    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
+        SerialSpec::from_word(word)
+    }
+}
+
+impl Serialize for SerialSpec {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let word = self.to_word().into_string().map_err(|word| {
+            ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))
+        })?;
+        to.serialize_str(&word)
+    }
+}

@@ -1,0 +1,123 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What can be checked of a machine without touching the host.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{CmdlineError, CpuFeature, Error, MemoryError, SerialSpec, VmSpec, hypercall};
+use crate::layout;
+
+/// The longest path of a Unix socket: `sun_path` less its NUL, see unix(7).
+pub(super) const MAX_SOCKET_PATH: usize = 107;
+
+impl VmSpec {
+    /// Checks everything that can be checked without touching the host.
+    ///
+    /// # Errors
+    /// The first thing that no machine can have.
+    pub fn validate(&self) -> Result<(), Error> {
+        match self.cpus {
+            0 => return Err(Error::NoCpus),
+            cpus if cpus > layout::MAX_CPUS => {
+                return Err(Error::TooManyCpus { cpus: cpus.into() });
+            }
+            _ => {}
+        }
+        check_memory(self.memory)?;
+        check_cmdline(&self.cmdline)?;
+        let mut names = self.cpu_features.iter().map(|feature| &feature.name);
+        if let Some(name) = names.find(|name| !CpuFeature::is_name(name)) {
+            return Err(Error::FeatureName { name: name.clone() });
+        }
+        validate_timeout(self.timeout)?;
+        validate_debug_exit(self.debug_exit)?;
+        hypercall::validate(self)?;
+        validate_path("kernel", &self.kernel)?;
+        if let Some(initrd) = &self.initrd {
+            validate_path("initrd", initrd)?;
+        }
+        validate_serial(&self.serial)
+    }
+}
+
+/// Whether a machine can have `memory` bytes of RAM. The host may still have less.
+///
+/// # Errors
+/// [`MemoryError`] when it can't.
+pub fn check_memory(memory: u64) -> Result<(), MemoryError> {
+    if memory < layout::MIN_RAM {
+        return Err(MemoryError::Little { memory });
+    }
+    if memory > layout::MAX_RAM {
+        return Err(MemoryError::Much { memory });
+    }
+    if !memory.is_multiple_of(layout::PAGE_SIZE) {
+        let nearest = (memory + layout::PAGE_SIZE / 2) / layout::PAGE_SIZE * layout::PAGE_SIZE;
+        return Err(MemoryError::PartialPage { memory, nearest });
+    }
+    Ok(())
+}
+
+/// Whether `cmdline` has a place in guest memory. The kernel may still want it shorter.
+///
+/// # Errors
+/// [`CmdlineError`] when it has none.
+pub fn check_cmdline(cmdline: &str) -> Result<(), CmdlineError> {
+    if let Some(at) = cmdline.bytes().position(|byte| byte == 0) {
+        return Err(CmdlineError::Nul { at });
+    }
+    if cmdline.len() as u64 >= layout::CMDLINE_SIZE {
+        return Err(CmdlineError::Long { len: cmdline.len() });
+    }
+    Ok(())
+}
+
+fn validate_debug_exit(port: Option<u16>) -> Result<(), Error> {
+    let Some(port) = port else {
+        return Ok(());
+    };
+    if port > u16::MAX - (layout::DEBUG_EXIT_SIZE - 1) {
+        return Err(Error::LastPorts { port });
+    }
+    match layout::port_owner(port) {
+        Some(owner) => Err(Error::TakenPort { port, owner }),
+        None => Ok(()),
+    }
+}
+
+fn validate_timeout(timeout: Option<Duration>) -> Result<(), Error> {
+    match timeout {
+        Some(Duration::ZERO) => Err(Error::ZeroTimeout),
+        Some(time) if time > VmSpec::MAX_TIMEOUT => Err(Error::LongTimeout),
+        _ => Ok(()),
+    }
+}
+
+fn validate_path(what: &'static str, path: &Path) -> Result<(), Error> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Err(Error::EmptyPath { what });
+    }
+    if bytes.contains(&0) {
+        let path = path.to_owned();
+        return Err(Error::PathNul { what, path });
+    }
+    Ok(())
+}
+
+fn validate_serial(serial: &SerialSpec) -> Result<(), Error> {
+    match serial {
+        SerialSpec::Off | SerialSpec::Stdio | SerialSpec::Pty => Ok(()),
+        SerialSpec::File(path) => validate_path("serial file", path),
+        SerialSpec::Socket(path) => {
+            validate_path("serial socket", path)?;
+            if path.as_os_str().len() > MAX_SOCKET_PATH {
+                return Err(Error::LongSocketPath { path: path.clone() });
+            }
+            Ok(())
+        }
+    }
+}
