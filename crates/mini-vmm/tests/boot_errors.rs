@@ -427,11 +427,11 @@ fn command_lines_are_judged() {
     assert!(with(&line(65535), &own(u32::MAX)).starts_with("no error"));
     assert_eq!(
         with(&line(65536), &own(u32::MAX)),
-        "the kernel command line has 65536 bytes, but this kernel takes 65535; shorten --cmdline"
+        "the kernel command line has 65536 bytes; shorten it to 65535 or fewer"
     );
     assert_eq!(
         with("quiet\0splash", &good()),
-        "the kernel command line has a NUL byte at offset 5; take it out of --cmdline"
+        "the kernel command line has a NUL at byte 5, where a kernel would stop reading; take it out"
     );
 }
 

@@ -11,6 +11,7 @@ use vm_memory::GuestMemoryError;
 use super::decompress::NotDecompressed;
 use super::image::FileKind;
 use super::looks::Looks;
+use crate::config::CmdlineError;
 use crate::layout::MIB;
 use crate::memory::Size;
 
@@ -33,7 +34,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: InitrdError,
     },
-    /// The command line is longer than the kernel takes.
+    /// The command line is longer than this kernel takes.
     #[error(
         "the kernel command line has {len} bytes, but this kernel takes {max}; shorten --cmdline"
     )]
@@ -43,12 +44,9 @@ pub enum Error {
         /// The longest that would do.
         max: usize,
     },
-    /// The command line has a NUL in it, where the kernel would stop to read.
-    #[error("the kernel command line has a NUL byte at offset {offset}; take it out of --cmdline")]
-    CmdlineNul {
-        /// Where.
-        offset: usize,
-    },
+    /// No kernel takes such a command line.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
     /// Boot data can't be written to guest memory.
     #[error(
         "boot data can't be written to guest memory ({0}); give the machine 32 MiB of memory or more"

@@ -36,8 +36,8 @@ use self::kernel::{Plan, Wanted};
 pub use self::looks::Looks;
 use self::watch::Guard;
 pub use self::watch::{Step, Unwatched, Watch, Work};
-use crate::config::{BootProtocol, Decompress};
-use crate::layout::{CMDLINE, CMDLINE_SIZE};
+use crate::config::{self, BootProtocol, Decompress};
+use crate::layout::CMDLINE;
 use crate::memory::low_ram_end;
 
 /// What to boot.
@@ -282,17 +282,12 @@ fn reading(e: GuestMemoryError, file: impl Fn(std::io::Error) -> Error) -> Error
 }
 
 fn check_cmdline(cmdline: &str, kernel_max: u32) -> Result<(), Error> {
-    if let Some(offset) = cmdline.bytes().position(|byte| byte == 0) {
-        return Err(Error::CmdlineNul { offset });
+    config::check_cmdline(cmdline)?;
+    let (len, max) = (cmdline.len(), kernel_max as usize);
+    match len > max {
+        true => Err(Error::CmdlineTooLong { len, max }),
+        false => Ok(()),
     }
-    let max = (kernel_max as usize).min(CMDLINE_SIZE as usize - 1);
-    if cmdline.len() > max {
-        return Err(Error::CmdlineTooLong {
-            len: cmdline.len(),
-            max,
-        });
-    }
-    Ok(())
 }
 
 fn write_boot_data<M: GuestMemoryBackend>(

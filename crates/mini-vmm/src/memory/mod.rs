@@ -13,9 +13,10 @@ use vm_memory::mmap::FromRangesError;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 pub use self::aligned::prefer_huge_pages;
+use crate::config::{MemoryError, check_memory};
 use crate::layout::{
     ACPI_TABLES, ACPI_TABLES_SIZE, GIB, HIGH_RAM, HOLE_END, HOLE_START, KIB, KVM_IDENTITY_MAP,
-    KVM_TSS, LOW_RAM_END, MAX_RAM, MIB, MIN_RAM, PAGE_SIZE,
+    KVM_TSS, LOW_RAM_END, MIB, PAGE_SIZE,
 };
 pub use crate::sys::mapped_vm::{MappedVm, SlotError, create_vm};
 
@@ -25,28 +26,16 @@ const LEAST_PHYSICAL_BITS: u32 = 36;
 /// Why the machine can't have its memory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Less RAM was asked for than any kernel starts with.
-    #[error("{} of memory is too little; ask for {} or more", Size(*asked), Size(MIN_RAM))]
-    TooSmall {
-        /// Bytes that were asked for.
-        asked: u64,
-    },
-    /// More RAM was asked for than the machine's layout or the host's processor can address.
+    /// No machine can have it.
+    #[error(transparent)]
+    Size(#[from] MemoryError),
+    /// More RAM was asked for than the host's processor can address.
     #[error("{} of memory is too much; ask for {} or less", Size(*asked), Size(*most))]
     TooLarge {
         /// Bytes that were asked for.
         asked: u64,
         /// The most bytes that can be had.
         most: u64,
-    },
-    /// The size is no whole number of pages.
-    #[error(
-        "{asked} bytes of memory are no whole number of pages; ask for {} bytes",
-        asked.next_multiple_of(PAGE_SIZE)
-    )]
-    Unaligned {
-        /// Bytes that were asked for.
-        asked: u64,
     },
     /// The host refused the mapping.
     #[error(
@@ -149,25 +138,14 @@ fn allocate_or_tell(
 
 /// Whether a machine may have `ram` bytes on a processor with `bits()` bits of physical address.
 fn check_size(ram: u64, bits: impl Fn() -> u32) -> Result<(), Error> {
-    if ram < MIN_RAM {
-        return Err(Error::TooSmall { asked: ram });
-    }
-    if ram > MAX_RAM {
-        return Err(Error::TooLarge {
-            asked: ram,
-            most: MAX_RAM,
-        });
-    }
+    check_memory(ram)?;
     // The processor is asked only where the answer matters.
     let reach = |bits: u32| (1u64 << bits.min(63)) - (HOLE_END - HOLE_START);
     if ram > reach(LEAST_PHYSICAL_BITS) {
-        let most = reach(bits()).min(MAX_RAM);
+        let most = reach(bits());
         if ram > most {
             return Err(Error::TooLarge { asked: ram, most });
         }
-    }
-    if ram & (PAGE_SIZE - 1) != 0 {
-        return Err(Error::Unaligned { asked: ram });
     }
     Ok(())
 }
@@ -267,6 +245,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::layout::MIN_RAM;
 
     #[test]
     fn ram_leaves_the_hole_free() {
@@ -293,16 +272,16 @@ mod tests {
         };
         assert_eq!(
             message(0, 48),
-            "0 bytes of memory is too little; ask for 32 MiB or more"
+            "0 bytes of memory is less than the 32M that a machine needs; give it more"
         );
         assert_eq!(
             message(MIN_RAM - 1, 48),
-            "33554431 bytes of memory is too little; ask for 32 MiB or more"
+            "33554431 bytes of memory is less than the 32M that a machine needs; give it more"
         );
         assert_eq!(message(MIN_RAM, 48), "fits");
         assert_eq!(
             message(u64::MAX, 48),
-            "18446744073709551615 bytes of memory is too much; ask for 1024 GiB or less"
+            "18446744073709551615 bytes of memory is more than a machine can have; give it at most 1T"
         );
         assert_eq!(
             message(512 * GIB, 39),
@@ -311,7 +290,7 @@ mod tests {
         assert_eq!(message(511 * GIB, 39), "fits");
         assert_eq!(
             message(MIN_RAM + 1, 48),
-            "33554433 bytes of memory are no whole number of pages; ask for 33558528 bytes"
+            "33554433 bytes of memory is not a multiple of the 4K page; the nearest size is 32M"
         );
     }
 
