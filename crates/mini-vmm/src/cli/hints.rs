@@ -12,93 +12,24 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::Arguments;
 use crate::text::shown;
 
-/// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool) and what to write.
-const FOREIGN_FLAGS: [(&[&str], &str); 16] = [
-    (
-        &["-m", "--mem", "--mem-size", "--mem-size-mib", "-memory"],
-        "memory is given as '--memory 512M'",
-    ),
-    (
-        &[
-            "-smp",
-            "--smp",
-            "--vcpus",
-            "--vcpu",
-            "-c",
-            "-cpus",
-            "--num-cpus",
-        ],
-        "vCPUs are given as '--cpus 2'",
-    ),
-    (
-        &["-cpu", "--cpu"],
-        "vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
-    ),
-    (
-        &[
-            "-append",
-            "--append",
-            "-p",
-            "--params",
-            "--kernel-cmdline",
-            "--boot-args",
-        ],
-        "the kernel command line is given as '--cmdline TEXT'",
-    ),
-    (
-        &[
-            "-k",
-            "-kernel",
-            "--kernel-path",
-            "--kernel-image",
-            "--firmware",
-        ],
-        "the kernel is given as '--kernel FILE'",
-    ),
-    (
-        &["-i", "-initrd", "--initramfs", "--initrd-path"],
-        "the initial RAM disk is given as '--initrd FILE'",
-    ),
-    (
-        &["-serial", "--console", "-chardev"],
-        "the console is COM1, given as '--serial stdio'",
-    ),
-    (
-        &["-nographic", "-display", "--display"],
-        "there is no display; the console is COM1, on this terminal unless '--serial' says otherwise",
-    ),
-    (
-        &["-no-reboot", "--no-reboot"],
-        "a reset ends the VMM unless '--on-reboot reset' is given",
-    ),
-    (
-        &["-enable-kvm", "--enable-kvm", "-accel", "--accel"],
-        "KVM is always used",
-    ),
-    (
-        &["-device", "--device"],
-        "the debug-exit device is given as '--debug-exit'; there is no option for others",
-    ),
-    (&["-rtc"], "the real-time clock is given as '--rtc on'"),
-    (
-        &["--config-file", "--json", "-f"],
-        "a machine in JSON is given as '--config FILE'",
-    ),
-    (
-        &["-d", "--debug", "--log-level", "--level", "-D"],
-        "log more with '-v', '-vv' or '-vvv'",
-    ),
-    (
-        &[
-            "--disk", "--block", "-drive", "-hda", "--net", "-netdev", "-nic", "--vsock", "--fs",
-            "--rng",
-        ],
-        "this version has no disks, networks or other virtio devices; give the guest an '--initrd'",
-    ),
-    (
-        &["--api-sock", "--api-socket", "--no-api", "-qmp", "-monitor"],
-        "there is no API; the command line or '--config FILE' describes the machine",
-    ),
+/// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and what to write for them.
+const FOREIGN_FLAGS: [&str; 16] = [
+    "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
+    "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
+    "-cpu --cpu: vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
+    "-append --append -p --params --kernel-cmdline --boot-args: the kernel command line is given as '--cmdline TEXT'",
+    "-k -kernel --kernel-path --kernel-image --firmware: the kernel is given as '--kernel FILE'",
+    "-i -initrd --initramfs --initrd-path: the initial RAM disk is given as '--initrd FILE'",
+    "-serial --console -chardev: the console is COM1, given as '--serial stdio'",
+    "-nographic -display --display: there is no display; the console is COM1, on this terminal unless '--serial' says otherwise",
+    "-no-reboot --no-reboot: a reset ends the VMM unless '--on-reboot reset' is given",
+    "-enable-kvm --enable-kvm -accel --accel: KVM is always used",
+    "-device --device: the debug-exit device is given as '--debug-exit'; there is no option for others",
+    "-rtc: the real-time clock is given as '--rtc on'",
+    "--config-file --json -f: a machine in JSON is given as '--config FILE'",
+    "-d --debug --log-level --level -D: log more with '-v', '-vv' or '-vvv'",
+    "--disk --block -drive -hda --net -netdev -nic --vsock --fs --rng: this version has no disks, networks or other virtio devices; give the guest an '--initrd'",
+    "--api-sock --api-socket --no-api -qmp -monitor: there is no API; the command line or '--config FILE' describes the machine",
 ];
 
 /// Flags whose value, which may be left out, follows an equals sign.
@@ -160,12 +91,13 @@ fn flag_hint(invalid: &str, args: &[OsString]) -> Option<String> {
         .find(|arg| arg.starts_with(invalid))
         .unwrap_or(invalid);
     let known = |flag: &str| {
-        FOREIGN_FLAGS
+        let mut hints = FOREIGN_FLAGS
             .iter()
-            .find(|(flags, _)| flags.contains(&flag))
+            .filter_map(|line| line.split_once(": "));
+        hints.find(|(flags, _)| flags.split(' ').any(|known| known == flag))
     };
     let (_, hint) = known(typed).or_else(|| known(invalid))?;
-    Some((*hint).to_owned())
+    Some(hint.to_owned())
 }
 
 /// A hint for a path that looks like a flag.
