@@ -76,20 +76,6 @@ fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The reply that the guest waits for.
-#[derive(Clone, Copy, Debug)]
-enum Owed {
-    PioIn,
-    PioOut,
-    MmioRead,
-    MmioWrite,
-    Rdmsr,
-    Wrmsr,
-    Hypercall,
-    Hyperv,
-    Other,
-}
-
 /// The replies of a [`ScriptedVcpu`], readable while it runs elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct Replies(Arc<Mutex<Vec<Reply>>>);
@@ -112,7 +98,8 @@ pub struct ScriptedVcpu {
     repeat: Option<Step>,
     flag: Arc<Flag>,
     replies: Replies,
-    owed: Option<Owed>,
+    /// The reply that the guest waits for, without what the VMM answers.
+    owed: Option<Reply>,
     /// The bytes that `Exit` borrows.
     data: Vec<u8>,
     details: Details,
@@ -155,25 +142,30 @@ impl ScriptedVcpu {
 
     /// Delivers the reply to the last exit. The instruction retires unless a `Step::Then` continues it.
     fn deliver(&mut self) {
-        let Some(owed) = self.owed.take() else { return };
-        let faulted = self.error != 0;
-        let reply = match owed {
-            Owed::PioIn => Reply::PioIn(self.data.clone()),
-            Owed::PioOut => Reply::PioOut,
-            Owed::MmioRead => Reply::MmioRead(self.data.clone()),
-            Owed::MmioWrite => Reply::MmioWrite,
-            Owed::Rdmsr => Reply::Rdmsr((!faulted).then_some(self.word)),
-            Owed::Wrmsr => Reply::Wrmsr((!faulted).then_some(())),
-            Owed::Hypercall => Reply::Hypercall(self.word),
-            Owed::Hyperv => Reply::Hyperv,
-            Owed::Other => Reply::Other(self.data.clone()),
+        let Some(mut reply) = self.owed.take() else {
+            return;
         };
+        let succeeded = self.error == 0;
+        match &mut reply {
+            Reply::PioIn(data) | Reply::MmioRead(data) | Reply::Other(data) => {
+                *data = take(&mut self.data);
+            }
+            Reply::Rdmsr(value) => *value = succeeded.then_some(self.word),
+            Reply::Wrmsr(done) => *done = succeeded.then_some(()),
+            Reply::Hypercall(ret) => *ret = self.word,
+            Reply::PioOut | Reply::MmioWrite | Reply::Hyperv => {}
+        }
         if self.repeat.is_none() {
             relock(&self.replies.0).push(reply);
         }
         if !matches!(self.script.front(), Some(Step::Then(_))) {
             self.retired += 1;
         }
+    }
+
+    fn assert_complete(&self, act: &str) {
+        let owed = &self.owed;
+        assert!(owed.is_none(), "{act} while {owed:?} is incomplete");
     }
 
     fn continuation(&mut self) -> Option<Step> {
@@ -191,7 +183,7 @@ impl ScriptedVcpu {
         Exit::Interrupted
     }
 
-    fn owe(&mut self, owed: Owed, data: Vec<u8>) {
+    fn owe(&mut self, owed: Reply, data: Vec<u8>) {
         self.owed = Some(owed);
         self.data = data;
         self.word = 0;
@@ -258,17 +250,20 @@ impl ScriptedVcpu {
 }
 
 /// The reply that the guest waits for after `step`, and the data of its exit.
-fn owed(step: &mut Step) -> Option<(Owed, Vec<u8>)> {
+fn owed(step: &mut Step) -> Option<(Reply, Vec<u8>)> {
     Some(match step {
-        Step::PioIn { size, count, .. } => (Owed::PioIn, vec![0; usize::from(*size) * *count]),
-        Step::PioOut { data, .. } => (Owed::PioOut, take(data)),
-        Step::MmioRead { len, .. } => (Owed::MmioRead, vec![0; *len]),
-        Step::MmioWrite { data, .. } => (Owed::MmioWrite, take(data)),
-        Step::Rdmsr { .. } => (Owed::Rdmsr, Vec::new()),
-        Step::Wrmsr { .. } => (Owed::Wrmsr, Vec::new()),
-        Step::Hypercall { .. } => (Owed::Hypercall, Vec::new()),
-        Step::HypervSynic { .. } => (Owed::Hyperv, Vec::new()),
-        Step::Other { data, .. } => (Owed::Other, take(data)),
+        Step::PioIn { size, count, .. } => (
+            Reply::PioIn(Vec::new()),
+            vec![0; usize::from(*size) * *count],
+        ),
+        Step::PioOut { data, .. } => (Reply::PioOut, take(data)),
+        Step::MmioRead { len, .. } => (Reply::MmioRead(Vec::new()), vec![0; *len]),
+        Step::MmioWrite { data, .. } => (Reply::MmioWrite, take(data)),
+        Step::Rdmsr { .. } => (Reply::Rdmsr(None), Vec::new()),
+        Step::Wrmsr { .. } => (Reply::Wrmsr(None), Vec::new()),
+        Step::Hypercall { .. } => (Reply::Hypercall(0), Vec::new()),
+        Step::HypervSynic { .. } => (Reply::Hyperv, Vec::new()),
+        Step::Other { data, .. } => (Reply::Other(Vec::new()), take(data)),
         _ => return None,
     })
 }
@@ -325,11 +320,7 @@ impl SaveVcpu for ScriptedVcpu {
     type State = ScriptState;
 
     fn save(&mut self) -> Result<ScriptState, ScriptError> {
-        assert!(
-            self.owed.is_none(),
-            "saved while {:?} is incomplete",
-            self.owed
-        );
+        self.assert_complete("saved");
         assert!(!self.ended, "saved after an exit that ends the vCPU");
         Ok(ScriptState {
             retired: self.retired,
@@ -348,11 +339,7 @@ impl SaveVcpu for ScriptedVcpu {
         if *state == ScriptState::MISFIT {
             return Err(ScriptError::Misfit);
         }
-        assert!(
-            self.owed.is_none(),
-            "restored while {:?} is incomplete",
-            self.owed
-        );
+        self.assert_complete("restored");
         self.ended = false;
         self.retired = state.retired;
         Ok(())
@@ -369,11 +356,7 @@ impl ManagedVcpu for ScriptedVcpu {
     }
 
     fn paused(&mut self) -> Result<(), ScriptError> {
-        assert!(
-            self.owed.is_none(),
-            "paused while {:?} is incomplete",
-            self.owed
-        );
+        self.assert_complete("paused");
         Ok(())
     }
 
