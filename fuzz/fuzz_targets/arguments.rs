@@ -3,8 +3,8 @@
 
 //! Any bytes as the command's arguments and as a config file.
 //!
-//! Arguments are separated by NULs, as in /proc/PID/cmdline. A machine that is accepted must be valid
-//! and come back from its own JSON.
+//! Arguments are separated by NULs, as in /proc/PID/cmdline. An accepted machine must be valid, and its own JSON must
+//! describe it again.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ use mini_vmm::config::{Draft, Error, VmSpec};
 
 fn comes_back(spec: VmSpec) {
     assert_eq!(spec.validate(), Ok(()));
-    // Paths need not be UTF-8; JSON has to be.
+    // Paths need not be UTF-8, but JSON must be.
     if let Ok(json) = config::to_json(&spec) {
         let again = config::parse(json.as_bytes(), Path::new("again")).expect("our own JSON");
         assert_eq!(again.finish(), Ok(spec));

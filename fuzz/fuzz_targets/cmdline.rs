@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any text as the kernel command line, for a kernel that takes any length of it.
+//! Any text as the command line of a kernel with any maximum length.
 //!
-//! The first two bytes of the input are the length that the kernel takes; the rest is the line.
+//! The first two bytes of the input are the kernel's maximum length; the rest is the line.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 static MEMORY: LazyLock<GuestMemoryMmap> =
     LazyLock::new(|| memory::allocate(32 * MIB).expect("32 MiB of memory"));
 
-/// The smallest bzImage that is loaded, taking `max` bytes of command line.
+/// The smallest bzImage that can be loaded, for a command line of up to `max` bytes.
 fn kernel(max: u16) -> Image {
     let mut image = vec![0; 2048];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);

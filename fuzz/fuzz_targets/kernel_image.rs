@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any bytes as a kernel image: a result, never a panic, a hang or memory without bound.
+//! Any bytes as a kernel image: a result, never a panic, a hang or unbounded memory.
 //!
 //! The first byte of the input chooses protocol, decompressor and initrd; the rest is the image.
 
@@ -19,7 +19,7 @@ use vm_memory::GuestMemoryMmap;
 
 const RAM: u64 = 32 * MIB;
 
-/// One memory for all inputs: what an earlier one left there does not matter here.
+/// One memory for all inputs: data from earlier inputs does not matter.
 static MEMORY: LazyLock<GuestMemoryMmap> =
     LazyLock::new(|| memory::allocate(RAM).expect("32 MiB of memory"));
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any accesses to a vCPU's MSRs, against what its handlers promise.
+//! Any accesses to a vCPU's MSRs, compared with a model of its handlers.
 //!
 //! Each 13 bytes of the input are an access: a byte of choices, the index, the value.
 
@@ -52,7 +52,7 @@ fn msrs() -> MsrDispatch {
     build().expect("these MSRs don't collide")
 }
 
-/// The values that a guest can have written and can read back.
+/// The values that a guest may have written and can read back.
 struct Model {
     row: [u64; 6],
     last: u64,
@@ -119,7 +119,7 @@ fuzz_target!(|input: &[u8]| {
                 assert_eq!(model.write(index, value).unwrap_or(outcome), outcome);
             }
             _ => {
-                // Into another process and back, with what the guest chose as a forged value.
+                // As if saved and restored in another process, with the guest's value as a forged one.
                 let mut values = msrs.save();
                 values.push((index, value));
                 let refused = msrs.restore(&values);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any rules of an MSR filter: refused, or compiled to ranges that KVM takes and that do what the rules say.
+//! Any rules of an MSR filter: refused, or compiled to ranges that KVM accepts and that follow the rules.
 //!
 //! The first byte of the input chooses the default. Each further 9 bytes are a rule: a byte of choices, the
 //! first MSR, how many more.
@@ -26,7 +26,7 @@ fn rule(bytes: &[u8]) -> Option<Rule> {
     let (first, rest) = rest.split_first_chunk()?;
     let first = u32::from_le_bytes(*first);
     let more = u32::from_le_bytes(rest.try_into().ok()?);
-    // Mostly short ones: long ones are soon too many.
+    // Mostly short ones, because a few long ones are too many.
     let more = if choice & 8 == 0 { more % 0x4000 } else { more };
     Some(Rule {
         range: MsrRange::new(first, first.saturating_add(more)).ok()?,
@@ -35,7 +35,7 @@ fn rule(bytes: &[u8]) -> Option<Rule> {
     })
 }
 
-/// Whether RDMSR (or else WRMSR) of an MSR is to be allowed.
+/// Whether RDMSR (otherwise WRMSR) of an MSR should be allowed.
 fn wanted(default: FilterDefault, rules: &[Rule], index: u32, read: bool) -> bool {
     let about = |rule: &&Rule| {
         let direction = if read {

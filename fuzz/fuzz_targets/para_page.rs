@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guests that write any pages and register with them.
+//! Guests that write any page and register with it.
 //!
 //! The first byte of the input chooses the stub. Each further 33 bytes are a step of one of two vCPUs: a
 //! byte of choices, the value of WRMSR, and the 24 bytes that the guest writes there before.

@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Saved registrations from anybody: plain, as JSON and as CBOR.
+//! Any saved registration: plain, as JSON and as CBOR.
 //!
-//! The first byte of the input chooses the form and the stub; the rest is the state.
+//! The first byte of the input chooses the format and the stub; the rest is the state.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 static MEMORY: LazyLock<GuestMemoryMmap> = LazyLock::new(guest::memory);
 
-/// Version, page, site: little-endian; then the number of the stub that the guest was given, if that is known.
+/// Version, page and site in little endian, then the number of the guest's stub, if that is known.
 fn plain(bytes: &[u8]) -> Option<ParaMsrState> {
     let (version, rest) = bytes.split_first_chunk()?;
     let (para_state_gpa, rest) = rest.split_first_chunk()?;
@@ -113,7 +113,7 @@ fuzz_target!(|input: &[u8]| {
     let stub = STUBS[usize::from(choice) % stubs];
     let in_memory = STUBS.get(usize::from(choice) / stubs % (stubs + 1));
     if let (Some(in_memory), Some(registration)) = (in_memory, state.registration) {
-        // Where that isn't RAM, there is no stub.
+        // If that isn't RAM, there is no stub.
         let _ = MEMORY.write_slice(&in_memory.bytes(), GuestAddress(registration.hypercall_gpa));
     }
     restore(&state, stub);

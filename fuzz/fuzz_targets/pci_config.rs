@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any accesses to a PCI root, against what the functions' own registers say of who answers.
+//! Any accesses to a PCI root. The functions' own registers tell which function must answer.
 //!
 //! Each 18 bytes of the input are a step: choices, place, value.
 
@@ -44,7 +44,7 @@ impl MsiSink for Sink {
     }
 }
 
-/// Answers with its number, and knows where it was told to be.
+/// Answers with its number, and records the address that it was told.
 struct Device(u8, Mutex<Option<u64>>);
 
 impl PciDevice for Device {
@@ -120,7 +120,7 @@ impl Machine {
         address.expect("the functions were pushed in order")
     }
 
-    /// Whose BAR has the first byte at a place, and whether it has the others.
+    /// The function whose BAR has the first byte at a place, and whether the BAR has the other bytes too.
     fn owner(&self, place: u64, len: u64) -> Option<(usize, u64, bool)> {
         (0..BARS.len()).find_map(|number| {
             let offset = place.checked_sub(self.function(number).decoded(0)?)?;
@@ -167,7 +167,7 @@ impl Machine {
         }
     }
 
-    /// A state that comes back is the same, and sends nothing. A forged one is refused, or comes back as it was forged.
+    /// A restored state is unchanged, and sends nothing. A forged one is refused, or restored as forged.
     fn save(&self, at: usize, value: u8) {
         let mut state = self.root.save();
         let fresh = machine();
@@ -205,7 +205,7 @@ fuzz_target!(|input: &[u8]| {
                 let offset = (number as u64 + 1) << 15 | place % 0x60;
                 machine.access(Window::Ecam, offset, &mut data, write);
             }
-            // What is in its BAR.
+            // Registers in its BAR.
             5 => {
                 if let Some(base) = machine.function(number).decoded(0) {
                     let window = if base < 1 << 32 {

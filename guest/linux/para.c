@@ -2,19 +2,19 @@
 /*
  * Copyright 2026 The mini-vmm developers.
  *
- * Guest driver of the MSR based hypercall ABI of 2007.
+ * Guest driver for the MSR based hypercall ABI of 2007.
  *
- * Each CPU gives a page to the host by WRMSR of 0x87655678. The host answers
- * in the page and replaces the first four bytes of a stub, which all CPUs
- * share, by an instruction that reaches it. See para_abi.h for the ABI and
- * README.md for the files in /sys/kernel/para.
+ * Each CPU registers a page with the host by WRMSR of 0x87655678. The host
+ * answers in the page and replaces the first four bytes of a stub, which all
+ * CPUs share, with an instruction that exits to it. See para_abi.h for the ABI
+ * and README.md for the files in /sys/kernel/para.
  *
- * The ABI knows no unregistration. The host touches a page only while its
- * CPU's WRMSR executes, and the stub likewise, so both may be freed once no
- * callback can register again. The host keeps the two addresses until the CPU
- * is reset. If the guest is saved and restored by another host after this
- * module went, that host may look at the old address of the stub, and writes
- * there only where it finds the instructions of a call.
+ * The ABI has no unregistration. The host accesses page and stub only while
+ * the CPU executes the WRMSR, so both may be freed once no callback can
+ * register again. The host keeps the two addresses until the machine is reset.
+ * If the guest is saved and restored by another host after this module was
+ * unloaded, that host reads the bytes at the old address of the stub. It
+ * writes there only if it finds a stub.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -38,20 +38,20 @@
 #include "para.h"
 #include "stub.h"
 
-/* Boot marks: what the VMM is told. */
+/* Boot marks, which the VMM logs. */
 #define PARA_MARK_LOADED	1
 #define PARA_MARK_PANIC		0xdead
 
-/* Calls in one measurement, and measurements, of which the fastest counts. */
+/* Calls in one series, and number of series; the fastest series counts. */
 #define PARA_PING_CALLS		32
 #define PARA_PING_RUNS		8
 
-/* An unused port: POST codes. Its write exits to the VMM and does nothing. */
+/* The POST code port: a write exits to the VMM and does nothing. */
 #define PARA_BARE_PORT		0x80
 
 static bool off;
 module_param(off, bool, 0444);
-MODULE_PARM_DESC(off, "Stay away from the host: register nothing (default: N)");
+MODULE_PARM_DESC(off, "Register nothing (default: N)");
 
 static unsigned int guest_version = KVM_PARA_API_VERSION;
 module_param(guest_version, uint, 0444);
@@ -64,9 +64,9 @@ MODULE_PARM_DESC(panic_status,
 
 enum para_status {
 	PARA_OFF,		/* by parameter, or not in a virtual machine */
-	PARA_NO_HOST,		/* nobody owns the MSR */
-	PARA_REFUSED,		/* a host, but it refused */
-	PARA_BAD_STUB,		/* registered, but the bytes make no sense */
+	PARA_NO_HOST,		/* no host handles the MSR */
+	PARA_REFUSED,		/* the host refused */
+	PARA_BAD_STUB,		/* registered, but the stub is unknown */
 	PARA_LIVE,
 };
 
@@ -97,7 +97,7 @@ static void para_read_stub(u8 bytes[PARA_STUB_LEN])
 {
 	int i;
 
-	/* The host changed them behind the compiler's back. */
+	/* The host changes them without the compiler's knowledge. */
 	for (i = 0; i < PARA_STUB_LEN; i++)
 		bytes[i] = READ_ONCE(para_stub[i]);
 }
@@ -115,7 +115,7 @@ static bool para_stub_is_vendor(const u8 *bytes)
 
 static phys_addr_t para_stub_gpa(void)
 {
-	/* Modules are in the vmalloc area: not linearly mapped. */
+	/* Modules are in the vmalloc area, which is not linearly mapped. */
 	return page_to_phys(vmalloc_to_page(para_stub)) +
 	       offset_in_page(para_stub);
 }
@@ -146,7 +146,7 @@ long para_hypercall(unsigned long nr, unsigned long a0, unsigned long a1,
 }
 EXPORT_SYMBOL_GPL(para_hypercall);
 
-/* Registers the CPU that this runs on; it stays there. */
+/* Registers the current CPU; hot-plug callbacks don't migrate. */
 static int para_cpu_online(unsigned int cpu)
 {
 	struct para_cpu *pc = this_cpu_ptr(&para_cpus);
@@ -162,11 +162,11 @@ static int para_cpu_online(unsigned int cpu)
 	if (pc->registered)
 		pc->registrations++;
 	pr_debug("cpu %u: page %#llx, result %d\n", cpu, gpa, pc->result);
-	/* A CPU that can't register is still a good CPU. */
+	/* An error here would keep the CPU offline. */
 	return 0;
 }
 
-/* There is no telling the host: it may keep two addresses without a use. */
+/* The host can't be told: it keeps two addresses that it doesn't use. */
 static int para_cpu_offline(unsigned int cpu)
 {
 	this_cpu_ptr(&para_cpus)->registered = false;
@@ -187,7 +187,7 @@ static unsigned int para_registered(struct cpumask *mask)
 	return count;
 }
 
-/* The first CPU that had an answer from a host; NULL without a host. */
+/* The first CPU that a host answered; NULL without a host. */
 static struct para_cpu *para_answered(void)
 {
 	unsigned int cpu;
@@ -211,11 +211,11 @@ static const char *para_route(void)
 	para_read_stub(bytes);
 	if (para_stub_is_pio(bytes))
 		return "pio";
-	/* The bytes of these two are the same: who answers tells. */
+	/* The other two have the same bytes; only forward answers this call. */
 	return para_call(VMM_HC_NOP, 0, 0, 0, 0) == 0 ? "forward" : "vendor";
 }
 
-/* Nanoseconds for one @once, the fastest of some measurements. */
+/* Nanoseconds per call of @once in the fastest series. */
 static __always_inline u64 para_measure(void (*once)(void))
 {
 	u64 best = U64_MAX;
@@ -259,7 +259,7 @@ static ssize_t name##_show(struct kobject *kobj,			\
 }									\
 static struct kobj_attribute name##_attr = __ATTR_RO(name)
 
-/* As PARA_SHOW, for what only makes sense with a live stub. */
+/* Like PARA_SHOW, for files that need a live stub. */
 #define PARA_SHOW_LIVE(name, format, ...)				\
 static ssize_t name##_show(struct kobject *kobj,			\
 			   struct kobj_attribute *attr, char *buf)	\
@@ -321,7 +321,7 @@ static ssize_t cpus_show(struct kobject *kobj, struct kobj_attribute *attr,
 
 static struct kobj_attribute cpus_attr = __ATTR_RO(cpus);
 
-/* One line for each CPU; a page holds those of about 60. */
+/* One line per CPU; a page has space for about 60. */
 static ssize_t cpu_state_show(struct kobject *kobj,
 			      struct kobj_attribute *attr, char *buf)
 {
@@ -415,7 +415,7 @@ static int para_alloc_pages(void)
 	for_each_possible_cpu(cpu) {
 		struct page *page;
 
-		/* From anywhere: both halves of the address count. */
+		/* From any zone: WRMSR takes all 64 bits of the address. */
 		page = alloc_pages_node(cpu_to_node(cpu),
 					GFP_KERNEL | __GFP_ZERO, 0);
 		if (!page) {
@@ -427,7 +427,7 @@ static int para_alloc_pages(void)
 	return 0;
 }
 
-/* Says what came of the registrations, and finds the status. */
+/* Logs the result of the registrations, and returns the status. */
 static enum para_status para_judge(void)
 {
 	struct para_cpu *pc = para_answered();
@@ -468,7 +468,7 @@ static int para_register_all(void)
 	error = para_alloc_pages();
 	if (error)
 		return error;
-	/* Runs on each CPU that is online, and on each that comes later. */
+	/* Runs on each CPU that is online, and on each that comes online later. */
 	para_cpuhp = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "para:online",
 				       para_cpu_online, para_cpu_offline);
 	if (para_cpuhp < 0) {
@@ -477,7 +477,7 @@ static int para_register_all(void)
 	}
 	WRITE_ONCE(status, para_judge());
 	if (!para_is_live()) {
-		/* Without effect means: for CPUs that come later, too. */
+		/* Without effect also for CPUs that come online later. */
 		cpuhp_remove_state_nocalls(para_cpuhp);
 		para_cpuhp = -1;
 		return 0;

@@ -3,8 +3,8 @@
 
 /*
  * Hypercalls for other modules, through the stub that the host patched at the
- * registration by MSR 0x87655678. Results are those of the numbers called:
- * 0 or more, or a negated PARA_CALL_* of para_abi.h.
+ * registration through MSR 0x87655678. The result is the call's: 0 or more, or
+ * a negated PARA_CALL_* of para_abi.h.
  */
 #ifndef PARA_H
 #define PARA_H
@@ -15,8 +15,8 @@
 bool para_is_live(void);
 
 /*
- * Calls number @nr by KVM's convention: RAX, and RBX RCX RDX RSI. May be used
- * in any context. Without a host it returns -PARA_CALL_ENOSYS.
+ * Makes call @nr with KVM's convention: RAX, and RBX RCX RDX RSI. Callable in
+ * any context. Without a host it returns -PARA_CALL_ENOSYS.
  */
 long para_hypercall(unsigned long nr, unsigned long a0, unsigned long a1,
 		    unsigned long a2, unsigned long a3);

@@ -2,8 +2,8 @@
 /*
  * Copyright 2026 The mini-vmm developers.
  *
- * Misbehaves on purpose, and says what came of it. Needs para.ko, whose
- * hypercalls it makes. What it does is chosen by parameters and done at load.
+ * Misbehaves on purpose, and logs the result. It needs para.ko, whose
+ * hypercalls it makes. Parameters choose what it does when it is loaded.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -27,7 +27,7 @@
 
 static unsigned int storm;
 module_param(storm, uint, 0444);
-MODULE_PARM_DESC(storm, "Register this often in all, while other CPUs call");
+MODULE_PARM_DESC(storm, "Total registrations, made while other CPUs call");
 
 static unsigned int seconds = 60;
 module_param(seconds, uint, 0444);
@@ -41,13 +41,13 @@ static bool unregistered;
 module_param(unregistered, bool, 0444);
 MODULE_PARM_DESC(unregistered, "Write to port 0xf5 as a call would, without a registration");
 
-/* As often a storm puts the unpatched bytes back, for the host to patch. */
+/* Registrations between restores of the unpatched bytes. */
 #define STORM_RESTORE 64
 
-/* Registrations between two looks at the clock. */
+/* Registrations between two checks of the clock. */
 #define STORM_SLICE 256
 
-/* A stub of its own, so that para.ko's stays as it is. */
+/* A separate stub, so that para.ko's is unchanged. */
 PARA_STUB(storm_stub);
 
 static const u8 unpatched[] = { PARA_STUB_BYTES };
@@ -58,8 +58,8 @@ struct storm_cpu {
 	struct task_struct *task;
 	struct completion done;
 	unsigned int cpu;
-	bool registers;		/* else it calls */
-	bool inside;		/* is calling */
+	bool registers;		/* otherwise it calls */
+	bool inside;		/* in a call */
 	unsigned int rounds;
 	unsigned long registered, refused, torn_pages;
 	unsigned long called, not_yet, wrong_answers;
@@ -104,9 +104,10 @@ static void storm_register(struct storm_cpu *me)
 }
 
 /*
- * Puts the unpatched bytes back. No CPU may be in the stub then: one between
- * the host's instructions would go on in the middle of the unpatched one. The
- * host's patch needs no such care, as the unpatched stub returns at byte 5.
+ * Restores the unpatched bytes. No CPU may be in the stub meanwhile: between
+ * the host's instructions, it would continue in the middle of the unpatched
+ * one. The host's patch needs no such care, because byte 5 of the unpatched
+ * stub is a return.
  */
 static void storm_restore(struct storm_cpu *all, unsigned int count)
 {
@@ -185,7 +186,7 @@ static void storm_start(struct storm_cpu *me)
 	wake_up_process(me->task);
 }
 
-/* One CPU registers, the others call; then the next one registers. */
+/* One turn: CPU number @turn registers, the others call. */
 static int storm_turn(struct storm_cpu *all, unsigned int count,
 		      unsigned int turn)
 {
@@ -246,7 +247,7 @@ static int run_storm(void)
 	void *alias;
 	int error = -ENOMEM;
 
-	/* Module text is read-only; another mapping of its page isn't. */
+	/* Module text is read-only, so map its page again, writable. */
 	alias = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
 	if (!alias)
 		return -ENOMEM;
@@ -277,11 +278,11 @@ out_alias:
 	return error;
 }
 
-/* Both vendors' instructions: one of them is the other vendor's. */
+/* Both vendors' instructions; one of them is wrong on this CPU. */
 PARA_FAULTING_STUB(wrong_vmcall, "0x0f, 0x01, 0xc1");
 PARA_FAULTING_STUB(wrong_vmmcall, "0x0f, 0x01, 0xd9");
 
-/* RAX of a call that faulted: nobody wrote it. */
+/* RAX before a call; a call that faults doesn't change it. */
 #define WRONG_UNTOUCHED 0x77777777
 
 static long wrong_call(bool amd, unsigned long nr)
@@ -306,8 +307,8 @@ static void wrong_cr0(unsigned long cr0)
 }
 
 /*
- * KVM's fix-up rewrites the instruction through the guest's page tables: a
- * fault where text is read-only, the host's instruction where it is not.
+ * KVM's fix-up rewrites the instruction through the guest's page tables: that
+ * faults if text is read-only, and writes the host's instruction otherwise.
  */
 static void run_wrong(void)
 {
@@ -334,7 +335,7 @@ static void run_wrong(void)
 		bytes);
 }
 
-/* What a call by port I/O is, on a machine where nobody has registered. */
+/* A call by port I/O on a machine where no CPU has registered. */
 static void run_unregistered(void)
 {
 	unsigned long nr = VMM_HC_NOP;

@@ -2,13 +2,13 @@
 /* Copyright 2026 The mini-vmm developers. */
 
 /*
- * Code whose bytes are given, as functions in the text section.
+ * Functions in the text section with fixed bytes.
  *
- * They have no ENDBR, as that would be other bytes: they are only called
- * directly, and their address is only taken for the host and to read them.
+ * They have no ENDBR, because that would change the bytes. They are only
+ * called directly; their address is taken only for the host and to read them.
  * The bytes before them are for kernels that pad functions
- * (CONFIG_CALL_PADDING). Their return stays a plain RET whatever the
- * mitigations are, also after the host's patch; the annotation tells objtool.
+ * (CONFIG_CALL_PADDING). Their return is always a plain RET, whatever the
+ * mitigations, even after the host's patch; the annotation tells objtool.
  */
 #ifndef PARA_STUB_H
 #define PARA_STUB_H
@@ -18,7 +18,7 @@
 #include <asm/asm.h>
 #include <asm/nospec-branch.h>
 
-/* Up to the instruction that the host replaces or KVM knows. */
+/* Everything before the stub's instruction. */
 #define PARA_STUB_BEGIN(name)				\
 	".pushsection .text, \"ax\", @progbits\n\t"	\
 	".balign 16\n\t"				\
@@ -27,7 +27,7 @@
 	#name ":\n\t"					\
 	ANNOTATE_NOENDBR
 
-/* The return. */
+/* The return, and everything after it. */
 #define PARA_STUB_END(name)				\
 	ANNOTATE_RETPOLINE_SAFE "\n\t"			\
 	".byte 0xc3\n\t"				\
@@ -42,7 +42,7 @@
 	    ".byte 0xb8, 0xda, 0xff, 0xff, 0xff\n\t"	\
 	    PARA_STUB_END(name))
 
-/* One instruction of three bytes and a return; a fault goes on at the return. */
+/* One instruction of three bytes and a return; a fault continues at the return. */
 #define PARA_FAULTING_STUB(name, bytes)			\
 	asm(PARA_STUB_BEGIN(name)			\
 	    "1: .byte " bytes "\n"			\
@@ -50,7 +50,7 @@
 	    _ASM_EXTABLE(1b, 2b)			\
 	    PARA_STUB_END(name))
 
-/* para.ko's, and those of para_test.ko. */
+/* The stub of para.ko, and those of para_test.ko. */
 extern u8 para_stub[];
 extern u8 storm_stub[];
 extern u8 wrong_vmcall[];

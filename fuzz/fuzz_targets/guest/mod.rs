@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A small guest memory, and what its bytes were before.
+//! A small guest memory, with a copy of its former bytes.
 
 use hypercall_patch::{PioPort, Stub};
 use para_msr::para::ParaRegistration;
@@ -9,12 +9,12 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Two regions that touch and one apart that ends within a page: (address, bytes).
 const REGIONS: [(u64, usize); 3] = [(0, 0x2000), (0x2000, 0x2000), (0x5000, 0x1800)];
-/// Behind all of them.
+/// The end of the last region.
 const END: usize = 0x6800;
 
 pub const STUBS: [Stub; 3] = [Stub::Vmx, Stub::Svm, Stub::Pio(PioPort::DEFAULT)];
 
-/// All bytes of the memory, by their addresses; 0 where there are none.
+/// All bytes by address; 0 outside of the memory.
 pub type Image = Box<[u8; END]>;
 
 pub fn memory() -> GuestMemoryMmap {
@@ -41,7 +41,7 @@ pub fn image(memory: &GuestMemoryMmap) -> Image {
     image
 }
 
-/// Nothing changed outside of these ranges.
+/// Checks that nothing changed outside of these ranges.
 pub fn assert_only(before: &Image, after: &Image, allowed: &[std::ops::Range<u64>]) {
     if before == after {
         return;
@@ -52,13 +52,13 @@ pub fn assert_only(before: &Image, after: &Image, allowed: &[std::ops::Range<u64
     }
 }
 
-/// The bytes at a site, all of which lie in RAM.
+/// The bytes at a site, all of which must be in RAM.
 pub fn site(image: &Image, gpa: u64) -> [u8; 4] {
     let at = gpa as usize;
     image[at..at + 4].try_into().expect("four bytes")
 }
 
-/// What must hold for whatever a vCPU is registered with.
+/// Checks what must be true of any registration.
 pub fn assert_sane(registration: &ParaRegistration) {
     let ParaRegistration {
         para_state_gpa: page,

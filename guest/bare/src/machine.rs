@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The machine below the example: entry, the one exception that is expected, ports.
+//! The example's low-level code: entry, the handler of #GP, ports.
 //!
-//! The entry is that of Linux' 64-bit boot protocol: long mode, memory mapped at its own addresses, interrupts off.
+//! The entry follows Linux's 64-bit boot protocol: long mode, identity-mapped memory, interrupts off.
 
 use core::arch::{asm, global_asm};
 use core::fmt;
@@ -86,7 +86,7 @@ struct Bytes<const N: usize>([u8; N]);
 static mut STACK: Bytes<STACK_SIZE> = Bytes([0; STACK_SIZE]);
 static mut IDT: Bytes<IDT_SIZE> = Bytes([0; IDT_SIZE]);
 
-// The functions that the compiler expects of a C library.
+// The functions that the compiler expects from a C library.
 global_asm!(
     ".globl memcpy, memmove, memset, memcmp, bcmp",
     "memcpy:",
@@ -99,7 +99,7 @@ global_asm!(
     "mov rcx, rdx",
     "mov r8, rdi",
     "sub r8, rsi",
-    "cmp r8, rdx", // the destination begins within the source
+    "cmp r8, rdx", // the destination starts within the source
     "jb 2f",
     "rep movsb",
     "ret",
@@ -134,7 +134,7 @@ const COM1: u16 = 0x3f8;
 const DEBUG_EXIT: u16 = 0xf4;
 
 fn outb(port: u16, value: u8) {
-    // SAFETY: the ports of this file belong to devices that touch no memory.
+    // SAFETY: this file uses only ports of devices that access no memory.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) }
 }
 
@@ -164,10 +164,10 @@ pub fn end_by_port(value: u8) {
     outb(DEBUG_EXIT, value);
 }
 
-/// Stays here.
+/// Halts for ever.
 pub fn halt() -> ! {
     loop {
-        // SAFETY: interrupts are off and nothing is left to do.
+        // SAFETY: the instructions access no memory.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
     }
 }

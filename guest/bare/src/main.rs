@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! A guest without an operating system: it registers its vCPU through MSR 0x87655678 and makes hypercalls, with
-//! `para-abi`'s feature `guest`. mini-vmm boots it as it boots a `vmlinux`.
+//! `para-abi`'s feature `guest`. mini-vmm boots it like a `vmlinux`.
 //!
-//! It says what it saw on COM1 and ends the machine by [`VMM_HC_EXIT`], status 5; where the VMM answers no calls, by
-//! the debug-exit device (`--debug-exit`), whose value 2 is mini-vmm's exit code 5.
+//! It reports to COM1 and ends the machine by [`VMM_HC_EXIT`], status 5. If the VMM answers no calls, it uses the
+//! debug-exit device (`--debug-exit`), whose value 2 is mini-vmm's exit code 5.
 
 #![no_std]
 #![no_main]
@@ -22,21 +22,21 @@ use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_EXIT};
 /// The one vCPU's page.
 static PAGE: ParaPage = ParaPage::new();
 
-/// The exit code of a run that went well.
+/// The exit code of a successful run.
 const STATUS: u64 = 5;
 
-/// What [`machine`]'s entry calls, on a stack, with faults caught.
+/// Called by [`machine`]'s entry, with a stack and a handler of #GP.
 #[unsafe(no_mangle)]
 extern "sysv64" fn guest_main() -> ! {
     let mut serial = Serial;
     let stub = HypercallStub::built_in();
-    // Linear addresses are guest-physical ones here.
+    // Memory is identity-mapped.
     let (page_gpa, stub_gpa) = (PAGE.address() as u64, stub.address() as u64);
-    // SAFETY: at CPL 0, with a handler of #GP that knows `wrmsr_fixup`; `register` gives the ABI's number.
+    // SAFETY: at CPL 0, with a handler of #GP that uses `wrmsr_fixup`; `register` passes the ABI's MSR.
     let write = |index, value| unsafe { wrmsr(index, value) };
-    // SAFETY: the addresses are those of the page and the stub, which stay for ever.
+    // SAFETY: the addresses are those of the page and the stub, which are static.
     let registration = unsafe { register(&PAGE, page_gpa, stub_gpa, write) };
-    // Writing to the port does not fail.
+    // Writes to the port can't fail.
     let _ = writeln!(serial, "bare guest: {registration:?}");
     let _ = writeln!(serial, "bare guest: stub {:02x?}", stub.bytes());
     if !registration.is_registered() {
@@ -66,7 +66,7 @@ extern "sysv64" fn guest_main() -> ! {
     halt()
 }
 
-/// What the handler of #GP calls: the address to go on at, 0 if there is none.
+/// Called by the handler of #GP. Returns the address to continue at, or 0.
 #[unsafe(no_mangle)]
 extern "sysv64" fn guest_general_protection(rip: u64) -> u64 {
     wrmsr_fixup(rip).unwrap_or(0)
