@@ -141,7 +141,8 @@ pub(super) struct MachineFlags {
 
     /// Open no file, socket or VM once the guest runs [default: off]
     ///
-    /// What is otherwise found out when a guest needs it is then found out at the start, which takes longer.
+    /// What is otherwise found out when a guest needs it is then found out at the start, which takes longer. Each reset
+    /// with --on-reboot reset still makes a VM.
     #[arg(long, value_name = "on|off", help_heading = "Policy")]
     sealed: Option<OsString>,
 }

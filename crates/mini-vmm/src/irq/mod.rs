@@ -45,6 +45,11 @@ pub struct Irqs {
 struct Controllers(Option<Weak<VmFd>>);
 
 impl Controllers {
+    /// Whether the machine has ended, and with it all that was connected.
+    fn is_gone(&self) -> bool {
+        self.0.as_ref().is_some_and(|vm| vm.strong_count() == 0)
+    }
+
     fn call<T: Default>(&self, act: impl FnOnce(&VmFd) -> errno::Result<T>) -> io::Result<T> {
         let Some(vm) = &self.0 else {
             return Ok(T::default());
@@ -114,6 +119,9 @@ impl Irqs {
     pub fn msi_line(&self) -> io::Result<MsiLine> {
         let controllers = self.controllers.clone();
         MsiLine::new(Arc::clone(&self.routes), move |event, gsi, on| {
+            if !on && controllers.is_gone() {
+                return Ok(());
+            }
             controllers.call(|vm| match on {
                 true => vm.register_irqfd(event, gsi),
                 false => vm.unregister_irqfd(event, gsi),
@@ -133,5 +141,20 @@ mod tests {
         irqs.level(16).unwrap().raise().unwrap();
         assert!(!irqs.msi().signal(0xfee0_0000, 0x41).unwrap());
         irqs.msi_line().unwrap().connect(0xfee0_0000, 0x41).unwrap();
+    }
+
+    #[test]
+    fn after_its_machine_a_device_can_interrupt_nobody() {
+        let irqs = Irqs::of(Controllers(Some(Weak::new())));
+        let gone = |result: io::Result<()>| {
+            let error = result.unwrap_err();
+            assert_eq!(error.to_string(), "its machine is gone");
+        };
+        gone(irqs.edge(4).raise());
+        gone(irqs.level(16).unwrap().raise());
+        gone(irqs.msi().signal(0xfee0_0000, 0x41).map(drop));
+        let line = irqs.msi_line().unwrap();
+        gone(line.connect(0xfee0_0000, 0x41));
+        line.disconnect().unwrap();
     }
 }
