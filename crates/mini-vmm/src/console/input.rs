@@ -19,10 +19,8 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::Wake;
-use super::worker::{Stop, readable};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::sync::lock;
+use crate::sync::{Stop, Wake, lock, readable};
 
 /// Bytes read ahead of the guest, where the source can wait.
 pub(super) const READ_AHEAD: usize = 4096;

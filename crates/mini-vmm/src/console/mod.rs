@@ -23,8 +23,6 @@ mod pty;
 mod socket;
 mod stdio;
 mod terminal;
-mod wake;
-mod worker;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -43,11 +41,10 @@ use pty::Pty;
 use socket::{Socket, SocketFile};
 use stdio::StdoutSink;
 use terminal::RawTerminal;
-pub(crate) use wake::Wake;
-use worker::Worker;
 
 use crate::config::SerialSpec;
 use crate::outcome::OutcomeLatch;
+use crate::sync::Worker;
 use crate::sys;
 
 /// Why a console could not be opened.

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::worker::{Stop, Worker};
-use crate::sync::{lock, unpoisoned};
+use crate::sync::{Stop, Worker, lock, unpoisoned};
 
 /// Output that waits for its reader, in bytes, at most. Beyond it the oldest is dropped: what is newest
 /// explains a crash.

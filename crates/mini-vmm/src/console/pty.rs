@@ -23,7 +23,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use super::Error;
 use super::input::InputQueue;
 use super::output::{FdSink, Output, Sink};
-use super::worker::{Stop, Worker, look};
+use crate::sync::{Stop, Worker, look};
 
 /// How long to wait after a hang-up, which should not happen, before looking again.
 const HANG_UP_PAUSE: Duration = Duration::from_millis(500);

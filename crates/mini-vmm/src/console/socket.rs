@@ -24,8 +24,7 @@ use rustix::net::{
 use super::Error;
 use super::input::{InputQueue, READ_AHEAD};
 use super::output::{Output, Sink, append_newest};
-use super::worker::{Stop, Worker, look, readable};
-use crate::sync::lock;
+use crate::sync::{Stop, Worker, lock, look, readable};
 
 /// Output kept for the next client, in bytes.
 const REPLAY: usize = 64 << 10;

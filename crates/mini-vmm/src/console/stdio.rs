@@ -16,8 +16,8 @@ use super::escape::{Command, Escape, HELP};
 use super::input::{InputQueue, READ_AHEAD};
 use super::output::{FdSink, Sink};
 use super::terminal::{self, RawTerminal};
-use super::worker::{Stop, Worker, readable};
-use super::{Error, Wake, margin, tell};
+use super::{Error, margin, tell};
+use crate::sync::{Stop, Wake, Worker, readable};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, read};
 use rustix::stdio;
 

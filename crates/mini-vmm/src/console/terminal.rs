@@ -15,7 +15,8 @@ use rustix::stdio;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use vmm_sys_util::signal::{block_signal, unblock_signal};
 
-use super::{Wake, line_start};
+use super::line_start;
+use crate::sync::Wake;
 use crate::sys::terminal as terminal_signals;
 
 /// The terminal's settings when it was first ours to change; read in signal handlers.

@@ -3,14 +3,13 @@
 
 //! The thread that devices' timers and descriptors wake. A machine whose devices have none has no such thread.
 
-use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
+
+use crate::sync::{Stop, Worker, readable};
 
 /// A descriptor, and what is done when it is readable.
 pub(super) struct EventSource {
@@ -20,82 +19,35 @@ pub(super) struct EventSource {
     pub ready: Box<dyn FnMut() + Send>,
 }
 
-/// The thread, for as long as this lives.
-pub(super) struct EventThread {
-    stop: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl EventThread {
-    /// Starts the thread for `sources`, if there are any.
-    ///
-    /// # Errors
-    /// The process has no descriptor or no thread left.
-    pub fn start(sources: Vec<EventSource>) -> io::Result<Option<Self>> {
-        if sources.is_empty() {
-            return Ok(None);
-        }
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let stopped = Arc::clone(&stop);
-        let thread = Builder::new()
-            .name("devices".to_owned())
-            .spawn(move || serve(sources, stopped.as_fd()))?;
-        Ok(Some(EventThread {
-            stop,
-            thread: Some(thread),
-        }))
+/// Starts the thread for `sources`, if there are any. It ends with its worker.
+///
+/// # Errors
+/// The process has no descriptor or no thread left.
+pub(super) fn start(sources: Vec<EventSource>) -> io::Result<Option<Worker>> {
+    if sources.is_empty() {
+        return Ok(None);
     }
+    Worker::spawn("devices", move |stop| serve(sources, stop)).map(Some)
 }
 
-impl Drop for EventThread {
-    fn drop(&mut self) {
-        // It fails only on a full counter, which wakes the thread as well.
-        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            // A panic was printed when it happened; the devices that it served stand still.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl fmt::Debug for EventThread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventThread").finish_non_exhaustive()
-    }
-}
-
-/// Serves `sources` until `stop` is readable.
-fn serve(mut sources: Vec<EventSource>, stop: BorrowedFd<'_>) {
-    loop {
-        let descriptors: Vec<_> = sources
-            .iter()
-            .map(|source| Arc::clone(&source.fd))
-            .collect();
-        let mut polled = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
-        polled.extend(descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        match poll(&mut polled, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
+fn serve(mut sources: Vec<EventSource>, stop: &Stop) {
+    while !stop.is_requested() {
+        let happened = match stop.poll_all(sources.iter().filter_map(|s| readable(&s.fd)), None) {
+            Ok(happened) => happened,
             Err(error) => {
                 log::error!("devices wait for their events no more: {error}");
                 return;
             }
-        }
-        let mut revents = polled.iter().map(PollFd::revents);
-        if revents.next().is_some_and(|stop| !stop.is_empty()) {
-            return;
-        }
-        let mut keep = Vec::with_capacity(sources.len());
-        for (mut source, revents) in sources.drain(..).zip(revents) {
-            if revents.contains(PollFlags::IN) {
+        };
+        let mut happened = happened.into_iter();
+        sources.retain_mut(|source| {
+            let happened = happened.next().unwrap_or(PollFlags::empty());
+            if happened.contains(PollFlags::IN) {
                 (source.ready)();
             }
             // What failed is readable for ever: waiting for it would spin.
-            if !revents.intersects(PollFlags::ERR | PollFlags::NVAL) {
-                keep.push(source);
-            }
-        }
-        sources = keep;
+            !happened.intersects(PollFlags::ERR | PollFlags::NVAL)
+        });
     }
 }
 
@@ -103,11 +55,13 @@ fn serve(mut sources: Vec<EventSource>, stop: BorrowedFd<'_>) {
 mod tests {
     use std::sync::mpsc;
 
+    use rustix::event::{EventfdFlags, eventfd};
+
     use super::*;
 
     #[test]
     fn each_event_calls_its_own_and_the_end_joins() {
-        assert!(EventThread::start(Vec::new()).unwrap().is_none());
+        assert!(start(Vec::new()).unwrap().is_none());
         let (sender, calls) = mpsc::channel();
         let events: Vec<_> = (0..2)
             .map(|_| Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()))
@@ -122,7 +76,7 @@ mod tests {
                 }),
             }
         });
-        let thread = EventThread::start(sources.collect()).unwrap();
+        let thread = start(sources.collect()).unwrap();
         drop(sender);
         for (event, name) in [(1, "b"), (0, "a"), (1, "b")] {
             rustix::io::write(&events[event], &1u64.to_ne_bytes()).unwrap();

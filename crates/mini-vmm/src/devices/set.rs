@@ -9,18 +9,19 @@ use std::sync::Arc;
 use vcpu_loop::bus::{self, BusBuilder, BusDevice};
 
 use super::device::Parts;
-use super::events::EventThread;
+use super::events;
 use super::{Device, Offers, RestoreError, Saved, Slot};
 use crate::config::VmSpec;
 use crate::console::ConsoleOutput;
 use crate::irq::Irqs;
 use crate::outcome::OutcomeLatch;
+use crate::sync::Worker;
 
 /// The devices of one machine.
 #[derive(Debug, Default)]
 pub struct DeviceSet {
     // First: it stops before the devices that it serves are gone.
-    _thread: Option<EventThread>,
+    _thread: Option<Worker>,
     devices: Vec<Arc<dyn Device>>,
     offers: Offers,
 }
@@ -39,7 +40,7 @@ impl DeviceSet {
         irqs: &Irqs,
         bus: &mut BusBuilder,
     ) -> Result<Self, Error> {
-        let (mut set, mut events) = (DeviceSet::default(), Vec::new());
+        let (mut set, mut sources) = (DeviceSet::default(), Vec::new());
         for slot in slots {
             let mut parts = Parts {
                 spec,
@@ -48,7 +49,7 @@ impl DeviceSet {
                 gsi: slot.gsi,
                 irqs,
                 offers: &mut set.offers,
-                events: &mut events,
+                events: &mut sources,
             };
             let device = (slot.build)(&mut parts).map_err(|reason| Error::Host {
                 device: slot.id,
@@ -61,7 +62,7 @@ impl DeviceSet {
             }
             set.devices.push(device);
         }
-        set._thread = EventThread::start(events).map_err(Error::Events)?;
+        set._thread = events::start(sources).map_err(Error::Events)?;
         Ok(set)
     }
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Console threads: they do the blocking reads and writes, and can always be ended.
+//! Threads that wait for descriptors, or block in reads and writes, and can always be ended.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,12 +11,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use vcpu_loop::KickSignal;
 use vmm_sys_util::signal::{Killable, block_signal};
 
 use super::Wake;
 
-/// Signals that belong to the process: another thread takes them, never a console thread.
+/// Signals that belong to the process: another thread takes them, never one of these.
 const PROCESS_SIGNALS: [i32; 9] = [
     libc::SIGHUP,
     libc::SIGINT,
@@ -34,14 +35,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The request to end, as its thread sees it.
 #[derive(Debug)]
-pub(super) struct Stop {
+pub(crate) struct Stop {
     requested: AtomicBool,
     event: Wake,
 }
 
 impl Stop {
     /// Whether the thread should end.
-    pub(super) fn is_requested(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }
 
@@ -52,43 +53,55 @@ impl Stop {
     }
 
     /// Waits until one of `fds` has an event, the thread should end, or `timeout` is over. What
-    /// happened is in the answer, in the order of `fds`; a signal counts as nothing.
-    pub(super) fn poll<const N: usize>(
+    /// happened is in the answer, in the order of `fds`; a signal and a failure count as nothing.
+    pub(crate) fn poll<const N: usize>(
         &self,
         fds: [Option<(BorrowedFd<'_>, PollFlags)>; N],
         timeout: Option<Duration>,
     ) -> [PollFlags; N] {
-        let mut polled: Vec<PollFd<'_>> = vec![PollFd::new(&self.event, PollFlags::IN)];
-        polled.extend(
-            fds.iter()
-                .flatten()
-                .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
-        );
+        let happened = self.poll_all(fds.iter().flatten().copied(), timeout);
+        let mut happened = happened.unwrap_or_default().into_iter();
+        fds.map(|fd| {
+            fd.and_then(|_| happened.next())
+                .unwrap_or(PollFlags::empty())
+        })
+    }
+
+    /// As [`poll`](Self::poll), for any number of `fds`. The answer is empty if nothing happened.
+    ///
+    /// # Errors
+    /// The host can't wait for them.
+    pub(crate) fn poll_all<'a>(
+        &self,
+        fds: impl Iterator<Item = (BorrowedFd<'a>, PollFlags)>,
+        timeout: Option<Duration>,
+    ) -> io::Result<Vec<PollFlags>> {
+        let mut polled = vec![PollFd::new(&self.event, PollFlags::IN)];
+        polled.extend(fds.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let timeout = timeout.map(|t| Timespec {
             tv_sec: t.as_secs() as i64,
             tv_nsec: t.subsec_nanos().into(),
         });
-        let mut answer = [PollFlags::empty(); N];
-        if poll(&mut polled, timeout.as_ref()).is_ok() && !self.is_requested() {
-            let mut revents = polled.iter().skip(1).map(PollFd::revents);
-            for (slot, _) in answer.iter_mut().zip(fds).filter(|(_, fd)| fd.is_some()) {
-                *slot = revents.next().unwrap_or(PollFlags::empty());
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) if !self.is_requested() => {
+                Ok(polled.iter().skip(1).map(PollFd::revents).collect())
             }
+            Ok(_) | Err(Errno::INTR) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
         }
-        answer
     }
 }
 
-/// A console thread.
+/// A thread that ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(crate) struct Worker {
     stop: Arc<Stop>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
     /// Starts `body` on a thread of its own.
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         name: &str,
         body: impl FnOnce(&Stop) + Send + 'static,
     ) -> io::Result<Worker> {
@@ -115,7 +128,7 @@ impl Worker {
     }
 
     /// Ends the thread: asks it, interrupts what it is blocked in until it listens, and joins it.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
         };
@@ -132,7 +145,8 @@ impl Worker {
             // A panic was already reported by the panic hook.
             let _ = thread.join();
         } else {
-            log::warn!("a console thread hangs in the host's I/O and is left behind");
+            let name = thread.thread().name().unwrap_or("unnamed").to_owned();
+            log::warn!("thread {name} hangs in the host's I/O and is left behind");
         }
     }
 }
@@ -144,14 +158,14 @@ impl Drop for Worker {
 }
 
 /// Which of `flags` `fd` has now, and errors and hang-ups; `None` if the host does not say.
-pub(super) fn look(fd: &impl AsFd, flags: PollFlags) -> Option<PollFlags> {
+pub(crate) fn look(fd: &impl AsFd, flags: PollFlags) -> Option<PollFlags> {
     let mut fds = [PollFd::new(fd, flags)];
     poll(&mut fds, Some(&Timespec::default())).ok()?;
     Some(fds[0].revents())
 }
 
 /// Shorthand for a poll entry.
-pub(super) fn readable(fd: &impl AsFd) -> Option<(BorrowedFd<'_>, PollFlags)> {
+pub(crate) fn readable(fd: &impl AsFd) -> Option<(BorrowedFd<'_>, PollFlags)> {
     Some((fd.as_fd(), PollFlags::IN))
 }
 

@@ -1,12 +1,18 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Locks that outlive a panic.
+//! Locks that outlive a panic, and threads that can always be ended.
 //!
 //! A vCPU thread that panics is reported and ends the run. Until then the other threads go on with the state that it
 //! left: a second panic would only hide the first.
 
+mod wake;
+mod worker;
+
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use wake::Wake;
+pub(crate) use worker::{Stop, Worker, look, readable};
 
 /// Locks `mutex`, poisoned or not.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -14,7 +14,7 @@ pub(crate) struct Wake(OwnedFd);
 
 impl Wake {
     /// An event that is not signalled.
-    pub(super) fn new() -> io::Result<Wake> {
+    pub(crate) fn new() -> io::Result<Wake> {
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         Ok(Wake(eventfd(0, flags)?))
     }
@@ -26,7 +26,7 @@ impl Wake {
     }
 
     /// Takes the signal back; whether there was one.
-    pub(super) fn clear(&self) -> bool {
+    pub(crate) fn clear(&self) -> bool {
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()
     }
 }
