@@ -9,6 +9,8 @@ mod bare;
 #[path = "../examples/two_machines.rs"]
 mod two_machines;
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -86,6 +88,19 @@ fn let_it_run(machine: &Handle) {
     }
 }
 
+/// Descriptors of this process that programs get which it starts.
+fn inherited() -> BTreeSet<String> {
+    let all = fs::read_dir("/proc/self/fd").unwrap();
+    let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let is_inherited = |name: &String| {
+        // Another test's may be closed by now.
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{name}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t"));
+        flags.is_some_and(|flags| i32::from_str_radix(flags, 8).unwrap() & libc::O_CLOEXEC == 0)
+    };
+    names.filter(is_inherited).collect()
+}
+
 #[track_caller]
 fn is_refused<T: std::fmt::Debug>(result: Result<T, Error>, asked: Command, seen: State) {
     let error = result.unwrap_err();
@@ -132,6 +147,20 @@ fn a_paused_guest_stands_still_and_only_it_is_saved() {
     }
     machine.stop().unwrap();
     assert_eq!(machine.wait().unwrap(), Outcome::Stopped);
+}
+
+#[test]
+fn a_program_that_is_started_gets_no_descriptor_of_a_machine() {
+    let test = "a_program_that_is_started_gets_no_descriptor_of_a_machine";
+    let before = inherited();
+    let Some((machine, _vm)) = machine(test, &busy_guest()) else {
+        return;
+    };
+    machine.resume().unwrap();
+    let_it_run(&machine);
+    // Its first interrupt.
+    machine.power_button().unwrap();
+    assert_eq!(inherited(), before);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::exit::{DebugExit, SystemEvent};
 use crate::report::FailureReport;
@@ -171,7 +171,7 @@ impl Drop for Rest<'_> {
 /// # Errors
 /// No eventfd could be created.
 pub fn vcpu_events() -> io::Result<(VcpuEventSender, VcpuEvents)> {
-    let ready = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+    let ready = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (sender, receiver) = channel();
     let sender = VcpuEventSender {
         queue: sender,

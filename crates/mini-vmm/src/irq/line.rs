@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 type Connect = Box<dyn Fn(&EventFd) -> io::Result<()> + Send + Sync>;
 
@@ -66,7 +66,7 @@ impl IrqLine {
 
     #[cold]
     fn connected(&self) -> io::Result<&EventFd> {
-        let event = EventFd::new(EFD_NONBLOCK)?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         (self.0.connect)(&event)?;
         // Of two threads at once, one connects in vain: KVM disconnects an eventfd that is closed.
         Ok(self.0.event.get_or_init(|| event))

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::kvm_msi;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::routes::Routes;
 use crate::sync::lock;
@@ -91,7 +91,7 @@ impl MsiLine {
         plug: impl Fn(&EventFd, u32, bool) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         Ok(MsiLine {
-            event: EventFd::new(EFD_NONBLOCK)?,
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             plug: Box::new(plug),
             routes,
             gsi: Mutex::new(None),

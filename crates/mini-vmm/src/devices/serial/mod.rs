@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 mod aml;
 mod state;
@@ -88,7 +88,7 @@ impl<W: Write> SerialDevice<W> {
                 paused: false,
                 wants_room: false,
             }),
-            room: EventFd::new(EFD_NONBLOCK)?,
+            room: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             irq,
         })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Answer, Command, Error};
 
@@ -91,7 +91,7 @@ impl MutEventSubscriber for Bell {
 /// # Errors
 /// The process has no descriptor left.
 pub(crate) fn door() -> io::Result<(Client, Door)> {
-    let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+    let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (sender, queue) = channel();
     let client = Client {
         queue: sender,
