@@ -48,7 +48,8 @@ impl Doorbell {
         }
     }
 
-    /// Whether there may be a request. Checking it after each exit is one load of a cache line that only requests write.
+    /// Whether there may be a request. Checking it after each exit is one load of a cache line that only requests
+    /// write.
     #[inline]
     pub(crate) fn is_rung(&self) -> bool {
         self.rung.load(Ordering::Relaxed)

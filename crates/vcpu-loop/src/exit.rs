@@ -220,8 +220,8 @@ impl SystemEvent {
 }
 
 /// A fault on guest memory that KVM can't resolve (`KVM_EXIT_MEMORY_FAULT`). The slot's host memory is missing or
-/// poisoned, or the access is private and the memory shared, or vice versa. Once the VMM has fixed the memory, the guest
-/// can repeat the access.
+/// poisoned, or the access is private and the memory shared, or vice versa. Once the VMM has fixed the memory, the
+/// guest can repeat the access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFault {
     /// Bit 3: the access was to private memory.
@@ -238,8 +238,8 @@ pub(crate) trait Drain {
     fn drain(&self, deliver: &mut dyn FnMut(CoalescedWrite<'_>));
 }
 
-/// Writes without exits, to ranges that the VMM registered (`KVM_CAP_COALESCED_MMIO`, `KVM_CAP_COALESCED_PIO`). They may
-/// come from any vCPU of the VM.
+/// Writes without exits, to ranges that the VMM registered (`KVM_CAP_COALESCED_MMIO`, `KVM_CAP_COALESCED_PIO`). They
+/// may come from any vCPU of the VM.
 pub struct CoalescedWrites<'a>(pub(crate) &'a dyn Drain);
 
 impl CoalescedWrites<'_> {
@@ -279,8 +279,8 @@ pub enum CoalescedWrite<'a> {
 pub struct OtherExit<'a> {
     /// `kvm_run.exit_reason`.
     pub reason: u32,
-    /// The 256 bytes of `kvm_run` from offset 32, whose meaning depends on the reason. KVM reads a reply from them at the
-    /// next entry.
+    /// The 256 bytes of `kvm_run` from offset 32, whose meaning depends on the reason. KVM reads a reply from them at
+    /// the next entry.
     pub data: &'a mut [u8],
 }
 

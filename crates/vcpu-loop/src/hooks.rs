@@ -19,8 +19,8 @@ type RestoreHook<V, I, S> = Box<dyn FnMut(&mut V, &mut I, S) -> Result<(), BoxEr
 
 /// Saves a vCPU and its I/O object as one state, and restores them.
 ///
-/// Needed if the I/O object has its own state, such as per-vCPU MSRs. Both hooks run on the vCPU's thread, while the vCPU
-/// is paused (or has ended, for a restore).
+/// Needed if the I/O object has its own state, such as per-vCPU MSRs. Both hooks run on the vCPU's thread, while the
+/// vCPU is paused (or has ended, for a restore).
 pub struct StateHooks<V, I, S> {
     pub(crate) save: SaveHook<V, I, S>,
     pub(crate) restore: RestoreHook<V, I, S>,

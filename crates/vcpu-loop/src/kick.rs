@@ -11,9 +11,9 @@
 //! 2. *flag*: `immediate_exit.store(1, Release)` ([`Kick::request_exit`]);
 //! 3. *signal*: sends the kick signal, whose handler does nothing, to the vCPU's thread.
 //!
-//! Between 1 and 2 it also *rings*: it sets a flag in this process that the thread reads after each exit. Requests arrive
-//! without this flag. It only bounds how many exits one instruction can make before the request is obeyed: once it is
-//! set, the thread only [completes](crate::Vcpu::complete) the access, as it does when a device asks for a pause.
+//! Between 1 and 2 it also *rings*: it sets a flag in this process that the thread reads after each exit. Requests
+//! arrive without this flag. It only bounds how many exits one instruction can make before the request is obeyed: once
+//! it is set, the thread only [completes](crate::Vcpu::complete) the access, as it does when a device asks for a pause.
 //!
 //! The vCPU's thread, only when `KVM_RUN` returns `EINTR`:
 //!
@@ -56,8 +56,8 @@
 //!
 //! `tests/model.rs` tests this under every interleaving that [loom](https://docs.rs/loom) generates.
 //!
-//! The loop blocks only on its mailbox and in `KVM_RUN`. A device that hangs delays it, and the controller gets an error
-//! that names the vCPU, by the deadline of [`VcpuSet`](crate::VcpuSet).
+//! The loop blocks only on its mailbox and in `KVM_RUN`. A device that hangs delays it, and the controller gets an
+//! error that names the vCPU, by the deadline of [`VcpuSet`](crate::VcpuSet).
 
 use std::io;
 

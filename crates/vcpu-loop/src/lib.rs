@@ -3,8 +3,8 @@
 
 //! An event-driven vCPU loop for VMMs on KVM: exits, dispatch, kicks, pause, save, stop, and failures.
 //!
-//! A VMM implements [`VcpuIo`], which handles the guest's accesses, and gives vCPUs to a [`VcpuSet`], which runs each on
-//! its own thread. Everything else arrives as [`VcpuEvent`]s in the VMM's event loop. The loop itself has no port
+//! A VMM implements [`VcpuIo`], which handles the guest's accesses, and gives vCPUs to a [`VcpuSet`], which runs each
+//! on its own thread. Everything else arrives as [`VcpuEvent`]s in the VMM's event loop. The loop itself has no port
 //! numbers and no MSR policy, prints nothing, and never ends the process.
 //!
 //! | module or type | is |

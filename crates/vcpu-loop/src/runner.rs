@@ -25,8 +25,8 @@ impl<V, I, S> fmt::Debug for VcpuRunner<V, I, S> {
 }
 
 impl<V: ManagedVcpu + 'static, I: VcpuIo, S> VcpuRunner<V, I, S> {
-    /// Runs the vCPU on the calling thread until the vCPU is stopped, or its set is dropped. The kick signal is unblocked
-    /// meanwhile; if the thread blocked it before, it is blocked again afterwards.
+    /// Runs the vCPU on the calling thread until the vCPU is stopped, or its set is dropped. The kick signal is
+    /// unblocked meanwhile; if the thread blocked it before, it is blocked again afterwards.
     pub fn run_here(self) -> Stopped<V, I> {
         let signal = self.0.signal;
         let was_blocked = signal.is_blocked();

@@ -80,8 +80,8 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.vcpus.iter().map(|vcpu| vcpu.id)
     }
 
-    /// The counters of one vCPU's unclaimed accesses, which can be read while it runs, and outlive it. `None` if there is
-    /// no such vCPU.
+    /// The counters of one vCPU's unclaimed accesses, which can be read while it runs, and outlive it. `None` if there
+    /// is no such vCPU.
     pub fn unclaimed(&self, id: impl Into<VcpuId>) -> Option<Arc<Unclaimed>> {
         let vcpu = self.find(id.into()).ok()?;
         Some(Arc::clone(&vcpu.unclaimed))
@@ -97,8 +97,8 @@ impl<S: Send + 'static> VcpuSet<S> {
     /// Lets all vCPUs run the guest. If one refuses, the others run anyway.
     ///
     /// # Errors
-    /// [`Error::Deadline`], [`Error::Start`], [`Error::Refused`] for a vCPU that ended, failed, or stopped by itself and
-    /// was not [acknowledged](VcpuSet::acknowledge), [`Error::Gone`].
+    /// [`Error::Deadline`], [`Error::Start`], [`Error::Refused`] for a vCPU that ended, failed, or stopped by itself
+    /// and was not [acknowledged](VcpuSet::acknowledge), [`Error::Gone`].
     pub fn resume(&self, deadline: Duration) -> Result<()> {
         self.all(Request::Resume, deadline).map(drop)
     }
@@ -216,10 +216,10 @@ impl<S: Send + 'static> VcpuSet<S> {
         self.run_on(id.into(), Request::Access, act, deadline)
     }
 
-    /// Runs `act` on one vCPU, running or paused, on its own thread. Use it for calls that KVM accepts only there, such as
-    /// an NMI or statistics. A running vCPU leaves the guest with nothing pending, as for a pause, and continues
-    /// afterwards, without the calls to [`ManagedVcpu`](crate::ManagedVcpu) that a pause makes. `V` is the type that the
-    /// vCPU was spawned with. If `act` panics, the vCPU fails.
+    /// Runs `act` on one vCPU, running or paused, on its own thread. Use it for calls that KVM accepts only there, such
+    /// as an NMI or statistics. A running vCPU leaves the guest with nothing pending, as for a pause, and continues
+    /// afterwards, without the calls to [`ManagedVcpu`](crate::ManagedVcpu) that a pause makes. `V` is the type that
+    /// the vCPU was spawned with. If `act` panics, the vCPU fails.
     ///
     /// # Errors
     /// As [`with_vcpu`](VcpuSet::with_vcpu).
@@ -276,8 +276,8 @@ impl<S: Send + 'static> VcpuSet<S> {
     /// empty.
     ///
     /// A thread that has already ended counts as stopped; after a panic that killed the thread, there is no vCPU to
-    /// return. vCPUs that miss the deadline stay in the set, so this can be called again. The vCPUs that stopped in time
-    /// are returned by the call that stops the last one, or one by one by [`stop_vcpu`](VcpuSet::stop_vcpu).
+    /// return. vCPUs that miss the deadline stay in the set, so this can be called again. The vCPUs that stopped in
+    /// time are returned by the call that stops the last one, or one by one by [`stop_vcpu`](VcpuSet::stop_vcpu).
     ///
     /// # Errors
     /// [`Error::Deadline`].

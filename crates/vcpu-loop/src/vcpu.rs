@@ -140,10 +140,10 @@ impl<T> MsrReply<T> {
 
 /// What a vCPU needs from the VMM. Every method's default leaves the access unclaimed.
 ///
-/// Each vCPU's thread owns one object, so the object's own state needs no lock. Methods must not wait for the thread that
-/// controls the vCPUs: a pause would deadlock until its deadline. If the vCPU is kicked during a blocking system call,
-/// the call returns `EINTR`, because the signal's handler is installed without `SA_RESTART`. Repeat it, as `std` does in
-/// `read_exact` and `write_all`.
+/// Each vCPU's thread owns one object, so the object's own state needs no lock. Methods must not wait for the thread
+/// that controls the vCPUs: a pause would deadlock until its deadline. If the vCPU is kicked during a blocking system
+/// call, the call returns `EINTR`, because the signal's handler is installed without `SA_RESTART`. Repeat it, as `std`
+/// does in `read_exact` and `write_all`.
 pub trait VcpuIo {
     /// One port read of 1, 2 or 4 bytes; `data` holds all ones. A string instruction calls once per element.
     fn pio_read(&mut self, port: u16, data: &mut [u8]) -> Next {

@@ -170,8 +170,8 @@ impl VcpuIo for Device {
 fn a_device_has_each_vcpus_writes_in_order_and_before_what_follows() {
     let test = "a_device_has_each_vcpus_writes_in_order_and_before_what_follows";
     let Some(kvm) = kvm(test) else { return };
-    // Three writes of a number that counts down, a delay in which the other vCPU can find them, and then the last number
-    // to a port that exits.
+    // Three writes of a number that counts down, a delay in which the other vCPU can find them, and then the last
+    // number to a port that exits.
     let code = [
         TO_MMIO,
         b"\xb9\xb8\x0b",             // mov cx, 3000

@@ -872,8 +872,8 @@ fn ask(
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Two threads on exit storms behave like the pure state machine, for any sequence of requests to one or both, and of
-    /// pauses by their devices.
+    /// Two threads on exit storms behave like the pure state machine, for any sequence of requests to one or both, and
+    /// of pauses by their devices.
     #[test]
     fn threads_agree_with_the_state_machine(
         steps in prop::collection::vec((0..13usize, prop::option::of(0..2usize)), 1..32),

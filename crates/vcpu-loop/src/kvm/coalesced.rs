@@ -4,9 +4,10 @@
 //! Coalesced writes. The guest writes without an exit to ranges that the VMM registers (`KVM_REGISTER_COALESCED_MMIO`),
 //! and KVM keeps the writes in a ring until they are drained.
 //!
-//! The VM has one ring, which each vCPU maps after its run page. A device must get a write before the next access of the
-//! same vCPU, whichever vCPU's thread drains it. So a thread that drains holds a lock until the last write is delivered,
-//! and a write leaves the ring only after delivery. If a vCPU finds the ring empty, all of its writes were delivered.
+//! The VM has one ring, which each vCPU maps after its run page. A device must get a write before the next access of
+//! the same vCPU, whichever vCPU's thread drains it. So a thread that drains holds a lock until the last write is
+//! delivered, and a write leaves the ring only after delivery. If a vCPU finds the ring empty, all of its writes were
+//! delivered.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -134,8 +135,8 @@ impl KvmVcpu {
         }))
     }
 
-    /// Has the vCPU deliver coalesced writes, as an [`Exit::Coalesced`](crate::Exit::Coalesced) before the exit at which
-    /// they are found. Without a ring, entries cost nothing more.
+    /// Has the vCPU deliver coalesced writes, as an [`Exit::Coalesced`](crate::Exit::Coalesced) before the exit at
+    /// which they are found. Without a ring, entries cost nothing more.
     ///
     /// Register ranges with `VmFd::register_coalesced_mmio`. A write stays in the ring until any vCPU leaves the guest.
     /// While one vCPU delivers, others wait for it, so a device in such a range must not wait for a vCPU.

@@ -46,8 +46,8 @@ pub(super) fn fit(entries: &[kvm_cpuid_entry2]) -> Result<CpuId> {
     })
 }
 
-/// Sets CPUID, unless the vCPU already has it, except for bits that KVM itself updates. Since Linux 5.16, KVM accepts no
-/// other CPUID after the first run. If KVM refuses it, nothing has changed.
+/// Sets CPUID, unless the vCPU already has it, except for bits that KVM itself updates. Since Linux 5.16, KVM accepts
+/// no other CPUID after the first run. If KVM refuses it, nothing has changed.
 pub(super) fn restore(fd: &VcpuFd, cpuid: &CpuId) -> Result<()> {
     let saved = cpuid.as_slice();
     if constant(&save(fd)?) == constant(saved) {

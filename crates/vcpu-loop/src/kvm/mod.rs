@@ -146,8 +146,8 @@ impl KvmHost {
 
     /// `KVM_CAP_XSAVE2`, or at least the classic size, in bytes: the size of a vCPU's XSAVE area in KVM's calls.
     ///
-    /// It depends on the components that the process may use in guests (`ARCH_REQ_XCOMP_GUEST_PERM`, for AMX). So it may
-    /// grow until the process creates its first vCPU, which locks that permission. The parameter proves that a vCPU
+    /// It depends on the components that the process may use in guests (`ARCH_REQ_XCOMP_GUEST_PERM`, for AMX). So it
+    /// may grow until the process creates its first vCPU, which locks that permission. The parameter proves that a vCPU
     /// exists.
     fn xsave_size(&self, _existing: &VcpuFd) -> usize {
         let size = self.kvm.check_extension_int(Cap::Xsave2);
@@ -252,9 +252,9 @@ impl KvmVcpu {
         self
     }
 
-    /// Sets the shortest pause that the guest's kvmclock reports (`KVM_KVMCLOCK_CTRL`), so that its watchdogs don't fire
-    /// because of the pause. The default is one second, the shortest time-out of Linux's watchdogs. A restore is always
-    /// reported, the start never.
+    /// Sets the shortest pause that the guest's kvmclock reports (`KVM_KVMCLOCK_CTRL`), so that its watchdogs don't
+    /// fire because of the pause. The default is one second, the shortest time-out of Linux's watchdogs. A restore is
+    /// always reported, the start never.
     #[must_use]
     pub fn with_noticeable_pause(mut self, pause: Duration) -> Self {
         self.stopped.set_noticeable(pause);

@@ -4,8 +4,8 @@
 //! The system calls and ioctls of a vCPU's thread, for a seccomp filter.
 //!
 //! Install a filter in [`VcpuBuilder::on_start`](crate::VcpuBuilder::on_start), or before
-//! [`VcpuRunner::run_here`](crate::VcpuRunner::run_here). From there to its end, the thread makes the [`SYSCALLS`].
-//! Its ioctls are those of [`RUN`], and those of [`SAVE`], [`RESTORE`] and [`REPORT`] if the VMM makes these requests (a
+//! [`VcpuRunner::run_here`](crate::VcpuRunner::run_here). From there to its end, the thread makes the [`SYSCALLS`]. Its
+//! ioctls are those of [`RUN`], and those of [`SAVE`], [`RESTORE`] and [`REPORT`] if the VMM makes these requests (a
 //! failure also makes a report). Add what your devices and hooks need; a panic that prints a backtrace opens files.
 //!
 //! Numbers are Linux's on x86-64. The second argument of `ioctl` is the request; compare its lower 32 bits.

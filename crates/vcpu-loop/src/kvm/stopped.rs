@@ -3,8 +3,8 @@
 
 //! When to tell a guest that it was stopped (`KVM_KVMCLOCK_CTRL`).
 //!
-//! The flag makes a Linux guest ignore its watchdogs once, even for a real lock-up. So it is set only after pauses that a
-//! watchdog could notice, and not, for example, after a short pause to read a register.
+//! The flag makes a Linux guest ignore its watchdogs once, even for a real lock-up. So it is set only after pauses that
+//! a watchdog could notice, and not, for example, after a short pause to read a register.
 
 use std::time::{Duration, Instant};
 

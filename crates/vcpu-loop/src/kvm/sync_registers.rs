@@ -57,8 +57,8 @@ const fn word_of(offset: usize) -> isize {
 /// A vCPU's registers without a system call (`KVM_CAP_SYNC_REGS`).
 ///
 /// Once [`share`](SyncRegisters::share) is called, KVM copies the registers to the run page at every exit. At the next
-/// entry, it reads the general registers back if they were set. The values are valid only on the vCPU's thread, while an
-/// exit is being answered, and if they [`are_filled`](SyncRegisters::are_filled). At other times they are stale but
+/// entry, it reads the general registers back if they were set. The values are valid only on the vCPU's thread, while
+/// an exit is being answered, and if they [`are_filled`](SyncRegisters::are_filled). At other times they are stale but
 /// harmless. Don't change RIP while an access is incomplete: KVM advances it.
 #[derive(Clone, Debug)]
 pub struct SyncRegisters {
@@ -72,8 +72,8 @@ impl SyncRegisters {
 
     /// Has KVM share the general registers and, with `mode`, those that [`mode`](SyncRegisters::mode) reads. Any thread
     /// may call it. KVM checks when the vCPU leaves the guest, so every exit that starts after this call has the
-    /// registers. An exit in progress may not: see [`are_filled`](SyncRegisters::are_filled). Sharing can't be turned off,
-    /// and makes KVM copy a few hundred bytes per exit.
+    /// registers. An exit in progress may not: see [`are_filled`](SyncRegisters::are_filled). Sharing can't be turned
+    /// off, and makes KVM copy a few hundred bytes per exit.
     pub fn share(&self, mode: bool) {
         let mut valid = u64::from(KVM_SYNC_X86_REGS);
         if mode {
@@ -82,9 +82,9 @@ impl SyncRegisters {
         self.mapping.valid_regs().fetch_or(valid, Ordering::SeqCst);
     }
 
-    /// Whether the exit that is being answered has all registers that [`share`](SyncRegisters::share) asked for. If not,
-    /// `share` was called too late for this exit. Then don't set registers, because that might overwrite all of the
-    /// vCPU's with zeros, and don't read those that the last `share` added.
+    /// Whether the exit that is being answered has all registers that [`share`](SyncRegisters::share) asked for. If
+    /// not, `share` was called too late for this exit. Then don't set registers, because that might overwrite all of
+    /// the vCPU's with zeros, and don't read those that the last `share` added.
     #[inline]
     pub fn are_filled(&self) -> bool {
         let wants = self.mapping.valid_regs().load(Ordering::Relaxed);

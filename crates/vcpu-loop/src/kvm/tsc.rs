@@ -4,9 +4,9 @@
 //! The TSC part of a vCPU's state.
 //!
 //! KVM has two ways to set a TSC (KVM API, "Generic vcpu interface", `KVM_VCPU_TSC_OFFSET`). A value written to the MSR
-//! is inexact: if it is within a second of the other vCPUs' value, KVM changes it to theirs. An offset to the host's TSC
-//! is exact: vCPUs that were in sync stay in sync, and those that were not keep their difference. But an offset is valid
-//! only on the host where it was read, until that host reboots.
+//! is inexact: if it is within a second of the other vCPUs' value, KVM changes it to theirs. An offset to the host's
+//! TSC is exact: vCPUs that were in sync stay in sync, and those that were not keep their difference. But an offset is
+//! valid only on the host where it was read, until that host reboots.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,8 +28,8 @@ const DRIFT: i128 = 1000;
 
 /// A vCPU's TSC as an offset, if KVM has `KVM_VCPU_TSC_OFFSET` (since Linux 5.16).
 ///
-/// On the same host, without a reboot, a restore writes the offset, so the guest's TSC includes the time since the save.
-/// Otherwise, the TSC continues from the saved value of MSR 0x10.
+/// On the same host, without a reboot, a restore writes the offset, so the guest's TSC includes the time since the
+/// save. Otherwise, the TSC continues from the saved value of MSR 0x10.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TscState {
@@ -77,8 +77,8 @@ pub(super) fn save(fd: &VcpuFd) -> Option<TscState> {
     Some(TscState { offset, read_at })
 }
 
-/// Sets the offset, and returns whether it did; if not, the caller restores the TSC as an MSR. The frequency must already
-/// be set.
+/// Sets the offset, and returns whether it did; if not, the caller restores the TSC as an MSR. The frequency must
+/// already be set.
 pub(super) fn restore(fd: &VcpuFd, saved: &TscState) -> Result<bool> {
     let Ok(now) = calls::tsc_offset(fd) else {
         return Ok(false);
@@ -115,8 +115,9 @@ pub struct TscOffset {
 }
 
 impl TscOffset {
-    /// The offset of `vcpu`, to be read later; `None` if the process has no file descriptor left. KVM has the offset since
-    /// Linux 5.16. This doesn't check, which saves a call at start-up; an older KVM fails the [`read`](Self::read).
+    /// The offset of `vcpu`, to be read later; `None` if the process has no file descriptor left. KVM has the offset
+    /// since Linux 5.16. This doesn't check, which saves a call at start-up; an older KVM fails the
+    /// [`read`](Self::read).
     pub fn of(vcpu: &VcpuFd) -> Option<Self> {
         let vcpu = calls::duplicate(vcpu).ok()?;
         Some(TscOffset { vcpu })

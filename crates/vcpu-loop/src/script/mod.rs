@@ -90,8 +90,8 @@ impl Replies {
 /// A vCPU whose guest is a list of [`Step`]s.
 ///
 /// # Panics
-/// Its methods panic on misuse, to make tests fail: saving or restoring while an access is incomplete, or entering after
-/// a triple fault, a system event or a fatal exit without a restore.
+/// Its methods panic on misuse, to make tests fail: saving or restoring while an access is incomplete, or entering
+/// after a triple fault, a system event or a fatal exit without a restore.
 #[derive(Debug)]
 pub struct ScriptedVcpu {
     script: VecDeque<Step>,

@@ -17,8 +17,8 @@
 //! | the ring of coalesced writes, in the page after the data area | any thread: the indices atomically, the entries with the ring's lock |
 //! | `exit_reason`, `request_interrupt_window`, `cr8`, the exit's union, the data area | the owner of [`RunPage`], between two `KVM_RUN` |
 //!
-//! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference from the owner is alive
-//! then.
+//! The kernel writes the page only during `KVM_RUN`, which takes `&mut RunPage`, so no reference from the owner is
+//! alive then.
 
 use std::io;
 use std::mem::offset_of;
@@ -210,8 +210,8 @@ impl RunPage {
     /// `KVM_RUN`.
     pub(crate) fn enter(&mut self, fd: &VcpuFd) -> io::Result<()> {
         loop {
-            // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page. `&mut self`
-            // excludes references into the run page.
+            // SAFETY: `fd` is a vCPU. KVM writes guest memory, which belongs to the guest, and the run page. `&mut
+            // self` excludes references into the run page.
             if unsafe { ioctl(fd, KVM_RUN()) } == 0 {
                 return Ok(());
             }

@@ -48,9 +48,9 @@ pub(crate) enum Installed {
 
 /// Installs the handler that does nothing, unless there is another one.
 ///
-/// It has no `SA_RESTART`, so that blocking system calls of the thread return too. It has `SA_ONSTACK`, because threads of
-/// other languages' run-times (Go, for example) have stacks that are too small for a handler. `SIG_IGN` doesn't count as
-/// a handler: it may be inherited from the parent process.
+/// It has no `SA_RESTART`, so that blocking system calls of the thread return too. It has `SA_ONSTACK`, because threads
+/// of other languages' run-times (Go, for example) have stacks that are too small for a handler. `SIG_IGN` doesn't
+/// count as a handler: it may be inherited from the parent process.
 pub(crate) fn install(signal: libc::c_int) -> io::Result<Installed> {
     let before = exchange(signal, None)?;
     if before == ours() {
