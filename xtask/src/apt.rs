@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Debian's packages: what apt offers here, and trees of unpacked ones in the cache.
+//! Debian's packages: what apt offers here, and trees of unpacked packages in the cache.
 //!
-//! A tree is fetched beside its place and moved there when it is whole. What can't be had with the package lists of
-//! this machine, because they are old or lack it, is tried again with Debian's newest ones. Those are xtask's own: that
-//! needs no root, and leaves the machine's as they are.
+//! A tree is fetched next to its place, and moved there when it is complete. If the machine's package lists are too old
+//! or lack a package, xtask tries again with Debian's newest lists. It keeps its own copy of them, which needs no root
+//! and doesn't change the machine's.
 
 use std::fs;
 use std::path::Path;
@@ -23,9 +23,9 @@ pub trait Offers {
     fn names(&self, pattern: &str) -> Result<Vec<String>>;
     /// Downloads `packages` and unpacks them into the directory `tree`.
     fn unpack(&self, packages: &[String], tree: &Path) -> Result<()>;
-    /// Whether the lists are Debian's newest.
+    /// Whether these are Debian's newest lists.
     fn is_fresh(&self) -> bool;
-    /// Gets Debian's newest lists.
+    /// Fetches Debian's newest lists.
     fn refresh(&mut self) -> Result<()>;
 }
 
@@ -33,15 +33,15 @@ pub trait Offers {
 pub struct Tree<'a> {
     /// Its name in the cache.
     pub name: &'a str,
-    /// The packages that may belong to it: an extended regular expression of names.
+    /// The packages that may belong to it: an extended regular expression that matches their names.
     pub pattern: &'a str,
-    /// Its packages, of those that are offered; none when one is missing.
+    /// Chooses its packages from those that are offered; none if one is missing.
     pub choose: &'a dyn Fn(&[String]) -> Option<Vec<String>>,
 }
 
 impl Tree<'_> {
-    /// What `open` finds in the cached tree. A tree that is not there, not whole, or not what `open` can use, is fetched
-    /// first. None when Debian does not have its packages.
+    /// What `open` finds in the cached tree. If the tree is missing, incomplete, or `open` fails, it is fetched first.
+    /// None if Debian does not have its packages.
     pub fn cached<T>(&self, open: &dyn Fn(&Path) -> Result<T>) -> Result<Option<T>> {
         let offers = &mut Apt::new();
         self.cached_in(&cache_dir()?, offers, open)
@@ -71,19 +71,19 @@ impl Tree<'_> {
             return Ok(None);
         }
         if place.exists() {
-            // Away in one step: a directory takes the place of an empty one only.
+            // A rename replaces only an empty directory, so move the old one away first.
             fs::rename(&place, scratch.path("old"))
                 .with_context(|| format!("can't move {} away", place.display()))?;
         }
         let moved = fs::rename(&tree, &place);
-        // Another xtask may have been faster.
+        // Another xtask may have fetched it meanwhile.
         if moved.is_err() && open_whole().is_err() {
             moved.with_context(|| format!("can't make {}", place.display()))?;
         }
         open_whole().map(Some)
     }
 
-    /// Fetches the packages to the new directory `tree`, and marks it as whole; false when Debian does not have them.
+    /// Fetches the packages to the new directory `tree`, and marks it as complete; false if Debian does not have them.
     fn fetch(&self, offers: &mut dyn Offers, tree: &Path) -> Result<bool> {
         loop {
             let mut failure = None;
@@ -110,7 +110,7 @@ impl Tree<'_> {
     }
 }
 
-/// The file in a tree that says which packages are in it. It is written last.
+/// The file in a tree that lists its packages. It is written last, and marks the tree as complete.
 const WHOLE: &str = ".whole";
 
 /// The machine's apt, with the machine's lists or xtask's own.
@@ -118,7 +118,7 @@ struct Apt {
     own_lists: Option<&'static Scratch>,
 }
 
-/// Debian's newest lists, once this process asked for them.
+/// Debian's newest lists, if this process has fetched them.
 static OWN_LISTS: OnceLock<Scratch> = OnceLock::new();
 
 impl Apt {
@@ -129,7 +129,7 @@ impl Apt {
     }
 }
 
-/// One of apt's programs, with lists of xtask's own or the machine's.
+/// One of apt's programs, with xtask's own lists or the machine's.
 fn apt(program: &str, own_lists: Option<&Scratch>) -> Command {
     let mut command = Command::new(program);
     if let Some(place) = own_lists {
@@ -138,7 +138,7 @@ fn apt(program: &str, own_lists: Option<&Scratch>) -> Command {
             command.arg("-o");
             command.arg(format!("{name}={}", directory.display()));
         }
-        // apt's own user may not enter xtask's cache.
+        // apt's own user has no access to xtask's cache.
         command.args(["-o", "APT::Sandbox::User=root"]);
     }
     command

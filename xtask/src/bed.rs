@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the two test beds share: the machine that is asked for, the job that runs in it, the status.
+//! What the two test beds share: the description of the machine, the script that runs in it, the status.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::watch::{Hang, Patience};
 use crate::workspace::{Scratch, nonce};
 use crate::{bed_amd, bed_intel};
 
-/// Whose virtualization extension a bed has.
+/// The vendor of a bed's virtualization extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     /// SVM, kvm-amd, under QEMU.
@@ -28,28 +28,28 @@ pub enum Vendor {
 /// A bed: an emulated machine with real KVM, in which a Debian kernel runs a script as root.
 #[derive(Clone, Debug)]
 pub struct Bed {
-    /// Whose virtualization extension it has.
+    /// The vendor of its virtualization extension.
     pub vendor: Vendor,
     /// Its CPUs.
     pub cpus: u32,
     /// Its memory, in MiB.
     pub memory: u32,
-    /// When it is ended by force.
+    /// The time limit after which it is killed.
     pub timeout: Option<Duration>,
-    /// When it has hung, and is ended by force.
+    /// What counts as a hang; then it is killed.
     pub patience: Option<Patience>,
     /// Its kernel; by default the preferred one that Debian offers here.
     pub series: Option<Series>,
     /// Host files and their paths in the bed.
     pub files: Vec<(PathBuf, String)>,
-    /// Rows and columns of the terminal that the script gets as its own. Else it has no input.
+    /// Rows and columns of the script's terminal. Without one, the script has no input.
     pub terminal: Option<(u16, u16)>,
-    /// Its clocks count executed instructions, one per nanosecond: what runs takes the same time in every run,
-    /// however busy the host is (AMD only, one CPU).
+    /// Its clocks count executed instructions, one per nanosecond, so that times are the same in every run, however
+    /// busy the host is (AMD only, one CPU).
     pub counted: bool,
 }
 
-/// What an emulator is given to start, and where it leaves the kernel's messages and the status.
+/// An emulator's inputs, and where it writes the kernel's messages and the status.
 pub struct Machine<'a> {
     /// The description it was made from.
     pub bed: &'a Bed,
@@ -63,7 +63,7 @@ pub struct Machine<'a> {
     pub scratch: &'a Scratch,
 }
 
-/// Takes what the script prints, as it is printed.
+/// Receives the script's output as it is printed.
 pub type Sink<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
 
 impl Bed {
@@ -71,7 +71,7 @@ impl Bed {
     pub fn new(vendor: Vendor) -> Bed {
         Bed {
             vendor,
-            // Two at once let an interrupt of the bed's kernel reach a nested guest now and then: bare guests triple
+            // With two CPUs, an interrupt of the bed's kernel sometimes reaches a nested guest: bare guests triple
             // fault, and the bed itself may hang.
             cpus: 1,
             memory: match vendor {
@@ -92,7 +92,7 @@ impl Bed {
         self.files.push((host.to_owned(), guest.to_owned()));
     }
 
-    /// Makes sure that the programs are there that it needs, and that it can be this machine.
+    /// Makes sure that the programs that it needs are installed, and that it supports this description.
     pub fn require(&self) -> Result<()> {
         match self.vendor {
             Vendor::Amd => bed_amd::require(),
@@ -100,8 +100,8 @@ impl Bed {
         }
     }
 
-    /// Runs `script` (busybox sh) and returns its exit status. What it prints goes to `sink`, or
-    /// straight to the terminal when it has one.
+    /// Runs `script` (busybox sh) and returns its exit status. Its output goes to `sink`, or directly to the terminal
+    /// if it has one.
     pub fn run(&self, script: &str, sink: Sink) -> Result<u8> {
         self.require()?;
         let kernel = match self.series {
@@ -117,7 +117,7 @@ impl Bed {
         if self.vendor == Vendor::Intel {
             bed_intel::strip_modules(&mut modules, &scratch)?;
         }
-        // QEMU's timers have a thread of their own, unless they follow its count of instructions.
+        // QEMU's timers have their own thread, unless they follow its count of instructions.
         let loses_interrupts = self.vendor == Vendor::Amd && !self.counted;
         let mut archive =
             initramfs::bed(&modules, script, &nonce, self.terminal, loses_interrupts)?;
@@ -148,15 +148,15 @@ impl Bed {
 /// How an emulator ended.
 #[derive(Debug)]
 pub enum End {
-    /// By itself; what it said on stderr.
+    /// By itself, with its stderr.
     Exited(String),
-    /// By force, after the timeout.
+    /// Killed after the timeout.
     TimedOut,
-    /// By force, as it hung.
+    /// Killed because it hung.
     Hung(Hang),
 }
 
-/// A bed that hung: what there is to say of it.
+/// The error for a bed that hung.
 #[derive(Debug)]
 pub struct Hung(String);
 
@@ -179,11 +179,11 @@ fn status(log: &str, nonce: &str) -> Option<u8> {
 fn failure(log: &str, end: &End, bed: &Bed) -> anyhow::Error {
     let mut text = match end {
         End::TimedOut => format!(
-            "the {:?} bed was ended: it ran over its {} s (--timeout raises them)",
+            "the {:?} bed was killed: it ran over its {} s (--timeout sets this limit)",
             bed.vendor,
             bed.timeout.unwrap_or_default().as_secs()
         ),
-        End::Hung(hang) => format!("the {:?} bed was ended: it {hang}", bed.vendor),
+        End::Hung(hang) => format!("the {:?} bed was killed: it {hang}", bed.vendor),
         End::Exited(_) => format!("the {:?} bed ended before its job did", bed.vendor),
     };
     if let End::Exited(stderr) = end
@@ -206,7 +206,7 @@ fn failure(log: &str, end: &End, bed: &Bed) -> anyhow::Error {
     }
 }
 
-/// Rows and columns of the terminal that stdin and stdout are, if they are one.
+/// Rows and columns of the terminal, if stdin and stdout are one.
 pub fn terminal() -> Option<(u16, u16)> {
     use std::io::IsTerminal;
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
@@ -264,7 +264,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             "no terminal for a shell here: give a command, as in `cargo xtask bed amd -- uname -a`"
         );
     }
-    // Before the long build.
+    // Checked before the long build.
     bed.require()?;
     let mini_vmm = crate::build::mini_vmm()?;
     bed.add(&mini_vmm, "/bin/mini-vmm");

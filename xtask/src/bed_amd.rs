@@ -39,7 +39,7 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     thread::scope(|scope| {
         let errors = scope.spawn(move || {
             let mut text = Vec::new();
-            // What was read before an error is what there is to show.
+            // After an error, show what was read before.
             let _ = stderr.map(|mut pipe| pipe.read_to_end(&mut text));
             String::from_utf8_lossy(&text).into_owned()
         });
@@ -60,13 +60,13 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     })
 }
 
-/// How long a file is so far.
+/// The current length of a file.
 pub fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
 }
 
-/// Waits until `child` ends by itself, or kills it at one of the limits of `bed`: returns which. `output` is a number
-/// that grows with what the bed prints.
+/// Waits until `child` ends by itself, or kills it at one of the limits of `bed`, and returns how it ended. `output` is
+/// a number that grows with the bed's output.
 pub fn wait(child: &mut Child, bed: &Bed, output: &dyn Fn() -> u64) -> Result<Option<End>> {
     let started = Instant::now();
     let mut watch = bed

@@ -25,7 +25,7 @@ const VGA_BIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
 
 const NEEDS: &[Need] = &[
     ("bochs-bin", "bochs"),
-    // Brings the "rfb" display, which needs neither a terminal nor a window system.
+    // Has the "rfb" display, which needs neither a terminal nor a window system.
     ("/usr/share/doc/bochs-term", "bochs-term"),
     (BIOS, "bochsbios"),
     (VGA_BIOS, "vgabios"),
@@ -35,14 +35,14 @@ const NEEDS: &[Need] = &[
     ("strip", "binutils"),
 ];
 
-/// What the emulated CPU is slow at and the bed does not need stays off: self tests, SMP, timer
-/// calibration, certificates. Saves about 15 s.
+/// Turns off what is slow on the emulated CPU and not needed: self tests, SMP, timer calibration, certificates. Saves
+/// about 15 s.
 const CMDLINE: &str = "console=ttyS1,115200 nokaslr nosmp mitigations=off nopti tsc=reliable \
     no_timer_check panic=-1 random.trust_cpu=on audit=0 ipv6.disable=1 quiet loglevel=4 rodata=off \
     cryptomgr.notests=1 initcall_blacklist=load_system_certificate_list,cubictcp_register,\
     trace_eval_init,init_kprobe_trace,slab_sysfs_init,crypto_kdf108_init";
 
-/// Installs what the bed needs; refuses a machine that Bochs can't be.
+/// Installs what the bed needs; refuses a machine that Bochs can't emulate.
 pub fn require(bed: &Bed) -> Result<()> {
     if bed.cpus != 1 {
         bail!("the Intel bed has one CPU: leave --cpus out");
@@ -50,7 +50,7 @@ pub fn require(bed: &Bed) -> Result<()> {
     packages::require(NEEDS)
 }
 
-/// Takes the debug sections off modules: loading them would cost seconds.
+/// Strips the debug sections of modules, because loading them would take seconds.
 pub fn strip_modules(modules: &mut [(String, Vec<u8>)], scratch: &Scratch) -> Result<()> {
     for (name, data) in modules {
         let file = scratch.path(&format!("{name}.ko"));
@@ -68,7 +68,7 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     write(&serial, "")?;
     make_iso(machine)?;
     write(&scratch.path("bochsrc"), configuration(machine))?;
-    // Debian's Bochs has the debugger compiled in, which waits for a command: continue, then quit.
+    // Debian's Bochs includes the debugger, which waits for commands: continue, then quit.
     write(&scratch.path("debugger"), "c\nq\n")?;
     let mut command = tied(&emulator());
     command.arg("-q").arg("-f").arg(scratch.path("bochsrc"));
@@ -88,15 +88,15 @@ pub fn run(machine: &Machine, sink: Sink) -> Result<End> {
     if let Some(end) = forced {
         return Ok(end);
     }
-    // Bochs ends with status 1 after a guest's power-off: the status line decides. Its log tells
-    // why when there is none.
+    // Bochs ends with status 1 after a guest's power-off, so the status line decides. If there is none, its log tells
+    // why.
     let mut said = read(&scratch.path("stdout"))?;
     said.extend(read(&scratch.path("bochs.log")).unwrap_or_default());
     Ok(End::Exited(String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// Bochs. Its "rfb" display listens on all of the host's addresses, without a password, and can't be
-/// told otherwise: whoever may make network namespaces (root) runs it in an empty one.
+/// Bochs. Its "rfb" display always listens on all of the host's addresses, without a password. So it runs in an empty
+/// network namespace, if this user may create one (root).
 fn emulator() -> Command {
     let probe = capture(Command::new("unshare").args(["--net", "true"]));
     if !probe.is_ok_and(|output| output.status.success()) {
@@ -107,14 +107,14 @@ fn emulator() -> Command {
     command
 }
 
-/// Hands what is appended to `path` to `sink`, until `ended` and everything was read.
+/// Passes what is appended to `path` to `sink`, until `ended` and everything was read.
 fn follow(path: &std::path::Path, ended: &AtomicBool, sink: Sink) {
     let Ok(mut file) = File::open(path) else {
         return;
     };
     let mut buffer = [0; 8192];
     loop {
-        // Asked before reading, so that the last bytes are not missed.
+        // Checked before reading, so that the last bytes are not missed.
         let last = ended.load(Ordering::Acquire);
         while let Ok(count @ 1..) = file.read(&mut buffer) {
             sink(&buffer[..count]);
@@ -150,8 +150,8 @@ fn make_iso(machine: &Machine) -> Result<()> {
 fn configuration(machine: &Machine) -> String {
     let path = |name: &str| machine.scratch.path(name).display().to_string();
     let memory = machine.bed.memory;
-    // CPU models with CPUID leaf 0x15 make guest seconds last minutes; this one has EPT and
-    // unrestricted guest. `sync=none` makes runs repeatable.
+    // With CPU models that have CPUID leaf 0x15, a guest's second takes minutes. This one has EPT and unrestricted
+    // guest. `sync=none` makes runs repeatable.
     format!(
         "plugin_ctrl: unmapped=1, biosdev=1, speaker=0, e1000=0, es1370=0, voodoo=0, gameport=0, parallel=0, extfpuirq=1
 config_interface: textconfig

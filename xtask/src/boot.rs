@@ -29,7 +29,7 @@ struct Boot {
     timeout: Option<u64>,
     /// Whether the driver in `guest/linux` is loaded.
     para: bool,
-    /// mini-vmm's route of hypercalls, when it isn't the default.
+    /// mini-vmm's hypercall route, if it isn't the default.
     hypercall: Option<String>,
     words: Vec<String>,
 }
@@ -37,7 +37,7 @@ struct Boot {
 /// How long a command in the guest may take by default, in seconds.
 const COMMAND_LIMIT: u64 = 300;
 
-/// What the bed may take for its own start and end, in seconds.
+/// Seconds for the bed's own start and end.
 const BED_OVERHEAD: u64 = 60;
 
 /// `cargo xtask boot`: parses its arguments, boots, returns the command's status, or mini-vmm's.
@@ -78,18 +78,18 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     boot.run()
 }
 
-/// What mini-vmm is started with.
+/// The inputs of mini-vmm.
 struct Guest {
     mini_vmm: PathBuf,
     kernel: PathBuf,
     initrd: PathBuf,
     /// The guest's memory, in MiB.
     memory: u32,
-    /// The terminal's size, when the guest runs a shell on it.
+    /// The terminal's size, if the guest runs a shell on it.
     shell: Option<(u16, u16)>,
 }
 
-/// Where the console's output goes when a command runs.
+/// The console's output while a command runs.
 struct Console {
     marked: Marked,
     /// Shown until the command prints something.
@@ -116,7 +116,7 @@ impl Boot {
         }
         let on_host = host::hardware_kvm();
         if on_host.is_err() {
-            // Before the long build.
+            // Checked before the long build.
             Bed::new(Vendor::Amd).require()?;
         }
         let (nonce, scratch) = (nonce(), Scratch::new()?);
@@ -153,7 +153,7 @@ impl Boot {
         }
     }
 
-    /// Builds, fetches and packs what the boot needs.
+    /// Builds, fetches and packages what the boot needs.
     fn prepare(&self, shell: Option<(u16, u16)>, nonce: &str, scratch: &Scratch) -> Result<Guest> {
         let memory = mebibytes(&self.memory)
             .with_context(|| format!("--memory {}: say for example 512M or 2G", self.memory))?;
@@ -211,7 +211,7 @@ impl Boot {
         let mut command = Command::new(&guest.mini_vmm);
         command.args(self.arguments(&text(&guest.kernel), &text(&guest.initrd)));
         if guest.shell.is_none() {
-            // Nobody is there to end a guest that xtask left behind.
+            // If xtask is killed, nothing else ends the guest.
             command = tied(&command);
             command.stdin(Stdio::null()).stdout(Stdio::piped());
         }
@@ -241,7 +241,7 @@ impl Boot {
         if guest.shell.is_some() {
             return bed.run(&line, &mut |_| ());
         }
-        // mini-vmm's own messages come last, so that they can't fall into the command's output.
+        // mini-vmm's own messages come last, so that they don't interrupt the command's output.
         let script = format!("{line} </dev/null 2>/tmp/stderr; s=$?; cat /tmp/stderr; exit $s");
         bed.run(&script, &mut |bytes| console.feed(bytes))
     }
@@ -256,8 +256,8 @@ fn status_of(child: &mut std::process::Child) -> Result<u8> {
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-/// A memory size in bytes, or with the unit M or G, as MiB. mini-vmm takes these and more, such as
-/// `1T` and `512MiB`; the beds have no use for those.
+/// Parses a memory size in bytes, or with the unit M or G, as MiB. mini-vmm also takes others, such as `1T` and
+/// `512MiB`, which the beds don't need.
 fn mebibytes(text: &str) -> Option<u32> {
     let (digits, scale) = match text.strip_suffix(['M', 'm']) {
         Some(digits) => (digits, 1),

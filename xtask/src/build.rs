@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::process::{capture_ok, step};
 use crate::workspace::{TARGET, cache_dir, cargo, root, target_dir};
 
-/// What makes a binary run in a bed, whose root file system has no C library.
+/// Links statically, because the beds' root file system has no C library.
 const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Makes `command` build static binaries. The explicit target keeps the flag off build scripts and
@@ -29,7 +29,7 @@ pub fn mini_vmm() -> Result<PathBuf> {
     static_release("mini-vmm")
 }
 
-/// Builds the static release binary of a package that has the same name; where it is.
+/// Builds the static release binary of a package, which has the package's name. Returns its path.
 fn static_release(package: &str) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--release", "--package", package]);
@@ -39,11 +39,11 @@ fn static_release(package: &str) -> Result<PathBuf> {
     Ok(target_dir()?.join(TARGET).join("release").join(package))
 }
 
-/// A cargo command for the example guest in `guest/bare`, which is a workspace of its own.
+/// A cargo command for the example guest in `guest/bare`, which is a separate workspace.
 pub fn bare_cargo(subcommand: &[&str]) -> Result<Command> {
     let mut command = cargo();
     command.current_dir(root().join("guest/bare"));
-    // Its own configuration has what it is built with.
+    // Its own configuration has its flags.
     command.env_remove("RUSTFLAGS");
     command.args(subcommand);
     command.env("CARGO_TARGET_DIR", cache_dir()?.join("bare"));
@@ -67,7 +67,7 @@ pub fn bench_probe() -> Result<PathBuf> {
 /// What a test executable was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The tests within a library or a binary.
+    /// The unit tests of a library or a binary.
     Unit,
     /// A file of `tests/`.
     Integration,
@@ -88,7 +88,7 @@ pub struct TestBinary {
     pub directory: PathBuf,
 }
 
-/// All that `cargo test` would run, and the binaries that integration tests start.
+/// The test executables that `cargo test` would run, and the programs that integration tests start.
 #[derive(Clone, Debug, Default)]
 pub struct TestBuild {
     /// The test executables.

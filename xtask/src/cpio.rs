@@ -18,7 +18,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Adds the directory `path` (absolute, as every path here) and those above it.
+    /// Adds the directory `path` (absolute, like every path here) and those above it.
     pub fn directory(&mut self, path: &str) {
         let path = path.trim_matches('/');
         if path.is_empty() || self.directories.contains(path) {
@@ -40,7 +40,7 @@ impl Archive {
         self.entry(path, EXECUTABLE, data);
     }
 
-    /// The finished archive. Linux unpacks several that follow one another.
+    /// The finished archive. Linux also unpacks several concatenated archives.
     pub fn finish(mut self) -> Vec<u8> {
         self.inode = 0;
         self.entry("TRAILER!!!", 0, &[]);
@@ -49,7 +49,7 @@ impl Archive {
     }
 
     fn entry(&mut self, path: &str, mode: u32, data: &[u8]) {
-        // Hard links are told by inode: every entry has its own.
+        // The inode identifies hard links, so every entry has its own.
         self.inode += 1;
         let (size, name_size) = (data.len(), path.len() + 1);
         let inode = self.inode;

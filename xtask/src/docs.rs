@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The repository's pages: their links lead somewhere, the paths of the design exist, and the command lines of xtask that
-//! they show are ones of the usage text. (Those of mini-vmm are tested with mini-vmm.)
+//! Tests of the repository's pages: links have targets, the paths in DESIGN.md exist, and command lines of xtask are in
+//! the usage text. (Those of mini-vmm are tested with mini-vmm.)
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::USAGE;
 use crate::workspace::root;
 
-/// Names, from the workspace's root, and texts.
+/// The pages' names, relative to the workspace's root, and their texts.
 fn pages() -> Vec<(String, String)> {
     let mut names = vec!["README.md".to_owned(), "DESIGN.md".to_owned()];
     for (folder, file) in [
@@ -36,7 +36,7 @@ fn section(command: &str) -> Option<&'static str> {
     USAGE.split("\n\n").find(|text| text.starts_with(&start))
 }
 
-/// What is wrong with a command line, behind `cargo xtask `.
+/// What is wrong with a command line after `cargo xtask `.
 fn complaint(line: &str) -> Option<String> {
     let mut words = line.split_whitespace();
     let command = words.next()?;
@@ -52,7 +52,7 @@ fn complaint(line: &str) -> Option<String> {
     Some(format!("{command} has no {unknown}"))
 }
 
-/// The command lines of xtask in `text`, also within sentences.
+/// The command lines of xtask in `text`, including those within sentences.
 fn commands(text: &str) -> impl Iterator<Item = &str> {
     let rests = text.split("cargo xtask ").skip(1);
     rests.map(|rest| rest.split(['`', '\n']).next().unwrap_or_default())
@@ -100,7 +100,7 @@ fn has_anchor(page: &Path, wanted: &str) -> bool {
     anchors.any(|anchor| anchor == wanted)
 }
 
-/// Where a link of the page `name` leads, if that is in the repository, and to nothing.
+/// Whether a link of the page `name` points into the repository, but has no target there.
 fn is_dead(name: &str, link: &str) -> bool {
     if link.contains("://") {
         return false;
@@ -134,7 +134,7 @@ fn links_lead_somewhere() {
     }
 }
 
-/// The paths in a map's table: words in code with a slash or an ending, from the root or from mini-vmm's sources.
+/// The paths in the map's table: words in code with a slash or an extension.
 fn paths(map: &str) -> Vec<&str> {
     let rows = map.lines().filter(|line| line.starts_with('|'));
     let words = rows.flat_map(|row| row.split('`').skip(1).step_by(2));

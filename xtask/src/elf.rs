@@ -1,17 +1,16 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A writer of small x86-64 ELF files: code at one address, and a note where a loader looks for one
-//! (System V ABI, "Object files").
+//! A writer of small x86-64 ELF files with code at one address and an optional note (System V ABI, "Object files").
 
-/// Where the code is in the file.
+/// The code's offset in the file.
 const OFFSET: u64 = 0x1000;
-/// Where the note is in the file: after the header and two program headers.
+/// The note's offset in the file, after the header and two program headers.
 const NOTE: u64 = 64 + 2 * 56;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 
-/// An executable whose code lies and starts at `entry`, with all rights; and its note, which may be empty.
+/// An executable whose code is loaded and starts at `entry`, with all permissions, and a note, which may be empty.
 pub fn executable(entry: u64, code: &[u8], note: &[u8]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
@@ -29,7 +28,7 @@ pub fn executable(entry: u64, code: &[u8], note: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A program header: type and flags, place and size in the file, address, alignment.
+/// A program header: type and flags, offset and size in the file, address, alignment.
 fn segment(
     file: &mut Vec<u8>,
     (kind, flags): (u32, u32),
@@ -44,7 +43,7 @@ fn segment(
     }
 }
 
-/// A note: whose it is, of which type, and what it says.
+/// A note with its owner, type and contents.
 pub fn note(name: &[u8; 4], kind: u32, value: u32) -> Vec<u8> {
     let mut note = Vec::new();
     for word in [4, 4, kind] {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 
-/// Whether /dev/kvm can be opened; else why not.
+/// Whether /dev/kvm can be opened; the error tells why not.
 pub fn kvm() -> Result<(), String> {
     File::options()
         .read(true)
@@ -15,8 +15,8 @@ pub fn kvm() -> Result<(), String> {
         .map_err(|error| format!("/dev/kvm can't be used: {error}"))
 }
 
-/// Whether stock kernels run on this host's /dev/kvm; else why not. A KVM without a virtualization
-/// extension runs guests in an instruction emulator, which is too small for them.
+/// Whether stock kernels run on this host's /dev/kvm; the error tells why not. A KVM without a virtualization extension
+/// runs guests in an instruction emulator, which can't run them.
 pub fn hardware_kvm() -> Result<(), String> {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if !has_extension(&cpus) {

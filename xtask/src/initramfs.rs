@@ -15,8 +15,8 @@ use crate::process::read;
 /// Loads the modules listed in /lib/m/order.
 const LOAD_MODULES: &str = "for m in $(cat /lib/m/order); do insmod /lib/m/$m.ko; done\n";
 
-/// What both kinds of /init do first. The kernel's own messages stay off the serial port that
-/// carries the command's output, as far as the log level can keep them off.
+/// The start of both kinds of /init. As far as the log level can, it keeps the kernel's own messages off the serial
+/// port that carries the command's output.
 const PROLOGUE: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=linux
@@ -25,7 +25,7 @@ mkdir -p /dev/pts /dev/net; mount -t devpts pts /dev/pts
 dmesg -n 1
 ";
 
-/// The static busybox: the installed one, else Debian's, unpacked in the cache.
+/// The static busybox: the installed one, otherwise Debian's, unpacked in the cache.
 pub fn busybox() -> Result<PathBuf> {
     for installed in ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from) {
         if installed.is_file() && is_static(&read(&installed)?) {
@@ -57,12 +57,12 @@ pub fn is_static(elf: &[u8]) -> bool {
     !head.windows(loader.len()).any(|window| window == loader)
 }
 
-/// Gives a bed a second source of interrupts beside the timer of the local APIC. At each exit of a nested guest QEMU clears a
-/// bit in the CPU's word of requests, and takes no lock for it (`do_vmexit` in its svm_helper.c). A request that another thread
-/// makes at that moment can vanish. The local APIC keeps the interrupt, but the CPU takes it only after the next request.
-/// Linux sets its timer for one interrupt at a time: if that one vanishes there is no next one, and the bed stands still.
-/// While an alarm of the real-time clock is set, Linux has the HPET interrupt it 64 times a second, to look at the time. The
-/// alarm itself is nearly a day ahead, the most that there is.
+/// Gives a bed a second source of interrupts, in addition to the local APIC's timer. At each exit of a nested guest,
+/// QEMU clears a bit in the CPU's word of requests without a lock (`do_vmexit` in its svm_helper.c). This can lose a
+/// request that another thread makes at that moment. The local APIC keeps the interrupt, but the CPU takes it only
+/// after the next request. Linux sets its timer for one interrupt at a time: if that one is lost, there is no next one,
+/// and the bed stops. While an alarm of the real-time clock is set, the HPET interrupts Linux 64 times a second to
+/// check the time. The alarm itself is nearly a day ahead, which is the maximum.
 const SECOND_CLOCK: &str = "echo +80000 >/sys/class/rtc/rtc0/wakealarm\n";
 
 /// Busybox, the modules and the directories that every root file system here has.
@@ -83,7 +83,7 @@ fn base(modules: &[(String, Vec<u8>)]) -> Result<Archive> {
 
 /// The root file system of a bed: runs `/job` on the first serial port and reports its status,
 /// marked with `nonce`, on the second, where the kernel's messages also go.
-/// With `loses_interrupts`, its emulator does, and the bed is made to bear it.
+/// With `loses_interrupts`, its emulator loses interrupts, and the bed gets a second source of them.
 pub fn bed(
     modules: &[(String, Vec<u8>)],
     script: &str,
@@ -109,7 +109,7 @@ pub fn bed(
     Ok(archive)
 }
 
-/// Modules that a guest of mini-vmm has devices for; those that a kernel lacks are left out.
+/// Modules for mini-vmm's devices; those that a kernel lacks are omitted.
 const GUEST_MODULES: &[&str] = &["pvpanic", "pvpanic-mmio", "button", "evdev"];
 
 /// The root file system of a guest of mini-vmm: runs `/job`, which [`job`] adds, then powers off.
@@ -143,7 +143,7 @@ pub fn shell_job(size: (u16, u16)) -> String {
     on_terminal(size, "sh")
 }
 
-/// Shell lines that run a command on the first serial port as its terminal, of so many rows and columns.
+/// Shell lines that run a command with the first serial port as its terminal, with this many rows and columns.
 fn on_terminal((rows, columns): (u16, u16), command: &str) -> String {
     format!(
         "stty -F /dev/ttyS0 rows {rows} columns {columns}\n\
@@ -151,7 +151,7 @@ fn on_terminal((rows, columns): (u16, u16), command: &str) -> String {
     )
 }
 
-/// Adds a host file at `guest_path`, and the libraries that it needs when it is a dynamic program.
+/// Adds a host file at `guest_path`, and the libraries that it needs if it is a dynamic program.
 pub fn add_program(archive: &mut Archive, host: &Path, guest_path: &str) -> Result<()> {
     let data = read(host)?;
     let is_dynamic = data.starts_with(b"\x7fELF") && !is_static(&data);
@@ -181,7 +181,7 @@ mod tests {
     fn dynamic_programs_are_told_by_their_loader() {
         assert!(!is_static(b"\x7fELF....\0/lib64/ld-linux-x86-64.so.2\0"));
         assert!(is_static(b"\x7fELF"));
-        // This test runs dynamically or statically linked; both answers must be consistent.
+        // This test may be linked dynamically or statically; both answers must be consistent.
         let own = std::env::current_exe().unwrap();
         let is_dynamic = !is_static(&read(&own).unwrap());
         if is_dynamic {

@@ -20,9 +20,9 @@ use crate::workspace::{Scratch, cache_dir};
 /// A kernel series that the test beds and the boot tests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Series {
-    /// Debian 12's: the payload of its bzImage is LZ4.
+    /// Debian 12's. Its bzImage is compressed with LZ4.
     V6_1,
-    /// Debian 13's, also in Debian 12: zstd.
+    /// Debian 13's, also in Debian 12. Its bzImage is compressed with zstd.
     V6_12,
 }
 
@@ -62,14 +62,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel of `series`, fetched when it is not cached.
+    /// The kernel of `series`, fetched if it is not cached.
     pub fn fetch(series: Series) -> Result<Kernel> {
         Kernel::fetch_offered(series)?.with_context(|| {
             format!("Debian offers no cloud kernel {series} for this machine; give --kernel PATH")
         })
     }
 
-    /// As [`Kernel::fetch`]; none when Debian does not have the series.
+    /// Like [`Kernel::fetch`]; none if Debian does not have the series.
     pub fn fetch_offered(series: Series) -> Result<Option<Kernel>> {
         let number = series.name().replace('.', r"\.");
         let tree = Tree {
@@ -80,7 +80,7 @@ impl Kernel {
         tree.cached(&Kernel::open)
     }
 
-    /// The preferred kernel: a cached one, else the first series that Debian offers here.
+    /// The preferred kernel: a cached one, otherwise the first series that Debian offers here.
     pub fn fetch_any() -> Result<Kernel> {
         let cache = cache_dir()?;
         let cached = |series: &Series| cache.join(format!("linux-{series}")).is_dir();
@@ -127,8 +127,8 @@ impl Kernel {
         })
     }
 
-    /// The modules `names` and what they depend on, in the order of loading, decompressed. A name
-    /// that is built into this kernel has no file and is left out.
+    /// The modules `names` and their dependencies, decompressed, in loading order. A name that is built into this
+    /// kernel has no file and is omitted.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files = BTreeMap::new();
         list_modules(&self.modules, &mut files)?;
@@ -171,7 +171,7 @@ impl Kernel {
             let elf = step(&format!("decompressing Linux {}", self.release), || {
                 decompress(&read(&self.image)?)
             })?;
-            // In one step, or half a file would count as whole.
+            // Moved in one step, or a partial file would count as complete.
             let scratch = Scratch::new()?;
             write(&scratch.path("vmlinux"), elf)?;
             fs::rename(scratch.path("vmlinux"), &vmlinux)
@@ -181,8 +181,7 @@ impl Kernel {
     }
 }
 
-/// A directory with links to the kernel images that Debian has here, named as in /boot; none when it
-/// has none.
+/// A directory with links to Debian's kernel images, named as in /boot; none if Debian has none here.
 pub fn image_directory() -> Result<Option<PathBuf>> {
     let place = cache_dir()?.join("test-kernels");
     make_directory(&place)?;
@@ -194,7 +193,7 @@ pub fn image_directory() -> Result<Option<PathBuf>> {
         any = true;
         let link = place.join(format!("vmlinuz-{series}"));
         if fs::read_link(&link).ok().as_ref() != Some(&kernel.image) {
-            // It may be missing, or point to a kernel that was removed.
+            // The link may be missing, or point to a removed kernel.
             let _ = fs::remove_file(&link);
             std::os::unix::fs::symlink(&kernel.image, &link)
                 .with_context(|| format!("can't make {}", link.display()))?;
@@ -203,16 +202,16 @@ pub fn image_directory() -> Result<Option<PathBuf>> {
     Ok(any.then_some(place))
 }
 
-/// The packages of the newest kernel of `series` that is offered as a whole: image, headers, build programs. An image
-/// whose headers are gone is passed over.
+/// The packages of the newest kernel of `series` that is completely offered: image, headers, build programs. An image
+/// without headers is skipped.
 fn newest(series: Series, offered: &[String]) -> Option<Vec<String>> {
     let has = |name: &String| offered.contains(name);
     let whole = |image: &String| -> Option<Vec<String>> {
         let release = image.strip_prefix("linux-image-")?;
-        // Signed for Secure Boot or not, the kernel is the same.
+        // The kernel is the same whether it is signed for Secure Boot or not.
         let release = release.strip_suffix("-unsigned").unwrap_or(release);
         let version = release.strip_suffix(FLAVOUR)?;
-        // Else it is of a longer number, or a package that only depends on the newest one.
+        // Otherwise it is a series with a longer number, or a package that only depends on the newest one.
         let rest = version.strip_prefix(series.name())?;
         rest.strip_prefix(['.', '+'])?;
         // 6.1's build programs are named after the series, newer ones after the version.
@@ -231,10 +230,10 @@ fn newest(series: Series, offered: &[String]) -> Option<Vec<String>> {
         .max_by_key(|packages| (numbers(&packages[0]), !packages[0].ends_with("-unsigned")))
 }
 
-/// The flavour of the kernels that are used.
+/// The flavour of the kernels that xtask uses.
 const FLAVOUR: &str = "-cloud-amd64";
 
-/// The part of a release that all flavours have.
+/// The part of a release that all flavours share.
 fn version(release: &str) -> &str {
     release.strip_suffix(FLAVOUR).unwrap_or(release)
 }
@@ -261,7 +260,7 @@ fn list_modules(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Resu
     Ok(())
 }
 
-/// What a module's `depends=` says in its `.modinfo`: unpacked packages have no modules.dep.
+/// A module's dependencies, by `depends=` in its `.modinfo`: unpacked packages have no modules.dep.
 fn dependencies(module: &[u8]) -> Vec<String> {
     let key = b"\0depends=";
     let Some(at) = module.windows(key.len()).position(|window| window == key) else {
@@ -345,7 +344,7 @@ mod tests {
         let newer = packages("6.1.0-48-cloud-amd64", "6.1");
         let other = packages("6.12.9+deb12-cloud-amd64", "6.12.9+deb12");
         let mut offered = [older.clone(), newer.clone(), other.clone()].concat();
-        // Of no use: a package that only depends on others, debug symbols, other flavours.
+        // Not usable: a package that only depends on others, debug symbols, other flavours.
         for name in [
             "6.12-cloud-amd64",
             "6.1.0-99-cloud-amd64-dbg",
@@ -356,7 +355,7 @@ mod tests {
         }
         assert_eq!(newest(Series::V6_1, &offered), Some(newer.clone()));
         assert_eq!(newest(Series::V6_12, &offered), Some(other.clone()));
-        // An image is passed over when one of its other packages is gone.
+        // An image is skipped if one of its other packages is missing.
         for gone in &newer[1..3] {
             let left: Vec<_> = offered
                 .iter()
@@ -365,7 +364,7 @@ mod tests {
                 .collect();
             assert_eq!(newest(Series::V6_1, &left), Some(older.clone()));
         }
-        // Where the signed one is missing, the other is the same kernel.
+        // If the signed one is missing, the other is the same kernel.
         offered.retain(|name| *name != newer[0]);
         offered.push(format!("{}-unsigned", newer[0]));
         let unsigned = newest(Series::V6_1, &offered).unwrap();
@@ -395,7 +394,7 @@ mod tests {
         image[0x24c..0x250].copy_from_slice(&9u32.to_le_bytes());
         image[0x410..0x415].copy_from_slice(b"hello");
         assert_eq!(payload(&image).unwrap(), b"hello");
-        // Lengths that leave the image, or hold not even the appended word.
+        // Lengths beyond the image, or too short for the appended word.
         image[0x24c..0x250].copy_from_slice(&0xffff_ffffu32.to_le_bytes());
         assert!(payload(&image).is_none());
         image[0x24c..0x250].copy_from_slice(&3u32.to_le_bytes());

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The modules of each crate use each other one way: a test looks for cycles between top-level modules.
+//! A test that looks for cyclic dependencies between the top-level modules of each crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use crate::workspace::{root, sources};
 
-/// Which top-level modules each one names as `crate::other`.
+/// The top-level modules that each one names as `crate::other`.
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
-/// The code of a source file that is shipped: without comments, and without what follows `#[cfg(test)]` at the
-/// margin, where the tests are.
+/// The shipped code of a source file: without comments, and without the tests, which follow a `#[cfg(test)]` at the
+/// left margin.
 fn shipped(text: &str) -> String {
     let code = text.split("\n#[cfg(test)]").next().unwrap_or_default();
     let lines = code
@@ -22,13 +22,13 @@ fn shipped(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The identifier that `text` begins with.
+/// The identifier at the start of `text`.
 fn identifier(text: &str) -> &str {
     let end = text.find(|c: char| c != '_' && !c.is_alphanumeric());
     &text[..end.unwrap_or(text.len())]
 }
 
-/// The first names of the paths `crate::…` in `code`, also of those in braces.
+/// The first names of the paths `crate::…` in `code`, including those in braces.
 fn names(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for path in code.split("crate::").skip(1) {
@@ -54,7 +54,7 @@ fn names(code: &str) -> BTreeSet<String> {
     found
 }
 
-/// The files of a crate and the top-level modules that they belong to; `lib` and `main` are modules of their own.
+/// The files of a crate and their top-level modules; `lib` and `main` count as modules.
 fn files(package: &Path) -> Vec<(String, PathBuf)> {
     let src = package.join("src");
     let module = |path: &Path| {
@@ -66,7 +66,7 @@ fn files(package: &Path) -> Vec<(String, PathBuf)> {
     found.map(|path| (module(&path), path)).collect()
 }
 
-/// What the modules of a crate use, but for its root and its tests.
+/// What the modules of a crate use, without its root and its tests.
 fn uses(package: &Path) -> Uses {
     let mut uses = Uses::new();
     for (module, path) in files(package) {
@@ -82,7 +82,7 @@ fn uses(package: &Path) -> Uses {
     uses
 }
 
-/// A cycle of modules, if there is one: what is left when all that use nothing that is left are taken away.
+/// A cycle of modules, if there is one: what remains after repeatedly removing modules that use no remaining module.
 fn cycle(mut uses: Uses) -> BTreeSet<String> {
     loop {
         let left: BTreeSet<String> = uses.keys().cloned().collect();
@@ -121,7 +121,7 @@ fn unsafe_code_has_one_address_per_crate() {
     for package in crates() {
         let name = package.file_name().unwrap().to_str().unwrap();
         for (module, path) in files(&package) {
-            // What the workspace's lint denies.
+            // The workspace's lint denies this.
             if shipped(&fs::read_to_string(&path).unwrap()).contains("allow(unsafe_code") {
                 addresses.insert((name.to_owned(), module));
             }

@@ -38,38 +38,38 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo xtask boot [OPTIONS] [-- COMMAND...]
     Boots a Debian kernel under mini-vmm to a shell, or runs COMMAND in it and passes on its output
-    and its status. On /dev/kvm where the CPU has svm or vmx, else inside the AMD bed.
+    and its status. On /dev/kvm if the CPU has svm or vmx, otherwise inside the AMD bed.
       --kernel PATH     another kernel (default: Debian's, fetched)
       --cpus N          vCPUs (default 2)
       --memory SIZE     memory (default 512M)
       --timeout S       end the guest by force after S seconds (default: 300 with COMMAND)
-      --para            load guest/linux's para.ko, built against Debian's headers (fetched): the guest
-                        registers for hypercalls. Without COMMAND: prints the registration and a ping
+      --para            load guest/linux's para.ko, built against Debian's headers (fetched), so that the
+                        guest registers for hypercalls. Without COMMAND: print the registration and a ping
       --hypercall R     the route of hypercalls: auto (default), vendor, forward, pio
 
 cargo xtask test [--quick|--long] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, packages, clippy, docs, unit, doctests,
-    integration, amd, intel, bench, coverage. The closing line counts what passed, failed, was
-    skipped, and was left to --long.
+    integration, amd, intel, bench, coverage. The closing line counts the tests that passed, failed,
+    were skipped, and were left to --long.
       --quick           only the parts that take less than a minute
-      --long            also storms, large transfers and whole matrices, which take hours
+      --long            also storms, large transfers and full matrices, which take hours
       --only TEXT       in the beds, only the jobs whose name contains TEXT
 
 cargo xtask bed amd|intel [OPTIONS] [-- COMMAND...]
     Runs COMMAND in an emulated machine with a real KVM, and passes on its output and its status.
     Without COMMAND: a shell. mini-vmm is on its PATH; files of the host are not.
     amd: kvm-amd under QEMU. intel: kvm-intel under Bochs (slower, one CPU, no input).
-      --cpus N          CPUs (amd; default 1: with more, the bed hangs now and then)
+      --cpus N          CPUs (amd; default 1: with more, the bed sometimes hangs)
       --memory MIB      memory in MiB (default 3072, intel 1024)
       --timeout S       end it by force after S seconds
-      --kernel 6.1|6.12 the bed's Debian kernel (default 6.1 where Debian has it)
+      --kernel 6.1|6.12 the bed's Debian kernel (default 6.1 if Debian has it)
       --add FILE[:PATH] add a file at PATH (default /bin), with the libraries it needs; repeatable
       --counted         one CPU whose clocks count instructions: the same times in every run (amd)
 
 cargo xtask bench [OPTIONS]
-    Measures start, exits, footprint and growth beside the fewest KVM calls that could do the same.
-    Prints Markdown. Nothing fails by a number. --method explains how it measures.
-      --quick           a look: few rounds, few sizes
+    Measures start, exits, footprint and growth, compared with the fewest KVM calls that do the same.
+    Prints Markdown. No number is a failure. --method explains how it measures.
+      --quick           few rounds, few sizes
       --peer NAME=PATH  also a peer: firecracker, cloud-hypervisor, kvmtool, qemu; repeatable
       --against BUILD   also another build of mini-vmm, a program or a revision of git, with a test of
                         significance
@@ -82,7 +82,7 @@ cargo xtask bench [OPTIONS]
       --json FILE  --markdown FILE  --svg DIRECTORY
 ";
 
-/// `--help` anywhere before `--`, behind which the words are another program's.
+/// Whether there is a `--help` before `--`, after which the arguments are another program's.
 fn asks_for_help() -> bool {
     let words = std::env::args_os().skip(1).take_while(|word| word != "--");
     let mut words = words.filter(|word| word == "--help" || word == "-h");

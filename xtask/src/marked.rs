@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A command's output within a console log: between two marks that only this run knows.
+//! A command's output within a console log, between two marks that are unique to this run.
 
 use crate::process::sh_words;
 
-/// Finds the command's output and its status in what a guest's console prints.
+/// Finds the command's output and its status in a guest's console output.
 #[derive(Debug)]
 pub struct Marked {
     begin: Vec<u8>,
@@ -24,7 +24,7 @@ enum State {
     After(u8),
 }
 
-/// What is kept of the end of a console's log.
+/// How much of the end of a console's log is kept.
 const LOG_LIMIT: usize = 1 << 20;
 
 impl Marked {
@@ -50,10 +50,10 @@ impl Marked {
         )
     }
 
-    /// Takes what the console printed next; what belongs to the command goes to `output`.
+    /// Takes the console's next output, and writes the command's part to `output`.
     pub fn feed(&mut self, bytes: &[u8], mut output: impl FnMut(&[u8])) {
         self.log.extend_from_slice(bytes);
-        // Cut rarely: each cut moves what stays.
+        // Cut rarely, because each cut moves the rest.
         if self.log.len() > 2 * LOG_LIMIT {
             self.log.drain(..self.log.len() - LOG_LIMIT);
         }
@@ -88,7 +88,7 @@ impl Marked {
                     let status = std::str::from_utf8(&self.pending[..at])
                         .ok()
                         .and_then(|text| text.trim().parse().ok());
-                    // The guest's shell writes a number; anything else is a broken console.
+                    // The guest's shell writes a number; anything else means a broken console.
                     self.state = State::After(status.unwrap_or(u8::MAX));
                     self.pending.clear();
                 }
@@ -100,7 +100,7 @@ impl Marked {
         }
     }
 
-    /// Hands on all that can't be the start of a mark of `mark` bytes.
+    /// Passes on everything that can't be the start of a mark of `mark` bytes.
     fn pass(&mut self, mark: usize, mut output: impl FnMut(&[u8])) {
         let sure = self.pending.len().saturating_sub(mark - 1);
         if sure > 0 {
@@ -117,7 +117,7 @@ impl Marked {
         }
     }
 
-    /// The end of all that the console printed.
+    /// The end of the console's output.
     pub fn log(&self) -> String {
         let start = self.log.len().saturating_sub(LOG_LIMIT);
         String::from_utf8_lossy(&self.log[start..]).into_owned()

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Programs that are needed here, from Debian's packages.
+//! Programs that xtask needs, from Debian's packages.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 
 use crate::process::{capture, capture_ok, has_program, step};
 
-/// A program, or a file by its absolute path, and the package that brings it.
+/// A program, or a file by its absolute path, and the package that contains it.
 pub type Need<'a> = (&'a str, &'a str);
 
 /// Whether xtask may install packages.
@@ -27,8 +27,8 @@ fn is_missing(need: &str) -> bool {
     }
 }
 
-/// Makes sure that every program of `needs` is there: root installs what is missing, others are
-/// told the command that does.
+/// Makes sure that every program of `needs` is installed. As root it installs what is missing; otherwise it prints the
+/// command that does.
 pub fn require(needs: &[Need]) -> Result<()> {
     let mut packages: Vec<&str> = needs
         .iter()
@@ -55,7 +55,7 @@ pub fn require(needs: &[Need]) -> Result<()> {
     }
 }
 
-/// apt-get, which waits for another one to end, and tries again where a server fails.
+/// apt-get, which waits for another running one, and tries again if a server fails.
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.args(["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]);
@@ -68,7 +68,7 @@ fn install(packages: &[&str]) -> Result<()> {
     install.args(["install", "-y", "-qq", "--no-install-recommends"]);
     install.args(packages);
     install.env("DEBIAN_FRONTEND", "noninteractive");
-    // The lists may be missing or stale: update only when the first try fails.
+    // The lists may be missing or stale: update them if the first try fails.
     if capture(&mut install)?.status.success() {
         return Ok(());
     }

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The Linux guest's driver in `guest/linux`: built against the headers of Debian's kernel, and packed for a guest's root
-//! file system.
+//! The Linux guest's driver in `guest/linux`, built against the headers of Debian's kernel, and packed for a guest's
+//! root file system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::packages::{self, Need};
 use crate::process::{capture_ok, has_program, make_directory, read, step, write};
 use crate::workspace::{Scratch, cache_dir, root};
 
-/// What the kernel's build needs; objtool uses libelf.
+/// The kernel build's programs and libraries; objtool uses libelf.
 const NEEDS: &[Need] = &[
     ("gcc", "gcc"),
     ("make", "make"),
@@ -30,7 +30,7 @@ const SOURCES: &[&str] = &["Kbuild", "para.c", "para_test.c", "para.h", "stub.h"
 /// The header that the driver shares with the crates.
 const HEADER: &str = "crates/para-abi/include/para_abi.h";
 
-/// The modules, and the shell programs beside them.
+/// The modules and the shell programs.
 const MODULES: [&str; 2] = ["para.ko", "para_test.ko"];
 const PROGRAMS: [&str; 2] = ["para-exit", "para-show"];
 
@@ -57,7 +57,7 @@ pub fn archive(kernel: &Kernel) -> Result<Vec<u8>> {
     Ok(archive)
 }
 
-/// Builds the modules for `kernel`; returns the directory they are in. Takes a moment when nothing changed.
+/// Builds the modules for `kernel`; returns their directory. Takes a moment if nothing changed.
 fn build(kernel: &Kernel) -> Result<PathBuf> {
     packages::require(NEEDS)?;
     let release = &kernel.release;
@@ -70,7 +70,7 @@ fn build(kernel: &Kernel) -> Result<PathBuf> {
         copy_changed(&source, &place)?;
     }
     let [headers, common] = &kernel.headers;
-    // Its own line has the place where the packages would be installed.
+    // The package's own Makefile includes a path of the installed packages.
     let makefile = format!("include {}/Makefile\n", common.display());
     if read(&headers.join("Makefile"))? != makefile.as_bytes() {
         write(&headers.join("Makefile"), makefile)?;
@@ -78,10 +78,10 @@ fn build(kernel: &Kernel) -> Result<PathBuf> {
     let mut make = Command::new("make");
     make.arg("-C").arg(headers);
     make.arg(format!("M={}", place.display()));
-    // Type information for debuggers, which needs one more program.
+    // Without type information for debuggers, which needs another program.
     make.args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
     if !has_program("gcc-12") {
-        // Debian 12's kernels name it; another one does as well.
+        // Debian 12's kernels name this compiler, but another version also works.
         make.args(["CC=gcc"]);
     }
     step(&format!("building guest/linux for Linux {release}"), || {
@@ -91,7 +91,7 @@ fn build(kernel: &Kernel) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Copies a file into a directory, unless it is there: make goes by the time of the last change.
+/// Copies a file into a directory, unless the same is already there: make compares modification times.
 fn copy_changed(source: &Path, directory: &Path) -> Result<()> {
     let data = read(source)?;
     let name = source.file_name().context("a source has no name")?;

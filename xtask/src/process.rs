@@ -19,8 +19,7 @@ use crate::watch::{Hang, Patience, Watch};
 /// Steps shorter than this stay silent.
 const QUIET_FOR: Duration = Duration::from_secs(2);
 
-/// Says on stderr what is going on and for how long, once that is over two seconds, until it is
-/// dropped.
+/// Shows a step and its duration on stderr once it takes over two seconds, until this is dropped.
 #[derive(Debug)]
 pub struct Progress {
     done: Option<Sender<()>>,
@@ -74,7 +73,7 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Runs `command` to its end without input; its output is kept.
+/// Runs `command` to its end without input, and returns its output.
 pub fn capture(command: &mut Command) -> Result<Output> {
     command
         .stdin(Stdio::null())
@@ -82,11 +81,11 @@ pub fn capture(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("can't run {}", show(command)))
 }
 
-/// As [`capture`], but a failure is an error that carries the command's last lines.
+/// Like [`capture`], but a failure is an error with the command's last lines.
 pub fn capture_ok(command: &mut Command) -> Result<Vec<u8>> {
     let output = capture(command)?;
     if !output.status.success() {
-        // Programs say what failed on stderr; those that don't, such as test executables, on stdout.
+        // Most programs report failures on stderr; others, such as test executables, on stdout.
         let said = [&output.stderr, &output.stdout]
             .into_iter()
             .find(|text| !text.is_empty());
@@ -101,23 +100,23 @@ pub fn capture_ok(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// As [`capture_ok`], as text without the white space around it.
+/// Like [`capture_ok`], as text without the white space around it.
 pub fn capture_text(command: &mut Command) -> Result<String> {
     let output = capture_ok(command)?;
     Ok(String::from_utf8_lossy(&output).trim().to_owned())
 }
 
-/// What came of a command that was watched.
+/// The result of a watched command.
 #[derive(Debug)]
 pub struct Watched {
-    /// Its status; else how it, or a process that it left behind, hung: it was killed.
+    /// Its status, or how it (or a process that it left behind) hung and was killed.
     pub end: Result<ExitStatus, Hang>,
-    /// What it printed on stdout, then what on stderr.
+    /// Its stdout, then its stderr.
     pub text: String,
 }
 
-/// As [`capture`], in a process group of its own, which is killed when it hangs. It ends when xtask does: a terminal's
-/// Ctrl-C reaches only xtask's group.
+/// Like [`capture`], but in a separate process group, which is killed if it hangs. The command is also ended with
+/// xtask, because a terminal's Ctrl-C reaches only xtask's group.
 pub fn capture_watched(command: &Command, patience: Patience) -> Result<Watched> {
     let mut group = tied(command);
     group.stdin(Stdio::null()).process_group(0);
@@ -139,7 +138,7 @@ pub fn capture_watched(command: &Command, patience: Patience) -> Result<Watched>
         pipes.each_ref().map(lock)
     };
     let end = loop {
-        // Nothing is ever sent: the readers hang up when the last writer of both pipes is gone.
+        // Nothing is ever sent: the readers drop their senders when both pipes have no more writers.
         if closed.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Disconnected) {
             if let Some(status) = child.try_wait()? {
                 break Ok(status);
@@ -158,7 +157,7 @@ pub fn capture_watched(command: &Command, patience: Patience) -> Result<Watched>
         let kill = format!("kill -KILL -{}", child.id());
         capture(Command::new("sh").args(["-c", &kill]))?;
         child.wait()?;
-        // The readers get a moment to read what is left; a process outside the group may hold on.
+        // The readers get a moment to read the rest; a process outside the group may keep a pipe open.
         let _ = closed.recv_timeout(Duration::from_secs(1));
     }
     Ok(Watched {
@@ -183,7 +182,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>, open: Sender<()>) -> Arc<Mu
     all
 }
 
-/// `command`, made to end when xtask does, where util-linux can see to it.
+/// `command`, which ends when xtask does if util-linux is installed.
 pub fn tied(command: &Command) -> Command {
     let mut tied = match has_program("setpriv") {
         true => Command::new("setpriv"),
@@ -206,7 +205,7 @@ pub fn tied(command: &Command) -> Command {
     tied
 }
 
-/// The command as one would type it, cut where it is too long to read.
+/// The command as typed in a shell, cut if it is too long to read.
 pub fn show(command: &Command) -> String {
     const MOST: usize = 400;
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
@@ -244,7 +243,7 @@ pub fn sh_words(words: &[String]) -> String {
     quoted.join(" ")
 }
 
-/// Whether `program` is on the search path, or in a directory that only root's path has.
+/// Whether `program` is on the search path, or in a directory that is only on root's path.
 pub fn has_program(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -255,7 +254,7 @@ pub fn has_program(program: &str) -> bool {
 /// Passes `bytes` on to stdout, at once.
 pub fn print(bytes: &[u8]) {
     let mut stdout = std::io::stdout();
-    // A reader that is gone loses the output, not the status.
+    // If the reader is gone, only the output is lost, not the status.
     let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }
 
@@ -271,7 +270,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a directory where there is none, and those above it, naming it in the error.
+/// Creates a directory and those above it if they are missing, naming it in the error.
 pub fn make_directory(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))
 }
@@ -319,7 +318,7 @@ mod tests {
         let hung = run("echo out; echo err >&2; sleep 60000 & wait", 300);
         assert!(matches!(hung.end, Err(Hang::Idle(_))), "{hung:?}");
         assert_eq!(hung.text, "out\n\nerr\n");
-        // What the shell leaves behind holds the pipes, and is in the group.
+        // The process that the shell leaves behind keeps the pipes open, and is in the group.
         assert!(run("sleep 60000 & echo left", 300).end.is_err());
         let ended = run("echo $$; exit 3", 30_000);
         assert_eq!(ended.end.unwrap().code(), Some(3));

@@ -28,7 +28,7 @@ impl Revision {
         Ok(Revision(hash))
     }
 
-    /// The newest commit of the main line that is a day older than the newest one: what today's work is compared with.
+    /// The newest first-parent commit that is a day older than the newest one, to compare today's work with.
     ///
     /// # Errors
     /// There is none, as in a shallow clone, or no git repository.
@@ -44,7 +44,8 @@ impl Revision {
         Ok(Revision(hash))
     }
 
-    /// Its static release build of mini-vmm, built once, in a place of its own: this build's is not disturbed.
+    /// Its static release build of mini-vmm, built once, in a separate directory, so that it doesn't disturb this
+    /// build.
     ///
     /// # Errors
     /// It does not build.
@@ -76,14 +77,14 @@ impl Revision {
         build::statically(&mut command);
         capture_ok(&mut command)?;
         let built = target.join(TARGET).join("release/mini-vmm");
-        // In one step, or half a file would count as built.
+        // Moved in one step, or a partial file would count as built.
         let copied = source.join("mini-vmm.built");
         copy(&built, &copied)?;
         fs::rename(&copied, place).with_context(|| format!("can't make {}", place.display()))
     }
 }
 
-/// What git prints, without the end of the line.
+/// git's output without the line's end.
 fn git(words: &[&str], revision: &str) -> Result<String> {
     let mut command = Command::new("git");
     capture_text(command.current_dir(root()).args(words).arg(revision))

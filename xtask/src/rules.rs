@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `docs/rules.md` against the tests: each rule has tests that carry its number, and each number is a rule's.
+//! Compares `docs/rules.md` with the tests: each rule has a test with its number, and each number in a test's name is a
+//! rule's.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,13 +18,13 @@ fn rules(page: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether `word` is a number of a rule: R or H and digits.
+/// Whether `word` is the number of a rule: R or H and digits.
 fn is_rule(word: &str) -> bool {
     let number = word.trim_start_matches(['R', 'H', 'r', 'h']);
     number.len() + 1 == word.len() && number.parse::<u8>().is_ok()
 }
 
-/// The numbers that the names of test functions in `text` begin with.
+/// The rule numbers at the start of the test functions' names in `text`.
 fn tested(text: &str) -> impl Iterator<Item = String> {
     text.lines()
         .filter_map(|line| line.trim_start().strip_prefix("fn "))

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Tells a process that hangs from one that is slow.
+//! Distinguishes a process that hangs from a slow one.
 //!
-//! Time alone tells nothing: on a busy machine all takes longer. What lives prints something, or uses its CPU; what does
-//! neither hangs. So does what uses very much CPU time and prints nothing. A busy machine changes none of the three.
+//! Time alone is no criterion, because on a busy machine everything takes longer. A process hangs if it neither prints
+//! nor uses its CPU, or if it uses very much CPU time without printing. Both are the same on a busy machine.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 /// What counts as a hang.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// More CPU time than this without any output.
+    /// The maximum CPU time without output.
     pub work: Duration,
-    /// So long without output, nearly all of it idle.
+    /// The maximum time without output and nearly idle.
     pub still: Duration,
 }
 
 impl Patience {
-    /// The usual one, for what may use `seconds` of CPU time before it prints something.
+    /// The usual limits, for a process that may use `seconds` of CPU time between outputs.
     pub const fn of_work(seconds: u64) -> Patience {
         Patience {
             work: Duration::from_secs(seconds),
@@ -41,9 +41,9 @@ impl Patience {
 /// Why a process counts as hung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hang {
-    /// It used so much CPU time.
+    /// It used this much CPU time without output.
     Busy(Duration),
-    /// It did nothing for so long.
+    /// It did nothing for this long.
     Idle(Duration),
 }
 
@@ -67,16 +67,16 @@ pub struct Watch {
     output: u64,
     /// CPU time at the last output.
     cpu: Duration,
-    /// When the process was last known to do something, and its CPU time then.
+    /// When the process last did something, and its CPU time then.
     alive: (Instant, Duration),
     looked: Instant,
 }
 
-/// Of a process that is not idle: the least share of the time that it uses a CPU, as 1 / this.
+/// A process that uses less than 1 / this of a CPU's time is idle.
 const LEAST_SHARE: u32 = 20;
 
 impl Watch {
-    /// Watches `process` from now on.
+    /// Starts to watch `process`.
     pub fn new(process: u32, patience: Patience) -> Watch {
         let (now, cpu) = (Instant::now(), cpu_time(process));
         Watch {
@@ -89,7 +89,7 @@ impl Watch {
         }
     }
 
-    /// Whether the process hangs; `output` is a number that grows with what it prints. To be asked often: it looks once a
+    /// Whether the process hangs. `output` is a number that grows with its output. Call it often; it checks once a
     /// second.
     pub fn hang(&mut self, output: u64) -> Option<Hang> {
         let now = Instant::now();
@@ -123,7 +123,7 @@ impl Watch {
     }
 }
 
-/// The CPU time of a process, of what it started, and of what its process group has in it.
+/// The CPU time of a process, its descendants, and its process group.
 fn cpu_time(process: u32) -> Duration {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all: BTreeMap<u32, Stat> = entries
@@ -134,7 +134,7 @@ fn cpu_time(process: u32) -> Duration {
         })
         .collect();
     let is_within = |mut id: u32| {
-        // A process may be gone before its child; ids of parents can't form a ring.
+        // A process may end before its child; parents can't form a cycle.
         while let Some(stat) = all.get(&id) {
             if id == process || stat.group == process {
                 return true;
@@ -147,7 +147,7 @@ fn cpu_time(process: u32) -> Duration {
     within.map(|(_, stat)| stat.cpu).sum()
 }
 
-/// What /proc/PID/stat says (proc_pid_stat(5)).
+/// The contents of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
@@ -158,7 +158,7 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Stat> {
-        // The second field is the program's name in parentheses, which may hold spaces and parentheses.
+        // The second field is the program's name in parentheses, which may contain spaces and parentheses.
         let (_, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let ticks = fields.get(11..15)?.iter();
@@ -181,7 +181,7 @@ mod tests {
         still: Duration::from_secs(100),
     };
 
-    /// What a watch says to a history of (seconds, CPU seconds, output).
+    /// A watch's results for a history of (seconds, CPU seconds, output).
     fn judge(history: &[(u64, u64, u64)]) -> Option<Hang> {
         let start = Instant::now();
         let mut watch = Watch {
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(judge(&[(90, 90, 0), (200, 200, 0), (590, 590, 0)]), None);
         let slow: Vec<_> = (1..59).map(|i| (100 * i, 10 * i, 0)).collect();
         assert_eq!(judge(&slow), None);
-        // Asleep, with a word now and then; at work, with a word now and then.
+        // Idle with some output, and busy with some output.
         let asleep: Vec<_> = (1..99).map(|i| (99 * i, 0, i)).collect();
         assert_eq!(judge(&asleep), None);
         let at_work: Vec<_> = (1..99).map(|i| (500 * i, 500 * i, i)).collect();
@@ -216,7 +216,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let idle = Some(Hang::Idle(100 * second));
         assert_eq!(judge(&[(10, 5, 7), (60, 5, 7), (110, 6, 7)]), idle);
-        // A hang is noticed after work, too.
+        // A hang after work is also noticed.
         assert_eq!(judge(&[(100, 90, 0), (200, 91, 0)]), idle);
         let busy = Some(Hang::Busy(601 * second));
         assert_eq!(judge(&[(10, 5, 7), (400, 390, 7), (700, 606, 7)]), busy);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The workspace's places: its root, its target directory, xtask's cache and scratch space.
+//! The workspace's directories: its root, its target directory, xtask's cache and scratch space.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub fn root() -> &'static Path {
 pub fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    // What cargo sets for xtask itself must not leak into the crates that it builds.
+    // Variables that cargo sets for xtask must not reach the crates that xtask builds.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -64,7 +64,7 @@ pub fn target_dir() -> Result<PathBuf> {
     ))
 }
 
-/// Where downloads are kept: `target/xtask`.
+/// The directory for downloads: `target/xtask`.
 pub fn cache_dir() -> Result<PathBuf> {
     let cache = target_dir()?.join("xtask");
     make_directory(&cache)?;
@@ -86,7 +86,7 @@ pub fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A directory that is removed when it is dropped.
+/// A directory that is removed when this is dropped.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -115,7 +115,7 @@ fn remove_leftovers(cache: &Path, lives: &dyn Fn(u32) -> bool) {
             .and_then(|name| name.strip_prefix("run-")?.split_once('-'))
             .and_then(|(pid, _)| u32::from_str_radix(pid, 16).ok());
         if pid.is_some_and(|pid| !lives(pid)) {
-            // What can't be removed is in target/ and does no harm.
+            // If it can't be removed, it does no harm in target/.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -123,12 +123,12 @@ fn remove_leftovers(cache: &Path, lives: &dyn Fn(u32) -> bool) {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Left-overs are in target/ and do no harm.
+        // If it can't be removed, it does no harm in target/.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// A word that no program prints by accident.
+/// A random word that no program prints by accident.
 pub fn nonce() -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

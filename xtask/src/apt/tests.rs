@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Trees of packages, with a Debian made of lists of names.
+//! Tests of package trees, with a fake Debian.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use anyhow::bail;
 
 use super::*;
 
-/// A Debian whose lists are of some time ago, or of now.
+/// A fake Debian with old and new lists.
 struct Fake {
-    /// What is on the old lists and on the new ones.
+    /// The packages on the old and on the new lists.
     lists: [&'static [&'static str]; 2],
-    /// What can be downloaded.
+    /// The packages that can be downloaded.
     there: &'static [&'static str],
     fresh: bool,
     /// Whether there is a network.
     online: bool,
-    /// What was done, one word each.
+    /// The actions so far, one word each.
     done: RefCell<Vec<String>>,
 }
 
@@ -69,13 +69,13 @@ fn moved_on() -> Fake {
     }
 }
 
-/// What is in the cache before.
+/// The initial state of the cache.
 enum Cached {
     Nothing,
     Whole(&'static str),
-    /// What an interrupted copy leaves, or a version that knew no mark.
+    /// Left by an interrupted copy, or by an older version without marks.
     Unmarked(&'static str),
-    /// A tree that was whole and lost a file since.
+    /// A complete tree that lost a file later.
     Damaged,
 }
 
@@ -96,7 +96,7 @@ fn prepare(cache: &Path, cached: &Cached) {
     }
 }
 
-/// The release that is in the cache afterwards, and what was done for it.
+/// The release in the cache afterwards, and the actions that were needed.
 fn run(cached: &Cached, mut debian: Fake) -> (Result<Option<String>>, String) {
     let scratch = Scratch::new().unwrap();
     let cache: PathBuf = scratch.path("");
@@ -113,7 +113,7 @@ fn run(cached: &Cached, mut debian: Fake) -> (Result<Option<String>>, String) {
     };
     let opened = tree.cached_in(&cache, &mut debian, &open);
     if let Ok(Some(release)) = &opened {
-        // It stays, without Debian.
+        // It stays, even without Debian.
         debian.online = false;
         let again = tree.cached_in(&cache, &mut debian, &open);
         assert_eq!(again.unwrap().as_ref(), Some(release));
@@ -147,11 +147,11 @@ fn a_verdict_never_depends_on_the_age_of_the_lists() {
         // A new machine has no lists.
         (Cached::Nothing, empty(), Some("kernel-2"), "refresh kernel-2"),
         (Cached::Nothing, lacking(), None, "refresh"),
-        // What is whole needs nobody.
+        // A complete tree needs no action.
         (Cached::Whole("kernel-1"), current(), Some("kernel-1"), ""),
         (Cached::Whole("kernel-1"), lacking(), Some("kernel-1"), ""),
         (Cached::Whole("kernel-1"), offline(), Some("kernel-1"), ""),
-        // What is not whole is replaced.
+        // An incomplete tree is replaced.
         (Cached::Unmarked("kernel-1"), current(), Some("kernel-2"), "kernel-2"),
         (Cached::Unmarked("kernel-1"), moved_on(), Some("kernel-2"), "refresh kernel-2"),
         (Cached::Damaged, moved_on(), Some("kernel-2"), "refresh kernel-2"),

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The parts of `cargo xtask test` that run in the beds: all jobs of a bed in one start of it.
+//! The parts of `cargo xtask test` that run in the beds. One start of a bed runs all of its jobs.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,31 +20,31 @@ use crate::process::{capture_ok, sh_quote, step, write};
 use crate::watch::Patience;
 use crate::workspace::{Scratch, nonce};
 
-/// The bed's CPU time in which a job ends, in seconds, or it has hung.
+/// A job's limit, in seconds of the bed's CPU time. A job that exceeds it has hung.
 fn cpu_limit(vendor: Vendor) -> u32 {
     match vendor {
-        // Many times what the longest needs: a busy machine takes from the CPU that QEMU emulates, and the bed counts it.
+        // Many times what the longest needs: the bed also counts the time that a busy host takes from QEMU's CPU.
         Vendor::Amd => 1200,
-        // The time of Bochs is made of instructions, however busy the machine is.
+        // Bochs's time counts instructions, however busy the host is.
         Vendor::Intel => 300,
     }
 }
 
-/// When a bed has hung. While jobs run it gives a sign of life every few seconds.
+/// The limits for a bed. While jobs run, it prints a sign of life every few seconds.
 const PATIENCE: Patience = Patience::of_work(300);
 
-/// The kernels whose KVM can hand over hypercalls; Debian's 6.1 can't.
+/// The kernels whose KVM can forward hypercalls to the VMM; Debian's 6.1 can't.
 pub const FORWARDING: Series = Series::V6_12;
 
-/// How many beds one job may take down before it has failed: an emulated machine may hang by itself, so that not even
+/// How many beds may end during one job before it has failed: an emulated machine may hang by itself, so that not even
 /// its own timer ends the job.
 const BEDS_PER_JOB: u32 = 2;
 
-/// How many beds in a row may end before any of their jobs does. After that the fault is the machine's, and the jobs that
-/// are left do not run.
+/// How many beds in a row may end before any of their jobs does. After that, the cause is the machine, and the
+/// remaining jobs do not run.
 const IDLE_BEDS: u32 = 2 * BEDS_PER_JOB;
 
-/// What the row of the Linux boots is called.
+/// The name of the row of the Linux boots.
 const LINUX_BOOTS: &str = "Linux boots";
 
 /// How jobs are run in a bed.
@@ -58,7 +58,7 @@ pub fn intel(run: &mut Run) {
     bed(run, Vendor::Intel, "Intel bed");
 }
 
-/// What a job is judged by.
+/// How a job's result is checked.
 enum Check {
     Tests(String),
     Linux(Boot),
@@ -70,21 +70,21 @@ struct Job {
     check: Check,
 }
 
-/// What came of a job: its status, what it printed, how long it took.
+/// A job's result: its status, output and duration.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Outcome {
     status: Option<u8>,
     output: String,
     elapsed: Duration,
     began: bool,
-    /// How often its bed ended under it.
+    /// How often its bed ended while it ran.
     lost: u32,
     /// Why it has no status.
     cause: String,
 }
 
 fn bed(run: &mut Run, vendor: Vendor, place: &str) {
-    // The test executables take long to build: not for boots alone.
+    // The test executables take long to build, so not if only boots run.
     let tests = match run.only.starts_with(linux::PREFIX) {
         true => Ok(TestBuild::default()),
         false => run.tests().cloned(),
@@ -139,8 +139,8 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
     Ok(rows(place, &jobs, &log.outcomes, skips))
 }
 
-/// Runs beds until no job waits, or there is no hope: `bed` runs one, and returns the cause of its end. No job keeps the
-/// others from running: it takes few beds down.
+/// Runs beds until no job waits, or too many beds fail. `bed` runs one bed, and returns the cause of its end. A job
+/// that ends its bed a few times is not run again, so it doesn't block the others.
 fn run_beds(log: &mut JobLog, bed: &mut dyn FnMut(&mut JobLog) -> String) {
     let mut idle = 0;
     while log.is_waiting() && idle < IDLE_BEDS {
@@ -154,7 +154,7 @@ fn run_beds(log: &mut JobLog, bed: &mut dyn FnMut(&mut JobLog) -> String) {
     }
 }
 
-/// A row for the tests and one for the boots, as far as there were any.
+/// A row for the tests and one for the boots, if there were any.
 fn rows(place: &str, jobs: &[Job], outcomes: &[Outcome], skips: Tally) -> Vec<Row> {
     let row = |title: &str, is_linux: bool, mut tally: Tally| {
         let (mut elapsed, mut any) = (Duration::ZERO, tally != Tally::default());
@@ -189,7 +189,7 @@ fn judge(job: &Job, outcome: &Outcome) -> Tally {
     }
 }
 
-/// A bed exists for its KVM: there, a test that finds none failed.
+/// A bed must have KVM, so a test that finds none there failed.
 fn with_kvm(mut tally: Tally) -> Tally {
     let lacks_kvm = |skip: &String| skip.contains("/dev/kvm") || skip.contains("MINI_VMM_NO_KVM");
     let (failed, skipped) = tally.skips.into_iter().partition(lacks_kvm);
@@ -199,9 +199,9 @@ fn with_kvm(mut tally: Tally) -> Tally {
     tally
 }
 
-/// The integration tests of the Intel bed, with libtest's filters: what a vendor can do differently. Bochs never interrupts a
-/// nested guest that spins with interrupts disabled, so tests that take such a guest off its CPU, as
-/// most others do, can't end there.
+/// The integration tests of the Intel bed, with libtest's filters: those where vendors may differ. Bochs never
+/// interrupts a nested guest that spins with interrupts disabled. So tests that interrupt such a guest, as most others
+/// do, can't end there.
 const INTEL_TESTS: &[(&str, &str)] = &[
     ("kvm_boot_entry", ""),
     ("kvm_fixup", "without_the_fix_up"),
@@ -255,7 +255,7 @@ fn add_tests(
             continue;
         }
         if test.kind == Kind::Integration {
-            // A word that was right before a test moved would leave it out in silence.
+            // Without this check, a filter that no longer matches would silently skip a test.
             for word in filter.split_whitespace() {
                 ensure!(has_tests(test, word)?, "{name} has no test like {word}");
             }
@@ -290,8 +290,8 @@ fn has_tests(test: &TestBinary, filter: &str) -> Result<bool> {
 
 fn test_script(test: &TestBinary, guest: &str, filter: &str, long: bool) -> String {
     let directory = sh_quote(&test.directory.to_string_lossy());
-    // One test at a time, as the bed has one CPU. Property tests try fewer cases: the host tried them all.
-    // MINI_VMM_BED: a test may change settings of this kernel.
+    // One test at a time, because the bed has one CPU. Property tests try fewer cases, because the host tried them all.
+    // MINI_VMM_BED allows tests to change settings of this kernel.
     let long = u8::from(long);
     format!(
         "mkdir -p {directory} && cd {directory}\n\
@@ -301,7 +301,7 @@ fn test_script(test: &TestBinary, guest: &str, filter: &str, long: bool) -> Stri
     )
 }
 
-/// Adds a program without its debug sections, which are most of its bytes.
+/// Adds a program without its debug sections, which are most of its size.
 fn add_stripped(bed: &mut Bed, host: &Path, guest: &str, scratch: &Scratch) -> Result<()> {
     let small = scratch.path(&format!("stripped-{}", bed.files.len()));
     capture_ok(Command::new("strip").arg("-o").arg(&small).arg(host))
@@ -337,19 +337,19 @@ impl JobLog {
         self.outcomes.iter().any(|outcome| !outcome.began)
     }
 
-    /// How many jobs have a status.
+    /// The number of jobs with a status.
     fn ended(&self) -> usize {
         let outcomes = self.outcomes.iter();
         outcomes.filter(|outcome| outcome.status.is_some()).count()
     }
 
-    /// Whether a bed came as far as its first job.
+    /// Whether a bed started its first job.
     fn has_begun(&self) -> bool {
         let mut outcomes = self.outcomes.iter();
         outcomes.any(|outcome| outcome.began || outcome.lost > 0)
     }
 
-    /// Takes note that the bed ended, and of what that means for the jobs without a status.
+    /// Records that the bed ended, and the cause for the jobs without a status.
     fn end(&mut self, cause: &str) {
         self.line.clear();
         if let Some((index, started)) = self.current.take() {
@@ -373,8 +373,8 @@ impl JobLog {
         }
     }
 
-    /// The script that runs those of /jobs/0, /jobs/1, ... that have not begun, each within `limit` seconds of CPU time,
-    /// and marks their beginnings and ends.
+    /// The script that runs the jobs of /jobs/0, /jobs/1, ... that have not started, each within `limit` seconds of CPU
+    /// time, and marks their starts and ends.
     fn script(&self, limit: u32) -> String {
         let mark = &self.mark;
         let mut script = JOB_LIBRARY.to_owned();

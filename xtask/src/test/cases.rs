@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The Linux boots of the test beds: which kernel, how, and what must come of it. Each case is one run of mini-vmm.
+//! The Linux boots of the test beds: kernels, options and expected results. Each case is one run of mini-vmm.
 
 use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
@@ -11,11 +11,11 @@ use super::{para, words};
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Image {
-    /// Debian's bzImage of the preferred series that it has here.
+    /// Debian's bzImage of the preferred series.
     AnyDebian,
     /// Debian's bzImage of a series.
     Debian(Series),
-    /// The ELF file out of it.
+    /// The ELF file in that bzImage.
     Vmlinux(Series),
     /// The example in `guest/bare`.
     Bare,
@@ -26,7 +26,7 @@ pub enum Image {
 /// One run of mini-vmm.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// What the case is called.
+    /// The case's name.
     pub name: &'static str,
     /// What is booted.
     pub image: Image,
@@ -36,22 +36,22 @@ pub struct Case {
     pub online: Option<u32>,
     /// Further arguments of mini-vmm.
     pub arguments: &'static str,
-    /// Further words of the kernel's command line; none where it is mini-vmm's own.
+    /// Further words for the kernel's command line; none to use mini-vmm's default.
     pub cmdline: Option<&'static str>,
-    /// What the guest does after READY; then it powers off.
+    /// The guest's commands after READY; then it powers off.
     pub guest: &'static str,
     /// What the bed does meanwhile: `ready N` waits for the guest's N-th READY, `say TEXT` types a
     /// line, `$vmm` is mini-vmm's process.
     pub drive: &'static str,
     /// mini-vmm's exit code.
     pub exit: u8,
-    /// What must stand in the console's or mini-vmm's output, besides the guest's release and CPUs.
+    /// Texts that the console's or mini-vmm's output must contain, in addition to the guest's release and CPUs.
     pub expect: &'static [&'static str],
-    /// As `expect`: for cases that share that.
+    /// Like `expect`, for cases that share their `expect`.
     pub also_expect: &'static [&'static str],
     /// Whether the guest has the driver of `guest/linux`, in /para.
     pub para: bool,
-    /// By which way of the console the guest is sent bytes that it sends back; nothing for no echo.
+    /// The kind of console through which the guest gets bytes that it sends back; empty for no echo.
     pub echo: &'static str,
     /// Whether it runs only with `--long`.
     pub long: bool,
@@ -65,7 +65,7 @@ impl Case {
     }
 }
 
-/// The usual case.
+/// The defaults of a case.
 pub const LINUX: Case = Case {
     name: "",
     image: Image::AnyDebian,
@@ -100,7 +100,7 @@ const AMD: &[Case] = &[
     Case { name: "6.12-bzimage-2cpu", image: BZIMAGE_6_12, cpus: 2, ..LINUX },
     Case { name: "6.12-vmlinux-2cpu", image: VMLINUX_6_12, cpus: 2, ..LINUX },
     Case { name: "6.1-pvh", image: VMLINUX_6_1, cpus: 2, arguments: "--boot-protocol pvh", ..LINUX },
-    // By default it is the other way round.
+    // The opposite of the default.
     Case { name: "6.1-host-decompresses", image: BZIMAGE_6_1, arguments: "--decompress host", ..LINUX },
     Case { name: "6.12-guest-decompresses", image: BZIMAGE_6_12, arguments: "--decompress guest", ..LINUX },
     Case { name: "default-command-line", cmdline: None,
@@ -126,7 +126,7 @@ const AMD: &[Case] = &[
     Case { name: "timeout-exits-36", arguments: "--timeout 15", guest: "sleep 1000", exit: TIMEOUT, ..LINUX },
     Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 1; kill -TERM $vmm",
         expect: &["BUTTON"], ..LINUX },
-    // Bulk input and output at the same time, by each way, for each kernel.
+    // Bulk input and output at the same time, for each kind of console and each kernel.
     Case { name: "serial-pipe", image: BZIMAGE_6_1, echo: "pipe", ..LINUX },
     Case { name: "serial-pty", image: BZIMAGE_6_12, echo: "pty", ..LINUX },
     Case { name: "serial-socket", image: BZIMAGE_6_1, echo: "socket", ..LINUX },
@@ -151,8 +151,8 @@ const INTEL: &[Case] = &[
     Case { name: "bzimage-1cpu", cmdline: Some("cryptomgr.notests=1"), ..LINUX },
 ];
 
-/// Sets the alarm of the real-time clock and waits for its interrupt. On a slow machine its time is over before Linux
-/// gets it, and an alarm in the past is none: the next one is further away.
+/// Sets the alarm of the real-time clock and waits for its interrupt. On a slow machine, the alarm's time may be over
+/// before Linux sets it, and then there is no interrupt. So each retry sets the alarm further ahead.
 const RTC_ALARM: &str = "cd /sys/class/rtc/rtc0
     interrupts() { awk '/rtc/ { print $2 }' /proc/interrupts; }
     ahead=2
@@ -169,10 +169,10 @@ const RTC_ALARM: &str = "cd /sys/class/rtc/rtc0
 const POWER_BUTTON: &str =
     "dd if=/dev/input/event0 bs=24 count=1 of=/dev/null 2>/dev/null && echo BUTTON";
 
-/// mini-vmm's exit code when a guest ran out of time.
+/// mini-vmm's exit code after its `--timeout`.
 pub const TIMEOUT: u8 = 36;
 
-/// The cases that `bed` can have, and those that its KVM can't run.
+/// The cases for `bed`, and those that its KVM can't run.
 pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
     let (more, impossible) = para::cases(bed);
     let (usual, words): (_, &[Case]) = match bed.vendor {
@@ -186,7 +186,7 @@ pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
 pub mod tests {
     use super::*;
 
-    /// All beds that have cases of their own.
+    /// All beds with different cases.
     pub fn all_beds() -> [Bed; 3] {
         let mut newer = Bed::new(Vendor::Amd);
         newer.series = Some(Series::V6_12);

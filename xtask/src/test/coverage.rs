@@ -1,11 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Line coverage, held at what `coverage_config_x86_64.json` records.
+//! Line coverage, compared with the value in `coverage_config_x86_64.json`.
 //!
-//! rustc's own instrumentation, read by the LLVM tools of rustc's LLVM version: the ones that
-//! rustup has installed, else Debian's. Tests that need /dev/kvm are left out, so that the number is
-//! the same on every machine.
+//! It uses rustc's own instrumentation and the LLVM tools of rustc's LLVM version: rustup's if installed, otherwise
+//! Debian's. Tests that need /dev/kvm are skipped, so that the number is the same on every machine.
 
 use std::fs;
 use std::io;
@@ -26,14 +25,14 @@ use crate::workspace::{Scratch, TARGET, root};
 
 const CONFIG: &str = "coverage_config_x86_64.json";
 
-/// How far the measured coverage may be from the recorded, in percent points.
+/// The allowed difference between measured and recorded coverage, in percentage points.
 const TOLERANCE: f64 = 0.5;
 
 /// Measures and compares.
 pub fn check() -> Result<Tally> {
     let (profdata, cov) = match tools() {
         Ok(tools) => tools,
-        // Root installs what is missing: that this failed is worth a look.
+        // Root installs missing packages, so this is a failure.
         Err(error) if packages::is_root() => return Err(error.context("no matching LLVM tools")),
         Err(error) => return Ok(Tally::skip(format!("no matching LLVM tools: {error:#}"))),
     };
@@ -48,7 +47,7 @@ pub fn check() -> Result<Tally> {
     let profile = scratch.path("merged.profdata");
     let raw = fs::read_dir(scratch.path("raw"))?.flatten();
     let mut merge = Command::new(profdata);
-    // A program that a test killed, or held to a file size, may have left half a profile.
+    // A program that a test killed, or limited in file size, may have left an incomplete profile.
     merge.args(["merge", "-sparse", "-failure-mode=all", "-o"]);
     merge.arg(&profile);
     capture_ok(merge.args(raw.map(|entry| entry.path())))?;
@@ -97,11 +96,10 @@ fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
     let wrapper = std::env::current_exe().context("xtask has no path")?;
     let build = build::tests(|command| {
         command.args(["--exclude", "xtask", "--exclude", "bench-probe"]);
-        // Only the workspace's crates are instrumented: the dependencies are those of the other
-        // tests, already built.
+        // Only the workspace's crates are instrumented. The dependencies are shared with the other tests.
         command.env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
         command.env(AS_RUSTC, "1");
-        // Build scripts of the workspace would be counted too.
+        // Otherwise the workspace's build scripts would be counted too.
         command.env("LLVM_PROFILE_FILE", "/dev/null");
     })?;
     let mut objects = build.programs;
@@ -126,11 +124,11 @@ fn run_instrumented(scratch: &Scratch) -> Result<Vec<PathBuf>> {
     Ok(objects)
 }
 
-/// Where it is set, xtask was started by cargo in place of rustc. A shell script would do, were it not
-/// that shells drop variables such as `CARGO_BIN_EXE_mini-vmm`, whose names they can't write.
+/// If set, cargo started xtask in place of rustc. A shell script can't be used, because shells drop variables such as
+/// `CARGO_BIN_EXE_mini-vmm`, which are no valid names there.
 pub const AS_RUSTC: &str = "XTASK_AS_RUSTC";
 
-/// Becomes rustc, with instrumentation. Returns only if that fails.
+/// Executes rustc with instrumentation. Returns only if that fails.
 pub fn become_rustc() -> io::Error {
     let mut arguments = std::env::args_os().skip(1);
     let rustc = arguments.next().unwrap_or_else(|| "rustc".into());

@@ -1,16 +1,16 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What Rust's test harness prints, counted.
+//! Counts the results in the output of Rust's test harness.
 
 use super::summary::Tally;
 use crate::process::last_lines;
 
-/// Counts one or more runs of the harness. `text` is stdout and stderr of a run with
-/// `--show-output`, which ended well if `success`; `name` is what to call it.
+/// Counts the results of one or more runs of the harness. `text` is stdout and stderr of a run with `--show-output`,
+/// `success` whether it exited with 0, and `name` its name in reports.
 ///
-/// A test that can't run here passes in the harness's eyes and prints `SKIP: name: reason`: it
-/// counts as skipped. One that has a long variant, which was not wanted, prints `LONG: name`.
+/// A test that can't run here passes and prints `SKIP: name: reason`; it counts as skipped. A test with a long variant
+/// that was not wanted prints `LONG: name`.
 pub fn count(name: &str, text: &str, success: bool) -> Tally {
     let mut tally = Tally::default();
     let mut results = 0;
@@ -57,7 +57,7 @@ pub fn count(name: &str, text: &str, success: bool) -> Tally {
     tally
 }
 
-/// `test NAME ... OUTCOME`, with the name free of rustdoc's ` - should panic` and the like.
+/// Parses `test NAME ... OUTCOME`, and removes suffixes such as rustdoc's ` - should panic` from the name.
 fn test_line(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("test ")?.split_once(" ... ")
 }
@@ -69,7 +69,7 @@ fn number_before(text: &str, word: &str) -> usize {
         .unwrap_or(0)
 }
 
-/// The name of a failed test and what it printed.
+/// The name of a failed test and its output.
 fn failure(test: &str, text: &str) -> String {
     let title = format!("---- {test} stdout ----");
     let mut failure = test.to_owned();

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The dependencies against `deny.toml`: licenses, crates in several versions, sources.
+//! Checks the dependencies against `deny.toml`: licenses, crates in several versions, sources.
 //!
-//! The file is cargo-deny's; building cargo-deny in every run would take minutes, so that the parts
-//! of it that are used here are checked from `cargo metadata`.
+//! The file is in cargo-deny's format. Building cargo-deny in every run would take minutes, so xtask checks the parts
+//! of the file that are used here, with `cargo metadata`.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ fn title(package: &Value) -> String {
     format!("{}@{}", text(package, "name"), text(package, "version"))
 }
 
-/// Packages whose license expression the allow-list doesn't satisfy.
+/// Packages whose license expression is not satisfied by the allow-list.
 fn licenses(packages: &[Value], deny: &Table) -> Vec<String> {
     let allowed: Vec<&str> = deny
         .get("licenses")
@@ -75,7 +75,7 @@ fn licenses(packages: &[Value], deny: &Table) -> Vec<String> {
     problems
 }
 
-/// Crates in several versions that deny.toml does not list, and listed ones that are there no more.
+/// Crates in several versions that deny.toml does not list, and listed ones that are no longer duplicates.
 fn duplicates(packages: &[Value], deny: &Table) -> Vec<String> {
     let skips: Vec<&str> = deny
         .get("bans")
@@ -113,7 +113,7 @@ fn duplicates(packages: &[Value], deny: &Table) -> Vec<String> {
     problems
 }
 
-/// Whether `name@version` is one of `skips`, whose versions may be cut short at a dot.
+/// Whether `name@version` is one of `skips`, whose versions may omit the last numbers.
 fn is_listed(title: &str, skips: &[&str]) -> bool {
     skips.iter().any(|skip| {
         title
@@ -122,7 +122,7 @@ fn is_listed(title: &str, skips: &[&str]) -> bool {
     })
 }
 
-/// Packages that come from elsewhere than crates.io or the workspace.
+/// Packages that are neither from crates.io nor from the workspace.
 fn sources(packages: &[Value]) -> Vec<String> {
     packages
         .iter()

@@ -1,14 +1,15 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! No test of the crates fails because a machine is slow: its limits are minutes, and it asks for no upper bound of time.
+//! Checks that no test of the crates fails because a machine is slow: limits are minutes, and no test asserts an upper
+//! bound of time.
 
 use std::path::Path;
 
 use crate::process::read;
 use crate::workspace::{root, sources};
 
-/// The least limit in seconds: it ends what hangs, and nothing else.
+/// The least limit in seconds, so that it only ends hangs.
 const LEAST: u64 = 600;
 
 /// What is wrong with a line of a test.

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How the Linux boots of the test beds run, and how they are judged.
+//! Runs the Linux boots of the test beds, and checks their results.
 //!
-//! The guest's job says its release and CPUs, prints READY, then runs the case's own lines; the bed's script starts
-//! mini-vmm, drives it where the case says so, and ends with mini-vmm's exit code.
+//! The guest's job prints its release and CPUs, then READY, then runs the case's own lines. The bed's script starts
+//! mini-vmm, runs the case's commands, and ends with mini-vmm's exit code.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ use super::summary::Tally;
 /// The debug-exit port's value in the guest's `/bin/debug-exit`.
 const DEBUG_EXIT: (u16, u8) = (0xf4, 3);
 
-/// Start of every case's script in the bed.
+/// The start of every case's script in the bed.
 const BED_LIBRARY: &str = r#"
 ready() {
     until [ "$(grep -c '^READY' /tmp/out)" -ge "$1" ]; do
@@ -40,21 +40,21 @@ beats() { awk '/rtc0/ { print $2 }' /proc/interrupts; }
 rm -f /tmp/in; mkfifo /tmp/in; exec 3<>/tmp/in
 "#;
 
-/// Says that the bed's second clock ran while mini-vmm did.
+/// Checks that the bed's second clock ran while mini-vmm did.
 const BEATS: &str = "[ \"$(beats)\" -gt \"$before\" ] && echo 'THE SECOND CLOCK RUNS'\n";
 
 /// A case, ready to run in a bed.
 #[derive(Debug)]
 pub struct Boot {
     case: &'static Case,
-    /// The release that the guest must name, when a kernel boots.
+    /// The release that the guest must print, if a kernel boots.
     release: Option<String>,
     image: String,
-    /// The archives of its root file system, but for the job.
+    /// The archives of its root file system, without the job.
     initrd: Vec<String>,
 }
 
-/// Those of `cases` that `run` asks for; what it leaves to `--long` is counted.
+/// The `cases` that `run` asks for; those that it leaves to `--long` are counted.
 fn wanted<'a>(run: &Run, cases: &[&'a Case], tally: &mut Tally) -> Vec<&'a Case> {
     let named = cases.iter().filter(|case| name(case).contains(&run.only));
     let (wanted, left): (Vec<&Case>, Vec<&Case>) = named.partition(|case| run.long || !case.long);
@@ -62,8 +62,8 @@ fn wanted<'a>(run: &Run, cases: &[&'a Case], tally: &mut Tally) -> Vec<&'a Case>
     wanted
 }
 
-/// The cases of `bed` that `run` asks for; adds the files that they need. A case whose kernel Debian does not have
-/// here is a skip.
+/// The cases of `bed` that `run` asks for; adds the files that they need. If Debian does not have a case's kernel, the
+/// case is skipped.
 pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>, Tally)> {
     let mut boots = Vec::new();
     let mut skips = Tally::default();
@@ -121,7 +121,7 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
     Ok((boots, skips))
 }
 
-/// Adds the guest's root file system, in parts, and the case's own job; returns where the parts are.
+/// Adds the guest's root file system, in parts, and the case's own job; returns the paths of the parts.
 fn add_initrd(
     case: &Case,
     kernel: &Kernel,
@@ -173,7 +173,7 @@ fn guest_job(case: &Case) -> String {
         case.guest
     );
     if let Some(bytes) = case.echo_bytes() {
-        // Hardware flow control, for 1 MiB is more than a terminal's buffers hold. The last line waits for the output.
+        // Hardware flow control, because 1 MiB is more than a terminal's buffers. The last line waits for the output.
         job.push_str(&format!(
             "stty -F /dev/ttyS0 raw -echo crtscts\necho GO\n\
              head -c {bytes} </dev/ttyS0\nstty -F /dev/ttyS0 -raw\n"
@@ -183,7 +183,7 @@ fn guest_job(case: &Case) -> String {
 }
 
 impl Boot {
-    /// What the case is called.
+    /// The case's name.
     pub fn name(&self) -> String {
         name(self.case)
     }
@@ -194,7 +194,7 @@ impl Boot {
     }
 
     /// The script that the bed runs; its status is mini-vmm's.
-    /// When mini-vmm hangs it is killed; what it printed until then is still shown.
+    /// If mini-vmm hangs, it is killed; its output until then is still shown.
     pub fn script(&self) -> String {
         let case = self.case;
         let mut line = format!("mini-vmm --kernel {}", self.image);
@@ -219,7 +219,7 @@ impl Boot {
             Some(bytes) => format!("bench-probe echo {} {bytes} {line}", case.echo),
             None => format!("{line} --serial stdio"),
         };
-        // These rows are what stands still without it.
+        // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
         format!(
             "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
@@ -230,7 +230,7 @@ impl Boot {
         )
     }
 
-    /// Judges a run by mini-vmm's exit code and what was printed.
+    /// Checks a run's exit code and output.
     pub fn judge(&self, exit: u8, output: &str) -> Tally {
         let mut wrong = Vec::new();
         if exit != self.case.exit {
@@ -240,7 +240,7 @@ impl Boot {
         let of_guest = self
             .release
             .as_ref()
-            // Who ran out of time may not have come so far.
+            // A guest that ran out of time may not have printed them yet.
             .filter(|_| self.case.exit != TIMEOUT)
             .map(|release| format!("release={release} cpus={online}."));
         let hung = output.lines().find(|line| line.starts_with("HUNG: "));
@@ -355,8 +355,8 @@ mod tests {
         let mut permissions = std::fs::metadata(&scratch).unwrap().permissions();
         std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
         std::fs::set_permissions(&scratch, permissions).unwrap();
-        // Where ports are refused (no root, or a sandbox) the kernel ends it by SIGSEGV; a file that
-        // is no program could not even start.
+        // If ports are refused (no root, or a sandbox), the kernel kills it with SIGSEGV. An invalid program could not
+        // even start.
         let status = std::process::Command::new(&scratch).status();
         std::fs::remove_file(&scratch).unwrap();
         assert!(status.is_ok());

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask test`: everything that must hold, and a summary of it.
+//! `cargo xtask test`: all tests and checks, with a summary.
 
 mod beds;
 mod cases;
@@ -41,7 +41,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// How many times as long as usual a test may take.
+    /// The factor by which tests may take longer than usual.
     fn patience(&self) -> u32 {
         if self.long { LONG_FACTOR } else { 1 }
     }
@@ -58,7 +58,7 @@ impl Run {
         });
     }
 
-    /// Adds a row and says how it ended. Where nothing ran, nothing is known: that is a failure.
+    /// Adds a row and prints its result. A row in which nothing ran is a failure.
     fn push(&mut self, mut row: Row) {
         if row.tally == Tally::default() {
             row.tally = Tally::fail("nothing ran");
@@ -86,10 +86,10 @@ impl Run {
     }
 }
 
-/// Tells tests, on the host and in the beds, whether their long variants are wanted: 1 or 0.
+/// The variable that tells tests, on the host and in the beds, whether their long variants are wanted: 1 or 0.
 const LONG: &str = "MINI_VMM_TEST_LONG";
 
-/// How many times as long a test may take where its long variant runs.
+/// The factor by which tests may take longer with their long variants.
 const LONG_FACTOR: u32 = 10;
 
 /// `cargo xtask test`: parses its arguments, runs the parts, prints the summary.
@@ -122,7 +122,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
         let is_named = wanted.is_empty() || wanted.iter().any(|name| name == part.name);
         is_named && (part.quick || !quick)
     };
-    // What the beds need is asked for before anything is built; where it stays missing, they fail.
+    // The beds' packages are requested before anything is built. If they stay missing, the beds' parts fail.
     for part in PARTS.iter().filter(is_wanted) {
         if let Some(vendor) = part.bed
             && let Err(error) = Bed::new(vendor).require()

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The crates as others get them: packed by cargo, and unpacked somewhere else.
+//! Tests of the published crates: packaged by cargo, and unpacked elsewhere.
 //!
-//! In the workspace a test can use what its package lacks: a file beside the crate, a profile. So the packages are looked
-//! through, and in the long run their own tests run, out of the packages alone.
+//! In the workspace, a test can use files that its package lacks. So the packages' contents are checked, and in the
+//! long run their own tests run, from the packages alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::build::statically;
 use crate::process::{capture_ok, capture_text, copy, read, write};
 use crate::workspace::{Scratch, cache_dir, cargo, metadata, root, sources};
 
-/// What each package has at least.
+/// Files that each package must have.
 const FILES: &[&str] = &[
     "Cargo.toml",
     "CHANGELOG.md",
@@ -28,7 +28,7 @@ const FILES: &[&str] = &[
     "README.md",
 ];
 
-/// Packs the crates and looks them through; `long` runs their tests.
+/// Packages the crates and checks the packages; `long` runs their tests.
 pub fn check(long: bool) -> Result<Tally> {
     if !packs_several(&capture_text(cargo().arg("--version"))?) {
         let why = "cargo older than 1.90 packs no crates that depend on one another";
@@ -54,10 +54,10 @@ pub fn check(long: bool) -> Result<Tally> {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     statically(&mut tests).current_dir(scratch.path(""));
-    // So that what was skipped is seen.
+    // Shows which tests were skipped.
     tests.args(["--", "--show-output"]);
     tests.env("CARGO_TARGET_DIR", cache_dir()?.join("packaged"));
-    // Nobody debugs these: less to build, and to keep.
+    // These are not debugged, and debug information takes time and space.
     tests.env("CARGO_PROFILE_DEV_DEBUG", "0");
     tests.env("CARGO_INCREMENTAL", "0");
     without_kvm_if_unusable(&mut tests);
@@ -65,7 +65,7 @@ pub fn check(long: bool) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Whether cargo takes several crates at once, as in `cargo 1.90.0 (…)`.
+/// Whether a version such as `cargo 1.90.0 (…)` can package several crates at once.
 fn packs_several(version: &str) -> bool {
     let minor = version
         .split_once("cargo 1.")
@@ -73,7 +73,7 @@ fn packs_several(version: &str) -> bool {
     minor.is_none_or(|minor| minor >= 90)
 }
 
-/// Packs what can be published, and unpacks it; returns names and places.
+/// Packages the crates that can be published, and unpacks them; returns their names and directories.
 fn unpack(scratch: &Scratch) -> Result<Vec<(String, PathBuf)>> {
     let metadata = metadata()?;
     let members = metadata["workspace_members"].as_array();
@@ -93,7 +93,7 @@ fn unpack(scratch: &Scratch) -> Result<Vec<(String, PathBuf)>> {
         pack.args(["--package", name]);
         packages.push((name.to_owned(), scratch.path(&full)));
     }
-    // The network is asked only for what builds here did not need.
+    // Uses the network only for dependencies that earlier builds did not need.
     let offline = "CARGO_NET_OFFLINE";
     if capture_ok(pack.env(offline, "true")).is_err() {
         capture_ok(pack.env(offline, "false"))?;
@@ -113,7 +113,7 @@ fn unpack(scratch: &Scratch) -> Result<Vec<(String, PathBuf)>> {
     Ok(packages)
 }
 
-/// A workspace of unpacked packages that have one another instead of what a registry has.
+/// A workspace of the unpacked packages, which depend on each other instead of the registry's versions.
 fn workspace(packages: &[(String, PathBuf)]) -> String {
     let (mut members, mut patches) = (String::new(), String::new());
     for (name, place) in packages {
@@ -123,7 +123,7 @@ fn workspace(packages: &[(String, PathBuf)]) -> String {
     format!("[workspace]\nresolver = \"3\"\nmembers = [{members}]\n\n[patch.crates-io]\n{patches}")
 }
 
-/// What an unpacked package should have and has not.
+/// The files that an unpacked package lacks.
 fn lacking(place: &Path) -> Result<Vec<String>> {
     let missing = FILES.iter().filter(|name| !place.join(name).is_file());
     let mut lacks: Vec<String> = missing.map(|&name| name.to_owned()).collect();

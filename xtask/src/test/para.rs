@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The boots in which Linux registers for hypercalls, with the driver in `guest/linux`.
+//! The boots in which Linux registers for hypercalls with the driver in `guest/linux`.
 
 use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
@@ -18,7 +18,7 @@ const PARA: Case = Case {
 const KERNEL_6_1: Image = Image::Debian(Series::V6_1);
 const KERNEL_6_12: Image = Image::Debian(Series::V6_12);
 
-/// What a case with these routes expects of `para-show`.
+/// The output of `para-show` that a case with these routes expects.
 const VENDOR_AMD: &[&str] = &[
     "status       live",
     "stub         0f 01 d9 c3 ff c3",
@@ -52,15 +52,15 @@ const FORWARD: &[&str] = &[
     "UNLOADED",
 ];
 
-/// Load, unload, load again; the CPUs that registered; a call; the end by a call, where the VMM answers: else the
-/// job goes on, to a power-off.
+/// Load, unload, load again; the CPUs that registered; a call; the end by a call if the VMM answers. Otherwise the job
+/// continues to a power-off.
 const USE: &str = "insmod /para/para.ko && rmmod para && [ ! -e /sys/kernel/para ] && echo UNLOADED
 insmod /para/para.ko; para-show
 [ \"$(cat /sys/kernel/para/cpus)\" = \"$(cat /sys/devices/system/cpu/online)\" ] || echo CPUS-MISSING
 [ $(grep -c 'registered registrations=1 .* ret=0x0$' /sys/kernel/para/cpu_state) = $(nproc) ] && echo ALL-REGISTERED
 para-exit 7";
 
-/// As [`USE`], with a CPU that goes and comes back.
+/// Like [`USE`], with a CPU that goes offline and online again.
 const HOTPLUG: &str =
     "insmod /para/para.ko && rmmod para && [ ! -e /sys/kernel/para ] && echo UNLOADED
 insmod /para/para.ko; para-show
@@ -70,15 +70,15 @@ echo 1 >online; echo \"plugged: $(cat /sys/kernel/para/cpus).\"
 cat /sys/kernel/para/cpu_state; echo \"ping of cpu1: $(taskset 2 cat /sys/kernel/para/ping).\"
 para-exit 7";
 
-/// Registrations that are refused or not tried, then the other vendor's instruction: KVM's fix-up of it, which is on
-/// unless a VMM switches it off, writes the host's through the guest's page tables. Without the fix-up the
-/// instruction is #UD: `mini-vmm`'s own tests have that, as no option of it switches the fix-up off.
+/// Registrations that are refused or not tried, then the other vendor's instruction. KVM's fix-up, which is on unless a
+/// VMM turns it off, replaces it with the host's through the guest's page tables. Without the fix-up the instruction is
+/// #UD; `mini-vmm`'s own tests cover that, because no option turns the fix-up off.
 const REFUSED_AND_WRONG: &str =
     "insmod /para/para.ko guest_version=2; cat /sys/kernel/para/status; rmmod para
 insmod /para/para.ko off=1; cat /sys/kernel/para/status; rmmod para
 insmod /para/para.ko; insmod /para/para_test.ko wrong=1; dmesg";
 
-/// A case of one kernel, count of CPUs and route; expects its bytes.
+/// A case with a kernel, a count of CPUs and a route; it expects the route's bytes.
 const fn usual(name: &'static str, image: Image, cpus: u32, route: Route) -> Case {
     let (arguments, expect, exit) = match route {
         Route::Vendor => ("--hypercall vendor", VENDOR_AMD, 0),
@@ -104,8 +104,8 @@ enum Route {
     Forward,
 }
 
-/// A guest that registers so often, from both CPUs in turn, while the other one calls. A million takes seven minutes
-/// in the bed; the shorter one is what fits into a minute.
+/// A guest that registers this often, from both CPUs in turn, while the other one calls. A million takes seven minutes
+/// in the bed; the shorter one fits in a minute.
 const STORM: &str = "insmod /para/para.ko; insmod /para/para_test.ko storm=2000; rmmod para_test
 dmesg -c >/dev/null; echo READY
 insmod /para/para_test.ko storm=60000 seconds=3600; dmesg; para-show
@@ -116,7 +116,7 @@ dmesg -c >/dev/null; echo READY
 insmod /para/para_test.ko storm=1000000 seconds=3600; dmesg; para-show
 echo READY; read done";
 
-/// The VMM's private data before and after; what the guest touches of its memory does not count.
+/// The VMM's private data before and after, without the guest's memory.
 const STORM_DRIVE: &str =
     "data() { sed -n 's/^VmData:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$vmm/status; }
 ready 2; before=$(data); ready 3; after=$(data)
@@ -139,7 +139,7 @@ const AMD: &[Case] = &[
     usual("para-6.12-2cpu-pio", KERNEL_6_12, 2, Route::Pio),
     Case { name: "para-6.1-2cpu-pio-hotplug", guest: HOTPLUG, also_expect: &["unplugged: 0.", "plugged: 0-1.",
         "cpu1 registered registrations=2", "ping of cpu1: 0."], ..usual("", KERNEL_6_1, 2, Route::Pio) },
-    // After a reset nobody is registered: a call by port I/O is no call.
+    // After a reset no CPU is registered, so the VMM does not answer a call by port I/O.
     Case { name: "para-reset", cpus: 2, arguments: "--hypercall pio --on-reboot reset",
         guest: "read what
             try() { insmod /para/para_test.ko unregistered=1; rmmod para_test; dmesg | sed -n 's/.*unregistered: //p' | tail -n 1; }
@@ -186,7 +186,7 @@ const fn bare(
     }
 }
 
-/// More cases of the AMD bed where its KVM hands over hypercalls.
+/// More cases for an AMD bed whose KVM forwards hypercalls.
 const FORWARDED: &[Case] = &[
     usual("para-6.1-1cpu-forward", KERNEL_6_1, 1, Route::Forward),
     usual("para-6.12-2cpu-forward", KERNEL_6_12, 2, Route::Forward),
@@ -203,7 +203,7 @@ const INTEL: &[Case] = &[Case {
     ..PARA
 }];
 
-/// The cases of a bed: those that its KVM can have, and those that it can't.
+/// The cases of a bed: those that its KVM supports, and those that it doesn't.
 pub fn cases(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
     let forwards = bed.series == Some(FORWARDING);
     match bed.vendor {

@@ -27,19 +27,19 @@ pub struct Part {
     pub name: &'static str,
     /// Whether it takes less than a minute once everything is built.
     pub quick: bool,
-    /// The bed that it needs.
+    /// The bed that it needs, if any.
     pub bed: Option<Vendor>,
     /// Runs it.
     pub run: fn(&mut Run),
 }
 
-/// When a test executable on the host has hung.
+/// The limits for test executables on the host.
 pub const TESTS: Patience = Patience::of_work(600);
 
-/// As [`TESTS`], for the documentation's tests, which are built while they run.
+/// Like [`TESTS`], for documentation tests, which are built while they run.
 const DOC_TESTS: Patience = Patience::of_work(1800);
 
-/// All parts, in order: what fails fast comes first.
+/// All parts in order, fast ones first.
 #[rustfmt::skip]
 pub const PARTS: &[Part] = &[
     Part { name: "format", quick: true, bed: None, run: format },
@@ -77,7 +77,7 @@ fn coverage(run: &mut Run) {
     run.row("coverage", "host", coverage::check);
 }
 
-/// A look at the numbers, for information: it fails only where nothing can be measured.
+/// Measurements for information. They fail only if nothing can be measured.
 fn bench(run: &mut Run) {
     run.row("bench", "host, /dev/kvm", || {
         if let Err(reason) = host::kvm() {
@@ -96,7 +96,7 @@ fn clippy(run: &mut Run) {
         let mut guest = bare_cargo(&["clippy", "--release", "--locked"])?;
         capture_ok(guest.args(["--", "-D", "warnings"]))?;
         for (library, features) in libraries_with_features()? {
-            // None, and each alone.
+            // No features, and each feature alone.
             for feature in [String::new()].iter().chain(&features) {
                 let mut bare = cargo();
                 bare.args(["clippy", "--package", &library, "--no-default-features"]);
@@ -108,7 +108,7 @@ fn clippy(run: &mut Run) {
     });
 }
 
-/// The workspace's library packages that have default features, which must build without them, and these features.
+/// The workspace's library packages with default features, which must build without them, and their features.
 fn libraries_with_features() -> Result<Vec<(String, Vec<String>)>> {
     let metadata = metadata()?;
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
@@ -135,7 +135,7 @@ fn docs(run: &mut Run) {
             bare.arg("--no-default-features");
             capture_ok(bare.env("RUSTDOCFLAGS", "-D warnings"))?;
         }
-        // Last: what stays to be read has all features.
+        // Last, so that the documentation that remains has all features.
         let mut all = cargo();
         all.args(["doc", "--workspace", "--no-deps", "--all-features"]);
         capture_ok(all.env("RUSTDOCFLAGS", "-D warnings"))?;
@@ -154,7 +154,7 @@ fn doctests(run: &mut Run) {
 }
 
 fn unit(run: &mut Run) {
-    // Without the compiler of ACPI tables their test skips, and says so.
+    // Without the ACPI compiler, the test of the tables prints SKIP.
     if let Err(error) = packages::require(&[("iasl", "acpica-tools")]) {
         eprintln!("xtask: {error:#}");
     }
@@ -180,7 +180,7 @@ fn host_tests(run: &mut Run, part: &str, kind: Kind) {
     let (long, patience) = (run.long, TESTS.times(run.patience()));
     run.row(part, place, || {
         let mut tally = Tally::default();
-        // Where Debian has none, the test of stock kernels skips, and says so.
+        // If Debian has none, the test of stock kernels prints SKIP.
         let kernels = match kind {
             Kind::Integration => kernels::image_directory().unwrap_or_else(|error| {
                 tally.add(Tally::fail(format!("stock kernels: {error:#}")));
@@ -220,7 +220,7 @@ pub fn without_kvm_if_unusable(command: &mut Command) {
     }
 }
 
-/// Runs tests and counts them. Those that hang are one failure that names them.
+/// Runs tests and counts them. A run that hangs is one failure, which names the run.
 pub fn run_counted(name: &str, command: &Command, patience: Patience) -> Result<Tally> {
     let watched = capture_watched(command, patience)?;
     Ok(match watched.end {

@@ -1,19 +1,19 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The result of a test run: rows of a table, reasons, the closing line.
+//! The result of a test run: rows of a table, reasons, the summary line.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-/// What some tests came to.
+/// Test results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// How many passed.
     pub passed: usize,
-    /// One text for each that failed: its name, then what there is to see.
+    /// One text for each that failed: its name, then its output.
     pub failures: Vec<String>,
-    /// One text for each that was skipped: its name and why.
+    /// One text for each that was skipped: its name and the reason.
     pub skips: Vec<String>,
     /// How many were left to `--long`.
     pub left: usize,
@@ -52,7 +52,7 @@ impl Tally {
         self.left += other.left;
     }
 
-    /// All counts; what was left out is said only where there is some.
+    /// All counts; those of tests left to `--long` only if there are any.
     pub fn counts(&self) -> String {
         let mut counts = format!(
             "{} passed, {} failed, {} skipped",
@@ -75,7 +75,7 @@ pub struct Row {
     pub part: String,
     /// Where it ran.
     pub place: String,
-    /// What it came to.
+    /// Its results.
     pub tally: Tally,
     /// How long it took.
     pub elapsed: Duration,
@@ -100,7 +100,7 @@ impl Summary {
         total.failures.is_empty() && total.passed > 0
     }
 
-    /// The report: what failed, what was skipped and why, the table, the closing line.
+    /// The report: failures, skips with their reasons, the table, the summary line.
     pub fn render(&self) -> String {
         let mut text = String::new();
         self.render_texts(&mut text, "failed", |tally| &tally.failures);

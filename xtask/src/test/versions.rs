@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The Rust version that the workspace declares is one, and true. (Clippy's `incompatible_msrv` looks at what our own code
-//! uses of the standard library.)
+//! Tests that the workspace declares one Rust version, and that dependencies need no newer one. (Clippy's
+//! `incompatible_msrv` checks our own code's use of the standard library.)
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ fn manifest(path: &str) -> toml::Table {
     toml::from_str(&String::from_utf8(text).unwrap()).unwrap()
 }
 
-/// What the workspace declares.
+/// The workspace's declared version.
 fn declared() -> String {
     let workspace = &manifest("Cargo.toml")["workspace"]["package"];
     workspace["rust-version"].as_str().unwrap().to_owned()
@@ -53,7 +53,7 @@ fn it_is_declared_once_and_documented() {
         let inherits = version.get("workspace").and_then(toml::Value::as_bool);
         assert_eq!(inherits, Some(true), "{path}");
     }
-    // Workspaces of their own, which can't inherit it.
+    // Separate workspaces, which can't inherit it.
     for path in ["fuzz/Cargo.toml", "guest/bare/Cargo.toml"] {
         let version = &manifest(path)["package"]["rust-version"];
         assert_eq!(version.as_str(), Some(declared.as_str()), "{path}");

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The boots with words that a user may put on the kernel's command line: each once per kernel. `cargo xtask test` runs
-//! one of each kind, `--long` all.
+//! The boots with parameters that a user may add to the kernel's command line, each once per kernel. `cargo xtask test`
+//! runs one of each kind, `--long` all.
 
 use crate::kernels::Series;
 
 use super::cases::{Case, Image, LINUX};
 
-/// Time passes in the guest: it sleeps.
+/// Checks that time passes in the guest: it sleeps.
 const SLEEP: &str = "usleep 100000 && echo SLEPT";
 const SLEEP_AND_REBOOT: &str = "usleep 100000 && echo SLEPT; reboot -f";
 
@@ -26,7 +26,7 @@ const RESTART: Case = Case {
 };
 const TIMER: &str = "--legacy-timer";
 
-/// Each case for both kernels. Their kernels do not test their cryptography, which takes half of a boot.
+/// Each case for both kernels. The kernels skip the tests of their cryptography, which take half of a boot.
 macro_rules! on_both {
     ($($name:literal $words:literal { $($field:tt)* })*) => {
         &[$(
@@ -49,15 +49,15 @@ macro_rules! on_both {
 /// The cases.
 #[rustfmt::skip]
 pub const CASES: &[Case] = on_both! {
-    // Without the IOAPIC: the PIC is there, but nobody announced it.
+    // Without the IOAPIC: the PIC exists, but ACPI doesn't announce it.
     "noapic" "noapic" { long: false, ..WORD }
     // Of two vCPUs, one.
     "nosmp" "nosmp" { cpus: 2, online: Some(1), ..WORD }
     "maxcpus-0" "maxcpus=0" { cpus: 2, online: Some(1), ..WORD }
     "maxcpus-1" "maxcpus=1" { cpus: 2, online: Some(1), ..WORD }
-    // Without what usually tells the time.
+    // Without the usual clocks.
     "nolapic" "nolapic" { arguments: TIMER, long: false, ..WORD }
-    // Without ACPI Linux can't power off, and it waits for a clock chip that is not there, by reading it 10,000 times.
+    // Without ACPI, Linux can't power off, and it waits for a missing clock chip by reading it 10,000 times.
     "acpi-off" "acpi=off" { arguments: TIMER, guest: SLEEP_AND_REBOOT, exit: 32, ..WORD }
     "no-kvmclock" "no-kvmclock" { arguments: TIMER, ..WORD }
     "nopv" "nopv" { arguments: TIMER, ..WORD }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Jobs of the beds, tested.
+//! Tests of the beds' jobs.
 
 use super::*;
 
@@ -87,7 +87,7 @@ fn a_job_that_takes_two_beds_down_has_failed() {
     assert!(log.outcomes[0].cause.contains("no progress"));
 }
 
-/// Runs jobs in beds that end under those that are in `fatal`; returns how many beds and each job's status.
+/// Runs jobs in beds that end during the jobs in `fatal`; returns the number of beds and each job's status.
 fn run_in_beds(count: usize, fatal: &[usize]) -> (u32, Vec<Option<u8>>) {
     let mut log = JobLog::new("n", vec!["job".to_owned(); count]);
     let mut beds = 0;
@@ -115,7 +115,7 @@ fn jobs_that_take_beds_down_keep_no_other_from_running() {
     let (beds, statuses) = run_in_beds(6, &[1, 2, 4]);
     assert_eq!(statuses, [passed, None, None, passed, None, passed]);
     assert_eq!(beds, 7);
-    // Not even many of them.
+    // Even many of them.
     let fatal: Vec<usize> = (0..20).filter(|index| index % 2 == 0).collect();
     let (_, statuses) = run_in_beds(20, &fatal);
     assert!(
@@ -172,13 +172,13 @@ fn the_script_runs_jobs_in_order() {
     capture_ok(shell.args(["-n", "-c", &log.script(9)])).unwrap();
 }
 
-/// Runs a job with the bed's library in this machine's shell, where the bed is what `bed` defines; returns its status and
-/// what was printed.
+/// Runs a job with the bed's library in this machine's shell, with the bed replaced by the definitions in `bed`;
+/// returns its status and output.
 fn run_job(job: &str, bed: &str) -> (Option<i32>, String) {
     let scratch = Scratch::new().unwrap();
     write(&scratch.path("0"), job).unwrap();
     let place = scratch.path("").display().to_string();
-    // Nothing of this machine is killed or written to.
+    // Kills and writes nothing of this machine.
     let script = format!(
         "{JOB_LIBRARY}\nJOBS={place} CONSOLE={place}/out PORT={place}/port LIFE={place}/life PAUSE=0.05 LOOKS=3\n\
          killall() {{ return 1; }}\nbusy=0 all=0\n{bed}\nrun 0 1; s=$?; cat {place}/port; exit $s"
