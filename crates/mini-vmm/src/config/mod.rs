@@ -4,6 +4,7 @@
 //! The one description of a machine. The command line and a JSON file both produce it.
 
 mod choices;
+mod device;
 mod draft;
 mod error;
 mod features;
@@ -73,6 +74,7 @@ pub struct VmSpec {
     #[serde(serialize_with = "words::write_switch")]
     pub rtc: bool,
     /// Where COM1 goes.
+    #[serde(serialize_with = "serial::write_serial")]
     pub serial: SerialSpec,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]

@@ -4,15 +4,16 @@
 //! Where COM1 goes, as it is described.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use serde::{Serialize, Serializer, ser};
+use serde::{Deserialize, Serialize, Serializer, ser};
 
-use super::words::{Word, WordError};
+use super::device;
+use super::words::{self, Word, WordError};
 
 /// Where COM1 goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SerialSpec {
     /// Nowhere: there is no COM1.
     Off,
@@ -20,11 +21,11 @@ pub enum SerialSpec {
     #[default]
     Stdio,
     /// Output to this file, no input.
-    File(PathBuf),
+    File(#[serde(deserialize_with = "words::path")] PathBuf),
     /// A new pseudo-terminal, whose name is printed.
     Pty,
     /// A listening Unix socket at this path; one client at a time.
-    Socket(PathBuf),
+    Socket(#[serde(deserialize_with = "words::path")] PathBuf),
 }
 
 impl SerialSpec {
@@ -33,19 +34,7 @@ impl SerialSpec {
     /// # Errors
     /// [`WordError::Serial`] for any other word, and for an empty path.
     pub fn from_word(word: &OsStr) -> Result<Self, WordError> {
-        let path = |prefix: &str| {
-            let path = word.as_bytes().strip_prefix(prefix.as_bytes())?;
-            (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
-        };
-        match word.as_bytes() {
-            b"off" => Ok(SerialSpec::Off),
-            b"stdio" => Ok(SerialSpec::Stdio),
-            b"pty" => Ok(SerialSpec::Pty),
-            _ => path("file=")
-                .map(SerialSpec::File)
-                .or_else(|| path("socket=").map(SerialSpec::Socket))
-                .ok_or(WordError::Serial),
-        }
+        device::from_word(word).map_err(|_| WordError::Serial)
     }
 
     /// The word that [`SerialSpec::from_word`] reads back as this value.
@@ -75,11 +64,10 @@ impl Word for SerialSpec {
     }
 }
 
-impl Serialize for SerialSpec {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let word = self.to_word().into_string().map_err(|word| {
-            ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))
-        })?;
-        to.serialize_str(&word)
-    }
+/// Writes the word of `serial`.
+pub(super) fn write_serial<S: Serializer>(serial: &SerialSpec, to: S) -> Result<S::Ok, S::Error> {
+    let word = serial.to_word().into_string().map_err(|word| {
+        ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))
+    })?;
+    to.serialize_str(&word)
 }

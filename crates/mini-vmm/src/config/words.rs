@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
 use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -125,7 +126,7 @@ pub(super) struct Worded<T>(pub(super) T);
 
 impl<'de, T: Word> Deserialize<'de> for Worded<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Expected(PhantomData)).map(Worded)
+        word(from).map(Worded)
     }
 }
 
@@ -153,6 +154,15 @@ impl<'de, T: Word> Visitor<'de> for Expected<T> {
         T::from_string(word)
     }
 
+    fn visit_bytes<E: de::Error>(self, word: &[u8]) -> Result<T, E> {
+        let word = OsStr::from_bytes(word);
+        match word.to_str() {
+            Some(word) => T::from_string(word),
+            None => T::from_os_word(word)
+                .map_err(|why| E::custom(format_args!("{:?} is {why}", word.display()))),
+        }
+    }
+
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
         let word = number.to_string();
         self.plain(T::NUMBERS, &word, Unexpected::Unsigned(number))
@@ -166,6 +176,16 @@ impl<'de, T: Word> Visitor<'de> for Expected<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
         T::from_list(list)
     }
+}
+
+/// Reads the word of a device's field.
+pub(super) fn word<'de, T: Word, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    from.deserialize_any(Expected(PhantomData))
+}
+
+/// Reads the path of a device.
+pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    Ok(word::<Option<PathBuf>, D>(from)?.unwrap_or_default())
 }
 
 /// A number of vCPUs; whether a machine may have that many is checked later.

@@ -1,0 +1,201 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Words that describe a device.
+//!
+//! They are read into what serde derives: an enumeration from `kind` or `kind=VALUE`, a struct from
+//! `key=VALUE,key,key=VALUE`, where a key alone means `on`.
+
+use std::ffi::OsStr;
+use std::mem::take;
+use std::os::unix::ffi::OsStrExt;
+
+use serde::de::value::{Error, MapAccessDeserializer, MapDeserializer, StringDeserializer};
+use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, Visitor};
+use serde::{Deserializer, forward_to_deserialize_any};
+
+/// Reads the device that `word` describes.
+///
+/// The value of a kind goes to the end of the word. The value of a key goes to the next comma; a comma within is written
+/// twice. No value is empty. Values are bytes to serde, as a path need not be text.
+pub(super) fn from_word<T: DeserializeOwned>(word: &OsStr) -> Result<T, Error> {
+    T::deserialize(Device(word.as_bytes().to_vec()))
+}
+
+/// A word, or the value of a kind or key in it.
+struct Device(Vec<u8>);
+
+impl<'de> Deserializer<'de> for Device {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_byte_buf(self.0)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &str,
+        _kinds: &[&str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match entry(&self.0)? {
+            (kind, None) => visitor.visit_enum(StringDeserializer::new(kind)),
+            entry => visitor.visit_enum(MapAccessDeserializer::new(map([entry]))),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &str,
+        _keys: &[&str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        let entries = entries(&self.0).into_iter().map(|bytes| entry(&bytes));
+        visitor.visit_map(map(entries.collect::<Result<Vec<_>, Error>>()?))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map identifier ignored_any
+    }
+}
+
+impl IntoDeserializer<'_> for Device {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+type Entry = (String, Option<Vec<u8>>);
+
+/// serde's map of `entries`.
+fn map<'de>(
+    entries: impl IntoIterator<Item = Entry>,
+) -> MapDeserializer<'de, impl Iterator<Item = (String, Device)>, Error> {
+    let on = || b"on".to_vec();
+    let entries = entries.into_iter();
+    MapDeserializer::new(entries.map(move |(key, value)| (key, Device(value.unwrap_or_else(on)))))
+}
+
+/// The parts of `word` between single commas; of two commas one is left.
+fn entries(word: &[u8]) -> Vec<Vec<u8>> {
+    let (mut entries, mut entry) = (Vec::new(), Vec::new());
+    let mut bytes = word.iter().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b',' if bytes.next_if_eq(&&b',').is_none() => entries.push(take(&mut entry)),
+            byte => entry.push(*byte),
+        }
+    }
+    entries.push(entry);
+    entries
+}
+
+/// A name, and the value behind the first `=`.
+fn entry(bytes: &[u8]) -> Result<Entry, Error> {
+    let mut parts = bytes.splitn(2, |byte| *byte == b'=');
+    let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    match parts.next() {
+        Some([]) => Err(Error::custom(format_args!(
+            "{name}= has no value behind it"
+        ))),
+        value => Ok((name, value.map(<[u8]>::to_vec))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::super::words::word;
+    use super::*;
+
+    /// As the disks to come will be.
+    #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Disk {
+        #[serde(deserialize_with = "word")]
+        path: Option<PathBuf>,
+        #[serde(deserialize_with = "word")]
+        size: u64,
+        #[serde(deserialize_with = "word")]
+        readonly: bool,
+    }
+
+    fn disk(path: &[u8], size: u64, readonly: bool) -> Disk {
+        Disk {
+            path: Some(OsStr::from_bytes(path).into()),
+            size,
+            readonly,
+        }
+    }
+
+    fn read(word: &[u8]) -> Result<Disk, String> {
+        from_word(OsStr::from_bytes(word)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn keys_have_values_or_are_on() {
+        assert_eq!(
+            read(b"path=a,size=1G,readonly"),
+            Ok(disk(b"a", 1 << 30, true))
+        );
+        assert_eq!(read(b"readonly=off,path=a=b"), Ok(disk(b"a=b", 0, false)));
+        assert_eq!(
+            read(b"path=a,,b\xff,size=7"),
+            Ok(disk(b"a,b\xff", 7, false))
+        );
+        assert_eq!(read(b"path=,,"), Ok(disk(b",", 0, false)));
+    }
+
+    #[test]
+    fn json_objects_mean_the_same() {
+        let json: Disk =
+            serde_json::from_str(r#"{"path": "a,b", "size": 7, "readonly": true}"#).unwrap();
+        assert_eq!(read(b"path=a,,b,size=7,readonly=on"), Ok(json));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (word, part) in [
+            (
+                "",
+                "unknown field ``, expected one of `path`, `size`, `readonly`",
+            ),
+            ("path=a,", "unknown field ``"),
+            ("pth=a", "unknown field `pth`"),
+            ("path=a,path=b", "duplicate field `path`"),
+            ("path=,size=1", "path= has no value behind it"),
+            ("size=lots", "\"lots\" is not a size; write"),
+            ("size", "\"on\" is not a size; write"),
+            ("readonly=maybe", "\"maybe\" is not a switch's position"),
+        ] {
+            let error = read(word.as_bytes()).expect_err(word);
+            assert!(error.contains(part), "{word}: {error:?} lacks {part:?}");
+        }
+        let error = read(b"size=\xff").unwrap_err();
+        assert!(error.contains("is not a size"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_can_be_written(path in proptest::collection::vec(1u8.., 1..40)) {
+            let doubled: Vec<u8> = path
+                .iter()
+                .flat_map(|byte| std::iter::repeat_n(*byte, if *byte == b',' { 2 } else { 1 }))
+                .collect();
+            let word = [b"path=".as_slice(), &doubled, b",readonly"].concat();
+            prop_assert_eq!(read(&word), Ok(disk(&path, 0, true)));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(word: Vec<u8>) {
+            let _ = read(&word);
+        }
+    }
+}
