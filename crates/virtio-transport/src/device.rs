@@ -37,6 +37,7 @@ use crate::queue::{NotDrained, QueueState, Virtq};
 ///   its sources is watched; called again, it gives back no queues.
 /// - **`stop` may fail**, and then gives nothing back. It has begun to drain: the device takes no new request
 ///   before the next [`Event::Queue`].
+/// - **A device takes a bounded number of requests per event**, and asks for the event again ([`Io::again`]).
 /// - **A device never waits** but for the deadline that `stop` is given. Work in flight completes by a source that
 ///   the device has watched ([`Io::watch`]), whose events come as [`Event::Source`].
 /// - **An error of a request is an answer to the guest.** [`Broken`] is for queues that can't be followed any more.
@@ -172,6 +173,7 @@ pub trait Poller {
 pub struct Io<'a> {
     poller: &'a mut dyn Poller,
     config_changed: bool,
+    again: bool,
 }
 
 impl<'a> Io<'a> {
@@ -180,6 +182,7 @@ impl<'a> Io<'a> {
         Io {
             poller,
             config_changed: false,
+            again: false,
         }
     }
 
@@ -213,12 +216,24 @@ impl<'a> Io<'a> {
     pub const fn has_config_changed(&self) -> bool {
         self.config_changed
     }
+
+    /// The event that is being processed comes again, after other devices of the thread had their turn. A driver may
+    /// refill a queue as fast as it is emptied, so a device takes a bounded number of requests per event.
+    pub fn again(&mut self) {
+        self.again = true;
+    }
+
+    /// Whether the device has said so.
+    pub const fn wants_again(&self) -> bool {
+        self.again
+    }
 }
 
 impl fmt::Debug for Io<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Io")
             .field("config_changed", &self.config_changed)
+            .field("again", &self.again)
             .finish_non_exhaustive()
     }
 }

@@ -36,6 +36,8 @@ pub struct Worker<M> {
     /// Epochs below this one have ended.
     epoch: u64,
     paused: bool,
+    /// Events that the device wants again.
+    again: Vec<Event>,
 }
 
 /// What the device does.
@@ -87,6 +89,7 @@ impl<M: GuestAddressSpace> Worker<M> {
             phase: Phase::Idle,
             epoch: 0,
             paused: false,
+            again: Vec::new(),
         }
     }
 
@@ -155,6 +158,9 @@ impl<M: GuestAddressSpace> Worker<M> {
         }
         let mut io = Io::new(poller);
         let processed = self.device.process(&mut io, event);
+        if io.wants_again() {
+            self.again.push(event);
+        }
         if io.has_config_changed() {
             self.publish(answers);
         }
@@ -168,6 +174,12 @@ impl<M: GuestAddressSpace> Worker<M> {
             (Phase::Running(_), Ok(())) => {}
             _ => self.drain(poller, answers),
         }
+    }
+
+    /// Takes an event that the device wants again, to be handed to [`process`](Self::process) after other devices had
+    /// their turn. To be asked after each call.
+    pub fn again(&mut self) -> Option<Event> {
+        self.again.pop()
     }
 
     /// Gives the transport a new copy of the configuration: a VMM's code changed the device.

@@ -132,6 +132,9 @@ fn answer<M: GuestAddressSpace>(
 }
 
 impl<M: GuestAddressSpace + Send> Echo<M> {
+    /// How many requests it takes per event.
+    const BURST: usize = 16;
+
     fn finish(&mut self, queue: usize, chain: &Chain) -> Result<(), Broken> {
         let Some(active) = &mut self.active else {
             return Ok(());
@@ -148,9 +151,9 @@ impl<M: GuestAddressSpace + Send> Echo<M> {
         written.map(drop)
     }
 
-    /// Takes what there is of a queue.
-    fn take(&mut self, queue: usize) -> Result<(), Broken> {
-        loop {
+    /// Takes what there is of a queue, up to a number of requests.
+    fn take(&mut self, io: &mut Io<'_>, queue: usize) -> Result<(), Broken> {
+        for _ in 0..Self::BURST {
             let Some(active) = &mut self.active else {
                 return Ok(());
             };
@@ -172,6 +175,8 @@ impl<M: GuestAddressSpace + Send> Echo<M> {
                 return Ok(());
             }
         }
+        io.again();
+        Ok(())
     }
 
     /// Answers the request that is in flight for the shortest time: not in order.
@@ -231,7 +236,7 @@ impl<M: GuestAddressSpace + Send> Device<M> for Echo<M> {
     fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
         let answered = self.state.answered;
         let processed = match event {
-            Event::Queue(queue) => self.take(queue.into()),
+            Event::Queue(queue) => self.take(io, queue.into()),
             Event::Source(_) => self.complete(),
         };
         if self.state.answered / 1000 != answered / 1000 {

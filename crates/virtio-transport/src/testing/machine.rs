@@ -85,6 +85,7 @@ pub struct Machine<P> {
     pub failures: Vec<Failure>,
     mail: VecDeque<Command>,
     kicks: BTreeSet<u16>,
+    again: Vec<Event>,
 }
 
 impl<P: Port> Machine<P> {
@@ -100,6 +101,7 @@ impl<P: Port> Machine<P> {
             failures: Vec::new(),
             mail: VecDeque::new(),
             kicks: BTreeSet::new(),
+            again: Vec::new(),
         }
     }
 
@@ -206,14 +208,26 @@ impl<P: Port> Machine<P> {
             self.worker.process(&mut self.poller, event, &mut answers);
             did = true;
         }
-        let wait = if did { Duration::ZERO } else { wait };
+        for event in std::mem::take(&mut self.again) {
+            self.worker.process(&mut self.poller, event, &mut answers);
+            did = true;
+        }
+        self.again
+            .extend(std::iter::from_fn(|| self.worker.again()));
+        let wait = if did || !self.again.is_empty() {
+            Duration::ZERO
+        } else {
+            wait
+        };
         for token in self.poller.ready(wait) {
             let event = Event::Source(token);
             self.worker.process(&mut self.poller, event, &mut answers);
             did = true;
         }
+        self.again
+            .extend(std::iter::from_fn(|| self.worker.again()));
         self.deliver(answers);
-        did
+        did || !self.again.is_empty()
     }
 
     fn deliver(&mut self, answers: Vec<Answer>) {
