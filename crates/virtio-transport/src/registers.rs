@@ -309,7 +309,7 @@ impl Registers {
         data[len..].fill(0);
     }
 
-    /// The driver writes to the configuration, at offset `at`. The vCPU waits for the device, so that the driver reads
+    /// The driver writes to the configuration, at offset `at`; not before `FEATURES_OK` (3.1.1). The vCPU waits for the device, so that the driver reads
     /// what the device made of it, and has no more than one write under way.
     pub fn write_config(&mut self, at: u64, data: &[u8]) -> Effect {
         let inside = at
@@ -319,7 +319,7 @@ impl Registers {
         let Some(copy) = bytes.get_mut(..data.len()) else {
             return Effect::None;
         };
-        if !inside || data.is_empty() || !self.is_at(DRIVER, FAILED | NEEDS_RESET) {
+        if !inside || data.is_empty() || !self.is_at(FEATURES_OK, FAILED | NEEDS_RESET) {
             return Effect::None;
         }
         copy.copy_from_slice(data);

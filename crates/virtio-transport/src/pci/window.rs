@@ -108,7 +108,7 @@ impl Window {
     }
 
     /// Where in BAR 0 an access to the window's data goes, if it goes there: it has the window's length, which is 1, 2
-    /// or 4, and the offset is a multiple of that (4.1.4.9.1).
+    /// or 4, and the offset is a multiple of that (4.1.4.9.2).
     pub(super) fn target(&self, at: u8, len: usize) -> Option<u64> {
         let WindowState {
             bar,
