@@ -9,6 +9,7 @@
 mod driver;
 mod echo;
 mod machine;
+mod monkey;
 mod port;
 mod ring;
 pub mod suite;
@@ -16,6 +17,7 @@ pub mod suite;
 pub use driver::{Driver, Reply, Request};
 pub use echo::{Echo, EchoState};
 pub use machine::{Machine, TestPoller};
+pub use monkey::monkey;
 pub use port::{MmioPort, PciPort, Port, Seen};
 pub use ring::{Buffers, DriverRing, Flags, Used};
 pub use suite::Subject;
