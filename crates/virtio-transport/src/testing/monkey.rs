@@ -104,16 +104,16 @@ pub fn monkey<P: Port>(make: impl Fn() -> Box<dyn AnyDevice<Memory>>, input: &[u
         frozen: None,
     };
     while !input.0.is_empty() {
-        step(&mut machine, &mut input, &make);
-        if machine.port.registers().epoch() < watch.epoch {
-            // It was restored: its epochs count anew.
+        if step(&mut machine, &mut input, &make) {
+            // Its epochs count anew.
             watch.epoch = u64::MAX;
         }
         watch.look(&mut machine);
     }
     machine.resume();
-    machine.failures.clear();
     let mut driver = Driver::start(&mut machine, u64::MAX);
+    // What came before its reset is of no interest.
+    machine.failures.clear();
     machine.pump();
     assert!(machine.worker.is_running());
     let request = Request {
@@ -127,11 +127,12 @@ pub fn monkey<P: Port>(make: impl Fn() -> Box<dyn AnyDevice<Memory>>, input: &[u
     assert!(machine.worker.is_running() && machine.failures.is_empty());
 }
 
+/// Whether the machine was restored.
 fn step<P: Port>(
     machine: &mut Machine<P>,
     input: &mut Input<'_>,
     make: &impl Fn() -> Box<dyn AnyDevice<Memory>>,
-) {
+) -> bool {
     match input.byte() % 16 {
         0..=4 => {
             // Most registers are in the first 64 bytes of their page.
@@ -174,8 +175,10 @@ fn step<P: Port>(
                 let mut other = Machine::new(make(), &machine.memory);
                 other.restore(&saved).expect("a state that was saved");
                 *machine = other;
+                return true;
             }
         }
         _ => machine.resume(),
     }
+    false
 }
