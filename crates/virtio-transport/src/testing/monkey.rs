@@ -170,7 +170,7 @@ fn step<P: Port>(
         14 => {
             machine.settle();
             machine.pause().expect("a device that drains");
-            if input.byte() % 2 == 0 {
+            if input.byte().is_multiple_of(2) {
                 let saved = machine.save();
                 let mut other = Machine::new(make(), &machine.memory);
                 other.restore(&saved).expect("a state that was saved");
