@@ -205,6 +205,7 @@ fn with_kvm(mut tally: Tally) -> Tally {
 const INTEL_TESTS: &[(&str, &str)] = &[
     ("kvm_boot_entry", ""),
     ("kvm_fixup", "without_the_fix_up"),
+    ("kvm_irq", ""),
     ("kvm_nested", ""),
     ("kvm_para", ""),
     ("kvm_para_32bit", ""),
