@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Measures in the AMD bed, on real kvm-amd: boots of Debian's kernel, start, exits, all in counted time.
+//! Measurements in the AMD bed, on real kvm-amd: boots of Debian's kernel, start, exits, all in counted time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,37 +18,37 @@ use crate::bed::{Bed, Hung, Vendor};
 use crate::process::{Progress, last_lines, sh_words};
 use crate::watch::Patience;
 
-/// What starts a run's part of the output.
+/// The start of a run's part of the output.
 const MARK: &str = "BENCH-RUN ";
-/// Where the stopwatch is in the bed.
+/// The path of the stopwatch in the bed.
 const PROBE: &str = "/bin/bench-probe";
 /// Exits of a short and of a long storm.
 const FEW: u32 = 5_000;
 const MANY: u32 = 105_000;
-/// How long one run may take, in seconds of the bed's clock.
+/// The limit of one run, in seconds of the bed's clock.
 const LIMIT: u32 = 60;
-/// When the bed has hung: twice what [`LIMIT`] takes in counted time, so that a subject that hangs is ended in the bed.
+/// The limit of the bed: twice what [`LIMIT`] takes in counted time, so that the bed itself ends a subject that hangs.
 const PATIENCE: Patience = Patience::of_work(600);
 
-/// What is measured in the bed.
+/// The measurements in the bed.
 #[derive(Debug)]
 pub struct InBed<'a> {
     /// The stopwatch.
     pub probe: &'a Path,
     /// For images and initial RAM disks; they have the same paths in the bed.
     pub directory: PathBuf,
-    /// What is compared.
+    /// The compared programs.
     pub subjects: &'a [Subject],
     /// Rounds in the bed.
     pub rounds: usize,
 }
 
-/// What one run is for.
+/// The purpose of one run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Purpose {
-    /// A measure of its time, at a place of the axis.
+    /// A measure of its time, at a position of the axis.
     Time(&'static str, Option<u32>),
-    /// A measure of exits, and how many there are, few or many.
+    /// A measure of exits, and the number of exits, few or many.
     Storm(&'static str, u32),
     Boot(Boot),
 }
@@ -70,7 +70,7 @@ impl Job {
 }
 
 impl InBed<'_> {
-    /// Runs the bed once; reports measures whose name contains `only`, and what there is to say of them.
+    /// Runs the bed once; reports measures whose name contains `only`, with notes.
     pub fn measure(&self, only: &str, report: &mut Report) -> Result<()> {
         let mut bed = Bed::new(Vendor::Amd);
         bed.counted = report.counted;
@@ -94,12 +94,12 @@ impl InBed<'_> {
                 let said = last_lines(&output, 20);
                 bail!("the bed's job failed ({status}):\n{said}")
             }
-            // QEMU's counted time stands still now and then. What was measured until then is as good as ever.
+            // QEMU's counted time sometimes stops. The measurements until then are valid.
             Err(error) if error.is::<Hung>() && runs > 1 => {
                 let job = cut_last_run(&mut output).and_then(|number| jobs.get(number));
                 let words = job.map_or_else(String::new, |job| sh_words(&job.words));
                 report.notes.push(format!(
-                    "the bed stood still in run {runs} ({words}): there are the runs before it only"
+                    "the bed hung in run {runs} ({words}): only the runs before it count"
                 ));
             }
             Err(error) => return Err(error),
@@ -144,7 +144,7 @@ impl InBed<'_> {
     }
 
     fn evaluate(&self, jobs: &[Job], output: &str, report: &mut Report) -> Result<()> {
-        // The times of short storms; the long ones of the same round come after them.
+        // The times of short storms; the long storms of the same round follow them.
         let mut short = BTreeMap::new();
         for (job, text) in parse_runs(jobs, output)? {
             let subject = &self.subjects[job.subject];
@@ -172,7 +172,7 @@ impl InBed<'_> {
     }
 }
 
-/// Adds a subject with its files to the bed; the subject as it is there.
+/// Adds a subject with its files to the bed; returns the subject with its paths there.
 fn add(bed: &mut Bed, place: usize, subject: &Subject) -> Subject {
     let mut program = PROBE.to_owned();
     if subject.kind != Kind::Floor {
@@ -196,7 +196,7 @@ fn run(bed: &Bed, script: &str) -> (Result<u8>, String, usize) {
         let new = new.matches(MARK).count();
         if new > 0 {
             runs += new;
-            // The old one says how long it took before the new one starts.
+            // The old progress line must end before the new one starts.
             drop(progress.take());
             progress = Some(Progress::start(&format!("run {runs} in the AMD bed")));
         }
@@ -235,7 +235,7 @@ fn script(jobs: &[Job], rounds: usize) -> String {
     script
 }
 
-/// Takes away a run that has no end, and returns its job's number.
+/// Removes an unfinished run from the output, and returns its job's number.
 fn cut_last_run(output: &mut String) -> Option<usize> {
     let at = output.rfind(MARK)?;
     let cut = output.split_off(at);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Boots of Debian's kernel: from which file, and with whose command line.
+//! Boots of Debian's kernel, with different files and command lines.
 
 use std::path::Path;
 
@@ -15,13 +15,13 @@ use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::process::{copy, last_lines, write};
 
-/// What the guest's init prints first.
+/// The first output of the guest's init.
 pub const INIT: &str = "BENCH-INIT";
 
-/// The kernel's command line where all have the same.
+/// The kernel's command line, if all VMMs have the same.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 
-/// What the guest's init does before it powers off: machines that no ACPI power-off ends are ended by a reset.
+/// The guest's init before it powers off: it resets machines that an ACPI power-off doesn't end.
 const JOB: &str = "echo BENCH-INIT >/dev/kmsg; echo BENCH-INIT
 case \"$(cat /proc/cmdline)\" in *reboot=[kt]*) reboot -f;; esac
 ";
@@ -36,9 +36,9 @@ pub enum Boot {
     Elf,
     /// The bzImage as Debian ships it, all with the same command line.
     BzImage,
-    /// The ELF kernel with the command line that a VMM has when it is told none.
+    /// The ELF kernel with the VMM's default command line.
     OwnCmdline,
-    /// As the first, with the kernel's messages: of ours only.
+    /// Like the first, with the kernel's messages: of mini-vmm only.
     Timeline,
 }
 
@@ -58,13 +58,13 @@ impl Boot {
     fn can(self, subject: &Subject) -> bool {
         match subject.kind {
             Kind::Floor => false,
-            // It boots no ELF file.
+            // kvmtool doesn't boot ELF files.
             Kind::Kvmtool => self == Boot::BzImage,
             _ => self != Boot::Timeline || subject.name == OURS,
         }
     }
 
-    /// The words that boot a subject so, with the files in `directory`.
+    /// The command line that boots a subject this way, with the files in `directory`.
     fn words(self, subject: &Subject, directory: &Path) -> Result<Vec<String>> {
         let [id, kernel, initrd] = self.names();
         let place = |name| directory.join(name).to_string_lossy().into_owned();
@@ -79,7 +79,7 @@ impl Boot {
     }
 }
 
-/// One boot of each way per subject: which subject, and the words. The files that they need are made in `directory`.
+/// One boot of each way per subject: the subject and the command line. Creates the files that they need in `directory`.
 pub fn runs(subjects: &[Subject], directory: &Path) -> Result<Vec<(Boot, usize, Vec<String>)>> {
     let kernel = Kernel::fetch_any()?;
     for (from, name) in [(&kernel.vmlinux()?, "vmlinux"), (&kernel.image, "bzImage")] {
@@ -101,7 +101,7 @@ pub fn runs(subjects: &[Subject], directory: &Path) -> Result<Vec<(Boot, usize, 
     Ok(runs)
 }
 
-/// Those that no ACPI power-off ends are told how to reset.
+/// VMMs that an ACPI power-off doesn't end get a parameter for the way to reset.
 fn cmdline(kind: Kind) -> String {
     match kind {
         Kind::Firecracker | Kind::Kvmtool => format!("{CMDLINE} reboot=k"),
@@ -125,7 +125,7 @@ pub fn add(
         }
         return Ok(());
     }
-    // Of the others, none has a console of its own accord, where init could be seen.
+    // With their own command lines, the other VMMs have no console that shows init's output.
     let is_seen = boot != Boot::OwnCmdline || subject.kind == Kind::MiniVmm;
     let init = timeline::stamp_of(text, INIT);
     if init.is_none() && is_seen {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Machines that live: what an idle one takes of the host, how many run at once, what resets leave behind.
+//! Footprint of machines: memory of an idle one, many at once, and what resets leave behind.
 
 use std::fs;
 use std::io::Read;
@@ -16,9 +16,9 @@ use super::guest::{SIGN, Work};
 use super::host::{Found, Host};
 use super::subject::{Kind, Setup, Subject};
 
-/// How long a machine may take to its first byte.
+/// The limit for a machine's first byte.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What an idle machine is left alone for before it is looked at.
+/// How long a machine is idle before its memory is measured.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// A process that is killed when this is dropped.
@@ -36,7 +36,7 @@ impl Living {
         Ok(Living(child))
     }
 
-    /// Waits until the guest's byte is there.
+    /// Waits for the guest's byte.
     fn await_byte(&mut self) -> Result<()> {
         let Some(output) = &mut self.0.stdout else {
             bail!("the machine has no output");
@@ -60,7 +60,7 @@ impl Living {
         Ok(without_guest(&maps, u64::from(setup.memory) << 20))
     }
 
-    /// What it has open, its threads and its mappings.
+    /// The numbers of its descriptors, threads and mappings.
     fn holds(&self) -> Result<[usize; 3]> {
         let process = self.process()?;
         let (threads, maps) = (process.tasks()?, process.maps()?);
@@ -70,7 +70,7 @@ impl Living {
 
 impl Drop for Living {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may already have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -81,14 +81,14 @@ impl Drop for Living {
 struct Footprint {
     /// All of it.
     resident: u64,
-    /// What is this process's alone, and written to.
+    /// Private and dirty.
     private_dirty: u64,
 }
 
-/// Adds up mappings without the guest's memory: those that adjoin, are of one kind, and have `guest` bytes or more
-/// together. The kernel splits a mapping where its owner advises about a part.
+/// Adds up mappings without the guest's memory, which is adjacent mappings of one kind with a total of at least `guest`
+/// bytes. The kernel splits a mapping if its owner calls madvise for a part.
 fn without_guest(all: &MemoryMaps, guest: u64) -> Footprint {
-    // What madvise says of huge pages makes no other kind.
+    // madvise flags of huge pages don't make another kind.
     let advised = VmFlags::HG | VmFlags::NH;
     let kind = |map: &MemoryMap| (map.perms, map.extension.vm_flags - advised);
     let goes_on = |a: &MemoryMap, b: &MemoryMap| a.address.1 == b.address.0 && kind(a) == kind(b);
@@ -110,7 +110,7 @@ fn mb(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// Whether its machines live in a process of their own, as all but the floor's.
+/// Whether it is a VMM that can run an idle machine; the floor can't.
 fn is_vmm(subject: &Subject) -> bool {
     subject.can(&Setup::of(Work::Idle))
 }
@@ -120,7 +120,7 @@ impl Host<'_> {
     pub fn idle(&mut self) {
         let (rounds, setup) = (1..=self.effort.growth_rounds, Setup::of(Work::Idle));
         self.turns("idle", rounds, None, is_vmm, |host, subject| {
-            // A program that was just built is in pages that count as dirty until they are on disk.
+            // The pages of a newly built program count as dirty until they are on disk.
             fs::File::open(&subject.program)?.sync_all()?;
             let mut machine = Living::start(host, subject, &setup)?;
             machine.await_byte()?;
@@ -131,7 +131,7 @@ impl Host<'_> {
         });
     }
 
-    /// So many machines at once: until all guests run, and until all are gone.
+    /// This many machines at once: the time until all guests run, and until all machines are gone.
     pub fn many(&mut self) {
         for &count in self.effort.machines {
             let what = format!("{count} machines");
@@ -174,7 +174,7 @@ impl Host<'_> {
         ])
     }
 
-    /// Machines per second in one process whose guest resets at once, and what it holds after thousands.
+    /// Machines per second in one process whose guest resets at once, and the process's resources after thousands.
     pub fn resets(&mut self) {
         let can = |subject: &Subject| subject.kind == Kind::MiniVmm;
         self.turns("resets", 1..=1, None, can, |host, subject| {
@@ -202,7 +202,8 @@ impl Host<'_> {
             Ok(started.elapsed())
         };
         await_machines(10)?;
-        // A machine that is being made or ended holds more than one that runs: the least of many looks.
+        // While a machine is created or destroyed, there are more than while it runs, so take the least of many
+        // samples.
         let least = || -> Result<[usize; 3]> {
             let mut least = [usize::MAX; 3];
             for _ in 0..200 {
@@ -262,7 +263,7 @@ Rss:                   4 kB
 Private_Dirty:         0 kB
 ";
         let sum = |smaps: &str, guest| {
-            // The kernel ends lines of mappings without a name in a space.
+            // The kernel ends the lines of unnamed mappings with a space.
             let smaps = smaps.replace("00:00 0\n", "00:00 0 \n");
             without_guest(&MemoryMaps::from_read(smaps.as_bytes()).unwrap(), guest)
         };

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Measures on this host: one process per sample, the subjects in turn.
+//! Measurements on this host: one process per sample, the subjects in turn.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -17,7 +17,7 @@ use super::subject::{Kind, Setup, Subject};
 use crate::process::{Watched, capture_watched, last_lines, step};
 use crate::watch::Patience;
 
-/// When one process has hung.
+/// The limits of one process.
 const PATIENCE: Patience = Patience::of_work(60);
 
 /// How much is measured.
@@ -25,7 +25,7 @@ const PATIENCE: Patience = Patience::of_work(60);
 pub struct Effort {
     /// Rounds of the single measures.
     pub rounds: usize,
-    /// Rounds at each place of a growth.
+    /// Rounds at each position of a growth measure.
     pub growth_rounds: usize,
     /// Exits in a storm.
     pub exits: u32,
@@ -37,7 +37,7 @@ pub struct Effort {
     pub machines: &'static [u32],
 }
 
-/// What a night is not too short for.
+/// The full suite.
 pub const FULL: Effort = Effort {
     rounds: 40,
     growth_rounds: 15,
@@ -47,7 +47,7 @@ pub const FULL: Effort = Effort {
     machines: &[1, 10, 50, 100],
 };
 
-/// A look.
+/// The quick suite.
 pub const QUICK: Effort = Effort {
     rounds: 7,
     growth_rounds: 3,
@@ -57,20 +57,20 @@ pub const QUICK: Effort = Effort {
     machines: &[1, 10],
 };
 
-/// The end of one process, in nanoseconds.
+/// The sample of one process, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// From before fork and exec to when its end was known.
+    /// From before fork and exec until its end was known.
     pub wall: f64,
-    /// Until its guest's sign came; none if it never did.
+    /// Until the guest's first byte; none if there was none.
     pub first: Option<f64>,
-    /// Of CPU, in user mode and in the kernel, of all its threads.
+    /// CPU time of all its threads, in user mode and in the kernel.
     pub cpu: f64,
     /// Its exit code.
     pub code: i32,
 }
 
-/// Reads the line that the probe ends with.
+/// Parses the probe's last line.
 pub fn parse_sample(text: &str) -> Option<Sample> {
     let mut words = text.trim_end().lines().last()?.split(' ');
     let mut next = || words.next()?.parse::<f64>().ok();
@@ -83,28 +83,28 @@ pub fn parse_sample(text: &str) -> Option<Sample> {
     })
 }
 
-/// Where and how the measures are taken.
+/// The host's measurements.
 #[derive(Debug)]
 pub struct Host<'a> {
     /// The stopwatch.
     pub probe: &'a Path,
     /// For guests' images.
     pub directory: PathBuf,
-    /// What is compared.
+    /// The compared programs.
     pub subjects: &'a [Subject],
     /// How much.
     pub effort: Effort,
-    /// What was measured, and what went wrong.
+    /// The results, and notes about failures.
     pub report: Report,
 }
 
 /// Nanoseconds in a millisecond.
 const MS: f64 = 1e6;
 
-/// What a turn found: samples by the measure's id.
+/// The samples of a turn, by the measure's id.
 pub type Found = Vec<(&'static str, f64)>;
 
-/// So many exits of one kind.
+/// Work with this many exits of one kind.
 pub type Storm = fn(u32) -> Work;
 
 /// The storms whose rate is measured, by the measure's id.
@@ -126,15 +126,15 @@ impl Host<'_> {
         let line = text.split("\n\n").next().filter(|_| is_success);
         let said = last_lines(&text, 5);
         match line.and_then(parse_sample) {
-            // QEMU has codes of its own for an end by reset.
+            // QEMU has its own exit codes after a reset.
             Some(sample) if sample.code == 0 || subject.kind == Kind::Qemu => Ok(sample),
             Some(sample) => bail!("ended with code {}: {said}", sample.code),
             None => bail!("{said}"),
         }
     }
 
-    /// All subjects that are `able` take turns in each of `rounds`; what they found in other rounds than 0 is reported at
-    /// the place `x`. One that fails is left out from then on, with a note.
+    /// All `able` subjects take turns in each of `rounds`. Their samples are reported at the position `x`, except for
+    /// those of round 0. A subject that fails is omitted from then on, with a note.
     pub fn turns(
         &mut self,
         what: &str,
@@ -146,7 +146,7 @@ impl Host<'_> {
         let mut able: Vec<&Subject> = self.subjects.iter().filter(|s| able(s)).collect();
         step(what, || {
             for round in rounds {
-                // The first round that counts has the order of the tables.
+                // The first round that counts has the tables' order.
                 let mut order = able.clone();
                 order::of_round(&mut order, round.saturating_sub(1));
                 for subject in order {
@@ -186,7 +186,7 @@ impl Host<'_> {
         });
     }
 
-    /// From exec to the end of the process, with a guest that only ends.
+    /// From exec to the end of the process, with a guest that ends at once.
     pub fn start(&mut self) {
         let (ids, setup) = (["start-wall", "start-cpu"], Setup::of(Work::Nothing));
         self.times(ids, self.effort.rounds, None, setup);
@@ -217,7 +217,7 @@ impl Host<'_> {
         }
     }
 
-    /// Exits per second of a guest that does nothing else: what many cost more than none.
+    /// Exits per second of a guest that does nothing else, from the difference between many exits and none.
     pub fn exits(&mut self) {
         let (few, many) = (self.effort.exits / 20, self.effort.exits);
         for (id, work) in STORMS {
@@ -226,7 +226,7 @@ impl Host<'_> {
             self.turns(id, rounds, None, can, |host, subject| {
                 let time = |count| host.sample(subject, &Setup::of(work(count)));
                 let (short, long) = (time(few)?, time(many)?);
-                // At least a nanosecond: a short run that was held up is no reason for infinity.
+                // At least a nanosecond, because a delayed short run would give infinity.
                 let seconds = (long.wall - short.wall).max(1.0) / 1e9;
                 Ok(vec![(id, f64::from(many - few) / seconds)])
             });

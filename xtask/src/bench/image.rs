@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A guest as the file that VMMs boot: an ELF image with a PVH entry, which all but kvmtool take.
+//! The guest's file: an ELF image with a PVH entry, which all VMMs except kvmtool can boot.
 
 use super::guest::{self, End, Work};
 use crate::elf;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Instructions that an exit takes in user space, counted by valgrind: the same number on a busy machine.
+//! Instructions per exit in user space, counted by valgrind. The number is the same on a busy machine.
 
 use std::process::Command;
 
@@ -15,11 +15,11 @@ use crate::watch::Patience;
 
 /// Exits of a short and of a long run; start-up cancels out.
 const EXITS: (u32, u32) = (1_000, 11_000);
-/// When one run has hung.
+/// The limits of one run.
 const PATIENCE: Patience = Patience::of_work(120);
 
 impl Host<'_> {
-    /// Instructions per exit, of ours and of the floor, the system call's wrapper in them; nothing without valgrind.
+    /// Instructions per exit of mini-vmm and the floor, including the system call's wrapper; nothing without valgrind.
     pub fn instructions(&mut self) {
         if !has_program("valgrind") {
             return;
@@ -29,7 +29,7 @@ impl Host<'_> {
             ("instructions-mmio", Work::Mmio),
             ("instructions-hypercall", Work::Hypercall),
         ];
-        // The others have signals or memory that valgrind does not take.
+        // The others use signals or memory that valgrind does not support.
         let can = |subject: &Subject| matches!(subject.kind, Kind::MiniVmm | Kind::Floor);
         for (id, work) in kinds {
             self.turns(id, 1..=1, None, can, |host, subject| {
@@ -47,7 +47,7 @@ impl Host<'_> {
     fn count(&self, subject: &Subject, work: Work) -> Result<f64> {
         let words = subject.words(&Setup::of(work), &self.directory)?;
         let mut command = Command::new("valgrind");
-        // Not callgrind, which fails at signals that come to several threads.
+        // Not callgrind, which fails if several threads get signals.
         command.args(["--tool=cachegrind", "--cache-sim=no"]);
         command.arg("--cachegrind-out-file=/dev/null");
         let end = capture_watched(command.args(words), PATIENCE)?;

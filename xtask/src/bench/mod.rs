@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask bench`: what machines cost, beside the least that they could.
+//! `cargo xtask bench`: the cost of machines, compared with the minimum.
 
 mod bed;
 mod boots;
@@ -35,10 +35,10 @@ use host::{Effort, FULL, Host, QUICK};
 use results::{FLOOR, OTHER, OURS, Report};
 use subject::{Kind, Subject};
 
-/// How it measures, for readers.
+/// The description of the method.
 const METHOD: &str = include_str!("method.md");
 
-/// What was asked for.
+/// The options.
 #[derive(Debug, Default)]
 struct Options {
     quick: bool,
@@ -82,7 +82,7 @@ impl Against {
     }
 }
 
-/// `cargo xtask bench`: parses its arguments, measures, reports. Only what can't be measured at all fails.
+/// `cargo xtask bench`: parses its arguments, measures, reports. It fails only if nothing can be measured.
 pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     let Some(options) = parse(parser)? else {
         print!("{METHOD}");
@@ -108,7 +108,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     Ok(0)
 }
 
-/// The report of a quick run of this build beside yesterday's, where git has that: a look at what changed.
+/// The report of a quick run of this build, compared with a build of yesterday's revision if git has one.
 ///
 /// # Errors
 /// Nothing could be measured.
@@ -120,7 +120,7 @@ pub fn look() -> Result<String> {
     let mut note = None;
     match Revision::of_yesterday().and_then(|revision| revision.mini_vmm()) {
         Ok(program) => options.against = Some(Against::Program(program)),
-        // It is no fault of this build.
+        // This is no failure of this build.
         Err(error) => note = Some(format!("compared with no other build: {error:#}")),
     }
     let mut report = options.run()?;
@@ -131,7 +131,7 @@ pub fn look() -> Result<String> {
     Ok(markdown::render(&report))
 }
 
-/// None when only the method was asked for.
+/// None if only the method was asked for.
 fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>> {
     use lexopt::prelude::*;
     let mut options = Options::default();
@@ -240,7 +240,7 @@ impl Options {
             ("instructions", Host::instructions),
             ("size", Host::sizes),
         ];
-        // A look has no time for all.
+        // The quick suite has no time for all.
         let is_slow = |name| name == "instructions" && self.quick && self.only.is_empty();
         for (name, measure) in groups {
             if name.contains(&self.only) && !is_slow(name) {
@@ -260,7 +260,7 @@ impl Options {
     }
 }
 
-/// What a reader has to know of the machine and the programs.
+/// Facts about the machine and the programs.
 fn facts(subjects: &[Subject]) -> Vec<(String, String)> {
     let first = |path: &str, name: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
@@ -285,7 +285,7 @@ fn facts(subjects: &[Subject]) -> Vec<(String, String)> {
         let text = String::from_utf8_lossy(&text);
         let mut version = text.lines().next().unwrap_or("no version").to_owned();
         if subject.name == OTHER {
-            // Versions are alike; the path of a revision's build has its hash.
+            // The version may be the same; the path of a revision's build contains its hash.
             version.push_str(&format!(", {}", subject.program.display()));
         }
         facts.push((subject.name.clone(), version));
@@ -293,7 +293,7 @@ fn facts(subjects: &[Subject]) -> Vec<(String, String)> {
     facts
 }
 
-/// What would say more, but is not here.
+/// Notes about missing tools that would tell more.
 fn missing() -> Vec<String> {
     let instructions = "instructions per exit in user space (cachegrind)";
     let tools = [
@@ -302,7 +302,7 @@ fn missing() -> Vec<String> {
         ("strace", "system calls at start-up (strace -f -r)"),
     ];
     let missing = tools.into_iter().filter(|(tool, _)| !has_program(tool));
-    let note = |(tool, what)| format!("{tool} is not installed: it would say {what}");
+    let note = |(tool, what)| format!("{tool} is not installed: it would tell {what}");
     missing.map(note).collect()
 }
 

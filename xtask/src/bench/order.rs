@@ -1,19 +1,19 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! In which order subjects take their turns.
+//! The order in which subjects take turns.
 
-/// Brings `items` into the order of a round, from 0. The first one's is the given one; together the rounds go through
-/// all orders before one comes again, where there are few of them. A machine's end slows the next one's start, so
-/// nobody is to have the same neighbour for ever.
+/// Puts `items` into the order of a round, which counts from 0. Round 0 has the given order. With few items, the rounds
+/// go through all orders before one repeats. A machine's end slows the next one's start, so neighbours must vary.
 pub fn of_round<T>(items: &mut [T], round: usize) {
     let orders = (2..=items.len()).fold(1usize, usize::saturating_mul);
-    // A step that has no factor in common with the number of orders, but far from its neighbours.
+    // A step that is coprime to the number of orders, so that all come up, and large, so that neighbouring rounds
+    // differ.
     let step = (orders / 3..)
         .find(|step| gcd(*step, orders) == 1)
         .unwrap_or(1);
     let mut number = (round % orders).wrapping_mul(step) % orders;
-    // The number's digits in the factorial base choose who comes next.
+    // The number's digits in the factorial base choose the next item.
     for place in 0..items.len() {
         let left = items.len() - place;
         let chosen = place + number % left;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What was measured: samples by measure, place on an axis, and subject.
+//! The results: samples by measure, position on an axis, and subject.
 
 use std::collections::BTreeMap;
 
@@ -45,25 +45,25 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 27] = [
 /// The samples of one subject, one per round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// Whose they are.
+    /// The subject's name.
     pub subject: String,
-    /// In the measure's unit; the same place in all series of a point is the same round.
+    /// In the measure's unit; the same index in all series of a point is the same round.
     pub samples: Vec<f64>,
 }
 
-/// All subjects at one place of the axis.
+/// All subjects at one position of the axis.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Point {
-    /// The place; none where the measure has no axis.
+    /// The position; none if the measure has no axis.
     pub x: Option<f64>,
     /// One per subject.
     pub series: Vec<Series>,
 }
 
-/// One thing that is measured.
+/// A measure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measure {
-    /// A short name, unique in a report: file names and JSON have it.
+    /// A short name, unique in a report, for file names and JSON.
     pub id: String,
     /// A heading.
     pub title: String,
@@ -75,14 +75,14 @@ pub struct Measure {
     pub points: Vec<Point>,
 }
 
-/// The subject that all ratios are to, where it was measured.
+/// The subject that all ratios refer to, if it was measured.
 pub const FLOOR: &str = "floor";
 /// The build that is measured.
 pub const OURS: &str = "mini-vmm";
 /// The build that it is compared with.
 pub const OTHER: &str = "other build";
 
-/// The samples with what they come to.
+/// The samples with their statistics.
 impl Serialize for Series {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Estimate { median, interval } = estimate(&self.samples);
@@ -92,7 +92,7 @@ impl Serialize for Series {
     }
 }
 
-/// The item that `is` finds, or else a new one behind the others.
+/// The item that `is` finds, otherwise a new one at the end.
 fn find_or_add<T>(all: &mut Vec<T>, is: impl FnMut(&T) -> bool, new: impl FnOnce() -> T) -> &mut T {
     let at = all.iter().position(is).unwrap_or_else(|| {
         all.push(new());
@@ -108,7 +108,7 @@ impl Point {
         Some(&all.find(|series| series.subject == subject)?.samples)
     }
 
-    /// What the ratios at this point are to: the floor, else mini-vmm.
+    /// The subject that the ratios at this point refer to: the floor, otherwise mini-vmm.
     pub fn base(&self) -> Option<&str> {
         let is_there = |name: &&str| self.samples(name).is_some_and(|found| !found.is_empty());
         [FLOOR, OURS].into_iter().find(is_there)
@@ -140,7 +140,7 @@ impl Measure {
         Measure::new(id, title, unit, axis)
     }
 
-    /// Adds one subject's sample at a place.
+    /// Adds one subject's sample at a position.
     pub fn push(&mut self, x: Option<f64>, subject: &str, sample: f64) {
         let new_point = || Point {
             x,
@@ -167,16 +167,16 @@ impl Measure {
 pub struct Report {
     /// Facts about the machine and the programs.
     pub facts: Vec<(String, String)>,
-    /// What was measured, in the order of the report.
+    /// The measures, in the order of the report.
     pub measures: Vec<Measure>,
-    /// What could not be measured, and why; what was found besides numbers.
+    /// What could not be measured, and why; other findings.
     pub notes: Vec<String>,
     /// Whether time is counted in instructions; the units say so.
     pub counted: bool,
 }
 
 impl Report {
-    /// Adds one subject's sample to a measure, which is one of the listed ones, at a place of its axis.
+    /// Adds one subject's sample to a measure, which must be listed, at a position of its axis.
     pub fn push(&mut self, id: &str, x: Option<f64>, subject: &str, sample: f64) {
         let counted = if self.counted { ", counted" } else { "" };
         let new = || {

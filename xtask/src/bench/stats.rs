@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Statistics that need no assumption about distributions, which timings never keep.
+//! Statistics without assumptions about distributions, because timings don't satisfy them.
 
-/// The quantile `q` (0 to 1) of `values`, between neighbours linearly; NaN for no values.
+/// The quantile `q` (0 to 1) of `values`, linearly interpolated; NaN for no values.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -15,7 +15,7 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     sorted[below] + (sorted[above] - sorted[below]) * (place - below as f64)
 }
 
-/// The middle of `values`.
+/// The median of `values`.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
@@ -32,12 +32,12 @@ pub fn mad(values: &[f64]) -> f64 {
 pub struct Estimate {
     /// The sample's median.
     pub median: f64,
-    /// Where the true median is with a probability of at least 95 %; none from fewer than six values.
+    /// The interval that contains the true median with a probability of at least 95 %; none for fewer than six values.
     pub interval: Option<(f64, f64)>,
 }
 
-/// The median, and the interval between the two order statistics that hold it in 95 % of all samples: each value
-/// is above the true median as often as below, so their ranks are those of a fair coin.
+/// The median, and the interval between the two order statistics that contains it in 95 % of all samples. Each value is
+/// above or below the true median with equal probability, so the ranks follow a fair coin.
 pub fn estimate(values: &[f64]) -> Estimate {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -59,8 +59,8 @@ pub fn estimate(values: &[f64]) -> Estimate {
     }
 }
 
-/// The median of `these[i] / those[i]`, of which each pair was taken in the same round: what slows the whole
-/// machine for a while slows both, and cancels out.
+/// The median of `these[i] / those[i]`, where each pair is from the same round: what slows the machine for a while
+/// slows both, and cancels out.
 pub fn paired_ratio(these: &[f64], those: &[f64]) -> Estimate {
     let ratios: Vec<f64> = these
         .iter()
@@ -73,7 +73,7 @@ pub fn paired_ratio(these: &[f64], those: &[f64]) -> Estimate {
 
 /// The two-sided p-value of Mann and Whitney's U test: how probable a difference of ranks as large as this one is
 /// if both samples come from one distribution. By the normal approximation, with ties and continuity corrected;
-/// good from about eight values each. 1 where there is nothing to tell apart.
+/// good from about eight values each. 1 if all values are equal.
 pub fn mann_whitney(these: &[f64], those: &[f64]) -> f64 {
     let (n, m) = (these.len() as f64, those.len() as f64);
     let mut all: Vec<(f64, bool)> = these.iter().map(|&value| (value, true)).collect();

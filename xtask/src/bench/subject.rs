@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What is measured: builds of mini-vmm, the floor, and peers, each with its own command line.
+//! The measured programs: builds of mini-vmm, the floor, and peers, each with its own command line.
 
 use std::path::{Path, PathBuf};
 
@@ -28,18 +28,18 @@ pub enum Kind {
     Qemu,
 }
 
-/// One of the programs that are compared.
+/// A compared program.
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// Its name in tables.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Where it is.
+    /// Its path.
     pub program: PathBuf,
 }
 
-/// What a subject is asked to run.
+/// The machine that a subject runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// What its guest does.
@@ -61,14 +61,14 @@ impl Setup {
     }
 }
 
-/// A guest by its files where the subject runs.
+/// A guest's files, with their paths where the subject runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
     /// The kernel.
     pub kernel: &'a str,
     /// The initial RAM disk.
     pub initrd: Option<&'a str>,
-    /// The kernel's command line; none: the VMM's own.
+    /// The kernel's command line; none for the VMM's default.
     pub cmdline: Option<&'a str>,
 }
 
@@ -82,7 +82,7 @@ impl Subject {
         }
     }
 
-    /// `NAME=PATH`.
+    /// Parses `NAME=PATH`.
     pub fn peer(text: &str) -> Result<Subject> {
         let (name, path) = text.split_once('=').with_context(|| {
             format!("--peer {text}: say for example firecracker=/usr/bin/firecracker")
@@ -103,7 +103,7 @@ impl Subject {
         Ok(Subject::new(name, kind, &program))
     }
 
-    /// Files besides the program and its libraries, and where it looks for them when it lies in `/bin`.
+    /// Files in addition to the program and its libraries, and their paths for a program in `/bin`.
     pub fn firmware(&self) -> Vec<(PathBuf, String)> {
         if self.kind != Kind::Qemu {
             return Vec::new();
@@ -120,7 +120,7 @@ impl Subject {
         names.split(' ').filter_map(find).collect()
     }
 
-    /// Whether it can run such a guest at all.
+    /// Whether it can run this guest.
     pub fn can(&self, setup: &Setup) -> bool {
         let is_ours_only = matches!(
             setup.work,
@@ -129,7 +129,7 @@ impl Subject {
         match self.kind {
             Kind::MiniVmm => true,
             Kind::Floor => !matches!(setup.work, Work::Say | Work::Idle | Work::Reset),
-            // Its flat images start in real mode, and it takes no others but Linux'.
+            // It runs flat images in real mode only, and no others except Linux's.
             Kind::Kvmtool => false,
             Kind::Firecracker => setup.cpus <= 32 && !is_ours_only,
             Kind::CloudHypervisor | Kind::Qemu => !is_ours_only,
@@ -143,7 +143,7 @@ impl Subject {
         }
     }
 
-    /// The words of a command line for `setup`, whose files are made in `directory`.
+    /// The command line for `setup`, whose files are created in `directory`.
     pub fn words(&self, setup: &Setup, directory: &Path) -> Result<Vec<String>> {
         if self.kind == Kind::Floor {
             let (name, count) = match setup.work {
@@ -181,7 +181,7 @@ impl Subject {
         Ok(words)
     }
 
-    /// The words of a command line that boots `files`; those of Firecracker are in a file, `config`, which is made.
+    /// The command line that boots `files`. Firecracker reads them from the file `config`, which this creates.
     pub fn boot(&self, files: &Files, setup: &Setup, config: &Path) -> Result<Vec<String>> {
         let config = text(config);
         let (line, initrd, cmdline) = match self.kind {

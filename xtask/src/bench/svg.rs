@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Plots: every sample of a measure as a dot beside its subject, or medians along an axis.
+//! Plots: every sample of a measure as a dot in its subject's row, or medians along an axis.
 
 use anyhow::Result;
 use plotters::coord::Shift;
@@ -16,19 +16,19 @@ use super::stats::{median, quantile};
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const WIDTH: u32 = 1080;
-/// Told apart also by who sees fewer colours (Okabe and Ito).
+/// Colours that colour-blind people can distinguish (Okabe and Ito).
 const COLOURS: [u32; 7] = [
     0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x000000,
 ];
 
-/// The plot of a measure; none where it has nothing to show.
+/// The plot of a measure; none if there is nothing to show.
 pub fn plot(measure: &Measure) -> Result<Option<String>> {
     let series = measure.points.iter().flat_map(|point| &point.series);
     let samples = series.flat_map(|series| series.samples.iter().copied());
     let Some(top) = samples.reduce(f64::max) else {
         return Ok(None);
     };
-    // The axis starts at zero: lengths are what is compared.
+    // The axis starts at zero, because lengths are compared.
     let top = if top > 0.0 { top * 1.05 } else { 1.0 };
     let mut text = String::new();
     draw(measure, top, &mut text)?;
@@ -59,10 +59,10 @@ fn colour(which: usize) -> RGBColor {
     RGBColor(red, green, blue)
 }
 
-/// The distance between two neighbours on an axis of places.
+/// The distance between neighbouring positions.
 const STEP: i32 = 1000;
 
-/// So many places on an axis, each with a label in its middle.
+/// An axis with this many positions, each with a label in its middle.
 fn places(count: usize) -> WithKeyPoints<RangedCoordi32> {
     let middles: Vec<i32> = (0..count).map(middle).collect();
     (-STEP / 2..middle(count) - STEP / 2).with_key_points(middles)
@@ -106,7 +106,7 @@ fn distribution(area: &Area, point: &Point, top: f64) -> Result<()> {
     Ok(())
 }
 
-/// A line of medians per subject, with the quartiles upright; the places evenly spaced.
+/// A line of medians per subject, with vertical bars for the quartiles; the positions are evenly spaced.
 fn growth(area: &Area, measure: &Measure, axis: &str, top: f64) -> Result<()> {
     let (area, names) = area.split_horizontally(WIDTH - 230);
     let label = |at: &i32| number(measure.points[(at / STEP) as usize].x.unwrap_or_default());

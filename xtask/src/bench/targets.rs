@@ -1,38 +1,38 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The targets that the project set itself, held against a report. Information: nothing fails by them.
+//! The project's targets, compared with a report. They are for information: a missed target is no failure.
 
 use super::markdown::{interval, number};
 use super::results::{FLOOR, Measure, OURS, Point, Report};
 use super::stats::median;
 
-/// A target and what was found.
+/// A target and the result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// What is aimed at.
+    /// The target, in words.
     pub target: &'static str,
-    /// What was measured.
+    /// The result, in words.
     pub found: String,
-    /// Whether the median keeps to it.
+    /// Whether the median meets it.
     pub met: bool,
 }
 
-/// How a measure is to be.
+/// The limits of a measure.
 #[derive(Clone, Copy)]
 enum Aim {
-    /// From so many to so many times the floor.
+    /// Between these multiples of the floor.
     OfFloor(f64, f64),
-    /// At most so much.
+    /// At most this value.
     Most(f64),
-    /// The slowest place of the axis at most so much above the fastest.
+    /// The slowest position of the axis is at most this much above the fastest.
     Flat(f64),
-    /// At most so many times the better one of the peers.
+    /// At most this multiple of the better one of the peers.
     MostOfPeers(f64),
 }
 use Aim::{Flat, Most, MostOfPeers, OfFloor};
 
-/// The measures, the aims, and how they are said.
+/// The measures, their limits, and the targets in words.
 #[rustfmt::skip]
 const TARGETS: [(&str, Aim, &str); 10] = [
     ("start-wall", OfFloor(0.0, 1.25), "exec to exit, wall: at most 1.25 × floor"),
@@ -47,7 +47,7 @@ const TARGETS: [(&str, Aim, &str); 10] = [
     ("boot-own", MostOfPeers(0.8), "Debian's vmlinux to power-off, each VMM's own command line: at most 0.8 ×"),
 ];
 
-/// The targets that the report has measures for.
+/// The targets whose measures are in the report.
 pub fn check(report: &Report) -> Vec<Verdict> {
     let verdict = |(id, aim, target)| {
         let (found, met) = judge(report.find(id)?, aim)?;
@@ -56,7 +56,7 @@ pub fn check(report: &Report) -> Vec<Verdict> {
     TARGETS.into_iter().filter_map(verdict).collect()
 }
 
-/// What was found, and whether it is what is aimed at; none where what it needs was not measured.
+/// The result, and whether it meets the target; none if something that it needs was not measured.
 fn judge(measure: &Measure, aim: Aim) -> Option<(String, bool)> {
     let point = measure.point()?;
     let ours = median(point.samples(OURS)?);

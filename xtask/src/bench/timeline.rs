@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! When what happens in a boot: the kernel's own clock, laid over the stopwatch's at a line that both have seen.
+//! The timeline of a boot: the kernel's own clock, aligned with the stopwatch's at a line that both have recorded.
 
 use super::boots::INIT;
 
@@ -17,18 +17,18 @@ const STAGES: [(&str, &str); 8] = [
     ("Run /init", "kernel: starts init"),
 ];
 
-/// The nanoseconds at which a line of the guest came that contains `text`.
+/// The time of the guest's line that contains `text`, in nanoseconds.
 pub fn stamp_of(lines: &str, text: &str) -> Option<f64> {
     let line = lines.lines().find(|line| line.contains(text))?;
     line.split(' ').next()?.parse().ok()
 }
 
-/// The stages of a boot and when they end, in nanoseconds since exec; `wall` is when the process ended.
+/// The stages of a boot and their ends, in nanoseconds since exec; `wall` is the end of the process.
 pub fn stages(lines: &str, wall: f64) -> Vec<(String, f64)> {
     let Some(init) = stamp_of(lines, INIT) else {
         return Vec::new();
     };
-    // The messages are those of dmesg, which come after init's line: `STAMP [ SECONDS] TEXT`.
+    // The messages are from dmesg, which runs after init's line: `STAMP [ SECONDS] TEXT`.
     let messages: Vec<(f64, &str)> = lines.lines().filter_map(message).collect();
     let mut found = Vec::new();
     if let Some((seconds, _)) = messages.iter().find(|(_, text)| text.contains(INIT)) {
@@ -46,7 +46,7 @@ pub fn stages(lines: &str, wall: f64) -> Vec<(String, f64)> {
     found
 }
 
-/// A line of dmesg: seconds and text.
+/// Parses a line of dmesg: seconds and text.
 fn message(line: &str) -> Option<(f64, &str)> {
     let (_, message) = line.split_once(" [")?;
     let (seconds, text) = message.split_once("] ")?;

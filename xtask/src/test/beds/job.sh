@@ -1,29 +1,29 @@
-# Runs jobs in a bed, and ends those that hang: what hangs prints nothing and leaves the CPU idle, or uses very much of
-# its time. No job is ended for being slow. busybox sh.
+# Runs jobs in a bed, and kills those that hang: a job hangs if it prints nothing and leaves the CPU idle, or if it uses
+# very much CPU time. No job is killed for being slow. busybox sh.
 
 JOBS=/jobs CONSOLE=/tmp/out PORT=/dev/ttyS0 LIFE=/dev/ttyS1
 PAUSE=5 LOOKS=12
 
-# CPU time of the bed so far, in hundredths of a second: busy, and all.
+# The bed's CPU time so far, in hundredths of a second: busy, and total.
 usage() {
     read -r _ user nice system idle wait irq soft _ </proc/stat
     busy=$((user + nice + system + irq + soft))
     all=$((busy + idle + wait))
 }
 
-# What changes when a job prints: bytes on the first serial port, and the console of a Linux boot.
+# Changes when a job prints: the bytes on the first serial port, and the console file of a Linux boot.
 said() {
     grep '^0:' /proc/tty/driver/serial
     ls -l $CONSOLE
 } 2>/dev/null
 
-# The job $1 has $2 s of CPU time. LOOKS looks in a row, PAUSE s apart, at a bed that is silent and idle four fifths of the
-# time say that it hangs. Then mini-vmm is killed, so that who waits for it can show what it printed; without one, the job.
+# The job $1 has $2 s of CPU time. It hangs if the bed is silent and at least four fifths idle at LOOKS checks in a row,
+# PAUSE s apart. Then mini-vmm is killed, so that the job can show its output; if there is none, the job is killed.
 watch() {
     usage
     limit=$((busy + $2 * 100)) idle_looks=0 now=$(said)
     while sleep "$PAUSE"; do
-        # A sign that the bed lives.
+        # A sign of life from the bed.
         echo . >$LIFE
         busy_before=$busy all_before=$all before=$now
         usage
@@ -45,7 +45,7 @@ run() {
     rm -f $CONSOLE
     setsid sh "$JOBS/$1" </dev/null 2>&1 &
     job=$!
-    # Nothing that outlives a job has the serial port open: its last close waits until all is sent.
+    # The watch may outlive the job, so it must not have the serial port open: the last close waits until all is sent.
     watch $job "$2" </dev/null >/dev/null 2>&1 &
     watch=$!
     wait $job
