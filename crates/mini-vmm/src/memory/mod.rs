@@ -3,21 +3,23 @@
 
 //! Guest memory: where it lies, how it is had from the host, and the map that the guest is given.
 
-mod aligned;
+mod map;
 
 use std::fmt;
 use std::fs;
 use std::sync::OnceLock;
 
-use vm_memory::mmap::FromRangesError;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
-
-pub use self::aligned::prefer_huge_pages;
-use crate::config::{MemoryError, check_memory};
-use crate::layout::{
-    ACPI_TABLES, ACPI_TABLES_SIZE, GIB, HIGH_RAM, HOLE_END, HOLE_START, KIB, KVM_IDENTITY_MAP,
-    KVM_TSS, LOW_RAM_END, MIB, PAGE_SIZE,
+use libc::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE};
+use vm_memory::mmap::{FromRangesError, MmapRegionError};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
 };
+
+pub use self::map::{MapEntry, MapKind, low_ram_end, memory_map};
+use crate::config::{MemoryError, check_memory};
+use crate::layout::{GIB, HOLE_END, HOLE_START, KIB, MIB};
+use crate::sys::huge_pages::{HUGE_PAGE, Pages, advise};
 pub use crate::sys::mapped_vm::{MappedVm, SlotError, create_vm};
 
 /// Every x86-64 processor addresses at least this many bits of physical memory.
@@ -129,11 +131,74 @@ fn allocate_or_tell(
     available: impl FnOnce() -> Option<u64>,
 ) -> Result<GuestMemoryMmap, Error> {
     check_size(ram, physical_bits)?;
-    aligned::from_ranges(&regions(ram)).map_err(|reason| Error::Host {
+    from_ranges(&regions(ram)).map_err(|reason| Error::Host {
         asked: ram,
         available: available(),
         reason,
     })
+}
+
+/// Maps anonymous memory at the given ranges, each of which starts on a huge page of host and guest: KVM maps 2 MiB at
+/// once only where guest-physical and host address agree in their lower 21 bits (else it takes 512 faults for the same),
+/// and the kernel places a mapping at any page.
+fn from_ranges(ranges: &[(GuestAddress, usize)]) -> Result<GuestMemoryMmap, FromRangesError> {
+    let mut regions = Vec::with_capacity(ranges.len());
+    for (start, size) in ranges {
+        let memory = map_aligned(*size)?;
+        advise(&memory, 0..small(*start), Pages::Small);
+        let region = GuestRegionMmap::new(memory, *start);
+        regions.push(region.ok_or(GuestRegionCollectionError::NoMemoryRegion)?);
+    }
+    Ok(GuestMemoryMmap::from_regions(regions)?)
+}
+
+/// Has the host serve `memory` with huge pages from now on, where it asks who wants them (`madvise` in
+/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already keeps its small pages until khugepaged,
+/// the host's thread that looks for pages to merge, comes by; the first 2 MiB keep them for good.
+pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
+    for region in memory.iter() {
+        let from = small(region.start_addr());
+        advise(region, from..region.size(), Pages::Huge);
+    }
+}
+
+/// How much of a region is to have small pages on any host. Of the first 2 MiB a guest uses little, tables that are
+/// written before it starts: they are not worth that the host clears a huge page for them.
+fn small(start: GuestAddress) -> usize {
+    match start {
+        GuestAddress(0) => HUGE_PAGE,
+        _ => 0,
+    }
+}
+
+/// How many places are tried: more than a process has gaps in which guest memory fits.
+const TRIES: usize = 8;
+
+/// Maps `size` bytes, on a huge page unless other mappings are made or ended meanwhile.
+///
+/// Linux places mappings from the top of a gap down. What came to lie elsewhere is kept until this function ends, and
+/// a filler below it, so that the next try starts on a huge page in the same gap; where that is too small for it, the
+/// next try has the next gap.
+fn map_aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
+    let flags = MAP_ANONYMOUS | MAP_PRIVATE | MAP_NORESERVE;
+    let mut kept = Vec::with_capacity(2 * TRIES);
+    for _ in 0..TRIES {
+        let region = MmapRegion::new(size)?;
+        let start = region.as_ptr() as usize;
+        if start.is_multiple_of(HUGE_PAGE) {
+            return Ok(region);
+        }
+        kept.push(region);
+        // As large as the memory, so that no small gap takes it.
+        let filler = size.next_multiple_of(HUGE_PAGE) + start.wrapping_sub(size) % HUGE_PAGE;
+        // A limit on address space is no reason to fail: the guest then has small pages.
+        let Ok(filler) = MmapRegion::build(None, filler, PROT_NONE, flags) else {
+            break;
+        };
+        kept.push(filler);
+    }
+    drop(kept);
+    MmapRegion::new(size)
 }
 
 /// Whether a machine may have `ram` bytes on a processor with `bits()` bits of physical address.
@@ -178,74 +243,10 @@ fn available() -> Option<u64> {
         .map(|kib| kib.saturating_mul(KIB) / MIB * MIB)
 }
 
-/// What a range of the guest's memory map is. The numbers are those of E820 and of PVH.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum MapKind {
-    /// RAM.
-    Ram = 1,
-    /// Not for the operating system.
-    Reserved = 2,
-    /// RAM that holds ACPI tables.
-    Acpi = 3,
-}
-
-/// One range of the guest's memory map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapEntry {
-    /// The guest-physical address where it starts.
-    pub start: u64,
-    /// Bytes.
-    pub size: u64,
-    /// What it is.
-    pub kind: MapKind,
-}
-
-/// The memory map that the guest is told, by whichever boot protocol; sorted, without overlaps.
-///
-/// Device windows in the hole are not in it: a driver claims them, and what is reserved can't be claimed.
-pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
-    let entry = |start, end: u64, kind| MapEntry {
-        start,
-        size: end.saturating_sub(start),
-        kind,
-    };
-    let mut map = vec![
-        entry(0, LOW_RAM_END, MapKind::Ram),
-        entry(LOW_RAM_END, 640 * KIB, MapKind::Reserved),
-        entry(ACPI_TABLES, ACPI_TABLES + ACPI_TABLES_SIZE, MapKind::Acpi),
-    ];
-    for region in mem.iter() {
-        let start = region.start_addr().raw_value().max(HIGH_RAM);
-        map.push(entry(
-            start,
-            region.last_addr().raw_value() + 1,
-            MapKind::Ram,
-        ));
-        if region.start_addr().raw_value() == 0 {
-            map.push(entry(
-                KVM_IDENTITY_MAP,
-                KVM_TSS + 3 * PAGE_SIZE,
-                MapKind::Reserved,
-            ));
-        }
-    }
-    map.retain(|entry| entry.size > 0);
-    map
-}
-
-/// Where RAM that starts at address 0 ends.
-pub fn low_ram_end<M: GuestMemoryBackend>(mem: &M) -> u64 {
-    mem.find_region(GuestAddress(0))
-        .map_or(0, |region| region.len())
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::layout::MIN_RAM;
+    use crate::layout::{MIN_RAM, PAGE_SIZE};
 
     #[test]
     fn ram_leaves_the_hole_free() {
@@ -297,20 +298,5 @@ mod tests {
     #[test]
     fn this_host_addresses_at_least_the_least() {
         assert!((LEAST_PHYSICAL_BITS..=57).contains(&physical_bits()));
-    }
-
-    proptest! {
-        #[test]
-        fn map_is_sorted_apart_and_holds_all_ram(pages in (MIN_RAM / PAGE_SIZE)..(9 * GIB / PAGE_SIZE)) {
-            let ram = pages * PAGE_SIZE;
-            let map = memory_map(&allocate(ram).unwrap());
-            for pair in map.windows(2) {
-                prop_assert!(pair[0].start + pair[0].size <= pair[1].start);
-            }
-            let usable: u64 = map.iter().filter(|e| e.kind == MapKind::Ram).map(|e| e.size).sum();
-            // All but what lies between conventional memory's end and 1 MiB.
-            prop_assert_eq!(usable, ram - (HIGH_RAM - LOW_RAM_END));
-            prop_assert!(map.iter().all(|e| e.kind != MapKind::Ram || e.start >= HOLE_END || e.start + e.size <= HOLE_START));
-        }
     }
 }

@@ -1,0 +1,96 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The memory map that the guest is told.
+
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::layout::{
+    ACPI_TABLES, ACPI_TABLES_SIZE, HIGH_RAM, KIB, KVM_IDENTITY_MAP, KVM_TSS, LOW_RAM_END, PAGE_SIZE,
+};
+
+/// What a range of the guest's memory map is. The numbers are those of E820 and of PVH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// RAM.
+    Ram = 1,
+    /// Not for the operating system.
+    Reserved = 2,
+    /// RAM that holds ACPI tables.
+    Acpi = 3,
+}
+
+/// One range of the guest's memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntry {
+    /// The guest-physical address where it starts.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: MapKind,
+}
+
+/// The memory map that the guest is told, by whichever boot protocol; sorted, without overlaps.
+///
+/// Device windows in the hole are not in it: a driver claims them, and what is reserved can't be claimed.
+pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
+    let entry = |start, end: u64, kind| MapEntry {
+        start,
+        size: end.saturating_sub(start),
+        kind,
+    };
+    let mut map = vec![
+        entry(0, LOW_RAM_END, MapKind::Ram),
+        entry(LOW_RAM_END, 640 * KIB, MapKind::Reserved),
+        entry(ACPI_TABLES, ACPI_TABLES + ACPI_TABLES_SIZE, MapKind::Acpi),
+    ];
+    for region in mem.iter() {
+        let start = region.start_addr().raw_value().max(HIGH_RAM);
+        map.push(entry(
+            start,
+            region.last_addr().raw_value() + 1,
+            MapKind::Ram,
+        ));
+        if region.start_addr().raw_value() == 0 {
+            map.push(entry(
+                KVM_IDENTITY_MAP,
+                KVM_TSS + 3 * PAGE_SIZE,
+                MapKind::Reserved,
+            ));
+        }
+    }
+    map.retain(|entry| entry.size > 0);
+    map
+}
+
+/// Where RAM that starts at address 0 ends.
+pub fn low_ram_end<M: GuestMemoryBackend>(mem: &M) -> u64 {
+    mem.find_region(GuestAddress(0))
+        .map_or(0, |region| region.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::layout::{GIB, HOLE_END, HOLE_START, MIN_RAM};
+    use crate::memory::allocate;
+
+    proptest! {
+        #[test]
+        fn map_is_sorted_apart_and_holds_all_ram(pages in (MIN_RAM / PAGE_SIZE)..(9 * GIB / PAGE_SIZE)) {
+            let ram = pages * PAGE_SIZE;
+            let map = memory_map(&allocate(ram).unwrap());
+            for pair in map.windows(2) {
+                prop_assert!(pair[0].start + pair[0].size <= pair[1].start);
+            }
+            let usable: u64 = map.iter().filter(|e| e.kind == MapKind::Ram).map(|e| e.size).sum();
+            // All but what lies between conventional memory's end and 1 MiB.
+            prop_assert_eq!(usable, ram - (HIGH_RAM - LOW_RAM_END));
+            prop_assert!(map.iter().all(|e| e.kind != MapKind::Ram || e.start >= HOLE_END || e.start + e.size <= HOLE_START));
+        }
+    }
+}
