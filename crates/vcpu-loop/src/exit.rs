@@ -120,7 +120,7 @@ pub enum Exit<'a> {
     Other(OtherExit<'a>),
     /// A kick or a signal took the vCPU out of the guest. Nothing is pending.
     Interrupted,
-    /// The vCPU can't go on.
+    /// The vCPU can't continue.
     Fatal(&'a FatalExit),
 }
 

@@ -87,7 +87,7 @@ impl fmt::Display for Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Incident {
-    /// It stopped by itself, and can go on.
+    /// It stopped by itself, and can continue.
     SelfPause,
     /// The guest ended it, or a restore failed after its first change.
     End,

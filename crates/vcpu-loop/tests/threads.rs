@@ -290,7 +290,7 @@ fn a_vcpu_that_can_not_be_spawned_comes_back() {
 }
 
 #[test]
-fn a_signal_with_a_handler_of_somebody_elses_is_not_taken() {
+fn a_signal_with_another_handler_is_not_taken() {
     extern "C" fn foreign(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     let signal = KickSignal::real_time(7).unwrap();
     register_signal_handler(signal.number(), foreign).unwrap();

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Feeds a guest that sends everything back, by each way that a console has, and checks each byte that returns.
+//! Feeds a guest that sends everything back, through each kind of console, and checks each byte that returns.
 //!
-//! The guest says GO on a line of its own once its terminal is raw; from then on all bytes count, in and out at the same
-//! time. No clock is looked at: whoever runs this ends what hangs.
+//! The guest prints a line GO once its terminal is raw. From then on all bytes count, in and out at the same time.
+//! There is no time limit here: the caller kills a run that hangs.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,14 +20,14 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::Error;
 
-/// What the guest says when it is ready.
+/// The guest prints this when it is ready.
 const GO: &[u8] = b"\nGO\n";
-/// What mini-vmm says of its pseudo-terminal.
+/// mini-vmm's message with the name of its pseudo-terminal.
 const PTY: &str = "the serial console is on ";
-/// Ctrl-A, which a terminal takes twice for once.
+/// Ctrl-A, which must be typed twice on a terminal.
 const ESCAPE: u8 = 1;
 
-/// Runs `echo WAY BYTES PROGRAM [ARGUMENT...]`; the program's exit code.
+/// Runs `echo WAY BYTES PROGRAM [ARGUMENT...]`; returns the program's exit code.
 pub fn main(words: &[&str]) -> Result<i32, Error> {
     let [way, bytes, program, arguments @ ..] = words else {
         return Err("say echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]".into());
@@ -36,7 +36,7 @@ pub fn main(words: &[&str]) -> Result<i32, Error> {
     let mut command = Command::new(program);
     command.args(arguments);
     let (mut child, mut to, mut from) = start(way, &mut command)?;
-    // What is left of it has the other ends of the pipes or of the terminal.
+    // The command still owns the other ends of the pipes or of the terminal.
     drop(command);
     let typed = match *way {
         "terminal" => escaped(&data),
@@ -44,14 +44,14 @@ pub fn main(words: &[&str]) -> Result<i32, Error> {
     };
     let (go, wait) = mpsc::channel::<()>();
     let sender = thread::spawn(move || {
-        // Without GO nothing is sent, and the pipe stays open until the guest has ended.
+        // Without GO, nothing is sent. The pipe stays open until the guest has ended.
         if wait.recv().is_ok() {
             let _ = to.write_all(&typed);
         }
         let _ = wait.recv();
     });
     let result = check(&mut from, &data, &|| {
-        // Whoever waits for it ends last.
+        // An error means that the sender has ended.
         let _ = go.send(());
     });
     if result.is_err() {
@@ -60,13 +60,13 @@ pub fn main(words: &[&str]) -> Result<i32, Error> {
     drop(go);
     let status = child.wait()?;
     result?;
-    // It has ended: its guest took everything.
+    // The sender has ended, because the guest took everything.
     let _ = sender.join();
     println!("ECHOED {}", data.len());
     Ok(status.code().unwrap_or(128))
 }
 
-/// Bytes of every value.
+/// Pseudo-random bytes, with all values.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 1u32;
     let mut next = || {
@@ -81,7 +81,7 @@ fn escaped(data: &[u8]) -> Vec<u8> {
     data.iter().flat_map(twice).collect()
 }
 
-/// Starts the program with its console where `way` says; what the guest reads from, and what it writes to.
+/// Starts the program with the console that `way` names. Returns the program, and the ends to write to and to read from.
 fn start(way: &str, command: &mut Command) -> Result<(Child, File, File), Error> {
     match way {
         "pipe" => {
@@ -181,7 +181,7 @@ fn print_text(text: &[u8]) {
     println!("{}", String::from_utf8_lossy(text));
 }
 
-/// What there is to read next; `None` at the end, which is an error where the other side of a terminal is gone.
+/// The next bytes to read; `None` at the end. For a terminal, the end shows as an error.
 fn read_some(from: &mut File) -> Result<Option<Vec<u8>>, Error> {
     let mut buffer = vec![0; 4096];
     match from.read(&mut buffer) {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The floor: no VMM can do with less.
+//! The floor: no VMM can do less.
 
 use kvm_bindings::{
     KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN,
@@ -97,7 +97,7 @@ fn protected_mode(vcpu: &VcpuFd) -> Result<(), Error> {
     Ok(())
 }
 
-/// The bare loop that the exits of a VMM are compared with.
+/// The bare loop with which the exits of a VMM are compared.
 fn serve(vcpu: &mut VcpuFd) -> Result<(), Error> {
     loop {
         match vcpu.run() {

@@ -1,27 +1,27 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guests of a few instructions, for every VMM the same but for how they end. The probe and xtask share this file.
+//! Guests of a few instructions, the same for every VMM except for how they end. The probe and xtask share this file.
 //!
 //! Encodings are those of the Intel SDM, volume 2.
 
-/// Where the code is, and starts.
+/// The address and entry point of the code.
 pub const ENTRY: u32 = 0x10_0000;
 /// COM1's data register.
 const SERIAL: u16 = 0x3f8;
-/// The guest's first sign of life there, which no VMM that is measured prints before.
+/// The guest's first output there, which no measured VMM prints itself.
 pub const SIGN: u8 = b'!';
-/// COM1's scratch register, which no driver and no interrupt hangs on.
+/// COM1's scratch register, which has no effect.
 pub const SCRATCH: u16 = 0x3ff;
 /// An address in the hole below 4 GiB that has no device.
 const NO_DEVICE: u32 = 0xdff0_0000;
-/// The MSR of the 2007 hypercall API, which KVM does not have: user space gets it where it asked for it.
+/// The MSR of the 2007 hypercall API, which KVM does not have. User space gets its accesses if it asked for them.
 pub const MSR: u32 = 0x8765_5678;
 /// The port of mini-vmm's hypercalls.
 pub const CALL_PORT: u16 = 0xf5;
 /// mini-vmm's hypercall that does nothing.
 const CALL_NOTHING: u32 = 0x4d56_0000;
-/// The page that is registered, and the function that is called, below which there is a stack.
+/// The registered page, and the called function, with the stack below it.
 const PAGE: u32 = 0x20_0000;
 const FUNCTION: u32 = 0x20_2000;
 /// ACPI's sleep control register of mini-vmm and Cloud Hypervisor, and the value for soft-off.
@@ -34,7 +34,7 @@ pub const KEYBOARD_RESET: (u16, u8) = (0x64, 0xfe);
 pub enum End {
     /// By ACPI soft-off.
     Acpi,
-    /// By a reset through the keyboard controller, where that ends the VMM.
+    /// By a reset through the keyboard controller, for VMMs that this ends.
     Keyboard,
 }
 
@@ -47,13 +47,13 @@ pub enum Work {
     Say,
     /// Prints a byte and halts for good, without interrupts.
     Idle,
-    /// Writes so often to a register of the serial port.
+    /// Writes this often to a register of the serial port.
     Port(u32),
-    /// Writes so often where nothing is.
+    /// Writes this often to an address without a device.
     Mmio(u32),
-    /// Registers for hypercalls so often, by writing an MSR.
+    /// Registers for hypercalls this often, by writing an MSR.
     Msr(u32),
-    /// Registers once, then makes so many hypercalls that do nothing.
+    /// Registers once, then makes this many hypercalls that do nothing.
     Hypercall(u32),
     /// Prints a byte and resets the machine.
     Reset,
@@ -108,7 +108,7 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
     code
 }
 
-/// Fills in what is registered (version, size, function) and a function that calls by port, and gets ready for WRMSR.
+/// Writes the page (version, size, function) and a function that calls by port, and loads the registers for WRMSR.
 fn prepare(code: &mut Vec<u8>) {
     let stub = u32::from_le_bytes([0xe6, CALL_PORT as u8, 0xc3, 0xcc]); // out port, al; ret; int3
     for (at, value) in [

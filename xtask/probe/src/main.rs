@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The part of `cargo xtask bench` and of `cargo xtask test` that runs where the machines run, also inside a bed: small,
-//! static, alone.
+//! The part of `cargo xtask bench` and `cargo xtask test` that runs next to the machines, also inside a bed: small,
+//! static, without other files.
 //!
 //! ```text
 //! bench-probe run PROGRAM [ARGUMENT...]
@@ -13,7 +13,7 @@
 //! bench-probe floor MIB CPUS [nothing|port|mmio|msr|hypercall COUNT]
 //!     The fewest KVM calls that run a guest with interrupt controllers to its end.
 //! bench-probe echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]
-//!     Runs mini-vmm with a guest that sends back what it is sent, and checks that. Its exit code is mini-vmm's.
+//!     Runs mini-vmm with a guest that sends back its input, and checks that. Its exit code is mini-vmm's.
 //! ```
 
 mod echo;
@@ -58,7 +58,7 @@ fn run(program: &str, arguments: &[&str], lines: bool) -> Result<(), Error> {
     let started = Instant::now();
     let mut child = command.spawn()?;
     let mut first = 0;
-    // Printed when the clock has stopped.
+    // Printed after the measurement.
     let mut seen = String::new();
     if let Some(mut output) = child.stdout.take() {
         let (mut line, mut buffer) = (Vec::new(), [0; 4096]);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The calls that Rust has no safe form of, and the probe's only `unsafe`.
+//! Calls that have no safe form in Rust: the probe's only `unsafe`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -15,7 +15,7 @@ use kvm_ioctls::VmFd;
 pub struct End {
     pub user: u64,
     pub system: u64,
-    /// Its exit code, 128 and the signal that killed it.
+    /// Its exit code, or 128 plus the signal that killed it.
     pub code: i32,
 }
 
@@ -24,8 +24,8 @@ pub fn wait(child: Child) -> io::Result<End> {
     let (mut status, pid) = (0, child.id() as libc::pid_t);
     // SAFETY: a structure of integers, for which all zeros are a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live values of the types that the call fills in. The child is ours, and nobody
-    // waited for it: `child` is consumed.
+    // SAFETY: both pointers are to live values of the types that the call fills in. The child is ours, and was not
+    // waited for, because `child` is consumed.
     while unsafe { libc::wait4(pid, &mut status, 0, &mut usage) } < 0 {
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
@@ -45,8 +45,8 @@ pub fn wait(child: Child) -> io::Result<End> {
     })
 }
 
-/// Gives `vm` so many bytes of new memory in `slot` at a guest-physical address, with `code` at its offset
-/// `at`. The memory stays mapped until the process ends.
+/// Gives `vm` new memory of this many bytes in `slot` at a guest-physical address, with `code` at offset `at`. The
+/// memory stays mapped until the process ends.
 pub fn give_memory(
     vm: &VmFd,
     slot: u32,
@@ -55,7 +55,7 @@ pub fn give_memory(
     code: Option<(usize, &[u8])>,
 ) -> io::Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new anonymous mapping touches nothing that exists.
+    // SAFETY: a new anonymous mapping affects no existing memory.
     let memory = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -71,7 +71,7 @@ pub fn give_memory(
     }
     if let Some((at, code)) = code {
         assert!(at + code.len() <= size);
-        // SAFETY: the mapping is `size` bytes long, which was checked, and nobody else has its address yet.
+        // SAFETY: the mapping is `size` bytes long, which was checked, and nothing else has its address yet.
         unsafe {
             std::ptr::copy_nonoverlapping(code.as_ptr(), memory.cast::<u8>().add(at), code.len());
         }
