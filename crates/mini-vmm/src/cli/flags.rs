@@ -30,19 +30,19 @@ pub(super) struct MachineFlags {
     /// With --serial off the default has no console to name. cryptomgr.notests leaves out the kernel's tests of its
     /// cryptography, which can take half of its boot time; in FIPS mode they run all the same.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    #[arg(help_heading = "Boot")]
+    #[arg(value_parser = Word("cmdline"), help_heading = "Boot")]
     cmdline: Option<OsString>,
 
     /// Entry point [default: auto]
-    #[arg(long, value_name = "WHICH", help_heading = "Boot")]
+    #[arg(long, value_name = "WHICH", value_parser = Word("boot-protocol"), help_heading = "Boot")]
     boot_protocol: Option<OsString>,
 
     /// Who decompresses a bzImage [default: auto]
-    #[arg(long, value_name = "WHO", help_heading = "Boot")]
+    #[arg(long, value_name = "WHO", help_heading = "Boot", value_parser = Word("decompress"))]
     decompress: Option<OsString>,
 
     /// Number of vCPUs, 1 to 64 [default: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Word("cpus"))]
     #[arg(help_heading = "Machine")]
     cpus: Option<OsString>,
 
@@ -51,37 +51,33 @@ pub(super) struct MachineFlags {
     /// At least 32M, at most 1T, a multiple of the 4K page. Units are binary; a number without a
     /// unit counts bytes.
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    #[arg(help_heading = "Machine")]
+    #[arg(value_parser = Word("memory"), help_heading = "Machine")]
     memory: Option<OsString>,
 
     /// CPU features to show or hide, such as +x,-y
     ///
     /// Names are those of Linux's /proc/cpuinfo. The list applies in order, so the last word on a
     /// feature counts; a feature that the host lacks can't be shown.
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        allow_hyphen_values = true
-    )]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(allow_hyphen_values = true, value_parser = Word("cpu-features"))]
     #[arg(help_heading = "Machine")]
     cpu_features: Option<Vec<OsString>>,
 
     /// Show the guest vmx or svm, for guests of its own [default: off]
     ///
     /// The host's KVM must offer it. It is a large part of KVM that a hostile guest can then reach.
-    #[arg(long, value_name = "on|off", help_heading = "Machine")]
+    #[arg(long, value_name = "on|off", value_parser = Word("nested"), help_heading = "Machine")]
     nested: Option<OsString>,
 
     /// Give the machine a PIT and a PIC, and announce them [default: off]
     ///
     /// Linux needs them with acpi=off, nolapic, no-kvmclock or nopv, and so does memtest86+.
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "on", help_heading = "Machine")]
+    #[arg(value_parser = Word("legacy-timer"), default_missing_value = "on", help_heading = "Machine")]
     legacy_timer: Option<OsString>,
 
     /// Give the machine a real-time clock with an alarm [default: off]
-    #[arg(long, value_name = "on|off", help_heading = "Devices")]
+    #[arg(long, value_name = "on|off", help_heading = "Devices", value_parser = Word("rtc"))]
     rtc: Option<OsString>,
 
     /// COM1: off, stdio, pty, file=PATH or socket=PATH [default: stdio]
@@ -89,7 +85,7 @@ pub(super) struct MachineFlags {
     /// stdio: Ctrl-A x ends the VMM. pty: the name of a new pseudo-terminal is printed.
     /// file: output only, the file is created or emptied. socket: listens there, one client at a
     /// time.
-    #[arg(long, value_name = "WHERE", help_heading = "Devices")]
+    #[arg(long, value_name = "WHERE", value_parser = Word("serial"), help_heading = "Devices")]
     serial: Option<OsString>,
 
     /// Let the guest end the VMM through a port [default port: 0xf4]
@@ -97,20 +93,20 @@ pub(super) struct MachineFlags {
     /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's
     /// isa-debug-exit does.
     #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "0xf4", help_heading = "Devices")]
+    #[arg(value_parser = Word("debug-exit"), default_missing_value = "0xf4", help_heading = "Devices")]
     debug_exit: Option<OsString>,
 
     /// What a guest reset does [default: exit]
-    #[arg(long, value_name = "ACTION", help_heading = "Policy")]
+    #[arg(long, value_name = "ACTION", value_parser = Word("on-reboot"), help_heading = "Policy")]
     on_reboot: Option<OsString>,
 
     /// What a guest's panic report does [default: exit]
-    #[arg(long, value_name = "ACTION", help_heading = "Policy")]
+    #[arg(long, value_name = "ACTION", value_parser = Word("on-panic"), help_heading = "Policy")]
     on_panic: Option<OsString>,
 
     /// End the run after this time: 90, 5m, 1h or off [default: off]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
-    #[arg(help_heading = "Policy")]
+    #[arg(value_parser = Word("timeout"), help_heading = "Policy")]
     timeout: Option<OsString>,
 
     /// How a guest's hypercalls reach their handler [default: auto]
@@ -119,50 +115,43 @@ pub(super) struct MachineFlags {
     /// its memory that make them. Say pio where more than one host runs the guests: what auto takes
     /// depends on the host, and VMM_HC_EXIT and its like exist with pio and forward only. PORT is 0
     /// to 0xff; without one it is 0xf5, or 0xf9 where the debug-exit device has that.
-    #[arg(long, value_name = "ROUTE")]
+    #[arg(long, value_name = "ROUTE", value_parser = Word("hypercall"))]
     #[arg(help_heading = "Hypercalls")]
     hypercall: Option<OsString>,
 
     /// Registers of hypercalls that reach the VMM [default: kvm]
     ///
     /// On the route vendor KVM itself answers, and knows its own registers only. With others, auto is pio.
-    #[arg(long, value_name = "ABI", help_heading = "Hypercalls")]
+    #[arg(long, value_name = "ABI")]
+    #[arg(value_parser = Word("hypercall-abi"), help_heading = "Hypercalls")]
     hypercall_abi: Option<OsString>,
 
     /// Whether a guest can register for hypercalls [default: on]
     ///
     /// Off: MSR 0x87655678 is #GP, as on a machine that never heard of it.
-    #[arg(long, value_name = "on|off", help_heading = "Hypercalls")]
+    #[arg(long, value_name = "on|off", value_parser = Word("para"), help_heading = "Hypercalls")]
     para: Option<OsString>,
 
     /// Which MSRs the guest may use [default: allow]
-    #[arg(long, value_name = "POLICY", help_heading = "Policy")]
+    #[arg(long, value_name = "POLICY", value_parser = Word("msr-policy"), help_heading = "Policy")]
     msr_policy: Option<OsString>,
 
     /// Open no file, socket or VM once the guest runs [default: off]
     ///
     /// What is otherwise found out when a guest needs it is then found out at the start, which takes longer. Each reset
     /// with --on-reboot reset still makes a VM.
-    #[arg(long, value_name = "on|off", help_heading = "Policy")]
+    #[arg(long, value_name = "on|off", value_parser = Word("sealed"), help_heading = "Policy")]
     sealed: Option<OsString>,
-}
-
-/// Has each machine flag of `command` judge its words. What is a path is one whatever it is.
-pub(super) fn with_words(command: Command) -> Command {
-    command.mut_args(|arg| {
-        let key = KEYS.iter().find(|key| Some(**key) == arg.get_long());
-        match key.filter(|_| arg.get_value_hint() != ValueHint::FilePath) {
-            Some(key) => arg.value_parser(WordParser(key)),
-            None => arg,
-        }
-    })
 }
 
 /// The machine flags that were given, and their words. A list has the commas between its words.
 pub(super) fn given(matches: &ArgMatches) -> Vec<(&'static str, OsString)> {
-    let given = KEYS.iter().filter_map(|key| {
-        // clap's name is that of the field.
-        let words: Vec<&OsStr> = matches.get_raw(&key.replace('-', "_"))?.collect();
+    // clap's names are those of the fields.
+    let name = |byte| if byte == b'-' { b'_' } else { byte };
+    let given = matches.ids().filter_map(|id| {
+        let is_it = |key: &&&str| key.bytes().map(name).eq(id.as_str().bytes());
+        let key = KEYS.iter().find(is_it)?;
+        let words: Vec<&OsStr> = matches.get_raw(id.as_str())?.collect();
         Some((*key, words.join(OsStr::new(","))))
     });
     given.collect()
@@ -170,9 +159,9 @@ pub(super) fn given(matches: &ArgMatches) -> Vec<(&'static str, OsString)> {
 
 /// Judges the words of a key, and tells help and shells which there are.
 #[derive(Clone, Copy, Debug)]
-struct WordParser(&'static str);
+struct Word(&'static str);
 
-impl TypedValueParser for WordParser {
+impl TypedValueParser for Word {
     type Value = OsString;
 
     fn parse_ref(

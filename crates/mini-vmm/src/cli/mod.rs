@@ -218,7 +218,7 @@ where
     I::Item: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let parsed = definition()
+    let parsed = Arguments::command()
         .try_get_matches_from(&args)
         .and_then(|mut matches| {
             let flags = flags::given(&matches);
@@ -227,15 +227,10 @@ where
     parsed.map_err(|error| Error(Box::new(hints::add(error, &args))))
 }
 
-/// What clap knows of the command line.
-fn definition() -> clap::Command {
-    flags::with_words(Arguments::command())
-}
-
 /// The completion script of `shell`.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut definition(), "mini-vmm", &mut script);
+    clap_complete::generate(shell, &mut Arguments::command(), "mini-vmm", &mut script);
     script
 }
 

@@ -95,7 +95,7 @@ fn any_arg() -> impl Strategy<Value = OsString> {
 
 #[test]
 fn the_definition_is_consistent() {
-    definition().debug_assert();
+    Arguments::command().debug_assert();
 }
 
 #[test]
