@@ -4,7 +4,8 @@
 //! What ACPI tells a guest of the root, by the `acpi_tables` crate: parts of the DSDT, and the MCFG. Section numbers are
 //! those of the ACPI specification 6.5; "firmware specification" is the PCI Firmware Specification 3.3.
 //!
-//! Linux reads ECAM's address from the MCFG, and believes it if a PNP0C02 device reserves the range. So give it
+//! Linux takes ECAM's address from the MCFG. Linux 6.1 believes it only if a PNP0C02 device reserves the range, where the
+//! machine has no configuration ports; Linux 6.12 is content with a reserved range in the memory map. So give a guest
 //! [`HostBridge`], [`EcamReservation`] and [`mcfg`], and reserve the range in the memory map, too.
 //!
 //! ```

@@ -42,6 +42,9 @@ pub trait PciDevice: Send + Sync {
     /// The guest moved a BAR or switched the BARs on or off. Whoever has told the hypervisor of addresses in them, for
     /// example for ioeventfds, asks [`Function::decoded`] under a lock of its own, and changes what differs. Two vCPUs
     /// may have moved it: the order of these calls is not that of the moves, but the last one finds the last address.
+    ///
+    /// A guest can put two BARs at one address. So a hypervisor that refuses an address because another device has it is
+    /// no failure: accesses that it doesn't take still arrive here.
     fn moved(&self, function: &Function) {
         let _ = function;
     }
