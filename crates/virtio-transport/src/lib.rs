@@ -36,3 +36,7 @@ pub mod worker;
 
 pub use broken::{Broken, IndirectFault};
 pub use device::{AnyDevice, Device};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -26,8 +26,9 @@ const DATA: u8 = 16;
 pub enum Capability {
     /// Its bytes behind ID and next pointer, which never change.
     Fixed(Vec<u8>),
-    /// It is read and written by [`PciTransport::read_window`](super::PciTransport::read_window) and `write_window`; of
-    /// so many bytes, with ID and next pointer.
+    /// So many bytes behind ID and next pointer, which are read and written by
+    /// [`PciTransport::read_window`](super::PciTransport::read_window) and
+    /// [`write_window`](super::PciTransport::write_window).
     Live(u8),
 }
 
@@ -55,7 +56,7 @@ pub(super) fn capabilities(layout: &Layout) -> Vec<Capability> {
         let len = layout.config_len.next_multiple_of(4);
         list.push(Capability::Fixed(body(16, DEVICE_CFG, DEVICE, len)));
     }
-    list.push(Capability::Live(WINDOW));
+    list.push(Capability::Live(WINDOW - 2));
     list
 }
 

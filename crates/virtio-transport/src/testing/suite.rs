@@ -137,7 +137,8 @@ fn works<P: Port, S: Subject>(subject: &S, machine: &mut Machine<P>) {
 ///     }
 /// }
 ///
-/// virtio_transport::device_suite!(echo, super::Echoes);
+/// virtio_transport::device_suite!(echo, Echoes);
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! device_suite {

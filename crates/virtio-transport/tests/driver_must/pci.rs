@@ -120,7 +120,7 @@ pub fn a_capability_is_written() {
     let transport = transport();
     let capabilities = transport.capabilities();
     let (last, fixed) = capabilities.split_last().unwrap();
-    assert_eq!(*last, Capability::Live(20));
+    assert_eq!(*last, Capability::Live(18));
     let bodies = [
         // Length, kind, BAR, ID and padding; then offset and length in the BAR.
         "10010000 0000 00200000 40000000",
