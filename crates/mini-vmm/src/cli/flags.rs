@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, Error, ValueHint};
 
-use crate::config::{self, KEYS, WordError};
+use crate::config::{
+    self, BootProtocol, Decompress, HypercallAbi, HypercallRoute, KEYS, MsrPolicy, OnPanic,
+    OnReboot, WordError,
+};
 
 /// The flags as the help shows them. Each has the name of one of [`KEYS`], by which [`given`] finds its words.
 #[derive(Args, Debug)]
@@ -30,19 +33,19 @@ pub(super) struct MachineFlags {
     /// With --serial off the default has no console to name. cryptomgr.notests leaves out the kernel's tests of its
     /// cryptography, which can take half of its boot time; in FIPS mode they run all the same.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    #[arg(value_parser = Word("cmdline"), help_heading = "Boot")]
+    #[arg(value_parser = Word("cmdline", &[]), help_heading = "Boot")]
     cmdline: Option<OsString>,
 
     /// Entry point [default: auto]
-    #[arg(long, value_name = "WHICH", value_parser = Word("boot-protocol"), help_heading = "Boot")]
+    #[arg(long, value_name = "WHICH", value_parser = Word("boot-protocol", BootProtocol::WORDS), help_heading = "Boot")]
     boot_protocol: Option<OsString>,
 
     /// Who decompresses a bzImage [default: auto]
-    #[arg(long, value_name = "WHO", help_heading = "Boot", value_parser = Word("decompress"))]
+    #[arg(long, value_name = "WHO", help_heading = "Boot", value_parser = Word("decompress", Decompress::WORDS))]
     decompress: Option<OsString>,
 
     /// Number of vCPUs, 1 to 64 [default: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Word("cpus"))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Word("cpus", &[]))]
     #[arg(help_heading = "Machine")]
     cpus: Option<OsString>,
 
@@ -51,7 +54,7 @@ pub(super) struct MachineFlags {
     /// At least 32M, at most 1T, a multiple of the 4K page. Units are binary; a number without a
     /// unit counts bytes.
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    #[arg(value_parser = Word("memory"), help_heading = "Machine")]
+    #[arg(value_parser = Word("memory", &[]), help_heading = "Machine")]
     memory: Option<OsString>,
 
     /// CPU features to show or hide, such as +x,-y
@@ -59,25 +62,25 @@ pub(super) struct MachineFlags {
     /// Names are those of Linux's /proc/cpuinfo. The list applies in order, so the last word on a
     /// feature counts; a feature that the host lacks can't be shown.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    #[arg(allow_hyphen_values = true, value_parser = Word("cpu-features"))]
+    #[arg(allow_hyphen_values = true, value_parser = Word("cpu-features", &[]))]
     #[arg(help_heading = "Machine")]
     cpu_features: Option<Vec<OsString>>,
 
     /// Show the guest vmx or svm, for guests of its own [default: off]
     ///
     /// The host's KVM must offer it. It is a large part of KVM that a hostile guest can then reach.
-    #[arg(long, value_name = "on|off", value_parser = Word("nested"), help_heading = "Machine")]
+    #[arg(long, value_name = "on|off", value_parser = Word("nested", &[]), help_heading = "Machine")]
     nested: Option<OsString>,
 
     /// Give the machine a PIT and a PIC, and announce them [default: off]
     ///
     /// Linux needs them with acpi=off, nolapic, no-kvmclock or nopv, and so does memtest86+.
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
-    #[arg(value_parser = Word("legacy-timer"), default_missing_value = "on", help_heading = "Machine")]
+    #[arg(value_parser = Word("legacy-timer", &[]), default_missing_value = "on", help_heading = "Machine")]
     legacy_timer: Option<OsString>,
 
     /// Give the machine a real-time clock with an alarm [default: off]
-    #[arg(long, value_name = "on|off", help_heading = "Devices", value_parser = Word("rtc"))]
+    #[arg(long, value_name = "on|off", help_heading = "Devices", value_parser = Word("rtc", &[]))]
     rtc: Option<OsString>,
 
     /// COM1: off, stdio, pty, file=PATH or socket=PATH [default: stdio]
@@ -85,7 +88,7 @@ pub(super) struct MachineFlags {
     /// stdio: Ctrl-A x ends the VMM. pty: the name of a new pseudo-terminal is printed.
     /// file: output only, the file is created or emptied. socket: listens there, one client at a
     /// time.
-    #[arg(long, value_name = "WHERE", value_parser = Word("serial"), help_heading = "Devices")]
+    #[arg(long, value_name = "WHERE", value_parser = Word("serial", &[]), help_heading = "Devices")]
     serial: Option<OsString>,
 
     /// Let the guest end the VMM through a port [default port: 0xf4]
@@ -93,20 +96,20 @@ pub(super) struct MachineFlags {
     /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's
     /// isa-debug-exit does.
     #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
-    #[arg(value_parser = Word("debug-exit"), default_missing_value = "0xf4", help_heading = "Devices")]
+    #[arg(value_parser = Word("debug-exit", &[]), default_missing_value = "0xf4", help_heading = "Devices")]
     debug_exit: Option<OsString>,
 
     /// What a guest reset does [default: exit]
-    #[arg(long, value_name = "ACTION", value_parser = Word("on-reboot"), help_heading = "Policy")]
+    #[arg(long, value_name = "ACTION", value_parser = Word("on-reboot", OnReboot::WORDS), help_heading = "Policy")]
     on_reboot: Option<OsString>,
 
     /// What a guest's panic report does [default: exit]
-    #[arg(long, value_name = "ACTION", value_parser = Word("on-panic"), help_heading = "Policy")]
+    #[arg(long, value_name = "ACTION", value_parser = Word("on-panic", OnPanic::WORDS), help_heading = "Policy")]
     on_panic: Option<OsString>,
 
     /// End the run after this time: 90, 5m, 1h or off [default: off]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
-    #[arg(value_parser = Word("timeout"), help_heading = "Policy")]
+    #[arg(value_parser = Word("timeout", &[]), help_heading = "Policy")]
     timeout: Option<OsString>,
 
     /// How a guest's hypercalls reach their handler [default: auto]
@@ -115,7 +118,7 @@ pub(super) struct MachineFlags {
     /// its memory that make them. Say pio where more than one host runs the guests: what auto takes
     /// depends on the host, and VMM_HC_EXIT and its like exist with pio and forward only. PORT is 0
     /// to 0xff; without one it is 0xf5, or 0xf9 where the debug-exit device has that.
-    #[arg(long, value_name = "ROUTE", value_parser = Word("hypercall"))]
+    #[arg(long, value_name = "ROUTE", value_parser = Word("hypercall", HypercallRoute::WORDS))]
     #[arg(help_heading = "Hypercalls")]
     hypercall: Option<OsString>,
 
@@ -123,24 +126,24 @@ pub(super) struct MachineFlags {
     ///
     /// On the route vendor KVM itself answers, and knows its own registers only. With others, auto is pio.
     #[arg(long, value_name = "ABI")]
-    #[arg(value_parser = Word("hypercall-abi"), help_heading = "Hypercalls")]
+    #[arg(value_parser = Word("hypercall-abi", HypercallAbi::WORDS), help_heading = "Hypercalls")]
     hypercall_abi: Option<OsString>,
 
     /// Whether a guest can register for hypercalls [default: on]
     ///
     /// Off: MSR 0x87655678 is #GP, as on a machine that never heard of it.
-    #[arg(long, value_name = "on|off", value_parser = Word("para"), help_heading = "Hypercalls")]
+    #[arg(long, value_name = "on|off", value_parser = Word("para", &[]), help_heading = "Hypercalls")]
     para: Option<OsString>,
 
     /// Which MSRs the guest may use [default: allow]
-    #[arg(long, value_name = "POLICY", value_parser = Word("msr-policy"), help_heading = "Policy")]
+    #[arg(long, value_name = "POLICY", value_parser = Word("msr-policy", MsrPolicy::WORDS), help_heading = "Policy")]
     msr_policy: Option<OsString>,
 
     /// Open no file, socket or VM once the guest runs [default: off]
     ///
     /// What is otherwise found out when a guest needs it is then found out at the start, which takes longer. Each reset
     /// with --on-reboot reset still makes a VM.
-    #[arg(long, value_name = "on|off", value_parser = Word("sealed"), help_heading = "Policy")]
+    #[arg(long, value_name = "on|off", value_parser = Word("sealed", &[]), help_heading = "Policy")]
     sealed: Option<OsString>,
 }
 
@@ -157,9 +160,9 @@ pub(super) fn given(matches: &ArgMatches) -> Vec<(&'static str, OsString)> {
     given.collect()
 }
 
-/// Judges the words of a key, and tells help and shells which there are.
+/// Judges the words of a key. Those that can be listed, each with its meaning, are for help and shells.
 #[derive(Clone, Copy, Debug)]
-struct Word(&'static str);
+struct Word(&'static str, &'static [(&'static str, &'static str)]);
 
 impl TypedValueParser for Word {
     type Value = OsString;
@@ -173,8 +176,7 @@ impl TypedValueParser for Word {
         let judged = match config::check_word(self.0, word) {
             // clap lists them.
             Err(WordError::Choice) => {
-                let choices = config::known_words(self.0);
-                let parser = PossibleValuesParser::new(choices.iter().map(|(word, _)| *word));
+                let parser = PossibleValuesParser::new(self.1.iter().map(|(word, _)| *word));
                 let word = word.to_string_lossy();
                 let listed = parser.parse_ref(command, arg, OsStr::new(&*word));
                 return listed.map(OsString::from);
@@ -186,8 +188,10 @@ impl TypedValueParser for Word {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let known = config::known_words(self.0).into_iter();
-        let values = known.map(|(word, meaning)| PossibleValue::new(word).help(meaning));
-        (values.len() > 0).then(|| Box::new(values) as Box<dyn Iterator<Item = PossibleValue>>)
+        // A help has no period at its end.
+        let help = |meaning: &'static str| meaning.trim().trim_end_matches('.');
+        let known = self.1.iter();
+        let values = known.map(move |(word, meaning)| PossibleValue::new(word).help(help(meaning)));
+        (!self.1.is_empty()).then(|| Box::new(values) as Box<dyn Iterator<Item = PossibleValue>>)
     }
 }

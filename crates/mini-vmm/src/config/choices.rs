@@ -9,8 +9,8 @@ use super::words::{Word, WordError};
 
 /// A value that is one of a few words.
 pub(crate) trait Choice: Copy + 'static {
-    /// Each value with its word and what that means.
-    const CHOICES: &'static [(Self, &'static str, &'static str)];
+    /// Each value with its word.
+    const CHOICES: &'static [(Self, &'static str)];
 }
 
 /// Makes enumerations of words. The first word is the default; what documents a value is also its help.
@@ -26,8 +26,13 @@ macro_rules! choices {
         }
 
         impl $crate::config::choices::Choice for $name {
-            const CHOICES: &'static [(Self, &'static str, &'static str)] =
-                &[$(($name::$value, $word, concat!($($help),+)),)+];
+            const CHOICES: &'static [(Self, &'static str)] = &[$(($name::$value, $word),)+];
+        }
+
+        impl $name {
+            /// The words, each with its meaning.
+            pub(crate) const WORDS: &'static [(&'static str, &'static str)] =
+                &[$(($word, concat!($($help),+)),)+];
         }
 
         impl Default for $name {
@@ -43,7 +48,7 @@ impl<T: Choice> Word for T {
     const EXPECTED: &'static str = "";
 
     fn expecting(f: &mut Formatter<'_>) -> fmt::Result {
-        for (at, (_, word, _)) in T::CHOICES.iter().enumerate() {
+        for (at, (_, word)) in T::CHOICES.iter().enumerate() {
             let before = match T::CHOICES.len() - at {
                 _ if at == 0 => "",
                 1 => " or ",
@@ -55,15 +60,7 @@ impl<T: Choice> Word for T {
     }
 
     fn from_word(word: &str) -> Result<Self, WordError> {
-        let choice = T::CHOICES.iter().find(|(_, known, _)| *known == word);
-        choice.map(|(value, ..)| *value).ok_or(WordError::Choice)
-    }
-
-    fn known() -> Vec<(&'static str, &'static str)> {
-        // A help has no period at its end.
-        let known = T::CHOICES
-            .iter()
-            .map(|(_, word, help)| (*word, help.trim().trim_end_matches('.')));
-        known.collect()
+        let choice = T::CHOICES.iter().find(|(_, known)| *known == word);
+        choice.map(|(value, _)| *value).ok_or(WordError::Choice)
     }
 }

@@ -3,7 +3,6 @@
 
 //! A machine that is described bit by bit: by a config file, then by flags.
 
-use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fmt::{self, Formatter};
 use std::marker::PhantomData;
@@ -128,13 +127,6 @@ pub(crate) fn check_word(key: &str, word: &OsStr) -> Result<(), WordError> {
     Draft::default().say_by(key, Flag(word)).unwrap_or(Ok(()))
 }
 
-/// Words for `key` that help and shell completion show, each with its meaning.
-pub(crate) fn known_words(key: &str) -> Vec<(&'static str, &'static str)> {
-    let mut known = Vec::new();
-    Draft::default().say_by(key, List(&mut known));
-    known
-}
-
 /// The word of a flag.
 struct Flag<'a>(&'a OsStr);
 
@@ -143,18 +135,6 @@ impl Source for Flag<'_> {
 
     fn read<T: Word>(self, place: &mut T) -> Result<(), WordError> {
         *place = T::from_os_word(self.0)?;
-        Ok(())
-    }
-}
-
-/// No value, but a question for words.
-struct List<'a>(&'a mut Vec<(&'static str, &'static str)>);
-
-impl Source for List<'_> {
-    type Error = Infallible;
-
-    fn read<T: Word>(self, _place: &mut T) -> Result<(), Infallible> {
-        *self.0 = T::known();
         Ok(())
     }
 }

@@ -38,6 +38,20 @@ impl HypercallRoute {
         Ok(port) => port,
         Err(_) => panic!("port 0xf9 belongs to a device of the machine"),
     };
+
+    /// The words, each with its meaning.
+    pub(crate) const WORDS: &'static [(&'static str, &'static str)] = &[
+        (
+            "auto",
+            "vendor where this KVM completes it and the ABI is kvm, else pio",
+        ),
+        ("vendor", "VMCALL or VMMCALL, which KVM itself answers"),
+        (
+            "forward",
+            "VMCALL or VMMCALL, every one of which KVM forwards to the VMM",
+        ),
+        ("pio", "a port, pio=PORT to choose it; the VMM answers"),
+    ];
 }
 
 impl FromStr for HypercallRoute {
@@ -84,21 +98,6 @@ impl Word for HypercallRoute {
 
     fn from_word(word: &str) -> Result<Self, WordError> {
         word.parse()
-    }
-
-    fn known() -> Vec<(&'static str, &'static str)> {
-        vec![
-            (
-                "auto",
-                "vendor where this KVM completes it and the ABI is kvm, else pio",
-            ),
-            ("vendor", "VMCALL or VMMCALL, which KVM itself answers"),
-            (
-                "forward",
-                "VMCALL or VMMCALL, every one of which KVM forwards to the VMM",
-            ),
-            ("pio", "a port, pio=PORT to choose it; the VMM answers"),
-        ]
     }
 }
 

@@ -20,8 +20,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::choices::choices;
+pub(crate) use self::draft::check_word;
 pub use self::draft::{Draft, KEYS};
-pub(crate) use self::draft::{check_word, known_words};
 pub use self::error::{CmdlineError, Error, MemoryError};
 pub use self::features::CpuFeature;
 pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};

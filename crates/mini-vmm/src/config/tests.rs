@@ -16,7 +16,7 @@ fn spec() -> VmSpec {
 }
 
 fn choice<T: Choice + std::fmt::Debug>() -> impl Strategy<Value = T> {
-    proptest::sample::select(T::CHOICES).prop_map(|(value, ..)| value)
+    proptest::sample::select(T::CHOICES).prop_map(|(value, _)| value)
 }
 
 /// Valid machines of every kind, with paths and texts that JSON must escape.

@@ -114,11 +114,6 @@ pub(crate) trait Word: Sized {
     fn expecting(f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(Self::EXPECTED)
     }
-
-    /// Words that help and shell completion show, each with its meaning.
-    fn known() -> Vec<(&'static str, &'static str)> {
-        Vec::new()
-    }
 }
 
 /// What serde reads a [`Word`] as.
