@@ -222,10 +222,13 @@ impl<M: GuestAddressSpace> Worker<M> {
     }
 
     /// Lets the device go on. Each queue is looked at once and its driver interrupted once, since notifications may
-    /// have been lost with a saved machine.
+    /// have been lost with a saved machine; and the configuration is published, which may have changed since.
     pub fn resume(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {
-        self.paused = false;
+        if !std::mem::take(&mut self.paused) {
+            return;
+        }
         let Phase::Paused(activation) = &mut self.phase else {
+            self.publish(answers);
             return;
         };
         let activation = activation.clone();

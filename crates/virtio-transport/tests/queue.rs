@@ -121,6 +121,25 @@ fn positions_wrap() {
 }
 
 #[test]
+fn one_allocation_serves_all_requests() {
+    let (memory, mut ring, mut queue) = queue(RING_FEATURES);
+    let mut chain = Chain::new();
+    let mut place = None;
+    for i in 0..100 {
+        let request = buffers(&[1, 2], &[3]);
+        let head = match i % 2 {
+            0 => ring.send(&request),
+            _ => ring.send_indirect(TABLE, &request),
+        };
+        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+        let here = chain.readable().as_ptr();
+        assert_eq!(*place.get_or_insert(here), here);
+        queue.push(&*memory, head, 0).unwrap();
+        assert!(ring.take().is_some());
+    }
+}
+
+#[test]
 fn a_full_ring_is_taken_in_any_order() {
     let (memory, mut ring, mut queue) = queue(0);
     let heads: Vec<_> = (0..8).map(|_| ring.send(&buffers(&[], &[1]))).collect();
