@@ -3,9 +3,9 @@
 
 //! A PCI root for virtual machines: the guest's side of configuration space, BARs and MSI-X, for any VMM.
 //!
-//! A VMM builds functions, puts them behind a root, and gives the root three address ranges of its bus. The root finds
-//! the function that an access is for, also after the guest has moved it. The crate has no thread, knows no hypervisor
-//! and prints nothing. Interrupts leave it as messages.
+//! A VMM builds functions, adds them to a root, and gives the root three address ranges of its bus. The root finds the
+//! function of each access, also after the guest has moved its BARs. Interrupts are messages to a trait of the VMM's. The
+//! crate starts no threads, depends on no hypervisor and prints nothing.
 //!
 //! | module or type | is |
 //! |---|---|
@@ -83,9 +83,9 @@
 //!
 //! # Locks
 //!
-//! Each function has a small lock for register arithmetic, each MSI-X table one that is held while a message is delivered,
-//! and the root one for its table of BARs. A thread that has the root's lock takes functions' locks; no other two are held
-//! at once. A device is called with none of them, a sink with its table's.
+//! Each function has a lock for register arithmetic. Each MSI-X table has one, which is held while a message is delivered.
+//! The root has one for its table of BARs. A thread that holds the root's lock takes functions' locks; otherwise a thread
+//! holds only one of them. Devices are called without locks, sinks with their table's.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]

@@ -66,7 +66,7 @@ impl Span {
     }
 }
 
-/// Where the root's ranges are. They stay there for the machine's life: what a guest moves, it moves within them.
+/// Where the root's ranges are. They stay there for the machine's life, and a guest moves BARs only within them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Windows {
     /// The address of bus 0's configuration space.
@@ -177,7 +177,7 @@ impl Windows {
         Ok(())
     }
 
-    /// Whether a BAR with the addresses from `first` to `last` is answered at: one window has all of them.
+    /// Whether a BAR with the addresses from `first` to `last` may be decoded: one window has all of them.
     pub(crate) fn have_bar(&self, first: u64, last: u64) -> bool {
         self.low.contains(first, last) || self.high.contains(first, last)
     }

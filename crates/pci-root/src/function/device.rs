@@ -39,18 +39,18 @@ pub trait PciDevice: Send + Sync {
         let _ = (capability, offset, data);
     }
 
-    /// The guest moved a BAR or switched the BARs on or off. Whoever has told the hypervisor of addresses in them, for
-    /// example for ioeventfds, asks [`Function::decoded`] under a lock of its own, and changes what differs. Two vCPUs
-    /// may have moved it: the order of these calls is not that of the moves, but the last one finds the last address.
+    /// The guest moved a BAR, or enabled or disabled the BARs. A device that has registered addresses with the hypervisor,
+    /// for example for ioeventfds, takes a lock of its own, asks [`Function::decoded`] and registers what has changed. If
+    /// two vCPUs move a BAR, these calls may come in another order than the moves. The last call finds the last address.
     ///
-    /// A guest can put two BARs at one address. So a hypervisor that refuses an address because another device has it is
-    /// no failure: accesses that it doesn't take still arrive here.
+    /// A guest can put two BARs at one address. So it is no failure if the hypervisor refuses an address that another
+    /// device has registered: the accesses still arrive here.
     fn moved(&self, function: &Function) {
         let _ = function;
     }
 }
 
-/// Nothing is behind the BARs, or there are none.
+/// A device that claims no access, for functions without BARs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoDevice;
 

@@ -47,7 +47,7 @@ struct Live {
     end: usize,
 }
 
-/// A BAR that the function answers at.
+/// A BAR that is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
     pub bar: u8,
@@ -66,7 +66,7 @@ enum Target<'a> {
 
 /// A function of a device.
 ///
-/// Its one lock is held for register arithmetic only, never while the device, the vectors or a sink are called.
+/// Its lock is held for register arithmetic only, never while the device, the vectors or a sink are called.
 pub struct Function {
     config: Mutex<ConfigSpace>,
     vectors: Option<Vectors>,
@@ -84,8 +84,8 @@ impl fmt::Debug for Function {
 }
 
 impl Function {
-    /// Where the function answers for a BAR now: `None` if the guest switched that off, or moved the BAR out of the
-    /// root's windows.
+    /// The guest-physical address at which a BAR is decoded now. `None` if the guest has disabled the BARs or moved this one
+    /// out of the root's windows, or if there is no such BAR.
     pub fn decoded(&self, bar: u8) -> Option<u64> {
         let config = lock(&self.config);
         self.decode(&config, bar).map(|decoded| decoded.first)
@@ -100,7 +100,7 @@ impl Function {
         answers.then_some(Decoded { bar, first, last })
     }
 
-    /// The BARs that the function answers at, in ascending order of their numbers.
+    /// The BARs that are decoded, in ascending order of their numbers.
     pub(crate) fn for_each_decoded(&self, mut visit: impl FnMut(Decoded)) {
         let config = lock(&self.config);
         for (bar, _) in config.bars() {
@@ -144,8 +144,8 @@ impl Function {
         }
     }
 
-    /// The guest writes configuration space, at any width. Returns whether the function now answers at other
-    /// addresses: then whoever keeps a table of them asks again, and tells [`PciDevice::moved`].
+    /// The guest writes configuration space, at any width. Returns whether BARs are now decoded at other addresses. Then the
+    /// caller updates its table of BARs and calls [`PciDevice::moved`], as [`PciRoot`](crate::PciRoot) does.
     #[must_use]
     pub fn write_config(&self, register: u16, data: &[u8]) -> bool {
         let ((), moved) = self.change(|config| config.write(register, data));
@@ -164,8 +164,7 @@ impl Function {
         moved
     }
 
-    /// Changes configuration space. Returns what the change does, and whether the function now answers at other
-    /// addresses.
+    /// Changes configuration space. Returns the result of `change`, and whether BARs are now decoded at other addresses.
     fn change<T>(&self, change: impl FnOnce(&mut ConfigSpace) -> T) -> (T, bool) {
         let all = |config: &ConfigSpace| -> [_; BARS as usize] {
             std::array::from_fn(|bar| self.decode(config, bar as u8))

@@ -30,7 +30,7 @@ pub enum FunctionStateError {
     /// MSI-X.
     #[error(transparent)]
     Msix(#[from] MsixStateError),
-    /// One of both has MSI-X.
+    /// Either the state or the function has MSI-X, but not both.
     #[error(
         "only one of state and device has MSI-X: restore the state into the machine that it was saved from"
     )]
@@ -38,13 +38,12 @@ pub enum FunctionStateError {
 }
 
 impl Function {
-    /// All of it as plain data. The guest doesn't run.
+    /// The state as plain data, while the guest doesn't run.
     pub fn save(&self) -> FunctionState {
+        let config = lock(&self.config).save();
         let vectors = self.vectors.as_ref();
-        FunctionState {
-            config: lock(&self.config).save(),
-            msix: vectors.map(|vectors| vectors.msix.save()),
-        }
+        let msix = vectors.map(|vectors| vectors.msix.save());
+        FunctionState { config, msix }
     }
 
     /// Whether a state fits.
@@ -61,7 +60,7 @@ impl Function {
         }
     }
 
-    /// Takes a state. The guest doesn't run. Returns whether the function now answers at other addresses, as
+    /// Takes a state, while the guest doesn't run. Returns whether BARs are now decoded at other addresses, as
     /// [`write_config`](Self::write_config) does.
     ///
     /// # Errors

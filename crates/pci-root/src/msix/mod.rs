@@ -42,8 +42,8 @@ pub trait MsiSink: Send + Sync {
     /// Delivers a message. A guest can have put anything into it, so what can't be delivered is dropped.
     fn send(&self, message: Message);
 
-    /// A vector has another message from now on, or none while it is masked. For whoever raises vectors by itself, for
-    /// example by an irqfd with a route. Others need not implement it.
+    /// A vector has another message from now on, or none while it is masked. Implement this if the kernel or another process
+    /// raises vectors, for example by an irqfd, whose route has to follow.
     fn changed(&self, vector: u16, message: Option<Message>) {
         let _ = (vector, message);
     }

@@ -114,9 +114,9 @@ impl RootBuilder {
         }
     }
 
-    /// Adds a function at the first address of bus 0 that is free, and returns it: a device of its own as long as there
-    /// are device numbers, then further functions of device 1, 2 and so on, so that a guest has few devices to look into.
-    /// The host bridge's device stays alone.
+    /// Adds a function at the first free address of bus 0, and returns the address. Each function gets its own device number
+    /// as long as there are any. Then it becomes a further function of device 1, 2 and so on: few devices with several
+    /// functions make a guest's scan short. The host bridge's device gets no further functions.
     ///
     /// # Errors
     /// All of these addresses are taken.
@@ -133,8 +133,8 @@ impl RootBuilder {
         Ok(address)
     }
 
-    /// Whether the functions answer at their BARs before the guest switches that on, as PC firmware leaves them. Without
-    /// it a guest has less to do when it asks for the sizes of BARs.
+    /// Whether the BARs are decoded before the guest enables them, as after PC firmware. The default is no, which saves a
+    /// guest accesses when it sizes BARs.
     pub fn memory_enabled(&mut self, enabled: bool) -> &mut Self {
         self.memory_enabled = enabled;
         self

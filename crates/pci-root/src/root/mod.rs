@@ -25,12 +25,12 @@ const ECAM_FUNCTION_SIZE: u64 = 4096;
 
 /// The functions behind a root, and the way to them.
 ///
-/// The VMM's bus gives it three ranges, [`Windows`], and the root looks for the function in them, so that a guest can
-/// move BARs while the bus stays as it is. Call it on any thread.
+/// The VMM's bus passes it the accesses to three ranges, [`Windows`]. The root finds the function, so a guest can move BARs
+/// while the bus stays frozen. Any thread may call it.
 ///
-/// Where BARs overlap, the function with the lower address has the access, and in one function the BAR with the lower
-/// number. A BAR that isn't in one window as a whole is answered nowhere. An access that goes beyond the end of its BAR,
-/// or of a function's configuration space, is nobody's.
+/// Where BARs overlap, the function with the lower address gets the access, and within one function the BAR with the lower
+/// number. A BAR that doesn't lie in one window as a whole is not decoded. Nobody claims an access that goes beyond the
+/// end of its BAR, or of a function's configuration space.
 ///
 /// # Example
 /// ```
@@ -149,8 +149,7 @@ impl PciRoot {
         }
     }
 
-    /// The guest reads configuration space. Where there is no function `data` is all ones, which a guest that looks for
-    /// functions expects.
+    /// The guest reads configuration space. Without a function `data` is all ones: a guest that scans the bus expects that.
     pub fn read_config(&self, address: Address, register: u16, data: &mut [u8]) {
         match self.function(address) {
             Some(function) => function.read_config(register, data),
@@ -167,7 +166,7 @@ impl PciRoot {
         }
     }
 
-    /// A function answers at other addresses from now on.
+    /// The function's BARs are decoded at other addresses from now on.
     fn moved(&self, index: usize) {
         let function = &self.functions[index].1;
         self.decoder

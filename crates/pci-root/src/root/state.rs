@@ -67,7 +67,7 @@ pub enum RootStateError {
 }
 
 impl PciRoot {
-    /// All functions as plain data. The guest doesn't run.
+    /// All functions as plain data, while the guest doesn't run.
     pub fn save(&self) -> RootState {
         let functions = self.functions().map(|(address, function)| SavedFunction {
             address: address.bits(),
@@ -79,7 +79,7 @@ impl PciRoot {
         }
     }
 
-    /// Takes a state. The guest doesn't run. No message is sent, and each device whose BARs are elsewhere then is told.
+    /// Takes a state, while the guest doesn't run. No message is sent. Devices whose BARs have moved by it are told.
     ///
     /// # Errors
     /// The state doesn't fit; then nothing is changed.
