@@ -20,7 +20,7 @@ macro_rules! choices {
         pub enum $name:ident { $($(#[doc = $help:literal])+ $value:ident = $word:literal,)+ }
     )+) => { $(
         $(#[doc = $about])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub enum $name {
             $($(#[doc = $help])+ #[serde(rename = $word)] $value,)+
         }

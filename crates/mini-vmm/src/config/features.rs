@@ -5,10 +5,11 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use serde::de::value::SeqAccessDeserializer;
 use serde::de::{self, SeqAccess};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::words::{Word, WordError, Worded};
+use super::words::{self, Word, WordError};
 
 /// A CPU feature to show or hide, by its name in Linux's /proc/cpuinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,12 @@ impl Serialize for CpuFeature {
     }
 }
 
+impl<'de> Deserialize<'de> for CpuFeature {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        words::word(from)
+    }
+}
+
 /// A list, or the one word that the flag takes for it.
 impl Word for Vec<CpuFeature> {
     const EXPECTED: &'static str = "a list of CPU features such as [\"-avx2\"]";
@@ -73,10 +80,7 @@ impl Word for Vec<CpuFeature> {
         words.split(',').map(CpuFeature::from_string).collect()
     }
 
-    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Self, A::Error> {
-        let next = || list.next_element::<Worded<CpuFeature>>().transpose();
-        std::iter::from_fn(next)
-            .map(|feature| feature.map(|feature| feature.0))
-            .collect()
+    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list))
     }
 }

@@ -8,10 +8,10 @@ use std::str::FromStr;
 
 use hypercall_patch::PioPort;
 use para_abi::Convention;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::choices::choices;
-use super::words::{Word, WordError, parse_port};
+use super::words::{self, Word, WordError, parse_port};
 use super::{Error, VmSpec};
 use crate::layout;
 
@@ -90,6 +90,12 @@ impl Display for HypercallRoute {
 impl Serialize for HypercallRoute {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for HypercallRoute {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        words::word(from)
     }
 }
 

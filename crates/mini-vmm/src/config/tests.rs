@@ -471,6 +471,21 @@ fn words_are_judged_by_their_key() {
     assert_eq!(spec.cmdline, "panic=-1 cryptomgr.notests");
 }
 
+proptest! {
+    #[test]
+    fn parts_round_trip_on_their_own(spec in any_spec()) {
+        let parts = (
+            spec.serial,
+            spec.hypercall,
+            spec.cpu_features,
+            (spec.boot_protocol, spec.decompress, spec.on_reboot),
+            (spec.on_panic, spec.hypercall_abi, spec.msr_policy),
+        );
+        let json = serde_json::to_string(&parts).unwrap();
+        prop_assert_eq!(serde_json::from_str(&json).ok(), Some(parts), "{}", json);
+    }
+}
+
 #[test]
 fn json_has_all_keys_in_order() {
     let json = serde_json::to_string(&spec()).unwrap();
