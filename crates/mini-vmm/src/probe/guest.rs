@@ -195,7 +195,7 @@ fn run_with_deadline(guest: Guest, deadline: Duration) -> Result<GuestTest, Box<
     vcpus.spawn_with(VcpuBuilder::new(0, vcpu, reports).thread_name("kvm-check"))?;
     let end = Instant::now() + deadline;
     match vcpus.resume(deadline) {
-        // The event is late, then, too.
+        // Of a vCPU that starts too late there is no event in time, either.
         Ok(()) | Err(vcpu_loop::Error::Deadline { .. }) => {}
         Err(error) => return Err(error.into()),
     }
