@@ -114,11 +114,15 @@ pub struct Virtq {
     queue: Queue,
     /// The available ring's index, as last read: entries before it can be taken without a look.
     available: u16,
-    /// How many chains were given back since the driver was last asked whether it wants an interrupt.
+    /// Chains were given back since it was last looked whether the driver wants an interrupt.
     added: bool,
+    /// Indirect tables were negotiated.
     indirect: bool,
+    /// A bit for each head that the device has.
     in_flight: Box<[u64]>,
+    /// How many of them are set.
     count: u16,
+    /// The chain that was taken last, if it can still be put back.
     last: Option<u16>,
 }
 

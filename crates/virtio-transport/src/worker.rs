@@ -117,6 +117,8 @@ impl<M: GuestAddressSpace> Worker<M> {
     ) {
         match command {
             Command::Start(activation) if activation.epoch < self.epoch => {}
+            // A transport starts nothing before what it started last has been reset.
+            Command::Start(_) if !matches!(self.phase, Phase::Idle) => {}
             Command::Start(activation) if self.paused => self.phase = Phase::Paused(activation),
             Command::Start(activation) => self.start(poller, activation, answers),
             Command::Reset { epoch } if epoch < self.epoch => {}
@@ -279,9 +281,6 @@ impl<M: GuestAddressSpace> Worker<M> {
         activation: Activation,
         answers: &mut Vec<Answer>,
     ) {
-        if !matches!(self.phase, Phase::Idle) {
-            return;
-        }
         let mut io = Io::new(poller);
         let started = self
             .activate(&activation)

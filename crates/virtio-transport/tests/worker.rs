@@ -448,6 +448,24 @@ fn commands_reach_a_paused_device() {
 }
 
 #[test]
+fn a_broken_device_starts_after_its_reset_only() {
+    let mut bench = Bench::new();
+    bench.plan.lock().unwrap().cannot_start = true;
+    assert!(bench.start(0).starts_with("broken"));
+    bench.plan.lock().unwrap().cannot_start = false;
+    bench.calls();
+    assert_eq!(bench.start(0), "");
+    bench.pause().unwrap();
+    assert_eq!(bench.start(0), "");
+    assert_eq!(bench.resume(), RUNS, "only the configuration");
+    assert_eq!(
+        (bench.calls().as_str(), bench.worker.is_running()),
+        ("", false)
+    );
+    assert!(bench.reset(0).starts_with("reset") && bench.start(1) == RUNS);
+}
+
+#[test]
 fn an_event_that_is_wanted_again_is_handed_out_once() {
     let mut bench = Bench::new();
     bench.plan.lock().unwrap().again = true;
