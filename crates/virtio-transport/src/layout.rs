@@ -14,8 +14,8 @@ pub const VERSION_1: u64 = 1 << 32;
 /// The features of queues that this crate has, for a device's [`Layout::features`].
 pub const RING_FEATURES: u64 = INDIRECT_DESC | EVENT_IDX;
 
-/// Bits 24 to 49 belong to queues and transports (virtio 1.4, 2.2); all others to the kind of device.
-const RESERVED: u64 = ((1 << 50) - 1) & !((1 << 24) - 1);
+/// Bits 24 to 40 and 43 to 49 belong to queues and transports (virtio 1.4, 2.2); all others to the kind of device.
+const RESERVED: u64 = ((1 << 50) - (1 << 24)) & !(0b11 << 41);
 
 /// The longest queue (2.7).
 pub const MAX_QUEUE_SIZE: u16 = 1 << 15;
@@ -29,7 +29,7 @@ pub const MAX_CONFIG: u32 = 0xe00;
 pub struct Layout {
     /// The device ID of virtio 1.4, section 5; below 64.
     pub id: u16,
-    /// The features that it offers: bits 0 to 23 and 50 to 63 by its kind, and of [`RING_FEATURES`] what it can do.
+    /// The features that it offers: bits 0 to 23, 41, 42 and 50 to 63 by its kind, and of [`RING_FEATURES`] what it can do.
     pub features: u64,
     /// Bits of [`features`](Self::features) that need another one, as `(bit, needed bit)`: a driver that takes the
     /// first without the second is refused.

@@ -119,7 +119,7 @@ impl MmioTransport {
 
     /// The driver reads at `offset` of the registers. Registers have 32 bits and are read as such; what else is read
     /// of them, and what there is not, is 0. The configuration is read at any width.
-    pub fn read(&self, offset: u64, data: &mut [u8]) {
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         if let Some(at) = offset.checked_sub(CONFIG) {
             return self.registers.read_config(at, data);
         }

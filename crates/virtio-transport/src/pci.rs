@@ -189,8 +189,8 @@ impl PciTransport {
     /// The driver reads in the capability that is live, `at` bytes from its beginning.
     pub fn read_window(&mut self, at: u8, data: &mut [u8]) {
         self.window.read(at, data);
-        if let Some(offset) = self.window.target(at, data.len()) {
-            self.read_bar(offset, data);
+        if let Some((offset, len)) = self.window.target(at, data.len()) {
+            self.read_bar(offset, &mut data[..len]);
         }
     }
 
@@ -198,7 +198,7 @@ impl PciTransport {
     pub fn write_window(&mut self, at: u8, data: &[u8]) -> Effect {
         self.window.write(at, data);
         match self.window.target(at, data.len()) {
-            Some(offset) => self.write_bar(offset, data),
+            Some((offset, len)) => self.write_bar(offset, &data[..len]),
             None => Effect::None,
         }
     }

@@ -87,6 +87,8 @@ pub struct Registers {
 struct Config {
     bytes: Vec<u8>,
     generation: u32,
+    /// No driver has read it since it was exchanged.
+    is_new: bool,
 }
 
 /// What a driver told since the last reset.
@@ -129,6 +131,7 @@ impl Registers {
             config: Config {
                 bytes: config,
                 generation: 0,
+                is_new: false,
             },
             guest: Guest::new(&layout),
             layout,
@@ -295,13 +298,17 @@ impl Registers {
         Effect::None
     }
 
-    /// Changes with each other copy of the configuration.
+    /// Changes when a driver reads from another copy of the configuration than the last time. That it counts reads and
+    /// not copies keeps its lowest eight bits, which PCI has, from being the same again between two reads (4.1.4.3.1).
     pub const fn generation(&self) -> u32 {
         self.config.generation
     }
 
     /// Reads the configuration at offset `at`. Behind its end there are zeros.
-    pub fn read_config(&self, at: u64, data: &mut [u8]) {
+    pub fn read_config(&mut self, at: u64, data: &mut [u8]) {
+        if std::mem::take(&mut self.config.is_new) {
+            self.config.generation = self.config.generation.wrapping_add(1);
+        }
         let from = usize::try_from(at).unwrap_or(usize::MAX);
         let bytes = self.config.bytes.get(from..).unwrap_or_default();
         let len = bytes.len().min(data.len());
@@ -383,7 +390,7 @@ impl Registers {
         let mut bytes = config.to_vec();
         bytes.resize(self.layout.config_len as usize, 0);
         self.config.bytes = bytes;
-        self.config.generation = self.config.generation.wrapping_add(1);
+        self.config.is_new = true;
         true
     }
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Interrupts of a function: MSI-X vectors, and the ISR where there is none.
+//! Interrupts of a function: the ISR, and MSI-X vectors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
@@ -55,11 +55,12 @@ impl PciInterrupt {
         }
     }
 
+    /// The ISR's bit comes first. Without MSI-X it is all that a driver gets, and that of the configuration is set in any
+    /// case (4.1.4.5.1).
     fn fire(&self, vector: &AtomicU16, why: u8) {
+        self.isr.fetch_or(why, Ordering::SeqCst);
         let vector = vector.load(Ordering::Acquire);
-        if vector == NO_VECTOR {
-            self.isr.fetch_or(why, Ordering::SeqCst);
-        } else {
+        if vector != NO_VECTOR {
             self.vectors.fire(vector);
         }
     }

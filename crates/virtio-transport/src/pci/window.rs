@@ -108,9 +108,9 @@ impl Window {
         }
     }
 
-    /// Where in BAR 0 an access to the window's data goes, if it goes there: it has the window's length, which is 1, 2
-    /// or 4, and the offset is a multiple of that (4.1.4.9.2).
-    pub(super) fn target(&self, at: u8, len: usize) -> Option<u64> {
+    /// Where in BAR 0 an access to the window's data goes, and how many of its bytes, if it goes there: the window's
+    /// length is 1, 2 or 4, and its offset a multiple of that (4.1.4.9.2).
+    pub(super) fn target(&self, at: u8, len: usize) -> Option<(u64, usize)> {
         let WindowState {
             bar,
             offset,
@@ -119,9 +119,9 @@ impl Window {
         let goes = at == DATA
             && bar == 0
             && matches!(length, 1 | 2 | 4)
-            && len == length as usize
-            && offset % length == 0;
-        goes.then_some(offset.into())
+            && len >= length as usize
+            && offset.is_multiple_of(length);
+        goes.then_some((offset.into(), length as usize))
     }
 }
 

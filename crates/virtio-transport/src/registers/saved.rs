@@ -49,7 +49,11 @@ impl Registers {
             queue_select,
             queues,
         } = self.guest.clone();
-        let Config { bytes, generation } = self.config.clone();
+        let Config {
+            bytes,
+            generation,
+            is_new,
+        } = self.config.clone();
         Some(RegistersState {
             status,
             features,
@@ -58,7 +62,8 @@ impl Registers {
             queue_select,
             queues,
             config: bytes,
-            generation,
+            // A copy that no driver has read is the next one's.
+            generation: generation.wrapping_add(is_new.into()),
         })
     }
 
@@ -87,6 +92,7 @@ impl Registers {
         restored.config = Config {
             bytes: state.config,
             generation: state.generation,
+            is_new: false,
         };
         // A device that was written to and not started has to hear of a reset, too.
         restored.touched = state.status != 0;
