@@ -161,7 +161,7 @@ fn a_driver_that_is_ready_hears_of_changes() {
 #[test]
 fn the_generation_changes_with_what_is_read() {
     let (mut registers, _) = registers(READY);
-    let mut read = |registers: &mut Registers| {
+    let read = |registers: &mut Registers| {
         let before = registers.generation();
         let mut data = [0; 4];
         registers.read_config(0, &mut data);
