@@ -58,10 +58,18 @@ pub const DEMO_PARA_PAGE: u32 = DEMO_GUEST + 0x2000;
 pub const HOLE_START: u64 = 3 * GIB;
 /// Where RAM goes on above the hole.
 pub const HOLE_END: u64 = 4 * GIB;
+/// PCI: BARs below 4 GiB.
+pub const PCI_LOW: u64 = HOLE_START;
+/// Room for BARs below 4 GiB, in bytes.
+pub const PCI_LOW_SIZE: u64 = 256 * MIB;
 /// Register windows of virtio-mmio devices.
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
 /// Room for virtio-mmio register windows, in bytes.
 pub const VIRTIO_MMIO_SIZE: u64 = 16 * MIB;
+/// PCI: configuration space (ECAM).
+pub const PCI_ECAM: u64 = 0xe000_0000;
+/// PCI: buses, which have 1 MiB of configuration space each.
+pub const PCI_BUSES: u16 = 1;
 /// The IOAPIC's registers.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APIC's registers.
@@ -70,6 +78,17 @@ pub const LAPIC: u64 = 0xfee0_0000;
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// KVM's three TSS pages (VMX without unrestricted guest).
 pub const KVM_TSS: u64 = 0xfffb_d000;
+
+// ---- Above 4 GiB and RAM ---------------------------------------------------------------------
+
+/// Room for BARs above RAM, in bytes. Small, because the guest's CPU may have few bits of physical address.
+pub const PCI_HIGH_SIZE: u64 = GIB;
+
+/// PCI: BARs above RAM in a machine with so many bytes of it: the first multiple of 1 GiB behind RAM and the hole.
+pub const fn pci_high(ram: u64) -> u64 {
+    let above = ram.saturating_sub(HOLE_START);
+    HOLE_END + above.next_multiple_of(GIB)
+}
 
 // ---- Ports -----------------------------------------------------------------------------------
 
@@ -170,8 +189,10 @@ const LOW_MEMORY: [(u64, u64); 8] = [
 ];
 
 /// Ranges of the hole below 4 GiB, in address order.
-const HOLE: [(u64, u64); 5] = [
+const HOLE: [(u64, u64); 7] = [
+    (PCI_LOW, PCI_LOW_SIZE),
     (VIRTIO_MMIO, VIRTIO_MMIO_SIZE),
+    (PCI_ECAM, PCI_BUSES as u64 * MIB),
     (IOAPIC, PAGE_SIZE),
     (LAPIC, PAGE_SIZE),
     (KVM_IDENTITY_MAP, PAGE_SIZE),

@@ -3,6 +3,8 @@
 
 //! What a machine is going to be: pure, made from its description, before anything exists.
 
+use std::borrow::Cow;
+
 use crate::config::VmSpec;
 use crate::devices::{self, Slot};
 use crate::irq::NoPin;
@@ -32,6 +34,21 @@ impl MachinePlan {
         })
     }
 
+    /// The kernel's command line: what the user says, then what devices say of themselves.
+    pub(crate) fn cmdline<'a>(&self, said: &'a str) -> Cow<'a, str> {
+        let mut cmdline = Cow::Borrowed(said);
+        for words in self
+            .devices
+            .iter()
+            .filter_map(|device| device.cmdline.as_ref())
+        {
+            let line = cmdline.to_mut();
+            line.push(' ');
+            line.push_str(words);
+        }
+        cmdline
+    }
+
     /// The FADT's `IAPC_BOOT_ARCH`, which is `usual` but for what the devices change.
     pub(crate) fn boot_arch(&self, usual: u16) -> u16 {
         let changes = self.devices.iter().map(|device| device.boot_arch);
@@ -41,24 +58,28 @@ impl MachinePlan {
 
 #[cfg(test)]
 mod tests {
+    use vcpu_loop::bus::Space;
+
     use super::*;
+    use crate::config::VirtioSpec;
     use crate::layout;
 
     #[test]
     fn windows_are_apart() {
         let mut spec = VmSpec::new("vmlinux");
         (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
-        spec.legacy_timer = true;
-        let plan = MachinePlan::new(&spec).unwrap();
-        let mut windows: Vec<_> = plan
-            .devices
-            .iter()
-            .flat_map(|d| d.windows.clone())
-            .collect();
-        windows.sort_by_key(|window| window.base);
-        assert_eq!(windows.len(), 9);
-        for pair in windows.windows(2) {
-            assert!(pair[0].base + pair[0].size <= pair[1].base, "{pair:?}");
+        (spec.legacy_timer, spec.rng) = (true, true);
+        for (virtio, count) in [(VirtioSpec::Pci, 12), (VirtioSpec::Mmio, 10)] {
+            spec.virtio = virtio;
+            let plan = MachinePlan::new(&spec).unwrap();
+            let windows = plan.devices.iter().flat_map(|d| d.windows.clone());
+            let mut windows: Vec<_> = windows.collect();
+            windows.sort_by_key(|window| (window.space == Space::Mmio, window.base));
+            assert_eq!(windows.len(), count);
+            for pair in windows.windows(2) {
+                let apart = pair[0].base + pair[0].size <= pair[1].base;
+                assert!(apart || pair[0].space != pair[1].space, "{pair:?}");
+            }
         }
     }
 
@@ -67,7 +88,7 @@ mod tests {
         let mut spec = VmSpec::new("vmlinux");
         (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
         let devices = MachinePlan::new(&spec).unwrap().devices;
-        let mut names: Vec<_> = devices.iter().map(|device| device.id).collect();
+        let mut names: Vec<_> = devices.iter().map(|device| &device.id).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), devices.len());

@@ -13,6 +13,7 @@ mod tables;
 use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
+use pci_root::acpi::mcfg;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
 
 use crate::layout;
@@ -95,7 +96,12 @@ fn build(machine: &MachinePlan) -> Result<Vec<u8>, Error> {
     let dsdt = place(&mut image, &dsdt::dsdt(machine));
     let fadt = place(&mut image, &tables::fadt(machine, dsdt, facs));
     let madt = place(&mut image, &tables::madt(machine));
-    let xsdt = place(&mut image, &tables::xsdt(&[fadt, madt]));
+    let mut listed = vec![fadt, madt];
+    for windows in machine.devices.iter().filter_map(|device| device.pci) {
+        let mcfg = mcfg(&windows, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        listed.push(place(&mut image, &mcfg));
+    }
+    let xsdt = place(&mut image, &tables::xsdt(&listed));
 
     let mut rsdp = Vec::new();
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);

@@ -11,7 +11,7 @@ use clap::{Arg, ArgMatches, Args, Command, Error, ValueHint};
 
 use crate::config::{
     self, BootProtocol, Decompress, HypercallAbi, HypercallRoute, KEYS, MsrPolicy, OnPanic,
-    OnReboot, WordError,
+    OnReboot, VirtioSpec, WordError,
 };
 
 /// The flags as the help shows them. Each has the name of one of [`KEYS`], by which [`given`] finds its words.
@@ -90,6 +90,14 @@ pub(super) struct MachineFlags {
     /// time.
     #[arg(long, value_name = "WHERE", value_parser = Word("serial", &[]), help_heading = "Devices")]
     serial: Option<OsString>,
+
+    /// How the guest reaches virtio devices [default: pci]
+    #[arg(long, value_name = "HOW", value_parser = Word("virtio", VirtioSpec::WORDS), help_heading = "Devices")]
+    virtio: Option<OsString>,
+
+    /// Give the guest random numbers by a virtio device [default: off]
+    #[arg(long, value_name = "on|off", help_heading = "Devices", value_parser = Word("rng", &[]))]
+    rng: Option<OsString>,
 
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///

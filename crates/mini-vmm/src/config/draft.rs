@@ -64,6 +64,8 @@ keys! { draft:
     "legacy-timer" => draft.spec.legacy_timer,
     "rtc" => draft.spec.rtc,
     "serial" => draft.spec.serial,
+    "virtio" => draft.spec.virtio,
+    "rng" => draft.spec.rng,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,

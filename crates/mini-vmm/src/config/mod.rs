@@ -76,6 +76,11 @@ pub struct VmSpec {
     /// Where COM1 goes.
     #[serde(serialize_with = "serial::write_serial")]
     pub serial: SerialSpec,
+    /// How the guest reaches virtio devices.
+    pub virtio: VirtioSpec,
+    /// Whether there is a virtio device that gives the guest random numbers.
+    #[serde(serialize_with = "words::write_switch")]
+    pub rng: bool,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -122,6 +127,16 @@ choices! {
         Guest = "guest",
     }
 
+    /// How the guest reaches virtio devices.
+    pub enum VirtioSpec {
+        /// By PCI, with an interrupt of its own for each queue.
+        Pci = "pci",
+        /// By memory-mapped registers; ACPI names the devices.
+        Mmio = "mmio",
+        /// By memory-mapped registers; the kernel command line names the devices, for kernels without ACPI.
+        MmioCmdline = "mmio,cmdline",
+    }
+
     /// What a guest reset does.
     pub enum OnReboot {
         /// The process ends with exit code 32.
@@ -166,6 +181,8 @@ impl VmSpec {
             debug_exit: None,
             legacy_timer: false,
             rtc: false,
+            virtio: VirtioSpec::default(),
+            rng: false,
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

@@ -307,7 +307,7 @@ mod tests {
 
     /// What waits in the device.
     fn received(device: &SerialDevice<Vec<u8>>) -> Vec<serde_json::Value> {
-        let saved = device.save().unwrap();
+        let saved = device.save().unwrap().unwrap();
         saved.state["in_buffer"].as_array().unwrap().clone()
     }
 

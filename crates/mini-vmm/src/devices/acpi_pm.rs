@@ -15,7 +15,7 @@ use vcpu_loop::bus::{BusDevice, Place};
 mod aml;
 
 use super::port::{read_byte, write_byte};
-use super::{Device, PowerButton, RestoreError, Saved, Slot, Window};
+use super::{Device, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
 use crate::config::VmSpec;
 use crate::irq::{IrqLine, NoPin, Pins};
 use crate::layout::{
@@ -145,7 +145,7 @@ impl BusDevice for AcpiPm {
 }
 
 impl Device for AcpiPm {
-    fn save(&self) -> Option<Saved> {
+    fn save(&self) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &*lock(&self.state))
     }
 

@@ -10,7 +10,7 @@ use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
 use super::port::{read_byte, write_byte};
-use super::{Device, RestoreError, Saved, Slot, Window};
+use super::{Device, RestoreError, Saved, Slot, SuspendError, Window};
 use crate::config::VmSpec;
 use crate::irq::{NoPin, Pins};
 use crate::layout::CF9_RESET;
@@ -77,7 +77,7 @@ impl BusDevice for Cf9 {
 }
 
 impl Device for Cf9 {
-    fn save(&self) -> Option<Saved> {
+    fn save(&self) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &*lock(&self.state))
     }
 

@@ -78,7 +78,7 @@ mod tests {
         write(&device, 1, &[1]);
         write(&device, 0, &[]);
         assert!(!outcome.is_set());
-        assert_eq!(device.save(), None);
+        assert_eq!(device.save().unwrap(), None);
     }
 
     #[test]

@@ -3,16 +3,21 @@
 
 //! What a device is to the machine: a slot in its plan, and an object behind one door.
 
+use std::borrow::Cow;
+use std::error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use pci_root::Windows;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
+use vm_memory::GuestMemoryMmap;
 
 use super::events::EventSource;
+use super::virtio::IoThread;
 use crate::config::VmSpec;
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::irq::{IrqLine, Irqs};
@@ -38,19 +43,32 @@ impl Window {
             size: size as u64,
         }
     }
+
+    /// `size` bytes of memory from `base` on.
+    pub const fn memory(base: u64, size: u64) -> Self {
+        Window {
+            space: Space::Mmio,
+            base,
+            size,
+        }
+    }
 }
 
 /// A device in the plan of a machine: all that can be said of it before it exists.
 #[derive(Clone)]
 pub struct Slot {
     /// Its name, the same in every snapshot.
-    pub id: &'static str,
+    pub id: Cow<'static, str>,
     /// Its windows; an access tells the device which one by its place in this list.
     pub windows: Vec<Window>,
     /// The GSI of its interrupt line, if it has one.
     pub gsi: Option<u32>,
     /// Its part of the DSDT.
     pub aml: Vec<u8>,
+    /// Where PCI is, if it is the root.
+    pub pci: Option<Windows>,
+    /// What the kernel command line says of it, for kernels that find it by nothing else.
+    pub cmdline: Option<String>,
     /// Bits of the FADT's `IAPC_BOOT_ARCH` that are other than usual because it is there.
     pub boot_arch: u16,
     /// Makes it.
@@ -58,18 +76,25 @@ pub struct Slot {
 }
 
 /// Makes a device.
-pub(super) type Build = fn(&mut Parts<'_>) -> io::Result<Arc<dyn Device>>;
+pub(super) type Build =
+    Arc<dyn Fn(&mut Parts<'_>) -> io::Result<Arc<dyn Device>> + Send + Sync + 'static>;
 
 impl Slot {
     /// A device with these windows and nothing else.
-    pub(super) fn new(id: &'static str, windows: &[Window], build: Build) -> Self {
+    pub(super) fn new(
+        id: impl Into<Cow<'static, str>>,
+        windows: &[Window],
+        build: impl Fn(&mut Parts<'_>) -> io::Result<Arc<dyn Device>> + Send + Sync + 'static,
+    ) -> Self {
         Slot {
-            id,
+            id: id.into(),
             windows: windows.to_vec(),
             gsi: None,
             aml: Vec::new(),
+            pci: None,
+            cmdline: None,
             boot_arch: 0,
-            build,
+            build: Arc::new(build),
         }
     }
 }
@@ -96,6 +121,10 @@ pub(super) struct Parts<'a> {
     pub gsi: Option<u32>,
     /// The machine's interrupts, for a device that sends messages.
     pub irqs: &'a Irqs,
+    /// The guest's memory, for a device that reads and writes it.
+    pub memory: &'a GuestMemoryMmap,
+    /// The thread of virtio devices.
+    pub io: &'a Arc<IoThread>,
     /// What it does for the rest of the process.
     pub offers: &'a mut Offers,
     /// What wakes it.
@@ -147,15 +176,24 @@ pub trait PowerButton: Send + Sync {
 ///
 /// All but the registers is called while all vCPUs are paused. The defaults are those of a device without state.
 pub trait Device: BusDevice + fmt::Debug {
-    /// Stops taking input from outside of the machine, so that [`save`](Self::save) sees the last state.
-    fn pause(&self) {}
+    /// Stops taking input from outside of the machine, and writing to its memory, so that [`save`](Self::save) sees the
+    /// last state.
+    ///
+    /// # Errors
+    /// It can't stop yet. It goes on then.
+    fn pause(&self) -> Result<(), SuspendError> {
+        Ok(())
+    }
 
     /// Takes input again.
     fn resume(&self) {}
 
     /// The state now; nothing if there is none to save.
-    fn save(&self) -> Option<Saved> {
-        None
+    ///
+    /// # Errors
+    /// The host does not let it be taken. The device is as it was.
+    fn save(&self) -> Result<Option<Saved>, SuspendError> {
+        Ok(None)
     }
 
     /// Replaces the state by a saved one. The state is checked first: on an error nothing changed.
@@ -182,14 +220,40 @@ pub struct Saved {
 
 impl Saved {
     /// The state of device `id` in its form `version`.
-    pub(super) fn new<S: Serialize>(id: &str, version: u32, state: &S) -> Option<Self> {
-        // Numbers, booleans and lists of them, which JSON has.
-        let state = serde_json::to_value(state).ok()?;
-        Some(Saved {
+    pub(super) fn new<S: Serialize>(
+        id: &str,
+        version: u32,
+        state: &S,
+    ) -> Result<Option<Self>, SuspendError> {
+        let state =
+            serde_json::to_value(state).map_err(|reason| SuspendError::state(id, reason))?;
+        Ok(Some(Saved {
             id: id.to_owned(),
             version,
             state,
-        })
+        }))
+    }
+
+    /// Reads the state of the virtio device or PCI root `id`, whose newest form is `version`.
+    pub(super) fn read_as<S: DeserializeOwned>(
+        &self,
+        id: &str,
+        version: u32,
+    ) -> Result<S, RestoreError> {
+        let misfit = |reason: Box<dyn error::Error + Send + Sync>| RestoreError::Virtio {
+            device: id.to_owned(),
+            reason,
+        };
+        if self.id != id {
+            return Err(RestoreError::Devices { id: id.to_owned() });
+        }
+        if self.version != version {
+            let found = self.version;
+            return Err(misfit(
+                format!("it has version {found} and this program knows {version}").into(),
+            ));
+        }
+        S::deserialize(&self.state).map_err(|reason| misfit(reason.into()))
     }
 
     /// Reads the state of device `id`, whose newest form is `version`.
@@ -209,6 +273,42 @@ impl Saved {
             });
         }
         S::deserialize(&self.state).map_err(|reason| RestoreError::Form { device: id, reason })
+    }
+}
+
+/// Why a device can't be paused or saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SuspendError {
+    /// It has requests that don't end.
+    #[error(
+        "device {device} has requests under way that don't end in time; look for a file or host that hangs, and try again"
+    )]
+    Busy {
+        /// The device.
+        device: String,
+    },
+    /// Its state can't be taken.
+    #[error(
+        "the state of device {device} can't be taken ({reason}); look at the host's log, and try again"
+    )]
+    State {
+        /// The device.
+        device: String,
+        /// Why.
+        reason: Box<dyn error::Error + Send + Sync>,
+    },
+}
+
+impl SuspendError {
+    /// The state of `device` can't be taken.
+    pub(super) fn state(
+        device: &str,
+        reason: impl Into<Box<dyn error::Error + Send + Sync>>,
+    ) -> Self {
+        SuspendError::State {
+            device: device.to_owned(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -250,6 +350,19 @@ pub enum RestoreError {
         /// The one that is known.
         known: u32,
     },
+    /// The state of a virtio device, or of the PCI root, does not fit.
+    #[error(
+        "the saved state of device {device:?} does not fit it ({reason}); restore it with the options that it was saved with"
+    )]
+    Virtio {
+        /// The device.
+        device: String,
+        /// Why.
+        reason: Box<dyn error::Error + Send + Sync>,
+    },
+    /// The state before can't be taken, to which a failed restore would go back.
+    #[error(transparent)]
+    Suspend(#[from] SuspendError),
     /// The machine and the saved state do not have the same devices.
     #[error(
         "the machine and its saved state differ in device {id:?}: restore it with the options that it was saved with"
@@ -275,15 +388,15 @@ pub(crate) mod tests {
     /// The suite that every device with a state passes: a snapshot survives its text form, a mutation is visible,
     /// and a restore (here, and into a `fresh` device) undoes it.
     pub(crate) fn check_suspend(device: &dyn Device, fresh: &dyn Device, mutate: impl FnOnce()) {
-        device.pause();
-        let saved = device.save().unwrap();
+        device.pause().unwrap();
+        let saved = device.save().unwrap().unwrap();
         let text = serde_json::to_string(&saved).unwrap();
         let parsed: Saved = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed, saved, "the text form loses nothing");
         device.resume();
 
         mutate();
-        let mutated = device.save();
+        let mutated = device.save().unwrap();
         assert_ne!(
             mutated.as_ref(),
             Some(&saved),
@@ -303,21 +416,29 @@ pub(crate) mod tests {
             ..saved.clone()
         };
         device.restore(&other).unwrap_err();
-        assert_eq!(device.save(), mutated, "what is refused changes nothing");
+        assert_eq!(
+            device.save().unwrap(),
+            mutated,
+            "what is refused changes nothing"
+        );
 
         device.restore(&parsed).unwrap();
         assert_eq!(
-            device.save().as_ref(),
+            device.save().unwrap().as_ref(),
             Some(&saved),
             "restore undoes the mutation"
         );
         fresh.restore(&parsed).unwrap();
-        assert_eq!(fresh.save(), Some(saved), "a fresh device takes the state");
+        assert_eq!(
+            fresh.save().unwrap(),
+            Some(saved),
+            "a fresh device takes the state"
+        );
     }
 
     /// The error of restoring `state` in the place of the one that the device has.
     pub(crate) fn refusal<S: Serialize>(device: &dyn Device, state: &S) -> RestoreError {
-        let saved = device.save().unwrap();
+        let saved = device.save().unwrap().unwrap();
         let state = serde_json::to_value(state).unwrap();
         let bad = Saved {
             state,
@@ -325,7 +446,7 @@ pub(crate) mod tests {
         };
         let error = device.restore(&bad).unwrap_err();
         assert_eq!(
-            device.save(),
+            device.save().unwrap(),
             Some(saved),
             "what is refused changes nothing"
         );

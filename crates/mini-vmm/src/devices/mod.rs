@@ -22,18 +22,19 @@ mod pvpanic;
 mod rtc;
 mod serial;
 mod set;
+mod virtio;
 
 use crate::config::VmSpec;
 use crate::irq::{NoPin, Pins};
 
-pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, Window};
+pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
 pub use serial::SerialDevice;
 pub use set::{DeviceSet, Error};
 
 /// A device's plan, if the description has the device. One whose GSI is not fixed takes a free pin.
 type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;
 
-/// Every device that a machine may have.
+/// Every device that a machine may have, but those in [`virtio`].
 const REGISTRY: &[Plan] = &[
     acpi_pm::plan,
     cf9::plan,
@@ -52,5 +53,9 @@ const REGISTRY: &[Plan] = &[
 pub(crate) fn plan(spec: &VmSpec) -> Result<Vec<Slot>, NoPin> {
     let mut pins = Pins::new();
     let plans = REGISTRY.iter().map(|plan| plan(spec, &mut pins));
-    plans.filter_map(Result::transpose).collect()
+    let mut slots: Vec<_> = plans
+        .filter_map(Result::transpose)
+        .collect::<Result<_, _>>()?;
+    slots.extend(virtio::plan(spec, &mut pins)?);
+    Ok(slots)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
 
-use super::{Device, RestoreError, Saved, Slot, Window};
+use super::{Device, RestoreError, Saved, Slot, SuspendError, Window};
 use crate::config::VmSpec;
 use crate::irq::{NoPin, Pins};
 use crate::layout::{ACPI_S5_SLEEP_TYPE, PM1_CONTROL, PM1_EVENTS, PM1_SIZE};
@@ -110,7 +110,7 @@ impl BusDevice for Pm1 {
 }
 
 impl Device for Pm1 {
-    fn save(&self) -> Option<Saved> {
+    fn save(&self) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &*lock(&self.state))
     }
 

@@ -128,6 +128,6 @@ mod tests {
         assert_eq!(read(&device, 0), [0x03]);
         check_odd_accesses(&device, &[1]);
         assert!(!device.outcome.is_set());
-        assert_eq!(device.save(), None);
+        assert_eq!(device.save().unwrap(), None);
     }
 }

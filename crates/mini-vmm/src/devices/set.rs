@@ -7,10 +7,12 @@ use std::io;
 use std::sync::Arc;
 
 use vcpu_loop::bus::{self, BusBuilder, BusDevice};
+use vm_memory::GuestMemoryMmap;
 
 use super::device::Parts;
 use super::events;
-use super::{Device, Offers, RestoreError, Saved, Slot};
+use super::virtio::IoThread;
+use super::{Device, Offers, RestoreError, Saved, Slot, SuspendError};
 use crate::config::VmSpec;
 use crate::console::ConsoleOutput;
 use crate::irq::Irqs;
@@ -22,13 +24,21 @@ use crate::sync::Worker;
 pub struct DeviceSet {
     // First: it stops before the devices that it serves are gone.
     _thread: Option<Worker>,
+    /// The thread of virtio devices, which ends before guest memory is gone.
+    io: Arc<IoThread>,
     devices: Vec<Arc<dyn Device>>,
     offers: Offers,
 }
 
+impl Drop for DeviceSet {
+    fn drop(&mut self) {
+        self.io.end();
+    }
+}
+
 impl DeviceSet {
-    /// Makes the devices of `slots` and puts them on `bus`; all report to `outcome` and
-    /// interrupt by `irqs`.
+    /// Makes the devices of `slots` and puts them on `bus`; all report to `outcome`, interrupt by `irqs` and work in
+    /// `memory`.
     ///
     /// # Errors
     /// [`Error`] names the device.
@@ -38,6 +48,7 @@ impl DeviceSet {
         output: Option<&ConsoleOutput>,
         outcome: &OutcomeLatch,
         irqs: &Irqs,
+        memory: &GuestMemoryMmap,
         bus: &mut BusBuilder,
     ) -> Result<Self, Error> {
         let (mut set, mut sources) = (DeviceSet::default(), Vec::new());
@@ -48,11 +59,13 @@ impl DeviceSet {
                 output,
                 gsi: slot.gsi,
                 irqs,
+                memory,
+                io: &set.io,
                 offers: &mut set.offers,
                 events: &mut sources,
             };
             let device = (slot.build)(&mut parts).map_err(|reason| Error::Host {
-                device: slot.id,
+                device: slot.id.to_string(),
                 reason,
             })?;
             for (number, window) in slot.windows.iter().enumerate() {
@@ -71,9 +84,15 @@ impl DeviceSet {
         &self.offers
     }
 
-    /// Stops taking input from outside of the machine.
-    pub fn pause(&self) {
-        self.devices.iter().for_each(|device| device.pause());
+    /// Stops taking input from outside of the machine, and writing to its memory.
+    ///
+    /// # Errors
+    /// One that can't stop in time. All go on then.
+    pub fn pause(&self) -> Result<(), SuspendError> {
+        let mut devices = self.devices.iter();
+        devices
+            .try_for_each(|device| device.pause())
+            .inspect_err(|_| self.resume())
     }
 
     /// Takes input again.
@@ -82,11 +101,12 @@ impl DeviceSet {
     }
 
     /// The states of those that have one.
-    pub fn save(&self) -> Vec<Saved> {
-        self.devices
-            .iter()
-            .filter_map(|device| device.save())
-            .collect()
+    ///
+    /// # Errors
+    /// The host does not let one be taken. All are as they were.
+    pub fn save(&self) -> Result<Vec<Saved>, SuspendError> {
+        let states = self.devices.iter().map(|device| device.save());
+        states.filter_map(Result::transpose).collect()
     }
 
     /// Replaces the states by saved ones. On an error nothing changed.
@@ -94,10 +114,13 @@ impl DeviceSet {
     /// # Errors
     /// The devices are others, or one of them does not take its state.
     pub fn restore(&self, states: &[Saved]) -> Result<(), RestoreError> {
-        let devices = self.devices.iter();
-        let (stateful, before): (Vec<_>, Vec<_>) = devices
-            .filter_map(|device| Some((device, device.save()?)))
-            .unzip();
+        let (mut stateful, mut before) = (Vec::new(), Vec::new());
+        for device in &self.devices {
+            if let Some(saved) = device.save()? {
+                stateful.push(device);
+                before.push(saved);
+            }
+        }
         check_list(&before, states)?;
         let restore_all = |states: &[Saved]| {
             let mut pairs = stateful.iter().zip(states);
@@ -130,7 +153,7 @@ pub enum Error {
     #[error("can't make device {device} ({reason}); raise the limit on open files (ulimit -n)")]
     Host {
         /// The device.
-        device: &'static str,
+        device: String,
         /// What the host said.
         reason: io::Error,
     },
@@ -172,6 +195,7 @@ mod tests {
             output.as_ref(),
             &outcome,
             &irqs,
+            &GuestMemoryMmap::new(),
             &mut bus,
         );
         (set.unwrap(), bus.build())
@@ -190,29 +214,29 @@ mod tests {
     fn another_set_of_devices_is_refused() {
         let ((with, _), (without, _)) = (devices(true, None), devices(false, None));
         for (machine, other) in [(&with, &without), (&without, &with)] {
-            let before = machine.save();
-            let error = machine.restore(&other.save()).unwrap_err();
+            let before = machine.save().unwrap();
+            let error = machine.restore(&other.save().unwrap()).unwrap_err();
             assert!(error.to_string().contains("\"serial\""), "{error}");
-            assert_eq!(machine.save(), before);
+            assert_eq!(machine.save().unwrap(), before);
         }
     }
 
     #[test]
     fn a_bad_part_leaves_all_as_it_was() {
         let (set, bus) = devices(true, None);
-        let saved = set.save();
+        let saved = set.save().unwrap();
         // A change in each, so that the first ones are restored before the last one refuses.
         let _ = bus.pio_write(layout::ACPI_SLEEP_CONTROL, &[4]);
         let _ = bus.pio_write(layout::SERIAL + 7, &[1]);
-        let before = set.save();
+        let before = set.save().unwrap();
         for bad in 0..saved.len() {
             let mut states = saved.clone();
             states[bad].version = 99;
             set.restore(&states).unwrap_err();
-            assert_eq!(set.save(), before);
+            assert_eq!(set.save().unwrap(), before);
         }
         set.restore(&saved).unwrap();
-        assert_eq!(set.save(), saved);
+        assert_eq!(set.save().unwrap(), saved);
     }
 
     #[test]
@@ -232,6 +256,7 @@ mod tests {
             Some(&output),
             &outcome,
             &irqs,
+            &GuestMemoryMmap::new(),
             &mut bus,
         );
         assert!(matches!(error, Err(Error::Bus(_))), "{error:?}");
@@ -248,11 +273,14 @@ mod tests {
             other => panic!("how is device {other} changed?"),
         };
         let stateful = |set: &DeviceSet| {
-            let devices = set.devices.iter().filter(|device| device.save().is_some());
+            let devices = set
+                .devices
+                .iter()
+                .filter(|device| device.save().unwrap().is_some());
             devices.cloned().collect::<Vec<_>>()
         };
         for (device, fresh) in stateful(&set).iter().zip(stateful(&fresh)) {
-            let id = device.save().unwrap().id;
+            let id = device.save().unwrap().unwrap().id;
             check_suspend(&**device, &*fresh, || {
                 let _ = change(&id);
             });

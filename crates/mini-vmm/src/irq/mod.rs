@@ -9,8 +9,12 @@
 //! - A message by address and data, as MSI-X has them: an [`MsiSender`] where this process sends it, an [`MsiLine`] where
 //!   the kernel or another process does.
 //!
+//!
+//! And the other way round: a [doorbell](Doorbell), where a guest's write becomes an event without an exit to this process.
+//!
 //! Nothing of this costs a machine anything before it is used, and raising an interrupt takes no lock.
 
+mod doorbell;
 mod level;
 mod line;
 mod msi;
@@ -24,9 +28,11 @@ use std::sync::{Arc, Weak};
 use kvm_bindings::KvmIrqRouting;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::errno;
+use vmm_sys_util::eventfd::EventFd;
 
 use routes::Routes;
 
+pub use doorbell::Doorbell;
 pub use level::LevelLine;
 pub use line::IrqLine;
 pub use msi::{Msi, MsiLine, MsiSender};
@@ -100,6 +106,23 @@ impl Irqs {
         LevelLine::new(move |event, served| {
             controllers.call(|vm| vm.register_irqfd_with_resample(event, served, gsi))
         })
+    }
+
+    /// From now on, KVM takes a guest's writes at `doorbell`, and writes `event` instead of exiting (`KVM_IOEVENTFD`, KVM
+    /// API section 4.59).
+    ///
+    /// # Errors
+    /// Another eventfd has them already, or the host has no room for it.
+    pub fn connect_doorbell(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
+        self.controllers.call(|vm| doorbell.connect(vm, event))
+    }
+
+    /// From now on, they exit again.
+    ///
+    /// # Errors
+    /// This eventfd does not have them.
+    pub fn disconnect_doorbell(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
+        self.controllers.call(|vm| doorbell.disconnect(vm, event))
     }
 
     /// What sends messages (`KVM_SIGNAL_MSI`, KVM API section 4.71).

@@ -35,6 +35,16 @@ impl Pins {
         Pins { free }
     }
 
+    /// Takes a free pin of ISA, which kernels know without ACPI, and returns its GSI.
+    ///
+    /// # Errors
+    /// [`NoPin`] when all are taken.
+    pub fn take_isa(&mut self) -> Result<u32, NoPin> {
+        let is_isa = |gsi: &u32| *gsi < IOAPIC_ISA_PINS;
+        let place = self.free.iter().rposition(is_isa).ok_or(NoPin)?;
+        Ok(self.free.remove(place))
+    }
+
     /// Takes a free pin, and returns its GSI.
     ///
     /// # Errors
@@ -56,7 +66,8 @@ impl Default for Pins {
 /// The machine has more devices with an interrupt line than pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the machine's {IOAPIC_PINS} interrupt lines do not suffice for its devices; give it fewer devices"
+    "the machine's {IOAPIC_PINS} interrupt lines do not suffice for its devices; use --virtio pci, where devices need none, or \
+     give it fewer devices"
 )]
 pub struct NoPin;
 
@@ -73,5 +84,15 @@ mod tests {
         taken.extend(FIXED_GSIS);
         taken.sort_unstable();
         assert!(taken.into_iter().eq(0..IOAPIC_PINS));
+    }
+
+    #[test]
+    fn pins_of_isa_are_taken_alone_and_once() {
+        let mut pins = Pins::new();
+        assert_eq!([pins.take_isa(), pins.take()], [Ok(1), Ok(16)]);
+        let rest: Vec<u32> = std::iter::from_fn(|| pins.take_isa().ok()).collect();
+        assert_eq!(rest, [3, 6, 7, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(pins.take_isa(), Err(NoPin));
+        assert_eq!(pins.take(), Ok(17));
     }
 }

@@ -135,8 +135,15 @@ impl Loading {
         create_irqchip(vm, &plan)?;
         let mut bus = BusBuilder::new();
         let irqs = Irqs::new(vm);
-        let devices =
-            DeviceSet::build(&plan.devices, spec, output.as_ref(), latch, &irqs, &mut bus)?;
+        let devices = DeviceSet::build(
+            &plan.devices,
+            spec,
+            output.as_ref(),
+            latch,
+            &irqs,
+            mapped.memory(),
+            &mut bus,
+        )?;
         let bus = bus.build();
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;
@@ -219,10 +226,11 @@ fn load_kernel(
     watch: &dyn Watch,
 ) -> Result<Loaded, Error> {
     let rsdp = acpi::write_tables(memory, plan)?;
+    let cmdline = plan.cmdline(&spec.cmdline);
     let request = BootRequest {
         kernel: &images.kernel,
         initrd: images.initrd.as_ref(),
-        cmdline: &spec.cmdline,
+        cmdline: &cmdline,
         protocol: spec.boot_protocol,
         decompress: spec.decompress,
         rsdp: Some(rsdp),

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::state;
-use crate::devices::{self, RestoreError};
+use crate::devices::{self, RestoreError, SuspendError};
 use crate::hypercall::para;
 use crate::irq::NoPin;
 use crate::{acpi, boot, cpu, memory};
@@ -72,6 +72,9 @@ pub enum Error {
     /// What KVM keeps for the whole machine can't be saved or restored.
     #[error(transparent)]
     VmState(#[from] state::Error),
+    /// The devices can't be paused or saved.
+    #[error(transparent)]
+    DeviceSuspend(#[from] SuspendError),
     /// The devices don't take a saved state.
     #[error(transparent)]
     DeviceState(#[from] RestoreError),

@@ -58,11 +58,14 @@ impl Machine {
     /// Takes the vCPUs out of the guest, with no access pending; then devices take no more input.
     ///
     /// # Errors
-    /// A vCPU that does not obey in time. The devices go on then.
+    /// A vCPU or a device that does not obey in time. All go on then, as far as they obey.
     pub fn pause(&self) -> Result<(), Error> {
         self.vcpus.pause(VCPU_DEADLINE)?;
-        self.devices.pause();
-        Ok(())
+        self.devices.pause().map_err(|error| {
+            // The first error says more.
+            let _ = self.vcpus.resume(VCPU_DEADLINE);
+            error.into()
+        })
     }
 
     /// How often each vCPU left the guest, in order.
@@ -100,7 +103,7 @@ impl Machine {
     pub fn save(&self) -> Result<MachineState, Error> {
         Ok(MachineState {
             vcpus: self.save_vcpus()?,
-            devices: self.devices.save(),
+            devices: self.devices.save()?,
             vm: VmState::save(self.mapped.vm(), self.legacy_timer)?,
         })
     }

@@ -79,7 +79,7 @@ pub const DATA: Place = Place {
 
 /// Whether the guest has read all that came.
 pub fn is_drained(serial: &impl Device) -> bool {
-    serial.save().unwrap().state["in_buffer"]
+    serial.save().unwrap().unwrap().state["in_buffer"]
         .as_array()
         .unwrap()
         .is_empty()

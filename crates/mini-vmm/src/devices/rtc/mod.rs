@@ -25,7 +25,7 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use super::events::EventSource;
 use super::port::{read_byte, write_byte};
-use super::{Device, RestoreError, Saved, Slot, Window};
+use super::{Device, RestoreError, Saved, Slot, SuspendError, Window};
 use crate::config::VmSpec;
 use crate::irq::{IrqLine, NoPin, Pins};
 use crate::layout::{RTC, RTC_GSI, RTC_SIZE};
@@ -191,8 +191,9 @@ impl BusDevice for Rtc {
 }
 
 impl Device for Rtc {
-    fn pause(&self) {
+    fn pause(&self) -> Result<(), SuspendError> {
         lock(&self.state).paused = true;
+        Ok(())
     }
 
     fn resume(&self) {
@@ -202,7 +203,7 @@ impl Device for Rtc {
         self.settle(&mut state);
     }
 
-    fn save(&self) -> Option<Saved> {
+    fn save(&self) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &lock(&self.state).clock)
     }
 
@@ -421,7 +422,7 @@ mod tests {
     fn it_pauses() {
         let rtc = rtc();
         set(&rtc, 11, 0x12);
-        rtc.pause();
+        rtc.pause().unwrap();
         pass(1000);
         rtc.tick();
         assert_eq!(interrupts(&rtc), 0);

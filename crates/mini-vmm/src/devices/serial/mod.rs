@@ -18,7 +18,7 @@ mod uart;
 pub use state::SerialState;
 
 use super::port::{read_byte, write_byte};
-use super::{Device, RestoreError, Saved, Slot, Window};
+use super::{Device, RestoreError, Saved, Slot, SuspendError, Window};
 use crate::config::{SerialSpec, VmSpec};
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::irq::{IrqLine, NoPin, Pins};
@@ -155,8 +155,9 @@ impl<W: Write + Send> InputTarget for SerialDevice<W> {
 }
 
 impl<W: Write + Clone + Send> Device for SerialDevice<W> {
-    fn pause(&self) {
+    fn pause(&self) -> Result<(), SuspendError> {
         lock(&self.inner).paused = true;
+        Ok(())
     }
 
     fn resume(&self) {
@@ -165,7 +166,7 @@ impl<W: Write + Clone + Send> Device for SerialDevice<W> {
         inner.announce_room(&self.room);
     }
 
-    fn save(&self) -> Option<Saved> {
+    fn save(&self) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &lock(&self.inner).uart.save())
     }
 
@@ -286,7 +287,7 @@ mod tests {
     #[test]
     fn pause_holds_input_back() {
         let (device, _) = serial();
-        device.pause();
+        device.pause().unwrap();
         assert_eq!(device.enqueue(b"abc"), 0);
         assert!(device.input_room().read().is_err());
         device.resume();

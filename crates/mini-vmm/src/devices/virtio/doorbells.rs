@@ -1,0 +1,181 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! How a guest's notifications reach a device's thread: an eventfd for each queue, which KVM writes.
+
+use std::fmt;
+use std::io;
+use std::sync::{Mutex, OnceLock};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::irq::{Doorbell, Irqs};
+use crate::sync::lock;
+
+/// Where a guest notifies of a queue, from where the device's registers are.
+type Place = fn(base: u64, queue: u16) -> Doorbell;
+
+/// The eventfds of a device's queues, and where KVM writes them.
+///
+/// An eventfd is made when the driver first starts its queue. KVM has it from a start to a reset, where the device's
+/// registers are then. A notification that KVM does not take exits, and [`ring`](Self::ring)s.
+pub(super) struct Doorbells {
+    irqs: Irqs,
+    place: Place,
+    events: Box<[OnceLock<EventFd>]>,
+    connected: Mutex<Connected>,
+}
+
+#[derive(Debug, Default)]
+struct Connected {
+    /// Where the device's registers are, if they are anywhere.
+    base: Option<u64>,
+    /// The queues that run.
+    queues: Vec<u16>,
+    /// What KVM has.
+    doorbells: Vec<(u16, Doorbell)>,
+}
+
+impl Doorbells {
+    /// Those of a device with so many queues.
+    pub fn new(irqs: &Irqs, queues: usize, base: Option<u64>, place: Place) -> Self {
+        let connected = Connected {
+            base,
+            ..Default::default()
+        };
+        Doorbells {
+            irqs: irqs.clone(),
+            place,
+            events: (0..queues).map(|_| OnceLock::new()).collect(),
+            connected: Mutex::new(connected),
+        }
+    }
+
+    /// The eventfd of a queue, which is made if there is none, and whether it was.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn make(&self, queue: u16) -> io::Result<Option<(&EventFd, bool)>> {
+        let Some(place) = self.events.get(usize::from(queue)) else {
+            return Ok(None);
+        };
+        if let Some(event) = place.get() {
+            return Ok(Some((event, false)));
+        }
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Some((place.get_or_init(|| event), true)))
+    }
+
+    /// The eventfd of a queue.
+    pub fn event(&self, queue: u16) -> Option<&EventFd> {
+        self.events.get(usize::from(queue))?.get()
+    }
+
+    /// Notifies of a queue, on behalf of a guest whose notification came by an exit. Before its start, a queue is not
+    /// looked at: it is as it starts.
+    pub fn ring(&self, queue: u16) {
+        if let Some(event) = self.event(queue) {
+            // It fails only on a full counter, which says the same.
+            let _ = event.write(1);
+        }
+    }
+
+    /// KVM takes the notifications of these queues, and of no others.
+    pub fn connect(&self, queues: &[u16]) {
+        let mut connected = lock(&self.connected);
+        connected.queues = queues.to_vec();
+        self.reconcile(&mut connected);
+    }
+
+    /// The registers are where `base` says, which is asked under the lock: the last of two moves is the last one here.
+    pub fn moved(&self, base: impl FnOnce() -> Option<u64>) {
+        let mut connected = lock(&self.connected);
+        connected.base = base();
+        self.reconcile(&mut connected);
+    }
+
+    fn reconcile(&self, connected: &mut Connected) {
+        let queues = connected.queues.iter();
+        let wanted: Vec<_> = match connected.base {
+            Some(base) => queues
+                .map(|&queue| (queue, (self.place)(base, queue)))
+                .collect(),
+            None => Vec::new(),
+        };
+        connected.doorbells.retain(|&(queue, doorbell)| {
+            let stays = wanted.contains(&(queue, doorbell));
+            if !stays && let Some(event) = self.event(queue) {
+                // It fails only if KVM has it no more.
+                let _ = self.irqs.disconnect_doorbell(doorbell, event);
+            }
+            stays
+        });
+        for (queue, doorbell) in wanted {
+            if connected.doorbells.contains(&(queue, doorbell)) {
+                continue;
+            }
+            let Some(event) = self.event(queue) else {
+                continue;
+            };
+            // Another device may be there, by the guest's doing, or the host lacks something: then it exits.
+            if self.irqs.connect_doorbell(doorbell, event).is_ok() {
+                connected.doorbells.push((queue, doorbell));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Doorbells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doorbells")
+            .field("connected", &self.connected)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(base: u64, queue: u16) -> Doorbell {
+        Doorbell {
+            address: base + u64::from(queue),
+            data: None,
+        }
+    }
+
+    const NOWHERE: [u64; 0] = [];
+
+    /// Where KVM takes notifications, in order.
+    fn connected(doorbells: &Doorbells) -> Vec<u64> {
+        let connected = lock(&doorbells.connected);
+        let addresses = connected.doorbells.iter().map(|(_, at)| at.address);
+        addresses.collect()
+    }
+
+    #[test]
+    fn kvm_has_what_runs_where_it_is() {
+        let doorbells = Doorbells::new(&Irqs::unconnected(), 3, None, place);
+        doorbells.ring(0);
+        for queue in [0, 2, 3] {
+            let made = doorbells.make(queue).unwrap().is_some();
+            assert_eq!(made, queue < 3);
+        }
+        doorbells.connect(&[0, 2]);
+        assert_eq!(connected(&doorbells), NOWHERE);
+        doorbells.moved(|| Some(0x1000));
+        assert_eq!(connected(&doorbells), [0x1000, 0x1002]);
+        doorbells.moved(|| Some(0x2000));
+        assert_eq!(connected(&doorbells), [0x2000, 0x2002]);
+        doorbells.connect(&[2]);
+        assert_eq!(connected(&doorbells), [0x2002]);
+        doorbells.moved(|| None);
+        assert_eq!(connected(&doorbells), NOWHERE);
+        doorbells.moved(|| Some(0x1000));
+        doorbells.connect(&[]);
+        assert_eq!(connected(&doorbells), NOWHERE);
+        doorbells.ring(2);
+        assert_eq!(doorbells.event(2).unwrap().read().unwrap(), 1);
+        assert!(!doorbells.make(2).unwrap().unwrap().1, "it is made once");
+    }
+}

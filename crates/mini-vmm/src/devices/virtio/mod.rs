@@ -1,0 +1,86 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Virtio devices: on PCI, or as memory-mapped devices (`--virtio`).
+//!
+//! A kind of device is one file with a `models` function, and one line in `KINDS`. It knows no transport. A device is in
+//! two parts: a [`Port`] with the registers, which vCPUs use, and a [`Seat`] with the device itself, which has one
+//! [thread](IoThread) with all others. What one asks of the other goes through the thread's mailbox, and vCPUs wait for no
+//! answer but that of a write to a configuration, and of a reset by MMIO.
+
+mod doorbells;
+mod entropy;
+mod io_thread;
+mod mmio;
+mod pci;
+mod poller;
+mod port;
+mod seat;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use virtio_transport::AnyDevice;
+use vm_memory::GuestMemoryMmap;
+
+use super::Slot;
+use super::device::Parts;
+use crate::config::{VirtioSpec, VmSpec};
+use crate::irq::{NoPin, Pins};
+
+pub use io_thread::IoThread;
+use port::Port;
+use seat::Seat;
+
+/// Guest memory as devices have it.
+type Memory = Arc<GuestMemoryMmap>;
+
+/// The devices of a kind that a description has.
+type Kind = fn(&VmSpec) -> Vec<Model>;
+
+/// Every kind of virtio device, in the order in which a guest finds them.
+const KINDS: &[Kind] = &[entropy::models];
+
+/// A virtio device in the plan of a machine, whatever its transport.
+#[derive(Clone)]
+struct Model {
+    /// Its name, the same in every snapshot.
+    id: Cow<'static, str>,
+    make: Arc<Make>,
+}
+
+type Make = dyn Fn(&Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync;
+
+impl Model {
+    /// A device that `make` makes.
+    fn new(
+        id: impl Into<Cow<'static, str>>,
+        make: impl Fn(&Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync + 'static,
+    ) -> Self {
+        Model {
+            id: id.into(),
+            make: Arc::new(make),
+        }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Model").field(&self.id).finish()
+    }
+}
+
+/// The slots of the virtio devices that `spec` describes: one each, or one for the PCI root with all of them.
+pub(super) fn plan(spec: &VmSpec, pins: &mut Pins) -> Result<Vec<Slot>, NoPin> {
+    let models: Vec<_> = KINDS.iter().flat_map(|kind| kind(spec)).collect();
+    match spec.virtio {
+        _ if models.is_empty() => Ok(Vec::new()),
+        VirtioSpec::Pci => Ok(vec![pci::plan(spec, models)]),
+        VirtioSpec::Mmio => mmio::plan(models, pins, mmio::Announced::InDsdt),
+        VirtioSpec::MmioCmdline => mmio::plan(models, pins, mmio::Announced::OnCmdline),
+    }
+}

@@ -1,0 +1,289 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Devices on PCI (`--virtio pci`): the root, and a function for each.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use acpi_tables::Aml;
+use pci_root::acpi::{EcamReservation, HostBridge};
+use pci_root::{
+    Bar, Capability, Class, Function, FunctionBuilder, Ids, Message, MsiSink, Msix, MsixPlace,
+    PciDevice, PciRoot, Reply, RootBuilder, RootState, Span, Windows,
+};
+use serde::{Deserialize, Serialize};
+use vcpu_loop::Next;
+use vcpu_loop::bus::{BusDevice, Place};
+use virtio_transport::pci::{
+    self as virtio_pci, BAR_SIZE, MSIX_PBA, MSIX_TABLE, NOTIFY, NOTIFY_STEP, PciState,
+    PciTransport, Vectors,
+};
+
+use super::doorbells::Doorbells;
+use super::port::PortState;
+use super::{Memory, Model, Port};
+use crate::config::VmSpec;
+use crate::devices::device::Parts;
+use crate::devices::{Device, RestoreError, Saved, Slot, SuspendError, Window};
+use crate::irq::{Doorbell, MsiSender};
+use crate::layout;
+
+/// The root's name in snapshots.
+const ID: &str = "pci";
+/// The form of its state.
+const VERSION: u32 = 1;
+/// The capability that virtio's are (`PCI_CAP_ID_VNDR`).
+const VENDOR_SPECIFIC: u8 = 9;
+
+/// The slot of the root.
+pub(super) fn plan(spec: &VmSpec, models: Vec<Model>) -> Slot {
+    let windows = windows(spec.memory);
+    let ranges = pci_root::Window::ALL.map(|window| {
+        let span = windows.span(window);
+        Window::memory(span.base, span.size)
+    });
+    let mut slot = Slot::new(ID, &ranges, move |parts| {
+        Ok(Arc::new(Root::new(windows, &models, parts)?))
+    });
+    HostBridge::new(&windows).to_aml_bytes(&mut slot.aml);
+    EcamReservation::new(&windows).to_aml_bytes(&mut slot.aml);
+    slot.pci = Some(windows);
+    slot
+}
+
+/// Where the root is in a machine with so much memory.
+fn windows(memory: u64) -> Windows {
+    Windows {
+        ecam: layout::PCI_ECAM,
+        buses: layout::PCI_BUSES,
+        low: Span::new(layout::PCI_LOW, layout::PCI_LOW_SIZE),
+        high: Span::new(layout::pci_high(memory), layout::PCI_HIGH_SIZE),
+    }
+}
+
+/// Where a driver notifies of a queue, whatever it writes.
+fn doorbell(base: u64, queue: u16) -> Doorbell {
+    Doorbell {
+        address: base + NOTIFY + u64::from(queue) * u64::from(NOTIFY_STEP),
+        data: None,
+    }
+}
+
+/// Messages to the guest's local APICs.
+struct Apics(MsiSender);
+
+impl MsiSink for Apics {
+    fn send(&self, message: Message) {
+        // Nobody may have the address that the guest chose.
+        let _ = self.0.signal(message.address, message.data);
+    }
+}
+
+struct MsixVectors(Arc<Msix>);
+
+impl Vectors for MsixVectors {
+    fn count(&self) -> u16 {
+        self.0.vectors()
+    }
+
+    fn fire(&self, vector: u16) {
+        let _ = self.0.fire(vector);
+    }
+}
+
+/// A device behind BAR 0 of a function.
+struct Behind(Arc<Port<PciTransport>>);
+
+impl PciDevice for Behind {
+    fn read_bar(&self, _: u8, offset: u64, data: &mut [u8]) -> Reply {
+        self.0.registers().read_bar(offset, data);
+        Reply::Done
+    }
+
+    fn write_bar(&self, _: u8, offset: u64, data: &[u8]) -> Reply {
+        self.0.access(|transport| transport.write_bar(offset, data));
+        Reply::Done
+    }
+
+    fn read_capability(&self, _: usize, offset: u8, data: &mut [u8]) {
+        self.0.registers().read_window(offset, data);
+    }
+
+    fn write_capability(&self, _: usize, offset: u8, data: &[u8]) {
+        self.0
+            .access(|transport| transport.write_window(offset, data));
+    }
+
+    fn moved(&self, function: &Function) {
+        self.0.doorbells().moved(|| function.decoded(0));
+    }
+}
+
+/// The function of a device, and its port.
+fn function(
+    model: &Model,
+    memory: &Memory,
+    parts: &Parts<'_>,
+) -> io::Result<(Function, Arc<Port<PciTransport>>)> {
+    let device = (model.make)(parts)?;
+    let layout = device.layout();
+    let sink = Arc::new(Apics(parts.irqs.msi()));
+    let msix = Msix::new(PciTransport::vectors(&layout), sink).map_err(io::Error::other)?;
+    let msix = Arc::new(msix);
+    let vectors = Arc::new(MsixVectors(Arc::clone(&msix)));
+    let doorbells = Doorbells::new(parts.irqs, layout.queues.len(), None, doorbell);
+    let transport =
+        PciTransport::new(layout, device.config(), vectors).map_err(io::Error::other)?;
+    let builder = outside(&transport, msix).map_err(io::Error::other)?;
+    let interrupt = transport.interrupt();
+    let port = Port::new(
+        &model.id,
+        device,
+        (transport, interrupt),
+        doorbells,
+        memory,
+        parts.io,
+    )?;
+    let function = builder.build(Arc::new(Behind(Arc::clone(&port))));
+    Ok((function, port))
+}
+
+/// All of a function but the device: what a guest reads of it before it has a driver.
+fn outside(
+    transport: &PciTransport,
+    msix: Arc<Msix>,
+) -> Result<FunctionBuilder, pci_root::function::FunctionError> {
+    let identity = transport.identity();
+    let [base, sub, interface] = identity.class;
+    let class = Class {
+        base,
+        sub,
+        interface,
+    };
+    let ids = Ids {
+        revision: identity.revision,
+        subsystem_vendor: identity.subsystem_vendor,
+        subsystem: identity.subsystem,
+        ..Ids::new(identity.vendor, identity.device, class)
+    };
+    let place = MsixPlace {
+        table: (0, MSIX_TABLE),
+        pba: (0, MSIX_PBA),
+    };
+    let mut builder = FunctionBuilder::new(ids)?
+        .bar(0, Bar::memory64(BAR_SIZE))?
+        .msix(msix, place)?;
+    for capability in transport.capabilities() {
+        builder = builder.capability(&match capability {
+            virtio_pci::Capability::Fixed(body) => Capability::fixed(VENDOR_SPECIFIC, body),
+            // What the device answers is behind id and next pointer.
+            virtio_pci::Capability::Live(len) => Capability::live(VENDOR_SPECIFIC, len - 2),
+        })?;
+    }
+    Ok(builder)
+}
+
+/// The root, with all devices.
+struct Root {
+    root: PciRoot,
+    ports: Vec<Arc<Port<PciTransport>>>,
+}
+
+/// What the root and its devices save.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    root: RootState,
+    devices: Vec<PortState<PciState>>,
+}
+
+impl Root {
+    fn new(windows: Windows, models: &[Model], parts: &Parts<'_>) -> io::Result<Self> {
+        let mut builder = RootBuilder::new(windows).map_err(io::Error::other)?;
+        let memory = Arc::new(parts.memory.clone());
+        let mut ports = Vec::with_capacity(models.len());
+        for model in models {
+            let (function, port) = function(model, &memory, parts)?;
+            builder.push(function).map_err(io::Error::other)?;
+            ports.push(port);
+        }
+        let root = builder.build().map_err(io::Error::other)?;
+        Ok(Root { root, ports })
+    }
+}
+
+/// What the bus does with a reply.
+fn next(reply: Reply) -> Next {
+    match reply {
+        Reply::Done => Next::Continue,
+        Reply::Unclaimed => Next::Unclaimed,
+    }
+}
+
+impl BusDevice for Root {
+    fn read(&self, place: Place, data: &mut [u8]) -> Next {
+        match pci_root::Window::ALL.get(place.window) {
+            Some(window) => next(self.root.read(*window, place.offset, data)),
+            None => Next::Unclaimed,
+        }
+    }
+
+    fn write(&self, place: Place, data: &[u8]) -> Next {
+        match pci_root::Window::ALL.get(place.window) {
+            Some(window) => next(self.root.write(*window, place.offset, data)),
+            None => Next::Unclaimed,
+        }
+    }
+}
+
+impl Device for Root {
+    fn pause(&self) -> Result<(), SuspendError> {
+        let paused = self.ports.iter().try_for_each(|port| port.pause());
+        paused.inspect_err(|_| self.resume())
+    }
+
+    fn resume(&self) {
+        self.ports.iter().for_each(|port| port.resume());
+    }
+
+    fn save(&self) -> Result<Option<Saved>, SuspendError> {
+        let devices = self.ports.iter().map(|port| port.save());
+        let state = State {
+            root: self.root.save(),
+            devices: devices.collect::<Result<_, _>>()?,
+        };
+        Saved::new(ID, VERSION, &state)
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let State { root, devices } = saved.read_as(ID, VERSION)?;
+        if devices.len() != self.ports.len() {
+            return Err(RestoreError::Devices { id: ID.to_owned() });
+        }
+        let before = self.root.save();
+        self.root
+            .restore(&root)
+            .map_err(|reason| RestoreError::Virtio {
+                device: ID.to_owned(),
+                reason: Box::new(reason),
+            })?;
+        let mut pairs = self.ports.iter().zip(devices);
+        pairs
+            .try_for_each(|(port, state)| port.restore(state))
+            .inspect_err(|_| {
+                // It was in that state.
+                let _ = self.root.restore(&before);
+            })
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Root")
+            .field("root", &self.root)
+            .field("ports", &self.ports)
+            .finish()
+    }
+}

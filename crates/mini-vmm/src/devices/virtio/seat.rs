@@ -1,0 +1,186 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A device on its thread.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::epoll::EventFlags;
+use virtio_transport::device::{Event, RestoreError, StartError};
+use virtio_transport::message::{Activation, Answer, Command, Failure};
+use virtio_transport::worker::{SaveError, Worker, WorkerState};
+
+use super::Memory;
+use super::doorbells::Doorbells;
+use super::poller::{Epoll, SeatPoller, Token};
+use crate::sys::eventfd::borrow;
+
+/// Who gets a device's answers.
+pub(super) trait Answered: Send + Sync {
+    /// Takes one. No lock is held that a vCPU waits for.
+    fn answer(&self, answer: &Answer);
+}
+
+/// A device, with what its thread needs for it.
+pub(super) struct Seat {
+    number: usize,
+    worker: Worker<Memory>,
+    port: Arc<dyn Answered>,
+    doorbells: Arc<Doorbells>,
+    /// The queues that its driver set up.
+    queues: Vec<u16>,
+}
+
+/// The queues that a driver set up.
+fn queues_of(activation: &Activation) -> Vec<u16> {
+    let all = (0..).take(activation.queues.len());
+    all.filter(|queue| activation.has(*queue)).collect()
+}
+
+impl Seat {
+    /// A device that no driver has started.
+    pub fn new(
+        number: usize,
+        worker: Worker<Memory>,
+        port: Arc<dyn Answered>,
+        doorbells: Arc<Doorbells>,
+    ) -> Self {
+        Seat {
+            number,
+            worker,
+            port,
+            doorbells,
+            queues: Vec::new(),
+        }
+    }
+
+    /// Calls the device, and gives its port the answers.
+    fn call<T>(
+        &mut self,
+        epoll: &mut Epoll,
+        call: impl FnOnce(&mut Worker<Memory>, &mut SeatPoller<'_>, &mut Vec<Answer>) -> T,
+    ) -> T {
+        let (mut answers, seat) = (Vec::new(), self.number);
+        let result = call(
+            &mut self.worker,
+            &mut SeatPoller { epoll, seat },
+            &mut answers,
+        );
+        for answer in &answers {
+            self.port.answer(answer);
+        }
+        result
+    }
+
+    /// Does what the port asks for.
+    pub fn perform(&mut self, epoll: &mut Epoll, command: Command) {
+        match &command {
+            Command::Start(activation) => {
+                if let Err(source) = self.prepare(epoll, activation) {
+                    return self.refuse(activation.epoch, source);
+                }
+            }
+            // A device that is being reset takes no notification.
+            Command::Reset { .. } => self.doorbells.connect(&[]),
+            Command::SetConfig { .. } => {}
+        }
+        let is_start = matches!(command, Command::Start(_));
+        self.call(epoll, |worker, poller, answers| {
+            worker.perform(poller, command, answers)
+        });
+        if is_start {
+            self.connect();
+        }
+    }
+
+    /// Makes the eventfds of queues that are about to start. Done before, so that no notification is lost.
+    fn prepare(&mut self, epoll: &mut Epoll, activation: &Activation) -> io::Result<()> {
+        self.queues = queues_of(activation);
+        for &queue in &self.queues {
+            if let Some((event, true)) = self.doorbells.make(queue)? {
+                let seat = self.number;
+                // An eventfd stays open for as long as the device is there.
+                epoll.watch(borrow(event), Token::Kick { seat, queue }, EventFlags::IN)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The driver is told that the device can't start.
+    pub fn refuse(&self, epoch: u64, source: io::Error) {
+        let what = "the host has no thread or descriptor left for its queues";
+        let why = Failure::Start(StartError { what, source });
+        self.port.answer(&Answer::NeedsReset { epoch, why });
+    }
+
+    /// KVM takes the notifications of a device that runs.
+    fn connect(&self) {
+        if self.worker.is_running() {
+            self.doorbells.connect(&self.queues);
+        }
+    }
+
+    /// The driver notified of a queue.
+    pub fn kick(&mut self, epoll: &mut Epoll, queue: u16) {
+        if let Some(event) = self.doorbells.event(queue) {
+            // Read before the queue is looked at: what comes later is another event.
+            let _ = event.read();
+        }
+        self.process(epoll, Event::Queue(queue));
+    }
+
+    /// Something happened to the device.
+    pub fn process(&mut self, epoll: &mut Epoll, event: Event) {
+        self.call(epoll, |worker, poller, answers| {
+            worker.process(poller, event, answers)
+        });
+    }
+
+    /// Nothing of it touches guest memory from now on; `false` if that is not so at `by`.
+    pub fn pause(&mut self, epoll: &mut Epoll, by: Instant) -> bool {
+        self.call(epoll, |worker, poller, answers| {
+            worker.pause(poller, by, answers)
+        })
+        .is_ok()
+    }
+
+    /// It goes on.
+    pub fn resume(&mut self, epoll: &mut Epoll) {
+        self.call(epoll, |worker, poller, answers| {
+            worker.resume(poller, answers)
+        });
+        self.connect();
+    }
+
+    /// Its state; it is paused.
+    pub fn save(&mut self) -> Result<WorkerState, SaveError> {
+        self.worker.save()
+    }
+
+    /// Takes a state, and is paused then.
+    pub fn restore(
+        &mut self,
+        epoll: &mut Epoll,
+        state: &WorkerState,
+        activation: Option<Activation>,
+    ) -> Result<(), RestoreError> {
+        if let Some(activation) = &activation {
+            self.prepare(epoll, activation).map_err(|_| {
+                RestoreError::Value("the host has no descriptor left for its queues")
+            })?;
+        }
+        self.worker.restore(state, activation)
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat")
+            .field("number", &self.number)
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}
