@@ -112,6 +112,24 @@ pub fn bed(
 /// Modules for mini-vmm's devices; those that a kernel lacks are omitted.
 const GUEST_MODULES: &[&str] = &["pvpanic", "pvpanic-mmio", "button", "evdev"];
 
+/// The drivers of mini-vmm's virtio devices; some kernels have a part of them built in.
+const VIRTIO_MODULES: &[&str] = &["virtio_pci", "virtio_mmio", "virtio_rng"];
+
+/// An archive to append to [`guest`]'s: the modules that [`LOAD_VIRTIO`] loads.
+pub fn virtio(kernel: &Kernel) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    let mut order = String::new();
+    for (name, data) in kernel.modules(VIRTIO_MODULES)? {
+        order.push_str(&format!("{name}\n"));
+        archive.file(&format!("/virtio/{name}.ko"), &data);
+    }
+    archive.file("/virtio/order", order.as_bytes());
+    Ok(archive.finish())
+}
+
+/// Loads the modules of [`virtio`].
+pub const LOAD_VIRTIO: &str = "for m in $(cat /virtio/order); do insmod /virtio/$m.ko; done\n";
+
 /// The root file system of a guest of mini-vmm: runs `/job`, which [`job`] adds, then powers off.
 pub fn guest(kernel: Option<&Kernel>) -> Result<Vec<u8>> {
     let modules = match kernel {

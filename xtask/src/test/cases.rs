@@ -51,6 +51,8 @@ pub struct Case {
     pub also_expect: &'static [&'static str],
     /// Whether the guest has the driver of `guest/linux`, in /para.
     pub para: bool,
+    /// Whether the guest loads the drivers of virtio devices.
+    pub virtio: bool,
     /// The kind of console through which the guest gets bytes that it sends back; empty for no echo.
     pub echo: &'static str,
     /// Whether it runs only with `--long`.
@@ -79,8 +81,15 @@ pub const LINUX: Case = Case {
     expect: &[],
     also_expect: &[],
     para: false,
+    virtio: false,
     echo: "",
     long: false,
+};
+
+/// A case with virtio devices.
+const VIRTIO: Case = Case {
+    virtio: true,
+    ..LINUX
 };
 
 const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
@@ -107,6 +116,12 @@ const AMD: &[Case] = &[
         guest: "dmesg | grep -q 'alg: self-tests disabled' && echo UNTESTED", expect: &["UNTESTED"], ..LINUX },
     Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
     Case { name: "real-time-clock", arguments: "--rtc on", guest: RTC_ALARM, expect: &["ALARM 1"], ..LINUX },
+    Case { name: "6.1-rng-pci", image: BZIMAGE_6_1, arguments: "--rng on", guest: RNG, expect: RANDOM, ..VIRTIO },
+    Case { name: "6.12-rng-pci", image: BZIMAGE_6_12, arguments: "--rng on", guest: RNG, expect: RANDOM, ..VIRTIO },
+    Case { name: "6.1-rng-mmio", image: BZIMAGE_6_1, arguments: "--rng on --virtio mmio",
+        guest: RNG, expect: RANDOM, ..VIRTIO },
+    Case { name: "6.12-rng-mmio", image: BZIMAGE_6_12, arguments: "--rng on --virtio mmio",
+        guest: RNG, expect: RANDOM, ..VIRTIO },
     Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
         guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
     Case { name: "unknown-msrs-denied", cpus: 2, arguments: "--msr-policy deny-unknown", ..LINUX },
@@ -164,6 +179,11 @@ const RTC_ALARM: &str = "cd /sys/class/rtc/rtc0
         usleep 100000
     done
     echo ALARM $(interrupts)";
+
+/// Takes random numbers from the virtio device, and says whose they are.
+const RNG: &str =
+    "echo RNG $(cat /sys/class/misc/hw_random/rng_current) $(head -c 64 /dev/hwrng | wc -c)";
+const RANDOM: &[&str] = &["RNG virtio_rng.0 64"];
 
 /// Waits for the power button's key event, as logind would.
 const POWER_BUTTON: &str =

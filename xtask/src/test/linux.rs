@@ -148,6 +148,15 @@ fn add_initrd(
         parts.push(format!("/guest/{name}"));
         add_once(bed, file, &parts[1]);
     }
+    if case.virtio {
+        let name = format!("virtio-{}", kernel.release);
+        let file = scratch.path(&name);
+        if !file.exists() {
+            write(&file, initramfs::virtio(kernel)?)?;
+        }
+        parts.push(format!("/guest/{name}"));
+        add_once(bed, file, &format!("/guest/{name}"));
+    }
     let job = scratch.path(&format!("job-{}", case.name));
     write(&job, initramfs::job(&guest_job(case)))?;
     bed.add(&job, &format!("/guest/job-{}", case.name));
@@ -168,8 +177,13 @@ fn name(case: &Case) -> String {
 }
 
 fn guest_job(case: &Case) -> String {
+    let modules = if case.virtio {
+        initramfs::LOAD_VIRTIO
+    } else {
+        ""
+    };
     let mut job = format!(
-        "echo \"release=$(uname -r) cpus=$(nproc).\"\necho READY\n{}\n",
+        "{modules}echo \"release=$(uname -r) cpus=$(nproc).\"\necho READY\n{}\n",
         case.guest
     );
     if let Some(bytes) = case.echo_bytes() {
