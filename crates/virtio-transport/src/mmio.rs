@@ -85,6 +85,13 @@ pub struct MmioState {
     pub interrupt_status: u32,
 }
 
+impl MmioState {
+    /// The name of its kind in a snapshot.
+    pub const KIND: &'static str = "virtio-mmio";
+    /// The form of this structure: raised when it changes.
+    pub const VERSION: u32 = 1;
+}
+
 impl MmioTransport {
     /// A device that no driver has touched. `config` is a copy of its configuration; `vendor` a number that tells whose
     /// device it is, which drivers don't use.

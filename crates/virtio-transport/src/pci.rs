@@ -94,6 +94,13 @@ pub struct PciState {
     pub window: WindowState,
 }
 
+impl PciState {
+    /// The name of its kind in a snapshot.
+    pub const KIND: &'static str = "virtio-pci";
+    /// The form of this structure: raised when it changes.
+    pub const VERSION: u32 = 1;
+}
+
 impl PciTransport {
     /// A device that no driver has touched. `config` is a copy of its configuration; `vectors` are the function's MSI-X
     /// vectors, [`PciTransport::vectors`] of them.

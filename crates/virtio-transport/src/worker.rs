@@ -64,6 +64,11 @@ pub struct WorkerState {
     pub device: Saved,
 }
 
+impl WorkerState {
+    /// The form of this structure: raised when it changes.
+    pub const VERSION: u32 = 1;
+}
+
 /// Why a device can't be saved.
 #[derive(Debug, Error)]
 #[non_exhaustive]
