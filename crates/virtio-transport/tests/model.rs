@@ -312,7 +312,7 @@ fn model(traits: Traits, vcpus: &'static [&'static [Step]], judge: fn(&Vmm)) {
     let memory = memory(1 << 16);
     let ring = DriverRing::new(&memory, 0x1000, 8).state();
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(if is_long() { 4 } else { 2 });
+    builder.preemption_bound = Some(if is_long() { 3 } else { 2 });
     builder.check(move || {
         let vmm = Arc::new(Vmm {
             registers: Mutex::new(Registers::new(layout(), vec![0]).unwrap()),
