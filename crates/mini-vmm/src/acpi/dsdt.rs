@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The DSDT: devices that no bus enumerates.
+//! The DSDT: devices that can't be enumerated by a bus.
 //!
-//! There are no processor devices: the MADT has all that is to say about vCPUs, and each device
-//! costs a kernel a few evaluations at boot.
+//! There are no processor devices: the MADT describes the vCPUs in full, and each device costs a kernel a few
+//! evaluations at boot.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{Name, Package, ZERO};
@@ -16,7 +16,7 @@ use crate::plan::MachinePlan;
 /// DSDT revision from which integers have 64 bits (section 5.2.11.1).
 const REVISION: u8 = 2;
 
-/// The DSDT of `machine`: soft-off, then what each device says of itself.
+/// The DSDT of `machine`: soft-off, then the AML of each device.
 pub(super) fn dsdt(machine: &MachinePlan) -> Vec<u8> {
     let mut body = Vec::new();
     soft_off(&mut body);
@@ -26,7 +26,7 @@ pub(super) fn dsdt(machine: &MachinePlan) -> Vec<u8> {
     table(b"DSDT", REVISION, &body)
 }
 
-/// `\_S5` (section 7.4.2.6): the value that the sleep control register takes for soft-off.
+/// `\\_S5` (section 7.4.2.6): the soft-off value of the sleep control register.
 fn soft_off(body: &mut Vec<u8>) {
     let sleep_types = Package::new(vec![&layout::ACPI_S5_SLEEP_TYPE, &ZERO, &ZERO, &ZERO]);
     Name::new("_S5_".into(), &sleep_types).to_aml_bytes(body);

@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The ACPI tables: all that the guest is told about the machine outside of CPUID.
+//! The ACPI tables: all that the guest learns about the machine outside of CPUID.
 //!
-//! Without a PIT and a PIC the platform is hardware-reduced (ACPI 6.5, section 4.1): no PM timer, no fixed event registers,
-//! no FACS. Power is two registers, events are one device, and a kernel has nothing to probe that
-//! isn't there. Section numbers in this module are those of the ACPI specification, version 6.5.
+//! Without a PIT and a PIC the platform is hardware-reduced (ACPI 6.5, section 4.1): no PM timer, no fixed event
+//! registers, no FACS. Sleep control and reset are two registers, and events are one device. So a kernel probes for
+//! nothing that isn't there. Section numbers in this module are those of the ACPI specification, version 6.5.
 
 mod dsdt;
 mod tables;
@@ -25,15 +25,15 @@ const OEM_ID: [u8; 6] = *b"MINVMM";
 const OEM_TABLE_ID: [u8; 8] = *b"MINIVMM ";
 /// `OEM Revision` of every table.
 const OEM_REVISION: u32 = 1;
-/// Length of the header that every table but the RSDP starts with, in bytes (section 5.2.6).
+/// Length in bytes of the header that every table except the RSDP starts with (section 5.2.6).
 const HEADER_LEN: u32 = 36;
-/// Tables start on this boundary; the RSDP's search asks for it (section 5.2.5.1).
+/// The alignment of tables. The search for the RSDP requires it (section 5.2.5.1).
 const TABLE_ALIGN: usize = 16;
 
-/// Where a PC's firmware is entered in real mode, 16 bytes below 1 MiB.
+/// The real-mode entry point of a PC's firmware, 16 bytes below 1 MiB.
 ///
-/// Linux restarts a hardware-reduced machine through EFI and, where there is none, by a jump to here;
-/// it passes by the reset register. So what stands here writes to that.
+/// Linux restarts a hardware-reduced machine through EFI, or without EFI by a jump to this address. It doesn't use the
+/// reset register then. So the code here writes to that register.
 const BIOS_ENTRY: u64 = layout::ACPI_TABLES + layout::ACPI_TABLES_SIZE - 16;
 const _: () = assert!(BIOS_ENTRY == 0xf_fff0);
 /// `mov dx, ACPI_RESET; mov al, ACPI_RESET_VALUE; out dx, al; hlt`, 16-bit code.
@@ -45,16 +45,16 @@ const RESTART: [u8; 7] = {
 /// Why the tables can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The machine has no vCPU, or more than the tables describe.
+    /// The machine has no vCPU, or more than the tables can describe.
     #[error("ACPI tables describe 1 to {max} vCPUs, not {0}", max = layout::MAX_CPUS)]
     Cpus(u8),
-    /// The tables are larger than the place that the layout has for them.
+    /// The tables are larger than the space that the layout reserves.
     #[error(
         "the ACPI tables take {0} bytes and there are {room} for them; ask for fewer vCPUs",
         room = BIOS_ENTRY - layout::ACPI_TABLES
     )]
     TooLarge(usize),
-    /// Guest memory has no RAM where the tables go.
+    /// Guest memory has no RAM at the tables' address.
     #[error(
         "the ACPI tables don't fit guest memory at {:#x}; give the machine at least {} MiB",
         layout::ACPI_TABLES,
@@ -63,12 +63,12 @@ pub enum Error {
     Memory(#[source] GuestMemoryError),
 }
 
-/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. The last 16
-/// bytes there get a few instructions that reset the machine: the old entry of the BIOS, where
-/// Linux jumps to restart a machine that has ACPI's reduced hardware and no EFI.
+/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. The last 16 bytes of that range
+/// are the old entry point of the BIOS. They get a few instructions that reset the machine: Linux jumps there to
+/// restart a hardware-reduced machine without EFI.
 ///
 /// # Errors
-/// When the number of vCPUs isn't one that a machine can have, or guest memory doesn't reach there.
+/// When the number of vCPUs is out of range, or guest memory doesn't reach there.
 pub fn write_tables<M: GuestMemory>(
     memory: &M,
     machine: &MachinePlan,
@@ -82,12 +82,12 @@ pub fn write_tables<M: GuestMemory>(
     Ok(address)
 }
 
-/// All tables as they lie in memory from [`layout::ACPI_TABLES`] on: RSDP first.
+/// All tables as they will lie in memory from [`layout::ACPI_TABLES`] on, the RSDP first.
 fn build(machine: &MachinePlan) -> Result<Vec<u8>, Error> {
     if machine.cpus == 0 || machine.cpus > layout::MAX_CPUS {
         return Err(Error::Cpus(machine.cpus));
     }
-    // Room for the RSDP, which needs the address of the XSDT, which is written last.
+    // Reserves the RSDP. It needs the address of the XSDT, which comes last.
     let mut image = vec![0; Rsdp::len().next_multiple_of(TABLE_ALIGN)];
     let facs = machine.legacy_timer.then(|| {
         image.resize(image.len().next_multiple_of(tables::FACS_ALIGN), 0);
@@ -121,7 +121,7 @@ fn place(image: &mut Vec<u8>, table: &[u8]) -> u64 {
     layout::ACPI_TABLES + offset as u64
 }
 
-/// A table from its body; one pass over it, where `Sdt`'s own sink sums it up after each byte.
+/// A table from its body. Sums it up in one pass, where `Sdt`'s own sink updates the checksum after each byte.
 fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     let mut sdt = Sdt::new(
         *signature,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The tables of fixed form: FADT, MADT and XSDT.
+//! The tables with a fixed format: FADT, MADT and XSDT.
 
 use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
@@ -29,10 +29,10 @@ const LOCAL_APIC_NMI: u8 = 4;
 const ENABLED: u32 = 1;
 /// `ACPI Processor UID` that means all processors (section 5.2.12.7).
 const ALL_PROCESSORS: u8 = 0xff;
-/// MPS INTI flags (table 5.26): polarity and trigger mode as the bus has them.
+/// MPS INTI flags (table 5.26): polarity and trigger mode conform to the bus.
 const CONFORMS_TO_BUS: u16 = 0;
 
-/// Where the FACS must start (section 5.2.10), in bytes.
+/// The alignment of the FACS (section 5.2.10), in bytes.
 pub(super) const FACS_ALIGN: usize = 64;
 
 /// The register block of `size` bytes at `port`.
@@ -51,18 +51,18 @@ fn port(port: u16) -> GAS {
     register(port, 1, AccessSize::ByteAccess)
 }
 
-/// The FADT (section 5.2.9): where power is switched, and what a PC has that this machine lacks.
+/// The FADT (section 5.2.9): the power registers, and which parts of a PC this machine lacks.
 ///
 /// `facs` is the address of the FACS on a platform with fixed hardware; without one it is hardware-reduced.
-/// `IAPC_BOOT_ARCH` doesn't announce the i8042: its ports only take the reset command, and Linux,
-/// told so, leaves out a probe that would wait for a keyboard.
+/// `IAPC_BOOT_ARCH` doesn't announce the i8042. Its ports only take the reset command, and this way Linux skips a probe
+/// that would wait for a keyboard.
 pub(super) fn fadt(machine: &MachinePlan, dsdt: u64, facs: Option<u64>) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::Wbinvd)
         .flag(Flags::Headless)
         .flag(Flags::ResetRegSup)
-        // Neither button is a fixed feature: the power button is a device of the DSDT.
+        // Neither button is a fixed feature. The power button is a device in the DSDT.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt = match facs {
@@ -82,7 +82,8 @@ pub(super) fn fadt(machine: &MachinePlan, dsdt: u64, facs: Option<u64>) -> Vec<u
     bytes
 }
 
-/// Names the PM1 registers (section 4.8.3). There is no PM timer, and `SMI_CMD` is 0: always in ACPI mode.
+/// Describes the PM1 registers (section 4.8.3). There is no PM timer. `SMI_CMD` is 0: the machine is always in ACPI
+/// mode.
 fn with_fixed_hardware(mut fadt: FADTBuilder) -> FADTBuilder {
     use layout::{PM1_CONTROL, PM1_CONTROL_SIZE, PM1_EVENTS, PM1_EVENTS_SIZE};
     fadt.pm1a_evt_blk = u32::from(PM1_EVENTS).into();
@@ -94,18 +95,18 @@ fn with_fixed_hardware(mut fadt: FADTBuilder) -> FADTBuilder {
     fadt
 }
 
-/// The FACS (section 5.2.10), which a platform with fixed hardware must have: no waking vector, no global lock.
+/// The FACS (section 5.2.10), required on a platform with fixed hardware: no waking vector, no global lock.
 pub(super) fn facs() -> Vec<u8> {
     let mut bytes = Vec::new();
     FACS::new().to_aml_bytes(&mut bytes);
     bytes
 }
 
-/// The MADT (section 5.2.12): local APICs, the IOAPIC, and how the few wires go.
+/// The MADT (section 5.2.12): local APICs, the IOAPIC, and how interrupts are wired.
 ///
-/// APIC ids stay below 255, so local APIC structures do also for a guest that turns on x2APIC
-/// mode (section 5.2.12.12). ISA interrupts reach the IOAPIC one to one, the PIT's too: KVM raises pin 0 with it
-/// unless it is given another routing.
+/// APIC ids stay below 255. So local APIC structures suffice, also for a guest that enables x2APIC mode (section
+/// 5.2.12.12). ISA interrupts are mapped to the IOAPIC's pins one to one, also the PIT's: KVM raises pin 0 for it,
+/// unless other routes are set.
 pub(super) fn madt(machine: &MachinePlan) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&(layout::LAPIC as u32).to_le_bytes());
@@ -125,7 +126,7 @@ pub(super) fn madt(machine: &MachinePlan) -> Vec<u8> {
     table(b"APIC", MADT_REVISION, &body)
 }
 
-/// The XSDT (section 5.2.8): the addresses of all tables but the DSDT.
+/// The XSDT (section 5.2.8): the addresses of all tables except the DSDT.
 pub(super) fn xsdt(tables: &[u64]) -> Vec<u8> {
     let body: Vec<u8> = tables
         .iter()

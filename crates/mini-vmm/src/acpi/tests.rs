@@ -10,7 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use super::*;
 use crate::config::{SerialSpec, VirtioSpec, VmSpec};
 
-/// Every combination that changes a table.
+/// Every combination of options that changes a table.
 fn machines() -> impl Iterator<Item = MachinePlan> {
     [1, 2, 64].into_iter().flat_map(|cpus| {
         [(false, false), (false, true), (true, false), (true, true)]
@@ -55,7 +55,7 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
 }
 
-/// The table at a guest-physical address of `image`, its checksum checked.
+/// The table at a guest-physical address of `image`, after a check of its checksum.
 fn table_at<'a>(image: &'a [u8], address: u64, signature: &[u8; 4]) -> &'a [u8] {
     let offset = (address - layout::ACPI_TABLES) as usize;
     assert_eq!(offset % TABLE_ALIGN, 0);
@@ -190,7 +190,7 @@ fn serial_port_is_there_only_when_the_machine_has_it() {
         let image = build(&machine).unwrap();
         let dsdt = walk(&image)[0].1;
         assert_eq!(contains(dsdt, &resources), has_serial(&machine));
-        // A kernel without the IOAPIC has no other way to its interrupt than the PIC.
+        // A kernel that doesn't use the IOAPIC could only get its interrupt from a PIC.
         let polled = [0x47, 1, 0xf8, 0x03, 0xf8, 0x03, 1, 8, 0x79, 0];
         assert_eq!(
             contains(dsdt, &polled),
@@ -254,7 +254,7 @@ fn tables_are_written_where_the_layout_says() {
     assert_eq!(rsdp.0, layout::ACPI_TABLES);
     let mut read = vec![0; layout::ACPI_TABLES_SIZE as usize];
     memory.read_slice(&mut read, rsdp).unwrap();
-    // mov dx, 0x602; mov al, 1; out dx, al; hlt: where real mode enters a PC's firmware.
+    // mov dx, 0x602; mov al, 1; out dx, al; hlt: at the real-mode entry point of a PC's firmware.
     let entry = [0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4];
     assert_eq!(read[0x1_fff0..0x1_fff7], entry);
     assert_eq!(
@@ -263,7 +263,7 @@ fn tables_are_written_where_the_layout_says() {
     );
 }
 
-/// Runs iasl in `dir` and returns what it says; it must succeed.
+/// Runs iasl in `dir` and returns its output. It must succeed.
 fn iasl(dir: &Path, args: &[&str]) -> String {
     let output = Command::new("iasl")
         .args(args)
@@ -299,7 +299,7 @@ fn intels_compiler_accepts_every_table() {
             let source = fs::read_to_string(dir.path().join(format!("{name}.dsl"))).unwrap();
             assert!(!source.contains("Invalid"), "{name}: {source}");
             assert!(!source.contains("Unknown"), "{name}: {source}");
-            // Compiled again, the disassembly is without fault and gives the table back.
+            // The disassembly compiles without errors and yields the same table.
             let said = iasl(dir.path(), &["-we", "-p", "again", &format!("{name}.dsl")]);
             if name == "dsdt" {
                 assert!(said.contains("0 Errors, 0 Warnings"), "{name}: {said}");

@@ -15,7 +15,7 @@ use crate::layout::{HIGH_RAM, HOLE_START};
 
 /// Offset of the setup header in the image and in the zero page.
 pub(super) const SETUP_HEADER: u64 = 0x1f1;
-/// Offset of the "HdrS" magic, and of the end of the jump that spans the rest of the header.
+/// Offset of the "HdrS" magic. The jump instruction just before it ends here, too.
 const MAGIC_OFFSET: usize = 0x202;
 const MAGIC: &[u8] = b"HdrS";
 const BOOT_FLAG_OFFSET: usize = 0x1fe;
@@ -26,26 +26,26 @@ const SECTOR: u64 = 512;
 const OLDEST_PROTOCOL: u16 = 0x020c;
 const LOADED_HIGH: u8 = 1;
 const XLF_KERNEL_64: u16 = 1;
-/// The 64-bit entry point lies this far behind the start of the protected-mode code.
+/// The 64-bit entry point is this far after the start of the protected-mode code.
 const ENTRY_64: u64 = 0x200;
 
-/// Enough of a version to tell whose it is, in bytes.
+/// Bytes read of the version string, enough to identify the kernel.
 const VERSION_SIZE: usize = 64;
 
 /// A bzImage that can be booted by its 64-bit entry point.
 #[derive(Clone, Debug)]
 pub(super) struct BzImage {
-    /// Its setup header; fields that its version does not have are zero.
+    /// Its setup header. Fields that its protocol version lacks are zero.
     pub(super) header: setup_header,
     /// The protected-mode code in the file.
     pub(super) code: Range<u64>,
     /// The compressed kernel in the file, if the header says where it is.
     pub(super) payload: Option<Range<u64>>,
-    /// The end of the memory that it takes before it looks at the memory map, once its code lies at [`HIGH_RAM`].
+    /// The end of the memory that the kernel uses before it reads the memory map, with its code loaded at [`HIGH_RAM`].
     pub(super) runtime_end: u64,
 }
 
-/// Whether the first KiB of a file is that of a bzImage.
+/// Whether the first KiB of a file looks like a bzImage.
 pub(super) fn is_bzimage(head: &[u8]) -> bool {
     let has =
         |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
@@ -74,14 +74,14 @@ impl BzImage {
         })
     }
 
-    /// Where the 64-bit entry point is once the code lies at [`HIGH_RAM`].
+    /// The 64-bit entry point, with the code loaded at [`HIGH_RAM`].
     pub(super) fn entry(&self) -> u64 {
         HIGH_RAM + ENTRY_64
     }
 }
 
-/// What the kernel calls itself (`kernel_version`), its first [`VERSION_SIZE`] bytes; none where the header or the file
-/// has none.
+/// The kernel's version string (`kernel_version`), at most its first [`VERSION_SIZE`] bytes. `None` if the image has
+/// none.
 pub(super) fn version(source: Source<'_>, header: &setup_header) -> Option<String> {
     let offset = u64::from(header.kernel_version);
     if offset == 0 {
@@ -99,11 +99,12 @@ fn bad(field: &'static str, value: impl Into<u64>) -> KernelError {
     }
 }
 
-/// Reads as much of the setup header as the image says that it has.
+/// Reads as much of the setup header as the image has.
 fn read_header(source: Source<'_>) -> Result<setup_header, KernelError> {
     let mut header = setup_header::default();
     let known = size_of::<setup_header>() as u64;
-    // The second byte of the jump instruction before the magic is its distance, hence the header's end.
+    // The magic follows a jump over the rest of the header. Its second byte is the distance, which gives the header's
+    // end.
     let mut jump = [0];
     let jump_offset = MAGIC_OFFSET as u64 - 1;
     within(source, "setup header", jump_offset, 1)?;
@@ -131,20 +132,20 @@ fn code(source: Source<'_>, header: &setup_header) -> Result<Range<u64>, KernelE
     if len <= ENTRY_64 {
         return Err(bad("syssize", syssize));
     }
-    // The size is in paragraphs; the last one need not be complete.
+    // The size counts 16-byte paragraphs; the last one may be incomplete.
     within(source, "protected-mode code", start, len - 15)?;
     Ok(start..(start + len).min(source.len()))
 }
 
-/// Where the compressed kernel is, if the header's fields make sense.
+/// Where the compressed kernel is. `None` unless the header's fields are plausible.
 fn payload(header: &setup_header, code: &Range<u64>) -> Option<Range<u64>> {
     let start = code.start + u64::from(header.payload_offset);
     let end = start + u64::from(header.payload_length);
     (header.payload_length > 0 && end <= code.end).then_some(start..end)
 }
 
-/// Where the memory ends that the kernel takes before it looks at the memory map: `init_size` bytes from where it
-/// runs, which is the preferred address, or for a relocatable kernel the load address if that is higher.
+/// The end of the memory that the kernel uses before it reads the memory map: `init_size` bytes from where it runs. It
+/// runs at its preferred address, or, if it is relocatable and loaded higher, at its load address.
 fn runtime_end(header: &setup_header, code_len: u64) -> Result<u64, KernelError> {
     let pref = header.pref_address;
     let align = u64::from(header.kernel_alignment);

@@ -1,38 +1,38 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Kernels and command lines that find no clock on a machine without a PIT. Such a guest stops without a word, so the
-//! VMM says it.
+//! Kernels and command lines that find no clock on a machine without a PIT. Such a guest hangs silently, so the VMM
+//! warns.
 
 use std::fmt;
 
-/// Words after which Linux has no clock here but the PIT: `early_param`s of Linux 6.12 on x86-64. A word without a value
-/// counts with any.
+/// Kernel parameters after which Linux has no clock here but the PIT: `early_param`s of Linux 6.12 on x86-64. An entry
+/// without a value matches any value.
 const CLOCKLESS: [&str; 5] = [
-    // The local APIC is found by ACPI's tables.
+    // Linux finds the local APIC in the ACPI tables.
     "acpi=off",
     "nolapic",
     "disableapic",
-    // KVM's clock tells how fast the TSC is.
+    // kvmclock gives the TSC's frequency.
     "no-kvmclock",
     "nopv",
 ];
 
-/// Words after which Linux has no clock here, with the PIT neither.
+/// Kernel parameters after which Linux has no clock here, even with the PIT.
 const LOST: [&str; 2] = ["nolapic_timer", "noapictimer"];
 
-/// Who would find no clock on a machine without a PIT.
+/// Why a guest would find no clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clockless {
-    /// Linux, by this word of its command line.
+    /// Linux on a machine without a PIT, because of this kernel parameter.
     Word(&'static str),
-    /// Linux, by this word of its command line, also on a machine with a PIT.
+    /// Linux, even with a PIT, because of this kernel parameter.
     Lost(&'static str),
-    /// A kernel of this name, whatever it is told.
+    /// A kernel of this name needs the PIT, whatever its command line.
     Kernel(&'static str),
 }
 
-/// Whether a kernel with this command line needs the PIT to tell the time. `version` is what a bzImage says of itself,
+/// Whether a kernel with this command line needs the PIT to tell the time. `version` is the bzImage's version string,
 /// such as "6.1.0-56-cloud-amd64 (…)" or "Memtest86+ v6.10".
 ///
 /// # Example
@@ -57,8 +57,8 @@ pub fn clockless(cmdline: &str, version: Option<&str>) -> Option<Clockless> {
     })
 }
 
-/// The kernel's words of a command line with their values, as Linux takes it apart (`next_arg` in its lib/cmdline.c):
-/// at white space outside of double quotes, and up to `--`, behind which the words are init's.
+/// The kernel parameters of a command line with their values, split as Linux does (`next_arg` in its lib/cmdline.c): at
+/// white space outside double quotes, up to `--`. What follows `--` is for init.
 fn words(cmdline: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     let mut is_quoted = false;
     let is_gap = move |c: char| {
@@ -75,13 +75,13 @@ fn words(cmdline: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
         .take_while(|word| *word != ("--", None))
 }
 
-/// Without the quotes around it; those within a word stay.
+/// Strips surrounding quotes. Quotes inside a word stay.
 fn unquoted(text: &str) -> &str {
     let text = text.strip_prefix('"').unwrap_or(text);
     text.strip_suffix('"').unwrap_or(text)
 }
 
-/// Linux takes `-` and `_` in names for the same (`parameq`).
+/// Linux treats `-` and `_` in parameter names as equal (`parameq`).
 fn is_same_name(a: &str, b: &str) -> bool {
     let plain = |c: u8| if c == b'-' { b'_' } else { c };
     a.bytes().map(plain).eq(b.bytes().map(plain))
@@ -99,7 +99,7 @@ impl fmt::Display for Clockless {
             }
             Clockless::Kernel(name) => write!(f, "{name} needs a PC's timer"),
         }?;
-        write!(f, "; {next}, or the guest may hang without a word")
+        write!(f, "; {next}, or the guest may hang silently")
     }
 }
 

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Decompression of a bzImage's payload on the host, in every format that Linux's build knows.
+//! Decompresses a bzImage's payload on the host, in every format that Linux's build supports.
 //!
-//! The payload ends with the size of what it holds, so the output buffer is made once, of that size, and nothing can
-//! make it grow. The formats are those of the kernel's `scripts/Makefile.lib`.
+//! The payload ends with its decompressed size. The output buffer is allocated once, with that size, and never grows.
+//! The formats are those of the kernel's `scripts/Makefile.lib`.
 
 mod lzop;
 
@@ -18,11 +18,11 @@ use super::watch::{Guard, Watch, Work};
 use crate::memory::Size;
 pub use crate::sys::zeroed::Zeroed;
 
-/// The decoders' own memory (xz and lzma dictionaries) stays below this, in KiB.
+/// The limit for the decoders' own memory (xz and lzma dictionaries), in KiB.
 const MAX_DICTIONARY_KIB: u32 = 256 << 10;
-/// Whoever watches is asked between pieces of this many bytes: a slow host takes 20 ms for one.
+/// The watcher is asked after each piece of this many bytes. A slow host takes 20 ms for one.
 const PIECE: usize = 64 << 10;
-/// The size of the decompressed kernel, little-endian, is the payload's last four bytes.
+/// The payload's last four bytes are the size of the decompressed kernel, little-endian.
 const TRAILER: usize = 4;
 
 /// A format of the compressed kernel.
@@ -45,7 +45,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Judges by the first bytes of a payload.
+    /// Detects the format by the first bytes of a payload.
     pub fn of(payload: &[u8]) -> Option<Self> {
         let magics: [(&[u8], Compression); 7] = [
             (b"\x1f\x8b", Compression::Gzip),
@@ -63,8 +63,8 @@ impl Compression {
 }
 
 impl Compression {
-    /// Whether a kernel of this format decompresses itself about as fast as the host could, which would handle
-    /// everything once more, when it places it.
+    /// Whether the guest decompresses this format about as fast as the host. The host also copies the result into
+    /// place.
     pub const fn is_quick(self) -> bool {
         matches!(self, Compression::Lz4 | Compression::Lzo)
     }
@@ -87,10 +87,10 @@ impl fmt::Display for Compression {
 /// Why the host does not decompress a kernel; the guest's own decompressor still may.
 #[derive(Debug, thiserror::Error)]
 pub enum NotDecompressed {
-    /// It was asked for.
+    /// `--decompress guest` was given.
     #[error("--decompress guest was asked for")]
     Asked,
-    /// The guest does it as fast, and keeps the choice of its address.
+    /// The guest is about as fast, and can then choose its own address.
     #[error("that is as quick for {0}")]
     GuestIsQuick(Compression),
     /// The setup header does not say where the compressed kernel is.
@@ -99,14 +99,14 @@ pub enum NotDecompressed {
     /// The payload is in no known format.
     #[error("its payload is in a compression format that is not known here")]
     Unknown,
-    /// The payload claims to hold more than the machine could.
+    /// The payload's stated size is larger than the machine could use.
     #[error("its {format} payload claims to hold {}, more than the {} that this machine could use", Size(*size), Size(*limit))]
     TooLarge {
         /// The payload's format.
         format: Compression,
-        /// What it claims, in bytes.
+        /// The stated size, in bytes.
         size: u64,
-        /// What would do, in bytes.
+        /// The largest size that is accepted, in bytes.
         limit: u64,
     },
     /// The payload is damaged.
@@ -123,19 +123,18 @@ pub enum NotDecompressed {
         /// Bytes that were asked for.
         size: u64,
     },
-    /// Whoever watched ended it.
+    /// The watcher stopped it.
     #[error("it was stopped")]
     Stopped,
-    /// What it holds is not a kernel that can be started.
+    /// The payload is not a kernel that can be started.
     #[error("its payload is no usable vmlinux")]
     NoVmlinux,
 }
 
-/// Decompresses `payload`, whose last four bytes are the size of what it holds, while `watch` sees how far it is and
-/// may end it.
+/// Decompresses `payload`, whose last four bytes are its decompressed size. `watch` sees the progress and may stop it.
 ///
 /// # Errors
-/// [`NotDecompressed`] when it can't be done in `limit` bytes of output.
+/// [`NotDecompressed`] when it fails, or needs more than `limit` bytes of output.
 pub fn decompress(
     payload: &[u8],
     limit: u64,
@@ -195,7 +194,7 @@ pub(super) fn decompress_guarded(
     }
 }
 
-/// A buffer as large as an image says; that the host has no memory for it is no reason to abort.
+/// Allocates a buffer of the size that an image states. Fails instead of aborting when the host lacks the memory.
 pub(super) fn zeroed(size: u64) -> Result<Zeroed, NotDecompressed> {
     let len = usize::try_from(size).ok();
     len.and_then(Zeroed::new)
@@ -206,25 +205,25 @@ fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// One payload that is being decompressed, and who watches.
+/// One payload that is being decompressed, with its watcher.
 struct Job<'a> {
     format: Compression,
-    /// What it is to hold, in bytes.
+    /// The decompressed size, in bytes.
     size: u64,
-    /// Bytes of it that were there when somebody was last asked.
+    /// Output bytes at the last call of `ask`.
     done: Cell<usize>,
     guard: &'a Guard<'a>,
 }
 
 impl Job<'_> {
-    /// Asks whether to go on, with so many bytes of output done.
+    /// Asks whether to go on, with `done` bytes of output written.
     fn ask(&self, done: usize) -> io::Result<()> {
         self.done.set(done);
         let work = Work::Decompress(self.format);
         self.guard.ask(work, done as u64, Some(self.size))
     }
 
-    /// `bytes` for a decoder that may take long to get something out of them.
+    /// Wraps `bytes` for a decoder that may read much before it outputs anything.
     fn input<'b>(&'b self, bytes: &'b [u8]) -> Input<'b> {
         Input {
             job: self,
@@ -233,7 +232,7 @@ impl Job<'_> {
         }
     }
 
-    /// Reads exactly `out`; reading on then makes the decoder check its sums.
+    /// Fills `out` exactly. The read past its end makes the decoder verify its checksums.
     fn fill(&self, mut decoder: impl Read, out: &mut [u8]) -> io::Result<()> {
         for (index, piece) in out.chunks_mut(PIECE).enumerate() {
             self.ask(index * PIECE)?;
@@ -251,11 +250,11 @@ impl Job<'_> {
         self.fill(decoder, out)
     }
 
-    /// Block by block: the decoder says how much input one takes, and writes where it belongs at once.
+    /// Decodes in pieces of the size that the decoder asks for. It writes straight to the output buffer.
     fn zstd(&self, body: &[u8], out: &mut [u8]) -> io::Result<()> {
         let failed = |code| damaged(zstd_safe::get_error_name(code));
         let mut decoder = DCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
-        // Without a window of its own, the size of a frame's window matters no more.
+        // With a stable output buffer the decoder allocates no window, so a frame's window size doesn't matter.
         for parameter in [
             DParameter::StableOutBuffer(true),
             DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX),
@@ -266,7 +265,7 @@ impl Job<'_> {
         let (mut input, mut wanted) = (body, 0);
         while !input.is_empty() {
             self.ask(output.pos())?;
-            // Nothing more is wanted where a frame ends, and another one may begin.
+            // The decoder wants nothing more at the end of a frame. Another frame may follow.
             let len = if wanted == 0 {
                 ZSTD_FRAME_START
             } else {
@@ -286,14 +285,14 @@ impl Job<'_> {
 
 /// `ZSTD_WINDOWLOG_MAX_64`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 31;
-/// `ZSTD_FRAMEHEADERSIZE_MIN`: the input with which a frame can begin, its magic and the header's first byte.
+/// `ZSTD_FRAMEHEADERSIZE_MIN`: the least input to begin a frame with, its magic and the header's first byte.
 const ZSTD_FRAME_START: usize = 5;
 
-/// A payload on its way to a decoder, which is stopped, too, while it gets nothing out of much input.
+/// A decoder's input. It can also stop a decoder that reads much and outputs nothing.
 struct Input<'a> {
     job: &'a Job<'a>,
     rest: &'a [u8],
-    /// Bytes until the next question whether to go on.
+    /// Bytes until `ask` is called next.
     until_asked: usize,
 }
 
@@ -340,11 +339,11 @@ fn take_slice<'a>(input: &mut &'a [u8], len: u32) -> io::Result<&'a [u8]> {
 
 const LZ4_LEGACY_MAGIC: &[u8] = b"\x02\x21\x4c\x18";
 
-/// The most that a block of it holds.
+/// The largest decompressed size of a block.
 const LZ4_BLOCK: usize = 8 << 20;
 
 impl Job<'_> {
-    /// The legacy frame (lz4's `doc/lz4_Frame_format.md`): blocks, each with its compressed size before it.
+    /// The legacy frame (lz4's `doc/lz4_Frame_format.md`): blocks, each preceded by its compressed size.
     fn lz4(&self, body: &[u8], out: &mut [u8]) -> io::Result<()> {
         let mut input = body;
         take::<4>(&mut input)?;

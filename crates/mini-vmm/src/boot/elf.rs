@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! 64-bit ELF kernels: all headers are judged before anything is placed.
+//! 64-bit ELF kernels. All headers are checked before anything is loaded.
 
 use linux_loader::elf::{EI_CLASS, EI_DATA, Elf64_Ehdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE};
 use vm_memory::ByteValued;
@@ -11,7 +11,7 @@ use super::image::Source;
 use super::notes;
 use crate::layout::{HIGH_RAM, HOLE_START, MIB};
 
-/// What an ELF file starts with.
+/// The first bytes of an ELF file.
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
 const ELFCLASS32: u8 = 1;
@@ -22,39 +22,39 @@ const ET_DYN: u16 = 3;
 const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 
-/// No kernel has more program headers; 16-bit counts would allow for 65,535.
+/// No kernel has more program headers; the 16-bit count would allow 65,535.
 const MAX_PROGRAM_HEADERS: u16 = 1024;
-/// Notes are looked for in this many bytes of a note segment; kernels have less than one KiB of them.
+/// Bytes of a note segment that are searched. Kernels have less than one KiB of notes.
 const MAX_NOTES: usize = MIB as usize;
 
-/// A part of an image and where in guest memory it belongs.
+/// A part of an image, and where it goes in guest memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
-    /// Its place in the program header table.
+    /// Its index in the program header table.
     pub(super) index: usize,
-    /// Where it starts in the image.
+    /// Its offset in the image.
     pub(super) offset: u64,
-    /// Bytes of it in the image.
+    /// Its size in the image, in bytes.
     pub(super) file_size: u64,
     /// Its physical address.
     pub(super) start: u64,
     /// Its virtual address.
     pub(super) virtual_start: u64,
-    /// Bytes of it in memory; what the image does not have is zero.
+    /// Its size in memory, in bytes. What exceeds `file_size` is zero.
     pub(super) memory_size: u64,
 }
 
 impl Segment {
-    /// Where it ends; `check` has seen that it doesn't wrap.
+    /// Its end. [`segment`] has checked that it doesn't wrap.
     pub(super) fn end(&self) -> u64 {
         self.start + self.memory_size
     }
 }
 
-/// An ELF kernel whose segments lie apart, in reach, and within the file.
+/// An ELF kernel whose segments don't overlap, are in reach, and lie within the file.
 #[derive(Debug)]
 pub(super) struct Elf {
-    /// In order of address, at least one.
+    /// Sorted by address, at least one.
     pub(super) segments: Vec<Segment>,
     entry: u64,
     pvh_entry: Option<u64>,
@@ -75,7 +75,7 @@ impl Elf {
                 _ => {}
             }
         }
-        // FreeBSD's kernel names an interpreter, too, which nobody reads.
+        // FreeBSD's kernel also names an interpreter, which is not used.
         if is_program && pvh_entry.is_none() {
             return Err(KernelError::ElfType("user-space program"));
         }
@@ -114,8 +114,8 @@ impl Elf {
             .ok_or(KernelError::PvhEntry(entry))
     }
 
-    /// The physical address of the 64-bit entry point. Linux gives a physical one; others may give a virtual one,
-    /// which its segment translates.
+    /// The physical address of the 64-bit entry point. Linux states a physical address. For a kernel that states a
+    /// virtual one, its segment translates it.
     pub(super) fn linux64(&self) -> Result<u64, KernelError> {
         if self.is_code(self.entry) {
             return Ok(self.entry);
@@ -138,7 +138,7 @@ impl Elf {
     }
 }
 
-/// Reads and judges the ELF header.
+/// Reads and checks the ELF header.
 fn header(source: Source<'_>) -> Result<Elf64_Ehdr, KernelError> {
     let mut header = Elf64_Ehdr::default();
     let size = size_of::<Elf64_Ehdr>();
@@ -228,7 +228,7 @@ fn program_headers(
         .collect())
 }
 
-/// Judges one loadable segment; an empty one is none.
+/// Checks one loadable segment. An empty one gives `None`.
 fn segment(
     source: Source<'_>,
     index: usize,
@@ -278,7 +278,7 @@ fn pvh_note(source: Source<'_>, ph: &Elf64_Phdr) -> Result<Option<u64>, KernelEr
     Ok(notes::pvh_entry(&notes, ph.p_align))
 }
 
-/// Whether `len` bytes at `offset` lie within the file. None do wherever they are: nobody reads them.
+/// Checks that `len` bytes at `offset` lie within the file. Zero bytes always do.
 pub(super) fn within(
     source: Source<'_>,
     part: &'static str,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What can be wrong with a kernel, an initrd or a command line: one sentence each, with the next step.
+//! Errors about a kernel, an initrd or a command line: one sentence each, with the next step.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,17 +34,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: InitrdError,
     },
-    /// The command line is longer than this kernel takes.
+    /// The command line is longer than this kernel accepts.
     #[error(
         "the kernel command line has {len} bytes, but this kernel takes {max}; shorten --cmdline"
     )]
     CmdlineTooLong {
         /// Its length in bytes.
         len: usize,
-        /// The longest that would do.
+        /// The longest that is accepted.
         max: usize,
     },
-    /// No kernel takes such a command line.
+    /// No kernel accepts this command line.
     #[error(transparent)]
     Cmdline(#[from] CmdlineError),
     /// Boot data can't be written to guest memory.
@@ -52,12 +52,12 @@ pub enum Error {
         "boot data can't be written to guest memory ({0}); give the machine 32 MiB of memory or more"
     )]
     Memory(#[from] GuestMemoryError),
-    /// Whoever watched ended the loading.
+    /// The watcher stopped the loading.
     #[error("loading was stopped before it was done; start again")]
     Stopped,
 }
 
-/// What is wrong with a file, whatever it is for.
+/// What is wrong with a file, whatever its role.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It can't be opened.
@@ -66,13 +66,13 @@ pub enum FileError {
     /// It is neither a regular file nor a pipe.
     #[error("is {0}, not a regular file; pass the file itself")]
     Kind(FileKind),
-    /// It is a pipe that brings nothing.
+    /// It is a pipe that ended without data.
     #[error("is a pipe that brings nothing; check what writes to it")]
     EmptyPipe,
-    /// It is a pipe that brings more than a machine could use.
+    /// It is a pipe with more data than the machine could use.
     #[error("is a pipe that brings more than the {} of memory that the machine has; pass a regular file, or more --memory", Size(*max))]
     LongPipe {
-        /// The bytes that would do.
+        /// The most bytes that are accepted.
         max: u64,
     },
     /// It has no content.
@@ -83,13 +83,13 @@ pub enum FileError {
     Read(io::Error),
 }
 
-/// What is wrong with a kernel image. The messages go on from "kernel PATH".
+/// What is wrong with a kernel image. The messages continue the phrase "kernel PATH".
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The file itself.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It ends before what its own headers announce.
+    /// It ends before a part that its headers describe.
     #[error(
         "is truncated: its {part} reaches to byte {end}, but the file ends at {len}; copy it again"
     )]
@@ -115,10 +115,10 @@ pub enum KernelError {
         "is a 32-bit ELF file, as hypervisors (Xen), firmware, boot loaders and i386 kernels are; pass a 64-bit Linux kernel (vmlinux or bzImage)"
     )]
     Elf32,
-    /// It is an ELF file, but none that can be loaded.
+    /// It is an ELF file, but of a type that can't be loaded.
     #[error("is an ELF {0}; pass an uncompressed vmlinux or a bzImage")]
     ElfType(&'static str),
-    /// An ELF header field that no valid file has.
+    /// An ELF header field has a value that no valid file has.
     #[error("is damaged: its ELF header says {field} is {value}; copy it again")]
     ElfHeader {
         /// The field.
@@ -139,25 +139,25 @@ pub enum KernelError {
         /// What is wrong with it.
         problem: SegmentError,
     },
-    /// The 64-bit entry point is not in the kernel.
+    /// The 64-bit entry point is not in a segment loaded from the file.
     #[error(
         "can't be entered: entry point {0:#x} lies in nothing that it loads from the file; pass a vmlinux as the kernel build made it"
     )]
     Entry(u64),
-    /// The PVH entry point is not in the kernel.
+    /// The PVH entry point is not in a segment loaded from the file.
     #[error(
         "can't be entered: PVH entry point {0:#x} lies in nothing that it loads from the file; pass --boot-protocol linux"
     )]
     PvhEntry(u64),
-    /// PVH was asked for, but the kernel has no such entry.
+    /// PVH was requested, but the kernel has no such entry.
     #[error("has no PVH entry; pass --boot-protocol linux, or build it with CONFIG_PVH=y")]
     NoPvh,
-    /// PVH was asked for, but the kernel inside the bzImage is out of reach.
+    /// PVH was requested, but the kernel inside the bzImage can't be decompressed.
     #[error(
         "is a bzImage, whose PVH entry is out of reach: {0}; pass --boot-protocol linux or a vmlinux"
     )]
     PvhCompressed(NotDecompressed),
-    /// The host was asked to decompress it, and can't.
+    /// The host was asked to decompress it, and failed.
     #[error("can't be decompressed by the host: {0}; say --decompress auto")]
     HostCompressed(NotDecompressed),
     /// The bzImage's boot protocol is too old.
@@ -166,7 +166,7 @@ pub enum KernelError {
     /// The bzImage has no 64-bit entry point.
     #[error("is a 32-bit kernel (it has no 64-bit entry point); pass a kernel for x86-64")]
     Only32Bit,
-    /// A bzImage header field that no valid file has.
+    /// A bzImage header field has a value that no valid file has.
     #[error("is damaged: its setup header says {field} is {value:#x}; copy it again")]
     SetupHeader {
         /// The field.
@@ -177,7 +177,7 @@ pub enum KernelError {
     /// It needs more RAM than the machine has.
     #[error("needs {} of memory, but the machine has {}; pass --memory {}M or more", Size(*needed), Size(*have), needed / MIB)]
     NeedsMemory {
-        /// Bytes of RAM that would do, whole mebibytes.
+        /// Bytes of RAM that would suffice, in whole mebibytes.
         needed: u64,
         /// Bytes of RAM below the hole.
         have: u64,
@@ -187,7 +187,7 @@ pub enum KernelError {
 /// What is wrong with one segment of an ELF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
-    /// There is more of it in the file than in memory.
+    /// It has more bytes in the file than in memory.
     #[error("has {file} bytes in the file but only {memory} in memory")]
     FileSize {
         /// Bytes in the file.
@@ -203,13 +203,13 @@ pub enum SegmentError {
         /// Bytes in memory.
         size: u64,
     },
-    /// It lies where the machine keeps its boot data.
+    /// It lies in the range of the machine's boot data.
     #[error("at {start:#x} lies below 1 MiB, where the machine keeps its boot data")]
     LowMemory {
         /// Its physical address.
         start: u64,
     },
-    /// No machine has RAM where it lies.
+    /// It ends beyond the RAM in which kernels are loaded.
     #[error("at {start:#x} ends at {end:#x}, beyond the 3 GiB in which kernels are loaded")]
     OutOfReach {
         /// Its physical address.
@@ -230,31 +230,31 @@ pub enum SegmentError {
 /// The instruction set that an ELF file or kernel image is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Isa {
-    /// One with a name here.
+    /// An instruction set by name.
     #[error("{0}")]
     Named(&'static str),
-    /// An ELF machine number that has no name here.
+    /// An ELF machine number without a name here.
     #[error("ELF machine {0}")]
     Elf(u16),
 }
 
-/// What is wrong with an initrd. The messages go on from "initrd PATH".
+/// What is wrong with an initrd. The messages continue the phrase "initrd PATH".
 #[derive(Debug, thiserror::Error)]
 pub enum InitrdError {
     /// The file itself.
     #[error(transparent)]
     File(#[from] FileError),
-    /// There is no room for it, but there would be with more RAM.
+    /// It doesn't fit, but it would with more RAM.
     #[error("of {size} bytes does not fit behind the kernel, which ends at {kernel_end:#x}; pass --memory {}M or more", needed / MIB)]
     NeedsMemory {
         /// Its size in bytes.
         size: u64,
         /// Where the kernel ends.
         kernel_end: u64,
-        /// Bytes of RAM that would do, whole mebibytes.
+        /// Bytes of RAM that would suffice, in whole mebibytes.
         needed: u64,
     },
-    /// There is no room for it whatever the RAM.
+    /// It doesn't fit, whatever the RAM.
     #[error(
         "of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {limit:#x}, which no amount of memory changes; make it smaller"
     )]
@@ -263,7 +263,7 @@ pub enum InitrdError {
         size: u64,
         /// Where the kernel ends.
         kernel_end: u64,
-        /// The end of what an initrd may take.
+        /// The highest end address of an initrd.
         limit: u64,
     },
 }

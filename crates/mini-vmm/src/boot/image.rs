@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Files to boot from, read piece by piece and never as a whole, but for pipes, which can be read only once.
+//! Files to boot from. They are read in pieces, except for pipes, which can be read only once.
 
 use std::fmt;
 use std::fs::{File, FileType, OpenOptions};
@@ -19,10 +19,10 @@ use crate::layout::PAGE_SIZE;
 
 const PAGE: usize = PAGE_SIZE as usize;
 static ZEROS: [u8; PAGE] = [0; PAGE];
-/// Images are copied in pieces of this size, whole pages.
+/// Images are copied in pieces of this size, a multiple of the page size.
 const COPY_SIZE: usize = 64 * PAGE;
 
-/// A kernel or initrd: its content, and the path that messages name.
+/// A kernel or initrd: its content, and the path for messages.
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
@@ -35,7 +35,7 @@ enum Content {
         file: File,
         len: u64,
     },
-    /// What it brought is kept: a reset boots from it again.
+    /// The content is kept, since a reset boots from it again.
     Pipe {
         file: File,
         bytes: OnceLock<Vec<u8>>,
@@ -44,8 +44,8 @@ enum Content {
 }
 
 impl Image {
-    /// Opens the file at `path`, without waiting for it. A pipe is not read yet, but when the image is
-    /// [received](super::receive) or loaded; a device is refused.
+    /// Opens the file at `path` without blocking. A pipe is not read before the image is [received](super::receive) or
+    /// loaded. A device is refused.
     ///
     /// # Errors
     /// [`FileError`] when it can't be opened, is neither a regular file nor a pipe, or is empty.
@@ -58,7 +58,7 @@ impl Image {
         Self::from_file(file, path)
     }
 
-    /// Takes an open file; `path` is for messages. A pipe should not block (`O_NONBLOCK`).
+    /// Takes an open file; `path` is for messages. A pipe should be non-blocking (`O_NONBLOCK`).
     ///
     /// # Errors
     /// [`FileError`] when it is neither a regular file nor a pipe, or is empty.
@@ -84,10 +84,10 @@ impl Image {
         })
     }
 
-    /// Takes content that is in memory already; `path` is for messages.
+    /// Takes content from memory; `path` is for messages.
     ///
     /// # Errors
-    /// [`FileError::Empty`] when there is none.
+    /// [`FileError::Empty`] when `bytes` is empty.
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self, FileError> {
         if bytes.is_empty() {
             return Err(FileError::Empty);
@@ -98,12 +98,12 @@ impl Image {
         })
     }
 
-    /// The path that messages name.
+    /// The path for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its size in bytes; of a file, as it was when it was opened; of a pipe, 0 before it was read.
+    /// Its size in bytes. For a file, its size when opened; for a pipe, 0 until it was read.
     pub fn size(&self) -> u64 {
         self.source().len()
     }
@@ -116,7 +116,7 @@ impl Image {
         }
     }
 
-    /// Reads a pipe, at most `max` bytes of it, unless that was done.
+    /// Reads a pipe, at most `max` bytes of it, unless it was read before.
     pub(super) fn receive(
         &self,
         max: u64,
@@ -135,7 +135,7 @@ impl Image {
     }
 }
 
-/// What a path leads to, if not to a regular file.
+/// The type of a file that is not a regular file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileKind(FileType);
 
@@ -153,7 +153,7 @@ impl fmt::Display for FileKind {
     }
 }
 
-/// Content that can be read at any offset, and placed into guest memory without ever being held as a whole.
+/// Content that can be read at any offset, and copied to guest memory in pieces.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source<'a> {
     File(&'a File, u64),
@@ -179,7 +179,7 @@ impl Source<'_> {
         }
     }
 
-    /// At most `len` bytes from `offset` on, fewer where the content ends.
+    /// Reads `len` bytes from `offset` on, fewer at the end of the content.
     pub(super) fn read_up_to(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let left = self.len().saturating_sub(offset).min(len as u64);
         let mut buf = vec![0; left as usize];
@@ -187,7 +187,7 @@ impl Source<'_> {
         Ok(buf)
     }
 
-    /// Writes `len` bytes from `offset` on to guest memory at `start`, which is zero there. Before each piece it
+    /// Writes `len` bytes from `offset` on to guest memory at `start`, which must be zero there. Before each piece it
     /// [asks](Ask) whether to go on.
     pub(super) fn place<M: GuestMemoryBackend>(
         &self,
@@ -198,7 +198,7 @@ impl Source<'_> {
         ask: Ask<'_>,
     ) -> Result<(), GuestMemoryError> {
         let mut buf = match self {
-            // One buffer stays in the cache. Reading straight into guest memory would touch pages of zeros, too.
+            // One buffer stays in the cache. Reading straight into guest memory would also touch the pages of zeros.
             Source::File(..) => vec![0; len.min(COPY_SIZE)],
             Source::Bytes(_) => Vec::new(),
         };
@@ -220,7 +220,7 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Fills `buf` from `offset` on, and [asks](Ask) before each piece whether to go on.
+    /// Fills `buf` from `offset` on. Before each piece it [asks](Ask) whether to go on.
     pub(super) fn read_asking(&self, offset: u64, buf: &mut [u8], ask: Ask<'_>) -> io::Result<()> {
         for (index, piece) in buf.chunks_mut(COPY_SIZE).enumerate() {
             let done = (index * COPY_SIZE) as u64;
@@ -231,7 +231,7 @@ impl Source<'_> {
     }
 }
 
-/// Whether to go on, with so many bytes done; an error if not.
+/// Whether to go on, with this many bytes done. Returns an error to stop.
 pub(super) type Ask<'a> = &'a dyn Fn(u64) -> io::Result<()>;
 
 fn slice(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
@@ -244,8 +244,8 @@ fn slice(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
         .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Copies page by page and leaves pages of zeros alone, which are a third of a stock vmlinux: a kernel's .bss, often
-/// stored in full, then takes no host memory before the guest uses it.
+/// Copies page by page and skips pages of zeros, about a third of a stock vmlinux. The .bss is often stored in full;
+/// this way it takes no host memory until the guest uses it.
 fn place_bytes<M: GuestMemoryBackend>(
     mem: &M,
     bytes: &[u8],

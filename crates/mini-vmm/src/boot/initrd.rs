@@ -1,15 +1,15 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Where the initrd goes: as high as it may, so that the kernel has room to grow.
+//! Where the initrd goes: as high as allowed, so that the kernel has room below it.
 
 use super::error::InitrdError;
 use crate::layout::{HOLE_START, MIB, PAGE_SIZE};
 
-/// The start of an initrd of `size` bytes: page-aligned, below `limit` and the end of RAM, behind the kernel.
+/// The start of an initrd of `size` bytes: page-aligned, below `limit` and the end of RAM, above the kernel.
 ///
 /// # Errors
-/// [`InitrdError`] when there is no such place; it says how much RAM would do, if any does.
+/// [`InitrdError`] when it doesn't fit. It says how much RAM would suffice, if any does.
 pub(super) fn place(
     size: u64,
     kernel_end: u64,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What to do with a kernel image: decided in full before guest memory is touched.
+//! Decides how to load a kernel image, before guest memory is touched.
 
 use std::time::{Duration, Instant};
 
@@ -19,23 +19,22 @@ use super::{KERNEL, Protocol};
 use crate::config::{BootProtocol, Decompress};
 use crate::layout::{GIB, HIGH_RAM, MIB};
 
-/// Enough of a file to tell what it is.
+/// Enough bytes of a file to detect what it is.
 const HEAD: usize = 1024;
-/// No kernel is larger than this once decompressed, debug symbols are not in it.
+/// The largest decompressed kernel. It has no debug symbols.
 const MAX_DECOMPRESSED: u64 = GIB;
-/// What a vmlinux file has beyond what it takes in memory: headers, padding, relocations.
+/// What a vmlinux file has beyond its size in memory: headers, padding, relocations.
 const FILE_OVERHEAD: u64 = 32 * MIB;
-/// The longest command line where the image does not tell: x86's `COMMAND_LINE_SIZE` less the NUL.
+/// The longest command line if the image doesn't state it: x86's `COMMAND_LINE_SIZE` less the NUL.
 const DEFAULT_CMDLINE_MAX: u32 = 2047;
-/// Where arm64's Image has its magic, and riscv's the second one.
+/// Offset of the magic of arm64's Image, and of riscv's second magic.
 const OTHER_IMAGE_MAGIC: usize = 56;
 
-/// A file that starts with zeros is looked at in pieces of this size, up to a size at which that takes no time to speak
-/// of.
+/// A file that starts with zeros is scanned in pieces of `LOOK` bytes to its end, unless it is longer than `MAX_LOOK`.
 const LOOK: usize = 256 << 10;
 const MAX_LOOK: u64 = 64 * MIB;
 
-/// What kind of image a kernel was found to be.
+/// The format of a kernel image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// An ELF file.
@@ -44,12 +43,12 @@ pub enum Format {
     BzImage(u16),
 }
 
-/// Who decompressed a kernel, or will.
+/// Where a kernel is decompressed.
 #[derive(Debug)]
 pub enum Decompression {
-    /// Nobody: it was not compressed.
+    /// Nowhere: it was not compressed.
     NotCompressed,
-    /// The host.
+    /// On the host.
     Host {
         /// The payload's format.
         format: Compression,
@@ -58,11 +57,11 @@ pub enum Decompression {
         /// How long it took.
         took: Duration,
     },
-    /// The guest's own decompressor will, for this reason.
+    /// In the guest by its own decompressor, for this reason.
     Guest(NotDecompressed),
 }
 
-/// A kernel that will fit, and how.
+/// A kernel that fits, and how to load it.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) format: Format,
@@ -71,15 +70,15 @@ pub(super) struct Plan<'a> {
     pub(super) entry: u64,
     /// The setup header, if the image has one.
     pub(super) header: Option<setup_header>,
-    /// The lowest address that it takes.
+    /// The lowest address that it uses.
     pub(super) start: u64,
-    /// The end of what it takes before it looks at the memory map.
+    /// The end of the memory that it uses before it reads the memory map.
     pub(super) end: u64,
     segments: Vec<Segment>,
     content: Content<'a>,
 }
 
-/// What a machine has and its user asked for.
+/// What the machine has, and what the user asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// The end of low RAM.
@@ -95,7 +94,7 @@ enum Content<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Judges an image for a machine.
+    /// Checks an image for a machine.
     pub(super) fn new(
         source: Source<'a>,
         wanted: Wanted,
@@ -155,7 +154,7 @@ impl<'a> Plan<'a> {
         } = wanted;
         let image = BzImage::parse(source)?;
         check_memory(image.runtime_end, ram_end)?;
-        // PVH's entry is in what is compressed.
+        // The PVH entry is inside the compressed kernel.
         let may_stay = who == Decompress::Auto && protocol != BootProtocol::Pvh;
         let decompressed = match who {
             Decompress::Auto | Decompress::Host => {
@@ -165,7 +164,8 @@ impl<'a> Plan<'a> {
         };
         match (decompressed, protocol) {
             (Ok((elf, bytes, decompression)), _) => {
-                // Its own setup header tells the kernel more than PVH's start info, unless PVH was asked for.
+                // Its own setup header tells the kernel more than PVH's start info does. So use it unless PVH was
+                // requested.
                 let protocol = match protocol {
                     BootProtocol::Auto => BootProtocol::Linux,
                     asked => asked,
@@ -208,7 +208,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The longest command line that it takes, in bytes without the NUL.
+    /// The longest command line that it accepts, in bytes without the NUL.
     pub(super) fn cmdline_max(&self) -> u32 {
         self.header
             .map(|header| header.cmdline_size)
@@ -216,13 +216,13 @@ impl<'a> Plan<'a> {
             .unwrap_or(DEFAULT_CMDLINE_MAX)
     }
 
-    /// The end of where its initrd may lie.
+    /// The highest end address of its initrd.
     pub(super) fn initrd_limit(&self) -> u64 {
         self.header
             .map_or(u64::MAX, |header| u64::from(header.initrd_addr_max) + 1)
     }
 
-    /// Writes it to guest memory, which is zero where it goes.
+    /// Writes it to guest memory, which must be zero there.
     pub(super) fn place<M: GuestMemoryBackend>(
         &self,
         mem: &M,
@@ -251,7 +251,7 @@ impl<'a> Plan<'a> {
 
 type Decompressed = (Elf, Zeroed, Decompression);
 
-/// Decompresses the payload on the host, unless it `may_stay` as it is and the guest is quick. The outer error is that
+/// Decompresses the payload on the host, unless `may_stay` is set and the guest is quick. The outer error means that
 /// the file can't be read.
 fn host_decompress(
     source: Source<'_>,
@@ -263,7 +263,7 @@ fn host_decompress(
     let Some(payload) = image.payload.clone() else {
         return Ok(Err(NotDecompressed::NoPayload));
     };
-    // The magic first: a file that only claims a payload is not worth its memory.
+    // The magic first: don't read the whole payload of a file that only claims to have one.
     let magic = source
         .read_up_to(payload.start, 16)
         .map_err(FileError::Read)?;
@@ -282,7 +282,7 @@ fn host_decompress(
             .ok_or(NotDecompressed::NoPayload)
             .and_then(|payload| decompress_guarded(payload, limit, guard)),
         Source::File(..) => {
-            // Within the protected-mode code, which was seen to fit the guest's RAM.
+            // The payload lies within the protected-mode code, which fits the guest's RAM.
             let len = payload.end - payload.start;
             let ask = |done| guard.ask(Work::Read(KERNEL), done, Some(len));
             match zeroed(len) {
@@ -310,7 +310,7 @@ fn host_decompress(
     }))
 }
 
-/// Whether a kernel that ends at `end` has room in RAM that ends at `ram_end`.
+/// Checks that a kernel that ends at `end` fits in RAM that ends at `ram_end`.
 fn check_memory(end: u64, ram_end: u64) -> Result<(), KernelError> {
     if end > ram_end {
         return Err(KernelError::NeedsMemory {
@@ -321,7 +321,7 @@ fn check_memory(end: u64, ram_end: u64) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Why a file that starts with `head` is no kernel. The outer error is that it can't be read.
+/// Why a file that starts with `head` is no kernel. The outer error means that it can't be read.
 fn refusal(source: Source<'_>, head: &[u8], guard: &Guard<'_>) -> Result<KernelError, FileError> {
     let isa = match head.get(OTHER_IMAGE_MAGIC..OTHER_IMAGE_MAGIC + 4) {
         Some(b"ARM\x64") => Some("aarch64"),
@@ -338,7 +338,7 @@ fn refusal(source: Source<'_>, head: &[u8], guard: &Guard<'_>) -> Result<KernelE
     Ok(KernelError::NotAKernel { looks })
 }
 
-/// Whether there is nothing but zeros in a file, which was looked at as a whole.
+/// Whether a file has only zeros. Reads it to its end, but not past the first other byte.
 fn is_zero(source: Source<'_>, guard: &Guard<'_>) -> Result<bool, FileError> {
     if source.len() > MAX_LOOK {
         return Ok(false);

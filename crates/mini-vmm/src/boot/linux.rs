@@ -12,13 +12,13 @@ use crate::memory::memory_map;
 
 const BOOT_FLAG: u16 = 0xaa55;
 const MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
-/// "An unassigned boot loader", as every VMM calls itself.
+/// "An unassigned boot loader", which VMMs use.
 const LOADER_UNASSIGNED: u8 = 0xff;
-/// What x86-64 kernels align themselves to unless configured otherwise.
+/// The alignment of x86-64 kernels by default.
 const KERNEL_ALIGNMENT: u32 = 0x20_0000;
 const LOADED_HIGH: u8 = 1;
 
-/// The setup header for a kernel that has none of its own: an ELF file.
+/// The setup header for an ELF file, which has none.
 pub(super) fn elf_header() -> setup_header {
     setup_header {
         boot_flag: BOOT_FLAG,
@@ -45,7 +45,7 @@ pub(super) fn write_zero_page<M: GuestMemoryBackend>(
         params.hdr.cmdline_size = data.cmdline.len() as u32;
     }
     if let Some((start, size)) = data.initrd {
-        // Below the hole, hence below 4 GiB.
+        // Initrds lie below the hole, so below 4 GiB.
         params.hdr.ramdisk_image = start.0 as u32;
         params.hdr.ramdisk_size = size as u32;
     }

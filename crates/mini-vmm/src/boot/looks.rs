@@ -1,18 +1,18 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a file that is no kernel looks like, for the message that refuses it.
+//! What a file that is no kernel looks like, for the error message.
 
 use std::fmt;
 
-/// What a file looks like from its first bytes.
+/// What a file looks like by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Looks {
-    /// Compressed with this program's format.
+    /// Compressed, with the format of this program.
     Compressed(&'static str),
     /// An archive, disk image or other known format.
     Known(&'static str),
-    /// Nothing but zeros.
+    /// Only zeros.
     Zeros,
     /// Text.
     Text,
@@ -53,7 +53,7 @@ const MAGICS: [(usize, &[u8], Looks); 20] = [
 ];
 
 impl Looks {
-    /// Judges by the first bytes of a file; 1 KiB of them will do, but for [`Looks::Zeros`], which needs all.
+    /// Guesses from the first bytes of a file. 1 KiB suffices, except for [`Looks::Zeros`], which needs all of it.
     pub fn of(head: &[u8]) -> Self {
         let magic = MAGICS
             .iter()
@@ -72,7 +72,7 @@ impl Looks {
         }
     }
 
-    /// What to do instead.
+    /// What the user should do instead.
     pub fn advice(self) -> &'static str {
         match self {
             Looks::Compressed(_) => {
@@ -83,7 +83,7 @@ impl Looks {
     }
 }
 
-/// Whether `bytes` are UTF-8, up to a character that is cut off at the end.
+/// Whether `bytes` are UTF-8, apart from a character cut off at the end.
 fn is_utf8_prefix(bytes: &[u8]) -> bool {
     match std::str::from_utf8(bytes) {
         Ok(_) => true,

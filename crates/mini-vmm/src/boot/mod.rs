@@ -1,10 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! From a kernel image to a guest that can take its first step.
+//! From a kernel image to a guest that is ready to run.
 //!
-//! Everything that was given is judged before guest memory is written to. No image, however made, leads to more
-//! than an error.
+//! All input is checked before guest memory is written to. Whatever an image contains, the worst result is an error.
 
 mod bzimage;
 mod clock;
@@ -57,7 +56,7 @@ pub struct BootRequest<'a> {
     pub rsdp: Option<GuestAddress>,
 }
 
-/// Opens the kernel at `path`, without waiting should it be a FIFO or a device.
+/// Opens the kernel at `path`. Doesn't block if it is a FIFO or a device.
 ///
 /// # Errors
 /// [`Error::Kernel`] when it can't be opened, is neither a regular file nor a pipe, or is empty.
@@ -68,7 +67,7 @@ pub fn open_kernel(path: &Path) -> Result<Image, Error> {
     })
 }
 
-/// Opens the initrd at `path`, without waiting should it be a FIFO or a device.
+/// Opens the initrd at `path`. Doesn't block if it is a FIFO or a device.
 ///
 /// # Errors
 /// [`Error::Initrd`] when it can't be opened, is neither a regular file nor a pipe, or is empty.
@@ -79,10 +78,10 @@ pub fn open_initrd(path: &Path) -> Result<Image, Error> {
     })
 }
 
-/// Reads `kernel` and `initrd` now if they are pipes, each at most `max` bytes of it, and keeps the bytes.
+/// Reads `kernel` and `initrd` now if they are pipes, at most `max` bytes each, and keeps the bytes.
 ///
 /// # Errors
-/// [`Error`] when one can't be read, is empty or is longer, and [`Error::Stopped`] when `watch` ended it.
+/// [`Error`] when one can't be read, is empty or is longer, and [`Error::Stopped`] when `watch` stopped it.
 pub fn receive(
     kernel: &Image,
     initrd: Option<&Image>,
@@ -124,7 +123,7 @@ fn initrd_error(image: &Image, reason: InitrdError) -> Error {
     }
 }
 
-/// Whatever failed after somebody ended the loading failed because of it.
+/// After the watcher stopped the loading, any error is a consequence of that.
 fn unless_stopped<T>(guard: &Guard<'_>, result: Result<T, Error>) -> Result<T, Error> {
     match guard.is_stopped() {
         true => Err(Error::Stopped),
@@ -132,16 +131,16 @@ fn unless_stopped<T>(guard: &Guard<'_>, result: Result<T, Error>) -> Result<T, E
     }
 }
 
-/// What images are called while they are loaded.
+/// The names of the images in progress messages.
 const KERNEL: &str = "kernel";
 const INITRD: &str = "initrd";
 
 /// The entry point that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// The 64-bit entry of the Linux boot protocol: 64-bit mode, RSI on the zero page.
+    /// The 64-bit entry of the Linux boot protocol: 64-bit mode, RSI points to the zero page.
     Linux64,
-    /// The PVH entry: 32-bit protected mode without paging, EBX on the start info.
+    /// The PVH entry: 32-bit protected mode without paging, EBX points to the start info.
     Pvh,
 }
 
@@ -152,33 +151,32 @@ pub struct Loaded {
     pub protocol: Protocol,
     /// Where it is.
     pub entry: GuestAddress,
-    /// What the image was.
+    /// The image's format.
     pub format: Format,
-    /// What a bzImage calls itself, such as "6.1.0-56-cloud-amd64 (…)"; no more than its first 64 bytes.
+    /// The version string of a bzImage, such as "6.1.0-56-cloud-amd64 (…)", at most its first 64 bytes.
     pub version: Option<String>,
-    /// Who decompressed it, or will, and why.
+    /// Where it is decompressed, and why.
     pub decompression: Decompression,
-    /// The lowest address that the kernel takes.
+    /// The lowest address that the kernel uses.
     pub kernel_start: GuestAddress,
-    /// The end of what the kernel takes before it looks at the memory map.
+    /// The end of the memory that the kernel uses before it reads the memory map.
     pub kernel_end: GuestAddress,
     /// Where the initrd lies, and its size in bytes.
     pub initrd: Option<(GuestAddress, u64)>,
 }
 
-/// What both protocols tell the kernel.
+/// What both boot protocols pass to the kernel.
 struct BootData<'a> {
     cmdline: &'a str,
     initrd: Option<(GuestAddress, u64)>,
     rsdp: Option<GuestAddress>,
 }
 
-/// Loads a kernel with all that it needs into `mem`, which must read as zeros: fresh
-/// from [`allocate`](crate::memory::allocate).
+/// Loads a kernel and its boot data into `mem`, which must read as zeros: fresh from
+/// [`allocate`](crate::memory::allocate).
 ///
 /// # Errors
-/// [`Error`] names what can't be used, why, and what to do. `mem` was written to only if reading a file failed
-/// midway.
+/// [`Error`] names what can't be used, why, and what to do. `mem` is unchanged unless reading a file failed midway.
 ///
 /// # Example
 /// ```no_run
@@ -206,10 +204,10 @@ pub fn load<M: GuestMemoryBackend>(mem: &M, request: &BootRequest<'_>) -> Result
     load_watched(mem, request, &Unwatched)
 }
 
-/// As [`load`], while `watch` sees how far it is and may end it.
+/// Like [`load`], while `watch` sees the progress and may stop it.
 ///
 /// # Errors
-/// As [`load`], and [`Error::Stopped`] when `watch` ended it.
+/// As for [`load`], and [`Error::Stopped`] when `watch` stopped it.
 pub fn load_watched<M: GuestMemoryBackend>(
     mem: &M,
     request: &BootRequest<'_>,
@@ -273,7 +271,7 @@ fn load_guarded<M: GuestMemoryBackend>(
     })
 }
 
-/// Tells a file that can't be read from memory that can't be written.
+/// Distinguishes a file that can't be read from guest memory that can't be written.
 fn reading(e: GuestMemoryError, file: impl Fn(std::io::Error) -> Error) -> Error {
     match e {
         GuestMemoryError::IOError(e) => file(e),

@@ -11,8 +11,8 @@ const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
 /// The PVH entry point in the notes of a segment with this `p_align`.
 ///
-/// Notes are padded to 8 bytes where the segment says 8, else to 4, as `readelf -n` has it. Linkers that join sections
-/// of both kinds say 8 for all of them, so the other padding is tried when the right one shows no entry.
+/// Notes are padded to 8 bytes if the segment's alignment is 8, else to 4, as in `readelf -n`. Linkers that merge
+/// sections of both kinds state 8 for all. So the other padding is tried if the stated one finds no entry.
 pub(super) fn pvh_entry(notes: &[u8], p_align: u64) -> Option<u64> {
     let paddings = if p_align == 8 { [8, 4] } else { [4, 8] };
     paddings

@@ -12,21 +12,21 @@ use rustix::io::Errno;
 use super::error::FileError;
 use super::image::Ask;
 
-/// What a pipe holds by default.
+/// The default capacity of a pipe.
 const PIECE: usize = 64 << 10;
-/// How long to wait for a pipe between questions whether to go on.
+/// How often to ask whether to go on while waiting for a pipe.
 const TICK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// All that `pipe` brings, at most `max` bytes. A FIFO that nobody has opened for writing is waited for.
+/// Reads `pipe` to its end, at most `max` bytes. Waits for a FIFO that has no writer yet.
 pub(super) fn read(pipe: &File, max: u64, ask: Ask<'_>) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
     let mut piece = vec![0; PIECE];
     loop {
         ask(bytes.len() as u64).map_err(FileError::Read)?;
-        // A FIFO that nobody has opened yet reads as if it were at its end; only poll tells these apart.
+        // A FIFO without a writer yet reads as if at its end. Only poll distinguishes the two.
         if !is_ready(pipe).map_err(FileError::Read)? {
             continue;
         }
@@ -43,12 +43,12 @@ pub(super) fn read(pipe: &File, max: u64, ask: Ask<'_>) -> Result<Vec<u8>, FileE
     }
 }
 
-/// Waits a moment for bytes or the end of the pipe.
+/// Waits a moment for data or the end of the pipe.
 fn is_ready(pipe: &File) -> io::Result<bool> {
     let mut fds = [PollFd::new(pipe, PollFlags::IN)];
     match poll(&mut fds, Some(&TICK)) {
         Ok(count) => Ok(count > 0),
-        // A signal, perhaps the word to stop.
+        // A signal, perhaps one that stops the program.
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
     }

@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How the boot processor finds itself at the kernel's entry point. The other processors stay as reset leaves them.
+//! The boot processor's registers at the kernel's entry point. The other processors keep their reset state.
 //!
-//! FPU and MXCSR need nothing: KVM creates a vCPU with their architectural defaults.
+//! FPU and MXCSR are not set: KVM creates a vCPU with their architectural defaults.
 
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
@@ -21,7 +21,7 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-/// Bit 1 of RFLAGS is always set; interrupts are off.
+/// Bit 1 of RFLAGS is always set. Interrupts are off.
 const RFLAGS: u64 = 1 << 1;
 
 // Page table entries (SDM volume 3, section 4.5).
@@ -29,10 +29,10 @@ const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = 1 << 7;
 const ENTRIES: u64 = 512;
 
-/// Selectors that Linux's boot protocol asks for: `__BOOT_CS` and `__BOOT_DS`.
+/// The selectors that Linux's boot protocol requires: `__BOOT_CS` and `__BOOT_DS`.
 const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
-/// What the unused interrupt table may hold: one gate.
+/// The limit of the unused IDT: one gate.
 const IDT_LIMIT: u16 = 0xf;
 
 /// Segment types (SDM volume 3, section 3.4.5.1 and 3.5), accessed or busy.
@@ -59,7 +59,7 @@ const fn flat(selector: u16, type_: u8, long: u8) -> kvm_segment {
     }
 }
 
-/// The task register must hold something valid; nobody uses it before the kernel loads its own.
+/// The task register must be valid. It is unused before the kernel loads its own.
 const TASK: kvm_segment = kvm_segment {
     base: 0,
     limit: 0x67,
@@ -87,7 +87,7 @@ const fn descriptor(segment: kvm_segment) -> u64 {
     (limit & 0xffff) | access << 40 | (limit >> 16) << 48 | flags << 52
 }
 
-/// The code segment that `protocol` starts in.
+/// The code segment at the entry point of `protocol`.
 const fn code_segment(protocol: Protocol) -> kvm_segment {
     match protocol {
         Protocol::Linux64 => flat(CODE_SELECTOR, TYPE_CODE, 1),
@@ -95,7 +95,7 @@ const fn code_segment(protocol: Protocol) -> kvm_segment {
     }
 }
 
-/// Writes what the registers point to: the GDT, the IDT, and page tables where the protocol has paging on.
+/// Writes what the registers point to: the GDT, the IDT, and page tables if the protocol starts with paging.
 pub(crate) fn write_tables<M: GuestMemoryBackend>(
     mem: &M,
     protocol: Protocol,
@@ -116,7 +116,7 @@ pub(crate) fn write_tables<M: GuestMemoryBackend>(
     }
 }
 
-/// Maps the first 4 GiB onto themselves, in pages of 2 MiB.
+/// Maps the first 4 GiB one to one, in pages of 2 MiB.
 fn write_page_tables<M: GuestMemoryBackend>(mem: &M) -> Result<(), GuestMemoryError> {
     let pdpt = BOOT_PAGE_TABLES + PAGE_SIZE;
     let directories = pdpt + PAGE_SIZE;
@@ -161,8 +161,8 @@ pub fn general(protocol: Protocol, entry: GuestAddress) -> kvm_regs {
     }
 }
 
-/// Turns a fresh vCPU's special registers into those at the kernel's entry point: 64-bit mode with the first 4 GiB
-/// mapped for Linux, 32-bit protected mode without paging for PVH.
+/// Edits a fresh vCPU's special registers for the kernel's entry point: 64-bit mode with the first 4 GiB mapped for
+/// Linux, 32-bit protected mode without paging for PVH.
 pub fn special(protocol: Protocol, sregs: &mut kvm_sregs) {
     let data = flat(DATA_SELECTOR, TYPE_DATA, 0);
     sregs.cs = code_segment(protocol);
@@ -187,12 +187,12 @@ pub fn special(protocol: Protocol, sregs: &mut kvm_sregs) {
 }
 
 impl Loaded {
-    /// The general registers that the boot processor starts with.
+    /// The boot processor's general registers at the start.
     pub fn regs(&self) -> kvm_regs {
         general(self.protocol, self.entry)
     }
 
-    /// Edits a fresh vCPU's special registers into those that the boot processor starts with.
+    /// Edits a fresh vCPU's special registers for the boot processor's start.
     pub fn edit_sregs(&self, sregs: &mut kvm_sregs) {
         special(self.protocol, sregs);
     }

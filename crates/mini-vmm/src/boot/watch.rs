@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Loading may take long: slow files, pipes, large payloads. Who waits for it sees how far it is, and can end it.
+//! Progress of loading, which may take long: slow files, pipes, large payloads. A watcher sees it and can stop it.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,16 +10,16 @@ use std::io;
 use super::Compression;
 use crate::layout::MIB;
 
-/// Sees how loading goes on, and may end it.
+/// Sees the progress of loading, and may stop it.
 ///
-/// It is asked often, before each piece of work of at most 256 KiB (for LZ4, 8 MiB), and while a pipe brings nothing
-/// ten times a second. So it should answer quickly.
+/// It is called often: before each piece of work of at most 256 KiB (8 MiB for LZ4), and ten times a second while a
+/// pipe has no data. So it should return quickly.
 pub trait Watch {
-    /// Whether to go on with `step`. After one `false` it is not asked again.
+    /// Whether to go on with `step`. After it returned `false` once, it is not called again.
     fn go_on(&self, step: Step) -> bool;
 }
 
-/// Nobody watches: loading goes on to its end.
+/// A [`Watch`] that never stops the loading.
 #[derive(Clone, Copy, Debug)]
 pub struct Unwatched;
 
@@ -29,14 +29,14 @@ impl Watch for Unwatched {
     }
 }
 
-/// What loading is at. Its [`Display`](fmt::Display) is a line for the user.
+/// A step of loading. Its [`Display`](fmt::Display) is a line for the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What is done.
+    /// The kind of work.
     pub work: Work,
     /// Bytes that are done.
     pub done: u64,
-    /// Bytes to do, where that is known.
+    /// Bytes to do, if known.
     pub total: Option<u64>,
 }
 
@@ -47,7 +47,7 @@ pub enum Work {
     Read(&'static str),
     /// Decompressing the kernel.
     Decompress(Compression),
-    /// Putting an image into guest memory.
+    /// Copying an image to guest memory.
     Place(&'static str),
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// A [`Watch`] that is asked until it says no, and is then remembered to have said so.
+/// Remembers that its [`Watch`] said no, and doesn't ask it again.
 pub(super) struct Guard<'a> {
     watch: &'a dyn Watch,
     stopped: Cell<bool>,
@@ -80,7 +80,7 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// Whether the watch ended loading: any error is then a consequence.
+    /// Whether the watch stopped the loading. Any error is then a consequence.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.get()
     }

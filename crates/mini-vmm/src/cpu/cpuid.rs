@@ -1,12 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! CPUID of the guest, from what KVM supports.
+//! The guest's CPUID, made from what KVM supports.
 //!
-//! Without a PIT, an HPET and a PM timer, CPUID and kvmclock are all that tells a kernel how fast
-//! time goes. So the table has the TSC-deadline bit (a local APIC timer that needs no calibration),
-//! ARAT (a timer that doesn't stop), the hypervisor bit and KVM's leaves (kvmclock gives the TSC's
-//! frequency) and the frequencies in a leaf of their own.
+//! Without a PIT, an HPET and a PM timer, a kernel learns from CPUID and kvmclock alone how fast time goes. So the
+//! table has the TSC-deadline bit (a local APIC timer without calibration), ARAT (a timer that doesn't stop), the
+//! hypervisor bit, KVM's leaves (kvmclock gives the TSC's frequency), and a leaf with the frequencies.
 //!
 //! Citations: "SDM" is the Intel SDM, volume 2A, CPUID; "APM" the AMD APM, volume 3, appendix E;
 //! "KVM CPUID" is Documentation/virt/kvm/x86/cpuid.rst of Linux.
@@ -23,30 +22,30 @@ use crate::layout;
 /// KVM_CAP_X86_APIC_BUS_CYCLES_NS is used (it isn't).
 pub const APIC_TIMER_KHZ: u32 = 1_000_000;
 
-/// Leaf 1, ECX: the local APIC has an x2APIC mode; KVM's always has (SDM).
+/// Leaf 1, ECX: the local APIC supports x2APIC mode, as KVM's always does (SDM).
 const X2APIC: u32 = 1 << 21;
-/// Leaf 1, ECX: the local APIC's timer counts to a TSC value (SDM).
+/// Leaf 1, ECX: the local APIC's timer supports TSC-deadline mode (SDM).
 const TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1, ECX: set under every hypervisor (APM).
 const HYPERVISOR: u32 = 1 << 31;
-/// Leaf 6, EAX: the local APIC's timer runs in every C-state (SDM).
+/// Leaf 6, EAX: the local APIC's timer runs in all C-states (SDM).
 const ARAT: u32 = 1 << 2;
 /// KVM's first leaf, whose EBX is "KVMK" (KVM CPUID).
 const KVM_BASE: u32 = 0x4000_0000;
 const KVM_SIGNATURE: u32 = u32::from_le_bytes(*b"KVMK");
-/// The timing leaf, as VMware defined it and others adopted it: EAX is the TSC's frequency, EBX
-/// that of the local APIC's timer, in kHz.
+/// The timing leaf, defined by VMware and adopted by others: EAX is the TSC's frequency and EBX that of the local
+/// APIC's timer, in kHz.
 const TIMING_LEAF: u32 = 0x4000_0010;
-/// Most entries that KVM takes (`KVM_MAX_CPUID_ENTRIES`).
+/// The most entries that KVM accepts (`KVM_MAX_CPUID_ENTRIES`).
 const MAX_ENTRIES: usize = 256;
 
-/// Why there is no CPUID table.
+/// Why the CPUID table can't be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// KVM's table lacks what every CPU has.
+    /// KVM's table lacks a leaf that every CPU has.
     #[error("KVM reports no CPUID leaf {0:#x}; use a host kernel whose KVM does")]
     NoLeaf(u32),
-    /// The number of vCPUs isn't one that a machine can have.
+    /// The number of vCPUs is out of range.
     #[error("a machine has 1 to {max} vCPUs, not {0}", max = layout::MAX_CPUS)]
     Cpus(u8),
     /// No CPU feature has that name.
@@ -58,60 +57,60 @@ pub enum Error {
     UnknownFeature {
         /// The name that was given.
         name: String,
-        /// Names that are spelled alike, the nearest first.
+        /// Known names with a similar spelling, the most similar first.
         near: Vec<&'static str>,
     },
-    /// A feature was asked for that this host's CPU or KVM lacks.
+    /// A requested feature is not supported by this host's CPU or KVM.
     #[error("CPU feature {0:?} can't be added: this host's CPU or its KVM lacks it; leave it out")]
     Unsupported(&'static str),
-    /// Nested virtualization was asked for, and this host has none.
+    /// Nested virtualization was requested, but this host doesn't offer it.
     #[error(
         "this host's KVM offers guests no nested virtualization; load kvm_intel or kvm_amd with \
          nested=1, or leave out --nested"
     )]
     NoNested,
-    /// A feature of nested virtualization was asked for, which is off.
+    /// A requested feature belongs to nested virtualization, which is off.
     #[error("CPU feature {0:?} belongs to nested virtualization, which is off; add --nested on")]
     NestedOff(&'static str),
-    /// A feature was asked for, and another one that it needs was taken away.
+    /// A requested feature needs another one that was removed.
     #[error("CPU feature {feature:?} needs {needs:?}, which is taken away; keep both or neither")]
     Dependency {
-        /// The feature that was asked for.
+        /// The requested feature.
         feature: &'static str,
         /// What it needs.
         needs: &'static str,
     },
-    /// The table has more entries than KVM takes.
+    /// The table has more entries than KVM accepts.
     #[error(
         "the CPUID table has {0} entries and KVM takes {MAX_ENTRIES}; use an older host kernel"
     )]
     TooManyEntries(usize),
 }
 
-/// What the guest's CPUs are to be.
+/// What the guest's CPUs should be.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuPlan<'a> {
     /// vCPUs, 1 to [`layout::MAX_CPUS`].
     pub cpus: u8,
-    /// Features to add or take away, in order; a later one wins over an earlier one.
+    /// Features to add or remove, in order. A later entry overrides an earlier one.
     pub features: &'a [CpuFeature],
-    /// Whether nested virtualization (VMX or SVM) is shown.
+    /// Whether the guest sees nested virtualization (VMX or SVM).
     pub nested: bool,
-    /// Whether the in-kernel local APIC has TSC-deadline mode (`KVM_CAP_TSC_DEADLINE_TIMER`);
-    /// KVM's own table doesn't say.
+    /// Whether the in-kernel local APIC supports TSC-deadline mode (`KVM_CAP_TSC_DEADLINE_TIMER`). KVM's own table
+    /// doesn't tell.
     pub tsc_deadline_timer: bool,
-    /// The guest's TSC frequency in kHz (`KVM_GET_TSC_KHZ`), where it is known.
+    /// The guest's TSC frequency in kHz (`KVM_GET_TSC_KHZ`), if known.
     pub tsc_khz: Option<u32>,
 }
 
-/// Builds the CPUID table of vCPU 0 from the one that KVM supports (`KVM_GET_SUPPORTED_CPUID`).
-/// [`set_apic_id`] turns it into that of any other vCPU.
+/// Builds the CPUID table of vCPU 0 from the one that KVM supports (`KVM_GET_SUPPORTED_CPUID`). [`set_apic_id`] adapts
+/// it to another vCPU.
 ///
-/// Entries that are all zero are left out: KVM answers a leaf that it doesn't find with zeros, and
-/// it searches the table in order at each CPUID exit.
+/// Entries that are all zero are left out. KVM returns zeros for a leaf that it doesn't find, and it searches the table
+/// linearly at each CPUID exit.
 ///
 /// # Errors
-/// When the plan asks for what there isn't; see [`Error`].
+/// When the plan can't be met; see [`Error`].
 pub fn build(supported: &CpuId, plan: &CpuPlan) -> Result<CpuId, Error> {
     if plan.cpus == 0 || plan.cpus > layout::MAX_CPUS {
         return Err(Error::Cpus(plan.cpus));
@@ -146,18 +145,18 @@ pub fn build(supported: &CpuId, plan: &CpuPlan) -> Result<CpuId, Error> {
     CpuId::from_entries(&table.0).map_err(too_many)
 }
 
-/// Turns a table that [`build`] made into the one of vCPU `id`, whose APIC id is the same number.
+/// Adapts a table from [`build`] to vCPU `id`, whose APIC id is the same number.
 pub fn set_apic_id(cpuid: &mut CpuId, id: u8) {
     topology::set_apic_id(cpuid.as_mut_slice(), id);
 }
 
-/// Says how fast the TSC and the local APIC's timer count.
+/// Adds the frequencies of the TSC and the local APIC's timer.
 fn timing(table: &mut Table, vendor: Vendor, tsc_khz: u32) {
     if let Some(base) = table
         .get_mut(KVM_BASE, 0)
         .filter(|base| base.ebx == KVM_SIGNATURE)
     {
-        // Old KVMs leave the maximum at 0, which stands for KVM_BASE + 1 (KVM CPUID).
+        // Old KVMs leave the maximum at 0, which means KVM_BASE + 1 (KVM CPUID).
         base.eax = base.eax.max(TIMING_LEAF);
         table.replace(TIMING_LEAF, &[[tsc_khz, APIC_TIMER_KHZ, 0, 0]]);
     }
@@ -165,12 +164,12 @@ fn timing(table: &mut Table, vendor: Vendor, tsc_khz: u32) {
         return;
     }
     if table.max_leaf(0) >= 0x15 {
-        // The crystal drives the APIC timer (SDM volume 3A, section "APIC Timer"), so it has that one's
-        // frequency: TSC = ECX * EBX / EAX = 10^9 Hz * tsc_khz / 10^6.
+        // The crystal drives the APIC timer (SDM volume 3A, section "APIC Timer"), so it has the timer's frequency: TSC
+        // = ECX * EBX / EAX = 10^9 Hz * tsc_khz / 10^6.
         table.replace(0x15, &[[APIC_TIMER_KHZ, tsc_khz, APIC_TIMER_KHZ * 1000, 0]]);
     }
     if table.max_leaf(0) >= 0x16 {
-        // Base, maximum and bus frequency in MHz: for show (SDM).
+        // Base, maximum and bus frequency in MHz, for information only (SDM).
         let mhz = (tsc_khz / 1000).min(0xffff);
         table.replace(0x16, &[[mhz, mhz, 100, 0]]);
     }

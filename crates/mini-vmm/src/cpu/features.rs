@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! CPU features by the names that Linux shows in /proc/cpuinfo: to hide them, or to insist on them.
+//! CPU features by their names in Linux's /proc/cpuinfo, to hide or require them.
 //!
-//! A feature that is hidden takes along what can't be used without it, and its part of the XSAVE
-//! area. Bits are those of the Intel SDM (volume 2A, CPUID) and the AMD APM (volume 3, appendix E).
+//! Hiding a feature also hides those that need it, and removes its part of the XSAVE area. Bits are those of the Intel
+//! SDM (volume 2A, CPUID) and the AMD APM (volume 3, appendix E).
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::table::{Register, Table};
 use super::topology::Vendor;
 use crate::text::nearest;
 
-/// The features in one register: names from bit 0 on, `-` for none, `/` between two names of a bit.
+/// The features in one register: names from bit 0 on, `-` for none, `/` between the names of one bit.
 struct Word {
     leaf: u32,
     index: u32,
@@ -30,8 +30,7 @@ const fn word(leaf: u32, index: u32, register: Register, names: &'static str) ->
     }
 }
 
-/// Every name that can be given. A name may stand for several bits: the vendors put `ibpb` in
-/// different places.
+/// All known names. A name may stand for several bits: Intel and AMD report `ibpb` in different places.
 const WORDS: [Word; 15] = [
     word(
         1,
@@ -125,8 +124,8 @@ const WORDS: [Word; 15] = [
     word(0x8000_0021, 0, Register::Eax, "- - - - - - - - autoibrs"),
 ];
 
-/// What can't be used without the feature on the left, directly: by the SDM's rules for detecting
-/// each instruction set extension, and because XSAVE holds its registers.
+/// The features that directly need the one on the left, by the SDM's rules for detecting each instruction set
+/// extension, and because XSAVE holds their registers.
 const DEPENDENTS: [(&str, &str); 24] = [
     ("fxsr", "sse fxsr_opt xsave"),
     ("mmx", "mmxext 3dnow"),
@@ -171,10 +170,10 @@ const DEPENDENTS: [(&str, &str); 24] = [
     ),
 ];
 
-/// What lets a guest run guests, by vendor.
+/// The features for running nested guests, by vendor.
 const NESTED: [&str; 2] = ["vmx", "svm"];
 
-/// XSAVE's user components in XCR0 (SDM volume 1, chapter 13): bits, and the feature they belong to.
+/// XSAVE's user components in XCR0 (SDM volume 1, chapter 13): bits, and the feature that they belong to.
 const COMPONENTS: [(u32, &str); 5] = [
     (0b100, "avx"),
     (0b1_1000, "mpx"),
@@ -182,17 +181,17 @@ const COMPONENTS: [(u32, &str); 5] = [
     (1 << 9, "pku"),
     (3 << 17, "amx_tile"),
 ];
-/// XSAVE's supervisor components in IA32_XSS: bits, and the feature they belong to.
+/// XSAVE's supervisor components in IA32_XSS: bits, and the feature that they belong to.
 const SUPERVISOR: [(u32, &str); 2] = [(1 << 8, "intel_pt"), (1 << 15, "arch_lbr")];
-/// Leaf 0xD.1, EAX: the instructions that save in compacted form; EBX is the size of that.
+/// Leaf 0xD.1, EAX: the instructions for the compacted format, whose size is in EBX.
 const XSAVEC: u32 = 1 << 1;
 const XSAVES: u32 = 1 << 3;
-/// Bytes of the XSAVE area's legacy region and header, which are always there.
+/// Bytes of the XSAVE area's legacy region and header, which are always present.
 const XSAVE_MIN: u32 = 576;
 /// Bits of leaf 1's EDX that AMD repeats in leaf 0x8000_0001's EDX (APM).
 const AMD_REPEATED: u32 = 0x0183_f3ff;
 
-/// Where a feature is.
+/// Where a feature's bit is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Bit {
     leaf: u32,
@@ -236,16 +235,16 @@ fn bits_of(name: &str) -> impl Iterator<Item = Bit> {
         .map(|(_, bit)| bit)
 }
 
-/// What can't be used without `name`, directly.
+/// The features that directly need `name`.
 fn dependents(name: &str) -> impl Iterator<Item = &'static str> {
     let of_name = DEPENDENTS.iter().filter(move |(needed, _)| *needed == name);
     of_name.flat_map(|(_, names)| names.split_whitespace())
 }
 
-/// Hides nested virtualization, or makes sure that it is there.
+/// Hides nested virtualization, or requires it.
 ///
-/// KVM goes by these bits: without VMX a guest gets #GP for CR4.VMXE and for the VMX capability MSRs, without SVM for
-/// EFER.SVME, and #UD for the instructions of both.
+/// KVM obeys these bits. Without VMX a guest gets #GP for CR4.VMXE and the VMX capability MSRs, without SVM for
+/// EFER.SVME. The instructions of both take #UD.
 pub(super) fn apply_nested(table: &mut Table, vendor: Vendor, nested: bool) -> Result<(), Error> {
     if !nested {
         NESTED.iter().for_each(|name| clear(table, vendor, name));
@@ -255,7 +254,7 @@ pub(super) fn apply_nested(table: &mut Table, vendor: Vendor, nested: bool) -> R
     is_there.then_some(()).ok_or(Error::NoNested)
 }
 
-/// Hides and checks features in `table`, which has all that can be shown.
+/// Hides and checks features in `table`, which has all supported features.
 pub(super) fn apply(table: &mut Table, vendor: Vendor, plan: &CpuPlan<'_>) -> Result<(), Error> {
     if plan.features.is_empty() {
         return Ok(());
@@ -283,7 +282,7 @@ pub(super) fn apply(table: &mut Table, vendor: Vendor, plan: &CpuPlan<'_>) -> Re
         clear(table, vendor, name);
     }
     if let Some(feature) = first_missing(table, &insisted) {
-        // One bit has two names.
+        // One bit can have two names.
         let twin = |other: &&&str| bits_of(other).any(|b| bits_of(feature).any(|f| f == b));
         let needs = hidden.iter().find(twin).copied().unwrap_or(feature);
         return Err(Error::Dependency { feature, needs });
@@ -302,7 +301,7 @@ fn shows(table: &mut Table, name: &str) -> bool {
     bits_of(name).any(|b| table.has(b.leaf, b.index, b.register, b.bit))
 }
 
-/// The table's own copy of `name`, or the error that suggests others.
+/// The static copy of `name`, or the error that suggests similar names.
 fn known(name: &str) -> Result<&'static str, Error> {
     if let Some((known, _)) = all().find(|(known, _)| *known == name) {
         return Ok(known);
@@ -313,7 +312,7 @@ fn known(name: &str) -> Result<&'static str, Error> {
     })
 }
 
-/// Adds to `hidden` what needs a hidden feature, to any depth.
+/// Adds to `hidden` all features that need a hidden one, directly or not.
 fn hide_dependents(
     hidden: &mut BTreeSet<&'static str>,
     insisted: &BTreeSet<&'static str>,
@@ -359,7 +358,7 @@ fn clear(table: &mut Table, vendor: Vendor, name: &str) {
     }
 }
 
-/// Takes the state of hidden features out of leaf 0xD, and what it added to the area's size.
+/// Removes the state of hidden features from leaf 0xD, and their share of the area's size.
 fn trim_xsave(table: &mut Table, hidden: &BTreeSet<&'static str>) {
     if hidden.contains("xsave") {
         table.0.retain(|e| e.function != 0xd);
@@ -388,7 +387,7 @@ fn trim_xsave(table: &mut Table, hidden: &BTreeSet<&'static str>) {
         }
     }
     table.0.retain(|e| {
-        // Bit 0 of a component's ECX tells IA32_XSS from XCR0.
+        // Bit 0 of a component's ECX means that it belongs to IA32_XSS, not XCR0.
         let gone = if e.ecx & 1 == 0 { user } else { supervisor };
         e.function != 0xd || !(2..32).contains(&e.index) || gone & 1 << e.index == 0
     });
@@ -401,7 +400,7 @@ fn trim_xsave(table: &mut Table, hidden: &BTreeSet<&'static str>) {
     if let Some(leaf) = table.get_mut(0xd, 0) {
         leaf.eax &= !user;
         leaf.ecx = size;
-        // For the components that XCR0 enables now; KVM keeps it up to date.
+        // The size for the components enabled in XCR0. KVM keeps it up to date.
         leaf.ebx = leaf.ebx.min(size);
     }
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The local APIC's two wires at boot.
+//! The local APIC's two interrupt pins at boot.
 //!
 //! Registers are those of the Intel SDM, volume 3A, chapter "Advanced Programmable Interrupt
 //! Controller (APIC)", section "Local Vector Table".
@@ -21,11 +21,11 @@ const MODE_EXTINT: u32 = 0b111 << 8;
 /// The entry is masked.
 const MASKED: u32 = 1 << 16;
 
-/// Wires up a local APIC as firmware does: LINT1 is the NMI, as the MADT says, and LINT0 the
-/// 8259 PIC where there is one (`legacy_timer`), else it is masked.
+/// Sets up a local APIC's pins as firmware does. LINT1 is the NMI, as in the MADT. LINT0 is the 8259 PIC if there is
+/// one (`legacy_timer`), else masked.
 ///
-/// KVM starts the boot processor's LINT0 as ExtINT and all others masked. A machine without a PIC
-/// can do without this: Linux programs both entries itself.
+/// KVM starts the boot processor's LINT0 as ExtINT and all others masked. Linux programs both entries itself, so a
+/// machine without a PIC works without this call.
 pub fn wire(state: &mut kvm_lapic_state, legacy_timer: bool) {
     let lint0 = if legacy_timer {
         MODE_EXTINT
@@ -36,7 +36,7 @@ pub fn wire(state: &mut kvm_lapic_state, legacy_timer: bool) {
     set(state, LVT_LINT1, MODE_NMI);
 }
 
-/// Writes a register; KVM has the page as `char`s.
+/// Writes a register. KVM declares the page as `char`s.
 fn set(state: &mut kvm_lapic_state, offset: usize, value: u32) {
     for (to, byte) in state.regs[offset..].iter_mut().zip(value.to_le_bytes()) {
         *to = byte as c_char;

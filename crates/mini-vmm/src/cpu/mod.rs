@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a vCPU says of itself and how it starts: CPUID, boot MSRs and the local APIC's wires.
+//! CPUID, boot MSRs and local APIC pins of a vCPU.
 //!
-//! All of it is a pure function of what KVM supports and of the plan; the ioctls are the caller's.
+//! These are pure functions of what KVM supports and of the plan. The caller does the ioctls.
 
 pub mod cpuid;
 mod features;

@@ -1,38 +1,38 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The MSRs that a vCPU starts with: what firmware would have left behind.
+//! The MSRs that a vCPU starts with, as firmware would leave them.
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 
-/// System call entry by SYSENTER (Intel SDM volume 4, table 2-2).
+/// System call entry through SYSENTER (Intel SDM volume 4, table 2-2).
 const IA32_SYSENTER_CS: u32 = 0x174;
 const IA32_SYSENTER_ESP: u32 = 0x175;
 const IA32_SYSENTER_EIP: u32 = 0x176;
-/// Which processor features are on (Intel SDM volume 4, table 2-2).
+/// Processor features that are enabled (Intel SDM volume 4, table 2-2).
 const IA32_MISC_ENABLE: u32 = 0x1a0;
 /// Page attributes (Intel SDM volume 3A, section "Programming the PAT").
 const IA32_PAT: u32 = 0x277;
 /// Default memory type (Intel SDM volume 3A, section "IA32_MTRR_DEF_TYPE MSR").
 const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// System call entry by SYSCALL (AMD APM volume 2, section 6.1.1).
+/// System call entry through SYSCALL (AMD APM volume 2, section 6.1.1).
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
 const CSTAR: u32 = 0xc000_0083;
 const SYSCALL_FLAG_MASK: u32 = 0xc000_0084;
-/// What SWAPGS swaps in (AMD APM volume 2, section 6.1.3).
+/// The value that SWAPGS swaps in (AMD APM volume 2, section 6.1.3).
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// IA32_MISC_ENABLE: REP string instructions are fast. Linux turns `rep_good` and `erms` off on an
-/// Intel CPU that has this bit clear.
+/// IA32_MISC_ENABLE: fast REP string instructions. Linux disables `rep_good` and `erms` on an Intel CPU if this bit is
+/// clear.
 const FAST_STRING: u64 = 1 << 0;
-/// IA32_MISC_ENABLE: no branch trace store, no PEBS; KVM's own reset value has these two bits.
+/// IA32_MISC_ENABLE: no branch trace store, no PEBS. KVM's own reset value has these two bits.
 const BTS_UNAVAILABLE: u64 = 1 << 11;
 const PEBS_UNAVAILABLE: u64 = 1 << 12;
 /// IA32_PAT at reset: WB, WT, UC-, UC, twice.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
-/// IA32_MTRR_DEF_TYPE: MTRRs are on, and all memory is write-back. Linux 6.1 leaves out the PAT as
-/// well when MTRRs are off.
+/// IA32_MTRR_DEF_TYPE: MTRRs are enabled and all memory is write-back. Without MTRRs, Linux 6.1 doesn't use the PAT
+/// either.
 const MTRR_ENABLE: u64 = 1 << 11;
 const MTRR_WRITE_BACK: u64 = 6;
 
@@ -54,14 +54,14 @@ const BOOT_MSRS: [(u32, u64); 11] = [
     (KERNEL_GS_BASE, 0),
 ];
 
-/// How many MSRs [`boot_msrs`] has; `KVM_SET_MSRS` returns how many it took.
+/// The number of MSRs in [`boot_msrs`]. `KVM_SET_MSRS` returns how many it set.
 #[cfg(test)]
 pub(crate) const BOOT_MSR_COUNT: usize = BOOT_MSRS.len();
 
-/// The MSRs that every vCPU starts with, for one `KVM_SET_MSRS`.
+/// The MSRs that every vCPU starts with, for one `KVM_SET_MSRS` call.
 ///
-/// All of them are MSRs that every KVM has. The TSC isn't among them: KVM starts that of a new
-/// machine's vCPUs at 0, in step, and a write from outside could only get it out of step.
+/// Every KVM supports all of these. The TSC isn't among them. KVM starts the TSCs of a new machine's vCPUs at 0 and in
+/// sync, and a write could only break that.
 pub fn boot_msrs() -> Msrs {
     let entries = BOOT_MSRS.map(|(index, data)| kvm_msr_entry {
         index,

@@ -1,12 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What `KVM_GET_SUPPORTED_CPUID` said on three hosts, for tests: leaf, subleaf, flags, EAX, EBX,
-//! ECX, EDX.
+//! What `KVM_GET_SUPPORTED_CPUID` returned on three hosts, for tests: leaf, subleaf, flags, EAX, EBX, ECX, EDX.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
-/// The table of one of the hosts below.
+/// The table of one of these hosts.
 pub(super) fn table(recorded: &str) -> CpuId {
     let entries: Vec<_> = recorded
         .lines()

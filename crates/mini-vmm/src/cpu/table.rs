@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A CPUID table that is being made.
+//! A CPUID table under construction.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -52,7 +52,7 @@ impl Table {
         self.0.iter_mut().filter(move |e| e.function == leaf)
     }
 
-    /// Puts subleaves 0, 1, … of (EAX, EBX, ECX, EDX) in place of all that `leaf` had.
+    /// Replaces all entries of `leaf` with subleaves 0, 1, … of (EAX, EBX, ECX, EDX).
     pub(super) fn replace(&mut self, leaf: u32, subleaves: &[[u32; 4]]) {
         self.0.retain(|e| e.function != leaf);
         let flags = if subleaves.len() > 1 {

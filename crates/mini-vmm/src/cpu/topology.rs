@@ -12,14 +12,14 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 use super::table::Table;
 
-/// Whose rules the topology leaves follow, by the vendor string of leaf 0.
+/// Whose rules the topology leaves follow, by the vendor string in leaf 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Vendor {
-    /// Intel, and those who follow it: Zhaoxin, Centaur.
+    /// Intel, and Zhaoxin and Centaur, which follow it.
     Intel,
     /// AMD and Hygon.
     Amd,
-    /// Somebody else: only what all vendors share is touched.
+    /// Another vendor. Only what all vendors share is changed.
     Other,
 }
 
@@ -44,7 +44,7 @@ const CMP_LEGACY: u32 = 1 << 1;
 /// Level types of leaves 0xB and 0x1F, ECX bits 15:8.
 const LEVEL_SMT: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
-/// The first cache level that is shared by all vCPUs.
+/// The lowest cache level that all vCPUs share.
 const SHARED_CACHE_LEVEL: u32 = 3;
 
 /// Replaces bits `low..=high` of `register` with `value`.
@@ -53,10 +53,10 @@ fn set_bits(register: &mut u32, high: u32, low: u32, value: u32) {
     *register = *register & !mask | value << low & mask;
 }
 
-/// Describes `cpus` cores as vCPU 0 sees them; [`set_apic_id`] does the rest for the others.
+/// Describes `cpus` cores as vCPU 0 sees them. [`set_apic_id`] adapts the result to another vCPU.
 pub(super) fn apply(table: &mut Table, vendor: Vendor, cpus: u8) {
     let cpus = u32::from(cpus);
-    // APIC ids that one package spans, and the bits that hold one.
+    // The number of APIC ids that one package spans, and the bits that hold one.
     let span = cpus.next_power_of_two();
     let bits = span.trailing_zeros();
 
@@ -73,20 +73,20 @@ pub(super) fn apply(table: &mut Table, vendor: Vendor, cpus: u8) {
     }
 }
 
-/// Leaves 0xB and 0x1F: a thread level of one, and a core level. KVM itself ends the list: it
-/// answers higher subleaves with level type 0 and the x2APIC id.
+/// Leaves 0xB and 0x1F: a thread level of one thread, and a core level. KVM itself ends the list: for higher subleaves
+/// it returns level type 0 and the x2APIC id.
 fn extended_topology(table: &mut Table, vendor: Vendor, cpus: u32, bits: u32) {
     let levels = [[0, 1, LEVEL_SMT, 0], [bits, cpus, LEVEL_CORE | 1, 0]];
     let max_leaf = table.max_leaf(0);
     for leaf in [0xb, 0x1f] {
-        // Leaf 0x1F is Intel's alone.
+        // Only Intel has leaf 0x1F.
         if max_leaf >= leaf && (leaf == 0xb || vendor == Vendor::Intel) {
             table.replace(leaf, &levels);
         }
     }
 }
 
-/// Leaf 4: who shares which cache, and how many core ids a package spans.
+/// Leaf 4: which vCPUs share which cache, and how many core ids a package spans.
 fn intel(table: &mut Table, span: u32) {
     for cache in table.subleaves(4).filter(|cache| cache.eax & 0x1f != 0) {
         let level = cache.eax >> 5 & 7;
@@ -96,7 +96,7 @@ fn intel(table: &mut Table, span: u32) {
     }
 }
 
-/// Core counts, cache sharing and the extended APIC id, as AMD has them.
+/// Core counts, cache sharing and the extended APIC id, in AMD's leaves.
 fn amd(table: &mut Table, cpus: u32, bits: u32) {
     if let Some(leaf) = table.get_mut(0x8000_0001, 0) {
         leaf.ecx = leaf.ecx & !CMP_LEGACY | if cpus > 1 { CMP_LEGACY } else { 0 };
@@ -114,12 +114,12 @@ fn amd(table: &mut Table, cpus: u32, bits: u32) {
         set_bits(&mut cache.eax, 25, 14, sharers - 1);
     }
     if table.max_leaf(0x8000_0000) >= 0x8000_001e {
-        // One thread per core, one node per package; the ids follow in `set_apic_id`.
+        // One thread per core, one node per package. `set_apic_id` sets the ids.
         table.replace(0x8000_001e, &[[0; 4]]);
     }
 }
 
-/// Makes a table that was built for one vCPU that of vCPU `id`, in place.
+/// Adapts a table that was built for one vCPU to vCPU `id`, in place.
 pub(super) fn set_apic_id(entries: &mut [kvm_cpuid_entry2], id: u8) {
     let id = u32::from(id);
     for entry in entries {

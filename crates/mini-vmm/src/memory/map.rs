@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The memory map that the guest is told.
+//! The memory map for the guest.
 
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -9,7 +9,7 @@ use crate::layout::{
     ACPI_TABLES, ACPI_TABLES_SIZE, HIGH_RAM, KIB, KVM_IDENTITY_MAP, KVM_TSS, LOW_RAM_END, PAGE_SIZE,
 };
 
-/// What a range of the guest's memory map is. The numbers are those of E820 and of PVH.
+/// The kind of a range in the guest's memory map. The numbers are those of E820 and of PVH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MapKind {
@@ -26,15 +26,15 @@ pub enum MapKind {
 pub struct MapEntry {
     /// The guest-physical address where it starts.
     pub start: u64,
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: MapKind,
 }
 
-/// The memory map that the guest is told, by whichever boot protocol; sorted, without overlaps.
+/// The guest's memory map, the same for each boot protocol. Sorted, without overlaps.
 ///
-/// Device windows in the hole are not in it: a driver claims them, and what is reserved can't be claimed.
+/// Device windows in the hole are not listed: a driver can't claim a reserved range.
 pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
     let entry = |start, end: u64, kind| MapEntry {
         start,
@@ -65,7 +65,7 @@ pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
     map
 }
 
-/// Where RAM that starts at address 0 ends.
+/// The end of the RAM that starts at address 0.
 pub fn low_ram_end<M: GuestMemoryBackend>(mem: &M) -> u64 {
     mem.find_region(GuestAddress(0))
         .map_or(0, |region| region.len())
@@ -88,7 +88,7 @@ mod tests {
                 prop_assert!(pair[0].start + pair[0].size <= pair[1].start);
             }
             let usable: u64 = map.iter().filter(|e| e.kind == MapKind::Ram).map(|e| e.size).sum();
-            // All but what lies between conventional memory's end and 1 MiB.
+            // All but the range between conventional memory's end and 1 MiB.
             prop_assert_eq!(usable, ram - (HIGH_RAM - LOW_RAM_END));
             prop_assert!(map.iter().all(|e| e.kind != MapKind::Ram || e.start >= HOLE_END || e.start + e.size <= HOLE_START));
         }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guest memory: where it lies, how it is had from the host, and the map that the guest is given.
+//! Guest memory: its addresses, its allocation on the host, and the guest's memory map.
 
 mod map;
 
@@ -25,10 +25,10 @@ pub use crate::sys::mapped_vm::{MappedVm, SlotError, create_vm};
 /// Every x86-64 processor addresses at least this many bits of physical memory.
 const LEAST_PHYSICAL_BITS: u32 = 36;
 
-/// Why the machine can't have its memory.
+/// Why the machine's memory can't be allocated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No machine can have it.
+    /// No machine can have this size.
     #[error(transparent)]
     Size(#[from] MemoryError),
     /// More RAM was asked for than the host's processor can address.
@@ -36,7 +36,7 @@ pub enum Error {
     TooLarge {
         /// Bytes that were asked for.
         asked: u64,
-        /// The most bytes that can be had.
+        /// The most bytes that are possible.
         most: u64,
     },
     /// The host refused the mapping.
@@ -49,9 +49,9 @@ pub enum Error {
     Host {
         /// Bytes that were asked for.
         asked: u64,
-        /// Bytes that the host says are available, if it was asked and says it.
+        /// Bytes that the host reports as available, if it was asked and reports them.
         available: Option<u64>,
-        /// What was refused.
+        /// The error of the mapping.
         reason: FromRangesError,
     },
     /// KVM refused a memory slot.
@@ -93,7 +93,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Where `ram` bytes of RAM lie: from 0 up to the hole below 4 GiB, the rest from 4 GiB.
+/// The ranges of `ram` bytes of RAM: from 0 up to the hole below 4 GiB, the rest from 4 GiB.
 ///
 /// # Example
 /// ```
@@ -115,13 +115,13 @@ pub fn regions(ram: u64) -> Vec<(GuestAddress, usize)> {
 /// aligned for the host's huge pages. The first 2 MiB always have small pages.
 ///
 /// # Errors
-/// [`Error`] when the size can't be had; the message says what can.
+/// [`Error`] when memory of this size can't be allocated. The message says what size is possible.
 pub fn allocate(ram: u64) -> Result<GuestMemoryMmap, Error> {
     allocate_or_tell(ram, available)
 }
 
-/// As [`allocate`], for a process that reads no file late: where the host has not enough, the error does not say how much
-/// there is.
+/// Like [`allocate`], for a process that must open no file late. If the host has too little memory, the error doesn't
+/// say how much there is.
 pub(crate) fn allocate_sealed(ram: u64) -> Result<GuestMemoryMmap, Error> {
     allocate_or_tell(ram, || None)
 }
@@ -138,9 +138,9 @@ fn allocate_or_tell(
     })
 }
 
-/// Maps anonymous memory at the given ranges, each of which starts on a huge page of host and guest: KVM maps 2 MiB at
-/// once only where guest-physical and host address agree in their lower 21 bits (else it takes 512 faults for the same),
-/// and the kernel places a mapping at any page.
+/// Maps anonymous memory at the given ranges, aligned to the huge pages of host and guest. KVM maps 2 MiB at once only
+/// if guest-physical and host address agree in their lower 21 bits, else the same takes 512 faults. The kernel alone
+/// would place a mapping at any page.
 fn from_ranges(ranges: &[(GuestAddress, usize)]) -> Result<GuestMemoryMmap, FromRangesError> {
     let mut regions = Vec::with_capacity(ranges.len());
     for (start, size) in ranges {
@@ -152,9 +152,9 @@ fn from_ranges(ranges: &[(GuestAddress, usize)]) -> Result<GuestMemoryMmap, From
     Ok(GuestMemoryMmap::from_regions(regions)?)
 }
 
-/// Has the host serve `memory` with huge pages from now on, where it asks who wants them (`madvise` in
-/// `/sys/kernel/mm/transparent_hugepage/enabled`). What was touched already keeps its small pages until khugepaged,
-/// the host's thread that looks for pages to merge, comes by; the first 2 MiB keep them for good.
+/// Lets the host use huge pages for `memory` from now on, if its setting is `madvise`
+/// (`/sys/kernel/mm/transparent_hugepage/enabled`). Touched memory keeps its small pages until khugepaged, the host's
+/// thread that merges pages, replaces them. The first 2 MiB keep them for good.
 pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
     for region in memory.iter() {
         let from = small(region.start_addr());
@@ -162,8 +162,8 @@ pub fn prefer_huge_pages(memory: &GuestMemoryMmap) {
     }
 }
 
-/// How much of a region is to have small pages on any host. Of the first 2 MiB a guest uses little, tables that are
-/// written before it starts: they are not worth that the host clears a huge page for them.
+/// The bytes of a region that have small pages on any host. A guest uses little of its first 2 MiB, mostly tables that
+/// are written before it starts. That is not worth clearing a huge page.
 fn small(start: GuestAddress) -> usize {
     match start {
         GuestAddress(0) => HUGE_PAGE,
@@ -171,14 +171,14 @@ fn small(start: GuestAddress) -> usize {
     }
 }
 
-/// How many places are tried: more than a process has gaps in which guest memory fits.
+/// How many placements are tried. A process has fewer gaps in which guest memory fits.
 const TRIES: usize = 8;
 
-/// Maps `size` bytes, on a huge page unless other mappings are made or ended meanwhile.
+/// Maps `size` bytes, aligned to a huge page unless other threads map or unmap memory meanwhile.
 ///
-/// Linux places mappings from the top of a gap down. What came to lie elsewhere is kept until this function ends, and
-/// a filler below it, so that the next try starts on a huge page in the same gap; where that is too small for it, the
-/// next try has the next gap.
+/// Linux places mappings from the top of a gap down. A misaligned mapping is kept until this function returns, with a
+/// filler below it, so that the next try is aligned in the same gap. If the gap is too small, the next try uses the
+/// next gap.
 fn map_aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
     let flags = MAP_ANONYMOUS | MAP_PRIVATE | MAP_NORESERVE;
     let mut kept = Vec::with_capacity(2 * TRIES);
@@ -189,9 +189,9 @@ fn map_aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
             return Ok(region);
         }
         kept.push(region);
-        // As large as the memory, so that no small gap takes it.
+        // As large as the memory, so that it doesn't land in a smaller gap.
         let filler = size.next_multiple_of(HUGE_PAGE) + start.wrapping_sub(size) % HUGE_PAGE;
-        // A limit on address space is no reason to fail: the guest then has small pages.
+        // If the address space is limited, the guest gets small pages instead of an error.
         let Ok(filler) = MmapRegion::build(None, filler, PROT_NONE, flags) else {
             break;
         };
@@ -201,10 +201,10 @@ fn map_aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
     MmapRegion::new(size)
 }
 
-/// Whether a machine may have `ram` bytes on a processor with `bits()` bits of physical address.
+/// Checks that a machine can have `ram` bytes on a processor with `bits()` physical address bits.
 fn check_size(ram: u64, bits: impl Fn() -> u32) -> Result<(), Error> {
     check_memory(ram)?;
-    // The processor is asked only where the answer matters.
+    // The processor is asked only if the answer matters.
     let reach = |bits: u32| (1u64 << bits.min(63)) - (HOLE_END - HOLE_START);
     if ram > reach(LEAST_PHYSICAL_BITS) {
         let most = reach(bits());
@@ -215,8 +215,8 @@ fn check_size(ram: u64, bits: impl Fn() -> u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// The host processor's physical address bits, or the least there can be where it can't be told. Read once: the machine
-/// after a reset has as much memory as the one before.
+/// The host processor's physical address bits, or the minimum of x86-64 if unknown. Read once: after a reset the
+/// machine has as much memory as before.
 fn physical_bits() -> u32 {
     static BITS: OnceLock<u32> = OnceLock::new();
     *BITS.get_or_init(read_physical_bits)
@@ -232,7 +232,7 @@ fn read_physical_bits() -> u32 {
         .unwrap_or(LEAST_PHYSICAL_BITS)
 }
 
-/// Bytes of memory that the host can still give, if it says so.
+/// Bytes of memory that the host can still provide, if it reports them.
 fn available() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     meminfo

@@ -7,7 +7,7 @@ use std::io;
 
 use super::{Job, complete, damaged, take, take_slice};
 
-/// What a file starts with.
+/// The first bytes of a file.
 pub(super) const MAGIC: &[u8] = b"\x89LZO\0\r\n\x1a\n";
 /// lzop's header flags: checksums of each block, and optional parts of the header.
 const ADLER32_D: u32 = 0x1;
@@ -16,11 +16,12 @@ const EXTRA_FIELD: u32 = 0x40;
 const CRC32_D: u32 = 0x100;
 const CRC32_C: u32 = 0x200;
 const FILTER: u32 = 0x800;
-/// The most that a block may hold: `LZO_BLOCK_SIZE` of Linux' lib/decompress_unlzo.c.
+/// The largest decompressed size of a block: `LZO_BLOCK_SIZE` of Linux's lib/decompress_unlzo.c.
 const BLOCK: u32 = 256 << 10;
 
 impl Job<'_> {
-    /// The container of the `lzop` program, versions from 0x0940 on: a header, then blocks with both sizes before them.
+    /// The container of the `lzop` program, since version 0x0940: a header, then blocks, each preceded by its two
+    /// sizes.
     pub(super) fn lzo(&self, body: &[u8], out: &mut [u8]) -> io::Result<()> {
         let mut input = body.get(MAGIC.len()..).unwrap_or_default();
         let flags = header(&mut input)?;
@@ -42,7 +43,7 @@ impl Job<'_> {
                 ));
             }
             take_slice(&mut input, sums(ADLER32_D | CRC32_D))?;
-            // A block that does not shrink is stored, without the sums of its compressed form.
+            // An incompressible block is stored as it is, without checksums of a compressed form.
             if packed_len < len {
                 take_slice(&mut input, sums(ADLER32_C | CRC32_C))?;
             }
@@ -62,7 +63,7 @@ impl Job<'_> {
     }
 }
 
-/// Goes past the header and returns its flags.
+/// Skips the header and returns its flags.
 fn header(input: &mut &[u8]) -> io::Result<u32> {
     let version = u16::from_be_bytes(take(input)?);
     if version < 0x0940 {

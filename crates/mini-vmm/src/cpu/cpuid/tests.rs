@@ -45,7 +45,7 @@ fn with_features(host: &str, words: &str) -> Result<CpuId, Error> {
     )
 }
 
-/// EAX, EBX, ECX, EDX as KVM answers: zeros for what isn't in the table.
+/// EAX, EBX, ECX, EDX as KVM answers, with zeros for missing leaves.
 fn leaf(cpuid: &CpuId, function: u32, index: u32) -> [u32; 4] {
     let mut found = cpuid
         .as_slice()
@@ -259,7 +259,7 @@ fn nothing_else_is_changed_and_empty_leaves_are_gone() {
         }
         let filled = |e: &&kvm_cpuid_entry2| e.eax | e.ebx | e.ecx | e.edx != 0;
         let filled = supported.as_slice().iter().filter(filled).count();
-        // Two of leaf 0xB, the timing leaf, and the extended APIC id of vCPU 0.
+        // Two for leaf 0xB, the timing leaf, and the extended APIC id of vCPU 0.
         assert!(
             cpuid.as_slice().len() <= filled + 4,
             "{}",
@@ -274,11 +274,11 @@ fn hidden_features_take_along_what_needs_them() {
     assert_ne!(all[1] & 1 << 23, 0, "clflushopt is there to begin with");
     let cpuid = with_features(KVM_INTEL_ON_HASWELL, "-avx").unwrap();
     let [_, _, ecx, _] = leaf(&cpuid, 1, 0);
-    // AVX, FMA and F16C are gone, XSAVE and SSE4.2 are not.
+    // AVX, FMA and F16C are gone, but XSAVE and SSE4.2 remain.
     assert_eq!(ecx & (1 << 28 | 1 << 12 | 1 << 29), 0);
     assert_eq!(ecx & (1 << 26 | 1 << 20), 1 << 26 | 1 << 20);
     assert_eq!(leaf(&cpuid, 7, 0)[1] & 1 << 5, 0, "avx2");
-    // XSAVE's AVX component went with them: the legacy region and the header are left.
+    // XSAVE's AVX component is gone, too. The legacy region and the header remain.
     assert_eq!(leaf(&cpuid, 0xd, 0), [3, 576, 576, 0]);
     assert_eq!(leaf(&cpuid, 0xd, 2), [0; 4]);
     assert_eq!(leaf(&cpuid, 0xd, 1)[0], 1, "xsaveopt");
@@ -287,7 +287,7 @@ fn hidden_features_take_along_what_needs_them() {
 #[test]
 fn xsave_area_ends_with_its_last_component() {
     let cpuid = with_features(SOFTWARE_ON_EPYC, "-pku").unwrap();
-    // AVX-512's last component ends at 0x580 + 0x400; there is no PKRU on this host.
+    // AVX-512's last component ends at 0x580 + 0x400. This host has no PKRU.
     assert_eq!(
         leaf(&cpuid, 0xd, 0),
         leaf(&recorded::table(SOFTWARE_ON_EPYC), 0xd, 0)
@@ -360,7 +360,7 @@ fn amd_repeats_base_features_and_hides_them_twice() {
     let cpuid = with_features(KVM_AMD_ON_TCG, "-mca").unwrap();
     assert_eq!(leaf(&cpuid, 1, 0)[3] & 1 << 14, 0);
     assert_eq!(leaf(&cpuid, 0x8000_0001, 0)[3] & 1 << 14, 0);
-    // Intel has other meanings for these bits of 0x8000_0001: SYSCALL is bit 11.
+    // On Intel these bits of 0x8000_0001 mean something else: SYSCALL is bit 11.
     let cpuid = with_features(KVM_INTEL_ON_HASWELL, "-sep").unwrap();
     assert_ne!(leaf(&cpuid, 0x8000_0001, 0)[3] & 1 << 11, 0);
 }
@@ -396,7 +396,7 @@ fn nested_virtualization_is_shown_on_request_only() {
             "the list has the last word"
         );
     }
-    // Nothing else differs: the bit of each vendor, and the leaf that belongs to SVM's.
+    // Nothing else differs: only each vendor's bit, and SVM's leaf.
     for host in [KVM_INTEL_ON_HASWELL, KVM_AMD_ON_TCG] {
         let off = with_nested(host, false, &[]).unwrap();
         let mut on = with_nested(host, true, &[]).unwrap().as_slice().to_vec();
@@ -426,7 +426,7 @@ fn nested_virtualization_that_can_not_be_had_is_an_error() {
         assert!(off.to_string().contains("--nested on"), "{off}");
         assert!(with_nested(host, true, &[word]).is_ok());
     }
-    // What the host lacks is lacking with and without.
+    // What the host lacks is missing with and without nested virtualization.
     let lacking = with_nested(KVM_INTEL_ON_HASWELL, true, &["+svm"]).unwrap_err();
     assert_eq!(lacking, Error::Unsupported("svm"));
 }
@@ -436,7 +436,7 @@ fn later_words_win_and_insisting_is_checked() {
     let plain = made(KVM_INTEL_ON_HASWELL, 2, 0);
     let again = with_features(KVM_INTEL_ON_HASWELL, "-avx,+avx").unwrap();
     assert_eq!(again.as_slice(), plain.as_slice());
-    // Bits that are ours to give are there to insist on, too.
+    // Features that the VMM provides can also be required.
     let ours = with_features(KVM_INTEL_ON_HASWELL, "+x2apic,+tsc_deadline_timer,+ht").unwrap();
     assert_eq!(ours.as_slice(), plain.as_slice());
 
@@ -450,7 +450,7 @@ fn later_words_win_and_insisting_is_checked() {
             needs: "avx"
         }
     );
-    // Two names of one bit can't go two ways.
+    // The two names of one bit can't be set differently.
     let error = with_features(KVM_INTEL_ON_HASWELL, "+constant_tsc,-nonstop_tsc").unwrap_err();
     let expected = Error::Dependency {
         feature: "constant_tsc",

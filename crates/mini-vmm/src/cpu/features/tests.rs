@@ -81,7 +81,7 @@ fn near_names_are_suggested() {
 }
 
 proptest::proptest! {
-    /// Whatever is asked for, the answer is a table that KVM would take, or an error.
+    /// Whatever is requested, the result is a table that KVM accepts, or an error.
     #[test]
     fn any_words_give_a_table_or_an_error(
         words in proptest::collection::vec((proptest::bool::ANY, 0..all().count()), 0..8),
@@ -110,7 +110,7 @@ proptest::proptest! {
             for end in ends.map(|e| e.eax + e.ebx) {
                 proptest::prop_assert!(end <= size);
             }
-            // The last word on a feature is kept.
+            // The last request for a feature wins.
             for (i, feature) in features.iter().enumerate() {
                 let last = features[i + 1..].iter().all(|later| later.name != feature.name);
                 let shown = bits_of(&feature.name)
