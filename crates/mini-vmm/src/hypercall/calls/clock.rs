@@ -16,11 +16,11 @@ const NANOSECONDS: u64 = 1_000_000_000;
 pub struct Pair {
     /// The host's CLOCK_REALTIME, in nanoseconds since 1970.
     pub realtime_ns: u64,
-    /// What the guest's RDTSC would have read.
+    /// What the guest's RDTSC would have returned.
     pub guest_tsc: u64,
 }
 
-/// Where pairs come from: one for a vCPU; `None` where the host's clock does not run on the TSC, or can't tell.
+/// Returns a pair for a vCPU; `None` if the host's clock is not based on the TSC, or the TSC offset is unknown.
 pub type Clock = Box<dyn Fn(u32) -> Option<Pair> + Send + Sync>;
 
 /// The handler.
@@ -30,7 +30,7 @@ pub(super) struct ClockCalls<M> {
 }
 
 impl<M: GuestMemoryBackend> ClockCalls<M> {
-    /// Writes a pair to the guest's `struct kvm_clock_pairing`: all of it or nothing.
+    /// Writes a pair to the guest's `struct kvm_clock_pairing`, all of it or nothing.
     pub(super) fn pairing(&self, caller: &Caller, args: &[u64; 6]) -> Answer {
         let [gpa, clock_type, ..] = *args;
         if clock_type != KVM_CLOCK_PAIRING_WALLCLOCK {
@@ -42,7 +42,7 @@ impl<M: GuestMemoryBackend> ClockCalls<M> {
         if !self.memory.check_range(gpa, KVM_CLOCK_PAIRING_SIZE) {
             return Err(KvmErrno::KVM_EFAULT);
         }
-        // Written as guest memory is, so that a dirty bitmap knows of it.
+        // Written through guest memory, so that a dirty bitmap sees it.
         self.memory
             .write_slice(&bytes(pair), gpa)
             .map_err(|_| KvmErrno::KVM_EFAULT)?;
@@ -50,7 +50,7 @@ impl<M: GuestMemoryBackend> ClockCalls<M> {
     }
 }
 
-/// The pair in the guest's form; flags are 0.
+/// The pair in the guest's layout, with flags 0.
 fn bytes(pair: Pair) -> [u8; KVM_CLOCK_PAIRING_SIZE] {
     let pairing = kvm_clock_pairing {
         // Both fit: 2^64 nanoseconds are 2^35 seconds.
@@ -79,7 +79,7 @@ mod tests {
         long_mode: true,
     };
 
-    /// Two regions that touch at 0x2000, and end at 0x3000; a clock that only vCPU 1 has.
+    /// Two adjacent regions that touch at 0x2000 and end at 0x3000; a clock that works for vCPU 1 only.
     fn calls() -> ClockCalls<GuestMemoryMmap<AtomicBitmap>> {
         let ranges = [
             (GuestAddress(0x1000), 0x1000),
@@ -143,7 +143,7 @@ mod tests {
             let answer = calls.pairing(&VCPU_1, &at(gpa));
             assert_eq!(answer, Err(KvmErrno::KVM_EFAULT), "{gpa:#x}");
         }
-        // Nothing was written of what does not fit.
+        // Nothing is written if it doesn't all fit.
         let byte: u8 = calls.memory.read_obj(last).unwrap();
         assert_eq!(byte, 0xa5);
     }

@@ -1,34 +1,34 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `VMM_HC_CONSOLE_WRITE`: many bytes to the serial console for one exit.
+//! `VMM_HC_CONSOLE_WRITE`: writes many bytes to the serial console in one exit.
 
 use para_abi::KvmErrno;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::Answer;
 
-/// The most bytes that one call writes: they are copied on the vCPU's stack.
+/// The most bytes that one call writes. They are copied to the vCPU thread's stack.
 pub const CONSOLE_WRITE_MAX: u64 = 4096;
 
-/// Takes the guest's output, without waiting for whoever reads it.
+/// Takes the guest's output without blocking.
 pub type ConsoleSink = Box<dyn Fn(&[u8]) + Send + Sync>;
 
-/// The handler. Without a console (`--serial off`) there is none, and the number is unknown.
+/// The handler. Without a console (`--serial off`) there is no handler, and the number is unknown.
 pub(super) struct ConsoleCalls<M> {
     pub(super) memory: M,
     pub(super) sink: ConsoleSink,
 }
 
 impl<M: GuestMemoryBackend> ConsoleCalls<M> {
-    /// Writes bytes of guest memory to the console: all of them or none.
+    /// Writes bytes of guest memory to the console, all of them or none.
     pub(super) fn write(&self, args: &[u64; 6]) -> Answer {
         let [gpa, length, ..] = *args;
         if length > CONSOLE_WRITE_MAX {
             return Err(KvmErrno::KVM_E2BIG);
         }
         let mut buffer = [0; CONSOLE_WRITE_MAX as usize];
-        // Copied once: the guest may change it meanwhile.
+        // Copied once, since the guest may change it meanwhile.
         let bytes = &mut buffer[..length as usize];
         self.memory
             .read_slice(bytes, GuestAddress(gpa))
@@ -48,7 +48,7 @@ mod tests {
 
     type Sink = Arc<Mutex<Vec<u8>>>;
 
-    /// RAM from 0x1000 to 0x4000, in two regions, that counts up.
+    /// RAM from 0x1000 to 0x4000 in two regions, filled with counting bytes.
     fn calls(sink: &Sink) -> ConsoleCalls<GuestMemoryMmap> {
         let ranges = [
             (GuestAddress(0x1000), 0x1000),

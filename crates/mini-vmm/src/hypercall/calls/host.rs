@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! KVM behind the handlers: as thin as can be, so that the rest is tested without it.
+//! The KVM calls of the handlers. It is thin, so that the rest can be tested without KVM.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::Pair;
 
 /// KVM's clock (`KVM_GET_CLOCK`, KVM API section 4.29) and each vCPU's TSC offset.
 ///
-/// The guest's TSC runs at the host's rate: this VMM never asks for another one.
+/// The guest's TSC runs at the host's rate; this VMM never scales it.
 #[derive(Debug)]
 pub struct KvmClock {
     vm: Arc<VmFd>,
@@ -21,22 +21,22 @@ pub struct KvmClock {
 }
 
 impl KvmClock {
-    /// The clock of `vm`, with the TSC offset of each vCPU, in order. Without one, or where KVM does not
-    /// tell it (before Linux 5.16), there are no pairs.
+    /// The clock of `vm`, with the TSC offset of each vCPU, in order. A vCPU without an offset has no pairs.
+    /// KVM reports offsets since Linux 5.16.
     pub fn new(vm: Arc<VmFd>, offsets: Vec<Option<TscOffset>>) -> Self {
         KvmClock { vm, offsets }
     }
 
-    /// A pair for a vCPU, on whose thread this runs.
+    /// A pair for a vCPU. Call it on that vCPU's thread.
     pub fn pair(&self, vcpu: u32) -> Option<Pair> {
         let offset = self.offsets.get(vcpu as usize)?.as_ref()?;
         let clock = self.vm.get_clock().ok()?;
-        // Afterwards: only this vCPU changes it, and it is here.
+        // The offset can't change in between: only this vCPU changes it, and this is its thread.
         pair(&clock, offset.read().ok()?)
     }
 }
 
-/// The pair in what KVM says, if it says both clocks: where the host's runs on the TSC.
+/// The pair from KVM's answer, if it has both clocks: only if the host's clock is based on the TSC.
 fn pair(clock: &kvm_clock_data, tsc_offset: u64) -> Option<Pair> {
     const BOTH: u32 = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
     (clock.flags & BOTH == BOTH).then(|| Pair {
@@ -125,8 +125,8 @@ mod tests {
         let interrupts = interrupts(&vm);
         let deliver = |apic_id| interrupts.deliver(apic_id, 0x41);
         assert_eq!([0, 1, 2].map(deliver), [false, true, false]);
-        // Requested interrupts are at 0x200, 32 to a register: 0x41 is bit 1 of the third one. Whether they are
-        // level-triggered is at 0x180.
+        // The requested interrupts (IRR) are at 0x200, 32 to a register: 0x41 is bit 1 of the third one. Their trigger
+        // modes (TMR) are at 0x180.
         let lapic = || {
             let regs = vcpus[1].get_lapic().unwrap().regs;
             [0x220, 0x1a0].map(|at| regs[at] & 2)
@@ -147,7 +147,7 @@ mod tests {
         let clock = KvmClock::new(Arc::clone(&vm), offsets);
         assert_eq!(clock.pair(2), None, "there is no vCPU 2");
         let Some(pair) = clock.pair(1) else {
-            // Where it may be missing: an old KVM, or a host whose clock is not the TSC.
+            // Pairs may be missing on an old KVM, or on a host whose clock is not the TSC.
             let flags = vm.get_clock().unwrap().flags;
             assert!(!told || flags & KVM_CLOCK_HOST_TSC == 0);
             eprintln!("SKIP: {test}: this KVM has no pairs (clock flags {flags:#x})");

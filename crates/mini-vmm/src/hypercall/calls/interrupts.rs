@@ -10,8 +10,8 @@ use para_abi::KvmErrno;
 use super::{Answer, Caller};
 use crate::irq::MsiSender;
 
-/// Bits of the local APIC's interrupt command register (Intel SDM volume 3A, "Interrupt Command
-/// Register"); a message-signalled interrupt has the same ones in the same place.
+/// Bits of the local APIC's interrupt command register (Intel SDM volume 3A, "Interrupt Command Register"). An MSI's
+/// data has the same bits at the same positions.
 const VECTOR: u64 = 0xff;
 const DELIVERY_MODE: u64 = 0x700;
 const LOGICAL_DESTINATION: u64 = 1 << 11;
@@ -19,38 +19,36 @@ const ASSERT: u64 = 1 << 14;
 const LEVEL_TRIGGERED: u64 = 1 << 15;
 const SHORTHAND: u64 = 0xc_0000;
 
-/// Delivery modes, in their place.
+/// Delivery modes, at their bit position.
 const FIXED: u64 = 0;
 const LOWEST_PRIORITY: u64 = 0x100;
 const REMOTE_READ: u64 = 0x300;
 const INIT: u64 = 0x500;
 
-/// The address of a message to a local APIC; the APIC ID goes to bits 12 to 19, and neither a
-/// logical destination (bit 2) nor a redirection hint (bit 3) is set (Intel SDM volume 3A, "Message
-/// Address Register Format").
+/// The address of an MSI. The APIC ID goes to bits 12 to 19. A logical destination (bit 2) and a redirection hint (bit
+/// 3) are not set (Intel SDM volume 3A, "Message Address Register Format").
 const MSI_ADDRESS: u64 = 0xfee0_0000;
 
-/// The handlers, for a machine whose APIC IDs are 0 to `cpus - 1`.
+/// The handlers of a machine whose APIC IDs are 0 to `cpus - 1`.
 pub(super) struct InterruptCalls {
     pub(super) msi: MsiSender,
     pub(super) cpus: u8,
 }
 
 impl InterruptCalls {
-    /// Sends an interrupt to the vCPU with this APIC ID, never a broadcast, and returns whether its local APIC took it.
-    /// Vector, delivery mode and trigger mode are as in bits 0 to 10 and 15 of the interrupt command register.
+    /// Sends an interrupt to the vCPU with this APIC ID, never a broadcast. Returns whether its local APIC accepted it.
+    /// Vector, delivery mode and trigger mode are in bits 0 to 10 and 15, as in the interrupt command register.
     pub(super) fn deliver(&self, apic_id: u8, what: u16) -> bool {
         let address = MSI_ADDRESS | u64::from(apic_id) << 12;
         let data = u32::from(what) | ASSERT as u32;
-        // An error is "nobody has this ID".
+        // An error means that no local APIC has this ID.
         self.msi.signal(address, data).unwrap_or(false)
     }
 
-    /// Wakes a vCPU from HLT, whether or not it has interrupts enabled: the delivery mode that
-    /// hardware calls "remote read" is what KVM takes for that. Then the caller makes room, as
-    /// KVM's does. KVM says nothing about a vCPU that does not exist, so this doesn't, either.
+    /// Wakes a vCPU from HLT, even with interrupts disabled: KVM does so for the delivery mode that hardware calls
+    /// "remote read". Then the caller yields, as in KVM. KVM reports no error for a missing vCPU, so neither does this.
     pub(super) fn kick(&self, args: &[u64; 6]) -> Answer {
-        // KVM takes 32 bits of it.
+        // KVM uses 32 bits of it.
         let apic_id = args[1] as u32;
         if apic_id < u32::from(self.cpus) {
             self.deliver(apic_id as u8, REMOTE_READ as u16);
@@ -65,7 +63,7 @@ impl InterruptCalls {
         if icr & (LOGICAL_DESTINATION | SHORTHAND) != 0 {
             return Err(KvmErrno::KVM_EINVAL);
         }
-        // De-asserted, those that have a level are for nobody. SIPI, NMI, SMI and kicks have none for KVM.
+        // When de-asserted, level-triggered modes have no effect. KVM treats SIPI, NMI, SMI and kicks as edges.
         let has_level = matches!(icr & DELIVERY_MODE, FIXED | LOWEST_PRIORITY | INIT);
         if has_level && icr & LEVEL_TRIGGERED != 0 && icr & ASSERT == 0 {
             return Ok(0);
@@ -75,7 +73,7 @@ impl InterruptCalls {
             true => (low, high, 64),
             false => (low & 0xffff_ffff, high & 0xffff_ffff, 32),
         };
-        // KVM takes 32 bits of the first ID, and of the second word's: their sum may wrap around to 0.
+        // KVM uses 32 bits of the first ID. The sum with the second word's offset may wrap around to 0.
         let first = first as u32;
         let mut taken = 0;
         for (first, targets) in [(first, low), (first.wrapping_add(width), high)] {
@@ -89,7 +87,7 @@ impl InterruptCalls {
         Ok(taken)
     }
 
-    /// Lets the host run something else. Which vCPU the guest waits for can't be told to Linux.
+    /// Yields the host CPU. Linux has no call to name the vCPU that the guest waits for.
     pub(super) fn sched_yield(&self) -> Answer {
         thread::yield_now();
         Ok(0)
@@ -116,10 +114,10 @@ mod tests {
     const SMI: u64 = 0x200;
     const STARTUP: u64 = 0x600;
 
-    /// The APIC IDs and data of messages, without the bit that all have.
+    /// The APIC IDs and data of messages, without the bit that all of them have.
     type Recorder = Arc<Mutex<Vec<(u8, u16)>>>;
 
-    /// Calls whose messages are recorded; vCPUs of `deaf` take nothing.
+    /// Calls whose messages are recorded. The vCPUs of `deaf` accept none.
     fn calls(cpus: u8, deaf: &[u8]) -> (InterruptCalls, Recorder) {
         let (recorder, deaf) = (Recorder::default(), deaf.to_vec());
         let seen = Arc::clone(&recorder);
@@ -151,7 +149,7 @@ mod tests {
             assert_eq!(calls.kick(&[0, id, 0, 0, 0, 0]), Ok(0));
         }
         assert_eq!(seen(&recorder), []);
-        // KVM takes 32 bits.
+        // KVM uses 32 bits.
         assert_eq!(calls.kick(&[0, 1 << 32 | 1, 0, 0, 0, 0]), Ok(0));
         assert_eq!(seen(&recorder), [(1, 0x300)]);
     }
@@ -162,7 +160,7 @@ mod tests {
         let answer = calls.send_ipi(&KERNEL, &[0b1011, 0, 2, FIXED_0X40, 0, 0]);
         assert_eq!(answer, Ok(2), "2 and 5 took it, 3 did not");
         assert_eq!(seen(&recorder), [(2, 0x40), (3, 0x40), (5, 0x40)]);
-        // The high word starts 64 further on; 32 for a caller of 32 bits, who has no upper halves.
+        // The high word starts 64 IDs further on, or 32 for a 32-bit caller, whose registers have no upper halves.
         let args = [0, 1, 1, NMI | ASSERT, 0, 0];
         assert_eq!(calls.send_ipi(&KERNEL, &args), Ok(0), "there is no vCPU 65");
         let legacy = Caller {
@@ -232,7 +230,7 @@ mod tests {
             (&KERNEL, 0xffff_ffbf, vec![]),
             (&KERNEL, 0xffff_ffe0, vec![]),
             (&legacy, 0xffff_ffe0, vec![0, 2]),
-            // The first word does not.
+            // The first word doesn't wrap.
             (&KERNEL, u64::MAX, vec![]),
         ] {
             let args = [u64::MAX, 0b101, first, FIXED_0X40, 0, 0];

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The calls that every machine answers: KVM's numbers and ours.
+//! The calls that every machine answers: KVM's numbers and those of this VMM.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use super::{Answer, Caller, Clock, ConsoleSink, Handler, Hypercalls, vmm};
 use crate::irq::MsiSender;
 use crate::outcome::OutcomeLatch;
 
-/// What a machine's handlers work with.
+/// What a machine's handlers use.
 pub struct Services<M> {
     /// The guest's memory.
     pub memory: M,
     /// Its vCPUs; their APIC IDs are 0 to `cpus - 1`.
     pub cpus: u8,
-    /// The way to their local APICs.
+    /// Sends interrupts to their local APICs.
     pub msi: MsiSender,
     /// The host's clock and the guest's.
     pub clock: Clock,
     /// The serial console, if there is one.
     pub console: Option<ConsoleSink>,
-    /// Where the guest's end of the run is reported.
+    /// Takes the outcome when the guest ends the run.
     pub outcome: OutcomeLatch,
 }
 
@@ -49,13 +49,13 @@ impl<M: fmt::Debug> fmt::Debug for Services<M> {
 }
 
 impl<M: GuestMemoryBackend + Clone + Send + Sync + 'static> Services<M> {
-    /// The calls of a machine that answers these numbers and no others.
+    /// The calls of a machine that answers only these numbers.
     pub fn build(self) -> Arc<Hypercalls> {
         let cpus = self.cpus;
         Hypercalls::new(self.handler(), cpus)
     }
 
-    /// The handler of KVM's numbers and ours, for a handler with more of its own to pass on to.
+    /// The handler of KVM's numbers and ours, for a handler that answers more numbers and delegates these.
     pub fn handler(self) -> impl Handler + 'static {
         MachineCalls {
             interrupts: InterruptCalls {
@@ -87,7 +87,7 @@ struct MachineCalls<M> {
     outcome: OutcomeLatch,
 }
 
-/// The numbers that [`MachineCalls`] answers, in order, with their names in messages.
+/// The numbers that [`MachineCalls`] answers, sorted, with their names in messages.
 pub(super) const NUMBERS: [(u64, &str); 10] = [
     (KVM_HC_VAPIC_POLL_IRQ, "VAPIC_POLL_IRQ"),
     (KVM_HC_KICK_CPU, "KICK_CPU"),

@@ -10,24 +10,23 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use super::Answer;
 use crate::layout::PAGE_SIZE;
 
-/// Attributes that must be 0: all but a preferred page size (bits 0 to 3) and encryption (bit 4).
+/// Attributes that must be 0: all but the preferred page size (bits 0 to 3) and encryption (bit 4).
 const RESERVED: u64 = !0x1f;
 
-/// The handler. KVM passes the call on to user space only for guests that it was told to; to others,
-/// such as ours on route `vendor`, the number is unknown, and CPUID does not offer it.
+/// The handler. KVM forwards this call to user space only if user space enabled that. Elsewhere, such as on route
+/// `vendor`, the number is unknown, and CPUID does not offer it.
 ///
-/// Here what a guest asks for is either so already or can't be had: RAM is shared with the VMM and
-/// stays so. A claim to have encrypted it would be a lie, and a guest that keeps secrets would
-/// believe it.
+/// A guest's request either holds already or is impossible: RAM is shared with the VMM and stays so. A guest with
+/// secrets would believe a false claim of encryption, so such a request is refused.
 pub(super) struct MappingCalls<M> {
     pub(super) memory: M,
 }
 
 impl<M: GuestMemoryBackend> MappingCalls<M> {
-    /// Says whether a range is, and stays, what the guest wants it to be.
+    /// Checks whether a range already has the requested attributes, and keeps them.
     pub(super) fn map(&self, args: &[u64; 6]) -> Answer {
         let [gpa, pages, attributes, ..] = *args;
-        // As KVM does, before anybody sees the call.
+        // KVM checks this before user space sees the call.
         let frame = gpa / PAGE_SIZE;
         if gpa % PAGE_SIZE != 0 || pages == 0 || frame.checked_add(pages).is_none() {
             return Err(KvmErrno::KVM_EINVAL);
@@ -86,7 +85,7 @@ mod tests {
             (0, max),
             (0x1000, max),
             (max, 1),
-            // These KVM would pass on; here they are no RAM.
+            // KVM would forward these. Here they are not RAM.
             (0, 17),
             (0x1_0000, 1),
             (0xf000, 2),

@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Hypercalls that reach the VMM: a handler answers a number, and its answer goes to RAX.
+//! Hypercalls that reach the VMM: a handler answers them by number, and its answer goes to RAX.
 //!
-//! Which calls reach it is the route's business: every one on `pio` and `forward`, none on `vendor`,
-//! where KVM answers itself. So KVM's own numbers are answered here as KVM answers them, and a guest
-//! need not know its route; the numbers of [`para_abi::vmm`] are for this VMM.
+//! The route decides which calls reach it: all on `pio` and `forward`, none on `vendor`, where KVM answers itself. So
+//! KVM's own numbers are answered here as KVM answers them, and a guest need not know its route. The numbers of
+//! [`para_abi::vmm`] are this VMM's own.
 //!
 //! | number | arguments | answer |
 //! |---|---|---|
@@ -23,7 +23,7 @@
 //! Anything else is `-KVM_ENOSYS` (-1000), and from a CPL other than 0 everything is `-KVM_EPERM` (-1),
 //! as in KVM. The source of KVM's numbers is Linux' `Documentation/virt/kvm/x86/hypercalls.rst`.
 //!
-//! The handler is there before the first vCPU runs: no lock and no allocation to find it.
+//! The handler is set before the first vCPU runs, so finding it takes no lock and no allocation.
 //!
 //! [`Outcome::GuestExit`]: crate::outcome::Outcome::GuestExit
 
@@ -47,25 +47,24 @@ pub(crate) use self::host::KvmClock;
 use self::machine::NUMBERS;
 pub use self::machine::Services;
 
-/// Who calls.
+/// The caller of a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The vCPU, counted from 0; its APIC ID is the same number.
+    /// The vCPU's index from 0, which is also its APIC ID.
     pub vcpu: u32,
     /// Its privilege level, 0 to 3.
     pub cpl: u8,
-    /// Whether it is in 64-bit mode. The answer to another caller is truncated to 32 bits by whoever
-    /// writes it to the register.
+    /// Whether it is in 64-bit mode. Otherwise the answer is truncated to 32 bits when it is written to the register.
     pub long_mode: bool,
 }
 
-/// What a handler says: the value for RAX, or an error that becomes a negative one.
+/// A handler's answer: the value for RAX, or an error that is returned as a negative value.
 pub type Answer = Result<u64, KvmErrno>;
 
-/// Answers calls. It runs on the caller's vCPU thread, so it must neither block nor trust an argument.
+/// Answers calls. It runs on the calling vCPU's thread, so it must neither block nor trust an argument.
 pub trait Handler: Send + Sync {
-    /// The answer to `caller`, who has CPL 0; [`KvmErrno::KVM_ENOSYS`] for a number that it does not know. Arguments
-    /// that the number does not have are what the caller's registers happen to hold.
+    /// The answer to `caller`, whose CPL is 0; [`KvmErrno::KVM_ENOSYS`] for an unknown number. Arguments that the
+    /// number doesn't define hold whatever is in the caller's registers.
     fn call(&self, caller: &Caller, call: &Call) -> Answer;
 }
 
@@ -75,8 +74,9 @@ impl<F: Fn(&Caller, &Call) -> Answer + Send + Sync> Handler for F {
     }
 }
 
-/// What one vCPU called: [`NUMBERS`], and then what there is no name for. In cache lines of its own (CPUs fetch them in
-/// pairs), so that no other vCPU waits for them. Only its thread counts, so a count is a load and a store.
+/// One vCPU's counts: one for each of [`NUMBERS`], then those without a name. They have their own cache lines (CPUs
+/// fetch them in pairs), so that vCPUs don't contend. Only the vCPU's thread writes them, so counting is a load and a
+/// store.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Counts([AtomicU64; NUMBERS.len() + 3]);
@@ -85,14 +85,14 @@ const OTHER: usize = NUMBERS.len();
 const UNKNOWN: usize = OTHER + 1;
 const UNPRIVILEGED: usize = OTHER + 2;
 
-/// How often hypercalls were made.
+/// How often hypercalls were called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
-    /// Calls of each number with its name, in the order of numbers.
+    /// The count of each number, with its name, sorted by number.
     pub calls: Vec<(u64, &'static str, u64)>,
-    /// Calls of numbers that a handler of a library's user answers.
+    /// Calls of numbers that a library user's handler answers.
     pub other: u64,
-    /// Calls of numbers that nobody answers.
+    /// Calls of unknown numbers.
     pub unknown: u64,
     /// Calls from a CPL other than 0.
     pub unprivileged: u64,
@@ -109,7 +109,7 @@ impl Counters {
     }
 }
 
-/// What was called, as one line.
+/// The counts in one line.
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = self.calls.iter().map(|(_, name, calls)| (*name, *calls));
@@ -127,10 +127,10 @@ impl fmt::Display for Counters {
     }
 }
 
-/// The answers to hypercalls, which all vCPUs share.
+/// The hypercall handler and counters that all vCPUs share.
 ///
 /// # Example
-/// A handler with a number of its own; [`Services::handler`] has those of a machine.
+/// A handler with its own number; [`Services::handler`] has those of a machine.
 /// ```
 /// use mini_vmm::hypercall::calls::{Caller, Hypercalls};
 /// use para_abi::{Call, KvmErrno};
@@ -163,7 +163,7 @@ impl fmt::Debug for Hypercalls {
 }
 
 impl Hypercalls {
-    /// Has `handler` answer the calls of so many vCPUs. Those of others are answered as well, and not counted.
+    /// Makes `handler` answer the calls of `vcpus` vCPUs. Calls of further vCPUs are answered, but not counted.
     pub fn new(handler: impl Handler + 'static, vcpus: u8) -> Arc<Self> {
         Arc::new(Hypercalls {
             handler: Box::new(handler),
@@ -171,12 +171,12 @@ impl Hypercalls {
         })
     }
 
-    /// Knows no number.
+    /// Knows no numbers.
     pub fn none() -> Arc<Self> {
         Hypercalls::new(|_: &Caller, _: &Call| Err(KvmErrno::KVM_ENOSYS), 0)
     }
 
-    /// Answers `call`: the value for RAX. The caller's CPL is looked at first, as in KVM. It comes from the caller's
+    /// Answers `call`: the value for RAX. The caller's CPL is checked first, as in KVM. Must be called on the caller's
     /// own thread.
     pub fn call(&self, caller: &Caller, call: &Call) -> u64 {
         let (which, answer) = match caller.cpl {
@@ -198,7 +198,7 @@ impl Hypercalls {
         answer.unwrap_or_else(KvmErrno::as_ret)
     }
 
-    /// How often it was called so far, by all vCPUs.
+    /// The counts so far, of all vCPUs.
     pub fn counters(&self) -> Counters {
         let sum = |which: usize| {
             let counts = self.counts.iter();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The registry of a whole machine, with fakes for what needs KVM.
+//! The handlers of a whole machine, with fakes for what needs KVM.
 
 use std::sync::Mutex;
 
@@ -38,7 +38,7 @@ struct Machine {
     outcome: OutcomeLatch,
 }
 
-/// Sends interrupts to vCPUs that there are.
+/// Sends interrupts to existing vCPUs only.
 fn msi() -> MsiSender {
     MsiSender::new(|msi| {
         assert!(msi.address >> 12 & 0xff < CPUS.into());
@@ -165,7 +165,7 @@ fn calls_are_counted_by_number() {
     assert_eq!(counters.to_string(), "MAP_GPA_RANGE 1, NOP 3, unknown 1");
 }
 
-/// Numbers of our own, and others.
+/// Numbers of this VMM, and others.
 #[test]
 fn calls_of_all_vcpus_are_counted_together() {
     let handler = |_: &Caller, call: &Call| match call.nr {
@@ -200,7 +200,7 @@ fn calls_of_all_vcpus_are_counted_together() {
     assert!(named > 0);
     assert_eq!(counters.other, 3 * (1..=40).sum::<u64>() - named);
     assert_eq!((counters.unknown, counters.unprivileged), (3, 3));
-    // A vCPU that nobody spoke of is answered.
+    // A vCPU beyond the announced number is answered.
     assert_eq!(call(3, 0, 7), 7);
     assert_eq!(calls.counters(), counters);
 }
@@ -244,12 +244,12 @@ fn a_handler_passes_on_what_it_does_not_know() {
     assert_eq!(calls.counters().to_string(), "NOP 1, other 1, unknown 1");
 }
 
-/// Numbers that exist, and some that don't.
+/// Known and unknown numbers.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![0..16u64, VMM_HC_BASE..VMM_HC_BASE + 6, any::<u64>()]
 }
 
-/// Addresses and lengths around the edges of RAM, and anything else.
+/// Addresses and lengths at the edges of RAM, and arbitrary ones.
 fn argument() -> impl Strategy<Value = u64> {
     let edges = [
         0u64,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The calls of [`para_abi::vmm`] but the one that writes to the console.
+//! The calls of [`para_abi::vmm`], except for the one that writes to the console.
 
 use log::info;
 use para_abi::KvmErrno;
@@ -10,7 +10,7 @@ use super::{Answer, Caller};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::start_time;
 
-/// Logs, at level info, how far the guest is.
+/// Logs at level info that the guest reached a point of its boot.
 pub(super) fn boot_mark(caller: &Caller, args: &[u64; 6]) -> Answer {
     info!(
         "boot mark {:#x} of vCPU {} at {:.3} ms",
@@ -21,8 +21,8 @@ pub(super) fn boot_mark(caller: &Caller, args: &[u64; 6]) -> Answer {
     Ok(0)
 }
 
-/// Ends the run with a status of the guest's choice. The vCPU leaves the guest before it sees the
-/// answer, unless the run is over already.
+/// Ends the run with the guest's status. The vCPU exits before the guest sees the answer, unless the run has already
+/// ended.
 pub(super) fn exit(outcome: &OutcomeLatch, args: &[u64; 6]) -> Answer {
     let status = u8::try_from(args[0]).map_err(|_| KvmErrno::KVM_EINVAL)?;
     outcome.set(Outcome::GuestExit(status));

@@ -1,27 +1,27 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The route on which KVM forwards every hypercall of the machine.
+//! The route on which KVM forwards all hypercalls of the machine.
 
 use kvm_bindings::{CpuId, KVM_CAP_XEN_HVM, KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL};
 use para_abi::kvm::{KVM_CPUID_FEATURES, KVM_FEATURE_MMU_OP, KVM_FEATURES_BY_HYPERCALL};
 
-/// The MSR that KVM's interface for forwarding comes with: a write of it would have KVM write a page of Xen's hypercalls
-/// into the guest. It can't be 0, or KVM forwards nothing until another VM has one, and since Linux 6.15 it lies in
-/// 0x40000000 to 0x4fffffff. The filter hides it from the guest.
+/// The MSR number that KVM's forwarding interface requires. A write to this MSR would make KVM write Xen's hypercall
+/// page into the guest, so the filter hides it from the guest. With 0, KVM forwards nothing until another VM sets one.
+/// Since Linux 6.15 it must lie in 0x40000000 to 0x4fffffff.
 pub const FORWARD_MSR: u32 = 0x4d56_0200;
 
-/// Features that a guest uses by a hypercall, and the one that did before KVM dropped its call.
+/// Features that make guests use hypercalls, and one that did until KVM dropped its call.
 const BY_HYPERCALL: u32 = KVM_FEATURES_BY_HYPERCALL | 1 << KVM_FEATURE_MMU_OP;
 
-/// Whether KVM forwards hypercalls; `extension` is its `check_extension_raw`, of the system or of a virtual machine.
+/// Whether KVM can forward hypercalls. `extension` is `check_extension_raw` of the system or of a virtual machine.
 pub(crate) fn is_offered(extension: impl FnOnce(u64) -> i32) -> bool {
     let bits = extension(u64::from(KVM_CAP_XEN_HVM));
-    // A failure is negative.
+    // A negative value is a failure.
     u32::try_from(bits).is_ok_and(|bits| bits & KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL != 0)
 }
 
-/// Hides features from the guest whose hypercalls are fast in KVM, and slow when each is forwarded.
+/// Hides features whose hypercalls are fast inside KVM, but slow when forwarded.
 pub fn hide_kvm_hypercalls(cpuid: &mut CpuId) {
     let entries = cpuid.as_mut_slice().iter_mut();
     for entry in entries.filter(|entry| entry.function == KVM_CPUID_FEATURES) {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Calls by port I/O: when they are answered, and whose registers they have.
+//! Calls through port I/O: when they are answered, and the registers that they use.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,15 +12,15 @@ use vcpu_loop::kvm::{CpuMode, GeneralRegister, SyncRegisters};
 
 use crate::hypercall::calls::{Caller, Hypercalls};
 
-/// A vCPU's registers while one of its exits is answered, without a system call.
+/// A vCPU's registers during one of its exits, read and written without a system call.
 pub trait CallRegisters: Send + Sync + 'static {
-    /// From the next exit on they are there.
+    /// Makes them available from the next exit on.
     fn share(&self);
-    /// Whether they are those of the exit in hand: they may not be if they were shared while it was on its way.
+    /// Whether they belong to the current exit. They don't if that exit was under way when they were first shared.
     fn are_filled(&self) -> bool;
-    /// The general registers at the exit, as far as calls use them.
+    /// The general registers that calls use, at the exit.
     fn get(&self) -> Registers;
-    /// Changes RAX at the next entry.
+    /// Sets RAX for the next entry.
     fn set_rax(&self, rax: u64);
     /// The mode of the code that exited.
     fn mode(&self) -> CpuMode;
@@ -61,14 +61,14 @@ impl CallRegisters for SyncRegisters {
     }
 }
 
-/// Whether hypercalls reach the VMM, and the registers of all vCPUs that may make one.
+/// Whether hypercalls reach the VMM, and the registers of all vCPUs.
 ///
-/// It is opened for all vCPUs by the first registration that is accepted, *before* the instructions of a call are
-/// written into the guest: a vCPU that did not register itself may call, as it may with the vendor's instruction, and
-/// whoever calls because of those instructions has registers that are shared. A write to the port that was on its
-/// way already may have none; then it is one that nobody claims.
+/// The first accepted registration opens it for all vCPUs, *before* the call instructions are written to the guest. Any
+/// vCPU may then call, as with the vendor's instruction, even if it did not register itself. A vCPU that executes these
+/// instructions always has shared registers. A write to the port that was already under way may not; it counts as
+/// unclaimed.
 pub struct Gate<R> {
-    /// Outside of the port space where there is none.
+    /// A value outside the port space if there is no port.
     port: u32,
     convention: Convention,
     open: AtomicBool,
@@ -86,7 +86,7 @@ impl<R> fmt::Debug for Gate<R> {
 }
 
 impl<R: CallRegisters> Gate<R> {
-    /// A closed gate of vCPUs with `registers`, in order; `port` where calls may come by port I/O.
+    /// A closed gate for vCPUs with `registers`, in order. `port` is set if calls may use port I/O.
     pub fn new(port: Option<PioPort>, convention: Convention, registers: Vec<R>) -> Self {
         Gate {
             port: port.map_or(u32::MAX, |port| u16::from(port).into()),
@@ -96,13 +96,13 @@ impl<R: CallRegisters> Gate<R> {
         }
     }
 
-    /// A machine without hypercalls that reach the VMM.
+    /// For a machine where no hypercalls reach the VMM.
     pub fn shut() -> Self {
         Gate::new(None, Convention::Kvm, Vec::new())
     }
 
-    /// From now on calls are answered. The lock-prefixed stores of this come before those of whatever the caller does
-    /// next, so a guest that sees the instructions of a call exits to an open gate.
+    /// Calls are answered from now on. This does locked operations before the caller's next stores. So a guest that
+    /// sees the call instructions exits to an open gate.
     pub fn open(&self) {
         if !self.open.load(Ordering::Acquire) {
             self.registers.iter().for_each(R::share);
@@ -110,13 +110,13 @@ impl<R: CallRegisters> Gate<R> {
         }
     }
 
-    /// Whether a byte that is written to `port` may be a call. One comparison for any other port.
+    /// Whether a byte written to `port` may be a call. Costs one comparison for any other port.
     pub fn is_port(&self, port: u16) -> bool {
         u32::from(port) == self.port
     }
 
-    /// Answers a call of `vcpu` by port I/O, if the gate is open and KVM shared the registers of this exit. The call and
-    /// its arguments are in the registers; the byte that is written to the port has no meaning.
+    /// Answers a call of `vcpu` through port I/O, if the gate is open and KVM shared the registers at this exit. The
+    /// call and its arguments are in the registers; the byte written to the port has no meaning.
     #[must_use]
     pub fn port_call(&self, vcpu: u32, calls: &Hypercalls) -> bool {
         let Some(registers) = self.registers.get(vcpu as usize) else {
@@ -135,15 +135,15 @@ impl<R: CallRegisters> Gate<R> {
         true
     }
 
-    /// Answers a call that KVM forwarded, whose caller it names. The result goes to RAX, which KVM sets.
+    /// Answers a call that KVM forwarded, with the caller that KVM reported. KVM sets RAX to the result.
     pub fn forwarded_call(&self, caller: &Caller, calls: &Hypercalls) -> Option<u64> {
         let registers = self.registers.get(caller.vcpu as usize)?;
-        // Where calls are forwarded, the gate is open before vCPUs run.
+        // If calls are forwarded, the gate is open before vCPUs run.
         debug_assert!(registers.are_filled());
         Some(self.answer(calls, caller, registers.get()))
     }
 
-    /// What RAX is after the call.
+    /// The value of RAX after the call.
     fn answer(&self, calls: &Hypercalls, caller: &Caller, mut registers: Registers) -> u64 {
         let width = match caller.long_mode {
             true => Width::Long,

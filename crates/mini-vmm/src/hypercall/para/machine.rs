@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The hypercalls of one machine, put together.
+//! Assembles the hypercalls of one machine.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::outcome::OutcomeLatch;
 use crate::probe::guest::test_hypercall;
 use crate::probe::{Cpu, GuestTest};
 
-/// How long the probe's guest may take. It takes microseconds where it ends; a host so busy that it takes longer gives
-/// its guests port I/O, which is as right.
+/// The time limit of the probe's guest. If it ends at all, it takes microseconds. A host too busy for that gives its
+/// guests port I/O, which works as well.
 const PROBE_DEADLINE: Duration = Duration::from_millis(250);
 
 /// What a machine's vCPUs share for hypercalls.
@@ -37,12 +37,12 @@ pub struct Para {
     calls: Arc<Hypercalls>,
 }
 
-/// What a machine's hypercalls are made of.
+/// The inputs of a machine's hypercalls.
 #[derive(Debug)]
 pub struct ParaConfig<'a> {
-    /// The description.
+    /// The machine's description.
     pub spec: &'a VmSpec,
-    /// What KVM was told.
+    /// How KVM was set up.
     pub msrs: InstalledMsrs,
     /// The virtual machine and its memory.
     pub mapped: &'a MappedVm,
@@ -50,20 +50,20 @@ pub struct ParaConfig<'a> {
     pub cpuid: &'a CpuId,
     /// The vCPUs, before they run.
     pub vcpus: &'a [KvmVcpu],
-    /// The way to the vCPUs' local APICs.
+    /// Sends interrupts to the vCPUs' local APICs.
     pub msi: MsiSender,
-    /// Where COM1 goes.
+    /// COM1's output.
     pub output: Option<ConsoleOutput>,
-    /// Where the guest's end of the run is reported.
+    /// Takes the outcome when the guest ends the run.
     pub latch: &'a OutcomeLatch,
 }
 
 impl Para {
-    /// Prepares what a registration will need; a guest that never registers pays for a few allocations, and on a sealed
-    /// machine for `probe`.
+    /// Prepares what a registration needs. A guest that never registers costs a few allocations, and on a sealed
+    /// machine the `probe`.
     ///
     /// # Errors
-    /// The route that was asked for can't be had.
+    /// The requested route is not available.
     pub fn new(config: ParaConfig<'_>, probe: &Probe) -> Result<Self, Error> {
         if !config.msrs.para {
             return Ok(Para::without(&config));
@@ -74,7 +74,7 @@ impl Para {
             route.ask_early();
         }
         let forward = spec.hypercall == HypercallRoute::Forward;
-        // On the route vendor alone nothing reaches us.
+        // On route vendor, no call reaches the VMM.
         let (registers, calls) = match route.port().is_some() || forward {
             true => match shared_registers(config.vcpus) {
                 Err(error) if spec.hypercall == HypercallRoute::Auto => {
@@ -88,7 +88,7 @@ impl Para {
         let convention = spec.hypercall_abi.convention();
         let gate = Gate::new(route.port(), convention, registers);
         if forward {
-            // A guest's own VMCALL comes here, registered or not.
+            // A guest's own VMCALL reaches the VMM, registered or not.
             gate.open();
         }
         Ok(Para {
@@ -100,12 +100,12 @@ impl Para {
         })
     }
 
-    /// Who answers the calls that reach the VMM.
+    /// The handler of calls that reach the VMM.
     pub fn calls(&self) -> &Arc<Hypercalls> {
         &self.calls
     }
 
-    /// A machine where no guest can register.
+    /// For a machine where no guest can register.
     fn without(config: &ParaConfig<'_>) -> Self {
         Para {
             msrs: config.msrs,
@@ -125,13 +125,13 @@ impl Para {
         VcpuMsrs::new(vcpu, para, self.msrs.report)
     }
 
-    /// When calls reach the VMM.
+    /// Whether calls reach the VMM.
     pub fn gate(&self) -> &Arc<Gate<SyncRegisters>> {
         &self.gate
     }
 }
 
-/// Registers of all vCPUs, which KVM does not share yet.
+/// The registers of all vCPUs, not yet shared by KVM.
 fn shared_registers(vcpus: &[KvmVcpu]) -> Result<Vec<SyncRegisters>, Error> {
     let registers = vcpus.iter().map(KvmVcpu::unshared_registers);
     registers.collect::<Option<_>>().ok_or(Error::NoRegisters)
@@ -159,19 +159,19 @@ fn handlers(config: &ParaConfig<'_>) -> Arc<Hypercalls> {
     services.build()
 }
 
-/// Finds out by a guest that makes a hypercall, in a virtual machine of its own, and remembers the answer.
+/// Tests the vendor's instruction with a guest in a separate virtual machine, and remembers the answer.
 pub(crate) fn probe(host: Arc<Kvm>) -> Probe {
     let answer = OnceLock::new();
     Arc::new(move |stub: Stub| match stub.insn() {
         None => Ok(()),
-        // A host has CPUs of one vendor, and so one such instruction.
+        // All CPUs of a host have the same vendor, so there is one such instruction.
         Some(insn) => answer.get_or_init(|| ask(&host, insn)).clone(),
     })
 }
 
 fn ask(host: &Kvm, insn: HypercallInsn) -> Result<(), String> {
-    // A KVM that emulates guest code because the CPU has nothing for it knows no hypercalls; the probe would take its
-    // whole deadline to see that.
+    // A KVM that emulates guest code, on a CPU without virtualization, knows no hypercalls. The probe would take its
+    // whole time limit to find out.
     if Cpu::here().virtualization.is_none() {
         let why = "this host's KVM runs guests without vmx or svm";
         return Err(why.to_owned());

@@ -1,13 +1,13 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guests that register for hypercalls by MSR 0x87655678, and how their calls reach a handler.
+//! Guests that register for hypercalls through MSR 0x87655678, and how their calls reach a handler.
 //!
-//! The registration is [`para_msr`]'s, the handlers are [`crate::hypercall::calls`]. Here is what joins them to a machine:
-//! the [`RouteChoice`] of instructions that a guest is given, the [`Gate`] behind which calls by port I/O are
-//! answered, the [`MsrPlan`] of what KVM leaves to user space, each vCPU's [`VcpuMsrs`], and their part of a saved
-//! vCPU. Nothing of it costs a guest anything that doesn't register: the probe runs, and KVM shares registers, from
-//! the first registration on.
+//! [`para_msr`] does the registration, and [`crate::hypercall::calls`] has the handlers. This module connects them to a
+//! machine: [`RouteChoice`] chooses the guest's call instructions, [`Gate`] enables calls through port I/O, [`MsrPlan`]
+//! says which MSRs KVM leaves to user space, and [`VcpuMsrs`] are each vCPU's MSRs and their part of its saved state. A
+//! guest that doesn't register costs nothing: the probe runs, and KVM shares registers, only after the first
+//! registration.
 
 pub(crate) mod forward;
 mod gate;

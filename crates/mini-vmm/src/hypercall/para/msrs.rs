@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One vCPU's MSRs that are answered here.
+//! One vCPU's MSRs that the VMM handles.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use vm_memory::GuestMemoryMmap;
 
 use super::{CallRegisters, Gate, RouteChoice};
 
-/// How many different MSRs a vCPU's refused accesses are logged for.
+/// The number of different MSRs whose refused accesses are logged, per vCPU.
 const REPORTED_MSRS: usize = 64;
 
-/// MSR 0x87655678 of one vCPU, for which a route is chosen when it is written first.
+/// MSR 0x87655678 of one vCPU. Its route is chosen at the first write.
 pub struct ParaHandler<R> {
     vcpu: u32,
     memory: Arc<GuestMemoryMmap>,
@@ -38,7 +38,7 @@ impl<R> std::fmt::Debug for ParaHandler<R> {
 }
 
 impl<R: CallRegisters> ParaHandler<R> {
-    /// The MSR of `vcpu`, whose guest has `memory`.
+    /// The MSR of `vcpu`, with the guest's `memory`.
     pub fn new(
         vcpu: u32,
         memory: Arc<GuestMemoryMmap>,
@@ -54,7 +54,7 @@ impl<R: CallRegisters> ParaHandler<R> {
         }
     }
 
-    /// The MSR with its route. Where calls go by port I/O, it opens the gate before the first stub is written.
+    /// The MSR with its route. If calls use port I/O, it opens the gate before the first stub is written.
     fn para(&mut self) -> &mut ParaMsr<Arc<GuestMemoryMmap>> {
         let ParaHandler {
             vcpu,
@@ -78,17 +78,16 @@ impl<R: CallRegisters> ParaHandler<R> {
         })
     }
 
-    /// What a snapshot keeps of it. No access may be pending.
+    /// Its part of a snapshot. No access may be pending.
     pub fn save(&self) -> ParaMsrState {
         let saved = self.para.as_ref().map(ParaMsr::save);
         saved.unwrap_or_default()
     }
 
-    /// Whether a saved state can be taken back. It changes nothing, but a machine that is left to choose its route may
-    /// find out whether the vendor's instruction will do.
+    /// Whether a saved state can be restored. It changes nothing, but with route auto it may run the probe.
     ///
     /// # Errors
-    /// The state has a form that isn't known, or its guest's calls can't go this host's way.
+    /// The state has an unknown format, or its guest's calls can't work on this host.
     pub fn check(&self, state: &ParaMsrState) -> Result<(), RestoreError> {
         match state.stub_in_memory(&*self.memory)? {
             Some(saved) => self.para_for_saved(saved).check(state),
@@ -96,11 +95,11 @@ impl<R: CallRegisters> ParaHandler<R> {
         }
     }
 
-    /// Takes a saved state back: the registration is checked again, and this host's instructions are written where
-    /// another's were.
+    /// Restores a saved state. The registration is checked again, and the call instructions are replaced with this
+    /// host's.
     ///
     /// # Errors
-    /// As [`check`](Self::check); then nothing has changed.
+    /// As for [`check`](Self::check); nothing has changed then.
     pub fn restore(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
         if self.para.is_none() && *state == ParaMsrState::default() {
             return Ok(Restored::Unregistered);
@@ -112,13 +111,13 @@ impl<R: CallRegisters> ParaHandler<R> {
         self.para().restore(state)
     }
 
-    /// The MSR as it would be for a restored guest whose memory has the stub `saved`.
+    /// The MSR as it would be for a restored guest with the stub `saved` in its memory.
     fn para_for_saved(&self, saved: Stub) -> ParaMsr<Arc<GuestMemoryMmap>> {
         ParaMsr::new(Arc::clone(&self.memory), self.route.stub_for_saved(saved))
     }
 }
 
-/// One line of code each, so that a flood of one kind hides no other.
+/// One log statement per kind, so that a flood of one kind is limited on its own.
 #[cold]
 fn log_event(vcpu: u32, event: &Registration) {
     match event {
@@ -128,22 +127,22 @@ fn log_event(vcpu: u32, event: &Registration) {
     }
 }
 
-/// One vCPU's MSRs that KVM leaves to user space. Owned by its thread: no lock.
+/// One vCPU's MSRs that KVM leaves to user space. Only its thread uses them, so there is no lock.
 #[derive(Debug)]
 pub struct VcpuMsrs<R = SyncRegisters> {
     vcpu: u32,
     para: Option<ParaHandler<R>>,
-    /// Refused accesses are told of: MSRs and instructions that were, in order.
+    /// The refused accesses that were logged, in order: MSR and instruction.
     reported: Option<Vec<(u32, &'static str)>>,
 }
 
 impl<R: CallRegisters> VcpuMsrs<R> {
-    /// MSRs of `vcpu` with `para`, where guests can register; `report` logs each MSR that nobody has.
+    /// The MSRs of `vcpu`. `para` is set if guests can register; with `report`, accesses to unknown MSRs are logged.
     pub fn new(vcpu: u32, para: Option<ParaHandler<R>>, report: bool) -> Self {
         VcpuMsrs {
             vcpu,
             para,
-            // All the room that it ever takes: nothing is allocated on an exit.
+            // Allocated once with its full capacity, so an exit allocates nothing.
             reported: report.then(|| Vec::with_capacity(REPORTED_MSRS)),
         }
     }
@@ -175,13 +174,13 @@ impl<R: CallRegisters> VcpuMsrs<R> {
         self.para.as_mut()
     }
 
-    /// How many MSRs and directions were told of.
+    /// The number of logged accesses, by MSR and direction.
     #[cfg(test)]
     pub(super) fn reported(&self) -> usize {
         self.reported.as_ref().map_or(0, Vec::len)
     }
 
-    /// Tells of each MSR once per instruction, and of so many only.
+    /// Logs a refused access once for each MSR and instruction, up to [`REPORTED_MSRS`].
     fn refused(&mut self, index: u32, instruction: &'static str) {
         let Some(reported) = &mut self.reported else {
             return;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What KVM is told before a machine has vCPUs: which MSRs are ours, and whether hypercalls are.
+//! What KVM is told before vCPUs exist: which MSRs the VMM handles, and whether it handles hypercalls.
 
 use kvm_ioctls::VmFd;
 use para_abi::MSR_KVM_API_MAGIC;
@@ -13,33 +13,33 @@ use super::{FORWARD_MSR, RouteError, forward};
 use crate::config::{HypercallRoute, MsrPolicy, VmSpec};
 use crate::sys::xen;
 
-/// Why KVM can't give a machine the MSRs or hypercalls that were asked for.
+/// Why KVM can't provide the requested MSR or hypercall handling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The filter can't be had.
+    /// KVM can't install the filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// There is no forwarding.
+    /// KVM can't forward hypercalls.
     #[error(
         "this host's KVM can't forward hypercalls to the VMM; use --hypercall pio, or a host kernel with \
          CONFIG_KVM_XEN"
     )]
     NoForwarding,
-    /// Forwarding was refused.
+    /// KVM refused to forward them.
     #[error("KVM refused to forward hypercalls to the VMM ({0}); use --hypercall pio")]
     Forwarding(kvm_ioctls::Error),
-    /// A call's registers can't be had.
+    /// KVM can't share the registers of a call.
     #[error(
         "this host's KVM can't share a vCPU's registers (KVM_CAP_SYNC_REGS), which hypercalls need; \
          use --hypercall vendor or --para off"
     )]
     NoRegisters,
-    /// The route can't be had.
+    /// The route is not available.
     #[error(transparent)]
     Route(#[from] RouteError),
 }
 
-/// What came of a plan.
+/// The result of a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InstalledMsrs {
     /// Guests can register for hypercalls.
@@ -54,12 +54,12 @@ pub struct MsrPlan {
     para: bool,
     forward: bool,
     policy: MsrPolicy,
-    /// Without it, the machine is another than the one that was asked for.
+    /// Whether a failure is an error, since the machine would differ from the requested one.
     required: bool,
 }
 
 impl MsrPlan {
-    /// The plan of the machine that `spec` describes.
+    /// The plan for the machine that `spec` describes.
     pub fn new(spec: &VmSpec) -> Self {
         MsrPlan {
             para: spec.para,
@@ -73,7 +73,7 @@ impl MsrPlan {
     /// would neither pass it on nor refuse it.
     ///
     /// # Errors
-    /// None: what is asked for fits KVM's 16 ranges, and KVM honours every denial.
+    /// None in practice: the ranges fit KVM's 16, and KVM honours every denial.
     pub fn filter(&self) -> Result<MsrFilter, FilterError> {
         let default = match self.policy {
             MsrPolicy::DenyUnknown => FilterDefault::Deny,
@@ -89,17 +89,18 @@ impl MsrPlan {
         filter.compile()
     }
 
-    /// Which accesses exit; `None` if those that the filter denies are just #GP.
+    /// Which accesses exit to user space. `None` if denied accesses just take #GP.
     pub fn exits(&self) -> Option<ExitReasons> {
         let log = self.policy == MsrPolicy::Log;
         let any = self.para || self.policy != MsrPolicy::Allow;
         any.then_some(ExitReasons::default().unknown(log).invalid(log))
     }
 
-    /// Tells KVM, before the first vCPU is made. Where KVM can't and nobody asked for it by name, guests can't register.
+    /// Configures KVM; call it before the first vCPU is created. If KVM lacks a feature that was not explicitly
+    /// requested, guests can't register.
     ///
     /// # Errors
-    /// KVM lacks what the machine's description asks for.
+    /// KVM lacks a feature that the machine's description requires.
     pub fn install(&self, vm: &VmFd) -> Result<InstalledMsrs, Error> {
         let filter = self.filter()?;
         let installed = match self.exits() {
@@ -144,7 +145,7 @@ mod tests {
                 let filter = plan.filter().unwrap();
                 assert!(!filter.allows_read(MSR_KVM_API_MAGIC));
                 assert!(!filter.allows_write(MSR_KVM_API_MAGIC));
-                // The TSC and EFER, without which nothing boots.
+                // The TSC and EFER: no kernel boots without them.
                 assert!(filter.allows_read(0x10) && filter.allows_write(0xc000_0080));
                 let unknown = filter.allows_read(0x1234);
                 assert_eq!(unknown, policy != MsrPolicy::DenyUnknown);
@@ -183,7 +184,7 @@ mod tests {
             assert!(forward.exits().is_some(), "or KVM's own #GP is not counted");
         }
         assert!(filter(HypercallRoute::Auto).allows_write(FORWARD_MSR));
-        // Where KVM takes it, since Linux 6.15, and not its own MSRs.
+        // The range that KVM accepts since Linux 6.15, without its own MSRs.
         assert!((0x4000_0000..0x5000_0000).contains(&FORWARD_MSR));
         assert_ne!(FORWARD_MSR & !0xff, 0x4b56_4d00);
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which instructions a guest is given to call with.
+//! Which instructions a guest gets for its calls.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -12,27 +12,27 @@ use log::info;
 
 use crate::config::{HypercallAbi, HypercallRoute, VmSpec};
 
-/// Why the route that was asked for can't be had.
+/// Why the requested route is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// Nobody knows the instruction.
+    /// The CPU vendor's instruction is unknown.
     #[error("--hypercall {route} needs the CPU vendor's instruction: {reason}")]
     Vendor {
         /// The route.
         route: HypercallRoute,
-        /// Why there is none.
+        /// Why it is unknown.
         reason: CpuidError,
     },
 }
 
-/// Proves that KVM completes the first instruction of a stub: a guest of ours executed it and went on with KVM's answer.
-/// The error says, as a clause, why it is in doubt.
+/// Tests whether KVM completes the first instruction of a stub: a test guest executes it and continues with KVM's
+/// answer. The error says why that is in doubt, as a clause.
 pub type Probe = Arc<dyn Fn(Stub) -> Result<(), String> + Send + Sync>;
 
-/// The stub that the guests of one machine get, chosen once: by the description, or for
-/// [`HypercallRoute::Auto`] when the first vCPU registers.
+/// The stub for the guests of one machine, chosen once: by the description, or for [`HypercallRoute::Auto`] when the
+/// first vCPU registers.
 pub struct RouteChoice {
-    /// What auto means where the probe proved it, or why it can't mean that.
+    /// The stub that auto chooses if the probe succeeds, or why auto can't choose it.
     native: Result<Stub, &'static str>,
     pio: Stub,
     probe: Probe,
@@ -50,11 +50,11 @@ impl fmt::Debug for RouteChoice {
 }
 
 impl RouteChoice {
-    /// The choice of the machine that `spec` describes. `cpuid` is the guest's: the vendor that it sees is the one
-    /// whose instruction it gets. `probe` is asked at most once, and only for [`HypercallRoute::Auto`].
+    /// The choice for the machine that `spec` describes. `cpuid` is the guest's; its vendor decides the instruction.
+    /// `probe` is called only for [`HypercallRoute::Auto`].
     ///
     /// # Errors
-    /// The route needs the vendor's instruction, and the vendor is unknown.
+    /// The route needs the vendor's instruction, but the vendor is unknown.
     pub fn new(spec: &VmSpec, cpuid: &CpuId, probe: Probe) -> Result<Self, RouteError> {
         let native = para_msr::kvm::vendor(cpuid).map(Stub::native);
         let pio = Stub::Pio(spec.hypercall_port());
@@ -67,12 +67,12 @@ impl RouteChoice {
             }
         };
         if let Some(stub) = fixed {
-            // A new cell is empty.
+            // Can't fail: the cell is new.
             let _ = chosen.set(stub);
         }
         let native = match spec.hypercall_abi {
             HypercallAbi::Kvm => native.map_err(|_| "this CPU's vendor is unknown"),
-            // By the vendor's instruction KVM would answer, from other registers than the guest's.
+            // With the vendor's instruction KVM would answer, but with other registers than the guest uses.
             _ => Err("KVM itself knows no other --hypercall-abi than kvm"),
         };
         Ok(RouteChoice {
@@ -83,7 +83,7 @@ impl RouteChoice {
         })
     }
 
-    /// A choice that was made.
+    /// A choice already made.
     pub fn fixed(stub: Stub) -> Self {
         RouteChoice {
             native: Err("it was chosen"),
@@ -93,9 +93,9 @@ impl RouteChoice {
         }
     }
 
-    /// The stub for a restored guest whose memory has the stub `saved`. If no stub is chosen yet and the guest calls by
-    /// port I/O, this is port I/O: a native stub can't replace it. Only [`choose_for_saved`](Self::choose_for_saved)
-    /// makes the choice final.
+    /// The stub for a restored guest that has the stub `saved` in its memory. If no stub is chosen yet and that guest
+    /// calls through port I/O, this is port I/O, since a native stub can't replace it. Only
+    /// [`choose_for_saved`](Self::choose_for_saved) makes the choice final.
     pub fn stub_for_saved(&self, saved: Stub) -> Stub {
         match (self.chosen.get(), saved.port()) {
             (None, Some(_)) => self.pio,
@@ -103,7 +103,7 @@ impl RouteChoice {
         }
     }
 
-    /// Chooses for a guest that was restored with the stub `saved`, if no stub is chosen yet.
+    /// Makes the choice for a restored guest with the stub `saved`, if none is made yet.
     pub fn choose_for_saved(&self, saved: Stub) {
         let stub = self.stub_for_saved(saved);
         self.chosen.get_or_init(|| {
@@ -112,15 +112,15 @@ impl RouteChoice {
         });
     }
 
-    /// Asks the probe now whatever a later choice could ask it. A probe that remembers its answer then does nothing late.
+    /// Runs the probe now, if a later choice could need it. The probe remembers its answer, so it does nothing late.
     pub fn ask_early(&self) {
         if let (None, Ok(native)) = (self.chosen.get(), self.native) {
-            // The choice asks again, and finds the answer there.
+            // The choice calls the probe again and gets the remembered answer.
             let _ = (self.probe)(native);
         }
     }
 
-    /// The stub. The first call may take as long as the probe's deadline; calls of other vCPUs wait for it.
+    /// The stub. The first call may take up to the probe's time limit. Meanwhile other vCPUs' calls wait.
     pub fn stub(&self) -> Stub {
         *self.chosen.get_or_init(|| self.choose())
     }
@@ -141,7 +141,7 @@ impl RouteChoice {
         }
     }
 
-    /// The port, if calls may go by port I/O.
+    /// The port, if calls may use port I/O.
     pub fn port(&self) -> Option<PioPort> {
         match self.chosen.get() {
             Some(stub) => stub.port(),

@@ -5,7 +5,7 @@
 
 use super::*;
 
-/// What guests of 2007 have at their site.
+/// The bytes at the call site of guests of 2007.
 const SITE_BEFORE: [u8; 4] = [0xb8, 0xda, 0xff, 0xff];
 
 #[test]
@@ -28,7 +28,7 @@ fn r10_writes_that_fault_or_are_refused_open_nothing() {
     let (replies, ..) = play(&mut io, faults);
     let (fault, refusal) = (Reply::Wrmsr(None), Reply::Wrmsr(Some(())));
     assert_eq!(replies, [fault.clone(), fault, refusal.clone()]);
-    // A site that crosses a page.
+    // A site that crosses a page boundary.
     machine.prepare(SITE + 0xffd);
     assert_eq!(play(&mut io, vec![wrmsr(PAGE)]).0, [refusal]);
     assert_eq!(machine.page().ret, u32::MAX);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Scripted vCPUs whose accesses take the whole way: the loop's dispatch, the glue, the registration, the handlers.
+//! Scripted vCPUs whose accesses go through all layers: the loop's dispatch, the glue, the registration, the handlers.
 
 mod gate;
 mod route;
@@ -24,26 +24,26 @@ use crate::hypercall::calls::{Caller, Hypercalls};
 use crate::machine::MachineIo;
 use crate::outcome::{Outcome, OutcomeLatch};
 
-/// Ends only what hangs: no machine is that slow.
+/// A generous limit, only to end a hang.
 const SOON: Duration = Duration::from_secs(600);
 const PAGE: u64 = 0x1000;
 const SITE: u64 = 0x2000;
 const PORT: u16 = 0xf5;
-/// A number that a test's handler answers with its arguments' sum.
+/// A number that the tests' handler answers with the sum of its arguments.
 const SUM: u64 = 7;
 /// A number whose handler ends the run.
 const END: u64 = 8;
 const ENOSYS: u64 = -1000i64 as u64;
 const EPERM: u64 = -1i64 as u64;
 
-/// Registers of a vCPU that has none: what a test puts there, once they are shared.
+/// Fake registers: the values that a test sets, available once shared.
 #[derive(Clone, Debug)]
 struct FakeRegisters(Arc<Mutex<Fake>>);
 
 #[derive(Debug)]
 struct Fake {
     shared: bool,
-    /// Set: the exit in hand was made before they were shared.
+    /// Whether the current exit happened before they were shared.
     late: bool,
     regs: Registers,
     mode: CpuMode,
@@ -120,7 +120,7 @@ impl CallRegisters for FakeRegisters {
     }
 }
 
-/// Two vCPUs' worth of a machine without KVM.
+/// The parts of a machine with two vCPUs, without KVM.
 struct Machine {
     memory: Arc<GuestMemoryMmap>,
     registers: [FakeRegisters; 2],
@@ -179,7 +179,7 @@ impl Machine {
         }
     }
 
-    /// Puts a para page at `PAGE` that asks for a stub at `site`.
+    /// Writes a para page at `PAGE` that requests a stub at `site`.
     fn prepare(&self, site: u64) {
         let page = ParaStatePayload::new(site).to_bytes();
         self.memory.write_slice(&page, GuestAddress(PAGE)).unwrap();
@@ -228,7 +228,7 @@ fn out(size: u8, data: &[u8]) -> Step {
     }
 }
 
-/// The registers of a call of `nr` with arguments, by KVM's convention.
+/// The registers of a call of `nr` with two arguments, in KVM's convention.
 fn call_regs(nr: u64, rbx: u64, rcx: u64) -> Registers {
     Registers {
         rax: nr,
@@ -238,7 +238,7 @@ fn call_regs(nr: u64, rbx: u64, rcx: u64) -> Registers {
     }
 }
 
-/// A registered vCPU 0.
+/// A machine's vCPU 0, registered.
 fn registered(machine: &Machine) -> MachineIo<FakeRegisters> {
     let mut io = machine.io(0);
     machine.prepare(SITE);
@@ -372,7 +372,7 @@ fn conventions_take_their_registers_and_32_bit_results_are_cut() {
         rbx: 1,
         ..regs
     };
-    // 1 + 2 + 4 + 0xfffffff0 in 64 bits, of which a 32-bit register keeps half.
+    // 1 + 2 + 4 + 0xfffffff0 in 64 bits; a 32-bit register keeps the lower half.
     let cases = [
         (Convention::Para2007, false, regs, 0xffff_fff7),
         (Convention::Para2007Draft, false, draft, 0xffff_fff7),
@@ -462,7 +462,7 @@ fn forwarded_calls_have_the_chosen_registers_and_xens_are_ignored() {
         );
         assert_eq!(ret, expected);
     }
-    // A hypercall exit that this machine never asked for.
+    // A hypercall exit that this machine did not request.
     let call = Step::Hypercall {
         abi: HypercallAbi::Kvm,
         number: SUM,
@@ -499,7 +499,7 @@ fn a_handler_that_stops_its_vcpu_pauses_it() {
     for (outcome, reply) in answers {
         assert_eq!(io.reply(outcome), reply);
     }
-    // After the end of the run no guest code runs, whatever the answer was.
+    // After the end of the run no guest code runs, whatever the answer.
     machine.latch.set(Outcome::GuestExit(0));
     for (outcome, reply) in answers {
         assert_eq!(io.reply(outcome), reply.and_pause());

@@ -12,7 +12,7 @@ use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use crate::config::{HypercallAbi, HypercallRoute, VmSpec};
 use crate::hypercall::para::{RouteChoice, RouteError};
 
-/// A choice of a guest with this vendor string, and how often it was probed.
+/// A choice for a guest with this vendor string, and a counter of probes.
 pub fn choice(route: HypercallRoute, vendor: &[u8; 12], proved: bool) -> (Choice, Arc<AtomicU32>) {
     choice_with(route, HypercallAbi::Kvm, vendor, proved)
 }
@@ -72,14 +72,14 @@ fn auto_is_the_vendor_where_that_was_proved_and_asks_once_and_late() {
     }
 }
 
-/// KVM would answer by the vendor's instruction, and look for the number and the arguments elsewhere.
+/// With the vendor's instruction KVM would answer, but with the number and arguments in other registers.
 #[test]
 fn auto_is_port_io_for_registers_that_kvm_does_not_know() {
     for abi in [HypercallAbi::Para2007, HypercallAbi::Para2007Draft] {
         let (choice, probes) = choice_with(HypercallRoute::Auto, abi, b"AuthenticAMD", true);
         let choice = choice.unwrap();
         assert_eq!(choice.stub(), Stub::Pio(PioPort::DEFAULT));
-        // Nor does a guest that was saved elsewhere bring the vendor's instruction back.
+        // Restoring a guest with the vendor's instruction doesn't choose it either.
         choice.choose_for_saved(Stub::Svm);
         assert_eq!(choice.stub(), Stub::Pio(PioPort::DEFAULT));
         assert_eq!(probes.load(Ordering::Relaxed), 0);
@@ -106,14 +106,14 @@ fn h6_a_saved_guest_that_calls_by_port_keeps_to_it() {
         assert_eq!(choice.stub(), stub);
         assert_eq!(probes.load(Ordering::Relaxed), asked);
     }
-    // What was decided stays so.
+    // A choice is final.
     let (vendor, _) = choice(HypercallRoute::Vendor, b"AuthenticAMD", true);
     let vendor = vendor.unwrap();
     vendor.choose_for_saved(pio);
     assert_eq!(vendor.stub(), Stub::Svm);
 }
 
-/// What a sealed machine does: the probe is asked before the guest starts, and the choice is still open.
+/// On a sealed machine the probe runs before the guest starts, and the choice stays open.
 #[test]
 fn a_probe_that_is_asked_early_leaves_a_saved_guest_its_route() {
     let pio = Stub::Pio(PioPort::DEFAULT);

@@ -17,7 +17,7 @@ use super::{Machine, PAGE, SITE, SOON, register};
 use crate::config::HypercallRoute;
 use crate::machine::{MachineVcpuState, state_hooks};
 
-/// A set of one scripted vCPU of `machine`, with the hooks of real ones.
+/// A set with one scripted vCPU of `machine`, with the hooks of real ones.
 fn set(
     machine: &Machine,
     script: Vec<Step>,
@@ -29,7 +29,7 @@ fn set(
     (set, events)
 }
 
-/// Puts a stub of another host where the guest calls.
+/// Writes a stub of another host at the guest's call site.
 fn stand(machine: &Machine, stub: Stub) {
     let site = GuestAddress(SITE);
     machine.memory.write_obj(stub.bytes(), site).unwrap();
@@ -57,7 +57,7 @@ fn h6_a_saved_vcpu_has_its_registration_and_no_wrmsr_pending() {
     assert_eq!(states[0].para.registration, Some(registration));
     assert_eq!(states[0].vcpu.retired, 1);
 
-    // It comes back on a host with another port: patched anew, the page as it was, calls answered.
+    // Restored on a host with another port: patched again, the page unchanged, calls answered.
     let other = Machine::pio();
     stand(&other, Stub::Pio(PioPort::new(0x10).unwrap()));
     other.prepare(SITE);
@@ -83,7 +83,7 @@ fn h6_a_guest_that_calls_another_way_is_refused_until_it_is_let() {
     assert!(text.contains("vmcall; ret"), "{text}");
     assert_eq!(machine.site(), Stub::Vmx.bytes());
     assert!(!machine.registers[0].is_shared(), "nobody was let in");
-    // Nothing has changed: the vCPU goes on as if it had not been asked.
+    // Nothing has changed: the vCPU resumes as before.
     vcpus.resume(SOON).unwrap();
     vcpus.pause(SOON).unwrap();
 
@@ -118,7 +118,7 @@ fn h6_a_state_that_is_not_taken_decides_no_route() {
         .unwrap_err();
     assert!(machine.route.port().is_some(), "it is still open");
     assert_eq!(probes.load(Ordering::Relaxed), 0);
-    // A damaged registration is dropped, and leaves the choice to whoever registers.
+    // A damaged registration is dropped, and leaves the choice to the next registration.
     vcpus
         .restore(vec![state(1, PAGE + 8, fresh)], SOON)
         .unwrap();
