@@ -1,35 +1,35 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a process does only after its guest has run, so that a guest which never needs it does not pay for it.
+//! What a process does only after its guest has started, so that a guest that doesn't need it doesn't pay for it.
 //!
-//! A sandbox has to know it: a system call filter that is installed when the guest starts must allow what is left. Whoever
-//! makes something else late adds a line to [`LATE_ACTS`]; `docs/sandbox.md` shows the same table. Reading, writing and
-//! waiting by what is open is not late: vCPUs' part of that is in `vcpu_loop::kvm::seccomp`.
+//! A sandbox needs this list: a system call filter installed at the guest's start must allow these calls. Code that
+//! does something else late must add an entry to [`LATE_ACTS`]; `docs/sandbox.md` has the same table. Reading, writing
+//! and waiting on open descriptors is not late; `vcpu_loop::kvm::seccomp` lists the vCPUs' calls.
 
 use std::fmt;
 
-/// Whether a machine that is sealed (`--sealed on`) does something late, too.
+/// Whether a sealed machine (`--sealed on`) does something late, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sealed {
-    /// It is done before the guest starts, or not at all.
+    /// It happens before the guest starts, or not at all.
     Never,
-    /// It stays late: it opens no file, socket, process or VM by itself.
+    /// It stays late. It opens no file, socket, process or VM.
     Late,
-    /// It stays late, and only machines with this option can do it at all.
+    /// It stays late, but only on machines with this option.
     With(&'static str),
 }
 
-/// Something that is done late.
+/// Something that happens late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LateAct {
-    /// What is done.
+    /// What happens.
     pub act: &'static str,
-    /// What it is done for, or when.
+    /// Its purpose or time.
     pub when: &'static str,
-    /// The thread that does it, by its role.
+    /// The role of the thread that does it.
     pub thread: &'static str,
-    /// The system calls that it makes beside waiting, reading and writing; ioctls by their own names, in capitals.
+    /// The system calls that it makes, other than waiting, reading and writing. Ioctls are in capitals.
     pub calls: &'static [&'static str],
     /// Whether sealed machines do it.
     pub sealed: Sealed,
@@ -58,7 +58,7 @@ impl fmt::Display for LateAct {
     }
 }
 
-/// All that is done late.
+/// All that happens late.
 pub const LATE_ACTS: &[LateAct] = &[
     LateAct {
         act: "the host's CPU is looked up",
@@ -194,7 +194,7 @@ pub const LATE_ACTS: &[LateAct] = &[
 mod tests {
     use super::*;
 
-    /// Calls that open a file, a socket, a process or a VM by themselves.
+    /// Calls that open a file, a socket, a process or a VM.
     const OPENING: [&str; 10] = [
         "open",
         "openat",

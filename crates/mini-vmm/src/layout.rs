@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Every guest-physical address, port and interrupt of the machine, in one place.
+//! Every guest-physical address, port and GSI of the machine.
 //!
-//! Other modules use these constants. Two that overlap do not compile.
+//! Overlapping ranges don't compile.
 
 /// One kibibyte, in bytes.
 pub const KIB: u64 = 1 << 10;
@@ -29,7 +29,7 @@ pub const PVH_MODLIST: u64 = 0x6040;
 pub const PVH_MEMMAP: u64 = 0x6100;
 /// Linux's `struct boot_params` (the "zero page").
 pub const ZERO_PAGE: u64 = 0x7000;
-/// The stack that the boot processor starts with (grows down).
+/// The initial stack of the boot processor (grows down).
 pub const BOOT_STACK: u64 = 0x8ff0;
 /// The first of the identity-mapping page tables: PML4, PDPT, then four page directories.
 pub const BOOT_PAGE_TABLES: u64 = 0x9000;
@@ -37,26 +37,26 @@ pub const BOOT_PAGE_TABLES: u64 = 0x9000;
 pub const BOOT_PAGE_TABLES_SIZE: u64 = 6 * PAGE_SIZE;
 /// The kernel command line, NUL-terminated.
 pub const CMDLINE: u64 = 0x2_0000;
-/// Room for the command line including its NUL, in bytes.
+/// Size of the command line's buffer including the NUL, in bytes.
 pub const CMDLINE_SIZE: u64 = 0x1_0000;
 /// End of the conventional memory that the memory map declares usable (the EBDA would start here).
 pub const LOW_RAM_END: u64 = 0x9_fc00;
-/// The ACPI tables, RSDP first: the BIOS area that operating systems search.
+/// The ACPI tables, RSDP first, in the BIOS area that operating systems search.
 pub const ACPI_TABLES: u64 = 0xe_0000;
-/// Room for all ACPI tables, in bytes.
+/// Size of the range for all ACPI tables, in bytes.
 pub const ACPI_TABLES_SIZE: u64 = 0x2_0000;
-/// Where memory above the BIOS area starts, and kernels with it.
+/// Start of the memory above the BIOS area, where kernels are loaded.
 pub const HIGH_RAM: u64 = MIB;
-/// Where `mini-vmm demo` places its guest, as kernels are.
+/// Load address of the guest of `mini-vmm demo`, as for kernels.
 pub const DEMO_GUEST: u32 = 16 * MIB as u32;
-/// Where that guest has its page: behind its code, which has less than two pages.
+/// The demo guest's para page, after its code, which is shorter than two pages.
 pub const DEMO_PARA_PAGE: u32 = DEMO_GUEST + 0x2000;
 
 // ---- The hole below 4 GiB ------------------------------------------------------------------
 
-/// Where RAM stops below 4 GiB; device memory follows.
+/// End of RAM below 4 GiB. Device memory follows.
 pub const HOLE_START: u64 = 3 * GIB;
-/// Where RAM goes on above the hole.
+/// Start of RAM above the hole.
 pub const HOLE_END: u64 = 4 * GIB;
 /// PCI: BARs below 4 GiB.
 pub const PCI_LOW: u64 = HOLE_START;
@@ -64,7 +64,7 @@ pub const PCI_LOW: u64 = HOLE_START;
 pub const PCI_LOW_SIZE: u64 = 256 * MIB;
 /// Register windows of virtio-mmio devices.
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
-/// Room for virtio-mmio register windows, in bytes.
+/// Size of the range for virtio-mmio register windows, in bytes.
 pub const VIRTIO_MMIO_SIZE: u64 = 16 * MIB;
 /// PCI: configuration space (ECAM).
 pub const PCI_ECAM: u64 = 0xe000_0000;
@@ -94,25 +94,25 @@ pub const fn pci_high(ram: u64) -> u64 {
 
 /// The i8042 data port; [`I8042_STATUS`] is its status and command port.
 pub const I8042_DATA: u16 = 0x60;
-/// The i8042 status and command port: writing 0xFE asks for a reset.
+/// The i8042 status and command port: writing 0xFE requests a reset.
 pub const I8042_STATUS: u16 = 0x64;
 /// The real-time clock's index port; its data port follows.
 pub const RTC: u16 = 0x70;
-/// Ports that the real-time clock takes.
+/// Number of the real-time clock's ports.
 pub const RTC_SIZE: u16 = 2;
-/// The first debug-exit port, when it is asked for without a number.
+/// The first debug-exit port, unless another one is given.
 pub const DEBUG_EXIT: u16 = 0xf4;
-/// Ports that the debug-exit device takes: wide writes reach it as they reach QEMU's.
+/// Number of the debug-exit device's ports: wide writes reach it as they reach QEMU's.
 pub const DEBUG_EXIT_SIZE: u16 = 4;
 /// COM1, eight ports.
 pub const SERIAL: u16 = 0x3f8;
-/// Ports that COM1 takes.
+/// Number of COM1's ports.
 pub const SERIAL_SIZE: u16 = 8;
 /// pvpanic's only port.
 pub const PVPANIC: u16 = 0x505;
-/// The ports of ACPI's registers.
+/// The first port of ACPI's registers.
 pub const ACPI_PM: u16 = 0x600;
-/// How many ports that are.
+/// Number of ACPI's ports.
 pub const ACPI_PM_SIZE: u16 = 4;
 /// ACPI's sleep control register (FADT `SLEEP_CONTROL_REG`), one byte.
 pub const ACPI_SLEEP_CONTROL: u16 = ACPI_PM;
@@ -120,7 +120,7 @@ pub const ACPI_SLEEP_CONTROL: u16 = ACPI_PM;
 pub const ACPI_SLEEP_STATUS: u16 = ACPI_PM + 1;
 /// ACPI's reset register (FADT `RESET_REG`), one byte.
 pub const ACPI_RESET: u16 = ACPI_PM + 2;
-/// The value that [`ACPI_RESET`] takes for a reset.
+/// The value to write to [`ACPI_RESET`] for a reset.
 pub const ACPI_RESET_VALUE: u8 = 0x01;
 /// Pending events of the Generic Event Device, one byte, cleared by reading.
 pub const GED_EVENTS: u16 = ACPI_PM + 3;
@@ -128,13 +128,13 @@ pub const GED_EVENTS: u16 = ACPI_PM + 3;
 pub const GED_POWER_BUTTON: u8 = 0x01;
 /// The PM1 event registers, with `--legacy-timer` (FADT `PM1a_EVT_BLK`).
 pub const PM1_EVENTS: u16 = 0x604;
-/// Ports that the PM1 event registers take.
+/// Number of the PM1 event registers' ports.
 pub const PM1_EVENTS_SIZE: u16 = 4;
-/// The PM1 control register, behind the event registers (FADT `PM1a_CNT_BLK`).
+/// The PM1 control register, after the event registers (FADT `PM1a_CNT_BLK`).
 pub const PM1_CONTROL: u16 = PM1_EVENTS + PM1_EVENTS_SIZE;
-/// Ports that the PM1 control register takes.
+/// Number of the PM1 control register's ports.
 pub const PM1_CONTROL_SIZE: u16 = 2;
-/// Ports that all PM1 registers take.
+/// Number of all PM1 registers' ports.
 pub const PM1_SIZE: u16 = PM1_EVENTS_SIZE + PM1_CONTROL_SIZE;
 /// The sleep type (`SLP_TYP`) of S5, soft-off.
 pub const ACPI_S5_SLEEP_TYPE: u8 = 5;
@@ -147,7 +147,7 @@ pub const CF9_RESET: u16 = 0xcf9;
 pub const IOAPIC_PINS: u32 = 24;
 /// The interval timer's GSI, with `--legacy-timer`.
 pub const TIMER_GSI: u32 = 0;
-/// The second PIC's input of the first one: no device's.
+/// The second PIC's input of the first PIC. No device has it.
 pub const CASCADE_GSI: u32 = 2;
 /// COM1's GSI.
 pub const SERIAL_GSI: u32 = 4;
@@ -157,7 +157,7 @@ pub const GED_GSI: u32 = 5;
 pub const RTC_GSI: u32 = 8;
 /// ACPI's system control interrupt; declared, never raised: there are no fixed events.
 pub const SCI_GSI: u32 = 9;
-/// The GSIs above, which no other device gets, in order.
+/// The GSIs above, sorted. No other device gets them.
 pub const FIXED_GSIS: [u32; 6] = [
     TIMER_GSI,
     CASCADE_GSI,
@@ -171,12 +171,12 @@ pub const FIXED_GSIS: [u32; 6] = [
 
 /// The fewest bytes of RAM that a machine may have.
 pub const MIN_RAM: u64 = 32 * MIB;
-/// The most bytes of RAM that a machine may have; page tables of KVM guests reach further, hosts rarely do.
+/// The most bytes of RAM that a machine may have. KVM's page tables reach further, but hosts rarely do.
 pub const MAX_RAM: u64 = 1024 * GIB;
 /// The most vCPUs that a machine may have.
 pub const MAX_CPUS: u8 = 64;
 
-/// Ranges of low memory, in address order: nothing overlaps.
+/// Ranges of low memory, sorted by address, to check for overlaps.
 const LOW_MEMORY: [(u64, u64); 8] = [
     (BOOT_GDT, 0x20),
     (BOOT_IDT, 0x10),
@@ -188,7 +188,7 @@ const LOW_MEMORY: [(u64, u64); 8] = [
     (ACPI_TABLES, ACPI_TABLES_SIZE),
 ];
 
-/// Ranges of the hole below 4 GiB, in address order.
+/// Ranges of the hole below 4 GiB, sorted by address.
 const HOLE: [(u64, u64); 7] = [
     (PCI_LOW, PCI_LOW_SIZE),
     (VIRTIO_MMIO, VIRTIO_MMIO_SIZE),
@@ -199,7 +199,7 @@ const HOLE: [(u64, u64); 7] = [
     (KVM_TSS, 3 * PAGE_SIZE),
 ];
 
-/// Port ranges, in order.
+/// Port ranges, sorted.
 const PORTS: [(u64, u64); 9] = [
     (I8042_DATA as u64, 1),
     (I8042_STATUS as u64, 1),
@@ -212,8 +212,8 @@ const PORTS: [(u64, u64); 9] = [
     (CF9_RESET as u64, 1),
 ];
 
-/// Ports that have an owner: first, last, whose. The last lines are ports of every PC that KVM
-/// emulates or kernels write to, whether or not this machine has the device.
+/// Ports with an owner: first port, last port, owner. The last lines are ports of every PC that KVM emulates or kernels
+/// write to, whether or not this machine has the device.
 const OWNED_PORTS: [(u16, u16, &str); 14] = [
     (I8042_DATA, I8042_DATA, "the keyboard controller"),
     (I8042_STATUS, I8042_STATUS, "the keyboard controller"),
@@ -231,7 +231,7 @@ const OWNED_PORTS: [(u16, u16, &str); 14] = [
     (0xcf8, 0xcff, "PCI configuration"),
 ];
 
-/// Whose ports the debug-exit device would take if it started at `port`, if they are not free.
+/// The owner of a port that the debug-exit device would take if it started at `port`. `None` if all are free.
 pub fn port_owner(port: u16) -> Option<&'static str> {
     let end = port.saturating_add(DEBUG_EXIT_SIZE - 1);
     let mut owners = OWNED_PORTS.iter();
@@ -239,7 +239,7 @@ pub fn port_owner(port: u16) -> Option<&'static str> {
     owner.map(|(_, _, name)| *name)
 }
 
-/// Whether `ranges` of (start, length) are in order and apart, within `[low, high)`.
+/// Whether `ranges` of (start, length) are sorted, without overlaps, and within `[low, high)`.
 const fn apart(ranges: &[(u64, u64)], low: u64, high: u64) -> bool {
     let mut free_from = low;
     let mut i = 0;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How a run ended, and the exit code that says so.
+//! How a run ended, and its exit code.
 
 use std::io;
 use std::sync::Arc;
@@ -32,15 +32,15 @@ pub enum Outcome {
     Timeout,
     /// The guest wrote this value to the debug-exit port.
     DebugExit(u8),
-    /// The guest ended the run with this status, by a hypercall (`VMM_HC_EXIT`), which there is on the
-    /// routes [`Pio`](crate::config::HypercallRoute::Pio) and [`Forward`](crate::config::HypercallRoute::Forward).
+    /// The guest ended the run with this status, by the hypercall `VMM_HC_EXIT`. It exists on the routes
+    /// [`Pio`](crate::config::HypercallRoute::Pio) and [`Forward`](crate::config::HypercallRoute::Forward).
     GuestExit(u8),
-    /// The VMM was told to end by this signal, and the guest did not power off in time.
+    /// The process received this signal, and the guest did not power off in time.
     Signal(i32),
     /// The user typed the escape sequence on the console.
     ConsoleQuit,
-    /// [`Command::Stop`](crate::vmm::control::Command::Stop): whoever controls the machine ended the run. The command line
-    /// has no such client.
+    /// A client ended the run with [`Command::Stop`](crate::vmm::control::Command::Stop). The command line has no such
+    /// client.
     Stopped,
 }
 
@@ -61,9 +61,9 @@ impl Outcome {
             Outcome::VcpuFailure => 33,
             Outcome::GuestPanic => 34,
             Outcome::Timeout => 36,
-            // QEMU's isa-debug-exit: the top bit of the value does not fit an exit code.
+            // As in QEMU's isa-debug-exit. The value's top bit doesn't fit an exit code.
             Outcome::DebugExit(value) => (value << 1) | 1,
-            // The guest's word as it is: it may equal a code of this table.
+            // The guest's status as it is. It may equal another code of this table.
             Outcome::GuestExit(status) => status,
             Outcome::Signal(signal) => 128u8.wrapping_add(signal as u8),
             Outcome::ConsoleQuit => 128 + libc::SIGINT as u8,
@@ -71,8 +71,8 @@ impl Outcome {
     }
 }
 
-/// Where devices and the event loop report the outcome. The first report wins; later ones are
-/// consequences of it. Clones share one latch.
+/// Where devices and the event loop report the outcome. The first report wins, since later ones are consequences of it.
+/// Clones share one latch.
 #[derive(Clone, Debug)]
 pub struct OutcomeLatch(Arc<Shared>);
 
@@ -84,7 +84,7 @@ struct Shared {
 }
 
 impl OutcomeLatch {
-    /// Makes an empty latch.
+    /// Creates an empty latch.
     ///
     /// # Errors
     /// When the process has no file descriptor left for its eventfd.
@@ -104,17 +104,17 @@ impl OutcomeLatch {
         }
         *first = Some(outcome);
         self.0.is_set.store(true, Ordering::Release);
-        // A full counter already wakes the event loop; the write can't fail otherwise.
+        // Fails only if the counter is full, and then the event loop wakes anyway.
         let _ = self.0.event.write(1);
         true
     }
 
-    /// Whether an outcome was reported: one relaxed load, for the exit path.
+    /// Whether an outcome was reported. Costs one relaxed load on the exit path.
     pub fn is_set(&self) -> bool {
         self.0.is_set.load(Ordering::Relaxed)
     }
 
-    /// The outcome, once there is one.
+    /// The outcome, if there is one.
     pub fn get(&self) -> Option<Outcome> {
         *lock(&self.0.outcome)
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a machine is going to be: pure, made from its description, before anything exists.
+//! The plan of a machine: a pure value, made from its description before anything is created.
 
 use std::borrow::Cow;
 
@@ -9,15 +9,15 @@ use crate::config::VmSpec;
 use crate::devices::{self, Slot};
 use crate::irq::NoPin;
 
-/// The plan of a machine. The ACPI tables and the bus are both made from it, so they can't disagree.
+/// The plan of a machine. The ACPI tables and the bus are both built from it, so they can't disagree.
 #[derive(Clone, Debug)]
 pub struct MachinePlan {
     /// vCPUs, 1 to [`MAX_CPUS`](crate::layout::MAX_CPUS); APIC ids count from 0.
     pub cpus: u8,
-    /// Whether the PC's PIT and PIC are there. Linux passes both by on hardware-reduced platforms, so the platform is
-    /// then one with fixed hardware.
+    /// Whether the machine has a PC's PIT and PIC. Linux ignores both on a hardware-reduced platform, so the platform
+    /// then has fixed hardware.
     pub legacy_timer: bool,
-    /// The devices that KVM does not emulate, in the order in which they are made.
+    /// The devices that KVM does not emulate, in the order of their creation.
     pub devices: Vec<Slot>,
 }
 
@@ -25,7 +25,7 @@ impl MachinePlan {
     /// The plan of the machine that `spec` describes.
     ///
     /// # Errors
-    /// Its devices need more interrupt lines than there are.
+    /// Its devices need more interrupt lines than the machine has.
     pub fn new(spec: &VmSpec) -> Result<Self, NoPin> {
         Ok(MachinePlan {
             cpus: spec.cpus,
@@ -34,7 +34,7 @@ impl MachinePlan {
         })
     }
 
-    /// The kernel's command line: what the user says, then what devices say of themselves.
+    /// The kernel's command line: the user's `said`, followed by the words that devices need.
     pub(crate) fn cmdline<'a>(&self, said: &'a str) -> Cow<'a, str> {
         let mut cmdline = Cow::Borrowed(said);
         for words in self
@@ -49,7 +49,7 @@ impl MachinePlan {
         cmdline
     }
 
-    /// The FADT's `IAPC_BOOT_ARCH`, which is `usual` but for what the devices change.
+    /// The FADT's `IAPC_BOOT_ARCH`: `usual`, with the changes that devices need.
     pub(crate) fn boot_arch(&self, usual: u16) -> u16 {
         let changes = self.devices.iter().map(|device| device.boot_arch);
         changes.fold(usual, |all, change| all ^ change)

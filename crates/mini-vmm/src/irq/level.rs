@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The interrupt line of a device whose interrupt is a level.
+//! Level-triggered interrupt lines.
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::sys::eventfd::duplicate;
 
 /// A level-triggered interrupt line (`KVM_IRQFD_FLAG_RESAMPLE`, KVM API section 4.75). Clones are the same line.
 ///
-/// [`raise`](Self::raise) makes it high. It stays so until the guest has served the interrupt (EOI): then KVM makes it low,
-/// and [`served`](Self::served) becomes readable. A device that still has a reason raises it again. So may a restored
-/// device: a line is not a part of the saved state.
+/// [`raise`](Self::raise) asserts it. It stays asserted until the guest has served the interrupt (EOI). Then KVM
+/// de-asserts it, and [`served`](Self::served) becomes readable. A device that still has a reason raises it again. A
+/// restored device may do so, too: a line is not part of the saved state.
 ///
-/// Like an edge, it is connected with the first interrupt.
+/// Like an edge-triggered line, it is connected at the first interrupt.
 #[derive(Clone, Debug)]
 pub struct LevelLine {
     line: IrqLine,
@@ -27,7 +27,7 @@ pub struct LevelLine {
 }
 
 impl LevelLine {
-    /// A line that is connected by `connect`, which gets the eventfd that raises it, and the one to write when an
+    /// A line that is connected by `connect`. It gets the eventfd that raises the line, and the one to write when an
     /// interrupt was served. It runs on the thread that raises the first interrupt.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl LevelLine {
         Ok(LevelLine { line, served })
     }
 
-    /// Makes the line high.
+    /// Asserts the line.
     ///
     /// # Errors
     /// When the process has no file descriptor left for the eventfd, or it can't be connected.
@@ -50,8 +50,8 @@ impl LevelLine {
         self.line.raise()
     }
 
-    /// Becomes readable when the guest has served an interrupt of this pin. Whoever waits for it reads it, then looks at
-    /// the device: a device that is not the reason does nothing.
+    /// Becomes readable when the guest has served an interrupt of this pin. The reader drains it, then checks the
+    /// device. A device without a reason to interrupt does nothing.
     pub fn served(&self) -> &Arc<OwnedFd> {
         &self.served
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The interrupt line of a device.
+//! Edge-triggered interrupt lines.
 
 use std::fmt;
 use std::io;
@@ -13,8 +13,8 @@ type Connect = Box<dyn Fn(&EventFd) -> io::Result<()> + Send + Sync>;
 
 /// An interrupt line, as an eventfd that KVM turns into an edge (irqfd). Clones are the same line.
 ///
-/// The eventfd is made and connected with the first interrupt: a guest that never lets the device interrupt has
-/// neither, and a machine's end does not wait for KVM to take apart what was never used.
+/// The eventfd is created and connected at the first interrupt. So a guest that never enables the device's interrupt
+/// needs neither, and the end of the machine doesn't wait for KVM to release an unused irqfd.
 #[derive(Clone)]
 pub struct IrqLine(Arc<Line>);
 
@@ -24,7 +24,7 @@ struct Line {
 }
 
 impl IrqLine {
-    /// A line whose eventfd is to be connected by `connect`, which runs on the thread that raises the first interrupt.
+    /// A line whose eventfd is connected by `connect`, which runs on the thread that raises the first interrupt.
     ///
     /// # Example
     /// ```
@@ -40,7 +40,7 @@ impl IrqLine {
         }))
     }
 
-    /// A line that interrupts nobody.
+    /// A line whose interrupts are lost.
     pub fn unconnected() -> Self {
         IrqLine::new(|_| Ok(()))
     }
@@ -53,7 +53,7 @@ impl IrqLine {
         self.event()?.write(1)
     }
 
-    /// The eventfd, connected.
+    /// The eventfd, connected to the interrupt.
     ///
     /// # Errors
     /// As for [`raise`](Self::raise).
@@ -68,7 +68,7 @@ impl IrqLine {
     fn connected(&self) -> io::Result<&EventFd> {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         (self.0.connect)(&event)?;
-        // Of two threads at once, one connects in vain: KVM disconnects an eventfd that is closed.
+        // If two threads race, the second eventfd is closed, and KVM disconnects it.
         Ok(self.0.event.get_or_init(|| event))
     }
 }

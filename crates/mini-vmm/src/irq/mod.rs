@@ -1,18 +1,16 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Interrupts: who has which line, and how devices raise them without a KVM call of their own.
+//! Interrupts: which device has which line, and how devices raise them. A device makes no KVM call itself.
 //!
-//! - An [edge](IrqLine) of a GSI. The GSI is fixed ([`crate::layout`]), or one that the machine's plan takes from
-//!   [`Pins`].
-//! - A [level](LevelLine) of a GSI, which asks its device again after the guest has served it.
-//! - A message by address and data, as MSI-X has them: an [`MsiSender`] where this process sends it, an [`MsiLine`] where
-//!   the kernel or another process does.
+//! - An [edge](IrqLine) of a GSI. The GSI is fixed ([`crate::layout`]), or the machine's plan takes it from [`Pins`].
+//! - A [level](LevelLine) of a GSI. Its device is checked again after the guest has served the interrupt.
+//! - A message with address and data, as in MSI-X: an [`MsiSender`] if this process sends it, an [`MsiLine`] if the
+//!   kernel or another process does.
 //!
+//! Conversely, a guest's write to a [doorbell](Doorbell) becomes an event without an exit to this process.
 //!
-//! And the other way round: a [doorbell](Doorbell), where a guest's write becomes an event without an exit to this process.
-//!
-//! Nothing of this costs a machine anything before it is used, and raising an interrupt takes no lock.
+//! An unused interrupt costs a machine nothing, and raising an interrupt takes no lock.
 
 mod doorbell;
 mod level;
@@ -39,19 +37,19 @@ pub use msi::{Msi, MsiLine, MsiSender};
 pub use pins::{NoPin, Pins};
 pub use routes::NoRoute;
 
-/// The ways in which a machine's devices interrupt it. Clones belong to the same machine, and don't keep it alive.
+/// Creates the interrupts of a machine's devices. Clones belong to the same machine, and don't keep it alive.
 #[derive(Clone, Debug)]
 pub struct Irqs {
     controllers: Controllers,
     routes: Arc<Routes>,
 }
 
-/// KVM's interrupt controllers; without a machine, whatever is sent to them is lost.
+/// KVM's interrupt controllers. Without a machine, all interrupts are lost.
 #[derive(Clone, Debug)]
 struct Controllers(Option<Weak<VmFd>>);
 
 impl Controllers {
-    /// Whether the machine has ended, and with it all that was connected.
+    /// Whether the machine has ended. Its interrupts are then disconnected.
     fn is_gone(&self) -> bool {
         self.0.as_ref().is_some_and(|vm| vm.strong_count() == 0)
     }
@@ -73,7 +71,7 @@ impl Irqs {
         Irqs::of(Controllers(Some(Arc::downgrade(vm))))
     }
 
-    /// Interrupts of devices without a machine: nobody gets them.
+    /// Interrupts of devices without a machine; all are lost.
     pub fn unconnected() -> Self {
         Irqs::of(Controllers(None))
     }
@@ -81,7 +79,7 @@ impl Irqs {
     fn of(controllers: Controllers) -> Self {
         let of_routes = controllers.clone();
         let routes = Routes::new(move |entries| {
-            // There are never more entries than it has room for.
+            // Can't fail: [`Routes`] limits the number of entries.
             let table = KvmIrqRouting::from_entries(entries).map_err(io::Error::other)?;
             of_routes.call(|vm| vm.set_gsi_routing(&table))
         });
@@ -91,13 +89,13 @@ impl Irqs {
         }
     }
 
-    /// A line whose interrupts are edges of `gsi`.
+    /// An edge-triggered line of `gsi`.
     pub fn edge(&self, gsi: u32) -> IrqLine {
         let controllers = self.controllers.clone();
         IrqLine::new(move |event| controllers.call(|vm| vm.register_irqfd(event, gsi)))
     }
 
-    /// A line that is a level of `gsi`.
+    /// A level-triggered line of `gsi`.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -108,34 +106,34 @@ impl Irqs {
         })
     }
 
-    /// From now on, KVM takes a guest's writes at `doorbell`, and writes `event` instead of exiting (`KVM_IOEVENTFD`, KVM
-    /// API section 4.59).
+    /// Makes KVM write `event` when the guest writes at `doorbell`, instead of exiting (`KVM_IOEVENTFD`, KVM API
+    /// section 4.59).
     ///
     /// # Errors
-    /// Another eventfd has them already, or the host has no room for it.
+    /// Another eventfd already has this doorbell, or the host has no resources left.
     pub fn connect_doorbell(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
         self.controllers.call(|vm| doorbell.connect(vm, event))
     }
 
-    /// From now on, they exit again.
+    /// Makes the guest's writes exit again.
     ///
     /// # Errors
-    /// This eventfd does not have them.
+    /// This eventfd is not connected to the doorbell.
     pub fn disconnect_doorbell(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
         self.controllers.call(|vm| doorbell.disconnect(vm, event))
     }
 
-    /// What sends messages (`KVM_SIGNAL_MSI`, KVM API section 4.71).
+    /// Sends messages (`KVM_SIGNAL_MSI`, KVM API section 4.71).
     pub fn msi(&self) -> MsiSender {
         let controllers = self.controllers.clone();
         MsiSender::new(move |msi| {
-            // More than 0 is "delivered", 0 "blocked by the guest", an error "nobody has this ID".
+            // More than 0 means delivered, 0 blocked by the guest, an error that no local APIC has this ID.
             let taken = controllers.call(|vm| vm.signal_msi(msi.into()))?;
             Ok(taken > 0)
         })
     }
 
-    /// An eventfd that sends a message for whoever writes it.
+    /// An eventfd that sends a message when it is written.
     ///
     /// # Errors
     /// When the process has no file descriptor left.

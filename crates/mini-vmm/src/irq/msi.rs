@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Interrupts that are messages: an address and data, as a device writes them to memory.
+//! Message-signalled interrupts: an address and data, as a device writes them to memory.
 
 use std::fmt;
 use std::io;
@@ -13,10 +13,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::routes::Routes;
 use crate::sync::lock;
 
-/// A message (Intel SDM volume 3A, "Message Signalled Interrupts"). It may come from the guest as it is: KVM checks it.
+/// A message (Intel SDM volume 3A, "Message Signalled Interrupts"). Values from the guest need no check: KVM checks
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Msi {
-    /// Which local APICs it is for.
+    /// The destination: which local APICs get it.
     pub address: u64,
     /// Vector, delivery mode and trigger mode.
     pub data: u32,
@@ -35,12 +36,12 @@ impl From<Msi> for kvm_msi {
 
 type Deliver = dyn Fn(Msi) -> io::Result<bool> + Send + Sync;
 
-/// Sends messages from this process, without a descriptor or a route. Clones are the same sender.
+/// Sends messages from this process, without a file descriptor or a route. Clones are the same sender.
 #[derive(Clone)]
 pub struct MsiSender(Arc<Deliver>);
 
 impl MsiSender {
-    /// A sender whose messages are delivered by `send`, which returns whether a local APIC took it.
+    /// A sender whose messages are delivered by `send`, which returns whether a local APIC accepted the message.
     ///
     /// # Example
     /// ```
@@ -54,11 +55,11 @@ impl MsiSender {
         MsiSender(Arc::new(send))
     }
 
-    /// Sends a message, and returns whether a local APIC took it. KVM passes on every delivery mode, also the "remote
-    /// read" that wakes a vCPU from HLT. No lock of ours is on the way.
+    /// Sends a message, and returns whether a local APIC accepted it. KVM accepts every delivery mode, also the "remote
+    /// read" that wakes a vCPU from HLT. Takes no lock in this process.
     ///
     /// # Errors
-    /// Nobody has the address, or the machine is gone.
+    /// No local APIC has the address, or the machine is gone.
     pub fn signal(&self, address: u64, data: u32) -> io::Result<bool> {
         (self.0)(Msi { address, data })
     }
@@ -70,13 +71,14 @@ impl fmt::Debug for MsiSender {
     }
 }
 
-/// Connects an eventfd with a GSI (`true`), or takes them apart.
+/// Connects an eventfd to a GSI (`true`), or disconnects it.
 type Plug = dyn Fn(&EventFd, u32, bool) -> io::Result<()> + Send + Sync;
 
-/// A message that the kernel or another process sends (vhost, vhost-user), by writing an eventfd that KVM turns into it.
+/// A message that the kernel or another process (vhost, vhost-user) sends by writing an eventfd. KVM turns the write
+/// into the message.
 ///
-/// It begins disconnected, which is what a masked vector is. What is written meanwhile is kept, and delivered once at the
-/// next [`connect`](Self::connect).
+/// It starts disconnected, like a masked vector. A write meanwhile is kept, and delivered once at the next
+/// [`connect`](Self::connect).
 pub struct MsiLine {
     event: EventFd,
     plug: Box<Plug>,
@@ -98,24 +100,24 @@ impl MsiLine {
         })
     }
 
-    /// Whoever writes this sends the message.
+    /// Writing this sends the message.
     pub fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// From now on, the message is this one.
+    /// Connects it to this message, from now on.
     ///
     /// # Errors
-    /// The machine has no route left, or the host does not connect it. It is as it was.
+    /// The machine has no free route, or the host refused to connect it. Nothing has changed then.
     pub fn connect(&self, address: u64, data: u32) -> io::Result<()> {
         let msi = Msi { address, data };
         let mut gsi = lock(&self.gsi);
         if let Some(gsi) = *gsi {
             return self.routes.replace(gsi, msi);
         }
-        // KVM looks for the route when it gets the eventfd.
+        // KVM looks up the route when it gets the eventfd.
         let new = self.routes.add(msi)?;
-        // KVM delivers what it finds in a counter, but leaves it there.
+        // On connecting, KVM delivers a pending write, but leaves the counter as it is.
         let was_written = self.event.read().is_ok();
         if let Err(error) = (self.plug)(&self.event, new, true) {
             self.routes.remove(new);
@@ -127,10 +129,10 @@ impl MsiLine {
         Ok(())
     }
 
-    /// From now on, nothing is sent. What was written before is.
+    /// Disconnects it: from now on nothing is sent. Earlier writes are still delivered.
     ///
     /// # Errors
-    /// The host does not take the eventfd back. It is as it was.
+    /// The host refused to disconnect the eventfd. Nothing has changed then.
     pub fn disconnect(&self) -> io::Result<()> {
         let mut connected = lock(&self.gsi);
         if let Some(gsi) = *connected {
@@ -141,20 +143,20 @@ impl MsiLine {
         Ok(())
     }
 
-    /// Writes what was read.
+    /// Writes back a write that was read.
     fn keep(&self, was_written: bool) {
         if was_written {
-            // It fails only on a full counter, which is as good.
+            // Fails only if the counter is full, and then it is pending anyway.
             let _ = self.event.write(1);
         }
     }
 }
 
 impl Drop for MsiLine {
-    /// Another process may have the eventfd open for longer.
+    /// Disconnects it, since another process may keep the eventfd open for longer.
     fn drop(&mut self) {
         if let Err(error) = self.disconnect() {
-            // Its route stays in use, so that it interrupts nobody else.
+            // Its route stays allocated, so that it can't raise another device's interrupt.
             log::debug!("an interrupt of another process stays connected: {error}");
         }
     }
@@ -189,7 +191,7 @@ mod tests {
         assert_eq!((kvm.data, kvm.flags), (0xc041, 0));
     }
 
-    /// What is done to KVM, in order, and whether it refuses the next eventfd.
+    /// The calls to KVM, in order, and whether it refuses the next eventfd.
     #[derive(Clone, Default)]
     struct Kvm {
         seen: Arc<Mutex<Vec<String>>>,

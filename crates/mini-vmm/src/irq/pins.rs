@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which pin of the IOAPIC belongs to whom: a part of a machine's plan.
+//! Assigns the IOAPIC's pins to devices, as part of a machine's plan.
 
 use crate::layout::{FIXED_GSIS, IOAPIC_PINS};
 
 /// The IOAPIC's free pins. The GSI of a pin is the pin's number.
 ///
-/// The pins of [`FIXED_GSIS`] are never free, whether or not the machine has their devices: so a device that takes a free
-/// one has the same pin with and without them.
+/// The pins of [`FIXED_GSIS`] are never free, whether or not the machine has those devices. So a device that takes a
+/// free pin gets the same one with and without them.
 ///
 /// # Example
 /// ```
@@ -21,12 +21,13 @@ use crate::layout::{FIXED_GSIS, IOAPIC_PINS};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Pins {
-    /// In the order in which they are taken, the last one first.
+    /// In the order in which they are taken, from last to first.
     free: Vec<u32>,
 }
 
 impl Pins {
-    /// All free pins of a machine: 16 to 23, which no ISA device has and the PIC does not see, then those of ISA.
+    /// All free pins of a machine: first 16 to 23, which are not ISA pins and not connected to the PIC, then the ISA
+    /// pins.
     pub fn new() -> Self {
         let from_pci = IOAPIC_ISA_PINS..IOAPIC_PINS;
         let isa = (0..IOAPIC_ISA_PINS).filter(|pin| !FIXED_GSIS.contains(pin));
@@ -54,7 +55,7 @@ impl Pins {
     }
 }
 
-/// How many pins ISA's interrupts have: the first ones.
+/// The number of ISA pins. They come first.
 const IOAPIC_ISA_PINS: u32 = 16;
 
 impl Default for Pins {
@@ -63,7 +64,7 @@ impl Default for Pins {
     }
 }
 
-/// The machine has more devices with an interrupt line than pins.
+/// The machine's devices need more interrupt lines than there are pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the machine's {IOAPIC_PINS} interrupt lines do not suffice for its devices; use --virtio pci, where devices need none, or \

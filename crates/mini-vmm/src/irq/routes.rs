@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which GSI leads where. KVM keeps one table per VM, and takes a new one only as a whole (KVM API section 4.52).
+//! The GSI routing table. KVM keeps one table per VM, and replaces it only as a whole (KVM API section 4.52).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,11 +18,11 @@ use super::Msi;
 use crate::layout::IOAPIC_PINS;
 use crate::sync::lock;
 
-/// What a PIC has inputs for.
+/// The number of inputs of a PIC.
 const PIC_INPUTS: u32 = 8;
-/// Entries of the table that KVM makes with its interrupt controllers: see [`default_table`].
+/// Entries of KVM's default table: see [`default_table`].
 const DEFAULT_ENTRIES: usize = 40;
-/// How many messages have a route at most: kvm-bindings' table has room for 1,024 entries.
+/// The most messages that can have a route: kvm-bindings' table holds 1,024 entries.
 const MAX_MESSAGES: usize = 1024 - DEFAULT_ENTRIES;
 
 /// All routes are in use.
@@ -34,15 +34,15 @@ pub struct NoRoute;
 
 type Tell = dyn Fn(&[kvm_irq_routing_entry]) -> io::Result<()> + Send + Sync;
 
-/// The routing table. KVM's own is in force until the first message has a route.
+/// The routing table. KVM's default table is in force until a message gets a route.
 pub(super) struct Routes {
-    /// By GSI.
+    /// The messages by GSI.
     messages: Mutex<BTreeMap<u32, Msi>>,
     tell: Box<Tell>,
 }
 
 impl Routes {
-    /// KVM's own table. Every new one goes to `tell`, as a whole.
+    /// KVM's default table. Each new table is passed to `tell` as a whole.
     pub fn new(
         tell: impl Fn(&[kvm_irq_routing_entry]) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
@@ -52,7 +52,7 @@ impl Routes {
         }
     }
 
-    /// Gives `msi` a route, and returns its GSI: one behind the IOAPIC's pins.
+    /// Adds a route for `msi`, and returns its GSI: one above the IOAPIC's pins.
     pub fn add(&self, msi: Msi) -> io::Result<u32> {
         let mut messages = lock(&self.messages);
         let all = IOAPIC_PINS..IOAPIC_PINS + MAX_MESSAGES as u32;
@@ -65,7 +65,7 @@ impl Routes {
         Ok(gsi)
     }
 
-    /// Leads a GSI that was [added](Self::add) elsewhere.
+    /// Changes the message of a GSI that was [added](Self::add).
     pub fn replace(&self, gsi: u32, msi: Msi) -> io::Result<()> {
         let mut messages = lock(&self.messages);
         let Some(before) = messages.insert(gsi, msi) else {
@@ -80,7 +80,7 @@ impl Routes {
         })
     }
 
-    /// Gives a GSI back that nobody raises any more. KVM is told with the next change.
+    /// Frees a GSI that is no longer raised. KVM is told at the next change.
     pub fn remove(&self, gsi: u32) {
         lock(&self.messages).remove(&gsi);
     }
@@ -103,7 +103,7 @@ impl fmt::Debug for Routes {
     }
 }
 
-/// The table that `KVM_CREATE_IRQCHIP` makes: GSIs 0 to 15 go to PIC and IOAPIC, 16 to 23 to the IOAPIC only (KVM API
+/// The table that `KVM_CREATE_IRQCHIP` sets: GSIs 0 to 15 go to PIC and IOAPIC, 16 to 23 to the IOAPIC only (KVM API
 /// section 4.24).
 fn default_table() -> Vec<kvm_irq_routing_entry> {
     let mut table = Vec::with_capacity(DEFAULT_ENTRIES + 1);
@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// GSI and type of each entry of the tables that were told.
+    /// GSI and type of each entry of the recorded tables.
     type Told = Arc<Mutex<Vec<Vec<(u32, u32)>>>>;
 
     fn routes() -> (Routes, Told) {

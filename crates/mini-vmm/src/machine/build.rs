@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The machine, built in named steps from its description to vCPUs that wait for the word to run.
+//! Builds the machine in steps, from its description to vCPUs that are ready to run.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use crate::plan::MachinePlan;
 use crate::sys::huge_pages::HUGE_PAGE;
 use crate::{acpi, layout, memory};
 
-/// The files that a machine boots from, opened once: a reset boots from the same files.
+/// The files that a machine boots from. They are opened once, and a reset boots from the same files.
 #[derive(Debug)]
 pub struct Images {
     /// The kernel.
@@ -40,10 +40,10 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens the files that `spec` names, and reads those that are pipes, while `watch` may end it.
+    /// Opens the files that `spec` names, and reads those that are pipes. `watch` may stop that.
     ///
     /// # Errors
-    /// [`boot::Error`] names the file that can't be used and why.
+    /// [`boot::Error`] names the file that can't be used, and why.
     pub fn open(spec: &VmSpec, watch: &dyn Watch) -> Result<Self, boot::Error> {
         let initrd = spec.initrd.as_deref().map(boot::open_initrd);
         let images = Images {
@@ -55,15 +55,15 @@ impl Images {
         Ok(images)
     }
 
-    /// The bytes of all of them.
+    /// The total size in bytes.
     fn size(&self) -> u64 {
         let initrd = self.initrd.as_ref().map_or(0, Image::size);
         self.kernel.size().saturating_add(initrd)
     }
 }
 
-/// A machine with its kernel in memory, before it has devices and vCPUs. Whatever is wrong with the
-/// images shows here, before anything outside of this process was touched.
+/// A machine with its kernel in memory, but without devices and vCPUs. Image errors show at this point, before anything
+/// outside of this process was changed.
 #[derive(Debug)]
 pub struct Loading {
     plan: MachinePlan,
@@ -73,7 +73,7 @@ pub struct Loading {
 }
 
 impl Loading {
-    /// Makes the VM and its memory, and loads the kernel, while `watch` may end it.
+    /// Creates the VM and its memory, and loads the kernel. `watch` may stop that.
     ///
     /// # Errors
     /// [`Error`] names the step and its reason.
@@ -84,16 +84,17 @@ impl Loading {
         watch: &dyn Watch,
     ) -> Result<Self, Error> {
         let vm = create_vm(&host.kvm, spec.cpus)?;
-        // Before the first vCPU, or it would run without; and first of all, because KVM then waits for readers of the
-        // VM, which takes microseconds when there were none, and milliseconds right behind a step that waited too.
+        // The filter must precede the first vCPU, which would run without it. It comes first of all, because KVM waits
+        // for readers of the VM. That takes microseconds if there were none, and milliseconds right after another step
+        // that waited.
         let msrs = MsrPlan::new(spec).install(&vm)?;
         let memory = match spec.sealed {
             true => memory::allocate_sealed(spec.memory),
             false => memory::allocate(spec.memory),
         };
         let mapped = MappedVm::new(vm, memory?).map_err(memory::Error::from)?;
-        // Only for what fills them: the host clears each as a whole, and its khugepaged, which looks at whoever wants
-        // huge pages, holds up the end of a small guest.
+        // Only if the images fill huge pages. The host clears each one in full. And its khugepaged, which scans every
+        // process that wants huge pages, delays the exit of a small guest.
         if images.size() >= HUGE_PAGE as u64 {
             memory::prefer_huge_pages(mapped.memory());
         }
@@ -107,14 +108,14 @@ impl Loading {
         })
     }
 
-    /// Who would find no clock on this machine.
+    /// Why the guest would find no clock on this machine.
     pub fn clockless(&self, spec: &VmSpec) -> Option<Clockless> {
         let version = self.loaded.version.as_deref();
         boot::clockless(&spec.cmdline, version)
             .filter(|clockless| !spec.legacy_timer || matches!(clockless, Clockless::Lost(_)))
     }
 
-    /// Adds devices and vCPUs.
+    /// Adds the devices and vCPUs.
     ///
     /// # Errors
     /// [`Error`] names the step and its reason.
@@ -176,9 +177,9 @@ impl Loading {
     }
 }
 
-/// The virtual machine, if KVM has room for its vCPUs.
+/// Creates the virtual machine, if KVM supports that many vCPUs.
 fn create_vm(host: &Kvm, cpus: u8) -> Result<VmFd, Error> {
-    // One vCPU always fits; more cost a question.
+    // One vCPU always fits, so that case saves the query.
     if cpus > 1 {
         let max = host.get_max_vcpus();
         if max < usize::from(cpus) {
@@ -188,9 +189,9 @@ fn create_vm(host: &Kvm, cpus: u8) -> Result<VmFd, Error> {
     memory::create_vm(host).map_err(kvm("create a virtual machine"))
 }
 
-/// The interrupt controllers, before the first vCPU (KVM API 4.24).
+/// Creates the interrupt controllers, before the first vCPU (KVM API 4.24).
 fn create_irqchip(vm: &VmFd, plan: &MachinePlan) -> Result<(), Error> {
-    // VMX without unrestricted guest runs real mode on these pages; elsewhere they are not used.
+    // VMX without unrestricted guest runs real mode on these pages. Otherwise they are unused.
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
         .map_err(kvm("place its identity map"))?;
     vm.set_tss_address(layout::KVM_TSS as usize)
@@ -217,7 +218,7 @@ fn create_irqchip(vm: &VmFd, plan: &MachinePlan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts the ACPI tables and the kernel into guest memory.
+/// Writes the ACPI tables and the kernel to guest memory.
 fn load_kernel(
     spec: &VmSpec,
     plan: &MachinePlan,
@@ -240,8 +241,8 @@ fn load_kernel(
     Ok(loaded)
 }
 
-/// vCPUs with their CPUID, MSRs and local APIC; the first one also with the boot protocol's registers.
-/// The others wait for INIT and SIPI in the in-kernel local APIC.
+/// Creates the vCPUs with their CPUID, MSRs and local APIC, and the first one with the boot protocol's registers. The
+/// others wait in the in-kernel local APIC for INIT and SIPI.
 fn create_vcpus(
     host: &Kvm,
     vm: &VmFd,
@@ -263,7 +264,7 @@ fn create_vcpus(
         let cpuid = match &mut cpuid {
             Some(cpuid) => cpuid,
             None => {
-                // The frequency is the VM's, but only a vCPU can be asked.
+                // The frequency belongs to the VM, but only a vCPU can be asked.
                 let plan = CpuPlan {
                     cpus: spec.cpus,
                     features: &spec.cpu_features,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Why a machine can't be had.
+//! Why a machine can't be built or run.
 
 use std::io;
 
@@ -11,38 +11,38 @@ use crate::hypercall::para;
 use crate::irq::NoPin;
 use crate::{acpi, boot, cpu, memory};
 
-/// Why a machine can't be built or run. All are failures of the host or of the description.
+/// Why a machine can't be built or run. The cause is the host or the description.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// KVM refused a step of building the machine.
     #[error("KVM can't {step} ({reason}); {}", hint(reason.errno()))]
     Kvm {
-        /// What was asked for.
+        /// The step.
         step: &'static str,
-        /// Its answer.
+        /// KVM's error.
         reason: kvm_ioctls::Error,
     },
-    /// KVM has a lower limit on vCPUs than the machine.
+    /// KVM supports fewer vCPUs than requested.
     #[error("this host's KVM runs {max} vCPUs at most, not {cpus}; ask for fewer with --cpus")]
     TooManyCpus {
-        /// How many were asked for.
+        /// How many were requested.
         cpus: u8,
-        /// How many KVM takes.
+        /// How many KVM supports.
         max: usize,
     },
-    /// Guest memory can't be had.
+    /// Guest memory can't be allocated.
     #[error(transparent)]
     Memory(#[from] memory::Error),
-    /// The devices need more than the machine has.
+    /// The devices need more interrupt lines than the machine has.
     #[error(transparent)]
     Plan(#[from] NoPin),
-    /// The devices can't be had.
+    /// The devices can't be created.
     #[error(transparent)]
     Devices(#[from] devices::Error),
-    /// The vCPUs have nothing to report by.
+    /// The channel for vCPU events can't be created.
     #[error("can't wait for what vCPUs report ({reason}); {}", hint(reason.raw_os_error().unwrap_or(0)))]
     Events {
-        /// What the host said.
+        /// The host's error.
         reason: io::Error,
     },
     /// The ACPI tables can't be written.
@@ -51,41 +51,41 @@ pub enum Error {
     /// The kernel can't be booted.
     #[error(transparent)]
     Boot(#[from] boot::Error),
-    /// The vCPUs can't be what was asked for.
+    /// The CPUID table can't be built.
     #[error(transparent)]
     Cpuid(#[from] cpu::Error),
-    /// The guest's MSRs and hypercalls can't be as was asked for.
+    /// The requested MSR and hypercall handling is not available.
     #[error(transparent)]
     Para(#[from] para::Error),
-    /// KVM rejects one of the MSRs that a vCPU starts with.
+    /// KVM rejects one of the boot MSRs.
     #[error("KVM can't set MSR {index:#x} of a vCPU; use a host kernel whose KVM can")]
     Msr {
         /// Its index.
         index: u32,
     },
-    /// A vCPU can't be made ready for its thread.
+    /// A vCPU can't be prepared for its thread.
     #[error(transparent)]
     VcpuSetUp(vcpu_loop::kvm::Error),
-    /// A vCPU can't be made or controlled.
+    /// A vCPU can't be started or controlled.
     #[error(transparent)]
     Vcpu(#[from] vcpu_loop::Error),
-    /// What KVM keeps for the whole machine can't be saved or restored.
+    /// The VM-wide state in KVM can't be saved or restored.
     #[error(transparent)]
     VmState(#[from] state::Error),
     /// The devices can't be paused or saved.
     #[error(transparent)]
     DeviceSuspend(#[from] SuspendError),
-    /// The devices don't take a saved state.
+    /// The devices reject a saved state.
     #[error(transparent)]
     DeviceState(#[from] RestoreError),
 }
 
-/// Names the step that KVM refused.
+/// Adds the step that KVM refused to its error.
 pub(super) fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
     move |reason| Error::Kvm { step, reason }
 }
 
-/// What helps against a refusal of the host.
+/// What to do about a refusal of the host.
 fn hint(errno: i32) -> &'static str {
     match errno {
         libc::EMFILE | libc::ENFILE => "raise the limit on open files (ulimit -n)",

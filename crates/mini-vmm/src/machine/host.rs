@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The host, as all machines of a run see it.
+//! The host, shared by all machines of a run.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use kvm_ioctls::Kvm;
 
 use crate::hypercall::para::{Probe, probe};
 
-/// The host's KVM, and what is found out about it once: the machine after a reset opens and asks nothing anew. Clones are
-/// the same host.
+/// The host's KVM, and what was probed about it. After a reset the next machine opens and probes nothing again. Clones
+/// are the same host.
 #[derive(Clone)]
 pub struct Host {
     pub(super) kvm: Arc<Kvm>,
-    /// Whether it completes hypercalls.
+    /// Tests whether KVM completes hypercalls.
     pub(super) probe: Probe,
 }
 
 impl Host {
-    /// A host that is not asked anything yet.
+    /// A host that is not probed yet.
     pub fn new(kvm: Kvm) -> Self {
         let kvm = Arc::new(kvm);
         let probe = probe(Arc::clone(&kvm));

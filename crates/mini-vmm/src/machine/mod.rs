@@ -29,7 +29,7 @@ pub use vcpu_state::MachineVcpuState;
 #[cfg(test)]
 pub(crate) use vcpu_state::state_hooks;
 
-/// How long vCPUs may take to obey; a host that is this late has other problems.
+/// How long vCPUs may take to obey. A host this slow has other problems.
 const VCPU_DEADLINE: Duration = Duration::from_secs(10);
 /// A machine whose vCPUs are ready.
 #[derive(Debug)]
@@ -38,27 +38,27 @@ pub struct Machine {
     vcpus: VcpuSet<MachineVcpuState>,
     /// The devices.
     pub devices: DeviceSet,
-    /// Who answers its hypercalls.
+    /// The handlers of its hypercalls.
     pub calls: Arc<Hypercalls>,
     legacy_timer: bool,
-    /// Kept for as long as the vCPUs run; dropped after them.
+    /// Kept while the vCPUs run; dropped after them.
     mapped: MappedVm,
 }
 
 impl Machine {
-    /// Lets devices take input, and the vCPUs enter the guest.
+    /// Lets devices take input and the vCPUs enter the guest.
     ///
     /// # Errors
-    /// A vCPU that does not obey in time.
+    /// A vCPU did not obey in time.
     pub fn start(&self) -> Result<(), Error> {
         self.devices.resume();
         Ok(self.vcpus.resume(VCPU_DEADLINE)?)
     }
 
-    /// Takes the vCPUs out of the guest, with no access pending; then devices take no more input.
+    /// Takes the vCPUs out of the guest with no access pending. Then stops the input of the devices.
     ///
     /// # Errors
-    /// A vCPU or a device that does not obey in time. All go on then, as far as they obey.
+    /// A vCPU or a device did not obey in time. All others run again then.
     pub fn pause(&self) -> Result<(), Error> {
         self.vcpus.pause(VCPU_DEADLINE)?;
         self.devices.pause().map_err(|error| {
@@ -68,38 +68,38 @@ impl Machine {
         })
     }
 
-    /// How often each vCPU left the guest, in order.
+    /// The number of exits of each vCPU, in order.
     pub fn exits(&self) -> Vec<u64> {
         let counters = self.vcpus.ids().filter_map(|id| self.vcpus.exits(id));
         counters.map(|exits| exits.total()).collect()
     }
 
-    /// The states of the vCPUs, which must be paused, in order.
+    /// The states of the vCPUs, in order. They must be paused.
     ///
     /// # Errors
-    /// A vCPU that is not paused, or whose state the host does not give.
+    /// A vCPU is not paused, or the host doesn't return its state.
     pub fn save_vcpus(&self) -> Result<Vec<MachineVcpuState>, Error> {
         Ok(self.vcpus.save(VCPU_DEADLINE)?)
     }
 
-    /// Gives the vCPUs, which must be paused, saved states. Guest memory comes first: registrations for hypercalls are
-    /// checked against it, and written anew into it.
+    /// Restores saved states to the vCPUs, which must be paused. Restore guest memory first: hypercall registrations
+    /// are checked against it and written to it again.
     ///
     /// # Errors
-    /// A vCPU that is not paused, whose state the host does not take, or whose guest calls by another kind of stub
-    /// than this machine's. A vCPU whose state was refused is as it was, others may have theirs; a vCPU that was left
-    /// with half a state does not start.
+    /// A vCPU is not paused, the host rejects its state, or its guest calls with a different kind of stub than this
+    /// machine's. A vCPU whose state was rejected is unchanged; others may already have theirs. A vCPU with a partly
+    /// restored state does not start.
     pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
         Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
     }
 
-    /// The state of all but memory, of a machine that is [paused](Self::pause).
+    /// The state of all but memory. The machine must be [paused](Self::pause).
     ///
-    /// The order: vCPUs come before the interrupt controllers, so that what is on its way from a local APIC's timer is
-    /// in one of the two. kvmclock is last.
+    /// The order: vCPUs before the interrupt controllers, so that an interrupt on its way from a local APIC's timer is
+    /// saved in one of the two. kvmclock is last.
     ///
     /// # Errors
-    /// A vCPU that is not paused, or a state that the host does not give. The machine is as it was.
+    /// A vCPU is not paused, or the host doesn't return a state. The machine is unchanged.
     pub fn save(&self) -> Result<MachineState, Error> {
         Ok(MachineState {
             vcpus: self.save_vcpus()?,
@@ -108,14 +108,14 @@ impl Machine {
         })
     }
 
-    /// Gives the machine, whose vCPUs must be paused, a saved state. Guest memory comes first.
+    /// Restores a saved state to the machine, whose vCPUs must be paused. Restore guest memory first.
     ///
-    /// The order: vCPUs with their local APICs, then the controllers that send to them, then the devices whose lines
-    /// end there and may be raised, then kvmclock.
+    /// The order: vCPUs with their local APICs, then the interrupt controllers that send to them, then the devices,
+    /// which may raise their lines, then kvmclock.
     ///
     /// # Errors
-    /// The state does not fit this machine, or the host does not take it. A machine that was left with half a state is
-    /// of no use any more: build another one.
+    /// The state doesn't fit this machine, or the host rejects it. A machine with a partly restored state is unusable:
+    /// build another one.
     pub fn restore(&self, state: MachineState) -> Result<(), Error> {
         let vm = self.mapped.vm();
         state.vm.check(self.legacy_timer)?;
@@ -133,7 +133,7 @@ impl Machine {
     /// Takes the vCPUs out of the guest and ends their threads.
     ///
     /// # Errors
-    /// A vCPU that does not obey in time.
+    /// A vCPU did not obey in time.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.vcpus.stop(VCPU_DEADLINE)?;
         Ok(())

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The state of a whole machine that is neither a vCPU's nor a device's of ours: what KVM keeps per VM.
+//! The state of a whole machine. Its VM-wide part is what KVM keeps per VM, besides vCPUs and our devices.
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
@@ -19,7 +19,7 @@ use crate::machine::MachineVcpuState;
 pub struct MachineState {
     /// The vCPUs, in order.
     pub vcpus: Vec<MachineVcpuState>,
-    /// What KVM keeps for all of them.
+    /// What KVM keeps per VM.
     pub vm: VmState,
     /// The devices.
     pub devices: Vec<Saved>,
@@ -44,18 +44,18 @@ const CHIPS: [u32; 3] = [
     KVM_IRQCHIP_IOAPIC,
 ];
 
-/// Why the state of a VM can't be saved or restored.
+/// Why VM-wide state can't be saved or restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// KVM refused a call.
     #[error("KVM can't {step} ({reason}); run `mini-vmm check`, and look at the host's kernel log")]
     Kvm {
-        /// What was asked for.
+        /// The step.
         step: &'static str,
-        /// Its answer.
+        /// KVM's error.
         reason: kvm_ioctls::Error,
     },
-    /// The machine and the saved state do not both have the interval timer.
+    /// Only one of machine and saved state has the interval timer.
     #[error(
         "the machine {} an interval timer and its saved state {}: restore it with the --legacy-timer that it was saved \
          with",
@@ -63,28 +63,28 @@ pub enum Error {
         if *in_machine { "does not" } else { "has one" }
     )]
     Timer {
-        /// Whether it is the machine that has it.
+        /// Whether the machine is the one that has it.
         in_machine: bool,
     },
-    /// The state has a chip where another belongs.
+    /// The state has a chip in another one's place.
     #[error(
         "the saved state has interrupt controller {found} in the place of {expected}; it is damaged, take a new one"
     )]
     Chip {
-        /// KVM's number of the chip that belongs there.
+        /// KVM's number of the expected chip.
         expected: u32,
-        /// The one found.
+        /// KVM's number of the chip in the state.
         found: u32,
     },
 }
 
-/// Names the step that KVM refused.
+/// Adds the step that KVM refused to its error.
 fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
     move |reason| Error::Kvm { step, reason }
 }
 
 impl VmState {
-    /// Reads the state. No vCPU runs.
+    /// Reads the state. No vCPU may run.
     ///
     /// # Errors
     /// [`Error::Kvm`] names the call.
@@ -107,7 +107,7 @@ impl VmState {
         })
     }
 
-    /// Checks that the state is of a machine with or without interval timer. Changes nothing.
+    /// Checks that the state fits a machine with or without an interval timer. Changes nothing.
     ///
     /// # Errors
     /// [`Error::Timer`] or [`Error::Chip`].
@@ -130,10 +130,10 @@ impl VmState {
         }
     }
 
-    /// Writes the interrupt controllers and the timer. The local APICs have their state: KVM passes on what is pending
-    /// in the IOAPIC as it is written, and a local APIC that were written later would lose it.
+    /// Writes the interrupt controllers and the timer. Restore the local APICs first: writing the IOAPIC makes KVM
+    /// deliver what is pending in it, and a local APIC restored later would lose that.
     ///
-    /// The timer's period starts anew: KVM keeps no phase of it.
+    /// The timer's period starts again, since KVM doesn't save its phase.
     ///
     /// # Errors
     /// [`Error::Kvm`] names the call.
@@ -148,7 +148,7 @@ impl VmState {
         }
     }
 
-    /// Lets kvmclock go on from where it was saved. Last of all, so that little of the restore's own time is in it.
+    /// Resumes kvmclock from its saved value. Call it last, so that it includes little of the restore's own time.
     ///
     /// # Errors
     /// [`Error::Kvm`] names the call.

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Glue: what a vCPU's accesses reach. The one file that joins the vCPU loop's dispatch to the machine's handlers.
+//! Connects a vCPU's exits to the machine's handlers: bus, MSRs and hypercalls.
 
 use std::sync::Arc;
 
@@ -16,25 +16,25 @@ use crate::hypercall::calls::{Caller, Hypercalls};
 use crate::hypercall::para::{CallRegisters, Gate, Para, VcpuMsrs};
 use crate::outcome::OutcomeLatch;
 
-/// One vCPU's view of the machine: the frozen bus, its own MSRs, hypercalls, and whether the run is over.
+/// One vCPU's view of the machine: the frozen bus, its own MSRs, hypercalls, and the outcome latch.
 #[derive(Debug)]
 pub struct MachineIo<R = SyncRegisters> {
-    /// Its number.
+    /// The vCPU's index.
     pub vcpu: u32,
     /// The devices.
     pub bus: Arc<Bus>,
     /// The MSRs that KVM leaves to user space.
     pub msrs: VcpuMsrs<R>,
-    /// When hypercalls reach the VMM.
+    /// Whether hypercalls reach the VMM.
     pub gate: Arc<Gate<R>>,
-    /// Who answers them.
+    /// The hypercall handlers.
     pub calls: Arc<Hypercalls>,
-    /// Set: the vCPU leaves the guest.
+    /// Once it is set, the vCPU leaves the guest.
     pub latch: OutcomeLatch,
 }
 
 impl MachineIo {
-    /// What the accesses of `vcpu` reach.
+    /// The handlers for the accesses of `vcpu`.
     pub fn new(vcpu: u32, para: &Para, bus: Arc<Bus>, latch: OutcomeLatch) -> Self {
         MachineIo {
             vcpu,
@@ -48,7 +48,7 @@ impl MachineIo {
 }
 
 impl<R: CallRegisters> MachineIo<R> {
-    /// After a device decided that the run is over, no guest instruction runs on this vCPU.
+    /// Stops this vCPU before its next guest instruction, if a device has ended the run.
     fn after(&self, next: Next) -> Next {
         if self.latch.is_set() {
             Next::Pause
@@ -57,13 +57,13 @@ impl<R: CallRegisters> MachineIo<R> {
         }
     }
 
-    /// An answer as the loop wants it. What nobody has is #GP, and the loop counts it.
+    /// Converts an answer for the vCPU loop. An unhandled access is #GP, and the loop counts it.
     pub(crate) fn reply<T>(&self, outcome: Outcome<T>) -> MsrReply<T> {
         let reply = match outcome {
             Outcome::Handled(value) => MsrReply::Value(value),
             Outcome::Stop(value) => MsrReply::Pause(Some(value)),
             Outcome::NotHandled => MsrReply::Unclaimed,
-            // No handler of this machine asks for anything else.
+            // No handler of this machine returns anything else.
             _ => MsrReply::Fault,
         };
         match self.latch.is_set() {
@@ -72,13 +72,13 @@ impl<R: CallRegisters> MachineIo<R> {
         }
     }
 
-    /// Its registration for hypercalls, with no access pending.
+    /// Its registration for hypercalls. No access may be pending.
     pub fn save_para(&mut self) -> ParaMsrState {
         let para = self.msrs.para();
         para.map_or_else(ParaMsrState::default, |para| para.save())
     }
 
-    /// Whether a saved registration can be taken back here. Changes nothing.
+    /// Whether a saved registration can be restored here. Changes nothing.
     ///
     /// # Errors
     /// As [`restore_para`](Self::restore_para).
@@ -87,10 +87,10 @@ impl<R: CallRegisters> MachineIo<R> {
         para.map_or(Ok(()), |para| para.check(state))
     }
 
-    /// Takes a saved registration back. Where guests can't register, it is dropped, with a warning.
+    /// Restores a saved registration. If guests can't register here, it is dropped with a warning.
     ///
     /// # Errors
-    /// The state has a form that isn't known, or its guest's calls can't go this machine's way; then nothing has changed.
+    /// The state has an unknown format, or its guest's calls can't work on this machine. Nothing has changed then.
     pub fn restore_para(&mut self, state: &ParaMsrState) -> Result<Restored, RestoreError> {
         if let Some(para) = self.msrs.para() {
             return para.restore(state);
@@ -107,7 +107,7 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
         self.after(self.bus.pio_read(port, data))
     }
 
-    /// A byte to the hypercall port is a call; anything else there is a write that nobody claims.
+    /// A byte to the hypercall port is a call. Any other write there is unclaimed.
     fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
         if self.gate.is_port(port) && data.len() == 1 && self.gate.port_call(self.vcpu, &self.calls)
         {
@@ -116,8 +116,8 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
         self.after(self.bus.pio_write(port, data))
     }
 
-    /// Never a call: its registers are the string's. KVM reports a string of one element as `out`, so that is
-    /// one, with whatever the registers hold: a guest that does this to its own port gets an answer in RAX.
+    /// Never a call, since the registers belong to the string instruction. KVM reports a string of one element as
+    /// `out`, so that one is a call with whatever is in the registers. The guest then only gets an answer in RAX.
     fn pio_write_string(&mut self, port: u16, element: &[u8]) -> Next {
         self.after(self.bus.pio_write(port, element))
     }
@@ -140,7 +140,7 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
         self.reply(outcome)
     }
 
-    /// Those that KVM was told to forward, by an interface of Xen's; but numbers, registers and answers are ours.
+    /// Hypercalls that KVM forwards through its Xen interface. Numbers, registers and answers are not Xen's.
     fn hypercall(&mut self, call: &mut Hypercall<'_>) -> Next {
         let (HypercallAbi::Xen, Some(cpl)) = (call.abi, call.cpl) else {
             return Next::Unclaimed;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A saved vCPU: KVM's part and ours.
+//! A saved vCPU: KVM's part, and the hypercall registration.
 
 use log::{debug, warn};
 use para_msr::para::{ParaMsrState, Restored};
@@ -12,21 +12,21 @@ use vcpu_loop::{ManagedVcpu, StateHooks, Unchanged};
 use crate::hypercall::para::CallRegisters;
 use crate::machine::MachineIo;
 
-/// The state of one vCPU of a machine. It was taken with nothing pending: a registration is wholly in it or not at
-/// all, and no WRMSR is executed again by who restores it.
+/// The state of one vCPU of a machine. It is saved with nothing pending. So a registration is in it either completely
+/// or not at all, and a restore doesn't execute its WRMSR again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachineVcpuState<S = VcpuState> {
-    /// What KVM has.
+    /// KVM's part.
     pub vcpu: S,
     /// The registration for hypercalls.
     pub para: ParaMsrState,
 }
 
-/// How a machine's vCPU and what it answers itself become one state, and back.
+/// Saves and restores a machine's vCPU, KVM's part and its registration, as one state.
 ///
-/// Guest memory is restored before: the registration is checked against it, and the instructions of a call are written
-/// anew where the saving host had others. A guest whose calls can't go this machine's way is refused before anything
-/// changes; then the vCPU comes first, so that a state that doesn't fit it changes nothing, either.
+/// Restore guest memory first: the registration is checked against it, and the call instructions are rewritten if they
+/// differ on this host. A registration that can't work on this machine is refused before anything changes. Then the
+/// vCPU is restored first, so a state that doesn't fit it changes nothing, either.
 pub fn state_hooks<V, R>() -> StateHooks<V, MachineIo<R>, MachineVcpuState<V::State>>
 where
     V: ManagedVcpu,

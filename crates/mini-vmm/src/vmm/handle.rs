@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A run on a thread of its own, and the handle that controls it.
+//! A run on its own thread, and the handle that controls it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -21,11 +21,11 @@ use crate::sync::lock;
 use crate::vmm::control::{self, Answer, Client, Command, Description, State, door};
 use crate::vmm::supervisor::TerminationSignals;
 
-/// Controls a run from any thread but a vCPU's. Clones control the same one.
+/// Controls a run from any thread except a vCPU's. Clones control the same run.
 ///
-/// Each command waits for its answer: for what was asked before it, and for vCPUs, which have ten seconds to obey; at a
-/// reset also until the next machine is loaded. A device or a hypercall handler must not send one, because the command
-/// would wait for its vCPU. Once the run is over, all commands are answered by [`control::Error::Ended`].
+/// Each command waits for its answer: for commands before it, for vCPUs, which have ten seconds to obey, and during a
+/// reset until the next machine is loaded. A device or a hypercall handler must not send one, because the command would
+/// wait for its vCPU. Once the run is over, all commands get [`control::Error::Ended`].
 ///
 /// Dropping the last handle stops the run and waits for its end.
 #[derive(Clone, Debug)]
@@ -38,18 +38,18 @@ struct Shared {
 }
 
 impl Vmm {
-    /// Builds the machine that `spec` describes, paused: [`Handle::resume`] starts it. It runs on a thread of its own,
-    /// and so does each of its vCPUs. A process can have several.
+    /// Builds the machine that `spec` describes, paused: [`Handle::resume`] starts it. It runs on its own thread, as
+    /// does each of its vCPUs. A process can have several machines.
     ///
-    /// SIGTERM, SIGINT and SIGHUP are left to the caller. The process gets handlers of two real-time signals, which wake
-    /// threads of vCPUs and consoles, and ignores SIGXFSZ.
+    /// The caller keeps control of SIGTERM, SIGINT and SIGHUP. The process gets handlers for two real-time signals,
+    /// which wake threads of vCPUs and consoles, and ignores SIGXFSZ.
     ///
-    /// The time limit of `spec` counts from now on, also while the machine is paused; where it runs out during the
+    /// The time limit of `spec` starts now, and also counts while the machine is paused. If it expires during the
     /// build, the handle is of a run that has ended. Two machines can't share the standard streams: give them different
     /// [consoles](crate::config::SerialSpec).
     ///
     /// # Errors
-    /// `spec` describes no possible machine, or a failure of the host or of the files that it names.
+    /// `spec` describes no possible machine, or the host or a file that it names failed.
     pub fn build(spec: &VmSpec) -> Result<Handle, Error> {
         spec.validate()?;
         super::spare_images(spec)?;
@@ -83,15 +83,15 @@ impl Vmm {
 }
 
 impl Handle {
-    /// Has `command` done. The methods below are shorter.
+    /// Sends `command` and waits for its answer. The methods below are shorter.
     ///
     /// # Errors
-    /// [`control::Error`] says why it was not done.
+    /// [`control::Error`] says why it failed.
     pub fn command(&self, command: Command) -> Result<Answer, control::Error> {
         self.0.client.command(command)
     }
 
-    /// [`Command::Pause`]: no guest code runs afterwards, and nothing is pending.
+    /// [`Command::Pause`]: afterwards no guest code runs, and nothing is pending.
     ///
     /// # Errors
     /// As [`command`](Self::command).
@@ -107,7 +107,7 @@ impl Handle {
         self.command(Command::Resume).map(drop)
     }
 
-    /// [`Command::PowerButton`]. What the guest does about it is its own business.
+    /// [`Command::PowerButton`]. The guest decides what to do about it.
     ///
     /// # Errors
     /// As [`command`](Self::command).
@@ -115,7 +115,7 @@ impl Handle {
         self.command(Command::PowerButton).map(drop)
     }
 
-    /// [`Command::Stop`]: [`wait`](Self::wait) then soon returns.
+    /// [`Command::Stop`]: [`wait`](Self::wait) then returns soon.
     ///
     /// # Errors
     /// As [`command`](Self::command).
@@ -145,7 +145,7 @@ impl Handle {
         }
     }
 
-    /// Waits for the end of the run. All that ask get the same answer.
+    /// Waits for the end of the run. All callers get the same result.
     ///
     /// # Errors
     /// A failure of the host.
@@ -156,7 +156,7 @@ impl Handle {
         }
     }
 
-    /// What a failed vCPU left behind, where [`Outcome::VcpuFailure`] is the end. Waits for the end.
+    /// The report of a failed vCPU, if the outcome is [`Outcome::VcpuFailure`]. Waits for the end.
     pub fn failure(&self) -> Option<&FailureReport> {
         self.ended().as_ref().ok()?.report.as_deref()
     }
@@ -178,7 +178,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // A run that is over can't be stopped, and its thread only joined.
+        // Fails if the run is over; then its thread is only joined.
         let _ = self.client.command(Command::Stop);
         let _ = self.join();
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What ends the loading of images early, a signal or the deadline, and what is said while it takes long.
+//! Stops the loading of images at a signal or a deadline, and logs progress if it takes long.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use crate::console::tell;
 use crate::outcome::Outcome;
 use crate::vmm::supervisor::TerminationSignals;
 
-/// How often signals and the deadline are looked at: a load that is over sooner pays nothing for it.
+/// How often signals and the deadline are checked. A shorter load never checks them.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// When the user is first told how far loading is; then after twice that time, and so on: few lines, however long.
+/// When the first progress line is due. The time doubles with each line, so that they stay few.
 const TELL_AFTER: Duration = Duration::from_secs(2);
 
 /// Watches one load of kernel and initrd.
@@ -40,12 +40,12 @@ impl<'a> LoadWatch<'a> {
         }
     }
 
-    /// What ended the load, if something did.
+    /// The outcome that stopped the load, if any.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.outcome.get()
     }
 
-    /// What is due at `now`: a line for the user, or the end.
+    /// What is due at `now`: a progress line, or the end.
     fn look(&self, now: Instant, step: Step) -> Option<String> {
         if now < self.look_at.get() {
             return None;
@@ -110,7 +110,7 @@ mod tests {
         for (signal, writer) in &mut writers {
             let watch = LoadWatch::new(&signals, None);
             std::io::Write::write_all(writer, &[0]).unwrap();
-            // The time between two looks has not passed yet.
+            // The interval between two checks has not passed yet.
             watch.look(watch.begin, STEP);
             assert_eq!(watch.outcome(), None);
             watch.look(watch.begin + LOOK_EVERY, STEP);

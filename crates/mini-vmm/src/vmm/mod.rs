@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The run: one machine, or after resets several, until there is an outcome. [`run`] is the command line's, on the
-//! caller's thread; [`Vmm::build`] is for programs that control their machines by a [`Handle`].
+//! A run: one machine, or several after resets, until there is an outcome. The command line uses [`run`], on the
+//! caller's thread. Programs that control their machines with a [`Handle`] use [`Vmm::build`].
 
 pub mod control;
 mod handle;
@@ -29,7 +29,7 @@ use crate::{boot, check};
 pub use handle::Handle;
 pub use run::Vmm;
 
-/// Where the host's KVM is.
+/// The host's KVM device.
 pub const KVM: &str = "/dev/kvm";
 
 /// How long a guest has to power off after a signal pressed its power button.
@@ -50,7 +50,7 @@ pub enum Error {
     /// The machine can't be built or controlled.
     #[error(transparent)]
     Machine(#[from] machine::Error),
-    /// The description is not one of a machine.
+    /// The description is not valid.
     #[error(transparent)]
     Spec(#[from] config::Error),
     /// The host has no file descriptors left for signals and events.
@@ -67,12 +67,12 @@ pub enum Error {
     Panicked,
 }
 
-/// Runs the machine that `spec` describes until there is an outcome. What a failed vCPU left behind
-/// is printed on standard error. SIGTERM, SIGINT and SIGHUP press the guest's power button from now on, or end the run
-/// where there is no guest yet, and have no effect of their own for the rest of the process's life.
+/// Runs the machine that `spec` describes until there is an outcome. The report of a failed vCPU is printed on standard
+/// error. From now on SIGTERM, SIGINT and SIGHUP press the guest's power button, or end the run if there is no guest
+/// yet. They lose their default effect for the rest of the process's life.
 ///
 /// # Errors
-/// Failures of the host and of the files that `spec` names: [`Error`] is a sentence that says which.
+/// The host or a file that `spec` names failed; the [`Error`] says which.
 pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
     spare_images(spec)?;
     run_images(
@@ -83,7 +83,7 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
     )
 }
 
-/// Checks that the serial output empties none of the files that `spec` boots from.
+/// Checks that the serial output doesn't overwrite a file that `spec` boots from.
 fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
     let images = [Some(&spec.kernel), spec.initrd.as_ref()];
     console::spare(
@@ -92,9 +92,9 @@ fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
     )
 }
 
-/// As [`run`], from the images that `open_images` opens, with the console that `open_console` opens once they have
-/// turned out to be bootable, and with `grace` for a guest that is told to power off: with none, a signal
-/// ends the run.
+/// Like [`run`], with the images from `open_images`. The console from `open_console` is opened once the images are
+/// known to be bootable. `grace` is the time that a guest has to power off after a signal; if zero, a signal ends the
+/// run.
 ///
 /// # Errors
 /// As [`run`].
@@ -105,7 +105,7 @@ pub fn run_images(
     open_console: impl FnOnce() -> Result<Console, console::Error>,
 ) -> Result<Outcome, Error> {
     let signals = TerminationSignals::install().map_err(Error::Events)?;
-    // Nobody has the outer side yet: what comes from outside is signals.
+    // Nothing uses the client end: only signals control this run.
     let (_client, door) = door().map_err(Error::Events)?;
     let controls = run::Controls {
         signals,
@@ -116,15 +116,15 @@ pub fn run_images(
         Ok((vmm, built)) => vmm.run(built, State::Running)?,
         Err(outcome) => outcome.into(),
     };
-    // The terminal is as it was before anything longer than a line is printed.
+    // The terminal's settings are restored before a long text is printed.
     if let Some(report) = ended.report {
-        // With standard error gone, the exit code still says it.
+        // If standard error is closed, there is still the exit code.
         let _ = write!(io::stderr(), "{}{report}", console::line_start());
     }
     Ok(ended.outcome)
 }
 
-/// How a run ended, and what a failed vCPU left behind.
+/// How a run ended, and the report of a failed vCPU.
 #[derive(Debug)]
 struct Ended {
     outcome: Outcome,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A run: one machine after another, until there is an outcome that ends it.
+//! A run: one machine after another, until an outcome ends it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,10 +21,11 @@ use crate::vmm::control::{Door, Incident, State, occur};
 use crate::vmm::loading::LoadWatch;
 use crate::vmm::supervisor::TerminationSignals;
 
-/// A run, from the description of its machine to its outcome. [`Vmm::build`] makes one with a [`Handle`](super::Handle).
+/// A run, from the machine's description to its outcome. [`Vmm::build`] starts one with a [`Handle`](super::Handle).
 #[derive(Debug)]
 pub struct Vmm {
-    // First: after an error, too, nobody waits for an answer while the console is closed.
+    // First, so that it is dropped first: then no client waits for an answer while the console closes, also after an
+    // error.
     pub(super) door: Door,
     pub(super) spec: VmSpec,
     host: Host,
@@ -36,7 +37,7 @@ pub struct Vmm {
     pub(super) resets: u64,
 }
 
-/// What tells a run what to do.
+/// The inputs that control a run.
 pub(super) struct Controls {
     pub signals: TerminationSignals,
     /// How long a guest has to power off after a signal.
@@ -44,7 +45,7 @@ pub(super) struct Controls {
     pub door: Door,
 }
 
-/// A machine whose vCPUs wait to be let into the guest.
+/// A machine whose vCPUs are ready to run.
 pub(super) struct Built {
     pub machine: Machine,
     pub vcpu_events: VcpuEvents,
@@ -52,7 +53,7 @@ pub(super) struct Built {
 }
 
 impl Vmm {
-    /// Builds the first machine of a run; or says how the run ended before.
+    /// Builds the first machine of a run. Returns the outcome instead if the run ends before.
     pub(super) fn new(
         spec: &VmSpec,
         controls: Controls,
@@ -78,7 +79,7 @@ impl Vmm {
         if let Some(clockless) = loading.clockless(spec) {
             warn!("{clockless}");
         }
-        // Only now: a kernel that can't be booted has emptied no file and left the terminal alone.
+        // Opened only now, so that an unbootable kernel truncates no file and leaves the terminal alone.
         let console = open_console()?;
         let vmm = Vmm {
             door,
@@ -95,7 +96,7 @@ impl Vmm {
         Ok(Ok((vmm, built)))
     }
 
-    /// Runs `built`, and after each reset the next machine.
+    /// Runs `built`, and after each reset a new machine.
     pub(super) fn run(mut self, mut built: Built, mut state: State) -> Result<Ended, Error> {
         let ended = loop {
             let (ended, before) = Session::new(&self, built, state)?.run()?;
@@ -110,7 +111,8 @@ impl Vmm {
                 Err(outcome) => break outcome.into(),
             };
         };
-        // Who asks from now on learns that it is over, however long the console has something to write.
+        // Clients get [`Ended`](super::control::Error::Ended) from now on, even while the console still writes its
+        // output.
         drop(self.door);
         match ended.outcome {
             Outcome::ConsoleQuit | Outcome::Signal(_) | Outcome::Timeout | Outcome::Stopped => {
@@ -121,7 +123,7 @@ impl Vmm {
         Ok(ended)
     }
 
-    /// What an outcome is to the run.
+    /// How an outcome affects the run.
     fn incident(&self, outcome: Outcome) -> Incident {
         match (outcome, self.spec.on_reboot) {
             (Outcome::Reset, OnReboot::Reset) => Incident::Reset,
@@ -129,7 +131,7 @@ impl Vmm {
         }
     }
 
-    /// Loads the images again; or says what ended that.
+    /// Loads the images again. Returns the outcome instead if something stops that.
     fn load(&self) -> Result<Result<Loading, Outcome>, Error> {
         let watch = LoadWatch::new(&self.signals, self.time_out_at);
         match Loading::start(&self.host, &self.spec, &self.images, &watch) {
@@ -161,7 +163,7 @@ mod tests {
     use crate::vmm::control::{Answer, Command, door};
     use crate::vmm::supervisor::tests::signals;
 
-    /// With nobody to resume it, only the signal lets the guest come to its end.
+    /// Nothing resumes it, so only the signal lets the guest run to its end.
     #[test]
     fn a_signal_lets_a_paused_machine_run() {
         let test = "vmm::run::tests::a_signal_lets_a_paused_machine_run";

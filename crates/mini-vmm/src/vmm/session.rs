@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One machine of a run, from its start to its outcome: the control loop.
+//! The control loop of one machine of a run, from its start to its outcome.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,10 +19,10 @@ use crate::outcome::{Outcome, OutcomeLatch};
 use crate::vmm::control::{self, Answer, Command, Description, Response, State, step};
 use crate::vmm::supervisor::Supervisor;
 
-/// A subscriber as the event loop holds it; the loop has one thread.
+/// A subscriber for the event loop, which has one thread.
 type Subscriber = Rc<RefCell<dyn MutEventSubscriber>>;
 
-/// A machine and what its control loop works with.
+/// A machine, and what its control loop uses.
 pub(super) struct Session<'a> {
     run: &'a Vmm,
     machine: Machine,
@@ -30,12 +30,12 @@ pub(super) struct Session<'a> {
     supervisor: Rc<RefCell<Supervisor>>,
     manager: EventManager<Subscriber>,
     report: Rc<RefCell<Option<Box<FailureReport>>>>,
-    /// Whether the vCPUs were let into the guest.
+    /// Whether the vCPUs run the guest.
     is_running: bool,
 }
 
 impl<'a> Session<'a> {
-    /// Gets ready to run a machine in a run that is in `state`.
+    /// Prepares to run a machine in a run with state `state`.
     pub fn new(run: &'a Vmm, built: Built, state: State) -> Result<Self, Error> {
         let Built {
             machine,
@@ -78,7 +78,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Runs the machine until there is an outcome. Returns that, and where the run then stands.
+    /// Runs the machine until there is an outcome. Returns that and the state of the run.
     pub fn run(mut self) -> Result<(Ended, State), Error> {
         if let Some(outcome) = self.overdue() {
             return Ok(self.end(outcome));
@@ -91,7 +91,7 @@ impl<'a> Session<'a> {
             outcome = self.overdue().unwrap_or(outcome);
         }
         if let Err(error) = self.machine.stop() {
-            // The outcome matters more than a thread that the end of the process ends.
+            // The outcome matters more than a thread that ends with the process anyway.
             warn!("{error}");
         }
         let counters = self.machine.calls.counters();
@@ -116,8 +116,8 @@ impl<'a> Session<'a> {
 
     /// Handles commands and events until there is an outcome.
     ///
-    /// A command comes before the start: a guest that resets as soon as it runs would leave no other time for any.
-    /// Events come between two commands, so that a command finds no vCPU that has ended unseen.
+    /// A command comes before the start, since a guest that resets at once would leave no other time for it. Events are
+    /// handled between two commands, so that each command knows which vCPUs have ended.
     fn wait(&mut self) -> Result<Outcome, Error> {
         loop {
             if let Some(outcome) = self.latch.get() {
@@ -130,14 +130,14 @@ impl<'a> Session<'a> {
             let sleep = if has_served { 0 } else { sleep };
             match self.manager.run_with_timeout(sleep) {
                 Ok(_) => {}
-                // A signal handler ran; what it has to say is in its stream.
+                // A signal handler ran; its stream has the signal.
                 Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
                 Err(error) => return Err(Error::EventLoop(error)),
             }
         }
     }
 
-    /// Does one command, if there is one.
+    /// Handles one command, if there is one.
     fn serve(&mut self) -> bool {
         let Some(envelope) = self.run.door.next() else {
             return false;
@@ -151,7 +151,7 @@ impl<'a> Session<'a> {
         true
     }
 
-    /// Does a command, and is in the state `next` then.
+    /// Does a command, then sets the state to `next`.
     fn perform(&mut self, command: Command, next: State) -> Result<Answer, control::Error> {
         let answer = match command {
             Command::Pause | Command::Resume => {
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
         Ok(answer)
     }
 
-    /// Lets the vCPUs into the guest, or takes them out. On an error they are told to go back to what they were.
+    /// Lets the vCPUs into the guest, or takes them out. On an error they are told to return to their previous state.
     fn set_running(&mut self, runs: bool) -> Result<(), machine::Error> {
         if self.is_running == runs {
             return Ok(());
@@ -185,7 +185,7 @@ impl<'a> Session<'a> {
             false => self.machine.pause(),
         };
         drive(runs).inspect_err(|_| {
-            // The first error says more.
+            // The first error is more useful.
             let _ = drive(!runs);
         })?;
         self.is_running = runs;

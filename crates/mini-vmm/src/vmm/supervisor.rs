@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the process is told from outside while a machine runs: signals and deadlines.
+//! Handles signals and deadlines while a machine runs.
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,15 +17,14 @@ use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sys::terminal::is_ignored;
 use crate::vmm::control::{Incident, State, occur};
 
-/// The signals that ask the process to end, as readable streams. The handlers stay for the rest of the process's life.
+/// The termination signals, as readable streams. The handlers stay for the rest of the process's life.
 #[derive(Debug)]
 pub struct TerminationSignals {
     streams: Vec<(i32, UnixStream)>,
 }
 
 impl TerminationSignals {
-    /// Takes SIGTERM, SIGINT and SIGHUP away from their default action. SIGHUP stays ignored where it is: that is what
-    /// nohup asks for.
+    /// Replaces the default action of SIGTERM, SIGINT and SIGHUP. If SIGHUP is ignored, it stays so, as nohup requires.
     ///
     /// # Errors
     /// When the process has no file descriptors left.
@@ -37,7 +36,7 @@ impl TerminationSignals {
         Ok(TerminationSignals { streams })
     }
 
-    /// No signals: whoever has the process takes them.
+    /// No signals: the caller handles them.
     pub fn none() -> Self {
         let streams = Vec::new();
         TerminationSignals { streams }
@@ -55,20 +54,20 @@ impl TerminationSignals {
         })
     }
 
-    /// The signal that `fd` stands for, and how often it came since the last call.
+    /// The signal of `fd`, and how often it arrived since the last call.
     fn take(&self, fd: RawFd) -> Option<(i32, usize)> {
         let (signal, stream) = self.streams.iter().find(|(_, s)| s.as_raw_fd() == fd)?;
         read(stream).map(|count| (*signal, count))
     }
 
-    /// A signal that came since the last call.
+    /// A signal that arrived since the last call.
     pub(crate) fn pending(&self) -> Option<i32> {
         let mut streams = self.streams.iter();
         streams.find_map(|(signal, stream)| read(stream).map(|_| *signal))
     }
 }
 
-/// Reads what has come, and returns how many bytes that was.
+/// Reads the pending bytes and returns their number.
 fn read(mut stream: &UnixStream) -> Option<usize> {
     let count = stream.read(&mut [0; 64]).ok()?;
     (count > 0).then_some(count)
@@ -82,14 +81,13 @@ fn stream_of(signal: i32) -> io::Result<(i32, UnixStream)> {
     Ok((signal, reader))
 }
 
-/// How often a guest is reminded of a power button that it has not noticed, perhaps because it does
-/// not listen yet.
+/// How often the power button is pressed again while the guest has not noticed it. It may not listen yet.
 const REMIND_EVERY: Duration = Duration::from_millis(500);
 
-/// Turns signals and deadlines into the power button and outcomes.
+/// Turns signals and deadlines into power button presses and outcomes.
 ///
-/// The first signal presses the guest's power button; a second one, a reset, or the grace period
-/// without a power-off ends the run with [`Outcome::Signal`]. With no grace at all the first one does.
+/// The first signal presses the guest's power button. A second signal, a reset, or the end of the grace period without
+/// a power-off ends the run with [`Outcome::Signal`]. Without a grace period the first signal does.
 pub struct Supervisor {
     state: State,
     latch: OutcomeLatch,
@@ -98,12 +96,13 @@ pub struct Supervisor {
     grace: Duration,
     stop_at: Option<(Instant, i32)>,
     time_out_at: Option<Instant>,
-    /// How the run was told to end. A reset that came first gives way to it.
+    /// The outcome if a signal or deadline ends the run. It replaces a reset that came first.
     told: Option<Outcome>,
 }
 
 impl Supervisor {
-    /// A supervisor of one machine, in a run that is in `state`; `time_out_at` ends it with [`Outcome::Timeout`].
+    /// A supervisor of one machine, in a run with state `state`. At `time_out_at` it ends the run with
+    /// [`Outcome::Timeout`].
     pub fn new(
         state: State,
         latch: OutcomeLatch,
@@ -124,25 +123,25 @@ impl Supervisor {
         }
     }
 
-    /// Where the run stands.
+    /// The state of the run.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// A command was done, after which the run is in `state`.
+    /// Sets the state of the run after a command.
     pub fn set_state(&mut self, state: State) {
         self.state = state;
     }
 
-    /// Ends the run with `outcome`, unless it has one.
+    /// Ends the run with `outcome`, unless it already has one.
     pub fn end(&mut self, outcome: Outcome) {
         self.state = State::Ended;
         self.told.get_or_insert(outcome);
         self.latch.set(outcome);
     }
 
-    /// Reports the outcome of a deadline that has passed by `now`, and returns how long the event
-    /// loop may sleep until the next one: milliseconds, -1 for no deadline.
+    /// Reports the outcome of a deadline that has passed at `now`. Returns how long the event loop may sleep until the
+    /// next one, in milliseconds, or -1 for no deadline.
     pub fn check_deadlines(&mut self, now: Instant) -> i32 {
         let deadlines = [
             self.stop_at
@@ -161,13 +160,12 @@ impl Supervisor {
             self.use_button(|button| button.remind());
             sleep = sleep.min(REMIND_EVERY);
         }
-        // Rounded up: waking a moment early would spin.
+        // Rounded up, since waking too early would spin.
         i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX)
     }
 
-    /// The outcome that is due before the guest runs (again): the process was told to end, or has run
-    /// out of time. Loading takes a while, and a guest that resets as soon as it starts leaves the
-    /// event loop no time to see either.
+    /// The outcome that is due before the guest runs (again): a termination signal, or the time limit. Loading takes a
+    /// while, and a guest that resets at once leaves the event loop no time to handle either.
     pub fn overdue(&mut self, now: Instant) -> Option<Outcome> {
         if self.told.is_some() {
             return self.told;
@@ -179,7 +177,7 @@ impl Supervisor {
         (self.time_out_at? <= now).then_some(Outcome::Timeout)
     }
 
-    /// Does something with the button. A host that can't raise its interrupt leaves the guest the grace period.
+    /// Acts on the button. If the host can't raise its interrupt, the grace period still runs.
     fn use_button(&self, act: fn(&dyn PowerButton) -> io::Result<()>) {
         if let Some(button) = &self.button
             && let Err(error) = act(&**button)
@@ -188,7 +186,7 @@ impl Supervisor {
         }
     }
 
-    /// What `count` deliveries of `signal` do. Without a grace period each is as good as two.
+    /// Handles `count` deliveries of `signal`. Without a grace period one counts as two.
     fn on_signal(&mut self, signal: i32, count: usize, now: Instant) {
         let is_last = count > 1 || self.grace.is_zero();
         self.state = occur(self.state, Incident::Signal);
@@ -229,13 +227,13 @@ impl std::fmt::Debug for Supervisor {
     }
 }
 
-/// The supervisor as the event loop holds it: shared with the loop itself, which asks for deadlines.
+/// The supervisor as the event loop uses it. It is shared with the control loop, which asks for deadlines.
 impl MutEventSubscriber for Supervisor {
     fn init(&mut self, ops: &mut EventOps) {
         let signals = self.signals.streams.iter().map(|(_, s)| s.as_raw_fd());
         for fd in signals.chain([self.latch.event().as_raw_fd()]) {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
-                // Without them the process could not be stopped: end the run instead.
+                // Without them the process can't be stopped, so end the run instead.
                 warn!("can't wait for signals: {error}");
                 self.latch.set(Outcome::Signal(libc::SIGTERM));
             }
@@ -243,7 +241,7 @@ impl MutEventSubscriber for Supervisor {
     }
 
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
-        // The latch's own event only has to wake the loop, which looks at the latch.
+        // The latch's event only wakes the loop, which then checks the latch.
         if let Some((signal, count)) = self.signals.take(events.fd()) {
             self.on_signal(signal, count, Instant::now());
         }
@@ -257,7 +255,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Counts what is done to it.
+    /// Counts presses and reminders.
     #[derive(Clone, Default)]
     struct CountingButton {
         presses: Arc<AtomicU32>,
@@ -276,7 +274,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// All signals, and what makes as if one had come.
+    /// All signals, and the streams to simulate them.
     pub(crate) fn signals() -> (TerminationSignals, Vec<(i32, UnixStream)>) {
         let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         let pairs = signals.map(|signal| {
@@ -339,7 +337,7 @@ pub(crate) mod tests {
         let (mut supervisor, latch, button) = supervisor(None);
         let now = Instant::now();
         supervisor.on_signal(libc::SIGTERM, 1, now);
-        // Not before it was reminded, twice a second.
+        // Not before the next reminder, twice a second.
         assert_eq!(supervisor.check_deadlines(now), 501);
         let almost = now + Duration::from_millis(4990);
         assert_eq!(supervisor.check_deadlines(almost), 11);

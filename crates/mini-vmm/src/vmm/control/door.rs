@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The queue of commands, and the eventfd that wakes the control loop for them.
+//! The command queue, and the eventfd that wakes the control loop for it.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Answer, Command, Error};
 
-/// A command, and where its answer goes.
+/// A command, and the channel for its answer.
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub(crate) command: Command,
@@ -20,13 +20,13 @@ pub(crate) struct Envelope {
 }
 
 impl Envelope {
-    /// Answers; a client that has gone needs no answer.
+    /// Sends the answer. If the client is gone, it is dropped.
     pub(crate) fn answer(self, answer: Result<Answer, Error>) {
         let _ = self.reply.send(answer);
     }
 }
 
-/// The outer side of the door. Clones lead to the same run.
+/// The client's end of the command queue. Clones belong to the same run.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     queue: Sender<Envelope>,
@@ -34,23 +34,23 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Has the control loop do `command`, and waits for its answer.
+    /// Sends `command` to the control loop, and waits for its answer.
     ///
     /// # Errors
-    /// [`Error`] says why it was not done: [`Error::Ended`] also when the run ends before it comes to the command.
+    /// [`Error`] says why it failed: [`Error::Ended`] also if the run ends before it handles the command.
     pub(crate) fn command(&self, command: Command) -> Result<Answer, Error> {
         let (reply, answer) = channel();
-        // An end of the loop drops the queue, and with it all that asked.
+        // When the loop ends, it drops the queue with all pending commands.
         self.queue
             .send(Envelope { command, reply })
             .map_err(|_| Error::Ended)?;
-        // A full counter wakes the loop as well.
+        // A full counter also wakes the loop.
         let _ = self.wake.write(1);
         answer.recv().map_err(|_| Error::Ended)?
     }
 }
 
-/// The inner side, which the control loop has. Without it all commands are answered by [`Error::Ended`].
+/// The control loop's end of the command queue. Once it is dropped, all commands get [`Error::Ended`].
 #[derive(Debug)]
 pub(crate) struct Door {
     queue: Receiver<Envelope>,
@@ -58,18 +58,18 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// The next command. After one, ask again before sleeping.
+    /// The next command. After `Some`, call it again before sleeping.
     pub(crate) fn next(&self) -> Option<Envelope> {
         self.queue.try_recv().ok()
     }
 
-    /// What wakes an event loop when there are commands.
+    /// The subscriber that wakes an event loop for commands.
     pub(crate) fn bell(&self) -> Bell {
         Bell(Arc::clone(&self.wake))
     }
 }
 
-/// Wakes the event loop that it subscribes to.
+/// Wakes the event loop that it is subscribed to.
 #[derive(Debug)]
 pub(crate) struct Bell(Arc<EventFd>);
 
@@ -80,16 +80,16 @@ impl MutEventSubscriber for Bell {
         }
     }
 
-    /// Cleared before the queue is looked at, so that what comes later wakes again.
+    /// Reads the eventfd before the queue is checked, so that later commands wake the loop again.
     fn process(&mut self, _: Events, _: &mut EventOps) {
         let _ = self.0.read();
     }
 }
 
-/// Both sides of a new door.
+/// Both ends of a new command queue.
 ///
 /// # Errors
-/// The process has no descriptor left.
+/// The process has no file descriptor left.
 pub(crate) fn door() -> io::Result<(Client, Door)> {
     let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (sender, queue) = channel();
@@ -160,7 +160,7 @@ mod tests {
                 "{error:?}"
             );
         }
-        // Nobody asks any more: one late ring at most, then silence.
+        // No command is pending: at most one late wake-up, then none.
         manager.run_with_timeout(0).unwrap();
         assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
     }

@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The one door by which a run is controlled: commands, the state that they lead to, and their answers.
+//! The only way to control a run: commands, the states that they lead to, and their answers.
 //!
-//! A client puts a command into a queue, rings an eventfd, and waits for the answer. The control loop does one command
-//! after another, and waits for vCPUs. So everybody waits in one order, client, control loop, vCPU, and never the other
-//! way: devices and exit handlers only report outcomes, which needs no answer. They must not send commands.
+//! A client puts a command into a queue, writes an eventfd, and waits for the answer. The control loop does one command
+//! at a time, and waits for vCPUs. To avoid deadlocks, waiting goes in one direction only: client, control loop, vCPU.
+//! So devices and exit handlers must not send commands. They report outcomes, which need no answer.
 
 mod door;
 mod state;
@@ -21,19 +21,19 @@ pub(crate) use door::{Client, Door, door};
 pub use state::{Command, State};
 pub(crate) use state::{Incident, Response, occur, step};
 
-/// Why a command was not done.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The run is over.
     #[error("the machine has ended; wait for it to learn how")]
     Ended,
-    /// Not in this state.
+    /// The command is not possible in this state.
     #[error("can't {command} a machine that is {state}; {}", way_out(*state))]
     Refused {
-        /// What was asked for.
+        /// The command.
         command: Command,
-        /// In which state.
+        /// The state of the run.
         state: State,
     },
     /// The machine's devices have no power button.
@@ -44,12 +44,12 @@ pub enum Error {
         "can't reach the guest's power button ({0}); raise the limit on open files (ulimit -n)"
     )]
     PowerButton(io::Error),
-    /// The machine did not do it. It is in the state that it was in.
+    /// The machine failed to do it. The state is unchanged.
     #[error(transparent)]
     Machine(#[from] machine::Error),
 }
 
-/// What helps where a command is refused.
+/// The next step for a refused command.
 fn way_out(state: State) -> &'static str {
     match state {
         State::Running => "pause it first",
@@ -58,7 +58,7 @@ fn way_out(state: State) -> &'static str {
 }
 
 impl Error {
-    /// The answer to a command that [`step`] refuses in `state`.
+    /// The error for a command that [`step`] refuses in `state`.
     pub(crate) fn refused(command: Command, state: State) -> Self {
         match state {
             State::Ended => Error::Ended,
@@ -67,29 +67,29 @@ impl Error {
     }
 }
 
-/// What a command that was done leads to.
+/// The answer to a command that succeeded.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Answer {
-    /// It is done.
+    /// Done, without further data.
     Done,
-    /// To [`Command::Save`].
+    /// The answer to [`Command::Save`].
     Saved(Box<MachineState>),
-    /// To [`Command::Describe`].
+    /// The answer to [`Command::Describe`].
     Described(Box<Description>),
 }
 
-/// What runs, and what was counted.
+/// The machine of a run, its state and its counters.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Description {
-    /// Where the run stands.
+    /// The state of the run.
     pub state: State,
-    /// The machine.
+    /// The machine's description.
     pub spec: VmSpec,
-    /// How often it was reset. The counters below began at 0 each time.
+    /// How often it was reset. The counters below restart from 0 each time.
     pub resets: u64,
-    /// Exits of each vCPU, in order.
+    /// The number of exits of each vCPU, in order.
     pub exits: Vec<u64>,
     /// Hypercalls that reached the VMM.
     pub hypercalls: Counters,

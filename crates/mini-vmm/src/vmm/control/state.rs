@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a run does with a command: a pure function, so that every case can be tested.
+//! How commands change the state of a run: a pure function, so that every case can be tested.
 
 use std::fmt;
 
-/// Where a run stands. A reset makes another machine, and the run goes on.
+/// The state of a run. A reset replaces the machine; the run continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -13,10 +13,10 @@ pub enum State {
     Paused,
     /// The guest runs.
     Running,
-    /// The guest runs, and a signal has told it to power off. It can't be paused any more, because its time is
-    /// limited. A reset or another signal is the end.
+    /// The guest runs, and a signal has asked it to power off. It can't be paused any more, because its time is
+    /// limited. A reset or another signal ends the run.
     PoweringOff,
-    /// The run is over or about to be. How it ended, its [`Outcome`](crate::outcome::Outcome) says.
+    /// The run is over or about to end. Its [`Outcome`](crate::outcome::Outcome) says how.
     Ended,
 }
 
@@ -38,21 +38,21 @@ impl fmt::Display for State {
     }
 }
 
-/// What is asked of a run.
+/// A request to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Command {
-    /// Take the vCPUs out of the guest, with no access pending, then stop the input of the devices.
+    /// Take the vCPUs out of the guest with no access pending, then stop the input of the devices.
     Pause,
     /// Let the guest run.
     Resume,
-    /// Press the guest's power button. A guest that is paused notices once it runs.
+    /// Press the guest's power button. A paused guest notices it after it resumes.
     PowerButton,
     /// End the run with [`Outcome::Stopped`](crate::outcome::Outcome::Stopped), unless it has another outcome already.
     Stop,
-    /// Take the state of all but memory. The guest must be paused.
+    /// Save the state of all but memory. The guest must be paused.
     Save,
-    /// Say what runs, in which state, and what was counted.
+    /// Report the machine, its state and its counters.
     Describe,
 }
 
@@ -69,29 +69,29 @@ impl fmt::Display for Command {
     }
 }
 
-/// What happens to a run without a command.
+/// An event that changes the state of a run without a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Incident {
-    /// The process was told to end.
+    /// The process received a termination signal.
     Signal,
-    /// The guest asked for a reset, and gets it: another machine.
+    /// The guest requested a reset, and gets it: a new machine.
     Reset,
-    /// There is an outcome that ends the run.
+    /// The run has an outcome that ends it.
     End,
 }
 
-/// The answer to a command.
+/// Whether a command is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Response {
-    /// To be done. Where it was done already, it is done again, which changes nothing.
+    /// Do it. Doing it again has no effect.
     Do,
-    /// Not in this state.
+    /// The command is not possible in this state.
     Refused(State),
 }
 
-/// The state after a command, once it is done, and its answer. A refused command changes nothing.
+/// The state after a command succeeded, and whether to do it. A refused command changes nothing.
 pub const fn step(state: State, command: Command) -> (State, Response) {
     use Command::*;
     let next = match (state, command) {
@@ -109,9 +109,9 @@ pub const fn step(state: State, command: Command) -> (State, Response) {
     (next, Response::Do)
 }
 
-/// The state after something that no command asked for.
+/// The state after an incident.
 ///
-/// A signal lets a paused guest run, so that it can power off. A reset leaves a paused guest paused: its next machine
+/// A signal resumes a paused guest, so that it can power off. A reset keeps a paused guest paused: the new machine
 /// waits for [`Command::Resume`].
 pub const fn occur(state: State, incident: Incident) -> State {
     match (state, incident) {
@@ -209,7 +209,7 @@ mod tests {
             prop_assert_eq!(saved, state == State::Paused);
         }
 
-        /// Whatever else happens, a reset included: who paused a guest finds it as it was.
+        /// Whatever else happens, even a reset: a paused guest stays paused.
         #[test]
         fn a_paused_guest_runs_only_by_a_resume_or_a_signal(moves in prop::collection::vec(any_move(), 0..20)) {
             let mut state = State::Paused;
@@ -223,7 +223,7 @@ mod tests {
             }
         }
 
-        /// Two signals are enough, and one where the guest resets: no command in between saves the run.
+        /// Two signals end the run, and so does one if the guest resets, whatever commands come in between.
         #[test]
         fn a_guest_that_is_told_to_power_off_is_not_held_up(
             state in any_state(),
