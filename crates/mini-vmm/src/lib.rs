@@ -3,8 +3,8 @@
 
 //! A small KVM virtual machine monitor that boots stock Linux kernels.
 //!
-//! Data flows one way: a [`config::VmSpec`] becomes a machine, the machine runs until there is an
-//! [`outcome::Outcome`], and the outcome becomes the exit code. `unsafe` has one address: `sys/`.
+//! A [`config::VmSpec`] becomes a machine. The machine runs until there is an [`outcome::Outcome`], which becomes the
+//! exit code. All `unsafe` code is in `sys/`.
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod acpi;
@@ -34,7 +34,7 @@ pub mod vmm;
 
 pub use sys::allocator::share_heap;
 
-/// The README's examples are tests.
+/// Tests the README's examples.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The `mini-vmm` command: arguments, a description, a run, an exit code.
+//! The `mini-vmm` command: parses arguments, runs a machine, returns an exit code.
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 use std::error::Error;
@@ -14,7 +14,7 @@ use mini_vmm::config::file as config_file;
 use mini_vmm::outcome::EXIT_ERROR;
 use mini_vmm::{check, console, demo, logging, start_time, vmm};
 
-/// Where the host's KVM is.
+/// The host's KVM device.
 const KVM: &str = "/dev/kvm";
 
 fn main() -> ExitCode {
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     match execute(command) {
         Ok(code) => code.into(),
         Err(error) => {
-            // With standard error gone, the exit code still says it.
+            // If standard error is closed, there is still the exit code.
             let _ = writeln!(
                 io::stderr(),
                 "{}mini-vmm: error: {}",
@@ -72,7 +72,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
     }
 }
 
-/// Writes to standard output. A reader that has seen enough is no failure.
+/// Writes to standard output. A reader that stops early (EPIPE) is not an error.
 fn print(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {

@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Words of users in messages: on one line, of bounded length, and what they probably meant.
+//! User-supplied words in messages: on one line, of limited length, with suggestions for misspellings.
 
-/// The longest word that a message repeats, in characters.
+/// The most characters of a word in a message.
 const MAX_WORD: usize = 80;
 
-/// `text` with control characters escaped: it can neither break the line nor drive a terminal.
+/// Escapes control characters in `text`, so that it can neither break the line nor control a terminal.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
@@ -18,8 +18,8 @@ pub(crate) fn one_line(text: &str) -> String {
     line
 }
 
-/// `text` in at most `max` characters and the mark for what is left out, which is in its middle: a message's end is
-/// what to do.
+/// Shortens `text` to at most `max` characters plus a mark. The middle is left out, since a message ends with the next
+/// step.
 pub(crate) fn shorten(text: &str, max: usize) -> String {
     let count = text.chars().count();
     if count <= max {
@@ -31,12 +31,12 @@ pub(crate) fn shorten(text: &str, max: usize) -> String {
     head.chain(['…']).chain(tail).collect()
 }
 
-/// A word as messages repeat it.
+/// A word, escaped and shortened for a message.
 pub(crate) fn shown(word: &str) -> String {
     shorten(&one_line(word), MAX_WORD)
 }
 
-/// At most three of `known` that are spelled like `word`, the nearest first.
+/// At most three of `known` with a similar spelling to `word`, the most similar first.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let rated = known.map(|known| {
         let length = word.len().abs_diff(known.len());
@@ -49,8 +49,8 @@ pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> V
     near.into_iter().map(|(.., known)| known).collect()
 }
 
-/// Edits (insert, remove, replace a byte) between two names, where case does not count and `-`, `_` and `.` are the
-/// same; `usize::MAX` for names whose lengths are more than 2 apart.
+/// The edits (insert, remove, replace a byte) between two names. Case is ignored, and `-`, `_` and `.` are equal.
+/// `usize::MAX` if their lengths differ by more than 2.
 fn distance(a: &str, b: &str) -> usize {
     if a.len().abs_diff(b.len()) > 2 {
         return usize::MAX;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The KVM capabilities that mini-vmm uses, and what for.
+//! The KVM capabilities that mini-vmm uses, and their purpose.
 
 use kvm_ioctls::{Cap, Kvm};
 use serde::Serialize;
@@ -11,18 +11,18 @@ use serde::Serialize;
 pub struct Capability {
     /// Its name in the KVM API.
     pub name: &'static str,
-    /// What mini-vmm does with it.
+    /// What mini-vmm uses it for.
     pub purpose: &'static str,
-    /// Whether no machine can do without it.
+    /// Whether every machine needs it.
     pub required: bool,
-    /// What KVM answered: 0 is "no", and some answer with more than a yes.
+    /// KVM's answer: 0 means no. For some capabilities the number says more than yes.
     pub value: i32,
 }
 
-/// A row of [`REQUIRED`] or [`OPTIONAL`]: a capability, its name, what it is for.
+/// A row of [`REQUIRED`] or [`OPTIONAL`]: a capability, its name, its purpose.
 type Row = (Cap, &'static str, &'static str);
 
-/// What every machine needs.
+/// The capabilities that every machine needs.
 const REQUIRED: [Row; 7] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY", "guest memory"),
     (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID", "CPUID of vCPUs"),
@@ -49,7 +49,7 @@ const REQUIRED: [Row; 7] = [
     ),
 ];
 
-/// What is used where it is there.
+/// The capabilities that are used if available.
 const OPTIONAL: [Row; 4] = [
     (
         Cap::TscDeadlineTimer,

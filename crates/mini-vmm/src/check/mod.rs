@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Opens KVM, and says what this host can do with it.
+//! Opens KVM, and reports what this host can do with it.
 
 mod capabilities;
 mod report;
@@ -22,45 +22,45 @@ pub use capabilities::Capability;
 pub use report::{Report, Vcpus, probe};
 pub use routes::{AutoRoute, Routes, VendorRoute};
 
-/// The only version of the KVM API there ever was since it became stable (KVM API section 4.1).
+/// The only version of the KVM API since it became stable (KVM API section 4.1).
 const API_VERSION: i32 = 12;
 
-/// Why KVM can't be used; each with the next step.
+/// Why KVM can't be used, with the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no device.
+    /// The device does not exist.
     #[error("there is no {}; {hint}", path.display())]
     Missing {
         /// The device.
         path: PathBuf,
-        /// What may bring it.
+        /// How to create it.
         hint: Hint,
     },
-    /// The device may not be opened by this user.
+    /// This user may not open the device.
     #[error("no permission to use {}; {hint}", path.display())]
     Permission {
         /// The device.
         path: PathBuf,
-        /// What may give the permission.
+        /// How to get the permission.
         hint: Hint,
     },
-    /// The device is there and nothing serves it, or it is in use by another hypervisor.
+    /// The device exists, but no module serves it, or another hypervisor uses it.
     #[error("{} can't be opened ({source}); {hint}", path.display())]
     Open {
         /// The device.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
-        /// What may help.
+        /// What to try.
         hint: Hint,
     },
-    /// The path holds something else.
+    /// The path is something else.
     #[error("{} is not KVM; use the device /dev/kvm", path.display())]
     NotKvm {
         /// The path.
         path: PathBuf,
     },
-    /// The host's KVM has another API.
+    /// The host's KVM has another API version.
     #[error(
         "{} has KVM API version {version} and {API_VERSION} is needed; use a Linux host kernel of 2.6.22 or later",
         path.display()
@@ -68,17 +68,17 @@ pub enum Error {
     ApiVersion {
         /// The device.
         path: PathBuf,
-        /// The version that it has.
+        /// Its API version.
         version: i32,
     },
-    /// The host's KVM lacks something that every machine needs.
+    /// The host's KVM lacks a capability that every machine needs.
     #[error(
         "this host's KVM lacks {} ({}); use a host kernel that has it, Linux 4.12 or later",
         capability.name,
         capability.purpose
     )]
     Capability {
-        /// What it lacks.
+        /// The missing capability.
         capability: Capability,
     },
 }
@@ -86,17 +86,17 @@ pub enum Error {
 /// The next step after an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// Load the module that serves this CPU.
+    /// Load the KVM module for this CPU.
     LoadModule(Virtualization),
-    /// The CPU shows no virtualization.
+    /// Enable virtualization; the CPU shows none.
     EnableVirtualization,
-    /// Join the group that may use the device.
+    /// Join the group that has access to the device.
     JoinGroup(String),
-    /// Change the device's permissions: no group has any.
+    /// Change the device's permissions, since no group has access.
     ChangeMode(PathBuf),
     /// Stop the other hypervisor.
     StopOther,
-    /// Look at the path.
+    /// Check the path.
     CheckPath,
 }
 
@@ -129,10 +129,10 @@ impl std::fmt::Display for Hint {
     }
 }
 
-/// Opens KVM and makes sure that it has what every machine needs.
+/// Opens KVM and checks that it has what every machine needs.
 ///
 /// # Errors
-/// When there is no KVM at `path`, this user may not use it, or it lacks something; see [`Error`].
+/// When there is no KVM at `path`, this user has no access, or a capability is missing; see [`Error`].
 pub fn open_kvm(path: &Path) -> Result<Kvm, Error> {
     let kvm = open(path)?;
     match capabilities::missing(&kvm) {
@@ -141,7 +141,7 @@ pub fn open_kvm(path: &Path) -> Result<Kvm, Error> {
     }
 }
 
-/// Opens KVM and makes sure that it is KVM.
+/// Opens the path and checks that it is KVM.
 fn open(path: &Path) -> Result<Kvm, Error> {
     let error = |source| open_error(path, source, host::Cpu::here().virtualization);
     let c_path = CString::new(path.as_os_str().as_bytes())
@@ -150,7 +150,7 @@ fn open(path: &Path) -> Result<Kvm, Error> {
         Kvm::new_with_path(c_path).map_err(|e| error(io::Error::from_raw_os_error(e.errno())))?;
     match kvm.get_api_version() {
         API_VERSION => Ok(kvm),
-        // No device but KVM's answers this request with a number of this kind.
+        // No other device answers this request with a number of this kind.
         version if version <= 0 => Err(Error::NotKvm {
             path: path.to_owned(),
         }),
@@ -161,7 +161,7 @@ fn open(path: &Path) -> Result<Kvm, Error> {
     }
 }
 
-/// What a failed open means, and what to do about it.
+/// The meaning of a failed open, with the next step.
 fn open_error(path: &Path, source: io::Error, virtualization: Option<Virtualization>) -> Error {
     let path = path.to_owned();
     let load = virtualization.map_or(Hint::EnableVirtualization, Hint::LoadModule);
@@ -190,7 +190,7 @@ fn open_error(path: &Path, source: io::Error, virtualization: Option<Virtualizat
     }
 }
 
-/// The group to join, where the device's group may read and write.
+/// Suggests the device's group if that group can read and write it.
 fn permission_hint(path: &Path) -> Hint {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     match fs::metadata(path) {

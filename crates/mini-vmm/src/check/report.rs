@@ -19,46 +19,45 @@ use crate::layout;
 use crate::probe::guest::{self, GuestTest};
 use crate::probe::{Cpu, Virtualization};
 
-/// What this host can do, as data. `Display` makes it one screen of text.
+/// What this host can do, as data. `Display` formats it as one screen of text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The device that was looked at.
+    /// The device that was checked.
     pub kvm: PathBuf,
     /// The host's CPU.
     pub cpu: Cpu,
-    /// What keeps KVM from being used at all, and the next step.
+    /// Why KVM can't be used, and the next step.
     pub problem: Option<String>,
     /// KVM's API version.
     pub api_version: Option<i32>,
-    /// The most vCPUs that KVM gives a machine, and how many it recommends.
+    /// The most vCPUs of a machine in KVM, and how many KVM recommends.
     pub vcpus: Option<Vcpus>,
-    /// The capabilities that are used; empty when KVM can't be opened.
+    /// The capabilities that mini-vmm uses. Empty if KVM can't be opened.
     pub capabilities: Vec<Capability>,
-    /// How a tiny guest fared; nothing when KVM can't be used.
+    /// The result of a tiny guest. `None` if KVM can't be used.
     pub guest_test: Option<GuestTest>,
-    /// What KVM lets guests run guests with; they see it with `--nested on`.
+    /// The nested virtualization that KVM offers. Guests see it with `--nested on`.
     pub nested: Option<Virtualization>,
-    /// How hypercalls of guests can travel; nothing when KVM can't be used.
+    /// The routes for guests' hypercalls. `None` if KVM can't be used.
     pub routes: Option<Routes>,
     /// Whether a stock Linux kernel can run here.
     pub stock_kernel: bool,
-    /// Why it can or can't.
+    /// Why, or why not.
     pub reason: String,
 }
 
 /// How many vCPUs a machine may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Vcpus {
-    /// The most (`KVM_CAP_MAX_VCPUS`).
+    /// The maximum (`KVM_CAP_MAX_VCPUS`).
     pub max: i32,
-    /// What KVM recommends (`KVM_CAP_NR_VCPUS`).
+    /// KVM's recommendation (`KVM_CAP_NR_VCPUS`).
     pub recommended: i32,
 }
 
-/// Looks at the KVM at `path` and runs a tiny guest on it. Takes a few milliseconds, or two seconds
-/// when that guest hangs.
+/// Checks the KVM at `path` and runs a tiny guest on it. Takes a few milliseconds, or two seconds if that guest hangs.
 ///
-/// The kick signal of `vcpu-loop`, `SIGRTMIN`, gets a handler that does nothing.
+/// Installs an empty handler for `SIGRTMIN`, the kick signal of `vcpu-loop`.
 pub fn probe(path: &Path) -> Report {
     let mut report = Report::new(path.to_owned(), Cpu::here());
     match open(path) {
@@ -110,7 +109,7 @@ impl Report {
         self.stock_kernel
     }
 
-    /// Draws the conclusion from the rest.
+    /// Sets the conclusion from the other fields.
     fn conclude(&mut self) {
         let emulated = self.cpu.virtualization.is_none();
         self.stock_kernel = self.problem.is_none() && self.guest_test == Some(GuestTest::Passed);
@@ -195,7 +194,7 @@ impl Report {
         format!("{model} ({}), {virtualization}{place}", self.cpu.vendor)
     }
 
-    /// What is there in a few lines of names; what isn't, one line each with what it would do.
+    /// Names the available capabilities in a few lines. Each missing one gets its own line with its purpose.
     fn capability_rows(&self, f: &mut Formatter<'_>) -> fmt::Result {
         for (label, required) in [("Required", true), ("Optional", false)] {
             let of_kind = || {
@@ -326,7 +325,7 @@ mod tests {
             "{}",
             broken.reason
         );
-        // What runs it is fit, whatever the flags say.
+        // A KVM that runs the guest is usable, whatever the CPU flags say.
         assert!(report(None, Some(GuestTest::Passed)).ok());
         assert!(!report(Some(Virtualization::Vmx), None).ok());
         let late = report(None, Some(GuestTest::TimedOut { step: Step::Avx }));

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How hypercalls of guests that register for them can travel on this host.
+//! The routes for hypercalls on this host, for guests that register for them.
 
 use hypercall_patch::{HypercallInsn, Stub, Vendor};
 use kvm_bindings::{KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES};
@@ -12,10 +12,10 @@ use vcpu_loop::kvm::shares_registers;
 
 use crate::hypercall::para::{Probe, forward};
 
-/// The routes of hypercalls, and what each needs.
+/// The hypercall routes, and what each one needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Routes {
-    /// Whether a guest can register at all: KVM leaves MSR 0x87655678 to the VMM.
+    /// Whether a guest can register at all: KVM must leave MSR 0x87655678 to the VMM.
     pub msr_filter: bool,
     /// The route `vendor`.
     pub vendor: VendorRoute,
@@ -23,18 +23,18 @@ pub struct Routes {
     pub forward: bool,
     /// The route `pio`: whether KVM shares registers at an exit.
     pub pio: bool,
-    /// What `auto` takes; nothing where its guests can't register.
+    /// The route that `auto` takes. `None` if its guests can't register.
     pub auto: Option<AutoRoute>,
 }
 
 /// The route on which KVM answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VendorRoute {
-    /// The instruction of the CPU that guests see; nothing if its vendor is unknown.
+    /// The instruction of the guests' CPU. `None` if its vendor is unknown.
     pub instruction: Option<&'static str>,
-    /// Whether KVM completed it when a tiny guest executed it.
+    /// Whether KVM completed the instruction in a tiny guest.
     pub completes: bool,
-    /// Why not.
+    /// If not, why.
     pub reason: Option<String>,
 }
 
@@ -42,16 +42,16 @@ pub struct VendorRoute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AutoRoute {
-    /// By the vendor's instruction.
+    /// The vendor's instruction.
     Vendor,
-    /// By port I/O.
+    /// Port I/O.
     Pio,
 }
 
 impl Routes {
-    /// Asks KVM, and has `probe` try the vendor's instruction.
+    /// Asks KVM, and tests the vendor's instruction with `probe`.
     pub(super) fn ask(kvm: &Kvm, probe: &Probe) -> Self {
-        // Their answers are a plain yes.
+        // These capabilities answer with a plain yes.
         let offers = |capability: u32| kvm.check_extension_raw(u64::from(capability)) == 1;
         let facts = Facts {
             msr_filter: offers(KVM_CAP_X86_USER_SPACE_MSR) && offers(KVM_CAP_X86_MSR_FILTER),
@@ -102,7 +102,7 @@ impl Routes {
     }
 }
 
-/// What KVM says it has.
+/// What KVM reports.
 #[derive(Clone, Copy, Debug)]
 struct Facts {
     msr_filter: bool,
@@ -127,7 +127,7 @@ impl Facts {
                 }
             }
         };
-        // Which of both it is shows when a guest registers, so a machine with auto wants both.
+        // The choice between the two is made when a guest registers, so a machine with auto needs both.
         let auto = match (self.msr_filter && self.pio, vendor.completes) {
             (false, _) => None,
             (true, true) => Some(AutoRoute::Vendor),
@@ -143,7 +143,7 @@ impl Facts {
     }
 }
 
-/// The vendor of the CPU that guests see.
+/// The vendor of the guests' CPU.
 fn vendor(kvm: &Kvm) -> Result<Vendor, String> {
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
     let cpuid = cpuid.map_err(|error| format!("KVM does not say its CPUID ({error})"))?;
@@ -206,7 +206,7 @@ pub(super) mod tests {
         assert_eq!(no_filter.conclude(Ok(Vendor::Intel), &proved()).auto, None);
         let no_pio = Facts { pio: false, ..ALL };
         assert_eq!(no_pio.conclude(Ok(Vendor::Intel), &doubtful()).auto, None);
-        // As `Para::new` has it: auto leaves the MSR out, the route by name works.
+        // As in `Para::new`: auto doesn't filter the MSR, but the explicit route works.
         let vendor = no_pio.conclude(Ok(Vendor::Intel), &proved());
         assert_eq!((vendor.auto, vendor.vendor.completes), (None, true));
         let rows = format!("{:?}", vendor.rows());

@@ -5,7 +5,7 @@ use std::env;
 
 use super::*;
 
-/// What [`open_kvm`] says of `path`, which is no usable KVM.
+/// The error of [`open_kvm`] for `path`, which is no usable KVM.
 fn refusal(path: &Path) -> Error {
     match open_kvm(path) {
         Ok(_) => panic!("{} is KVM", path.display()),
@@ -133,7 +133,7 @@ fn report_of_no_kvm_has_the_reason() {
     assert!(report.to_string().contains("no: there is no "), "{report}");
 }
 
-/// Whether the host's KVM can be used; says so when it can't.
+/// The host's KVM. Prints a SKIP line if it can't be used.
 pub(crate) fn host_kvm(test: &str) -> Option<Kvm> {
     let no_kvm = env::var_os("MINI_VMM_NO_KVM").is_some_and(|value| value == "1");
     let reason = match open_kvm(Path::new("/dev/kvm")) {
@@ -141,7 +141,7 @@ pub(crate) fn host_kvm(test: &str) -> Option<Kvm> {
         Ok(kvm) => return Some(kvm),
         Err(error) => error.to_string(),
     };
-    // One write, as tests run side by side.
+    // One write, since tests run in parallel.
     let line = format!("SKIP: {test}: {reason}\n");
     eprint!("{line}");
     None
@@ -161,7 +161,7 @@ fn kvm_agrees_with_the_guest_test() {
             .iter()
             .all(|c| !c.required || c.value > 0)
     );
-    // Hardware runs the guest to its end. A software KVM may, or fails for a reason that we know.
+    // With hardware virtualization the guest passes. A software KVM may fail for a known reason.
     match report.guest_test.as_ref().unwrap() {
         GuestTest::Passed => assert!(report.ok()),
         GuestTest::NotRun { error } => panic!("{error}"),

@@ -11,7 +11,7 @@ pub const HELP: &str = "Ctrl-A x  quit the virtual machine
 Ctrl-A a  send Ctrl-A to the guest (so does a second Ctrl-A)
 Ctrl-A h  show this help";
 
-/// What a sequence asks for.
+/// The request of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// End the virtual machine.
@@ -20,15 +20,15 @@ pub enum Command {
     Help,
 }
 
-/// The state between two keys: whether the last one was Ctrl-A.
+/// The state between two keys: whether the last key was Ctrl-A.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Escape {
     pending: bool,
 }
 
 impl Escape {
-    /// Takes one typed byte. Bytes for the guest are appended to `guest`: everything but the
-    /// sequences; a Ctrl-A before any other key goes to the guest together with that key.
+    /// Handles one typed byte. Appends bytes for the guest to `guest`: everything except the sequences. A Ctrl-A before
+    /// any other key goes to the guest together with that key.
     pub fn feed(&mut self, byte: u8, guest: &mut Vec<u8>) -> Option<Command> {
         if !self.pending {
             self.pending = byte == ESCAPE;
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(run(b"\x01"), (vec![], vec![]));
     }
 
-    /// What the machine should do, over the whole input at once.
+    /// A reference implementation that sees the whole input at once.
     fn model(input: &[u8]) -> (Vec<u8>, Vec<Command>) {
         match input {
             [] | [ESCAPE] => (vec![], vec![]),

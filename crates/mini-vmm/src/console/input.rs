@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Console input: from the thread that reads it, through a bounded queue, to the serial device.
+//! Console input: from its reader thread through a bounded queue to the serial device.
 //!
-//! The control loop feeds the device, not the devices' thread: most machines have no device with events, so that thread
-//! would cost each of them something at its start, and the control loop has little else to do.
+//! The control loop feeds the device, not the devices' thread. Most machines have no device with events, and so no such
+//! thread. Starting one would cost time, and the control loop has little else to do.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,24 +22,23 @@ use vmm_sys_util::timerfd::TimerFd;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sync::{Stop, Wake, lock, readable};
 
-/// Bytes read ahead of the guest, where the source can wait.
+/// The most bytes read ahead of the guest, if the source can wait.
 pub(super) const READ_AHEAD: usize = 4096;
-/// Bytes typed ahead of the guest. A terminal is read on even when nobody takes its input, for
-/// the escape sequence must work while a guest hangs; what is beyond this is lost.
+/// The most bytes typed ahead of the guest. A terminal is read even if the guest takes no input, so that the escape
+/// sequence works while a guest hangs. Further input is lost.
 const TYPE_AHEAD: usize = 1 << 20;
-/// Bytes handed to the device at once; its FIFO has room for 64.
+/// The most bytes passed to the device at once. Its FIFO holds 64.
 const BATCH: usize = 64;
-/// How long a guest that has read what there was has for itself before more comes. Without it an interrupt handler
-/// would find the next bytes before it leaves, and nothing else of a guest with one CPU would run: what the handler
-/// reads then overflows the guest's own buffers.
+/// The pause after the guest has read all input, before it gets more. Otherwise its interrupt handler would find the
+/// next bytes before it returns, and a guest with one CPU could run nothing else. Its own buffers would then overflow.
 const GAP: Duration = Duration::from_millis(1);
 
-/// Something that takes console input: a serial device.
+/// A consumer of console input: a serial device.
 pub trait InputTarget: Send + Sync {
-    /// Takes as much of `bytes` as there is room for, and returns how much that is.
+    /// Takes as many of `bytes` as fit, and returns how many.
     fn enqueue(&self, bytes: &[u8]) -> usize;
 
-    /// Becomes readable when there is room again after [`enqueue`](Self::enqueue) took less than all.
+    /// Becomes readable when there is space again, after [`enqueue`](Self::enqueue) took less than all.
     fn input_room(&self) -> &EventFd;
 }
 
@@ -47,17 +46,17 @@ pub trait InputTarget: Send + Sync {
 struct State {
     bytes: VecDeque<u8>,
     quit: bool,
-    /// Whether the reader thread waits for room.
+    /// Whether the reader thread waits for space.
     reader_waits: bool,
 }
 
-/// Input between its reader thread and the event loop.
+/// The queue between the reader thread and the event loop.
 #[derive(Debug)]
 pub(super) struct InputQueue {
     state: Mutex<State>,
-    /// For the reader thread: there is room.
+    /// Wakes the reader thread: there is space.
     room: Wake,
-    /// For the event loop: there is input.
+    /// Wakes the event loop: there is input.
     event: Wake,
 }
 
@@ -74,10 +73,10 @@ impl InputQueue {
         lock(&self.state)
     }
 
-    /// Bytes that there is room for. After 0, [`room_event`](Self::room_event) tells when there is some.
+    /// Free space in bytes. After 0, [`room_event`](Self::room_event) becomes readable when there is some.
     pub(super) fn room(&self) -> usize {
         let mut state = self.lock();
-        // An event from before says nothing about now.
+        // Drops an old event, which may no longer be true.
         self.room.clear();
         let room = READ_AHEAD.saturating_sub(state.bytes.len());
         state.reader_waits = room == 0;
@@ -88,12 +87,12 @@ impl InputQueue {
         &self.room
     }
 
-    /// Appends `bytes`, at most as many as there was [`room`](Self::room) for.
+    /// Appends `bytes`; at most as many as [`room`](Self::room) returned.
     pub(super) fn push(&self, bytes: &[u8]) {
         self.append(bytes, READ_AHEAD);
     }
 
-    /// Appends typed `bytes`; what does not fit is lost.
+    /// Appends typed `bytes`. What doesn't fit is lost.
     pub(super) fn push_typed(&self, bytes: &[u8]) {
         self.append(bytes, TYPE_AHEAD);
     }
@@ -105,7 +104,7 @@ impl InputQueue {
         self.event.signal();
     }
 
-    /// Reads what `fd` has, as fast as the guest takes it, until it ends or `stop`.
+    /// Reads `fd` at the guest's pace until its end or `stop`.
     pub(super) fn fill_from(&self, fd: &impl AsFd, stop: &Stop) -> Result<(), Errno> {
         let mut buffer = [0; READ_AHEAD];
         while !stop.is_requested() {
@@ -128,13 +127,13 @@ impl InputQueue {
         Ok(())
     }
 
-    /// The user typed the escape sequence.
+    /// Reports that the user typed the escape sequence.
     pub(super) fn quit(&self) {
         self.lock().quit = true;
         self.event.signal();
     }
 
-    /// Moves input to `target` until one has none or the other no room.
+    /// Moves input to `target` until the queue is empty or the target full.
     pub(super) fn pump(&self, target: &dyn InputTarget) {
         loop {
             let mut batch = [0; BATCH];
@@ -158,12 +157,12 @@ impl InputQueue {
     }
 }
 
-/// Feeds one machine's serial device from the console, as a subscriber of its event loop.
+/// Feeds the console's input to one machine's serial device, as a subscriber of the event loop.
 pub struct ConsoleInput {
     queue: Arc<InputQueue>,
     target: Arc<dyn InputTarget>,
     outcome: OutcomeLatch,
-    /// Made when the first input had to wait.
+    /// Created when input has to wait for the first time.
     timer: Option<TimerFd>,
     in_gap: bool,
 }
@@ -183,7 +182,7 @@ impl ConsoleInput {
         }
     }
 
-    /// Begins the gap; without a timer there is none.
+    /// Starts the pause. Without a timer there is none.
     fn begin_gap(&mut self, ops: &mut EventOps) {
         if self.timer.is_none() {
             let watched = |timer: &TimerFd| ops.add(Events::new(timer, EventSet::IN)).is_ok();
@@ -195,7 +194,7 @@ impl ConsoleInput {
 
     fn end_gap(&mut self) {
         if let Some(timer) = &mut self.timer {
-            // It has expired, so this does not wait.
+            // The timer has expired, so this doesn't block.
             let _ = timer.wait();
         }
         self.in_gap = false;
@@ -222,12 +221,12 @@ impl MutEventSubscriber for ConsoleInput {
                 log::error!("the console takes no input, its event can't be watched: {error}");
             }
         }
-        // What was typed before this machine started.
+        // Serves what was typed before this machine started.
         self.serve();
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        // Cleared before the queue is looked at, so that what comes later wakes again.
+        // Cleared before the queue is checked, so that later input wakes the loop again.
         if events.fd() == self.queue.event.as_raw_fd() {
             self.queue.event.clear();
         } else if events.fd() == self.target.input_room().as_raw_fd() {
@@ -285,7 +284,7 @@ mod tests {
         manager.add_subscriber(Arc::new(Mutex::new(input)))
     }
 
-    /// Pushes as a reader thread does.
+    /// Pushes bytes as a reader thread does.
     fn push_all(queue: &InputQueue, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(queue.room().min(bytes.len()));
@@ -298,14 +297,14 @@ mod tests {
         }
     }
 
-    /// Reads as a guest does: while data is ready.
+    /// Reads as a guest does, while data is ready.
     /// The receive buffer.
     const DATA: Place = Place {
         window: 0,
         offset: 0,
     };
 
-    /// What waits in the device.
+    /// The bytes in the device.
     fn received(device: &SerialDevice<Vec<u8>>) -> Vec<serde_json::Value> {
         let saved = device.save().unwrap().unwrap();
         saved.state["in_buffer"].as_array().unwrap().clone()

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Where the guest's output leaves the cursor: a line of ours starts at the left margin, also after a line that the
-//! guest did not finish on the same terminal, file or pipe.
+//! Tracks the cursor after the guest's output. A line of ours starts at the left margin, even if the guest did not end
+//! its last line on the same terminal, file or pipe.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,12 +11,12 @@ use rustix::stdio;
 
 use super::terminal::line_end;
 
-/// Where the cursor of standard output is, if that is standard error, too.
+/// The cursor of standard output. Tracked only if standard error goes to the same place.
 static CURSOR: AtomicU8 = AtomicU8::new(0);
 
-/// Something stands on the cursor's line.
+/// The cursor's line is not empty.
 const WITHIN_LINE: u8 = 1 << 0;
-/// There was no carriage return since.
+/// There was no carriage return since the last character.
 const RIGHT_OF_MARGIN: u8 = 1 << 1;
 
 /// Whether standard output and standard error go to the same place.
@@ -27,7 +27,7 @@ pub(super) fn is_shared() -> bool {
     }
 }
 
-/// Takes note of what is about to be written to standard output.
+/// Tracks bytes that are about to be written to standard output.
 pub(super) fn note(bytes: &[u8]) {
     CURSOR.store(
         cursor_after(CURSOR.load(Ordering::Relaxed), bytes),
@@ -43,8 +43,8 @@ fn cursor_after(cursor: u8, bytes: &[u8]) -> u8 {
     })
 }
 
-/// What brings the cursor to the left margin before a line on standard error. The line must follow, and end by
-/// [`line_end`].
+/// The characters that bring the cursor to the left margin before a line on standard error. That line must follow, and
+/// end with [`line_end`].
 pub fn line_start() -> &'static str {
     to_margin(CURSOR.swap(0, Ordering::Relaxed), line_end())
 }
@@ -53,7 +53,7 @@ fn to_margin(cursor: u8, line_end: &'static str) -> &'static str {
     if cursor & WITHIN_LINE != 0 {
         line_end
     } else if cursor & RIGHT_OF_MARGIN != 0 && line_end.starts_with('\r') {
-        // A raw terminal does not return at a line feed.
+        // On a raw terminal a line feed doesn't return to the first column.
         "\r"
     } else {
         ""
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn only_an_unfinished_line_is_ended() {
-        // What the guest wrote, and what follows on a cooked terminal (or in a file) and on a raw one.
+        // The guest's output, and the characters that follow on a cooked terminal (or in a file) and on a raw one.
         for (written, cooked, raw) in [
             ("", "", ""),
             ("login: ", "\n", "\r\n"),

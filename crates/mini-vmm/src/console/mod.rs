@@ -1,19 +1,19 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Where COM1 goes: nowhere, the standard streams, a file, a pseudo-terminal or a Unix socket.
+//! The destination of COM1: nothing, the standard streams, a file, a pseudo-terminal or a Unix socket.
 //!
-//! A [`Console`] lives as long as the process and outlives machines: each machine's serial device
-//! writes to [`Console::output`] and is fed through [`Console::attach_input`].
+//! A [`Console`] lives as long as the process, across machines. Each machine's serial device writes to
+//! [`Console::output`] and gets input through [`Console::attach_input`].
 //!
 //! ```text
 //! vCPU -> SerialDevice -> ConsoleOutput (bounded queue) -> thread "console-out" -> write(2)
 //! read(2) -> thread "console-in" -> bounded queue -> ConsoleInput (event loop) -> SerialDevice
 //! ```
 //!
-//! vCPUs never wait: output beyond 1 MiB that its reader is too slow for is dropped, oldest first,
-//! with a note in the stream. Input waits for the guest. At the end what is queued is written for
-//! as long as that makes progress, 10 seconds at most.
+//! vCPUs never wait. If the reader is too slow, output beyond 1 MiB is dropped, oldest first, with a note in the
+//! stream. Input waits for the guest. At the end, queued output is written while that makes progress, for at most 10
+//! seconds.
 
 mod escape;
 mod input;
@@ -47,7 +47,7 @@ use crate::outcome::OutcomeLatch;
 use crate::sync::Worker;
 use crate::sys;
 
-/// Why a console could not be opened.
+/// Why a console can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The output file can't be opened.
@@ -55,39 +55,39 @@ pub enum Error {
     File {
         /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
-    /// The output file is a FIFO, and nobody reads it.
+    /// The output file is a FIFO without a reader.
     #[error("{}: nobody reads this FIFO; start its reader first", .0.display())]
     NoReader(PathBuf),
     /// The output file is a socket.
     #[error("{}: this is a socket, which is no place for a file; say `--serial socket=PATH` or choose another path", .0.display())]
     IsSocket(PathBuf),
-    /// The output file is one that the machine is made from.
+    /// The output file is an input of the machine.
     #[error("{}: the serial output would overwrite this file, which the machine is made from; choose another path", .0.display())]
     OwnInput(PathBuf),
-    /// The socket can't be made.
+    /// The socket can't be created.
     #[error("{}: the console socket can't be made: {source}; choose another path", path.display())]
     Socket {
         /// The socket's path.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
-    /// Something else than a socket is at the socket's path.
+    /// Something other than a socket is at the socket's path.
     #[error("{}: this is no socket and is left alone; remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
     /// Another process uses the socket.
     #[error("{}: another process listens on this socket; end it or choose another path", .0.display())]
     SocketInUse(PathBuf),
-    /// No pseudo-terminal could be made.
+    /// A pseudo-terminal can't be created.
     #[error("no pseudo-terminal could be made: {0}; is /dev/pts mounted?")]
     Pty(io::Error),
     /// The terminal on standard input can't be set up.
     #[error("the terminal on standard input can't be set up: {0}; try `--serial file=PATH`")]
     Terminal(io::Error),
-    /// A thread or a file descriptor is missing.
+    /// A thread can't be started, or no file descriptor is left.
     #[error("the console can't start: {0}; raise the limits on threads and open files")]
     Start(io::Error),
 }
@@ -95,7 +95,7 @@ pub enum Error {
 /// The console: opened once, closed when dropped.
 #[derive(Debug, Default)]
 pub struct Console {
-    // Dropped in this order: no more input, then the last output, then the terminal as it was.
+    // Dropped in this order: stop input, write the remaining output, restore the terminal.
     reader: Option<Worker>,
     input: Option<Arc<InputQueue>>,
     output: Option<ConsoleOutput>,
@@ -106,13 +106,13 @@ pub struct Console {
 }
 
 impl Console {
-    /// Opens what `spec` says. A terminal on standard input goes to raw mode; the name of a
-    /// pseudo-terminal is printed on standard error; a file is created, or emptied if it exists.
+    /// Opens the console that `spec` describes. A terminal on standard input is set to raw mode. The name of a
+    /// pseudo-terminal is printed on standard error. A file is created, or truncated if it exists.
     ///
-    /// Call it after the signals that the process handles itself are blocked or have their handlers.
+    /// Call it after the signals that the process handles are blocked or have their handlers.
     ///
     /// # Errors
-    /// Each sentence of [`Error`] says what could not be opened.
+    /// [`Error`] says what can't be opened.
     pub fn open(spec: &SerialSpec) -> Result<Console, Error> {
         sys::terminal::ignore_file_size_signal();
         match spec {
@@ -124,10 +124,11 @@ impl Console {
         }
     }
 
-    /// A console that writes to standard output, whole lines in the end, and reads nothing: the terminal stays as it is.
+    /// A console that writes to standard output, ends with a complete line, and reads nothing. The terminal's settings
+    /// stay.
     ///
     /// # Errors
-    /// [`Error::Start`] when a thread or a file descriptor can't be had.
+    /// [`Error::Start`] when a thread can't be started, or no file descriptor is left.
     pub fn standard_output() -> Result<Console, Error> {
         sys::terminal::ignore_file_size_signal();
         let mut console = Console::default();
@@ -135,14 +136,14 @@ impl Console {
         Ok(console)
     }
 
-    /// Where a serial device writes to; `None` if there is to be no serial device.
+    /// Where a serial device writes to. `None` if there is no serial device.
     pub fn output(&self) -> Option<ConsoleOutput> {
         self.output.clone()
     }
 
-    /// What feeds the console's input to the serial device of a machine, as a subscriber of its event
-    /// loop, and reports [`crate::outcome::Outcome::ConsoleQuit`]; `None` if this console has no
-    /// input. For the next machine: remove the old subscriber, attach anew.
+    /// Creates the subscriber that feeds the console's input to a machine's serial device, and reports
+    /// [`crate::outcome::Outcome::ConsoleQuit`]. `None` if this console has no input. For the next machine, remove the
+    /// old subscriber and attach again.
     pub fn attach_input(
         &self,
         target: Arc<dyn InputTarget>,
@@ -152,17 +153,16 @@ impl Console {
         Some(ConsoleInput::new(queue, target, outcome))
     }
 
-    /// The pseudo-terminal that programs attach to, if that is what this console is.
+    /// The path of the pseudo-terminal, if the console is one.
     pub fn pty_path(&self) -> Option<&Path> {
         self.pty.as_deref()
     }
 
-    /// Ends the console as dropping it does: what is queued is written for as long as that makes
-    /// progress, 10 seconds at most, the terminal is given back, the socket's file is removed.
+    /// Closes the console, as dropping it does. Queued output is written while that makes progress, for at most 10
+    /// seconds. The terminal is restored, and the socket's file removed.
     pub fn close(self) {}
 
-    /// As [`close`](Self::close), for somebody who wants the end now: what is not written within
-    /// 200 milliseconds is lost.
+    /// Like [`close`](Self::close), but quick: what is not written within 200 milliseconds is lost.
     pub fn close_soon(mut self) {
         self.reader = None;
         if let Some(writer) = &mut self.writer {
@@ -180,7 +180,7 @@ impl Console {
     }
 
     fn file(path: &Path) -> Result<Console, Error> {
-        // Without O_NONBLOCK the open of a FIFO would wait for its reader.
+        // Without O_NONBLOCK, opening a FIFO would wait for its reader.
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -189,7 +189,7 @@ impl Console {
             .open(path);
         let file = file.map_err(|source| not_opened(path, source))?;
         let mut console = Console::default();
-        // That it does not block is no harm: the writer waits when it is full.
+        // Non-blocking is fine: the writer waits when it is full.
         console.write_to(Output::start(FdSink(file.into())).map_err(Error::Start)?);
         Ok(console)
     }
@@ -251,11 +251,10 @@ impl Console {
     }
 }
 
-/// Checks that a console which writes to a file empties none of `inputs`, the files that a machine is made from.
-/// Opens nothing.
+/// Checks that a console does not write to one of `inputs`, the files that a machine is made from. Opens nothing.
 ///
 /// # Errors
-/// [`Error::OwnInput`] names the file that is both.
+/// [`Error::OwnInput`] names that file.
 pub fn spare<'a>(
     spec: &SerialSpec,
     inputs: impl IntoIterator<Item = &'a Path>,
@@ -263,7 +262,7 @@ pub fn spare<'a>(
     let SerialSpec::File(output) = spec else {
         return Ok(());
     };
-    // A file that is not there yet is nobody's input.
+    // A file that doesn't exist yet is no input.
     let Ok(output) = fs::metadata(output) else {
         return Ok(());
     };
@@ -282,7 +281,7 @@ pub fn spare<'a>(
 /// Why the output file at `path` can't be opened.
 fn not_opened(path: &Path, source: io::Error) -> Error {
     let path = path.to_owned();
-    // What open(2) says of a FIFO without a reader, it says of sockets and of devices without a driver, too.
+    // open(2) returns the same error for a FIFO without a reader, for sockets, and for devices without a driver.
     let is_enxio = source.raw_os_error() == Some(libc::ENXIO);
     match fs::metadata(&path).map(|metadata| metadata.file_type()) {
         Ok(kind) if is_enxio && kind.is_fifo() => Error::NoReader(path),
@@ -291,7 +290,7 @@ fn not_opened(path: &Path, source: io::Error) -> Error {
     }
 }
 
-/// Prints a line for the user; a closed standard error is no reason to stop.
+/// Prints a line for the user. Ignores a closed standard error.
 pub(crate) fn tell(line: &str) {
     let _ = write!(
         io::stderr(),

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Console output: a bounded queue that vCPUs fill without ever waiting, and a thread that writes it.
+//! Console output: a bounded queue that vCPUs fill without waiting, and a thread that writes it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,42 +15,41 @@ use rustix::io::Errno;
 
 use crate::sync::{Stop, Worker, lock, unpoisoned};
 
-/// Output that waits for its reader, in bytes, at most. Beyond it the oldest is dropped: what is newest
-/// explains a crash.
+/// The most bytes of output that wait for the reader. Then the oldest is dropped, since the newest explains a crash.
 const CAPACITY: usize = 1 << 20;
-/// One write, in bytes, at most: what a pipe takes as a whole (PIPE_BUF), so progress is seen soon.
+/// The most bytes of one write. A pipe takes this many at once (PIPE_BUF), so progress shows soon.
 const CHUNK: usize = 4096;
-/// How long the first byte waits for more, so that a guest that writes byte by byte does not cost a
-/// thread switch and a system call for each.
+/// How long the first byte waits for more. Otherwise each byte of a guest that writes single bytes would cost a thread
+/// switch and a system call.
 const LINGER: Duration = Duration::from_millis(1);
-/// How long the end waits for the last output to be written.
+/// How long to wait at the end for the last output to be written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drain {
-    /// Without progress, at most.
+    /// The most time without progress.
     idle: Duration,
-    /// In all, at most: a reader that takes a few bytes now and then makes progress for hours.
+    /// The most time in total: a slow reader could make progress for hours.
     total: Duration,
 }
 
 impl Drain {
-    /// After a guest that came to its own end.
+    /// After the guest ended by itself.
     pub(super) const PATIENT: Drain = Drain {
         idle: Duration::from_secs(2),
         total: Duration::from_secs(10),
     };
-    /// After somebody asked for the end.
+    /// After a request to end.
     pub(super) const SOON: Drain = Drain {
         idle: Duration::from_millis(200),
         total: Duration::from_millis(200),
     };
 }
 
-/// Where the writer thread writes to; blocking.
+/// Where the writer thread writes to. Blocking.
 pub(super) trait Sink: Send {
     /// Writes some of `bytes`, at least one.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Called after the last write: waits, briefly and until `stop`, for what would be lost with the sink.
+    /// Called after the last write. Waits briefly, at most until `stop`, so that the sink's close loses nothing.
     fn finish(&mut self, _stop: &Stop) {}
 }
 
@@ -61,7 +60,7 @@ pub(super) struct FdSink(pub(super) OwnedFd);
 impl Sink for FdSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match rustix::io::write(&self.0, bytes) {
-            // Someone else made our standard output non-blocking: wait as if it were not.
+            // Another process made our standard output non-blocking: wait for space.
             Err(Errno::AGAIN) => {
                 poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None)?;
                 Err(io::ErrorKind::Interrupted.into())
@@ -71,7 +70,7 @@ impl Sink for FdSink {
     }
 }
 
-/// Appends `bytes`. Of all that is there then, only the newest `capacity` bytes are kept; how many are not.
+/// Appends `bytes`, then keeps only the newest `capacity` bytes. Returns how many were dropped.
 pub(super) fn append_newest(queue: &mut VecDeque<u8>, bytes: &[u8], capacity: usize) -> usize {
     let kept = &bytes[bytes.len().saturating_sub(capacity)..];
     let excess = (queue.len() + kept.len()).saturating_sub(capacity);
@@ -83,24 +82,24 @@ pub(super) fn append_newest(queue: &mut VecDeque<u8>, bytes: &[u8], capacity: us
 #[derive(Debug, Default)]
 struct Queue {
     bytes: VecDeque<u8>,
-    /// Bytes dropped since the last note about it.
+    /// Bytes dropped since the last note.
     dropped: u64,
-    /// Whether the writer sleeps until there is something to do.
+    /// Whether the writer sleeps until there is work.
     writer_waits: bool,
-    /// Bytes written so far: the progress that the end waits for.
+    /// Bytes written so far, to detect progress at the end.
     written: u64,
-    /// No more output comes: write the rest and end.
+    /// No more output comes. The writer writes the rest and ends.
     closing: bool,
-    /// Nothing is written any more: the reader is gone, or the console is closed.
+    /// Nothing is written any more: the reader is gone or the console is closed.
     dead: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// For the writer: there is output, or the end.
+    /// Wakes the writer: there is output, or the end.
     work: Condvar,
-    /// For the end: something was written, or the writer is done.
+    /// Wakes `close`: something was written, or the writer has ended.
     progress: Condvar,
 }
 
@@ -124,7 +123,7 @@ impl Shared {
         self.wake_writer(&mut queue);
     }
 
-    /// Waits for output and moves some of it to `chunk`; false at the end.
+    /// Waits for output and moves some of it to `chunk`. Returns false at the end.
     fn next(&self, chunk: &mut Vec<u8>) -> bool {
         let mut queue = self.lock();
         while queue.bytes.is_empty() {
@@ -159,7 +158,7 @@ impl Shared {
         }
     }
 
-    /// Discards everything from now on; the bytes lost by it.
+    /// Discards all output from now on. Returns the number of queued bytes that are lost.
     fn kill(&self) -> usize {
         let mut queue = self.lock();
         queue.dead = true;
@@ -168,7 +167,7 @@ impl Shared {
     }
 }
 
-/// Ends the last line, whether the guest does or not: something else is printed next.
+/// Ends an unfinished last line of the guest, since something else is printed next.
 pub(super) struct WholeLines<S> {
     sink: S,
     within_line: bool,
@@ -194,14 +193,14 @@ impl<S: Sink> Sink for WholeLines<S> {
 
     fn finish(&mut self, stop: &Stop) {
         if self.within_line {
-            // A reader who is gone misses nothing.
+            // Fails only if the reader is gone.
             let _ = self.sink.write(b"\n");
         }
         self.sink.finish(stop);
     }
 }
 
-/// The writer thread.
+/// The body of the writer thread.
 fn write_out(shared: &Shared, sink: &mut dyn Sink, stop: &Stop) {
     let mut chunk = Vec::with_capacity(2 * CHUNK);
     while shared.next(&mut chunk) {
@@ -260,8 +259,8 @@ impl Output {
         })
     }
 
-    /// Makes [`close`](Self::close) call `has_reader` first. If it says that nobody reads, `close` does not wait for
-    /// the rest of the output.
+    /// Makes [`close`](Self::close) call `has_reader` first. If it returns false, `close` doesn't wait for the rest of
+    /// the output.
     pub(super) fn with_reader_check(
         mut self,
         has_reader: impl FnOnce() -> bool + Send + 'static,
@@ -275,7 +274,7 @@ impl Output {
         ConsoleOutput(Arc::clone(&self.shared))
     }
 
-    /// Writes what is queued, for as long as `drain` allows, and ends the thread.
+    /// Writes what is queued, as long as `drain` allows, and ends the thread.
     pub(super) fn close(&mut self, drain: Drain) {
         let has_reader = self.has_reader.take().is_none_or(|ask| ask());
         let mut queue = self.shared.lock();
@@ -318,20 +317,20 @@ impl fmt::Debug for Output {
     }
 }
 
-/// Where a serial device writes to. Writing never blocks and never fails: output that its reader is
-/// too slow for, or that has no reader any more, is dropped. Clones share one queue.
+/// Where a serial device writes to. Writing never blocks and never fails. If the reader is too slow or gone, output is
+/// dropped. Clones share one queue.
 #[derive(Clone, Debug)]
 pub struct ConsoleOutput(Arc<Shared>);
 
 impl ConsoleOutput {
-    /// An output that nobody reads.
+    /// An output without a reader.
     pub(crate) fn discard() -> Self {
         let shared = Arc::new(Shared::default());
         shared.kill();
         ConsoleOutput(shared)
     }
 
-    /// Queues `bytes`, and drops the oldest when nobody reads.
+    /// Queues `bytes`. If the queue is full, drops the oldest.
     pub(crate) fn put(&self, bytes: &[u8]) {
         self.0.push(bytes);
     }
@@ -343,7 +342,7 @@ impl Write for ConsoleOutput {
         Ok(bytes.len())
     }
 
-    /// Does nothing: the console's thread writes soon, [`super::Console::close`] at the latest.
+    /// Does nothing: the console's thread writes soon, at the latest in [`super::Console::close`].
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The console on a new pseudo-terminal, to which terminal programs attach by its name.
+//! The console on a new pseudo-terminal, which terminal programs open by its name.
 //!
-//! The side that they open is kept open here as well: so the terminal survives that programs come and go, keeps
-//! what was written in between (as much as the output queue holds), and never reports a hang-up.
+//! This process also keeps the programs' side open. So the terminal survives while no program has it open, keeps the
+//! output of that time (as much as the queue holds), and never hangs up.
 
 use std::ffi::OsString;
 use std::io;
@@ -25,11 +25,11 @@ use super::input::InputQueue;
 use super::output::{FdSink, Output, Sink};
 use crate::sync::{Stop, Worker, look};
 
-/// How long to wait after a hang-up, which should not happen, before looking again.
+/// How long to wait after an unexpected hang-up before trying again.
 const HANG_UP_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often, and at what pace, to look at the end whether everything was read, and how often in a
-/// row nothing must be left.
+/// How often, and at what interval, to check at the end whether everything was read, and how many checks in a row must
+/// find nothing left.
 const FINAL_LOOKS: u32 = 400;
 const EMPTY_LOOKS: u32 = 20;
 const FINAL_PAUSE: Duration = Duration::from_millis(5);
@@ -42,7 +42,7 @@ pub(super) struct Pty {
 }
 
 impl Pty {
-    /// Makes a pseudo-terminal in raw mode.
+    /// Creates a pseudo-terminal in raw mode.
     pub(super) fn open(queue: &Arc<InputQueue>) -> Result<Pty, Error> {
         let (name, ours, user_side) = make().map_err(|errno| Error::Pty(errno.into()))?;
         let start = || {
@@ -65,7 +65,7 @@ impl Pty {
     }
 }
 
-/// A new pseudo-terminal: its name, our side, the side that programs open.
+/// Creates a pseudo-terminal: its name, our side, the side that programs open.
 fn make() -> Result<(PathBuf, OwnedFd, OwnedFd), Errno> {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&ours)?;
@@ -83,7 +83,7 @@ fn make() -> Result<(PathBuf, OwnedFd, OwnedFd), Errno> {
     ))
 }
 
-/// The writer's end.
+/// The sink of the writer thread.
 struct PtySink(FdSink);
 
 impl Sink for PtySink {
@@ -91,13 +91,13 @@ impl Sink for PtySink {
         self.0.write(bytes)
     }
 
-    /// Closing our side discards what the program on the other side has not read yet.
+    /// Waits for the program on the other side, since closing our side discards what it has not read.
     fn finish(&mut self, stop: &Stop) {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let Ok(user_side) = ioctl_tiocgptpeer(&self.0.0, flags) else {
             return;
         };
-        // What is on its way to that side is not counted: nothing there once means little.
+        // Bytes on their way to that side are not counted, so a single empty check proves little.
         let mut empty = 0;
         for _ in 0..FINAL_LOOKS {
             empty = match ioctl_fionread(&user_side) {
@@ -112,14 +112,14 @@ impl Sink for PtySink {
     }
 }
 
-/// Whether a program has the other side open; ours of it must be closed.
+/// Whether a program has the other side open. Our copy of it must be closed.
 fn is_attached(ours: &OwnedFd) -> bool {
     look(ours, PollFlags::OUT).is_some_and(|now| !now.contains(PollFlags::HUP))
 }
 
 fn read_keys(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
     while !stop.is_requested() {
-        // It ends only by a hang-up.
+        // Returns only after a hang-up.
         let _ = queue.fill_from(fd, stop);
         stop.poll([], Some(HANG_UP_PAUSE));
     }
@@ -132,7 +132,7 @@ mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
 
-    /// A pseudo-terminal, unless the system of `test` has none (a minimal initramfs).
+    /// A pseudo-terminal, unless the test system has none (a minimal initramfs).
     fn open(test: &str, queue: &Arc<InputQueue>) -> Option<Pty> {
         match Pty::open(queue) {
             Err(Error::Pty(error)) => {
@@ -177,7 +177,7 @@ mod tests {
         output.write_all(b"in between\n").unwrap();
         let mut terminal = attach(&pty);
         assert_eq!(read_line(&mut terminal), "in between\n");
-        // Raw keys arrive unchanged, nothing is echoed.
+        // Raw keys arrive unchanged, and nothing is echoed.
         while queue.room() != READ_AHEAD - 5 {
             std::thread::yield_now();
         }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The console on a Unix socket: one client at a time, which first gets the latest output.
+//! The console on a Unix socket: one client at a time. A new client first gets the latest output.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -26,15 +26,15 @@ use super::input::{InputQueue, READ_AHEAD};
 use super::output::{Output, Sink, append_newest};
 use crate::sync::{Stop, Worker, lock, look, readable};
 
-/// Output kept for the next client, in bytes.
+/// The most bytes of output kept for the next client.
 const REPLAY: usize = 64 << 10;
-/// How long to wait after a connection could not be accepted.
+/// How long to wait after accepting a connection failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What a poll says of a client that hung up.
+/// What poll reports after a client hung up.
 const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 const BUSY: &[u8] = b"mini-vmm: another client is attached to this console\r\n";
 
-/// A listening socket at a path; the file goes when this is dropped, if it is still ours.
+/// A listening socket at a path. The file is removed on drop, if it is still this socket's.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -42,7 +42,7 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens at `path`, replacing a socket that nobody listens on any more.
+    /// Listens at `path`. Replaces a socket that is no longer in use.
     fn listen(path: &Path) -> Result<(SocketFile, UnixListener), Error> {
         let failed = |source: io::Error| Error::Socket {
             path: path.to_owned(),
@@ -53,7 +53,7 @@ impl SocketFile {
         let listener = stream_socket().map_err(failed)?;
         bind(&listener, &address).map_err(|error| failed(error.into()))?;
         let setup = || {
-            // A console is a login: for the owner only, before anyone can connect.
+            // The console gives access to the guest: restrict it to the owner before anyone can connect.
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
             let metadata = fs::symlink_metadata(path)?;
             listen(&listener, 4)?;
@@ -91,7 +91,7 @@ fn stream_socket() -> io::Result<rustix::fd::OwnedFd> {
     )?)
 }
 
-/// Removes a socket at `path` that nobody listens on; everything else that is there is an error.
+/// Removes a socket at `path` that is not in use. Anything else there is an error.
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Socket {
         path: path.to_owned(),
@@ -108,31 +108,31 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     match connect(&stream_socket().map_err(failed)?, address) {
         Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
         Err(Errno::ACCESS) => Err(failed(Errno::ACCESS.into())),
-        // Connected, its queue is full, or it is of another type: somebody uses it.
+        // It is connectable, its queue is full, or it is of another type: it is in use.
         _ => Err(Error::SocketInUse(path.to_owned())),
     }
 }
 
-/// What the writer thread and the client thread share.
+/// The state shared by the writer thread and the client thread.
 #[derive(Debug, Default)]
 struct Shared {
     history: VecDeque<u8>,
     client: Option<Arc<UnixStream>>,
 }
 
-/// The writer's end: keeps history, and blocks only while a client is attached.
+/// The sink of the writer thread. It keeps history, and blocks only while a client is attached.
 struct ClientSink(Arc<Mutex<Shared>>);
 
 impl Sink for ClientSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut shared = lock(&self.0);
-        // One look decides whether a client gets these bytes now or, by attaching later, as history.
+        // Decided under one lock: a client gets these bytes either now, or as history when it attaches later.
         let Some(client) = shared.client.clone() else {
             shared.remember(bytes);
             return Ok(bytes.len());
         };
         drop(shared);
-        // Without the lock: this may block until the client reads, or is disconnected.
+        // Without the lock, since this may block until the client reads or is disconnected.
         let sent = match send(&*client, bytes, SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => return Err(io::ErrorKind::Interrupted.into()),
             sent => sent,
@@ -144,7 +144,7 @@ impl Sink for ClientSink {
                 Ok(count)
             }
             Err(_) => {
-                // The client is gone; the bytes go to history next.
+                // The client is gone; the bytes then go to the history.
                 shared.detach(&client);
                 Err(io::ErrorKind::Interrupted.into())
             }
@@ -169,8 +169,8 @@ impl Shared {
         let _ = client.shutdown(Shutdown::Both);
     }
 
-    /// Makes `stream` the client after it got the history; refuses it politely if there is one. Of
-    /// the history it gets what its buffer has room for: the default, over 200 KiB, has room for all.
+    /// Sends the history to `stream` and makes it the client. If there already is a client, tells it so and refuses it.
+    /// Of the history it gets what its buffer holds. The default, over 200 KiB, holds all.
     fn attach(&mut self, stream: UnixStream) -> Option<Arc<UnixStream>> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         if self.client.is_some() {
@@ -223,15 +223,15 @@ impl Socket {
     }
 }
 
-/// The attached client, as the thread that reads from it sees it.
+/// The attached client, as the client thread sees it.
 struct Client {
     stream: Arc<UnixStream>,
-    /// Whether there may be more input from it.
+    /// Whether it may send more input.
     sends: bool,
 }
 
 impl Client {
-    /// What to wait for.
+    /// The events to poll for.
     fn watched(&self) -> (BorrowedFd<'_>, PollFlags) {
         let input = if self.sends {
             PollFlags::IN
@@ -246,13 +246,13 @@ impl Client {
     }
 }
 
-/// Accepts clients and reads from the one that is attached, one after the other.
+/// Accepts clients one after the other, and reads from the attached one.
 struct Server {
     listener: UnixListener,
     shared: Arc<Mutex<Shared>>,
     queue: Arc<InputQueue>,
     client: Option<Client>,
-    /// Hung up before the guest had room for all that it sent.
+    /// A client that hung up before all its input fitted into the queue.
     left: Option<Arc<UnixStream>>,
 }
 
@@ -261,14 +261,14 @@ impl Server {
         while !stop.is_requested() {
             let room = self.queue.room();
             if let Some(stream) = self.left.as_ref().filter(|_| room > 0) {
-                // Never waits: after a hang-up there is input, or its end.
+                // Doesn't block: after a hang-up there is input or end of file.
                 if !read_client(stream, &self.queue, room) {
                     self.left = None;
                 }
                 continue;
             }
-            // A client that sent all it had (half-closed) still reads; it is gone on a hang-up. Without
-            // room a hang-up, which can't be masked, would be reported over and over.
+            // A half-closed client still reads; it is gone on a hang-up. If the queue is full, don't poll it: poll
+            // can't mask hang-ups and would return at once each time.
             let client = self.client.as_ref();
             let watched = client.filter(|client| room > 0 || !client.sends);
             let more_room = (room == 0).then_some(self.queue.room_event());
@@ -289,12 +289,12 @@ impl Server {
         }
     }
 
-    /// What the poll said of the client.
+    /// Handles the poll result of the client.
     fn hear(&mut self, happened: PollFlags, room: usize) {
         let queue = &self.queue;
         let gone = self.client.take_if(|now| {
             now.sends = now.sends && read_client(&now.stream, queue, room);
-            // What it sent before the hang-up comes first.
+            // The input before the hang-up comes first.
             !now.sends && happened.intersects(GONE)
         });
         if let Some(gone) = gone {
@@ -302,25 +302,25 @@ impl Server {
         }
     }
 
-    /// Whoever connects now comes after a client that hung up, and finds the console free.
+    /// Accepts the next client. If the old one has hung up, the console is free.
     fn accept(&mut self, stop: &Stop) {
         if let Some(gone) = self.client.take_if(|now| now.has_hung_up()) {
             lock(&self.shared).detach(&gone.stream);
             if gone.sends {
-                // One such rest is kept, the first.
+                // At most one such client is kept, the first.
                 self.left.get_or_insert(gone.stream);
             }
         }
         match self.listener.accept() {
             Ok((stream, _)) => {
-                // Listening does not block, but that is not inherited: the writer wants it so.
+                // The listening socket's non-blocking mode is not inherited, so this blocks, as the writer needs.
                 if let Some(stream) = lock(&self.shared).attach(stream) {
                     let sends = true;
                     self.client = Some(Client { stream, sends });
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Out of file descriptors, most likely: later, not at once again.
+            // Probably out of file descriptors: retry later.
             Err(_) => {
                 stop.poll([], Some(ACCEPT_PAUSE));
             }
@@ -328,7 +328,7 @@ impl Server {
     }
 }
 
-/// Reads what there is room for; false once the client sends no more.
+/// Reads as much as fits. Returns false if the client sends no more.
 fn read_client(stream: &UnixStream, queue: &InputQueue, room: usize) -> bool {
     let mut buffer = [0; READ_AHEAD];
     match recv(stream, &mut buffer[..room], RecvFlags::DONTWAIT) {

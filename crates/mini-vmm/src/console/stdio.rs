@@ -3,9 +3,9 @@
 
 //! The console on standard input and output.
 //!
-//! Both are shared with the parent process, so their flags stay as they are: reads and writes block,
-//! on threads of their own. That also makes every kind of input work the same: terminals, pipes,
-//! sockets, regular files and /dev/null, of which epoll takes only some.
+//! Both are shared with the parent process, so their flags stay. Reads and writes block, on separate threads. That also
+//! works for every kind of input: terminals, pipes, sockets, regular files and /dev/null. epoll supports only some of
+//! them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,11 +21,10 @@ use crate::sync::{Stop, Wake, Worker, readable};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, read};
 use rustix::stdio;
 
-/// How often a process in the background looks whether it was brought to the foreground: not every
-/// shell signals that.
+/// How often a background process checks whether it is in the foreground. Not every shell signals that.
 const BACKGROUND_POLL: Duration = Duration::from_millis(500);
 
-/// A duplicate of a standard stream, above the three; `None` if it is closed.
+/// A duplicate of a standard stream, above descriptor 2. `None` if it is closed.
 fn duplicate(stream: rustix::fd::BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     match fcntl_dupfd_cloexec(stream, 3) {
         Ok(fd) => Ok(Some(fd)),
@@ -34,24 +33,24 @@ fn duplicate(stream: rustix::fd::BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> 
     }
 }
 
-/// Standard output as the guest's output goes there.
+/// Standard output, as the sink of the writer thread.
 pub(super) struct StdoutSink {
     fd: FdSink,
-    /// Whether standard error goes there, too.
+    /// Whether standard error goes to the same place.
     is_shared: bool,
 }
 
 impl Sink for StdoutSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.is_shared {
-            // Before the write: whoever sees the output may cause a line of ours at once.
+            // Before the write, since visible output may at once cause a line of ours.
             margin::note(bytes);
         }
         self.fd.write(bytes)
     }
 }
 
-/// Standard output, unless that is closed.
+/// Standard output. `None` if it is closed.
 pub(super) fn output() -> io::Result<Option<StdoutSink>> {
     let fd = duplicate(stdio::stdout())?;
     Ok(fd.map(|fd| StdoutSink {
@@ -60,7 +59,7 @@ pub(super) fn output() -> io::Result<Option<StdoutSink>> {
     }))
 }
 
-/// The reader of standard input, unless that is closed, and its terminal, if it is one.
+/// The reader of standard input, and its terminal, if it is one. `None` if it is closed.
 pub(super) fn input(
     queue: &Arc<InputQueue>,
 ) -> Result<(Option<Worker>, Option<RawTerminal>), Error> {
@@ -81,7 +80,7 @@ pub(super) fn input(
     Ok((Some(reader), Some(terminal)))
 }
 
-/// Reads a stream to its end, as fast as the guest takes it.
+/// Reads a stream to its end, at the guest's pace.
 fn read_stream(fd: &OwnedFd, queue: &InputQueue, stop: &Stop) {
     if let Err(error) = queue.fill_from(fd, stop) {
         log::warn!("the console's input ended: {error}");
@@ -107,7 +106,7 @@ fn read_terminal(fd: &OwnedFd, queue: &InputQueue, continued: &Wake, stop: &Stop
             continue;
         }
         if !crate::sys::terminal::in_foreground() {
-            // Reading now would stop the process (SIGTTIN).
+            // Reading in the background would stop the process (SIGTTIN).
             foreground = terminal::follow_job_control();
             continue;
         }
@@ -115,7 +114,7 @@ fn read_terminal(fd: &OwnedFd, queue: &InputQueue, continued: &Wake, stop: &Stop
             Ok(0) => return,
             Ok(count) => take_keys(&buffer[..count], &mut escape, queue),
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // Hung up; SIGHUP tells the rest of the process.
+            // Hung up. SIGHUP informs the rest of the process.
             Err(_) => return,
         }
     }

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Raw mode of the terminal on standard input, given back however the process ends.
+//! Raw mode of the terminal on standard input. It is restored however the process ends.
 //!
-//! The terminal is shared with the shell and its other jobs. It is changed only while this process
-//! is in the foreground; in the background the shell owns it, and output goes on without input.
+//! The terminal is shared with the shell and its other jobs. It is changed only while this process is in the
+//! foreground. In the background the shell owns it; output continues, but there is no input.
 
 use std::io::{self, Write};
 use std::panic;
@@ -19,17 +19,16 @@ use super::line_start;
 use crate::sync::Wake;
 use crate::sys::terminal as terminal_signals;
 
-/// The terminal's settings when it was first ours to change; read in signal handlers.
+/// The terminal's settings before the first change. Signal handlers read it.
 static COOKED: OnceLock<Termios> = OnceLock::new();
-/// Whether the terminal has our settings now.
+/// Whether the terminal currently has our settings.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
-/// Whether the terminal is not to be changed any more: the process is about to end.
+/// Whether the terminal must not be changed any more, because the process is about to end.
 static GIVEN_BACK: AtomicBool = AtomicBool::new(false);
-/// Signalled when the process goes on after it was stopped.
+/// Signalled when the process continues after a stop.
 static CONTINUED: OnceLock<Wake> = OnceLock::new();
 
-/// What ends a line on standard error now: on a raw terminal a line feed alone does not return to
-/// the first column.
+/// The line end on standard error: on a raw terminal a line feed alone doesn't return to the first column.
 pub fn line_end() -> &'static str {
     if IS_RAW.load(Ordering::Relaxed) {
         "\r\n"
@@ -43,7 +42,7 @@ pub(super) fn is_terminal() -> bool {
     isatty(stdio::stdin())
 }
 
-/// Gives the terminal back, for good. Called from signal handlers: system calls and atomics only.
+/// Restores the terminal for good. Signal handlers call it, so it uses only system calls and atomics.
 fn give_back() {
     GIVEN_BACK.store(true, Ordering::SeqCst);
     if IS_RAW.swap(false, Ordering::SeqCst) {
@@ -56,27 +55,26 @@ fn restore() {
         return;
     }
     if let Some(cooked) = COOKED.get() {
-        // Now, without draining: a terminal that was stopped with Ctrl-S never drains.
+        // Without draining: a terminal stopped with Ctrl-S never drains.
         let _ = tcsetattr(stdio::stdin(), OptionalActions::Now, cooked);
     }
 }
 
-/// What the handler of SIGCONT does.
+/// Called by the handler of SIGCONT.
 fn note_continued() {
     if let Some(event) = CONTINUED.get() {
         event.signal();
     }
 }
 
-/// The terminal on standard input in raw mode, for as long as this lives.
+/// Keeps the terminal on standard input in raw mode until dropped.
 #[derive(Debug)]
 pub(super) struct RawTerminal {
     continued: &'static Wake,
 }
 
 impl RawTerminal {
-    /// Switches to raw mode if this process is in the foreground, else as soon as it is
-    /// ([`follow_job_control`]).
+    /// Switches to raw mode if this process is in the foreground, else once it is ([`follow_job_control`]).
     pub(super) fn enter() -> io::Result<RawTerminal> {
         let continued = match CONTINUED.get() {
             Some(event) => event,
@@ -89,13 +87,13 @@ impl RawTerminal {
         terminal_signals::watch_signals(give_back, note_continued);
         watch_panics();
         let terminal = RawTerminal { continued };
-        // That it can be read at all; in the background it has the shell's settings.
+        // Checks that it can be read. In the background it has the shell's settings.
         tcgetattr(stdio::stdin())?;
         follow_job_control();
         Ok(terminal)
     }
 
-    /// Readable after the process was stopped and goes on.
+    /// Readable after the process was stopped and continued.
     pub(super) fn continued(&self) -> &'static Wake {
         self.continued
     }
@@ -107,10 +105,10 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Brings the mode in line with who owns the terminal now; whether that is this process.
+/// Sets the mode for the terminal's current owner. Returns whether that is this process.
 pub(super) fn follow_job_control() -> bool {
     if !terminal_signals::in_foreground() {
-        // The shell has set its own mode; there is nothing left to give back.
+        // The shell has set its own mode, so there is nothing to restore.
         IS_RAW.store(false, Ordering::SeqCst);
         return false;
     }
@@ -124,12 +122,12 @@ pub(super) fn follow_job_control() -> bool {
     let mut raw = cooked.clone();
     raw.make_raw();
     without_stopping(|| {
-        // First the flag: a signal in between restores what was not changed yet.
+        // First the flag: a signal in between restores settings that are not changed yet, which is harmless.
         IS_RAW.store(true, Ordering::SeqCst);
         if let Err(error) = tcsetattr(stdio::stdin(), OptionalActions::Now, &raw) {
             log::warn!("the terminal can't be set to raw mode, keys work line by line: {error}");
         }
-        // Another thread panicked meanwhile, and may have restored before the change.
+        // Another thread may have panicked meanwhile and restored the terminal before this change.
         if GIVEN_BACK.load(Ordering::SeqCst) {
             IS_RAW.store(false, Ordering::SeqCst);
             restore();
@@ -138,17 +136,17 @@ pub(super) fn follow_job_control() -> bool {
     true
 }
 
-/// Runs `change` so that it can't stop this process, should it have lost the foreground just now.
+/// Runs `change` so that it can't stop this process, even if it has just lost the foreground.
 fn without_stopping(change: impl FnOnce()) {
     let blocked = block_signal(libc::SIGTTOU).is_ok();
     change();
     if blocked {
-        // The only failure is that it is not blocked.
+        // Fails only if the signal is not blocked.
         let _ = unblock_signal(libc::SIGTTOU);
     }
 }
 
-/// Makes a panic give the terminal back before it prints its message.
+/// Makes a panic restore the terminal before it prints its message.
 fn watch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

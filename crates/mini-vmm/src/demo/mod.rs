@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `mini-vmm demo`: a bare guest registers for hypercalls as guests of 2007 did, and shows it.
+//! `mini-vmm demo`: a bare guest registers for hypercalls like the guests of 2007, and shows the result.
 //!
-//! The guest is a kilobyte of machine code and text in this program, wrapped in an ELF file and run
-//! as any other kernel is: same machine, same routes. It prints the page and the stub before and
-//! after its registration, what a call returns, and how long one takes.
+//! The guest is a kilobyte of machine code and text in this program. It is wrapped in an ELF file and run like any
+//! kernel, on the same machine and routes. It prints the para page and the stub before and after its registration, what
+//! a call returns, and how long a call takes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,39 +19,39 @@ use crate::outcome::Outcome;
 use crate::sys::demo_guest;
 use crate::vmm;
 
-/// The guest's memory with that page.
+/// The guest's memory including its para page, in bytes.
 const SIZE: u32 = 0x3000;
-/// How long it may take; it takes a fifth of a second, and in an emulated machine a few seconds.
+/// The time limit. It takes a fifth of a second, or a few seconds in an emulated machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there was no demonstration.
+/// Why the demonstration failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The guest is no image.
+    /// The guest is not a valid image.
     #[error("the demo's guest can't be loaded ({0}); build mini-vmm again")]
     Guest(#[from] FileError),
     /// The machine can't be built or run.
     #[error(transparent)]
     Run(#[from] vmm::Error),
-    /// The guest is not content.
+    /// The guest reported an error.
     #[error(
         "the demo's guest gave up on route {0}, its last line says why; try another --hypercall"
     )]
     GaveUp(HypercallRoute),
-    /// The guest does not come to its end.
+    /// The guest did not end in time.
     #[error("the demo's guest did not end in time on route {route}; {}", late(.0), route = .0)]
     Stuck(HypercallRoute),
-    /// The guest died: WRMSR faulted, or the stub.
+    /// A vCPU failed: the WRMSR faulted, or the stub did.
     #[error("the demo's guest failed on route {route}; {}", dead(.0), route = .0)]
     Failed(HypercallRoute),
 }
 
-/// Whether calls on `route` are an instruction that a KVM may not complete.
+/// Whether calls on `route` use an instruction that a KVM may not complete.
 fn by_vendor(route: &HypercallRoute) -> bool {
     matches!(route, HypercallRoute::Vendor | HypercallRoute::Forward)
 }
 
-/// What helps a guest that takes too long.
+/// The next step if the guest takes too long.
 fn late(route: &HypercallRoute) -> &'static str {
     match by_vendor(route) {
         true => "this KVM may not complete its calls, try --hypercall pio",
@@ -59,7 +59,7 @@ fn late(route: &HypercallRoute) -> &'static str {
     }
 }
 
-/// What helps a guest that died.
+/// The next step if the guest died.
 fn dead(route: &HypercallRoute) -> &'static str {
     match by_vendor(route) {
         true => "try --hypercall pio",
@@ -67,14 +67,14 @@ fn dead(route: &HypercallRoute) -> &'static str {
     }
 }
 
-/// Runs the guest, which prints on standard output, with its hypercalls on `route`, and returns the exit code: 0, or
-/// that of a signal that ended it.
+/// Runs the guest with its hypercalls on `route`; it prints on standard output. Returns the exit code: 0, or that of a
+/// signal that ended it.
 ///
 /// # Errors
-/// When it can't run here, or did not get what it asked for.
+/// When it can't run on this host, or its registration failed.
 pub fn run(route: HypercallRoute) -> Result<u8, Error> {
     let images = images()?;
-    // This guest knows no power button.
+    // This guest has no power button driver.
     let grace = Duration::ZERO;
     let outcome = vmm::run_images(
         &spec(route),
@@ -91,7 +91,7 @@ pub fn run(route: HypercallRoute) -> Result<u8, Error> {
     }
 }
 
-/// The guest as a kernel.
+/// The guest, wrapped as a kernel.
 pub(crate) fn images() -> Result<Images, FileError> {
     let name = Path::new("demo");
     Ok(Images {
@@ -113,7 +113,7 @@ pub(crate) fn spec(route: HypercallRoute) -> VmSpec {
     }
 }
 
-/// An ELF file whose one segment is `code` and room for the page (System V ABI, "Object Files").
+/// An ELF file with one segment: `code` and space for the para page (System V ABI, "Object Files").
 fn elf(code: &[u8]) -> Vec<u8> {
     const HEADERS: u64 = 64 + 56;
     let load = u64::from(DEMO_GUEST);
@@ -149,7 +149,7 @@ mod tests {
         assert!(code.len() > 500, "{} bytes", code.len());
         assert!(code.len() <= (DEMO_PARA_PAGE - DEMO_GUEST) as usize);
         assert_eq!(DEMO_PARA_PAGE % 4096, 0);
-        // The stub that guests of 2007 had, at an address that a host can replace in one store.
+        // The stub of the guests of 2007, at an address where a host can replace it with one store.
         let stub = [0xb8, 0xda, 0xff, 0xff, 0xff, 0xc3];
         let found: Vec<usize> = code
             .windows(6)

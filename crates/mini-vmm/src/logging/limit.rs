@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A bound on log lines: whatever a guest does and however often it resets, the log grows slowly.
+//! Limits log lines: whatever a guest does and however often it resets, the log grows slowly.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,24 +11,24 @@ use log::{Level, Log, Metadata, Record};
 
 use crate::sync::lock;
 
-/// How long it takes until a line that was used up may be written again.
+/// How long it takes until the budget allows one more line.
 const REFILL: Duration = Duration::from_secs(10);
 
-/// How many lines one place in the code may write at once.
+/// How many lines one place in the code may log at once.
 const fn burst(level: Level) -> u32 {
     match level {
         Level::Error | Level::Warn => 10,
-        // A boot sets a few dozen marks.
+        // A boot logs a few dozen boot marks.
         Level::Info | Level::Debug | Level::Trace => 64,
     }
 }
 
-/// A logger in front of another one, which gives each place in the code that logs a budget: 10 lines of errors and
-/// warnings, 64 of others, and one more every ten seconds. What is over it is counted, and the next line says how
-/// many were left out.
+/// A logger that limits another one. Each place in the code that logs has a budget: 10 lines for errors and warnings,
+/// 64 for other levels, and one more every ten seconds. Lines over budget are counted, and the next line says how many
+/// were left out.
 ///
-/// The budgets live as long as the logger, which is as long as the process: a guest that resets has no new ones. A
-/// flood at one place hides nothing that others say, and costs a lock and a look into a table, but no formatting.
+/// The budgets live as long as the logger, which means as long as the process: a reset of the guest doesn't renew them.
+/// A flood at one place doesn't hide lines from others. It costs a lock and a table lookup per line, but no formatting.
 ///
 /// # Example
 /// ```
@@ -45,11 +45,12 @@ pub struct Limited<L> {
     budgets: Mutex<BTreeMap<Place, Budget>>,
 }
 
-/// A file and a line in it. There are as many as the program has; records that were not made by the macros share one.
+/// A file and a line in it. Their number is limited by the program. Records that were not made by the macros share one
+/// place.
 type Place = (Option<&'static str>, Option<u32>);
 
 impl<L> Limited<L> {
-    /// Passes on to `logger` what is within the budgets, which are all unused.
+    /// Passes lines within the budgets on to `logger`. All budgets start unused.
     pub const fn new(logger: L) -> Self {
         Limited {
             logger,
@@ -108,21 +109,21 @@ impl<L: Log> Log for Limited<L> {
     }
 }
 
-/// A line that may be written.
+/// A line within the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Plain,
-    /// The last one before the budget is used up.
+    /// The last one of the budget.
     Last,
-    /// The first one after so many that were left out.
+    /// The first one after this many that were left out.
     After(u64),
 }
 
-/// What one place may still write.
+/// The budget of one place.
 #[derive(Debug)]
 struct Budget {
     lines: u32,
-    /// From when on refills count.
+    /// The time from which refills count.
     since: Instant,
     left_out: u64,
 }
@@ -150,7 +151,7 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Keeps what it is given of levels up to debug.
+    /// Keeps the records that it gets, up to level debug.
     #[derive(Default)]
     struct Kept(Mutex<Vec<String>>);
 
@@ -168,7 +169,7 @@ mod tests {
     }
 
     impl Limited<Kept> {
-        /// Logs a line of a place at a level.
+        /// Logs one line at the given level and place.
         fn say(&self, level: Level, line: u32, now: Instant) {
             let mut record = Record::builder();
             record
@@ -217,7 +218,7 @@ mod tests {
         }
     }
 
-    /// As a guest that resets a hundred times a second for an hour, and says something each time.
+    /// Like a guest that resets a hundred times a second for an hour, with a log line each time.
     #[test]
     fn an_hour_of_resets_has_a_bounded_log() {
         let (limited, start) = limited();
@@ -248,7 +249,7 @@ mod tests {
             limited.say(Level::Warn, 1, far);
         }
         assert_eq!(limited.kept().len(), 10);
-        // A clock that went back is no refill.
+        // A clock that went backwards refills nothing.
         limited.say(Level::Warn, 1, start);
         assert_eq!(limited.kept(), [] as [&str; 0]);
     }
@@ -262,7 +263,7 @@ mod tests {
         limited.kept();
         limited.say(Level::Warn, 2, start);
         assert_eq!(limited.kept(), ["WARN line 2"]);
-        // Nor do lines that nobody would see.
+        // Nor do lines at a disabled level.
         for _ in 0..100 {
             limited.say(Level::Trace, 3, start);
         }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What is written to standard error: log lines and errors, one line each.
+//! The output on standard error: log lines and errors, one line each.
 
 mod limit;
 
@@ -18,11 +18,11 @@ use crate::text::{one_line, shorten};
 /// The environment variable that selects log lines by module, in env_logger's syntax.
 pub const LOG_VARIABLE: &str = "MINI_VMM_LOG";
 
-/// The longest error that is shown, in characters.
+/// The most characters of an error message.
 const MAX_SENTENCE: usize = 2000;
 
-/// Starts logging to standard error: warnings, and more with each `-v`. The environment variable
-/// [`LOG_VARIABLE`] overrides both. No guest can flood it, see [`Limited`]. A second call does nothing.
+/// Starts logging to standard error: warnings, and more with each `-v`. The environment variable [`LOG_VARIABLE`]
+/// overrides both. A guest can't flood the log, see [`Limited`]. A second call does nothing.
 pub fn init(verbosity: u8) {
     let level = match verbosity {
         0 => LevelFilter::Warn,
@@ -46,7 +46,7 @@ pub fn init(verbosity: u8) {
     }
 }
 
-/// One log line without its newline; details name the module that they come from.
+/// Formats one log line without its newline. Debug and trace lines name their module.
 fn format_record(record: &log::Record<'_>) -> String {
     let text = one_line(&record.args().to_string());
     match record.level() {
@@ -58,8 +58,7 @@ fn format_record(record: &log::Record<'_>) -> String {
     }
 }
 
-/// `error` and what caused it as one line, each part once, joined by colons. Of a line that is too long the middle is
-/// left out.
+/// `error` and its causes as one line, without repetition, joined by colons. If it is too long, its middle is left out.
 ///
 /// # Example
 /// ```

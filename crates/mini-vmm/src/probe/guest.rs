@@ -1,11 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A guest of a few instructions that a stock kernel has in its way as well.
+//! A test guest of a few instructions that a stock kernel also needs.
 //!
-//! A KVM without hardware virtualization runs guest code in an instruction emulator, which knows
-//! the instructions that touch devices and few of the others. /proc/cpuinfo may hint at that; to
-//! run the instructions is to know.
+//! A KVM without hardware virtualization runs guest code in an instruction emulator. That knows the instructions that
+//! access devices, and few others. /proc/cpuinfo may hint at this, but only running the instructions is certain.
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
@@ -29,20 +28,20 @@ use crate::boot::{Protocol, regs};
 use crate::layout::{BOOT_PAGE_TABLES, BOOT_PAGE_TABLES_SIZE};
 use crate::memory::{MappedVm, create_vm};
 
-/// How long the test guest may take; it takes well under a millisecond where it works. With the probe of
-/// hypercalls behind it, a report is there within two seconds.
+/// The test guest's time limit. On a working KVM it takes well under a millisecond. Including the probe of hypercalls,
+/// a report takes at most two seconds.
 const DEADLINE: Duration = Duration::from_millis(1500);
-/// How long its thread may take to leave it.
+/// How long its thread may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Where the test guest's parts lie. Tables and registers are those that Linux starts with.
+/// The addresses of the test guest's parts. Tables and registers are those at Linux's entry point.
 const CODE: u64 = 0x1000;
 const DATA: u64 = 0x2000;
 const MEMORY: u64 = BOOT_PAGE_TABLES + BOOT_PAGE_TABLES_SIZE;
-/// The port where it says how far it came.
+/// The port that it reports its progress to.
 const PORT: u8 = 0x80;
 
-/// The step that the guest is at: it writes the number of each step it has done.
+/// A step of the guest. It writes the number of each step that it has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -50,9 +49,9 @@ pub enum Step {
     LongMode,
     /// `cmpxchg16b`, which the kernel's memory allocators use.
     Cmpxchg16b,
-    /// `xsetbv` and a VEX-encoded instruction, which user space uses where CPUID has AVX.
+    /// `xsetbv` and a VEX-encoded instruction, which user space uses if CPUID has AVX.
     Avx,
-    /// VMCALL or VMMCALL, and KVM's answer to a number that it doesn't know.
+    /// VMCALL or VMMCALL, and KVM's answer to an unknown number.
     Hypercall,
 }
 
@@ -67,22 +66,22 @@ impl Display for Step {
     }
 }
 
-/// How the test guest fared.
+/// The result of the test guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum GuestTest {
-    /// It came to its end.
+    /// It ran to its end.
     Passed,
-    /// KVM gave up at a step.
+    /// KVM failed at a step.
     Failed {
-        /// The step that was not done.
+        /// The step that failed.
         step: Step,
         /// How KVM left the guest.
         exit: String,
     },
-    /// It came to no end.
+    /// It did not end in time.
     TimedOut {
-        /// The step that was not done.
+        /// The step that was not completed.
         step: Step,
     },
     /// The host could not set it up.
@@ -103,19 +102,19 @@ impl Display for GuestTest {
     }
 }
 
-/// Runs the test guest on a thread of its own and waits for it, [`DEADLINE`] at most.
+/// Runs the test guest on its own thread, for at most [`DEADLINE`].
 pub(crate) fn test(kvm: &Kvm) -> GuestTest {
     run(kvm, code, DEADLINE)
 }
 
-/// Whether KVM completes the hypercall instruction `insn` with the answer that it has for an unknown number. It takes
-/// well under a millisecond where it does; where it never returns to the guest, as on a KVM without hardware
-/// virtualization, `deadline` and a little more. Runs on a thread of its own.
+/// Whether KVM completes the hypercall instruction `insn` with its answer to an unknown number. That takes well under a
+/// millisecond. If the call never returns to the guest, as on a KVM without hardware virtualization, it takes
+/// `deadline` and a little more. Runs on its own thread.
 pub(crate) fn test_hypercall(kvm: &Kvm, insn: HypercallInsn, deadline: Duration) -> GuestTest {
     run(kvm, |_| hypercall_code(insn), deadline)
 }
 
-/// A guest's code, and the steps that it has.
+/// A guest's code and its steps.
 type Program = (Vec<u8>, Vec<Step>);
 
 fn run(kvm: &Kvm, code: impl FnOnce(bool) -> Program, deadline: Duration) -> GuestTest {
@@ -125,15 +124,15 @@ fn run(kvm: &Kvm, code: impl FnOnce(bool) -> Program, deadline: Duration) -> Gue
     })
 }
 
-/// What a guest did so far.
+/// The progress of a guest.
 #[derive(Debug, Default)]
 struct Progress {
     steps_done: AtomicUsize,
-    /// The access that none of its steps makes, after which it was stopped.
+    /// An access that is not one of its steps. It stops the guest.
     stray: OnceLock<String>,
 }
 
-/// The guest's only device, and the memory that it needs for as long as its vCPU is there.
+/// The guest's only device. It also keeps the guest's memory alive as long as the vCPU.
 struct Reports {
     progress: Arc<Progress>,
     steps: usize,
@@ -195,7 +194,7 @@ fn run_with_deadline(guest: Guest, deadline: Duration) -> Result<GuestTest, Box<
     vcpus.spawn_with(VcpuBuilder::new(0, vcpu, reports).thread_name("kvm-check"))?;
     let end = Instant::now() + deadline;
     match vcpus.resume(deadline) {
-        // Of a vCPU that starts too late there is no event in time, either.
+        // If the vCPU starts too late, its event doesn't come in time, either.
         Ok(()) | Err(vcpu_loop::Error::Deadline { .. }) => {}
         Err(error) => return Err(error.into()),
     }
@@ -220,7 +219,7 @@ fn run_with_deadline(guest: Guest, deadline: Duration) -> Result<GuestTest, Box<
     Ok(GuestTest::Failed { step, exit })
 }
 
-/// Why a vCPU failed, as part of a sentence: without the words that KVM adds to an internal error.
+/// Why a vCPU failed, as part of a sentence, without KVM's details of an internal error.
 fn in_words(reason: FailureReason) -> String {
     match reason {
         FailureReason::Exit(FatalExit::InternalError { suberror, data, .. }) => {
@@ -236,14 +235,14 @@ fn in_words(reason: FailureReason) -> String {
     }
 }
 
-/// Makes a guest of the code that `code` has for a CPU with or without AVX. It starts in 64-bit mode.
+/// Creates a guest with the code for a CPU with or without AVX. It starts in 64-bit mode.
 fn prepare(kvm: &Kvm, code: impl FnOnce(bool) -> Program) -> Result<Guest, Box<dyn Error>> {
     // CR0: MP, NE. CR4: OSFXSR, OSXMMEXCPT, OSXSAVE. Intel SDM volume 3A, section "Control Registers".
     const CR0: u64 = 1 << 1 | 1 << 5;
     const CR4: u64 = 1 << 9 | 1 << 10;
     const CR4_OSXSAVE: u64 = 1 << 18;
-    // IF, though nothing interrupts this guest: Bochs as a host's host holds the host's own
-    // interrupts back while a guest runs without.
+    // IF is set, although this guest gets no interrupts. Reason: under Bochs, the host's own interrupts are held back
+    // while a guest runs with IF clear.
     const RFLAGS: u64 = 1 << 1 | 1 << 9;
 
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)])?;
@@ -275,7 +274,7 @@ fn prepare(kvm: &Kvm, code: impl FnOnce(bool) -> Program) -> Result<Guest, Box<d
 /// CPUID leaf 1, ECX: XSAVE (bit 26) and AVX (bit 28), Intel SDM volume 2A.
 const AVX_AND_XSAVE: u32 = 1 << 26 | 1 << 28;
 
-/// The guest's code and the steps that it has.
+/// The guest's code and its steps.
 fn code(has_avx: bool) -> Program {
     let mut parts: Vec<(Step, &[u8])> = vec![
         (Step::LongMode, &[]),
@@ -292,7 +291,7 @@ fn code(has_avx: bool) -> Program {
     program(parts)
 }
 
-/// The code that makes a hypercall with a number that is none of KVM's, and looks at the answer.
+/// Code that makes a hypercall with a number that KVM doesn't know, and checks the answer.
 fn hypercall_code(insn: HypercallInsn) -> Program {
     let mut bytes = vec![0xb8]; // mov eax, VMM_HC_NOP
     bytes.extend((VMM_HC_NOP as u32).to_le_bytes());
@@ -303,7 +302,7 @@ fn hypercall_code(insn: HypercallInsn) -> Program {
     program(vec![(Step::LongMode, &[]), (Step::Hypercall, &bytes)])
 }
 
-/// Each part is followed by its report.
+/// Appends to each part the code that reports it.
 fn program(parts: Vec<(Step, &[u8])>) -> Program {
     let mut code = Vec::new();
     for (number, (_, bytes)) in (0u8..).zip(&parts) {
@@ -311,7 +310,7 @@ fn program(parts: Vec<(Step, &[u8])>) -> Program {
         // mov al, number; out PORT, al
         code.extend_from_slice(&[0xb0, number, 0xe6, PORT]);
     }
-    // hlt, should KVM come here
+    // hlt, in case execution continues here
     code.push(0xf4);
     (code, parts.into_iter().map(|(step, _)| step).collect())
 }
@@ -334,7 +333,7 @@ mod tests {
         }
     }
 
-    /// Ends only what hangs: no machine is that slow.
+    /// A generous limit, only to end a hang.
     const SOON: Duration = Duration::from_secs(600);
 
     /// Runs `code`, if this host has a usable KVM.
@@ -351,7 +350,7 @@ mod tests {
             let code = vec![0xb0, 0, 0xe6, PORT, 0xeb, 0xfe];
             (code, vec![Step::LongMode, Step::Cmpxchg16b])
         };
-        // On a busy host the first step takes longer.
+        // On a busy host the first step may take longer.
         for milliseconds in [50, 500, 5_000, 50_000] {
             let deadline = Duration::from_millis(milliseconds);
             match run_on_host(test, deadline, endless) {
@@ -371,7 +370,7 @@ mod tests {
     #[test]
     fn guest_that_does_something_else_has_failed() {
         let test = "probe::guest::tests::guest_that_does_something_else_has_failed";
-        // mov al, 1; out PORT, al: step 0 was left out
+        // mov al, 1; out PORT, al: skips step 0
         let skips = |_: bool| (vec![0xb0, 1, 0xe6, PORT, 0xf4], vec![Step::LongMode]);
         let Some(outcome) = run_on_host(test, SOON, skips) else {
             return;
@@ -408,7 +407,7 @@ mod tests {
     #[test]
     fn an_answer_of_its_own_is_no_kvm() {
         let test = "probe::guest::tests::an_answer_of_its_own_is_no_kvm";
-        // The number, untouched by three NOPs, is not the answer.
+        // After three NOPs RAX still has the number, which is not the answer.
         let ignores = |_: bool| {
             let (mut code, steps) = hypercall_code(HypercallInsn::Vmcall);
             let at = code

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the host's files say about its CPU and groups.
+//! The host's CPU and groups, as its files describe them.
 
 use std::fs;
 use std::io::Read;
@@ -9,10 +9,10 @@ use std::io::Read;
 use kvm_bindings::CpuId;
 use serde::Serialize;
 
-/// More than /proc/cpuinfo says about one CPU, in bytes.
+/// The most bytes read from /proc/cpuinfo: more than it has for one CPU.
 const ONE_CPU: u64 = 16 << 10;
 
-/// The CPU's instructions for running guests.
+/// The CPU's virtualization extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Virtualization {
@@ -31,7 +31,7 @@ impl Virtualization {
         }
     }
 
-    /// What guests may be shown, by the CPUID table that KVM supports: CPUID 1, ECX bit 5 (Intel SDM), or 0x80000001,
+    /// What guests can be offered, by the CPUID table that KVM supports: CPUID 1, ECX bit 5 (Intel SDM), or 0x80000001,
     /// ECX bit 2 (AMD APM).
     pub(crate) fn offered(supported: &CpuId) -> Option<Self> {
         let has = |function, bit: u32| {
@@ -51,23 +51,23 @@ impl Virtualization {
     }
 }
 
-/// The host's CPU, as /proc/cpuinfo has it.
+/// The host's CPU, as described in /proc/cpuinfo.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Cpu {
     /// The vendor string, such as `GenuineIntel`.
     pub vendor: String,
     /// The model's name.
     pub model: String,
-    /// What it has to run guests with; nothing where firmware or another hypervisor hides it.
+    /// Its virtualization extension. `None` if firmware or another hypervisor hides it.
     pub virtualization: Option<Virtualization>,
     /// Whether the host is itself a guest.
     pub is_guest: bool,
 }
 
 impl Cpu {
-    /// The CPU that this process runs on; empty where /proc isn't mounted.
+    /// The first CPU of the host. Empty if /proc isn't mounted.
     pub(crate) fn here() -> Self {
-        // The kernel makes up the text as it is read, and hosts have hundreds of CPUs: only the first counts.
+        // Only the first CPU is read: the kernel generates the text on reading, and hosts have hundreds of CPUs.
         let mut text = Vec::new();
         let file = fs::File::open("/proc/cpuinfo");
         let _ = file.and_then(|file| file.take(ONE_CPU).read_to_end(&mut text));
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(Cpu::parse(text), expected);
         let amd = Cpu::parse("flags : svm svm_lock");
         assert_eq!(amd.virtualization, Some(Virtualization::Svm));
-        // A flag that starts alike is another one.
+        // A flag with the same beginning is a different flag.
         assert_eq!(Cpu::parse("flags : svm_lock vmxfoo").virtualization, None);
         assert_eq!(Cpu::parse(""), Cpu::default());
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the host has, found out by reading and by trying.
+//! Finds out what the host supports, by reading files and by running tests.
 
 pub(crate) mod guest;
 pub(crate) mod host;

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Locks that outlive a panic, and threads that can always be ended.
+//! Locks that ignore poisoning, and threads that can always be stopped.
 //!
-//! A vCPU thread that panics is reported and ends the run. Until then the other threads go on with the state that it
-//! left: a second panic would only hide the first.
+//! A vCPU thread that panics is reported and ends the run. Until then the other threads continue with the state that it
+//! left. A second panic would only hide the first.
 
 mod wake;
 mod worker;
@@ -19,7 +19,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
 }
 
-/// What a lock, or a wait for a condition, gives back, poisoned or not.
+/// The result of a lock or of a wait on a condition variable, poisoned or not.
 pub(crate) fn unpoisoned<G>(result: LockResult<G>) -> G {
     result.unwrap_or_else(PoisonError::into_inner)
 }

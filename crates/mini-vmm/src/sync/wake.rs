@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! An eventfd that wakes a poll: signalled or not, nothing else.
+//! An eventfd that wakes a poll. It is either signalled or not.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -19,13 +19,13 @@ impl Wake {
         Ok(Wake(eventfd(0, flags)?))
     }
 
-    /// Wakes whoever polls. One system call, also allowed in signal handlers.
+    /// Wakes all pollers. One system call, which is also allowed in signal handlers.
     pub(crate) fn signal(&self) {
-        // It fails only on a full counter, which is as good.
+        // Fails only if the counter is full, and then it is signalled anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Takes the signal back; whether there was one.
+    /// Clears the signal. Returns whether there was one.
     pub(crate) fn clear(&self) -> bool {
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()
     }

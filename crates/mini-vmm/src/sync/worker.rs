@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Threads that wait for descriptors, or block in reads and writes, and can always be ended.
+//! Threads that wait for file descriptors or block in I/O, and can always be stopped.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,7 +17,7 @@ use vmm_sys_util::signal::{Killable, block_signal};
 
 use super::Wake;
 
-/// Signals that belong to the process: another thread takes them, never one of these.
+/// Signals for the process. They are blocked in these threads, so that other threads handle them.
 const PROCESS_SIGNALS: [i32; 9] = [
     libc::SIGHUP,
     libc::SIGINT,
@@ -30,10 +30,10 @@ const PROCESS_SIGNALS: [i32; 9] = [
     libc::SIGWINCH,
 ];
 
-/// How long a thread that was told to end may take before it is left behind (a hung file system).
+/// How long to wait for a thread to stop before it is abandoned (hung in a file system).
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The request to end, as its thread sees it.
+/// The stop request, as the thread sees it.
 #[derive(Debug)]
 pub(crate) struct Stop {
     requested: AtomicBool,
@@ -41,19 +41,19 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Whether the thread should end.
+    /// Whether the thread should stop.
     pub(crate) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }
 
     fn request(&self) {
         self.requested.store(true, Ordering::Release);
-        // Never cleared: every later poll returns at once.
+        // Never cleared, so every later poll returns at once.
         self.event.signal();
     }
 
-    /// Waits until one of `fds` has an event, the thread should end, or `timeout` is over. What
-    /// happened is in the answer, in the order of `fds`; a signal and a failure count as nothing.
+    /// Waits until one of `fds` has an event, the thread should stop, or `timeout` has passed. Returns the events in
+    /// the order of `fds`. A signal or a failure counts as no event.
     pub(crate) fn poll<const N: usize>(
         &self,
         fds: [Option<(BorrowedFd<'_>, PollFlags)>; N],
@@ -67,7 +67,7 @@ impl Stop {
         })
     }
 
-    /// As [`poll`](Self::poll), for any number of `fds`. The answer is empty if nothing happened.
+    /// Like [`poll`](Self::poll), for any number of `fds`. The result is empty if there was no event.
     ///
     /// # Errors
     /// The host can't wait for them.
@@ -92,7 +92,7 @@ impl Stop {
     }
 }
 
-/// A thread that ends when this is dropped.
+/// A thread that is stopped on drop.
 #[derive(Debug)]
 pub(crate) struct Worker {
     stop: Arc<Stop>,
@@ -100,12 +100,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts `body` on a thread of its own.
+    /// Starts `body` on a new thread.
     pub(crate) fn spawn(
         name: &str,
         body: impl FnOnce(&Stop) + Send + 'static,
     ) -> io::Result<Worker> {
-        // The signal that kicks vCPUs takes these threads out of blocking system calls, too.
+        // The kick signal of vCPUs also interrupts blocking system calls of these threads.
         KickSignal::default().install().map_err(io::Error::other)?;
         let stop = Arc::new(Stop {
             requested: AtomicBool::new(false),
@@ -116,7 +116,7 @@ impl Worker {
             .name(name.to_owned())
             .spawn(move || {
                 for signal in PROCESS_SIGNALS {
-                    // The only failure is that it is blocked already.
+                    // Fails only if it is already blocked.
                     let _ = block_signal(signal);
                 }
                 body(&for_thread);
@@ -127,7 +127,7 @@ impl Worker {
         })
     }
 
-    /// Ends the thread: asks it, interrupts what it is blocked in until it listens, and joins it.
+    /// Stops the thread: requests it, interrupts its blocking calls until it reacts, and joins it.
     pub(crate) fn stop(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
@@ -136,13 +136,13 @@ impl Worker {
         let deadline = Instant::now() + PATIENCE;
         let mut pause = Duration::from_micros(50);
         while !thread.is_finished() && Instant::now() < deadline {
-            // The signal may come just before the system call; so it comes again.
+            // The signal may arrive just before the system call, so it is repeated.
             let _ = thread.kill(KickSignal::default().number());
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
         }
         if thread.is_finished() {
-            // A panic was already reported by the panic hook.
+            // The panic hook has already reported a panic.
             let _ = thread.join();
         } else {
             let name = thread.thread().name().unwrap_or("unnamed").to_owned();
@@ -157,7 +157,7 @@ impl Drop for Worker {
     }
 }
 
-/// Which of `flags` `fd` has now, and errors and hang-ups; `None` if the host does not say.
+/// Which of `flags` are set on `fd` now, and errors and hang-ups. `None` if poll fails.
 pub(crate) fn look(fd: &impl AsFd, flags: PollFlags) -> Option<PollFlags> {
     let mut fds = [PollFd::new(fd, flags)];
     poll(&mut fds, Some(&Timespec::default())).ok()?;

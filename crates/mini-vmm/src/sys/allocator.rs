@@ -4,11 +4,11 @@
 //! The C library's allocator.
 #![allow(unsafe_code)]
 
-/// Makes all threads allocate from one heap: threads here allocate next to nothing, and one heap each would
-/// cost four system calls and two pages per thread. Without effect on other C libraries than GNU's.
+/// Makes all threads share one heap. They allocate almost nothing, and a separate heap would cost four system calls and
+/// two pages per thread. Only GNU's C library needs this; it has no effect on others.
 pub fn share_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes two integers, and may come at any time.
+    // SAFETY: the call takes two integers, and may be made at any time.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }

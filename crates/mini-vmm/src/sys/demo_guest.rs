@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The guest of `mini-vmm demo`: assembled here, kept in the program's read-only data.
+//! The guest of `mini-vmm demo`, assembled here into the program's read-only data.
 #![allow(unsafe_code)]
 
 use std::arch::global_asm;
@@ -13,8 +13,8 @@ use para_abi::{KVM_PARA_API_VERSION, MSR_KVM_API_MAGIC, PARA_STATE_PAYLOAD};
 
 use crate::layout;
 
-/// The guest's bytes. It runs at any address of the first 4 GiB, in 64-bit mode, with that memory
-/// mapped one to one, and starts at the first byte.
+/// The guest's bytes. It starts at the first byte, in 64-bit mode, at any address below 4 GiB, with that memory mapped
+/// one to one.
 pub(crate) fn code() -> &'static [u8] {
     unsafe extern "C" {
         static mini_vmm_demo_guest: u8;
@@ -72,17 +72,17 @@ global_asm!(
     "    call 41f",
     "    test rax, rax",
     "    jz 20f",
-    // The VMM has no say where KVM answers itself; KVM has a call that does nothing, too.
+    // Where KVM answers itself, VMM_HC_NOP is unknown; KVM also has a call that does nothing.
     "    lea rsi, [rip + 76f]",
     "    cmp rax, -1000",
     "    jne 39f",
     "    lea rsi, [rip + 66f]",
     "    call 50f",
     "    mov r12d, {poll_irq}",
-    // Take times: a call, and for comparison an exit that does nothing.
+    // Measure a call, and for comparison an exit that does nothing.
     "20: mov eax, 0x40000010",
     "    cpuid",
-    "    mov r13d, eax", // TSC ticks in a millisecond, 0 where nobody knows
+    "    mov r13d, eax", // TSC ticks in a millisecond, 0 if unknown
     "    lea rsi, [rip + 67f]",
     "    call 50f",
     "    lea rbp, [rip + 82f]",
@@ -91,7 +91,7 @@ global_asm!(
     "    call 50f",
     "    lea rbp, [rip + 81f]",
     "    call 30f",
-    // The end: by a call where that reaches the VMM, else by ACPI.
+    // The end: through a hypercall if that reaches the VMM, else through ACPI.
     "    mov al, 10",
     "    call 51f",
     "    mov eax, {exit}",
@@ -102,19 +102,19 @@ global_asm!(
     "    out dx, al",
     "21: hlt",
     "    jmp 21b",
-    // Says why, by RSI, and panics.
+    // Prints the reason at RSI, and panics.
     "39: call 50f",
     "    mov al, 1",
     "    mov edx, {pvpanic}",
     "    out dx, al",
     "    jmp 21b",
-    // Times what RBP points to, in batches of 100 for a tenth of a second or 20 batches, and prints
-    // what one of the fastest batch took.
+    // Times the code at RBP, in batches of 100, for a tenth of a second or 20 batches. Prints the time of one, from the
+    // fastest batch.
     "30: rdtsc",
     "    shl rdx, 32",
     "    or rax, rdx",
-    "    mov r8, rax",  // the start
-    "    mov r14, -1",  // the fastest
+    "    mov r8, rax",  // start time
+    "    mov r14, -1",  // fastest batch
     "    mov r15d, 20", // batches
     "31: rdtsc",
     "    shl rdx, 32",
@@ -174,7 +174,7 @@ global_asm!(
     "    call 52f",
     "    mov eax, [rdi + 16]",
     "    jmp 52f",
-    // Prints RSI, the stub's bytes, and what a call of R12 returns, sign-extended in RAX.
+    // Prints RSI, the stub's bytes, and the result of a call of R12, sign-extended in RAX.
     "41: call 50f",
     "    lea rdi, [rip + 80f]",
     "    mov r15d, 6",
@@ -255,7 +255,7 @@ global_asm!(
     "    dec ecx",
     "    jnz 90b",
     "    ret",
-    // An exit that reaches nobody, the delay port, by as many instructions as a call has.
+    // An exit to a port without a device (the delay port), with as many instructions as a call.
     "81: mov eax, r12d",
     "    jmp 84f",
     "84: out 0x80, al",
@@ -263,7 +263,7 @@ global_asm!(
     // A call of R12.
     "82: mov eax, r12d",
     "    jmp 80f",
-    // The stub, as guests of 2007 had it: 6 bytes, of which the host replaces 4.
+    // The stub of the guests of 2007: 6 bytes, of which the host replaces 4.
     "    .balign 4",
     "80: mov eax, -38",
     "    ret",

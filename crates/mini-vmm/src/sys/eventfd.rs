@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Eventfds for kvm-ioctls, which takes its own type of them.
+//! Converts eventfds to the type that kvm-ioctls needs.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,13 +9,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// Another descriptor of the eventfd `fd`.
+/// Duplicates the eventfd `fd`.
 ///
 /// # Errors
-/// The process has no descriptor left.
+/// The process has no file descriptor left.
 pub(crate) fn duplicate(fd: &OwnedFd) -> io::Result<EventFd> {
     let new = fd.try_clone()?.into_raw_fd();
-    // SAFETY: the descriptor is open, and nobody else has it.
+    // SAFETY: the descriptor is open, and nothing else owns it.
     Ok(unsafe { EventFd::from_raw_fd(new) })
 }
 

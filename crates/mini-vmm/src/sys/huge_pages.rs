@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which pages of the host serve guest memory.
+//! Sets which host pages back guest memory.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -12,18 +12,17 @@ use vm_memory::MmapRegion;
 /// x86's huge page in bytes.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// A choice of the host's pages.
+/// A page size of the host.
 #[derive(Clone, Copy, Debug)]
 pub enum Pages {
-    /// The smallest only.
+    /// Only the smallest.
     Small,
-    /// Huge ones where it can.
+    /// Huge ones if possible.
     Huge,
 }
 
-/// Has the host serve the bytes `range` of `memory` with `pages`, from the page where it starts (the host ignores a
-/// range that starts within one) to the end of the page where it ends. A host without huge pages refuses, and serves
-/// them with small ones.
+/// Makes the host back the bytes `range` of `memory` with `pages`. The range should start on a page, else the host
+/// ignores it; its end is rounded up. A host without huge pages refuses, and uses small ones.
 pub fn advise(memory: &MmapRegion, range: Range<usize>, pages: Pages) {
     if range.is_empty() || range.end > memory.size() {
         return;

@@ -19,14 +19,15 @@ pub struct SlotError {
     pub start: u64,
     /// Its size in bytes.
     pub size: u64,
-    /// What KVM said.
+    /// KVM's error.
     pub reason: kvm_ioctls::Error,
 }
 
-/// Creates a virtual machine. That takes all locks of the address space, which a signal may interrupt: it is repeated.
+/// Creates a virtual machine. KVM then takes all locks of the address space, which a signal may interrupt, so the call
+/// is repeated.
 ///
 /// # Errors
-/// What KVM says otherwise.
+/// KVM's error, other than an interruption.
 pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     loop {
         match kvm.create_vm() {
@@ -36,18 +37,18 @@ pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     }
 }
 
-/// A virtual machine and its memory, which stays mapped for as long as KVM may access it: even a vCPU
-/// that outlives this finds its memory gone from the guest before it is unmapped here.
+/// A virtual machine and its memory. The memory stays mapped as long as KVM may access it: the memory slots are removed
+/// before it is unmapped, even if a vCPU outlives this.
 #[derive(Debug)]
 pub struct MappedVm {
     vm: Arc<VmFd>,
     memory: GuestMemoryMmap,
-    /// Slots that were set, from 0.
+    /// The number of slots set, from slot 0.
     slots: u32,
 }
 
 impl MappedVm {
-    /// Gives `memory` to `vm`, which has none yet, one slot per region, from slot 0 (KVM API section 4.35).
+    /// Gives `memory` to `vm`, which must have none yet: one slot per region, from slot 0 (KVM API section 4.35).
     ///
     /// # Errors
     /// [`SlotError`] with the region that KVM refused.
@@ -78,7 +79,7 @@ impl MappedVm {
         Ok(mapped)
     }
 
-    /// The virtual machine. Who shares it keeps it alive, not its memory.
+    /// The virtual machine. A clone keeps it alive, but not its memory.
     pub fn vm(&self) -> &Arc<VmFd> {
         &self.vm
     }
@@ -92,14 +93,14 @@ impl MappedVm {
 impl Drop for MappedVm {
     fn drop(&mut self) {
         for slot in 0..self.slots {
-            // A size of 0 takes the slot away.
+            // A size of 0 deletes the slot.
             let none = kvm_userspace_memory_region {
                 slot,
                 ..Default::default()
             };
             // SAFETY: KVM gets no memory by this.
             if unsafe { self.vm.set_user_memory_region(none) }.is_err() {
-                // KVM may still use it: it stays mapped until the process ends.
+                // KVM may still use the memory, so it stays mapped until the process ends.
                 mem::forget(self.memory.clone());
                 return;
             }

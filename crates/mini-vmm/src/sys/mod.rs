@@ -3,7 +3,7 @@
 
 //! System calls that no crate wraps safely.
 //!
-//! All of mini-vmm's `unsafe` is here, each block with the reason why it is sound; the rest of the crate denies it.
+//! This module has all of mini-vmm's `unsafe`. Each block says why it is sound; the rest of the crate denies it.
 
 pub(crate) mod allocator;
 pub(crate) mod demo_guest;

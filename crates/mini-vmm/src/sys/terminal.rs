@@ -1,9 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The signal handlers that give the terminal back, and job control, and one signal
-//! that is ignored. All of it is system calls that
-//! no safe crate offers: handlers on the alternate stack, in front of the ones that Rust's runtime has.
+//! Signal handlers that restore the terminal, job control, and one signal that is ignored. No safe crate offers these
+//! system calls: handlers on the alternate stack, in front of those of Rust's runtime.
 #![allow(unsafe_code)]
 
 use std::mem;
@@ -12,7 +11,7 @@ use std::sync::{Once, OnceLock};
 
 use libc::{c_int, c_void, siginfo_t};
 
-/// Signals that end the process unless someone handles them.
+/// Signals that end the process by default.
 const FATAL: [c_int; 20] = [
     libc::SIGHUP,
     libc::SIGINT,
@@ -36,25 +35,25 @@ const FATAL: [c_int; 20] = [
     libc::SIGSTKFLT,
 ];
 
-/// Raised by an instruction: returning from the handler raises them again.
+/// Raised by an instruction: when the handler returns, they are raised again.
 const FAULTS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
 
 type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
-/// What the handlers call; set before they are installed, only read in them.
+/// The functions that the handlers call. Set before the handlers are installed, then only read.
 struct Hooks {
     restore: fn(),
     continued: fn(),
 }
 
 static HOOKS: OnceLock<Hooks> = OnceLock::new();
-/// The dispositions that [`FATAL`] signals had before, by index; faults are theirs in the end.
+/// The earlier dispositions of [`FATAL`] signals, by index. A fault is passed on to its earlier handler.
 static PREVIOUS: [OnceLock<libc::sigaction>; FATAL.len()] =
     [const { OnceLock::new() }; FATAL.len()];
 
-/// From now on calls `restore` when a fatal signal is about to end the process, and signals
-/// `continued` when the process goes on after it was stopped. Signals that have another handler,
-/// or are ignored, keep that. `restore` must be async-signal-safe: system calls and atomics.
+/// Calls `restore` when a fatal signal is about to end the process, and `continued` when the process continues after a
+/// stop. Signals that have another handler or are ignored stay as they are. `restore` must be async-signal-safe: system
+/// calls and atomics.
 pub(crate) fn watch_signals(restore: fn(), continued: fn()) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -63,7 +62,7 @@ pub(crate) fn watch_signals(restore: fn(), continued: fn()) {
             let Some(now) = disposition(signal) else {
                 continue;
             };
-            // Rust's runtime handles SIGSEGV and SIGBUS to tell of stack overflows; it gets its turn.
+            // Rust's runtime handles SIGSEGV and SIGBUS to report stack overflows. Its handlers are called afterwards.
             let is_default = now.sa_sigaction == libc::SIG_DFL;
             if is_default || signal == libc::SIGSEGV || signal == libc::SIGBUS {
                 let _ = previous.set(now);
@@ -76,19 +75,19 @@ pub(crate) fn watch_signals(restore: fn(), continued: fn()) {
     });
 }
 
-/// From now on a write beyond the limit on file sizes (`ulimit -f`) is an error, not the end of the process.
+/// Makes a write beyond the limit on file sizes (`ulimit -f`) an error, instead of the end of the process.
 pub(crate) fn ignore_file_size_signal() {
     // SAFETY: takes numbers; nothing of ours runs when the signal comes.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Whether this process may use its standard input's terminal: it is in the foreground, or the
-/// terminal does no job control for it.
+/// Whether this process may use the terminal on standard input: it is in the foreground, or the terminal does no job
+/// control for it.
 pub(crate) fn in_foreground() -> bool {
     // SAFETY: takes a number, touches no memory of ours; a bad descriptor is an error.
     let group = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };
     if group < 0 {
-        // Not our controlling terminal; every other failure (EIO, EBADF) means that it is gone.
+        // It is not our controlling terminal. Every other failure (EIO, EBADF) means that it is gone.
         return std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY);
     }
     // SAFETY: takes nothing, can't fail.
@@ -112,7 +111,7 @@ fn install(signal: c_int, handler: Handler, flags: c_int) {
     // SAFETY: as above.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = handler as *const () as usize;
-    // On the alternate stack, for a stack overflow leaves no other.
+    // On the alternate stack, which still works after a stack overflow.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | flags;
     // SAFETY: `action` is valid; `handler` has the signature that SA_SIGINFO asks for and does
     // only what is async-signal-safe.
@@ -131,7 +130,7 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
     let index = FATAL.iter().position(|fatal| *fatal == signal);
     let previous = index.and_then(|index| PREVIOUS[index].get());
     match previous {
-        // The instruction faults again once this returns.
+        // The instruction faults again after this returns.
         Some(previous) if from_kernel && FAULTS.contains(&signal) => {
             // SAFETY: `previous` came from sigaction for this signal; sigaction is async-signal-safe.
             unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };

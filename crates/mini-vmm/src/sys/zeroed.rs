@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Large buffers.
+//! Large zeroed buffers.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -12,16 +12,16 @@ use vm_memory::MmapRegion;
 
 use super::huge_pages::{HUGE_PAGE, Pages, advise};
 
-/// Zeroes in a mapping of their own: pages of the host that nobody cleared twice, huge ones from 2 MiB on where it has
-/// them, and that go back to it at once.
+/// A zeroed buffer in its own mapping. Its pages are cleared only once, by the host, are huge from 2 MiB on if
+/// possible, and are returned to the host on drop.
 pub struct Zeroed {
-    /// None of an empty buffer.
+    /// `None` for an empty buffer.
     region: Option<MmapRegion>,
 }
 
 impl Zeroed {
-    /// So many bytes, or none if the host gives the process no address space for them. Memory itself is had as it is
-    /// written; a host that has none left then kills a process.
+    /// A buffer of `size` bytes, or `None` if the address space has no space for it. The host allocates the memory on
+    /// the first write; if it has none left then, it kills a process.
     pub fn new(size: usize) -> Option<Self> {
         if size == 0 {
             return Some(Zeroed { region: None });

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The console's output, tested.
+//! Tests of the console's output.
 
 use super::*;
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::thread;
 
 const PATIENCE: Duration = Drain::PATIENT.idle;
 
-/// With this, an end that waits for what can't be written hangs.
+/// A limit that makes a wrong wait hang.
 const FOR_EVER: Drain = Drain {
     idle: Duration::from_secs(86_400),
     total: Duration::from_secs(86_400),
@@ -62,14 +62,14 @@ fn slow_reader_blocks_nobody_and_the_newest_survives() {
     let mut handle = output.handle();
     for i in 0..400_000u32 {
         handle.write_all(format!("{i:07}\n").as_bytes()).unwrap();
-        // A jam before the flood: then there is one gap, and it is known where. How much a pipe
-        // takes depends on how large the single writes are.
+        // The queue fills up before the flood, so that there is one gap at a known position. A pipe's capacity depends
+        // on the sizes of the writes.
         if i == 20_000 {
             thread::sleep(Duration::from_millis(300));
             assert!(output.shared.lock().written > 0);
         }
     }
-    // That this is reached shows that nobody waits for the reader, who reads nothing so far.
+    // Reaching this shows that nothing waits for the reader, which has read nothing so far.
     assert!(output.shared.lock().bytes.len() <= CAPACITY);
     let received = thread::spawn(move || {
         let mut text = String::new();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The console's socket, tested.
+//! Tests of the console's socket.
 
 use super::super::InputTarget;
 use super::*;
@@ -131,7 +131,7 @@ fn client_can_leave_while_the_guest_reads_nothing() {
     });
 }
 
-/// Takes 64 bytes of every other offer.
+/// Takes 64 bytes at every second offer.
 struct SlowGuest {
     received: Mutex<(Vec<u8>, bool)>,
     room: vmm_sys_util::eventfd::EventFd,
@@ -161,7 +161,7 @@ fn input_of_a_client_that_left_arrives_whole() {
     client.write_all(&sent).unwrap();
     drop(client);
     wait_for(|| fixture.queue.room() == 0);
-    // The next one finds the console free, and its input comes after.
+    // The next client finds the console free, and its input comes afterwards.
     let mut next = UnixStream::connect(&fixture.path).unwrap();
     next.write_all(b"next").unwrap();
     let guest = SlowGuest {
