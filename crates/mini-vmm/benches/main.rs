@@ -1,15 +1,15 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a hypercall by each route costs, against a bare `KVM_RUN` loop over the same guest instructions.
+//! The cost of a hypercall on each route, compared to a bare `KVM_RUN` loop with the same guest instructions.
 //!
-//! `cargo bench -p mini-vmm`. First all ways take turns in one run, and the ratios of the medians are
-//! printed; they count, because a host's speed drifts. Then criterion takes each on its own.
+//! `cargo bench -p mini-vmm`. First all variants take turns in one run, and the ratios of their medians are printed.
+//! These matter, because a host's speed drifts. Then criterion measures each variant alone.
 //!
-//! "bare" answers nothing and knows no registers. The others answer nothing, either, but have KVM do what a call
-//! needs: copy general registers out ("regs"), segments with the privilege level as well ("regs, mode"), and
-//! general registers back in with an answer in RAX ("regs, mode, answer"). So what is between that and "bare" is
-//! KVM's copying, which no VMM can do without, and what is between that and "pio" is ours.
+//! "bare" answers nothing and reads no registers. The next three answer nothing either, but make KVM do what a call
+//! needs: copy out the general registers ("regs"), also segments with the privilege level ("regs, mode"), also copy
+//! general registers back in with an answer in RAX ("regs, mode, answer"). So the difference from that to "bare" is
+//! KVM's copying, which every VMM needs. The difference from that to "pio" is this VMM's own cost.
 #![allow(clippy::unwrap_used)]
 #![allow(missing_docs)] // `criterion_group!` makes a public function.
 
@@ -67,11 +67,11 @@ const BATCHES: &[u8] = &[
 ];
 /// Calls of a guest on the route `vendor` before it exits.
 const BATCH: u32 = 100;
-/// Exits of one turn.
+/// The number of exits in one turn.
 const EXITS: u32 = 5_000;
 const TURNS: usize = 15;
 
-/// A guest that calls for ever, one VM each.
+/// A guest that calls in an endless loop, in its own VM.
 struct Guest {
     _mapped: MappedVm,
     vcpu: KvmVcpu,
@@ -80,7 +80,7 @@ struct Guest {
 
 fn handlers() -> Arc<Hypercalls> {
     let nop = |_: &Caller, call: &Call| match call.nr {
-        // As many as a machine has.
+        // As many as in a machine.
         1..7 | VMM_HC_NOP..=VMM_HC_CONSOLE_WRITE => Ok(0),
         _ => Err(KvmErrno::KVM_ENOSYS),
     };
@@ -101,7 +101,7 @@ fn start(vcpu: &VcpuFd) {
 }
 
 impl Guest {
-    /// A registered guest; `None` where KVM can't give it the route.
+    /// A registered guest. `None` if KVM doesn't support the route.
     fn new(kvm: &Kvm, route: HypercallRoute, stub: Stub, code: &[u8]) -> Option<Self> {
         let spec = VmSpec {
             hypercall: route,
@@ -146,7 +146,7 @@ impl Guest {
         })
     }
 
-    /// `exits` exits, answered as a machine's vCPU thread does.
+    /// Makes `exits` exits, answered as a machine's vCPU thread does.
     fn run(&mut self, exits: u32) -> Duration {
         let (unclaimed, mut history) = (Unclaimed::default(), ExitHistory::default());
         let start = Instant::now();
@@ -160,7 +160,7 @@ impl Guest {
     }
 }
 
-/// What user space alone adds to a call: history, dispatch, registers and handler, in nanoseconds.
+/// The user-space cost of a call: history, dispatch, registers and handler, in nanoseconds.
 fn answer_alone(guest: &mut Guest) -> f64 {
     let (unclaimed, mut history) = (Unclaimed::default(), ExitHistory::default());
     let registers = guest.vcpu.unshared_registers().unwrap();
@@ -181,7 +181,7 @@ fn answer_alone(guest: &mut Guest) -> f64 {
     elapsed.as_secs_f64() * 1e9 / f64::from(rounds)
 }
 
-/// What KVM copies at an exit and at the next entry.
+/// The registers that KVM copies at an exit and at the next entry.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Copied {
     Nothing,
@@ -190,7 +190,7 @@ enum Copied {
     Answer,
 }
 
-/// The floor: the same code in a VM where nobody answers.
+/// The baseline: the same code in a VM without a handler.
 struct Bare {
     _mapped: MappedVm,
     vcpu: VcpuFd,
@@ -235,7 +235,7 @@ impl Bare {
     }
 }
 
-/// A name, how many calls an exit stands for, and what makes exits.
+/// A name, how many calls an exit counts for, and the function that makes exits.
 type Way = (&'static str, u32, Box<dyn FnMut(u32) -> Duration>);
 
 fn ways() -> Vec<Way> {
@@ -284,7 +284,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// All ways in turns.
+/// All variants in turns.
 fn compare(ways: &mut [Way]) {
     let mut rates = vec![Vec::with_capacity(TURNS); ways.len()];
     for _ in 0..TURNS {

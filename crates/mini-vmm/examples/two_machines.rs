@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Two machines in one process: one is paused while the other is stopped.
+//! Two machines in one process. One is paused while the other is stopped.
 //!
 //! ```console
 //! $ cargo run --example two_machines -- vmlinux
@@ -17,14 +17,14 @@ use mini_vmm::config::{SerialSpec, VmSpec};
 use mini_vmm::outcome::Outcome;
 use mini_vmm::vmm::{Handle, Vmm};
 
-/// Also a module of the tests, where nobody calls this.
+/// Also a module of the tests, which don't call this.
 #[allow(dead_code)]
 fn main() -> Result<(), Box<dyn Error>> {
     let kernel = std::env::args_os().nth(1).ok_or("say which kernel")?;
     run(&PathBuf::from(kernel)).map(drop)
 }
 
-/// How both ended.
+/// The outcomes of both.
 pub fn run(kernel: &Path) -> Result<[Outcome; 2], Box<dyn Error>> {
     let (first, second) = (start(kernel)?, start(kernel)?);
     first.pause()?;
@@ -42,7 +42,7 @@ pub fn run(kernel: &Path) -> Result<[Outcome; 2], Box<dyn Error>> {
     Ok([first, second])
 }
 
-/// A machine without a console that runs.
+/// Starts a machine without a console.
 fn start(kernel: &Path) -> Result<Handle, Box<dyn Error>> {
     let spec = VmSpec {
         memory: 64 << 20,

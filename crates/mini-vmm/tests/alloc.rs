@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A registered vCPU's calls and MSR accesses allocate nothing: counted by the allocator itself.
-// An allocator is an unsafe trait; this one only counts and passes on.
+//! A registered vCPU's calls and MSR accesses allocate nothing. The global allocator counts.
+// An allocator is an unsafe trait. This one counts, and forwards each call.
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
@@ -30,16 +30,16 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -47,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Registers of a vCPU that is none. The test's own lock is no part of the path.
+/// Fake registers of a vCPU. Their lock belongs to the test, not to the measured path.
 #[derive(Clone, Default)]
 struct FakeRegisters(Arc<Mutex<Registers>>);
 
@@ -135,7 +135,7 @@ fn machine(counts: &Arc<Counts>) -> (MachineIo<FakeRegisters>, FakeRegisters) {
     (io, registers)
 }
 
-/// The number, its arguments and its answer.
+/// A call's number, arguments and answer.
 const CALLS: [(u64, [u64; 4], i64); 10] = [
     (1, [0; 4], 0),
     (5, [0; 4], 0),
@@ -161,7 +161,7 @@ fn a_registered_vcpus_calls_and_msr_accesses_allocate_nothing() {
         assert_eq!(flow, Flow::Continue);
     };
     let mut before = None;
-    // The first round registers and makes what is made once.
+    // The first round registers, and does what happens only once.
     for round in 0..1000 {
         for (index, data) in [(MSR_KVM_API_MAGIC, PAGE), (MSR_KVM_API_MAGIC, 8), (0x35, 1)] {
             answer(Exit::Wrmsr {
@@ -202,7 +202,7 @@ fn a_registered_vcpus_calls_and_msr_accesses_allocate_nothing() {
     assert_eq!(counts.bytes.load(Ordering::Relaxed), 4096 * 1000);
     assert_eq!(unclaimed.count(Access::PioWrite), 0);
     assert_eq!(unclaimed.count(Access::Wrmsr), 1000);
-    // The counter counts.
+    // Check that the counter works.
     drop(std::hint::black_box(Box::new(1u8)));
     assert!(ALLOCATIONS.get() > before.unwrap());
 }

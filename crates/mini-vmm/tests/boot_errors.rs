@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Everything that can be wrong with what is to be booted: one sentence each, with the next step, and no panic.
+//! Everything that can be wrong with boot files: one sentence each, with the next step, and no panic.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -82,7 +82,7 @@ fn zeros_are_told_only_by_who_has_seen_nothing_else() {
         let image = patch(vec![0; 4 * MIB as usize], at, b"x");
         assert_eq!(CASE.error(&image), unknown, "{at}");
     }
-    // A disk image with a terabyte of nothing in it is not read to its end.
+    // A sparse disk image of a terabyte is not read to its end.
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 40).unwrap();
     let kernel = Image::open(file.path()).unwrap();
@@ -104,7 +104,7 @@ fn elf_headers_are_judged() {
             patch(good(), 18, &[183, 0]),
             "kernel K is built for aarch64; pass a kernel for x86-64",
         ),
-        // A 64-bit file of 32-bit code, as firmware is; a 32-bit file of 64-bit code; Xen.
+        // A 64-bit file with 32-bit code, like some firmware; a 32-bit file with 64-bit code; Xen.
         (patch(good(), 18, &[3, 0]), is_32_bit),
         (patch(good(), 4, &[1]), is_32_bit),
         (patch(patch(good(), 18, &[3, 0]), 4, &[1]), is_32_bit),
@@ -257,7 +257,7 @@ fn every_truncation_is_seen() {
             "{len}: {message}"
         );
     }
-    // Up to the magic it is a PE program; the last paragraph of the code need not be complete.
+    // Up to the magic it is a PE program. The last paragraph of the code may be incomplete.
     for len in 0x206..bz.len() - 15 {
         let message = CASE.error(&bz[..len]);
         assert!(

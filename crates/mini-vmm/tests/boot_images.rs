@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Kernels that boot: what is found in guest memory afterwards, by every format and protocol.
+//! Kernels that boot: the contents of guest memory afterwards, for each format and protocol.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -182,7 +182,7 @@ fn the_note_is_found_in_both_widths_and_not_needed() {
     assert_eq!(vm.loaded.entry.0, AT + 4);
     let vm = Booted::new(pvh_elf(), BootProtocol::Linux, Decompress::Auto);
     assert_eq!(vm.loaded.protocol, Protocol::Linux64);
-    // Notes of others, notes that end early and sizes beyond all bounds are passed over.
+    // Other vendors' notes, truncated notes and huge sizes are skipped.
     let mut lie = note(b"Xen\0", 18, &[0; 8]);
     lie[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
     for notes in [
@@ -204,7 +204,7 @@ fn the_note_is_found_in_both_widths_and_not_needed() {
 #[test]
 fn the_note_is_found_however_notes_are_padded() {
     let entry = AT + 8;
-    // Names and descriptors of lengths that are padded, and a note of nothing at all.
+    // Names and descriptors with padding, and an empty note.
     let notes = |align| {
         let mut notes = padded_note(align, b"GNU\0", 3, &[0xbb; 20]);
         notes.extend(padded_note(align, b"", 0, b""));
@@ -213,7 +213,7 @@ fn the_note_is_found_however_notes_are_padded() {
         notes.extend(padded_note(align, b"Xen\0", 18, &entry.to_le_bytes()));
         notes
     };
-    // Linkers make a segment of notes that are padded to 4 bytes as strict as its strictest note.
+    // Linkers give a merged segment of notes the alignment of its strictest note, though all are padded to 4 bytes.
     for (align, padding) in [(8, 8), (4, 4), (1, 4), (0, 4), (8, 4)] {
         let code = Ph::load(AT, &[0x90; 64]);
         let vm = Booted::auto(elf(AT, &[Ph::notes(align, &notes(padding)), code]));
@@ -248,7 +248,7 @@ fn what_is_not_read_from_the_file_may_lie_anywhere() {
         };
         let code = Ph::load(AT, &[0x90; 64]);
         let image = elf(AT, &[bss, code, unread(PT_NOTE), Ph::pvh(AT)]);
-        // No section headers are there, wherever their table is said to be.
+        // The section header table's offset is set, but there are no section headers.
         let image = patch(image, 40, &beyond.to_le_bytes());
         let vm = Booted::auto(image.clone());
         assert_eq!(vm.loaded.protocol, Protocol::Pvh);
@@ -264,7 +264,7 @@ fn what_is_not_read_from_the_file_may_lie_anywhere() {
 
 #[test]
 fn a_kernel_that_names_an_interpreter_boots_by_its_note() {
-    // FreeBSD's: nothing reads the name.
+    // FreeBSD's; the name is never used.
     let interp = Ph {
         kind: PT_INTERP,
         ..Ph::load(0, b"/red/herring\0")
@@ -298,7 +298,7 @@ fn bzimage_is_decompressed_by_the_host() {
     vm.check_zero_page();
     // The image's own setup header is kept.
     assert_eq!({ vm.zero_page().hdr.pref_address }, AT);
-    // What it asked for is not given to the initrd.
+    // Its header asked for this memory, so the initrd must not be there.
     assert_eq!(vm.loaded.kernel_end.0, AT + 8 * MIB);
 }
 
@@ -335,7 +335,7 @@ fn bzimage_says_what_it_is() {
     assert_eq!(version(bz.clone()), None);
     let named = patch(at(0x100), 0x300, b"6.1 (someone)\0and more");
     assert_eq!(version(named), Some("6.1 (someone)".to_owned()));
-    // Hostile: no end, no text, outside of the file.
+    // Hostile: unterminated, not text, outside of the file.
     let endless = version(patch(at(0x100), 0x300, &[b'x'; 200]));
     assert_eq!(endless, Some("x".repeat(64)));
     assert_eq!(version(at(0xffff)), None);

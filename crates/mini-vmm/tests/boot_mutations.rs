@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Images that are nearly right do no harm.
+//! Slightly damaged images do no harm.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use images::{AT, Bz, CASE, Case, Ph, code, elf, lz4_stored, note};
 
-/// Images that are nearly right, to start from.
+/// Valid images to start from.
 fn seeds() -> Vec<Vec<u8>> {
     let payload = |bytes: &[u8]| Bz {
         payload: lz4_stored(bytes),
@@ -44,7 +44,7 @@ fn seeds() -> Vec<Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever is changed in a good image: a result, no panic, and what is loaded lies in RAM, apart from the initrd.
+    /// Whatever is changed in a valid image: no panic, and what is loaded lies in RAM and doesn't overlap the initrd.
     #[test]
     fn changed_images_do_no_harm(
         seed in 0..4usize,
@@ -55,7 +55,7 @@ proptest! {
     ) {
         let mut image = seeds().swap_remove(seed);
         for (index, byte) in changes {
-            // Most fields that matter are at the front of an ELF file, and at 0x1f1 of a bzImage.
+            // Most fields that matter are at the start of an ELF file, and at 0x1f1 of a bzImage.
             let (from, len) = match image.starts_with(b"MZ") {
                 true => (0x1f1, 0x80),
                 false => (0, 64 + 3 * 56),

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Loading as its watcher sees it: in small pieces, each of which can be the last, whatever the image comes from.
+//! Loading as its watcher sees it: in small pieces. It can be stopped after each one, for every source of images.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -25,12 +25,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 use images::{AT, Bz, Ph, RAM, elf};
 
-/// What one piece of work is at most, in bytes.
+/// The largest piece of work, in bytes.
 const PIECE: u64 = 256 << 10;
 /// A block of LZ4's legacy frame, which is a piece.
 const LZ4_BLOCK: u64 = 8 << 20;
 
-/// Says yes so many times, and remembers what it was asked.
+/// Agrees this many times, and records the steps.
 struct Patience {
     left: RefCell<usize>,
     steps: RefCell<Vec<Step>>,
@@ -44,7 +44,7 @@ impl Patience {
         }
     }
 
-    /// Checks that no step was larger than `piece`, and returns how many there were.
+    /// Checks that no step was larger than `piece`, and returns the number of steps.
     fn check(&self, piece: u64) -> usize {
         let steps = self.steps.borrow();
         for pair in steps.windows(2) {
@@ -52,7 +52,7 @@ impl Patience {
             let from = if same { pair[0].done } else { 0 };
             assert!(pair[1].done - from <= piece, "{pair:?}");
         }
-        // What is left after the last question is one piece, too.
+        // The rest after the last call is one piece, too.
         for step in steps.iter().filter(|step| step.total.is_some()) {
             let last = steps.iter().rfind(|other| other.work == step.work).unwrap();
             assert!(last.total.unwrap() - last.done <= piece, "{last:?}");
@@ -71,7 +71,7 @@ impl Watch for Patience {
     }
 }
 
-/// `data` with its size behind it.
+/// `data` followed by its size.
 fn with_size(mut packed: Vec<u8>, size: usize) -> Vec<u8> {
     packed.extend((size as u32).to_le_bytes());
     packed
@@ -84,7 +84,7 @@ fn zstd(data: &[u8]) -> Vec<u8> {
     with_size(packed, data.len())
 }
 
-/// A payload of each format that holds much.
+/// A payload of each format with a large content.
 fn payloads() -> Vec<(Compression, Vec<u8>)> {
     let zeros = vec![0; 4 << 20];
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -159,7 +159,7 @@ fn every_decoder_works_in_pieces_and_can_be_stopped_at_each() {
 #[test]
 fn input_that_nothing_comes_out_of_can_be_stopped() {
     const COUNT: usize = 1 << 18;
-    // Empty stored blocks, none of them the last.
+    // Empty stored blocks, without a last one.
     let mut gzip = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
     gzip.extend([0, 0, 0, 0xff, 0xff].repeat(COUNT));
     let mut zstd = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0x58];
@@ -295,7 +295,7 @@ fn a_pipe_whose_writer_has_gone_is_read_to_its_end() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(bytes).unwrap();
         drop(writer);
-        // As a shell's `<(…)` names it.
+        // As a shell passes it for `<(…)`.
         let path = format!("/dev/fd/{}", reader.as_raw_fd());
         let (kernel, initrd) = (image(), Image::open(Path::new(&path)).unwrap());
         let received = boot::receive(&kernel, Some(&initrd), RAM, &Unwatched);
@@ -344,7 +344,7 @@ fn a_pipe_is_left_alone_once_reading_was_stopped() {
     let stopped = boot::receive(&kernel, Some(&initrd), RAM, &UpTo(MIB)).unwrap_err();
     assert!(matches!(stopped, Error::Stopped), "{stopped}");
     drop(initrd);
-    // What was read until then, one piece, and what the pipe itself holds.
+    // What was read until then: one piece, and the pipe's own content.
     let written = written.recv().unwrap();
     assert!(written <= MIB + PIECE + (64 << 10), "{written}");
 }
@@ -370,7 +370,7 @@ fn make_fifo(dir: &Path) -> PathBuf {
     fifo
 }
 
-/// Writes until nobody reads any more; then how many bytes that were.
+/// Writes until the reader is gone, and returns the number of bytes.
 fn endless(mut pipe: File) -> mpsc::Receiver<u64> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {

@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The `mini-vmm` command as a user meets it. Nothing here needs /dev/kvm.
+//! The `mini-vmm` command from a user's view. Nothing here needs /dev/kvm.
 
-// clippy.toml lifts this in test functions; helpers of tests may fail them too.
+// clippy.toml allows this in test functions. Helpers of tests may panic, too.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File, OpenOptions};
@@ -27,7 +27,7 @@ fn stdout(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a command that must fail with `code`, silent on stdout; returns its stderr.
+/// Runs a command that must fail with `code` and print nothing on stdout. Returns its stderr.
 fn failure(args: &[&str], code: i32) -> String {
     let output = run(args);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
@@ -35,7 +35,7 @@ fn failure(args: &[&str], code: i32) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// The one line that a start-up or configuration error is.
+/// The single line of a start-up or configuration error.
 fn sentence(args: &[&str]) -> String {
     let text = failure(args, 1);
     assert!(text.starts_with("mini-vmm: error: "), "{args:?}: {text}");
@@ -321,7 +321,7 @@ fn a_reader_that_went_away_is_no_failure() {
 
 #[test]
 fn closed_or_full_outputs_do_not_panic() {
-    // Standard error without a reader: the exit code still tells.
+    // Standard error has no reader; the exit code still tells.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = mini_vmm();
@@ -329,7 +329,7 @@ fn closed_or_full_outputs_do_not_panic() {
         .args(["--kernel", "k", "--cpus", "0"])
         .stderr(writer);
     assert_eq!(status.status().unwrap().code(), Some(1));
-    // A full disk is a failure that is said.
+    // A full disk is reported.
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = mini_vmm()
         .args(["completions", "bash"])

@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Decompression of payloads: every format as its own program writes it, damaged, cut off, and lying.
+//! Decompression of payloads in every format, as written by that format's own program. Also damaged and truncated ones,
+//! and wrong sizes.
 
 use mini_vmm::boot::{self, Compression, NotDecompressed, Unwatched, Zeroed};
 use proptest::prelude::*;
@@ -23,7 +24,7 @@ const SAMPLES: [(Compression, &[u8]); 7] = [
     (Compression::Zstd, include_bytes!("data/sample.zst")),
 ];
 
-/// What the samples hold: with x86 calls in it, so that xz's filter has something to do.
+/// The samples' content. It has x86 calls, so that xz's filter has work to do.
 fn sample() -> Vec<u8> {
     let mut out = Vec::new();
     for i in 0..2000u32 {
@@ -49,7 +50,7 @@ fn every_format_of_the_kernel_build_is_decompressed() {
 #[test]
 fn stored_lzo_blocks_are_copied() {
     let (_, gold) = SAMPLES[4];
-    let mut payload = gold[..38].to_vec(); // up to and without the first block
+    let mut payload = gold[..38].to_vec(); // up to the first block
     for block in [&b"plain"[..], b" text"] {
         let len = (block.len() as u32).to_be_bytes();
         payload.extend([len, len, [0; 4]].concat());
@@ -113,7 +114,7 @@ fn other_formats_are_told_apart() {
 }
 
 proptest! {
-    /// Whatever is damaged, the result is an error or has the size that was announced.
+    /// Whatever is damaged, the result is an error or has the stated size.
     #[test]
     fn damage_does_no_harm(
         which in 0..SAMPLES.len(),

@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the documentation says of the program: command lines, flags, exit codes, config files. Nothing here needs KVM.
+//! Checks the documentation against the program: command lines, flags, exit codes, config files. Nothing here needs
+//! KVM.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -16,7 +17,7 @@ use mini_vmm::cli;
 use mini_vmm::late::{LATE_ACTS, LateAct};
 use shell::{Call, Line, calls, lines};
 
-/// The workspace; `None`, with a note, where the tests run out of a package, which has one README and no `docs/`.
+/// The workspace. `None`, with a note, if the tests run from a published package, which has one README and no `docs/`.
 fn workspace(test: &str) -> Option<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let is_one = workspace.join("xtask").exists();
@@ -30,7 +31,7 @@ fn page(workspace: &Path, name: &str) -> String {
     fs::read_to_string(workspace.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Every page that users read: name and text.
+/// Every page for users: name and text.
 fn pages(workspace: &Path) -> Vec<(String, String)> {
     let mut names = vec!["README.md".to_owned(), "DESIGN.md".to_owned()];
     for (folder, file) in [
@@ -67,7 +68,7 @@ fn stdout(args: &[&str]) -> String {
     text(output.stdout)
 }
 
-/// Whether `call` is one of the program.
+/// Whether `call` runs the program.
 fn is_ours(call: &Call) -> bool {
     matches!(
         call.words[0].as_str(),
@@ -75,7 +76,7 @@ fn is_ours(call: &Call) -> bool {
     )
 }
 
-/// Prints what the machine of a command line is; `folder` is where its config files are.
+/// Prints the machine of a command line. Its config files are in `folder`.
 fn describe(args: &[String], folder: &Path) -> Output {
     let mut command = mini_vmm();
     command.args(args).current_dir(folder);
@@ -85,7 +86,7 @@ fn describe(args: &[String], folder: &Path) -> Output {
     command.output().unwrap()
 }
 
-/// Checks one call: it is read, its machine can be described, and `shown` is what it prints, where that is shown.
+/// Checks one call: it parses, describes a valid machine, and prints `shown`, if the page shows output.
 fn check(call: &Call, shown: &[String], folder: &Path) -> Result<(), String> {
     let run = match cli::parse_from(&call.words) {
         Ok(cli::Command::Run(run)) => run,
@@ -118,7 +119,8 @@ fn check(call: &Call, shown: &[String], folder: &Path) -> Result<(), String> {
     }
 }
 
-/// Checks the calls of a page's lines: how many they are, and what is wrong. The files that they write are the page's.
+/// Checks the calls in a page's lines. Returns their number, and what is wrong. Files that they write are the page's
+/// own.
 fn check_page(name: &str, lines: &[Line]) -> (usize, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let (mut count, mut wrong) = (0, Vec::new());
@@ -241,7 +243,7 @@ fn readme_names_every_flag() {
     }
 }
 
-/// The row of a table of exit codes for `VMM_HC_EXIT`. A call that not every route has is not there without them.
+/// The row for `VMM_HC_EXIT` in a table of exit codes. Without a route that supports the call, it is absent.
 fn check_exit_call(table: &str) {
     let is_row = |line: &&str| {
         line.contains("VMM_HC_EXIT") && line.trim_matches(['|', ' ']).starts_with("n ")

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which pages the host is asked to serve guest memory with.
+//! The page size that the host is asked to use for guest memory.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -10,7 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 const HUGE_PAGE: usize = 2 << 20;
 
-/// The flags of the mapping in which `address` lies, as /proc/PID/smaps names them.
+/// The flags of the mapping that contains `address`, by their names in /proc/PID/smaps.
 fn flags(address: usize) -> String {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;

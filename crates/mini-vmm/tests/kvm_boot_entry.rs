@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guests of a few bytes look, on real KVM, at how they were started: mode, register, boot data.
+//! Guests of a few bytes check, on real KVM, how they were started: mode, registers, boot data.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -18,11 +18,11 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use images::{AT, Ph, RAM, elf};
 
-/// Port that the guests write to.
+/// The port that the guests write to.
 const PORT: u16 = 0x10;
 
-/// 64-bit: writes "HdrS" from the zero page, then the command line's first four bytes by a 64-bit pointer, then the
-/// upper half of a 64-bit constant.
+/// 64-bit: writes "HdrS" from the zero page, then the command line's first four bytes through a 64-bit pointer, then
+/// the upper half of a 64-bit constant.
 const LINUX: &[u8] = &[
     0x8b, 0x86, 0x02, 0x02, 0x00, 0x00, // mov eax, [rsi + 0x202]
     0xe7, 0x10, // out 0x10, eax
@@ -57,7 +57,7 @@ fn kvm(test: &str) -> Option<Kvm> {
         .ok()
 }
 
-/// Loads the guest, runs it to its HLT, and returns what it wrote.
+/// Loads the guest, runs it until its HLT, and returns what it wrote.
 fn run(kvm: &Kvm, phs: &[Ph]) -> (Loaded, Vec<[u8; 4]>) {
     let mem = memory::allocate(RAM).unwrap();
     let kernel = Image::from_bytes(elf(AT, phs), Path::new("guest")).unwrap();
@@ -116,7 +116,7 @@ fn memory_on_both_sides_of_the_hole_is_registered() {
     let mem = memory::allocate(5 << 30).unwrap();
     let vm = kvm.create_vm().unwrap();
     MappedVm::new(vm, mem).unwrap();
-    // No whole page.
+    // Less than a page.
     let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 100)]).unwrap();
     let error = MappedVm::new(kvm.create_vm().unwrap(), mem).unwrap_err();
     assert!(

@@ -1,8 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The serial console of a running guest: nobody it is connected to can hold the guest up, and nothing is lost on
-//! the way out.
+//! The serial console of a running guest: no reader or client can delay the guest, and no output is lost.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -18,13 +17,13 @@ use std::time::Duration;
 use bare::{Asm, Vm, guest};
 use mini_vmm::layout;
 
-/// Writes `count` bytes of low memory, from its start: string output, as many bytes an exit as KVM likes.
+/// Writes the first `count` bytes of low memory by string output. KVM chooses the bytes per exit.
 fn pour(asm: &mut Asm, count: u32) {
     asm.raw(&[0x31, 0xf6]).ecx(count).port(layout::SERIAL);
     asm.raw(&[0xf3, 0x6e]); // xor esi, esi; …; rep outsb
 }
 
-/// A guest that pours out more than a small pipe holds, and then powers off.
+/// A guest that outputs more than a small pipe holds, and then powers off.
 fn flood() -> Asm {
     guest(|asm| {
         pour(asm, 20_000);
@@ -32,7 +31,7 @@ fn flood() -> Asm {
     })
 }
 
-/// Checks that a flood reaches its end before the timeout, wherever `connect` has connected it to.
+/// Checks that a flood of output ends before the timeout, wherever `connect` connects the console.
 fn flood_ends(test: &str, connect: impl FnOnce(&mut Vm)) {
     if let Some(mut vm) = Vm::new(test, &flood()) {
         connect(&mut vm);
@@ -85,7 +84,7 @@ fn closed_streams_hold_nobody_up() {
 
 #[test]
 fn everything_is_written_before_the_end() {
-    // Each byte by an exit of its own, and in strings.
+    // With one exit per byte, and as strings.
     let guest = guest(|asm| {
         asm.times(5000, |asm| {
             asm.raw(&[0x88, 0xd8]).port(layout::SERIAL).raw(&[0xee]); // mov al, bl; …; out dx, al
@@ -133,7 +132,7 @@ fn output_before_a_failure_is_written_too() {
     }
 }
 
-/// Echoes until `q`.
+/// Echoes its input until `q`.
 fn echo() -> Asm {
     guest(|asm| {
         asm.print("up\n");
@@ -156,7 +155,7 @@ fn input_arrives_through_a_pipe_whole() {
     };
     vm.command.stdin(Stdio::piped());
     let mut running = vm.start();
-    // Far more than the FIFO; Ctrl-A is no escape here.
+    // Far more than the FIFO holds. Ctrl-A is not an escape here.
     let text = "0123456789\u{1}x\n".repeat(500) + "q";
     running.type_in(text.as_bytes());
     running.end().expect(0).printed(&format!("up\n{text}"));
@@ -167,7 +166,7 @@ const IER: u16 = layout::SERIAL + 1;
 const IIR_FCR: u16 = layout::SERIAL + 2;
 const LSR: u16 = layout::SERIAL + 5;
 
-/// Reads a register and prints it as it is: `in al, dx; …; out dx, al`.
+/// Reads a register and prints its value: `in al, dx; …; out dx, al`.
 fn show_register(asm: &mut Asm, register: u16) {
     asm.input(register).port(layout::SERIAL).raw(&[0xee]);
 }
@@ -179,7 +178,7 @@ fn has_bit(asm: &mut Asm, register: u16, bit: u8) {
 
 #[test]
 fn received_data_is_a_level() {
-    // FIFO control, and what the interrupt identification is while eight bytes or seven wait.
+    // FIFO control, and the interrupt identification while eight or seven bytes wait.
     for (fifo_control, eight, seven) in [
         (0x00, 0x04, 0x04),
         (0x07, 0xc4, 0xc4),
@@ -208,7 +207,7 @@ fn received_data_is_a_level() {
 
 #[test]
 fn interrupts_alone_bring_bulk_input() {
-    // Looks at IIR again after fewer bytes than the FIFO holds, as Linux's driver does after 256.
+    // Reads IIR again after fewer bytes than the FIFO holds, as Linux's driver does after 256.
     let handler = guest(|asm| {
         asm.input(IIR_FCR);
         asm.until_equal(|asm| {

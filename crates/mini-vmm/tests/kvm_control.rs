@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Machines in this process, controlled by their handles.
+//! Machines in this process, controlled through their handles.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -32,10 +32,10 @@ const COMMANDS: [Command; 6] = [
     Command::Describe,
 ];
 
-/// Nobody's port: a guest that writes there can be seen to run.
+/// A port without a device. Writes to it show that the guest runs.
 const NOWHERE: u16 = 0x1234;
 
-/// Exits for ever.
+/// Exits in an endless loop.
 fn busy_guest() -> Asm {
     guest(|asm| {
         asm.forever(|asm| {
@@ -44,7 +44,7 @@ fn busy_guest() -> Asm {
     })
 }
 
-/// Resets as its first act.
+/// Resets at once.
 fn restless_guest() -> Asm {
     guest(|asm| {
         asm.out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE).halt();
@@ -70,7 +70,7 @@ fn spec(vm: &Vm) -> VmSpec {
     }
 }
 
-/// A paused machine; `None`, with a note, where no guest can run.
+/// A paused machine. `None`, with a note, if no guest can run.
 fn machine(test: &str, guest: &Asm) -> Option<(Handle, Vm)> {
     let vm = Vm::new(test, guest)?;
     Some((Vmm::build(&spec(&vm)).unwrap(), vm))
@@ -80,7 +80,7 @@ fn exits(machine: &Handle) -> u64 {
     machine.describe().unwrap().exits.iter().sum()
 }
 
-/// Waits until the guest has left some more.
+/// Waits until the guest has made some more exits.
 fn let_it_run(machine: &Handle) {
     let before = exits(machine);
     while exits(machine) < before + 10 {
@@ -88,12 +88,12 @@ fn let_it_run(machine: &Handle) {
     }
 }
 
-/// Descriptors of this process that programs get which it starts.
+/// This process's file descriptors that its child processes would inherit.
 fn inherited() -> BTreeSet<String> {
     let all = fs::read_dir("/proc/self/fd").unwrap();
     let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let is_inherited = |name: &String| {
-        // Another test's may be closed by now.
+        // A descriptor of another test may be closed by now.
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{name}")).unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t"));
         flags.is_some_and(|flags| i32::from_str_radix(flags, 8).unwrap() & libc::O_CLOEXEC == 0)
@@ -169,7 +169,7 @@ fn a_machine_that_ended_answers_every_command_with_that() {
     let Some((machine, _vm)) = machine(test, &obedient_guest()) else {
         return;
     };
-    // A guest that is paused notices its button later.
+    // A paused guest notices its button later.
     machine.power_button().unwrap();
     assert_eq!(machine.describe().unwrap().state, State::Paused);
     machine.resume().unwrap();
@@ -223,7 +223,7 @@ fn a_guest_that_only_resets_is_paused_across_resets_and_stopped() {
         let before = resets();
         while resets() == before {}
         machine.pause().unwrap();
-        // A reset that came before the pause is still made, and then no other one.
+        // A reset from before the pause still happens, but no further one.
         let most = resets() + 1;
         for _ in 0..20 {
             let now = machine.describe().unwrap();
@@ -236,8 +236,8 @@ fn a_guest_that_only_resets_is_paused_across_resets_and_stopped() {
     assert_eq!(machine.wait().unwrap(), Outcome::Stopped);
 }
 
-/// Sends all commands but `stop` from several threads until the machine has ended. None fails for another reason than
-/// its state.
+/// Sends all commands but `stop` from several threads until the machine has ended. None fails except because of the
+/// state.
 fn hammer(machine: &Handle) -> Vec<thread::JoinHandle<()>> {
     let hammer = |machine: Handle, first| {
         let others = COMMANDS.iter().filter(|other| **other != Command::Stop);
@@ -319,7 +319,7 @@ fn the_time_of_a_paused_machine_runs_out() {
 #[test]
 fn the_time_of_a_machine_that_is_loading_runs_out() {
     let files = tempfile::tempdir().unwrap();
-    // Nobody ever writes to it.
+    // It has no writer.
     let kernel = files.path().join("kernel");
     mkfifoat(CWD, &kernel, Mode::RUSR | Mode::WUSR).unwrap();
     let spec = VmSpec {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `mini-vmm demo`, by every route that this host has.
+//! `mini-vmm demo` on every route of this host.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -19,7 +19,7 @@ struct Shown {
 }
 
 impl Shown {
-    /// The line that starts with `label`, without it.
+    /// The rest of the line that starts with `label`.
     fn line(&self, label: &str) -> &str {
         let mut lines = self.stdout.lines();
         let found = lines.find_map(|line| line.strip_prefix(label));
@@ -27,7 +27,7 @@ impl Shown {
         found.trim_start()
     }
 
-    /// The number at the end of the line, in front of its unit.
+    /// The number at the end of the line, before its unit.
     fn nanoseconds(&self, label: &str) -> u64 {
         let line = self.line(label);
         let (number, _) = line.split_once(' ').unwrap();
@@ -35,7 +35,7 @@ impl Shown {
     }
 }
 
-/// Runs the demo; `None`, with a note, where no guest can run.
+/// Runs the demo. `None`, with a note, if no guest can run.
 fn demo(test: &str, args: &[&str]) -> Option<Shown> {
     if !bare::has_kvm(test) {
         return None;
@@ -54,7 +54,7 @@ fn demo(test: &str, args: &[&str]) -> Option<Shown> {
     })
 }
 
-/// What every route shows before the registration and around it.
+/// What every route prints before and during the registration.
 fn check_registration(shown: &Shown) {
     let before = shown.line("page before");
     assert!(
@@ -124,7 +124,7 @@ fn without_a_route_one_that_works_is_found() {
     };
     check_registration(&shown);
     let stub = shown.line("stub after");
-    // The one that `check` says.
+    // The route that `check` reports.
     let output = Command::new(bare::program())
         .args(["check", "--json"])
         .output()
@@ -178,7 +178,7 @@ fn docs_show_what_there_is_to_see() {
         eprintln!("SKIP: {test}: this is a package, without the pages of docs/");
         return;
     }
-    // It was taken where auto is pio.
+    // It was recorded on a host where auto is pio.
     let Some(shown) = demo(test, &["--hypercall", "pio"]) else {
         return;
     };

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What KVM makes of the other vendor's hypercall instruction, with its fix-up and without
-//! (`KVM_X86_QUIRK_FIX_HYPERCALL_INSN`): why the stub gets the instruction of the CPU that runs it.
+//! What KVM does with the other vendor's hypercall instruction, with its fix-up and without
+//! (`KVM_X86_QUIRK_FIX_HYPERCALL_INSN`). This is why the stub gets the instruction of the CPU that it runs on.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -19,14 +19,14 @@ use mini_vmm::memory::MappedVm;
 use para_abi::kvm::KVM_HC_VAPIC_POLL_IRQ;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// Where the stub, the code that calls it and the handler of #UD lie; real mode's vectors are at 0.
+/// Addresses of the stub, the code that calls it and the #UD handler. Real mode's vectors are at 0.
 const STUB: u64 = 0x1000;
 const CODE: u64 = 0x2000;
 const HANDLER: u64 = 0x3000;
 const STACK: u64 = 0x5000;
 const MEMORY: usize = 0x6000;
 
-/// What the handler of #UD leaves in BX.
+/// The value that the #UD handler sets in BX.
 const FAULTED: u64 = 0xdead;
 
 /// A guest in real mode that calls its stub once.
@@ -35,7 +35,7 @@ struct Guest {
     vcpu: VcpuFd,
 }
 
-/// How a call ended.
+/// The end of a call.
 #[derive(Debug, PartialEq)]
 enum End {
     Answer(u64),
@@ -104,7 +104,7 @@ impl Guest {
     }
 }
 
-/// KVM, this CPU's stub and the other vendor's; none where hypercalls don't complete.
+/// KVM, this CPU's stub and the other vendor's. `None` if hypercalls don't complete.
 fn here(test: &str) -> Option<(Kvm, Stub, Stub)> {
     if std::env::var_os("MINI_VMM_NO_KVM").is_some() {
         eprintln!("SKIP: {test}: MINI_VMM_NO_KVM is set");
@@ -151,7 +151,7 @@ fn without_the_fix_up_the_other_vendors_is_no_instruction() {
     };
     let (end, bytes) = Guest::new(&kvm, other, false).call();
     assert_eq!((end, bytes), (End::InvalidOpcode, other.bytes()));
-    // The host's own needs none.
+    // The host's own instruction needs no fix-up.
     let (end, bytes) = Guest::new(&kvm, native, false).call();
     assert_eq!((end, bytes), (End::Answer(0), native.bytes()));
 }

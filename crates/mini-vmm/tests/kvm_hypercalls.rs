@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! KVM's own numbers, called by guests: KVM and the VMM give the same answers.
+//! KVM's own hypercall numbers: KVM and the VMM give the same answers.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -31,7 +31,7 @@ fn call_of(number: u64, arguments: &[u64]) -> Registers {
     registers
 }
 
-/// A guest that has registered and switched its local APIC on.
+/// A guest that has registered and enabled its local APIC.
 fn registered(route: &Route) -> Lab {
     let mut lab = Lab::default();
     lab.count_faults();
@@ -65,12 +65,12 @@ fn kvms_own_numbers_have_kvms_own_answers() {
         call("ipi to all", 10, &[1, 0, 0, ICR | 2 << 18], INVALID);
         call("yield", 11, &[0], OK);
         call("none", 2, &[], UNKNOWN);
-        // KVM asks the VMM about this one, where it was told to.
+        // KVM forwards this one to the VMM, if it was configured to.
         let ours = |rax| if route.is_ours { rax } else { UNKNOWN };
         call("plain memory", 12, &[PARA, 2, 0], ours(OK));
         call("encrypted memory", 12, &[PARA, 2, 16], ours(UNSUPPORTED));
         call("no memory", 12, &[TOP, 1, 0], ours(INVALID));
-        // The interrupt is there, once: bit 1 of the third requested word.
+        // The interrupt is requested once: bit 1 of the third IRR word.
         lab.asm.load(layout::LAPIC + 0x220);
         lab.asm.raw(&[0x89, 0x04, 0x25]).raw(&low(REGISTERS)); // mov [REGISTERS], eax
         lab.show("requested", &[(REGISTERS, 4)], [2, 0, 0, 0]);
@@ -83,7 +83,7 @@ fn kvms_own_numbers_have_kvms_own_answers() {
     }
 }
 
-/// What the halted processor says, a byte each: that it is about to halt, and that it was woken.
+/// The bytes that the halted processor writes: that it is about to halt, and that it was woken.
 const ABOUT_TO_HALT: u64 = AP_CODE + 0x100;
 const WOKEN: u64 = AP_CODE + 0x101;
 

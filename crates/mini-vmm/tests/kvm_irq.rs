@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Interrupts of each kind arrive in a guest, on real KVM: edges, levels, and messages by both ways.
+//! Interrupts of each kind reach a guest on real KVM: edges, levels, and messages sent in both ways.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -19,13 +19,13 @@ use mini_vmm::irq::{Irqs, LevelLine, Pins};
 use mini_vmm::layout;
 use mini_vmm::memory::{self, MappedVm};
 
-/// The guest writes here again and again.
+/// The port that the guest writes to in its loop: a heartbeat.
 const HEARTBEAT: u16 = 0x10;
-/// And the vector of each interrupt here, before it is served.
+/// The port for the vector of each interrupt, before EOI.
 const INTERRUPT: u16 = 0x11;
-/// After so many heartbeats, an interrupt that was raised will never come.
+/// After this many heartbeats, a raised interrupt counts as lost.
 const PATIENCE: u32 = 1_000_000;
-/// After so many heartbeats, one that was not raised would have come.
+/// After this many heartbeats, an unexpected interrupt would have arrived.
 const SILENCE: u32 = 500;
 
 const EDGE: u8 = 0x41;
@@ -33,7 +33,7 @@ const LEVEL: u8 = 0x42;
 const MESSAGES: [u8; 2] = [0x43, 0x44];
 /// A message for the local APIC 0.
 const ADDRESS: u64 = 0xfee0_0000;
-/// The pin is a level's, in the lower half of an IOAPIC's redirection entry.
+/// The bit for a level-triggered pin, in the lower half of an IOAPIC redirection entry.
 const LEVEL_TRIGGERED: u32 = 1 << 15;
 
 fn beat(asm: &mut Asm) {
@@ -43,7 +43,7 @@ fn beat(asm: &mut Asm) {
     });
 }
 
-/// Tells of an interrupt, serves it, and goes on.
+/// Reports an interrupt, sends EOI, and continues.
 fn handler(vector: u8) -> (u8, Asm) {
     let handler = guest(|asm| {
         asm.out(INTERRUPT, vector);
@@ -59,7 +59,7 @@ fn listening_guest(edge: u32, level: u32) -> Asm {
     guest(|asm| {
         let vectors = [EDGE, LEVEL, MESSAGES[0], MESSAGES[1]];
         asm.idt(&vectors.map(handler));
-        // The PICs, which get the edge as well.
+        // Mask the PICs, which get the edge as well.
         asm.out(0x21, 0xff).out(0xa1, 0xff);
         asm.route(edge, EDGE).route(level, LEVEL);
         asm.store(layout::IOAPIC + 0x10, u32::from(LEVEL) | LEVEL_TRIGGERED);
@@ -74,7 +74,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// A machine that listens; `None`, with a note, where no guest can run.
+    /// A machine with an interrupt handler. `None`, with a note, if no guest can run.
     fn new(test: &str, edge: u32, level: u32) -> Option<Machine> {
         if !has_kvm(test) {
             return None;
@@ -115,7 +115,7 @@ impl Machine {
         Some(machine)
     }
 
-    /// The next interrupt within so many heartbeats.
+    /// The next interrupt within this many heartbeats.
     fn next(&mut self, heartbeats: u32) -> Option<u8> {
         let mut left = heartbeats;
         while left > 0 {
@@ -128,15 +128,15 @@ impl Machine {
         None
     }
 
-    /// An interrupt comes, and it alone.
+    /// Checks that exactly one interrupt arrives.
     #[track_caller]
     fn expect(&mut self, vector: u8) {
         assert_eq!(self.next(PATIENCE), Some(vector));
         self.expect_nothing();
     }
 
-    /// Whether the guest has yet to serve an interrupt that it took: a bit of the local APIC's ISR, 32 to a register. A
-    /// KVM without hardware virtualization may take it as served when it is taken.
+    /// Whether the guest took an interrupt without EOI: a bit in the local APIC's ISR, 32 to a register. A KVM without
+    /// hardware virtualization may clear it at once.
     fn is_in_service(&self, vector: u8) -> bool {
         let regs = self.vcpu.get_lapic().unwrap().regs;
         let (register, bit) = (usize::from(vector / 32), vector % 32);
@@ -149,7 +149,7 @@ impl Machine {
     }
 }
 
-/// A machine, and the pin of its level.
+/// A machine, and the pin of its level-triggered line.
 fn machine(test: &str) -> Option<(Machine, u32)> {
     let level = Pins::new().take().unwrap();
     Some((Machine::new(test, layout::SERIAL_GSI, level)?, level))
@@ -168,7 +168,7 @@ fn an_edge_interrupts_once() {
     }
 }
 
-/// Whether the guest has served an interrupt since the last time.
+/// Whether the guest has sent an EOI since the last call.
 fn was_served(line: &LevelLine) -> bool {
     rustix::io::read(line.served(), &mut [0; 8]).is_ok()
 }
@@ -223,7 +223,7 @@ fn a_message_by_eventfd_follows_its_route() {
     msi.event().write(1).unwrap();
     msi.event().write(1).unwrap();
     machine.expect_nothing();
-    // What was written before is delivered once.
+    // The earlier write is delivered once.
     let [first, second] = MESSAGES;
     msi.connect(ADDRESS, first.into()).unwrap();
     machine.expect(first);
@@ -238,7 +238,7 @@ fn a_message_by_eventfd_follows_its_route() {
     machine.expect_nothing();
     msi.connect(ADDRESS, first.into()).unwrap();
     machine.expect(first);
-    // The new table has KVM's own routes, too.
+    // The new table also has KVM's default routes.
     edge.raise().unwrap();
     machine.expect(EDGE);
     let other = machine.irqs.msi_line().unwrap();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The machine that a guest finds: memory, processors, interrupts, and nothing where there is nothing.
+//! The machine from the guest's view: memory, processors, interrupts, and addresses without a device.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -13,7 +13,7 @@ use bare::{AP_CODE, Asm, Vm, guest};
 use mini_vmm::layout::{self, GIB, HOLE_END, HOLE_START, MIB, PAGE_SIZE};
 use rustix::process::Signal;
 
-/// Runs a guest that powers off when all is as it should be.
+/// Runs a guest that powers off if all checks pass.
 fn check(test: &str, args: &[&str], write: impl FnOnce(&mut Asm)) {
     let guest = guest(|asm| {
         write(asm);
@@ -121,7 +121,7 @@ fn legacy_timer_is_there_only_when_asked_for() {
         asm.input(SPEAKER).expect_al(0xff, 1);
     });
     check(test, &["--legacy-timer"], |asm| {
-        // Channel 2 stands still: bits 0, 1, 6 and 7 are clear.
+        // Channel 2 is stopped: bits 0, 1, 6 and 7 are clear.
         asm.input(SPEAKER).test_al(0xc3);
         asm.if_different(|asm| asm.fail(2));
     });
@@ -129,7 +129,7 @@ fn legacy_timer_is_there_only_when_asked_for() {
 
 // ---- Memory --------------------------------------------------------------------------------------
 
-/// Checks that the words around the end of memory are there and not there.
+/// Checks the words around the end of memory, inside and outside.
 fn expect_end_of_memory(asm: &mut Asm, end: u64, failure: u8) {
     let pattern = 0x600d_0000 | u32::from(failure);
     asm.load(end - 4).expect_eax(0, failure);
@@ -174,7 +174,7 @@ fn large_memory_has_its_hole_below_4_gib() {
             }
             expect_end_of_memory(asm, 3 * GIB, 1);
             asm.load(HOLE_END - 4).expect_eax(u32::MAX, 2);
-            // The first word above is neither the hole's, nor an alias of address 0.
+            // The first word above the hole differs from the hole's, and is no alias of address 0.
             asm.store(0, 0x1111).store(HOLE_END, 0x2222);
             asm.load(HOLE_END).expect_eax(0x2222, 3);
             asm.load(0).expect_eax(0x1111, 4);
@@ -212,7 +212,7 @@ fn processors(test: &str, cpus: u8) {
     let count = cpus.to_string();
     check(test, &["--cpus", &count], |asm| {
         asm.place(COUNT_ME, AP_CODE);
-        // Nobody starts by itself.
+        // No processor starts by itself.
         asm.times(1000, |asm| {
             asm.load(STARTED).expect_eax(0, 0);
         });
@@ -264,7 +264,7 @@ fn any_processor_may_power_off() {
 
 #[test]
 fn failure_of_another_processor_names_it() {
-    // Real mode: lidt [cs:0x80], of limit 0; ud2. A triple fault, or more than an emulator can do.
+    // Real mode: lidt [cs:0x80], of limit 0; ud2. A triple fault, or an instruction that an emulator lacks.
     let fault = [0x2e, 0x0f, 0x01, 0x1e, 0x80, 0x00, 0x0f, 0x0b];
     let guest = guest(|asm| {
         asm.place(&fault, AP_CODE).start_processor(1).halt();
@@ -298,19 +298,19 @@ fn only_the_first_failure_is_reported() {
 
 // ---- Interrupts ----------------------------------------------------------------------------------
 
-/// The vectors of exceptions. What a handler there says is the vector as a letter, from '@' on.
+/// The vectors of exceptions. A handler prints its vector as a letter, starting with '@'.
 const EXCEPTIONS: u8 = 32;
 
 /// Sends COM1's interrupt through the PIC.
 fn com1_through_the_pic(asm: &mut Asm, expected: u8, handler: Asm) {
     listen_to_the_pic(asm, expected, handler);
-    // MCR: OUT2; IER: the transmitter is empty, which it is.
+    // MCR: OUT2; IER: the transmitter is empty, which is the case.
     asm.out(layout::SERIAL + 4, 8).out(layout::SERIAL + 1, 2);
     asm.raw(&[0xfb]); // sti
 }
 
-/// Takes interrupts through the PIC, as Linux does for `noapic`: LINT0 is ExtINT, the PIC is not programmed.
-/// Interrupts that come as `expected` run `handler`, those that come as exceptions print their vector.
+/// Takes interrupts through the PIC without programming it, as Linux does with `noapic`: LINT0 is ExtINT. An interrupt
+/// with the vector `expected` runs `handler`; one with an exception's vector prints that vector.
 fn listen_to_the_pic(asm: &mut Asm, expected: u8, handler: Asm) {
     let mut handlers: Vec<_> = (0..EXCEPTIONS)
         .map(|vector| {
@@ -367,7 +367,7 @@ fn the_pic_sends_no_exceptions_when_it_is_unmasked() {
     }
 }
 
-/// The real-time clock is at the second PIC.
+/// The real-time clock is on the second PIC.
 #[test]
 fn the_second_pic_sends_no_exceptions_either() {
     let guest = guest(|asm| {
@@ -455,7 +455,7 @@ fn serial_input_interrupts() {
     vm.command.stdin(Stdio::piped());
     let mut running = vm.start();
     running.await_output("up\n");
-    // More than the FIFO holds, in one go and byte by byte.
+    // More than the FIFO holds, at once and byte by byte.
     let text = "All that is typed comes back, ".repeat(10);
     running.type_in(text.as_bytes());
     running.await_output(&text);
@@ -491,7 +491,7 @@ fn power_button_interrupts() {
 #[test]
 fn the_clock_interrupts_with_each_second() {
     let handler = guest(|asm| {
-        // Register C: an update, and the interrupt for it.
+        // Register C: an update, and its interrupt.
         asm.out(layout::RTC, 12).input(layout::RTC + 1);
         asm.expect_al(0x90, 1);
         asm.print("tick\n").power_off();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which MSRs a guest may use under `--msr-policy`, and what is told of the others.
+//! Which MSRs a guest may use under `--msr-policy`, and what is logged about the others.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -12,28 +12,28 @@ use std::fs;
 use bare::Vm;
 use bare::lab::{FAULTS, Lab};
 
-/// No CPU's, no KVM's.
+/// An MSR that no CPU and no KVM has.
 const UNKNOWN: u32 = 0x1234;
 /// `MSR_IA32_TSC`.
 const TSC: u32 = 0x10;
-/// `IA32_EFER`, for which all bits are no value.
+/// `IA32_EFER`. All bits set is an invalid value.
 const EFER: u32 = 0xc000_0080;
-/// `MSR_EBC_FREQUENCY_ID` of the Pentium 4: KVM has it for every vendor's guests, and no 64-bit Linux needs it.
+/// `MSR_EBC_FREQUENCY_ID` of the Pentium 4. KVM emulates it for all vendors' guests, and no 64-bit Linux needs it.
 const FREQUENCY_ID: u32 = 0x2c;
 
-/// Whether the host's KVM swallows accesses to unknown MSRs.
+/// Whether the host's KVM ignores accesses to unknown MSRs.
 fn ignores_unknown() -> bool {
     let parameter = fs::read_to_string("/sys/module/kvm/parameters/ignore_msrs");
     parameter.is_ok_and(|value| value.trim() == "Y" || value.trim() == "1")
 }
 
-/// Reads three MSRs and writes a bad value to one; returns how many faults each made, and what `-v` said.
+/// Reads three MSRs and writes an invalid value to one. Returns the number of faults of each, and the output of `-v`.
 fn accesses(test: &str, policy: &str) -> Option<([u8; 4], String)> {
     let mut lab = Lab::default();
     lab.count_faults();
     for index in [UNKNOWN, TSC, FREQUENCY_ID] {
         lab.clear_faults();
-        // Twice: it is told of once.
+        // Twice, but it is logged once.
         lab.asm.rdmsr(index).rdmsr(index).show(FAULTS, 1);
     }
     lab.clear_faults();
@@ -68,7 +68,7 @@ fn deny_unknown_is_a_list_of_what_there_is() {
     let Some((faults, log)) = accesses(test, "deny-unknown") else {
         return;
     };
-    // Also what KVM has, and also where it would have ignored the access.
+    // Denied even if KVM has the MSR, or would have ignored the access.
     assert_eq!(faults, [2, 0, 2, 1], "{log}");
     assert_eq!(named(&log, "RDMSR", UNKNOWN), 1, "{log}");
     assert_eq!(named(&log, "RDMSR", FREQUENCY_ID), 1, "{log}");

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `--nested`: a guest gets at nested virtualization where it was told that it may, and nowhere else.
+//! `--nested`: a guest can use nested virtualization only if allowed.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -12,16 +12,16 @@ use bare::{Asm, Vm, guest, has_kvm, is_emulated};
 use kvm_ioctls::Kvm;
 use mini_vmm::layout::{self, MIB};
 
-/// Where a fault goes on.
+/// Where execution continues after a fault.
 const RESUME: u64 = 4 * MIB;
-/// A page that instructions may take for their own.
+/// A page for instructions that need one.
 const PAGE: u64 = 5 * MIB;
 
 const EFER: u32 = 0xc000_0080;
 const FEATURE_CONTROL: u32 = 0x3a;
 const VMX_BASIC: u32 = 0x480;
 
-/// Which of both this host's KVM lets guests have.
+/// The extension that this host's KVM offers guests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Offered {
     vmx: bool,
@@ -42,7 +42,7 @@ fn offered() -> Offered {
     }
 }
 
-/// The handler of an exception: prints a letter and goes on behind the attempt.
+/// An exception handler: prints a letter and continues after the attempt.
 fn caught(letter: &str) -> Asm {
     guest(|asm| {
         asm.print(letter);
@@ -51,7 +51,7 @@ fn caught(letter: &str) -> Asm {
     })
 }
 
-/// Runs `code` and prints a dot, or the letter of the exception that it was.
+/// Runs `code` and prints a dot, or the letter of the exception that it caused.
 fn attempt(asm: &mut Asm, code: impl FnOnce(&mut Asm)) {
     let body = guest(|asm| {
         code(asm);
@@ -66,7 +66,7 @@ fn attempt(asm: &mut Asm, code: impl FnOnce(&mut Asm)) {
     asm.raw(store.code()).raw(body.code());
 }
 
-/// Prints whether CPUID has a bit in ECX.
+/// Prints whether a bit is set in CPUID's ECX.
 fn show_bit(asm: &mut Asm, function: u64, bit: u32) {
     asm.rax(function).ecx(0).raw(&[0x0f, 0xa2]); // cpuid
     asm.raw(&[0x89, 0xc8, 0x25])
@@ -75,7 +75,7 @@ fn show_bit(asm: &mut Asm, function: u64, bit: u32) {
     asm.port(layout::SERIAL).raw(&[0xee]);
 }
 
-/// What a guest says of itself, then what comes of using it: control bits and MSRs, then instructions.
+/// What a guest sees in CPUID, then what happens when it uses it: control bits and MSRs, then instructions.
 fn walk(asm: &mut Asm) {
     asm.idt(&[(6, caught("U")), (13, caught("G"))]);
     show_bit(asm, 1, 5);
@@ -106,8 +106,8 @@ const OF_VMX: [&[u8]; 6] = [
     &[0x0f, 0x01, 0xc4],
     &[0x66, 0x0f, 0x38, 0x80, 0x07],
 ];
-/// `vmrun`, `skinit`. A CPU that has virtual VMLOAD, VMSAVE, STGI and CLGI is left to run these by KVM; they reach no
-/// further than their own vCPU. KVM forgets to refuse INVLPGA, which does no more than INVLPG.
+/// `vmrun`, `skinit`. On a CPU with virtual VMLOAD, VMSAVE, STGI and CLGI, KVM lets the guest execute these; they
+/// affect only their own vCPU. KVM doesn't refuse INVLPGA, which does no more than INVLPG.
 const OF_SVM: [&[u8]; 2] = [&[0x0f, 0x01, 0xd8], &[0x0f, 0x01, 0xde]];
 
 #[test]

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The exit contract, one test a rule: what guests and users do to end a run, and the code that says so.
+//! The exit codes, one test per rule: what guests and users do to end a run, and the resulting code.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -16,17 +16,17 @@ use images::Bz;
 use mini_vmm::layout;
 use rustix::process::Signal;
 
-/// Runs a guest with more arguments; `None` where no guest can run.
+/// Runs a guest with additional arguments. `None` if no guest can run.
 fn run(test: &str, args: &[&str], write: impl FnOnce(&mut Asm)) -> Option<Ended> {
     Some(Vm::new(test, &guest(write))?.args(args).run())
 }
 
-/// Checks that a guest's last act ends the run with a code and not a word.
+/// Checks that a guest's last action ends the run with a code and without output.
 fn ends_with(test: &str, code: i32, args: &[&str], act: impl FnOnce(&mut Asm)) {
     let ended = run(test, args, |asm| {
         asm.print("up\n");
         act(asm);
-        // An act that leaves the guest running shows.
+        // If the action leaves the guest running, that shows.
         asm.print("still here");
         asm.halt();
     });
@@ -119,7 +119,7 @@ fn the_first_outcome_counts() {
     }
 }
 
-/// What a failed vCPU leaves on standard error, once.
+/// What a failed vCPU prints on standard error, once.
 const REPORT: [&str; 8] = [
     "vCPU 0 failed: ",
     "  RAX ",
@@ -146,7 +146,7 @@ fn triple_fault_is_33_with_a_report() {
         };
         ended.expect(33).printed("up\n").says(&REPORT);
         ended.says(&["triple fault", "PioOut port 0x3f8, 1 x 1 bytes"]);
-        // kvm-amd has reset the vCPU, and the report says so; others show where it was.
+        // kvm-amd has reset the vCPU, and the report says so. On others it shows the vCPU's state.
         if !ended.stderr.contains("these are the registers of a reset") {
             ended.says(&[
                 "RAX 123456789abcdef0",
@@ -161,7 +161,7 @@ fn triple_fault_is_33_with_a_report() {
 #[test]
 fn code_outside_of_memory_is_33_with_a_report() {
     let ended = run("code_outside_of_memory_is_33_with_a_report", &[], |asm| {
-        // jmp to where neither RAM nor a device is
+        // jmp to an address without RAM and device
         asm.print("up\n").rax(0xd000_1000).raw(&[0xff, 0xe0]);
     });
     if let Some(ended) = ended {
@@ -174,7 +174,7 @@ fn code_outside_of_memory_is_33_with_a_report() {
 #[test]
 fn an_instruction_that_the_emulator_lacks_is_33_with_a_report() {
     let test = "an_instruction_that_the_emulator_lacks_is_33_with_a_report";
-    // vpxor xmm0, xmm0, [rdi] on a device's memory: KVM must emulate it, and can't.
+    // vpxor xmm0, xmm0, [rdi] on a device's memory: KVM must emulate it, but can't.
     let ended = run(test, &[], |asm| {
         asm.rdi(0xd000_1000);
         // CR4.OSXSAVE, XCR0 = x87, SSE, AVX
@@ -239,7 +239,7 @@ fn deaf_guest() -> Asm {
 #[test]
 fn second_signal_ends_at_once_with_its_number() {
     let test = "second_signal_ends_at_once_with_its_number";
-    // After the time to power off, it would be the number of the first one.
+    // After the grace period, the code would be that of the first signal.
     let pairs = [
         (Signal::TERM, Signal::INT, 130),
         (Signal::INT, Signal::HUP, 129),
@@ -284,7 +284,7 @@ fn signal_presses_the_power_button_and_a_guest_that_obeys_is_0() {
                 asm.input(layout::GED_EVENTS)
                     .compare_al(layout::GED_POWER_BUTTON);
             });
-            // Reading has cleared it.
+            // The read has cleared it.
             asm.input(layout::GED_EVENTS).expect_al(0, 2);
             asm.print("bye\n").power_off();
         });
@@ -298,7 +298,7 @@ fn signal_presses_the_power_button_and_a_guest_that_obeys_is_0() {
     }
 }
 
-/// A gzip payload of 512 MiB of zeros, made of one piece again and again; only its checksum is wrong.
+/// A gzip payload of 512 MiB of zeros, made by repeating one piece. Only its checksum is wrong.
 fn slow_payload() -> Vec<u8> {
     let mut packer = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
     packer.write_all(&[0; 1 << 20]).unwrap();
@@ -324,7 +324,7 @@ fn timeout_ends_a_decompression() {
     vm.args(["--memory", "1G", "--timeout", "30ms", "-v"]);
     let ended = vm.run();
     ended.expect(36);
-    // Neither the host's result nor that the guest is left to it.
+    // Neither the host's result nor the fallback to the guest is logged.
     assert!(
         !ended.stderr.contains("decompressed by"),
         "{}",

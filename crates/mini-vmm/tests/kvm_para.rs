@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The 2007 API as a 64-bit guest finds it, on every route that this host's KVM has.
+//! The 2007 API as a 64-bit guest sees it, on every route of this host's KVM.
 //!
-//! One guest walks all cases of a route in one start; each test looks at the cases of its rule. Numbers: R for rules
-//! of the 2007 patch, H for holes in it that a decision closed.
+//! One guest runs all cases of a route in one start. Each test checks the cases of its rule. Numbers: R for rules of
+//! the 2007 patch, H for gaps in it that a decision closed.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -24,14 +24,14 @@ use para_abi::vmm::VMM_HC_NOP;
 /// KVM's answers to calls: -KVM_ENOSYS and -KVM_EPERM.
 const NO_SUCH_CALL: u64 = -1000i64 as u64;
 const NOT_ALLOWED: u64 = -1i64 as u64;
-/// KVM's only call that needs nothing.
+/// KVM's only call that needs no arguments.
 const VAPIC_POLL_IRQ: u64 = 1;
 const UNKNOWN: u64 = 0x1234;
 const PAGE: u64 = layout::PAGE_SIZE;
 /// A page boundary within memory, eight bytes around it.
 const BOUNDARY: u64 = STUB + 4 * PAGE - 4;
 
-/// Pages, and values that are no page.
+/// Pages, and values that are not pages.
 fn pages() -> Vec<Registration> {
     let page = Registration::of_page;
     let value = Registration::of_value;
@@ -61,7 +61,7 @@ fn pages() -> Vec<Registration> {
     ]
 }
 
-/// Stubs, and addresses where there can be none.
+/// Stubs, and addresses where no stub can be.
 fn stubs() -> Vec<Registration> {
     let site = Registration::of_site;
     let gpa = Registration::of_gpa;
@@ -98,7 +98,7 @@ fn stubs() -> Vec<Registration> {
     ]
 }
 
-/// What else a payload says.
+/// Other payload contents.
 fn payloads() -> Vec<Registration> {
     let version = Registration::of_version;
     let mut all = vec![
@@ -129,7 +129,7 @@ fn payloads() -> Vec<Registration> {
     all
 }
 
-/// The walk of one route.
+/// All cases of one route.
 fn walk(route: &Route) -> Lab {
     let mut lab = Lab::default();
     lab.count_faults();
@@ -155,7 +155,7 @@ fn read(lab: &mut Lab, name: &str) {
     lab.show(name, &[(FAULTS, 2)], [1, 0]);
 }
 
-/// What there is before the first registration.
+/// The state before the first registration.
 fn before(lab: &mut Lab, route: &Route) {
     stub(&mut lab.asm, STUB);
     let unpatched = -38i32 as u32;
@@ -188,7 +188,7 @@ fn before(lab: &mut Lab, route: &Route) {
     lab.show("r2 RDMSR at CPL 3 is #GP", &[(FAULTS, 2)], [1, 0]);
 }
 
-/// A second registration: one that fails changes nothing of the first, another one leaves its bytes.
+/// A second registration. A failed one leaves the first unchanged; a successful one leaves the first stub's bytes.
 fn again(lab: &mut Lab, route: &Route) {
     let at = |name, n: u64, verdict| Registration {
         site: STUB + n * PAGE,
@@ -242,7 +242,7 @@ fn again(lab: &mut Lab, route: &Route) {
             0,
         );
     }
-    // The same once more, with what is patched already.
+    // Once more, with the site already patched.
     lab.asm
         .store(second.page + 4, u32::MAX)
         .store(second.page + 12, u32::MAX);
@@ -252,7 +252,7 @@ fn again(lab: &mut Lab, route: &Route) {
     lab.call("h8 it is called", second.site, VAPIC_POLL_IRQ, 0);
 }
 
-/// Calls through a stub that is registered.
+/// Calls through a registered stub.
 fn calls(lab: &mut Lab, route: &Route) {
     Registration::new("r9 the stub for calls", Registered).walk(lab, route);
     lab.call_all(
@@ -279,7 +279,7 @@ fn calls(lab: &mut Lab, route: &Route) {
     lab.call_all("r9 our call", STUB, &registers(VMM_HC_NOP), ours);
 }
 
-/// Calls by user code.
+/// Calls from user code.
 fn user_calls(lab: &mut Lab, route: &Route) {
     for (name, number) in [
         ("h16 KVM's call at CPL 3 is -1", VAPIC_POLL_IRQ),
@@ -290,7 +290,7 @@ fn user_calls(lab: &mut Lab, route: &Route) {
         lab.show(name, &[(REGISTERS, 8)], NOT_ALLOWED.to_le_bytes());
     }
     if route.is_pio() {
-        // OUT is skipped, RET is not.
+        // OUT is skipped, RET is executed.
         lab.clear_faults();
         lab.user(false, |asm| {
             call(asm, STUB, &registers(VAPIC_POLL_IRQ));
@@ -302,7 +302,7 @@ fn user_calls(lab: &mut Lab, route: &Route) {
     lab.call("h16 and at CPL 0 it is answered", STUB, VAPIC_POLL_IRQ, 0);
 }
 
-/// What looks like the stub's OUT, and is no call, or is one.
+/// OUT instructions like the stub's: some are calls, some not.
 fn other_outs(lab: &mut Lab) {
     for (name, code) in [
         ("r9 the port below is no call", &[0xe6, 0xf4][..]),
@@ -325,10 +325,10 @@ fn other_outs(lab: &mut Lab) {
     );
 }
 
-/// A route, and what came of its walk.
+/// A route, and the result of its cases.
 type Walked = (Route, Result<Vec<Record>, String>);
 
-/// Every route's walk.
+/// The results of every route.
 fn walks(test: &str) -> &'static [Walked] {
     static WALKS: OnceLock<Vec<Walked>> = OnceLock::new();
     if !has_kvm(test) {

@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The 2007 API as 32-bit guests find it: in three kinds of 32-bit mode, and with three conventions for calls.
+//! The 2007 API as 32-bit guests see it: in three kinds of 32-bit mode, and with three calling conventions.
 //!
-//! Vendors' instructions are answered by KVM, which knows its own convention only.
+//! KVM answers the vendor's instruction, and knows only its own convention.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -25,18 +25,18 @@ const NO_SUCH_CALL: u32 = -1000i32 as u32;
 const BAD_ADDRESS: u32 = -14i32 as u32;
 const VAPIC_POLL_IRQ: u32 = 1;
 const UNKNOWN: u32 = 0x1234;
-/// What is written to the console, and where it is.
+/// The text for the console, and its address.
 const TEXT: &str = "32 bits\n";
 const TEXT_AT: u64 = STUB + 0x800;
-/// What a guest ends with.
+/// The exit status of a guest.
 const STATUS: u8 = 0x4d;
-/// Where code for compatibility mode is, and the far pointer that it returns by.
+/// The address of code for compatibility mode, and of the far pointer that it returns through.
 const COMPATIBLE: u64 = STUB + 0x1000;
 const BACK_TO_64: u64 = STUB + 0x1100;
-/// Where 32-bit guests have their IDT.
+/// The address of 32-bit guests' IDT.
 const IDT: u64 = STUB + 0x2000;
 
-/// How a guest comes to 32-bit mode.
+/// How a guest enters 32-bit mode.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     /// It starts there: protected mode without paging.
@@ -50,7 +50,7 @@ enum Mode {
 impl Mode {
     const ALL: [Mode; 3] = [Mode::Pvh, Mode::Left, Mode::Compatible];
 
-    /// Goes there, with faults counted.
+    /// Enters that mode and installs a counter of faults.
     fn enter(self, lab: &mut Lab) {
         if self == Mode::Pvh {
             return count_faults(&mut lab.asm, CODE_64);
@@ -92,7 +92,7 @@ fn count_faults(asm: &mut Asm, selector: u8) {
         asm.raw(&[0xa2]).raw(&low(FAULTS + 1)); // mov [FAULTS + 1], al
         asm.raw(&[0xfe, 0x05]).raw(&low(FAULTS)); // inc byte [FAULTS]
         asm.raw(&[0x83, 0x44, 0x24, 0x08, 0x02]); // add dword [esp + 8], 2
-        // pop eax; add esp, 4; retf 4: KVM emulates no IRET in protected mode, and nobody needs the flags
+        // pop eax; add esp, 4; retf 4: KVM emulates no IRET in protected mode, and the flags don't matter
         asm.raw(&[0x58, 0x83, 0xc4, 0x04, 0xca, 0x04, 0x00]);
     });
     let at = IDT + 0x200;
@@ -104,7 +104,7 @@ fn count_faults(asm: &mut Asm, selector: u8) {
     asm.rdi(IDT - 8).raw(&[0x0f, 0x01, 0x1f]); // lidt [edi]
 }
 
-/// A convention: the number's register, then those of two arguments.
+/// A convention: the register of the number, then those of two arguments.
 #[derive(Clone, Copy, Debug)]
 struct Convention {
     flag: &'static str,
@@ -129,7 +129,7 @@ const DRAFT_2007: Convention = Convention {
 };
 
 impl Convention {
-    /// Registers for a call, all others with a value that is no call.
+    /// Registers for a call. All others have a value that is not a call.
     fn registers(&self, number: u32, arguments: &[u32]) -> Registers {
         let mut registers = registers(UNKNOWN.into()).map(|value| value & 0xffff_ffff);
         registers[self.number] = number.into();
@@ -140,7 +140,7 @@ impl Convention {
     }
 }
 
-/// Calls the stub from 32-bit code, and shows the registers afterwards: EAX alone may have changed.
+/// Calls the stub from 32-bit code, and shows the registers afterwards: only EAX may have changed.
 fn call(lab: &mut Lab, name: &str, before: &Registers, text: &str, eax: u32) {
     let asm = &mut lab.asm;
     asm.store(TARGET, STUB as u32);
@@ -167,7 +167,7 @@ fn call(lab: &mut Lab, name: &str, before: &Registers, text: &str, eax: u32) {
     lab.show(name, &[(REGISTERS, 32)], expected.collect::<Vec<u8>>());
 }
 
-/// What a 32-bit guest does in one start.
+/// The cases of a 32-bit guest in one start.
 fn walk(mode: Mode, route: &Route, convention: &Convention) -> Lab {
     let mut lab = Lab::default();
     mode.enter(&mut lab);
@@ -192,12 +192,12 @@ fn walk(mode: Mode, route: &Route, convention: &Convention) -> Lab {
     lab
 }
 
-/// Calls through the patched stub; the last one ends the run where calls reach the VMM.
+/// Calls through the patched stub. If calls reach the VMM, the last one ends the run.
 fn calls(lab: &mut Lab, route: &Route, convention: &Convention) {
     let of = |number: u64, arguments: &[u32]| convention.registers(number as u32, arguments);
     call(lab, "unknown", &of(UNKNOWN.into(), &[]), "", NO_SUCH_CALL);
     call(lab, "KVM's own", &of(VAPIC_POLL_IRQ.into(), &[]), "", 0);
-    // The number where another convention has it.
+    // The number in another convention's register.
     let mut swapped = registers(0).map(|value| value & 0xffff_ffff);
     for register in [RAX, RBX] {
         let is_number = register == convention.number;
@@ -226,7 +226,7 @@ fn calls(lab: &mut Lab, route: &Route, convention: &Convention) {
     lab.asm.power_off();
 }
 
-/// Walks modes with a convention, on every route.
+/// Runs all modes with a convention, on every route.
 fn holds(test: &str, convention: &Convention, modes: &[Mode]) {
     if !has_kvm(test) {
         return;
@@ -243,7 +243,7 @@ fn holds(test: &str, convention: &Convention, modes: &[Mode]) {
             let ended = vm.args(route.args()).args([convention.flag]).run();
             let code = if route.is_ours { STATUS.into() } else { 0 };
             if route.is_ours {
-                // What would show the registers comes after the end.
+                // The guest ends before it could show the registers.
                 lab.forget_last();
             }
             let records = lab.judge(code, &ended);
@@ -278,8 +278,8 @@ fn r9_32_bit_calls_of_the_2007_draft_convention() {
     );
 }
 
-/// Calls the stub from compatibility mode with all 64 bits of the registers set before, back in 64-bit mode
-/// afterwards: only the lower halves count, and RAX is the zero-extended answer.
+/// Sets all 64 bits of the registers, then calls the stub from compatibility mode and returns to 64-bit mode. Only the
+/// lower halves count, and RAX is the zero-extended answer.
 fn call_with_upper_halves(lab: &mut Lab, name: &str, before: &Registers, rax: u32) {
     let asm = &mut lab.asm;
     let enter = guest(|asm| {
@@ -289,7 +289,7 @@ fn call_with_upper_halves(lab: &mut Lab, name: &str, before: &Registers, rax: u3
         set_registers(asm, before);
         asm.raw(&[0x48, 0xcb]); // retfq
     });
-    // lea rax, [rip + what follows]
+    // lea rax, [rip + the code below]
     let len = enter.code().len() as u32;
     asm.raw(&[0x48, 0x8d, 0x05]).raw(&len.to_le_bytes());
     asm.raw(enter.code());

@@ -23,7 +23,7 @@ const TOO_LONG: u64 = -7i64 as u64;
 const TEXT: &[u8] = b"\x00written at once\xff\n";
 const TEXT_AT: u64 = STUB + 0x801;
 
-/// A convention's registers of two arguments; the number is in RAX.
+/// The registers of two arguments in a convention. The number is in RAX.
 #[derive(Clone, Copy, Debug)]
 struct Convention {
     flag: &'static str,
@@ -38,7 +38,7 @@ const MERGED_2007: Convention = Convention {
     flag: "--hypercall-abi=2007",
     arguments: [RDI, RSI],
 };
-/// Its 64-bit form is the same.
+/// The 64-bit form is the same.
 const DRAFT_2007: Convention = Convention {
     flag: "--hypercall-abi=2007-draft",
     arguments: [RDI, RSI],
@@ -53,12 +53,12 @@ impl Convention {
         registers
     }
 
-    /// A call after which RAX alone has changed.
+    /// A call after which only RAX may have changed.
     fn call(&self, lab: &mut Lab, name: &str, number: u64, arguments: &[u64], rax: u64) {
         lab.call_all(name, STUB, &self.registers(number, arguments), rax);
     }
 
-    /// A call that prints what it is told to.
+    /// A call that prints its argument.
     fn write(&self, lab: &mut Lab, name: &str, text: &[u8], at: u64, rax: u64) {
         let arguments = [at, text.len() as u64];
         let before = self.registers(VMM_HC_CONSOLE_WRITE, &arguments);
@@ -76,7 +76,7 @@ fn registered(route: &Route) -> Lab {
     lab
 }
 
-/// Ends a guest by a call, and runs it to that.
+/// Appends a call that ends the guest, and runs it.
 fn ends_with(
     test: &str,
     mut lab: Lab,
@@ -86,7 +86,7 @@ fn ends_with(
 ) -> Option<Vec<Record>> {
     let exit = convention.registers(VMM_HC_EXIT, &[status.into()]);
     bare::lab::call(&mut lab.asm, STUB, &exit);
-    // An exit that does nothing shows.
+    // An exit without effect would show.
     lab.asm.print("still here").halt();
     let mut vm = Vm::new(test, &lab.asm)?;
     let ended = vm.args(route.args()).args([convention.flag, "-v"]).run();
@@ -104,7 +104,7 @@ fn holds(test: &str, convention: &Convention) {
     holds_on(test, convention, &routes(test));
 }
 
-/// The same, on the routes of these where calls reach the VMM.
+/// The same, on those of the given routes where calls reach the VMM.
 fn holds_on(test: &str, convention: &Convention, routes: &[Route]) {
     for route in routes.iter().filter(|route| route.is_ours) {
         let mut lab = registered(route);
@@ -162,7 +162,7 @@ fn r9_64_bit_calls_of_the_2007_draft_convention() {
     holds("r9_64_bit_calls_of_the_2007_draft_convention", &DRAFT_2007);
 }
 
-/// Also where KVM completes the vendor's instruction, and would answer it from other registers.
+/// Also on a KVM that completes the vendor's instruction. It would answer from other registers.
 #[test]
 fn r9_auto_goes_by_port_for_the_conventions_of_2007() {
     let test = "r9_auto_goes_by_port_for_the_conventions_of_2007";

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The 2007 API beside the rest of the machine: its flags, much memory, resets, logs, and the debug-exit device.
+//! The 2007 API and the rest of the machine: its flags, large memory, resets, logs, and the debug-exit device.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -23,7 +23,7 @@ const NO_SUCH_CALL: u64 = -1000i64 as u64;
 const VAPIC_POLL_IRQ: u64 = 1;
 const UNKNOWN: u64 = 0x1234;
 
-/// Runs a laboratory's guest and checks all that it showed.
+/// Runs a lab guest and checks all that it showed.
 fn check(test: &str, lab: Lab, route: &Route, args: &[&str]) {
     if let Some(records) = lab.run(test, args) {
         for record in records.unwrap_or_else(|error| panic!("{args:?}: {error}")) {
@@ -75,7 +75,7 @@ fn h15_the_msr_is_there_under_every_policy() {
     }
 }
 
-/// KVM's module parameter that has it swallow accesses to MSRs that it does not know.
+/// The parameter of KVM's module that makes it ignore accesses to unknown MSRs.
 const IGNORE_MSRS: &str = "/sys/module/kvm/parameters/ignore_msrs";
 
 /// Sets the parameter back.
@@ -103,7 +103,7 @@ fn h15_a_kvm_that_ignores_msrs_hands_this_one_over() {
     lab.clear_faults();
     lab.asm.rdmsr(MAGIC);
     lab.show("RDMSR", &[(FAULTS, 2)], [1, 0]);
-    // The setting has an effect.
+    // The setting works.
     lab.clear_faults();
     lab.asm.rdmsr(0x1234_5678);
     lab.show("RDMSR of an MSR that nobody has", &[(FAULTS, 2)], [0, 0]);
@@ -113,11 +113,11 @@ fn h15_a_kvm_that_ignores_msrs_hands_this_one_over() {
 #[test]
 fn r9_auto_is_a_route_that_works() {
     let test = "r9_auto_is_a_route_that_works";
-    // The instruction where it ends, else the port.
+    // The vendor's instruction if it completes, else the port.
     let routes = routes(test);
     let native = routes.iter().find(|route| !route.is_ours);
     let route = native.unwrap_or(&Route::PIO);
-    // Said, and not said.
+    // With and without the flag.
     for flag in ["--hypercall=auto", "--cpus=1"] {
         check(test, short_walk(route), route, &[flag, "--debug-exit=off"]);
     }
@@ -147,7 +147,7 @@ fn r9_the_port_can_be_chosen() {
 #[test]
 fn r9_the_port_and_the_debug_exit_device_keep_apart() {
     let test = "r9_the_port_and_the_debug_exit_device_keep_apart";
-    // Which port the program takes shows in the stub.
+    // The stub shows which port the program uses.
     let guest = guest(|asm| {
         Registration::new("a registration", Registered).prepare(asm);
         asm.wrmsr(MAGIC, PARA).show(STUB, 4);
@@ -178,7 +178,7 @@ fn r1_a_guest_of_256_mib_on_one_processor() {
     let Some(vm) = Vm::new(test, &asm) else {
         return;
     };
-    // Nothing but what is said here: no file of settings.
+    // Only these arguments, without a config file.
     let mut vm = Vm::of_kernel(&vm.path("kernel")).holding(vm);
     let args = "--memory 256M --cpus 1 --hypercall pio".split(' ');
     let ended = vm.args(args).run();
@@ -189,10 +189,10 @@ fn r1_a_guest_of_256_mib_on_one_processor() {
 
 // ---- Memory above 4 GiB ---------------------------------------------------------------------------
 
-/// The page above 4 GiB that has the same lower half as [`PARA`].
+/// A page above 4 GiB whose address has the same lower half as [`PARA`].
 const HIGH: u64 = 4 * GIB + PARA;
 
-/// A guest that has mapped the first GiB above 4 GiB.
+/// A guest that has mapped the GiB from 4 GiB on.
 fn high_lab() -> Lab {
     let mut lab = Lab::default();
     lab.count_faults();
@@ -234,7 +234,7 @@ fn h14_a_guest_that_drops_the_upper_half_registers_the_page_below() {
     let test = "h14_a_guest_that_drops_the_upper_half_registers_the_page_below";
     let mut lab = high_lab();
     let route = &Route::PIO;
-    // What is there is no payload of a guest that meant another page.
+    // It is not a payload: the guest meant another page.
     let garbage = Registration::of_version("the page below", 0x4141_4141, Refused);
     let meant = Registration::of_page("the page that it meant", HIGH, Registered);
     meant.prepare(&mut lab.asm);
@@ -280,7 +280,7 @@ fn h5_a_reset_forgets_the_registration() {
     }
 }
 
-/// One boot: nothing is registered, then something is, and then it resets.
+/// One boot: checks that nothing is registered, registers, and resets.
 fn boot(asm: &mut Asm, route: &Route, reset: fn(&mut Asm)) {
     let check = |asm: &mut Asm, expected: u32, stale: &str| {
         asm.compare_eax(expected).if_different(|asm| {
@@ -292,7 +292,7 @@ fn boot(asm: &mut Asm, route: &Route, reset: fn(&mut Asm)) {
     asm.load(STUB);
     check(asm, 0, "stale memory\n");
     if route.is_pio() {
-        // Of a registered processor, it is a call that nobody knows.
+        // If the processor were registered, this would be an unknown call.
         asm.rax(UNKNOWN).raw(&[0xe6, 0xf5]);
         check(asm, UNKNOWN as u32, "stale registration\n");
     }

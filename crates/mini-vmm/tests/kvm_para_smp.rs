@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The 2007 API with two processors, which take turns or do not.
+//! The 2007 API with two processors, in turns and in parallel.
 //!
-//! A processor waits for the other one by reading a port, so that it leaves its host CPU now and then.
+//! A processor waits for the other one by reading a port, so that it sometimes leaves its host CPU.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -24,13 +24,13 @@ const SEND_IPI: u64 = 10;
 const UNKNOWN: u64 = 0x1234;
 /// The vector of interrupts that the processors send.
 const IPI: u8 = 0x40;
-/// Where the other processor is in 64-bit mode, and its stack.
+/// The address where the other processor is in 64-bit mode, and its stack.
 const LONG_MODE: u64 = AP_CODE + 0x1000;
 const STACK: u64 = AP_CODE + 0x1_0000;
-/// 1 when the other processor has begun, and when it is done.
+/// Set to 1 when the other processor has started, and when it has finished.
 const BEGUN: u64 = STUB + 0x8_0000;
 const DONE: u64 = BEGUN + 4;
-/// What the other processor leaves to be looked at.
+/// What the other processor shows.
 const SEEN: u64 = BEGUN + 8;
 /// The other processor's page.
 const OTHER: u64 = PARA + layout::PAGE_SIZE;
@@ -55,7 +55,7 @@ fn trampoline() -> Vec<u8> {
     code
 }
 
-/// Starts the other processor with 64-bit code; it ends halted.
+/// Starts the other processor with 64-bit code. It halts at the end.
 fn start(asm: &mut Asm, body: impl FnOnce(&mut Asm)) {
     let code = guest(|asm| {
         asm.raw(&[0x66, 0xb8, 0x18, 0x00]); // mov ax, 0x18
@@ -76,7 +76,7 @@ fn wait(asm: &mut Asm, at: u64) {
     });
 }
 
-/// Calls, and keeps RAX where the other calls of the guest do not store theirs.
+/// Calls, and stores RAX where the guest's other calls don't.
 fn call_and_keep(asm: &mut Asm, number: u64, slot: u64) {
     call(asm, STUB, &registers(number));
     for half in [0, 4] {
@@ -86,7 +86,7 @@ fn call_and_keep(asm: &mut Asm, number: u64, slot: u64) {
     }
 }
 
-/// Runs a guest on two processors, by every route, and checks all that it showed.
+/// Runs a guest on two processors, on every route, and checks all that it showed.
 fn holds(test: &str, write: impl Fn(&mut Lab, &Route)) {
     for route in routes(test) {
         let mut lab = Lab::default();
@@ -110,7 +110,7 @@ fn r11_processors_register_one_stub_with_pages_of_their_own() {
         let first = Registration::new("the boot processor registers", Registered);
         let second = Registration::of_page("the other one does", OTHER, Registered);
         first.walk(lab, route);
-        // The stub is patched, and stays as it is.
+        // The stub is patched, and stays so.
         let mut page = second.clone();
         page.window = STUB + 0x100;
         page.prepare(&mut lab.asm);
@@ -140,7 +140,7 @@ fn r11_a_processor_fails_alone() {
     holds("r11_a_processor_fails_alone", |lab, route| {
         let first = Registration::new("the boot processor registers", Registered);
         first.walk(lab, route);
-        // The other one's version is too new, and its stub another one.
+        // The other one's version is too new, and its stub differs.
         let mut refused = Registration::of_page("the other one is refused", OTHER, Registered);
         (refused.version, refused.site, refused.window) = (2, STUB + 0x100, STUB + 0x100);
         refused.verdict = Refused;
@@ -173,7 +173,7 @@ fn h8_a_stub_is_called_while_it_is_registered() {
                 asm.store(DONE, 1);
             });
             wait(&mut lab.asm, BEGUN);
-            // The stub's address is a number that nobody knows: call rax
+            // The stub's address is an unknown number: call rax
             lab.asm.times(500, |asm| {
                 asm.rax(STUB).raw(&[0xff, 0xd0]);
                 asm.compare_eax(NO_SUCH_CALL as u32).if_different(|asm| {
@@ -200,14 +200,14 @@ fn r9_an_ipi_by_a_call_arrives() {
     holds("r9_an_ipi_by_a_call_arrives", |lab, route| {
         Registration::new("a registration", Registered).walk(lab, route);
         lab.asm.store(layout::LAPIC + 0xf0, 0x1ff);
-        // To APIC ID 0, and to 7, which nobody has.
+        // To APIC ID 0, and to 7, which doesn't exist.
         for (name, bitmap, answer) in [("to one", 1, 1), ("to one and to nobody", 0x81, 1)] {
             let mut before = registers(SEND_IPI);
             (before[RBX], before[RCX], before[RDX]) = (bitmap, 0, 0);
             before[RSI] = IPI.into();
             lab.asm.store(SEEN, 0);
             lab.call_all(name, STUB, &before, answer);
-            // Not HLT: emulated SVM takes an interrupt right behind STI, and nothing would end it.
+            // No HLT: emulated SVM takes an interrupt right after STI, and then nothing would end the HLT.
             lab.asm.raw(&[0xfb]); // sti
             wait(&mut lab.asm, SEEN);
             lab.asm.raw(&[0xfa]); // cli
@@ -221,7 +221,7 @@ fn r9_a_halted_processor_is_kicked() {
     holds("r9_a_halted_processor_is_kicked", |lab, route| {
         Registration::new("a registration", Registered).walk(lab, route);
         start(&mut lab.asm, |asm| {
-            // Without interrupts, nothing else ends this HLT.
+            // With interrupts disabled, nothing else ends this HLT.
             asm.store(BEGUN, 1).raw(&[0xf4]).store(DONE, 1);
         });
         wait(&mut lab.asm, BEGUN);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Saved vCPUs of guests that registered for hypercalls, and what becomes of them in another machine.
+//! Saved vCPUs of guests that registered for hypercalls, restored in another machine.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -24,10 +24,10 @@ use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
 use para_msr::para::ParaMsrState;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Where the guest counts its calls, and where it is told to end.
+/// The address of the guest's call counter, and of the flag that ends it.
 const COUNT: u64 = 0x40_0000;
 const GO_ON: u64 = COUNT + 4;
-/// Ends only what hangs: no machine is that slow.
+/// A generous limit, only to end a hang.
 const SOON: Duration = Duration::from_secs(600);
 const RAM: u64 = 32 * MIB;
 
@@ -38,7 +38,8 @@ fn exit(asm: &mut Asm, status: u64) {
     call(asm, STUB, &registers);
 }
 
-/// Registers, then calls for ever and counts; a wrong answer is exit status 1, a word at [`GO_ON`] is 0.
+/// Registers, then calls in a loop and counts. A wrong answer ends with status 1, as does a word at [`GO_ON`] that is
+/// 0.
 fn calling_guest(test: &str) -> Option<Vm> {
     let guest = guest(|asm| {
         Registration::new("a registration", Registered).prepare(asm);
@@ -56,7 +57,7 @@ fn calling_guest(test: &str) -> Option<Vm> {
     Vm::new(test, &guest)
 }
 
-/// A machine with that guest whose calls go by `route`, not yet started.
+/// A machine with that guest and route `route`, not yet started.
 fn machine(vm: &Vm, route: &str) -> (Machine, OutcomeLatch) {
     let spec = VmSpec {
         memory: RAM,
@@ -88,7 +89,7 @@ fn wait_until(what: impl Fn() -> bool) {
     }
 }
 
-/// Tells the guest to end, and returns how it did.
+/// Tells the guest to end, and returns its outcome.
 fn end(machine: &Machine, latch: &OutcomeLatch) -> Outcome {
     machine
         .memory()
@@ -98,7 +99,7 @@ fn end(machine: &Machine, latch: &OutcomeLatch) -> Outcome {
     latch.get().unwrap()
 }
 
-/// Another machine with the same memory and vCPUs, where calls go by `route`.
+/// Another machine with the same memory and vCPUs, and route `route`.
 fn elsewhere(
     vm: &Vm,
     from: &Machine,
@@ -125,7 +126,7 @@ fn h6_a_guest_goes_on_calling_where_calls_go_another_way() {
     let (first, latch) = machine(&vm, "pio=0x10");
     first.start().unwrap();
     wait_until(|| counted(&first) > 100);
-    // Calls are pending at most of these pauses: none is lost or made twice, or its answer would not be 0.
+    // At most of these pauses a call is pending. None is lost or repeated, else its answer would not be 0.
     for _ in 0..50 {
         first.pause().unwrap();
         first.start().unwrap();
@@ -145,12 +146,12 @@ fn h6_a_guest_goes_on_calling_where_calls_go_another_way() {
     second.start().unwrap();
     wait_until(|| counted(&second) > before.wrapping_add(100));
     assert_eq!(end(&second, &second_latch), Outcome::GuestExit(0));
-    // And the first one knows nothing of it.
+    // The first machine is unaffected.
     first.start().unwrap();
     assert_eq!(end(&first, &latch), Outcome::GuestExit(0));
 }
 
-/// The guest is in its stub most of the time, where the `ret` of the other kind is none.
+/// The guest is in its stub most of the time, at a `ret` that the other kind of stub doesn't have there.
 #[test]
 fn h6_a_guest_that_calls_by_port_is_not_given_the_vendors_instruction() {
     let name = "h6_a_guest_that_calls_by_port_is_not_given_the_vendors_instruction";
@@ -173,7 +174,7 @@ fn h6_a_guest_that_calls_by_port_is_not_given_the_vendors_instruction() {
     assert_eq!(site(&vendor), [0xe6, 0x10, 0xc3, 0xcc], "untouched");
     assert_eq!(rip(&vendor), before, "nothing has changed");
 
-    // Left to itself, a machine keeps to the kind, whatever this host's KVM could do.
+    // With route auto the machine keeps the kind, whatever this host's KVM supports.
     let (auto, latch) = elsewhere(&vm, &first, states, "auto");
     assert_eq!(site(&auto), [0xe6, 0xf5, 0xc3, 0xcc]);
     let before = counted(&auto);
@@ -182,7 +183,7 @@ fn h6_a_guest_that_calls_by_port_is_not_given_the_vendors_instruction() {
     assert_eq!(end(&auto, &latch), Outcome::GuestExit(0));
 }
 
-/// KVM neither lists the MSR nor saves what it stands for.
+/// KVM neither lists the MSR nor saves its state.
 #[test]
 fn r14_kvm_does_not_save_the_registration_and_we_do() {
     let Some(vm) = calling_guest("r14_kvm_does_not_save_the_registration_and_we_do") else {
@@ -199,7 +200,7 @@ fn r14_kvm_does_not_save_the_registration_and_we_do() {
     assert!(states[0].vcpu.msrs.iter().all(|msr| msr.index != MAGIC));
     assert!(states[0].para.registration.is_some());
 
-    // Our part of the state is what says so: without it a machine forgets what it had.
+    // The registration is in our part of the state: without it a machine loses the registration.
     let (second, latch) = elsewhere(&vm, &first, states.clone(), "pio");
     let mut without = states.clone();
     without[0].para = ParaMsrState::default();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Machines that can't be: exit code 1, one sentence that ends in the next step, and nothing on standard output.
+//! Impossible machines: exit code 1, one sentence that ends with the next step, and nothing on standard output.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -20,7 +20,7 @@ fn vm(test: &str) -> Option<Vm> {
     Vm::new(test, &guest)
 }
 
-/// Checks that the program refused, in one line with these words.
+/// Checks that the program refused, with these words in one line.
 #[track_caller]
 fn refused(ended: &Ended, words: &[&str]) {
     ended.expect(1).printed("").says(words);
@@ -96,7 +96,7 @@ fn memory_that_the_host_does_not_have_is_refused() {
     let Some(mut vm) = vm("memory_that_the_host_does_not_have_is_refused") else {
         return;
     };
-    // A limit on address space, as a host without the memory has it.
+    // A limit on address space acts like a host without the memory.
     vm.args(["--memory", "16G"]);
     let mut vm = vm.through("ulimit -v 4000000; exec \"$@\"");
     refused(&vm.run(), &["16 GiB", "ask for less"]);
@@ -111,7 +111,7 @@ fn file_limit_that_is_too_low_is_refused() {
         };
         vm.args(["--cpus", "4"]);
         let ended = vm.through(&format!("ulimit -n {limit}; exec \"$@\"")).run();
-        // At some limit it is enough.
+        // With a higher limit it suffices at some point.
         if ended.stdout == b"running" {
             ended.expect(0);
         } else {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `--on-reboot reset`: every boot finds a machine without a past, and the process keeps nothing of the last one.
+//! `--on-reboot reset`: every boot finds a fresh machine, and the process keeps nothing of the last one.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -22,40 +22,40 @@ use mini_vmm::layout;
 use para_abi::vmm::VMM_HC_BOOT_MARK;
 use rustix::process::Signal;
 
-/// A boot where everything was as after power-on.
+/// A boot with all state as after power-on.
 const FRESH: &str = "fresh\n";
 
-/// Checks that EAX is `fresh`; the next boot finds what `dirty` leaves.
+/// Checks that EAX is `fresh`. The next boot would find what `dirty` writes.
 fn check(asm: &mut Asm, fresh: u32, stale: char) {
     asm.compare_eax(fresh).if_different(|asm| {
         asm.print(&format!("stale {stale}\n")).fail(0x40);
     });
 }
 
-/// Looks at a word of memory or of a register there, then changes it.
+/// Checks a word of memory or of a memory-mapped register, then changes it.
 fn memory(asm: &mut Asm, at: u64, fresh: u32, dirty: u32, stale: char) {
     asm.load(at);
     check(asm, fresh, stale);
     asm.store(at, dirty);
 }
 
-/// Looks at a byte port, then writes to it.
+/// Checks a byte port, then writes to it.
 fn port(asm: &mut Asm, port: u16, fresh: u8, dirty: u8, stale: char) {
     asm.raw(&[0x31, 0xc0]).input(port); // xor eax, eax
     check(asm, fresh.into(), stale);
     asm.out(port, dirty);
 }
 
-/// Looks at the lower half of an MSR, then changes it.
+/// Checks the lower half of an MSR, then changes it.
 fn msr(asm: &mut Asm, index: u32, fresh: u32, dirty: u64, stale: char) {
     asm.rdmsr(index);
     check(asm, fresh, stale);
     asm.wrmsr(index, dirty);
 }
 
-/// Looks at every kind of state that a machine has, makes it dirty, and says whether it was fresh.
+/// Checks every kind of machine state, changes it, and reports whether it was fresh.
 fn look_around(asm: &mut Asm) {
-    // What firmware and the kernel file leave, and all else is zero.
+    // What firmware and the kernel file provide; all else is zero.
     memory(asm, 0x5_0000, 0, !0, 'a');
     memory(asm, 31 * layout::MIB, 0, !0, 'b');
     memory(asm, AT + 1, 0x90_90_90_90, !0, 'c');
@@ -98,12 +98,12 @@ fn look_around(asm: &mut Asm) {
     asm.raw(&[0x0f, 0x20, 0xd0]);
     check(asm, 0, 'v');
     asm.raw(&[0x0f, 0x22, 0xd7]);
-    // The time stamp counter starts again: less than 2^35. rdtsc; mov eax, edx; shr eax, 3
+    // The time stamp counter restarts: it is less than 2^35. rdtsc; mov eax, edx; shr eax, 3
     if !is_emulated() {
         asm.raw(&[0x0f, 0x31, 0x89, 0xd0, 0xc1, 0xe8, 0x03]);
         check(asm, 0, 'w');
     }
-    // The other processor waits to be started, and then counts until the end: lock inc word [cs:0x100]; jmp
+    // The other processor waits for its start, and then counts until the end: lock inc word [cs:0x100]; jmp
     asm.times(200, |asm| {
         asm.load(AP_CODE + 0x100);
         check(asm, 0, 'x');
@@ -111,14 +111,14 @@ fn look_around(asm: &mut Asm) {
     asm.place(&[0xf0, 0x2e, 0xff, 0x06, 0x00, 0x01, 0xeb, 0xf8], AP_CODE);
     asm.start_processor(1);
     asm.until_equal(|asm| {
-        // cmp eax, 1; sbb eax, eax; test eax, eax: equal when EAX was not 0
+        // cmp eax, 1; sbb eax, eax; test eax, eax: equal if EAX was not 0
         asm.load(AP_CODE + 0x100)
             .raw(&[0x83, 0xf8, 0x01, 0x19, 0xc0, 0x85, 0xc0]);
     });
     asm.print(FRESH);
 }
 
-/// Powers off if `q` is typed within a moment.
+/// Powers off if `q` is typed within a short time.
 fn listen(asm: &mut Asm) {
     asm.times(200, |asm| {
         asm.input(layout::SERIAL + 5).test_al(1);
@@ -131,7 +131,7 @@ fn listen(asm: &mut Asm) {
     });
 }
 
-/// Starts a guest that resets, and resets, until `q` is typed.
+/// Starts a guest that keeps resetting until `q` is typed.
 fn reset_for_ever(test: &str, act: impl FnOnce(&mut Asm)) -> Option<Running> {
     let guest = guest(|asm| {
         asm.raw(&[0x90; 8]);
@@ -146,14 +146,14 @@ fn reset_for_ever(test: &str, act: impl FnOnce(&mut Asm)) -> Option<Running> {
     Some(vm.start())
 }
 
-/// Every boot after `act` is as the first one.
+/// Every boot after `act` is like the first one.
 fn is_fresh_after(test: &str, act: impl FnOnce(&mut Asm)) {
     let Some(mut running) = reset_for_ever(test, act) else {
         return;
     };
     running.await_output(&FRESH.repeat(4));
     while running.is_alive() {
-        // What is typed at the moment of a reset is lost with the machine.
+        // Input during a reset is lost with the machine.
         running.type_in(b"q");
         thread::sleep(Duration::from_millis(10));
     }
@@ -191,7 +191,7 @@ fn triple_fault_resets_and_leaves_nothing() {
     });
 }
 
-/// A guest that resets as its first act.
+/// A guest that resets at once.
 fn restless_guest() -> Asm {
     guest(|asm| {
         asm.out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE).halt();
@@ -225,7 +225,7 @@ fn signal_ends_a_guest_that_only_resets() {
     }
 }
 
-/// A guest that says all it can in a boot, and resets. A triple fault is a reset with a line of its own.
+/// A guest that causes every log line in a boot, and resets. A triple fault is a reset with its own log line.
 fn talkative_guest(ends_by_fault: bool) -> Asm {
     let mut lab = Lab::default();
     lab.asm.print(".");
@@ -237,7 +237,7 @@ fn talkative_guest(ends_by_fault: bool) -> Asm {
     let mut mark = registers(VMM_HC_BOOT_MARK);
     mark[RBX] = 7;
     bare::lab::call(&mut lab.asm, STUB, &mark);
-    // Nobody's: an MSR, a port, an address.
+    // An MSR, a port and an address that don't exist.
     lab.asm
         .rdmsr(0x1234)
         .out(0x1234, 0)
@@ -254,7 +254,7 @@ fn talkative_guest(ends_by_fault: bool) -> Asm {
     lab.asm
 }
 
-/// The budget of lines is the process's: no reset renews it, whatever the lines are about.
+/// The budget of log lines belongs to the process. No reset renews it, whatever the lines say.
 #[test]
 fn resets_do_not_flood_the_log() {
     let test = "resets_do_not_flood_the_log";
@@ -279,7 +279,7 @@ fn resets_do_not_flood_the_log() {
             "RDMSR of MSR 0x1234",
             "lines like this are left out",
         ]);
-        // Lines that differ by numbers alone are of one kind: 64 at once, and one more every ten seconds.
+        // Lines that differ only in numbers are one kind: 64 at once, and one more every ten seconds.
         let mut kinds = BTreeMap::<String, u64>::new();
         for line in ended.stderr.lines() {
             let text = line.split(" (").next().unwrap();
@@ -292,7 +292,7 @@ fn resets_do_not_flood_the_log() {
     }
 }
 
-/// What a process holds.
+/// The resources of a process.
 #[derive(Clone, Copy, Debug)]
 struct Holds {
     descriptors: usize,
@@ -301,7 +301,7 @@ struct Holds {
     memory: usize,
 }
 
-/// The most that a process holds, in many looks at it while its guest boots so often.
+/// The most resources of a process, sampled often while its guest boots this many times.
 fn most_held(running: &Running, boots: usize) -> Holds {
     let pid = running.id();
     let entries = |name| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
@@ -341,7 +341,7 @@ fn resets_hold_on_to_nothing() {
     let late = most_held(&running, 4);
     eprintln!("{early:?} at first, {late:?} after {boots} boots");
     running.signal(Signal::TERM);
-    // Its power button is not as it was after power-on.
+    // Its power button differs from a fresh one.
     running.end();
     assert!(
         late.descriptors <= early.descriptors + 2,
@@ -351,13 +351,13 @@ fn resets_hold_on_to_nothing() {
     assert!(late.memory <= early.memory + 1024, "{early:?} {late:?}");
 }
 
-/// Replaces the file by a FIFO that brings its content once.
+/// Replaces the file with a FIFO that delivers its content once.
 fn to_fifo(path: &Path) {
     let bytes = fs::read(path).unwrap();
     fs::remove_file(path).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o600.into()).unwrap();
     let path = path.to_owned();
-    // A writer of a program that has ended would wait for ever, as this thread then does until the test ends.
+    // If the program has ended, the writer waits for ever, and this thread with it until the test ends.
     thread::spawn(move || fs::write(path, bytes));
 }
 
@@ -365,7 +365,7 @@ fn to_fifo(path: &Path) {
 fn kernel_and_initrd_from_pipes_are_there_again() {
     let test = "kernel_and_initrd_from_pipes_are_there_again";
     let guest = guest(|asm| {
-        // The initrd's address (Linux boot protocol, `ramdisk_image`), and what is there: mov eax, [rax]
+        // The initrd's address (Linux boot protocol, `ramdisk_image`), and its content: mov eax, [rax]
         asm.load(layout::ZERO_PAGE + 0x218).raw(&[0x8b, 0x00]);
         asm.expect_eax(u32::from_le_bytes(*b"RAMD"), 0x40);
         asm.print("up\n").out(layout::CF9_RESET, 6).halt();

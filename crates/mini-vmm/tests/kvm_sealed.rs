@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Once a sealed machine's guest runs, its process does nothing new but what is in the table of late acts. Each machine here
-//! runs in a process of its own, where a filter of system calls is in force from the guest's first instruction on: it ends
-//! the process with SIGSYS.
+//! Once a sealed machine's guest runs, its process does nothing new except for the table of late acts. Each machine
+//! here runs in a separate process. From the guest's first instruction on, a system call filter ends that process with
+//! SIGSYS for any other call.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -31,16 +31,16 @@ use seccompiler::{
     SeccompRule, apply_filter_all_threads,
 };
 
-/// What the process of a machine is to do: words.
+/// What the machine's process should do, as words.
 const TASK: &str = "MINI_VMM_SEALED_TASK";
-/// Where its files are.
+/// The directory of its files.
 const FOLDER: &str = "MINI_VMM_SEALED_FOLDER";
 /// What it prints before the outcome.
 const OUTCOME: &str = "outcome: ";
-/// What the guest of all interrupts ends with, by the debug-exit port.
+/// The debug-exit value of the guest that takes all interrupts.
 const ALL_CAME: u8 = 0x2a;
 
-/// What a process does all the time by what it has: it reads, writes, waits, starts threads and ends them.
+/// What a process always does with what it has: read, write, wait, start and end threads.
 const USUAL: [i64; 38] = [
     libc::SYS_read,
     libc::SYS_readv,
@@ -48,7 +48,7 @@ const USUAL: [i64; 38] = [
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_close,
-    // Debug builds look at a descriptor before they close it.
+    // Debug builds check a descriptor before they close it.
     libc::SYS_fcntl,
     libc::SYS_sendto,
     libc::SYS_recvfrom,
@@ -83,7 +83,7 @@ const USUAL: [i64; 38] = [
     libc::SYS_exit_group,
 ];
 
-/// The number of a late act's system call; `None` for an ioctl.
+/// The number of a late act's system call. `None` for an ioctl.
 fn number(call: &str) -> Option<i64> {
     Some(match call {
         "accept4" => libc::SYS_accept4,
@@ -129,9 +129,10 @@ fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Vec<SeccompRule> {
     vec![SeccompRule::new(vec![condition.unwrap()]).unwrap()]
 }
 
-/// From now on, all that is neither usual nor an act of a sealed machine with these options ends the process.
+/// Installs a filter that ends the process at any call that is neither usual nor a late act of a sealed machine with
+/// these options.
 fn seal(options: &[&str]) {
-    // Its flags are in memory, where a filter can't look; `clone` does as well.
+    // clone3's flags are in memory, where a filter can't see them. `clone` works as well.
     let no_clone3 = vec![(libc::SYS_clone3, vec![])];
     let no_clone3 = filter(
         no_clone3,
@@ -165,7 +166,7 @@ fn seal(options: &[&str]) {
     apply_filter_all_threads(&allowed).unwrap();
 }
 
-/// The process of a machine; nothing when run as a test of its own.
+/// The process of a machine. Does nothing when run as a test itself.
 #[test]
 fn child() {
     let Ok(task) = std::env::var(TASK) else {
@@ -203,7 +204,7 @@ fn child() {
         ("socket", "--serial socket=PATH"),
         ("pty", "--serial pty"),
     ];
-    // The control loop has all that it needs when it answers.
+    // When the control loop answers, it has all that it needs.
     machine.describe().unwrap();
     let options = options.iter().filter(|(word, _)| has(word));
     seal(&options.map(|(_, option)| *option).collect::<Vec<_>>());
@@ -224,11 +225,11 @@ fn child() {
     process::exit(0);
 }
 
-/// Once the guest listens: pauses it, saves it, lets it go on, and presses the power button.
+/// Once the guest is ready: pauses it, saves it, resumes it, and presses the power button.
 fn press_in_the_middle(machine: &Handle, output: &File) {
     let mut text = [0; 2];
     while output.read_at(&mut text, 0).unwrap() < 2 {
-        // It fails once the machine has ended.
+        // Fails once the machine has ended.
         machine.describe().unwrap();
     }
     machine.pause().unwrap();
@@ -237,14 +238,14 @@ fn press_in_the_middle(machine: &Handle, output: &File) {
     machine.power_button().unwrap();
 }
 
-/// Starts the process of a machine that runs `guest`; `None`, with a note, where no guest can run.
+/// Starts the process of a machine that runs `guest`. `None`, with a note, if no guest can run.
 fn start(test: &str, guest: &Asm, task: &str) -> Option<(Child, Vm)> {
     let vm = Vm::new(test, guest)?;
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
         .env(TASK, task)
         .env(FOLDER, vm.path(""))
-        // A panic would open files to say where it came from.
+        // A panic with a backtrace would open files.
         .env_remove("RUST_BACKTRACE")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -253,7 +254,7 @@ fn start(test: &str, guest: &Asm, task: &str) -> Option<(Child, Vm)> {
     Some((child.unwrap(), vm))
 }
 
-/// What the process said, or the signal that ended it.
+/// The process's output, or the signal that ended it.
 fn end(child: Child) -> Result<String, i32> {
     let ended = child.wait_with_output().unwrap();
     if let Some(signal) = ended.status.signal() {
@@ -266,7 +267,7 @@ fn end(child: Child) -> Result<String, i32> {
     Ok(outcome.to_owned())
 }
 
-/// A sealed machine comes to an outcome; `None` where no guest can run.
+/// A sealed machine reaches an outcome. `None` if no guest can run.
 #[track_caller]
 fn expect(test: &str, guest: &Asm, task: &str, outcome: &str) -> Option<String> {
     let (child, _vm) = start(test, guest, &format!("{task} sealed"))?;
@@ -281,7 +282,7 @@ fn register(asm: &mut Asm) {
     asm.wrmsr(MAGIC, PARA);
 }
 
-/// Registers, and makes every call that has an answer: numbers, and the arguments that matter.
+/// Registers, and makes every call that has an answer, with the arguments that matter.
 fn call_all(asm: &mut Asm) {
     register(asm);
     for (number, arguments) in [
@@ -301,16 +302,16 @@ fn call_all(asm: &mut Asm) {
     }
 }
 
-/// Where the handler of each interrupt leaves a note.
+/// Where each interrupt handler leaves a note.
 const NOTES: u64 = 5 * MIB;
-/// Those of COM1, the power button, the clock.
+/// The vectors of COM1, the power button and the clock.
 const LINES: [u32; 3] = [layout::SERIAL_GSI, layout::GED_GSI, layout::RTC_GSI];
 
 fn vector(gsi: u32) -> u8 {
     0x40 + gsi as u8
 }
 
-/// Notes an interrupt, and ends the run when all have come.
+/// Notes an interrupt, and ends the run when all have arrived.
 fn handler(gsi: u32) -> (u8, Asm) {
     let handler = guest(|asm| {
         asm.store(NOTES + 4 * u64::from(gsi), 1);
@@ -325,7 +326,7 @@ fn handler(gsi: u32) -> (u8, Asm) {
     (vector(gsi), handler)
 }
 
-/// Registers, calls, and has every device interrupt it.
+/// Registers, calls, and enables the interrupt of every device.
 fn interrupts(asm: &mut Asm) {
     // The NMI that it sends to itself.
     let nmi = guest(|asm| {
@@ -340,7 +341,7 @@ fn interrupts(asm: &mut Asm) {
     }
     asm.out(0x21, 0xff).out(0xa1, 0xff);
     asm.print("up");
-    // COM1 has room; the clock updates its time, and its alarm is any second.
+    // COM1 can transmit; the clock updates its time, and its alarm is at any second.
     asm.out(layout::SERIAL + 1, 2);
     for (index, value) in [(1, 0xc0), (3, 0xc0), (5, 0xc0), (11, 0x32)] {
         asm.out(layout::RTC, index).out(layout::RTC + 1, value);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `KVM_HC_SEND_IPI` answered by KVM and by the VMM: the same calls, the same answers, the same interrupts.
+//! `KVM_HC_SEND_IPI` answered by KVM and by the VMM: the same calls get the same answers and interrupts.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -16,11 +16,11 @@ use bare::registration::Verdict::Registered;
 use bare::{AP_CODE, Asm, Vm, guest, has_kvm};
 use mini_vmm::layout;
 
-/// The processor that calls; its local APIC is on, and interrupts are off.
+/// The calling processor. Its local APIC is enabled, and interrupts are disabled.
 const CALLER: u64 = 0;
-/// One that waits with its local APIC switched on.
+/// One that waits with its local APIC enabled.
 const AWAKE: u64 = 1;
-/// One that nobody has started, until a call does.
+/// One that is not started until a call starts it.
 const ASLEEP: u64 = 2;
 const CPUS: &str = "3";
 
@@ -48,14 +48,14 @@ const REQUESTED: u64 = layout::LAPIC + 0x200;
 const NMIS: u64 = FAULTS + 0x40;
 /// Set by the processor that is awake.
 const READY: u64 = AP_CODE + 0x800;
-/// Where a processor that is started by a call halts, and the vector that says so.
+/// Where a processor started by a call halts, and the vector for that.
 const PARKED: u64 = AP_CODE + layout::PAGE_SIZE;
 const PARKED_VECTOR: u64 = PARKED / layout::PAGE_SIZE;
 
-/// What the guest shows of a call: the answer, and of the caller's local APIC what the vector is about, and NMIs.
+/// What the guest shows of a call: the answer, the caller's APIC bits for the vector, and its NMIs.
 const SHOWN: usize = 8 + 3 * 4;
 
-/// Real mode: switches the local APIC on, by its x2APIC mode, which is in reach here, and says so.
+/// Real mode: enables the local APIC through x2APIC mode, whose MSRs are reachable here, and reports it.
 const WAKE: &[u8] = &[
     0xfa, // cli
     0x66, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, // mov ecx, IA32_APIC_BASE; rdmsr
@@ -78,7 +78,7 @@ impl Call {
         self.0[3] & 0xff
     }
 
-    /// Whether the call is for the processor `id`.
+    /// Whether the call's target is the processor `id`.
     fn is_for(&self, id: u64) -> bool {
         let [low, high, first, _] = self.0;
         let first = first as u32;
@@ -90,8 +90,8 @@ impl Call {
             })
     }
 
-    /// Whether a bare guest comes through it: no SMI handler, none for NMIs but the caller's, no restart of the two
-    /// that run, and no wake-up of one that can't take it, whose thread would turn in circles.
+    /// Whether a bare guest survives it: no SMI, no NMI except to the caller, no restart of the two that run, and no
+    /// wake-up of one that can't take it, since its thread would spin.
     fn is_survived(&self) -> bool {
         let icr = self.0[3];
         let may_reach: &[u64] = match icr & 0x700 {
@@ -117,7 +117,7 @@ impl Call {
     }
 }
 
-/// Numbers that look random and are always the same (xorshift).
+/// Numbers that look random, but are always the same (xorshift).
 struct Numbers(u64);
 
 impl Numbers {
@@ -132,7 +132,7 @@ impl Numbers {
         choices[self.next() as usize % choices.len()]
     }
 
-    /// A call that reaches somebody more often than not.
+    /// A call that usually reaches a processor.
     fn call(&mut self) -> Call {
         let any = self.next();
         let modes = [
@@ -153,7 +153,7 @@ impl Numbers {
         };
         let levels = [0, ASSERT, ASSERT, LEVEL, LEVEL | ASSERT];
         let odd = match any % 16 {
-            // What is refused, and bits that mean nothing.
+            // Invalid values, and bits without a meaning.
             0 => self.one_of(&[LOGICAL, TO_SELF, 1 << 13, 1 << 40]),
             _ => 0,
         };
@@ -168,7 +168,7 @@ impl Numbers {
     }
 }
 
-/// The calls: three that were answered differently once, and many others.
+/// The calls: three with a past difference in the answers, and many others.
 fn calls() -> Vec<Call> {
     let mut calls = vec![
         Call([1 << ASLEEP, 0, 0, PARKED_VECTOR | STARTUP | LEVEL]),
@@ -183,14 +183,14 @@ fn calls() -> Vec<Call> {
     calls
 }
 
-/// Copies a word of the local APIC, or of memory, to where it is shown.
+/// Copies a word of the local APIC or of memory to the place that is shown.
 fn show_word(asm: &mut Asm, at: u64) {
     asm.load(at);
     asm.raw(&[0x89, 0x04, 0x25]).raw(&low(REGISTERS)); // mov [REGISTERS], eax
     asm.show(REGISTERS, 4);
 }
 
-/// A guest that makes the calls, and shows what came of each.
+/// A guest that makes the calls, and shows the result of each.
 fn caller(calls: &[Call]) -> Asm {
     let count_nmi = guest(|asm| {
         asm.raw(&[0xff, 0x04, 0x25])
@@ -248,7 +248,7 @@ fn ipis_are_those_of_kvm() {
         };
         assert_eq!(of_us.len(), calls.len(), "{}", route.flag);
         let answer = |shown: &[u8]| i64::from_le_bytes(shown[..8].try_into().unwrap());
-        // The three that KVM was seen to answer so.
+        // The three answers that KVM was seen to give.
         let answers: Vec<_> = of_us.iter().take(5).map(|shown| answer(shown)).collect();
         assert_eq!(answers, [1, 1, 1, 2, 0], "{}", route.flag);
         assert_eq!(

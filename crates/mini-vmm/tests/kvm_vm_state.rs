@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A machine that is saved goes on in another one: its interrupts, its interval timer, its clock.
+//! A saved machine continues in another one: its interrupts, its interval timer, its clock.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -22,7 +22,7 @@ use mini_vmm::outcome::OutcomeLatch;
 use vm_memory::{Bytes, GuestAddress};
 
 const RAM: u64 = 32 * MIB;
-/// Where the guest counts its timer's interrupts.
+/// Where the guest counts timer interrupts.
 const TICKS: u64 = 4 * MIB;
 /// Where KVM writes the time.
 const CLOCK: u64 = TICKS + 0x1000;
@@ -30,14 +30,14 @@ const CLOCK: u64 = TICKS + 0x1000;
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
 /// The offset of `system_time` in `struct pvclock_vcpu_time_info`.
 const SYSTEM_TIME_NS: u64 = 16;
-/// KVM leads the PIT to this pin of its IOAPIC.
+/// KVM connects the PIT to this pin of its IOAPIC.
 const TIMER_PIN: u32 = 0;
 const TIMER_VECTOR: u8 = 0x40;
-/// 1,193,182 Hz by this is a little over 1 kHz.
+/// 1,193,182 Hz divided by this is a little over 1 kHz.
 const DIVISOR: [u8; 2] = [0xa0, 0x04];
 const HOUR_NS: u64 = 3_600_000_000_000;
 
-/// Counts the timer's interrupts for ever.
+/// Counts timer interrupts in an endless loop.
 fn ticking_guest(test: &str) -> Option<Vm> {
     let guest = guest(|asm| {
         let handler = guest(|asm| {
@@ -48,7 +48,7 @@ fn ticking_guest(test: &str) -> Option<Vm> {
         asm.wrmsr(SYSTEM_TIME, CLOCK | 1);
         asm.idt(&[(TIMER_VECTOR, handler)]);
         asm.route(TIMER_PIN, TIMER_VECTOR);
-        // The timer reaches the PICs as well; their masks are a part of the state.
+        // The timer also reaches the PICs. Their masks are part of the state.
         asm.out(0x21, 0xff).out(0xa1, 0xff);
         // Channel 0, low byte then high byte, mode 2.
         asm.out(0x43, 0x34);
@@ -93,7 +93,7 @@ fn guest_clock(machine: &Machine) -> u64 {
     machine.memory().read_obj(at).unwrap()
 }
 
-/// Waits for some more interrupts of a machine that runs.
+/// Waits for some more interrupts of a running machine.
 fn let_it_tick((machine, latch): &(Machine, OutcomeLatch)) {
     let before = ticks(machine);
     while ticks(machine).wrapping_sub(before) < 5 {
@@ -124,7 +124,7 @@ fn interrupts_timer_and_clock_go_on_in_another_machine() {
     let_it_tick(&one);
     first.pause().unwrap();
     let mut saved = text(&first.save().unwrap());
-    // As if it had run for an hour: a machine's own clock is never there.
+    // As if it had run for an hour, which the new machine's own clock never shows.
     let clock = saved["vm"]["clock_ns"].as_u64().unwrap() + HOUR_NS;
     saved["vm"]["clock_ns"] = clock.into();
 
@@ -144,7 +144,7 @@ fn interrupts_timer_and_clock_go_on_in_another_machine() {
     second.pause().unwrap();
     assert!(guest_clock(second) >= clock, "the guest's time went back");
 
-    // And the first goes on, too.
+    // The first machine continues, too.
     first.start().unwrap();
     let_it_tick(&one);
 }

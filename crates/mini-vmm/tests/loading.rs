@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a user can do, and sees, while images are loaded: here they come from pipes that never end. No guest runs.
+//! What a user sees and can do while images are loaded. Here they come from pipes that never end. No guest runs.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -29,13 +29,13 @@ impl Fifo {
         self.0.path().join("fifo")
     }
 
-    /// Opens it for writing, which waits for the program to have opened it for reading.
+    /// Opens it for writing, which waits until the program has opened it for reading.
     fn open(&self) -> File {
         OpenOptions::new().write(true).open(self.path()).unwrap()
     }
 }
 
-/// Starts a machine with a kernel that is a pipe, and begins to feed it.
+/// Starts a machine whose kernel is a pipe, and starts writing to it.
 fn start(fifo: &Fifo, args: &[&str]) -> (Running, File) {
     let mut vm = Vm::of_kernel(&fifo.path());
     let running = vm.args(args).start();
@@ -68,7 +68,7 @@ fn signals_end_the_loading_of_an_initrd() {
 
 #[test]
 fn the_timeout_counts_while_images_are_loaded() {
-    // Nobody opens the pipe.
+    // The pipe has no writer.
     let fifo = Fifo::new();
     let mut vm = Vm::of_kernel(&fifo.path());
     vm.args(["--timeout", "100ms"]).run().expect(36).silent();
@@ -87,7 +87,7 @@ fn long_loading_is_told() {
 #[test]
 fn a_hangup_that_is_ignored_stays_ignored() {
     let fifo = Fifo::new();
-    // As nohup does.
+    // Like nohup.
     let vm = Vm::of_kernel(&fifo.path()).through("trap '' HUP; exec \"$@\"");
     let mut running = { vm }.start();
     let _pipe = fifo.open();

@@ -1,8 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Where guest memory lies in the host. A process of its own, because other tests that map memory meanwhile would
-//! move it.
+//! The address of guest memory in the host. A separate process, because other tests that map memory would change it.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Memory that the host does not give.
+//! The host refuses to provide memory.
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
@@ -10,7 +10,7 @@ use std::process::Command;
 use mini_vmm::layout::GIB;
 use mini_vmm::memory;
 
-/// Set for the process that has too little address space.
+/// Set for the process whose address space is limited.
 const CHILD: &str = "MINI_VMM_TEST_CHILD";
 
 #[test]

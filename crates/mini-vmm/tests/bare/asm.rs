@@ -1,28 +1,28 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! An assembler for guests of a few dozen instructions: only what they need, in structured form.
+//! An assembler for guests of a few dozen instructions. It has only what they need, in structured form.
 //!
-//! Encodings are those of the Intel SDM, volume 2. RAX, RCX, RDX, RSI and RDI are scratch everywhere. With addresses
-//! below 4 GiB, all but what names a 64-bit register or an IDT is 32-bit code as well.
+//! Encodings are those of the Intel SDM, volume 2. RAX, RCX, RDX, RSI and RDI are scratch registers. With addresses
+//! below 4 GiB, the code is also valid 32-bit code, except where it names a 64-bit register or an IDT.
 
 use mini_vmm::layout;
 
-/// Where guests are loaded and start, in 64-bit mode.
+/// Where guests are loaded. They start there in 64-bit mode.
 pub const AT: u64 = 16 * layout::MIB;
 
-/// Where other processors start.
+/// Where the other processors start.
 pub const AP_CODE: u64 = 0x3_0000;
 /// Where [`Asm::idt`] puts the IDT.
 const IDT: u64 = 0x6_0000;
-/// The code segment that guests start with.
+/// The code segment at the guest's start.
 const CODE_SELECTOR: u32 = 0x10;
-/// The local APIC's spurious vector register, which also switches it on.
+/// The local APIC's spurious vector register, which also enables it.
 const LAPIC_SPURIOUS: u64 = layout::LAPIC + 0xf0;
 /// The local APIC's interrupt command register, lower half.
 const LAPIC_COMMAND: u64 = layout::LAPIC + 0x300;
 
-/// Guest code, 64-bit unless it avoids that.
+/// Guest code. 64-bit, unless only 32-bit forms are used.
 #[derive(Clone, Debug, Default)]
 pub struct Asm {
     code: Vec<u8>,
@@ -37,7 +37,7 @@ impl Asm {
         &self.code
     }
 
-    /// Bytes as they are.
+    /// Appends bytes.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.code.extend(bytes);
         self
@@ -81,17 +81,17 @@ impl Asm {
         self.rdi(at).raw(&[0xc7, 0x07]).raw(&value.to_le_bytes())
     }
 
-    /// EAX from a linear address: `mov rdi, at; mov eax, [rdi]`
+    /// Loads EAX from a linear address: `mov rdi, at; mov eax, [rdi]`
     pub fn load(&mut self, at: u64) -> &mut Self {
         self.rdi(at).raw(&[0x8b, 0x07])
     }
 
-    /// `mov rdi, value`, in the short form where it is enough, which is `mov edi, value` in 32-bit code.
+    /// `mov rdi, value`. Uses the short form if it suffices, which in 32-bit code is `mov edi, value`.
     pub fn rdi(&mut self, value: u64) -> &mut Self {
         self.pointer(0xbf, value)
     }
 
-    /// `mov rsi, value`, as [`Asm::rdi`].
+    /// `mov rsi, value`, like [`Asm::rdi`].
     pub fn rsi(&mut self, value: u64) -> &mut Self {
         self.pointer(0xbe, value)
     }
@@ -103,7 +103,7 @@ impl Asm {
         }
     }
 
-    /// Writes memory to COM1 as it is: `mov rsi, at; mov ecx, len; mov edx, COM1; lodsb; out dx, al; loop`
+    /// Writes memory to COM1: `mov rsi, at; mov ecx, len; mov edx, COM1; lodsb; out dx, al; loop`
     pub fn show(&mut self, at: u64, len: u32) -> &mut Self {
         self.rsi(at).ecx(len).port(layout::SERIAL);
         self.raw(&[0xac, 0xee, 0xe2, 0xfc])
@@ -124,12 +124,12 @@ impl Asm {
         self.raw(&[0xa8, bits])
     }
 
-    /// `rdmsr` of an index; EDX is the upper half
+    /// `rdmsr` of an index; the upper half is in EDX
     pub fn rdmsr(&mut self, index: u32) -> &mut Self {
         self.ecx(index).raw(&[0x0f, 0x32])
     }
 
-    /// `wrmsr` of a value
+    /// `wrmsr` with a value
     pub fn wrmsr(&mut self, index: u32, value: u64) -> &mut Self {
         let [low, high] = [value as u32, (value >> 32) as u32];
         self.ecx(index);
@@ -138,12 +138,12 @@ impl Asm {
         self.raw(&[0x0f, 0x30])
     }
 
-    /// What runs if the last comparison found equality, or the last test no bit.
+    /// Code that runs if the last comparison was equal, or the last test had no bit set.
     pub fn if_equal(&mut self, body: impl FnOnce(&mut Asm)) -> &mut Self {
         self.skip_by(&[0x0f, 0x85], body)
     }
 
-    /// What runs if the last comparison found a difference, or the last test a bit.
+    /// Code that runs if the last comparison was unequal, or the last test had a bit set.
     pub fn if_different(&mut self, body: impl FnOnce(&mut Asm)) -> &mut Self {
         self.skip_by(&[0x0f, 0x84], body)
     }
@@ -153,7 +153,7 @@ impl Asm {
         self.repeat_by(&[0xe9], body)
     }
 
-    /// A loop until its last comparison finds equality, or its last test no bit.
+    /// A loop that ends when its last comparison is equal, or its last test has no bit set.
     pub fn until_equal(&mut self, body: impl FnOnce(&mut Asm)) -> &mut Self {
         self.repeat_by(&[0x0f, 0x85], body)
     }
@@ -188,8 +188,8 @@ impl Asm {
         self.out(layout::ACPI_SLEEP_CONTROL, S5).halt()
     }
 
-    /// Points the vectors of `handlers` to their code: an IDT with interrupt gates (SDM volume 3, section 6.14.1), and
-    /// the handlers one page after the other behind it.
+    /// Points the vectors of `handlers` to their code: an IDT with interrupt gates (SDM volume 3, section 6.14.1),
+    /// followed by the handlers, one per page.
     pub fn idt(&mut self, handlers: &[(u8, Asm)]) -> &mut Self {
         for (page, (vector, handler)) in (1..).zip(handlers) {
             let at = IDT + page * layout::PAGE_SIZE;
@@ -203,7 +203,7 @@ impl Asm {
         self.rdi(IDT - 16).raw(&[0x0f, 0x01, 0x1f]) // lidt [rdi]
     }
 
-    /// Routes a pin of the IOAPIC to a vector of the boot processor, whose local APIC is switched on.
+    /// Routes an IOAPIC pin to a vector of the boot processor, and enables its local APIC.
     pub fn route(&mut self, pin: u32, vector: u8) -> &mut Self {
         self.store(LAPIC_SPURIOUS, 0x1ff);
         self.store(layout::IOAPIC, 0x11 + 2 * pin);
@@ -222,7 +222,7 @@ impl Asm {
         })
     }
 
-    /// Sends INIT and SIPI to a processor: it starts in real mode at [`AP_CODE`].
+    /// Sends INIT and SIPI to a processor, which starts in real mode at [`AP_CODE`].
     pub fn start_processor(&mut self, id: u8) -> &mut Self {
         for command in [0x4500, 0x4600 | (AP_CODE >> 12) as u32] {
             self.store(LAPIC_COMMAND + 0x10, u32::from(id) << 24);
@@ -231,12 +231,12 @@ impl Asm {
         self
     }
 
-    /// `hlt`, again if something ends it.
+    /// `hlt`, repeated if something ends it.
     pub fn halt(&mut self) -> &mut Self {
         self.raw(&[0xf4, 0xeb, 0xfd])
     }
 
-    /// An interrupt or exception without a handler, from which there is no way back: a triple fault.
+    /// An interrupt or exception without a handler: a triple fault.
     /// `lidt [rip + 2]; ud2; limit and base 0`
     pub fn triple_fault(&mut self) -> &mut Self {
         self.raw(&[0x0f, 0x01, 0x1d, 2, 0, 0, 0, 0x0f, 0x0b]);
@@ -259,7 +259,7 @@ impl Asm {
         self.raw(jump).raw(&(to - from).to_le_bytes())
     }
 
-    /// Copies code to an address: `call` over it leaves its address, `rep movsb` does the rest.
+    /// Copies code to an address: a `call` over it pushes its address, and `rep movsb` copies it.
     pub fn place(&mut self, code: &[u8], at: u64) -> &mut Self {
         let len = code.len() as u32;
         self.raw(&[0xe8]).raw(&len.to_le_bytes()).raw(code);
@@ -268,5 +268,5 @@ impl Asm {
     }
 }
 
-/// What the sleep control register takes for S5: the sleep type and SLP_EN.
+/// The value of the sleep control register for S5: the sleep type and SLP_EN.
 pub const S5: u8 = layout::ACPI_S5_SLEEP_TYPE << 2 | 0x20;

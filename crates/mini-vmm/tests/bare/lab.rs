@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guests that try something, show what came of it byte for byte, and go on: many cases in one start.
+//! Guests that try something, show the result byte for byte, and continue: many cases in one start.
 //!
-//! A guest decides nothing: it writes memory to COM1, and the test knows what each piece must be.
+//! A guest decides nothing. It writes memory to COM1, and the test knows the expected bytes.
 
 use std::sync::Once;
 
@@ -15,47 +15,47 @@ use super::{Ended, Vm, guest, is_emulated};
 
 /// The MSR of the 2007 API.
 pub const MAGIC: u32 = 0x8765_5678;
-/// End of the memory of [`Vm::new`].
+/// The end of memory of [`Vm::new`].
 pub const TOP: u64 = 32 * MIB;
 /// Pages for `struct kvm_vcpu_para_state`.
 pub const PARA: u64 = 2 * MIB;
 /// Pages for stubs.
 pub const STUB: u64 = 3 * MIB;
-/// How many faults were met, and the last one's error code, a byte each.
+/// The number of faults, and the last one's error code, one byte each.
 pub const FAULTS: u64 = 4 * MIB;
-/// What the registers were after a call.
+/// The registers after a call.
 pub const REGISTERS: u64 = FAULTS + 0x100;
-/// Where a call goes to.
+/// The target address of a call.
 pub const TARGET: u64 = FAULTS + 0x200;
-/// Where user code comes back to.
+/// Where user code returns to.
 const BACK: u64 = FAULTS + 0x208;
-/// What LGDT reads.
+/// The operand of LGDT.
 const GDTR: u64 = FAULTS + 0x210;
 const GDT: u64 = FAULTS + PAGE_SIZE;
 const TSS: u64 = FAULTS + 2 * PAGE_SIZE;
-/// Stacks grow down from here.
+/// The top of the stack.
 const FAULT_STACK: u64 = FAULTS + 4 * PAGE_SIZE;
 const USER_STACK: u64 = FAULTS + 5 * PAGE_SIZE;
 
-/// Selectors of the laboratory's GDT; 0x10 and 0x18 are as the guest found them.
+/// Selectors of the lab's GDT. 0x10 and 0x18 are as at the guest's start.
 pub const CODE_64: u8 = 0x10;
 pub const CODE_32: u8 = 0x20;
 const USER_DATA: u8 = 0x2b;
 const USER_CODE: u8 = 0x33;
 const TASK: u8 = 0x38;
 
-/// The six bytes that guests of 2007 reserve, `mov eax, -38; ret`, and two that belong to somebody else.
+/// The six bytes that guests of 2007 reserve, `mov eax, -38; ret`, and two that must not change.
 pub const UNPATCHED: [u8; 8] = [0xb8, 0xda, 0xff, 0xff, 0xff, 0xc3, 0x90, 0x90];
 
-/// The arithmetic flags and the one that is always set: what calls are made with.
+/// The flags at a call: the arithmetic flags and the one that is always set.
 pub const FLAGS: u32 = 0x8d7;
-/// A way for hypercalls to go, and what it looks like to the guest.
+/// A hypercall route, and what the guest sees of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     pub flag: &'static str,
-    /// What is patched in.
+    /// The bytes that are patched in.
     pub stub: [u8; 4],
-    /// Whether calls reach the VMM; KVM answers them otherwise.
+    /// Whether calls reach the VMM. Otherwise KVM answers them.
     pub is_ours: bool,
 }
 
@@ -66,7 +66,7 @@ impl Route {
         is_ours: true,
     };
 
-    /// The program's arguments. The debug-exit device would take the ports beside the stub's.
+    /// The program's arguments. The debug-exit device would take the ports next to the stub's.
     pub fn args(&self) -> [&'static str; 2] {
         [self.flag, "--debug-exit=off"]
     }
@@ -76,7 +76,7 @@ impl Route {
     }
 }
 
-/// The routes that this host's KVM has: a native instruction never ends on KVM without hardware virtualization.
+/// The routes of this host's KVM. Without hardware virtualization, a native instruction never completes.
 pub fn routes(test: &str) -> Vec<Route> {
     static TOLD: Once = Once::new();
     let mut routes = vec![Route::PIO];
@@ -110,14 +110,14 @@ pub fn routes(test: &str) -> Vec<Route> {
     routes
 }
 
-/// VMCALL or VMMCALL, and RET: what hardware virtualization this host has says which.
+/// VMCALL or VMMCALL, and RET, by the host's virtualization extension.
 fn native_stub() -> [u8; 4] {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let is_svm = cpuinfo.split_ascii_whitespace().any(|flag| flag == "svm");
     [0x0f, 0x01, if is_svm { 0xd9 } else { 0xc1 }, 0xc3]
 }
 
-/// The general registers by their numbers in instructions; RFLAGS takes RSP's place.
+/// The general registers by their encoding. RFLAGS takes RSP's place.
 pub type Registers = [u64; 16];
 pub const RAX: usize = 0;
 pub const RCX: usize = 1;
@@ -136,7 +136,7 @@ pub fn registers(rax: u64) -> Registers {
     registers
 }
 
-/// What a guest is to show, and what it showed.
+/// What a guest should show, and what it showed.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub name: String,
@@ -145,7 +145,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Checks that the guest showed what it should.
+    /// Checks that the guest showed the expected bytes.
     #[track_caller]
     pub fn check(&self, route: &Route) {
         let Record {
@@ -161,7 +161,7 @@ impl Record {
     }
 }
 
-/// A guest in the making.
+/// A guest under construction.
 #[derive(Clone, Debug, Default)]
 pub struct Lab {
     pub asm: Asm,
@@ -169,7 +169,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Shows a case's pieces of memory, which must be `expected` together.
+    /// Shows a case's pieces of memory. Concatenated, they must be `expected`.
     pub fn show(&mut self, name: &str, pieces: &[(u64, u32)], expected: impl Into<Vec<u8>>) {
         let expected = expected.into();
         let len: u32 = pieces.iter().map(|(_, len)| len).sum();
@@ -184,7 +184,7 @@ impl Lab {
         });
     }
 
-    /// What the guest is to print here by other means.
+    /// What the guest prints here by other means.
     pub fn prints(&mut self, name: &str, text: &[u8]) {
         self.records.push(Record {
             name: name.into(),
@@ -193,12 +193,12 @@ impl Lab {
         });
     }
 
-    /// Takes back the last record: the guest ends before it.
+    /// Removes the last record: the guest ends before it.
     pub fn forget_last(&mut self) {
         self.records.pop();
     }
 
-    /// Runs to a soft-off; `None`, with a note, where no guest can run.
+    /// Runs to a soft-off. `None`, with a note, if no guest can run.
     pub fn run(self, test: &str, args: &[&str]) -> Option<Result<Vec<Record>, String>> {
         let mut asm = self.asm.clone();
         asm.power_off();
@@ -206,7 +206,7 @@ impl Lab {
         Some(self.judge(0, &ended))
     }
 
-    /// What the guest showed in a run that was to end with a code; another end is an error.
+    /// What the guest showed in a run that should end with a code. Another end is an error.
     pub fn judge(mut self, code: i32, ended: &Ended) -> Result<Vec<Record>, String> {
         let mut rest = ended.stdout.as_slice();
         for record in &mut self.records {
@@ -223,7 +223,7 @@ impl Lab {
         ))
     }
 
-    /// Faults on RDMSR, WRMSR and `out imm8, al` are counted and skipped; others end the run as a panic.
+    /// Faults on RDMSR, WRMSR and `out imm8, al` are counted and skipped. Others end the run as a panic.
     pub fn count_faults(&mut self) {
         self.handle(vec![]);
     }
@@ -235,7 +235,7 @@ impl Lab {
         self.asm.idt(&handlers);
     }
 
-    /// A GDT with 32-bit and user segments, a task with a stack for faults, and memory that user code may use.
+    /// A GDT with 32-bit and user segments, a TSS with a stack for faults, and memory that user code may use.
     pub fn allow_user_code(&mut self) {
         let task = 0x8900_0000_0088 | (TSS & 0xff_ffff) << 16;
         let gdt: [u64; 9] = [
@@ -268,8 +268,8 @@ impl Lab {
         asm.raw(&[0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8]); // mov rax, cr3; mov cr3, rax
     }
 
-    /// Code at CPL 3, with or without the right to use ports up to 0xff: by the task's bitmap, as software KVM knows
-    /// no IOPL.
+    /// Code at CPL 3, with or without access to ports up to 0xff. The TSS's I/O bitmap decides, since software KVM
+    /// doesn't support IOPL.
     pub fn user(&mut self, may_use_ports: bool, body: impl FnOnce(&mut Asm)) {
         let bitmap = if may_use_ports {
             0x68_0000
@@ -286,7 +286,7 @@ impl Lab {
             asm.raw(&[0x48, 0x8d, 0x05, 3, 0, 0, 0]); // lea rax, [rip + 3]
             asm.raw(&[0x50, 0x48, 0xcf]); // push rax; iretq
         });
-        // lea rax, [rip + what follows]
+        // lea rax, [rip + the code below]
         let len = enter.code().len() + body.code().len();
         self.asm
             .raw(&[0x48, 0x8d, 0x05])
@@ -299,13 +299,13 @@ impl Lab {
         self.asm.store(FAULTS, 0);
     }
 
-    /// Calls the stub at an address with these registers, and shows all of them afterwards.
+    /// Calls the stub at an address with these registers, and shows all registers afterwards.
     pub fn call_all(&mut self, name: &str, at: u64, before: &Registers, rax: u64) {
         call(&mut self.asm, at, before);
         self.show_call(name, before, rax);
     }
 
-    /// Shows all registers after a call, of which RAX alone may have changed.
+    /// Shows all registers after a call, which may only have changed RAX.
     pub fn show_call(&mut self, name: &str, before: &Registers, rax: u64) {
         let mut after = *before;
         after[RAX] = rax;
@@ -319,7 +319,7 @@ impl Lab {
         self.show(name, &[(REGISTERS, 8)], rax.to_le_bytes());
     }
 
-    /// Runs instructions that may take RAX for a call's number, and shows RAX afterwards.
+    /// Runs instructions that may use RAX as a call's number, and shows RAX afterwards.
     pub fn try_raw(&mut self, name: &str, code: &[u8], number: u64, rax: u64) {
         self.asm.rax(number).raw(code);
         self.asm.raw(&[0x48, 0x89, 0x04, 0x25]).raw(&low(REGISTERS)); // mov [REGISTERS], rax
@@ -327,7 +327,7 @@ impl Lab {
     }
 }
 
-/// Calls an address with these registers and flags, and stores them as they are afterwards.
+/// Calls an address with these registers and flags, and stores the registers afterwards.
 pub fn call(asm: &mut Asm, at: u64, before: &Registers) {
     asm.store(TARGET, at as u32);
     asm.store(TARGET + 4, (at >> 32) as u32);
@@ -364,7 +364,7 @@ pub fn low(at: u64) -> [u8; 4] {
     u32::try_from(at).unwrap().to_le_bytes()
 }
 
-/// The handler of a fault that nobody expects: shows its frame.
+/// The handler of an unexpected fault: shows its frame.
 fn end_by_fault(asm: &mut Asm) {
     asm.print("\nfault, frame:");
     asm.raw(&[0x48, 0x89, 0xe6]); // mov rsi, rsp
@@ -374,13 +374,13 @@ fn end_by_fault(asm: &mut Asm) {
     asm.out(layout::PVPANIC, 1).halt();
 }
 
-/// Goes on behind what entered user code: mov rsp, stack; jmp [BACK]
+/// Returns to the code after the entry of user code: mov rsp, stack; jmp [BACK]
 fn leave_user_code(asm: &mut Asm) {
     asm.raw(&[0x48, 0xc7, 0xc4]).raw(&low(layout::BOOT_STACK));
     asm.raw(&[0xff, 0x24, 0x25]).raw(&low(BACK));
 }
 
-/// The handler of #GP, which skips two bytes. HLT is user code's way back.
+/// The handler of #GP, which skips two bytes. For user code, HLT is the way back.
 fn skip_instruction() -> Asm {
     guest(|asm| {
         asm.raw(&[0x50, 0x48, 0x8b, 0x44, 0x24, 0x10]); // push rax; mov rax, [rsp + 16] (RIP)

@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Bare guests under the real program: assembled, written to an ELF file, run, and looked at.
+//! Bare guests run by the real program: assembled, written to an ELF file, run, and checked.
 
-// Each test file uses its part; a test may panic.
+// Each test file uses a part of it; a test may panic.
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 mod asm;
@@ -29,12 +29,12 @@ use watch::Watch;
 
 pub use asm::{AP_CODE, AT, Asm, S5};
 
-/// The program under test: the environment names it where the tests run on another machine than they were built on.
+/// The program under test. The environment names it if the tests run on another machine than they were built on.
 pub fn program() -> OsString {
     std::env::var_os("MINI_VMM_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_mini-vmm").into())
 }
 
-/// Whether guests can run here; if not, says so once per test.
+/// Whether guests can run here. If not, says so once per test.
 pub fn has_kvm(test: &str) -> bool {
     if std::env::var_os("MINI_VMM_NO_KVM").is_some_and(|value| value == "1") {
         eprintln!("SKIP: {test}: MINI_VMM_NO_KVM is set");
@@ -45,7 +45,7 @@ pub fn has_kvm(test: &str) -> bool {
         .is_ok()
 }
 
-/// Whether long variants are wanted; if not, says that `test` has one.
+/// Whether long variants are enabled. If not, says that `test` has one.
 pub fn is_long(test: &str) -> bool {
     let long = std::env::var_os("MINI_VMM_TEST_LONG").is_some_and(|value| value == "1");
     if !long {
@@ -54,17 +54,17 @@ pub fn is_long(test: &str) -> bool {
     long
 }
 
-/// Timeouts of a guest, in seconds: the first in which it gets to its point is long enough.
+/// Timeouts of a guest in seconds. The first one in which it gets far enough is used.
 pub const TIMEOUTS: [u64; 7] = [1, 2, 4, 8, 16, 64, 256];
 
-/// Whether guest code runs in an instruction emulator: KVM is there without hardware virtualization.
+/// Whether an instruction emulator runs guest code: there is KVM, but no hardware virtualization.
 pub fn is_emulated() -> bool {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
     !flags.is_some_and(|flags| flags.split(' ').any(|flag| flag == "svm" || flag == "vmx"))
 }
 
-/// A guest made by `write`.
+/// A guest built by `write`.
 pub fn guest(write: impl FnOnce(&mut Asm)) -> Asm {
     let mut asm = Asm::new();
     write(&mut asm);
@@ -89,7 +89,7 @@ fn elf(code: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A machine that is about to run.
+/// A machine that is ready to run.
 #[derive(Debug)]
 pub struct Vm {
     pub command: Command,
@@ -97,13 +97,13 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// A machine with 32 MiB and one vCPU that runs `guest`; `None`, with a note, where no guest can run.
+    /// A machine with 32 MiB and one vCPU that runs `guest`. `None`, with a note, if no guest can run.
     pub fn new(test: &str, guest: &Asm) -> Option<Vm> {
         if !has_kvm(test) {
             return None;
         }
         let mut vm = Vm::of_file(&elf(guest.code()));
-        // In a file, because flags override a file but not one another.
+        // In a file, because flags override a file, but not each other.
         let config = vm.path("config.json");
         let defaults = r#"{"memory": "32M", "debug-exit": "0xf4"}"#;
         fs::write(&config, defaults).unwrap();
@@ -111,7 +111,7 @@ impl Vm {
         Some(vm)
     }
 
-    /// A machine whose kernel is a file of these bytes.
+    /// A machine whose kernel file has these bytes.
     pub fn of_file(kernel: &[u8]) -> Vm {
         let mut vm = Vm::of_kernel("kernel".as_ref());
         fs::write(vm.path("kernel"), kernel).unwrap();
@@ -130,7 +130,7 @@ impl Vm {
         Vm { command, dir }
     }
 
-    /// The same machine, which keeps another one's files.
+    /// The same machine with the files of another one.
     pub fn holding(self, files: Vm) -> Vm {
         Vm {
             command: self.command,
@@ -143,13 +143,13 @@ impl Vm {
         self.dir.path().join(name)
     }
 
-    /// More arguments, which override what [`Vm::new`] sets.
+    /// Adds arguments, which override those of [`Vm::new`].
     pub fn args<S: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = S>) -> &mut Self {
         self.command.args(args);
         self
     }
 
-    /// The same, started by a line of shell that has the command in `"$@"`.
+    /// Starts it through a shell script that has the command in `"$@"`.
     pub fn through(self, line: &str) -> Vm {
         let mut command = Command::new("/bin/sh");
         command
@@ -171,7 +171,7 @@ impl Vm {
         self.start().end()
     }
 
-    /// Starts the process; what it prints is collected.
+    /// Starts the process and collects its output.
     pub fn start(&mut self) -> Running {
         let started = Instant::now();
         let mut child = self.command.spawn().unwrap();
@@ -187,7 +187,7 @@ impl Vm {
     }
 }
 
-/// What a stream has brought so far.
+/// The output of a stream so far.
 struct Collector {
     bytes: Arc<Mutex<Vec<u8>>>,
     thread: JoinHandle<()>,
@@ -244,7 +244,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Whether the process goes on.
+    /// Whether the process still runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -260,7 +260,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Gives the guest input; a process that has ended needs none.
+    /// Sends the guest input. Does nothing if the process has ended.
     pub fn type_in(&mut self, input: &[u8]) {
         let _ = self.stdin.as_mut().unwrap().write_all(input);
     }
@@ -275,7 +275,7 @@ impl Running {
         self.await_that(text, |running| contains(&running.output(), text.as_bytes()));
     }
 
-    /// Waits until there is `text` on standard error.
+    /// Waits until `text` is on standard error.
     pub fn await_stderr(&mut self, text: &str) {
         self.await_that(text, |running| {
             let collector = running.stderr.as_ref().unwrap();
@@ -311,7 +311,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended already, but for a test that failed.
+        // It has already ended, unless a test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -327,7 +327,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Checks the exit code, and shows everything if it is another one.
+    /// Checks the exit code. On a mismatch, shows everything.
     #[track_caller]
     pub fn expect(&self, code: i32) -> &Self {
         assert_eq!(
@@ -342,7 +342,7 @@ impl Ended {
         self
     }
 
-    /// Whether it ended with this code, and by itself.
+    /// Whether it exited with this code, not by a signal.
     pub fn is_code(&self, code: i32) -> bool {
         self.status.code() == Some(code)
     }
@@ -354,7 +354,7 @@ impl Ended {
         self
     }
 
-    /// Checks that nothing was said on standard error.
+    /// Checks that standard error is empty.
     #[track_caller]
     pub fn silent(&self) -> &Self {
         assert_eq!(self.stderr, "");

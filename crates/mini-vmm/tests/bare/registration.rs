@@ -1,46 +1,46 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Registrations by the 2007 API, and what each of their bytes must be afterwards.
+//! Registrations by the 2007 API, and the expected bytes afterwards.
 
 use super::asm::Asm;
 use super::lab::{FAULTS, Lab, MAGIC, PARA, Route, STUB, UNPATCHED};
 
-/// What behind the payload belongs to somebody else.
+/// Bytes after the payload, which must not change.
 const BEHIND: u32 = 0x5a5a_5a5a;
-/// How much of a page is looked at.
+/// How many bytes of a page are checked.
 const PAYLOAD: u32 = 24;
 
-/// How a registration ends.
+/// The result of a registration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
-    /// #GP(0), and no memory is touched.
+    /// #GP(0), and memory is unchanged.
     Fault,
-    /// `host_version` is 1 and `ret` is -1, and no more.
+    /// `host_version` is 1 and `ret` is -1; nothing else changes.
     Refused,
     /// `host_version` is 1, `ret` is 0, and the stub is patched.
     Registered,
 }
 
-/// A registration: what is where, and what WRMSR is given.
+/// A registration: the memory contents and the value of WRMSR.
 #[derive(Clone, Debug)]
 pub struct Registration {
     pub name: &'static str,
-    /// What WRMSR writes.
+    /// The value of WRMSR.
     pub msr: u64,
-    /// Where the guest prepares the payload, and looks at it.
+    /// Where the guest prepares and shows the payload.
     pub page: u64,
     pub version: u32,
     pub size: u32,
     /// `hypercall_gpa`
     pub site: u64,
-    /// Where the guest prepares the stub's six bytes and two more, and looks at them.
+    /// Where the guest prepares and shows the stub's six bytes and two more.
     pub window: u64,
     pub verdict: Verdict,
 }
 
 impl Registration {
-    /// A flawless one, for others to differ from.
+    /// A valid one, from which the others differ.
     pub fn new(name: &'static str, verdict: Verdict) -> Self {
         Registration {
             name,
@@ -64,13 +64,13 @@ impl Registration {
         }
     }
 
-    /// One with an MSR value behind which there is no page to prepare.
+    /// One with an MSR value without a page to prepare.
     pub fn of_value(name: &'static str, msr: u64, verdict: Verdict) -> Self {
         let new = Self::new(name, verdict);
         Registration { msr, ..new }
     }
 
-    /// One with a stub in memory, at an offset into its window.
+    /// One with a stub in memory, at an offset in its window.
     pub fn of_site(name: &'static str, window: u64, offset: u64, verdict: Verdict) -> Self {
         let site = window + offset;
         Registration {
@@ -79,7 +79,7 @@ impl Registration {
         }
     }
 
-    /// One with a `hypercall_gpa` where there is no stub to prepare.
+    /// One with a `hypercall_gpa` without a stub to prepare.
     pub fn of_gpa(name: &'static str, site: u64, verdict: Verdict) -> Self {
         let new = Self::new(name, verdict);
         Registration { site, ..new }
@@ -90,7 +90,7 @@ impl Registration {
         Registration { version, ..new }
     }
 
-    /// The payload and what's behind it, after the registration.
+    /// The payload and the bytes after it, after the registration.
     fn payload(&self) -> Vec<u8> {
         let (host_version, ret) = match self.verdict {
             Verdict::Fault => (u32::MAX, u32::MAX),
@@ -105,7 +105,7 @@ impl Registration {
         payload
     }
 
-    /// What the guest shows of faults, the page and the stub.
+    /// What the guest shows: faults, the page and the stub.
     fn expected(&self, route: &Route) -> Vec<u8> {
         let mut expected = vec![(self.verdict == Verdict::Fault).into(), 0];
         let mut window = UNPATCHED;
@@ -115,7 +115,7 @@ impl Registration {
         }
         expected.extend(self.payload());
         if self.window == self.page + u64::from(PAYLOAD) {
-            // The stub is what's behind the payload.
+            // The stub is in the bytes after the payload.
             expected.truncate(2 + PAYLOAD as usize);
             expected.extend(&window[..4]);
         }
@@ -134,7 +134,7 @@ impl Registration {
         stub(asm, self.window);
     }
 
-    /// Prepares the registration, tries it, and shows what came of it.
+    /// Prepares the registration, tries it, and shows the result.
     pub fn walk(&self, lab: &mut Lab, route: &Route) {
         self.prepare(&mut lab.asm);
         lab.clear_faults();
@@ -147,20 +147,20 @@ impl Registration {
         self.show_as(lab, route, self.name);
     }
 
-    /// The same, by another name.
+    /// The same, with another name.
     pub fn show_as(&self, lab: &mut Lab, route: &Route, name: &str) {
         let pieces = [(FAULTS, 2), (self.page, PAYLOAD + 4), (self.window, 8)];
         lab.show(name, &pieces, self.expected(route));
     }
 }
 
-/// Writes a stub that nobody has patched.
+/// Writes an unpatched stub.
 pub fn stub(asm: &mut Asm, at: u64) {
     let [low, high] = [0, 4].map(|n| u32::from_le_bytes(UNPATCHED[n..n + 4].try_into().unwrap()));
     asm.store(at, low).store(at + 4, high);
 }
 
-/// What a stub is after a registration: four bytes of the route, and the rest as it was.
+/// The stub after a registration: four bytes of the route, the rest unchanged.
 pub fn patched(route: &Route) -> [u8; 8] {
     let mut bytes = UNPATCHED;
     bytes[..4].copy_from_slice(&route.stub);

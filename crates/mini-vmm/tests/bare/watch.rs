@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Tells a process that hangs from one that is slow, by its output and its CPU time.
+//! Distinguishes a process that hangs from a slow one, by its output and its CPU time.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// So long without output and nearly idle: it hangs.
+/// This long without output and nearly idle means that it hangs.
 const STILL: Duration = Duration::from_secs(60);
-/// So much CPU time without output: it hangs.
+/// This much CPU time without output means that it hangs.
 const WORK: Duration = Duration::from_secs(300);
 
 /// Watches a process.
@@ -18,7 +18,7 @@ pub struct Watch {
     output: usize,
     /// CPU time at the last output.
     cpu: Duration,
-    /// When the process was last known to do something, and its CPU time then.
+    /// When the process was last known to make progress, and its CPU time then.
     alive: (Instant, Duration),
     looked: Instant,
 }
@@ -35,7 +35,7 @@ impl Watch {
         }
     }
 
-    /// Whether it hangs; `output` grows with what it prints. To be asked often: it looks once a second.
+    /// Whether it hangs. `output` is the number of bytes printed so far. Call it often; it checks once a second.
     pub fn is_hung(&mut self, output: usize) -> bool {
         let now = Instant::now();
         if now - self.looked < Duration::from_secs(1) {
@@ -57,13 +57,13 @@ impl Watch {
     }
 }
 
-/// The CPU time of a process and of the children that it waited for (proc_pid_stat(5)); none of one that is gone.
+/// The CPU time of a process and of its waited-for children (proc_pid_stat(5)). `None` if the process is gone.
 fn cpu_time(process: u32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The program's name, in parentheses, may have spaces.
+    // The program's name, in parentheses, may contain spaces.
     let (_, fields) = text.rsplit_once(')').unwrap_or_default();
     let ticks = fields.split_whitespace().skip(11).take(4);
     let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
-    // Hundredths of a second, on every x86.
+    // In hundredths of a second on x86.
     Duration::from_millis(ticks * 10)
 }

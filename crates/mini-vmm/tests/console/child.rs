@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the processes under test do.
+//! The behaviour of the processes under test.
 
 use std::fs;
 use std::io::Write;
@@ -21,7 +21,7 @@ use vcpu_loop::bus::{BusDevice, Place};
 
 use crate::{CHILD, PATIENCE};
 
-/// Does what the environment says; nothing when run as a test of its own.
+/// Does what the environment says. Does nothing when run as a test itself.
 #[test]
 fn child() {
     let Ok(mode) = std::env::var(CHILD) else {
@@ -36,7 +36,7 @@ fn child() {
         "panic" => {
             let panicked = thread::spawn(|| panic!("on purpose")).join();
             assert!(panicked.is_err());
-            // Neither dropped nor closed: the panic alone gives the terminal back.
+            // Neither dropped nor closed: only the panic restores the terminal.
             thread::sleep(Duration::from_millis(100));
             process::exit(3);
         }
@@ -77,7 +77,7 @@ pub const DATA: Place = Place {
     offset: 0,
 };
 
-/// Whether the guest has read all that came.
+/// Whether the guest has read all input.
 pub fn is_drained(serial: &impl Device) -> bool {
     serial.save().unwrap().unwrap().state["in_buffer"]
         .as_array()
@@ -111,7 +111,7 @@ impl Machine {
     }
 }
 
-/// A guest that echoes its input, until `!` or the escape sequence.
+/// A guest that echoes its input until `!` or the escape sequence.
 fn echo(console: &Console) {
     let mut machine = Machine::new(console);
     let mut byte = [0];
@@ -128,7 +128,7 @@ fn echo(console: &Console) {
     }
 }
 
-/// A guest that does not end its line, until there is input; then a warning.
+/// A guest that doesn't end its line until there is input. Then it causes a warning.
 fn say(console: &Console) {
     let mut machine = Machine::new(console);
     let mut output = console.output().unwrap();
@@ -141,7 +141,7 @@ fn say(console: &Console) {
     log::warn!("second");
 }
 
-/// A guest that does nothing: neither may the console.
+/// A guest that does nothing. The console must be idle, too.
 fn idle(console: &Console) {
     let mut machine = Machine::new(console);
     let before = cpu_ticks();

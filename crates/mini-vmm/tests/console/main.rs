@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The console of a whole process: standard streams of every kind, and the terminal given back
-//! however the process ends. The processes are this test binary again, running [`child::child`].
+//! The console of a whole process: standard streams of every kind, and the terminal restored however the process ends.
+//! The processes are this test binary again, running [`child::child`].
 
-// The tools below are outside of test functions, where clippy can not know that they are tests.
+// The helpers below are outside of test functions, so clippy can't know that they are tests.
 #![allow(clippy::unwrap_used)]
 
 mod child;
@@ -27,12 +27,12 @@ use mini_vmm::irq::IrqLine;
 use mini_vmm::outcome::OutcomeLatch;
 use vcpu_loop::bus::BusDevice;
 
-/// What the child does.
+/// The child's action.
 const CHILD: &str = "MINI_VMM_TEST_CHILD";
-/// Ends only what hangs: no machine is that slow.
+/// A generous limit, only to end a hang.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Whether pseudo-terminals can be made here; a line for the summary if not.
+/// Whether pseudo-terminals can be created here. If not, prints a line for the summary.
 fn has_terminals(test: &str) -> bool {
     let found = File::options().read(true).write(true).open("/dev/ptmx");
     if let Err(error) = &found {
@@ -53,7 +53,7 @@ fn child_command(mode: &str) -> Command {
     command
 }
 
-/// A shell that runs the child by `script`, in which `"$@"` is the child's command line.
+/// A shell that runs the child with `script`. `"$@"` is the child's command line.
 fn shell(script: &str, mode: &str) -> Command {
     let program = this_program();
     let mut command = Command::new("sh");
@@ -84,7 +84,7 @@ fn echo_from(stdin: Stdio) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What is in a file once `text` is.
+/// The content of a file once it contains `text`.
 fn read_with(path: &Path, text: &str) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -182,7 +182,7 @@ fn console_without_input_is_idle() {
 fn output_without_a_reader_ends_well() {
     for script in [
         r#"exec "$@" </dev/null >&-"#,
-        // The reader of the pipe goes early, or reads nothing and stays.
+        // The pipe's reader leaves early, or stays without reading.
         r#"{ "$@" </dev/null; echo $? >&2; } 2>&3 | grep -q ready"#,
         r#"{ "$@" </dev/null; echo $? >&2; } 2>&3 | sleep 6"#,
     ] {
@@ -230,7 +230,7 @@ fn end_that_was_asked_for_does_not_wait_for_the_reader() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
     make_fifo(&fifo);
-    // Opened for both, a FIFO does not wait for the other side; nothing is read.
+    // A FIFO opened for reading and writing doesn't wait for the other side. Nothing is read.
     let reader = File::options().read(true).write(true).open(&fifo).unwrap();
     let console = Console::open(&SerialSpec::File(fifo)).unwrap();
     console
@@ -269,7 +269,7 @@ fn sockets_are_no_files() {
     let refused = || Console::open(&SerialSpec::File(path.clone())).unwrap_err();
     let text = refused().to_string();
     assert!(text.contains("say `--serial socket=PATH`"), "{text}");
-    // Nobody listens any more.
+    // The socket no longer has a listener.
     drop(listener);
     assert_eq!(refused().to_string(), text);
 }

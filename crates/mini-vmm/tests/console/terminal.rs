@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Terminals: raw while the console lives, given back however the process ends, shared with a shell.
+//! Terminals: raw while the console exists, restored however the process ends, shared with a shell.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use rustix::termios::{LocalModes, OutputModes, tcgetattr};
 
 use crate::{CHILD, PATIENCE, child_command, shell, wait};
 
-/// A terminal whose user is the test.
+/// A terminal operated by the test.
 struct Terminal {
     user: File,
     program: OwnedFd,
@@ -26,7 +26,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// A new terminal, unless the system of `test` has none (a minimal initramfs).
+    /// A new terminal, unless the test system has none (a minimal initramfs).
     fn new(test: &str) -> Option<Terminal> {
         if !crate::has_terminals(test) {
             return None;
@@ -67,7 +67,7 @@ impl Terminal {
         format!("{:?}", tcgetattr(&self.program).unwrap())
     }
 
-    /// Reads what the program writes until `text` is in it.
+    /// Reads the program's output until it contains `text`.
     fn expect(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.seen.contains(text) {
@@ -115,7 +115,7 @@ fn terminal_is_raw_while_the_console_lives() {
     assert!(terminal.is_raw());
     let mode = tcgetattr(&terminal.program).unwrap();
     assert!(!mode.output_modes.contains(OutputModes::OPOST));
-    // Keys that a cooked terminal would act on.
+    // Keys that a cooked terminal would handle.
     terminal.type_keys(b"\x03\x1a\x04\x11\r\x01aok");
     terminal.expect("\x03\x1a\x04\x11\r\x01ok");
     terminal.type_keys(b"\x01h");
@@ -179,13 +179,13 @@ fn terminal_is_given_back_on_a_panic() {
     };
     let before = terminal.mode();
     let mut child = terminal.spawn(child_command("panic"));
-    // The message comes after the terminal is cooked again: its lines end properly.
+    // The message comes after the terminal is cooked again, so its lines end properly.
     terminal.expect("on purpose\r\n");
     assert_eq!(wait(&mut child).code(), Some(3));
     assert_eq!(terminal.mode(), before);
 }
 
-/// Whether this process, and so its children, ignore a signal.
+/// Whether this process, and so its children, ignores a signal.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mask = status
@@ -216,7 +216,7 @@ fn terminal_is_given_back_on_fatal_signals() {
         (libc::SIGPWR, Signal::POWER),
         (libc::SIGSTKFLT, Signal::STKFLT),
     ] {
-        // Under nohup, a hang-up kills nobody.
+        // Under nohup, a hang-up ends no process.
         if is_ignored(number) {
             continue;
         }
@@ -260,9 +260,9 @@ fn terminal_without_a_reader_does_not_hold_up_the_end() {
     assert!(!terminal.is_raw());
 }
 
-/// Whether a new session with a controlling terminal can be made here.
+/// Whether a new session with a controlling terminal can be created here.
 fn has_setsid(test: &str) -> bool {
-    // Busybox has one that does not wait.
+    // Busybox's version doesn't wait.
     let found = Command::new("setsid").args(["--wait", "true"]).output();
     let found = found.is_ok_and(|output| output.status.success());
     if !found {
@@ -333,7 +333,7 @@ fn stopped_job_is_raw_again_when_it_goes_on() {
         return;
     };
     let before = terminal.mode();
-    // The shell gets the terminal when its job stops, sets its own mode, and gives it back.
+    // When its job stops, the shell gets the terminal, sets its own mode, and later returns it.
     let script = r#""$@"; stty icanon echo isig opost; echo stopped; fg; echo status-$?"#;
     let mut child = terminal.spawn(job_shell(script, "echo"));
     terminal.expect("ready");

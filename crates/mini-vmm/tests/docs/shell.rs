@@ -1,25 +1,25 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Command lines out of Markdown pages, as far as a shell's language is used there.
+//! Parses command lines in Markdown pages, as far as the pages use shell syntax.
 
 use std::collections::VecDeque;
 use std::mem::take;
 
-/// A command line of a page, and the lines that the page shows below it.
+/// A command line of a page, and the output lines that the page shows below it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Line {
     pub text: String,
     pub output: Vec<String>,
 }
 
-/// The command lines of a page: those behind a `$` in its `console` blocks, and all lines of its `sh` blocks.
+/// The command lines of a page: those after a `$` in its `console` blocks, and all lines of its `sh` blocks.
 pub fn lines(page: &str) -> Vec<Line> {
     let mut found: Vec<Line> = Vec::new();
     let mut block = None;
     for line in page.lines() {
         if let Some(info) = line.strip_prefix("```") {
-            // The end of a block has no word.
+            // The fence at a block's end names no language.
             block = (!info.is_empty()).then_some(info);
             continue;
         }
@@ -40,7 +40,7 @@ pub fn lines(page: &str) -> Vec<Line> {
     found
 }
 
-/// One program's call: its words, where its standard output goes, and what reads it.
+/// One call of a program: its words, the destination of its standard output, and the reader of that.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Call {
     pub words: Vec<String>,
@@ -69,7 +69,7 @@ fn tokens(text: &str) -> Vec<Token> {
         match c {
             '#' if word.is_none() => break,
             '"' | '\'' => word.get_or_insert_default().push_str(&until(&mut chars, c)),
-            // The shell makes a path of it.
+            // The shell replaces it with a path.
             '<' if chars.front() == Some(&'(') => {
                 until(&mut chars, ')');
                 word.get_or_insert_default().push_str("/dev/fd/63");
@@ -85,7 +85,7 @@ fn tokens(text: &str) -> Vec<Token> {
     found
 }
 
-/// The calls of a command line, without `NAME=value` before them.
+/// The calls of a command line, without leading `NAME=value`.
 pub fn calls(text: &str) -> Vec<Call> {
     let (mut found, mut call) = (Vec::new(), Call::default());
     let mut before = ' ';

@@ -1,9 +1,9 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Kernel images made for tests: well-formed by default, and every field can be changed.
+//! Kernel images for tests. They are well-formed by default, and every field can be changed.
 
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code)] // each test file uses a part of it
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub const PT_INTERP: u32 = 3;
 /// Notes.
 pub const PT_NOTE: u32 = 4;
 
-/// A program header and the bytes that its file part starts with.
+/// A program header and the first bytes of its file part.
 #[derive(Clone, Debug)]
 pub struct Ph {
     pub kind: u32,
@@ -30,12 +30,12 @@ pub struct Ph {
     pub memory_size: u64,
     pub align: u64,
     pub data: Vec<u8>,
-    /// Where the header says that the data is, if not where it is.
+    /// The data's file offset in the header, if it should be wrong.
     pub offset: Option<u64>,
 }
 
 impl Ph {
-    /// A segment whose virtual and physical addresses are the same.
+    /// A segment with equal virtual and physical addresses.
     pub fn load(phys: u64, data: &[u8]) -> Self {
         Ph {
             kind: PT_LOAD,
@@ -49,7 +49,7 @@ impl Ph {
         }
     }
 
-    /// Notes that were padded for this alignment.
+    /// Notes padded for this alignment.
     pub fn notes(align: u64, data: &[u8]) -> Self {
         Ph {
             kind: PT_NOTE,
@@ -58,7 +58,7 @@ impl Ph {
         }
     }
 
-    /// Xen's note for the PVH entry point, as wide as Linux makes it, behind another note.
+    /// Xen's note for the PVH entry point, as wide as in Linux, after another note.
     pub fn pvh(entry: u64) -> Self {
         let mut data = note(b"GNU\0", 3, b"idid");
         data.extend(note(b"Xen\0", 18, &entry.to_le_bytes()));
@@ -71,7 +71,7 @@ pub fn note(name: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
     padded_note(4, name, kind, desc)
 }
 
-/// An ELF note whose descriptor and end are multiples of `align`.
+/// An ELF note whose descriptor starts and ends at multiples of `align`.
 pub fn padded_note(align: usize, name: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
     let mut note = Vec::new();
     for word in [name.len() as u32, desc.len() as u32, kind] {
@@ -126,7 +126,7 @@ pub fn patch(mut image: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
     image
 }
 
-/// What a bzImage's setup header says.
+/// The contents of a bzImage's setup header.
 #[derive(Clone, Debug)]
 pub struct Bz {
     pub version: u16,
@@ -159,7 +159,7 @@ impl Default for Bz {
     }
 }
 
-/// Where the payload lies in the protected-mode code.
+/// The payload's offset in the protected-mode code.
 const PAYLOAD_OFFSET: usize = 0x400;
 
 impl Bz {
@@ -197,7 +197,7 @@ impl Bz {
 /// A zstd frame with one stored block: `data`, then the trailer with its size.
 pub fn zstd_stored(data: &[u8]) -> Vec<u8> {
     let size = (data.len() as u32).to_le_bytes();
-    // A single segment, whose size has four bytes.
+    // A single segment with a four-byte size.
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0xa0];
     frame.extend(size);
     // The last block, stored.
@@ -277,7 +277,7 @@ impl Case<'_> {
         boot::load(mem, &request)
     }
 
-    /// As [`Case::load`], without an initrd.
+    /// Like [`Case::load`], without an initrd.
     pub fn load_image(&self, kernel: &Image) -> Result<Loaded, Error> {
         let request = BootRequest {
             kernel,
