@@ -5,15 +5,20 @@
 //!
 //! | module (feature) | device |
 //! |---|---|
+//! | `block` | a disk: a file or block device of the host's |
 //! | `entropy` | random numbers from the host |
 //!
-//! A device knows no transport and no thread of the VMM's. There is no `unsafe` in this crate.
+//! A device knows no transport and no thread of the VMM's. All `unsafe` is in `src/sys/`.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "block"), forbid(unsafe_code))]
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
+#[cfg(feature = "block")]
+pub mod block;
 #[cfg(feature = "entropy")]
 pub mod entropy;
+#[cfg(feature = "block")]
+mod sys;
 
 /// The README's example is a test.
 #[cfg(all(doctest, feature = "entropy"))]

@@ -1,0 +1,353 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The device.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
+use virtio_transport::Broken;
+use virtio_transport::device::{Active, Device, Event, Interest, Io, RestoreError, StartError};
+use virtio_transport::layout::Layout;
+use virtio_transport::queue::{NotDrained, QueueState};
+use vm_memory::GuestAddressSpace;
+
+use super::backend::{Backend, Done, Operation};
+use super::config::{self, CONFIG_WCE, FLUSH, QUEUE_SIZE, WRITEBACK_AT};
+use super::control::Control;
+use super::disk::{Disk, SECTOR};
+use super::image::Image;
+use super::report::{Report, Reporter};
+use super::running::{Means, Running};
+
+/// How many requests are taken of a queue before others have their turn.
+const BURST: usize = 64;
+/// The token of a flush that no driver asked for: no queue has this number.
+const OWN_FLUSH: u32 = u32::MAX;
+/// How soon a host that was short of something is asked again.
+const SOON: Duration = Duration::from_millis(1);
+/// The sources that the device watches.
+const DONE: u32 = 0;
+const BELL: u32 = 1;
+const READABLE: Interest = Interest {
+    readable: true,
+    writable: false,
+};
+
+/// A disk.
+///
+/// An error of the host's is the request's answer, `VIRTIO_BLK_S_IOERR`, and is reported once.
+pub struct Block<M: GuestAddressSpace> {
+    disk: Disk,
+    /// Whether it has a volatile cache for its driver: what the configuration says.
+    writeback: bool,
+    source: Source,
+    running: Option<Running<M>>,
+    control: Arc<Control>,
+    reporter: Reporter,
+    done: Vec<Done>,
+}
+
+/// What performs operations.
+enum Source {
+    /// Nothing yet: no driver came.
+    Image(Image),
+    Backend(Box<dyn Backend>),
+}
+
+/// The state of a [`Block`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockState {
+    /// The capacity in units of 512 bytes.
+    pub sectors: u64,
+    /// Whether the driver has a volatile cache.
+    pub writeback: bool,
+}
+
+impl<M: GuestAddressSpace> Block<M> {
+    /// A disk that was opened.
+    pub fn new(image: Image, report: Report) -> Self {
+        Self::of(image.disk(), Source::Image(image), report)
+    }
+
+    /// A disk whose operations somebody else performs.
+    ///
+    /// # Panics
+    /// If a field of `disk` is not in its range.
+    pub fn with_backend(disk: Disk, backend: Box<dyn Backend>, report: Report) -> Self {
+        assert!(disk.is_possible(), "{disk:?}");
+        Self::of(disk, Source::Backend(backend), report)
+    }
+
+    fn of(disk: Disk, source: Source, report: Report) -> Self {
+        Block {
+            writeback: disk.writeback,
+            disk,
+            source,
+            running: None,
+            control: Arc::default(),
+            reporter: Reporter::new(report),
+            done: Vec::new(),
+        }
+    }
+
+    /// What the VMM tells the disk while it runs.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
+    }
+
+    /// Looks at the image's size; whether it is another one.
+    fn measure(&mut self) -> bool {
+        let size = match &self.source {
+            Source::Image(image) => image.size(),
+            Source::Backend(backend) => backend.size(),
+        };
+        // One that can't be had is an I/O error for its requests.
+        let sectors = size.map_or(self.disk.sectors, |size| size / SECTOR);
+        std::mem::replace(&mut self.disk.sectors, sectors) != sectors
+    }
+
+    /// Makes what performs operations, if no driver came before.
+    fn equip(&mut self) -> io::Result<&mut dyn Backend> {
+        if let Source::Image(image) = &self.source {
+            let depth = u32::from(QUEUE_SIZE) * u32::from(self.disk.queues);
+            self.source = Source::Backend(image.backend(depth, &mut self.reporter)?);
+        }
+        match &mut self.source {
+            Source::Backend(backend) => Ok(&mut **backend),
+            Source::Image(_) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn watch(&mut self, io: &mut Io<'_>) -> io::Result<()> {
+        let backend = self.equip()?;
+        io.watch(backend.source(), DONE, READABLE)?;
+        io.watch(self.control.bell()?, BELL, READABLE)
+    }
+
+    fn unwatch(&mut self, io: &mut Io<'_>) {
+        if let Source::Backend(backend) = &self.source {
+            let _ = io.unwatch(backend.source(), DONE);
+        }
+        if let Ok(bell) = self.control.bell() {
+            let _ = io.unwatch(bell, BELL);
+        }
+    }
+}
+
+impl<M: GuestAddressSpace> Block<M>
+where
+    M::T: Send + Sync + 'static,
+{
+    /// The device's parts for a request.
+    fn split(&mut self) -> Option<(&mut Running<M>, Means<'_>, &mut Vec<Done>)> {
+        let (Some(running), Source::Backend(backend)) = (&mut self.running, &mut self.source)
+        else {
+            return None;
+        };
+        let means = Means {
+            disk: &self.disk,
+            backend: &mut **backend,
+            writeback: self.writeback,
+            reporter: &mut self.reporter,
+        };
+        Some((running, means, &mut self.done))
+    }
+
+    /// Takes requests of a queue, up to a number.
+    fn take(&mut self, io: &mut Io<'_>, queue: u16) -> Result<(), Broken> {
+        let Some((running, mut means, _)) = self.split() else {
+            return Ok(());
+        };
+        let memory = Arc::new(running.active.memory.memory());
+        for _ in 0..BURST {
+            let took = running.take(&mut means, &memory, queue)?;
+            if took.is_none() && !running.enable_kicks(queue)? {
+                return Ok(());
+            }
+        }
+        io.again();
+        Ok(())
+    }
+
+    /// Lets operations begin and requests end; whether everything has begun.
+    fn settle(&mut self) -> (bool, Result<(), Broken>) {
+        let Some((running, mut means, done)) = self.split() else {
+            return (true, Ok(()));
+        };
+        let mut result = Ok(());
+        loop {
+            let began = means.backend.submit();
+            means.backend.reap(done);
+            if done.is_empty() {
+                return (began, result.and(running.interrupt()));
+            }
+            for done in done.drain(..) {
+                // What comes after a broken one has to end, too.
+                result = result.and(running.complete(&mut means, done));
+            }
+        }
+    }
+
+    /// Waits for a back end, until `by` at most.
+    fn wait(&self, began: bool, by: Instant) {
+        let left = by.saturating_duration_since(Instant::now());
+        let left = if began { left } else { left.min(SOON) };
+        if let Source::Backend(backend) = &self.source {
+            let source = backend.source();
+            let mut fds = [PollFd::from_borrowed_fd(source, PollFlags::IN)];
+            let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
+        }
+    }
+}
+
+impl<M: GuestAddressSpace + Send> Device<M> for Block<M>
+where
+    M::T: Send + Sync + 'static,
+{
+    type State = BlockState;
+
+    const KIND: &'static str = "block";
+    const VERSION: u32 = 1;
+
+    fn layout(&self) -> Layout {
+        config::layout(&self.disk)
+    }
+
+    fn config(&self, out: &mut Vec<u8>) {
+        config::config(&self.disk, self.writeback, out);
+    }
+
+    fn set_config(&mut self, _: &mut Io<'_>, at: u32, data: &[u8]) {
+        let features = self.running.as_ref().map(|running| running.active.features);
+        let may = !self.disk.readonly && features.is_none_or(|took| took & CONFIG_WCE != 0);
+        let at = WRITEBACK_AT.checked_sub(at).map(|at| at as usize);
+        if let Some(mode) = at.and_then(|at| data.get(at))
+            && may
+        {
+            self.writeback = *mode != 0;
+        }
+    }
+
+    fn start(&mut self, io: &mut Io<'_>, active: Active<M>) -> Result<(), StartError> {
+        if self.measure() {
+            io.config_changed();
+        }
+        if let Err(source) = self.watch(io) {
+            self.unwatch(io);
+            let what = "the disk's image can't be read and written";
+            return Err(StartError { what, source });
+        }
+        // A driver that can't flush relies on each write (5.2.6.2).
+        if active.features & FLUSH == 0 {
+            self.writeback = false;
+        }
+        self.running = Some(Running::new(active));
+        Ok(())
+    }
+
+    fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
+        let took = match event {
+            Event::Queue(queue) => self.take(io, queue),
+            Event::Source(BELL) => {
+                self.control.hear();
+                if self.measure() {
+                    io.config_changed();
+                }
+                Ok(())
+            }
+            Event::Source(_) => Ok(()),
+        };
+        let (began, settled) = self.settle();
+        if !began {
+            io.again();
+        }
+        took.and(settled)
+    }
+
+    fn stop(
+        &mut self,
+        io: &mut Io<'_>,
+        by: Instant,
+    ) -> Result<Vec<Option<QueueState>>, NotDrained> {
+        loop {
+            // Broken or not, it ends.
+            let (began, _) = self.settle();
+            let in_flight = self.running.as_ref().map_or(0, Running::in_flight);
+            if in_flight == 0 {
+                break;
+            }
+            if Instant::now() >= by {
+                let in_flight = u16::try_from(in_flight).unwrap_or(u16::MAX);
+                return Err(NotDrained { in_flight });
+            }
+            self.wait(began, by);
+        }
+        let Some(running) = self.running.take() else {
+            return Ok(Vec::new());
+        };
+        self.unwatch(io);
+        let queues = running.active.queues.iter();
+        queues
+            .map(|queue| queue.as_ref().map(|queue| queue.state()).transpose())
+            .collect()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let Source::Backend(backend) = &mut self.source else {
+            return Ok(());
+        };
+        backend.push(OWN_FLUSH, Operation::Flush);
+        loop {
+            let Source::Backend(backend) = &mut self.source else {
+                return Ok(());
+            };
+            let began = backend.submit();
+            backend.reap(&mut self.done);
+            if let Some(done) = self.done.drain(..).find(|done| done.token == OWN_FLUSH) {
+                return done.result.map(drop);
+            }
+            self.wait(began, Instant::now() + Duration::from_secs(1));
+        }
+    }
+
+    fn reset(&mut self) {
+        self.writeback = self.disk.writeback;
+        self.measure();
+    }
+
+    fn save(&self) -> BlockState {
+        BlockState {
+            sectors: self.disk.sectors,
+            writeback: self.writeback,
+        }
+    }
+
+    fn restore(&mut self, _: u32, state: BlockState) -> Result<(), RestoreError> {
+        if state.sectors > self.disk.sectors {
+            let what = "the disk is smaller than when the machine was saved";
+            return Err(RestoreError::Value(what));
+        }
+        if state.writeback && self.disk.readonly && !self.disk.writeback {
+            return Err(RestoreError::Value(
+                "a read-only disk has no cache to switch on",
+            ));
+        }
+        self.writeback = state.writeback;
+        Ok(())
+    }
+}
+
+impl<M: GuestAddressSpace> fmt::Debug for Block<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block")
+            .field("disk", &self.disk)
+            .field("writeback", &self.writeback)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,73 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! An image that was opened.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::disk::Disk;
+use super::pool::{Pool, file_size};
+use super::report::Reporter;
+use super::uring::Uring;
+
+/// An image that was opened, with what its driver sees of it. Its lock is held for as long as it lives.
+#[derive(Debug)]
+pub struct Image {
+    disk: Disk,
+    file: Arc<File>,
+    threads: bool,
+}
+
+impl Image {
+    /// A raw image in a file or block device that somebody opened. It is not locked. `disk.sectors` is what the file has.
+    ///
+    /// # Errors
+    /// The host's; `ErrorKind::InvalidInput` if a field of `disk` is not in its range.
+    pub fn raw(file: impl Into<Arc<File>>, disk: Disk) -> io::Result<Self> {
+        if !disk.is_possible() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let file = file.into();
+        let sectors = file_size(&file)? / super::SECTOR;
+        Ok(Image {
+            disk: Disk { sectors, ..disk },
+            file,
+            threads: false,
+        })
+    }
+
+    /// Uses threads even where io_uring can be had.
+    #[must_use]
+    pub const fn with_threads(mut self) -> Self {
+        self.threads = true;
+        self
+    }
+
+    /// What the driver sees.
+    pub const fn disk(&self) -> Disk {
+        self.disk
+    }
+
+    /// The size in bytes now.
+    pub(super) fn size(&self) -> io::Result<u64> {
+        file_size(&self.file)
+    }
+
+    /// What performs up to `depth` operations at a time.
+    pub(super) fn backend(
+        &self,
+        depth: u32,
+        reporter: &mut Reporter,
+    ) -> io::Result<Box<dyn Backend>> {
+        if !self.threads {
+            match Uring::new(&self.file, depth) {
+                Ok(uring) => return Ok(Box::new(uring)),
+                Err(error) => reporter.no_uring(error),
+            }
+        }
+        Ok(Box::new(Pool::new(Arc::clone(&self.file) as _)?))
+    }
+}

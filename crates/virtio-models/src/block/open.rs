@@ -1,0 +1,234 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Opens images, and says what is wrong with them. Nothing is created or changed.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_setfl, fstat, open as open_file, stat, statx,
+};
+use thiserror::Error;
+
+use super::disk::{Disk, SECTOR};
+use super::image::Image;
+use super::pool::file_size;
+use super::spec::{BlockSpec, Cache, MAX_QUEUES};
+use crate::sys;
+
+/// Why a disk can't be had. Each is one sentence with the next step.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such file.
+    #[error("there is no disk image {0:?}: check the path, or make one, as with `truncate -s 1G`")]
+    Missing(PathBuf),
+    /// The user may not read or write it.
+    #[error("the disk image {path:?} can't be {}: {}", if *.readonly { "read by this user" } else { "written by this user" }, if *.readonly { "change its permissions" } else { "change its permissions, or say `readonly`" })]
+    Denied {
+        /// The image.
+        path: PathBuf,
+        /// Whether it was to be read only.
+        readonly: bool,
+    },
+    /// It is something else.
+    #[error("the disk image {path:?} is {what}: name a file or a block device")]
+    Kind {
+        /// The image.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// There is nothing in it.
+    #[error("the disk image {0:?} is empty: give it a size, as with `truncate -s 1G`")]
+    Empty(PathBuf),
+    /// There are no whole sectors in it.
+    #[error(
+        "the disk image {path:?} has {size} bytes, which is not a multiple of {unit}: make it larger with `truncate -s %{unit}`"
+    )]
+    Misaligned {
+        /// The image.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// What it has to be a multiple of.
+        unit: u64,
+    },
+    /// Somebody else has it.
+    #[error("the disk image {path:?} is in use by another machine: stop that one, {}", if *.readonly { "or let it use the image `readonly`, too" } else { "or use a copy of the image" })]
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// Whether it was to be read only.
+        readonly: bool,
+    },
+    /// The file system has no direct I/O.
+    #[error("the disk image {0:?} is on a file system without direct I/O: leave out `direct`")]
+    Direct(PathBuf),
+    /// The serial number can't be.
+    #[error(
+        "the serial number {0:?} is not of up to 20 printable ASCII characters: choose a shorter or plainer one"
+    )]
+    Serial(String),
+    /// The number of queues can't be.
+    #[error("a disk can't have {0} queues: choose 1 to {MAX_QUEUES}")]
+    Queues(u16),
+    /// The host can't.
+    #[error("the disk image {path:?} can't be {what}: {source}; check the host's disk and mounts")]
+    Host {
+        /// The image.
+        path: PathBuf,
+        /// What can't be done with it.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Opens the image that a user describes, and locks it: for itself if the guest writes it, with other readers if not.
+/// The lock is that of the open file (`F_OFD_SETLK`), so it also keeps out a second disk of the same process.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
+    let serial = serial(spec.serial.as_deref().unwrap_or(""))?;
+    if !(1..=MAX_QUEUES).contains(&spec.queues) {
+        return Err(OpenError::Queues(spec.queues));
+    }
+    let file = open_raw(spec)?;
+    let (block_size, alignment) = if spec.direct {
+        direct_alignment(&file)
+    } else {
+        (SECTOR as u32, 1)
+    };
+    check_size(&spec.path, &file, block_size.into())?;
+    let disk = Disk {
+        sectors: 0,
+        readonly: spec.readonly,
+        serial,
+        block_size,
+        alignment,
+        queues: spec.queues,
+        writeback: spec.cache == Cache::Writeback,
+    };
+    Image::raw(file, disk).map_err(|source| OpenError::Host {
+        path: spec.path.clone(),
+        what: "measured",
+        source,
+    })
+}
+
+fn serial(text: &str) -> Result<[u8; 20], OpenError> {
+    let mut serial = [0; 20];
+    let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    match serial.get_mut(..text.len()) {
+        Some(place) if is_plain => place.copy_from_slice(text.as_bytes()),
+        _ => return Err(OpenError::Serial(text.to_owned())),
+    }
+    Ok(serial)
+}
+
+/// What is neither a file nor a block device, if it is that.
+fn wrong_kind(mode: rustix::fs::RawMode) -> Option<&'static str> {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile | FileType::BlockDevice => None,
+        FileType::Directory => Some("a directory"),
+        FileType::Fifo => Some("a named pipe"),
+        FileType::CharacterDevice => Some("a character device"),
+        FileType::Socket => Some("a socket"),
+        _ => Some("no file"),
+    }
+}
+
+fn open_raw(spec: &BlockSpec) -> Result<File, OpenError> {
+    let path = &spec.path;
+    let error = |error: rustix::io::Errno| failed(spec, error);
+    let kind = |mode| match wrong_kind(mode) {
+        Some(what) => Err(OpenError::Kind {
+            path: path.clone(),
+            what,
+        }),
+        None => Ok(()),
+    };
+    // Opening some devices does something, so their kind is looked at first. It may change in between: a pipe doesn't
+    // block then, and is seen afterwards.
+    kind(stat(path).map_err(error)?.st_mode)?;
+    let access = if spec.readonly {
+        OFlags::RDONLY
+    } else {
+        OFlags::RDWR
+    };
+    let direct = if spec.direct {
+        OFlags::DIRECT
+    } else {
+        OFlags::empty()
+    };
+    let flags = access | direct | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = open_file(path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(error)?;
+    kind(fstat(&file).map_err(error)?.st_mode)?;
+    // io_uring would refuse to wait for the file.
+    fcntl_setfl(&file, direct).map_err(error)?;
+    let file = File::from(file);
+    match sys::lock(&file, !spec.readonly) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(OpenError::Locked {
+            path: path.clone(),
+            readonly: spec.readonly,
+        }),
+        Err(source) => Err(OpenError::Host {
+            path: path.clone(),
+            what: "locked",
+            source,
+        }),
+    }
+}
+
+fn failed(spec: &BlockSpec, error: rustix::io::Errno) -> OpenError {
+    use rustix::io::Errno;
+    let (path, readonly) = (spec.path.clone(), spec.readonly);
+    match error {
+        Errno::NOENT | Errno::NOTDIR => OpenError::Missing(path),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => OpenError::Denied { path, readonly },
+        Errno::INVAL if spec.direct => OpenError::Direct(path),
+        error => OpenError::Host {
+            path,
+            what: "opened",
+            source: error.into(),
+        },
+    }
+}
+
+/// The unit of direct I/O in the file, and the alignment of memory for it, in bytes.
+fn direct_alignment(file: &File) -> (u32, u32) {
+    let told = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+    let valid = |n: u32| n.is_power_of_two() && (512..=4096).contains(&n);
+    match told {
+        Ok(told) if valid(told.stx_dio_offset_align) => {
+            let memory = told.stx_dio_mem_align;
+            let memory = if memory.is_power_of_two() {
+                memory
+            } else {
+                4096
+            };
+            (told.stx_dio_offset_align, memory.min(4096))
+        }
+        // What all disks can do, and what the kernel doesn't tell before Linux 6.1.
+        _ => (4096, 4096),
+    }
+}
+
+fn check_size(path: &Path, file: &File, unit: u64) -> Result<(), OpenError> {
+    let path = path.to_owned();
+    match file_size(file) {
+        Ok(0) => Err(OpenError::Empty(path)),
+        Ok(size) if size % unit != 0 => Err(OpenError::Misaligned { path, size, unit }),
+        Ok(_) => Ok(()),
+        Err(source) => Err(OpenError::Host {
+            path,
+            what: "measured",
+            source,
+        }),
+    }
+}

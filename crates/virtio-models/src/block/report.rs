@@ -1,0 +1,76 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a VMM hears of a disk.
+
+use std::fmt;
+use std::io;
+
+use thiserror::Error;
+
+/// What a VMM may want to log.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Notice {
+    /// io_uring can't be had, so threads do its work.
+    #[error("io_uring can't be used ({0}): threads read and write the disk in its place")]
+    NoUring(#[source] io::Error),
+    /// The host couldn't do what the guest asked for; the guest got an I/O error. Said once for each kind of error.
+    #[error(
+        "a {request} at sector {sector} failed: {error}; the guest gets I/O errors for such requests"
+    )]
+    Failed {
+        /// What was asked for.
+        request: &'static str,
+        /// Where, in units of 512 bytes.
+        sector: u64,
+        /// Why not.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// Takes a disk's notices. Called on the disk's thread.
+pub type Report = Box<dyn FnMut(Notice) + Send>;
+
+/// How many kinds of errors are reported at most.
+const KINDS: usize = 16;
+
+/// Says each thing once.
+pub(super) struct Reporter {
+    report: Report,
+    said: Vec<(io::ErrorKind, Option<i32>)>,
+}
+
+impl Reporter {
+    pub(super) const fn new(report: Report) -> Self {
+        Reporter {
+            report,
+            said: Vec::new(),
+        }
+    }
+
+    pub(super) fn no_uring(&mut self, error: io::Error) {
+        (self.report)(Notice::NoUring(error));
+    }
+
+    pub(super) fn failed(&mut self, request: &'static str, sector: u64, error: io::Error) {
+        let kind = (error.kind(), error.raw_os_error());
+        if self.said.len() < KINDS && !self.said.contains(&kind) {
+            self.said.push(kind);
+            (self.report)(Notice::Failed {
+                request,
+                sector,
+                error,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter")
+            .field("said", &self.said)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,217 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a driver asks for (virtio 1.4, section 5.2.6).
+
+use virtio_transport::chain::{Chain, ChainReader};
+use vm_memory::{GuestAddress, GuestMemory};
+
+use super::config::{DISCARD, FLUSH, MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, WRITE_ZEROES};
+use super::disk::{Disk, SECTOR};
+
+/// The length of a request's header in bytes.
+const HEADER: u64 = 16;
+/// The length of a range to discard or to fill with zeros, in bytes.
+const RANGE: u64 = 16;
+/// The length of the answer to `VIRTIO_BLK_T_GET_ID` in bytes.
+const ID: u64 = 20;
+/// The flag of a range whose blocks may be given back.
+const UNMAP: u32 = 1;
+
+/// How a request ended: the byte that the driver gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Status {
+    Ok = 0,
+    IoErr = 1,
+    Unsupported = 2,
+}
+
+/// A request that can be performed. Offsets and lengths are in bytes and inside of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Read {
+        offset: u64,
+        len: u64,
+    },
+    Write {
+        offset: u64,
+        len: u64,
+    },
+    Flush,
+    Id,
+    Discard {
+        offset: u64,
+        len: u64,
+    },
+    WriteZeroes {
+        offset: u64,
+        len: u64,
+        unmap: bool,
+    },
+    /// Nothing is to be done.
+    Nothing,
+}
+
+impl Request {
+    /// Whether it changes the disk.
+    pub(super) const fn changes(self) -> bool {
+        matches!(
+            self,
+            Request::Write { .. } | Request::Discard { .. } | Request::WriteZeroes { .. }
+        )
+    }
+
+    /// Where it begins.
+    pub(super) const fn offset(self) -> u64 {
+        match self {
+            Request::Read { offset, .. }
+            | Request::Write { offset, .. }
+            | Request::Discard { offset, .. }
+            | Request::WriteZeroes { offset, .. } => offset,
+            Request::Flush | Request::Id | Request::Nothing => 0,
+        }
+    }
+
+    /// What it is, in a message.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Request::Read { .. } => "read",
+            Request::Write { .. } => "write",
+            Request::Flush => "flush",
+            Request::Discard { .. } => "discard",
+            Request::WriteZeroes { .. } => "write of zeros",
+            Request::Id | Request::Nothing => "request",
+        }
+    }
+
+    /// Reads a request of a driver that took `features`.
+    pub(super) fn parse<M: GuestMemory>(
+        chain: &Chain,
+        memory: &M,
+        disk: &Disk,
+        features: u64,
+    ) -> Result<Self, Status> {
+        let mut reader = chain.reader(memory);
+        let mut field = [0; HEADER as usize];
+        reader.read(&mut field).map_err(|_| Status::IoErr)?;
+        let (kind, sector) = (number(&field[..4]), long(&field[8..]));
+        // The status is behind the data.
+        let writable = chain.writable_len().checked_sub(1);
+        let writable = writable.ok_or(Status::IoErr)?;
+        match kind {
+            0 => {
+                let (offset, len) = extent(disk, sector, writable)?;
+                Ok(Request::Read { offset, len })
+            }
+            1 => {
+                let (offset, len) = extent(disk, sector, reader.left())?;
+                changeable(disk)?;
+                Ok(Request::Write { offset, len })
+            }
+            4 if features & FLUSH != 0 => Ok(Request::Flush),
+            8 if writable >= ID => Ok(Request::Id),
+            8 => Err(Status::IoErr),
+            11 if features & DISCARD != 0 => {
+                let (offset, len, flags) = range(reader, disk, MAX_DISCARD_SECTORS)?;
+                match (flags, len) {
+                    (0, 0) => Ok(Request::Nothing),
+                    (0, _) => Ok(Request::Discard { offset, len }),
+                    _ => Err(Status::Unsupported),
+                }
+            }
+            13 if features & WRITE_ZEROES != 0 => {
+                let (offset, len, flags) = range(reader, disk, MAX_WRITE_ZEROES_SECTORS)?;
+                let unmap = flags & UNMAP != 0;
+                match (flags & !UNMAP, len) {
+                    (0, 0) => Ok(Request::Nothing),
+                    (0, _) => Ok(Request::WriteZeroes { offset, len, unmap }),
+                    _ => Err(Status::Unsupported),
+                }
+            }
+            _ => Err(Status::Unsupported),
+        }
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |n, byte| n << 8 | u32::from(*byte))
+}
+
+fn long(bytes: &[u8]) -> u64 {
+    u64::from(number(&bytes[..4])) | u64::from(number(&bytes[4..])) << 32
+}
+
+const fn changeable(disk: &Disk) -> Result<(), Status> {
+    if disk.readonly {
+        return Err(Status::IoErr);
+    }
+    Ok(())
+}
+
+/// Where `len` bytes from a sector on are: whole blocks, inside of the disk.
+fn extent(disk: &Disk, sector: u64, len: u64) -> Result<(u64, u64), Status> {
+    let offset = sector.checked_mul(SECTOR).ok_or(Status::IoErr)?;
+    let end = offset.checked_add(len).ok_or(Status::IoErr)?;
+    let mask = u64::from(disk.block_size.max(SECTOR as u32)) - 1;
+    if (offset | len) & mask != 0 || end > disk.sectors.saturating_mul(SECTOR) {
+        return Err(Status::IoErr);
+    }
+    Ok((offset, len))
+}
+
+/// The one range of a request, with its flags.
+fn range<M: GuestMemory>(
+    mut reader: ChainReader<'_, M>,
+    disk: &Disk,
+    max: u32,
+) -> Result<(u64, u64, u32), Status> {
+    let mut field = [0; RANGE as usize];
+    if reader.left() != RANGE || reader.read(&mut field).is_err() {
+        return Err(Status::IoErr);
+    }
+    let (sector, count) = (long(&field[..8]), number(&field[8..12]));
+    let flags = number(&field[12..]);
+    // Flags come first: a driver learns that it asks for what there is not.
+    if flags & !UNMAP != 0 {
+        return Err(Status::Unsupported);
+    }
+    if count > max {
+        return Err(Status::IoErr);
+    }
+    changeable(disk)?;
+    let (offset, len) = extent(disk, sector, u64::from(count) * SECTOR)?;
+    Ok((offset, len, flags))
+}
+
+/// A request's data in guest memory: what is behind the header, or before the status.
+pub(super) fn data(
+    chain: &Chain,
+    request: Request,
+) -> impl Iterator<Item = (GuestAddress, usize)> + '_ {
+    let (segments, mut skip, mut left) = match request {
+        Request::Read { len, .. } => (chain.writable(), 0, len),
+        Request::Write { len, .. } => (chain.readable(), HEADER, len),
+        _ => (&[][..], 0, 0),
+    };
+    segments.iter().filter_map(move |segment| {
+        let len = u64::from(segment.len);
+        let skipped = skip.min(len);
+        skip -= skipped;
+        let here = (len - skipped).min(left);
+        left -= here;
+        // The segment does not wrap, so no part of it does.
+        let address = GuestAddress(segment.address.0.wrapping_add(skipped));
+        (here != 0).then_some((address, here as usize))
+    })
+}
+
+/// Where the status goes: the last writable byte.
+pub(super) fn status_address(chain: &Chain) -> Option<GuestAddress> {
+    let last = chain.writable().last()?;
+    let offset = u64::from(last.len) - 1;
+    Some(GuestAddress(last.address.0.wrapping_add(offset)))
+}

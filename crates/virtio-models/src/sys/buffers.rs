@@ -1,0 +1,272 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Buffers that the host's kernel reads and writes.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+
+use libc::iovec;
+use thiserror::Error;
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
+
+/// How many pieces one system call takes (`IOV_MAX` of Linux).
+const MAX_PIECES: usize = 1024;
+/// Direct I/O wants at most this alignment of any file system.
+const PAGE: usize = 4096;
+
+/// Memory that is aligned for direct I/O. Atomic, since a kernel and a thread may both write it.
+#[repr(align(4096))]
+struct Page {
+    _bytes: [AtomicU8; PAGE],
+}
+
+/// A request's data: pieces of memory, which stays mapped for as long as this lives.
+///
+/// The pieces are the guest's, who may read and write them at any time. So there is no slice of them to be had, only
+/// copies. What was transferred is left behind by [`advance`](Self::advance).
+#[derive(Default)]
+pub struct Buffers {
+    /// Keeps the pieces mapped.
+    keeper: Option<Arc<dyn Any + Send + Sync>>,
+    pieces: Vec<iovec>,
+    /// The first piece that isn't done.
+    first: usize,
+    /// How many bytes are left.
+    left: usize,
+}
+
+// SAFETY: The pointers are to memory that `keeper` keeps mapped and that has no owner among threads: it is accessed by
+// system calls and volatile copies only. `keeper` is `Send`.
+unsafe impl Send for Buffers {}
+
+/// Why there are no buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum GatherError {
+    /// A piece is not in guest memory.
+    #[error("{len} bytes at guest address {address:#x} are not in guest memory")]
+    Memory {
+        /// The guest-physical address.
+        address: u64,
+        /// The length in bytes.
+        len: usize,
+    },
+    /// There are too many pieces for a system call.
+    #[error("the data is in more than {MAX_PIECES} pieces")]
+    TooMany,
+}
+
+impl Buffers {
+    /// Takes pieces of guest memory, as addresses and lengths in bytes, in place of what was there. `access` is what will
+    /// be done to the guest's memory: it is marked as written now if that is writing.
+    ///
+    /// # Errors
+    /// [`GatherError`]; there are no pieces then.
+    pub fn gather<T>(
+        &mut self,
+        memory: &Arc<T>,
+        segments: impl IntoIterator<Item = (GuestAddress, usize)>,
+        access: Permissions,
+    ) -> Result<(), GatherError>
+    where
+        T: Deref + Send + Sync + 'static,
+        T::Target: GuestMemory,
+    {
+        self.clear();
+        let gathered = segments
+            .into_iter()
+            .try_for_each(|segment| self.add_guest(&***memory, segment, access));
+        if gathered.is_err() {
+            self.clear();
+        } else {
+            self.keeper = Some(Arc::clone(memory) as _);
+        }
+        gathered
+    }
+
+    fn add_guest<M: GuestMemory + ?Sized>(
+        &mut self,
+        memory: &M,
+        (address, len): (GuestAddress, usize),
+        access: Permissions,
+    ) -> Result<(), GatherError> {
+        let fault = GatherError::Memory {
+            address: address.0,
+            len,
+        };
+        let slices = memory.get_slices(address, len, access).map_err(|_| fault)?;
+        for slice in slices {
+            let slice = slice.map_err(|_| fault)?;
+            if access == Permissions::Write {
+                slice.bitmap().mark_dirty(0, slice.len());
+            }
+            self.add(slice.ptr_guard_mut().as_ptr(), slice.len())?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, base: *mut u8, len: usize) -> Result<(), GatherError> {
+        self.left += len;
+        if let Some(last) = self.pieces.last_mut()
+            && last.iov_base as usize + last.iov_len == base as usize
+        {
+            last.iov_len += len;
+            return Ok(());
+        }
+        if self.pieces.len() == MAX_PIECES {
+            return Err(GatherError::TooMany);
+        }
+        self.pieces.push(iovec {
+            iov_base: base.cast(),
+            iov_len: len,
+        });
+        Ok(())
+    }
+
+    /// Memory of the host's, `len` zeros in one piece that begins at a page.
+    pub fn aligned(len: usize) -> Self {
+        let page = |_| Page {
+            _bytes: [const { AtomicU8::new(0) }; PAGE],
+        };
+        let pages: Arc<Vec<Page>> = Arc::new((0..len.div_ceil(PAGE)).map(page).collect());
+        let mut buffers = Buffers::default();
+        if len != 0 {
+            buffers.left = len;
+            buffers.pieces.push(iovec {
+                iov_base: pages.as_ptr().cast_mut().cast(),
+                iov_len: len,
+            });
+        }
+        buffers.keeper = Some(pages);
+        buffers
+    }
+
+    /// `len` zeros to be written from, in pieces that share one memory of at most `piece` bytes.
+    ///
+    /// # Errors
+    /// [`GatherError::TooMany`].
+    pub fn zeros(len: usize, piece: usize) -> Result<Self, GatherError> {
+        let mut buffers = Buffers::aligned(piece.min(len));
+        let Some(first) = buffers.pieces.pop() else {
+            return Ok(buffers);
+        };
+        buffers.left = 0;
+        while buffers.left < len {
+            buffers.add(first.iov_base.cast(), piece.min(len - buffers.left))?;
+        }
+        Ok(buffers)
+    }
+
+    /// How many bytes are left.
+    pub const fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Leaves behind `len` bytes, or what is left.
+    pub fn advance(&mut self, len: usize) {
+        let mut len = len.min(self.left);
+        self.left -= len;
+        while let Some(piece) = self.pieces.get_mut(self.first) {
+            if len < piece.iov_len {
+                piece.iov_base = piece.iov_base.wrapping_byte_add(len);
+                piece.iov_len -= len;
+                break;
+            }
+            len -= piece.iov_len;
+            self.first += 1;
+        }
+    }
+
+    /// Has no pieces, and keeps no memory.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        (self.first, self.left) = (0, 0);
+        self.keeper = None;
+    }
+
+    /// Whether all pieces that are left begin and end at multiples of `alignment`, a power of two.
+    pub fn are_aligned(&self, alignment: usize) -> bool {
+        let mask = alignment - 1;
+        self.pieces()
+            .iter()
+            .all(|piece| (piece.iov_base as usize | piece.iov_len) & mask == 0)
+    }
+
+    /// Copies from the first bytes that are left; how many.
+    pub fn copy_to(&self, mut data: &mut [u8]) -> usize {
+        let wanted = data.len();
+        self.each(wanted, |piece| {
+            let here = piece.copy_to(data);
+            data = &mut std::mem::take(&mut data)[here..];
+        })
+    }
+
+    /// Copies into the first bytes that are left; how many.
+    pub fn copy_from(&self, mut data: &[u8]) -> usize {
+        self.each(data.len(), |piece| {
+            piece.copy_from(&data[..piece.len()]);
+            data = &data[piece.len()..];
+        })
+    }
+
+    /// Copies the first bytes that are left there to the first ones here, `len` at most; how many.
+    pub fn copy_across(&self, from: &Buffers, len: usize) -> usize {
+        let mut chunk = [0; PAGE];
+        let mut done = 0;
+        let (mut to, mut from) = (self.view(), from.view());
+        while done < len {
+            let copied = from.copy_to(&mut chunk[..PAGE.min(len - done)]);
+            let copied = to.copy_from(&chunk[..copied]);
+            if copied == 0 {
+                break;
+            }
+            from.advance(copied);
+            to.advance(copied);
+            done += copied;
+        }
+        done
+    }
+
+    /// The same pieces.
+    fn view(&self) -> Self {
+        Buffers {
+            keeper: self.keeper.clone(),
+            pieces: self.pieces().to_vec(),
+            first: 0,
+            left: self.left,
+        }
+    }
+
+    fn each(&self, len: usize, mut copy: impl FnMut(VolatileSlice<'_>)) -> usize {
+        let mut left = len;
+        for piece in self.pieces() {
+            let here = piece.iov_len.min(left);
+            if here == 0 {
+                break;
+            }
+            // SAFETY: `keeper` keeps the piece mapped, for reading and writing, while `self` is borrowed.
+            copy(unsafe { VolatileSlice::new(piece.iov_base.cast(), here) });
+            left -= here;
+        }
+        len - left
+    }
+
+    /// The pieces that are left. They are mapped for as long as `self` lives.
+    pub(super) fn pieces(&self) -> &[iovec] {
+        &self.pieces[self.first..]
+    }
+}
+
+impl fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffers")
+            .field("pieces", &self.pieces().len())
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}

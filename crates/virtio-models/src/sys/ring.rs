@@ -1,0 +1,227 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! An io_uring whose requests own their buffers.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, opcode, squeue, types};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FallocateFlags;
+
+use super::Buffers;
+
+/// How long a ring that is dropped waits for what is in flight.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a range becomes zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zero {
+    /// Its blocks are given back to the host.
+    Punch,
+    /// Its blocks are kept.
+    Keep,
+}
+
+impl Zero {
+    pub(crate) fn flags(self) -> FallocateFlags {
+        FallocateFlags::KEEP_SIZE
+            | match self {
+                Zero::Punch => FallocateFlags::PUNCH_HOLE,
+                Zero::Keep => FallocateFlags::ZERO_RANGE,
+            }
+    }
+}
+
+/// A request in flight.
+struct Flight {
+    token: u32,
+    buffers: Option<Buffers>,
+}
+
+/// A ring for one file. The file is registered, so that the kernel need not look it up for each request.
+///
+/// The ring itself is the source of its events: it is readable while completions wait. So nothing has to be read to
+/// make it rest, as an eventfd would need.
+pub(crate) struct Ring {
+    ring: IoUring,
+    flights: Vec<Option<Flight>>,
+    free: Vec<u32>,
+    /// Pushed, and not in the queue that the kernel sees.
+    waiting: VecDeque<squeue::Entry>,
+    count: usize,
+    /// Registered: to be dropped after the ring.
+    _file: Arc<File>,
+}
+
+const FILE: types::Fixed = types::Fixed(0);
+
+impl Ring {
+    /// A ring with room for `depth` requests; the kernel takes more by and by.
+    pub(crate) fn new(file: &Arc<File>, depth: u32) -> io::Result<Self> {
+        let entries = depth.next_power_of_two().clamp(8, 1024);
+        let ring = IoUring::builder()
+            .setup_clamp()
+            .setup_cqsize(entries * 2)
+            .build(entries)?;
+        // Requests' lists of buffers may go once they are submitted, and no completion is lost.
+        if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_nodrop() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        Ok(Ring {
+            ring,
+            flights: Vec::new(),
+            free: Vec::new(),
+            waiting: VecDeque::new(),
+            count: 0,
+            _file: Arc::clone(file),
+        })
+    }
+
+    pub(crate) fn source(&self) -> BorrowedFd<'_> {
+        // SAFETY: The ring's file is open for as long as `self.ring` lives.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+
+    pub(crate) fn read(&mut self, token: u32, offset: u64, buffers: Buffers) {
+        self.push(token, Some(buffers), |buffers| {
+            let pieces = buffers.map_or(&[][..], |buffers| buffers.pieces());
+            match pieces {
+                [one] if one.iov_len <= i32::MAX as usize => {
+                    let read = opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32);
+                    read.offset(offset).build()
+                }
+                _ => opcode::Readv::new(FILE, pieces.as_ptr(), pieces.len() as u32)
+                    .offset(offset)
+                    .build(),
+            }
+        });
+    }
+
+    pub(crate) fn write(&mut self, token: u32, offset: u64, buffers: Buffers) {
+        self.push(token, Some(buffers), |buffers| {
+            let pieces = buffers.map_or(&[][..], |buffers| buffers.pieces());
+            match pieces {
+                [one] if one.iov_len <= i32::MAX as usize => {
+                    let write = opcode::Write::new(FILE, one.iov_base.cast(), one.iov_len as u32);
+                    write.offset(offset).build()
+                }
+                _ => opcode::Writev::new(FILE, pieces.as_ptr(), pieces.len() as u32)
+                    .offset(offset)
+                    .build(),
+            }
+        });
+    }
+
+    pub(crate) fn flush(&mut self, token: u32) {
+        let flags = types::FsyncFlags::DATASYNC;
+        self.push(token, None, |_| {
+            opcode::Fsync::new(FILE).flags(flags).build()
+        });
+    }
+
+    pub(crate) fn zero(&mut self, token: u32, zero: Zero, offset: u64, len: u64) {
+        let mode = zero.flags().bits().cast_signed();
+        self.push(token, None, |_| {
+            opcode::Fallocate::new(FILE, len)
+                .offset(offset)
+                .mode(mode)
+                .build()
+        });
+    }
+
+    fn push(
+        &mut self,
+        token: u32,
+        buffers: Option<Buffers>,
+        entry: impl FnOnce(Option<&Buffers>) -> squeue::Entry,
+    ) {
+        let index = self.free.pop().unwrap_or(self.flights.len() as u32);
+        if index as usize == self.flights.len() {
+            self.flights.push(None);
+        }
+        let entry = entry(buffers.as_ref()).user_data(index.into());
+        self.flights[index as usize] = Some(Flight { token, buffers });
+        self.count += 1;
+        self.waiting.push_back(entry);
+    }
+
+    /// Hands the kernel what was pushed; whether it took everything. It is busy at times: then this is to be done again.
+    pub(crate) fn submit(&mut self) -> bool {
+        loop {
+            self.fill();
+            if self.ring.submission().is_empty() {
+                return true;
+            }
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Moves to the queue that the kernel sees what has room in it.
+    fn fill(&mut self) {
+        while let Some(entry) = self.waiting.front() {
+            // SAFETY: The buffers are in `flights` until the request's completion was seen, and moving them doesn't move
+            // their list of pieces. `drop` keeps what was never completed.
+            if unsafe { self.ring.submission().push(entry) }.is_err() {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Takes a completion: token, bytes or 0, buffers.
+    pub(crate) fn reap(&mut self) -> Option<(u32, io::Result<usize>, Option<Buffers>)> {
+        let entry = self.ring.completion().next()?;
+        let index = entry.user_data() as u32;
+        let flight = self.flights.get_mut(index as usize)?.take()?;
+        self.free.push(index);
+        self.count -= 1;
+        let result = usize::try_from(entry.result())
+            .map_err(|_| io::Error::from_raw_os_error(-entry.result()));
+        Some((flight.token, result, flight.buffers))
+    }
+
+    /// Takes completions until nothing is in flight, or it is `by`.
+    fn drain(&mut self, by: Instant) {
+        while self.count != 0 {
+            let _ = self.submit();
+            while self.reap().is_some() {}
+            let left = by.saturating_duration_since(Instant::now());
+            if self.count == 0 || left.is_zero() {
+                return;
+            }
+            let ring = self.source();
+            let mut fds = [PollFd::from_borrowed_fd(ring.as_fd(), PollFlags::IN)];
+            let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.drain(Instant::now() + PATIENCE);
+        if self.count != 0 {
+            // The kernel may write the buffers at any time, even when the ring is closed: they stay mapped.
+            std::mem::forget(std::mem::take(&mut self.flights));
+        }
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring")
+            .field("in_flight", &self.count)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,143 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Hosts that fail, and drivers that go on.
+
+use std::io;
+
+use virtio_models::block::Disk;
+use virtio_transport::testing::Flags;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::support::*;
+
+fn os(error: i32) -> Option<io::Error> {
+    Some(io::Error::from_raw_os_error(error))
+}
+
+#[test]
+fn errors_of_the_host_are_answers_and_said_once() {
+    let mut guest = Guest::new(64);
+    for _ in 0..100 {
+        guest.disk().faults = [os(libc::ENOSPC), os(libc::EIO), os(libc::EIO)].into();
+        assert_eq!(guest.write(2, &[1; 512]), IOERR);
+        assert_eq!(guest.read(3, 512).0, IOERR);
+        assert_eq!(guest.status(header(FLUSH, 0)), IOERR);
+    }
+    let notices = guest.notices();
+    assert_eq!(notices.len(), 2, "{notices:?}");
+    assert!(notices[0].contains("write at sector 2") && notices[0].contains("No space"));
+    assert!(notices[1].contains("read at sector 3"));
+    assert_eq!(guest.write(2, &[1; 512]), OK);
+    assert_eq!(guest.status(header(FLUSH, 0)), OK);
+}
+
+#[test]
+fn kinds_of_errors_are_not_said_without_end() {
+    let mut guest = Guest::new(64);
+    for error in 1..120 {
+        guest.disk().faults = [os(error)].into();
+        assert_eq!(guest.read(3, 512).0, IOERR);
+    }
+    assert_eq!(guest.notices().len(), 16);
+}
+
+#[test]
+fn what_is_moved_in_parts_is_moved_as_a_whole() {
+    let mut guest = Guest::new(64);
+    for short in [1, 511, 513, 1000] {
+        guest.disk().short = short;
+        let wanted: Vec<u8> = (0..2048).map(pattern).collect();
+        assert_eq!(guest.read(0, 2048), (OK, wanted));
+        let data: Vec<u8> = (0..2048).map(|i| (i * 3 + short) as u8).collect();
+        assert_eq!(guest.write(32, &data), OK);
+        assert_eq!(guest.disk().bytes[32 * 512..36 * 512], data);
+    }
+}
+
+#[test]
+fn a_fault_in_the_middle_is_an_error() {
+    let mut guest = Guest::new(64);
+    guest.disk().short = 512;
+    guest.disk().faults = [None, os(libc::EIO)].into();
+    let reply = guest.ask(header(IN, 0), 2049);
+    assert_eq!(reply.bytes[2048], IOERR);
+    assert_eq!(reply.len, 513, "what was written: a sector and the status");
+}
+
+#[test]
+fn a_truncated_image_is_an_error() {
+    let mut guest = Guest::new(64);
+    guest.disk().bytes.truncate(1000);
+    assert_eq!(guest.read(1, 512).0, IOERR);
+    assert_eq!(guest.read(5, 512).0, IOERR);
+    assert_eq!(guest.write(5, &[1; 512]), IOERR);
+    assert_eq!(guest.read(0, 512).0, OK);
+}
+
+#[test]
+fn a_discard_that_the_host_can_not_do_is_done() {
+    let mut guest = Guest::new(64);
+    guest.disk().faults = [os(libc::EOPNOTSUPP)].into();
+    assert_eq!(guest.zero(DISCARD, 0, 1, 0), OK);
+    guest.disk().faults = [os(libc::EIO)].into();
+    assert_eq!(guest.zero(DISCARD, 0, 1, 0), IOERR);
+}
+
+#[test]
+fn misaligned_buffers_are_copied() {
+    let disk = Disk {
+        alignment: 512,
+        ..Disk::default()
+    };
+    let mut guest = Guest::with(600, disk, u64::MAX);
+    guest.disk().alignment = 512;
+    // The driver's buffers are at multiples of 16, in three parts; more than is copied at a time.
+    let data: Vec<u8> = (0..150 << 10).map(|i| (i / 7) as u8).collect();
+    assert_eq!(guest.write(1, &data), OK);
+    assert_eq!(guest.disk().bytes[512..512 + data.len()], data);
+    assert_eq!(guest.read(1, data.len() as u32), (OK, data));
+    assert_eq!(guest.disk().log.len(), 6);
+}
+
+#[test]
+fn a_reset_and_a_pause_wait_for_what_is_in_flight() {
+    let mut guest = Guest::new(64);
+    guest.disk().held = true;
+    guest.send(header(IN, 0), 513);
+    guest.machine.pump();
+    let (poller, mut answers) = (&mut guest.machine.poller, Vec::new());
+    let now = std::time::Instant::now();
+    let paused = guest.machine.worker.pause(poller, now, &mut answers);
+    assert_eq!(paused.unwrap_err().in_flight, 1);
+    let reset = virtio_transport::message::Command::Reset { epoch: 99 };
+    let worker = &mut guest.machine.worker;
+    worker.perform(&mut guest.machine.poller, reset, &mut answers);
+    assert!(worker.is_draining() && answers.is_empty());
+    guest.disk().held = false;
+    let source = virtio_transport::device::Event::Source(0);
+    let worker = &mut guest.machine.worker;
+    worker.process(&mut guest.machine.poller, source, &mut answers);
+    assert!(!worker.is_draining());
+    assert_eq!(answers.len(), 1, "the reset is done");
+    assert_eq!(guest.machine.poller.watched(), 0);
+}
+
+#[test]
+fn a_status_in_a_hole_harms_nobody() {
+    let mut guest = Guest::new(64);
+    let ring = &mut guest.driver.rings[0];
+    let hole = virtio_transport::testing::MEMORY as u64;
+    let (at, len) = (hole - 0x1000, 16);
+    let memory = &guest.machine.memory;
+    let written = memory.write_slice(&header(IN, 0), GuestAddress(at));
+    written.unwrap();
+    ring.descriptor(0, (at, len), Flags::NEXT, 1);
+    ring.descriptor(1, (at + 512, 512), Flags::NEXT.and(Flags::WRITE), 2);
+    ring.descriptor(2, (hole, 1), Flags::WRITE, 0);
+    ring.offer(0);
+    guest.machine.kick(0);
+    guest.machine.pump();
+    let used = guest.driver.rings[0].take().expect("an answer");
+    assert_eq!((used.head, used.len), (0, 512));
+}

@@ -1,0 +1,268 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A disk in memory that does what a test wants, and a driver for it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::event::{EventfdFlags, eventfd};
+use virtio_models::block::{Backend, Block, Control, Disk, Done, Notice, Operation, SECTOR};
+use virtio_transport::testing::{
+    Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, memory,
+};
+
+pub const IN: u32 = 0;
+pub const OUT: u32 = 1;
+pub const FLUSH: u32 = 4;
+pub const GET_ID: u32 = 8;
+pub const DISCARD: u32 = 11;
+pub const WRITE_ZEROES: u32 = 13;
+
+pub const OK: u8 = 0;
+pub const IOERR: u8 = 1;
+pub const UNSUPP: u8 = 2;
+
+/// What a [`Ram`] does.
+#[derive(Debug, Default)]
+pub struct Behaviour {
+    pub bytes: Vec<u8>,
+    /// What was performed, in order.
+    pub log: Vec<String>,
+    /// Errors of the next operations.
+    pub faults: VecDeque<Option<io::Error>>,
+    /// How many bytes are moved at a time at most, if that isn't 0.
+    pub short: usize,
+    /// Nothing is performed.
+    pub held: bool,
+    /// The last operation comes first.
+    pub backwards: bool,
+    /// Zeros can't be made.
+    pub no_zeroes: bool,
+    /// How pieces of memory have to be aligned, if that isn't 0.
+    pub alignment: usize,
+}
+
+/// A disk in memory.
+pub struct Ram {
+    shared: Arc<Mutex<Behaviour>>,
+    waiting: Vec<(u32, Operation)>,
+    bell: OwnedFd,
+}
+
+impl Behaviour {
+    fn perform(&mut self, operation: &Operation) -> io::Result<usize> {
+        self.log.push(match operation {
+            Operation::Read { offset, .. } => format!("read {offset}"),
+            Operation::Write { offset, .. } => format!("write {offset}"),
+            Operation::Flush => "flush".to_owned(),
+            Operation::Discard { offset, len } => format!("discard {offset} {len}"),
+            Operation::WriteZeroes { offset, len, .. } => format!("zeroes {offset} {len}"),
+        });
+        if let Some(Some(fault)) = self.faults.pop_front() {
+            return Err(fault);
+        }
+        let end = self.bytes.len();
+        let cut = |offset: u64, len: usize| {
+            let start = (offset as usize).min(end);
+            let len = if self.short == 0 {
+                len
+            } else {
+                len.min(self.short)
+            };
+            start..(start + len).min(end)
+        };
+        match operation {
+            Operation::Read { offset, buffers } => {
+                assert!(self.alignment == 0 || buffers.are_aligned(self.alignment));
+                let at = cut(*offset, buffers.left());
+                Ok(buffers.copy_from(&self.bytes[at]))
+            }
+            Operation::Write { offset, buffers } => {
+                assert!(self.alignment == 0 || buffers.are_aligned(self.alignment));
+                let at = cut(*offset, buffers.left());
+                Ok(buffers.copy_to(&mut self.bytes[at]))
+            }
+            Operation::WriteZeroes { .. } if self.no_zeroes => {
+                Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+            }
+            Operation::WriteZeroes { offset, len, .. } => {
+                let start = *offset as usize;
+                self.bytes[start..start + *len as usize].fill(0);
+                Ok(0)
+            }
+            Operation::Flush | Operation::Discard { .. } => Ok(0),
+        }
+    }
+}
+
+impl Backend for Ram {
+    fn source(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.shared.lock().expect("no test panicked").bytes.len() as u64)
+    }
+
+    fn push(&mut self, token: u32, operation: Operation) {
+        self.waiting.push((token, operation));
+    }
+
+    fn submit(&mut self) -> bool {
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        true
+    }
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        let mut shared = self.shared.lock().expect("no test panicked");
+        if shared.held {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if shared.backwards {
+            waiting.reverse();
+        }
+        for (token, operation) in waiting {
+            let result = shared.perform(&operation);
+            let buffers = match operation {
+                Operation::Read { buffers, .. } | Operation::Write { buffers, .. } => Some(buffers),
+                _ => None,
+            };
+            done.push(Done {
+                token,
+                result,
+                buffers,
+            });
+        }
+    }
+}
+
+/// A machine with a disk in memory, whose driver runs.
+pub struct Guest {
+    pub machine: Machine<MmioPort>,
+    pub driver: Driver,
+    shared: Arc<Mutex<Behaviour>>,
+    notices: Arc<Mutex<Vec<Notice>>>,
+    control: Arc<Control>,
+}
+
+/// The header of a request.
+pub fn header(kind: u32, sector: u64) -> Vec<u8> {
+    let mut header = kind.to_le_bytes().to_vec();
+    header.extend([0; 4]);
+    header.extend(sector.to_le_bytes());
+    header
+}
+
+/// A range to be discarded or filled with zeros.
+pub fn range(sector: u64, count: u32, flags: u32) -> Vec<u8> {
+    let mut range = sector.to_le_bytes().to_vec();
+    range.extend(count.to_le_bytes());
+    range.extend(flags.to_le_bytes());
+    range
+}
+
+/// What byte `i` of a disk is at first.
+pub fn pattern(i: usize) -> u8 {
+    (i / 512 * 7 + i) as u8
+}
+
+impl Guest {
+    pub fn new(sectors: u64) -> Self {
+        Self::with(sectors, Disk::default(), u64::MAX)
+    }
+
+    pub fn with(sectors: u64, disk: Disk, wanted: u64) -> Self {
+        let shared = Arc::new(Mutex::new(Behaviour {
+            bytes: (0..(sectors * SECTOR) as usize).map(pattern).collect(),
+            ..Behaviour::default()
+        }));
+        let ram = Ram {
+            shared: Arc::clone(&shared),
+            waiting: Vec::new(),
+            bell: eventfd(0, EventfdFlags::NONBLOCK).expect("a disk for a test"),
+        };
+        let notices = Arc::new(Mutex::new(Vec::new()));
+        let said = Arc::clone(&notices);
+        let report = Box::new(move |notice| said.lock().expect("no test panicked").push(notice));
+        let disk = Disk { sectors, ..disk };
+        let block = Block::<Memory>::with_backend(disk, Box::new(ram), report);
+        let control = block.control();
+        let mut machine = Machine::new(Box::new(block), &memory(MEMORY));
+        let driver = Driver::start(&mut machine, wanted);
+        Guest {
+            machine,
+            driver,
+            shared,
+            notices,
+            control,
+        }
+    }
+
+    pub fn disk(&self) -> MutexGuard<'_, Behaviour> {
+        self.shared.lock().expect("no test panicked")
+    }
+
+    pub fn resize(&self) {
+        self.control.resize();
+    }
+
+    pub fn notices(&self) -> Vec<String> {
+        let notices = self.notices.lock().expect("no test panicked");
+        notices.iter().map(ToString::to_string).collect()
+    }
+
+    /// Sends a request; its number.
+    pub fn send(&mut self, readable: Vec<u8>, writable: u32) -> u32 {
+        let request = Request {
+            queue: 0,
+            readable,
+            writable,
+        };
+        let number = self.driver.send(&self.machine, &request);
+        self.machine.kick(0);
+        number
+    }
+
+    /// The answer to a request, which is the only one.
+    pub fn ask(&mut self, readable: Vec<u8>, writable: u32) -> Reply {
+        let number = self.send(readable, writable);
+        let mut answer = None;
+        let (driver, machine) = (&mut self.driver, &mut self.machine);
+        machine.pump_until(|machine| {
+            answer = driver.receive(machine, 0);
+            answer.is_some()
+        });
+        let (answered, reply) = answer.expect("a disk for a test");
+        assert_eq!(answered, number);
+        reply
+    }
+
+    /// The status of a request with a byte for it.
+    pub fn status(&mut self, readable: Vec<u8>) -> u8 {
+        let reply = self.ask(readable, 1);
+        assert_eq!(reply.len, 1);
+        reply.bytes[0]
+    }
+
+    pub fn read(&mut self, sector: u64, len: u32) -> (u8, Vec<u8>) {
+        let mut reply = self.ask(header(IN, sector), len + 1);
+        let status = reply.bytes.pop().expect("a disk for a test");
+        if status == OK {
+            assert_eq!(reply.len, len + 1);
+        }
+        (status, reply.bytes)
+    }
+
+    pub fn write(&mut self, sector: u64, data: &[u8]) -> u8 {
+        self.status([&header(OUT, sector)[..], data].concat())
+    }
+
+    pub fn zero(&mut self, kind: u32, sector: u64, count: u32, flags: u32) -> u8 {
+        self.status([header(kind, 0), range(sector, count, flags)].concat())
+    }
+}
