@@ -178,8 +178,7 @@ fn outside(
     for capability in transport.capabilities() {
         builder = builder.capability(&match capability {
             virtio_pci::Capability::Fixed(body) => Capability::fixed(VENDOR_SPECIFIC, body),
-            // What the device answers is behind id and next pointer.
-            virtio_pci::Capability::Live(len) => Capability::live(VENDOR_SPECIFIC, len - 2),
+            virtio_pci::Capability::Live(len) => Capability::live(VENDOR_SPECIFIC, len),
         })?;
     }
     Ok(builder)
