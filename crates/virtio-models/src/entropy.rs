@@ -18,17 +18,17 @@ use vm_memory::GuestAddressSpace;
 
 /// The device ID (virtio 1.4, section 5).
 const ID: u16 = 4;
-/// The entries of its queue. Linux has one request under way.
+/// The size of its queue, in entries. Linux has one request in flight.
 const QUEUE_SIZE: u16 = 64;
-/// How many random bytes one request gets at most. A driver asks again for what it lacks.
+/// The most random bytes for one request. A driver asks again for the rest.
 pub const MAX_REQUEST: u64 = 64 << 10;
-/// How many bytes are asked of the host at a time. Up to 256 a signal does not interrupt it (getrandom(2)).
+/// Bytes requested from the host at once. Up to 256, a signal doesn't interrupt the call (getrandom(2)).
 const PIECE: usize = 256;
 
 /// Fills the driver's buffers with random bytes.
 ///
-/// Each request is answered at once and gets at most [`MAX_REQUEST`] bytes, so a guest can't hold its thread for long
-/// with one. A host without entropy, which exists for moments after its boot, gives nothing: the answer's length is 0.
+/// Each request is answered at once with at most [`MAX_REQUEST`] bytes. So no request holds the thread for long. A host
+/// without entropy, as shortly after its boot, gives no bytes: the answer's length is 0.
 ///
 /// # Example
 /// ```
@@ -43,7 +43,7 @@ pub struct Entropy<M> {
     chain: Chain,
 }
 
-/// The state of an [`Entropy`]: it keeps nothing.
+/// The state of an [`Entropy`]: it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EntropyState {}
@@ -72,7 +72,7 @@ impl<M> fmt::Debug for Entropy<M> {
     }
 }
 
-/// Fills a chain's buffers; how many bytes of them.
+/// Fills a chain's buffers. Returns the number of bytes written.
 fn fill<M: GuestAddressSpace>(memory: &M, chain: &Chain) -> u32 {
     let memory = memory.memory();
     let mut writer = chain.writer(&*memory);

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Virtio device models for VMMs, on the contract of [`virtio_transport::Device`].
+//! Virtio device models for VMMs. They implement [`virtio_transport::Device`].
 //!
 //! | module (feature) | device |
 //! |---|---|
 //! | `block` | a disk: a file or block device of the host's |
 //! | `entropy` | random numbers from the host |
 //!
-//! A device knows no transport and no thread of the VMM's. All `unsafe` is in `src/sys/`.
+//! A device is independent of the transport and of the VMM's threads. All `unsafe` is in `src/sys/`.
 
 #![cfg_attr(not(feature = "block"), forbid(unsafe_code))]
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
@@ -20,7 +20,7 @@ pub mod entropy;
 #[cfg(feature = "block")]
 mod sys;
 
-/// The README's example is a test.
+/// Tests the README's example.
 #[cfg(all(doctest, feature = "entropy"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The entropy device in virtio-transport's suite, and what is its own.
+//! Runs virtio-transport's suite on the entropy device, and tests its own behaviour.
 
 use virtio_models::entropy::{Entropy, MAX_REQUEST};
 use virtio_transport::testing::{

@@ -1,10 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a VMM adds to the crate: a lock, a channel, and a thread. A driver in guest memory then has a device answer.
+//! What a VMM adds to the crate: a lock, a channel, and a thread. A driver in guest memory then gets an answer from a
+//! device.
 //!
-//! A VMM's own thread waits on an event loop for its mailbox, for eventfds of queues and for what devices watch. Here it
-//! is a channel alone, which is enough for a device that watches nothing.
+//! In a VMM this thread runs an event loop: for its mailbox, for the queues' eventfds, and for the devices' sources.
+//! Here a channel suffices, since the device watches nothing.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -76,7 +77,7 @@ impl Device<Memory> for Ones {
             let mut writer = self.chain.writer(memory);
             let ones = [1; 4096];
             let len = writer.left().min(4096) as usize;
-            // A buffer outside of guest memory is the request's mistake: nothing was written then.
+            // A buffer outside of guest memory is the request's error. Nothing was written then.
             let written = writer.write(&ones[..len]).map_or(0, |()| writer.written());
             queue.push(memory, self.chain.head(), written)?;
         }
@@ -103,7 +104,7 @@ impl Device<Memory> for Ones {
     }
 }
 
-/// What vCPUs and the device's thread share.
+/// The state shared by vCPUs and the device's thread.
 struct Shared {
     transport: Mutex<MmioTransport>,
     settled: Condvar,
@@ -123,7 +124,7 @@ enum Mail {
     Interrupted,
 }
 
-/// A vCPU: accesses and what they ask for.
+/// A vCPU: its accesses and their effects.
 struct Vcpu {
     shared: Arc<Shared>,
     mailbox: Sender<Mail>,
@@ -131,7 +132,7 @@ struct Vcpu {
 
 impl Vcpu {
     fn write(&self, offset: u64, value: u32) {
-        // The lock is held for the access alone.
+        // The lock is held only for the access.
         let effect = self.shared.lock().write(offset, &value.to_le_bytes());
         let (mail, waits) = match effect {
             Effect::None => (None, false),
@@ -141,11 +142,11 @@ impl Vcpu {
             Effect::Wait => (None, true),
         };
         if let Some(mail) = mail {
-            // A thread that has ended answers nobody.
+            // Fails if the thread has ended.
             let _ = self.mailbox.send(mail);
         }
         if waits {
-            // A device that takes longer goes on resetting, and its driver finds that it can't begin.
+            // A device that takes longer keeps resetting. Its driver sees that the reset is not done.
             let wait = self.shared.settled.wait_timeout_while(
                 self.shared.lock(),
                 Duration::from_secs(30),
@@ -180,7 +181,7 @@ fn serve(shared: &Shared, mut worker: Worker<Memory>, mailbox: &Receiver<Mail>) 
             }
             Mail::Interrupted => return,
         }
-        // With one device only, nobody else has to have a turn.
+        // With a single device, no other one has to get a turn.
         while let Some(event) = worker.again() {
             worker.process(&mut NoPoller, event, &mut answers);
         }
@@ -200,7 +201,7 @@ fn serve(shared: &Shared, mut worker: Worker<Memory>, mailbox: &Receiver<Mail>) 
     }
 }
 
-/// An interrupt ends the example.
+/// Its interrupt ends the example.
 struct Ends(Sender<Mail>);
 
 impl Line for Ends {

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What ends a device's work on its queues.
+//! Errors that stop a device's work on its queues.
 
 use thiserror::Error;
 
-/// A driver broke a rule of the queues, so that what it wants can't be told any more. The device gets
-/// `DEVICE_NEEDS_RESET` (virtio 1.4, 2.1.2) and takes no further requests until the driver resets it.
+/// A driver broke a rule of the queues, so its requests can't be followed any more. The device sets
+/// `DEVICE_NEEDS_RESET` (virtio 1.4, 2.1.2) and takes no requests until the driver resets it.
 ///
-/// It is the guest's mistake, so a VMM goes on, and need not print more than one line for it.
+/// It is the guest's mistake. So a VMM continues, and one log line is enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Broken {
@@ -18,22 +18,22 @@ pub enum Broken {
         /// The guest-physical address.
         address: u64,
     },
-    /// The available ring's index is further ahead than the queue is long (2.7.6).
+    /// The available ring's index is ahead of the device by more than the queue size (2.7.6).
     #[error("the available index {index} is more than the queue size {size} ahead of {next}")]
     AvailableIndex {
-        /// What the driver wrote.
+        /// The index that the driver wrote.
         index: u16,
-        /// The next entry that the device would take.
+        /// The index of the next entry that the device would take.
         next: u16,
         /// The queue's size.
         size: u16,
     },
-    /// A descriptor's index lies outside of its table.
+    /// A descriptor's index is outside of its table.
     #[error("descriptor {index} is outside of a table of {size}")]
     Index {
         /// The index.
         index: u16,
-        /// The table's length in descriptors.
+        /// The table's size in descriptors.
         size: u16,
     },
     /// A chain was made available while the device still has it (2.7.13).
@@ -56,7 +56,7 @@ pub enum Broken {
         /// The chain's first descriptor.
         head: u16,
     },
-    /// A buffer ends behind the last address.
+    /// A buffer reaches beyond the last address.
     #[error("the buffer of {len} bytes at guest address {address:#x} wraps")]
     Wraps {
         /// The guest-physical address.
@@ -75,16 +75,16 @@ pub enum Broken {
     Indirect {
         /// The chain's first descriptor.
         head: u16,
-        /// The rule.
+        /// The broken rule.
         fault: IndirectFault,
     },
-    /// A device gave back a chain that it doesn't have: a mistake of the device's, not of the guest's.
+    /// A device returned a chain that it doesn't have. This is the device's mistake, not the guest's.
     #[error("the device gave back chain {head}, which it doesn't have")]
     NotInFlight {
         /// The chain's first descriptor.
         head: u16,
     },
-    /// The driver broke a rule of this kind of device.
+    /// The driver broke a rule of this device type.
     #[error("{0}")]
     Device(&'static str),
 }
@@ -96,13 +96,13 @@ pub enum IndirectFault {
     /// `VIRTIO_F_INDIRECT_DESC` was not negotiated.
     #[error("was not negotiated")]
     NotNegotiated,
-    /// It is named by an entry of another one.
+    /// An entry of another indirect table refers to it.
     #[error("is inside of another one")]
     Nested,
-    /// The descriptor that names it goes on.
+    /// The descriptor that refers to it has a next descriptor.
     #[error("has a next descriptor")]
     Next,
-    /// It is empty, or its length is no multiple of a descriptor's 16 bytes.
+    /// It is empty, or its length is not a multiple of a descriptor's 16 bytes.
     #[error("has {0} bytes, which is no number of descriptors")]
     Length(u32),
 }

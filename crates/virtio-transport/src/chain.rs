@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A descriptor chain, walked once and checked as a whole.
+//! A descriptor chain, read once and checked as a whole.
 //!
-//! `virtio_queue::DescriptorChain` is an iterator that ends without a word at whatever it can't follow: a device
-//! can't tell a short chain from a broken one. Here a broken chain is [`Broken`] before a device sees any of it, and a
-//! chain that is merely too short is [`ChainError::Short`], which a device answers as its request's error.
+//! `virtio_queue::DescriptorChain` is an iterator that ends silently at a descriptor it can't follow. So a device can't
+//! tell a short chain from a broken one. Here a broken chain is [`Broken`], before a device sees any of it. A chain
+//! that is only too short is [`ChainError::Short`], which a device answers as an error of the request.
 
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
@@ -16,34 +16,34 @@ use crate::broken::{Broken, IndirectFault};
 /// The length of a descriptor in bytes.
 const DESCRIPTOR: u64 = 16;
 
-/// How many descriptors a chain may have at least, whatever the size of its queue. A chain shall not be longer than the
-/// queue (2.7.5.3.1), but Linux makes longer ones in indirect tables, and other devices take them.
+/// The least limit on a chain's descriptors, whatever the queue size. A chain should not be longer than the queue
+/// (2.7.5.3.1), but Linux makes longer ones in indirect tables, and other VMMs accept them.
 const LIMIT: u16 = 1024;
 
 /// A piece of a request in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it begins. That it is guest memory is not checked yet.
+    /// Its start address. Not yet checked to be guest memory.
     pub address: GuestAddress,
     /// Its length in bytes; never 0. `address + len` does not wrap.
     pub len: u32,
 }
 
-/// A request: what the device reads, then what it writes.
+/// A request: the buffers that the device reads, then those that it writes.
 ///
-/// Made by the caller and filled by [`Virtq::pop`](crate::queue::Virtq::pop), so that one allocation serves all
+/// Created by the caller and filled by [`Virtq::pop`](crate::queue::Virtq::pop), so that one allocation serves all
 /// requests of a queue.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     head: u16,
     segments: Vec<Segment>,
-    /// How many of them are readable.
+    /// How many segments are readable. These come first.
     readable: usize,
     readable_len: u64,
     writable_len: u64,
 }
 
-/// Which table a walk is in.
+/// The table that is being read.
 struct Table {
     address: GuestAddress,
     size: u16,
@@ -62,42 +62,42 @@ impl Chain {
         }
     }
 
-    /// The index of its first descriptor, by which it is given back.
+    /// The index of its first descriptor, which identifies it to [`Virtq::push`](crate::queue::Virtq::push).
     pub const fn head(&self) -> u16 {
         self.head
     }
 
-    /// What the device reads, in order. Empty buffers are left out.
+    /// The segments that the device reads, in order, without empty buffers.
     pub fn readable(&self) -> &[Segment] {
         &self.segments[..self.readable]
     }
 
-    /// What the device writes, in order. Empty buffers are left out.
+    /// The segments that the device writes, in order, without empty buffers.
     pub fn writable(&self) -> &[Segment] {
         &self.segments[self.readable..]
     }
 
-    /// How many bytes the device can read, 2^32 at most.
+    /// The number of bytes that the device can read, at most 2^32.
     pub const fn readable_len(&self) -> u64 {
         self.readable_len
     }
 
-    /// How many bytes the device can write, 2^32 at most.
+    /// The number of bytes that the device can write, at most 2^32.
     pub const fn writable_len(&self) -> u64 {
         self.writable_len
     }
 
-    /// Reads what the driver wrote, from the first byte on.
+    /// A reader of what the driver wrote, from the first byte on.
     pub fn reader<'a, M: GuestMemory>(&'a self, memory: &'a M) -> ChainReader<'a, M> {
         ChainReader(Cursor::new(memory, self.readable(), self.readable_len))
     }
 
-    /// Writes what the driver will read, from the first byte on.
+    /// A writer of what the driver will read, from the first byte on.
     pub fn writer<'a, M: GuestMemory>(&'a self, memory: &'a M) -> ChainWriter<'a, M> {
         ChainWriter(Cursor::new(memory, self.writable(), self.writable_len))
     }
 
-    /// Takes the chain that begins at `head`. After an error it has no segments.
+    /// Reads the chain that starts at `head`. After an error it has no segments.
     pub(crate) fn walk<M: GuestMemory>(
         &mut self,
         memory: &M,
@@ -185,14 +185,14 @@ impl Table {
         if index >= size {
             return Err(Broken::Index { index, size });
         }
-        // An indirect table may end behind the last address.
+        // An indirect table may reach beyond the last address.
         let address = self.address.0.wrapping_add(u64::from(index) * DESCRIPTOR);
         memory
             .read_obj(GuestAddress(address))
             .map_err(|_| Broken::Memory { address })
     }
 
-    /// The table that a descriptor names. Its write flag means nothing there (2.7.5.3.2).
+    /// The indirect table that a descriptor refers to. Its write flag is ignored (2.7.5.3.2).
     fn indirect(
         &self,
         descriptor: &Descriptor,
@@ -220,16 +220,16 @@ impl Table {
     }
 }
 
-/// Why a request's bytes can't be had. The chain itself is sound, so the device can answer.
+/// Why a request's bytes can't be transferred. The chain itself is valid, so the device can answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ChainError {
     /// The chain ends too early.
     #[error("{wanted} bytes are wanted where the chain has {left} left")]
     Short {
-        /// How many bytes are wanted.
+        /// The number of bytes requested.
         wanted: u64,
-        /// How many there are.
+        /// The number of bytes left.
         left: u64,
     },
     /// A buffer is not in guest memory.
@@ -242,12 +242,12 @@ pub enum ChainError {
     },
 }
 
-/// A place in a list of segments.
+/// A position in a list of segments.
 #[derive(Debug)]
 struct Cursor<'a, M> {
     memory: &'a M,
     segments: &'a [Segment],
-    /// How much of the first one is behind us; less than its length.
+    /// How much of the first one is already transferred; less than its length.
     offset: u32,
     left: u64,
     done: u64,
@@ -272,7 +272,7 @@ impl<'a, M: GuestMemory> Cursor<'a, M> {
         Ok(())
     }
 
-    /// Calls `transfer` for each piece of the next `len` bytes, with the range of it in these.
+    /// Calls `transfer` for each piece of the next `len` bytes, with the piece's range in these bytes.
     fn advance(
         &mut self,
         len: u64,
@@ -290,7 +290,7 @@ impl<'a, M: GuestMemory> Cursor<'a, M> {
             at += here;
             self.done += here;
             self.left -= here;
-            // It fits: a part of the segment's length.
+            // Fits: it is at most the segment's length.
             self.offset += here as u32;
             if self.offset == first.len {
                 self.segments = rest;
@@ -314,7 +314,7 @@ impl<M: GuestMemory> ChainReader<'_, M> {
     /// Fills `data`.
     ///
     /// # Errors
-    /// [`ChainError::Short`], and then nothing was read; [`ChainError::Memory`].
+    /// [`ChainError::Short`] if too few bytes are left, and nothing was read; [`ChainError::Memory`].
     pub fn read(&mut self, data: &mut [u8]) -> Result<(), ChainError> {
         self.0.advance(data.len() as u64, |memory, address, at| {
             let piece = &mut data[at.start as usize..at.end as usize];
@@ -338,7 +338,7 @@ impl<M: GuestMemory> ChainReader<'_, M> {
         Ok(value)
     }
 
-    /// Leaves out `len` bytes.
+    /// Skips `len` bytes.
     ///
     /// # Errors
     /// [`ChainError::Short`].
@@ -347,7 +347,7 @@ impl<M: GuestMemory> ChainReader<'_, M> {
     }
 }
 
-/// Writes a chain's writable part, and counts.
+/// Writes a chain's writable part, and counts the bytes.
 #[derive(Debug)]
 pub struct ChainWriter<'a, M>(Cursor<'a, M>);
 
@@ -357,10 +357,10 @@ impl<M: GuestMemory> ChainWriter<'_, M> {
         self.0.left
     }
 
-    /// How many bytes were written or left out: the length for [`Virtq::push`](crate::queue::Virtq::push), if all of
-    /// them have a value by then.
+    /// The number of bytes written or skipped. This is the length for [`Virtq::push`](crate::queue::Virtq::push), if
+    /// all of them have been written by then.
     pub const fn written(&self) -> u32 {
-        // A chain of exactly 2^32 bytes has a length that the used ring can't say.
+        // The used ring can't express a length of exactly 2^32 bytes.
         if self.0.done > u32::MAX as u64 {
             u32::MAX
         } else {
@@ -371,7 +371,7 @@ impl<M: GuestMemory> ChainWriter<'_, M> {
     /// Writes `data`.
     ///
     /// # Errors
-    /// [`ChainError::Short`], and then nothing was written; [`ChainError::Memory`].
+    /// [`ChainError::Short`] if too few bytes are left, and nothing was written; [`ChainError::Memory`].
     pub fn write(&mut self, data: &[u8]) -> Result<(), ChainError> {
         self.0.advance(data.len() as u64, |memory, address, at| {
             let piece = &data[at.start as usize..at.end as usize];
@@ -392,7 +392,7 @@ impl<M: GuestMemory> ChainWriter<'_, M> {
         self.write(value.as_slice())
     }
 
-    /// Leaves out `len` bytes: another one has written them, or will.
+    /// Skips `len` bytes that something else has written or will write.
     ///
     /// # Errors
     /// [`ChainError::Short`].

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The contract between a device and whoever runs it.
+//! The interface between a device and the code that runs it.
 
 use std::fmt;
 use std::io;
@@ -19,9 +19,9 @@ use crate::broken::Broken;
 use crate::layout::Layout;
 use crate::queue::{NotDrained, QueueState, Virtq};
 
-/// A virtio device, without transport and without threads.
+/// A virtio device, without a transport and without threads.
 ///
-/// It is owned by exactly one thread, and [`Worker`](crate::worker::Worker) calls it there. Its life:
+/// It belongs to exactly one thread, on which [`Worker`](crate::worker::Worker) calls it. Its life cycle:
 ///
 /// ```text
 ///            start(queues moved in)                stop -> Ok(queues given back)
@@ -33,88 +33,88 @@ use crate::queue::{NotDrained, QueueState, Virtq};
 ///     +-- reset, save, restore: only when idle      until `stop` again, or goes on at the next `Event::Queue`
 /// ```
 ///
-/// - **`stop` is idempotent.** When it has succeeded, nothing of the device's touches guest memory any more and none of
-///   its sources is watched; called again, it gives back no queues.
-/// - **`stop` may fail**, and then gives nothing back. It has begun to drain: the device takes no new request
-///   before the next [`Event::Queue`].
-/// - **A device takes a bounded number of requests per event**, and asks for the event again ([`Io::again`]).
-/// - **A device never waits** but for the deadline that `stop` is given. Work in flight completes by a source that
-///   the device has watched ([`Io::watch`]), whose events come as [`Event::Source`].
+/// - **`stop` is idempotent.** After it succeeded, the device accesses no guest memory and watches no source. If called
+///   again, it returns no queues.
+/// - **`stop` may fail**, and then returns nothing. The device then drains: it takes no new request before the next
+///   [`Event::Queue`].
+/// - **A device takes a bounded number of requests per event**, and requests the event again ([`Io::again`]).
+/// - **A device never blocks**, except for the deadline of `stop`. Requests in flight complete through a source that
+///   the device watches ([`Io::watch`]); its events arrive as [`Event::Source`].
 /// - **An error of a request is an answer to the guest.** [`Broken`] is for queues that can't be followed any more.
 pub trait Device<M: GuestAddressSpace>: Send {
-    /// What [`save`](Self::save) gives: plain data.
+    /// The saved state: plain data.
     type State: Serialize + DeserializeOwned;
 
-    /// The name of its kind in saved states; no other kind has it.
+    /// The name of its kind in saved states. It must be unique.
     const KIND: &'static str;
-    /// The form of its [`State`](Self::State). Raised when that changes; older forms are [`restore`](Self::restore)'s
-    /// to take, or to refuse.
+    /// The version of its [`State`](Self::State). Increase it when the format changes. [`restore`](Self::restore)
+    /// decides about older versions.
     const VERSION: u32;
 
-    /// What it is to the driver: the same whenever it is asked.
+    /// The device's ID, features and queues. Constant.
     fn layout(&self) -> Layout;
 
-    /// Appends its configuration to `out`: [`Layout::config_len`] bytes, little-endian. Drivers read a copy of it, which
-    /// is taken after a start, a reset, a write and whenever the device says [`Io::config_changed`].
+    /// Appends its configuration to `out`: [`Layout::config_len`] bytes, little-endian. Drivers read a copy, which is
+    /// updated after a start, a reset, a write and [`Io::config_changed`].
     fn config(&self, out: &mut Vec<u8>);
 
-    /// The driver wrote `data`, 1 to 8 bytes, at offset `at` of the configuration; all of it lies inside. What isn't
-    /// writable is left alone.
+    /// The driver wrote `data`, 1 to 8 bytes, at offset `at` of the configuration, all inside it. Ignore what isn't
+    /// writable.
     fn set_config(&mut self, io: &mut Io<'_>, at: u32, data: &[u8]) {
         let _ = (io, at, data);
     }
 
-    /// The driver is ready: takes the queues. Entries are `None` where the driver set up no queue. An [`Event::Queue`]
-    /// of each queue follows, so no request is looked for yet.
+    /// The driver is ready: take the queues. An entry is `None` if the driver didn't set up that queue. An
+    /// [`Event::Queue`] for each queue follows, so don't look for requests yet.
     ///
     /// # Errors
-    /// What the host can't do. The device is idle then.
+    /// The host's failure. The device is idle then.
     fn start(&mut self, io: &mut Io<'_>, active: Active<M>) -> Result<(), StartError>;
 
-    /// Something happened. Called only while it runs; between a failed [`stop`](Self::stop) and what follows it, with
-    /// [`Event::Source`] only.
+    /// Handles an event. Called only while the device runs. After a failed [`stop`](Self::stop) it gets only
+    /// [`Event::Source`] until the next `stop` or [`Event::Queue`].
     ///
     /// # Errors
-    /// [`Broken`], after which it gets no more [`Event::Queue`].
+    /// [`Broken`]; then it gets no more [`Event::Queue`].
     fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken>;
 
-    /// Gives the queues back when nothing is in flight, which it awaits until `by`, in the order of
-    /// [`Layout::queues`]. Empty if it doesn't run.
+    /// Waits until `by` for requests in flight, then returns the queues in the order of [`Layout::queues`]. Returns an
+    /// empty list if the device doesn't run.
     ///
     /// # Errors
     /// [`NotDrained`] if requests are still in flight at `by`.
     fn stop(&mut self, io: &mut Io<'_>, by: Instant)
     -> Result<Vec<Option<QueueState>>, NotDrained>;
 
-    /// Brings everything that was completed to stable storage. Called after a stop, before a save.
+    /// Writes completed data to stable storage. Called after a stop, before a save.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Forgets what its driver told it. It does not run.
+    /// Resets all state that the driver set. Called only when idle.
     fn reset(&mut self);
 
-    /// Its state. It does not run.
+    /// Its state. Called only when idle.
     fn save(&self) -> Self::State;
 
-    /// Takes a saved state of form `version`, which anybody may have written. It does not run. After an error it is as
-    /// before.
+    /// Restores a saved state of version `version`. The state is untrusted. Called only when idle. After an error the
+    /// device is unchanged.
     ///
     /// # Errors
-    /// What can't be.
+    /// Why the state is refused.
     fn restore(&mut self, version: u32, state: Self::State) -> Result<(), RestoreError>;
 }
 
-/// What a device runs with.
+/// What a device gets at its start.
 pub struct Active<M> {
-    /// The features that the driver took.
+    /// The features that the driver accepted.
     pub features: u64,
     /// Guest memory.
     pub memory: M,
-    /// Its queues: nobody else has them.
+    /// Its queues. The device owns them.
     pub queues: Vec<Option<Virtq>>,
     /// Notifies the driver.
     pub interrupt: Arc<dyn Interrupt>,
@@ -129,47 +129,47 @@ impl<M> fmt::Debug for Active<M> {
     }
 }
 
-/// Notifies a driver. Called from the device's thread; takes no lock that a vCPU holds while it waits.
+/// Notifies a driver. Called on the device's thread. It must not take a lock that a vCPU holds while it waits.
 pub trait Interrupt: Send + Sync {
-    /// Chains of this queue were given back. Ask [`Virtq::needs_interrupt`] before.
+    /// Chains of this queue were returned. Check [`Virtq::needs_interrupt`] first.
     fn queue(&self, queue: u16);
     /// The configuration changed, or the device needs a reset.
     fn config(&self);
 }
 
-/// What happened to a device.
+/// An event for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The driver may have made chains of this queue available.
     Queue(u16),
-    /// A source is ready; which one, says the token that it was watched with.
+    /// The source that is watched with this token is ready.
     Source(u32),
 }
 
-/// What a source is watched for.
+/// The events to watch a source for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
-    /// Something can be read.
+    /// Data can be read.
     pub readable: bool,
-    /// Something can be written.
+    /// Data can be written.
     pub writable: bool,
 }
 
-/// The event loop of a device's thread, as the VMM has it. Level-triggered.
+/// The event loop of a device's thread, provided by the VMM. Level-triggered.
 pub trait Poller {
-    /// Watches `source`; its events carry `token`. Watched already, it is watched for something else.
+    /// Watches `source`; its events carry `token`. If it is already watched, changes its events.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn watch(&mut self, source: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()>;
-    /// Watches `source` no more.
+    /// Stops watching `source`.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn unwatch(&mut self, source: BorrowedFd<'_>, token: u32) -> io::Result<()>;
 }
 
-/// What a device can do while it is called.
+/// What a device can do during a call.
 pub struct Io<'a> {
     poller: &'a mut dyn Poller,
     config_changed: bool,
@@ -177,7 +177,7 @@ pub struct Io<'a> {
 }
 
 impl<'a> Io<'a> {
-    /// For one call of a device's.
+    /// For one call of a device.
     pub fn new(poller: &'a mut dyn Poller) -> Self {
         Io {
             poller,
@@ -186,10 +186,10 @@ impl<'a> Io<'a> {
         }
     }
 
-    /// Watches a source of the device's: see [`Poller::watch`].
+    /// Watches a source: see [`Poller::watch`].
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     pub fn watch(
         &mut self,
         source: BorrowedFd<'_>,
@@ -199,31 +199,31 @@ impl<'a> Io<'a> {
         self.poller.watch(source, token, interest)
     }
 
-    /// Watches it no more.
+    /// Stops watching a source.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     pub fn unwatch(&mut self, source: BorrowedFd<'_>, token: u32) -> io::Result<()> {
         self.poller.unwatch(source, token)
     }
 
-    /// The configuration is another one now: a copy of it is published, and the driver notified.
+    /// The configuration has changed: publish a copy and notify the driver.
     pub fn config_changed(&mut self) {
         self.config_changed = true;
     }
 
-    /// Whether the device has said so.
+    /// Whether the device called [`config_changed`](Self::config_changed).
     pub const fn has_config_changed(&self) -> bool {
         self.config_changed
     }
 
-    /// The event that is being processed comes again, after other devices of the thread had their turn. A driver may
-    /// refill a queue as fast as it is emptied, so a device takes a bounded number of requests per event.
+    /// Repeats the current event, after other devices of the thread had their turn. A driver may refill a queue as fast
+    /// as it is emptied, so a device must take a bounded number of requests per event.
     pub fn again(&mut self) {
         self.again = true;
     }
 
-    /// Whether the device has said so.
+    /// Whether the device called [`again`](Self::again).
     pub const fn wants_again(&self) -> bool {
         self.again
     }
@@ -242,9 +242,9 @@ impl fmt::Debug for Io<'_> {
 #[derive(Debug, Error)]
 #[error("{what}")]
 pub struct StartError {
-    /// What can't be done.
+    /// What failed.
     pub what: &'static str,
-    /// Why.
+    /// The cause.
     #[source]
     pub source: io::Error,
 }
@@ -253,7 +253,7 @@ pub struct StartError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// It is the state of a device of another kind.
+    /// The state belongs to a device of another kind.
     #[error("the saved state is that of a device of kind {found:?}, not {wanted:?}")]
     Kind {
         /// The kind in the state.
@@ -261,30 +261,30 @@ pub enum RestoreError {
         /// The device's.
         wanted: &'static str,
     },
-    /// It has a form that isn't known.
+    /// Its version is unknown.
     #[error(
         "the saved state has version {found}, and {newest} is the newest that is known: use the release that saved it"
     )]
     Version {
-        /// Its form.
+        /// Its version.
         found: u32,
-        /// The newest that is known.
+        /// The newest known version.
         newest: u32,
     },
-    /// It is not of the form that it claims.
+    /// It doesn't match the format of its version.
     #[error("the saved state of a device of kind {kind:?} can't be read: {why}")]
     Form {
         /// The device's kind.
         kind: &'static str,
-        /// What the reader says.
+        /// The parser's error.
         why: String,
     },
-    /// It says what can't be.
+    /// It has an impossible value.
     #[error("the saved state can't be: {0}")]
     Value(&'static str),
 }
 
-/// A device's state with its kind and form, as it goes into a snapshot.
+/// A device's state with its kind and version, as stored in a snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// [`Device::KIND`].
@@ -295,7 +295,7 @@ pub struct Saved {
     pub state: Value,
 }
 
-/// A device of any kind: what [`Device`] is, for those that hold many of them. Every `Device` is one.
+/// An object-safe form of [`Device`], for code that holds devices of many kinds. Every `Device` implements it.
 pub trait AnyDevice<M: GuestAddressSpace>: Send {
     /// [`Device::layout`].
     fn layout(&self) -> Layout;
@@ -306,32 +306,32 @@ pub trait AnyDevice<M: GuestAddressSpace>: Send {
     /// [`Device::start`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Device::start`].
     fn start(&mut self, io: &mut Io<'_>, active: Active<M>) -> Result<(), StartError>;
     /// [`Device::process`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Device::process`].
     fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken>;
     /// [`Device::stop`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Device::stop`].
     fn stop(&mut self, io: &mut Io<'_>, by: Instant)
     -> Result<Vec<Option<QueueState>>, NotDrained>;
     /// [`Device::flush`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Device::flush`].
     fn flush(&mut self) -> io::Result<()>;
     /// [`Device::reset`].
     fn reset(&mut self);
-    /// [`Device::save`], with kind and form.
+    /// [`Device::save`], with kind and version.
     ///
     /// # Errors
-    /// What can't be a JSON value.
+    /// The state has a value that JSON can't express.
     fn save(&self) -> Result<Saved, serde_json::Error>;
-    /// [`Device::restore`], after kind and form were looked at.
+    /// [`Device::restore`], after a check of kind and version.
     ///
     /// # Errors
     /// [`RestoreError`].

@@ -1,38 +1,39 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a device is to its driver, for as long as the machine lives; and the features that belong to queues.
+//! What a driver sees of a device, constant for the machine's life, and the features of queues.
 
 use thiserror::Error;
 
-/// `VIRTIO_F_INDIRECT_DESC`: descriptors may name tables of descriptors (virtio 1.4, 2.7.5.3).
+/// `VIRTIO_F_INDIRECT_DESC`: descriptors may refer to tables of descriptors (virtio 1.4, 2.7.5.3).
 pub const INDIRECT_DESC: u64 = 1 << 28;
-/// `VIRTIO_F_EVENT_IDX`: each side says when it wants to be notified next (2.7.7, 2.7.10).
+/// `VIRTIO_F_EVENT_IDX`: each side states when it wants the next notification (2.7.7, 2.7.10).
 pub const EVENT_IDX: u64 = 1 << 29;
-/// `VIRTIO_F_VERSION_1`: always offered, and a driver that doesn't take it is refused.
+/// `VIRTIO_F_VERSION_1`: always offered. A driver must accept it.
 pub const VERSION_1: u64 = 1 << 32;
-/// The features of queues that this crate has, for a device's [`Layout::features`].
+/// The queue features that this crate implements, for a device's [`Layout::features`].
 pub const RING_FEATURES: u64 = INDIRECT_DESC | EVENT_IDX;
 
-/// Bits 24 to 40 and 43 to 49 belong to queues and transports (virtio 1.4, 2.2); all others to the kind of device.
+/// Bits 24 to 40 and 43 to 49 belong to queues and transports (virtio 1.4, 2.2), all others to the device type.
 const RESERVED: u64 = ((1 << 50) - (1 << 24)) & !(0b11 << 41);
 
-/// The longest queue (2.7).
+/// The largest queue size (2.7).
 pub const MAX_QUEUE_SIZE: u16 = 1 << 15;
-/// How many queues a device can have. The PCI transport has a page of notification addresses, with room for 1,024.
+/// The most queues of a device. The PCI transport has a page of notification addresses, enough for 1,024.
 pub const MAX_QUEUES: usize = 1024;
-/// How long a device's configuration can be, in bytes: what the transports have room for.
+/// The largest device configuration that the transports support, in bytes.
 pub const MAX_CONFIG: u32 = 0xe00;
 
-/// What a device is: constant for the machine's life.
+/// A device's properties, constant for the machine's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// The device ID of virtio 1.4, section 5; below 64.
     pub id: u16,
-    /// The features that it offers: bits 0 to 23, 41, 42 and 50 to 63 by its kind, and of [`RING_FEATURES`] what it can do.
+    /// The features that it offers: bits 0 to 23, 41, 42 and 50 to 63 of its type, and those of [`RING_FEATURES`] that
+    /// it supports.
     pub features: u64,
-    /// Bits of [`features`](Self::features) that need another one, as `(bit, needed bit)`: a driver that takes the
-    /// first without the second is refused.
+    /// Features that require another one, as `(bit, required bit)`. A driver that accepts the first without the second
+    /// is refused.
     pub requires: &'static [(u8, u8)],
     /// The size of each queue, in entries: a power of two.
     pub queues: Vec<u16>,
@@ -46,7 +47,7 @@ impl Layout {
         self.features | VERSION_1
     }
 
-    /// Whether a driver may take these features.
+    /// Whether a driver may accept these features.
     pub fn accepts(&self, features: u64) -> bool {
         let has = |bit: u8| features >> bit & 1 == 1;
         features & !self.offered() == 0
@@ -57,10 +58,10 @@ impl Layout {
                 .all(|&(bit, needed)| !has(bit) || has(needed))
     }
 
-    /// Whether a transport can carry the device.
+    /// Checks that a transport supports the device.
     ///
     /// # Errors
-    /// What it can't carry.
+    /// What is not supported.
     pub fn check(&self) -> Result<(), LayoutError> {
         let unknown = self.features & RESERVED & !RING_FEATURES;
         if !(1..64).contains(&self.id) {
@@ -86,14 +87,14 @@ impl Layout {
     }
 }
 
-/// Why no transport carries a device: a mistake in the device's code.
+/// Why a transport doesn't support a device: a mistake in the device's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LayoutError {
-    /// The ID is not one of virtio's.
+    /// The ID is outside of virtio's range.
     #[error("the virtio device ID {0} is outside of 1 to 63")]
     Id(u16),
-    /// Features of queues or transports that this crate doesn't have.
+    /// These features of queues or transports are not implemented here.
     #[error("the features {0:#x} belong to queues or transports and are not implemented")]
     Features(u64),
     /// A feature's requirement names a bit above 63.

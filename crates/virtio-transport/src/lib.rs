@@ -1,16 +1,16 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Virtio devices for VMMs: a contract, checked queues, and transports.
+//! Virtio devices for VMMs: a device interface, checked queues, and transports.
 //!
 //! | module | is |
 //! |---|---|
-//! | [`device`] | the contract between a device and whoever runs it |
-//! | [`layout`] | what a device is: ID, features, queues |
+//! | [`device`] | the interface between a device and the code that runs it |
+//! | [`layout`] | a device's ID, features and queues |
 //! | [`queue`], [`chain`] | a running queue and a request, each checked as a whole |
-//! | [`worker`] | a device's end: commands, events, pause, save |
-//! | [`registers`] | a driver's end: status, features, queue parameters, configuration |
-//! | [`message`] | what the two ends say to each other |
+//! | [`worker`] | the device's side: commands, events, pause, save |
+//! | [`registers`] | the driver's side: status, features, queue parameters, configuration |
+//! | [`message`] | the messages between the two sides |
 //! | `mmio`, `pci` (features) | the two transports |
 //! | `testing` (feature `test-utils`) | a driver for rings in guest memory, and a suite for devices |
 //!

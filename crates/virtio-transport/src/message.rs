@@ -1,16 +1,16 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a transport and its device's thread say to each other.
+//! The messages between a transport and its device's thread.
 //!
-//! The transport ([`Registers`](crate::registers::Registers)) makes [`Command`]s out of register writes; the VMM carries
-//! them to the device's thread, where a [`Worker`](crate::worker::Worker) performs them; its [`Answer`]s go back into the
-//! transport. Both ends are pure state machines, and every interleaving of the messages is a legal one:
+//! The transport ([`Registers`](crate::registers::Registers)) turns register writes into [`Command`]s. The VMM passes
+//! them to the device's thread, where a [`Worker`](crate::worker::Worker) executes them. Its [`Answer`]s go back to the
+//! transport. Both sides are pure state machines, and every interleaving of the messages is allowed:
 //!
-//! - A transport has at most one [`Command::Start`] and one [`Command::Reset`] under way, since a reset that isn't
-//!   answered lets nothing else happen; and one [`Command::SetConfig`] per vCPU, which waits for it.
-//! - **Epochs** order what two vCPUs send in no order. A reset ends an epoch: a start of that epoch that arrives behind
-//!   it is dropped, and so is what a device has to say about it afterwards.
+//! - A transport has at most one [`Command::Start`] and one [`Command::Reset`] pending, since an unanswered reset
+//!   blocks everything else. It has at most one [`Command::SetConfig`] per vCPU, which waits for it.
+//! - Two vCPUs send their messages in no fixed order. **Epochs** order them: a reset ends an epoch. A start of that
+//!   epoch that arrives after the reset is dropped, and so are later answers about that epoch.
 
 use thiserror::Error;
 
@@ -18,14 +18,14 @@ use crate::broken::Broken;
 use crate::device::StartError;
 use crate::queue::{Position, QueueError, QueueState};
 
-/// What a device is started with: the parameters as they were at `DRIVER_OK`. No later register write changes them.
+/// The parameters of a start, as they were at `DRIVER_OK`. Later register writes don't change them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activation {
-    /// How many resets came before.
+    /// The number of earlier resets.
     pub epoch: u64,
-    /// The features that the driver took.
+    /// The features that the driver accepted.
     pub features: u64,
-    /// The queues; `None` where the driver set up none.
+    /// The queues; `None` for those that the driver didn't set up.
     pub queues: Vec<Option<QueueState>>,
 }
 
@@ -37,13 +37,13 @@ impl Activation {
             .is_some_and(Option::is_some)
     }
 
-    /// How far each queue has come.
+    /// The position of each queue.
     pub fn positions(&self) -> Vec<Option<Position>> {
         let position = |queue: &Option<QueueState>| queue.map(|state| state.position);
         self.queues.iter().map(position).collect()
     }
 
-    /// Goes on where a device stopped. Only positions are taken from what it gave back.
+    /// Sets the positions to those of the queues that a stopped device returned. Their other fields are ignored.
     pub(crate) fn keep_positions(&mut self, given_back: &[Option<QueueState>]) {
         for (queue, state) in self.queues.iter_mut().zip(given_back) {
             if let (Some(queue), Some(state)) = (queue, state) {
@@ -58,18 +58,18 @@ impl Activation {
 pub enum Command {
     /// The driver is ready.
     Start(Activation),
-    /// The driver wants to begin anew.
+    /// The driver resets the device.
     Reset {
         /// The epoch that ends.
         epoch: u64,
     },
     /// The driver wrote to the configuration.
     SetConfig {
-        /// When it did.
+        /// The epoch of the write.
         epoch: u64,
         /// The offset in bytes.
         at: u32,
-        /// What it wrote: the first `len` bytes.
+        /// The data: the first `len` bytes.
         data: [u8; 8],
         /// How many bytes, 1 to 8.
         len: u8,
@@ -79,40 +79,40 @@ pub enum Command {
 /// From a device to its transport.
 #[derive(Debug)]
 pub enum Answer {
-    /// The reset is done: nothing of the device's touches guest memory.
+    /// The reset is done: the device accesses no guest memory.
     Reset {
         /// The epoch that has ended.
         epoch: u64,
-        /// The configuration now.
+        /// The current configuration.
         config: Vec<u8>,
     },
-    /// A [`Command::SetConfig`] was dealt with.
+    /// A [`Command::SetConfig`] was handled.
     ConfigSet {
-        /// The configuration now.
+        /// The current configuration.
         config: Vec<u8>,
     },
-    /// The configuration is another one.
+    /// The configuration has changed.
     Config {
-        /// The configuration now.
+        /// The current configuration.
         config: Vec<u8>,
     },
-    /// The device can't go on before a reset.
+    /// The device needs a reset to continue.
     NeedsReset {
-        /// When that happened.
+        /// The epoch in which that happened.
         epoch: u64,
-        /// Why.
+        /// The reason.
         why: Failure,
     },
 }
 
-/// Why a device can't go on.
+/// Why a device needs a reset.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// The driver broke a rule.
     #[error("the guest's driver broke a rule of virtio: {0}")]
     Broken(#[from] Broken),
-    /// A queue is none.
+    /// A queue's parameters are invalid.
     #[error("the guest's driver set up queue {queue} where none can be: {why}")]
     Queue {
         /// The queue.

@@ -3,7 +3,7 @@
 
 //! The MMIO transport, version 2 (virtio 1.4, section 4.2).
 //!
-//! A page of registers and one interrupt. Its driver does not wait for a reset, so the vCPU does:
+//! A page of registers and one interrupt. Its driver doesn't wait for a reset, so the vCPU does:
 //! [`Effect::PostAndWait`].
 
 use std::fmt;
@@ -18,33 +18,33 @@ use crate::message::{Activation, Answer, Command};
 use crate::queue::Position;
 use crate::registers::{Effect, Half, Notice, Registers, RegistersState, Ring};
 
-/// How many bytes of guest-physical addresses the registers take.
+/// The size of the register range, in bytes.
 pub const SIZE: u64 = 0x1000;
-/// Where a write notifies of a queue, whose number is the 32 bits written: the place for ioeventfds.
+/// The offset of the notification register. The 32 bits written are the queue's number. Use it for ioeventfds.
 pub const QUEUE_NOTIFY: u64 = 0x50;
 
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
-/// Not legacy.
+/// Not the legacy version.
 const VERSION: u32 = 2;
-/// Where the configuration begins.
+/// The offset of the configuration.
 const CONFIG: u64 = 0x100;
 
-/// A queue has something (4.2.2).
+/// A queue has used buffers (4.2.2).
 const USED_BUFFER: u32 = 1;
 /// The configuration changed.
 const CONFIG_CHANGE: u32 = 2;
 
 /// The device's interrupt line.
 ///
-/// It is an edge: the status register says why, the driver clears what it has seen there before it looks, and whatever
-/// comes later is another edge.
+/// It is edge-triggered. The status register has the reason. The driver clears the bits that it has seen, then handles
+/// them; a later reason raises another edge.
 pub trait Line: Send + Sync {
     /// Raises it.
     fn raise(&self);
 }
 
-/// Interrupts through a status register and a line.
+/// Interrupts with a status register and a line.
 struct MmioInterrupt {
     status: AtomicU32,
     line: Arc<dyn Line>,
@@ -69,17 +69,17 @@ impl Interrupt for MmioInterrupt {
 
 /// A device behind MMIO registers.
 ///
-/// A VMM has it in a lock that is held for one access at a time.
+/// A VMM keeps it in a lock and holds that for one access at a time.
 pub struct MmioTransport {
     registers: Registers,
     vendor: u32,
     interrupt: Arc<MmioInterrupt>,
 }
 
-/// A transport's state. Plain data that anybody may have written.
+/// A transport's state. Plain, untrusted data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MmioState {
-    /// What both transports have.
+    /// The state that both transports have.
     pub registers: RegistersState,
     /// The interrupt status register.
     pub interrupt_status: u32,
@@ -93,11 +93,11 @@ impl MmioState {
 }
 
 impl MmioTransport {
-    /// A device that no driver has touched. `config` is a copy of its configuration; `vendor` a number that tells whose
-    /// device it is, which drivers don't use.
+    /// A device before its driver's first access. `config` is a copy of its configuration. `vendor` is the vendor ID,
+    /// which drivers don't use.
     ///
     /// # Errors
-    /// [`LayoutError`] if the transport can't carry the device.
+    /// [`LayoutError`] if the transport doesn't support the device.
     pub fn new(
         layout: Layout,
         config: Vec<u8>,
@@ -114,7 +114,7 @@ impl MmioTransport {
         })
     }
 
-    /// What the device interrupts with.
+    /// The device's way to interrupt.
     pub fn interrupt(&self) -> Arc<dyn Interrupt> {
         Arc::clone(&self.interrupt) as _
     }
@@ -124,8 +124,8 @@ impl MmioTransport {
         &self.registers
     }
 
-    /// The driver reads at `offset` of the registers. Registers have 32 bits and are read as such; what else is read
-    /// of them, and what there is not, is 0. The configuration is read at any width.
+    /// The driver reads at `offset` of the registers. Registers are read with 32 bits. Other reads and unknown
+    /// registers return 0. The configuration can be read with any width.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         if let Some(at) = offset.checked_sub(CONFIG) {
             return self.registers.read_config(at, data);
@@ -158,8 +158,8 @@ impl MmioTransport {
         }
     }
 
-    /// The driver writes at `offset` of the registers. Registers are written with 32 bits; what else is written to
-    /// them, and where there are none, is dropped. The configuration is written at any width.
+    /// The driver writes at `offset` of the registers. Registers are written with 32 bits. Other writes and unknown
+    /// registers are ignored. The configuration can be written with any width.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Effect {
         if let Some(at) = offset.checked_sub(CONFIG) {
             return self.registers.write_config(at, data);
@@ -207,7 +207,7 @@ impl MmioTransport {
         }
     }
 
-    /// Takes what the device's thread says. A notice is to be given ([`Interrupt::config`]) without the lock.
+    /// Handles an answer of the device's thread. Release the lock before acting on the notice ([`Interrupt::config`]).
     pub fn answer(&mut self, answer: &Answer) -> Notice {
         let epoch = self.registers.epoch();
         let notice = self.registers.answer(answer);
@@ -215,19 +215,19 @@ impl MmioTransport {
         notice
     }
 
-    /// Forgets interrupts of an epoch that has ended.
+    /// Clears interrupts of an epoch that has ended.
     fn quiet_after(&self, epoch: u64) {
         if self.registers.epoch() != epoch {
             self.interrupt.status.store(0, Ordering::SeqCst);
         }
     }
 
-    /// Whether the device has answered all that vCPUs wait for.
+    /// Whether the device has answered everything that vCPUs wait for.
     pub const fn is_settled(&self) -> bool {
         self.registers.is_settled()
     }
 
-    /// The state; `None` while it isn't settled.
+    /// The state; `None` until it is settled.
     pub fn save(&self) -> Option<MmioState> {
         Some(MmioState {
             registers: self.registers.save()?,
@@ -235,10 +235,10 @@ impl MmioTransport {
         })
     }
 
-    /// Takes a state in a transport that was just made: see [`Registers::restore`].
+    /// Restores a state to a new transport: see [`Registers::restore`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Registers::restore`].
     pub fn restore(
         &mut self,
         state: &MmioState,

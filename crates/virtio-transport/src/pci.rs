@@ -3,20 +3,20 @@
 
 //! The PCI transport: the virtio part of a modern function (virtio 1.4, section 4.1).
 //!
-//! Configuration space, BARs and MSI-X are the VMM's, which puts together what is in here: [`Identity`],
-//! [`PciTransport::capabilities`], and BAR 0 with a place for the MSI-X table. There is no legacy interface, no INTx,
-//! and no legacy interrupt: without MSI-X an interrupt is a bit of the ISR.
+//! The VMM provides configuration space, BARs and MSI-X. It assembles the function from [`Identity`],
+//! [`PciTransport::capabilities`], and BAR 0 with space for the MSI-X table. There is no legacy interface and no INTx:
+//! without MSI-X an interrupt only sets a bit in the ISR.
 //!
 //! BAR 0, [`BAR_SIZE`] bytes:
 //!
 //! | offset | is |
 //! |---|---|
-//! | [`MSIX_TABLE`] | the MSI-X table, the VMM's |
-//! | [`MSIX_PBA`] | the MSI-X pending bits, the VMM's |
+//! | [`MSIX_TABLE`] | the VMM's MSI-X table |
+//! | [`MSIX_PBA`] | the VMM's MSI-X pending bits |
 //! | [`COMMON`] | the common configuration |
 //! | [`ISR`] | the interrupt status |
 //! | [`DEVICE`] | the device's configuration |
-//! | [`NOTIFY`] | 4 bytes per queue: the place for ioeventfds, on a page of its own |
+//! | [`NOTIFY`] | 4 bytes per queue, on a page of their own, for ioeventfds |
 
 mod common;
 mod interrupt;
@@ -41,22 +41,22 @@ use window::Window;
 
 /// The length of BAR 0.
 pub const BAR_SIZE: u64 = 0x8000;
-/// Where the MSI-X table is.
+/// The offset of the MSI-X table.
 pub const MSIX_TABLE: u64 = 0;
-/// Where MSI-X's pending bits are.
+/// The offset of MSI-X's pending bits.
 pub const MSIX_PBA: u64 = 0x1000;
-/// Where the common configuration is.
+/// The offset of the common configuration.
 pub const COMMON: u64 = 0x2000;
-/// Where the interrupt status is.
+/// The offset of the interrupt status.
 pub const ISR: u64 = 0x2800;
-/// Where the device's configuration is.
+/// The offset of the device's configuration.
 pub const DEVICE: u64 = 0x3000;
-/// Where a write notifies of a queue: of queue `n` at `NOTIFY + n * NOTIFY_STEP`, whatever is written.
+/// The offset of the notification registers. A write of any value to `NOTIFY + n * NOTIFY_STEP` notifies queue `n`.
 pub const NOTIFY: u64 = 0x4000;
-/// How far the queues' addresses are apart (`notify_off_multiplier`).
+/// The distance of the queues' notification addresses (`notify_off_multiplier`).
 pub const NOTIFY_STEP: u32 = 4;
 
-/// The numbers that a function has in its configuration space.
+/// The IDs in the function's configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Vendor.
@@ -69,24 +69,24 @@ pub struct Identity {
     pub subsystem_vendor: u16,
     /// Subsystem: 0x40 or more without a legacy interface (4.1.2.1).
     pub subsystem: u16,
-    /// Base class, subclass and interface, which tell people what it is.
+    /// Base class, subclass and interface.
     pub class: [u8; 3],
 }
 
 /// A device behind a PCI function.
 ///
-/// A VMM has it in a lock that is held for one access at a time. Its driver waits for a reset by reading the status, so
-/// no vCPU does; only writes to the device's configuration are [`Effect::PostAndWait`].
+/// A VMM keeps it in a lock and holds that for one access at a time. Its driver waits for a reset by reading the
+/// status, so no vCPU waits for it. Only writes to the device's configuration are [`Effect::PostAndWait`].
 pub struct PciTransport {
     registers: Registers,
     interrupt: Arc<PciInterrupt>,
     window: Window,
 }
 
-/// A transport's state. Plain data that anybody may have written.
+/// A transport's state. Plain, untrusted data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciState {
-    /// What both transports have.
+    /// The state that both transports have.
     pub registers: RegistersState,
     /// Vectors and interrupt status.
     pub interrupt: InterruptState,
@@ -102,11 +102,11 @@ impl PciState {
 }
 
 impl PciTransport {
-    /// A device that no driver has touched. `config` is a copy of its configuration; `vectors` are the function's MSI-X
-    /// vectors, [`PciTransport::vectors`] of them.
+    /// A device before its driver's first access. `config` is a copy of its configuration; `vectors` are the function's
+    /// MSI-X vectors, [`PciTransport::vectors`] of them.
     ///
     /// # Errors
-    /// [`LayoutError`] if the transport can't carry the device.
+    /// [`LayoutError`] if the transport doesn't support the device.
     pub fn new(
         layout: Layout,
         config: Vec<u8>,
@@ -124,11 +124,11 @@ impl PciTransport {
     /// How many MSI-X vectors the function of a device has: one per queue and one for the configuration, as far as the
     /// table has room, which is 256. Drivers of more queues let some share a vector.
     pub fn vectors(layout: &Layout) -> u16 {
-        // It fits: 256 at most.
+        // Fits: at most 256.
         (layout.queues.len() + 1).min(256) as u16
     }
 
-    /// The numbers of the function.
+    /// The IDs of the function.
     pub fn identity(&self) -> Identity {
         let id = self.registers.layout().id;
         Identity {
@@ -148,12 +148,12 @@ impl PciTransport {
         }
     }
 
-    /// The vendor-specific capabilities, in the order that the function has them.
+    /// The vendor-specific capabilities, in their order in configuration space.
     pub fn capabilities(&self) -> Vec<Capability> {
         window::capabilities(self.registers.layout())
     }
 
-    /// What the device interrupts with.
+    /// The device's way to interrupt.
     pub fn interrupt(&self) -> Arc<dyn Interrupt> {
         Arc::clone(&self.interrupt) as _
     }
@@ -163,7 +163,7 @@ impl PciTransport {
         &self.registers
     }
 
-    /// The driver reads at `offset` of BAR 0, any number of bytes. What there is not, is 0.
+    /// The driver reads any number of bytes at `offset` of BAR 0. Unused bytes read as 0.
     pub fn read_bar(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         match offset {
@@ -178,14 +178,14 @@ impl PciTransport {
         }
     }
 
-    /// The driver writes at `offset` of BAR 0. A field of the common configuration is written as a whole, a 64-bit one
-    /// also by halves (4.1.3.1). What else is written there, and where there is nothing, is dropped.
+    /// The driver writes at `offset` of BAR 0. A field of the common configuration must be written as a whole, a 64-bit
+    /// one also in halves (4.1.3.1). Other writes are ignored.
     pub fn write_bar(&mut self, offset: u64, data: &[u8]) -> Effect {
         match offset {
             COMMON..ISR => self.write_common(offset - COMMON, data),
             DEVICE..NOTIFY => self.registers.write_config(offset - DEVICE, data),
             NOTIFY..BAR_SIZE if offset.is_multiple_of(NOTIFY_STEP.into()) => {
-                // It fits: a part of the BAR.
+                // Fits: it is inside the BAR.
                 let queue = (offset - NOTIFY) as u32 / NOTIFY_STEP;
                 self.registers.kick(queue)
             }
@@ -193,7 +193,7 @@ impl PciTransport {
         }
     }
 
-    /// The driver reads in the capability that is live, `at` bytes from its beginning.
+    /// The driver reads in the window capability, `at` bytes from its start.
     pub fn read_window(&mut self, at: u8, data: &mut [u8]) {
         self.window.read(at, data);
         if let Some((offset, len)) = self.window.target(at, data.len()) {
@@ -201,7 +201,7 @@ impl PciTransport {
         }
     }
 
-    /// The driver writes in the capability that is live, `at` bytes from its beginning.
+    /// The driver writes in the window capability, `at` bytes from its start.
     pub fn write_window(&mut self, at: u8, data: &[u8]) -> Effect {
         self.window.write(at, data);
         match self.window.target(at, data.len()) {
@@ -210,7 +210,7 @@ impl PciTransport {
         }
     }
 
-    /// Takes what the device's thread says. A notice is to be given ([`Interrupt::config`]) without the lock.
+    /// Handles an answer of the device's thread. Release the lock before acting on the notice ([`Interrupt::config`]).
     pub fn answer(&mut self, answer: &Answer) -> Notice {
         let epoch = self.registers.epoch();
         let notice = self.registers.answer(answer);
@@ -220,12 +220,12 @@ impl PciTransport {
         notice
     }
 
-    /// Whether the device has answered all that vCPUs wait for.
+    /// Whether the device has answered everything that vCPUs wait for.
     pub const fn is_settled(&self) -> bool {
         self.registers.is_settled()
     }
 
-    /// The state; `None` while it isn't settled.
+    /// The state; `None` until it is settled.
     pub fn save(&self) -> Option<PciState> {
         Some(PciState {
             registers: self.registers.save()?,
@@ -234,10 +234,10 @@ impl PciTransport {
         })
     }
 
-    /// Takes a state in a transport that was just made: see [`Registers::restore`].
+    /// Restores a state to a new transport: see [`Registers::restore`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Registers::restore`].
     pub fn restore(
         &mut self,
         state: &PciState,

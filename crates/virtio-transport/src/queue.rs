@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A running queue, which its device owns.
+//! A running queue, owned by its device.
 
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
@@ -18,12 +18,12 @@ use crate::layout::{EVENT_IDX, INDIRECT_DESC, MAX_QUEUE_SIZE};
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
 const NO_INTERRUPT: u16 = 1;
 
-/// Where a queue is and how far it has come: what a device is started with and gives back as it stops.
+/// A queue's parameters and position: what a device gets at its start and returns at its stop.
 ///
-/// Plain data that anybody may have written; [`Virtq::new`] checks it.
+/// Plain, untrusted data; [`Virtq::new`] checks it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueState {
-    /// The number of its entries.
+    /// The queue size in entries.
     pub size: u16,
     /// The descriptor table's guest-physical address, a multiple of 16.
     pub descriptors: u64,
@@ -31,24 +31,24 @@ pub struct QueueState {
     pub available: u64,
     /// The used ring's guest-physical address, a multiple of 4.
     pub used: u64,
-    /// How far it has come.
+    /// Its position.
     pub position: Position,
 }
 
-/// How far a queue has come. Both numbers count from 0 and wrap at 2^16.
+/// The position of a queue. Both numbers count from 0 and wrap at 2^16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// The entry of the available ring that the device takes next.
+    /// The next entry of the available ring to take.
     pub next_available: u16,
-    /// The entry of the used ring that the device fills next.
+    /// The next entry of the used ring to fill.
     pub next_used: u16,
 }
 
 impl QueueState {
-    /// Whether size and addresses can be a queue's; where guest memory is, isn't looked at.
+    /// Checks size and alignment. Doesn't check that the rings are in guest memory.
     ///
     /// # Errors
-    /// What can't be.
+    /// [`QueueError::Size`] or [`QueueError::Alignment`].
     pub const fn check(&self) -> Result<(), QueueError> {
         if !self.size.is_power_of_two() || self.size > MAX_QUEUE_SIZE {
             return Err(QueueError::Size(self.size));
@@ -83,7 +83,7 @@ pub enum QueueError {
     /// Its size is not a power of two up to 32,768.
     #[error("the queue size {0} is not a power of two up to {MAX_QUEUE_SIZE}")]
     Size(u16),
-    /// An address is not aligned as its ring has to be.
+    /// A ring's address is misaligned.
     #[error("the ring at guest address {0:#x} is not aligned")]
     Alignment(u64),
     /// A ring is not in guest memory.
@@ -96,7 +96,7 @@ pub enum QueueError {
     },
 }
 
-/// The queue can't be given back: the device still has requests of it.
+/// The queue can't be returned: the device still has requests from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{in_flight} requests are still in flight")]
 pub struct NotDrained {
@@ -104,17 +104,17 @@ pub struct NotDrained {
     pub in_flight: u16,
 }
 
-/// A running queue: takes chains, gives them back, and knows when to notify.
+/// A running queue: takes chains, returns them, and decides when to notify.
 ///
-/// It belongs to one thread and has no lock. Its parameters were copied when it was made, so that no register reaches
-/// it. Each head that was taken is marked until it is given back: a driver that makes it available again in between is
-/// [`Broken`], so a device may key what it has in flight by [`Chain::head`].
+/// It belongs to one thread and has no lock. It has its own copy of its parameters, so register writes don't affect it.
+/// Each taken head is marked until it is returned. A driver that makes it available again before that is [`Broken`], so
+/// a device may use [`Chain::head`] as a key for its requests in flight.
 #[derive(Debug)]
 pub struct Virtq {
     queue: Queue,
-    /// The available ring's index, as last read: entries before it can be taken without a look.
+    /// The available ring's index at the last read. Entries before it can be taken without reading it again.
     available: u16,
-    /// Chains were given back since it was last looked whether the driver wants an interrupt.
+    /// Whether chains were returned since the last check of whether the driver wants an interrupt.
     added: bool,
     /// Indirect tables were negotiated.
     indirect: bool,
@@ -127,10 +127,10 @@ pub struct Virtq {
 }
 
 impl Virtq {
-    /// A queue that goes on where `state` says.
+    /// A queue that continues at the position of `state`.
     ///
     /// # Errors
-    /// [`QueueError`] if it can't be a queue in this memory.
+    /// [`QueueError`] if its parameters are invalid in this memory.
     pub fn new<M: GuestMemory>(
         state: &QueueState,
         features: u64,
@@ -164,20 +164,20 @@ impl Virtq {
         })
     }
 
-    /// The number of entries.
+    /// The queue size in entries.
     pub fn size(&self) -> u16 {
         self.queue.size()
     }
 
-    /// How many chains the device has.
+    /// The number of chains that the device has.
     pub const fn in_flight(&self) -> u16 {
         self.count
     }
 
-    /// Takes the next chain into `chain`; `false` if the driver has made none available.
+    /// Takes the next chain into `chain`. Returns `false` if the driver has made none available.
     ///
     /// # Errors
-    /// [`Broken`] if ring or chain break a rule. Nothing was taken then.
+    /// [`Broken`] if the ring or the chain breaks a rule. Nothing was taken then.
     pub fn pop<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, Broken> {
         let next = self.queue.next_avail();
         if next == self.available && !self.look(memory)? {
@@ -202,7 +202,7 @@ impl Virtq {
         Ok(true)
     }
 
-    /// Reads the available ring's index; whether there is anything to take.
+    /// Reads the available ring's index. Returns whether there is a chain to take.
     fn look<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
         let (next, size) = (self.queue.next_avail(), self.queue.size());
         let index = self.queue.avail_idx(memory, Ordering::Acquire);
@@ -216,8 +216,7 @@ impl Virtq {
         Ok(index != next)
     }
 
-    /// Puts back the chain that was taken last, as if it had not been; `false` if it was not the last one, or was given
-    /// back already.
+    /// Undoes the last `pop`. Returns `false` if `head` was not the last chain taken, or is already returned.
     pub fn unpop(&mut self, head: u16) -> bool {
         let is_last = self.last.take_if(|last| *last == head).is_some();
         if is_last && self.release(head).is_ok() {
@@ -227,7 +226,7 @@ impl Virtq {
         false
     }
 
-    /// Gives a chain back, with `written` bytes from the beginning of its writable part.
+    /// Returns a chain, with `written` bytes from the start of its writable part.
     ///
     /// # Errors
     /// [`Broken::NotInFlight`] if the device doesn't have it; [`Broken::Memory`].
@@ -255,8 +254,8 @@ impl Virtq {
         Ok(())
     }
 
-    /// Whether the driver wants an interrupt for what was given back since the last time that this was asked. Ask once
-    /// after a batch, and then raise it.
+    /// Whether the driver wants an interrupt for the chains returned since the last call. Call it once after a batch,
+    /// and then raise the interrupt.
     ///
     /// # Errors
     /// [`Broken::Memory`].
@@ -269,12 +268,12 @@ impl Virtq {
             let needs = self.queue.needs_notification(memory);
             return needs.map_err(|_| Broken::Memory { address });
         }
-        // The used index is to be seen before the flags are read (2.7.7.2).
+        // The used index must be visible before the flags are read (2.7.7.2).
         fence(Ordering::SeqCst);
         Ok(load(memory, address)? & NO_INTERRUPT == 0)
     }
 
-    /// Asks the driver to notify of the next chain; whether there is one already, for which it won't.
+    /// Asks the driver to notify the next chain. Returns whether there is one already, for which it doesn't notify.
     ///
     /// # Errors
     /// [`Broken::Memory`].
@@ -285,7 +284,7 @@ impl Virtq {
             .map_err(|_| Broken::Memory { address })
     }
 
-    /// Asks the driver not to notify. It may, all the same.
+    /// Asks the driver not to notify. It may still do so.
     ///
     /// # Errors
     /// [`Broken::Memory`].
@@ -296,10 +295,10 @@ impl Virtq {
             .map_err(|_| Broken::Memory { address })
     }
 
-    /// Where it is and how far it has come.
+    /// Its parameters and position.
     ///
     /// # Errors
-    /// [`NotDrained`] while the device has chains of it.
+    /// [`NotDrained`] while the device has chains from it.
     pub fn state(&self) -> Result<QueueState, NotDrained> {
         if self.count != 0 {
             let in_flight = self.count;
@@ -318,12 +317,12 @@ impl Virtq {
     }
 }
 
-/// Where a head's mark is.
+/// The position of a head's mark.
 const fn place(head: u16) -> (usize, u64) {
     (head as usize / 64, 1 << (head % 64))
 }
 
-/// Reads two bytes that the driver may be writing.
+/// Reads two bytes that the driver may change meanwhile.
 fn load<M: GuestMemory>(memory: &M, address: u64) -> Result<u16, Broken> {
     memory
         .load(GuestAddress(address), Ordering::Relaxed)

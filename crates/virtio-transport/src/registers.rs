@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What both transports are made of: status, features, queue parameters and the copy of the configuration, as one
+//! The common part of both transports: status, features, queue parameters and the copy of the configuration, as one
 //! state machine.
 //!
-//! It knows no register's address. A transport turns accesses into calls, and hands what they ask for ([`Effect`]) to
-//! the VMM. What a driver may not do has no effect; nothing it does is an error of the host's.
+//! It knows no register addresses. A transport turns accesses into method calls, and passes their [`Effect`] to the
+//! VMM. What a driver must not do has no effect, and nothing that it does is an error of the host.
 
 mod queues;
 mod saved;
@@ -17,27 +17,27 @@ use crate::layout::{Layout, LayoutError};
 use crate::message::{Activation, Answer, Command};
 use crate::queue::QueueState;
 
-/// The driver has seen the device (virtio 1.4, 2.1).
+/// The driver has found the device (virtio 1.4, 2.1).
 pub const ACKNOWLEDGE: u8 = 1;
-/// The driver knows how to drive it.
+/// The driver supports the device.
 pub const DRIVER: u8 = 2;
 /// The driver is ready.
 pub const DRIVER_OK: u8 = 4;
-/// The driver has chosen features, and the device takes them.
+/// The driver has chosen features, and the device accepts them.
 pub const FEATURES_OK: u8 = 8;
-/// The device can't go on.
+/// The device needs a reset to continue.
 pub const NEEDS_RESET: u8 = 64;
 /// The driver has given up.
 pub const FAILED: u8 = 128;
 
-/// Each bit of the status, with the bits that come before it.
+/// Each status bit, with the bits that must precede it.
 const ORDER: [(u8, u8); 3] = [
     (DRIVER, ACKNOWLEDGE),
     (FEATURES_OK, DRIVER),
     (DRIVER_OK, FEATURES_OK),
 ];
 
-/// What an access asks of the VMM.
+/// What the VMM must do after an access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the device waits for it"]
 pub enum Effect {
@@ -45,15 +45,15 @@ pub enum Effect {
     None,
     /// Wake the device: a queue may have something.
     Kick(u16),
-    /// Carry this to the device's thread.
+    /// Pass this to the device's thread.
     Post(Command),
-    /// Carry this to the device's thread, and let the vCPU go on when the transport is settled.
+    /// Pass this to the device's thread, and hold the vCPU until the transport is settled.
     PostAndWait(Command),
-    /// Let the vCPU go on when the transport is settled.
+    /// Hold the vCPU until the transport is settled.
     Wait,
 }
 
-/// What an answer asks of the VMM.
+/// What the VMM must do after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the driver waits for it"]
 pub enum Notice {
@@ -65,20 +65,20 @@ pub enum Notice {
 
 /// Status, features, queue parameters and configuration of one device.
 ///
-/// One lock around it is enough, and is held for no longer than one call. A vCPU that has to wait
-/// ([`Effect::PostAndWait`]) does so without it.
+/// One lock around it suffices, held for one call only. A vCPU that has to wait ([`Effect::PostAndWait`]) does so
+/// without the lock.
 #[derive(Clone, Debug)]
 pub struct Registers {
     layout: Layout,
     config: Config,
-    /// What a reset clears: exchanged as a whole.
+    /// What a reset clears. It is replaced as a whole.
     guest: Guest,
-    /// How many resets there were.
+    /// The number of resets.
     epoch: u64,
-    /// The device knows of this epoch, so that a reset is its to do.
+    /// Whether the device knows of this epoch. Then a reset must be done by the device.
     touched: bool,
     resetting: bool,
-    /// How many writes to the configuration are under way.
+    /// The number of pending configuration writes.
     config_writes: u32,
 }
 
@@ -91,7 +91,7 @@ struct Config {
     is_new: bool,
 }
 
-/// What a driver told since the last reset.
+/// What a driver has set since the last reset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Guest {
     status: u8,
@@ -120,10 +120,10 @@ impl Guest {
 }
 
 impl Registers {
-    /// A device that no driver has touched. `config` is a copy of its configuration.
+    /// A device before its driver's first access. `config` is a copy of its configuration.
     ///
     /// # Errors
-    /// [`LayoutError`] if no transport can carry the device.
+    /// [`LayoutError`] if the transports don't support the device.
     pub fn new(layout: Layout, mut config: Vec<u8>) -> Result<Self, LayoutError> {
         layout.check()?;
         config.resize(layout.config_len as usize, 0);
@@ -142,27 +142,27 @@ impl Registers {
         })
     }
 
-    /// What the device is.
+    /// The device's layout.
     pub const fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// How many resets were done.
+    /// The number of completed resets.
     pub const fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Whether the device has answered all that vCPUs wait for.
+    /// Whether the device has answered everything that vCPUs wait for.
     pub const fn is_settled(&self) -> bool {
         !self.resetting && self.config_writes == 0
     }
 
-    /// The status. It stays what it was until a reset is done, which is not 0.
+    /// The status. During a reset it keeps its value, which is not 0.
     pub const fn status(&self) -> u8 {
         self.guest.status
     }
 
-    /// The driver writes the status: 0 for a reset, else with no bit less than before.
+    /// The driver writes the status: 0 for a reset, else it may only add bits.
     pub fn set_status(&mut self, value: u8) -> Effect {
         if value == 0 {
             return self.reset();
@@ -203,7 +203,7 @@ impl Registers {
         Effect::Post(Command::Reset { epoch: self.epoch })
     }
 
-    /// Begins anew, with nothing that the driver told.
+    /// Clears everything that the driver set.
     fn forget(&mut self) {
         self.guest = Guest::new(&self.layout);
         self.epoch += 1;
@@ -225,7 +225,7 @@ impl Registers {
         }
     }
 
-    /// What the driver took and set up: features, and queues at their beginning. Frozen at `DRIVER_OK`.
+    /// The accepted features, and the queues at their first position. Frozen at `DRIVER_OK`.
     pub fn parameters(&self) -> (u64, Vec<Option<QueueState>>) {
         let Activation {
             features, queues, ..
@@ -233,7 +233,7 @@ impl Registers {
         (features, queues)
     }
 
-    /// Whether status bits `set` are set and `clear` are not, and no reset is under way.
+    /// Whether the status bits `set` are set, the bits `clear` are clear, and no reset is pending.
     const fn is_at(&self, set: u8, clear: u8) -> bool {
         self.guest.status & (set | clear) == set && !self.resetting
     }
@@ -243,7 +243,7 @@ impl Registers {
         self.guest.device_features_select
     }
 
-    /// Chooses which 32 bits of the offered features are read.
+    /// Selects which 32 bits of the offered features are read.
     pub fn select_device_features(&mut self, select: u32) {
         if !self.resetting {
             self.guest.device_features_select = select;
@@ -260,7 +260,7 @@ impl Registers {
         self.guest.driver_features_select
     }
 
-    /// Chooses which 32 bits of the driver's features are written.
+    /// Selects which 32 bits of the driver's features are written.
     pub fn select_driver_features(&mut self, select: u32) {
         if !self.resetting {
             self.guest.driver_features_select = select;
@@ -272,8 +272,8 @@ impl Registers {
         word(self.guest.features, self.guest.driver_features_select)
     }
 
-    /// The driver writes 32 bits of its features, between `DRIVER` and `FEATURES_OK`. Bits above 63 are not kept: none
-    /// of them is offered.
+    /// The driver writes 32 bits of its features, between `DRIVER` and `FEATURES_OK`. Bits above 63 are dropped, since
+    /// none of them is offered.
     pub fn set_driver_features(&mut self, value: u32) {
         let select = self.guest.driver_features_select;
         if select > 1 || !self.is_at(DRIVER, FEATURES_OK | FAILED | NEEDS_RESET) {
@@ -284,7 +284,7 @@ impl Registers {
         self.guest.features = kept | u64::from(value) << shift;
     }
 
-    /// The driver notifies of a queue. Before `DRIVER_OK` it may not.
+    /// The driver notifies a queue. Ignored before `DRIVER_OK`.
     pub fn kick(&self, queue: u32) -> Effect {
         let ready = self
             .guest
@@ -292,19 +292,19 @@ impl Registers {
             .get(queue as usize)
             .is_some_and(QueueRegisters::is_ready);
         if ready && self.is_at(DRIVER_OK, FAILED | NEEDS_RESET) {
-            // Fewer than 2^16 queues exist.
+            // Fits: there are fewer than 2^16 queues.
             return Effect::Kick(queue as u16);
         }
         Effect::None
     }
 
-    /// Changes when a driver reads from another copy of the configuration than the last time. That it counts reads and
-    /// not copies keeps its lowest eight bits, which PCI has, from being the same again between two reads (4.1.4.3.1).
+    /// Changes when a driver reads another copy of the configuration than the last time. It counts reads, not copies.
+    /// So its lowest eight bits, which PCI has, can't wrap to the same value between two reads (4.1.4.3.1).
     pub const fn generation(&self) -> u32 {
         self.config.generation
     }
 
-    /// Reads the configuration at offset `at`. Behind its end there are zeros.
+    /// Reads the configuration at offset `at`. Beyond its end there are zeros.
     pub fn read_config(&mut self, at: u64, data: &mut [u8]) {
         if std::mem::take(&mut self.config.is_new) {
             self.config.generation = self.config.generation.wrapping_add(1);
@@ -316,8 +316,8 @@ impl Registers {
         data[len..].fill(0);
     }
 
-    /// The driver writes to the configuration, at offset `at`; not before `FEATURES_OK` (3.1.1). The vCPU waits for the device, so that the driver reads
-    /// what the device made of it, and has no more than one write under way.
+    /// The driver writes to the configuration, at offset `at`. Ignored before `FEATURES_OK` (3.1.1). The vCPU waits for
+    /// the device, so that the driver then reads the result, and each vCPU has at most one pending write.
     pub fn write_config(&mut self, at: u64, data: &[u8]) -> Effect {
         let inside = at
             .checked_add(data.len() as u64)
@@ -334,14 +334,14 @@ impl Registers {
         self.config_writes += 1;
         Effect::PostAndWait(Command::SetConfig {
             epoch: self.epoch,
-            // They fit: inside of a configuration, and of eight bytes.
+            // Fits: it is inside a configuration, and at most eight bytes.
             at: at as u32,
             data: bytes,
             len: data.len() as u8,
         })
     }
 
-    /// Takes what the device's thread says.
+    /// Handles an answer of the device's thread.
     pub fn answer(&mut self, answer: &Answer) -> Notice {
         match answer {
             Answer::Reset { epoch, config } => {
@@ -373,7 +373,7 @@ impl Registers {
         }
     }
 
-    /// An interrupt for a change of the configuration, if the driver is ready for it (2.1.2).
+    /// A notice of a configuration change, if the driver is ready for it (2.1.2).
     const fn notice(&self) -> Notice {
         if self.is_at(DRIVER_OK, FAILED) {
             Notice::Config
@@ -382,7 +382,7 @@ impl Registers {
         }
     }
 
-    /// Makes this the copy that drivers read; whether it is another one.
+    /// Replaces the copy that drivers read. Returns whether it differs.
     fn publish(&mut self, config: &[u8]) -> bool {
         if config == self.config.bytes {
             return false;
@@ -395,7 +395,7 @@ impl Registers {
     }
 }
 
-/// 32 bits of 64.
+/// The `select`th 32 bits of `value`.
 const fn word(value: u64, select: u32) -> u32 {
     match select {
         0 => value as u32,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A device's end of the messages: what its thread does with it.
+//! The device's side of the messages, on its thread.
 
 use std::fmt;
 use std::io;
@@ -16,10 +16,10 @@ use crate::device::{Active, AnyDevice, Event, Interrupt, Io, Poller, RestoreErro
 use crate::message::{Activation, Answer, Command, Failure};
 use crate::queue::{NotDrained, Position, Virtq};
 
-/// Runs a device: performs commands, hands it events, and says what became of it.
+/// Runs a device: executes commands, passes it events, and reports results.
 ///
-/// It belongs to the device's thread, and has neither lock nor thread itself. Answers go into a list that the caller
-/// carries to the transport.
+/// It belongs to the device's thread; it has no lock and no thread itself. Answers are appended to a list that the
+/// caller passes to the transport.
 ///
 /// ```text
 ///   Idle --Start--> Running --pause--> Paused --resume--> Running
@@ -36,18 +36,18 @@ pub struct Worker<M> {
     /// Epochs below this one have ended.
     epoch: u64,
     paused: bool,
-    /// Events that the device wants again.
+    /// Events to repeat for the device.
     again: Vec<Event>,
 }
 
-/// What the device does.
+/// The state of the device.
 #[derive(Debug)]
 enum Phase {
     /// Nothing.
     Idle,
     /// It runs.
     Running(Activation),
-    /// It is to run on a resume.
+    /// It will run after a resume.
     Paused(Activation),
     /// It broke, and may still have requests in flight.
     Failed { drained: bool },
@@ -55,10 +55,10 @@ enum Phase {
     Draining,
 }
 
-/// What a [`Worker`] saves. Plain data that anybody may have written.
+/// The state of a [`Worker`]. Plain, untrusted data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerState {
-    /// How far each queue has come, if the device was running.
+    /// The position of each queue, if the device was running.
     pub positions: Option<Vec<Option<Position>>>,
     /// The device's state.
     pub device: Saved,
@@ -76,16 +76,16 @@ pub enum SaveError {
     /// It runs, or is being reset.
     #[error("the device is running: pause it before it is saved")]
     Running,
-    /// What it completed is not on stable storage.
+    /// Completed data can't be written to stable storage.
     #[error("the device can't bring to stable storage what it completed: {0}")]
     Flush(#[from] io::Error),
-    /// Its state is not plain data.
+    /// Its state can't be serialized.
     #[error("the device's state can't be written: {0}")]
     Form(#[from] serde_json::Error),
 }
 
 impl<M: GuestAddressSpace> Worker<M> {
-    /// Runs `device` in `memory`. It is idle.
+    /// Runs `device` with `memory`. It starts idle.
     pub fn new(device: Box<dyn AnyDevice<M>>, memory: M, interrupt: Arc<dyn Interrupt>) -> Self {
         Worker {
             device,
@@ -103,17 +103,17 @@ impl<M: GuestAddressSpace> Worker<M> {
         &*self.device
     }
 
-    /// Whether the device takes events of its queues.
+    /// Whether the device gets queue events.
     pub const fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running(_))
     }
 
-    /// Whether the device is being reset, and waits for requests in flight.
+    /// Whether the device is being reset and has requests in flight.
     pub const fn is_draining(&self) -> bool {
         matches!(self.phase, Phase::Draining)
     }
 
-    /// Does what a transport wants. Commands may come in any order.
+    /// Executes a transport's command. Commands may come in any order.
     pub fn perform(
         &mut self,
         poller: &mut dyn Poller,
@@ -152,7 +152,7 @@ impl<M: GuestAddressSpace> Worker<M> {
         }
     }
 
-    /// Hands the device an event, if it can take it: a paused or broken device gets none of its queues.
+    /// Passes the device an event, if it can take it: a paused or broken device gets no queue events.
     pub fn process(&mut self, poller: &mut dyn Poller, event: Event, answers: &mut Vec<Answer>) {
         let takes = match (&self.phase, event) {
             (Phase::Running(activation), Event::Queue(queue)) => activation.has(queue),
@@ -183,23 +183,23 @@ impl<M: GuestAddressSpace> Worker<M> {
         }
     }
 
-    /// Takes an event that the device wants again, to be handed to [`process`](Self::process) after other devices had
-    /// their turn. To be asked after each call.
+    /// Takes an event to repeat. Pass it to [`process`](Self::process) after other devices had their turn. Call this
+    /// after each call of `process`.
     pub fn again(&mut self) -> Option<Event> {
         self.again.pop()
     }
 
-    /// Gives the transport a new copy of the configuration: a VMM's code changed the device.
+    /// Sends the transport a new copy of the configuration. Call it after the VMM changed the device.
     pub fn publish(&self, answers: &mut Vec<Answer>) {
         let config = self.device.config();
         answers.push(Answer::Config { config });
     }
 
-    /// Stops the device, if it runs, for as long as it is paused: nothing of it touches guest memory then. Done twice,
-    /// it is done once.
+    /// Stops the device, if it runs, until a resume. It accesses no guest memory meanwhile. A second call has no
+    /// effect.
     ///
     /// # Errors
-    /// [`NotDrained`] if requests are in flight at `by`. The device goes on then.
+    /// [`NotDrained`] if requests are still in flight at `by`. The device continues then.
     pub fn pause(
         &mut self,
         poller: &mut dyn Poller,
@@ -228,8 +228,8 @@ impl<M: GuestAddressSpace> Worker<M> {
         Ok(())
     }
 
-    /// Lets the device go on. Each queue is looked at once and its driver interrupted once, since notifications may
-    /// have been lost with a saved machine; and the configuration is published, which may have changed since.
+    /// Resumes the device. Each queue is checked once and its driver interrupted once, since a saved machine may have
+    /// lost notifications. The configuration is published, since it may have changed.
     pub fn resume(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {
         if !std::mem::take(&mut self.paused) {
             return;
@@ -246,10 +246,10 @@ impl<M: GuestAddressSpace> Worker<M> {
         }
     }
 
-    /// The state of the device, after what it completed is on stable storage.
+    /// The device's state, after completed data was written to stable storage.
     ///
     /// # Errors
-    /// [`SaveError`]; the device stays as it is.
+    /// [`SaveError`]; the device is unchanged.
     pub fn save(&mut self) -> Result<WorkerState, SaveError> {
         let positions = match &self.phase {
             Phase::Idle | Phase::Failed { drained: true } => None,
@@ -261,11 +261,11 @@ impl<M: GuestAddressSpace> Worker<M> {
         Ok(WorkerState { positions, device })
     }
 
-    /// Takes a saved state in a device that was just made. It is paused. `activation` is what the transport makes of
+    /// Restores a saved state to a new device, which is then paused. `activation` is the transport's result for
     /// [`WorkerState::positions`]: see [`Registers::restore`](crate::registers::Registers::restore).
     ///
     /// # Errors
-    /// [`RestoreError`], after which it is as before.
+    /// [`RestoreError`]; the device is unchanged then.
     pub fn restore(
         &mut self,
         state: &WorkerState,
@@ -294,7 +294,7 @@ impl<M: GuestAddressSpace> Worker<M> {
             Ok(()) => {
                 self.phase = Phase::Running(activation);
                 self.publish(answers);
-                // A kick may have come before the start, and was dropped.
+                // A kick before the start was dropped.
                 self.kick(poller, answers);
             }
             Err(why) => {
@@ -305,7 +305,7 @@ impl<M: GuestAddressSpace> Worker<M> {
         }
     }
 
-    /// What the device starts with.
+    /// The parameters of the device's start.
     fn activate(&self, activation: &Activation) -> Result<Active<M>, Failure> {
         let memory = self.memory.memory();
         let mut queues = Vec::with_capacity(activation.queues.len());
@@ -323,9 +323,9 @@ impl<M: GuestAddressSpace> Worker<M> {
         })
     }
 
-    /// Goes on with a reset, or with what a broken device has in flight.
+    /// Continues a reset, or the requests in flight of a broken device.
     fn drain(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {
-        // A device waits until then at most: not at all.
+        // The deadline is now, so the device doesn't wait.
         let stopped = self.device.stop(&mut Io::new(poller), Instant::now());
         match (&self.phase, stopped) {
             (Phase::Draining, Ok(_)) => self.finish_reset(answers),
@@ -341,7 +341,7 @@ impl<M: GuestAddressSpace> Worker<M> {
         answers.push(Answer::Reset { epoch, config });
     }
 
-    /// The queues that run.
+    /// The numbers of the running queues.
     fn queues(&self) -> Vec<u16> {
         match &self.phase {
             Phase::Running(activation) => (0..)

@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The suite with a device of the crate's own.
+//! Runs the suite with the crate's echo device.
 
 use virtio_transport::testing::{Driver, Echo, Memory, Reply, Request, Subject};
 
-/// Requests for both queues of an echo.
+/// Requests for both queues of an echo device.
 struct Echoes;
 
 impl Echoes {

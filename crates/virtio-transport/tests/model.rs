@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The messages between vCPUs and a device's thread under every interleaving: the crate's own state machines at both
-//! ends, on loom's locks and channels. A vCPU that waits for ever is a deadlock, which loom reports.
+//! The messages between vCPUs and a device's thread under every interleaving: the crate's state machines on both sides,
+//! on loom's locks and channels. A vCPU that waits for ever is a deadlock, which loom reports.
 #![allow(clippy::unwrap_used)]
 
 use std::io;
@@ -27,7 +27,7 @@ use virtio_transport::testing::{DriverRing, Memory, memory};
 use virtio_transport::worker::Worker;
 use virtio_transport::{AnyDevice, Broken, Device};
 
-/// What vCPUs and the device's thread share.
+/// The state shared by vCPUs and the device's thread.
 struct Vmm {
     registers: Mutex<Registers>,
     settled: Condvar,
@@ -35,13 +35,13 @@ struct Vmm {
     kicked: AtomicBool,
     /// The driver has made a request available.
     offered: AtomicBool,
-    /// How many starts the device has had without a stop: it touches guest memory.
+    /// The number of starts without a stop. While above 0, the device accesses guest memory.
     running: AtomicU32,
     /// The device found the request.
     served: AtomicBool,
 }
 
-/// What comes to the device's thread.
+/// The messages to the device's thread.
 enum Mail {
     Command(Command),
     /// The eventfd is readable.
@@ -53,7 +53,7 @@ enum Mail {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Traits {
-    /// A stop has to wait for a completion.
+    /// A stop must wait for a completion.
     drains: bool,
     /// A request breaks it.
     breaks: bool,
@@ -108,7 +108,7 @@ impl Device<Memory> for Modelled {
     }
 
     fn stop(&mut self, _: &mut Io<'_>, by: Instant) -> Result<Vec<Option<QueueState>>, NotDrained> {
-        // A pause waits; a reset has no time.
+        // A pause waits; a reset doesn't.
         if self.in_flight && by <= Instant::now() {
             return Err(NotDrained { in_flight: 1 });
         }
@@ -167,7 +167,7 @@ fn serve(vmm: &Vmm, worker: &mut Worker<Memory>, mailbox: &Receiver<Mail>) {
     loop {
         let mail = mailbox.recv().unwrap();
         let mut answers = Vec::new();
-        // An event loop may see the eventfd before a message that was sent earlier.
+        // An event loop may see the eventfd before an earlier message.
         if vmm.kicked.swap(false, Ordering::SeqCst) {
             worker.process(&mut Silent, Event::Queue(0), &mut answers);
         }
@@ -182,7 +182,7 @@ fn serve(vmm: &Vmm, worker: &mut Worker<Memory>, mailbox: &Receiver<Mail>) {
             Mail::Quit => return,
         }
         deliver(vmm, &answers);
-        // The completion comes later than what it completes.
+        // A completion comes later than its request.
         let mut answers = Vec::new();
         while worker.is_draining() {
             worker.process(&mut Silent, Event::Source(0), &mut answers);
@@ -203,13 +203,13 @@ fn deliver(vmm: &Vmm, answers: &[Answer]) {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
-    /// The whole way to `DRIVER_OK`, if the status is 0.
+    /// All steps to `DRIVER_OK`, if the status is 0.
     Start,
     /// A request, and a notification.
     Request,
-    /// A write of the status that the driver waits for, and a look whether the device is quiet.
+    /// Writes the status, waits for the reset, and checks that the device is quiet.
     ResetAlone,
-    /// The same, where another vCPU may start the device anew.
+    /// The same, but another vCPU may start the device again.
     Reset,
     /// A write to the configuration.
     SetConfig,
@@ -217,7 +217,7 @@ enum Step {
     Resume,
 }
 
-/// One register access, outside of the lock carried out.
+/// One register access. Its effect is carried out without the lock.
 fn access(vmm: &Vmm, sender: &Sender<Mail>, access: impl FnOnce(&mut Registers) -> Effect) {
     let effect = access(&mut vmm.registers.lock().unwrap());
     let waits = matches!(effect, Effect::PostAndWait(_) | Effect::Wait);
@@ -226,7 +226,7 @@ fn access(vmm: &Vmm, sender: &Sender<Mail>, access: impl FnOnce(&mut Registers) 
             sender.send(Mail::Command(command)).unwrap();
         }
         Effect::Kick(_) => {
-            // A swap where a store would do: loom lets a store be overwritten by a swap that didn't read it.
+            // A swap instead of a store, since loom lets a swap overwrite a store that it didn't read.
             vmm.kicked.swap(true, Ordering::SeqCst);
             sender.send(Mail::Kick).unwrap();
         }
@@ -298,7 +298,7 @@ fn perform(vmm: &Vmm, sender: &Sender<Mail>, ring: &QueueState, step: Step) {
     }
 }
 
-/// Whether long variants are wanted; if not, says that there is one.
+/// Whether long variants are enabled. If not, says that there is one.
 fn is_long() -> bool {
     let long = std::env::var_os("MINI_VMM_TEST_LONG").is_some_and(|value| value == "1");
     if !long {
@@ -307,7 +307,7 @@ fn is_long() -> bool {
     long
 }
 
-/// A vCPU for each list of steps, against one device. At the end device and registers agree on whether it runs.
+/// One vCPU for each list of steps, with one device. At the end device and registers must agree on whether it runs.
 fn model(traits: Traits, vcpus: &'static [&'static [Step]], judge: fn(&Vmm)) {
     let memory = memory(1 << 16);
     let ring = DriverRing::new(&memory, 0x1000, 8).state();

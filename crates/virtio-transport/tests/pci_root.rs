@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The PCI transport behind a real root: `pci-root` finds the function, has its configuration space and its vectors.
-//! What a VMM writes to put the two together is [`Glue`].
+//! The PCI transport behind a real root: `pci-root` provides the function, its configuration space and its vectors.
+//! [`Glue`] is the code that a VMM writes to combine the two.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -38,7 +38,7 @@ impl Vectors for Table {
     }
 }
 
-/// The transport as a device of the root's, in one lock, with what accesses ask for.
+/// The transport as a device of the root, in one lock, with the effects of accesses.
 struct Glue {
     transport: Mutex<PciTransport>,
     effects: Mutex<VecDeque<Effect>>,
@@ -66,7 +66,7 @@ impl PciDevice for Glue {
     }
 }
 
-/// Puts a transport behind a function, and tells which capabilities are whose.
+/// Adds a transport to a function, and says which capabilities belong to it.
 fn function(transport: PciTransport, msix: &Arc<Msix>) -> (FunctionBuilder, Arc<Glue>) {
     let pci::Identity {
         vendor,
@@ -106,7 +106,7 @@ fn function(transport: PciTransport, msix: &Arc<Msix>) -> (FunctionBuilder, Arc<
     (function, Arc::new(glue))
 }
 
-/// Messages that came, by their data.
+/// The data of the received messages.
 #[derive(Default)]
 struct Messages(Mutex<Vec<u32>>);
 
@@ -116,12 +116,12 @@ impl MsiSink for Messages {
     }
 }
 
-/// A transport that is reached as a guest reaches it: at its BAR's address, by way of the root.
+/// A transport that is accessed as a guest does: at its BAR's address, through the root.
 struct RootPort {
     root: PciRoot,
     found: FoundFunction,
     glue: Arc<Glue>,
-    /// A copy of the transport's, to lend.
+    /// A copy of the transport's registers, to return a reference.
     registers: Registers,
     messages: Arc<Messages>,
 }
@@ -370,7 +370,7 @@ fn a_guest_finds_the_function() {
     assert_eq!(found.msix.unwrap().vectors, 3);
     let ids: Vec<_> = found.capabilities.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids.iter().filter(|id| **id == 9).count(), 5);
-    // Kinds in order: common, notify, ISR, device, window.
+    // The kinds in order: common, notify, ISR, device, window.
     let mut guest = Guest::new(&machine.port.root, Mechanism::Ecam);
     let ours = found.capabilities.iter().filter(|(id, _)| *id == 9);
     let kinds: Vec<u8> = ours

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Random sequences of everything that a driver can do, on both transports; and random chains against a naive walk.
+//! Random sequences of driver actions on both transports, and random chains compared to a naive implementation.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ const TABLE: u64 = 0x1_0000;
 /// A descriptor: address, length, flags, next.
 type Raw = (u64, u32, u16, u16);
 
-/// Descriptors that are likely to make up a chain.
+/// Descriptors that are likely to form a chain.
 fn descriptor() -> impl Strategy<Value = Raw> {
     let address = prop_oneof![
         6 => 0..RAM as u64,
@@ -32,7 +32,7 @@ fn descriptor() -> impl Strategy<Value = Raw> {
     let flags = prop_oneof![4 => 0..4_u16, 1 => 0..8_u16, 1 => any::<u16>()];
     let next = prop_oneof![8 => 0..9_u16, 1 => any::<u16>()];
     (address, len, flags, next).prop_map(|(address, len, flags, next)| {
-        // Other tables than the one that is known are other tests'.
+        // Other tests cover tables at other addresses.
         let is_table = flags & 4 != 0;
         let whole = if is_table {
             (TABLE, len % 129)
@@ -43,7 +43,7 @@ fn descriptor() -> impl Strategy<Value = Raw> {
     })
 }
 
-/// A chain as the standard says it: what is readable and what is writable, or `None` if it breaks a rule.
+/// A chain by the standard: its readable and writable buffers, or `None` if it breaks a rule.
 fn naive(direct: &[Raw], indirect: &[Raw], negotiated: bool) -> Option<[Vec<(u64, u32)>; 2]> {
     let (mut table, mut index, mut inside) = (direct, 0_usize, false);
     let mut parts = [Vec::new(), Vec::new()];

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Queues and chains: what a sane driver does, and each rule that another one breaks.
+//! Queues and chains: a well-behaved driver, and each rule that another one breaks.
 #![allow(clippy::unwrap_used)]
 
 use virtio_transport::chain::{Chain, ChainError, Segment};
@@ -39,14 +39,14 @@ fn buffers(readable: &[u32], writable: &[u32]) -> Buffers {
     }
 }
 
-/// What becomes of a chain from descriptor 0.
+/// The error of a chain that starts at descriptor 0.
 fn broken(memory: &Memory, ring: &mut DriverRing, queue: &mut Virtq) -> Broken {
     ring.offer(0);
     let mut chain = Chain::new();
     let broken = queue.pop(&**memory, &mut chain).unwrap_err();
     assert_eq!(queue.in_flight(), 0);
     assert!(chain.readable().is_empty() && chain.writable().is_empty());
-    // It is no less broken when one looks again.
+    // A second try gives the same error.
     assert_eq!(queue.pop(&**memory, &mut chain), Err(broken));
     broken
 }
@@ -169,7 +169,7 @@ fn a_chain_that_the_device_has_is_not_taken_again() {
     assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
     let twice = Err(Broken::InFlight { head });
     assert_eq!(queue.pop(&*memory, &mut chain), twice);
-    // Given back, it is another request.
+    // After its return it is a new request.
     queue.push(&*memory, head, 0).unwrap();
     assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
 }
@@ -206,7 +206,7 @@ fn only_the_last_chain_can_be_put_back() {
     assert_eq!(queue.in_flight(), 1);
     assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
     assert_eq!(chain.head(), heads[1]);
-    // One that was given back isn't the device's any more.
+    // A returned chain doesn't belong to the device any more.
     queue.push(&*memory, heads[1], 0).unwrap();
     assert!(!queue.unpop(heads[1]));
 }
@@ -448,11 +448,11 @@ fn interrupts_follow_the_available_flags() {
 
 #[test]
 fn interrupts_follow_the_used_event() {
-    // For each number of chains in a batch and each wish of the driver's: an interrupt if the batch passes it.
+    // For each batch size and each event index of the driver: an interrupt if the batch passes that index.
     for batch in 1..=4_u16 {
         for event in 0..8_u16 {
             let (memory, mut ring, mut queue) = queue(EVENT_IDX);
-            ring.set_no_interrupt(true); // Means nothing now.
+            ring.set_no_interrupt(true); // Ignored with EVENT_IDX.
             ring.set_used_event(event);
             let mut chain = Chain::new();
             let mut done = 0;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A driver's end of the messages: what registers ask for, and what answers do to them.
+//! The driver's side of the messages: the effects of register writes, and of answers.
 #![allow(clippy::unwrap_used)]
 
 use virtio_transport::Broken;
@@ -22,7 +22,7 @@ fn layout() -> Layout {
     }
 }
 
-/// Registers up to this status, and what the last step asks for.
+/// Registers with this status, and the effect of the last step.
 fn registers(status: u8) -> (Registers, Effect) {
     let mut registers = Registers::new(layout(), vec![1, 2]).unwrap();
     let mut effect = Effect::None;
@@ -74,7 +74,7 @@ fn a_device_that_runs_is_reset_by_a_message() {
         (Effect::Wait, false)
     );
     assert_eq!(registers.save(), None);
-    // What was said of another epoch, or is late, is nothing.
+    // Answers of another epoch, or late ones, have no effect.
     for answer in [reset(1), broken(0), broken(1)] {
         assert_eq!(registers.answer(&answer), Notice::None);
         assert_eq!(registers.status(), READY);
@@ -84,7 +84,7 @@ fn a_device_that_runs_is_reset_by_a_message() {
     let mut config = [0; 4];
     registers.read_config(0, &mut config);
     assert_eq!((config, registers.generation()), ([9; 4], 1));
-    // It is done once.
+    // It is done only once.
     for answer in [reset(0), reset(1), broken(0)] {
         assert_eq!(registers.answer(&answer), Notice::None);
         assert_eq!((registers.status(), registers.epoch()), (0, 1));

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! States that no driver can have brought about are refused, whatever else they say.
+//! States that no driver can produce are refused, whatever else they contain.
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
 use virtio_transport::testing::{Driver, Echo, MEMORY, Machine, MmioPort, PciPort, Port, memory};
 use virtio_transport::worker::WorkerState;
 
-/// The state of a machine that runs, as `[transport, device]`.
+/// The state of a running machine, as `[transport, device]`.
 fn saved<P: Port>() -> Value {
     let mut machine = machine::<P>();
     Driver::start(&mut machine, u64::MAX);
@@ -21,7 +21,7 @@ fn machine<P: Port>() -> Machine<P> {
     Machine::new(Box::new(Echo::new()), &memory(MEMORY))
 }
 
-/// What becomes of a state; the machine is as it was if that is an error.
+/// Restores a state. After an error the machine must be unchanged.
 fn restore<P: Port>(state: &Value) -> Result<(), String> {
     let state: (P::State, WorkerState) = serde_json::from_value(state.clone()).unwrap();
     let mut machine = machine::<P>();
@@ -84,7 +84,7 @@ fn both<P: Port>() {
     for (place, value, wanted) in cases {
         let mut state = good.clone();
         *state.pointer_mut(place).unwrap() = value.clone();
-        // A device's own refusal comes when the transport has taken its part.
+        // The device refuses only after the transport has accepted its part.
         let found = if wanted == KIND || wanted == KEY {
             let state: (P::State, WorkerState) = serde_json::from_value(state).unwrap();
             machine::<P>()

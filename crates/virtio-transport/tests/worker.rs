@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A device's end of the messages, with a device that does what it is told.
+//! The device's side of the messages, with a scripted device.
 #![allow(clippy::unwrap_used)]
 
 use std::io;
@@ -20,7 +20,7 @@ use virtio_transport::testing::{DriverRing, Memory, memory};
 use virtio_transport::worker::{SaveError, Worker, WorkerState};
 use virtio_transport::{Broken, Device};
 
-/// What a device is to do, and what was done with it.
+/// What the device should do, and what was done to it.
 #[derive(Debug, Default)]
 struct Plan {
     calls: Vec<String>,
@@ -62,7 +62,7 @@ impl Device<Memory> for Puppet {
     }
 
     fn config(&self, out: &mut Vec<u8>) {
-        // Too short: it is filled up.
+        // Too short: it is padded.
         out.push(self.plan.lock().unwrap().key);
     }
 
@@ -184,7 +184,7 @@ impl Bench {
         }
     }
 
-    /// What the device was called for since the last time.
+    /// The calls to the device since the last check.
     fn calls(&self) -> String {
         std::mem::take(&mut self.plan.lock().unwrap().calls).join(", ")
     }
@@ -306,7 +306,7 @@ fn a_reset_waits_for_what_is_in_flight() {
     assert_eq!(bench.reset(0), "");
     assert_eq!(bench.process(Event::Queue(1)), "");
     assert_eq!(bench.process(Event::Source(1)), "");
-    // What the device says of its queues is of no interest any more.
+    // After the reset, the device's error no longer matters.
     bench.plan.lock().unwrap().breaks = true;
     assert_eq!(bench.process(Event::Source(2)), "reset 0 [0, 0]");
     assert_eq!(
@@ -330,7 +330,7 @@ fn a_broken_device_gets_no_more_of_its_queues() {
     let broken = "broken 0 the guest's driver broke a rule of virtio: told to";
     assert_eq!(bench.process(Event::Queue(1)), broken);
     assert_eq!(bench.process(Event::Queue(1)), "");
-    // It completes what is in flight, and says nothing of it.
+    // It completes the requests in flight, without a report.
     assert_eq!(bench.process(Event::Source(1)), "");
     assert_eq!(bench.calls(), "Queue(1), stop, Source(1), stop");
     assert_eq!(bench.process(Event::Source(1)), "");
@@ -365,12 +365,12 @@ fn a_write_to_the_configuration_is_answered_whenever_it_arrives() {
     assert_eq!(bench.calls(), "set 1 [7, 8, 9]");
     assert_eq!(bench.reset(0), "reset 0 [0, 0]");
     bench.calls();
-    // Its epoch has ended: the device doesn't hear of it, but a vCPU may wait.
+    // Its epoch has ended: the device isn't told, but a vCPU may wait.
     assert_eq!(
         (bench.perform(set(0, 1, 3)).as_str(), bench.calls().as_str()),
         ("set [0, 0]", "")
     );
-    // So long can none be.
+    // No write has this length.
     assert_eq!(
         (bench.perform(set(1, 0, 9)).as_str(), bench.calls().as_str()),
         ("set [0, 0]", "")

@@ -11,7 +11,7 @@ use super::PciTransport;
 pub(super) const LEN: usize = 0x40;
 
 impl PciTransport {
-    /// All of it, as it is read.
+    /// All of it, as the driver reads it.
     fn common(&self) -> [u8; LEN] {
         let registers = &self.registers;
         let selected = registers.queue_select();
@@ -24,12 +24,12 @@ impl PciTransport {
         put(0x08, &registers.driver_features_select().to_le_bytes());
         put(0x0c, &registers.driver_features().to_le_bytes());
         put(0x10, &self.interrupt.get(None).to_le_bytes());
-        // It fits: there are 1,024 queues at most.
+        // Fits: there are at most 1,024 queues.
         put(
             0x12,
             &(registers.layout().queues.len() as u16).to_le_bytes(),
         );
-        // The generation has eight bits here.
+        // Here the generation has eight bits.
         put(0x14, &[registers.status(), registers.generation() as u8]);
         put(0x16, &(selected as u16).to_le_bytes());
         put(0x18, &queue.map_or(0, |queue| queue.size()).to_le_bytes());
@@ -38,7 +38,7 @@ impl PciTransport {
             0x1c,
             &u16::from(queue.is_some_and(|queue| queue.is_ready())).to_le_bytes(),
         );
-        // A queue's notification address is that of its number.
+        // A queue's notification address follows from its number.
         put(0x1e, &queue.map_or(0, |_| selected as u16).to_le_bytes());
         put(0x20, &address(Ring::Descriptors).to_le_bytes());
         put(0x28, &address(Ring::Available).to_le_bytes());
@@ -48,7 +48,7 @@ impl PciTransport {
 
     pub(super) fn read_common(&self, at: u64, data: &mut [u8]) {
         let image = self.common();
-        // It fits: `at` is a part of the BAR.
+        // Fits: `at` is inside the BAR.
         let bytes = image.get(at as usize..).unwrap_or_default();
         let len = bytes.len().min(data.len());
         data[..len].copy_from_slice(&bytes[..len]);
@@ -74,7 +74,7 @@ impl PciTransport {
         if self.registers.epoch() != epoch {
             self.interrupt.reset();
         }
-        // The driver reads the status until it is 0 (4.1.4.3.2).
+        // The driver reads the status until it is 0 (4.1.4.3.2), so the vCPU need not wait.
         match effect {
             Effect::Wait => Effect::None,
             other => other,
@@ -88,7 +88,7 @@ impl PciTransport {
             0x16 => registers.select_queue(value.into()),
             0x18 => registers.set_queue_size(value.into()),
             0x1a => self.interrupt.set(Some(registers.queue_select()), value),
-            // A driver may not write 0 (4.1.4.3.2).
+            // A driver must not write 0 (4.1.4.3.2).
             0x1c if value == 1 => registers.enable_queue(),
             _ => {}
         }

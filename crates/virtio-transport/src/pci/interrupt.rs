@@ -13,20 +13,21 @@ use crate::device::{Interrupt, RestoreError};
 /// No vector (`VIRTIO_MSI_NO_VECTOR`).
 pub const NO_VECTOR: u16 = 0xffff;
 
-/// A queue has something.
+/// A queue has used buffers.
 const QUEUE: u8 = 1;
 /// The configuration changed.
 const CONFIG: u8 = 2;
 
 /// A function's MSI-X vectors.
 pub trait Vectors: Send + Sync {
-    /// How many there are. Constant.
+    /// Their number. Constant.
     fn count(&self) -> u16;
-    /// Sends the message of this one, or keeps it pending where it is masked. It is below [`count`](Self::count).
+    /// Sends the message of `vector`, or sets its pending bit if it is masked. `vector` is below
+    /// [`count`](Self::count).
     fn fire(&self, vector: u16);
 }
 
-/// Vectors are the driver's to change at any time, without a lock: each is an atomic.
+/// The vector numbers. The driver may change them at any time, so they are atomics instead of a lock.
 pub(super) struct PciInterrupt {
     isr: AtomicU8,
     config: AtomicU16,
@@ -34,7 +35,7 @@ pub(super) struct PciInterrupt {
     vectors: Arc<dyn Vectors>,
 }
 
-/// Vectors and interrupt status. Plain data that anybody may have written.
+/// Vector numbers and interrupt status. Plain, untrusted data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterruptState {
     /// The ISR.
@@ -65,7 +66,7 @@ impl PciInterrupt {
         }
     }
 
-    /// The ISR, which a read clears (4.1.4.5).
+    /// Reads and clears the ISR (4.1.4.5).
     pub(super) fn take_isr(&self) -> u8 {
         self.isr.swap(0, Ordering::SeqCst)
     }
@@ -83,7 +84,7 @@ impl PciInterrupt {
         vector.map_or(NO_VECTOR, |vector| vector.load(Ordering::Acquire))
     }
 
-    /// The driver sets a vector; what there is not, reads as none (4.1.5.1.2).
+    /// Sets a vector. A vector that doesn't exist reads back as [`NO_VECTOR`] (4.1.5.1.2).
     pub(super) fn set(&self, queue: Option<u32>, value: u16) {
         let is_one = value < self.vectors.count();
         if let Some(vector) = self.vector(queue) {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The function's vendor-specific capabilities, and the one that is a window to BAR 0 (virtio 1.4, 4.1.4).
+//! The function's vendor-specific capabilities. One of them is a window to BAR 0 (virtio 1.4, 4.1.4).
 
 use serde::{Deserialize, Serialize};
 
@@ -16,18 +16,18 @@ const ISR_CFG: u8 = 3;
 const DEVICE_CFG: u8 = 4;
 const PCI_CFG: u8 = 5;
 
-/// The window's length in bytes, with the two that all capabilities begin with.
+/// The window's length in bytes, including ID and next pointer.
 const WINDOW: u8 = 20;
-/// Where its data is.
+/// The offset of its data.
 const DATA: u8 = 16;
 
 /// A capability with the ID 9, vendor-specific.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Capability {
-    /// Its bytes behind ID and next pointer, which never change.
+    /// The constant bytes after ID and next pointer.
     Fixed(Vec<u8>),
-    /// So many bytes behind ID and next pointer, which are read and written by
-    /// [`PciTransport::read_window`](super::PciTransport::read_window) and
+    /// The number of bytes after ID and next pointer. They are read with
+    /// [`PciTransport::read_window`](super::PciTransport::read_window) and written with
     /// [`write_window`](super::PciTransport::write_window).
     Live(u8),
 }
@@ -35,7 +35,7 @@ pub enum Capability {
 /// Bytes 2 to 15 of a capability in BAR 0.
 fn body(len: u8, kind: u8, offset: u64, length: u32) -> Vec<u8> {
     let mut body = vec![len, kind, 0, 0, 0, 0];
-    // It fits: a part of the BAR.
+    // Fits: it is inside the BAR.
     body.extend((offset as u32).to_le_bytes());
     body.extend(length.to_le_bytes());
     body
@@ -52,7 +52,7 @@ pub(super) fn capabilities(layout: &Layout) -> Vec<Capability> {
         Capability::Fixed(body(16, ISR_CFG, ISR, 1)),
     ];
     if layout.config_len != 0 {
-        // Whole words: Linux reads no configuration that it can't map (4.1.4.6).
+        // Whole words: Linux doesn't read a configuration that it can't map (4.1.4.6).
         let len = layout.config_len.next_multiple_of(4);
         list.push(Capability::Fixed(body(16, DEVICE_CFG, DEVICE, len)));
     }
@@ -60,21 +60,21 @@ pub(super) fn capabilities(layout: &Layout) -> Vec<Capability> {
     list
 }
 
-/// The window's fields. Plain data that anybody may have written: a driver can write anything, too.
+/// The window's fields. Plain, untrusted data: a driver can write anything, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowState {
-    /// Which BAR.
+    /// The BAR.
     pub bar: u8,
-    /// The offset there, in bytes.
+    /// The offset in the BAR, in bytes.
     pub offset: u32,
-    /// How many bytes are accessed.
+    /// The number of bytes to access.
     pub length: u32,
 }
 
-/// A capability by which a driver reaches BAR 0 without mapping it.
+/// The capability through which a driver accesses BAR 0 without mapping it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Window {
-    /// BAR, offset and length, as the capability has them: bytes 4 to 15.
+    /// BAR, offset and length: bytes 4 to 15 of the capability.
     fields: [u8; 12],
 }
 
@@ -88,7 +88,7 @@ impl Window {
         }
     }
 
-    /// Fills `data` with fields; what isn't one is 0.
+    /// Fills `data` with fields, and with 0 elsewhere.
     pub(super) fn read(&self, at: u8, data: &mut [u8]) {
         let mut image = [0; WINDOW as usize];
         image[2..4].copy_from_slice(&[WINDOW, PCI_CFG]);
@@ -98,7 +98,7 @@ impl Window {
         }
     }
 
-    /// Takes what is written to BAR, offset and length.
+    /// Handles writes to BAR, offset and length.
     pub(super) fn write(&mut self, at: u8, data: &[u8]) {
         for (index, byte) in (usize::from(at)..).zip(data) {
             // Bytes 5 to 7 are an identifier and padding.
@@ -108,8 +108,8 @@ impl Window {
         }
     }
 
-    /// Where in BAR 0 an access to the window's data goes, and how many of its bytes, if it goes there: the window's
-    /// length is 1, 2 or 4, and its offset a multiple of that (4.1.4.9.2).
+    /// The target in BAR 0 of an access to the window's data, and its length. `None` unless the window's length is 1, 2
+    /// or 4, and its offset a multiple of that (4.1.4.9.2).
     pub(super) fn target(&self, at: u8, len: usize) -> Option<(u64, usize)> {
         let WindowState {
             bar,

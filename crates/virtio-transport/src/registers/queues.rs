@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The parameters of queues.
+//! The queue parameters.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::queue::{Position, QueueState};
 
 use super::{DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET, Registers};
 
-/// One queue's parameters, as its driver sees them.
+/// One queue's parameters, as set by the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueRegisters {
     pub(super) size: u16,
@@ -50,12 +50,12 @@ impl QueueRegisters {
         }
     }
 
-    /// The number of its entries: what the device offers, until the driver says less.
+    /// The queue size: what the device offers, unless the driver has chosen less.
     pub const fn size(&self) -> u16 {
         self.size
     }
 
-    /// Whether the driver has set it up.
+    /// Whether the driver has enabled it.
     pub const fn is_ready(&self) -> bool {
         self.ready
     }
@@ -69,7 +69,7 @@ impl QueueRegisters {
         }
     }
 
-    /// A queue at its beginning.
+    /// The queue with these parameters at its first position.
     pub(super) fn state(&self) -> QueueState {
         QueueState {
             size: self.size,
@@ -80,19 +80,19 @@ impl QueueRegisters {
         }
     }
 
-    /// What a device is started with, if it is ready.
+    /// The queue for the device's start, if it is enabled.
     pub(super) fn frozen(&self) -> Option<QueueState> {
         self.ready.then(|| self.state())
     }
 }
 
 impl Registers {
-    /// Which queue the driver has selected.
+    /// The number of the selected queue.
     pub const fn queue_select(&self) -> u32 {
         self.guest.queue_select
     }
 
-    /// The driver selects a queue, which need not exist.
+    /// The driver selects a queue. It may not exist.
     pub fn select_queue(&mut self, select: u32) {
         if !self.resetting {
             self.guest.queue_select = select;
@@ -118,24 +118,24 @@ impl Registers {
         self.guest.queues.get_mut(self.guest.queue_select as usize)
     }
 
-    /// The selected queue, if the driver has still to set it up.
+    /// The selected queue, if it may be written and is not enabled yet.
     fn queue_to_set_up(&mut self) -> Option<&mut QueueRegisters> {
         self.queue_in_setup().filter(|queue| !queue.ready)
     }
 
-    /// The driver chooses the size of the selected queue: a power of two, and no more than offered.
+    /// The driver sets the selected queue's size: a power of two, at most what is offered.
     pub fn set_queue_size(&mut self, size: u32) {
         let max = u32::from(self.max_queue_size());
         if let Some(queue) = self.queue_to_set_up()
             && size.is_power_of_two()
             && size <= max
         {
-            // It fits, as `max` does.
+            // Fits, as `max` does.
             queue.size = size as u16;
         }
     }
 
-    /// The driver says where a part of the selected queue is.
+    /// The driver sets half of the address of a part of the selected queue.
     pub fn set_queue_address(&mut self, ring: Ring, half: Half, value: u32) {
         let Some(queue) = self.queue_to_set_up() else {
             return;
@@ -152,14 +152,14 @@ impl Registers {
         *address = kept | u64::from(value) << shift;
     }
 
-    /// The driver has set up the selected queue. It stays as it was if it can't be one: rings that are not aligned.
+    /// The driver enables the selected queue. Ignored if its rings are misaligned.
     pub fn enable_queue(&mut self) {
         if let Some(queue) = self.queue_to_set_up() {
             queue.ready = queue.state().check().is_ok();
         }
     }
 
-    /// The driver wants to set up the selected queue anew, before `DRIVER_OK`.
+    /// The driver disables the selected queue, to set it up again before `DRIVER_OK`.
     pub fn disable_queue(&mut self) {
         if let Some(queue) = self.queue_in_setup() {
             queue.ready = false;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The saved form of a device's registers.
+//! The saved state of a device's registers.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use super::{
     Registers,
 };
 
-/// What a driver has told a device, and what it reads. Plain data that anybody may have written.
+/// What a driver has set, and what it reads. Plain, untrusted data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistersState {
     /// The status.
@@ -25,18 +25,18 @@ pub struct RegistersState {
     pub device_features_select: u32,
     /// Which 32 bits of the driver's features are written.
     pub driver_features_select: u32,
-    /// Which queue is selected.
+    /// The number of the selected queue.
     pub queue_select: u32,
     /// The queues' parameters.
     pub queues: Vec<QueueRegisters>,
-    /// The configuration as the driver last could read it.
+    /// The configuration that the driver can read.
     pub config: Vec<u8>,
     /// Its generation.
     pub generation: u32,
 }
 
 impl Registers {
-    /// The state; `None` while it isn't [settled](Self::is_settled).
+    /// The state; `None` until it is [settled](Self::is_settled).
     pub fn save(&self) -> Option<RegistersState> {
         if !self.is_settled() {
             return None;
@@ -67,11 +67,11 @@ impl Registers {
         })
     }
 
-    /// Takes a state in registers that were just made, and says what the device is to be started with, if it was
-    /// running. `positions` say how far its queues had come ([`WorkerState`](crate::worker::WorkerState)).
+    /// Restores a state to new registers. Returns what to start the device with, if it was running. `positions` are
+    /// those of its queues ([`WorkerState`](crate::worker::WorkerState)).
     ///
     /// # Errors
-    /// What no driver can have brought about with this device. Nothing has changed then.
+    /// The state is one that no driver can produce with this device. Nothing has changed then.
     pub fn restore(
         &mut self,
         state: &RegistersState,
@@ -88,20 +88,20 @@ impl Registers {
             queue_select: state.queue_select,
             queues: state.queues,
         };
-        // The device's own copy comes as it starts, and is told from this one.
+        // The device publishes its own copy when it starts. If that differs, the driver is notified.
         restored.config = Config {
             bytes: state.config,
             generation: state.generation,
             is_new: false,
         };
-        // A device that was written to and not started has to hear of a reset, too.
+        // A device that was accessed but not started must be told of a reset, too.
         restored.touched = state.status != 0;
         let activation = restored.activation_at(positions)?;
         *self = restored;
         Ok(activation)
     }
 
-    /// Whether a driver can have brought this about.
+    /// Checks that a driver can have produced this state.
     fn check(&self, state: &RegistersState) -> Result<(), RestoreError> {
         let status = state.status;
         let wrong = |what| Err(RestoreError::Value(what));
@@ -131,7 +131,7 @@ impl Registers {
         Ok(())
     }
 
-    /// What a device is to be started with whose queues had come so far.
+    /// What to start the device with, at the given positions.
     fn activation_at(
         &self,
         positions: Option<&[Option<Position>]>,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A sane driver.
+//! A well-behaved driver.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +14,18 @@ use super::machine::Machine;
 use super::port::Port;
 use super::ring::{Buffers, DriverRing};
 
-/// What a driver wants of a device.
+/// A driver's request to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Of which queue.
+    /// The queue.
     pub queue: u16,
-    /// What the device reads.
+    /// The bytes that the device reads.
     pub readable: Vec<u8>,
-    /// How many bytes it may write.
+    /// How many bytes the device may write.
     pub writable: u32,
 }
 
-/// What a device answered.
+/// A device's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// How many bytes it says that it wrote.
@@ -34,23 +34,23 @@ pub struct Reply {
     pub bytes: Vec<u8>,
 }
 
-/// A driver that keeps the rules.
+/// A driver that follows the rules.
 ///
-/// Its rings are at the beginning of guest memory, its buffers behind them.
+/// Its rings are at the start of guest memory, followed by its buffers.
 #[derive(Debug)]
 pub struct Driver {
     /// The device's queues.
     pub rings: Vec<DriverRing>,
     features: u64,
-    /// Buffers are taken from here on, around and around.
+    /// Where buffers are allocated, as a circular range.
     data: std::ops::Range<u64>,
     next: u64,
-    /// What is in flight, by queue and head: its number, and where the device writes.
+    /// The requests in flight, by queue and head: number, address and length of the writable part.
     sent: BTreeMap<(u16, u32), (u32, u64, u32)>,
     count: u32,
 }
 
-/// Splits a buffer in three, the way no driver has to.
+/// Splits a buffer into three, which is unusual but allowed.
 fn pieces(at: u64, len: u32) -> Vec<(u64, u32)> {
     let third = len / 3;
     let pieces = [
@@ -62,23 +62,23 @@ fn pieces(at: u64, len: u32) -> Vec<(u64, u32)> {
 }
 
 impl Driver {
-    /// What a writable buffer holds before the device writes.
+    /// The contents of a writable buffer before the device writes.
     pub const BLANK: u8 = 0xa5;
 
-    /// Starts a device with features of those that it offers.
+    /// Starts a device with the features of `wanted` that it offers.
     ///
     /// # Panics
-    /// If the device refuses.
+    /// If the device refuses them.
     pub fn start<P: Port>(machine: &mut Machine<P>, wanted: u64) -> Self {
         let driver = Driver::prepare(machine, wanted);
         driver.finish(machine);
         driver
     }
 
-    /// All but `DRIVER_OK`.
+    /// Does all steps except for `DRIVER_OK`.
     ///
     /// # Panics
-    /// If the device refuses.
+    /// If the device refuses the features.
     pub fn prepare<P: Port>(machine: &mut Machine<P>, wanted: u64) -> Self {
         machine.set_status(0);
         machine.pump_until(|machine| machine.port.status() == 0);
@@ -116,12 +116,12 @@ impl Driver {
         }
     }
 
-    /// Says that the driver is ready.
+    /// Sets `DRIVER_OK`.
     pub fn finish<P: Port>(&self, machine: &mut Machine<P>) {
         machine.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
-    /// The features that it took.
+    /// The features that it accepted.
     pub const fn features(&self) -> u64 {
         self.features
     }
@@ -137,8 +137,8 @@ impl Driver {
         at
     }
 
-    /// Makes a request available, without a notification; its number. Every other one is in an indirect table, if
-    /// that was negotiated.
+    /// Makes a request available without a notification, and returns its number. Every second request uses an indirect
+    /// table, if negotiated.
     ///
     /// # Panics
     /// If the queue is full or there is no memory.
@@ -180,7 +180,7 @@ impl Driver {
     /// Takes the next answer of a queue: the request's number and the reply.
     ///
     /// # Panics
-    /// If the device gives back what it doesn't have, or claims more than it may write.
+    /// If the device returns a chain that it doesn't have, or reports more bytes than it may write.
     pub fn receive<P: Port>(&mut self, machine: &Machine<P>, queue: u16) -> Option<(u32, Reply)> {
         let used = self.rings[usize::from(queue)].take()?;
         let sent = self.sent.remove(&(queue, used.head));
@@ -196,7 +196,7 @@ impl Driver {
     /// Takes the answers of all queues.
     ///
     /// # Panics
-    /// As [`receive`](Self::receive).
+    /// As for [`receive`](Self::receive).
     pub fn receive_all<P: Port>(&mut self, machine: &Machine<P>) -> Vec<(u32, Reply)> {
         let mut replies = Vec::new();
         for queue in 0..self.rings.len() as u16 {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A device that gives back what it reads: the one that the suite was written with.
+//! A device that returns what it reads. The suite was developed with it.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -17,16 +17,16 @@ use crate::device::{Active, Device, Event, Interest, Io, RestoreError, StartErro
 use crate::layout::{Layout, RING_FEATURES};
 use crate::queue::{NotDrained, QueueState};
 
-/// Bytes come back inverted.
+/// Bytes are returned inverted.
 const INVERT: u64 = 1;
-/// Bytes come back swapped in pairs; needs [`INVERT`].
+/// Bytes are returned swapped in pairs. Requires [`INVERT`].
 const SWAP: u64 = 2;
 
-/// Gives back what it reads, inverted if the driver took feature 0. What doesn't fit is left out.
+/// Returns what it reads, inverted if the driver accepted feature 0. What doesn't fit is dropped.
 ///
-/// Queue 0 is answered at once. Queue 1 is answered when a source says so, which it does one after another, so that
-/// requests are in flight in between. The configuration has six bytes: the number of requests that were answered, and a
-/// byte that the driver can write, from which it follows with which value bytes are combined.
+/// Queue 0 is answered at once. Queue 1 is answered through a source, one request per event, so that requests are in
+/// flight meanwhile. The configuration has six bytes: the number of answered requests (four bytes), a key that the
+/// driver can write, and a constant.
 pub struct Echo<M> {
     active: Option<Active<M>>,
     chain: Chain,
@@ -40,11 +40,11 @@ pub struct Echo<M> {
 pub struct EchoState {
     /// How many requests were answered since the reset.
     pub answered: u32,
-    /// What the driver wrote; 128 at most.
+    /// The byte that the driver wrote, at most 128.
     pub key: u8,
 }
 
-/// A source that can be made ready.
+/// A source that the device can make ready.
 #[derive(Debug)]
 struct Bell(UnixStream, UnixStream);
 
@@ -59,17 +59,17 @@ impl Bell {
         self.1.write_all(&[1]).expect("a socket");
     }
 
-    /// Takes one ring.
+    /// Consumes one event.
     fn take(&mut self) -> bool {
         matches!(self.0.read(&mut [0]), Ok(1))
     }
 }
 
 impl<M> Echo<M> {
-    /// An idle one.
+    /// An idle device.
     ///
     /// # Panics
-    /// If the host has no sockets.
+    /// If the host has no sockets left.
     pub fn new() -> Self {
         Echo {
             active: None,
@@ -80,7 +80,7 @@ impl<M> Echo<M> {
         }
     }
 
-    /// How many requests are in flight.
+    /// The number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.held.len()
     }
@@ -102,7 +102,7 @@ impl<M> std::fmt::Debug for Echo<M> {
     }
 }
 
-/// Answers one request; how many bytes were written.
+/// Answers one request. Returns the number of bytes written.
 fn answer<M: GuestAddressSpace>(
     active: &Active<M>,
     chain: &Chain,
@@ -132,7 +132,7 @@ fn answer<M: GuestAddressSpace>(
 }
 
 impl<M: GuestAddressSpace + Send> Echo<M> {
-    /// How many requests it takes per event.
+    /// The most requests per event.
     const BURST: usize = 16;
 
     fn finish(&mut self, queue: usize, chain: &Chain) -> Result<(), Broken> {
@@ -151,7 +151,7 @@ impl<M: GuestAddressSpace + Send> Echo<M> {
         written.map(drop)
     }
 
-    /// Takes what there is of a queue, up to a number of requests.
+    /// Takes requests from a queue, up to a limit.
     fn take(&mut self, io: &mut Io<'_>, queue: usize) -> Result<(), Broken> {
         for _ in 0..Self::BURST {
             let Some(active) = &mut self.active else {
@@ -179,7 +179,7 @@ impl<M: GuestAddressSpace + Send> Echo<M> {
         Ok(())
     }
 
-    /// Answers the request that is in flight for the shortest time: not in order.
+    /// Answers the newest request in flight, so answers are out of order.
     fn complete(&mut self) -> Result<(), Broken> {
         if !self.bell.take() {
             return Ok(());
@@ -250,7 +250,7 @@ impl<M: GuestAddressSpace + Send> Device<M> for Echo<M> {
         io: &mut Io<'_>,
         by: Instant,
     ) -> Result<Vec<Option<QueueState>>, NotDrained> {
-        // Its requests take no time; but they are not awaited if there is none.
+        // Its requests complete at once, but past the deadline it must not wait for them.
         while !self.held.is_empty() && Instant::now() < by {
             let _ = self.complete();
         }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A VMM in one thread: it carries messages between a transport and a device.
+//! A VMM in one thread: it passes messages between a transport and a device.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::worker::{Worker, WorkerState};
 use super::port::Port;
 use super::{MEMORY, Memory};
 
-/// Ends what hangs, and nothing else.
+/// A generous limit, only to end a hang.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// An event loop for one device.
@@ -31,12 +31,12 @@ pub struct TestPoller {
 }
 
 impl TestPoller {
-    /// How many sources are watched.
+    /// The number of watched sources.
     pub fn watched(&self) -> usize {
         self.watched.len()
     }
 
-    /// The sources that are ready, or get so within `wait`.
+    /// The sources that are ready, or become so within `wait`.
     fn ready(&self, wait: Duration) -> Vec<u32> {
         let flags = |interest: &Interest| {
             let mut flags = PollFlags::empty();
@@ -81,7 +81,7 @@ pub struct Machine<P> {
     pub memory: Memory,
     /// The device's event loop.
     pub poller: TestPoller,
-    /// Why the device needed resets.
+    /// The reasons of the device's failures.
     pub failures: Vec<Failure>,
     mail: VecDeque<Command>,
     kicks: BTreeSet<u16>,
@@ -89,7 +89,7 @@ pub struct Machine<P> {
 }
 
 impl<P: Port> Machine<P> {
-    /// A machine that no driver has touched.
+    /// A machine before its driver's first access.
     pub fn new(device: Box<dyn AnyDevice<Memory>>, memory: &Memory) -> Self {
         let port = P::new(device.layout(), device.config());
         let worker = Worker::new(device, memory.memory(), port.interrupt());
@@ -105,10 +105,10 @@ impl<P: Port> Machine<P> {
         }
     }
 
-    /// Does what an access asks for.
+    /// Does what an access requires.
     ///
     /// # Panics
-    /// If a vCPU waits for ever.
+    /// If a vCPU would wait for ever.
     pub fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::None => {}
@@ -136,37 +136,37 @@ impl<P: Port> Machine<P> {
         self.effect(effect);
     }
 
-    /// The driver notifies of a queue.
+    /// The driver notifies a queue.
     pub fn kick(&mut self, queue: u16) {
         let effect = self.port.kick(queue);
         self.effect(effect);
     }
 
-    /// Lets the device do what it has to do now.
+    /// Lets the device do all pending work.
     ///
     /// # Panics
-    /// If that never ends: the device watches a source that it doesn't serve.
+    /// If that never ends: the device watches a source that it doesn't handle.
     pub fn pump(&mut self) {
         let rests = (0..100_000).any(|_| !self.turn(Duration::ZERO));
         assert!(rests, "the device never rests");
     }
 
-    /// Lets the device do one thing.
+    /// Lets the device handle one thing.
     pub fn step(&mut self) {
         self.turn(Duration::ZERO);
     }
 
-    /// Lets the device do what the driver's registers asked for.
+    /// Lets the device execute the pending commands.
     pub fn settle(&mut self) {
         while !self.mail.is_empty() {
             self.turn(Duration::ZERO);
         }
     }
 
-    /// All of guest memory.
+    /// The contents of guest memory.
     ///
     /// # Panics
-    /// If there is less than the suite's.
+    /// If guest memory is smaller than [`MEMORY`](super::MEMORY).
     pub fn image(&self) -> Vec<u8> {
         let mut image = vec![0; MEMORY];
         let read = self.memory.read_slice(&mut image, GuestAddress(0));
@@ -174,16 +174,16 @@ impl<P: Port> Machine<P> {
         image
     }
 
-    /// Copies all of guest memory.
+    /// Copies guest memory to `other`.
     ///
     /// # Panics
-    /// If there is less than the suite's.
+    /// If guest memory is smaller than [`MEMORY`](super::MEMORY).
     pub fn copy_memory(&self, other: &Memory) {
         let written = other.write_slice(&self.image(), GuestAddress(0));
         written.expect("guest memory");
     }
 
-    /// Lets the device go on until something holds.
+    /// Lets the device work until `holds` returns true.
     ///
     /// # Panics
     /// If that takes minutes: the device hangs.
@@ -195,7 +195,7 @@ impl<P: Port> Machine<P> {
         }
     }
 
-    /// Whether the device had anything to do.
+    /// Lets the device work. Returns whether it had anything to do.
     fn turn(&mut self, wait: Duration) -> bool {
         let mut answers = Vec::new();
         let mut did = false;
@@ -253,7 +253,7 @@ impl<P: Port> Machine<P> {
         paused
     }
 
-    /// Lets it go on.
+    /// Resumes the device.
     pub fn resume(&mut self) {
         let mut answers = Vec::new();
         self.worker.resume(&mut self.poller, &mut answers);
@@ -263,16 +263,16 @@ impl<P: Port> Machine<P> {
     /// Saves a paused machine.
     ///
     /// # Panics
-    /// If it can't be.
+    /// If that fails.
     pub fn save(&mut self) -> (P::State, WorkerState) {
         let port = self.port.save().expect("a settled transport");
         (port, self.worker.save().expect("a paused device"))
     }
 
-    /// Restores a machine that was just made. It is paused.
+    /// Restores a state to a new machine. It is paused then.
     ///
     /// # Errors
-    /// The transport's or the device's.
+    /// The error of the transport or the device.
     pub fn restore(
         &mut self,
         (port, worker): &(P::State, WorkerState),

@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! To test devices without a machine: the driver's side of queues and transports, and a suite that each device passes
-//! on each transport.
+//! Tests of devices without a machine: the driver's side of queues and transports, and a suite that each device must
+//! pass on each transport.
 //!
-//! What is in here panics where a test fails.
+//! The code here panics if a test fails.
 
 mod driver;
 mod echo;
@@ -25,13 +25,13 @@ pub use suite::Subject;
 /// Guest memory in tests.
 pub type Memory = std::sync::Arc<vm_memory::GuestMemoryMmap>;
 
-/// How much guest memory the suite's machines have, in bytes.
+/// The size of guest memory of the suite's machines, in bytes.
 pub const MEMORY: usize = 1 << 20;
 
-/// Guest memory from address 0 on, `len` bytes, with a hole behind it.
+/// Guest memory of `len` bytes from address 0 on, followed by a hole.
 ///
 /// # Panics
-/// If the host has no memory.
+/// If the host has no memory left.
 pub fn memory(len: usize) -> Memory {
     let ranges = [(vm_memory::GuestAddress(0), len)];
     let memory = vm_memory::GuestMemoryMmap::from_ranges(&ranges);

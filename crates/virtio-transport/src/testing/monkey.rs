@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A driver that does whatever its input says.
+//! A driver whose actions come from arbitrary input bytes.
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -14,10 +14,10 @@ use super::machine::Machine;
 use super::port::Port;
 use super::{MEMORY, Memory, memory};
 
-/// What a driver has set up: features, and queues.
+/// The parameters that a driver has set: features and queues.
 type Parameters = (u64, Vec<Option<QueueState>>);
 
-/// Takes bytes as long as there are any, then zeros.
+/// Returns the input bytes, then zeros.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -33,7 +33,7 @@ impl Input<'_> {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
-    /// A number that is likely to mean something.
+    /// A number that is likely to be meaningful.
     fn value(&mut self) -> u64 {
         match self.byte() % 8 {
             0 => 0,
@@ -47,7 +47,7 @@ impl Input<'_> {
     }
 }
 
-/// What has to hold, whatever a driver does.
+/// The invariants that must hold for any driver.
 struct Watch {
     epoch: u64,
     status: u8,
@@ -90,11 +90,11 @@ impl Watch {
     }
 }
 
-/// Does what `input` says with a device: registers, rings, notifications, pauses, saved states. Whatever that is, what
-/// a driver set up stays while it runs, and the device works after a reset. For property tests and fuzzers.
+/// Drives a device by `input`: registers, rings, notifications, pauses, saved states. Checks that the driver's
+/// parameters stay while it runs, and that the device works after a reset. For property tests and fuzzers.
 ///
 /// # Panics
-/// If one of these doesn't hold.
+/// If one of these checks fails.
 pub fn monkey<P: Port>(make: impl Fn() -> Box<dyn AnyDevice<Memory>>, input: &[u8]) {
     let mut machine = Machine::<P>::new(make(), &memory(MEMORY));
     let mut input = Input(input);
@@ -105,14 +105,14 @@ pub fn monkey<P: Port>(make: impl Fn() -> Box<dyn AnyDevice<Memory>>, input: &[u
     };
     while !input.0.is_empty() {
         if step(&mut machine, &mut input, &make) {
-            // Its epochs count anew.
+            // Its epochs start again.
             watch.epoch = u64::MAX;
         }
         watch.look(&mut machine);
     }
     machine.resume();
     let mut driver = Driver::start(&mut machine, u64::MAX);
-    // What came before its reset is of no interest.
+    // Ignore failures from before the reset.
     machine.failures.clear();
     machine.pump();
     assert!(machine.worker.is_running());
@@ -127,7 +127,7 @@ pub fn monkey<P: Port>(make: impl Fn() -> Box<dyn AnyDevice<Memory>>, input: &[u
     assert!(machine.worker.is_running() && machine.failures.is_empty());
 }
 
-/// Whether the machine was restored.
+/// Does one step. Returns whether the machine was restored.
 fn step<P: Port>(
     machine: &mut Machine<P>,
     input: &mut Input<'_>,
@@ -159,7 +159,7 @@ fn step<P: Port>(
         9 => machine.kick(input.byte().into()),
         10 => machine.kick(u16::from(input.byte() % 2)),
         11 => {
-            // The rings are at the beginning of memory.
+            // The rings are at the start of memory.
             let at = u64::from(input.number()) % 0x2000;
             let value = input.value();
             let written = machine.memory.write_obj(value, GuestAddress(at));

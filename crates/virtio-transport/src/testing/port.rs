@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Transports as a driver meets them: by their registers.
+//! Transports from a driver's view: through their registers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,68 +17,68 @@ use crate::pci::{COMMON, DEVICE, NOTIFY, NOTIFY_STEP, PciState, PciTransport, Ve
 use crate::queue::{Position, QueueState};
 use crate::registers::{Effect, Notice, Registers};
 
-/// Which interrupts came since the driver last looked.
+/// The interrupts since the driver's last check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// One of a queue.
+    /// For a queue.
     pub queue: bool,
-    /// One of the configuration.
+    /// For the configuration.
     pub config: bool,
 }
 
-/// A transport with a driver's accesses to it. What the driver does goes through [`read`](Self::read) and
-/// [`write`](Self::write), as exits of a vCPU do.
+/// A transport with a driver's accesses to it. The driver uses only [`read`](Self::read) and [`write`](Self::write), as
+/// a vCPU's exits do.
 pub trait Port: Sized {
-    /// What it saves.
+    /// Its saved state.
     type State: Serialize + DeserializeOwned + Clone + std::fmt::Debug + PartialEq;
 
-    /// How many bytes of registers there are.
+    /// The size of the register range, in bytes.
     const SPAN: u64;
-    /// Where the status is, and how many bytes it has.
+    /// The offset and size of the status register.
     const STATUS: (u64, usize);
-    /// Where the configuration is.
+    /// The offset of the configuration.
     const CONFIG: u64;
 
-    /// A device that no driver has touched.
+    /// A device before its driver's first access.
     ///
     /// # Panics
-    /// If the transport can't carry the device.
+    /// If the transport doesn't support the device.
     fn new(layout: Layout, config: Vec<u8>) -> Self;
     /// The driver reads registers.
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// The driver writes registers.
     fn write(&mut self, offset: u64, data: &[u8]) -> Effect;
-    /// The device says something.
+    /// Handles an answer of the device.
     fn answer(&mut self, answer: &Answer) -> Notice;
     /// Status, features and queues.
     fn registers(&self) -> &Registers;
-    /// What the device interrupts with.
+    /// The device's way to interrupt.
     fn interrupt(&self) -> Arc<dyn Interrupt>;
     /// Saves it.
     fn save(&self) -> Option<Self::State>;
     /// Restores it.
     ///
     /// # Errors
-    /// The transport's.
+    /// The transport's error.
     fn restore(
         &mut self,
         state: &Self::State,
         positions: Option<&[Option<Position>]>,
     ) -> Result<Option<Activation>, RestoreError>;
 
-    /// Interrupts since this was last asked, which are acknowledged.
+    /// Takes and acknowledges the interrupts since the last call.
     fn take_interrupts(&mut self) -> Seen;
     /// 32 bits of the offered features.
     fn device_features(&mut self, select: u32) -> u32;
     /// Writes 32 bits of the driver's features.
     fn set_driver_features(&mut self, select: u32, value: u32);
-    /// The size that is offered for a queue.
+    /// The offered size of a queue.
     fn max_queue_size(&mut self, queue: u16) -> u16;
-    /// Says how long a queue is and where, and that it is ready.
+    /// Sets a queue's size and addresses, and enables it.
     fn set_up_queue(&mut self, queue: u16, state: &QueueState);
-    /// Whether a queue is ready.
+    /// Whether a queue is enabled.
     fn is_queue_ready(&mut self, queue: u16) -> bool;
-    /// Notifies of a queue.
+    /// Notifies a queue.
     fn kick(&mut self, queue: u16) -> Effect;
     /// The configuration's generation.
     fn generation(&mut self) -> u32;
@@ -98,7 +98,7 @@ pub trait Port: Sized {
     }
 }
 
-/// Writes that set something up ask for nothing.
+/// A write that sets a parameter and has no further effect.
 fn set<P: Port>(port: &mut P, offset: u64, data: &[u8]) {
     assert_eq!(
         port.write(offset, data),
@@ -126,7 +126,7 @@ fn set_address<P: Port>(port: &mut P, offset: u64, address: u64) {
     set(port, offset + 4, &bytes[4..]);
 }
 
-/// A line that only says whether it was raised.
+/// A line that records whether it was raised.
 #[derive(Debug, Default)]
 struct Raised(AtomicBool);
 
@@ -247,7 +247,7 @@ impl Port for MmioPort {
     }
 }
 
-/// Vectors that only say whether they were fired: a bit each.
+/// Vectors that record whether they were fired, one bit each.
 #[derive(Debug)]
 struct Fired {
     count: u16,
@@ -264,7 +264,7 @@ impl Vectors for Fired {
     }
 }
 
-/// The PCI transport, of a function with up to 63 queues. Vector 0 is the configuration's, vector `n + 1` that of queue
+/// The PCI transport of a function with up to 63 queues. Vector 0 is for the configuration, vector `n + 1` for queue
 /// `n`.
 #[derive(Debug)]
 pub struct PciPort {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A driver's side of a queue.
+//! The driver's side of a queue.
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -21,32 +21,32 @@ impl Flags {
     /// The buffer is a table of descriptors.
     pub const INDIRECT: Flags = Flags(4);
 
-    /// Both.
+    /// Combines two flags.
     #[must_use]
     pub const fn and(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }
 }
 
-/// A request's buffers, as address and length: what the device reads, then what it writes.
+/// A request's buffers, as address and length: those that the device reads, then those that it writes.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
-    /// What the device reads.
+    /// The buffers that the device reads.
     pub readable: Vec<(u64, u32)>,
-    /// What the device writes.
+    /// The buffers that the device writes.
     pub writable: Vec<(u64, u32)>,
 }
 
-/// A chain that the device gave back.
+/// A chain that the device returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
     /// Its first descriptor.
     pub head: u32,
-    /// How many bytes the device wrote.
+    /// The number of bytes that the device wrote.
     pub len: u32,
 }
 
-/// The driver's side of a queue: requests as a sane driver makes them, and each field by itself for others.
+/// The driver's side of a queue: complete requests for a well-behaved driver, and single fields for others.
 #[derive(Clone, Debug)]
 pub struct DriverRing {
     memory: Memory,
@@ -57,13 +57,13 @@ pub struct DriverRing {
 }
 
 impl DriverRing {
-    /// How many bytes a queue of `size` takes.
+    /// The number of bytes of a queue with `size` entries.
     pub const fn bytes(size: u16) -> u64 {
         let size = size as u64;
         (16 * size + 6 + 2 * size + 6 + 8 * size + 4095) & !4095
     }
 
-    /// An empty queue at `base`, a multiple of 16.
+    /// An empty queue at `base`, which must be a multiple of 16.
     ///
     /// # Panics
     /// If it is not in guest memory.
@@ -89,7 +89,7 @@ impl DriverRing {
         }
     }
 
-    /// Where it is, at its beginning.
+    /// Its parameters, at the first position.
     pub const fn state(&self) -> QueueState {
         self.state
     }
@@ -111,7 +111,7 @@ impl DriverRing {
             .expect("a ring in guest memory")
     }
 
-    /// Writes a descriptor anywhere.
+    /// Writes a descriptor at any address.
     ///
     /// # Panics
     /// If it is not in guest memory.
@@ -131,7 +131,7 @@ impl DriverRing {
         self.descriptor_at(at, buffer, flags, next);
     }
 
-    /// Makes a chain available, whatever it is.
+    /// Makes a chain available, valid or not.
     ///
     /// # Panics
     /// If the ring is not in guest memory.
@@ -155,10 +155,10 @@ impl DriverRing {
         self.available
     }
 
-    /// Makes a request available, in descriptors of the queue; its head.
+    /// Makes a request available with descriptors of the queue, and returns its head.
     ///
     /// # Panics
-    /// If there are not enough free ones, or there is no buffer.
+    /// If too few descriptors are free, or `buffers` is empty.
     pub fn send(&mut self, buffers: &Buffers) -> u16 {
         let list = list(buffers);
         let at = self.free.len() - list.len();
@@ -172,10 +172,10 @@ impl DriverRing {
         indices[0]
     }
 
-    /// Makes a request available in an indirect table at `table`; its head.
+    /// Makes a request available with an indirect table at `table`, and returns its head.
     ///
     /// # Panics
-    /// If there is no free descriptor, or there is no buffer.
+    /// If no descriptor is free, or `buffers` is empty.
     pub fn send_indirect(&mut self, table: u64, buffers: &Buffers) -> u16 {
         let list = list(buffers);
         for (i, (buffer, flags)) in (0..).zip(&list) {
@@ -191,7 +191,7 @@ impl DriverRing {
         head
     }
 
-    /// Takes the next chain that the device gave back, and frees its descriptors.
+    /// Takes the next returned chain, and frees its descriptors.
     ///
     /// # Panics
     /// If the ring is not in guest memory.
@@ -223,7 +223,7 @@ impl DriverRing {
         self.get(self.state.used)
     }
 
-    /// After which entry the device wants to be notified (`VIRTIO_F_EVENT_IDX`).
+    /// The entry after which the device wants a notification (`VIRTIO_F_EVENT_IDX`).
     ///
     /// # Panics
     /// If the ring is not in guest memory.
@@ -231,7 +231,7 @@ impl DriverRing {
         self.get(self.state.used + 4 + 8 * u64::from(self.state.size))
     }
 
-    /// Says after which entry the driver wants an interrupt (`VIRTIO_F_EVENT_IDX`).
+    /// Sets the entry after which the driver wants an interrupt (`VIRTIO_F_EVENT_IDX`).
     ///
     /// # Panics
     /// If the ring is not in guest memory.
@@ -242,7 +242,7 @@ impl DriverRing {
         );
     }
 
-    /// Whether the driver wants no interrupts, as the flags of the available ring say.
+    /// Sets the flag of the available ring that disables interrupts.
     ///
     /// # Panics
     /// If the ring is not in guest memory.

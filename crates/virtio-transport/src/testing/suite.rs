@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One suite that each device passes on each transport.
+//! A test suite that each device must pass on each transport.
 //!
-//! [`device_suite!`](crate::device_suite) makes a test of each function in here. A device is a [`Subject`]: how it is
-//! made, requests that it answers, and whether an answer is right.
+//! [`device_suite!`](crate::device_suite) makes a test of each function here. A [`Subject`] describes a device: how to
+//! create it, requests for it, and a check of its answers.
 
 mod hostile;
 mod registers;
@@ -26,36 +26,36 @@ use super::machine::Machine;
 use super::port::Port;
 use super::{MEMORY, Memory, memory};
 
-/// A device and what is known of it.
+/// A device and its properties.
 pub trait Subject {
     /// The device.
     type Device: Device<Memory> + 'static;
 
-    /// Makes one. All that are made are the same, and what they stand on (a file, a socket) too: a state that was saved by
-    /// one is restored by another.
+    /// Creates a device. All devices must be the same, with the same backend (a file, a socket): one device's saved
+    /// state is restored to another.
     fn device(&self) -> Self::Device;
 
-    /// A request that it answers: number `n` of many.
+    /// Request number `n`.
     fn request(&self, n: u32) -> Request;
 
-    /// Whether this answers request number `n`, of a driver that took these features. Requests may be answered in
-    /// any order.
+    /// Checks the answer to request number `n`, for a driver that accepted these features. Answers may come in any
+    /// order.
     ///
     /// # Panics
-    /// If it doesn't.
+    /// If the answer is wrong.
     fn check(&self, n: u32, features: u64, reply: &Reply);
 }
 
-/// A machine with the device, which no driver has touched.
+/// A machine with the device, before its driver's first access.
 fn machine<P: Port, S: Subject>(subject: &S) -> Machine<P> {
     Machine::new(Box::new(subject.device()), &memory(MEMORY))
 }
 
-/// Requests and their answers, counted.
+/// Counts requests and their answers.
 struct Traffic<'a, S> {
     subject: &'a S,
     driver: Driver,
-    /// The number of the first request of this driver's.
+    /// The number of this driver's first request.
     first: u32,
     answered: u32,
 }
@@ -82,7 +82,7 @@ impl<'a, S: Subject> Traffic<'a, S> {
         }
     }
 
-    /// Takes the answers that there are, and judges them.
+    /// Takes and checks the available answers.
     fn receive<P: Port>(&mut self, machine: &Machine<P>) {
         let features = self.driver.features();
         for (n, reply) in self.driver.receive_all(machine) {
@@ -91,7 +91,7 @@ impl<'a, S: Subject> Traffic<'a, S> {
         }
     }
 
-    /// Waits for all answers: each request has one.
+    /// Waits until each request has its answer.
     fn finish<P: Port>(&mut self, machine: &mut Machine<P>) {
         machine.pump_until(|machine| {
             self.receive(machine);
@@ -104,16 +104,16 @@ impl<'a, S: Subject> Traffic<'a, S> {
     }
 }
 
-/// A device that works: a driver starts it, and it answers.
+/// Checks that the device works: a driver starts it, and it answers.
 fn works<P: Port, S: Subject>(subject: &S, machine: &mut Machine<P>) {
     let mut traffic = Traffic::start(subject, machine, u64::MAX);
-    // What came before its reset is of no interest.
+    // Ignore failures from before the reset.
     machine.failures.clear();
     traffic.send(machine, 3);
     traffic.finish(machine);
 }
 
-/// Tests of a device on both transports: a module with the name `$name`, and [`Subject`] `$subject` in each test.
+/// Defines tests of a device on both transports, in a module named `$name`. Each test uses the [`Subject`] `$subject`.
 ///
 /// ```
 /// use virtio_transport::testing::{Echo, Memory, Reply, Request, Subject};

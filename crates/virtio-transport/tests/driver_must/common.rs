@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Rules of both transports: status, features, set-up.
+//! Rules for both transports: status, features, set-up.
 
 use virtio_transport::layout::VERSION_1;
 use virtio_transport::registers::{
@@ -67,7 +67,7 @@ pub fn a_driver_goes_on_with_a_broken_device() {
         machine.pump();
         let broken = READY | NEEDS_RESET;
         assert_eq!(machine.port.status(), broken);
-        // The broken queue's repair is nothing to it, nor is the other queue.
+        // Repairing the ring is not enough, and the other queue stays stopped, too.
         driver.rings[0].set_available(0);
         for status in [READY, broken, READY & !DRIVER_OK] {
             machine.set_status(status);
@@ -94,7 +94,7 @@ pub fn a_feature_is_accepted_that_is_not_offered() {
                 "feature {bit}"
             );
         }
-        // Above 63 there are only some that nobody offers.
+        // Bits above 63 are never offered.
         machine.port.set_driver_features(2, u32::MAX);
         works(&mut machine);
     }
@@ -117,7 +117,7 @@ pub fn a_driver_does_not_wait_for_its_reset() {
     fn test<P: Port>() {
         let (mut machine, mut driver) = started::<P>(u64::MAX);
         let before = machine.port.registers().parameters();
-        // The access alone: nobody carries the message yet.
+        // Only the access; the message is not delivered yet.
         let effect = machine.port.set_status(0);
         assert_eq!(machine.port.status(), READY);
         for status in [ACKNOWLEDGE, ACKNOWLEDGE | DRIVER, READY] {
@@ -202,7 +202,7 @@ pub fn a_ring_is_not_aligned() {
         }
     }
     on_both!(test);
-    // Nor need a ring be in memory, which the device finds when it starts.
+    // A ring need not be in memory either. The device finds that out at its start.
     fn hole<P: Port>() {
         let mut machine = Machine::<P>::new(Box::new(Echo::new()), &memory(MEMORY));
         let driver = Driver::prepare(&mut machine, u64::MAX);
@@ -235,7 +235,7 @@ pub fn a_step_is_left_out() {
             assert!(!is_live(&mut machine));
             works(&mut machine);
         }
-        // Features, and queues, before their time.
+        // Features and queues set too early.
         let mut machine = machine::<P>();
         machine.port.set_driver_features(1, 1);
         let ring = virtio_transport::testing::DriverRing::new(&machine.memory, 0, 8);
@@ -315,7 +315,7 @@ pub fn a_notification_comes_before_driver_ok() {
         assert!(driver.rings[0].take().is_none(), "nothing is served");
         driver.finish(&mut machine);
         machine.pump();
-        // The chain is found without one.
+        // The chain is found without a notification.
         assert!(driver.rings[0].take().is_some());
     }
     on_both!(test);

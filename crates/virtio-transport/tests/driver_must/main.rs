@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a driver must do and must not do, by virtio 1.4 (sections 2.1 to 2.7, 3, 4.1, 4.2), and what becomes of one that
-//! doesn't: each rule has a test that breaks it, or a reason why no device can see that it is broken.
+//! What a driver must and must not do, by virtio 1.4 (sections 2.1 to 2.7, 3, 4.1, 4.2), and what happens if it doesn't
+//! comply. Each rule has a test that breaks it, or a reason why a device can't see the violation.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -13,7 +13,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-/// The sections that have requirements of drivers.
+/// The sections with driver requirements.
 const SECTIONS: &[&str] = &[
     "2.1.1",
     "2.2.1",
@@ -49,10 +49,10 @@ const SECTIONS: &[&str] = &[
     "4.2.3.4.1",
 ];
 
-/// Rules with the tests that break them, each in its module.
+/// The rules with the tests that break them, each in its module.
 macro_rules! rules {
     ($($section:literal $rule:literal $module:ident::$test:ident;)*) => {
-        /// Sections of the rules with a test, and what they say in short.
+        /// The sections of the tested rules, with a short form of the rule.
         const BROKEN: &[(&str, &str)] = &[$(($section, $rule)),*];
 
         $(

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Rules of the MMIO transport.
+//! Rules for the MMIO transport.
 
 use virtio_transport::registers::Effect;
 use virtio_transport::testing::{Machine, MmioPort, Port};
@@ -10,16 +10,16 @@ use crate::support::{get_32, is_live, machine, prepared, serve, started};
 
 type Mmio = Machine<MmioPort>;
 
-/// Registers that are read.
+/// The readable registers.
 const READ: &[u64] = &[
     0x00, 0x04, 0x08, 0x0c, 0x10, 0x34, 0x44, 0x60, 0x70, 0xb0, 0xb4, 0xb8, 0xbc, 0xfc,
 ];
-/// Registers that are written.
+/// The writable registers.
 const WRITTEN: &[u64] = &[
     0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4,
 ];
 
-/// All that can be read.
+/// All readable registers.
 fn image(machine: &mut Mmio) -> Vec<u32> {
     (0..0x100)
         .step_by(4)
@@ -137,7 +137,7 @@ pub fn a_ready_queue_is_changed() {
         set_32(&mut machine, 0x44, value);
         assert!(machine.port.is_queue_ready(1));
     }
-    // Before DRIVER_OK it may be taken back; later it may not.
+    // Before DRIVER_OK it may be undone, but not later.
     set_32(&mut machine, 0x44, 0);
     assert!(!machine.port.is_queue_ready(1));
     driver.finish(&mut machine);

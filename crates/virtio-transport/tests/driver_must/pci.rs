@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Rules of the PCI transport.
+//! Rules for the PCI transport.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn common(machine: &mut Pci) -> Vec<u8> {
     image
 }
 
-/// Fields of the common configuration: offset, width, and whether they are written.
+/// The fields of the common configuration: offset, width, and whether they are writable.
 const FIELDS: &[(u64, usize, bool)] = &[
     (0x00, 4, true),
     (0x04, 4, false),
@@ -49,7 +49,7 @@ const FIELDS: &[(u64, usize, bool)] = &[
 pub fn a_field_is_accessed_by_another_width() {
     let (mut machine, _) = prepared::<PciPort>();
     let whole = common(&mut machine);
-    // Reads are parts of the whole, of any width at any place, and 0 behind the end.
+    // Reads can have any width and offset. They return parts of the whole, and 0 beyond the end.
     for at in 0..0x48 {
         for width in 1..=8 {
             let mut data = vec![0xcc; width];
@@ -59,7 +59,7 @@ pub fn a_field_is_accessed_by_another_width() {
             assert_eq!(data, wanted[..width], "{width} bytes at {at:#x}");
         }
     }
-    // Writes of another width, or from the middle of a field on, are nothing.
+    // Writes of another width, or inside a field, are ignored.
     for at in 0..0x48_u64 {
         for width in 1..=8 {
             let is_field = |(offset, len, _): &(u64, usize, bool)| {
@@ -78,7 +78,7 @@ pub fn a_field_is_accessed_by_another_width() {
             }
         }
     }
-    // A 64-bit address is one, also as a whole.
+    // A 64-bit address can also be written as a whole.
     machine.set_status(0);
     Driver::prepare(&mut machine, u64::MAX);
     let (mut machine, _) = at_features_ok();
@@ -136,7 +136,7 @@ pub fn a_capability_is_written() {
         assert_eq!(text, body.replace(' ', ""));
     }
     assert_eq!(fixed.len(), bodies.len());
-    // Of the window, length and kind are not written either.
+    // In the window capability, length and kind are read-only, too.
     let mut transport = transport;
     for at in 0..24 {
         for width in [1, 2, 4] {
@@ -210,7 +210,7 @@ pub fn a_queue_is_disabled() {
     serve(&mut machine, &mut driver);
 }
 
-/// Aims the window.
+/// Sets the window.
 fn aim(transport: &mut PciTransport, bar: u8, offset: u64, length: u32) {
     assert_eq!(transport.write_window(4, &[bar]), Effect::None);
     let offset = (offset as u32).to_le_bytes();
@@ -229,7 +229,7 @@ fn through(transport: &mut PciTransport, width: usize) -> Vec<u8> {
 
 pub fn a_window_is_not_aligned() {
     let mut transport = transport();
-    // The device's configuration has 0x42 at its end.
+    // The last byte of the device's configuration is 0x42.
     aim(&mut transport, 0, DEVICE + 4, 2);
     assert_eq!(through(&mut transport, 2), [0, 0x42]);
     aim(&mut transport, 0, DEVICE + 3, 2);
@@ -291,7 +291,7 @@ pub fn an_event_gets_a_vector_that_does_not_exist() {
             );
         }
     }
-    // A queue that isn't there has none.
+    // A missing queue has none.
     machine.write(COMMON + 0x16, &[2, 0]);
     machine.write(COMMON + 0x1a, &[1, 0]);
     assert_eq!(get_16(&mut machine, COMMON + 0x1a), NO_VECTOR);
@@ -309,7 +309,7 @@ pub fn an_event_gets_a_vector_that_does_not_exist() {
 
 pub fn a_notification_has_another_form() {
     let (mut machine, _) = started::<PciPort>(u64::MAX);
-    // The address says which queue: what is written, and how much, means nothing.
+    // The address selects the queue. Value and width of the write don't matter.
     for data in [&[0xff][..], &[7, 7], &[1, 2, 3, 4], &[0; 8]] {
         assert_eq!(machine.port.write(NOTIFY, data), Effect::Kick(0));
         assert_eq!(machine.port.write(NOTIFY + 4, data), Effect::Kick(1));
@@ -325,7 +325,7 @@ pub fn a_notification_has_another_form() {
     }
     assert_eq!(get_32(&mut machine, NOTIFY), 0);
     assert!(is_live(&mut machine));
-    // A device with the most queues has room for all.
+    // A device with the most queues fits.
     let layout = Layout {
         id: 1,
         features: 0,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Rules of rings and chains, on a device that runs.
+//! Rules for rings and chains, on a running device.
 
 use virtio_transport::layout::{EVENT_IDX, INDIRECT_DESC};
 use virtio_transport::testing::{Buffers, DriverRing, Flags, Machine, PciPort, Port, Request};
@@ -12,7 +12,7 @@ use crate::support::{breaks, is_live, serve, started, works};
 const DATA: u64 = 0x8_0000;
 const TABLE: u64 = 0x9_0000;
 
-/// A driver does something to ring 0, which breaks the device.
+/// Checks that a change to ring 0 breaks the device.
 fn broken_by(wanted: u64, attack: impl Fn(&mut DriverRing)) {
     let (mut machine, mut driver) = started::<PciPort>(wanted);
     attack(&mut driver.rings[0]);
@@ -66,7 +66,7 @@ pub fn an_indirect_table_is_in_another() {
 }
 
 pub fn a_chain_is_longer_than_its_queue() {
-    // Linux makes such chains, so they are taken up to a limit.
+    // Linux makes such chains, so they are accepted up to a limit.
     let (mut machine, mut driver) = started::<PciPort>(u64::MAX);
     let mut request = Buffers::default();
     request.readable.resize(65, (DATA, 1));
@@ -99,7 +99,7 @@ pub fn the_available_index_is_decremented() {
 }
 
 pub fn the_available_flags_are_neither_0_nor_1() {
-    // Only the lowest bit means something.
+    // Only the lowest bit has a meaning.
     for (flags, interrupts) in [(0xfffe, true), (0xffff, false)] {
         let (mut machine, mut driver) = started::<PciPort>(!EVENT_IDX);
         write(&machine, driver.rings[0].state().available, flags);
@@ -141,7 +141,7 @@ pub fn a_notification_is_left_out() {
     driver.send(&machine, &request);
     machine.pump();
     assert!(driver.receive(&machine, 0).is_none(), "nobody looks");
-    // The next one finds both.
+    // The next notification finds both.
     serve_second(&mut machine, &mut driver);
 }
 
@@ -153,7 +153,7 @@ fn serve_second<P: Port>(machine: &mut Machine<P>, driver: &mut virtio_transport
 }
 
 pub fn a_chain_is_made_available_twice() {
-    // Queue 1 is answered later, so that the device still has the chain.
+    // Queue 1 is answered later, so the device still has the chain.
     let (mut machine, mut driver) = started::<PciPort>(u64::MAX);
     driver.rings[1].descriptor(0, (DATA, 8), Flags::WRITE, 0);
     driver.rings[1].offer(0);
@@ -167,7 +167,7 @@ pub fn a_chain_is_made_available_twice() {
 }
 
 pub fn a_ring_is_taken_from_a_running_device() {
-    // What the device finds instead of its rings are chains as good or bad as any.
+    // The data that replaces the rings is checked like any ring.
     let (mut machine, driver) = started::<PciPort>(u64::MAX);
     let at = GuestAddress(driver.rings[0].state().descriptors);
     let bytes = vec![0xff; DriverRing::bytes(64) as usize];

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A machine with an echo, and drivers of it.
+//! A machine with an echo device, and its drivers.
 
 use virtio_transport::registers::{DRIVER_OK, NEEDS_RESET};
 use virtio_transport::testing::{Driver, Echo, MEMORY, Machine, Port, Request, memory};
@@ -9,19 +9,19 @@ use virtio_transport::testing::{Driver, Echo, MEMORY, Machine, Port, Request, me
 /// The status of a driver that is ready.
 pub const READY: u8 = 15;
 
-/// A machine that no driver has touched.
+/// A machine before its driver's first access.
 pub fn machine<P: Port>() -> Machine<P> {
     Machine::new(Box::new(Echo::new()), &memory(MEMORY))
 }
 
-/// A machine whose driver is at `FEATURES_OK`, its queues set up.
+/// A machine whose driver has set `FEATURES_OK` and set up its queues.
 pub fn prepared<P: Port>() -> (Machine<P>, Driver) {
     let mut machine = machine();
     let driver = Driver::prepare(&mut machine, u64::MAX);
     (machine, driver)
 }
 
-/// A machine that runs, by a driver that took these of the features.
+/// A running machine. Its driver accepted the offered features of `wanted`.
 pub fn started<P: Port>(wanted: u64) -> (Machine<P>, Driver) {
     let mut machine = machine();
     let driver = Driver::start(&mut machine, wanted);
@@ -29,7 +29,7 @@ pub fn started<P: Port>(wanted: u64) -> (Machine<P>, Driver) {
     (machine, driver)
 }
 
-/// Sends a request and takes its answer.
+/// Sends a request and checks its answer.
 pub fn serve<P: Port>(machine: &mut Machine<P>, driver: &mut Driver) {
     let request = Request {
         queue: 0,
@@ -44,7 +44,7 @@ pub fn serve<P: Port>(machine: &mut Machine<P>, driver: &mut Driver) {
     assert!(machine.failures.is_empty());
 }
 
-/// The device is live.
+/// Whether the device is live.
 pub fn is_live<P: Port>(machine: &mut Machine<P>) -> bool {
     machine.pump();
     let live = machine.port.status() & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK;
@@ -52,7 +52,7 @@ pub fn is_live<P: Port>(machine: &mut Machine<P>) -> bool {
     live
 }
 
-/// The device said that it needs a reset, with an interrupt; and after one it works.
+/// Checks that the device needs a reset and has interrupted for it, and that it works after one.
 pub fn breaks<P: Port>(machine: &mut Machine<P>) {
     machine.port.take_interrupts();
     machine.kick(0);
@@ -63,7 +63,7 @@ pub fn breaks<P: Port>(machine: &mut Machine<P>) {
     works(machine);
 }
 
-/// After a reset the device works.
+/// Checks that the device works after a reset.
 pub fn works<P: Port>(machine: &mut Machine<P>) {
     machine.failures.clear();
     let mut driver = Driver::start(machine, u64::MAX);

@@ -1,19 +1,19 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Rings as no driver may make them.
+//! Rings that violate the rules.
 
 use crate::registers::{DRIVER_OK, NEEDS_RESET};
 use crate::testing::{Driver, DriverRing, Flags, Port};
 
 use super::{MEMORY, Subject, machine, works};
 
-/// What is done to a ring, and whether the device has to break.
+/// A name, whether the device must report [`Broken`](crate::Broken), and the change to a ring.
 type Attack = (&'static str, bool, fn(&mut DriverRing));
 
-/// Where there is no memory.
+/// An address without memory.
 const HOLE: u64 = MEMORY as u64;
-/// Where there is, and nothing else.
+/// An address with memory that is otherwise unused.
 const DATA: u64 = HOLE - 0x1_0000;
 
 /// One chain of descriptors 0, 1, ...
@@ -29,7 +29,7 @@ const NEXT: Flags = Flags::NEXT;
 const WRITE: Flags = Flags::WRITE;
 const INDIRECT: Flags = Flags::INDIRECT;
 
-/// An indirect table at `DATA`, whose entry is the first and only one.
+/// An indirect table at `DATA` with a single entry.
 fn indirect(ring: &mut DriverRing, len: u32, entry: (u64, u32), flags: Flags) {
     ring.descriptor_at(DATA, entry, flags, 0);
     chain(ring, &[(DATA, len)], &[INDIRECT]);
@@ -111,11 +111,11 @@ const ATTACKS: &[Attack] = &[
     }),
 ];
 
-/// Whatever a driver makes of its rings, the device answers or says that it needs a reset, and works after one. No
-/// other queue's and no other machine's work is touched.
+/// Whatever a driver writes to its rings, the device answers or needs a reset, and works after one. Other queues and
+/// machines are unaffected.
 ///
 /// # Panics
-/// If it doesn't.
+/// If this doesn't hold.
 pub fn hostile_rings<P: Port, S: Subject>(subject: &S) {
     let mut machine = machine::<P, S>(subject);
     let queues = machine.worker.device().layout().queues.len();
@@ -149,7 +149,7 @@ pub fn hostile_rings<P: Port, S: Subject>(subject: &S) {
     }
 }
 
-/// Whether the device looks into this queue at all by itself: one of those that the subject has requests for.
+/// Whether the subject has requests for this queue. The device may never look at others.
 fn takes_requests<S: Subject>(subject: &S, queue: usize) -> bool {
     (0..16).any(|n| usize::from(subject.request(n).queue) == queue)
 }

@@ -1,19 +1,19 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Every register at every width.
+//! Every register with every width.
 
 use crate::testing::{Driver, Machine, Port};
 
 use super::{Subject, Traffic, machine, works};
 
-/// The widths of accesses, those that no instruction makes, too.
+/// The widths of accesses, including those that no instruction has.
 const WIDTHS: [usize; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
-/// The configuration is the same at every width, 0 behind its end, and what is written to it changes nothing else.
+/// The configuration reads the same with every width, and 0 beyond its end. Writes to it change nothing else.
 ///
 /// # Panics
-/// If it isn't.
+/// If this doesn't hold.
 pub fn configuration_at_every_width<P: Port, S: Subject>(subject: &S) {
     let mut machine = machine::<P, S>(subject);
     let whole = machine.worker.device().config();
@@ -55,8 +55,8 @@ pub fn configuration_at_every_width<P: Port, S: Subject>(subject: &S) {
     works(subject, &mut machine);
 }
 
-/// Reads and writes every register at every width, with values that are likely to hit something. Where the status is
-/// touched, the device may be reset.
+/// Reads and writes every register with every width, with values that are likely to have an effect. Unless
+/// `spare_status`, the device may be reset.
 fn touch_all<P: Port>(machine: &mut Machine<P>, spare_status: bool) {
     let (status, len) = P::STATUS;
     for offset in 0..P::SPAN {
@@ -81,13 +81,12 @@ fn touch_all<P: Port>(machine: &mut Machine<P>, spare_status: bool) {
     }
 }
 
-/// No access to any register does harm: the queues of a device that runs stay where they are, and a device that was
-/// reset works.
+/// No register access does harm: the queues of a running device stay, and a device works after its reset.
 ///
 /// # Panics
-/// If one does.
+/// If this doesn't hold.
 pub fn every_register_at_every_width<P: Port, S: Subject>(subject: &S) {
-    // Before a driver came.
+    // Before the driver's first access.
     let mut machine = machine::<P, S>(subject);
     touch_all(&mut machine, false);
     machine.pump();

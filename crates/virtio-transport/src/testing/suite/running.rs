@@ -12,7 +12,7 @@ use crate::testing::{Driver, Machine, Port};
 
 use super::{Subject, Traffic, machine, works};
 
-/// Whether the device takes these features.
+/// Whether the device accepts these features.
 fn takes<P: Port>(machine: &mut Machine<P>, features: u64) -> bool {
     machine.set_status(0);
     machine.set_status(ACKNOWLEDGE);
@@ -23,10 +23,10 @@ fn takes<P: Port>(machine: &mut Machine<P>, features: u64) -> bool {
     machine.port.status() & FEATURES_OK != 0
 }
 
-/// The device takes what it offers and what its own rules allow, and nothing else.
+/// The device accepts what it offers and its own rules allow, and nothing else.
 ///
 /// # Panics
-/// If it doesn't.
+/// If this doesn't hold.
 pub fn negotiation<P: Port, S: Subject>(subject: &S) {
     let mut machine = machine::<P, S>(subject);
     let layout = machine.worker.device().layout();
@@ -55,10 +55,10 @@ pub fn negotiation<P: Port, S: Subject>(subject: &S) {
     works(subject, &mut machine);
 }
 
-/// The device answers requests, by every way that the ring features give, and interrupts when it is asked to.
+/// The device answers requests with every ring feature, and interrupts when asked to.
 ///
 /// # Panics
-/// If it doesn't.
+/// If this doesn't hold.
 pub fn requests<P: Port, S: Subject>(subject: &S) {
     for wanted in [u64::MAX, !RING_FEATURES, !EVENT_IDX] {
         let mut machine = machine::<P, S>(subject);
@@ -66,7 +66,7 @@ pub fn requests<P: Port, S: Subject>(subject: &S) {
         machine.pump();
         for burst in [1, 2, 5, 1, 4] {
             for ring in &traffic.driver.rings {
-                // After the next one.
+                // After the next request.
                 ring.set_used_event(ring.available());
             }
             machine.port.take_interrupts();
@@ -74,7 +74,7 @@ pub fn requests<P: Port, S: Subject>(subject: &S) {
             traffic.finish(&mut machine);
             assert!(machine.port.take_interrupts().queue, "an interrupt");
         }
-        // None is wanted.
+        // No interrupt is wanted.
         let wants_none = traffic.driver.features() & EVENT_IDX == 0;
         if wants_none {
             traffic
@@ -89,10 +89,10 @@ pub fn requests<P: Port, S: Subject>(subject: &S) {
     }
 }
 
-/// Notifications of queues that don't exist, and before the driver is ready, are nothing.
+/// Notifications of missing queues, or before the driver is ready, are ignored.
 ///
 /// # Panics
-/// If they are something.
+/// If one has an effect.
 pub fn notifications_of_no_queue<P: Port, S: Subject>(subject: &S) {
     let mut machine = machine::<P, S>(subject);
     let kick = |machine: &mut Machine<P>| {
@@ -111,10 +111,10 @@ pub fn notifications_of_no_queue<P: Port, S: Subject>(subject: &S) {
     works(subject, &mut machine);
 }
 
-/// Nothing that is written while the device runs moves its queues.
+/// No write to a running device changes its queues.
 ///
 /// # Panics
-/// If it does.
+/// If one does.
 pub fn frozen_parameters<P: Port, S: Subject>(subject: &S) {
     let mut machine = machine::<P, S>(subject);
     let mut traffic = Traffic::start(subject, &mut machine, u64::MAX);
@@ -137,10 +137,10 @@ pub fn frozen_parameters<P: Port, S: Subject>(subject: &S) {
     traffic.finish(&mut machine);
 }
 
-/// A driver may begin anew at any step.
+/// A driver may reset and start again at any step.
 ///
 /// # Panics
-/// If it can't.
+/// If the device doesn't work then.
 pub fn reset_at_every_step<P: Port, S: Subject>(subject: &S) {
     let mut machine = machine::<P, S>(subject);
     let steps = [
@@ -167,7 +167,7 @@ pub fn reset_at_every_step<P: Port, S: Subject>(subject: &S) {
     assert!(!machine.port.is_queue_ready(0));
     for _ in 0..3 {
         Driver::start(&mut machine, u64::MAX);
-        // Before the device has heard of it, and after.
+        // Before and after the device has been told.
         machine.set_status(0);
         machine.pump_until(|machine| machine.port.status() == 0);
         Driver::start(&mut machine, u64::MAX);
@@ -179,10 +179,10 @@ pub fn reset_at_every_step<P: Port, S: Subject>(subject: &S) {
     works(subject, &mut machine);
 }
 
-/// A reset while requests are in flight: when it is done, the device writes nothing of what came before, and works.
+/// A reset while requests are in flight: when it is done, the device writes nothing for old requests, and works.
 ///
 /// # Panics
-/// If it does, or doesn't.
+/// If this doesn't hold.
 pub fn reset_in_mid_io<P: Port, S: Subject>(subject: &S) {
     for turns in 0..4 {
         let mut machine = machine::<P, S>(subject);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Stopped, saved, restored; and states that nobody saved.
+//! Pause, save, restore, and forged states.
 
 use serde_json::Value;
 
@@ -10,10 +10,10 @@ use crate::worker::WorkerState;
 
 use super::{MEMORY, Subject, Traffic, machine, memory, works};
 
-/// A device that is paused and goes on answers each request once, as one that isn't paused.
+/// A device that is paused and resumed answers each request once, as without a pause.
 ///
 /// # Panics
-/// If it doesn't.
+/// If this doesn't hold.
 pub fn stop_and_start<P: Port, S: Subject>(subject: &S) {
     let mut machine = machine::<P, S>(subject);
     // Nothing runs yet.
@@ -45,7 +45,7 @@ pub fn stop_and_start<P: Port, S: Subject>(subject: &S) {
         }
     }
     traffic.finish(&mut machine);
-    // A driver may also reset what is paused.
+    // A driver may also reset a paused device.
     machine.pause().expect("a device that drains");
     machine.set_status(0);
     machine.pump_until(|machine| machine.port.status() == 0);
@@ -53,12 +53,12 @@ pub fn stop_and_start<P: Port, S: Subject>(subject: &S) {
     works(subject, &mut machine);
 }
 
-/// A machine that is saved and restored as another one, by JSON and back, goes on.
+/// A machine that is saved, and restored as another one through JSON, continues.
 ///
 /// # Panics
-/// If it doesn't.
+/// If this doesn't hold.
 pub fn save_and_restore<P: Port, S: Subject>(subject: &S) {
-    // One that no driver has touched.
+    // One before its driver's first access.
     let mut first = machine::<P, S>(subject);
     first.pause().expect("an idle device");
     let mut other = again(subject, &mut first);
@@ -81,7 +81,7 @@ pub fn save_and_restore<P: Port, S: Subject>(subject: &S) {
         if round % 2 == 0 {
             running.pump();
         }
-        // What vCPUs have sent is done before they are paused.
+        // Commands from vCPUs are done before these are paused.
         running.settle();
         running.pause().expect("a device that drains");
         running = again(subject, &mut running);
@@ -93,7 +93,7 @@ pub fn save_and_restore<P: Port, S: Subject>(subject: &S) {
     }
 }
 
-/// The same machine from its saved state.
+/// A new machine from the saved state.
 fn again<P: Port, S: Subject>(subject: &S, machine: &mut Machine<P>) -> Machine<P> {
     let saved = machine.save();
     let json = serde_json::to_string(&saved).expect("a state as JSON");
@@ -107,7 +107,7 @@ fn again<P: Port, S: Subject>(subject: &S, machine: &mut Machine<P>) -> Machine<
     other
 }
 
-/// Changes one value of a state: the `nth` number, string, boolean or list. `false` if there are fewer.
+/// Replaces the `nth` number, string, boolean or list of a state. Returns `false` if there are fewer.
 fn forge(value: &mut Value, nth: &mut usize, with: &Value) -> bool {
     let is_leaf = !matches!(value, Value::Array(_) | Value::Object(_));
     if is_leaf || matches!(value, Value::Array(_)) {
@@ -124,8 +124,8 @@ fn forge(value: &mut Value, nth: &mut usize, with: &Value) -> bool {
     }
 }
 
-/// A state that somebody made up is refused, or it is one that a driver could have brought about: the device goes on,
-/// or breaks, and works after a reset.
+/// A forged state is either refused, or is one that a driver could have produced. Then the device continues or breaks,
+/// and works after a reset.
 ///
 /// # Panics
 /// If the device or its transport panics, or doesn't work afterwards.
@@ -165,7 +165,7 @@ pub fn forged_states<P: Port, S: Subject>(subject: &S) {
     assert!(refused > 0 && refused < forged, "{refused} of {forged}");
 }
 
-/// Whether the state is taken.
+/// Whether the state is accepted.
 fn survives<P: Port, S: Subject>(subject: &S, first: &Machine<P>, state: Value) -> bool {
     let Ok(state) = serde_json::from_value::<(P::State, WorkerState)>(state) else {
         return false;
