@@ -43,7 +43,7 @@ const WINDOWS: Windows = Windows {
 };
 const BAR: u64 = 0x8000;
 
-/// So many functions as virtio's are, switched on.
+/// A root with this many functions like virtio's, enabled.
 fn root(functions: usize) -> (PciRoot, Arc<Msix>) {
     let msix = || Arc::new(Msix::new(4, Arc::new(Sink)).unwrap());
     let mut builder = RootBuilder::new(WINDOWS).unwrap();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Where a function is.
+//! PCI addresses.
 
 use std::fmt;
 
@@ -49,7 +49,7 @@ impl Address {
         self.0
     }
 
-    /// Bus and device, of which it is a function.
+    /// Bus and device, without the function.
     pub(crate) const fn device_bits(self) -> u16 {
         self.0 >> 3
     }

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Base address registers: how large, how wide (PCI Local Bus Specification 3.0, section 6.2.5.1).
+//! Base address registers: size and width (PCI Local Bus Specification 3.0, section 6.2.5.1).
 
-/// Base address registers of a function.
+/// The number of a function's base address registers.
 pub const BARS: u8 = 6;
 
-/// The fewest bytes that a memory BAR has.
+/// The smallest memory BAR in bytes.
 pub const MIN_SIZE: u64 = 16;
-/// The most bytes that a 32-bit memory BAR has.
+/// The largest 32-bit memory BAR in bytes.
 pub const MAX_SIZE_32: u64 = 1 << 31;
 
 /// Bits 2 and 1 of a register: it is 64 bits wide, the upper half is in the next register.
@@ -16,11 +16,11 @@ const WIDE: u64 = 0b100;
 /// Bit 3 of a register: reads have no side effects.
 const PREFETCHABLE: u64 = 0b1000;
 
-/// A BAR that a function can't have.
+/// An invalid BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BarError {
-    /// Its size.
+    /// The size is invalid.
     #[error(
         "BAR {number} can't have {size:#x} bytes: give it a power of two, {MIN_SIZE} bytes or more, and 2 GiB at most \
          if it is 32 bits wide"
@@ -31,7 +31,7 @@ pub enum BarError {
         /// Its size.
         size: u64,
     },
-    /// Its place.
+    /// The number is invalid.
     #[error(
         "there is no place for BAR {number}: use 0 to 5, and 0 to 4 for one that is 64 bits wide"
     )]
@@ -47,7 +47,7 @@ pub enum BarError {
     },
 }
 
-/// A memory BAR. There are no I/O BARs here.
+/// A memory BAR. I/O BARs are not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bar {
     size: u64,
@@ -56,7 +56,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// So many bytes below 4 GiB: a power of two from [`MIN_SIZE`] to [`MAX_SIZE_32`].
+    /// A BAR of `size` bytes below 4 GiB: a power of two from [`MIN_SIZE`] to [`MAX_SIZE_32`].
     pub const fn memory32(size: u64) -> Self {
         Bar {
             size,
@@ -65,7 +65,7 @@ impl Bar {
         }
     }
 
-    /// So many bytes anywhere: a power of two from [`MIN_SIZE`] on. It also takes the register behind its own.
+    /// A BAR of `size` bytes at any address: a power of two from [`MIN_SIZE`] on. It also takes the next register.
     pub const fn memory64(size: u64) -> Self {
         Bar {
             size,
@@ -74,7 +74,7 @@ impl Bar {
         }
     }
 
-    /// The same BAR, marked as memory whose reads have no side effects.
+    /// The same BAR, marked as prefetchable: its reads have no side effects.
     #[must_use]
     pub const fn prefetchable(self) -> Self {
         Bar {
@@ -83,7 +83,7 @@ impl Bar {
         }
     }
 
-    /// Its bytes.
+    /// Its size in bytes.
     pub const fn size(self) -> u64 {
         self.size
     }
@@ -93,7 +93,7 @@ impl Bar {
         self.wide
     }
 
-    /// Whether there is such a BAR in register `number`.
+    /// Checks that register `number` can have such a BAR.
     pub(crate) const fn check(self, number: u8) -> Result<(), BarError> {
         let Bar { size, wide, .. } = self;
         let max = if wide { u64::MAX } else { MAX_SIZE_32 };
@@ -106,7 +106,7 @@ impl Bar {
         Ok(())
     }
 
-    /// How many bytes its registers have.
+    /// The size of its registers in bytes.
     pub(crate) const fn len(self) -> usize {
         if self.wide { 8 } else { 4 }
     }
@@ -117,7 +117,7 @@ impl Bar {
         wide | if self.prefetchable { PREFETCHABLE } else { 0 }
     }
 
-    /// The bits of its registers that a guest can change, which is how it learns the size.
+    /// The bits of its registers that a guest can change. A guest learns the size from them.
     pub(crate) const fn mask(self) -> u64 {
         !(self.size - 1)
     }

@@ -1,35 +1,35 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The registers of a hotplug controller: which slots have a new device, which ones the guest should give up, and which
-//! one it has given up.
+//! The registers of a hotplug controller: which slots have a new device, which devices the guest should give up, and
+//! which ones it has given up.
 //!
-//! These registers have the layout that Cloud Hypervisor's guests know. A slot is a device number of bus 0, and its bit is
-//! the one of that number. The controller's part of the DSDT is in `acpi` (feature `acpi`). A [`PciRoot`](crate::PciRoot)
-//! has a fixed list of functions still, so this is the guest's side only.
+//! These registers have Cloud Hypervisor's layout, which guests know. A slot is a device number of bus 0, and has the
+//! bit of that number. The controller's part of the DSDT is in `acpi` (feature `acpi`). The functions of a
+//! [`PciRoot`](crate::PciRoot) are still fixed, so this is only the guest's side.
 
 use std::sync::Mutex;
 
 use crate::function::Reply;
 use crate::sync::lock;
 
-/// Bytes of the registers.
+/// The size of the registers in bytes.
 pub const HOTPLUG_SIZE: u64 = 16;
-/// Slots with a new device; read only, and cleared by reading.
+/// Slots with a new device. Read-only; a read clears it.
 pub const UP: u64 = 0;
-/// Slots whose device the guest should give up; read only, and cleared by reading.
+/// Slots whose device the guest should give up. Read-only; a read clears it.
 pub const DOWN: u64 = 4;
-/// Slots whose device the guest has given up; write only.
+/// Slots whose device the guest has given up. Write-only.
 pub const EJECT: u64 = 8;
-/// The segment that the other registers are about. There is only segment 0.
+/// The segment that the other registers apply to. There is only segment 0.
 pub const SEGMENT: u64 = 12;
 
-/// Device numbers that may come and go: all but the host bridge's.
+/// Device numbers for hotplug: all except for the host bridge's.
 pub const SLOTS: std::ops::Range<u8> = 1..32;
 /// Their bits.
 const SLOT_BITS: u32 = !1;
 
-/// What a guest's write does.
+/// The effect of a guest's write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the guest waits for the devices to be gone"]
 pub enum Written {
@@ -37,23 +37,23 @@ pub enum Written {
     Done,
     /// The guest has given up the devices in these slots: a bit for each device number.
     Eject(u32),
-    /// Nobody claims it.
+    /// No register claims it.
     Unclaimed,
 }
 
-/// The registers as they were saved: plain data that anybody may have written.
+/// The saved registers: plain, untrusted data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HotplugState {
-    /// Slots with a new device that the guest hasn't read of.
+    /// Slots with a new device that the guest has not read yet.
     pub up: u32,
-    /// Slots that the guest hasn't read that it should give up.
+    /// Slots to give up that the guest has not read yet.
     pub down: u32,
-    /// The segment that it chose.
+    /// The segment that the guest selected.
     pub segment: u32,
 }
 
-/// The registers of a hotplug controller, [`HOTPLUG_SIZE`] bytes. They take accesses of four bytes.
+/// The registers of a hotplug controller, [`HOTPLUG_SIZE`] bytes. They accept accesses of four bytes.
 ///
 /// # Example
 /// ```
@@ -73,17 +73,17 @@ pub struct HotplugRegisters {
 }
 
 impl HotplugRegisters {
-    /// A device is new in a slot of [`SLOTS`]; others are ignored.
+    /// Announces a new device in a slot of [`SLOTS`]. Other slots are ignored.
     pub fn announce_up(&self, slot: u8) {
         lock(&self.state).up |= bit(slot);
     }
 
-    /// The guest should give up the device in a slot of [`SLOTS`]; others are ignored.
+    /// Asks the guest to give up the device in a slot of [`SLOTS`]. Other slots are ignored.
     pub fn ask_down(&self, slot: u8) {
         lock(&self.state).down |= bit(slot);
     }
 
-    /// The guest reads `data.len()` bytes at `offset`. Where nobody answers, `data` is all ones.
+    /// The guest reads `data.len()` bytes at `offset`. If no register claims it, `data` is all ones.
     pub fn read(&self, offset: u64, data: &mut [u8]) -> Reply {
         let mut state = lock(&self.state);
         let here = state.segment == 0;
@@ -124,12 +124,12 @@ impl HotplugRegisters {
         Written::Done
     }
 
-    /// All of it as plain data.
+    /// The state as plain data.
     pub fn save(&self) -> HotplugState {
         *lock(&self.state)
     }
 
-    /// Takes a state. Bits of slots that there are not are dropped.
+    /// Restores a state. Bits of slots that don't exist are dropped.
     pub fn restore(&self, state: &HotplugState) {
         let HotplugState { up, down, segment } = *state;
         *lock(&self.state) = HotplugState {

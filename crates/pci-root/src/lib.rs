@@ -3,22 +3,22 @@
 
 //! A PCI root for virtual machines: the guest's side of configuration space, BARs and MSI-X, for any VMM.
 //!
-//! A VMM builds functions, adds them to a root, and gives the root three address ranges of its bus. The root finds the
-//! function of each access, also after the guest has moved its BARs. Interrupts are messages to a trait of the VMM's. The
-//! crate starts no threads, depends on no hypervisor and prints nothing.
+//! A VMM builds functions, adds them to a root, and gives the root three address ranges on its bus. The root finds the
+//! function of each access, even after the guest has moved its BARs. Interrupts are messages to a trait that the VMM
+//! implements. The crate starts no threads, depends on no hypervisor and prints nothing.
 //!
 //! | module or type | is |
 //! |---|---|
-//! | [`PciRoot`], [`RootBuilder`], [`Windows`] | the way from an address to a function; the BARs' first addresses |
+//! | [`PciRoot`], [`RootBuilder`], [`Windows`] | finds the function of an address; assigns the BARs' first addresses |
 //! | [`Function`], [`FunctionBuilder`] | configuration space, BARs and vectors of one function, with a device behind them |
-//! | [`PciDevice`] | what a device answers |
-//! | [`Msix`], [`MsiSink`] | vectors, masks and pending bits; who delivers messages |
-//! | [`ConfigSpace`], [`Bar`], [`Capability`] | the parts of a function, to be used alone |
-//! | [`ports`] | configuration space by the ports 0xcf8 to 0xcff, for guests without ECAM |
+//! | [`PciDevice`] | the device behind a function |
+//! | [`Msix`], [`MsiSink`] | vectors, masks and pending bits; delivery of messages |
+//! | [`ConfigSpace`], [`Bar`], [`Capability`] | the parts of a function, also usable alone |
+//! | [`ports`] | configuration space through the ports 0xcf8 to 0xcff, for guests without ECAM |
 //! | [`hotplug`] | the guest's side of a hotplug controller |
-//! | `acpi` (feature `acpi`) | what the DSDT and the MCFG say of all this |
-//! | `testing` (feature `test-utils`) | the guest's half: a scan as Linux makes it |
-//! | [`RootState`] | all of it as plain data |
+//! | `acpi` (feature `acpi`) | the parts of DSDT and MCFG for a root |
+//! | `testing` (feature `test-utils`) | the guest's side: a bus scan like Linux's |
+//! | [`RootState`] | the saved state as plain data |
 //!
 //! Functions have a type 0 header with memory BARs and MSI-X. There are no I/O BARs, no INTx (Interrupt Pin is 0), no MSI,
 //! no bridges and no extended capabilities. There is no `unsafe` in this crate.

@@ -1,10 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Configuration space by ports, CONFIG_ADDRESS and CONFIG_DATA (PCI Local Bus Specification 3.0, section 3.2.2.3.2).
+//! Configuration space through ports, CONFIG_ADDRESS and CONFIG_DATA (PCI Local Bus Specification 3.0, section
+//! 3.2.2.3.2).
 //!
-//! Each access takes a guest two exits, so leave it out where the guest has ECAM. Firmware and kernels that look for
-//! nothing else need it.
+//! Each access costs a guest two exits, so leave them out if the guest uses ECAM. Some firmware and kernels support
+//! nothing else.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,14 +15,14 @@ use crate::root::PciRoot;
 
 /// The first port, CONFIG_ADDRESS.
 pub const CONFIG_PORTS: u16 = 0xcf8;
-/// How many ports there are.
+/// The number of ports.
 pub const CONFIG_PORTS_SIZE: u16 = 8;
 
 /// CONFIG_ADDRESS is 32 bits wide.
 const ADDRESS_SIZE: usize = 4;
-/// CONFIG_ADDRESS: CONFIG_DATA is configuration space.
+/// CONFIG_ADDRESS: CONFIG_DATA accesses configuration space.
 const ENABLE: u32 = 1 << 31;
-/// CONFIG_ADDRESS: the bits that there are.
+/// CONFIG_ADDRESS: the writable bits.
 const WRITABLE: u32 = 0x80ff_fffc;
 
 /// The ports 0xcf8 to 0xcff.
@@ -50,7 +51,7 @@ pub struct ConfigPorts {
 }
 
 impl ConfigPorts {
-    /// The guest reads `data.len()` bytes at a port, counted from [`CONFIG_PORTS`] on. Where nobody answers, `data` is
+    /// The guest reads `data.len()` bytes at a port, counted from [`CONFIG_PORTS`]. If no device claims it, `data` is
     /// all ones.
     pub fn read(&self, root: &PciRoot, port: u64, data: &mut [u8]) -> Reply {
         if port == 0 && data.len() == ADDRESS_SIZE {
@@ -69,7 +70,7 @@ impl ConfigPorts {
         }
     }
 
-    /// The guest writes at a port, counted from [`CONFIG_PORTS`] on. CONFIG_ADDRESS takes four bytes at once.
+    /// The guest writes at a port, counted from [`CONFIG_PORTS`]. CONFIG_ADDRESS accepts only four bytes at once.
     pub fn write(&self, root: &PciRoot, port: u64, data: &[u8]) -> Reply {
         if let (0, Ok(address)) = (port, data.try_into()) {
             self.restore(u32::from_le_bytes(address));
@@ -84,12 +85,12 @@ impl ConfigPorts {
         }
     }
 
-    /// What is in CONFIG_ADDRESS, to be saved.
+    /// The value of CONFIG_ADDRESS, to be saved.
     pub fn save(&self) -> u32 {
         self.address.load(Ordering::Relaxed)
     }
 
-    /// Puts a saved value into CONFIG_ADDRESS. Bits that there are not are dropped.
+    /// Restores CONFIG_ADDRESS. Unknown bits are dropped.
     pub fn restore(&self, address: u32) {
         self.address.store(address & WRITABLE, Ordering::Relaxed);
     }

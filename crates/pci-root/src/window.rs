@@ -1,15 +1,15 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The address ranges that a root has on the VMM's bus.
+//! The root's address ranges on the VMM's bus.
 
 use std::fmt;
 
-/// Bytes of ECAM for one bus: 32 devices of 8 functions with 4 KiB each (PCI Express Base Specification 5.0,
-/// section 7.2.2).
+/// The size of one bus in ECAM, in bytes: 32 devices of 8 functions with 4 KiB each (PCI Express Base Specification
+/// 5.0, section 7.2.2).
 pub const ECAM_BUS_SIZE: u64 = 1 << 20;
 
-/// Which of the root's ranges an access is in.
+/// One of the root's ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Window {
     /// Configuration space, as memory.
@@ -21,7 +21,7 @@ pub enum Window {
 }
 
 impl Window {
-    /// All of them. A window's index here is a number that a bus can know it by.
+    /// All of them. A bus can use a window's index here to identify it.
     pub const ALL: [Window; 3] = [Window::Ecam, Window::Low, Window::High];
 }
 
@@ -40,12 +40,12 @@ impl fmt::Display for Window {
 pub struct Span {
     /// The first address.
     pub base: u64,
-    /// How many bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
 impl Span {
-    /// So many bytes from an address on.
+    /// `size` bytes from `base` on.
     pub const fn new(base: u64, size: u64) -> Self {
         Span { base, size }
     }
@@ -66,12 +66,12 @@ impl Span {
     }
 }
 
-/// Where the root's ranges are. They stay there for the machine's life, and a guest moves BARs only within them.
+/// The root's address ranges. They are fixed for the machine's life, and BARs are decoded only within them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Windows {
     /// The address of bus 0's configuration space.
     pub ecam: u64,
-    /// How many buses there are, from 0 on: 1 to 256.
+    /// The number of buses, from 0 on: 1 to 256.
     pub buses: u16,
     /// Addresses for BARs below 4 GiB.
     pub low: Span,
@@ -79,17 +79,17 @@ pub struct Windows {
     pub high: Span,
 }
 
-/// Windows that no root can have.
+/// Why windows are invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WindowError {
-    /// The number of buses.
+    /// The number of buses is invalid.
     #[error("a root can't have {buses} buses: give it 1 to 256")]
     Buses {
-        /// How many were asked for.
+        /// The number.
         buses: u16,
     },
-    /// A window's addresses.
+    /// A window's addresses are invalid.
     #[error(
         "{window} can't have {size:#x} bytes at {base:#x}: ECAM begins at a multiple of its size rounded up to a power \
          of two, the 32-bit window ends at 4 GiB, none of the windows for BARs begins at 0, and none wraps around"
@@ -99,10 +99,10 @@ pub enum WindowError {
         window: Window,
         /// Its first address.
         base: u64,
-        /// Its bytes.
+        /// Its size in bytes.
         size: u64,
     },
-    /// Two windows.
+    /// Two windows overlap.
     #[error("{first} and {second} overlap: move one of them")]
     Overlap {
         /// One of them.
@@ -113,7 +113,7 @@ pub enum WindowError {
 }
 
 impl Windows {
-    /// Those of a function that no root has.
+    /// The windows of a function without a root.
     pub(crate) const NONE: Windows = Windows {
         ecam: 0,
         buses: 0,
@@ -135,7 +135,7 @@ impl Windows {
         self.buses.saturating_sub(1) as u8
     }
 
-    /// Whether a root can have these.
+    /// Checks that a root can have these.
     ///
     /// # Errors
     /// See [`WindowError`].
@@ -152,7 +152,7 @@ impl Windows {
                     last.is_some() && span.base.is_multiple_of(span.size.next_power_of_two())
                 }
                 Window::Low | Window::High if span.size == 0 => true,
-                // For a guest, a BAR with address 0 has none.
+                // A guest treats a BAR with address 0 as unassigned.
                 Window::Low => span.base > 0 && last.is_some_and(|last| last < 1 << 32),
                 Window::High => span.base > 0 && last.is_some(),
             };
@@ -177,7 +177,7 @@ impl Windows {
         Ok(())
     }
 
-    /// Whether a BAR with the addresses from `first` to `last` may be decoded: one window has all of them.
+    /// Whether a BAR with the addresses from `first` to `last` may be decoded: it must lie in one window.
     pub(crate) fn have_bar(&self, first: u64, last: u64) -> bool {
         self.low.contains(first, last) || self.high.contains(first, last)
     }

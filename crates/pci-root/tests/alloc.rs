@@ -25,12 +25,12 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -58,7 +58,7 @@ fn accesses_moves_and_interrupts_allocate_nothing() {
         pba: (0, 0x800),
     };
     let mut function = FunctionBuilder::new(Ids::new(1, 2, Class::OTHER)).unwrap();
-    // As many BARs as there can be.
+    // As many BARs as possible.
     for bar in 0..6 {
         function = function.bar(bar, Bar::memory32(0x1000)).unwrap();
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A guest that does what Linux does finds a root's functions, and their interrupts reach it.
+//! A guest that behaves like Linux finds a root's functions, and receives their interrupts.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +14,7 @@ use pci_root::{
     MsixPlace, PciDevice, PciRoot, Reply, RootBuilder, Span, Windows,
 };
 
-/// More than there are device numbers.
+/// More than the number of device numbers.
 const FUNCTIONS: u16 = 40;
 
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl MsiSink for Sink {
     }
 }
 
-/// Reads as its number.
+/// Reads return its number.
 struct Device(u16);
 
 impl PciDevice for Device {
@@ -53,8 +53,8 @@ struct Machine {
     functions: Vec<(Address, Arc<Msix>)>,
 }
 
-/// As virtio's are: a 64-bit BAR with the table in its first page and the pending bits in the second, capabilities
-/// behind MSI-X. Each third one has another BAR.
+/// Like virtio's: a 64-bit BAR with the table in its first page and the pending bits in the second, and capabilities
+/// after MSI-X. Every third one has another BAR.
 fn function(number: u16, sink: &Arc<Sink>) -> (Arc<Msix>, Function) {
     let msix = Msix::new(number % 5 + 1, Arc::clone(sink) as Arc<dyn MsiSink>).unwrap();
     let msix = Arc::new(msix);
@@ -213,7 +213,7 @@ fn functions_that_a_guest_moves_work() {
     let machine = machine(Span::new(1 << 39, 1 << 39), false);
     let mut guest = Guest::new(&machine.root, Mechanism::Ecam);
     let mut found = guest.scan();
-    // In the opposite order, from the windows' ends down.
+    // In the opposite order, from the windows' ends downwards.
     let (mut low, mut high) = (0xe000_0000, 1 << 40);
     for function in &mut found[1..] {
         for bar in function.bars.clone() {
@@ -250,7 +250,7 @@ fn a_saved_machine_goes_on() {
     check_works(&fresh, &mut guest, &found[1..]);
 }
 
-/// What a scan costs is what the root's defaults are chosen for.
+/// The cost of a scan, which the root's defaults are chosen for.
 #[test]
 fn a_scan_has_few_exits() {
     let scan = |enabled, mechanism| {
@@ -262,7 +262,7 @@ fn a_scan_has_few_exits() {
     let ports = ConfigPorts::default();
     let ecam = scan(false, Mechanism::Ecam);
     assert_eq!(scan(false, Mechanism::Ports(&ports)), 2 * ecam);
-    // Each function is switched off and on, the host bridge with them.
+    // Each function is disabled and enabled, including the host bridge.
     assert_eq!(
         scan(true, Mechanism::Ecam),
         ecam + 2 * u64::from(FUNCTIONS + 1)

@@ -17,8 +17,9 @@ const DSM: &str = "e5c937d0-3553-4d7a-9117-ea4d19c3434d";
 /// Function 5 of it: whether the operating system may assign resources anew (section 4.6.5).
 const KEEP_BOOT_CONFIGURATION: u8 = 5;
 
-/// The device `_SB_.PCI0`, a PCI Express root: bus numbers and windows (`_CRS`, section 6.2.2), ECAM (`_CBA`), and that
-/// the operating system keeps the addresses that BARs have (`_DSM`). There is no `_PRT`: no function has INTx.
+/// The device `_SB_.PCI0`, a PCI Express root. It has bus numbers and windows (`_CRS`, section 6.2.2) and ECAM
+/// (`_CBA`), and tells the operating system to keep the BARs' addresses (`_DSM`). There is no `_PRT`: no function has
+/// INTx.
 #[derive(Clone, Copy, Debug)]
 pub struct HostBridge {
     windows: Windows,
@@ -26,7 +27,7 @@ pub struct HostBridge {
 }
 
 impl HostBridge {
-    /// That of a root with these windows, which passed [`Windows::check`].
+    /// The bridge of a root with these windows, which must pass [`Windows::check`].
     pub fn new(windows: &Windows) -> Self {
         HostBridge {
             windows: *windows,
@@ -34,7 +35,7 @@ impl HostBridge {
         }
     }
 
-    /// The same with slots for devices that come and go. They need a [`HotplugController`](super::HotplugController).
+    /// The same with slots for hotplug. They need a [`HotplugController`](super::HotplugController).
     #[must_use]
     pub fn with_hotplug(self) -> Self {
         HostBridge {
@@ -84,7 +85,7 @@ struct Dsm;
 impl Aml for Dsm {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         let (uuid, function) = (Arg(0), Arg(2));
-        // Functions 0 and 5 are there.
+        // Functions 0 and 5 exist.
         let functions = BufferData::new(vec![1 | 1 << KEEP_BOOT_CONFIGURATION]);
         Method::new(
             "_DSM".into(),

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Devices that come and go.
+//! Hotplug.
 
 use acpi_tables::aml::{
     Acquire, And, Arg, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule,
@@ -13,7 +13,7 @@ use acpi_tables::{Aml, AmlSink};
 use super::reserved::own;
 use crate::hotplug::{HOTPLUG_SIZE, SLOTS};
 
-/// `Notify` values (section 5.6.6): look at the device; give it up.
+/// `Notify` values (section 5.6.6): check for a new device, request ejection.
 const DEVICE_CHECK: u8 = 1;
 const EJECT_REQUEST: u8 = 3;
 
@@ -25,8 +25,8 @@ pub struct HotplugController {
 }
 
 impl HotplugController {
-    /// A controller whose registers are at a guest-physical address, a multiple of [`HOTPLUG_SIZE`]; lower bits are
-    /// dropped.
+    /// A controller with registers at a guest-physical address, which must be a multiple of [`HOTPLUG_SIZE`]; lower
+    /// bits are dropped.
     pub fn new(address: u64) -> Self {
         HotplugController {
             address: address & !(HOTPLUG_SIZE - 1),
@@ -34,7 +34,7 @@ impl HotplugController {
     }
 }
 
-/// What the method of an event device does when a slot has news: it calls `_SB_.PHPR.PSCN`.
+/// The code for an event device's method: calls `_SB_.PHPR.PSCN` to handle slot events.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanSlots;
 
@@ -105,7 +105,7 @@ impl Aml for HotplugController {
     }
 }
 
-/// In the host bridge: its slots, and the method that tells them what the registers say.
+/// The host bridge's part: its slots, and the method that notifies them as the registers say.
 pub(super) struct Slots;
 
 /// A slot's name, `S001` to `S031`.
@@ -147,7 +147,7 @@ impl Aml for Slots {
     }
 }
 
-/// Bytes that are code already.
+/// Bytes of AML code.
 struct Code(Vec<u8>);
 
 impl Aml for Code {

@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What ACPI tells a guest of the root, by the `acpi_tables` crate: parts of the DSDT, and the MCFG. Section numbers are
-//! those of the ACPI specification 6.5; "firmware specification" is the PCI Firmware Specification 3.3.
+//! ACPI tables for a root, with the `acpi_tables` crate: parts of the DSDT, and the MCFG. Section numbers are those of
+//! the ACPI specification 6.5; "firmware specification" is the PCI Firmware Specification 3.3.
 //!
-//! Linux takes ECAM's address from the MCFG. Linux 6.1 believes it only if a PNP0C02 device reserves the range, where the
-//! machine has no configuration ports; Linux 6.12 is content with a reserved range in the memory map. So give a guest
-//! [`HostBridge`], [`EcamReservation`] and [`mcfg`], and reserve the range in the memory map, too.
+//! Linux takes ECAM's address from the MCFG. On a machine without configuration ports, Linux 6.1 accepts it only if a
+//! PNP0C02 device reserves the range. For Linux 6.12 a reserved range in the memory map suffices. So give a guest
+//! [`HostBridge`], [`EcamReservation`] and [`mcfg`], and also reserve the range in the memory map.
 //!
 //! ```
 //! use acpi_tables::Aml;

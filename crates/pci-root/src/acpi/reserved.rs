@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Where ECAM is.
+//! ECAM's address range.
 
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, Memory32Fixed, Name, ResourceTemplate,
@@ -11,8 +11,8 @@ use acpi_tables::{Aml, AmlSink};
 
 use crate::window::{Window, Windows};
 
-/// Addresses that a device uses itself. The descriptor for those below 4 GiB says so; the one for others can only be taken
-/// for a window that it hands on, which Linux reserves alike.
+/// Addresses that a device uses itself. The descriptor for ranges below 4 GiB expresses that. Other ranges need the
+/// descriptor for windows that a device passes on. Linux reserves both.
 pub(super) fn own(first: u64, last: u64) -> Box<dyn Aml> {
     match (u32::try_from(first), u32::try_from(last - first + 1)) {
         (Ok(base), Ok(size)) => Box::new(Memory32Fixed::new(true, base, size)),
@@ -23,7 +23,7 @@ pub(super) fn own(first: u64, last: u64) -> Box<dyn Aml> {
     }
 }
 
-/// The device `_SB_.ECAM`, a motherboard resource, which keeps the operating system from using ECAM's addresses for
+/// The device `_SB_.ECAM`, a motherboard resource. It keeps the operating system from using ECAM's addresses for
 /// something else (firmware specification, section 4.1.2). Linux checks the MCFG against it.
 #[derive(Clone, Copy, Debug)]
 pub struct EcamReservation {
@@ -32,7 +32,7 @@ pub struct EcamReservation {
 }
 
 impl EcamReservation {
-    /// That of a root with these windows.
+    /// The reservation of a root with these windows.
     pub fn new(windows: &Windows) -> Self {
         let span = windows.span(Window::Ecam);
         EcamReservation {

@@ -26,15 +26,15 @@ fn windows(buses: u16, high: Span) -> Windows {
     windows
 }
 
-/// A DSDT with all devices, and with `_SB_.NEWS` as the event device would call it.
+/// A DSDT with all devices, and `_SB_.NEWS` in the role of the event device.
 fn dsdt(windows: &Windows, hotplug: bool) -> Vec<u8> {
     let mut body = Vec::new();
     let bridge = HostBridge::new(windows);
     if hotplug {
         bridge.with_hotplug().to_aml_bytes(&mut body);
         HotplugController::new(REGISTERS).to_aml_bytes(&mut body);
-        // The registers are memory in Intel's interpreter: slot 3 is new, and slots 1 and 31 are asked for.
-        // Another segment was chosen before.
+        // In Intel's interpreter the registers are memory: slot 3 is new, and slots 1 and 31 should be ejected.
+        // Another segment was selected before.
         let [up, down, segment] =
             ["PCIU", "PCID", "PSEG"].map(|name| Path::new(&format!("\\_SB_.PHPR.{name}")));
         let news = [
@@ -68,7 +68,7 @@ fn machines() -> impl Iterator<Item = Vec<u8>> {
     all.map(|(buses, high, hotplug)| dsdt(&windows(buses, high), hotplug))
 }
 
-/// Runs a program of Intel's in `dir` and returns what it says. `None`, out loud, without it.
+/// Runs a program of Intel's in `dir` and returns its output. `None`, with a SKIP line, if it isn't installed.
 fn acpica(test: &str, dir: &FilePath, program: &str, args: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command.args(args).current_dir(dir).stdin(Stdio::null());
@@ -92,7 +92,7 @@ fn intels_compiler_takes_the_devices() {
             return;
         };
         assert!(!said.contains("rror") && !said.contains("arning"), "{said}");
-        // Without optimizations, so that names stay as they are.
+        // Without optimizations, so that names stay.
         let args = ["-we", "-oa", "-p", "again", "dsdt.dsl"];
         let said = acpica(test, dir.path(), "iasl", &args).unwrap();
         assert!(said.contains("0 Errors, 0 Warnings"), "{said}");
@@ -102,7 +102,7 @@ fn intels_compiler_takes_the_devices() {
     }
 }
 
-/// What Intel's interpreter says to commands, with the hotplug registers as plain memory.
+/// The output of Intel's interpreter for commands, with the hotplug registers as plain memory.
 fn interpret(test: &str, table: &[u8], commands: &str) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("dsdt.dat"), table).unwrap();

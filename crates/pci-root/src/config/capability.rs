@@ -3,7 +3,7 @@
 
 //! Capabilities (PCI Local Bus Specification 3.0, section 6.7).
 
-/// A capability to add: what follows its id and next pointer.
+/// A capability, without its ID and next pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
     id: u8,
@@ -25,7 +25,7 @@ impl Capability {
         }
     }
 
-    /// A capability that stores what a guest writes, as far as the bits of `writable` are set.
+    /// A capability that stores what a guest writes. Only the bits set in `writable` can change.
     ///
     /// # Panics
     /// `body` and `writable` differ in length.
@@ -40,7 +40,7 @@ impl Capability {
         }
     }
 
-    /// A capability whose `len` bytes behind id and next pointer are the device's to answer
+    /// A capability whose `len` bytes after ID and next pointer are handled by the device
     /// ([`PciDevice::read_capability`](crate::PciDevice::read_capability)).
     pub fn live(id: u8, len: u8) -> Self {
         let mut capability = Self::fixed(id, vec![0; usize::from(len)]);
@@ -53,12 +53,12 @@ impl Capability {
         self.id
     }
 
-    /// Whether the device answers for it.
+    /// Whether the device handles it.
     pub fn is_live(&self) -> bool {
         self.live
     }
 
-    /// Its bytes, with the two for id and next pointer.
+    /// Its size in bytes, including ID and next pointer.
     pub(crate) fn len(&self) -> usize {
         2 + self.body.len()
     }

@@ -9,17 +9,17 @@ pub(super) const VENDOR: usize = 0x00;
 pub(super) const COMMAND: usize = 0x04;
 /// Status, two bytes.
 pub(super) const STATUS: usize = 0x06;
-/// Revision ID, and behind it the class code.
+/// Revision ID, followed by the class code.
 const REVISION: usize = 0x08;
 const CACHE_LINE_SIZE: usize = 0x0c;
 pub(super) const HEADER_TYPE: usize = 0x0e;
-/// The first of six.
+/// The first of six BARs.
 pub(super) const BAR0: usize = 0x10;
 const SUBSYSTEM: usize = 0x2c;
 /// The pointer to the first capability.
 pub(super) const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
-/// Where capabilities begin, behind the header.
+/// Where capabilities start, after the header.
 pub(super) const FIRST_CAPABILITY: usize = 0x40;
 
 /// Command: the function answers at its memory BARs.
@@ -33,8 +33,8 @@ pub(super) const STATUS_CAPABILITIES: u8 = 1 << 4;
 /// Header Type: the device has more functions than this one.
 pub(super) const MULTI_FUNCTION: u8 = 1 << 7;
 
-/// The bits of the header that a guest may write, without those of BARs. Cache Line Size and Interrupt Line have no
-/// meaning but what it stores there.
+/// The bits of the header that a guest may write, except for BARs. Cache Line Size and Interrupt Line only store what a
+/// guest writes.
 pub(super) const WRITABLE: [(usize, u8); 4] = [
     (COMMAND, COMMAND_MEMORY | COMMAND_BUS_MASTER),
     (COMMAND + 1, COMMAND_INTX_DISABLE),
@@ -42,7 +42,7 @@ pub(super) const WRITABLE: [(usize, u8); 4] = [
     (INTERRUPT_LINE, 0xff),
 ];
 
-/// What kind of device a function is: base class, subclass, programming interface.
+/// The class of a function: base class, subclass, programming interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Class {
     /// The base class.
@@ -73,7 +73,7 @@ impl Class {
     }
 }
 
-/// Who made the function, and what it is.
+/// The IDs of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ids {
     /// Vendor ID. 0xffff means that there is no function.
@@ -103,7 +103,7 @@ impl Ids {
         }
     }
 
-    /// What the header has of it, and where.
+    /// The bytes of the header with these IDs, and their offsets.
     pub(super) fn bytes(&self) -> [(usize, [u8; 4]); 3] {
         let pair = |low: u16, high: u16| (u32::from(low) | u32::from(high) << 16).to_le_bytes();
         let Class {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The configuration space of a function with a type 0 header: 256 bytes, each with a mask of what a guest may write.
+//! The configuration space of a function with a type 0 header: 256 bytes, each with a mask of writable bits.
 
 mod capability;
 mod header;
@@ -13,11 +13,11 @@ use crate::bar::{BARS, Bar, BarError};
 pub use capability::Capability;
 pub use header::{Class, Ids};
 
-/// Bytes of configuration space that have a meaning. The rest of a function's 4 KiB in ECAM reads as zeros, which says
-/// that there are no extended capabilities.
+/// The used bytes of configuration space. The rest of a function's 4 KiB in ECAM reads as zeros, which means that there
+/// are no extended capabilities.
 pub const CONFIG_SIZE: usize = 256;
 
-/// No place is left for a capability.
+/// There is no space left for a capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "capability {id:#04x} with {len} bytes doesn't fit: the capabilities of a function have 192 bytes in all, and \
@@ -26,23 +26,23 @@ pub const CONFIG_SIZE: usize = 256;
 pub struct CapabilityError {
     /// The capability's id.
     pub id: u8,
-    /// Its bytes, with the two for id and next pointer.
+    /// Its size in bytes, including ID and next pointer.
     pub len: usize,
 }
 
-/// Why a saved configuration space can't be taken.
+/// Why a saved configuration space is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigStateError {
-    /// It is no configuration space.
+    /// It has the wrong size.
     #[error(
         "the state has {found} bytes of configuration space instead of {CONFIG_SIZE}: it is damaged"
     )]
     Size {
-        /// Its bytes.
+        /// Its size in bytes.
         found: usize,
     },
-    /// It is of another function, or no guest can have written it.
+    /// It belongs to another function, or has a value that no guest can write.
     #[error(
         "configuration register {register:#04x} has {found:#04x} in the state and {expected:#04x} in the device, and \
          no guest can change that: restore the state into the machine that it was saved from"
@@ -50,9 +50,9 @@ pub enum ConfigStateError {
     Register {
         /// The byte's offset.
         register: u8,
-        /// What the state has there.
+        /// The byte in the state.
         found: u8,
-        /// What the function has there.
+        /// The byte in the function.
         expected: u8,
     },
 }
@@ -77,11 +77,11 @@ pub struct ConfigSpace {
     bytes: Box<[u8; CONFIG_SIZE]>,
     /// The bits that a guest may write.
     writable: Box<[u8; CONFIG_SIZE]>,
-    /// Each at its first register.
+    /// Each BAR at its first register.
     bars: [Option<Bar>; BARS as usize],
-    /// Where the next capability goes.
+    /// The offset for the next capability.
     free: usize,
-    /// The pointer that will lead to it.
+    /// The offset of the pointer to set to it.
     link: usize,
 }
 
@@ -95,7 +95,7 @@ impl fmt::Debug for ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// A function with these ids, and neither BARs nor capabilities. Interrupt Pin is 0: it has no INTx.
+    /// A function with these IDs, without BARs and capabilities. Interrupt Pin is 0: it has no INTx.
     pub fn new(ids: &Ids) -> Self {
         let mut config = ConfigSpace {
             bytes: Box::new([0; CONFIG_SIZE]),
@@ -113,14 +113,14 @@ impl ConfigSpace {
         config
     }
 
-    /// Reads `data.len()` bytes from `register` on, at any width. What is beyond the 256 bytes reads as zeros.
+    /// Reads `data.len()` bytes from `register` on, with any width. Beyond the 256 bytes there are zeros.
     pub fn read(&self, register: u16, data: &mut [u8]) {
         for (at, place) in (usize::from(register)..).zip(data) {
             *place = self.bytes.get(at).copied().unwrap_or(0);
         }
     }
 
-    /// A guest's write from `register` on, at any width. Bits that it may not write keep their values.
+    /// A guest's write from `register` on, with any width. Read-only bits keep their values.
     pub fn write(&mut self, register: u16, data: &[u8]) {
         for (at, value) in (usize::from(register)..).zip(data) {
             if let (Some(byte), Some(mask)) = (self.bytes.get_mut(at), self.writable.get(at)) {
@@ -129,10 +129,10 @@ impl ConfigSpace {
         }
     }
 
-    /// Adds a BAR in register `number` and, if it is 64 bits wide, the next one. It has address 0.
+    /// Adds a BAR in register `number`, and in the next one if it is 64 bits wide. Its address is 0.
     ///
     /// # Errors
-    /// No BAR can have this size, or not in these registers, or another BAR has one of them.
+    /// The size or the registers are invalid, or another BAR has one of the registers.
     pub fn add_bar(&mut self, number: u8, bar: Bar) -> Result<(), BarError> {
         bar.check(number)?;
         let (at, len) = (bar_register(number), bar.len());
@@ -159,7 +159,7 @@ impl ConfigSpace {
         *self.bars.get(usize::from(number))?
     }
 
-    /// The address in a BAR's registers, whether or not the function answers there.
+    /// The address in a BAR's registers, whether or not it is decoded.
     pub fn bar_address(&self, number: u8) -> Option<u64> {
         let bar = self.bar(number)?;
         let (at, len) = (bar_register(number), bar.len());
@@ -168,7 +168,7 @@ impl ConfigSpace {
         Some(u64::from_le_bytes(value) & bar.mask())
     }
 
-    /// Puts an address into a BAR's registers. Bits below the BAR's size, and those that it doesn't have, are dropped.
+    /// Sets the address in a BAR's registers. Bits below the BAR's size or beyond its width are dropped.
     pub fn set_bar_address(&mut self, number: u8, address: u64) {
         if let Some(bar) = self.bar(number) {
             let value = &address.to_le_bytes()[..bar.len()];
@@ -176,15 +176,15 @@ impl ConfigSpace {
         }
     }
 
-    /// Whether the function answers at its BARs: Command, bit 1.
+    /// Whether the function decodes its BARs: Command, bit 1.
     pub fn decodes_memory(&self) -> bool {
         self.bytes[header::COMMAND] & header::COMMAND_MEMORY != 0
     }
 
-    /// Adds a capability to the list. Returns where it is.
+    /// Adds a capability to the list. Returns its offset.
     ///
     /// # Errors
-    /// There is no place for it.
+    /// There is no space for it.
     pub fn add_capability(&mut self, capability: &Capability) -> Result<u8, CapabilityError> {
         let id = capability.id();
         let (at, len) = (self.free, capability.len());
@@ -201,7 +201,7 @@ impl ConfigSpace {
         Ok(start)
     }
 
-    /// Sets whether the function answers at its BARs.
+    /// Sets whether the function decodes its BARs.
     pub fn set_decodes_memory(&mut self, decodes: bool) {
         self.bytes[header::COMMAND] &= !header::COMMAND_MEMORY;
         if decodes {
@@ -214,12 +214,12 @@ impl ConfigSpace {
         self.bytes[header::HEADER_TYPE] |= header::MULTI_FUNCTION;
     }
 
-    /// All of it as plain data.
+    /// The state as plain data.
     pub fn save(&self) -> Vec<u8> {
         self.bytes.to_vec()
     }
 
-    /// Whether a guest can have made `state` of this configuration space.
+    /// Checks that a guest can have produced `state` in this configuration space.
     ///
     /// # Errors
     /// See [`ConfigStateError`].
@@ -241,10 +241,10 @@ impl ConfigSpace {
         Ok(())
     }
 
-    /// Takes a state.
+    /// Restores a state.
     ///
     /// # Errors
-    /// It doesn't fit; then nothing is changed.
+    /// It doesn't fit; nothing has changed then.
     pub fn restore(&mut self, state: &[u8]) -> Result<(), ConfigStateError> {
         self.check(state)?;
         self.write(0, state);
@@ -252,7 +252,7 @@ impl ConfigSpace {
     }
 }
 
-/// Where the registers of a BAR begin.
+/// The offset of a BAR's register.
 fn bar_register(number: u8) -> usize {
     header::BAR0 + usize::from(number) * 4
 }

@@ -37,7 +37,7 @@ fn read<const N: usize>(config: &ConfigSpace, register: u16) -> [u8; N] {
     data
 }
 
-/// Where a register is, its bytes at first, and its bytes after all ones and after zeros were written.
+/// A register's offset, its initial bytes, and its bytes after writing all ones and all zeros.
 type Register = (u16, &'static [u8], &'static [u8], &'static [u8]);
 
 const REGISTERS: &[Register] = &[
@@ -74,7 +74,7 @@ const REGISTERS: &[Register] = &[
     (0x48, &[5, 0, 7, 7], &[5, 0, 7, 7], &[5, 0, 7, 7]),
 ];
 
-/// What `of` of all registers together make.
+/// The configuration space that one column of the registers makes up.
 fn image(of: fn(&Register) -> &'static [u8]) -> Vec<u8> {
     let mut image = vec![0; 0x1000];
     for row in REGISTERS {

@@ -14,20 +14,20 @@ use crate::window::Windows;
 /// MSI-X's capability id.
 const MSIX: u8 = 0x11;
 
-/// A function that can't be built.
+/// Why a function can't be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FunctionError {
-    /// Its ids say that it isn't there.
+    /// The vendor ID means that there is no function.
     #[error("vendor id 0xffff means that there is no function: use another")]
     Vendor,
-    /// A BAR.
+    /// A BAR is invalid.
     #[error(transparent)]
     Bar(#[from] BarError),
-    /// A capability.
+    /// A capability doesn't fit.
     #[error(transparent)]
     Capability(#[from] CapabilityError),
-    /// The MSI-X table or its pending bits.
+    /// The MSI-X table or its pending bits don't fit.
     #[error(
         "{size:#x} bytes for MSI-X don't fit at {offset:#x} in BAR {bar}: use a multiple of 8, in a BAR that was added \
          before, and keep table and pending bits apart"
@@ -37,7 +37,7 @@ pub enum FunctionError {
         bar: u8,
         /// The offset.
         offset: u64,
-        /// How many bytes it takes.
+        /// The size in bytes.
         size: u64,
     },
     /// A second MSI-X capability.
@@ -48,8 +48,7 @@ pub enum FunctionError {
 /// Builds a [`Function`].
 ///
 /// # Example
-/// A function with a BAR that has the MSI-X table in its first page, the pending bits in the second, and registers
-/// behind them:
+/// A function with one BAR. Its first page has the MSI-X table, the second the pending bits, and registers follow:
 /// ```
 /// use std::sync::Arc;
 /// use pci_root::{Bar, Capability, Class, FunctionBuilder, Ids, Message, MsiSink, Msix, MsixPlace, PciDevice, Reply};
@@ -85,7 +84,7 @@ pub struct FunctionBuilder {
     config: ConfigSpace,
     vectors: Option<Vectors>,
     live: Vec<Live>,
-    /// How many capabilities were added, without MSI-X.
+    /// The number of capabilities added, without MSI-X.
     capabilities: usize,
 }
 
@@ -96,7 +95,7 @@ impl std::fmt::Debug for FunctionBuilder {
 }
 
 impl FunctionBuilder {
-    /// A function with these ids, and neither BARs nor capabilities.
+    /// A function with these IDs, without BARs and capabilities.
     ///
     /// # Errors
     /// The vendor is 0xffff.
@@ -112,19 +111,19 @@ impl FunctionBuilder {
         })
     }
 
-    /// Adds a BAR in register `number` and, if it is 64 bits wide, the next one. The root gives it an address.
+    /// Adds a BAR in register `number`, and in the next one if it is 64 bits wide. The root assigns its address.
     ///
     /// # Errors
-    /// No BAR can have this size, or not in these registers, or another BAR has one of them.
+    /// The size or the registers are invalid, or another BAR has one of the registers.
     pub fn bar(mut self, number: u8, bar: Bar) -> Result<Self, FunctionError> {
         self.config.add_bar(number, bar)?;
         Ok(self)
     }
 
-    /// Adds the MSI-X capability. The table and the pending bits are in BARs that were added before.
+    /// Adds the MSI-X capability. Add the BARs of the table and the pending bits before.
     ///
     /// # Errors
-    /// They don't fit there, or there is no place for the capability, or there is one already.
+    /// Table or pending bits don't fit their BAR, there is no space for the capability, or there is already one.
     pub fn msix(mut self, msix: Arc<Msix>, place: MsixPlace) -> Result<Self, FunctionError> {
         if self.vectors.is_some() {
             return Err(FunctionError::MsixTwice);
@@ -142,7 +141,7 @@ impl FunctionBuilder {
             return Err(FunctionError::MsixPlace { bar, offset, size });
         }
         let [table, pba] = [table, pba].map(u32::to_le_bytes);
-        // Message Control has the number of vectors less one.
+        // Message Control has the number of vectors minus one.
         let body = [&(msix.vectors() - 1).to_le_bytes()[..], &table, &pba].concat();
         let start = self.config.add_capability(&Capability::fixed(MSIX, body))?;
         let control = u16::from(start) + 3;
@@ -164,10 +163,10 @@ impl FunctionBuilder {
         }
     }
 
-    /// Adds a capability, behind those that there are.
+    /// Adds a capability after the existing ones.
     ///
     /// # Errors
-    /// There is no place for it.
+    /// There is no space for it.
     pub fn capability(mut self, capability: &Capability) -> Result<Self, FunctionError> {
         let start = self.config.add_capability(capability)?;
         if capability.is_live() {
@@ -181,7 +180,7 @@ impl FunctionBuilder {
         Ok(self)
     }
 
-    /// The function, with this device behind its BARs. It answers nowhere before a root has it.
+    /// Builds the function, with this device behind its BARs. Add it to a root to make it accessible.
     pub fn build(self, device: Arc<dyn PciDevice>) -> Function {
         Function {
             config: Mutex::new(self.config),

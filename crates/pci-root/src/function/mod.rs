@@ -20,7 +20,7 @@ pub use builder::{FunctionBuilder, FunctionError};
 pub use device::{NoDevice, PciDevice, Reply};
 pub use state::{FunctionState, FunctionStateError};
 
-/// Where a function's MSI-X table and pending bits are, each as (BAR, offset in it).
+/// The position of a function's MSI-X table and pending bits, each as (BAR, offset in it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MsixPlace {
     /// The table.
@@ -29,21 +29,21 @@ pub struct MsixPlace {
     pub pba: (u8, u64),
 }
 
-/// The vectors and where a guest finds them.
+/// The vectors and their position.
 struct Vectors {
     msix: Arc<Msix>,
     place: MsixPlace,
-    /// The register with Message Control's upper byte, which the vectors keep.
+    /// The register with Message Control's upper byte, whose value is in the vectors.
     control: u16,
 }
 
-/// Bytes of configuration space that are the device's.
+/// Bytes of configuration space that the device handles.
 struct Live {
     /// The capability's number, as [`PciDevice`] knows it.
     number: usize,
-    /// Where it begins.
+    /// Its first offset.
     start: usize,
-    /// Where it has ended.
+    /// The offset after its end.
     end: usize,
 }
 
@@ -55,18 +55,18 @@ pub(crate) struct Decoded {
     pub last: u64,
 }
 
-/// Who an access to a BAR is for.
+/// The target of an access to a BAR.
 enum Target<'a> {
     Table(&'a Msix, u64),
     Pba(&'a Msix, u64),
     Device,
-    /// Two of them at once.
+    /// The access spans two of them.
     Nobody,
 }
 
 /// A function of a device.
 ///
-/// Its lock is held for register arithmetic only, never while the device, the vectors or a sink are called.
+/// Its lock is held only for register arithmetic, never during calls of the device, the vectors or a sink.
 pub struct Function {
     config: Mutex<ConfigSpace>,
     vectors: Option<Vectors>,
@@ -84,8 +84,8 @@ impl fmt::Debug for Function {
 }
 
 impl Function {
-    /// The guest-physical address at which a BAR is decoded now. `None` if the guest has disabled the BARs or moved this one
-    /// out of the root's windows, or if there is no such BAR.
+    /// The guest-physical address at which a BAR is currently decoded. `None` if the guest has disabled the BARs or
+    /// moved this one out of the root's windows, or if there is no such BAR.
     pub fn decoded(&self, bar: u8) -> Option<u64> {
         let config = lock(&self.config);
         self.decode(&config, bar).map(|decoded| decoded.first)
@@ -100,7 +100,7 @@ impl Function {
         answers.then_some(Decoded { bar, first, last })
     }
 
-    /// The BARs that are decoded, in ascending order of their numbers.
+    /// Visits the decoded BARs in ascending order of their numbers.
     pub(crate) fn for_each_decoded(&self, mut visit: impl FnMut(Decoded)) {
         let config = lock(&self.config);
         for (bar, _) in config.bars() {
@@ -110,14 +110,14 @@ impl Function {
         }
     }
 
-    /// Configuration space, before the guest runs.
+    /// Configuration space, to change it before the guest runs.
     pub(crate) fn config_mut(&mut self) -> &mut ConfigSpace {
         self.config
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the function where BARs may be.
+    /// Sets the windows in which BARs are decoded.
     pub(crate) fn set_windows(&mut self, windows: Windows) {
         self.windows = windows;
     }
@@ -127,7 +127,7 @@ impl Function {
         &*self.device
     }
 
-    /// The guest reads configuration space, at any width.
+    /// The guest reads configuration space, with any width.
     pub fn read_config(&self, register: u16, data: &mut [u8]) {
         lock(&self.config).read(register, data);
         if let Some(vectors) = &self.vectors
@@ -175,7 +175,7 @@ impl Function {
         (result, before != all(&config))
     }
 
-    /// The guest reads from a BAR, at any width. All of the access is in it.
+    /// The guest reads from a BAR, with any width. The access must be entirely in the BAR.
     pub fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]) -> Reply {
         match self.target(bar, offset, data.len()) {
             Target::Table(msix, offset) => msix.read_table(offset, data),
@@ -186,7 +186,7 @@ impl Function {
         Reply::Done
     }
 
-    /// The guest writes into a BAR, at any width. All of the access is in it.
+    /// The guest writes to a BAR, with any width. The access must be entirely in the BAR.
     pub fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) -> Reply {
         match self.target(bar, offset, data.len()) {
             Target::Table(msix, offset) => msix.write_table(offset, data),
@@ -219,11 +219,11 @@ impl Function {
 }
 
 impl Live {
-    /// What an access of `len` bytes at `register` has of it: from where in the access, from where in the capability,
-    /// how many bytes.
+    /// The part of an access of `len` bytes at `register` that hits it: offset in the access, offset in the capability,
+    /// number of bytes.
     fn part(&self, register: u16, len: usize) -> Option<(usize, u8, usize)> {
         let first = usize::from(register);
-        // Id and next pointer stay what they are.
+        // ID and next pointer are read-only.
         let start = first.max(self.start + 2);
         let end = self.end.min(first + len);
         (start < end).then(|| (start - first, (start - self.start) as u8, end - start))

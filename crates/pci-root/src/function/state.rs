@@ -8,19 +8,19 @@ use crate::config::ConfigStateError;
 use crate::msix::{MsixState, MsixStateError};
 use crate::sync::lock;
 
-/// A function as it was saved: plain data that anybody may have written. It is checked before it is applied.
+/// The saved state of a function: plain, untrusted data. It is checked before it is applied.
 ///
-/// What is behind the BARs, and in live capabilities, is the device's to save.
+/// The device saves the state behind its BARs and live capabilities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FunctionState {
-    /// The 256 bytes of configuration space, without MSI-X Enable and Function Mask, which `msix` has.
+    /// The 256 bytes of configuration space, without MSI-X Enable and Function Mask, which are in `msix`.
     pub config: Vec<u8>,
-    /// MSI-X, if the function has it.
+    /// MSI-X's state, if the function has MSI-X.
     pub msix: Option<MsixState>,
 }
 
-/// Why a function's state can't be taken.
+/// Why a function's state is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FunctionStateError {
@@ -38,7 +38,7 @@ pub enum FunctionStateError {
 }
 
 impl Function {
-    /// The state as plain data, while the guest doesn't run.
+    /// The state as plain data. The guest must not run.
     pub fn save(&self) -> FunctionState {
         let config = lock(&self.config).save();
         let vectors = self.vectors.as_ref();
@@ -46,7 +46,7 @@ impl Function {
         FunctionState { config, msix }
     }
 
-    /// Whether a state fits.
+    /// Checks that a state fits.
     ///
     /// # Errors
     /// See [`FunctionStateError`].
@@ -60,11 +60,11 @@ impl Function {
         }
     }
 
-    /// Takes a state, while the guest doesn't run. Returns whether BARs are now decoded at other addresses, as
-    /// [`write_config`](Self::write_config) does.
+    /// Restores a state. The guest must not run. Returns whether BARs are now decoded at other addresses, like
+    /// [`write_config`](Self::write_config).
     ///
     /// # Errors
-    /// The state doesn't fit; then nothing is changed.
+    /// The state doesn't fit; nothing has changed then.
     pub fn restore(&self, state: &FunctionState) -> Result<bool, FunctionStateError> {
         self.check(state)?;
         let FunctionState { config, msix } = state;

@@ -14,7 +14,7 @@ impl MsiSink for NoSink {
     fn send(&self, _: Message) {}
 }
 
-/// What a device was asked.
+/// The calls of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Asked {
     Read(u8, u64, usize),
@@ -59,8 +59,8 @@ fn ids() -> Ids {
     Ids::new(0x1af4, 0x1044, Class::OTHER)
 }
 
-/// BAR 0 with the table at 0x100 and the pending bits at 0x200, BAR 2; capabilities: MSI-X at 0x40, fixed at 0x4c, live
-/// at 0x50 with 6 bytes, live at 0x58 with 4.
+/// BAR 0 has the table at 0x100 and the pending bits at 0x200; there is also BAR 2. Capabilities: MSI-X at 0x40, fixed
+/// at 0x4c, live at 0x50 with 6 bytes, live at 0x58 with 4.
 fn function() -> (Arc<Recorder>, Arc<Msix>, Function) {
     let device = Arc::new(Recorder::default());
     let msix = Arc::new(Msix::new(3, Arc::new(NoSink)).unwrap());

@@ -24,32 +24,32 @@ const ENABLE: u8 = 1 << 7;
 /// All vectors are masked: bit 14 of Message Control, here in its upper byte.
 const FUNCTION_MASK: u8 = 1 << 6;
 
-/// An interrupt as a memory write. On x86 the address names the CPUs and the data the vector (Intel SDM, volume 3,
-/// section 12.11). The guest chose both.
+/// An interrupt as a memory write. On x86 the address selects the CPUs and the data the vector (Intel SDM, volume 3,
+/// section 12.11). The guest chooses both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// Where the device writes.
+    /// The address of the write.
     pub address: u64,
-    /// What it writes.
+    /// The data of the write.
     pub data: u32,
 }
 
-/// Who takes messages: on KVM, `KVM_SIGNAL_MSI`.
+/// Delivers messages: on KVM, `KVM_SIGNAL_MSI`.
 ///
 /// Both methods are called with the table's lock held, so that a mask or a move can't overtake a message. They must
 /// not call into the [`Msix`] that called them, and must not wait for a thread that might.
 pub trait MsiSink: Send + Sync {
-    /// Delivers a message. A guest can have put anything into it, so what can't be delivered is dropped.
+    /// Delivers a message. Its contents come from the guest, so drop what can't be delivered.
     fn send(&self, message: Message);
 
-    /// A vector has another message from now on, or none while it is masked. Implement this if the kernel or another process
-    /// raises vectors, for example by an irqfd, whose route has to follow.
+    /// A vector's message has changed, or is `None` while it is masked. Implement this if the kernel or another process
+    /// raises vectors, for example by an irqfd, whose route must follow.
     fn changed(&self, vector: u16, message: Option<Message>) {
         let _ = (vector, message);
     }
 }
 
-/// What became of an interrupt.
+/// The result of an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fired {
     /// The message was sent.
@@ -60,18 +60,18 @@ pub enum Fired {
     Dropped,
 }
 
-/// A number of vectors that no function can have.
+/// An invalid number of vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a function can't have {0} MSI-X vectors: give it 1 to {MAX_VECTORS}")]
 pub struct VectorCountError(
-    /// How many were asked for.
+    /// The number.
     pub u16,
 );
 
 /// The MSI-X vectors of one function.
 ///
-/// The device fires them from any thread; the guest masks and moves them from its vCPUs. There is one lock. No other
-/// lock of this crate is taken under it.
+/// The device fires them from any thread; the guest masks and changes them from its vCPUs. There is one lock, under
+/// which no other lock of this crate is taken.
 ///
 /// # Example
 /// ```
@@ -113,10 +113,10 @@ impl fmt::Debug for Msix {
 }
 
 impl Msix {
-    /// So many vectors, all masked, with MSI-X off.
+    /// `vectors` vectors, all masked, with MSI-X off.
     ///
     /// # Errors
-    /// There are none, or more than [`MAX_VECTORS`].
+    /// The number is 0 or more than [`MAX_VECTORS`].
     pub fn new(vectors: u16, sink: Arc<dyn MsiSink>) -> Result<Self, VectorCountError> {
         if !(1..=MAX_VECTORS).contains(&vectors) {
             return Err(VectorCountError(vectors));
@@ -129,17 +129,17 @@ impl Msix {
         })
     }
 
-    /// How many vectors there are.
+    /// The number of vectors.
     pub fn vectors(&self) -> u16 {
         self.vectors
     }
 
-    /// Bytes of the table.
+    /// The size of the table in bytes.
     pub fn table_size(&self) -> u64 {
         u64::from(self.vectors) * ENTRY_SIZE
     }
 
-    /// Bytes of the pending bits: 8 for each 64 vectors.
+    /// The size of the pending bits in bytes: 8 for each 64 vectors.
     pub fn pba_size(&self) -> u64 {
         u64::from(self.vectors).div_ceil(64) * 8
     }
@@ -149,7 +149,7 @@ impl Msix {
         lock(&self.table).fire(vector, &*self.sink)
     }
 
-    /// The message that a vector has now; `None` if it is masked, or if MSI-X is off.
+    /// A vector's current message; `None` if it is masked, or if MSI-X is off.
     pub fn message(&self, vector: u16) -> Option<Message> {
         lock(&self.table).message(vector)
     }
@@ -159,32 +159,32 @@ impl Msix {
         lock(&self.table).control()
     }
 
-    /// The guest writes the upper byte of Message Control. MSI-X that goes off forgets what was pending.
+    /// The guest writes the upper byte of Message Control. Disabling MSI-X clears the pending bits.
     pub fn write_control(&self, value: u8) {
         lock(&self.table).write_control(value, &*self.sink);
     }
 
-    /// Reads from the table, at any width. What is beyond its end reads as zeros.
+    /// Reads from the table, with any width. Beyond its end there are zeros.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         lock(&self.table).read(offset, data);
     }
 
-    /// Writes into the table, at any width, byte by byte. Reserved bits stay zero; what is beyond the end is dropped.
+    /// Writes to the table, with any width, byte by byte. Reserved bits stay zero. Bytes beyond the end are dropped.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
         lock(&self.table).write(offset, data, &*self.sink);
     }
 
-    /// Reads from the pending bits, at any width. What is beyond their end reads as zeros.
+    /// Reads from the pending bits, with any width. Beyond their end there are zeros.
     pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
         lock(&self.table).read_pba(offset, data);
     }
 
-    /// All of it as plain data.
+    /// The state as plain data.
     pub fn save(&self) -> MsixState {
         lock(&self.table).save()
     }
 
-    /// Whether a state fits.
+    /// Checks that a state fits.
     ///
     /// # Errors
     /// See [`MsixStateError`].
@@ -192,10 +192,10 @@ impl Msix {
         state.check(self.vectors)
     }
 
-    /// Takes a state. No message is sent: a state in which one would have to be is refused.
+    /// Restores a state. Sends no message: a state that would require one is refused.
     ///
     /// # Errors
-    /// The state doesn't fit; then nothing is changed.
+    /// The state doesn't fit; nothing has changed then.
     pub fn restore(&self, state: &MsixState) -> Result<(), MsixStateError> {
         self.check(state)?;
         lock(&self.table).restore(state, &*self.sink);

@@ -1,25 +1,25 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The saved state.
+//! MSI-X's saved state.
 
 use super::MAX_VECTORS;
 
-/// A vector as it was saved.
+/// The saved state of a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VectorState {
-    /// Where its message goes.
+    /// The address of its message.
     pub address: u64,
-    /// What its message is.
+    /// The data of its message.
     pub data: u32,
     /// Whether the guest masked it.
     pub masked: bool,
-    /// Whether its message waits for it to be unmasked.
+    /// Whether its message will be sent when it is unmasked.
     pub pending: bool,
 }
 
-/// MSI-X as it was saved: plain data that anybody may have written. [`Msix::restore`](super::Msix::restore) checks it.
+/// The saved state of MSI-X: plain, untrusted data. [`Msix::restore`](super::Msix::restore) checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MsixState {
@@ -31,22 +31,22 @@ pub struct MsixState {
     pub vectors: Vec<VectorState>,
 }
 
-/// Why a saved state can't be taken.
+/// Why a saved state is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MsixStateError {
-    /// It is of another function.
+    /// It belongs to another function.
     #[error(
         "the state has {found} MSI-X vectors and the device {expected}: restore it into the machine that it was \
          saved from"
     )]
     Vectors {
-        /// How many vectors the state has.
+        /// The number of vectors in the state.
         found: usize,
-        /// How many the function has.
+        /// The number of vectors of the function.
         expected: u16,
     },
-    /// No guest can have written such an address.
+    /// A guest can't write this address.
     #[error(
         "MSI-X vector {vector} has the address {address:#x}, which is not a multiple of 4: the state is damaged"
     )]
@@ -56,7 +56,7 @@ pub enum MsixStateError {
         /// Its address.
         address: u64,
     },
-    /// Its message would have been sent.
+    /// It is pending, but not masked.
     #[error("MSI-X vector {vector} is pending, but nothing masks it: the state is damaged")]
     Pending {
         /// The vector.
@@ -65,7 +65,7 @@ pub enum MsixStateError {
 }
 
 impl MsixState {
-    /// Whether a function with so many vectors can have this state.
+    /// Checks that a function with this many vectors can have this state.
     pub(super) fn check(&self, expected: u16) -> Result<(), MsixStateError> {
         debug_assert!(expected <= MAX_VECTORS);
         if self.vectors.len() != usize::from(expected) {

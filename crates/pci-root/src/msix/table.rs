@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The table behind its lock.
+//! The table, without its lock.
 
 use super::state::{MsixState, VectorState};
 use super::{ENABLE, ENTRY_SIZE, FUNCTION_MASK, Fired, Message, MsiSink};
 
-/// Which bits of an entry the guest may write: address without its two lowest bits, data, and the mask bit.
+/// The bits of an entry that the guest may write: the address without its two lowest bits, the data, and the mask bit.
 const WRITABLE: [u8; ENTRY_SIZE as usize] = [
     0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0,
 ];
@@ -50,7 +50,7 @@ impl Table {
         self.control & ENABLE != 0
     }
 
-    /// The message of a vector that is open.
+    /// The message of an unmasked vector.
     pub fn message(&self, vector: u16) -> Option<Message> {
         let entry = self.entries.get(usize::from(vector))?;
         let open = self.control & (ENABLE | FUNCTION_MASK) == ENABLE;
@@ -88,7 +88,7 @@ impl Table {
         }
     }
 
-    /// Tells the sink of a vector whose message was `before`, and sends what waited for it.
+    /// Reports a vector to the sink if its message differs from `before`, and sends it if it is pending.
     fn settle(&mut self, vector: u16, before: Option<Message>, sink: &dyn MsiSink) {
         let message = self.message(vector);
         if message != before {
@@ -130,7 +130,7 @@ impl Table {
         };
         let mut data = &data[..data.len().min(size - at)];
         while !data.is_empty() {
-            // What an access has of one entry changes at once.
+            // The bytes of an access that belong to one entry change at once.
             let (vector, start) = (at / WRITABLE.len(), at % WRITABLE.len());
             let (here, rest) = data.split_at(data.len().min(WRITABLE.len() - start));
             let number = vector as u16;
@@ -163,7 +163,7 @@ impl Table {
         }
     }
 
-    /// Takes a state that was checked.
+    /// Restores a state that was checked.
     pub fn restore(&mut self, state: &MsixState, sink: &dyn MsiSink) {
         let before: Vec<_> = (0..)
             .take(self.entries.len())

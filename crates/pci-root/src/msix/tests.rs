@@ -80,7 +80,7 @@ fn a_function_has_1_to_2048_vectors() {
 
 #[test]
 fn what_becomes_of_an_interrupt() {
-    // (control, vector is masked, what becomes of it)
+    // (control, vector is masked, result)
     for (control, masked, fired) in [
         (0x00, false, Fired::Dropped),
         (0x00, true, Fired::Dropped),
@@ -123,7 +123,7 @@ fn pending_vectors_are_sent_once_at_each_way_to_unmask() {
         assert_eq!(msix.fire(vector), Fired::Pending);
     }
     assert_eq!(pending(&msix), [0, 64, 129]);
-    // One of them is masked by itself, too.
+    // One of them is also masked itself.
     set(&msix, 64, true);
     msix.write_control(ENABLE);
     assert_eq!(sink.sent(), [message(0), message(129)]);
@@ -321,7 +321,7 @@ fn a_forged_state_changes_nothing() {
 
 #[test]
 fn an_interrupt_never_goes_where_the_vector_was_before() {
-    /// Notes what is sent after `gate` says that the vector has gone from its first place.
+    /// Records messages sent after `gate` says that the vector has left its first address.
     #[derive(Default)]
     struct Moving {
         late: Mutex<u32>,
@@ -344,7 +344,7 @@ fn an_interrupt_never_goes_where_the_vector_was_before() {
             msix.write_table(8, &[1]);
             msix.write_table(12, &[0]);
             msix.write_table(12, &[1]);
-            // From here on nothing may be sent to the first place.
+            // From here on nothing may be sent to the first address.
             sink.moved.store(true, std::sync::atomic::Ordering::SeqCst);
             msix.write_table(8, &[2 + (round % 8) as u8]);
             msix.write_table(12, &[0]);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The addresses that BARs have when the guest starts.
+//! Assigns the BARs' addresses at the guest's start.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::address::Address;
 use crate::function::Function;
 use crate::window::{Span, Window, Windows};
 
-/// Gives each BAR an address: the largest first, so that nothing is lost between them.
+/// Assigns each BAR an address, the largest first, which leaves no gaps.
 pub(super) fn assign(
     functions: &mut BTreeMap<Address, Function>,
     windows: &Windows,
@@ -42,12 +42,12 @@ pub(super) fn assign(
     Ok(())
 }
 
-/// Takes `size` bytes at a multiple of it from the beginning of `free`.
+/// Takes `size` bytes, aligned to `size`, from the start of `free`.
 fn take(free: &mut Span, size: u64) -> Option<u64> {
     let place = free.base.checked_next_multiple_of(size)?;
     let taken = (place - free.base).checked_add(size)?;
     let left = free.size.checked_sub(taken)?;
-    // At the end of all addresses nothing is left, and there is no next one.
+    // At the end of the address space nothing is left, and there is no next address.
     *free = Span::new(free.base.checked_add(taken).unwrap_or(0), left);
     Some(place)
 }

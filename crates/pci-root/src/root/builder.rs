@@ -14,39 +14,39 @@ use crate::config::{Class, Ids};
 use crate::function::{Function, FunctionBuilder, FunctionError, NoDevice};
 use crate::window::{Window, WindowError, Windows};
 
-/// The host bridge's ids, as Cloud Hypervisor has them: firmware for it looks for these.
+/// The host bridge's IDs are Cloud Hypervisor's, which its firmware looks for.
 const HOST_BRIDGE: Ids = Ids::new(0x8086, 0x0d57, Class::HOST_BRIDGE);
 
-/// How many functions [`RootBuilder::push`] has addresses for: 8 of each device but the host bridge.
+/// How many functions [`RootBuilder::push`] can place: 8 of each device except for the host bridge.
 const MAX_PUSHED: usize = 31 * 8;
 
-/// A root that can't be built.
+/// Why a root can't be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RootError {
-    /// Its windows.
+    /// A window is invalid.
     #[error(transparent)]
     Windows(#[from] WindowError),
-    /// Its host bridge.
+    /// The host bridge can't be built.
     #[error("the host bridge can't be built: {0}")]
     HostBridge(#[from] FunctionError),
-    /// An address that another function has.
+    /// Another function has this address.
     #[error("two functions have the PCI address {address}: move one of them")]
     Taken {
         /// The address.
         address: Address,
     },
-    /// A bus that isn't there.
+    /// The bus doesn't exist.
     #[error(
         "PCI address {address} is on a bus that isn't there: give the root more buses, of which it has {buses}"
     )]
     NoBus {
         /// The address.
         address: Address,
-        /// How many buses there are.
+        /// The number of buses.
         buses: u16,
     },
-    /// A function that guests don't find.
+    /// A guest wouldn't find this function.
     #[error(
         "there is a function at the PCI address {address} but none at function 0: guests look for that one first"
     )]
@@ -66,14 +66,14 @@ pub enum RootError {
         address: Address,
         /// The BAR.
         bar: u8,
-        /// Its bytes.
+        /// Its size in bytes.
         size: u64,
         /// The window.
         window: Window,
     },
 }
 
-/// Builds a [`PciRoot`], whose host bridge it makes itself.
+/// Builds a [`PciRoot`]. It adds the host bridge itself.
 #[derive(Debug)]
 pub struct RootBuilder {
     windows: Windows,
@@ -82,10 +82,10 @@ pub struct RootBuilder {
 }
 
 impl RootBuilder {
-    /// A root with a host bridge at 00:00.0, 8086:0d57, and nothing else.
+    /// A root with only a host bridge, 8086:0d57 at 00:00.0.
     ///
     /// # Errors
-    /// There are no such windows: see [`WindowError`].
+    /// The windows are invalid: see [`WindowError`].
     pub fn new(windows: Windows) -> Result<Self, RootError> {
         windows.check()?;
         let bridge = FunctionBuilder::new(HOST_BRIDGE)?.build(Arc::new(NoDevice));
@@ -99,7 +99,7 @@ impl RootBuilder {
     /// Adds a function at an address.
     ///
     /// # Errors
-    /// There is one already, or no such bus.
+    /// The address is taken, or the bus doesn't exist.
     pub fn insert(&mut self, address: Address, function: Function) -> Result<(), RootError> {
         let buses = self.windows.buses;
         if u16::from(address.bus()) >= buses {
@@ -114,9 +114,9 @@ impl RootBuilder {
         }
     }
 
-    /// Adds a function at the first free address of bus 0, and returns the address. Each function gets its own device number
-    /// as long as there are any. Then it becomes a further function of device 1, 2 and so on: few devices with several
-    /// functions make a guest's scan short. The host bridge's device gets no further functions.
+    /// Adds a function at the first free address of bus 0, and returns that address. Each function gets its own device
+    /// number while there are any. Further functions are added to device 1, 2 and so on: few devices with several
+    /// functions keep a guest's scan short. The host bridge's device gets no further functions.
     ///
     /// # Errors
     /// All of these addresses are taken.
@@ -133,8 +133,8 @@ impl RootBuilder {
         Ok(address)
     }
 
-    /// Whether the BARs are decoded before the guest enables them, as after PC firmware. The default is no, which saves a
-    /// guest accesses when it sizes BARs.
+    /// Whether the BARs are enabled at the start, as after PC firmware. The default is no, which saves a guest some
+    /// accesses when it sizes BARs.
     pub fn memory_enabled(&mut self, enabled: bool) -> &mut Self {
         self.memory_enabled = enabled;
         self

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The root: which function an access is for.
+//! The root: finds the function of each access.
 
 mod assign;
 mod builder;
@@ -20,17 +20,17 @@ pub use builder::{RootBuilder, RootError};
 use decode::Decoder;
 pub use state::{RootState, RootStateError, SavedFunction};
 
-/// Bytes of configuration space that ECAM has for a function.
+/// The size of a function's configuration space in ECAM, in bytes.
 const ECAM_FUNCTION_SIZE: u64 = 4096;
 
-/// The functions behind a root, and the way to them.
+/// The functions behind a root.
 ///
-/// The VMM's bus passes it the accesses to three ranges, [`Windows`]. The root finds the function, so a guest can move BARs
-/// while the bus stays frozen. Any thread may call it.
+/// The VMM's bus passes it the accesses to three ranges, [`Windows`]. The root finds the function, so a guest can move
+/// BARs while the bus stays frozen. Any thread may call it.
 ///
-/// Where BARs overlap, the function with the lower address gets the access, and within one function the BAR with the lower
-/// number. A BAR that doesn't lie in one window as a whole is not decoded. Nobody claims an access that goes beyond the
-/// end of its BAR, or of a function's configuration space.
+/// If BARs overlap, the function with the lower address gets the access, and within a function the BAR with the lower
+/// number. A BAR that doesn't lie entirely in one window is not decoded. An access beyond the end of its BAR, or of a
+/// function's configuration space, is unclaimed.
 ///
 /// # Example
 /// ```
@@ -57,7 +57,7 @@ pub struct PciRoot {
     windows: Windows,
     /// In ascending order of their addresses.
     functions: Box<[(Address, Function)]>,
-    /// Read at each access to a BAR, written when one moves. Function locks are taken under it, and no others.
+    /// Read at each access to a BAR, written when one moves. While it is held, only function locks may be taken.
     decoder: RwLock<Decoder>,
 }
 
@@ -86,7 +86,7 @@ impl PciRoot {
         root
     }
 
-    /// Where the root's ranges are.
+    /// The root's address ranges.
     pub fn windows(&self) -> &Windows {
         &self.windows
     }
@@ -109,8 +109,8 @@ impl PciRoot {
             .ok()
     }
 
-    /// The guest reads `data.len()` bytes at `offset` in a window, at any width and alignment. Where nobody answers,
-    /// `data` is all ones.
+    /// The guest reads `data.len()` bytes at `offset` in a window, with any width and alignment. If no device claims
+    /// it, `data` is all ones.
     pub fn read(&self, window: Window, offset: u64, data: &mut [u8]) -> Reply {
         data.fill(0);
         let reply = match window {
@@ -132,7 +132,7 @@ impl PciRoot {
         reply
     }
 
-    /// The guest writes at `offset` in a window, at any width and alignment.
+    /// The guest writes at `offset` in a window, with any width and alignment.
     pub fn write(&self, window: Window, offset: u64, data: &[u8]) -> Reply {
         match window {
             Window::Ecam => match config_place(offset, data.len()) {
@@ -149,7 +149,7 @@ impl PciRoot {
         }
     }
 
-    /// The guest reads configuration space. Without a function `data` is all ones: a guest that scans the bus expects that.
+    /// The guest reads configuration space. Without a function, `data` is all ones, as a bus scan expects.
     pub fn read_config(&self, address: Address, register: u16, data: &mut [u8]) {
         match self.function(address) {
             Some(function) => function.read_config(register, data),
@@ -157,7 +157,7 @@ impl PciRoot {
         }
     }
 
-    /// The guest writes configuration space. Where there is no function the write is dropped.
+    /// The guest writes configuration space. Without a function, the write is dropped.
     pub fn write_config(&self, address: Address, register: u16, data: &[u8]) {
         if let Some(index) = self.index(address)
             && self.functions[index].1.write_config(register, data)
@@ -166,7 +166,7 @@ impl PciRoot {
         }
     }
 
-    /// The function's BARs are decoded at other addresses from now on.
+    /// Updates the decoder after the function's BARs have moved.
     fn moved(&self, index: usize) {
         let function = &self.functions[index].1;
         self.decoder
@@ -188,7 +188,7 @@ impl PciRoot {
     }
 }
 
-/// The function and the register of an access to ECAM, which is in one function as a whole.
+/// The function and the register of an access to ECAM. `None` unless it is entirely in one function.
 fn config_place(offset: u64, len: usize) -> Option<(Address, u16)> {
     let address = u16::try_from(offset / ECAM_FUNCTION_SIZE).ok()?;
     let register = offset % ECAM_FUNCTION_SIZE;

@@ -7,37 +7,36 @@ use super::PciRoot;
 use crate::address::Address;
 use crate::function::{FunctionState, FunctionStateError};
 
-/// A function of a root as it was saved.
+/// The saved state of a root's function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedFunction {
-    /// Where it is, as [`Address::bits`].
+    /// Its address, as [`Address::bits`].
     pub address: u16,
     /// Its state.
     pub state: FunctionState,
 }
 
-/// A root as it was saved: plain data that anybody may have written. [`PciRoot::restore`] checks it before it changes
-/// anything.
+/// The saved state of a root: plain, untrusted data. [`PciRoot::restore`] checks it before it changes anything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RootState {
-    /// The form of this structure: [`RootState::VERSION`].
+    /// The version of this format: [`RootState::VERSION`].
     pub version: u32,
     /// The functions, in ascending order of their addresses.
     pub functions: Vec<SavedFunction>,
 }
 
 impl RootState {
-    /// The form that is written, and the newest that is read.
+    /// The version that is written, and the newest that is read.
     pub const VERSION: u32 = 1;
 }
 
-/// Why a root's state can't be taken.
+/// Why a root's state is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RootStateError {
-    /// Its form isn't known.
+    /// Its version is unknown.
     #[error(
         "the state of the PCI root has version {found}, and only {} is known: use the program that saved it",
         RootState::VERSION
@@ -46,7 +45,7 @@ pub enum RootStateError {
         /// The version.
         found: u32,
     },
-    /// It has other functions.
+    /// Its list of functions differs.
     #[error(
         "PCI function {address} is only in one of state and machine: give the machine the devices that it had when it \
          was saved"
@@ -55,7 +54,7 @@ pub enum RootStateError {
         /// The first address that differs.
         address: Address,
     },
-    /// A function's state.
+    /// A function's state doesn't fit.
     #[error("PCI function {address}: {error}")]
     Function {
         /// The function.
@@ -67,7 +66,7 @@ pub enum RootStateError {
 }
 
 impl PciRoot {
-    /// All functions as plain data, while the guest doesn't run.
+    /// All functions as plain data. The guest must not run.
     pub fn save(&self) -> RootState {
         let functions = self.functions().map(|(address, function)| SavedFunction {
             address: address.bits(),
@@ -79,10 +78,10 @@ impl PciRoot {
         }
     }
 
-    /// Takes a state, while the guest doesn't run. No message is sent. Devices whose BARs have moved by it are told.
+    /// Restores a state. The guest must not run. No message is sent. Devices whose BARs have moved are told.
     ///
     /// # Errors
-    /// The state doesn't fit; then nothing is changed.
+    /// The state doesn't fit; nothing has changed then.
     pub fn restore(&self, state: &RootState) -> Result<(), RootStateError> {
         let RootState { version, functions } = state;
         if *version != RootState::VERSION {

@@ -32,7 +32,7 @@ impl MsiSink for NoSink {
     fn send(&self, _: Message) {}
 }
 
-/// Answers with its own number, and knows where it was told to be.
+/// Returns its own number, and records the moves that it was told of.
 struct Device {
     number: u8,
     places: Mutex<Vec<Option<u64>>>,
@@ -76,7 +76,7 @@ fn function(number: u8, bars: &[(u8, Bar)]) -> (Arc<Device>, Function) {
     (Arc::clone(&device), builder.build(device))
 }
 
-/// Functions 1, 2, ... with one BAR each, at their boot addresses and switched on.
+/// Functions 1, 2, ... with one BAR each, enabled at their boot addresses.
 fn root(bars: &[Bar]) -> (Vec<Arc<Device>>, PciRoot) {
     let mut builder = RootBuilder::new(windows()).unwrap();
     let mut devices = Vec::new();
@@ -116,7 +116,7 @@ fn enable(root: &PciRoot, address: Address, enabled: bool) {
     root.write_config(address, 4, &[u8::from(enabled) << 1, 0]);
 }
 
-/// Who answers at a guest-physical address: number, BAR, lowest byte of the offset.
+/// What answers at a guest-physical address: number, BAR, lowest byte of the offset.
 fn who(root: &PciRoot, place: u64, len: usize) -> Option<[u8; 3]> {
     let window = [Window::Low, Window::High].into_iter().find(|window| {
         let span = root.windows().span(*window);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The guest's half, for tests: it scans a root, learns sizes and sets up MSI-X as Linux does (drivers/pci/probe.c,
+//! The guest's side, for tests: it scans a root, sizes BARs and sets up MSI-X as Linux does (drivers/pci/probe.c,
 //! drivers/pci/msi/).
 //!
 //! ```
@@ -31,13 +31,13 @@ pub use scan::{FoundBar, FoundFunction, FoundMsix};
 /// How a guest reaches configuration space.
 #[derive(Clone, Copy, Debug)]
 pub enum Mechanism<'a> {
-    /// As memory.
+    /// Through memory.
     Ecam,
-    /// By the ports 0xcf8 to 0xcff.
+    /// Through the ports 0xcf8 to 0xcff.
     Ports(&'a ConfigPorts),
 }
 
-/// A guest that drives a root, and counts its accesses, each of which is an exit.
+/// A guest that uses a root, and counts its accesses. Each one is an exit.
 #[derive(Debug)]
 pub struct Guest<'a> {
     root: &'a PciRoot,
@@ -55,12 +55,12 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// How often it left guest mode.
+    /// The number of exits so far.
     pub fn accesses(&self) -> u64 {
         self.accesses
     }
 
-    /// Reads `N` bytes of configuration space, 4 at most, within a register of 4.
+    /// Reads `N` bytes of configuration space, at most 4, within a register of 4.
     ///
     /// # Panics
     /// The root doesn't answer.
@@ -80,7 +80,7 @@ impl<'a> Guest<'a> {
         data
     }
 
-    /// Writes configuration space, 4 bytes at most, within a register of 4.
+    /// Writes configuration space, at most 4 bytes, within a register of 4.
     ///
     /// # Panics
     /// The root doesn't answer.
@@ -103,7 +103,7 @@ impl<'a> Guest<'a> {
         assert_eq!(reply, Reply::Done);
     }
 
-    /// Reads memory at a guest-physical address. What is in no window is nobody's.
+    /// Reads memory at a guest-physical address. Addresses outside of all windows are unclaimed.
     pub fn read_memory(&mut self, address: u64, data: &mut [u8]) -> Reply {
         self.accesses += 1;
         match self.window(address) {
@@ -129,17 +129,17 @@ impl<'a> Guest<'a> {
         })
     }
 
-    /// Switches a function on, as a driver does: memory and bus master.
+    /// Enables a function, as a driver does: memory and bus master.
     pub fn enable(&mut self, function: &FoundFunction) {
         let [low, high] = self.read_config(function.address, scan::COMMAND);
         self.write_config(function.address, scan::COMMAND, &[low | 0b110, high]);
     }
 
-    /// Sets up MSI-X of a function that was switched on, a message for each of the first vectors: masked as a whole,
-    /// filled in, then unmasked.
+    /// Sets up MSI-X of an enabled function, with a message for each of the first vectors. Masks the function, fills in
+    /// the table, then unmasks it.
     ///
     /// # Panics
-    /// The function has no MSI-X, or not so many vectors, or doesn't answer at its table.
+    /// The function has no MSI-X or too few vectors, or doesn't answer at its table.
     pub fn set_up_msix(&mut self, function: &FoundFunction, messages: &[Message]) {
         let msix = function.msix.as_ref().expect("the function has MSI-X");
         assert!(messages.len() <= usize::from(msix.vectors));
@@ -177,7 +177,7 @@ impl<'a> Guest<'a> {
         assert_eq!(reply, Reply::Done);
     }
 
-    /// Moves a BAR while its function is off, and switches it back to what it was.
+    /// Moves a BAR while its function is disabled, and then restores its Command register.
     pub fn move_bar(&mut self, function: &mut FoundFunction, number: u8, place: u64) {
         let address = function.address;
         let command = self.read_config::<2>(address, scan::COMMAND);
@@ -195,7 +195,7 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// Where ECAM has a register.
+/// The offset of a register in ECAM.
 fn ecam(address: Address, register: u16) -> u64 {
     u64::from(address.bits()) << 12 | u64::from(register)
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a guest finds.
+//! The result of a guest's scan.
 
 use super::Guest;
 use crate::address::Address;
@@ -17,17 +17,17 @@ const CAPABILITIES: u16 = 0x34;
 const INTERRUPT_PIN: u16 = 0x3d;
 
 const MSIX: u8 = 0x11;
-/// More capabilities than fit: Linux gives up then, too.
+/// More capabilities than fit. Linux gives up there, too.
 const MOST_CAPABILITIES: usize = 48;
 
-/// A BAR as a guest finds it.
+/// A BAR, as a guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundBar {
     /// Its number.
     pub number: u8,
-    /// The address in it.
+    /// Its address.
     pub address: u64,
-    /// Its bytes.
+    /// Its size in bytes.
     pub size: u64,
     /// Whether it is 64 bits wide.
     pub wide: bool,
@@ -35,12 +35,12 @@ pub struct FoundBar {
     pub prefetchable: bool,
 }
 
-/// MSI-X as a guest finds it.
+/// MSI-X, as a guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundMsix {
-    /// Where the capability is.
+    /// The capability's offset.
     pub capability: u16,
-    /// How many vectors there are.
+    /// The number of vectors.
     pub vectors: u16,
     /// The table, as (BAR, offset).
     pub table: (u8, u64),
@@ -48,10 +48,10 @@ pub struct FoundMsix {
     pub pba: (u8, u64),
 }
 
-/// A function as a guest finds it.
+/// A function, as a guest sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundFunction {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
     /// Vendor ID.
     pub vendor: u16,
@@ -65,14 +65,14 @@ pub struct FoundFunction {
     pub interrupt_pin: u8,
     /// Its BARs.
     pub bars: Vec<FoundBar>,
-    /// Its capabilities, as (id, place).
+    /// Its capabilities, as (ID, offset).
     pub capabilities: Vec<(u8, u16)>,
-    /// MSI-X, if it has that.
+    /// MSI-X, if it has it.
     pub msix: Option<FoundMsix>,
 }
 
 impl FoundFunction {
-    /// The guest-physical address of a place in a BAR, as (BAR, offset).
+    /// The guest-physical address of an offset in a BAR, as (BAR, offset).
     ///
     /// # Panics
     /// There is no such BAR.
@@ -88,10 +88,10 @@ fn pair(bytes: [u8; 4]) -> (u16, u16) {
 }
 
 impl Guest<'_> {
-    /// Looks at all device numbers of bus 0, and at all functions of devices that have several. It leaves nothing changed.
+    /// Scans all device numbers of bus 0, and all functions of multi-function devices. It leaves nothing changed.
     ///
     /// # Panics
-    /// A header or a list of capabilities is none that a guest understands.
+    /// A header or a list of capabilities is invalid.
     pub fn scan(&mut self) -> Vec<FoundFunction> {
         let mut found = Vec::new();
         for device in 0..Address::DEVICES {
@@ -141,7 +141,7 @@ impl Guest<'_> {
         }
     }
 
-    /// Learns the sizes with the function switched off, and switches it back to what it was.
+    /// Sizes the BARs with the function disabled, and then restores its Command register.
     fn bars(&mut self, address: Address) -> Vec<FoundBar> {
         let command = self.read_config::<2>(address, COMMAND);
         let was_on = command[0] & 0b11 != 0;
@@ -182,7 +182,7 @@ impl Guest<'_> {
         bars
     }
 
-    /// What a BAR's register has, and what is left in it of all ones.
+    /// The value of a BAR's register, and what it reads after writing all ones.
     fn size(&mut self, address: Address, register: u16) -> (u32, u32) {
         let value = self.read_config::<4>(address, register);
         self.write_config(address, register, &[0xff; 4]);

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any accesses and interrupts, against a naive model: what fires is sent, waits, or is dropped, and nothing else is
-//! ever sent.
+//! Random accesses and interrupts, compared to a naive model: an interrupt is sent, pending or dropped, and nothing
+//! else is ever sent.
 
 use proptest::prelude::*;
 
@@ -16,12 +16,12 @@ enum Step {
     Control(u8),
     Table(u64, Vec<u8>),
     Mask(u16, bool),
-    /// Into another table and back.
+    /// Restore the state to another table.
     Restore,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // A few vectors at the edges, so that steps meet.
+    // A few vectors at the edges, so that steps hit the same ones.
     let vector = || prop::sample::select(vec![0, 1, 63, 64, 69]);
     let bytes = prop::collection::vec(any::<u8>(), 1..=8);
     let place = (vector(), 0..20u64).prop_map(|(vector, at)| u64::from(vector) * ENTRY_SIZE + at);
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a guest knows: the table's bytes, and who waits.
+/// What a guest knows: the table's bytes, and the pending vectors.
 struct Model {
     table: Vec<u8>,
     control: u8,
@@ -65,7 +65,7 @@ impl Model {
         }
     }
 
-    /// What is sent now, in the order of the vectors.
+    /// The messages to send now, in the order of the vectors.
     fn settle(&mut self) -> Vec<Message> {
         if self.control & 0x80 == 0 {
             self.waiting.clear();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Who has an access to a BAR, and where BARs may be.
+//! Which function gets an access to a BAR, and where BARs may be.
 
 use super::*;
 
@@ -9,14 +9,14 @@ use super::*;
 fn an_access_is_in_one_bar_as_a_whole() {
     let (_, root) = root(&[Bar::memory32(0x100), Bar::memory32(0x100)]);
     let base = LOW.base;
-    // Both are in one window, one behind the other.
+    // Both are in one window, one after the other.
     assert_eq!(who(&root, base, 4), Some([1, 0, 0]));
     assert_eq!(who(&root, base + 0xfc, 4), Some([1, 0, 0xfc]));
     assert_eq!(who(&root, base + 0xfd, 4), None);
     assert_eq!(who(&root, base + 0x100, 8), Some([2, 0, 0]));
     assert_eq!(who(&root, base + 0x1f8, 9), None);
     assert_eq!(who(&root, base + 0x200, 4), None);
-    // The device itself claims it not.
+    // The device itself doesn't claim it.
     assert_eq!(who(&root, base + 0x80, 4), None);
     for offset in [LOW.size, 1 << 32, u64::MAX - 3, u64::MAX] {
         let mut data = [0; 4];
@@ -37,7 +37,7 @@ fn bars_move_within_their_windows() {
         assert_eq!(who(&root, base, 4), Some([number, 0, 0]));
         enable(&root, address, false);
         assert_eq!((places(), who(&root, base, 4)), (vec![None], None));
-        // Nobody is told of a BAR that is off.
+        // A device isn't told of a disabled BAR.
         set_bar0(&root, address, base + 0x5000);
         assert_eq!(places(), []);
         enable(&root, address, true);
@@ -50,7 +50,7 @@ fn bars_move_within_their_windows() {
             root.function(address).unwrap().decoded(0),
             Some(base + 0x5000)
         );
-        // RAM, ECAM, across the end of a window, nowhere.
+        // In RAM, in ECAM, across a window's end, and outside of all windows.
         let end = if device == 0 {
             LOW.base + LOW.size
         } else {
@@ -90,7 +90,7 @@ fn of_bars_that_overlap_the_lower_function_wins() {
     assert_eq!(who(&root, base, 4), Some([2, 0, 0]));
     assert_eq!(who(&root, base + 0x1fc, 4), Some([2, 0, 0xfc]));
     assert_eq!(who(&root, base + 0x200, 4), Some([1, 0, 0]));
-    // It begins in function 1 and is not in it as a whole.
+    // It starts in function 1, but isn't entirely in it.
     assert_eq!(who(&root, base + 0x2fe, 4), None);
     assert_eq!(who(&root, base + 0x300, 4), Some([2, 0, 0]));
     enable(&root, at(1, 0), false);

@@ -1,20 +1,20 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any accesses of a guest, against what a naive model says of who answers.
+//! Random accesses of a guest, compared to a naive model.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What a guest does.
+/// A guest's action.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Writes configuration space of a function, at any width.
+    /// Write configuration space of a function, with any width.
     Config(u8, u16, Vec<u8>),
-    /// Puts BAR 0 of a function somewhere near the windows' edges, and switches it on or off.
+    /// Set BAR 0 of a function to an address near the windows' edges, and enable or disable it.
     Move(u8, u64, bool),
-    /// Looks who is there.
+    /// Check which function answers.
     Access(u64, usize),
 }
 
@@ -51,8 +51,8 @@ const BARS: [Bar; 4] = [
     Bar::memory64(0x2000),
 ];
 
-/// Who answers, by the registers that the guest can read: the first function in order whose BAR has the first byte, if
-/// it has the others, too.
+/// Which function answers, by the registers that the guest can read: the first function in order whose BAR contains the
+/// first byte, if it contains the others, too.
 fn expected(root: &PciRoot, place: u64, len: usize) -> Option<[u8; 2]> {
     for (number, bar) in (1..).zip(BARS) {
         let mut config = [0; 0x18];
@@ -86,7 +86,7 @@ fn expected(root: &PciRoot, place: u64, len: usize) -> Option<[u8; 2]> {
 }
 
 fn check(root: &PciRoot, place: u64, len: usize) {
-    // Three bytes tell who it was.
+    // Three bytes identify the function.
     let len = len.max(3);
     let found = who(root, place, len).map(|[number, _, offset]| [number, offset]);
     let window = [LOW, HIGH]
@@ -126,7 +126,7 @@ proptest! {
                 prop_assert_eq!(told, root.function(at(number, 0)).unwrap().decoded(0));
             }
         }
-        // What was saved then is what a fresh root becomes.
+        // A fresh root gets the saved state.
         let state = root.save();
         let (_, fresh) = super::root(&BARS);
         prop_assert_eq!(fresh.restore(&state), Ok(()));
