@@ -26,7 +26,7 @@ pub(super) fn dsdt(machine: &MachinePlan) -> Vec<u8> {
     table(b"DSDT", REVISION, &body)
 }
 
-/// `\\_S5` (section 7.4.2.6): the soft-off value of the sleep control register.
+/// `\_S5` (section 7.4.2.6): the soft-off value of the sleep control register.
 fn soft_off(body: &mut Vec<u8>) {
     let sleep_types = Package::new(vec![&layout::ACPI_S5_SLEEP_TYPE, &ZERO, &ZERO, &ZERO]);
     Name::new("_S5_".into(), &sleep_types).to_aml_bytes(body);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The flags that describe a machine: their help, and what a command line says by them.
+//! The flags that describe a machine: their help, and the words given for them.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::config::{
     OnReboot, VirtioSpec, WordError,
 };
 
-/// The flags as the help shows them. Each has the name of one of [`KEYS`], by which [`given`] finds its words.
+/// The flags as the help shows them. Each has the name of one of [`KEYS`], which [`given`] uses to find its words.
 #[derive(Args, Debug)]
 pub(super) struct MachineFlags {
     /// Kernel image: ELF vmlinux or bzImage, told apart by content
@@ -30,8 +30,8 @@ pub(super) struct MachineFlags {
 
     /// Kernel command line [default: console=ttyS0 panic=-1 cryptomgr.notests]
     ///
-    /// With --serial off the default has no console to name. cryptomgr.notests leaves out the kernel's tests of its
-    /// cryptography, which can take half of its boot time; in FIPS mode they run all the same.
+    /// With --serial off the default names no console. cryptomgr.notests skips the kernel's tests of its cryptography,
+    /// which can take half of its boot time. In FIPS mode they run anyway.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     #[arg(value_parser = Word("cmdline", &[]), help_heading = "Boot")]
     cmdline: Option<OsString>,
@@ -59,8 +59,8 @@ pub(super) struct MachineFlags {
 
     /// CPU features to show or hide, such as +x,-y
     ///
-    /// Names are those of Linux's /proc/cpuinfo. The list applies in order, so the last word on a
-    /// feature counts; a feature that the host lacks can't be shown.
+    /// Names are those of Linux's /proc/cpuinfo. The list applies in order, so the last entry for a feature counts. A
+    /// feature that the host lacks can't be shown.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[arg(allow_hyphen_values = true, value_parser = Word("cpu-features", &[]))]
     #[arg(help_heading = "Machine")]
@@ -68,7 +68,7 @@ pub(super) struct MachineFlags {
 
     /// Show the guest vmx or svm, for guests of its own [default: off]
     ///
-    /// The host's KVM must offer it. It is a large part of KVM that a hostile guest can then reach.
+    /// The host's KVM must offer it. It lets a hostile guest reach a large part of KVM.
     #[arg(long, value_name = "on|off", value_parser = Word("nested", &[]), help_heading = "Machine")]
     nested: Option<OsString>,
 
@@ -122,24 +122,24 @@ pub(super) struct MachineFlags {
 
     /// How a guest's hypercalls reach their handler [default: auto]
     ///
-    /// A guest registers for hypercalls by MSR 0x87655678, and the VMM writes the instructions into
-    /// its memory that make them. Say pio where more than one host runs the guests: what auto takes
-    /// depends on the host, and VMM_HC_EXIT and its like exist with pio and forward only. PORT is 0
-    /// to 0xff; without one it is 0xf5, or 0xf9 where the debug-exit device has that.
+    /// A guest registers for hypercalls through MSR 0x87655678, and the VMM writes the call instructions into its
+    /// memory. Use pio if several hosts run the guests: the choice of auto depends on the host, and VMM_HC_EXIT and
+    /// similar calls exist only with pio and forward. PORT is 0 to 0xff. The default is 0xf5, or 0xf9 if the debug-exit
+    /// device has that port.
     #[arg(long, value_name = "ROUTE", value_parser = Word("hypercall", HypercallRoute::WORDS))]
     #[arg(help_heading = "Hypercalls")]
     hypercall: Option<OsString>,
 
     /// Registers of hypercalls that reach the VMM [default: kvm]
     ///
-    /// On the route vendor KVM itself answers, and knows its own registers only. With others, auto is pio.
+    /// On the route vendor KVM itself answers, and knows only its own registers. With other registers, auto means pio.
     #[arg(long, value_name = "ABI")]
     #[arg(value_parser = Word("hypercall-abi", HypercallAbi::WORDS), help_heading = "Hypercalls")]
     hypercall_abi: Option<OsString>,
 
     /// Whether a guest can register for hypercalls [default: on]
     ///
-    /// Off: MSR 0x87655678 is #GP, as on a machine that never heard of it.
+    /// Off: MSR 0x87655678 is #GP, as on a machine without it.
     #[arg(long, value_name = "on|off", value_parser = Word("para", &[]), help_heading = "Hypercalls")]
     para: Option<OsString>,
 
@@ -149,15 +149,15 @@ pub(super) struct MachineFlags {
 
     /// Open no file, socket or VM once the guest runs [default: off]
     ///
-    /// What is otherwise found out when a guest needs it is then found out at the start, which takes longer. Each reset
-    /// with --on-reboot reset still makes a VM.
+    /// The machine then tests at the start what it otherwise tests when a guest needs it. That makes the start slower.
+    /// Each reset with --on-reboot reset still creates a VM.
     #[arg(long, value_name = "on|off", value_parser = Word("sealed", &[]), help_heading = "Policy")]
     sealed: Option<OsString>,
 }
 
-/// The machine flags that were given, and their words. A list has the commas between its words.
+/// The machine flags that were given, and their words. The words of a list are joined by commas.
 pub(super) fn given(matches: &ArgMatches) -> Vec<(&'static str, OsString)> {
-    // clap's names are those of the fields.
+    // clap's IDs are the field names.
     let name = |byte| if byte == b'-' { b'_' } else { byte };
     let given = matches.ids().filter_map(|id| {
         let is_it = |key: &&&str| key.bytes().map(name).eq(id.as_str().bytes());
@@ -168,7 +168,7 @@ pub(super) fn given(matches: &ArgMatches) -> Vec<(&'static str, OsString)> {
     given.collect()
 }
 
-/// Judges the words of a key. Those that can be listed, each with its meaning, are for help and shells.
+/// Parses the word of a key. The words of a choice, with their meanings, are listed for help and shells.
 #[derive(Clone, Copy, Debug)]
 struct Word(&'static str, &'static [(&'static str, &'static str)]);
 
@@ -182,7 +182,7 @@ impl TypedValueParser for Word {
         word: &OsStr,
     ) -> Result<OsString, Error> {
         let judged = match config::check_word(self.0, word) {
-            // clap lists them.
+            // clap lists the choices itself.
             Err(WordError::Choice) => {
                 let parser = PossibleValuesParser::new(self.1.iter().map(|(word, _)| *word));
                 let word = word.to_string_lossy();
@@ -196,7 +196,7 @@ impl TypedValueParser for Word {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        // A help has no period at its end.
+        // Help texts have no period at the end.
         let help = |meaning: &'static str| meaning.trim().trim_end_matches('.');
         let known = self.1.iter();
         let values = known.map(move |(word, meaning)| PossibleValue::new(word).help(help(meaning)));

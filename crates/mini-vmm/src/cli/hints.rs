@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Hints for words that other VMMs use.
+//! Hints for flags and words of other VMMs.
 
 use std::ffi::OsString;
 
@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::Arguments;
 use crate::text::shown;
 
-/// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and what to write for them.
+/// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and the equivalent here.
 const FOREIGN_FLAGS: [&str; 16] = [
     "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
     "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
@@ -32,13 +32,13 @@ const FOREIGN_FLAGS: [&str; 16] = [
     "--api-sock --api-socket --no-api -qmp -monitor: there is no API; the command line or '--config FILE' describes the machine",
 ];
 
-/// Flags whose value, which may be left out, follows an equals sign.
+/// Flags with an optional value after an equals sign.
 const EQUALS_FLAGS: [&str; 2] = ["--debug-exit", "--legacy-timer"];
 
-/// Flags whose value has a path in it.
+/// Flags whose value contains a path.
 const PATH_FLAGS: [&str; 4] = ["--kernel", "--initrd", "--serial", "--config"];
 
-/// Adds to `error` what the user probably meant by `args`, if that is known.
+/// Adds to `error` what the user probably meant by `args`, if known.
 pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {
     let hint = match error.kind() {
         ErrorKind::UnknownArgument => {
@@ -51,7 +51,7 @@ pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {
         _ => None,
     };
     if let Some(hint) = hint {
-        // One hint is enough: ours knows more than the nearest spelling.
+        // One hint is enough, and ours knows more than the nearest spelling.
         error.remove(ContextKind::SuggestedArg);
         error.remove(ContextKind::SuggestedSubcommand);
         error.remove(ContextKind::Usage);
@@ -84,7 +84,7 @@ fn flag_hint(invalid: &str, args: &[OsString]) -> Option<String> {
     if let Some(hint) = path_hint(invalid, args) {
         return Some(hint);
     }
-    // clap reads `-kernel` as `-k -e …`: look at the word as it was typed.
+    // clap parses `-kernel` as `-k -e …`, so use the word as it was typed.
     let typed = args.iter().skip(1).filter_map(|arg| arg.to_str());
     let typed = typed
         .map(|arg| arg.split_once('=').map_or(arg, |(name, _)| name))
@@ -110,8 +110,8 @@ fn path_hint(invalid: &str, args: &[OsString]) -> Option<String> {
     Some(format!("write '{flag}={}'", shown(path)))
 }
 
-/// A hint for a word that stands alone: the value of the flag before it, a kernel, or a part of a
-/// command line that the shell took apart.
+/// A hint for an unexpected word: the value of the flag before it, a kernel, or a part of a command line that the shell
+/// split.
 fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
     // The first argument is the program's name.
     let at = 1 + args.iter().skip(1).position(|arg| arg == word)?;
@@ -124,7 +124,7 @@ fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
         let is_flag = |arg: &OsString| arg.as_encoded_bytes().starts_with(flag.as_bytes());
         args[..at].iter().any(is_flag)
     };
-    // A subcommand has no kernel.
+    // Subcommands take no kernel.
     let command = Arguments::command();
     let mut earlier = args[1..at].iter().filter_map(|arg| arg.to_str());
     if earlier.any(|arg| command.find_subcommand(arg).is_some()) {
@@ -140,7 +140,7 @@ fn word_hint(word: &str, args: &[OsString]) -> Option<String> {
     }
 }
 
-/// Hints for values in the words of other VMMs.
+/// Hints for values that other VMMs use.
 fn value_hint(error: &clap::Error) -> Option<String> {
     let arg = string(error, ContextKind::InvalidArg)?;
     let value = string(error, ContextKind::InvalidValue)?;

@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The command line: arguments in, a [`Command`] out. Nothing here reads, prints or exits.
+//! The command line: parses arguments into a [`Command`]. This module doesn't read files, print or exit, except for
+//! [`Error::print`].
 
 mod flags;
 mod hints;
@@ -58,10 +59,10 @@ mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm demo [--hypercall <ROUTE>]
        mini-vmm completions <SHELL>";
 
-/// What a command line asks for.
+/// What a command line requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Run a machine, or print what it would be.
+    /// Run a machine, or print its description.
     Run(Box<Run>),
     /// Show what this host can do.
     Check {
@@ -72,7 +73,7 @@ pub enum Command {
     },
     /// Run the built-in guest that registers for hypercalls.
     Demo {
-        /// How its hypercalls travel.
+        /// The route of its hypercalls.
         route: HypercallRoute,
         /// How often `-v` was given.
         verbosity: u8,
@@ -81,14 +82,14 @@ pub enum Command {
     Completions(Shell),
 }
 
-/// What a command line says about a machine.
+/// A command line that describes a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Run {
-    /// The flags that describe the machine: their names, which are keys of the config file, and their words.
+    /// The flags that describe the machine: their names, which are also keys of the config file, and their words.
     pub flags: Vec<(&'static str, OsString)>,
-    /// The file that describes what the flags don't.
+    /// The config file. Flags override it.
     pub config: Option<PathBuf>,
-    /// Print the machine's description and run nothing.
+    /// Print the machine's description instead of running it.
     pub print_config: bool,
     /// How often `-v` was given.
     pub verbosity: u8,
@@ -105,13 +106,13 @@ impl Command {
     }
 }
 
-/// A command line that leads to no [`Command`]: a mistake, or a call for help or the version.
+/// A command line without a [`Command`]: a mistake, or a request for help or the version.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(Box<clap::Error>);
 
 impl Error {
-    /// The exit code: 0 when help or the version was asked for, else that of a usage error.
+    /// The exit code: 0 if help or the version was requested, else that of a usage error.
     pub fn exit_code(&self) -> u8 {
         match self.0.use_stderr() {
             true => EXIT_USAGE,
@@ -119,8 +120,7 @@ impl Error {
         }
     }
 
-    /// Prints the help or version to standard output, or the mistake to standard error. That
-    /// nobody reads it is no failure.
+    /// Prints help or version to standard output, or the mistake to standard error. Ignores a failed write.
     pub fn print(&self) {
         let _ = match self.0.use_stderr() {
             true => write!(io::stderr(), "mini-vmm: {}", self.0.render()),
@@ -197,10 +197,10 @@ enum Subcommand {
     },
 }
 
-/// Reads a command line, the program's name first. A pure function of its arguments.
+/// Parses a command line, with the program's name first. A pure function of its arguments.
 ///
 /// # Errors
-/// When the arguments are no command: an [`Error`] that knows what to print, and where.
+/// When the arguments are no command. The [`Error`] has the text to print.
 ///
 /// # Example
 /// ```

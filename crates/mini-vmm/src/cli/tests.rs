@@ -33,7 +33,7 @@ fn spec(run: &Run) -> Result<VmSpec, config::file::Error> {
     resolve(&run.flags, None)
 }
 
-/// The arguments that describe `spec` completely: JSON has the same words.
+/// The arguments that describe `spec` completely. They are the words of its JSON.
 fn to_args(spec: &VmSpec) -> Vec<OsString> {
     let serde_json::Value::Object(json) = serde_json::to_value(spec).unwrap() else {
         panic!("{spec:?} is no object");
@@ -163,7 +163,7 @@ fn of_a_flag_that_is_given_twice_the_last_counts() {
         panic!("no demo");
     };
     assert_eq!(route, HypercallRoute::Pio(None));
-    // What adds up adds up: the last word on a feature counts.
+    // Lists accumulate: the last entry for a feature counts.
     let features = spec(&run("--kernel k --cpu-features +a,-b --cpu-features +b"));
     let features = features.unwrap().cpu_features;
     let features: Vec<_> = features.iter().map(ToString::to_string).collect();
@@ -173,7 +173,7 @@ fn of_a_flag_that_is_given_twice_the_last_counts() {
 #[test]
 fn nothing_but_the_kernel_means_the_defaults() {
     assert_eq!(spec(&run("--kernel k")).unwrap(), VmSpec::new("k"));
-    // A config file may name it.
+    // The kernel may be in the config file.
     assert_eq!(run("--config c").config.as_deref(), Some(Path::new("c")));
 }
 

@@ -13,7 +13,7 @@ pub(crate) trait Choice: Copy + 'static {
     const CHOICES: &'static [(Self, &'static str)];
 }
 
-/// Makes enumerations of words. The first word is the default; what documents a value is also its help.
+/// Defines enumerations of words. The first word is the default. The doc of a value is also its help text.
 macro_rules! choices {
     ($(
         $(#[doc = $about:literal])+

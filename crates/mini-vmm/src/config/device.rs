@@ -3,7 +3,7 @@
 
 //! Words that describe a device.
 //!
-//! They are read into what serde derives: an enumeration from `kind` or `kind=VALUE`, a struct from
+//! They are deserialized with serde: an enumeration from `kind` or `kind=VALUE`, a struct from
 //! `key=VALUE,key,key=VALUE`, where a key alone means `on`.
 
 use std::ffi::OsStr;
@@ -14,10 +14,10 @@ use serde::de::value::{Error, MapAccessDeserializer, MapDeserializer, StringDese
 use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, Visitor};
 use serde::{Deserializer, forward_to_deserialize_any};
 
-/// Reads the device that `word` describes.
+/// Parses the device that `word` describes.
 ///
-/// The value of a kind goes to the end of the word. The value of a key goes to the next comma; a comma within is written
-/// twice. No value is empty. Values are bytes to serde, as a path need not be text.
+/// The value of a kind extends to the end of the word. The value of a key extends to the next comma; a literal comma is
+/// doubled. Values can't be empty. serde gets them as bytes, since a path need not be text.
 pub(super) fn from_word<T: DeserializeOwned>(word: &OsStr) -> Result<T, Error> {
     T::deserialize(Device(word.as_bytes().to_vec()))
 }
@@ -79,7 +79,7 @@ fn map<'de>(
     MapDeserializer::new(entries.map(move |(key, value)| (key, Device(value.unwrap_or_else(on)))))
 }
 
-/// The parts of `word` between single commas; of two commas one is left.
+/// Splits `word` at single commas. A doubled comma becomes one.
 fn entries(word: &[u8]) -> Vec<Vec<u8>> {
     let (mut entries, mut entry) = (Vec::new(), Vec::new());
     let mut bytes = word.iter().peekable();
@@ -93,7 +93,7 @@ fn entries(word: &[u8]) -> Vec<Vec<u8>> {
     entries
 }
 
-/// A name, and the value behind the first `=`.
+/// A name, and the value after the first `=`.
 fn entry(bytes: &[u8]) -> Result<Entry, Error> {
     let mut parts = bytes.splitn(2, |byte| *byte == b'=');
     let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
@@ -115,7 +115,7 @@ mod tests {
     use super::super::words::word;
     use super::*;
 
-    /// As the disks to come will be.
+    /// As disks may be described in future.
     #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Disk {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A machine that is described bit by bit: by a config file, then by flags.
+//! A machine description under construction: first from a config file, then from flags.
 
 use std::ffi::OsStr;
 use std::fmt::{self, Formatter};
@@ -14,32 +14,32 @@ use serde::{Deserialize, Deserializer};
 use super::words::{Count, Word, WordError, Worded};
 use super::{Error, VmSpec};
 
-/// What has been said about a machine so far. What is said later counts.
+/// The values set so far. A later value overrides an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     spec: VmSpec,
-    // These are no fields of `spec` while it may still be wrong or follow from others.
+    // Not in `spec`, since they may still be missing or depend on other values.
     kernel: Option<PathBuf>,
     cmdline: Option<String>,
     cpus: Count,
 }
 
-/// Something that says one value.
+/// A source of one value.
 trait Source {
     type Error;
 
-    /// Reads it and puts it in its place.
+    /// Reads the value into `place`.
     fn read<T: Word>(self, place: &mut T) -> Result<(), Self::Error>;
 }
 
-/// Makes the list of keys, and a function that finds the place of each.
+/// Defines the list of keys, and a function that finds the field of each.
 macro_rules! keys {
     ($draft:ident: $($key:literal => $place:expr,)+) => {
         /// The keys of a machine in JSON, which are the names of its flags.
         pub const KEYS: &[&str] = &[$($key),+];
 
         impl Draft {
-            /// Has `source` say the value of `key`; `None` if there is no such key.
+            /// Sets `key` from `source`. `None` if there is no such key.
             fn say_by<S: Source>(&mut self, key: &str, source: S) -> Option<Result<(), S::Error>> {
                 let $draft = self;
                 match key {
@@ -78,7 +78,7 @@ keys! { draft:
 }
 
 impl Default for Draft {
-    /// Nothing is said.
+    /// Nothing is set.
     fn default() -> Self {
         let spec = VmSpec::new(PathBuf::new());
         Draft {
@@ -91,10 +91,10 @@ impl Default for Draft {
 }
 
 impl Draft {
-    /// Says the value of `key` in the word of the flag `--key`.
+    /// Sets `key` from the word of the flag `--key`.
     ///
     /// # Errors
-    /// When there is no such key, or `word` is none for it.
+    /// When there is no such key, or `word` is not valid for it.
     pub fn say(&mut self, key: &str, word: &OsStr) -> Result<(), Error> {
         match self.say_by(key, Flag(word)) {
             Some(said) => said.map_err(|why| Error::Word {
@@ -106,10 +106,10 @@ impl Draft {
         }
     }
 
-    /// The machine: defaults stand for what was not said.
+    /// The machine, with defaults for what was not set.
     ///
     /// # Errors
-    /// When no machine can be so, as [`VmSpec::validate`] tells, or no kernel was named.
+    /// When [`VmSpec::validate`] fails, or no kernel was given.
     pub fn finish(self) -> Result<VmSpec, Error> {
         let Count(cpus) = self.cpus;
         let default_cmdline = || VmSpec::default_cmdline(&self.spec.serial).to_owned();
@@ -124,7 +124,7 @@ impl Draft {
     }
 }
 
-/// Whether `word` is one for `key`, which is one of [`KEYS`].
+/// Checks that `word` is valid for `key`, which must be one of [`KEYS`].
 pub(crate) fn check_word(key: &str, word: &OsStr) -> Result<(), WordError> {
     Draft::default().say_by(key, Flag(word)).unwrap_or(Ok(()))
 }
@@ -141,7 +141,7 @@ impl Source for Flag<'_> {
     }
 }
 
-/// The value of an entry in JSON. `null` says nothing.
+/// The value of a JSON entry. `null` sets nothing.
 struct Entry<'a, 'de, A>(&'a mut A, PhantomData<&'de ()>);
 
 impl<'de, A: MapAccess<'de>> Source for Entry<'_, 'de, A> {

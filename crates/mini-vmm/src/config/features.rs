@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! CPU features to show or hide, as they are described.
+//! CPU features to show or hide.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -21,8 +21,8 @@ pub struct CpuFeature {
 }
 
 impl CpuFeature {
-    /// Whether `name` can be meant for the name of a feature: letters, digits, `_`, and behind the first of these also
-    /// `-` and `.`, at most 32. What names there are shows when the machine is built.
+    /// Whether `name` is a possible feature name: letters, digits and `_`, after the first of these also `-` and `.`,
+    /// at most 32. Whether it exists is checked when the machine is built.
     pub fn is_name(name: &str) -> bool {
         let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         (1..=32).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(is_part)
@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for CpuFeature {
     }
 }
 
-/// A list, or the one word that the flag takes for it.
+/// A list in JSON, or the single word of a flag.
 impl Word for Vec<CpuFeature> {
     const EXPECTED: &'static str = "a list of CPU features such as [\"-avx2\"]";
 

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use crate::config::{self, Draft, VmSpec};
 use crate::text::shorten;
 
-/// The longest config file in bytes; a command line of the longest kind fits many times.
+/// The largest config file in bytes. The longest command line fits many times.
 pub const MAX_SIZE: u64 = 1 << 20;
 
-/// The longest reason that is shown, in characters: words of the file are in it, and these have any length.
+/// The most characters of a reason. It may contain words of the file, which have any length.
 const MAX_REASON: usize = 500;
 
-/// Why there is no valid description of a machine.
+/// Why a config file is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file can't be opened or read.
@@ -25,16 +25,16 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
-    /// The path is one of a directory.
+    /// The path is a directory.
     #[error("the config file {path:?} is a directory; name a file with the machine's JSON")]
     Directory {
         /// The directory.
         path: PathBuf,
     },
-    /// The file is too long to be one.
+    /// The file is too large.
     #[error(
         "the config file {path:?} has more than {MAX_SIZE} bytes; name a file with the machine's JSON"
     )]
@@ -54,7 +54,7 @@ pub enum Error {
         /// The column in bytes, counted from 1.
         column: usize,
     },
-    /// The file is not JSON, or not of a machine.
+    /// The file is not JSON, or doesn't describe a machine.
     #[error(
         "config file {path:?}, line {}, column {}: {} (--print-config shows how a file looks)",
         json.line(), json.column().max(1), shorten(&without_place(json), MAX_REASON)
@@ -62,10 +62,10 @@ pub enum Error {
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where. Its own text would say the place again.
+        /// What is wrong, and where. Its own message would repeat the position.
         json: serde_json::Error,
     },
-    /// The description is not one of a machine that can be built.
+    /// The described machine is not valid.
     #[error(transparent)]
     Spec(#[from] config::Error),
     /// The description can't be written as JSON.
@@ -73,7 +73,7 @@ pub enum Error {
     Print(#[source] serde_json::Error),
 }
 
-/// What `error` says, less the place that it ends with.
+/// The message of `error` without the position at its end.
 fn without_place(error: &serde_json::Error) -> String {
     let what = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -84,10 +84,10 @@ fn without_place(error: &serde_json::Error) -> String {
     }
 }
 
-/// The machine that `flags`, each a name and a word, and, where they are silent, the file `config` describe.
+/// The machine that `flags` describe, with missing values from the file `config`. Each flag is a name and a word.
 ///
 /// # Errors
-/// When the file can't be read or is wrong, a flag is, or no machine can be as described.
+/// When the file can't be read, or the file, a flag or the machine is not valid.
 pub fn resolve(flags: &[(&str, OsString)], config: Option<&Path>) -> Result<VmSpec, Error> {
     let mut draft = config.map(load).transpose()?.unwrap_or_default();
     for (key, word) in flags {
@@ -96,10 +96,10 @@ pub fn resolve(flags: &[(&str, OsString)], config: Option<&Path>) -> Result<VmSp
     Ok(draft.finish()?)
 }
 
-/// Reads what the file at `path` says about a machine.
+/// Reads the machine description in the file at `path`.
 ///
 /// # Errors
-/// When it can't be read, is longer than [`MAX_SIZE`], or is not JSON of a machine.
+/// When it can't be read, is larger than [`MAX_SIZE`], or is not JSON of a machine.
 pub fn load(path: &Path) -> Result<Draft, Error> {
     let read_error = |source: io::Error| match source.kind() {
         io::ErrorKind::IsADirectory => Error::Directory { path: path.into() },
@@ -119,7 +119,7 @@ pub fn load(path: &Path) -> Result<Draft, Error> {
     parse(&bytes, path)
 }
 
-/// Reads `bytes`, which came from the file at `path`. A pure function.
+/// Parses `bytes` from the file at `path`. A pure function.
 ///
 /// # Errors
 /// When they are not JSON of a machine.
@@ -133,7 +133,7 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Draft, Error> {
             column: before.len() - line_start.map_or(0, |at| at + 1) + 1,
         }
     })?;
-    // Some editors mark UTF-8 so.
+    // Some editors mark UTF-8 files with a BOM.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_json::from_str(text).map_err(|json| Error::Json {
         path: path.into(),
@@ -141,7 +141,7 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Draft, Error> {
     })
 }
 
-/// The JSON that describes `spec`, ending in a newline; [`load`] reads it back.
+/// The JSON that describes `spec`, with a newline at its end. [`load`] reads it back.
 ///
 /// # Errors
 /// When a path is not UTF-8.

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Hypercalls and MSRs of a machine, as they are described.
+//! The settings for hypercalls and MSRs.
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
@@ -18,28 +18,28 @@ use crate::layout;
 /// How the hypercalls of a guest that registers for them (MSR 0x87655678) reach their handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HypercallRoute {
-    /// [`Vendor`](HypercallRoute::Vendor) where a probe proved that this KVM completes it and calls have KVM's own
-    /// registers ([`HypercallAbi::Kvm`]), else [`Pio`](HypercallRoute::Pio).
+    /// [`Vendor`](HypercallRoute::Vendor) if a probe showed that this KVM completes it and the ABI is
+    /// [`HypercallAbi::Kvm`], else [`Pio`](HypercallRoute::Pio).
     #[default]
     Auto,
-    /// By VMCALL or VMMCALL, whichever the guest's CPU has; KVM itself answers, from its own registers
-    /// ([`HypercallAbi::Kvm`]) only.
+    /// VMCALL or VMMCALL, by the guest's CPU vendor. KVM itself answers, and only with its own registers
+    /// ([`HypercallAbi::Kvm`]).
     Vendor,
-    /// By VMCALL or VMMCALL; KVM forwards every one to the VMM.
+    /// VMCALL or VMMCALL. KVM forwards all of them to the VMM.
     Forward,
-    /// By `out` to a port; the VMM answers. Without a port, to one that is free.
+    /// `out` to a port. The VMM answers. Without a port, a free one is chosen.
     Pio(Option<PioPort>),
 }
 
 impl HypercallRoute {
-    /// Where the route [`Pio`](HypercallRoute::Pio) goes if the debug-exit device has its default port. That device is
-    /// too small to have both.
+    /// The port of [`Pio`](HypercallRoute::Pio) if the debug-exit device has the default one. That device is too small
+    /// to have both.
     const OTHER_PORT: PioPort = match PioPort::new(0xf9) {
         Ok(port) => port,
         Err(_) => panic!("port 0xf9 belongs to a device of the machine"),
     };
 
-    /// The words, each with its meaning.
+    /// The words with their meanings.
     pub(crate) const WORDS: &'static [(&'static str, &'static str)] = &[
         (
             "auto",
@@ -144,7 +144,7 @@ choices! {
 }
 
 impl VmSpec {
-    /// The port of hypercalls that go by port I/O.
+    /// The port of hypercalls through port I/O.
     pub fn hypercall_port(&self) -> PioPort {
         match self.hypercall {
             HypercallRoute::Pio(Some(port)) => port,
@@ -154,13 +154,13 @@ impl VmSpec {
     }
 }
 
-/// Whether the debug-exit device, if there is one at `debug_exit`, has `port`.
+/// Whether the debug-exit device at `debug_exit`, if there is one, has `port`.
 pub(super) fn takes_port(debug_exit: Option<u16>, port: PioPort) -> bool {
     let port = u16::from(port);
     debug_exit.is_some_and(|first| port >= first && port - first < layout::DEBUG_EXIT_SIZE)
 }
 
-/// Whether hypercalls can be as they are described.
+/// Checks the settings for hypercalls.
 pub(super) fn validate(spec: &VmSpec) -> Result<(), Error> {
     let (route, debug_exit) = (spec.hypercall, spec.debug_exit);
     if !spec.para && route != HypercallRoute::Auto {

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The one description of a machine. The command line and a JSON file both produce it.
+//! The description of a machine. Both the command line and a JSON file produce it.
 
 mod choices;
 mod device;
@@ -32,8 +32,8 @@ use crate::layout;
 
 /// What to boot and on what machine.
 ///
-/// As JSON it is an object with the names of the command line's flags; only `kernel` must be
-/// there, and what is read is valid.
+/// As JSON it is an object with the names of the command line's flags as keys. Only `kernel` is required. What is read
+/// is valid.
 ///
 /// # Example
 /// ```
@@ -62,15 +62,15 @@ pub struct VmSpec {
     /// RAM in bytes; a multiple of the page size.
     #[serde(serialize_with = "words::write_size")]
     pub memory: u64,
-    /// CPU features to add or take away, in order, such as `-avx2`.
+    /// CPU features to add or remove, in order, such as `-avx2`.
     pub cpu_features: Vec<CpuFeature>,
-    /// Whether the guest can run guests of its own: it sees VMX or SVM.
+    /// Whether the guest can run nested guests: it sees VMX or SVM.
     #[serde(serialize_with = "words::write_switch")]
     pub nested: bool,
-    /// Whether the PC's PIT and PIC are there and announced, on a platform with ACPI's fixed hardware.
+    /// Whether the machine has and announces a PC's PIT and PIC, on a platform with ACPI's fixed hardware.
     #[serde(serialize_with = "words::write_switch")]
     pub legacy_timer: bool,
-    /// Whether the PC's real-time clock is there and announced.
+    /// Whether the machine has and announces a PC's real-time clock.
     #[serde(serialize_with = "words::write_switch")]
     pub rtc: bool,
     /// Where COM1 goes.
@@ -91,16 +91,16 @@ pub struct VmSpec {
     /// How long the machine may run.
     #[serde(serialize_with = "words::write_time")]
     pub timeout: Option<Duration>,
-    /// How hypercalls of a guest that registers for them reach their handler.
+    /// The route of hypercalls, for a guest that registers for them.
     pub hypercall: HypercallRoute,
-    /// In which registers hypercalls that reach the VMM have their number and arguments.
+    /// The registers of number and arguments, for hypercalls that reach the VMM.
     pub hypercall_abi: HypercallAbi,
-    /// Whether MSR 0x87655678, by which a guest registers for hypercalls, is there.
+    /// Whether MSR 0x87655678 exists, with which a guest registers for hypercalls.
     #[serde(serialize_with = "words::write_switch")]
     pub para: bool,
     /// Which MSRs the guest may use.
     pub msr_policy: MsrPolicy,
-    /// Whether everything that opens a file, a socket or a VM is done before the guest runs: see
+    /// Whether everything that opens a file, a socket or a VM happens before the guest runs: see
     /// [`LATE_ACTS`](crate::late::LATE_ACTS).
     #[serde(serialize_with = "words::write_switch")]
     pub sealed: bool,
@@ -155,13 +155,13 @@ choices! {
 }
 
 impl VmSpec {
-    /// RAM in bytes when nothing else is said.
+    /// The default amount of RAM in bytes.
     pub const DEFAULT_MEMORY: u64 = 512 * layout::MIB;
 
     /// The longest timeout: ten years, well within what a monotonic clock can count.
     pub const MAX_TIMEOUT: Duration = Duration::from_secs(3650 * 86_400);
 
-    /// The machine that boots `kernel` when nothing else is said.
+    /// The machine that boots `kernel`, with defaults for everything else.
     pub fn new(kernel: impl Into<PathBuf>) -> Self {
         let serial = SerialSpec::default();
         VmSpec {
@@ -191,9 +191,9 @@ impl VmSpec {
         }
     }
 
-    /// The kernel command line when none is said: the console is COM1 if there is one, a panic is a reset, so that
-    /// the run ends, and the kernel does not test its cryptography, which can take half of its boot time
-    /// (in FIPS mode it does all the same).
+    /// The default kernel command line: the console is COM1, if there is one. A panic is a reset, which ends the run.
+    /// The kernel skips the tests of its cryptography, which can take half of its boot time; in FIPS mode it runs them
+    /// anyway.
     pub fn default_cmdline(serial: &SerialSpec) -> &'static str {
         match serial {
             SerialSpec::Off => "panic=-1 cryptomgr.notests",

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Where COM1 goes, as it is described.
+//! The serial port's settings.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize, Serializer, ser};
 use super::device;
 use super::words::{self, Word, WordError};
 
-/// Where COM1 goes.
+/// The destination of COM1.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SerialSpec {
-    /// Nowhere: there is no COM1.
+    /// None: the machine has no COM1.
     Off,
     /// The VMM's standard input and output.
     #[default]
     Stdio,
-    /// Output to this file, no input.
+    /// Output to this file. No input.
     File(#[serde(deserialize_with = "words::path")] PathBuf),
     /// A new pseudo-terminal, whose name is printed.
     Pty,
@@ -64,7 +64,7 @@ impl Word for SerialSpec {
     }
 }
 
-/// Writes the word of `serial`.
+/// Serializes `serial` as its word.
 pub(super) fn write_serial<S: Serializer>(serial: &SerialSpec, to: S) -> Result<S::Ok, S::Error> {
     let word = serial.to_word().into_string().map_err(|word| {
         ser::Error::custom(format_args!("{word:?} is not UTF-8, which JSON needs"))

@@ -123,7 +123,7 @@ proptest! {
     #[test]
     fn memory_is_valid_or_has_a_valid_neighbour(memory: u64) {
         let with = |memory| VmSpec { memory, ..spec() }.validate();
-        // Every power of two, so that all sizes are seen.
+        // Every power of two, so that all sizes occur.
         for memory in (0..64).map(|shift| memory >> shift) {
             match with(memory) {
                 Ok(()) => prop_assert!(memory.is_multiple_of(PAGE_SIZE)),

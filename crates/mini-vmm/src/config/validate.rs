@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What can be checked of a machine without touching the host.
+//! Checks of a machine description that don't need the host.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use super::{CmdlineError, CpuFeature, Error, MemoryError, SerialSpec, VmSpec, hypercall};
 use crate::layout;
 
-/// The longest path of a Unix socket: `sun_path` less its NUL, see unix(7).
+/// The longest path of a Unix socket: the size of `sun_path` minus the NUL, see unix(7).
 pub(super) const MAX_SOCKET_PATH: usize = 107;
 
 impl VmSpec {
-    /// Checks everything that can be checked without touching the host.
+    /// Checks everything that can be checked without the host.
     ///
     /// # Errors
-    /// The first thing that no machine can have.
+    /// The first value that is not valid.
     pub fn validate(&self) -> Result<(), Error> {
         match self.cpus {
             0 => return Err(Error::NoCpus),
@@ -43,10 +43,10 @@ impl VmSpec {
     }
 }
 
-/// Whether a machine can have `memory` bytes of RAM. The host may still have less.
+/// Checks that a machine can have `memory` bytes of RAM. The host may still have less.
 ///
 /// # Errors
-/// [`MemoryError`] when it can't.
+/// [`MemoryError`] if it can't.
 pub fn check_memory(memory: u64) -> Result<(), MemoryError> {
     if memory < layout::MIN_RAM {
         return Err(MemoryError::Little { memory });
@@ -61,10 +61,10 @@ pub fn check_memory(memory: u64) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// Whether `cmdline` has a place in guest memory. The kernel may still want it shorter.
+/// Checks that `cmdline` fits its buffer in guest memory. The kernel may accept only a shorter one.
 ///
 /// # Errors
-/// [`CmdlineError`] when it has none.
+/// [`CmdlineError`] if it doesn't.
 pub fn check_cmdline(cmdline: &str) -> Result<(), CmdlineError> {
     if let Some(at) = cmdline.bytes().position(|byte| byte == 0) {
         return Err(CmdlineError::Nul { at });

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The words that stand for values, of flags and in JSON alike.
+//! The words for values, in flags and in JSON.
 
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serializer};
 use crate::layout;
 use crate::text::shown;
 
-/// What a word is not. Reads after "`word` is ".
+/// What a word is not. The messages continue the phrase "`word` is ".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
     /// Not a number of vCPUs.
@@ -55,16 +55,16 @@ pub enum WordError {
     /// Not a route of hypercalls.
     #[error("not a route for hypercalls; write auto, vendor, forward, pio or pio=PORT")]
     Route,
-    /// Not a port that fits the instruction of a hypercall.
+    /// Not a port that fits a hypercall's instruction.
     #[error(
         "not a route for hypercalls; write pio=PORT with a port up to 0xff, such as pio={}, or pio",
         PioPort::DEFAULT
     )]
     RoutePort,
-    /// A port that means something else.
+    /// A port with another meaning.
     #[error("no route for hypercalls: {0}")]
     ForbiddenPort(hypercall_patch::ForbiddenPort),
-    /// None of the few words that there are.
+    /// Not one of the few valid words.
     #[error("none of the words for it; --help shows them")]
     Choice,
     /// Not UTF-8.
@@ -74,21 +74,21 @@ pub enum WordError {
 
 /// A value that is written as a word, by a flag or in JSON.
 pub(crate) trait Word: Sized {
-    /// What JSON must have for it.
+    /// What JSON must have, for error messages.
     const EXPECTED: &'static str;
 
-    /// Whether JSON may have a number, which means its digits.
+    /// Whether JSON may have a number, which is read as its digits.
     const NUMBERS: bool = false;
 
-    /// Whether JSON may have a truth value, which means `on` or `off`.
+    /// Whether JSON may have a boolean, which is read as `on` or `off`.
     const BOOLS: bool = false;
 
-    /// Reads its word.
+    /// Parses its word.
     fn from_word(word: &str) -> Result<Self, WordError>;
 
-    /// Reads its word, whatever the bytes.
+    /// Parses its word, which may have any bytes.
     fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
-        // What replaces bytes that are no text is in no word either.
+        // No valid word contains the replacement character.
         Self::from_word(&word.to_string_lossy())
     }
 
@@ -116,7 +116,7 @@ pub(crate) trait Word: Sized {
     }
 }
 
-/// What serde reads a [`Word`] as.
+/// Deserializes a [`Word`].
 pub(super) struct Worded<T>(pub(super) T);
 
 impl<'de, T: Word> Deserialize<'de> for Worded<T> {
@@ -125,11 +125,11 @@ impl<'de, T: Word> Deserialize<'de> for Worded<T> {
     }
 }
 
-/// A [`Word`] that is expected.
+/// The visitor for a [`Word`].
 struct Expected<T>(PhantomData<T>);
 
 impl<T: Word> Expected<T> {
-    /// Reads `word`, which is that of the plain value `found` if such are `taken`.
+    /// Parses `word`, the form of the plain value `found`, if such values are `taken`.
     fn plain<E: de::Error>(self, taken: bool, word: &str, found: Unexpected<'_>) -> Result<T, E> {
         match taken {
             true => T::from_word(word).map_err(|_| E::invalid_value(found, &self)),
@@ -173,17 +173,17 @@ impl<'de, T: Word> Visitor<'de> for Expected<T> {
     }
 }
 
-/// Reads the word of a device's field.
+/// Deserializes a word in a device's field.
 pub(super) fn word<'de, T: Word, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     from.deserialize_any(Expected(PhantomData))
 }
 
-/// Reads the path of a device.
+/// Deserializes the path of a device.
 pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     Ok(word::<Option<PathBuf>, D>(from)?.unwrap_or_default())
 }
 
-/// A number of vCPUs; whether a machine may have that many is checked later.
+/// A number of vCPUs. Its range is checked later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count(pub(super) u64);
 
@@ -209,7 +209,7 @@ impl Word for bool {
     }
 }
 
-/// Writes a switch's position.
+/// Serializes a switch.
 pub(super) fn write_switch<S: Serializer>(on: &bool, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(if *on { "on" } else { "off" })
 }
@@ -238,7 +238,7 @@ impl Word for u64 {
     }
 }
 
-/// Writes bytes as [`ByteSize`] does.
+/// Serializes bytes like [`ByteSize`].
 pub(super) fn write_size<S: Serializer>(bytes: &u64, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&ByteSize(*bytes))
 }
@@ -249,7 +249,7 @@ pub(crate) struct ByteSize(pub(crate) u64);
 
 impl Display for ByteSize {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        // 0 is a multiple of all units.
+        // 0 is a multiple of every unit.
         let zeros = self.0.trailing_zeros() % u64::BITS;
         let power = (zeros as usize / 10).min(SIZE_UNITS.len() - 1);
         write!(f, "{}{}", self.0 >> (10 * power), SIZE_UNITS[power])
@@ -266,7 +266,7 @@ const TIME_UNITS: [(&str, u128); 6] = [
     ("ns", 1),
 ];
 
-/// A limit on time, such as `90s` or `5m`; a plain number counts seconds; `off` is no limit.
+/// A time limit such as `90s` or `5m`. A plain number counts seconds; `off` is no limit.
 impl Word for Option<Duration> {
     const EXPECTED: &'static str = "a time such as \"5m\", a whole number of seconds, or \"off\"";
     const NUMBERS: bool = true;
@@ -288,7 +288,7 @@ impl Word for Option<Duration> {
     }
 }
 
-/// Writes a limit on time, in the largest unit that is exact.
+/// Serializes a time limit in the largest unit that is exact.
 pub(super) fn write_time<S: Serializer>(
     limit: &Option<Duration>,
     to: S,
@@ -303,7 +303,7 @@ pub(super) fn write_time<S: Serializer>(
     to.collect_str(&format_args!("{}{name}", nanos / scale))
 }
 
-/// The port of the debug-exit device: `0xf4`, `244`, `on` for the usual one, or `off`.
+/// The debug-exit port: `0xf4`, `244`, `on` for the default, or `off`.
 impl Word for Option<u16> {
     const EXPECTED: &'static str = "an I/O port such as \"0xf4\" or 244, true or false";
     const NUMBERS: bool = true;
@@ -317,7 +317,7 @@ impl Word for Option<u16> {
     }
 }
 
-/// Writes a port, in hexadecimal.
+/// Serializes a port in hexadecimal.
 pub(super) fn write_port<S: Serializer>(port: &Option<u16>, to: S) -> Result<S::Ok, S::Error> {
     match port {
         Some(port) => to.collect_str(&format_args!("{port:#x}")),
@@ -325,14 +325,14 @@ pub(super) fn write_port<S: Serializer>(port: &Option<u16>, to: S) -> Result<S::
     }
 }
 
-/// Reads a port's number, such as `0xf4` or `244`.
+/// Parses a port number such as `0xf4` or `244`.
 pub(super) fn parse_port(word: &str) -> Option<u16> {
     let lower = word.to_ascii_lowercase();
     let (digits, radix) = match lower.strip_prefix("0x") {
         Some(digits) => (digits, 16),
         None => (lower.as_str(), 10),
     };
-    // `from_str_radix` takes a sign, a port has none.
+    // `from_str_radix` accepts a sign, but a port has none.
     if !digits.starts_with(|c: char| c.is_digit(radix)) {
         return None;
     }
@@ -365,7 +365,7 @@ impl Word for Option<String> {
     }
 }
 
-/// Splits `word` after its leading digits, of which there must be some.
+/// Splits `word` after its leading digits. There must be at least one.
 fn split_number(word: &str) -> Option<(&str, &str)> {
     let digits = word.bytes().take_while(u8::is_ascii_digit).count();
     (digits > 0).then(|| word.split_at(digits))

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Power management: the sleep registers of the hardware-reduced ACPI platform, the reset register, and the
-//! events behind the Generic Event Device.
+//! Power management: the sleep registers of the hardware-reduced ACPI platform, the reset register, and the events of
+//! the Generic Event Device.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -53,8 +53,8 @@ const SLEEP_ENABLE: u8 = 1 << 5;
 /// The Sleep Status Register's WAK_STS: set on waking up, cleared by writing it.
 const WAKE_STATUS: u8 = 1 << 7;
 
-/// Ports 0x600 to 0x603: S5 is an [`Outcome::PowerOff`], the reset register an [`Outcome::Reset`], and
-/// the power button an event that the guest reads after the Generic Event Device's interrupt.
+/// Ports 0x600 to 0x603. S5 is an [`Outcome::PowerOff`], the reset register an [`Outcome::Reset`], and the power button
+/// an event. The guest reads it after the Generic Event Device's interrupt.
 #[derive(Debug)]
 pub struct AcpiPm {
     outcome: OutcomeLatch,
@@ -75,7 +75,7 @@ pub struct AcpiPmState {
 }
 
 impl AcpiPm {
-    /// Registers that report to `outcome`, and interrupt by `irq`, an edge of [`crate::layout::GED_GSI`].
+    /// Registers that report to `outcome`, and interrupt through `irq`, an edge of [`crate::layout::GED_GSI`].
     pub fn new(outcome: OutcomeLatch, irq: IrqLine) -> Self {
         AcpiPm {
             outcome,
@@ -95,7 +95,7 @@ impl AcpiPm {
             self.outcome.set(Outcome::PowerOff);
             return;
         }
-        // The tables offer S5 only. The guest now polls for WAK_STS: it woke up at once.
+        // The tables offer only S5. The guest now polls WAK_STS: report that it woke up at once.
         state.woken = true;
         drop(state);
         warn!("the guest asked for sleep type {sleep_type}, which does not exist: ignored");
@@ -103,14 +103,14 @@ impl AcpiPm {
 }
 
 impl PowerButton for AcpiPm {
-    /// A guest that listens powers off soon, another one never does.
+    /// A guest with a driver powers off soon. Others never do.
     fn press(&self) -> io::Result<()> {
         lock(&self.state).events |= GED_POWER_BUTTON;
         self.irq.raise()
     }
 
-    /// Raises the interrupt again if there are events that the guest has not read: it is an edge, and one that comes
-    /// before the guest listens is lost.
+    /// Raises the interrupt again if the guest has not read its events. The line is edge-triggered, so an interrupt
+    /// before the guest's driver is ready is lost.
     fn remind(&self) -> io::Result<()> {
         if lock(&self.state).events == 0 {
             return Ok(());
@@ -171,7 +171,7 @@ impl Device for AcpiPm {
         }
         *lock(&self.state) = state;
         if events != 0 {
-            // The interrupt may have been on its way when the state was saved; one too many is read as no event.
+            // The interrupt may have been pending when the state was saved. If it was not, the guest reads no events.
             self.irq.raise().map_err(|source| RestoreError::Interrupt {
                 device: DEVICE,
                 source,

@@ -30,10 +30,10 @@ pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
 
 /// RST_CPU: going from 0 to 1 resets.
 const RESET_CPU: u8 = 1 << 2;
-/// SYS_RST (bit 1) and FULL_RST (bit 3) choose the kind of reset, and read back.
+/// SYS_RST (bit 1) and FULL_RST (bit 3) select the kind of reset. They can be read back.
 const KIND: u8 = (1 << 1) | (1 << 3);
 
-/// Port 0xCF9: a write with bit 2 set is a [`Outcome::Reset`].
+/// Port 0xCF9: a write that sets bit 2 is an [`Outcome::Reset`].
 #[derive(Debug)]
 pub struct Cf9 {
     outcome: OutcomeLatch,
@@ -44,7 +44,7 @@ pub struct Cf9 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cf9State {
-    /// The kind of reset that was chosen, bits 1 and 3.
+    /// The selected kind of reset, bits 1 and 3.
     pub kind: u8,
 }
 

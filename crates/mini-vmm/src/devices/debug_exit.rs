@@ -16,7 +16,7 @@ use crate::outcome::{Outcome, OutcomeLatch};
 
 const ID: &str = "debug-exit";
 
-/// Four ports, fewer at the end of the port space, where the description wants it.
+/// Four ports, or fewer at the end of the port space, if the description has it.
 pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let Some(port) = spec.debug_exit else {
         return Ok(None);
@@ -28,7 +28,7 @@ pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     })))
 }
 
-/// A write-only port: the low byte of what is written is an [`Outcome::DebugExit`].
+/// A write-only port: the low byte of a write is an [`Outcome::DebugExit`].
 #[derive(Debug)]
 pub struct DebugExit {
     outcome: OutcomeLatch,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a device is to the machine: a slot in its plan, and an object behind one door.
+//! A device's interface to the machine: a slot in its plan, and an object-safe trait.
 
 use std::borrow::Cow;
 use std::error;
@@ -23,14 +23,14 @@ use crate::console::{ConsoleOutput, InputTarget};
 use crate::irq::{IrqLine, Irqs};
 use crate::outcome::OutcomeLatch;
 
-/// Addresses that reach a device.
+/// An address range of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Ports or memory.
     pub space: Space,
     /// The first address.
     pub base: u64,
-    /// How many there are, in bytes; at least 1.
+    /// The number of ports or bytes, at least 1.
     pub size: u64,
 }
 
@@ -54,28 +54,28 @@ impl Window {
     }
 }
 
-/// A device in the plan of a machine: all that can be said of it before it exists.
+/// A device in the plan of a machine: its properties before it is created.
 #[derive(Clone)]
 pub struct Slot {
     /// Its name, the same in every snapshot.
     pub id: Cow<'static, str>,
-    /// Its windows; an access tells the device which one by its place in this list.
+    /// Its windows. An access carries the window's index in this list.
     pub windows: Vec<Window>,
     /// The GSI of its interrupt line, if it has one.
     pub gsi: Option<u32>,
     /// Its part of the DSDT.
     pub aml: Vec<u8>,
-    /// Where PCI is, if it is the root.
+    /// The address ranges of PCI, if this is the root.
     pub pci: Option<Windows>,
-    /// What the kernel command line says of it, for kernels that find it by nothing else.
+    /// Its words on the kernel command line, for kernels that find it only there.
     pub cmdline: Option<String>,
-    /// Bits of the FADT's `IAPC_BOOT_ARCH` that are other than usual because it is there.
+    /// Bits of the FADT's `IAPC_BOOT_ARCH` that it inverts.
     pub boot_arch: u16,
-    /// Makes it.
+    /// Creates it.
     pub(super) build: Build,
 }
 
-/// Makes a device.
+/// Creates a device.
 pub(super) type Build =
     Arc<dyn Fn(&mut Parts<'_>) -> io::Result<Arc<dyn Device>> + Send + Sync + 'static>;
 
@@ -109,37 +109,37 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// What devices are made of.
+/// What a device is created with.
 pub(super) struct Parts<'a> {
     /// The machine's description.
     pub spec: &'a VmSpec,
-    /// Where the end of the run is reported.
+    /// Takes the outcome when the run ends.
     pub outcome: &'a OutcomeLatch,
     /// The console's output, if there is one.
     pub output: Option<&'a ConsoleOutput>,
     /// The GSI of the device's interrupt line.
     pub gsi: Option<u32>,
-    /// The machine's interrupts, for a device that sends messages.
+    /// The machine's interrupts, for a device that sends MSIs.
     pub irqs: &'a Irqs,
-    /// The guest's memory, for a device that reads and writes it.
+    /// The guest's memory, for a device with DMA.
     pub memory: &'a GuestMemoryMmap,
-    /// The thread of virtio devices.
+    /// The thread of the virtio devices.
     pub io: &'a Arc<IoThread>,
-    /// What it does for the rest of the process.
+    /// Takes what it provides to the process.
     pub offers: &'a mut Offers,
-    /// What wakes it.
+    /// Takes its event sources.
     pub events: &'a mut Vec<EventSource>,
 }
 
 impl Parts<'_> {
-    /// The device's interrupt line, as an edge.
+    /// The device's interrupt line, edge-triggered.
     pub fn edge(&self) -> IrqLine {
         self.gsi
             .map_or_else(IrqLine::unconnected, |gsi| self.irqs.edge(gsi))
     }
 }
 
-/// What devices do for the rest of the process.
+/// What devices provide to the process.
 #[derive(Clone, Default)]
 pub struct Offers {
     /// Takes the console's input.
@@ -162,25 +162,26 @@ pub trait PowerButton: Send + Sync {
     /// Presses it.
     ///
     /// # Errors
-    /// When the interrupt can't be raised.
+    /// The interrupt can't be raised.
     fn press(&self) -> io::Result<()>;
 
-    /// Draws attention to a press that the guest has not noticed; does nothing otherwise.
+    /// Repeats the interrupt for a press that the guest has not noticed. Otherwise does nothing.
     ///
     /// # Errors
     /// As [`press`](Self::press).
     fn remind(&self) -> io::Result<()>;
 }
 
-/// A device: registers on the bus, and a state that can be saved and brought back.
+/// A device: registers on the bus, and a state that can be saved and restored.
 ///
-/// All but the registers is called while all vCPUs are paused. The defaults are those of a device without state.
+/// All methods except for register accesses are called while the vCPUs are paused. The defaults suit a device without
+/// state.
 pub trait Device: BusDevice + fmt::Debug {
-    /// Stops taking input from outside of the machine, and writing to its memory, so that [`save`](Self::save) sees the
-    /// last state.
+    /// Stops input from outside of the machine and writes to guest memory, so that [`save`](Self::save) sees the final
+    /// state.
     ///
     /// # Errors
-    /// It can't stop yet. It goes on then.
+    /// It can't stop yet. It keeps running then.
     fn pause(&self) -> Result<(), SuspendError> {
         Ok(())
     }
@@ -188,38 +189,38 @@ pub trait Device: BusDevice + fmt::Debug {
     /// Takes input again.
     fn resume(&self) {}
 
-    /// The state now; nothing if there is none to save.
+    /// The current state. `None` if there is none to save.
     ///
     /// # Errors
-    /// The host does not let it be taken. The device is as it was.
+    /// The host failed. The device is unchanged.
     fn save(&self) -> Result<Option<Saved>, SuspendError> {
         Ok(None)
     }
 
-    /// Replaces the state by a saved one. The state is checked first: on an error nothing changed.
+    /// Restores a saved state. The state is checked first: after an error nothing has changed.
     ///
     /// # Errors
-    /// When no device of this kind can be in that state, or when its interrupt can't be raised.
+    /// The state is not possible for this device, or its interrupt can't be raised.
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
         let id = saved.id.clone();
         Err(RestoreError::Devices { id })
     }
 }
 
-/// A device's state: plain data, untrusted when it comes from a file.
+/// A device's state: plain data. Untrusted if it comes from a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
     /// The device's [`Slot::id`].
     pub id: String,
-    /// The form of `state`, the device's own count from 1.
+    /// The version of `state`, counted from 1 per device.
     pub version: u32,
     /// The state.
     pub state: Value,
 }
 
 impl Saved {
-    /// The state of device `id` in its form `version`.
+    /// The state of device `id` in version `version`.
     pub(super) fn new<S: Serialize>(
         id: &str,
         version: u32,
@@ -234,7 +235,7 @@ impl Saved {
         }))
     }
 
-    /// Reads the state of the virtio device or PCI root `id`, whose newest form is `version`.
+    /// Reads the state of the virtio device or PCI root `id`, whose newest version is `version`.
     pub(super) fn read_as<S: DeserializeOwned>(
         &self,
         id: &str,
@@ -256,7 +257,7 @@ impl Saved {
         S::deserialize(&self.state).map_err(|reason| misfit(reason.into()))
     }
 
-    /// Reads the state of device `id`, whose newest form is `version`.
+    /// Reads the state of device `id`, whose newest version is `version`.
     pub(super) fn read<S: DeserializeOwned>(
         &self,
         id: &'static str,
@@ -279,7 +280,7 @@ impl Saved {
 /// Why a device can't be paused or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum SuspendError {
-    /// It has requests that don't end.
+    /// It has requests that don't complete.
     #[error(
         "device {device} has requests under way that don't end in time; look for a file or host that hangs, and try again"
     )]
@@ -287,20 +288,20 @@ pub enum SuspendError {
         /// The device.
         device: String,
     },
-    /// Its state can't be taken.
+    /// Its state can't be saved.
     #[error(
         "the state of device {device} can't be taken ({reason}); look at the host's log, and try again"
     )]
     State {
         /// The device.
         device: String,
-        /// Why.
+        /// The cause.
         reason: Box<dyn error::Error + Send + Sync>,
     },
 }
 
 impl SuspendError {
-    /// The state of `device` can't be taken.
+    /// The error that the state of `device` can't be saved.
     pub(super) fn state(
         device: &str,
         reason: impl Into<Box<dyn error::Error + Send + Sync>>,
@@ -312,10 +313,10 @@ impl SuspendError {
     }
 }
 
-/// Why a saved state was not taken.
+/// Why a saved state was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// A field has a value that the device never saves.
+    /// A field has an impossible value.
     #[error(
         "the saved state of {device} has {field} = {value:#x}, which {device} never has: the snapshot is damaged, take a new one"
     )]
@@ -327,7 +328,7 @@ pub enum RestoreError {
         /// The value found.
         value: u64,
     },
-    /// The state has another form than the device's.
+    /// The state has the wrong format.
     #[error(
         "the saved state of {device} can't be read ({reason}): the snapshot is damaged, take a new one"
     )]
@@ -345,9 +346,9 @@ pub enum RestoreError {
     Version {
         /// The device.
         device: &'static str,
-        /// Its version.
+        /// The state's version.
         found: u32,
-        /// The one that is known.
+        /// The known version.
         known: u32,
     },
     /// The state of a virtio device, or of the PCI root, does not fit.
@@ -357,10 +358,10 @@ pub enum RestoreError {
     Virtio {
         /// The device.
         device: String,
-        /// Why.
+        /// The cause.
         reason: Box<dyn error::Error + Send + Sync>,
     },
-    /// The state before can't be taken, to which a failed restore would go back.
+    /// The current state can't be saved. A failed restore needs it to go back.
     #[error(transparent)]
     Suspend(#[from] SuspendError),
     /// The machine and the saved state do not have the same devices.
@@ -368,15 +369,15 @@ pub enum RestoreError {
         "the machine and its saved state differ in device {id:?}: restore it with the options that it was saved with"
     )]
     Devices {
-        /// The first device that only one of them has, or that stands elsewhere.
+        /// The first device that only one of them has, or whose position differs.
         id: String,
     },
-    /// The interrupt that the restored state asks for could not be raised.
+    /// The interrupt for the restored state can't be raised.
     #[error("the interrupt of {device} could not be raised after a restore: {source}")]
     Interrupt {
         /// The device.
         device: &'static str,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }
@@ -385,8 +386,8 @@ pub enum RestoreError {
 pub(crate) mod tests {
     use super::*;
 
-    /// The suite that every device with a state passes: a snapshot survives its text form, a mutation is visible,
-    /// and a restore (here, and into a `fresh` device) undoes it.
+    /// The test suite for every device with a state. A snapshot survives serialization, a mutation is visible, and a
+    /// restore undoes it, here and in a `fresh` device.
     pub(crate) fn check_suspend(device: &dyn Device, fresh: &dyn Device, mutate: impl FnOnce()) {
         device.pause().unwrap();
         let saved = device.save().unwrap().unwrap();
@@ -436,7 +437,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// The error of restoring `state` in the place of the one that the device has.
+    /// The error of restoring `state` instead of the device's own.
     pub(crate) fn refusal<S: Serialize>(device: &dyn Device, state: &S) -> RestoreError {
         let saved = device.save().unwrap().unwrap();
         let state = serde_json::to_value(state).unwrap();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The thread that devices' timers and descriptors wake. A machine whose devices have none has no such thread.
+//! The thread that handles the devices' timers and descriptors. Without such devices a machine has no such thread.
 
 use std::io;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use rustix::fd::OwnedFd;
 
 use crate::sync::{Stop, Worker, readable};
 
-/// A descriptor, and what is done when it is readable.
+/// A descriptor, and the handler for when it is readable.
 pub(super) struct EventSource {
-    /// The descriptor. Whoever shares it may read it.
+    /// The descriptor. Others that share it may read it.
     pub fd: Arc<OwnedFd>,
-    /// Runs on the devices' thread. It makes the descriptor unreadable, or is called again at once.
+    /// Runs on the devices' thread. It must make the descriptor unreadable, or it is called again at once.
     pub ready: Box<dyn FnMut() + Send>,
 }
 
-/// Starts the thread for `sources`, if there are any. It ends with its worker.
+/// Starts the thread for `sources`, if there are any. It stops when the worker is dropped.
 ///
 /// # Errors
-/// The process has no descriptor or no thread left.
+/// The process has no file descriptor or thread left.
 pub(super) fn start(sources: Vec<EventSource>) -> io::Result<Option<Worker>> {
     if sources.is_empty() {
         return Ok(None);
@@ -45,7 +45,7 @@ fn serve(mut sources: Vec<EventSource>, stop: &Stop) {
             if happened.contains(PollFlags::IN) {
                 (source.ready)();
             }
-            // What failed is readable for ever: waiting for it would spin.
+            // A failed descriptor stays readable, so polling it would spin.
             !happened.intersects(PollFlags::ERR | PollFlags::NVAL)
         });
     }

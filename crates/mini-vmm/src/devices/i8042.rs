@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The PC's keyboard controller, of which only the reset line is there.
+//! The PC's keyboard controller, with only the reset line.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::layout::{I8042_DATA, I8042_STATUS};
 use crate::outcome::{Outcome, OutcomeLatch};
 
 const ID: &str = "i8042";
-/// The number of the window with the status and command port; the data port is another one.
+/// The index of the window with the status and command port. The data port has its own.
 const STATUS_WINDOW: usize = 1;
 
 /// Every machine has it.
@@ -27,16 +27,15 @@ pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     })))
 }
 
-/// Status: the output buffer holds a byte. It always does, so a driver that drains the buffer before
-/// it talks to the controller (Linux: 16 reads) gives up at once and finds no controller, instead of
-/// waiting half a second for the answer to its first command. The "input buffer full" bit stays
-/// clear: Linux waits for that before it pulses the reset line.
+/// Status: the output buffer holds a byte. It always does. So a driver that drains the buffer first (Linux: 16 reads)
+/// gives up at once and finds no controller. Otherwise it would wait half a second for the answer to its first command.
+/// The "input buffer full" bit stays clear, since Linux waits for that before it pulses the reset line.
 const STATUS: u8 = 0x01;
-/// Commands 0xF0 to 0xFF pulse the output lines whose bit is clear; line 0 is the CPU's reset.
+/// Commands 0xF0 to 0xFF pulse the output lines whose bit is clear. Line 0 is the CPU's reset.
 const PULSE_COMMANDS: std::ops::RangeInclusive<u8> = 0xf0..=0xff;
 const PULSE_RESET_INACTIVE: u8 = 0x01;
 
-/// Ports 0x60 and 0x64: writing 0xFE to the command port is a [`Outcome::Reset`].
+/// Ports 0x60 and 0x64: writing 0xFE to the command port is an [`Outcome::Reset`].
 #[derive(Debug)]
 pub struct I8042 {
     outcome: OutcomeLatch,

@@ -3,12 +3,12 @@
 
 //! The machine's own devices: those that KVM does not emulate.
 //!
-//! A device is one file with a `plan` function, and one line in `REGISTRY`. Its plan says which addresses and which
-//! interrupt it has and what ACPI says of it, and how it is made; from then on it is a [`Device`] like any other.
-//! It reports how the run ends through an [`OutcomeLatch`](crate::outcome::OutcomeLatch).
+//! A device is one file with a `plan` function, and one line in `REGISTRY`. Its plan has its addresses, its interrupt,
+//! its ACPI description, and the function that creates it. Then it is a [`Device`] like any other. It reports the end
+//! of the run through an [`OutcomeLatch`](crate::outcome::OutcomeLatch).
 //!
-//! Devices are called on vCPU threads and never wait: they take their own lock, write an eventfd,
-//! or append to a bounded queue. What is no register of theirs, nobody claims: it reads all ones.
+//! Devices are called on vCPU threads and never wait. They take their own lock, write an eventfd, or append to a
+//! bounded queue. Accesses outside of their registers are unclaimed: reads return all ones.
 
 mod acpi_pm;
 mod cf9;
@@ -31,10 +31,10 @@ pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, Suspend
 pub use serial::SerialDevice;
 pub use set::{DeviceSet, Error};
 
-/// A device's plan, if the description has the device. One whose GSI is not fixed takes a free pin.
+/// Plans a device if the description has it. A device without a fixed GSI takes a free pin.
 type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;
 
-/// Every device that a machine may have, but those in [`virtio`].
+/// Every device of a machine, except for those in [`virtio`].
 const REGISTRY: &[Plan] = &[
     acpi_pm::plan,
     cf9::plan,
@@ -49,7 +49,7 @@ const REGISTRY: &[Plan] = &[
 /// The devices of the machine that `spec` describes.
 ///
 /// # Errors
-/// They need more interrupt lines than there are.
+/// They need more interrupt lines than the machine has.
 pub(crate) fn plan(spec: &VmSpec) -> Result<Vec<Slot>, NoPin> {
     let mut pins = Pins::new();
     let plans = REGISTRY.iter().map(|plan| plan(spec, &mut pins));

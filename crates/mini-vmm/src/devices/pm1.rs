@@ -1,8 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The PM1 registers of an ACPI platform with fixed hardware (ACPI 6.5, section 4.8.3), of which only soft-off does
-//! something.
+//! The PM1 registers of an ACPI platform with fixed hardware (ACPI 6.5, section 4.8.3). Only soft-off has an effect.
 
 use std::sync::{Arc, Mutex};
 
@@ -53,7 +52,7 @@ pub struct Pm1 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pm1State {
-    /// The enable register, which keeps what the guest writes: Linux looks whether it did.
+    /// The enable register. It keeps what the guest writes, since Linux checks that.
     pub enable: u16,
 }
 
@@ -80,7 +79,7 @@ impl Pm1 {
 }
 
 impl BusDevice for Pm1 {
-    /// Any width within the registers reads their bytes.
+    /// Reads of any width return the registers' bytes.
     fn read(&self, place: Place, data: &mut [u8]) -> Next {
         let enable = u64::from(lock(&self.state).enable);
         let registers = (enable << (8 * ENABLE) | SCI_ENABLED << (8 * CONTROL)).to_le_bytes();
@@ -94,7 +93,7 @@ impl BusDevice for Pm1 {
         Next::Continue
     }
 
-    /// Only 16 bits at a register's start are a write.
+    /// Only a 16-bit write at a register's start has an effect.
     fn write(&self, place: Place, data: &[u8]) -> Next {
         let &[low, high] = data else {
             return Next::Unclaimed;

@@ -1,11 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What devices with one-byte registers share.
+//! Helpers for devices with one-byte registers.
 
 use vcpu_loop::Next;
 
-/// Answers a read: `register` where it is one byte wide and readable (`Some`), else nobody's.
+/// Answers a one-byte read if `register` is readable (`Some`). Other reads are unclaimed.
 pub(super) fn read_byte(data: &mut [u8], register: impl FnOnce() -> Option<u8>) -> Next {
     if let [byte] = data
         && let Some(value) = register()
@@ -16,7 +16,7 @@ pub(super) fn read_byte(data: &mut [u8], register: impl FnOnce() -> Option<u8>) 
     Next::Unclaimed
 }
 
-/// Passes on a write that is one byte wide; others are nobody's.
+/// Passes on a one-byte write. Other writes are unclaimed.
 pub(super) fn write_byte(data: &[u8], write: impl FnOnce(u8)) -> Next {
     match data {
         [byte] => {
@@ -32,7 +32,7 @@ pub(super) mod tests {
     use super::*;
     use vcpu_loop::bus::{BusDevice, Place};
 
-    /// Reads `N` bytes at an offset of a window as the bus does: what nobody claims is all ones.
+    /// Reads `N` bytes at an offset of a window, as the bus does: unclaimed reads return all ones.
     pub(crate) fn read_at<const N: usize>(device: &dyn BusDevice, place: Place) -> [u8; N] {
         let mut data = [0; N];
         match device.read(place, &mut data) {
@@ -51,7 +51,7 @@ pub(super) mod tests {
         let _ = device.write(Place { window: 0, offset }, data);
     }
 
-    /// Nobody claims accesses of another width than a byte, whatever they write.
+    /// Checks that only one-byte accesses are claimed, whatever is written.
     pub(crate) fn check_odd_accesses(device: &dyn BusDevice, windows: &[u64]) {
         for (window, size) in windows.iter().enumerate() {
             for offset in 0..*size {

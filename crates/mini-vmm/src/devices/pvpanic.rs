@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! pvpanic: the guest tells that its kernel panicked (QEMU, `docs/specs/pvpanic`).
+//! pvpanic: the guest reports that its kernel panicked (QEMU, `docs/specs/pvpanic`).
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
 /// `_STA`: present, enabled, shown, working (ACPI 6.5, section 6.3.7).
 const PRESENT: u8 = 0xf;
 
-/// The pvpanic device, as QEMU names it: one port where the guest says that it panicked.
+/// The pvpanic device, with QEMU's name and one port.
 fn aml(body: &mut Vec<u8>) {
     let io = IO::new(PVPANIC, PVPANIC, 1, 1);
     AmlDevice::new(
@@ -47,12 +47,12 @@ fn aml(body: &mut Vec<u8>) {
     .to_aml_bytes(body);
 }
 
-/// The kernel panicked, and does not handle it itself.
+/// The kernel panicked, and has no crash kernel.
 const PANICKED: u8 = 1 << 0;
-/// The kernel panicked and hands over to its crash kernel.
+/// The kernel panicked, and starts its crash kernel.
 const CRASH_LOADED: u8 = 1 << 1;
 
-/// Port 0x505: reads tell the supported events, a write reports one.
+/// Port 0x505: reads return the supported events, a write reports one.
 #[derive(Debug)]
 pub struct Pvpanic {
     on_panic: OnPanic,
@@ -60,7 +60,7 @@ pub struct Pvpanic {
 }
 
 impl Pvpanic {
-    /// A device that treats a panic as `on_panic` says.
+    /// A device that handles a panic as `on_panic` says.
     pub fn new(on_panic: OnPanic, outcome: OutcomeLatch) -> Self {
         Pvpanic { on_panic, outcome }
     }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! All devices of a machine together: made from its plan, put on the bus, saved and restored as one.
+//! All devices of a machine: created from its plan, put on the bus, saved and restored together.
 
 use std::io;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use crate::sync::Worker;
 /// The devices of one machine.
 #[derive(Debug, Default)]
 pub struct DeviceSet {
-    // First: it stops before the devices that it serves are gone.
+    // First, so that it stops before the devices that it serves are dropped.
     _thread: Option<Worker>,
-    /// The thread of virtio devices, which ends before guest memory is gone.
+    /// The thread of virtio devices. It ends before guest memory is unmapped.
     io: Arc<IoThread>,
     devices: Vec<Arc<dyn Device>>,
     offers: Offers,
@@ -37,8 +37,8 @@ impl Drop for DeviceSet {
 }
 
 impl DeviceSet {
-    /// Makes the devices of `slots` and puts them on `bus`; all report to `outcome`, interrupt by `irqs` and work in
-    /// `memory`.
+    /// Creates the devices of `slots` and puts them on `bus`. All report to `outcome`, interrupt through `irqs` and
+    /// access `memory`.
     ///
     /// # Errors
     /// [`Error`] names the device.
@@ -79,15 +79,15 @@ impl DeviceSet {
         Ok(set)
     }
 
-    /// What they do for the rest of the process.
+    /// What they provide to the process.
     pub fn offers(&self) -> &Offers {
         &self.offers
     }
 
-    /// Stops taking input from outside of the machine, and writing to its memory.
+    /// Stops input from outside of the machine and writes to guest memory.
     ///
     /// # Errors
-    /// One that can't stop in time. All go on then.
+    /// A device can't stop in time. All keep running then.
     pub fn pause(&self) -> Result<(), SuspendError> {
         let mut devices = self.devices.iter();
         devices
@@ -95,24 +95,24 @@ impl DeviceSet {
             .inspect_err(|_| self.resume())
     }
 
-    /// Takes input again.
+    /// Lets them take input again.
     pub fn resume(&self) {
         self.devices.iter().for_each(|device| device.resume());
     }
 
-    /// The states of those that have one.
+    /// The states of the devices that have one.
     ///
     /// # Errors
-    /// The host does not let one be taken. All are as they were.
+    /// The host failed. All devices are unchanged.
     pub fn save(&self) -> Result<Vec<Saved>, SuspendError> {
         let states = self.devices.iter().map(|device| device.save());
         states.filter_map(Result::transpose).collect()
     }
 
-    /// Replaces the states by saved ones. On an error nothing changed.
+    /// Restores saved states. After an error nothing has changed.
     ///
     /// # Errors
-    /// The devices are others, or one of them does not take its state.
+    /// The list of devices differs, or a device refuses its state.
     pub fn restore(&self, states: &[Saved]) -> Result<(), RestoreError> {
         let (mut stateful, mut before) = (Vec::new(), Vec::new());
         for device in &self.devices {
@@ -127,13 +127,13 @@ impl DeviceSet {
             pairs.try_for_each(|(device, saved)| device.restore(saved))
         };
         restore_all(states).inspect_err(|_| {
-            // A state that was just saved restores; if not even that, the first error says more.
+            // A state that was just saved should restore. If it doesn't, the first error is more useful.
             let _ = restore_all(&before);
         })
     }
 }
 
-/// Whether the same devices have states in `mine` and `theirs`.
+/// Checks that the same devices have states in `mine` and `theirs`.
 fn check_list(mine: &[Saved], theirs: &[Saved]) -> Result<(), RestoreError> {
     let id = |states: &[Saved], at: usize| states.get(at).map(|saved| saved.id.clone());
     for at in 0..mine.len().max(theirs.len()) {
@@ -146,18 +146,18 @@ fn check_list(mine: &[Saved], theirs: &[Saved]) -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// Why the devices can't be had.
+/// Why the devices can't be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The host lacks what one needs.
+    /// The host lacks a resource for a device.
     #[error("can't make device {device} ({reason}); raise the limit on open files (ulimit -n)")]
     Host {
         /// The device.
         device: String,
-        /// What the host said.
+        /// The host's error.
         reason: io::Error,
     },
-    /// The host lacks a thread or a descriptor for their events.
+    /// The host lacks a thread or a file descriptor for their events.
     #[error(
         "can't wait for the devices' events ({0}); raise the limits on threads and open files (ulimit -u, ulimit -n)"
     )]
@@ -225,7 +225,7 @@ mod tests {
     fn a_bad_part_leaves_all_as_it_was() {
         let (set, bus) = devices(true, None);
         let saved = set.save().unwrap();
-        // A change in each, so that the first ones are restored before the last one refuses.
+        // Each state is changed, so that the first ones are restored before the last one is refused.
         let _ = bus.pio_write(layout::ACPI_SLEEP_CONTROL, &[4]);
         let _ = bus.pio_write(layout::SERIAL + 7, &[1]);
         let before = set.save().unwrap();

@@ -306,7 +306,7 @@ fn flags_override_the_file() {
         (spec.kernel.as_path(), spec.timeout),
         (Path::new("a"), None)
     );
-    // The default command line follows the console that won.
+    // The default command line depends on the console that was chosen last.
     assert_eq!(spec.cmdline, "console=ttyS0 panic=-1 cryptomgr.notests");
 }
 

@@ -9,7 +9,7 @@ use hypercall_patch::PioPort;
 use super::*;
 use crate::config::{CpuFeature, HypercallRoute, SerialSpec};
 
-/// What a serializer of `write` gets to write.
+/// What `write` serializes.
 fn written(
     write: impl FnOnce(serde_json::value::Serializer) -> Result<serde_json::Value, serde_json::Error>,
 ) -> String {
@@ -120,7 +120,7 @@ fn features_have_a_sign_and_a_name() {
     );
     assert_eq!(CpuFeature::from_word("-3dnow"), Ok(feature("3dnow", false)));
     let long = format!("+{}", "x".repeat(33));
-    // How a name is spelled is judged with the names that there are, which then can be suggested.
+    // The spelling is checked against the known names later, which can then be suggested.
     assert_eq!(
         CpuFeature::from_word("+SSE4.1"),
         Ok(feature("SSE4.1", true))

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the DSDT says of the power button and of the device that tells of it.
+//! The DSDT's description of the power button and the event device.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -15,7 +15,7 @@ use crate::layout;
 /// `Notify` value of a power button that was pressed (ACPI 6.5, section 4.8.3.1.2).
 const BUTTON_PRESSED: u8 = 0x80;
 
-/// Both devices.
+/// Describes both devices.
 pub(super) fn describe(body: &mut Vec<u8>) {
     power_button(body);
     event_device(body);
@@ -27,8 +27,8 @@ fn power_button(body: &mut Vec<u8>) {
     Device::new("_SB_.PWRB".into(), vec![&hid]).to_aml_bytes(body);
 }
 
-/// The Generic Event Device (section 5.6.9). Its method reads the pending events, which clears
-/// them, and tells each device of its own.
+/// The Generic Event Device (section 5.6.9). Its method reads the pending events, which clears them, and notifies the
+/// device of each one.
 fn event_device(body: &mut Vec<u8>) {
     let (port, len) = (layout::GED_EVENTS, 1u8);
     let interrupt = Interrupt::new(true, true, false, false, layout::GED_GSI);

@@ -24,10 +24,10 @@ pub struct DateTime {
 }
 
 impl DateTime {
-    /// The time `seconds` after 1970 began. The year is counted in eras of 400, which are all alike.
+    /// The time `seconds` after the start of 1970. Years are counted in eras of 400, which are all alike.
     pub fn from_seconds(seconds: i64) -> Self {
         let (days, of_day) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
-        // Years begin with March here, so that a leap day is the last one.
+        // Years start in March here, so that a leap day is the last day.
         let days = days + 719_468;
         let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
         let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -44,7 +44,7 @@ impl DateTime {
         }
     }
 
-    /// Seconds since 1970 began; `None` if there is no such day or time.
+    /// Seconds since the start of 1970; `None` if there is no such day or time.
     pub fn to_seconds(self) -> Option<i64> {
         let DateTime {
             year,
@@ -66,7 +66,7 @@ impl DateTime {
         let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
         let of_day = i64::from(hour) * 3_600 + i64::from(minute) * 60 + i64::from(second);
         let seconds = days * DAY + of_day;
-        // A day that its month lacks comes out as another one.
+        // A day that doesn't exist converts to another date.
         (DateTime::from_seconds(seconds) == self).then_some(seconds)
     }
 

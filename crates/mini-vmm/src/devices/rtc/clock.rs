@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The registers of the clock: pure, told what time the host has.
+//! The registers of the clock: pure functions of the host's time.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,14 +22,14 @@ const A: u8 = 10;
 const B: u8 = 11;
 const C: u8 = 12;
 const D: u8 = 13;
-/// The first byte of memory.
+/// The first byte of RAM.
 const MEMORY: u8 = 14;
-/// How many bytes of memory there are.
+/// The size of RAM in bytes.
 pub const MEMORY_SIZE: usize = 128 - MEMORY as usize;
 
 /// Register A: an update is in progress, or less than [`UPDATE_NS`] away.
 const A_UPDATE: u8 = 1 << 7;
-/// Register A: 32.768 kHz, and a periodic rate of 1024 Hz, as firmware leaves it.
+/// Register A: 32.768 kHz, and a periodic rate of 1024 Hz, as firmware sets it.
 const A_USUAL: u8 = 0x26;
 /// Register B: no updates, the guest sets the time.
 const B_SET: u8 = 1 << 7;
@@ -37,31 +37,31 @@ const B_ALARM: u8 = 1 << 5;
 const B_UPDATE: u8 = 1 << 4;
 const B_BINARY: u8 = 1 << 2;
 const B_24_HOURS: u8 = 1 << 1;
-/// Register C: some interrupt is enabled and due.
+/// Register C: an enabled interrupt is due.
 const C_INTERRUPT: u8 = 1 << 7;
 const C_ALARM: u8 = B_ALARM;
 const C_UPDATE: u8 = B_UPDATE;
 /// Register D: the battery is good.
 const D_VALID: u8 = 1 << 7;
-/// Hours: afternoon, where there are 12.
+/// Hours: afternoon, in 12-hour mode.
 const PM: u8 = 1 << 7;
-/// An alarm register of this and more matches everything.
+/// An alarm register with at least this value matches everything.
 const ANY: u8 = 0xc0;
 
-/// How long before an update the guest is warned of it, in nanoseconds.
+/// How long before an update the guest is warned, in nanoseconds.
 pub const UPDATE_NS: u32 = 244_000;
-/// The farthest that the clock may be from the host's, in seconds: more than all years that it can show.
+/// The largest offset from the host's clock, in seconds: more than all years that it can show.
 const FARTHEST: i64 = 200 * 366 * DAY;
-/// Years below are of this century, others of the one before.
+/// Two-digit years below this are 20xx, others 19xx.
 const PIVOT: i64 = 70;
 
-/// The registers: plain data, as it is saved.
+/// The registers: plain data, as they are saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Clock {
     /// The register that the data port shows.
     pub index: u8,
-    /// Register A, without the bit that comes and goes.
+    /// Register A, without the update bit.
     pub a: u8,
     /// Register B.
     pub b: u8,
@@ -69,18 +69,18 @@ pub struct Clock {
     pub flags: u8,
     /// The alarm's second, minute and hour, as the guest wrote them.
     pub alarm: [u8; 3],
-    /// What the guest keeps there, 114 bytes.
+    /// The guest's RAM, 114 bytes.
     pub memory: Vec<u8>,
-    /// How far the clock is ahead of the host's, in seconds.
+    /// The offset from the host's clock, in seconds.
     pub ahead: i64,
-    /// The time that the guest is setting, in seconds since 1970, while updates are off.
+    /// The time that the guest is setting, in seconds since 1970. Set while updates are off.
     pub held: Option<i64>,
-    /// The clock's second whose update was seen last.
+    /// The second of the last update that was handled, in this clock's time.
     pub seen: i64,
 }
 
 impl Clock {
-    /// The clock as a machine finds it at `now`, seconds of the host since 1970.
+    /// The clock of a new machine at `now`, in host seconds since 1970.
     pub fn new(now: i64) -> Self {
         Clock {
             index: 0,
@@ -95,7 +95,7 @@ impl Clock {
         }
     }
 
-    /// The name and the value of a field that no clock has.
+    /// The name and the value of an invalid field, if there is one.
     pub fn misfit(&self) -> Option<(&'static str, u64)> {
         let is_far = |seconds: i64| seconds.unsigned_abs() > FARTHEST.unsigned_abs();
         let checks = [
@@ -128,17 +128,17 @@ impl Clock {
         self.b & B_SET != 0
     }
 
-    /// What the clock shows at `now`, seconds of the host.
+    /// The time of the clock at `now`, in host seconds.
     fn time(&self, now: i64) -> i64 {
         self.held.unwrap_or_else(|| now.saturating_add(self.ahead))
     }
 
-    /// Whether an interrupt is enabled and due.
+    /// Whether an enabled interrupt is due.
     pub fn interrupts(&self) -> bool {
         self.flags & self.b & (B_ALARM | B_UPDATE) != 0
     }
 
-    /// Sets the flags of what happened until `now`.
+    /// Sets the flags for what happened until `now`.
     pub fn advance(&mut self, now: i64) {
         let time = self.time(now);
         if !self.sets() && time > self.seen {
@@ -150,7 +150,7 @@ impl Clock {
         self.seen = time;
     }
 
-    /// The host's second at which the next enabled interrupt is due, if one is to come.
+    /// The host's second of the next enabled interrupt, if there is one.
     pub fn next_interrupt(&self) -> Option<i64> {
         if self.sets() || self.interrupts() {
             return None;
@@ -191,7 +191,7 @@ impl Clock {
         None
     }
 
-    /// What register `index` shows at `now`; `subsecond` is in nanoseconds.
+    /// Reads the selected register at `now`; `subsecond` is in nanoseconds.
     pub fn read(&mut self, now: i64, subsecond: u32) -> u8 {
         self.advance(now);
         let date = DateTime::from_seconds(self.time(now));
@@ -223,7 +223,7 @@ impl Clock {
         }
     }
 
-    /// Writes register `index` at `now`.
+    /// Writes the selected register at `now`.
     pub fn write(&mut self, value: u8, now: i64) {
         self.advance(now);
         match self.index {
@@ -233,7 +233,7 @@ impl Clock {
             HOURS_ALARM => self.alarm[2] = value,
             A => self.a = value & !A_UPDATE,
             B => self.set_b(value, now),
-            // The day of the week follows from the date; C and D can't be written.
+            // The day of the week follows from the date. C and D are read-only.
             WEEKDAY | C | D => {}
             index => {
                 let at = usize::from(index & 0x7f) - usize::from(MEMORY);
@@ -257,14 +257,14 @@ impl Clock {
         }
     }
 
-    /// Lets the clock show `time` at `now`.
+    /// Sets the clock to `time` at `now`.
     fn go_on_from(&mut self, time: i64, now: i64) {
         self.ahead = time.saturating_sub(now).clamp(-FARTHEST, FARTHEST);
         self.seen = self.time(now);
     }
 
-    /// Sets a part of the time. A value that is none changes nothing; a day that the month lacks is its last one, since
-    /// guests write one part after the other.
+    /// Sets a part of the time. An invalid value changes nothing. A day that the month lacks becomes its last one,
+    /// since guests write one part after the other.
     fn set(&mut self, value: u8, now: i64) {
         let Some(value) = self.decode(self.index, value) else {
             return;
@@ -293,7 +293,7 @@ impl Clock {
         }
     }
 
-    /// Whether register `index` has hours, of which there may be 12.
+    /// Whether register `index` has hours in 12-hour mode.
     fn has_12_hours(&self, index: u8) -> bool {
         matches!(index, HOURS | HOURS_ALARM) && self.b & B_24_HOURS == 0
     }
@@ -311,7 +311,7 @@ impl Clock {
         digits | flag
     }
 
-    /// The value that register `index` stands for; `None` if it is no number.
+    /// The value in a register, by the format of register `index`; `None` if it is invalid.
     fn decode(&self, index: u8, register: u8) -> Option<u8> {
         let (digits, flag) = match self.has_12_hours(index) {
             true => (register & !PM, register & PM),

@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The CMOS real-time clock (Motorola MC146818) with alarm and update interrupts. It shows UTC, the host's until the
-//! guest sets it, in the years 1970 to 2069. There is no periodic interrupt: whoever has a PIT or a local APIC has a
-//! better one.
+//! guest sets it, in the years 1970 to 2069. There is no periodic interrupt: a PIT or a local APIC is a better source.
 
 mod calendar;
 mod clock;
@@ -42,7 +41,7 @@ const DATA: u64 = 1;
 /// The index port's bit that masks NMIs.
 const NMI_MASK: u8 = 1 << 7;
 
-/// The clock, where the description wants it.
+/// The clock, if the description has it.
 pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     if !spec.rtc {
         return Ok(None);
@@ -81,7 +80,7 @@ fn host_time() -> Duration {
 struct State {
     clock: Clock,
     paused: bool,
-    /// Whether the interrupt was raised for the flags that are set.
+    /// Whether the interrupt was raised for the current flags.
     raised: bool,
 }
 
@@ -94,7 +93,7 @@ pub struct Rtc {
 }
 
 impl Rtc {
-    /// A clock that interrupts by `irq` and takes the time from `now`.
+    /// A clock that interrupts through `irq` and takes the time from `now`.
     fn new(irq: IrqLine, now: fn() -> Duration) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Rtc {
@@ -109,9 +108,9 @@ impl Rtc {
         })
     }
 
-    /// The timer ran out.
+    /// Handles the timer.
     fn tick(&self) {
-        // Nothing is there if the guest has set it anew meanwhile.
+        // Fails if the guest has set the timer again meanwhile.
         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
         let mut state = lock(&self.state);
         if !state.paused {
@@ -120,8 +119,7 @@ impl Rtc {
         }
     }
 
-    /// Raises the interrupt that is due, and sets the timer for the next one. One that could not be raised is tried
-    /// again after a second.
+    /// Raises a due interrupt, and sets the timer for the next one. If raising fails, it is retried after a second.
     fn settle(&self, state: &mut State) {
         let is_due = state.clock.interrupts();
         state.raised = is_due && (state.raised || self.raise());
@@ -136,16 +134,16 @@ impl Rtc {
         };
         let spec = Itimerspec {
             it_interval: Timespec::default(),
-            // 0 is never.
+            // 0 disables the timer.
             it_value: at,
         };
-        // Setting the host's clock ends it, too: after a step back, it would be late by as much.
+        // Also ends when the host's clock is set. After a step back, the timer would otherwise be late.
         let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
-        // It takes every time that is none of the past; an error only says that the clock was set just now.
+        // Any time is accepted. An error only means that the clock was set just now.
         let _ = timerfd_settime(&self.timer, flags, &spec);
     }
 
-    /// Raises the interrupt, and returns whether that worked.
+    /// Raises the interrupt. Returns whether that worked.
     fn raise(&self) -> bool {
         let raised = self.irq.raise();
         if let Err(error) = &raised {
@@ -207,7 +205,7 @@ impl Device for Rtc {
         Saved::new(ID, VERSION, &lock(&self.state).clock)
     }
 
-    /// The time goes on: the clock is as far from this host's as it was from the other one's.
+    /// The clock continues with the same offset from this host's clock as from the other's.
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
         let clock: Clock = saved.read(ID, VERSION)?;
         if let Some((field, value)) = clock.misfit() {
@@ -219,7 +217,7 @@ impl Device for Rtc {
         }
         let mut state = lock(&self.state);
         state.clock = clock;
-        // An interrupt that was due may have been on its way.
+        // A due interrupt may have been lost.
         state.raised = false;
         self.settle(&mut state);
         Ok(())
@@ -275,7 +273,7 @@ mod tests {
         rtc.irq.event().unwrap().read().unwrap_or(0)
     }
 
-    /// Whether the timer is set. The test's time has passed long ago, so it runs out at once, which makes it readable.
+    /// Whether the timer is set. The test's time is in the past, so it expires at once and is readable.
     fn is_set(rtc: &Rtc) -> bool {
         let left = rustix::time::timerfd_gettime(&rtc.timer).unwrap();
         left.it_value != Timespec::default() || rustix::io::read(&rtc.timer, &mut [0; 8]).is_ok()

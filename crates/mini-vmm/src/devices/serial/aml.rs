@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the DSDT says of COM1.
+//! The DSDT's description of COM1.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -11,9 +11,9 @@ use acpi_tables::aml::{
 
 use crate::layout;
 
-/// COM1: a 16550A-compatible port. Linux finds its interrupt here, as there is no legacy PIC to
-/// map IRQ 4 for it. A kernel that does without the IOAPIC (`noapic`) says so by `\_PIC`; without a PIC it then has no
-/// way to the interrupt, and polls a port that names none.
+/// COM1: a 16550A-compatible port. Linux finds its interrupt here, since there is no legacy PIC to map IRQ 4. A kernel
+/// without the IOAPIC (`noapic`) reports that by `\_PIC`. Without a PIC it can't get the interrupt, so the port then
+/// has none and is polled.
 pub(super) fn describe(has_pic: bool, body: &mut Vec<u8>) {
     let io = IO::new(layout::SERIAL, layout::SERIAL, 1, layout::SERIAL_SIZE as u8);
     let interrupt = Interrupt::new(true, true, false, false, layout::SERIAL_GSI);

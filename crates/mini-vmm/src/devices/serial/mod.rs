@@ -52,23 +52,23 @@ pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
 struct Inner<W: Write> {
     uart: Uart<W>,
     paused: bool,
-    /// Whether more input waits for room.
+    /// Whether more input waits for space.
     wants_room: bool,
 }
 
 impl<W: Write> Inner<W> {
-    /// Tells whoever feeds the input, if it has more and the guest has read what there was.
+    /// Signals the input's source, if it has more and the guest has read everything.
     fn announce_room(&mut self, event: &EventFd) {
         if self.wants_room && !self.paused && self.uart.is_drained() {
             self.wants_room = false;
-            // It can only fail on a full counter, which wakes the reader as well.
+            // Fails only if the counter is full, and then the reader wakes anyway.
             let _ = event.write(1);
         }
     }
 }
 
-/// COM1. The guest's output goes to a `W`, which must not block; input comes from
-/// [`enqueue`](Self::enqueue), and [`input_room`](Self::input_room) tells when there is room for more.
+/// COM1. The guest's output goes to a `W`, which must not block. Input comes from [`enqueue`](Self::enqueue), and
+/// [`input_room`](Self::input_room) is readable when there is space for more.
 pub struct SerialDevice<W: Write> {
     inner: Mutex<Inner<W>>,
     room: EventFd,
@@ -76,7 +76,7 @@ pub struct SerialDevice<W: Write> {
 }
 
 impl<W: Write> SerialDevice<W> {
-    /// An idle UART that writes the guest's output to `output`, and interrupts by `irq`, an edge of
+    /// An idle UART that writes the guest's output to `output`, and interrupts through `irq`, an edge of
     /// [`crate::layout::SERIAL_GSI`].
     ///
     /// # Errors
@@ -93,15 +93,14 @@ impl<W: Write> SerialDevice<W> {
         })
     }
 
-    /// Becomes readable when there is room for input that [`enqueue`](Self::enqueue) did not take.
+    /// Becomes readable when there is space for input that [`enqueue`](Self::enqueue) did not take.
     pub fn input_room(&self) -> &EventFd {
         &self.room
     }
 
-    /// Gives the guest as much of `bytes` as the receive FIFO has room for, and returns how much
-    /// that is. It is less than everything also while the device is paused, in loopback mode
-    /// (a driver's self-test), just cleared by its driver, or stopped by it (RTS); in each case
-    /// [`input_room`](Self::input_room) tells when to go on.
+    /// Passes the guest as many of `bytes` as fit into the receive FIFO, and returns how many. It takes fewer also
+    /// while the device is paused or in loopback mode (a driver's self-test), and while its driver has just cleared it
+    /// or stops the input (RTS). [`input_room`](Self::input_room) tells when to continue.
     pub fn enqueue(&self, bytes: &[u8]) -> usize {
         let mut inner = lock(&self.inner);
         let taken = if inner.paused {
@@ -113,7 +112,7 @@ impl<W: Write> SerialDevice<W> {
         taken
     }
 
-    /// The register that an access names.
+    /// The register of an access.
     fn register(place: Place) -> Option<u8> {
         let register = u8::try_from(place.offset).ok()?;
         (u16::from(register) < SERIAL_SIZE).then_some(register)
@@ -200,7 +199,7 @@ mod tests {
     use super::super::port::tests::{check_odd_accesses, read, write};
     use super::*;
 
-    /// An output that tests can look into.
+    /// An output whose contents tests can read.
     #[derive(Clone, Default)]
     struct Sink(std::sync::Arc<Mutex<Vec<u8>>>);
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! COM1's saved state, and what of it is believed.
+//! COM1's saved state, and its checks.
 
 use serde::{Deserialize, Serialize};
 use vm_superio::SerialState as Registers;
@@ -18,7 +18,7 @@ const INTERRUPT_IDENTIFICATION: u8 = 0x01;
 
 /// The saved state of a [`crate::devices::SerialDevice`]: the registers of a 16550A and its receive FIFO.
 ///
-/// The interrupt identification register is not in it, because it follows from the others.
+/// The interrupt identification register is not included, since it follows from the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SerialState {
@@ -30,7 +30,7 @@ pub struct SerialState {
     pub interrupt_enable: u8,
     /// FIFO control register: whether there are FIFOs, and the trigger level. 0 without FIFOs.
     pub fifo_control: u8,
-    /// Whether the transmitter became empty and no interrupt said so yet.
+    /// Whether the transmitter became empty and no interrupt has reported it yet.
     pub thr_empty: bool,
     /// Line control register.
     pub line_control: u8,
@@ -42,20 +42,20 @@ pub struct SerialState {
     pub modem_status: u8,
     /// Scratch register.
     pub scratch: u8,
-    /// Received bytes that the guest has not read, oldest first; 64 at most.
+    /// Received bytes that the guest has not read, oldest first; at most 64.
     pub in_buffer: Vec<u8>,
-    /// How many of them, at the start, the guest sent to itself in loopback mode.
+    /// How many of these, at the start, the guest sent itself in loopback mode.
     pub looped: u8,
-    /// Input that the guest cleared from the FIFO, and that comes again, oldest first; 64 bytes at most.
+    /// Input that the guest cleared from the FIFO and that is delivered again, oldest first; at most 64 bytes.
     pub unsent: Vec<u8>,
-    /// How often the guest is to read the line status before input comes again; 16 at most.
+    /// How often the guest must read the line status before input is delivered again; at most 16.
     pub hold: u8,
-    /// Whether the guest has set RTS, outside of loopback mode, so that it stops the input by clearing it.
+    /// Whether the guest has set RTS outside of loopback mode. Then clearing it stops the input.
     pub uses_rts: bool,
 }
 
 impl SerialState {
-    /// What of it `vm_superio` keeps.
+    /// The part of it that `vm_superio` keeps.
     pub(super) fn registers(&self) -> Registers {
         Registers {
             baud_divisor_low: self.baud_divisor_low,
@@ -71,7 +71,7 @@ impl SerialState {
         }
     }
 
-    /// Whether the device can be in that state.
+    /// Checks that the device can have this state.
     pub(super) fn check(&self) -> Result<(), RestoreError> {
         let check = |is_valid: bool, field, value: usize| {
             if is_valid {

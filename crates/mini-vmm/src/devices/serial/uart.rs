@@ -3,8 +3,8 @@
 
 //! The registers of COM1: `vm_superio`'s UART, with the interrupts and FIFO control of a PC16550D.
 //!
-//! `vm_superio` has the registers, the receive FIFO and the loopback path, and writes the output. What it does otherwise
-//! than the data sheet (National Semiconductor, PC16550D, June 1995) is put right here and nowhere else. For upstream:
+//! `vm_superio` implements the registers, the receive FIFO and the loopback path, and writes the output. This file
+//! corrects where it differs from the data sheet (National Semiconductor, PC16550D, June 1995):
 //!
 //! | what | `vm_superio` 0.8 | data sheet |
 //! |---|---|---|
@@ -19,18 +19,19 @@
 //! | MSR, bits 0 to 3 | never | what changed since MSR was read, and interrupts (8.9); only loopback changes anything |
 //! | interrupt output | an edge for each new bit in IIR | high while anything is pending |
 //!
-//! Five things are as no chip has them, and no guest can tell or none minds:
+//! Five things differ from all chips, in ways that guests can't notice or don't mind:
 //!
-//! - The receive FIFO holds 64 bytes, not 16, as some successors do.
-//! - The line has no speed. What was written is sent at once. The four character times until a time-out are over at
-//!   once, too: when fewer bytes wait than the trigger level says, it is a time-out.
-//! - Input is never lost. Bytes that a reset of the FIFO clears count as not sent yet, and come again; so do those that
-//!   wait when loopback mode, a driver's self-test, begins. After a reset the sender waits for a sign of a receiver: the
-//!   receive interrupt is enabled, or LSR was read [`HOLD`] times. So drivers can clear the receiver when they start.
-//! - A guest that has set RTS stops the sender by clearing it, as one that does hardware flow control (`stty crtscts`).
-//!   Guests that never set RTS receive all the same.
-//! - Interrupts do not depend on MCR's OUT2, which PCs have between UART and interrupt controller: firmware and small
-//!   kernels leave it out, and QEMU does not ask for it.
+//! - The receive FIFO holds 64 bytes, as in some successors, not 16.
+//! - The line has no speed. Bytes are sent at once. The four character times until a time-out also pass at once: if
+//!   fewer bytes wait than the trigger level, that is a time-out.
+//! - Input is never lost. Bytes that a FIFO reset clears count as not sent yet, and are sent again. So do those that
+//!   wait when loopback mode (a driver's self-test) starts. After a reset the sender waits for a sign of a receiver:
+//!   the receive interrupt is enabled, or LSR was read [`HOLD`] times. So drivers can clear the receiver when they
+//!   start.
+//! - A guest that has set RTS can stop the sender by clearing it, as with hardware flow control (`stty crtscts`).
+//!   Guests that never set RTS receive anyway.
+//! - Interrupts don't depend on MCR's OUT2, which PCs have between UART and interrupt controller. Firmware and small
+//!   kernels don't set it, and QEMU doesn't require it.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -60,7 +61,7 @@ const IER_LINE_STATUS: u8 = 1 << 2;
 const IER_MODEM_STATUS: u8 = 1 << 3;
 pub(super) const IER_BITS: u8 = 0x0f;
 
-/// What IIR says, by priority, and when nothing is pending (8.6, table IV).
+/// The values of IIR by priority, and when nothing is pending (8.6, table IV).
 const LINE_STATUS: u8 = 0x06;
 const RECEIVED: u8 = 0x04;
 const TIME_OUT: u8 = 0x0c;
@@ -82,13 +83,13 @@ pub(super) const LSR_OVERRUN: u8 = 1 << 1;
 const MSR_RI: u8 = 1 << 6;
 pub(super) const MSR_CHANGES: u8 = 0x0f;
 
-/// How many bytes `vm_superio`'s receive FIFO holds.
+/// The size of `vm_superio`'s receive FIFO in bytes.
 pub(super) const FIFO_SIZE: usize = 64;
 
-/// How often a guest looks at LSR after a reset of the receive FIFO before the sender goes on.
+/// How often a guest must read LSR after a receive FIFO reset before the sender continues.
 pub(super) const HOLD: u8 = 16;
 
-/// `vm_superio`'s own interrupts, which go nowhere.
+/// Discards `vm_superio`'s own interrupts.
 #[derive(Debug)]
 struct NoTrigger;
 
@@ -100,27 +101,27 @@ impl Trigger for NoTrigger {
     }
 }
 
-/// The UART. Its interrupt output rises as an edge of an [`IrqLine`].
+/// The UART. A rising interrupt output is an edge of an [`IrqLine`].
 pub(super) struct Uart<W: Write> {
     serial: Serial<NoTrigger, NoEvents, W>,
     irq: IrqLine,
     /// Whether the interrupt output is high.
     output_high: bool,
     interrupt_enable: u8,
-    /// FCR's bits that stay.
+    /// FCR's bits that are kept.
     fifo_control: u8,
-    /// Whether the transmitter became empty and no interrupt said so yet.
+    /// Whether the transmitter became empty and no interrupt has reported it yet.
     thr_empty: bool,
     /// MSR, bits 0 to 3.
     modem_changes: u8,
     overrun: bool,
-    /// How many bytes of a self-test are in the FIFO; input comes behind them.
+    /// How many bytes of a self-test are in the FIFO. Input comes after them.
     looped: usize,
-    /// Input that was taken back out of the FIFO: it comes before what is enqueued next.
+    /// Input that was removed from the FIFO. It precedes what is enqueued next.
     unsent: VecDeque<u8>,
-    /// How often LSR is to be read before the sender goes on.
+    /// How often LSR must be read before the sender continues.
     hold: u8,
-    /// Whether the guest has set RTS: from then on the sender heeds it.
+    /// Whether the guest has set RTS. Then the sender obeys it.
     uses_rts: bool,
 }
 
@@ -173,18 +174,18 @@ impl<W: Write> Uart<W> {
         self.settle();
     }
 
-    /// Whether the sender may go on.
+    /// Whether the sender may send.
     fn is_receiving(&mut self) -> bool {
         let is_ready = !self.uses_rts || self.serial.read(MCR) & MCR_RTS != 0;
         self.hold == 0 && is_ready && !self.is_in_loopback()
     }
 
-    /// Whether everything that was enqueued has been read, and more may come.
+    /// Whether everything enqueued has been read, and more may come.
     pub(super) fn is_drained(&mut self) -> bool {
         self.waiting() == 0 && self.unsent.is_empty() && self.is_receiving()
     }
 
-    /// Takes as much of `bytes` as there is room for, and returns how much that is.
+    /// Takes as many of `bytes` as fit, and returns how many.
     pub(super) fn enqueue(&mut self, bytes: &[u8]) -> usize {
         if !self.unsent.is_empty() || !self.is_receiving() {
             return 0;
@@ -194,7 +195,7 @@ impl<W: Write> Uart<W> {
         taken
     }
 
-    /// The state, to be checked by whoever restores it.
+    /// The state, which a restore checks.
     pub(super) fn save(&self) -> SerialState {
         let Registers {
             baud_divisor_low,
@@ -227,13 +228,13 @@ impl<W: Write> Uart<W> {
         }
     }
 
-    /// The UART in a saved state. Its interrupt output rises anew if anything is pending.
+    /// The UART with a saved state. Its interrupt output rises again if anything is pending.
     ///
     /// # Errors
     /// When the interrupt can't be raised.
     pub(super) fn restore(state: &SerialState, irq: IrqLine, writer: W) -> io::Result<Self> {
         let registers = state.registers();
-        // It raises no interrupt, and the FIFO is checked.
+        // Raises no interrupt. It checks the FIFO.
         let serial = Serial::from_state(&registers, NoTrigger, NoEvents, writer)
             .map_err(|error| io::Error::other(error.to_string()))?;
         let mut uart = Uart {
@@ -252,12 +253,12 @@ impl<W: Write> Uart<W> {
         Ok(uart)
     }
 
-    /// Where the output goes.
+    /// The output.
     pub(super) fn writer(&self) -> &W {
         self.serial.writer()
     }
 
-    /// Whether the registers 0 and 1 are the divisor (8.1).
+    /// Whether registers 0 and 1 are the divisor (8.1).
     fn shows_divisor(&mut self) -> bool {
         self.serial.read(LCR) & LCR_DLAB != 0
     }
@@ -270,12 +271,12 @@ impl<W: Write> Uart<W> {
         self.fifo_control & FCR_ENABLE != 0
     }
 
-    /// How many bytes are in the FIFO.
+    /// The number of bytes in the FIFO.
     fn waiting(&self) -> usize {
         FIFO_SIZE - self.serial.fifo_capacity()
     }
 
-    /// How many bytes in the FIFO are "received data" and not a time-out.
+    /// How many bytes in the FIFO count as "received data" instead of a time-out.
     fn trigger_level(&self) -> usize {
         match self.fifo_control {
             0x41 => 4,
@@ -286,7 +287,7 @@ impl<W: Write> Uart<W> {
         }
     }
 
-    /// What the receiver has pending.
+    /// The receiver's pending interrupt.
     fn receiver_pending(&self) -> u8 {
         match self.waiting() {
             _ if self.interrupt_enable & IER_RECEIVED == 0 => NOTHING,
@@ -296,12 +297,12 @@ impl<W: Write> Uart<W> {
         }
     }
 
-    /// What is pending, the highest priority of it.
+    /// The pending interrupt with the highest priority.
     fn pending(&self) -> u8 {
         self.highest(self.receiver_pending(), self.thr_empty)
     }
 
-    /// As [`Uart::pending`], if receiver and transmitter were in that state.
+    /// Like [`Uart::pending`], with the given state of receiver and transmitter.
     fn highest(&self, receiver: u8, thr_empty: bool) -> u8 {
         let enabled = |bit| self.interrupt_enable & bit != 0;
         if self.overrun && enabled(IER_LINE_STATUS) {
@@ -317,8 +318,7 @@ impl<W: Write> Uart<W> {
         }
     }
 
-    /// Brings the interrupt output in line with what is pending; an interrupt that could not be raised is tried again
-    /// at the next access.
+    /// Updates the interrupt output for what is pending. If raising fails, it is retried at the next access.
     fn drive(&mut self, pending: u8) -> io::Result<()> {
         let high = pending != NOTHING;
         if high && !self.output_high {
@@ -328,12 +328,13 @@ impl<W: Write> Uart<W> {
         Ok(())
     }
 
-    /// The output falls if nothing else than `receiver` and `thr_empty` holds it up: [`Uart::settle`] may raise it again.
+    /// Lowers the output unless something other than `receiver` and `thr_empty` is pending. [`Uart::settle`] may raise
+    /// it again.
     fn dip(&mut self, receiver: u8, thr_empty: bool) {
         self.output_high &= self.highest(receiver, thr_empty) != NOTHING;
     }
 
-    /// After each access: bytes that were taken back come again, and the interrupt output follows.
+    /// After each access: sends removed bytes again, and updates the interrupt output.
     fn settle(&mut self) {
         if !self.unsent.is_empty() && self.is_receiving() {
             let mut bytes = std::mem::take(&mut self.unsent);
@@ -346,10 +347,10 @@ impl<W: Write> Uart<W> {
         }
     }
 
-    /// Puts as much of `bytes` into the FIFO as there is room for.
+    /// Puts as many of `bytes` into the FIFO as fit.
     fn fill(&mut self, bytes: &[u8]) -> usize {
         let count = self.serial.fifo_capacity().min(bytes.len());
-        // With room for all, and not in loopback, it can't fail.
+        // Can't fail: everything fits, and it is not in loopback mode.
         self.serial
             .enqueue_raw_bytes(&bytes[..count])
             .unwrap_or_default()
@@ -359,7 +360,7 @@ impl<W: Write> Uart<W> {
     fn take_byte(&mut self) -> u8 {
         let byte = self.serial.read(DATA);
         self.looped = self.looped.saturating_sub(1);
-        // The next byte of a UART without FIFOs comes after this one was read, and a read begins the time-out anew.
+        // Without FIFOs the next byte arrives after this one was read. A read also restarts the time-out.
         if !self.has_fifos() || self.receiver_pending() == TIME_OUT {
             self.dip(NOTHING, self.thr_empty);
         }
@@ -385,7 +386,7 @@ impl<W: Write> Uart<W> {
         self.serial.read(LSR) | overrun
     }
 
-    /// A write to THR: it is full, and empty again.
+    /// A write to THR: it becomes full, and empty again.
     fn send(&mut self, byte: u8) {
         self.dip(self.receiver_pending(), false);
         self.thr_empty = true;
@@ -395,7 +396,7 @@ impl<W: Write> Uart<W> {
         let depth = if self.has_fifos() { FIFO_SIZE } else { 1 };
         self.overrun |= self.waiting() >= depth;
         if self.waiting() > 0 && !self.has_fifos() {
-            // It takes the place of the byte that nobody read.
+            // It replaces the byte that was not read.
             self.serial.read(DATA);
         }
         self.pass_on(DATA, byte);
@@ -415,7 +416,7 @@ impl<W: Write> Uart<W> {
         self.pass_on(IER, value);
     }
 
-    /// A write to FCR. Without the enable bit the others are not taken; when it changes, both FIFOs are cleared.
+    /// A write to FCR. Without the enable bit the other bits are ignored. A change of that bit clears both FIFOs.
     fn control_fifos(&mut self, value: u8) {
         let change = (value ^ self.fifo_control) & FCR_ENABLE != 0;
         let is_on = value & FCR_ENABLE != 0;
@@ -456,7 +457,7 @@ impl<W: Write> Uart<W> {
         bytes
     }
 
-    /// A write to MCR. In loopback mode the modem's inputs are MCR's outputs (8.8).
+    /// A write to MCR. In loopback mode MCR's outputs are the modem's inputs (8.8).
     fn control_modem(&mut self, value: u8) {
         if value & MCR_LOOPBACK != 0 && !self.is_in_loopback() {
             let mut looped = self.take_back_input();
@@ -467,12 +468,12 @@ impl<W: Write> Uart<W> {
         let before = self.serial.read(MSR);
         self.pass_on(MCR, value);
         let after = self.serial.read(MSR);
-        // RI counts when it ends only.
+        // RI counts only when it ends.
         let changes = (before ^ after) & !MSR_RI | before & !after & MSR_RI;
         self.modem_changes |= changes >> 4;
     }
 
-    /// Has `vm_superio` take a write as it is.
+    /// Passes a write unchanged to `vm_superio`.
     fn pass_on(&mut self, register: u8, value: u8) {
         if let Err(error) = self.serial.write(register, value) {
             warn!("COM1: {error}");

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How a guest's notifications reach a device's thread: an eventfd for each queue, which KVM writes.
+//! Queue notifications from the guest to a device's thread: an eventfd for each queue, which KVM writes.
 
 use std::fmt;
 use std::io;
@@ -12,13 +12,13 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::irq::{Doorbell, Irqs};
 use crate::sync::lock;
 
-/// Where a guest notifies of a queue, from where the device's registers are.
+/// The address of a queue's notifications, by the address of the device's registers.
 type Place = fn(base: u64, queue: u16) -> Doorbell;
 
-/// The eventfds of a device's queues, and where KVM writes them.
+/// The eventfds of a device's queues, and the addresses where KVM writes them.
 ///
-/// An eventfd is made when the driver first starts its queue. KVM has it from a start to a reset, where the device's
-/// registers are then. A notification that KVM does not take exits, and [`ring`](Self::ring)s.
+/// An eventfd is created when the driver first starts its queue. It is connected to KVM from a start to a reset, at the
+/// current address of the device's registers. A notification that KVM doesn't handle exits, and [`ring`](Self::ring)s.
 pub(super) struct Doorbells {
     irqs: Irqs,
     place: Place,
@@ -28,16 +28,16 @@ pub(super) struct Doorbells {
 
 #[derive(Debug, Default)]
 struct Connected {
-    /// Where the device's registers are, if they are anywhere.
+    /// The address of the device's registers, if they are mapped.
     base: Option<u64>,
-    /// The queues that run.
+    /// The running queues.
     queues: Vec<u16>,
-    /// What KVM has.
+    /// The doorbells connected to KVM.
     doorbells: Vec<(u16, Doorbell)>,
 }
 
 impl Doorbells {
-    /// Those of a device with so many queues.
+    /// For a device with `queues` queues.
     pub fn new(irqs: &Irqs, queues: usize, base: Option<u64>, place: Place) -> Self {
         let connected = Connected {
             base,
@@ -51,10 +51,10 @@ impl Doorbells {
         }
     }
 
-    /// The eventfd of a queue, which is made if there is none, and whether it was.
+    /// The eventfd of a queue. Creates it if necessary, and returns whether it did.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// The process has no file descriptor left.
     pub fn make(&self, queue: u16) -> io::Result<Option<(&EventFd, bool)>> {
         let Some(place) = self.events.get(usize::from(queue)) else {
             return Ok(None);
@@ -71,23 +71,24 @@ impl Doorbells {
         self.events.get(usize::from(queue))?.get()
     }
 
-    /// Notifies of a queue, on behalf of a guest whose notification came by an exit. Before its start, a queue is not
-    /// looked at: it is as it starts.
+    /// Notifies a queue after an exit. A queue that has not started yet needs no notification, since it is checked when
+    /// it starts.
     pub fn ring(&self, queue: u16) {
         if let Some(event) = self.event(queue) {
-            // It fails only on a full counter, which says the same.
+            // Fails only if the counter is full, and then the thread wakes anyway.
             let _ = event.write(1);
         }
     }
 
-    /// KVM takes the notifications of these queues, and of no others.
+    /// Connects the doorbells of these queues to KVM, and no others.
     pub fn connect(&self, queues: &[u16]) {
         let mut connected = lock(&self.connected);
         connected.queues = queues.to_vec();
         self.reconcile(&mut connected);
     }
 
-    /// The registers are where `base` says, which is asked under the lock: the last of two moves is the last one here.
+    /// Sets the registers' address. `base` is called under the lock, so that the last call sees the last of several
+    /// moves.
     pub fn moved(&self, base: impl FnOnce() -> Option<u64>) {
         let mut connected = lock(&self.connected);
         connected.base = base();
@@ -105,7 +106,7 @@ impl Doorbells {
         connected.doorbells.retain(|&(queue, doorbell)| {
             let stays = wanted.contains(&(queue, doorbell));
             if !stays && let Some(event) = self.event(queue) {
-                // It fails only if KVM has it no more.
+                // Fails only if KVM has already dropped it.
                 let _ = self.irqs.disconnect_doorbell(doorbell, event);
             }
             stays
@@ -117,7 +118,7 @@ impl Doorbells {
             let Some(event) = self.event(queue) else {
                 continue;
             };
-            // Another device may be there, by the guest's doing, or the host lacks something: then it exits.
+            // The guest may have moved another device there, or the host lacks a resource. Then notifications exit.
             if self.irqs.connect_doorbell(doorbell, event).is_ok() {
                 connected.doorbells.push((queue, doorbell));
             }
@@ -146,7 +147,7 @@ mod tests {
 
     const NOWHERE: [u64; 0] = [];
 
-    /// Where KVM takes notifications, in order.
+    /// The addresses connected to KVM, in order.
     fn connected(doorbells: &Doorbells) -> Vec<u64> {
         let connected = lock(&doorbells.connected);
         let addresses = connected.doorbells.iter().map(|(_, at)| at.address);

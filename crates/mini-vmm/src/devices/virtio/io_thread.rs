@@ -1,10 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The thread that virtio devices live on.
+//! The thread of the virtio devices.
 //!
-//! Everybody waits in one order: control loop, vCPU, this thread, kernel. So it waits for nobody. What others ask of it
-//! goes through a mailbox, in order.
+//! Waiting goes in one direction only: control loop, vCPU, this thread, kernel. So this thread waits for none of the
+//! others. Their requests go through a mailbox, in order.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,14 +25,15 @@ use super::poller::{Epoll, Token};
 use crate::sync::lock;
 use crate::sys::eventfd::borrow;
 
-/// How long requests under way may take to end before a pause fails. A host that is this late has other problems.
+/// How long requests in flight may take before a pause fails. A host this slow has other problems.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How much longer the thread may take to say so.
+/// The additional time that the thread has to report that.
 const MARGIN: Duration = Duration::from_secs(2);
-/// How many events are taken at a time.
+/// The most events taken at once.
 const EVENTS: usize = 32;
 
-/// The devices, with what their thread waits by. Without a thread, all devices are idle, and whoever needs them does it.
+/// The devices, and what their thread waits on. Without a thread all devices are idle, and the calling thread uses
+/// them.
 #[derive(Debug, Default)]
 pub(super) struct Station {
     seats: Vec<Seat>,
@@ -40,13 +41,13 @@ pub(super) struct Station {
     is_over: bool,
 }
 
-/// What is asked of the thread.
+/// A request to the thread.
 type Letter = Box<dyn FnOnce(&mut Station) + Send>;
 
 #[derive(Default)]
 struct Mailbox {
     letters: Mutex<VecDeque<Letter>>,
-    /// There is one from the thread's start on.
+    /// Set when the thread starts.
     wake: OnceLock<EventFd>,
 }
 
@@ -54,7 +55,7 @@ impl Mailbox {
     fn post(&self, letter: Letter) {
         lock(&self.letters).push_back(letter);
         if let Some(wake) = self.wake.get() {
-            // It fails only on a full counter, which wakes the thread as well.
+            // Fails only if the counter is full, and then the thread wakes anyway.
             let _ = wake.write(1);
         }
     }
@@ -63,7 +64,7 @@ impl Mailbox {
 enum State {
     /// No driver has started a device yet.
     Waiting(Box<Station>),
-    /// There is a thread. It says when it has ended.
+    /// The thread runs. The channel reports its end.
     Running(JoinHandle<()>, Receiver<()>),
     /// The machine is gone.
     Ended,
@@ -71,7 +72,7 @@ enum State {
 
 /// The thread of a machine's virtio devices, which starts with the first driver.
 ///
-/// A machine whose guest starts no driver has neither a thread nor a descriptor for it.
+/// If no driver starts, a machine has neither the thread nor its descriptors.
 pub struct IoThread {
     state: Mutex<State>,
     mailbox: Arc<Mailbox>,
@@ -101,7 +102,7 @@ impl fmt::Debug for IoThread {
 pub(super) struct NoAnswer;
 
 impl IoThread {
-    /// Adds a device, which `seat` makes for its number. All are added before the guest runs.
+    /// Adds a device, which `seat` creates for its number. All must be added before the guest runs.
     pub(super) fn add<T>(&self, seat: impl FnOnce(usize) -> (Seat, T)) -> io::Result<T> {
         let mut state = lock(&self.state);
         let State::Waiting(station) = &mut *state else {
@@ -112,7 +113,7 @@ impl IoThread {
         Ok(result)
     }
 
-    /// Carries a command to a device. A start makes the thread, if there is none.
+    /// Passes a command to a device. A start also starts the thread, if necessary.
     pub(super) fn post(&self, seat: usize, command: Command) {
         let mut state = lock(&self.state);
         if let (State::Waiting(station), Command::Start(activation)) = (&mut *state, &command) {
@@ -133,7 +134,7 @@ impl IoThread {
         }
     }
 
-    /// Starts the thread if there is none: a restored device is about to run.
+    /// Starts the thread if necessary, since a restored device is about to run.
     pub(super) fn need(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
         if let State::Waiting(station) = &mut *state {
@@ -145,7 +146,7 @@ impl IoThread {
     /// Starts the thread, with all devices.
     fn start(&self, station: &mut Station) -> io::Result<State> {
         if self.mailbox.wake.get().is_none() {
-            // The lock of the state is held: nobody else makes one.
+            // Can't fail: the state's lock is held.
             let _ = self.mailbox.wake.set(EventFd::new(EFD_NONBLOCK)?);
         }
         station.epoll.open()?;
@@ -155,7 +156,7 @@ impl IoThread {
                 .watch(borrow(wake), Token::Mail, EventFlags::IN)?;
         }
         let mailbox = Arc::clone(&self.mailbox);
-        // The devices go to a thread that there is: one that can't be started would take them with it.
+        // The devices are sent to the running thread. If they were moved into it, a failed start would lose them.
         let (hand, taken) = channel();
         let (end, ended) = channel();
         let thread = Builder::new()
@@ -165,7 +166,7 @@ impl IoThread {
         Ok(State::Running(thread, ended))
     }
 
-    /// Has a device do something that the caller waits for, for `wait` at most.
+    /// Runs `act` on a device, and waits for at most `wait`.
     fn ask<T: Send + 'static>(
         &self,
         seat: usize,
@@ -175,7 +176,7 @@ impl IoThread {
         let (sender, answer) = channel();
         let letter = move |station: &mut Station| {
             station.with(seat, |seat, epoll| {
-                // Who asked may have given up.
+                // Fails if the caller has given up.
                 let _ = sender.send(act(seat, epoll));
             });
         };
@@ -187,7 +188,7 @@ impl IoThread {
         answer.recv_timeout(wait).map_err(|_| NoAnswer)
     }
 
-    /// Has a device do something that takes no time.
+    /// Runs `act` on a device. It must not take long.
     pub(super) fn call<T: Send + 'static>(
         &self,
         seat: usize,
@@ -196,19 +197,19 @@ impl IoThread {
         self.ask(seat, DRAIN + MARGIN, act)
     }
 
-    /// Stops a device. If that takes too long, it goes on.
+    /// Stops a device. If that takes too long, it is resumed.
     pub(super) fn pause(&self, seat: usize) -> Result<(), NoAnswer> {
         let by = Instant::now() + DRAIN;
         let paused = self.call(seat, move |seat, epoll| seat.pause(epoll, by));
         if paused == Ok(true) {
             return Ok(());
         }
-        // It may yet stop, behind the back of whoever asked for it.
+        // It may still stop later, so undo that.
         self.resume(seat);
         Err(NoAnswer)
     }
 
-    /// Lets a device go on. What vCPUs ask for later comes later.
+    /// Resumes a device. Later requests of vCPUs are handled afterwards.
     pub(super) fn resume(&self, seat: usize) {
         let resume =
             move |station: &mut Station| station.with(seat, |seat, epoll| seat.resume(epoll));
@@ -219,16 +220,17 @@ impl IoThread {
         }
     }
 
-    /// Ends the thread, after requests under way. Does it once.
+    /// Ends the thread after requests in flight. A second call has no effect.
     ///
-    /// A thread that does not end in time is left alone. It keeps guest memory, where its requests may still write.
+    /// A thread that doesn't end in time is abandoned. It keeps guest memory mapped, since its requests may still write
+    /// there.
     pub(in crate::devices) fn end(&self) {
         let state = mem::replace(&mut *lock(&self.state), State::Ended);
         let State::Running(thread, ended) = state else {
             return;
         };
         self.mailbox.post(Box::new(Station::end));
-        // Its sender goes with it, also by a panic, which was printed.
+        // The thread's end drops the sender, also after a panic, which was already printed.
         if ended.recv_timeout(DRAIN + MARGIN) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             let _ = thread.join();
         } else {
@@ -246,7 +248,7 @@ impl Station {
         }
     }
 
-    /// Stops all devices. What does not stop stays for ever, and guest memory with it.
+    /// Stops all devices. If one doesn't stop, it is never freed, and neither is guest memory.
     fn end(&mut self) {
         let by = Instant::now() + DRAIN;
         self.is_over = true;
@@ -278,7 +280,7 @@ impl Station {
     }
 }
 
-/// The thread.
+/// The body of the thread.
 fn run(devices: &Receiver<Station>, mailbox: &Mailbox, _end: &Sender<()>) {
     let Ok(mut station) = devices.recv() else {
         return;

@@ -20,17 +20,17 @@ use crate::devices::{Device, RestoreError, Saved, Slot, SuspendError, Window};
 use crate::irq::{Doorbell, IrqLine, NoPin, Pins};
 use crate::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 
-/// The form of its state.
+/// The version of its state.
 const VERSION: u32 = 1;
-/// "mini", for drivers that ask whose device it is; none does anything with it.
+/// The vendor ID "mini". No driver uses it.
 const VENDOR: u32 = 0x696e_696d;
 
-/// How a guest learns of the devices.
+/// How the guest finds the devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Announced {
-    /// By the DSDT.
+    /// In the DSDT.
     InDsdt,
-    /// By the kernel's command line, for kernels that read no ACPI tables. Both at once would give Linux each device
+    /// On the kernel's command line, for kernels that read no ACPI tables. With both, Linux would find each device
     /// twice.
     OnCmdline,
 }
@@ -46,7 +46,7 @@ pub(super) fn plan(
     let numbered = (0..).zip(models);
     let slot = |(number, model): (u8, Model)| {
         let base = VIRTIO_MMIO + u64::from(number) * SIZE;
-        // Kernels without ACPI know the pins of ISA only.
+        // Kernels without ACPI know only the ISA pins.
         let gsi = match announced {
             Announced::InDsdt => pins.take(),
             Announced::OnCmdline => pins.take_isa(),
@@ -67,9 +67,9 @@ pub(super) fn plan(
     numbered.map(slot).collect()
 }
 
-/// Its part of the DSDT, by which Linux finds it (`LNRO0005`).
+/// Its description in the DSDT, where Linux finds it as `LNRO0005`.
 fn describe(number: u8, base: u64, gsi: u32, aml: &mut Vec<u8>) {
-    // They fit: the window is below 4 GiB.
+    // Both fit: the window is below 4 GiB.
     let memory = Memory32Fixed::new(true, base as u32, SIZE as u32);
     let interrupt = Interrupt::new(true, true, false, false, gsi);
     let resources = ResourceTemplate::new(vec![&memory, &interrupt]);
@@ -84,7 +84,7 @@ fn describe(number: u8, base: u64, gsi: u32, aml: &mut Vec<u8>) {
     .to_aml_bytes(aml);
 }
 
-/// Where a driver notifies of a queue.
+/// The notification address of a queue.
 fn doorbell(base: u64, queue: u16) -> Doorbell {
     Doorbell {
         address: base + QUEUE_NOTIFY,

@@ -3,10 +3,10 @@
 
 //! Virtio devices: on PCI, or as memory-mapped devices (`--virtio`).
 //!
-//! A kind of device is one file with a `models` function, and one line in `KINDS`. It knows no transport. A device is in
-//! two parts: a [`Port`] with the registers, which vCPUs use, and a [`Seat`] with the device itself, which has one
-//! [thread](IoThread) with all others. What one asks of the other goes through the thread's mailbox, and vCPUs wait for no
-//! answer but that of a write to a configuration, and of a reset by MMIO.
+//! A device type is one file with a `models` function, and one line in `KINDS`. It is independent of the transport. A
+//! device has two parts: a [`Port`] with the registers, used by vCPUs, and a [`Seat`] with the device itself, on the
+//! [thread](IoThread) that all devices share. Requests to the device go through the thread's mailbox. A vCPU waits for
+//! an answer only after a write to a configuration, or a reset through MMIO.
 
 mod doorbells;
 mod entropy;
@@ -36,13 +36,13 @@ pub use io_thread::IoThread;
 use port::Port;
 use seat::Seat;
 
-/// Guest memory as devices have it.
+/// Guest memory for the devices.
 type Memory = Arc<GuestMemoryMmap>;
 
-/// The devices of a kind that a description has.
+/// Returns the devices of one type in a description.
 type Kind = fn(&VmSpec) -> Vec<Model>;
 
-/// Every kind of virtio device, in the order in which a guest finds them.
+/// All types of virtio devices, in the order in which a guest finds them.
 const KINDS: &[Kind] = &[entropy::models];
 
 /// A virtio device in the plan of a machine, whatever its transport.
@@ -56,7 +56,7 @@ struct Model {
 type Make = dyn Fn(&Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync;
 
 impl Model {
-    /// A device that `make` makes.
+    /// A device created by `make`.
     fn new(
         id: impl Into<Cow<'static, str>>,
         make: impl Fn(&Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync + 'static,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Devices on PCI (`--virtio pci`): the root, and a function for each.
+//! Devices on PCI (`--virtio pci`): the root, and a function for each device.
 
 use std::fmt;
 use std::io;
@@ -32,9 +32,9 @@ use crate::layout;
 
 /// The root's name in snapshots.
 const ID: &str = "pci";
-/// The form of its state.
+/// The version of its state.
 const VERSION: u32 = 1;
-/// The capability that virtio's are (`PCI_CAP_ID_VNDR`).
+/// The ID of virtio's capabilities (`PCI_CAP_ID_VNDR`).
 const VENDOR_SPECIFIC: u8 = 9;
 
 /// The slot of the root.
@@ -53,7 +53,7 @@ pub(super) fn plan(spec: &VmSpec, models: Vec<Model>) -> Slot {
     slot
 }
 
-/// Where the root is in a machine with so much memory.
+/// The root's windows in a machine with `memory` bytes of RAM.
 fn windows(memory: u64) -> Windows {
     Windows {
         ecam: layout::PCI_ECAM,
@@ -63,7 +63,7 @@ fn windows(memory: u64) -> Windows {
     }
 }
 
-/// Where a driver notifies of a queue, whatever it writes.
+/// The notification address of a queue. The value written doesn't matter.
 fn doorbell(base: u64, queue: u16) -> Doorbell {
     Doorbell {
         address: base + NOTIFY + u64::from(queue) * u64::from(NOTIFY_STEP),
@@ -71,12 +71,12 @@ fn doorbell(base: u64, queue: u16) -> Doorbell {
     }
 }
 
-/// Messages to the guest's local APICs.
+/// Sends messages to the guest's local APICs.
 struct Apics(MsiSender);
 
 impl MsiSink for Apics {
     fn send(&self, message: Message) {
-        // Nobody may have the address that the guest chose.
+        // Fails if no local APIC has the address that the guest chose.
         let _ = self.0.signal(message.address, message.data);
     }
 }
@@ -150,7 +150,7 @@ fn function(
     Ok((function, port))
 }
 
-/// All of a function but the device: what a guest reads of it before it has a driver.
+/// A function without its device: the configuration space that a guest reads before it starts a driver.
 fn outside(
     transport: &PciTransport,
     msix: Arc<Msix>,
@@ -190,7 +190,7 @@ struct Root {
     ports: Vec<Arc<Port<PciTransport>>>,
 }
 
-/// What the root and its devices save.
+/// The saved state of the root and its devices.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
@@ -213,7 +213,7 @@ impl Root {
     }
 }
 
-/// What the bus does with a reply.
+/// Converts a reply for the bus.
 fn next(reply: Reply) -> Next {
     match reply {
         Reply::Done => Next::Continue,
@@ -272,7 +272,7 @@ impl Device for Root {
         pairs
             .try_for_each(|(port, state)| port.restore(state))
             .inspect_err(|_| {
-                // It was in that state.
+                // The root had this state before.
                 let _ = self.root.restore(&before);
             })
     }

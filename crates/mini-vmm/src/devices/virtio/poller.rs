@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the thread of virtio devices waits for.
+//! The event sources of the virtio devices' thread.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,28 +12,28 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use virtio_transport::device::{Interest, Poller};
 
-/// Whose event it is.
+/// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
-    /// The mailbox's.
+    /// The mailbox.
     Mail,
-    /// The driver notified of a queue.
+    /// A queue notification of the driver.
     Kick {
         /// The device.
         seat: usize,
         /// The queue.
         queue: u16,
     },
-    /// A source of a device's.
+    /// A source of a device.
     Source {
         /// The device.
         seat: usize,
-        /// The token that it watches it with.
+        /// The device's own token for it.
         token: u32,
     },
 }
 
-/// The bit that tells a source from a kick. Seats are above it, what is the device's is below.
+/// The bit that distinguishes a source from a kick. The seat is above it, the queue or the device's token below.
 const SOURCE: u64 = 1 << 32;
 
 impl Token {
@@ -62,7 +62,7 @@ impl Token {
     }
 }
 
-/// An epoll instance, once there is a thread that waits by it.
+/// An epoll instance, created when the thread starts.
 #[derive(Debug, Default)]
 pub(super) struct Epoll {
     epoll: Option<OwnedFd>,
@@ -70,10 +70,10 @@ pub(super) struct Epoll {
 }
 
 impl Epoll {
-    /// Makes it.
+    /// Creates it.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// The process has no file descriptor left.
     pub fn open(&mut self) -> io::Result<()> {
         if self.epoll.is_none() {
             self.epoll = Some(epoll::create(CreateFlags::CLOEXEC)?);
@@ -81,10 +81,10 @@ impl Epoll {
         Ok(())
     }
 
-    /// Waits for `source`, for as long as it is open.
+    /// Watches `source` until it is closed.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     pub fn watch(
         &mut self,
         source: BorrowedFd<'_>,
@@ -106,15 +106,15 @@ impl Epoll {
         Ok(epoll::delete(epoll, source)?)
     }
 
-    /// Whether it is still waited for: an event that was found may be about one that is no more.
+    /// Whether the token is still watched: an event may belong to a source that was removed after the wait.
     pub fn watches(&self, token: Token) -> bool {
         self.watched.contains(&token)
     }
 
-    /// Waits until there are events, and puts them into `events`.
+    /// Waits for events, and puts them into `events`.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     pub fn wait(&self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
         let epoll = self.epoll.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         events.clear();
@@ -124,13 +124,13 @@ impl Epoll {
         }
     }
 
-    /// Whose event it is.
+    /// The source of an event.
     pub fn token(event: &epoll::Event) -> Token {
         Token::from_data(event.data)
     }
 }
 
-/// The sources of one device.
+/// Watches the sources of one device.
 pub(super) struct SeatPoller<'a> {
     pub epoll: &'a mut Epoll,
     pub seat: usize,

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A device's registers, as vCPUs reach them.
+//! A device's registers, for vCPUs.
 
 use std::fmt;
 use std::io;
@@ -25,10 +25,11 @@ use super::{IoThread, Memory, Seat};
 use crate::devices::{RestoreError, SuspendError};
 use crate::sync::lock;
 
-/// How long a vCPU waits for a device, with one access: then it goes on, and its guest finds that nothing has happened.
+/// How long an access of a vCPU may wait for a device. Then the vCPU continues, and the guest sees that nothing has
+/// happened.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What both transports have.
+/// The common interface of both transports.
 pub(super) trait Transport: Send + fmt::Debug + 'static {
     type State: Serialize + DeserializeOwned;
 
@@ -70,12 +71,12 @@ macro_rules! transport {
 transport!(MmioTransport, MmioState);
 transport!(PciTransport, PciState);
 
-/// A device's registers, with the way to the device. Its lock is held for one access to them, and never while somebody
-/// else is called.
+/// A device's registers, and the connection to the device. The lock is held for one register access only, never during
+/// calls to other code.
 pub(super) struct Port<T> {
     id: String,
     transport: Mutex<T>,
-    /// The transport may be settled.
+    /// Signalled when the transport may be settled.
     settled: Condvar,
     interrupt: Arc<dyn Interrupt>,
     doorbells: Arc<Doorbells>,
@@ -83,7 +84,7 @@ pub(super) struct Port<T> {
     seat: usize,
 }
 
-/// What a device saves.
+/// The saved state of a device.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PortState<S> {
@@ -92,7 +93,7 @@ pub(super) struct PortState<S> {
 }
 
 impl<T: Transport> Port<T> {
-    /// Puts `device` on the machine's thread, behind `transport`, which interrupts by `interrupt`.
+    /// Adds `device` to the machine's thread, with `transport` in front of it, which interrupts through `interrupt`.
     pub fn new(
         id: &str,
         device: Box<dyn AnyDevice<Memory>>,
@@ -118,17 +119,17 @@ impl<T: Transport> Port<T> {
         })
     }
 
-    /// The registers, for a read.
+    /// Locks the registers, for a read.
     pub fn registers(&self) -> MutexGuard<'_, T> {
         lock(&self.transport)
     }
 
-    /// What KVM takes of its guest's notifications.
+    /// The guest's notifications that KVM handles.
     pub fn doorbells(&self) -> &Doorbells {
         &self.doorbells
     }
 
-    /// A guest's access that may ask something of the device.
+    /// An access of the guest that may have an effect on the device.
     pub fn access(&self, access: impl FnOnce(&mut T) -> Effect) {
         let effect = access(&mut self.registers());
         match effect {
@@ -156,14 +157,14 @@ impl<T: Transport> Port<T> {
         }
     }
 
-    /// Nothing of the device touches guest memory from now on.
+    /// Pauses the device: it accesses no guest memory afterwards.
     pub fn pause(&self) -> Result<(), SuspendError> {
         self.io.pause(self.seat).map_err(|_| SuspendError::Busy {
             device: self.id.clone(),
         })
     }
 
-    /// The device goes on.
+    /// Resumes the device.
     pub fn resume(&self) {
         self.io.resume(self.seat);
     }
@@ -181,7 +182,7 @@ impl<T: Transport> Port<T> {
         Ok(PortState { transport, device })
     }
 
-    /// Takes a state. The device, which no driver has started, is paused then.
+    /// Restores a state. No driver may have started the device. It is paused then.
     pub fn restore(&self, state: PortState<T::State>) -> Result<(), RestoreError> {
         let before = self.save()?;
         let PortState { transport, device } = state;
@@ -190,7 +191,7 @@ impl<T: Transport> Port<T> {
             .restore(&transport, device.positions.as_deref())
             .map_err(|error| self.misfit(error))?;
         self.restore_device(device, activation).inspect_err(|_| {
-            // It was in that state.
+            // The registers had this state before.
             let _ = self
                 .registers()
                 .restore(&before.transport, before.device.positions.as_deref());

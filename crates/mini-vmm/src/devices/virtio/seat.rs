@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A device on its thread.
+//! A device on the devices' thread.
 
 use std::fmt;
 use std::io;
@@ -18,13 +18,13 @@ use super::doorbells::Doorbells;
 use super::poller::{Epoll, SeatPoller, Token};
 use crate::sys::eventfd::borrow;
 
-/// Who gets a device's answers.
+/// Receives a device's answers.
 pub(super) trait Answered: Send + Sync {
-    /// Takes one. No lock is held that a vCPU waits for.
+    /// Handles one. The caller holds no lock that a vCPU waits for.
     fn answer(&self, answer: &Answer);
 }
 
-/// A device, with what its thread needs for it.
+/// A device, and what its thread needs for it.
 pub(super) struct Seat {
     number: usize,
     worker: Worker<Memory>,
@@ -41,7 +41,7 @@ fn queues_of(activation: &Activation) -> Vec<u16> {
 }
 
 impl Seat {
-    /// A device that no driver has started.
+    /// A device before its driver starts it.
     pub fn new(
         number: usize,
         worker: Worker<Memory>,
@@ -57,7 +57,7 @@ impl Seat {
         }
     }
 
-    /// Calls the device, and gives its port the answers.
+    /// Calls the device, and passes the answers to its port.
     fn call<T>(
         &mut self,
         epoll: &mut Epoll,
@@ -75,7 +75,7 @@ impl Seat {
         result
     }
 
-    /// Does what the port asks for.
+    /// Executes a command of the port.
     pub fn perform(&mut self, epoll: &mut Epoll, command: Command) {
         match &command {
             Command::Start(activation) => {
@@ -83,7 +83,7 @@ impl Seat {
                     return self.refuse(activation.epoch, source);
                 }
             }
-            // A device that is being reset takes no notification.
+            // A device that is being reset takes no notifications.
             Command::Reset { .. } => self.doorbells.connect(&[]),
             Command::SetConfig { .. } => {}
         }
@@ -96,50 +96,50 @@ impl Seat {
         }
     }
 
-    /// Makes the eventfds of queues that are about to start. Done before, so that no notification is lost.
+    /// Creates the eventfds of queues that are about to start. This comes first, so that no notification is lost.
     fn prepare(&mut self, epoll: &mut Epoll, activation: &Activation) -> io::Result<()> {
         self.queues = queues_of(activation);
         for &queue in &self.queues {
             if let Some((event, true)) = self.doorbells.make(queue)? {
                 let seat = self.number;
-                // An eventfd stays open for as long as the device is there.
+                // The eventfd stays open as long as the device exists.
                 epoll.watch(borrow(event), Token::Kick { seat, queue }, EventFlags::IN)?;
             }
         }
         Ok(())
     }
 
-    /// The driver is told that the device can't start.
+    /// Tells the driver that the device can't start.
     pub fn refuse(&self, epoch: u64, source: io::Error) {
         let what = "the host has no thread or descriptor left for its queues";
         let why = Failure::Start(StartError { what, source });
         self.port.answer(&Answer::NeedsReset { epoch, why });
     }
 
-    /// KVM takes the notifications of a device that runs.
+    /// Connects the notifications of a running device to KVM.
     fn connect(&self) {
         if self.worker.is_running() {
             self.doorbells.connect(&self.queues);
         }
     }
 
-    /// The driver notified of a queue.
+    /// Handles a queue notification.
     pub fn kick(&mut self, epoll: &mut Epoll, queue: u16) {
         if let Some(event) = self.doorbells.event(queue) {
-            // Read before the queue is looked at: what comes later is another event.
+            // Read before the queue is checked, so that a later notification is a new event.
             let _ = event.read();
         }
         self.process(epoll, Event::Queue(queue));
     }
 
-    /// Something happened to the device.
+    /// Handles an event of the device.
     pub fn process(&mut self, epoll: &mut Epoll, event: Event) {
         self.call(epoll, |worker, poller, answers| {
             worker.process(poller, event, answers)
         });
     }
 
-    /// Nothing of it touches guest memory from now on; `false` if that is not so at `by`.
+    /// Pauses the device: it accesses no guest memory afterwards. Returns `false` if it can't by `by`.
     pub fn pause(&mut self, epoll: &mut Epoll, by: Instant) -> bool {
         self.call(epoll, |worker, poller, answers| {
             worker.pause(poller, by, answers)
@@ -147,7 +147,7 @@ impl Seat {
         .is_ok()
     }
 
-    /// It goes on.
+    /// Resumes the device.
     pub fn resume(&mut self, epoll: &mut Epoll) {
         self.call(epoll, |worker, poller, answers| {
             worker.resume(poller, answers)
@@ -155,12 +155,12 @@ impl Seat {
         self.connect();
     }
 
-    /// Its state; it is paused.
+    /// The state of a paused device.
     pub fn save(&mut self) -> Result<WorkerState, SaveError> {
         self.worker.save()
     }
 
-    /// Takes a state, and is paused then.
+    /// Restores a state. The device is paused then.
     pub fn restore(
         &mut self,
         epoll: &mut Epoll,

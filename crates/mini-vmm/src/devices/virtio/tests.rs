@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Devices behind their transports, on their thread, driven through the bus; without KVM.
+//! Devices with their transports, on their thread, driven through the bus. No KVM is needed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,10 +25,10 @@ use crate::outcome::OutcomeLatch;
 use crate::plan::MachinePlan;
 
 const MEMORY: usize = 1 << 20;
-/// Where a driver has its buffers.
+/// The address of a driver's buffers.
 const READABLE: u64 = 0x8_0000;
 const WRITABLE: u64 = 0x9_0000;
-/// What it sends, and what the echo gives back.
+/// What it sends, and what the echo device returns.
 const SENT: [u8; 4] = [1, 2, 3, 4];
 
 fn echo() -> Model {
@@ -43,7 +43,7 @@ fn entropy() -> VmSpec {
     }
 }
 
-/// Devices in memory, on a bus.
+/// Devices on a bus, with guest memory.
 struct Rig {
     set: DeviceSet,
     bus: Arc<Bus>,
@@ -80,14 +80,14 @@ impl Rig {
         u32::from_le_bytes(data)
     }
 
-    /// Resets a device, and takes no feature but the one that all have.
+    /// Resets a device and accepts only the mandatory feature.
     fn negotiate(&self) {
         for (offset, value) in [(0x70, 0), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11)] {
             self.write(offset, value);
         }
     }
 
-    /// Starts a device by MMIO, with its first `queues` queues.
+    /// Starts a device through MMIO, with its first `queues` queues.
     fn start(&self, queues: u32) -> Vec<DriverRing> {
         self.negotiate();
         let rings = (0..queues).map(|queue| {
@@ -181,7 +181,7 @@ fn a_paused_device_touches_nothing_and_looks_at_its_queues_later() {
         send(&rig.memory, ring);
         rig.write(0x50, 0);
     }
-    // What is asked of the thread later comes later.
+    // Later requests to the thread are handled later.
     rig.set.save().unwrap();
     assert!(rings.iter_mut().all(|ring| ring.take().is_none()));
     rig.set.resume();
@@ -267,7 +267,7 @@ fn a_state_that_does_not_fit_changes_nothing() {
     assert_eq!(fresh.set.save().unwrap(), saved);
 }
 
-/// An echo whose requests never end.
+/// An echo device whose requests never end.
 struct Stuck(Echo<Memory>);
 
 impl VirtioDevice<Memory> for Stuck {
@@ -396,7 +396,7 @@ fn a_machine_without_virtio_devices_has_no_root() {
     }
 }
 
-/// A rig with devices on PCI.
+/// Devices on PCI.
 struct Pci(Rig);
 
 impl Pci {
@@ -418,7 +418,7 @@ impl Pci {
         u32::from_le_bytes(data)
     }
 
-    /// Moves the BAR of the first device to the 32-bit window, and starts the device.
+    /// Moves the first device's BAR to the 32-bit window, and starts the device.
     fn start(&self) -> DriverRing {
         let config = PCI_ECAM + (1 << 15);
         self.write(config + 0x10, &(PCI_LOW as u32).to_le_bytes());

@@ -130,7 +130,7 @@ fn a_missed_alarm_is_seen_later() {
 }
 
 proptest! {
-    /// Whatever a guest does, no panic, the state is one that is taken back, and the next interrupt is to come.
+    /// Whatever a guest does: no panic, the state can be restored, and the next interrupt is in the future.
     #[test]
     fn any_accesses(accesses in prop::collection::vec((0u8..128, any::<u8>(), 0i64..200_000), 1..60)) {
         let (mut clock, mut now) = (Clock::new(NOW), NOW);
@@ -147,7 +147,7 @@ proptest! {
         }
     }
 
-    /// The next alarm is the first second at which all three registers show it.
+    /// The next alarm is the first second in which all three registers match.
     #[test]
     fn next_alarm_is_the_first_that_matches(seconds in 0u8..60, minutes in 0u8..60, hours in 0u8..24, b in 0u8..8, after in 0..DAY) {
         let mut clock = Clock::new(NOW);

@@ -10,14 +10,14 @@ use super::*;
 const SCRATCH: u8 = 7;
 const LOOPBACK: u8 = 0x10;
 
-/// FCR with FIFOs on, and its trigger levels.
+/// FCR values with FIFOs enabled, and their trigger levels.
 const FIFOS: [(u8, usize); 4] = [(0x01, 1), (0x41, 4), (0x81, 8), (0xc1, 14)];
 
 fn uart() -> Uart<Vec<u8>> {
     Uart::new(IrqLine::unconnected(), Vec::new())
 }
 
-/// A UART with these in FCR and IER.
+/// A UART with these values in FCR and IER.
 fn uart_with(fifo_control: u8, interrupt_enable: u8) -> Uart<Vec<u8>> {
     let mut uart = uart();
     uart.write(IIR_FCR, fifo_control);
@@ -26,7 +26,7 @@ fn uart_with(fifo_control: u8, interrupt_enable: u8) -> Uart<Vec<u8>> {
     uart
 }
 
-/// How often the interrupt output has risen since this was asked.
+/// How often the interrupt output has risen since the last call.
 fn edges(uart: &Uart<Vec<u8>>) -> u64 {
     uart.irq.event().unwrap().read().unwrap_or(0)
 }
@@ -35,7 +35,7 @@ fn read_bytes(uart: &mut Uart<Vec<u8>>, count: usize) -> Vec<u8> {
     (0..count).map(|_| uart.read(DATA)).collect()
 }
 
-/// Has the transmitter's, the modem's and the receiver's errors pending, and a byte received.
+/// A UART with transmitter, modem and line errors pending, and a byte received.
 fn everything_pending(interrupt_enable: u8) -> Uart<Vec<u8>> {
     let mut uart = uart_with(0x01, 0);
     uart.write(MCR, LOOPBACK);
@@ -99,7 +99,7 @@ fn the_highest_priority_is_told() {
         assert_eq!(uart.read(IIR_FCR), expected, "IER {interrupt_enable:#x}");
         assert_eq!(edges(&uart), u64::from(interrupt_enable != 0));
     }
-    // Each is cleared by what the data sheet says, and the next one is told.
+    // Each is cleared as the data sheet says, and the next one is reported.
     let mut uart = everything_pending(0x0f);
     assert_eq!(uart.read(IIR_FCR), 0xc6);
     assert_eq!(uart.read(LSR), 0x63);
@@ -311,7 +311,7 @@ fn the_divisor_hides_two_registers() {
         0xc4,
         "nothing was read, nothing disabled"
     );
-    // The FIFO is cleared all the same.
+    // The FIFO is cleared anyway.
     uart.write(IER, 0x00);
     uart.write(IIR_FCR, 0x03);
     uart.write(LCR, 0x03);
@@ -350,7 +350,7 @@ fn an_interrupt_that_could_not_be_raised_is_raised_later() {
     assert_eq!(edges(&uart), 1);
 }
 
-/// What IIR must say in a state: table IV of the data sheet.
+/// The expected IIR for a state: table IV of the data sheet.
 fn identification(state: &SerialState) -> u8 {
     let (enabled, waiting) = (state.interrupt_enable, state.in_buffer.len());
     let level = FIFOS
@@ -390,14 +390,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Input that is on its way, oldest first.
+/// Input on its way, oldest first.
 fn in_flight(state: &SerialState) -> Vec<u8> {
     [&state.in_buffer[state.looped.into()..], &state.unsent].concat()
 }
 
 proptest! {
-    /// Whatever guest and host do: no byte is lost, doubled or moved; IIR tells what the state says; and whenever
-    /// something is pending, the output has risen since nothing was.
+    /// Whatever guest and host do: no byte is lost, doubled or reordered, IIR matches the state, and if something is
+    /// pending, the output has risen since nothing was.
     #[test]
     fn nothing_is_lost(steps in prop::collection::vec(step(), 1..200)) {
         let mut uart = uart();
@@ -442,7 +442,7 @@ proptest! {
         }
     }
 
-    /// A driver that is woken by edges alone gets everything, however it reads and however it is disturbed.
+    /// A driver that is woken only by edges gets everything, however it reads and is disturbed.
     #[test]
     fn edges_are_enough(
         handler in handler(),
