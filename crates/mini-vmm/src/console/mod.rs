@@ -153,6 +153,17 @@ impl Console {
         Some(ConsoleInput::new(queue, target, outcome))
     }
 
+    /// A console without output, on which `bytes` were typed.
+    #[cfg(test)]
+    pub(crate) fn with_input(bytes: &[u8]) -> Self {
+        let queue = InputQueue::new().unwrap();
+        queue.push(bytes);
+        Console {
+            input: Some(Arc::new(queue)),
+            ..Console::default()
+        }
+    }
+
     /// The path of the pseudo-terminal, if the console is one.
     pub fn pty_path(&self) -> Option<&Path> {
         self.pty.as_deref()

@@ -155,25 +155,21 @@ impl Vmm {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::thread;
+    use std::thread::{self, JoinHandle};
 
     use super::*;
     use crate::config::HypercallRoute;
     use crate::demo;
-    use crate::vmm::control::{Answer, Command, door};
+    use crate::vmm::control::{Answer, Client, Command, door};
     use crate::vmm::supervisor::tests::signals;
 
-    /// Nothing resumes it, so only the signal lets the guest run to its end.
-    #[test]
-    fn a_signal_lets_a_paused_machine_run() {
-        let test = "vmm::run::tests::a_signal_lets_a_paused_machine_run";
-        if std::env::var_os("MINI_VMM_NO_KVM").is_some_and(|value| value == "1") {
-            return eprintln!("SKIP: {test}: MINI_VMM_NO_KVM is set");
-        }
-        if let Err(error) = kvm_ioctls::Kvm::new() {
-            return eprintln!("SKIP: {test}: /dev/kvm can't be used: {error}");
-        }
-        let (signals, mut writers) = signals();
+    /// The demo's machine, paused, on a thread of its own; `None`, with a note, where no guest can run.
+    fn paused(
+        test: &str,
+        signals: TerminationSignals,
+        console: Console,
+    ) -> Option<(Client, JoinHandle<Result<Ended, Error>>)> {
+        crate::check::tests::host_kvm(test)?;
         let (client, door) = door().unwrap();
         let controls = Controls {
             signals,
@@ -185,9 +181,37 @@ mod tests {
             ..demo::spec(HypercallRoute::Pio(None))
         };
         let images = |_: &dyn Watch| Ok(demo::images().unwrap());
-        let new = Vmm::new(&spec, controls, images, || Ok(Console::default()));
+        let new = Vmm::new(&spec, controls, images, || Ok(console));
         let (vmm, built) = new.unwrap().unwrap();
         let run = thread::spawn(move || vmm.run(built, State::Paused));
+        Some((client, run))
+    }
+
+    #[test]
+    fn what_was_typed_before_waits_for_a_paused_machine() {
+        let test = "what_was_typed_before_waits_for_a_paused_machine";
+        let console = Console::with_input(b"typed");
+        let Some((client, run)) = paused(test, TerminationSignals::none(), console) else {
+            return;
+        };
+        let Answer::Saved(state) = client.command(Command::Save).unwrap() else {
+            panic!("no state");
+        };
+        let mut serial = state.devices.iter().filter(|saved| saved.id == "serial");
+        let received = &serial.next().unwrap().state["in_buffer"];
+        assert_eq!(received.as_array().unwrap().len(), 0);
+        client.command(Command::Stop).unwrap();
+        assert_eq!(run.join().unwrap().unwrap().outcome, Outcome::Stopped);
+    }
+
+    /// Nothing resumes it, so only the signal lets the guest run to its end.
+    #[test]
+    fn a_signal_lets_a_paused_machine_run() {
+        let (signals, mut writers) = signals();
+        let test = "a_signal_lets_a_paused_machine_run";
+        let Some((client, run)) = paused(test, signals, Console::default()) else {
+            return;
+        };
         let Answer::Described(about) = client.command(Command::Describe).unwrap() else {
             panic!("no description");
         };

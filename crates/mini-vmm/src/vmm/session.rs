@@ -42,6 +42,10 @@ impl<'a> Session<'a> {
             vcpu_events,
             latch,
         } = built;
+        if !state.is_running() {
+            // Before anything feeds its devices.
+            machine.pause()?;
+        }
         let report = Rc::new(RefCell::new(None));
         let mut manager = EventManager::new().map_err(Error::EventLoop)?;
         let supervisor = Supervisor::new(
@@ -82,9 +86,6 @@ impl<'a> Session<'a> {
     pub fn run(mut self) -> Result<(Ended, State), Error> {
         if let Some(outcome) = self.overdue() {
             return Ok(self.end(outcome));
-        }
-        if !self.state().is_running() {
-            self.machine.pause()?;
         }
         let mut outcome = self.wait()?;
         if outcome == Outcome::Reset {
