@@ -169,7 +169,6 @@ impl Device for AcpiPm {
                 });
             }
         }
-        *lock(&self.state) = state;
         if events != 0 {
             // The interrupt may have been pending when the state was saved. If it was not, the guest reads no events.
             self.irq.raise().map_err(|source| RestoreError::Interrupt {
@@ -177,6 +176,7 @@ impl Device for AcpiPm {
                 source,
             })?;
         }
+        *lock(&self.state) = state;
         Ok(())
     }
 }
@@ -189,6 +189,19 @@ mod tests {
 
     fn acpi_pm() -> AcpiPm {
         AcpiPm::new(OutcomeLatch::new().unwrap(), IrqLine::unconnected())
+    }
+
+    #[test]
+    fn a_state_whose_interrupt_fails_changes_nothing() {
+        let pressed = acpi_pm();
+        pressed.press().unwrap();
+        let saved = pressed.save().unwrap().unwrap();
+        let irq = IrqLine::new(|_| Err(io::Error::other("no descriptor left")));
+        let pm = AcpiPm::new(OutcomeLatch::new().unwrap(), irq);
+        let before = pm.save().unwrap();
+        let error = pm.restore(&saved).unwrap_err();
+        assert!(matches!(error, RestoreError::Interrupt { .. }), "{error}");
+        assert_eq!(pm.save().unwrap(), before);
     }
 
     #[test]
