@@ -132,6 +132,27 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::With("--rng on"),
     },
     LateAct {
+        act: "kvmclock is read",
+        when: "a hypercall that asks for it",
+        thread: "vCPU",
+        calls: &["KVM_GET_CLOCK", "KVM_GET_DEVICE_ATTR"],
+        sealed: Sealed::Late,
+    },
+    LateAct {
+        act: "the VM's own state is read",
+        when: "`Save` by a handle",
+        thread: "control",
+        calls: &["KVM_GET_IRQCHIP", "KVM_GET_PIT2", "KVM_GET_CLOCK"],
+        sealed: Sealed::Late,
+    },
+    LateAct {
+        act: "the guest's memory is taken from it, and unmapped",
+        when: "the end",
+        thread: "control",
+        calls: &["KVM_SET_USER_MEMORY_REGION", "munmap"],
+        sealed: Sealed::Late,
+    },
+    LateAct {
         act: "the heap grows or shrinks",
         when: "any time",
         thread: "any",
@@ -163,7 +184,7 @@ pub const LATE_ACTS: &[LateAct] = &[
         act: "the user's side is asked what is unread",
         when: "the end",
         thread: "`console-out`",
-        calls: &["TIOCGPTPEER"],
+        calls: &["TIOCGPTPEER", "FIONREAD"],
         sealed: Sealed::With("--serial pty"),
     },
     LateAct {

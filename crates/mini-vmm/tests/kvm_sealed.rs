@@ -30,6 +30,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter_all_threads,
 };
+use vcpu_loop::kvm::seccomp;
 
 /// What the machine's process should do, as words.
 const TASK: &str = "MINI_VMM_SEALED_TASK";
@@ -105,13 +106,39 @@ fn number(call: &str) -> Option<i64> {
         "statx" => libc::SYS_statx,
         "timerfd_create" => libc::SYS_timerfd_create,
         "unlink" => libc::SYS_unlink,
-        ioctl if ioctl.bytes().all(|c| c == b'_' || c.is_ascii_uppercase()) => return None,
+        ioctl if ioctl.starts_with(|c: char| c.is_ascii_uppercase()) => return None,
         other => panic!("what is {other}?"),
     })
 }
 
-/// The request (KVM API section 4.2).
-const KVM_CREATE_VM: u64 = 0xae01;
+/// The ioctls of vCPUs' threads, which their crate lists.
+fn of_vcpus() -> Vec<seccomp::Ioctl> {
+    [seccomp::RUN, seccomp::REPORT, seccomp::SAVE].concat()
+}
+
+/// The request of a late act's ioctl; `None` for a system call.
+fn request(call: &str) -> Option<u64> {
+    if let Some(ioctl) = of_vcpus().iter().find(|ioctl| ioctl.name == call) {
+        return Some(ioctl.request.into());
+    }
+    Some(match call {
+        "FIONREAD" => libc::FIONREAD,
+        "KVM_GET_CLOCK" => 0x8030_ae7c,
+        "KVM_GET_IRQCHIP" => 0xc208_ae62,
+        "KVM_GET_PIT2" => 0x8070_ae9f,
+        "KVM_IOEVENTFD" => 0x4040_ae79,
+        "KVM_IRQFD" => 0x4020_ae76,
+        "KVM_SET_USER_MEMORY_REGION" => 0x4020_ae46,
+        "KVM_SIGNAL_MSI" => 0x4020_aea5,
+        "TCSETS" => libc::TCSETS,
+        "TIOCGPTPEER" => libc::TIOCGPTPEER,
+        call if number(call).is_some() => return None,
+        other => panic!("what is {other}?"),
+    })
+}
+
+/// What a reset needs; it comes with every ioctl of a start.
+const KVM_CREATE_VM: &str = "KVM_CREATE_VM";
 
 fn filter(
     rules: Vec<(i64, Vec<SeccompRule>)>,
@@ -156,12 +183,15 @@ fn seal(options: &[&str]) {
     let thread = libc::CLONE_THREAD as u64;
     let thread = rule(0, SeccompCmpOp::MaskedEq(thread), thread);
     rules.push((libc::SYS_clone, thread));
-    let has_vm = late.clone().any(|call| *call == "KVM_CREATE_VM");
-    let ioctls = match has_vm {
+    let of_vcpus = of_vcpus().into_iter().map(|ioctl| ioctl.request.into());
+    let requests = of_vcpus.chain(late.clone().filter_map(|call| request(call)));
+    let requests = match late.clone().any(|call| *call == KVM_CREATE_VM) {
         true => vec![],
-        false => rule(1, SeccompCmpOp::Ne, KVM_CREATE_VM),
+        false => requests
+            .flat_map(|request| rule(1, SeccompCmpOp::Eq, request))
+            .collect(),
     };
-    rules.push((libc::SYS_ioctl, ioctls));
+    rules.push((libc::SYS_ioctl, requests));
     let allowed = filter(rules, SeccompAction::KillProcess, SeccompAction::Allow);
     apply_filter_all_threads(&allowed).unwrap();
 }
