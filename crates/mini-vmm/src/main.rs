@@ -14,9 +14,6 @@ use mini_vmm::config::file as config_file;
 use mini_vmm::outcome::EXIT_ERROR;
 use mini_vmm::{check, console, demo, logging, start_time, vmm};
 
-/// The host's KVM device.
-const KVM: &str = "/dev/kvm";
-
 fn main() -> ExitCode {
     start_time::mark();
     mini_vmm::share_heap();
@@ -56,7 +53,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(vmm::run(&spec)?.exit_code())
         }
         Command::Check { json, .. } => {
-            let report = check::probe(Path::new(KVM));
+            let report = check::probe(Path::new(vmm::KVM));
             let text = match json {
                 true => serde_json::to_string_pretty(&report)?,
                 false => report.to_string(),
