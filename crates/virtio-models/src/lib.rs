@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `block` | a disk: a file or block device of the host's |
 //! | `entropy` | random numbers from the host |
+//! | `rate` | limits for any of them |
 //!
 //! A device is independent of the transport and of the VMM's threads. All `unsafe` is in `src/sys/`.
 
@@ -17,6 +18,8 @@
 pub mod block;
 #[cfg(feature = "entropy")]
 pub mod entropy;
+#[cfg(feature = "rate")]
+pub mod rate;
 #[cfg(feature = "block")]
 mod sys;
 

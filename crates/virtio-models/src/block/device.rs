@@ -23,6 +23,7 @@ use super::disk::{Disk, SECTOR};
 use super::image::Image;
 use super::report::{Report, Reporter};
 use super::running::{Means, Running};
+use crate::rate::{Limiter, Limits};
 
 /// How many requests are taken of a queue before others have their turn.
 const BURST: usize = 64;
@@ -33,6 +34,7 @@ const SOON: Duration = Duration::from_millis(1);
 /// The sources that the device watches.
 const DONE: u32 = 0;
 const BELL: u32 = 1;
+const TIMER: u32 = 2;
 const READABLE: Interest = Interest {
     readable: true,
     writable: false,
@@ -50,6 +52,12 @@ pub struct Block<M: GuestAddressSpace> {
     control: Arc<Control>,
     reporter: Reporter,
     done: Vec<Done>,
+    limits: Limits,
+    limiter: Option<Limiter>,
+    /// Queues that wait for the limiter: a bit each.
+    throttled: u64,
+    /// It takes no request before the next event of a queue.
+    draining: bool,
 }
 
 /// What performs operations.
@@ -72,7 +80,10 @@ pub struct BlockState {
 impl<M: GuestAddressSpace> Block<M> {
     /// A disk that was opened.
     pub fn new(image: Image, report: Report) -> Self {
-        Self::of(image.disk(), Source::Image(image), report)
+        let limits = image.limits();
+        let mut block = Self::of(image.disk(), Source::Image(image), report);
+        block.limits = limits;
+        block
     }
 
     /// A disk whose operations somebody else performs.
@@ -84,6 +95,13 @@ impl<M: GuestAddressSpace> Block<M> {
         Self::of(disk, Source::Backend(backend), report)
     }
 
+    /// Limits it by a limiter that somebody made.
+    #[must_use]
+    pub fn with_limiter(mut self, limiter: Limiter) -> Self {
+        self.limiter = Some(limiter);
+        self
+    }
+
     fn of(disk: Disk, source: Source, report: Report) -> Self {
         Block {
             writeback: disk.writeback,
@@ -93,6 +111,10 @@ impl<M: GuestAddressSpace> Block<M> {
             control: Arc::default(),
             reporter: Reporter::new(report),
             done: Vec::new(),
+            limits: Limits::default(),
+            limiter: None,
+            throttled: 0,
+            draining: false,
         }
     }
 
@@ -127,7 +149,14 @@ impl<M: GuestAddressSpace> Block<M> {
     fn watch(&mut self, io: &mut Io<'_>) -> io::Result<()> {
         let backend = self.equip()?;
         io.watch(backend.source(), DONE, READABLE)?;
-        io.watch(self.control.bell()?, BELL, READABLE)
+        io.watch(self.control.bell()?, BELL, READABLE)?;
+        if self.limiter.is_none() {
+            self.limiter = Limiter::new(self.limits)?;
+        }
+        match &self.limiter {
+            Some(limiter) => io.watch(limiter.source(), TIMER, READABLE),
+            None => Ok(()),
+        }
     }
 
     fn unwatch(&mut self, io: &mut Io<'_>) {
@@ -137,6 +166,10 @@ impl<M: GuestAddressSpace> Block<M> {
         if let Ok(bell) = self.control.bell() {
             let _ = io.unwatch(bell, BELL);
         }
+        if let Some(limiter) = &self.limiter {
+            let _ = io.unwatch(limiter.source(), TIMER);
+        }
+        self.throttled = 0;
     }
 }
 
@@ -161,18 +194,57 @@ where
 
     /// Takes requests of a queue, up to a number.
     fn take(&mut self, io: &mut Io<'_>, queue: u16) -> Result<(), Broken> {
+        let mut limiter = self.limiter.take();
+        let took = self.take_within(io, queue, limiter.as_mut());
+        self.limiter = limiter;
+        took
+    }
+
+    fn take_within(
+        &mut self,
+        io: &mut Io<'_>,
+        queue: u16,
+        mut limiter: Option<&mut Limiter>,
+    ) -> Result<(), Broken> {
+        let bit = 1 << (queue % 64);
+        self.throttled &= !bit;
         let Some((running, mut means, _)) = self.split() else {
             return Ok(());
         };
         let memory = Arc::new(running.active.memory.memory());
         for _ in 0..BURST {
-            let took = running.take(&mut means, &memory, queue)?;
-            if took.is_none() && !running.enable_kicks(queue)? {
+            if let Some(limiter) = &mut limiter
+                && !limiter.allows()
+            {
+                self.throttled |= bit;
                 return Ok(());
+            }
+            match running.take(&mut means, &memory, queue)? {
+                Some(bytes) => limiter.iter_mut().for_each(|limiter| limiter.count(bytes)),
+                None if running.enable_kicks(queue)? => {}
+                None => return Ok(()),
             }
         }
         io.again();
         Ok(())
+    }
+
+    /// A wait for the limiter is over: the queues that it held back have their turn.
+    fn go_on(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
+        if let Some(limiter) = &mut self.limiter {
+            limiter.rest();
+        }
+        if self.draining {
+            return Ok(());
+        }
+        let mut waiting = self.throttled;
+        let mut result = Ok(());
+        while waiting != 0 {
+            let queue = waiting.trailing_zeros();
+            waiting &= waiting - 1;
+            result = result.and(self.take(io, queue as u16));
+        }
+        result
     }
 
     /// Lets operations begin and requests end; whether everything has begun.
@@ -247,13 +319,18 @@ where
         if active.features & FLUSH == 0 {
             self.writeback = false;
         }
+        self.draining = false;
         self.running = Some(Running::new(active));
         Ok(())
     }
 
     fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
         let took = match event {
-            Event::Queue(queue) => self.take(io, queue),
+            Event::Queue(queue) => {
+                self.draining = false;
+                self.take(io, queue)
+            }
+            Event::Source(TIMER) => self.go_on(io),
             Event::Source(BELL) => {
                 self.control.hear();
                 if self.measure() {
@@ -283,6 +360,7 @@ where
                 break;
             }
             if Instant::now() >= by {
+                self.draining = true;
                 let in_flight = u16::try_from(in_flight).unwrap_or(u16::MAX);
                 return Err(NotDrained { in_flight });
             }

@@ -12,6 +12,7 @@ use super::disk::Disk;
 use super::pool::{Pool, file_size};
 use super::report::Reporter;
 use super::uring::Uring;
+use crate::rate::Limits;
 
 /// An image that was opened, with what its driver sees of it. Its lock is held for as long as it lives.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct Image {
     disk: Disk,
     file: Arc<File>,
     threads: bool,
+    limits: Limits,
 }
 
 impl Image {
@@ -36,6 +38,7 @@ impl Image {
             disk: Disk { sectors, ..disk },
             file,
             threads: false,
+            limits: Limits::default(),
         })
     }
 
@@ -44,6 +47,17 @@ impl Image {
     pub const fn with_threads(mut self) -> Self {
         self.threads = true;
         self
+    }
+
+    /// What it may do in a second.
+    #[must_use]
+    pub const fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    pub(super) const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// What the driver sees.

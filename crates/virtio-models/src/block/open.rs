@@ -113,11 +113,12 @@ pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
         queues: spec.queues,
         writeback: spec.cache == Cache::Writeback,
     };
-    Image::raw(file, disk).map_err(|source| OpenError::Host {
+    let image = Image::raw(file, disk).map_err(|source| OpenError::Host {
         path: spec.path.clone(),
         what: "measured",
         source,
-    })
+    })?;
+    Ok(image.with_limits(spec.limits))
 }
 
 fn serial(text: &str) -> Result<[u8; 20], OpenError> {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rate::Limits;
+
 /// How many queues a disk can have.
 pub const MAX_QUEUES: u16 = 64;
 
@@ -34,6 +36,13 @@ pub struct BlockSpec {
     /// Whether a write is done before it is on stable storage.
     #[serde(default)]
     pub cache: Cache,
+    /// What it may do in a second: `bandwidth` in bytes, `iops` in requests.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
+}
+
+fn is_default(limits: &Limits) -> bool {
+    *limits == Limits::default()
 }
 
 const fn one() -> u16 {
@@ -51,6 +60,7 @@ impl BlockSpec {
             direct: false,
             queues: 1,
             cache: Cache::default(),
+            limits: Limits::default(),
         }
     }
 }

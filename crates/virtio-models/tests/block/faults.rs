@@ -4,8 +4,13 @@
 //! Hosts that fail, and drivers that go on.
 
 use std::io;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use virtio_models::block::Disk;
+use virtio_models::rate::{Limiter, Limits};
 use virtio_transport::testing::Flags;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -140,4 +145,41 @@ fn a_status_in_a_hole_harms_nobody() {
     guest.machine.pump();
     let used = guest.driver.rings[0].take().expect("an answer");
     assert_eq!((used.head, used.len), (0, 512));
+}
+
+#[test]
+fn a_limited_disk_goes_on_as_its_clock_does() {
+    let clock = Arc::new(AtomicU64::new(0));
+    let limits = Limits {
+        iops: NonZeroU64::new(1000),
+        bandwidth: NonZeroU64::new(1 << 30),
+    };
+    let time = Arc::clone(&clock);
+    let now = move || Duration::from_millis(time.load(Ordering::Relaxed));
+    let limiter = Limiter::with_clock(limits, Box::new(now)).unwrap();
+    let mut guest = Guest::limited(64, Disk::default(), u64::MAX, limiter);
+    for sector in 0..10 {
+        guest.send(header(IN, sector), 513);
+    }
+    for answered in 1..=10 {
+        let (driver, machine) = (&mut guest.driver, &mut guest.machine);
+        machine.pump_until(|machine| {
+            driver.receive_all(machine);
+            driver.in_flight() <= 10 - answered
+        });
+        // The clock stands, so timers that end change nothing.
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(1));
+            machine.pump();
+        }
+        driver.receive_all(machine);
+        assert_eq!(driver.in_flight(), 10 - answered);
+        clock.fetch_add(1, Ordering::Relaxed);
+    }
+    // What waits is no request in flight.
+    guest.send(header(IN, 0), 513);
+    guest.send(header(IN, 0), 513);
+    guest.machine.pump();
+    guest.machine.pause().unwrap();
+    assert_eq!(guest.machine.poller.watched(), 0);
 }

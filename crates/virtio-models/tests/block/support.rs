@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
 use virtio_models::block::{Backend, Block, Control, Disk, Done, Notice, Operation, SECTOR};
+use virtio_models::rate::Limiter;
 use virtio_transport::testing::{
     Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, memory,
 };
@@ -177,6 +178,10 @@ impl Guest {
     }
 
     pub fn with(sectors: u64, disk: Disk, wanted: u64) -> Self {
+        Self::limited(sectors, disk, wanted, None)
+    }
+
+    pub fn limited(sectors: u64, disk: Disk, wanted: u64, limiter: Option<Limiter>) -> Self {
         let shared = Arc::new(Mutex::new(Behaviour {
             bytes: (0..(sectors * SECTOR) as usize).map(pattern).collect(),
             ..Behaviour::default()
@@ -190,7 +195,10 @@ impl Guest {
         let said = Arc::clone(&notices);
         let report = Box::new(move |notice| said.lock().expect("no test panicked").push(notice));
         let disk = Disk { sectors, ..disk };
-        let block = Block::<Memory>::with_backend(disk, Box::new(ram), report);
+        let mut block = Block::<Memory>::with_backend(disk, Box::new(ram), report);
+        if let Some(limiter) = limiter {
+            block = block.with_limiter(limiter);
+        }
         let control = block.control();
         let mut machine = Machine::new(Box::new(block), &memory(MEMORY));
         let driver = Driver::start(&mut machine, wanted);

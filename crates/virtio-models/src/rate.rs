@@ -1,0 +1,175 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Rate limits for devices: token buckets, and a timer that ends a wait.
+//!
+//! A wait is as long as it has to be, with no fixed cool-down. What a device moved at once too much, it waits for
+//! afterwards, so that requests of any size have the same rate in the long run.
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use serde::{Deserialize, Serialize};
+
+/// A second in nanoseconds, and a unit in the parts that a bucket counts.
+const SECOND: i128 = 1_000_000_000;
+/// How long an idle bucket is filled, as a part of a second. A device that is late by less than that loses nothing.
+const FILLED: i128 = 10;
+
+/// What a device may do in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<NonZeroU64>,
+    /// Requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<NonZeroU64>,
+}
+
+/// Counts units of something, at a rate. It knows no clock: times are since any moment, the same for all calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    rate: i128,
+    /// What may be taken now, in billionths of a unit. Below 0 there is a wait.
+    balance: i128,
+    at: Duration,
+}
+
+impl Bucket {
+    /// A bucket for `rate` units per second. It is not filled at first.
+    pub const fn new(rate: NonZeroU64, now: Duration) -> Self {
+        Bucket {
+            rate: rate.get() as i128,
+            balance: 0,
+            at: now,
+        }
+    }
+
+    /// How long to wait before anything is taken; `None` if nothing has to be awaited.
+    pub fn wait(&mut self, now: Duration) -> Option<Duration> {
+        let passed = now.saturating_sub(self.at).as_nanos().min(i64::MAX as u128);
+        self.at = self.at.max(now);
+        let filled = self.rate * SECOND / FILLED;
+        self.balance = (self.balance + passed as i128 * self.rate).min(filled);
+        if self.balance >= 0 {
+            return None;
+        }
+        let nanos = (-self.balance + self.rate - 1) / self.rate;
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
+    }
+
+    /// Takes units, more than there are if need be.
+    pub const fn take(&mut self, units: u64) {
+        self.balance -= units as i128 * SECOND;
+    }
+}
+
+/// A clock: the time since any moment, never going back.
+pub type Clock = Box<dyn Fn() -> Duration + Send>;
+
+/// Limits with a clock and a timer.
+pub struct Limiter {
+    bandwidth: Option<Bucket>,
+    requests: Option<Bucket>,
+    clock: Clock,
+    timer: OwnedFd,
+    armed: bool,
+}
+
+impl Limiter {
+    /// Limits by the host's monotonic clock; `None` if nothing is limited.
+    ///
+    /// # Errors
+    /// The host's, if it has no timer.
+    pub fn new(limits: Limits) -> io::Result<Option<Self>> {
+        let start = Instant::now();
+        Self::with_clock(limits, Box::new(move || start.elapsed()))
+    }
+
+    /// Limits by another clock. The timer ends its waits by the host's, and then the clock is asked.
+    ///
+    /// # Errors
+    /// The host's, if it has no timer.
+    pub fn with_clock(limits: Limits, clock: Clock) -> io::Result<Option<Self>> {
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let bucket = |rate: Option<NonZeroU64>| rate.map(|rate| Bucket::new(rate, clock()));
+        Ok(Some(Limiter {
+            bandwidth: bucket(limits.bandwidth),
+            requests: bucket(limits.iops),
+            clock,
+            timer,
+            armed: false,
+        }))
+    }
+
+    /// Readable when a wait is over.
+    pub fn source(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+
+    /// Whether a request may begin now. If not, the [`source`](Self::source) tells when to ask again.
+    pub fn allows(&mut self) -> bool {
+        let now = (self.clock)();
+        let buckets = [&mut self.bandwidth, &mut self.requests];
+        let waits = buckets.into_iter().flatten();
+        let Some(wait) = waits.filter_map(|bucket| bucket.wait(now)).max() else {
+            return true;
+        };
+        // Without a timer there would be no end: rather no limit.
+        !self.armed && self.arm(wait).is_err()
+    }
+
+    fn arm(&mut self, wait: Duration) -> io::Result<()> {
+        let value = Timespec::try_from(wait.max(Duration::from_nanos(1)));
+        let spec = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: value.map_err(|_| io::ErrorKind::InvalidInput)?,
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)?;
+        self.armed = true;
+        Ok(())
+    }
+
+    /// Counts a request that began, of so many bytes.
+    pub const fn count(&mut self, bytes: u64) {
+        if let Some(bucket) = &mut self.bandwidth {
+            bucket.take(bytes);
+        }
+        if let Some(bucket) = &mut self.requests {
+            bucket.take(1);
+        }
+    }
+
+    /// The source was ready: makes it rest.
+    pub fn rest(&mut self) {
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        self.armed = false;
+    }
+}
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter")
+            .field("bandwidth", &self.bandwidth)
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Rates, by a clock of the test's.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use virtio_models::rate::Bucket;
+
+/// How many units of requests of `size` begin in ten seconds, if the one who waits is late by up to `late` nanoseconds.
+fn units(rate: u64, size: u64, late: u64) -> u64 {
+    let mut now = Duration::from_secs(7);
+    let end = now + Duration::from_secs(10);
+    let mut bucket = Bucket::new(NonZeroU64::new(rate).expect("a rate"), now);
+    let (mut taken, mut seed) = (0, 1_u64);
+    while now < end {
+        match bucket.wait(now) {
+            None => {
+                bucket.take(size);
+                taken += size;
+            }
+            Some(wait) => {
+                assert!(!wait.is_zero());
+                seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                now += wait + Duration::from_nanos(if late == 0 { 0 } else { (seed >> 33) % late });
+            }
+        }
+    }
+    taken
+}
+
+#[test]
+fn rates_are_kept_within_five_percent() {
+    for rate in [100, 333, 1000, 7919, 10_000, 50_000, 100_000] {
+        for late in [0, 1000, 1_000_000, 20_000_000] {
+            let (got, wanted) = (units(rate, 1, late), rate * 10);
+            let off = got.abs_diff(wanted);
+            assert!(off * 20 <= wanted, "{got} for {wanted}, late by {late}");
+        }
+    }
+}
+
+#[test]
+fn large_requests_have_the_same_rate_as_small_ones() {
+    // 10 MB a second, by requests of 512 bytes to a second's worth.
+    for size in [512, 4096, 65_536, 1 << 20] {
+        let (got, wanted) = (units(10_000_000, size, 1_000_000), 100_000_000);
+        assert!(got.abs_diff(wanted) * 20 <= wanted, "{got} for {wanted}");
+    }
+}
+
+#[test]
+fn an_idle_bucket_is_filled_for_a_tenth_of_a_second() {
+    let mut bucket = Bucket::new(NonZeroU64::new(1000).unwrap(), Duration::ZERO);
+    let now = Duration::from_secs(3600);
+    let burst = std::iter::from_fn(|| bucket.wait(now).is_none().then(|| bucket.take(1)));
+    assert_eq!(burst.count(), 101);
+}
+
+#[test]
+fn no_number_is_too_large() {
+    let mut bucket = Bucket::new(NonZeroU64::MAX, Duration::ZERO);
+    bucket.take(u64::MAX);
+    assert_eq!(bucket.wait(Duration::MAX), None);
+    let mut bucket = Bucket::new(NonZeroU64::MIN, Duration::ZERO);
+    bucket.take(u64::MAX);
+    assert_eq!(
+        bucket.wait(Duration::ZERO),
+        Some(Duration::from_nanos(u64::MAX))
+    );
+    // A clock that goes back adds nothing.
+    bucket.wait(Duration::from_secs(5));
+    let before = bucket.wait(Duration::from_secs(4));
+    assert_eq!(bucket.wait(Duration::from_secs(4)), before);
+}
