@@ -50,6 +50,7 @@ fuzz_target!(|input: &[u8]| {
         protocol: BootProtocol::Auto,
         decompress: Decompress::Auto,
         rsdp: None,
+        reserved: &[],
     };
     let fits = cmdline.len() <= usize::from(max)
         && cmdline.len() < CMDLINE_SIZE as usize

@@ -45,6 +45,7 @@ fuzz_target!(|input: &[u8]| {
             _ => Decompress::Host,
         },
         rsdp: None,
+        reserved: &[],
     };
     match boot::load(&*MEMORY, &request) {
         Ok(loaded) => {

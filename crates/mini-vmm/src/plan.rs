@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use pci_root::Window;
+
 use crate::config::VmSpec;
 use crate::devices::{self, Slot};
 use crate::irq::NoPin;
@@ -47,6 +49,13 @@ impl MachinePlan {
             line.push_str(words);
         }
         cmdline
+    }
+
+    /// Addresses in the hole that the guest leaves alone, as (start, bytes).
+    pub(crate) fn reserved(&self) -> Vec<(u64, u64)> {
+        let roots = self.devices.iter().filter_map(|device| device.pci);
+        let ecam = roots.map(|windows| windows.span(Window::Ecam));
+        ecam.map(|span| (span.base, span.size)).collect()
     }
 
     /// The FADT's `IAPC_BOOT_ARCH`: `usual`, with the changes that devices need.

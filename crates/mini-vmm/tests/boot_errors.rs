@@ -480,6 +480,7 @@ fn a_file_that_shrinks_while_it_is_read_is_an_error() {
         protocol: BootProtocol::Auto,
         decompress: Decompress::Auto,
         rsdp: None,
+        reserved: &[],
     };
     let mem = memory::allocate(RAM).unwrap();
     let error = boot::load(&mem, &request).unwrap_err();

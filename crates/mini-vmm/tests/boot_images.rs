@@ -43,6 +43,7 @@ impl Booted {
             protocol,
             decompress: who,
             rsdp: Some(GuestAddress(ACPI_TABLES)),
+            reserved: &[],
         };
         let loaded = boot::load(&mem, &request).unwrap_or_else(|e| panic!("{e}"));
         Booted { mem, loaded }
@@ -82,7 +83,7 @@ impl Booted {
         assert_eq!({ params.acpi_rsdp_addr }, ACPI_TABLES);
         assert_eq!({ params.sentinel }, 0);
         let table = params.e820_table;
-        let map: Vec<_> = memory::memory_map(&self.mem)
+        let map: Vec<_> = memory::memory_map(&self.mem, &[])
             .iter()
             .map(|e| (e.start, e.size, e.kind as u32))
             .collect();
@@ -156,7 +157,7 @@ fn elf_with_the_note_boots_by_pvh() {
     assert_eq!(info.nr_modules, 1);
     let module: hvm_modlist_entry = vm.mem.read_obj(GuestAddress(info.modlist_paddr)).unwrap();
     assert_eq!((module.paddr, module.size), (RAM - 8192, 6000));
-    let map = memory::memory_map(&vm.mem);
+    let map = memory::memory_map(&vm.mem, &[]);
     assert_eq!(info.memmap_entries as usize, map.len());
     for (i, entry) in (0..).zip(map) {
         let told: hvm_memmap_table_entry = vm
@@ -461,6 +462,7 @@ fn files_are_loaded_like_bytes() {
             protocol: BootProtocol::Auto,
             decompress: Decompress::Auto,
             rsdp: None,
+            reserved: &[],
         };
         let loaded = boot::load(&mem, &request).unwrap();
         let mut text = [0; 18];
@@ -484,6 +486,7 @@ fn high_memory_is_in_the_map_and_not_in_the_way() {
         protocol: BootProtocol::Auto,
         decompress: Decompress::Auto,
         rsdp: None,
+        reserved: &[],
     };
     let loaded = boot::load(&mem, &request).unwrap();
     let (start, size) = loaded.initrd.unwrap();
@@ -521,6 +524,7 @@ fn stock_kernels_are_decompressed() {
                     protocol,
                     decompress: who,
                     rsdp: None,
+                    reserved: &[],
                 };
                 let result = boot::load(&mem, &request);
                 match (who, protocol) {

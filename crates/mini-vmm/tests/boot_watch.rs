@@ -212,6 +212,7 @@ fn load(kernel: &Image, watch: &dyn Watch) -> Result<(), Error> {
         protocol: BootProtocol::Auto,
         decompress: Decompress::Auto,
         rsdp: None,
+        reserved: &[],
     };
     let loaded = boot::load_watched(&mem, &request, watch)?;
     let mut text = [0; 16];

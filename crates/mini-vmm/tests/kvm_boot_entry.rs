@@ -68,6 +68,7 @@ fn run(kvm: &Kvm, phs: &[Ph]) -> (Loaded, Vec<[u8; 4]>) {
         protocol: BootProtocol::Auto,
         decompress: Decompress::Auto,
         rsdp: None,
+        reserved: &[],
     };
     let loaded = boot::load(&mem, &request).unwrap();
     let vm = kvm.create_vm().unwrap();

@@ -90,6 +90,7 @@ impl Machine {
             protocol: BootProtocol::Auto,
             decompress: Decompress::Auto,
             rsdp: None,
+            reserved: &[],
         };
         let loaded = boot::load(&mem, &request).unwrap();
         let mapped = MappedVm::new(kvm.create_vm().unwrap(), mem).unwrap();

@@ -19,8 +19,9 @@ use std::process::{self, Child, Command, Stdio};
 
 use bare::lab::{self, MAGIC, PARA, Route, STUB, registers};
 use bare::registration::{Registration, Verdict};
+use bare::virtio::{by_mmio, by_pci};
 use bare::{Asm, Vm, guest};
-use mini_vmm::config::{HypercallRoute, OnReboot, SerialSpec, VmSpec};
+use mini_vmm::config::{HypercallRoute, OnReboot, SerialSpec, VirtioSpec, VmSpec};
 use mini_vmm::late::{LATE_ACTS, Sealed};
 use mini_vmm::layout::{self, MIB};
 use mini_vmm::vmm::{Handle, Vmm};
@@ -225,6 +226,11 @@ fn child() {
             () if has("pty") => SerialSpec::Pty,
             () => SerialSpec::File(output.clone()),
         },
+        rng: has("rng"),
+        virtio: match has("mmio") {
+            true => VirtioSpec::Mmio,
+            false => VirtioSpec::Pci,
+        },
         ..VmSpec::new(folder.join("kernel"))
     };
     let machine = Vmm::build(&spec).unwrap();
@@ -233,6 +239,7 @@ fn child() {
         ("reset", "--on-reboot reset"),
         ("socket", "--serial socket=PATH"),
         ("pty", "--serial pty"),
+        ("rng", "--rng on"),
     ];
     // When the control loop answers, it has all that it needs.
     machine.describe().unwrap();
@@ -394,6 +401,23 @@ fn every_interrupt_and_call_come_to_their_ends() {
             return;
         }
     }
+}
+
+#[test]
+fn virtio_devices_start_and_answer() {
+    let test = "virtio_devices_start_and_answer";
+    let enough = |asm: &mut Asm| {
+        asm.compare_eax(10).if_equal(|asm| {
+            asm.power_off();
+        });
+    };
+    expect(test, &by_pci(enough), "--hypercall=pio rng pci", "PowerOff");
+    expect(
+        test,
+        &by_mmio(enough),
+        "--hypercall=pio rng mmio",
+        "PowerOff",
+    );
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub(super) fn write_zero_page<M: GuestMemoryBackend>(
     if let Some(rsdp) = data.rsdp {
         params.acpi_rsdp_addr = rsdp.0;
     }
-    let map = memory_map(mem);
+    let map = memory_map(mem, data.reserved);
     let mut table = params.e820_table;
     for (slot, entry) in table.iter_mut().zip(&map) {
         *slot = boot_e820_entry {

@@ -54,6 +54,8 @@ pub struct BootRequest<'a> {
     pub decompress: Decompress,
     /// Where the ACPI tables start, if there are any.
     pub rsdp: Option<GuestAddress>,
+    /// Addresses in the hole that the operating system leaves alone, as (start, bytes) in ascending order.
+    pub reserved: &'a [(u64, u64)],
 }
 
 /// Opens the kernel at `path`. Doesn't block if it is a FIFO or a device.
@@ -170,6 +172,7 @@ struct BootData<'a> {
     cmdline: &'a str,
     initrd: Option<(GuestAddress, u64)>,
     rsdp: Option<GuestAddress>,
+    reserved: &'a [(u64, u64)],
 }
 
 /// Loads a kernel and its boot data into `mem`, which must read as zeros: fresh from
@@ -194,6 +197,7 @@ struct BootData<'a> {
 ///         protocol: config::BootProtocol::Auto,
 ///         decompress: config::Decompress::Auto,
 ///         rsdp: None,
+///         reserved: &[],
 ///     },
 /// )?;
 /// println!("{loaded}");
@@ -255,6 +259,7 @@ fn load_guarded<M: GuestMemoryBackend>(
         cmdline: request.cmdline,
         initrd: initrd.map(|(_, start, size)| (start, size)),
         rsdp: request.rsdp,
+        reserved: request.reserved,
     };
     write_boot_data(mem, &plan, &data)?;
     Ok(Loaded {

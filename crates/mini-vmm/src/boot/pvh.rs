@@ -20,7 +20,7 @@ pub(super) fn write_start_info<M: GuestMemoryBackend>(
     mem: &M,
     data: &BootData<'_>,
 ) -> Result<(), GuestMemoryError> {
-    let map: Vec<u8> = memory_map(mem)
+    let map: Vec<u8> = memory_map(mem, data.reserved)
         .iter()
         .flat_map(|entry| {
             let entry = hvm_memmap_table_entry {

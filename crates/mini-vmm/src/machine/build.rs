@@ -235,6 +235,7 @@ fn load_kernel(
         protocol: spec.boot_protocol,
         decompress: spec.decompress,
         rsdp: Some(rsdp),
+        reserved: &plan.reserved(),
     };
     let loaded = boot::load_watched(memory, &request, watch)?;
     info!("{loaded}");

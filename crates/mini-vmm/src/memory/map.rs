@@ -34,8 +34,9 @@ pub struct MapEntry {
 
 /// The guest's memory map, the same for each boot protocol. Sorted, without overlaps.
 ///
-/// Device windows in the hole are not listed: a driver can't claim a reserved range.
-pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
+/// Device windows in the hole are not listed: a driver can't claim a reserved range. `reserved` lists ranges there that no
+/// driver claims, as (start, bytes) in ascending order.
+pub fn memory_map<M: GuestMemoryBackend>(mem: &M, reserved: &[(u64, u64)]) -> Vec<MapEntry> {
     let entry = |start, end: u64, kind| MapEntry {
         start,
         size: end.saturating_sub(start),
@@ -54,6 +55,12 @@ pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
             MapKind::Ram,
         ));
         if region.start_addr().raw_value() == 0 {
+            let reserved = reserved.iter();
+            map.extend(reserved.map(|&(start, size)| MapEntry {
+                start,
+                size,
+                kind: MapKind::Reserved,
+            }));
             map.push(entry(
                 KVM_IDENTITY_MAP,
                 KVM_TSS + 3 * PAGE_SIZE,
@@ -76,18 +83,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layout::{GIB, HOLE_END, HOLE_START, MIN_RAM};
+    use crate::layout::{GIB, HOLE_END, HOLE_START, MIB, MIN_RAM, PCI_ECAM};
     use crate::memory::allocate;
 
     proptest! {
         #[test]
         fn map_is_sorted_apart_and_holds_all_ram(pages in (MIN_RAM / PAGE_SIZE)..(9 * GIB / PAGE_SIZE)) {
             let ram = pages * PAGE_SIZE;
-            let map = memory_map(&allocate(ram).unwrap());
+            let map = memory_map(&allocate(ram).unwrap(), &[(PCI_ECAM, MIB)]);
             for pair in map.windows(2) {
                 prop_assert!(pair[0].start + pair[0].size <= pair[1].start);
             }
             let usable: u64 = map.iter().filter(|e| e.kind == MapKind::Ram).map(|e| e.size).sum();
+            let ecam = MapEntry { start: PCI_ECAM, size: MIB, kind: MapKind::Reserved };
+            prop_assert!(map.contains(&ecam));
             // All but the range between conventional memory's end and 1 MiB.
             prop_assert_eq!(usable, ram - (HIGH_RAM - LOW_RAM_END));
             prop_assert!(map.iter().all(|e| e.kind != MapKind::Ram || e.start >= HOLE_END || e.start + e.size <= HOLE_START));

@@ -9,6 +9,7 @@
 mod asm;
 pub mod lab;
 pub mod registration;
+pub mod virtio;
 mod watch;
 
 use std::ffi::{OsStr, OsString};

@@ -273,6 +273,7 @@ impl Case<'_> {
             protocol: self.protocol,
             decompress: self.decompress,
             rsdp: None,
+            reserved: &[],
         };
         boot::load(mem, &request)
     }
@@ -286,6 +287,7 @@ impl Case<'_> {
             protocol: self.protocol,
             decompress: self.decompress,
             rsdp: None,
+            reserved: &[],
         };
         boot::load(&memory::allocate(self.ram).unwrap(), &request)
     }

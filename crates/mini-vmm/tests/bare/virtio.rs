@@ -1,0 +1,148 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A driver of the entropy device, by MMIO and by PCI.
+
+use mini_vmm::layout::{LAPIC, MIB, PCI_ECAM, PCI_LOW, VIRTIO_MMIO};
+
+use super::{Asm, guest};
+
+/// Where the guest counts the requests that were answered.
+pub const COUNT: u64 = 4 * MIB;
+/// The descriptor table, with one descriptor.
+const DESCRIPTORS: u64 = COUNT + 0x1000;
+/// The available ring: all its entries are descriptor 0.
+const AVAILABLE: u64 = COUNT + 0x2000;
+pub const USED: u64 = COUNT + 0x3000;
+/// What is to be filled with random bytes, so many of them.
+const BUFFER: u64 = COUNT + 0x4000;
+pub const LEN: u32 = 32;
+const QUEUE_SIZE: u16 = 8;
+/// The pin of the first device.
+const PIN: u32 = 16;
+const VECTOR: u8 = 0x50;
+
+/// Writes a register of 8, 16 or 32 bits.
+fn put(asm: &mut Asm, at: u64, width: u8, value: u32) {
+    let bytes = value.to_le_bytes();
+    match width {
+        1 => asm.rdi(at).raw(&[0xc6, 0x07, bytes[0]]),
+        2 => asm.rdi(at).raw(&[0x66, 0xc7, 0x07]).raw(&bytes[..2]),
+        _ => asm.store(at, value),
+    };
+}
+
+/// One request for random bytes: `inc word [idx]`, and the notification.
+fn request(asm: &mut Asm, notify: u64) {
+    asm.store(BUFFER, 0);
+    asm.rdi(AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
+    put(asm, notify, 4, 0);
+}
+
+/// The rings, without a request.
+fn rings(asm: &mut Asm) {
+    for (at, value) in [
+        (DESCRIPTORS, BUFFER as u32),
+        (DESCRIPTORS + 4, 0),
+        (DESCRIPTORS + 8, LEN),
+        (DESCRIPTORS + 12, 2), // the device writes it
+        (AVAILABLE, 0),
+        (USED, 0),
+        (COUNT, 0),
+    ] {
+        asm.store(at, value);
+    }
+}
+
+/// A guest that has one request after the other answered, each at the interrupt of the one before, after `set_up`. After
+/// each it does what `then` says, with the count in EAX.
+fn requester(
+    set_up: impl FnOnce(&mut Asm),
+    notify: u64,
+    acknowledge: impl FnOnce(&mut Asm),
+    then: impl FnOnce(&mut Asm),
+) -> Asm {
+    guest(|asm| {
+        let handler = guest(|asm| {
+            acknowledge(asm);
+            // An interrupt that was one too many finds nothing used: `mov ax, [used]; cmp ax, [available]`
+            asm.rdi(USED + 2).raw(&[0x66, 0x8b, 0x07]);
+            asm.rdi(AVAILABLE + 2).raw(&[0x66, 0x3b, 0x07]);
+            asm.if_equal(|asm| {
+                asm.rdi(COUNT).raw(&[0xff, 0x07]); // inc dword [rdi]
+                asm.load(COUNT);
+                then(asm);
+                request(asm, notify);
+            });
+            asm.wait_for_interrupts();
+        });
+        asm.idt(&[(VECTOR, handler)]);
+        asm.out(0x21, 0xff).out(0xa1, 0xff);
+        rings(asm);
+        set_up(asm);
+        request(asm, notify);
+        asm.wait_for_interrupts();
+    })
+}
+
+/// By MMIO (virtio 1.4, 4.2.2).
+pub fn by_mmio(then: impl FnOnce(&mut Asm)) -> Asm {
+    let at = |offset: u64| VIRTIO_MMIO + offset;
+    let set_up = |asm: &mut Asm| {
+        asm.route(PIN, VECTOR);
+        for (offset, value) in [
+            (0x70, 0),
+            (0x70, 1),
+            (0x70, 3),
+            (0x24, 1), // VIRTIO_F_VERSION_1
+            (0x20, 1),
+            (0x70, 11),
+            (0x30, 0),
+            (0x38, QUEUE_SIZE.into()),
+            (0x80, DESCRIPTORS as u32),
+            (0x90, AVAILABLE as u32),
+            (0xa0, USED as u32),
+            (0x44, 1),
+            (0x70, 15),
+        ] {
+            put(asm, at(offset), 4, value);
+        }
+    };
+    requester(set_up, at(0x50), |asm| put(asm, at(0x64), 4, 1), then)
+}
+
+/// By PCI (virtio 1.4, 4.1.4): the first function, with its BAR moved below 4 GiB.
+pub fn by_pci(then: impl FnOnce(&mut Asm)) -> Asm {
+    const CONFIG: u64 = PCI_ECAM + (1 << 15);
+    const COMMON: u64 = PCI_LOW + 0x2000;
+    let set_up = |asm: &mut Asm| {
+        asm.store(LAPIC + 0xf0, 0x1ff);
+        for (at, width, value) in [
+            (CONFIG + 0x10, 4, PCI_LOW as u32),
+            (CONFIG + 0x14, 4, 0),
+            (CONFIG + 4, 2, 6),
+            (CONFIG + 0x42, 2, 0x8000), // MSI-X Enable
+            (PCI_LOW, 4, LAPIC as u32),
+            (PCI_LOW + 4, 4, 0),
+            (PCI_LOW + 8, 4, VECTOR.into()),
+            (PCI_LOW + 12, 4, 0),
+            (COMMON + 0x14, 1, 0),
+            (COMMON + 0x14, 1, 1),
+            (COMMON + 0x14, 1, 3),
+            (COMMON + 0x8, 4, 1), // VIRTIO_F_VERSION_1
+            (COMMON + 0xc, 4, 1),
+            (COMMON + 0x14, 1, 11),
+            (COMMON + 0x16, 2, 0),
+            (COMMON + 0x18, 2, QUEUE_SIZE.into()),
+            (COMMON + 0x1a, 2, 0),
+            (COMMON + 0x20, 4, DESCRIPTORS as u32),
+            (COMMON + 0x28, 4, AVAILABLE as u32),
+            (COMMON + 0x30, 4, USED as u32),
+            (COMMON + 0x1c, 2, 1),
+            (COMMON + 0x14, 1, 15),
+        ] {
+            put(asm, at, width, value);
+        }
+    };
+    requester(set_up, PCI_LOW + 0x4000, |_| (), then)
+}
