@@ -1,78 +1,78 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What performs a disk's operations.
+//! The interface to what performs a disk's operations.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::sys::Buffers;
 
-/// What is to be done with a disk. Offsets and lengths are in bytes, and inside of the disk.
+/// An operation on a disk. Offsets and lengths are in bytes, and inside the disk.
 #[derive(Debug)]
 pub enum Operation {
-    /// Fills buffers from an offset on.
+    /// Reads into buffers.
     Read {
-        /// Where it begins.
+        /// The offset on the disk.
         offset: u64,
-        /// What is filled.
+        /// The buffers to fill.
         buffers: Buffers,
     },
-    /// Writes buffers from an offset on.
+    /// Writes from buffers.
     Write {
-        /// Where it begins.
+        /// The offset on the disk.
         offset: u64,
-        /// What is written.
+        /// The buffers to write.
         buffers: Buffers,
     },
-    /// Brings to stable storage what was completed before.
+    /// Writes completed data to stable storage.
     Flush,
-    /// Gives blocks back: what is read there next may be anything. A hint.
+    /// Discards blocks: later reads of them may return anything. A hint.
     Discard {
-        /// Where it begins.
+        /// The offset on the disk.
         offset: u64,
-        /// How many bytes.
+        /// The number of bytes.
         len: u64,
     },
-    /// Makes a range zeros.
+    /// Fills a range with zeros.
     WriteZeroes {
-        /// Where it begins.
+        /// The offset on the disk.
         offset: u64,
-        /// How many bytes.
+        /// The number of bytes.
         len: u64,
-        /// Whether its blocks may be given back.
+        /// Whether its blocks may be discarded.
         unmap: bool,
     },
 }
 
-/// An operation that is done.
+/// A completed operation.
 #[derive(Debug)]
 pub struct Done {
     /// The token that it was pushed with.
     pub token: u32,
-    /// How many bytes were read or written, which may be fewer than there were; 0 for the others. For
-    /// [`Operation::WriteZeroes`], `ErrorKind::Unsupported` asks for writes in its place.
+    /// The number of bytes read or written, which may be less than requested; 0 for other operations.
+    /// `ErrorKind::Unsupported` for [`Operation::WriteZeroes`] means: write zeros instead.
     pub result: io::Result<usize>,
-    /// The operation's buffers, as they were.
+    /// The operation's buffers, unchanged.
     pub buffers: Option<Buffers>,
 }
 
-/// Performs operations, in any order, and never waits.
+/// Performs operations in any order, without blocking.
 ///
-/// Operations in flight own their buffers. A back end that is dropped may go on for a while with what is in flight: the
-/// buffers' memory stays mapped.
+/// Operations in flight own their buffers. After a back end is dropped, they may continue for a while; the buffers'
+/// memory stays mapped.
 pub trait Backend: Send {
-    /// Readable while there are completions to be taken.
+    /// Readable while there are completions to take.
     fn source(&self) -> BorrowedFd<'_>;
-    /// The size of the disk in bytes now.
+    /// The current size of the disk in bytes.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn size(&self) -> io::Result<u64>;
-    /// Takes an operation. It may begin at once, or at [`submit`](Self::submit).
+    /// Takes an operation. It may start at once, or at [`submit`](Self::submit).
     fn push(&mut self, token: u32, operation: Operation);
-    /// Lets what was pushed begin; `false` if the host is short of something, and this has to be called again.
+    /// Starts what was pushed. Returns `false` if the host lacks resources; then call it again.
     fn submit(&mut self) -> bool;
-    /// Takes what is done.
+    /// Takes completed operations.
     fn reap(&mut self, done: &mut Vec<Done>);
 }

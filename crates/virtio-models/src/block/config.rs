@@ -9,18 +9,18 @@ use super::disk::Disk;
 
 /// The device ID (virtio 1.4, section 5).
 const ID: u16 = 2;
-/// The entries of a queue.
+/// The queue size in entries.
 pub(super) const QUEUE_SIZE: u16 = 256;
-/// How many segments of data a request has at most: header and status take two descriptors more.
+/// The most data segments of a request. Header and status take two more descriptors.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
-/// How long the configuration is: to the end of `write_zeroes_may_unmap` and its padding.
+/// The size of the configuration, up to `write_zeroes_may_unmap` and its padding.
 const LEN: u32 = 60;
-/// Where the cache's mode is in it.
+/// The offset of the cache mode.
 pub(super) const WRITEBACK_AT: u32 = 32;
 
 /// 1 GiB in sectors.
 pub(super) const MAX_DISCARD_SECTORS: u32 = 2 << 20;
-/// 16 MiB in sectors: what is written where the host can't make zeros in another way.
+/// 16 MiB in sectors: the most that is written if the host can't make zeros in another way.
 pub(super) const MAX_WRITE_ZEROES_SECTORS: u32 = 32 << 10;
 
 const SEG_MAX_FEATURE: u64 = 1 << 2;
@@ -55,7 +55,7 @@ pub(super) fn layout(disk: &Disk) -> Layout {
 /// Appends the configuration.
 pub(super) fn config(disk: &Disk, writeback: bool, out: &mut Vec<u8>) {
     let block = disk.block_size;
-    // File systems of today have blocks of 4 KiB: pieces of them cost a read.
+    // Current file systems have blocks of 4 KiB: a partial write costs a read.
     let physical = 4096_u32.max(block);
     let blocks = physical / block;
     out.extend(disk.sectors.to_le_bytes());

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a VMM tells a disk while it runs.
+//! The VMM's control of a running disk.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,19 +9,19 @@ use std::sync::OnceLock;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// A disk's bell, for any thread.
+/// Sends commands to a disk, from any thread.
 #[derive(Debug, Default)]
 pub struct Control {
-    /// Made at the first start.
+    /// Created at the first start.
     bell: OnceLock<OwnedFd>,
 }
 
 impl Control {
-    /// The size of the image may be another one: the device looks, and tells its driver. A device that does not run looks
+    /// Makes the device check the image's size, and tell its driver about a change. A device that doesn't run checks it
     /// when it starts.
     pub fn resize(&self) {
         if let Some(bell) = self.bell.get() {
-            // It can't fail but by being rung 2^64 - 2 times.
+            // Fails only if the counter is full, and then the device wakes anyway.
             let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
         }
     }
@@ -35,7 +35,7 @@ impl Control {
         Ok(bell.as_fd())
     }
 
-    /// Makes the bell rest.
+    /// Clears the eventfd.
     pub(super) fn hear(&self) {
         if let Some(bell) = self.bell.get() {
             let _ = rustix::io::read(bell, &mut [0; 8]);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The device.
+//! The block device.
 
 use std::fmt;
 use std::io;
@@ -25,13 +25,13 @@ use super::report::{Report, Reporter};
 use super::running::{Means, Running};
 use crate::rate::{Limiter, Limits};
 
-/// How many requests are taken of a queue before others have their turn.
+/// The most requests from a queue before others get a turn.
 const BURST: usize = 64;
-/// The token of a flush that no driver asked for: no queue has this number.
+/// The token of a flush that no driver requested. No queue has this number.
 const OWN_FLUSH: u32 = u32::MAX;
-/// How soon a host that was short of something is asked again.
+/// The delay before a retry when the host lacks resources.
 const SOON: Duration = Duration::from_millis(1);
-/// The sources that the device watches.
+/// The tokens of the device's sources.
 const DONE: u32 = 0;
 const BELL: u32 = 1;
 const TIMER: u32 = 2;
@@ -42,10 +42,10 @@ const READABLE: Interest = Interest {
 
 /// A disk.
 ///
-/// An error of the host's is the request's answer, `VIRTIO_BLK_S_IOERR`, and is reported once.
+/// A host error fails the request with `VIRTIO_BLK_S_IOERR`, and is reported once.
 pub struct Block<M: GuestAddressSpace> {
     disk: Disk,
-    /// Whether it has a volatile cache for its driver: what the configuration says.
+    /// Whether the driver sees a volatile cache, as in the configuration.
     writeback: bool,
     source: Source,
     running: Option<Running<M>>,
@@ -60,9 +60,9 @@ pub struct Block<M: GuestAddressSpace> {
     draining: bool,
 }
 
-/// What performs operations.
+/// The source of a back end.
 enum Source {
-    /// Nothing yet: no driver came.
+    /// Not created yet: no driver has started the device.
     Image(Image),
     Backend(Box<dyn Backend>),
 }
@@ -73,12 +73,12 @@ enum Source {
 pub struct BlockState {
     /// The capacity in units of 512 bytes.
     pub sectors: u64,
-    /// Whether the driver has a volatile cache.
+    /// Whether the driver sees a volatile cache.
     pub writeback: bool,
 }
 
 impl<M: GuestAddressSpace> Block<M> {
-    /// A disk that was opened.
+    /// A disk for an opened image.
     pub fn new(image: Image, report: Report) -> Self {
         let limits = image.limits();
         let mut block = Self::of(image.disk(), Source::Image(image), report);
@@ -86,10 +86,10 @@ impl<M: GuestAddressSpace> Block<M> {
         block
     }
 
-    /// A disk whose operations somebody else performs.
+    /// A disk with the caller's back end.
     ///
     /// # Panics
-    /// If a field of `disk` is not in its range.
+    /// If a field of `disk` is out of range.
     pub fn with_backend(disk: Disk, backend: Box<dyn Backend>, report: Report) -> Self {
         assert!(disk.is_possible(), "{disk:?}");
         Self::of(disk, Source::Backend(backend), report)
@@ -118,23 +118,23 @@ impl<M: GuestAddressSpace> Block<M> {
         }
     }
 
-    /// What the VMM tells the disk while it runs.
+    /// The VMM's control of the running disk.
     pub fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
     }
 
-    /// Looks at the image's size; whether it is another one.
+    /// Checks the image's size. Returns whether it has changed.
     fn measure(&mut self) -> bool {
         let size = match &self.source {
             Source::Image(image) => image.size(),
             Source::Backend(backend) => backend.size(),
         };
-        // One that can't be had is an I/O error for its requests.
+        // If the size is unknown, keep the old one. Requests then fail with I/O errors.
         let sectors = size.map_or(self.disk.sectors, |size| size / SECTOR);
         std::mem::replace(&mut self.disk.sectors, sectors) != sectors
     }
 
-    /// Makes what performs operations, if no driver came before.
+    /// Creates the back end if it doesn't exist yet.
     fn equip(&mut self) -> io::Result<&mut dyn Backend> {
         if let Source::Image(image) = &self.source {
             let depth = u32::from(QUEUE_SIZE) * u32::from(self.disk.queues);
@@ -177,7 +177,7 @@ impl<M: GuestAddressSpace> Block<M>
 where
     M::T: Send + Sync + 'static,
 {
-    /// The device's parts for a request.
+    /// The device's parts for handling a request.
     fn split(&mut self) -> Option<(&mut Running<M>, Means<'_>, &mut Vec<Done>)> {
         let (Some(running), Source::Backend(backend)) = (&mut self.running, &mut self.source)
         else {
@@ -192,7 +192,7 @@ where
         Some((running, means, &mut self.done))
     }
 
-    /// Takes requests of a queue, up to a number.
+    /// Takes requests from a queue, up to a limit.
     fn take(&mut self, io: &mut Io<'_>, queue: u16) -> Result<(), Broken> {
         let mut limiter = self.limiter.take();
         let took = self.take_within(io, queue, limiter.as_mut());
@@ -260,13 +260,13 @@ where
                 return (began, result.and(running.interrupt()));
             }
             for done in done.drain(..) {
-                // What comes after a broken one has to end, too.
+                // The requests after a broken one must complete, too.
                 result = result.and(running.complete(&mut means, done));
             }
         }
     }
 
-    /// Waits for a back end, until `by` at most.
+    /// Waits for the back end, at most until `by`.
     fn wait(&self, began: bool, by: Instant) {
         let left = by.saturating_duration_since(Instant::now());
         let left = if began { left } else { left.min(SOON) };
@@ -315,7 +315,7 @@ where
             let what = "the disk's image can't be read and written";
             return Err(StartError { what, source });
         }
-        // A driver that can't flush relies on each write (5.2.6.2).
+        // A driver that can't flush relies on each write being stable (5.2.6.2).
         if active.features & FLUSH == 0 {
             self.writeback = false;
         }
@@ -353,7 +353,7 @@ where
         by: Instant,
     ) -> Result<Vec<Option<QueueState>>, NotDrained> {
         loop {
-            // Broken or not, it ends.
+            // It stops, whether or not it is broken.
             let (began, _) = self.settle();
             let in_flight = self.running.as_ref().map_or(0, Running::in_flight);
             if in_flight == 0 {

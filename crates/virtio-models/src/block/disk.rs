@@ -1,27 +1,28 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a disk is to its driver.
+//! A disk's properties.
 
 /// The unit of offsets in requests, in bytes (virtio 1.4, section 5.2.6).
 pub const SECTOR: u64 = 512;
 
-/// What a disk is to its driver.
+/// A disk's properties, as its driver sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Its capacity, in units of 512 bytes.
     pub sectors: u64,
     /// Whether writes are refused.
     pub readonly: bool,
-    /// What it is called: the answer to `VIRTIO_BLK_T_GET_ID`, filled up with zeros.
+    /// Its ID: the answer to `VIRTIO_BLK_T_GET_ID`, padded with zeros.
     pub serial: [u8; 20],
     /// The unit of requests in bytes: a power of two, 512 to 4,096.
     pub block_size: u32,
-    /// How buffers have to be aligned in the VMM's memory, in bytes: a power of two up to 4,096. Others are copied.
+    /// The alignment that buffers need in the VMM's memory, in bytes: a power of two up to 4,096. Misaligned buffers
+    /// are copied.
     pub alignment: u32,
-    /// How many queues, 1 to 64.
+    /// The number of queues, 1 to 64.
     pub queues: u16,
-    /// Whether a write is done before it is on stable storage, which the driver then asks for by a flush.
+    /// Whether writes complete before they are on stable storage. The driver then flushes.
     pub writeback: bool,
 }
 
@@ -40,7 +41,7 @@ impl Default for Disk {
 }
 
 impl Disk {
-    /// Whether all fields are in their ranges.
+    /// Whether all fields are in range.
     pub(super) const fn is_possible(&self) -> bool {
         matches!(self.block_size, 512 | 1024 | 2048 | 4096)
             && self.alignment.is_power_of_two()

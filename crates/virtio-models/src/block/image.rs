@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! An image that was opened.
+//! An opened image.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use super::report::Reporter;
 use super::uring::Uring;
 use crate::rate::Limits;
 
-/// An image that was opened, with what its driver sees of it. Its lock is held for as long as it lives.
+/// An opened image with its disk's properties. Its lock is held until it is dropped.
 #[derive(Debug)]
 pub struct Image {
     disk: Disk,
@@ -24,10 +24,11 @@ pub struct Image {
 }
 
 impl Image {
-    /// A raw image in a file or block device that somebody opened. It is not locked. `disk.sectors` is what the file has.
+    /// A raw image in a file or block device that the caller opened. It is not locked. `disk.sectors` is set from the
+    /// file.
     ///
     /// # Errors
-    /// The host's; `ErrorKind::InvalidInput` if a field of `disk` is not in its range.
+    /// The host's failure; `ErrorKind::InvalidInput` if a field of `disk` is out of range.
     pub fn raw(file: impl Into<Arc<File>>, disk: Disk) -> io::Result<Self> {
         if !disk.is_possible() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -42,7 +43,7 @@ impl Image {
         })
     }
 
-    /// Uses threads even where io_uring can be had.
+    /// Uses threads even if io_uring is available.
     #[must_use]
     pub const fn with_threads(mut self) -> Self {
         self.threads = true;
@@ -65,12 +66,12 @@ impl Image {
         self.disk
     }
 
-    /// The size in bytes now.
+    /// The current size in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
         file_size(&self.file)
     }
 
-    /// What performs up to `depth` operations at a time.
+    /// Creates a back end for up to `depth` operations in flight.
     pub(super) fn backend(
         &self,
         depth: u32,

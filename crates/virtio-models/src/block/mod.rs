@@ -7,9 +7,9 @@
 //!   BlockSpec --open--> Image --Block::new--> Block --Device--> virtio_transport::worker::Worker
 //! ```
 //!
-//! [`open`] finds what is wrong with an image before a guest starts. The device makes what performs its operations when
-//! its first driver comes: io_uring or, where the host refuses that, a few threads ([`Backend`]). A device that no driver
-//! touches costs an open file.
+//! [`open`] checks an image before the guest starts. The device creates its back end ([`Backend`]) when its first
+//! driver starts it: io_uring, or a few threads if the host refuses io_uring. A device without a driver costs only an
+//! open file.
 //!
 //! # Example
 //! ```

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Opens images, and says what is wrong with them. Nothing is created or changed.
+//! Opens images, and says what is wrong with them. Creates and changes nothing.
 
 use std::fs::File;
 use std::io;
@@ -18,22 +18,22 @@ use super::pool::file_size;
 use super::spec::{BlockSpec, Cache, MAX_QUEUES};
 use crate::sys;
 
-/// Why a disk can't be had. Each is one sentence with the next step.
+/// Why an image can't be opened. Each is one sentence with the next step.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// There is no such file.
     #[error("there is no disk image {0:?}: check the path, or make one, as with `truncate -s 1G`")]
     Missing(PathBuf),
-    /// The user may not read or write it.
+    /// The user has no permission to read or write it.
     #[error("the disk image {path:?} can't be {}: {}", if *.readonly { "read by this user" } else { "written by this user" }, if *.readonly { "change its permissions" } else { "change its permissions, or say `readonly`" })]
     Denied {
         /// The image.
         path: PathBuf,
-        /// Whether it was to be read only.
+        /// Whether it should be read-only.
         readonly: bool,
     },
-    /// It is something else.
+    /// It is neither a file nor a block device.
     #[error("the disk image {path:?} is {what}: name a file or a block device")]
     Kind {
         /// The image.
@@ -41,10 +41,10 @@ pub enum OpenError {
         /// What it is.
         what: &'static str,
     },
-    /// There is nothing in it.
+    /// It has no content.
     #[error("the disk image {0:?} is empty: give it a size, as with `truncate -s 1G`")]
     Empty(PathBuf),
-    /// There are no whole sectors in it.
+    /// Its size is not a whole number of sectors.
     #[error(
         "the disk image {path:?} has {size} bytes, which is not a multiple of {unit}: make it larger with `truncate -s %{unit}`"
     )]
@@ -53,42 +53,42 @@ pub enum OpenError {
         path: PathBuf,
         /// Its size in bytes.
         size: u64,
-        /// What it has to be a multiple of.
+        /// The unit of its size.
         unit: u64,
     },
-    /// Somebody else has it.
+    /// Another machine has locked it.
     #[error("the disk image {path:?} is in use by another machine: stop that one, {}", if *.readonly { "or let it use the image `readonly`, too" } else { "or use a copy of the image" })]
     Locked {
         /// The image.
         path: PathBuf,
-        /// Whether it was to be read only.
+        /// Whether it should be read-only.
         readonly: bool,
     },
-    /// The file system has no direct I/O.
+    /// The file system doesn't support direct I/O.
     #[error("the disk image {0:?} is on a file system without direct I/O: leave out `direct`")]
     Direct(PathBuf),
-    /// The serial number can't be.
+    /// The serial number is not valid.
     #[error(
         "the serial number {0:?} is not of up to 20 printable ASCII characters: choose a shorter or plainer one"
     )]
     Serial(String),
-    /// The number of queues can't be.
+    /// The number of queues is not valid.
     #[error("a disk can't have {0} queues: choose 1 to {MAX_QUEUES}")]
     Queues(u16),
-    /// The host can't.
+    /// The host failed.
     #[error("the disk image {path:?} can't be {what}: {source}; check the host's disk and mounts")]
     Host {
         /// The image.
         path: PathBuf,
-        /// What can't be done with it.
+        /// What failed.
         what: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Opens the image that a user describes, and locks it: for itself if the guest writes it, with other readers if not.
-/// The lock is that of the open file (`F_OFD_SETLK`), so it also keeps out a second disk of the same process.
+/// Opens and locks the image that `spec` describes: exclusively if the guest can write it, else shared with other
+/// readers. The lock belongs to the open file (`F_OFD_SETLK`), so it also keeps out a second disk of the same process.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -131,7 +131,7 @@ fn serial(text: &str) -> Result<[u8; 20], OpenError> {
     Ok(serial)
 }
 
-/// What is neither a file nor a block device, if it is that.
+/// The kind of file, if it is neither a file nor a block device.
 fn wrong_kind(mode: rustix::fs::RawMode) -> Option<&'static str> {
     match FileType::from_raw_mode(mode) {
         FileType::RegularFile | FileType::BlockDevice => None,
@@ -153,8 +153,8 @@ fn open_raw(spec: &BlockSpec) -> Result<File, OpenError> {
         }),
         None => Ok(()),
     };
-    // Opening some devices does something, so their kind is looked at first. It may change in between: a pipe doesn't
-    // block then, and is seen afterwards.
+    // Opening a device may have side effects, so its kind is checked first. If it changes in between, the open doesn't
+    // block on a pipe, and the check afterwards notices it.
     kind(stat(path).map_err(error)?.st_mode)?;
     let access = if spec.readonly {
         OFlags::RDONLY
@@ -169,7 +169,7 @@ fn open_raw(spec: &BlockSpec) -> Result<File, OpenError> {
     let flags = access | direct | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = open_file(path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(error)?;
     kind(fstat(&file).map_err(error)?.st_mode)?;
-    // io_uring would refuse to wait for the file.
+    // With O_NONBLOCK, io_uring would not wait for the file.
     fcntl_setfl(&file, direct).map_err(error)?;
     let file = File::from(file);
     match sys::lock(&file, !spec.readonly) {
@@ -201,7 +201,7 @@ fn failed(spec: &BlockSpec, error: rustix::io::Errno) -> OpenError {
     }
 }
 
-/// The unit of direct I/O in the file, and the alignment of memory for it, in bytes.
+/// The unit of direct I/O in the file, and the memory alignment that it needs, in bytes.
 fn direct_alignment(file: &File) -> (u32, u32) {
     let told = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
     let valid = |n: u32| n.is_power_of_two() && (512..=4096).contains(&n);
@@ -215,7 +215,7 @@ fn direct_alignment(file: &File) -> (u32, u32) {
             };
             (told.stx_dio_offset_align, memory.min(4096))
         }
-        // What all disks can do, and what the kernel doesn't tell before Linux 6.1.
+        // Sufficient for all disks. The kernel reports these values since Linux 6.1.
         _ => (4096, 4096),
     }
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Operations that block, by a few threads.
+//! Performs blocking operations with a few threads.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,40 +18,40 @@ use rustix::io::retry_on_intr;
 use super::backend::{Backend, Done, Operation};
 use crate::sys::{self, Buffers, Zero};
 
-/// How many threads there are at most.
+/// The most threads.
 const THREADS: usize = 8;
 
-/// A disk whose operations block.
+/// A disk with blocking operations.
 pub trait Blocking: Send + Sync + 'static {
-    /// The size in bytes now.
+    /// The current size in bytes.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn size(&self) -> io::Result<u64>;
-    /// Fills buffers; how many bytes of them.
+    /// Fills buffers. Returns the number of bytes.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn read(&self, offset: u64, buffers: &Buffers) -> io::Result<usize>;
-    /// Writes buffers; how many bytes of them.
+    /// Writes buffers. Returns the number of bytes.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn write(&self, offset: u64, buffers: &Buffers) -> io::Result<usize>;
-    /// Brings to stable storage what was completed.
+    /// Writes completed data to stable storage.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn flush(&self) -> io::Result<()>;
-    /// Gives blocks back.
+    /// Discards blocks.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's failure.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Makes a range zeros.
+    /// Fills a range with zeros.
     ///
     /// # Errors
-    /// The host's; `ErrorKind::Unsupported` asks for writes in its place.
+    /// The host's failure; `ErrorKind::Unsupported` means: write zeros instead.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 }
 
@@ -59,7 +59,7 @@ pub trait Blocking: Send + Sync + 'static {
 pub(crate) fn file_size(file: &File) -> io::Result<u64> {
     let stat = fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
-        // Nobody uses the file's position.
+        // The file's position isn't used elsewhere.
         return Ok(seek(file, SeekFrom::End(0))?);
     }
     Ok(u64::try_from(stat.st_size).unwrap_or(0))
@@ -94,7 +94,7 @@ impl Blocking for File {
     }
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Shared {
     disk: Arc<dyn Blocking>,
     state: Mutex<State>,
@@ -107,13 +107,13 @@ struct State {
     jobs: VecDeque<(u32, Operation)>,
     done: Vec<Done>,
     threads: usize,
-    /// How many threads perform an operation.
+    /// The number of threads that perform an operation.
     busy: usize,
     closed: bool,
 }
 
 impl State {
-    /// Ends what waits for a thread.
+    /// Fails the operations that wait for a thread.
     fn refuse(&mut self, why: &io::Error) {
         let refused = self.jobs.drain(..).map(|(token, operation)| Done {
             token,
@@ -133,7 +133,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread's life.
+    /// The body of a thread.
     fn serve(&self) {
         let mut state = self.state();
         while !state.closed {
@@ -174,7 +174,7 @@ fn perform(disk: &dyn Blocking, token: u32, operation: Operation) -> Done {
     }
 }
 
-/// Threads that are made as they are needed, and end with this. One that is stuck in the host keeps what it uses.
+/// Threads that are started on demand, and stop on drop. A thread that hangs in the host keeps what it uses.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
 }

@@ -1,42 +1,42 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a VMM hears of a disk.
+//! A disk's messages to the VMM.
 
 use std::fmt;
 use std::io;
 
 use thiserror::Error;
 
-/// What a VMM may want to log.
+/// A message that a VMM may want to log.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Notice {
-    /// io_uring can't be had, so threads do its work.
+    /// io_uring is not available, so threads are used.
     #[error("io_uring can't be used ({0}): threads read and write the disk in its place")]
     NoUring(#[source] io::Error),
-    /// The host couldn't do what the guest asked for; the guest got an I/O error. Said once for each kind of error.
+    /// An operation failed on the host, and the guest got an I/O error. Reported once for each kind of error.
     #[error(
         "a {request} at sector {sector} failed: {error}; the guest gets I/O errors for such requests"
     )]
     Failed {
-        /// What was asked for.
+        /// The kind of request.
         request: &'static str,
-        /// Where, in units of 512 bytes.
+        /// Its position, in units of 512 bytes.
         sector: u64,
-        /// Why not.
+        /// The error.
         #[source]
         error: io::Error,
     },
 }
 
-/// Takes a disk's notices. Called on the disk's thread.
+/// Receives a disk's notices. Called on the disk's thread.
 pub type Report = Box<dyn FnMut(Notice) + Send>;
 
-/// How many kinds of errors are reported at most.
+/// The most kinds of errors that are reported.
 const KINDS: usize = 16;
 
-/// Says each thing once.
+/// Reports each kind of notice once.
 pub(super) struct Reporter {
     report: Report,
     said: Vec<(io::ErrorKind, Option<i32>)>,

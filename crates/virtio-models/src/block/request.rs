@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a driver asks for (virtio 1.4, section 5.2.6).
+//! Requests of the driver (virtio 1.4, section 5.2.6).
 
 use virtio_transport::chain::{Chain, ChainReader};
 use vm_memory::{GuestAddress, GuestMemory};
@@ -15,10 +15,10 @@ const HEADER: u64 = 16;
 const RANGE: u64 = 16;
 /// The length of the answer to `VIRTIO_BLK_T_GET_ID` in bytes.
 const ID: u64 = 20;
-/// The flag of a range whose blocks may be given back.
+/// The flag of a range whose blocks may be discarded.
 const UNMAP: u32 = 1;
 
-/// How a request ended: the byte that the driver gets.
+/// The status byte of a completed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Status {
@@ -27,7 +27,7 @@ pub(super) enum Status {
     Unsupported = 2,
 }
 
-/// A request that can be performed. Offsets and lengths are in bytes and inside of the disk.
+/// A valid request. Offsets and lengths are in bytes, and inside the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Read {
@@ -49,7 +49,7 @@ pub(super) enum Request {
         len: u64,
         unmap: bool,
     },
-    /// Nothing is to be done.
+    /// Nothing to do.
     Nothing,
 }
 
@@ -62,7 +62,7 @@ impl Request {
         )
     }
 
-    /// Where it begins.
+    /// Its offset on the disk.
     pub(super) const fn offset(self) -> u64 {
         match self {
             Request::Read { offset, .. }
@@ -73,7 +73,7 @@ impl Request {
         }
     }
 
-    /// What it is, in a message.
+    /// Its name for messages.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Request::Read { .. } => "read",
@@ -85,7 +85,7 @@ impl Request {
         }
     }
 
-    /// Reads a request of a driver that took `features`.
+    /// Parses a request of a driver that accepted `features`.
     pub(super) fn parse<M: GuestMemory>(
         chain: &Chain,
         memory: &M,
@@ -96,7 +96,7 @@ impl Request {
         let mut field = [0; HEADER as usize];
         reader.read(&mut field).map_err(|_| Status::IoErr)?;
         let (kind, sector) = (number(&field[..4]), long(&field[8..]));
-        // The status is behind the data.
+        // The status follows the data.
         let writable = chain.writable_len().checked_sub(1);
         let writable = writable.ok_or(Status::IoErr)?;
         match kind {
@@ -152,7 +152,7 @@ const fn changeable(disk: &Disk) -> Result<(), Status> {
     Ok(())
 }
 
-/// Where `len` bytes from a sector on are: whole blocks, inside of the disk.
+/// The range of `len` bytes from a sector on. It must be whole blocks inside the disk.
 fn extent(disk: &Disk, sector: u64, len: u64) -> Result<(u64, u64), Status> {
     let offset = sector.checked_mul(SECTOR).ok_or(Status::IoErr)?;
     let end = offset.checked_add(len).ok_or(Status::IoErr)?;
@@ -163,7 +163,7 @@ fn extent(disk: &Disk, sector: u64, len: u64) -> Result<(u64, u64), Status> {
     Ok((offset, len))
 }
 
-/// The one range of a request, with its flags.
+/// The only range of a request, and its flags.
 fn range<M: GuestMemory>(
     mut reader: ChainReader<'_, M>,
     disk: &Disk,
@@ -175,7 +175,7 @@ fn range<M: GuestMemory>(
     }
     let (sector, count) = (long(&field[..8]), number(&field[8..12]));
     let flags = number(&field[12..]);
-    // Flags come first: a driver learns that it asks for what there is not.
+    // Flags come first, so that a driver learns that it used an unsupported one.
     if flags & !UNMAP != 0 {
         return Err(Status::Unsupported);
     }
@@ -187,7 +187,7 @@ fn range<M: GuestMemory>(
     Ok((offset, len, flags))
 }
 
-/// A request's data in guest memory: what is behind the header, or before the status.
+/// A request's data in guest memory: what follows the header or precedes the status.
 pub(super) fn data(
     chain: &Chain,
     request: Request,
@@ -203,13 +203,13 @@ pub(super) fn data(
         skip -= skipped;
         let here = (len - skipped).min(left);
         left -= here;
-        // The segment does not wrap, so no part of it does.
+        // The segment doesn't wrap, so no part of it does.
         let address = GuestAddress(segment.address.0.wrapping_add(skipped));
         (here != 0).then_some((address, here as usize))
     })
 }
 
-/// Where the status goes: the last writable byte.
+/// The address of the status: the last writable byte.
 pub(super) fn status_address(chain: &Chain) -> Option<GuestAddress> {
     let last = chain.writable().last()?;
     let offset = u64::from(last.len) - 1;

@@ -18,12 +18,12 @@ use super::report::Reporter;
 use super::request::{self, Request, Status};
 use crate::sys::Buffers;
 
-/// How much of a misaligned request is copied at a time, in bytes. What is in flight bounds how many there are.
+/// The size of the pieces in which a misaligned request is copied, in bytes. The requests in flight limit their number.
 const BOUNCE: usize = 64 << 10;
-/// The zeros that are written where the host can't make them in another way, in bytes.
+/// The size of the zeros that are written if the host can't make them in another way, in bytes.
 const ZEROS: usize = 64 << 10;
 
-/// What requests are performed with.
+/// What is needed to perform requests.
 pub(super) struct Means<'a> {
     pub(super) disk: &'a Disk,
     pub(super) backend: &'a mut dyn Backend,
@@ -31,19 +31,19 @@ pub(super) struct Means<'a> {
     pub(super) reporter: &'a mut Reporter,
 }
 
-/// A request in flight, by its head. Its memory is kept for the next one.
+/// A request in flight, by its head. Its memory is reused.
 struct Slot {
     chain: Chain,
     request: Request,
-    /// What is not transferred yet, unless the back end has it.
+    /// The data not transferred yet, unless the back end has it.
     buffers: Buffers,
-    /// How many bytes were transferred.
+    /// The number of bytes transferred.
     moved: u64,
-    /// A part is under way in memory of our own.
+    /// A part is in flight in a bounce buffer.
     bounced: bool,
-    /// It is done but for a flush.
+    /// It only waits for a flush.
     flushing: bool,
-    /// For the barrier, if it changes the disk.
+    /// Its epoch in the barrier, if it changes the disk.
     epoch: Option<u64>,
 }
 
@@ -55,11 +55,11 @@ pub(super) struct Running<M> {
     spare: Chain,
     barrier: Barrier,
     in_flight: u32,
-    /// Queues to which chains were given back: a bit each.
+    /// Queues to which chains were returned, one bit each.
     touched: u64,
 }
 
-/// The name of a request for a back end.
+/// A request's token for the back end.
 const fn token(queue: u16, head: u16) -> u32 {
     (queue as u32) << 16 | head as u32
 }
@@ -96,7 +96,7 @@ where
         self.in_flight
     }
 
-    /// Takes a request of a queue, and begins with it; how many bytes it moves. `None` if there is no request.
+    /// Takes a request from a queue and starts it. Returns its number of bytes, or `None` if there is no request.
     pub(super) fn take(
         &mut self,
         means: &mut Means<'_>,
@@ -126,7 +126,7 @@ where
         }
     }
 
-    /// Asks for notifications of a queue; whether there is a request already.
+    /// Enables notifications of a queue. Returns whether there is already a request.
     pub(super) fn enable_kicks(&mut self, queue: u16) -> Result<bool, Broken> {
         let memory = self.active.memory.memory();
         match self.active.queues.get_mut(usize::from(queue)) {
@@ -135,7 +135,7 @@ where
         }
     }
 
-    /// The slot of the chain that was taken last.
+    /// The slot for the chain that was taken last.
     fn renew(&mut self, token: u32) -> Option<&mut Slot> {
         let slots = self.slots.get_mut(usize::from(queue(token)))?;
         let place = slots.get_mut(usize::from(head(token)))?;
@@ -238,7 +238,7 @@ where
         self.finish(means, token, status)
     }
 
-    /// Hands the back end what is left of a read or write.
+    /// Passes the rest of a read or write to the back end.
     fn transfer(&mut self, means: &mut Means<'_>, token: u32) {
         let Some(slot) = self.slot(token) else {
             return;
@@ -267,7 +267,7 @@ where
         means.backend.push(token, operation);
     }
 
-    /// An operation is done: the request goes on or ends.
+    /// Handles a completed operation: continues or completes the request.
     pub(super) fn complete(&mut self, means: &mut Means<'_>, done: Done) -> Result<(), Broken> {
         let token = done.token;
         let Some(slot) = self.slot(token) else {
@@ -276,7 +276,7 @@ where
         let result = match slot.request {
             _ if slot.flushing => done.result.map(|_| ()),
             Request::Read { .. } | Request::Write { .. } => slot.moved(done.result, done.buffers),
-            // It is a hint.
+            // A discard is a hint.
             Request::Discard { .. } if is_unsupported(&done.result) => Ok(()),
             Request::WriteZeroes { offset, len, .. } if is_unsupported(&done.result) => {
                 slot.request = Request::Write { offset, len };
@@ -302,7 +302,7 @@ where
         Ok(())
     }
 
-    /// Gives a request back.
+    /// Completes a request.
     fn finish(&mut self, means: &mut Means<'_>, token: u32, status: Status) -> Result<(), Broken> {
         let memory = self.active.memory.memory();
         let Some(slot) = self.slot(token) else {
@@ -316,7 +316,7 @@ where
         };
         // At most 2^32 - 1 bytes and the status.
         let written = u32::try_from(moved + u64::from(told)).unwrap_or(u32::MAX);
-        // Its memory may go.
+        // Release the guest memory.
         slot.buffers.clear();
         if let Some(epoch) = slot.epoch.take() {
             self.barrier.leave(epoch);
@@ -336,7 +336,7 @@ where
         }
     }
 
-    /// Notifies the driver of what was given back, if it wants that.
+    /// Notifies the driver of returned chains, if it wants that.
     pub(super) fn interrupt(&mut self) -> Result<(), Broken> {
         let touched = std::mem::take(&mut self.touched);
         if touched == 0 {
@@ -360,7 +360,7 @@ where
 }
 
 impl Slot {
-    /// A part of the data was transferred.
+    /// Handles transferred data.
     fn moved(&mut self, result: io::Result<usize>, buffers: Option<Buffers>) -> io::Result<()> {
         let buffers = buffers.unwrap_or_default();
         let writes = self.request.changes();

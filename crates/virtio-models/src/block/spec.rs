@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a user says of a disk.
+//! A user's description of a disk.
 
 use std::path::PathBuf;
 
@@ -12,28 +12,28 @@ use crate::rate::Limits;
 /// How many queues a disk can have.
 pub const MAX_QUEUES: u16 = 64;
 
-/// A disk as its user describes it. Plain data: [`open`](super::open) says what is wrong with it.
+/// A user's description of a disk. Plain data: [`open`](super::open) checks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockSpec {
     /// The image: a file or a block device.
     pub path: PathBuf,
-    /// How the image is laid out. It is said and never guessed: a guest can write any header into a raw disk.
+    /// The image's format. It is never guessed: a guest can write any header to a raw disk.
     #[serde(default)]
     pub format: Format,
-    /// Whether the guest can't write it.
+    /// Whether the disk is read-only.
     #[serde(default)]
     pub readonly: bool,
-    /// What the guest sees as its serial number: up to 20 printable ASCII characters.
+    /// The disk's serial number for the guest: up to 20 printable ASCII characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Whether the host's page cache is left out (`O_DIRECT`).
+    /// Whether to bypass the host's page cache (`O_DIRECT`).
     #[serde(default)]
     pub direct: bool,
-    /// How many queues, 1 to [`MAX_QUEUES`]: as many as vCPUs is the most that a driver uses.
+    /// The number of queues, 1 to [`MAX_QUEUES`]. A driver uses at most one per vCPU.
     #[serde(default = "one")]
     pub queues: u16,
-    /// Whether a write is done before it is on stable storage.
+    /// Whether writes complete before they are on stable storage.
     #[serde(default)]
     pub cache: Cache,
     /// What it may do in a second: `bandwidth` in bytes, `iops` in requests.
@@ -50,7 +50,7 @@ const fn one() -> u16 {
 }
 
 impl BlockSpec {
-    /// A raw image that the guest can write, and nothing else said.
+    /// A writable raw image, with defaults for everything else.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         BlockSpec {
             path: path.into(),
@@ -65,23 +65,23 @@ impl BlockSpec {
     }
 }
 
-/// How an image is laid out.
+/// The format of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Format {
-    /// Sector after sector.
+    /// Plain sectors.
     #[default]
     Raw,
 }
 
-/// Whether a write is done before it is on stable storage.
+/// Whether writes complete before they are on stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cache {
-    /// It is: a driver flushes what it wants to keep. The driver can switch that off.
+    /// Yes. A driver flushes what it wants to keep, and can switch to writethrough.
     #[default]
     Writeback,
-    /// It isn't, until the driver asks for that.
+    /// No, unless the driver switches to writeback.
     Writethrough,
 }

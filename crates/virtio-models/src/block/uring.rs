@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A raw image by io_uring.
+//! A raw image, accessed with io_uring.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use super::backend::{Backend, Done, Operation};
 use super::pool::file_size;
 use crate::sys::{Ring, Zero};
 
-/// Submits once per wake-up, to a ring that has the file registered.
+/// Submits once per wake-up, to a ring with the file registered.
 #[derive(Debug)]
 pub(crate) struct Uring {
     ring: Ring,

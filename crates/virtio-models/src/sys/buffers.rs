@@ -14,29 +14,29 @@ use thiserror::Error;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
-/// How many pieces one system call takes (`IOV_MAX` of Linux).
+/// The most pieces in one system call (Linux's `IOV_MAX`).
 const MAX_PIECES: usize = 1024;
-/// Direct I/O wants at most this alignment of any file system.
+/// The largest alignment that direct I/O needs on any file system.
 const PAGE: usize = 4096;
 
-/// Memory that is aligned for direct I/O. Atomic, since a kernel and a thread may both write it.
+/// Memory aligned for direct I/O. Atomic, since the kernel and a thread may write it at once.
 #[repr(align(4096))]
 struct Page {
     _bytes: [AtomicU8; PAGE],
 }
 
-/// A request's data: pieces of memory, which stays mapped for as long as this lives.
+/// A request's data: pieces of memory that stay mapped until this is dropped.
 ///
-/// The pieces are the guest's, who may read and write them at any time. So there is no slice of them to be had, only
-/// copies. What was transferred is left behind by [`advance`](Self::advance).
+/// The guest may read and write the pieces at any time. So they can't be borrowed as slices, only copied.
+/// [`advance`](Self::advance) skips what was transferred.
 #[derive(Default)]
 pub struct Buffers {
     /// Keeps the pieces mapped.
     keeper: Option<Arc<dyn Any + Send + Sync>>,
     pieces: Vec<iovec>,
-    /// The first piece that isn't done.
+    /// The first piece that isn't transferred.
     first: usize,
-    /// How many bytes are left.
+    /// The number of bytes left.
     left: usize,
 }
 
@@ -56,14 +56,14 @@ pub enum GatherError {
         /// The length in bytes.
         len: usize,
     },
-    /// There are too many pieces for a system call.
+    /// The data has more pieces than a system call accepts.
     #[error("the data is in more than {MAX_PIECES} pieces")]
     TooMany,
 }
 
 impl Buffers {
-    /// Takes pieces of guest memory, as addresses and lengths in bytes, in place of what was there. `access` is what will
-    /// be done to the guest's memory: it is marked as written now if that is writing.
+    /// Replaces the contents with pieces of guest memory, given as addresses and lengths in bytes. `access` is the
+    /// access that follows; for a write, the memory is marked as written now.
     ///
     /// # Errors
     /// [`GatherError`]; there are no pieces then.
@@ -128,7 +128,7 @@ impl Buffers {
         Ok(())
     }
 
-    /// Memory of the host's, `len` zeros in one piece that begins at a page.
+    /// `len` zeroed bytes of host memory, as one page-aligned piece.
     pub fn aligned(len: usize) -> Self {
         let page = |_| Page {
             _bytes: [const { AtomicU8::new(0) }; PAGE],
@@ -146,7 +146,7 @@ impl Buffers {
         buffers
     }
 
-    /// `len` zeros to be written from, in pieces that share one memory of at most `piece` bytes.
+    /// `len` zeros to write, in pieces that share at most `piece` bytes of memory.
     ///
     /// # Errors
     /// [`GatherError::TooMany`].
@@ -162,12 +162,12 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// How many bytes are left.
+    /// The number of bytes left.
     pub const fn left(&self) -> usize {
         self.left
     }
 
-    /// Leaves behind `len` bytes, or what is left.
+    /// Skips `len` bytes, or all that are left.
     pub fn advance(&mut self, len: usize) {
         let mut len = len.min(self.left);
         self.left -= len;
@@ -182,14 +182,14 @@ impl Buffers {
         }
     }
 
-    /// Has no pieces, and keeps no memory.
+    /// Removes all pieces, and releases their memory.
     pub fn clear(&mut self) {
         self.pieces.clear();
         (self.first, self.left) = (0, 0);
         self.keeper = None;
     }
 
-    /// Whether all pieces that are left begin and end at multiples of `alignment`, a power of two.
+    /// Whether all remaining pieces start and end at multiples of `alignment`, a power of two.
     pub fn are_aligned(&self, alignment: usize) -> bool {
         let mask = alignment - 1;
         self.pieces()
@@ -197,7 +197,7 @@ impl Buffers {
             .all(|piece| (piece.iov_base as usize | piece.iov_len) & mask == 0)
     }
 
-    /// Copies from the first bytes that are left; how many.
+    /// Copies from the first remaining bytes. Returns how many.
     pub fn copy_to(&self, mut data: &mut [u8]) -> usize {
         let wanted = data.len();
         self.each(wanted, |piece| {
@@ -206,7 +206,7 @@ impl Buffers {
         })
     }
 
-    /// Copies into the first bytes that are left; how many.
+    /// Copies to the first remaining bytes. Returns how many.
     pub fn copy_from(&self, mut data: &[u8]) -> usize {
         self.each(data.len(), |piece| {
             piece.copy_from(&data[..piece.len()]);
@@ -214,7 +214,7 @@ impl Buffers {
         })
     }
 
-    /// Copies the first bytes that are left there to the first ones here, `len` at most; how many.
+    /// Copies at most `len` of the first remaining bytes of `from` to the first ones of `self`. Returns how many.
     pub fn copy_across(&self, from: &Buffers, len: usize) -> usize {
         let mut chunk = [0; PAGE];
         let mut done = 0;
@@ -256,7 +256,7 @@ impl Buffers {
         len - left
     }
 
-    /// The pieces that are left. They are mapped for as long as `self` lives.
+    /// The remaining pieces. They are mapped as long as `self` lives.
     pub(super) fn pieces(&self) -> &[iovec] {
         &self.pieces[self.first..]
     }

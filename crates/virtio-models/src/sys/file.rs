@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Calls on files that no crate wraps safely.
+//! File operations that no crate wraps safely.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ fn result(returned: isize) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
 }
 
-/// Reads from a place in a file; how many bytes.
+/// Reads at an offset of a file. Returns the number of bytes.
 pub(crate) fn read(file: &File, offset: u64, buffers: &Buffers) -> io::Result<usize> {
     let pieces = buffers.pieces();
     let offset = offset.cast_signed();
@@ -24,7 +24,7 @@ pub(crate) fn read(file: &File, offset: u64, buffers: &Buffers) -> io::Result<us
     })
 }
 
-/// Writes to a place in a file; how many bytes.
+/// Writes at an offset of a file. Returns the number of bytes.
 pub(crate) fn write(file: &File, offset: u64, buffers: &Buffers) -> io::Result<usize> {
     let pieces = buffers.pieces();
     let offset = offset.cast_signed();
@@ -35,15 +35,15 @@ pub(crate) fn write(file: &File, offset: u64, buffers: &Buffers) -> io::Result<u
     })
 }
 
-/// Locks a whole file for this open file description (`F_OFD_SETLK`, fcntl(2)), without waiting; `false` if somebody
-/// else has it.
+/// Locks a whole file for this open file description (`F_OFD_SETLK`, fcntl(2)), without waiting. Returns `false` if it
+/// is locked elsewhere.
 pub(crate) fn lock(file: &File, exclusive: bool) -> io::Result<bool> {
     let kind = if exclusive {
         libc::F_WRLCK
     } else {
         libc::F_RDLCK
     };
-    // SAFETY: All zeros is a `flock64`: the whole file, by nobody.
+    // SAFETY: All zeros is a valid `flock64`: it describes the whole file.
     let mut flock: libc::flock64 = unsafe { std::mem::zeroed() };
     flock.l_type = kind as libc::c_short;
     flock.l_whence = libc::SEEK_SET as libc::c_short;

@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! All of this crate's `unsafe`: buffers in guest memory that the host's kernel reads and writes, the system calls that
-//! do so, and file locks.
+//! All `unsafe` of this crate: buffers in guest memory that the host's kernel reads and writes, the system calls for
+//! that, and file locks.
 //!
 //! The rest of the crate denies `unsafe`. This module uses nothing from it.
 

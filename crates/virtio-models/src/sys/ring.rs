@@ -17,13 +17,13 @@ use rustix::fs::FallocateFlags;
 
 use super::Buffers;
 
-/// How long a ring that is dropped waits for what is in flight.
+/// How long a dropped ring waits for requests in flight.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a range becomes zeros.
+/// How to fill a range with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Zero {
-    /// Its blocks are given back to the host.
+    /// Its blocks are discarded.
     Punch,
     /// Its blocks are kept.
     Keep,
@@ -47,30 +47,30 @@ struct Flight {
 
 /// A ring for one file. The file is registered, so that the kernel need not look it up for each request.
 ///
-/// The ring itself is the source of its events: it is readable while completions wait. So nothing has to be read to
-/// make it rest, as an eventfd would need.
+/// The ring's own file descriptor is the event source. It is readable while there are completions, so it need not be
+/// cleared like an eventfd.
 pub(crate) struct Ring {
     ring: IoUring,
     flights: Vec<Option<Flight>>,
     free: Vec<u32>,
-    /// Pushed, and not in the queue that the kernel sees.
+    /// Pushed, but not yet in the kernel's queue.
     waiting: VecDeque<squeue::Entry>,
     count: usize,
-    /// Registered: to be dropped after the ring.
+    /// Registered, so it must be dropped after the ring.
     _file: Arc<File>,
 }
 
 const FILE: types::Fixed = types::Fixed(0);
 
 impl Ring {
-    /// A ring with room for `depth` requests; the kernel takes more by and by.
+    /// A ring for `depth` requests. More are queued here until the kernel takes them.
     pub(crate) fn new(file: &Arc<File>, depth: u32) -> io::Result<Self> {
         let entries = depth.next_power_of_two().clamp(8, 1024);
         let ring = IoUring::builder()
             .setup_clamp()
             .setup_cqsize(entries * 2)
             .build(entries)?;
-        // Requests' lists of buffers may go once they are submitted, and no completion is lost.
+        // Buffer lists can be released after the submission, and no completion is lost.
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_nodrop() {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -153,7 +153,7 @@ impl Ring {
         self.waiting.push_back(entry);
     }
 
-    /// Hands the kernel what was pushed; whether it took everything. It is busy at times: then this is to be done again.
+    /// Passes pushed requests to the kernel. Returns whether it took all of them. If not, call this again.
     pub(crate) fn submit(&mut self) -> bool {
         loop {
             self.fill();
@@ -168,7 +168,7 @@ impl Ring {
         }
     }
 
-    /// Moves to the queue that the kernel sees what has room in it.
+    /// Moves as many requests to the kernel's queue as fit.
     fn fill(&mut self) {
         while let Some(entry) = self.waiting.front() {
             // SAFETY: The buffers are in `flights` until the request's completion was seen, and moving them doesn't move
@@ -180,7 +180,7 @@ impl Ring {
         }
     }
 
-    /// Takes a completion: token, bytes or 0, buffers.
+    /// Takes a completion: token, number of bytes or 0, buffers.
     pub(crate) fn reap(&mut self) -> Option<(u32, io::Result<usize>, Option<Buffers>)> {
         let entry = self.ring.completion().next()?;
         let index = entry.user_data() as u32;
@@ -192,7 +192,7 @@ impl Ring {
         Some((flight.token, result, flight.buffers))
     }
 
-    /// Takes completions until nothing is in flight, or it is `by`.
+    /// Takes completions until nothing is in flight, at most until `by`.
     fn drain(&mut self, by: Instant) {
         while self.count != 0 {
             let _ = self.submit();
@@ -212,7 +212,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         self.drain(Instant::now() + PATIENCE);
         if self.count != 0 {
-            // The kernel may write the buffers at any time, even when the ring is closed: they stay mapped.
+            // The kernel may write the buffers at any time, even after the ring is closed: they must stay mapped.
             std::mem::forget(std::mem::take(&mut self.flights));
         }
     }

@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The "driver MUST" sentences of virtio 1.4, section 5.2, and what becomes of a driver that breaks them.
+//! The "driver MUST" sentences of virtio 1.4, section 5.2, and what happens if a driver violates them.
 
 use virtio_models::block::Disk;
 use virtio_transport::testing::{MmioPort, Port};
 
 use crate::support::*;
 
-/// A rule, and a driver that breaks it.
+/// A rule, and a driver that violates it.
 type Rule = (&'static str, fn());
 
 const RULES: &[Rule] = &[

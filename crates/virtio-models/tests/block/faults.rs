@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Hosts that fail, and drivers that go on.
+//! Host failures, and drivers that continue.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -97,7 +97,7 @@ fn misaligned_buffers_are_copied() {
     };
     let mut guest = Guest::with(600, disk, u64::MAX);
     guest.disk().alignment = 512;
-    // The driver's buffers are at multiples of 16, in three parts; more than is copied at a time.
+    // The driver's buffers are aligned to 16 bytes, in three parts, and larger than one copied piece.
     let data: Vec<u8> = (0..150 << 10).map(|i| (i / 7) as u8).collect();
     assert_eq!(guest.write(1, &data), OK);
     assert_eq!(guest.disk().bytes[512..512 + data.len()], data);

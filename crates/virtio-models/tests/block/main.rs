@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The block device: virtio-transport's suite on real files, and what is its own on a disk in memory.
+//! The block device: virtio-transport's suite on real files, and its own behaviour on a disk in memory.
 
 mod driver_must;
 mod faults;
@@ -17,7 +17,7 @@ use support::{FLUSH, GET_ID, IN, OK, OUT, header, pattern};
 use virtio_models::block::{Block, Disk, Image};
 use virtio_transport::testing::{Memory, Reply, Request, Subject};
 
-/// A raw image of 512 sectors, by io_uring or by threads.
+/// A raw image of 512 sectors, with io_uring or threads.
 struct Raw {
     file: File,
     threads: bool,

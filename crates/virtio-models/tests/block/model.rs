@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Any requests, against a model of the disk.
+//! Random requests, compared to a model of the disk.
 
 use proptest::prelude::*;
 use virtio_models::block::Disk;
@@ -39,7 +39,7 @@ fn asks() -> impl Strategy<Value = Ask> {
     ]
 }
 
-/// Where a request is on the disk, if it is there as a whole.
+/// A request's range on the disk, if it is entirely inside.
 fn place(sector: u64, len: usize) -> Option<std::ops::Range<usize>> {
     let start = usize::try_from(sector).ok()?.checked_mul(512)?;
     let end = start.checked_add(len)?;

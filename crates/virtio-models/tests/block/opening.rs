@@ -18,7 +18,7 @@ fn image(dir: &TempDir, name: &str, size: u64) -> PathBuf {
     path
 }
 
-/// The sentence about a disk that can't be opened.
+/// The error message for a disk that can't be opened.
 fn sentence(spec: &BlockSpec) -> String {
     let error = open(spec).expect_err("a disk that can't be");
     let text = error.to_string();

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What each request does.
+//! The effect of each request.
 
 use virtio_models::block::Disk;
 use virtio_transport::testing::{MmioPort, Port};
@@ -55,7 +55,7 @@ fn a_short_header_and_an_unknown_kind_are_answered() {
     for kind in [2, 3, 5, 7, 9, 10, 12, 14, 0x8000_0000, u32::MAX] {
         assert_eq!(guest.status(header(kind, 0)), UNSUPP, "{kind}");
     }
-    // Nowhere to say it.
+    // There is no byte for the status.
     assert_eq!(guest.ask(header(IN, 0), 0).len, 0);
     assert_eq!(guest.write(0, &[2; 512]), OK);
 }
@@ -160,7 +160,7 @@ fn a_flush_waits_for_the_writes_before_it() {
 
 #[test]
 fn each_write_is_flushed_without_a_cache() {
-    // Of a driver that can't flush, and of one that switched the cache off.
+    // Of a driver that can't flush, and of one that disabled the cache.
     let mut first = Guest::with(64, Disk::default(), !FLUSH_FEATURE);
     assert_eq!(first.status(header(FLUSH, 0)), UNSUPP);
     let mut second = Guest::new(64);
@@ -177,7 +177,7 @@ fn each_write_is_flushed_without_a_cache() {
         let log = ["write 0", "flush", "zeroes 512 512", "flush"];
         assert_eq!(guest.disk().log, log);
     }
-    // And with it, none is.
+    // With a cache, there is no flush.
     let mut guest = Guest::new(64);
     assert_eq!(guest.write(0, &[1; 512]), OK);
     assert_eq!(guest.disk().log, ["write 0"]);
@@ -228,7 +228,7 @@ fn a_new_size_is_told() {
     guest.machine.port.read(MmioPort::CONFIG, &mut capacity);
     assert_eq!(u64::from_le_bytes(capacity), 128);
     assert_eq!(guest.read(64, 512), (OK, vec![7; 512]));
-    // The same size is no news.
+    // An unchanged size is not reported.
     guest.resize();
     guest.machine.pump();
     assert!(!guest.machine.port.take_interrupts().config);

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A disk in memory that does what a test wants, and a driver for it.
+//! A disk in memory that tests control, and a driver for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,23 +26,23 @@ pub const OK: u8 = 0;
 pub const IOERR: u8 = 1;
 pub const UNSUPP: u8 = 2;
 
-/// What a [`Ram`] does.
+/// How a [`Ram`] behaves.
 #[derive(Debug, Default)]
 pub struct Behaviour {
     pub bytes: Vec<u8>,
-    /// What was performed, in order.
+    /// The operations performed, in order.
     pub log: Vec<String>,
-    /// Errors of the next operations.
+    /// The errors of the next operations.
     pub faults: VecDeque<Option<io::Error>>,
-    /// How many bytes are moved at a time at most, if that isn't 0.
+    /// The most bytes per transfer, if not 0.
     pub short: usize,
-    /// Nothing is performed.
+    /// No operation is performed.
     pub held: bool,
-    /// The last operation comes first.
+    /// The last operation completes first.
     pub backwards: bool,
-    /// Zeros can't be made.
+    /// Writing zeros is unsupported.
     pub no_zeroes: bool,
-    /// How pieces of memory have to be aligned, if that isn't 0.
+    /// The alignment that memory needs, if not 0.
     pub alignment: usize,
 }
 
@@ -142,7 +142,7 @@ impl Backend for Ram {
     }
 }
 
-/// A machine with a disk in memory, whose driver runs.
+/// A machine with a disk in memory and a running driver.
 pub struct Guest {
     pub machine: Machine<MmioPort>,
     pub driver: Driver,
@@ -159,7 +159,7 @@ pub fn header(kind: u32, sector: u64) -> Vec<u8> {
     header
 }
 
-/// A range to be discarded or filled with zeros.
+/// A range to discard or to fill with zeros.
 pub fn range(sector: u64, count: u32, flags: u32) -> Vec<u8> {
     let mut range = sector.to_le_bytes().to_vec();
     range.extend(count.to_le_bytes());
@@ -167,7 +167,7 @@ pub fn range(sector: u64, count: u32, flags: u32) -> Vec<u8> {
     range
 }
 
-/// What byte `i` of a disk is at first.
+/// The initial value of byte `i` of a disk.
 pub fn pattern(i: usize) -> u8 {
     (i / 512 * 7 + i) as u8
 }
@@ -224,7 +224,7 @@ impl Guest {
         notices.iter().map(ToString::to_string).collect()
     }
 
-    /// Sends a request; its number.
+    /// Sends a request. Returns its number.
     pub fn send(&mut self, readable: Vec<u8>, writable: u32) -> u32 {
         let request = Request {
             queue: 0,
@@ -236,7 +236,7 @@ impl Guest {
         number
     }
 
-    /// The answer to a request, which is the only one.
+    /// Sends a request and returns its answer. No other request may be in flight.
     pub fn ask(&mut self, readable: Vec<u8>, writable: u32) -> Reply {
         let number = self.send(readable, writable);
         let mut answer = None;
@@ -250,7 +250,7 @@ impl Guest {
         reply
     }
 
-    /// The status of a request with a byte for it.
+    /// The status of a request with space for only the status.
     pub fn status(&mut self, readable: Vec<u8>) -> u8 {
         let reply = self.ask(readable, 1);
         assert_eq!(reply.len, 1);
