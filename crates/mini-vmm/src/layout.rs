@@ -60,7 +60,7 @@ pub const HOLE_START: u64 = 3 * GIB;
 pub const HOLE_END: u64 = 4 * GIB;
 /// PCI: BARs below 4 GiB.
 pub const PCI_LOW: u64 = HOLE_START;
-/// Room for BARs below 4 GiB, in bytes.
+/// Size of the range for BARs below 4 GiB, in bytes.
 pub const PCI_LOW_SIZE: u64 = 256 * MIB;
 /// Register windows of virtio-mmio devices.
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
@@ -81,10 +81,10 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 
 // ---- Above 4 GiB and RAM ---------------------------------------------------------------------
 
-/// Room for BARs above RAM, in bytes. Small, because the guest's CPU may have few bits of physical address.
+/// Size of the range for BARs above RAM, in bytes. Small, because the guest's CPU may have few physical address bits.
 pub const PCI_HIGH_SIZE: u64 = GIB;
 
-/// PCI: BARs above RAM in a machine with so many bytes of it: the first multiple of 1 GiB behind RAM and the hole.
+/// PCI: BARs above RAM in a machine with `ram` bytes of RAM: the first multiple of 1 GiB after RAM and the hole.
 pub const fn pci_high(ram: u64) -> u64 {
     let above = ram.saturating_sub(HOLE_START);
     HOLE_END + above.next_multiple_of(GIB)

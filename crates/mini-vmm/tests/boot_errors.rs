@@ -382,7 +382,7 @@ fn initrds_are_judged() {
         initrd: Some(&large),
         ..CASE
     };
-    let message = "initrd I of 51380224 bytes does not fit behind the kernel, which ends at 0x1000040; \
+    let message = "initrd I of 51380224 bytes does not fit above the kernel, which ends at 0x1000040; \
                    pass --memory 66M or more";
     assert_eq!(with.error(&good()), message);
     assert!(matches!(

@@ -41,7 +41,7 @@ const WRITABLE: u32 = 0x80ff_fffc;
 /// assert_eq!(ports.read(&root, 4, &mut id), Reply::Done);
 /// assert_eq!(id, [0x86, 0x80, 0x57, 0x0d]);
 ///
-/// // Port 0xcf9 is the reset register of PCs, which is somebody else's.
+/// // Port 0xcf9 is the reset register of PCs, which belongs to another device.
 /// assert_eq!(ports.write(&root, 1, &[6]), Reply::Unclaimed);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

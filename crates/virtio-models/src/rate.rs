@@ -3,8 +3,8 @@
 
 //! Rate limits for devices: token buckets, and a timer that ends a wait.
 //!
-//! A wait is as long as it has to be, with no fixed cool-down. What a device moved at once too much, it waits for
-//! afterwards, so that requests of any size have the same rate in the long run.
+//! A wait is as long as necessary, without a fixed cool-down. A device that moved too much at once waits for it
+//! afterwards. So requests of any size get the same rate in the long run.
 
 use std::fmt;
 use std::io;
@@ -18,12 +18,12 @@ use rustix::time::{
 };
 use serde::{Deserialize, Serialize};
 
-/// A second in nanoseconds, and a unit in the parts that a bucket counts.
+/// A second in nanoseconds. Also the number of parts that a bucket counts per unit.
 const SECOND: i128 = 1_000_000_000;
-/// How long an idle bucket is filled, as a part of a second. A device that is late by less than that loses nothing.
+/// The capacity of an idle bucket, as a fraction of a second. A device that is late by less than that loses nothing.
 const FILLED: i128 = 10;
 
-/// What a device may do in a second.
+/// The limits of a device per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -35,17 +35,17 @@ pub struct Limits {
     pub iops: Option<NonZeroU64>,
 }
 
-/// Counts units of something, at a rate. It knows no clock: times are since any moment, the same for all calls.
+/// Counts units at a rate. It has no clock: times are relative to any fixed moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     rate: i128,
-    /// What may be taken now, in billionths of a unit. Below 0 there is a wait.
+    /// What may be taken now, in billionths of a unit. Below 0 the next request waits.
     balance: i128,
     at: Duration,
 }
 
 impl Bucket {
-    /// A bucket for `rate` units per second. It is not filled at first.
+    /// A bucket for `rate` units per second. It starts empty.
     pub const fn new(rate: NonZeroU64, now: Duration) -> Self {
         Bucket {
             rate: rate.get() as i128,
@@ -54,7 +54,7 @@ impl Bucket {
         }
     }
 
-    /// How long to wait before anything is taken; `None` if nothing has to be awaited.
+    /// How long to wait before taking anything; `None` if no wait is necessary.
     pub fn wait(&mut self, now: Duration) -> Option<Duration> {
         let passed = now.saturating_sub(self.at).as_nanos().min(i64::MAX as u128);
         self.at = self.at.max(now);
@@ -69,13 +69,13 @@ impl Bucket {
         ))
     }
 
-    /// Takes units, more than there are if need be.
+    /// Takes units, possibly more than there are.
     pub const fn take(&mut self, units: u64) {
         self.balance -= units as i128 * SECOND;
     }
 }
 
-/// A clock: the time since any moment, never going back.
+/// A monotonic clock: the time since any fixed moment.
 pub type Clock = Box<dyn Fn() -> Duration + Send>;
 
 /// Limits with a clock and a timer.
@@ -88,19 +88,19 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Limits by the host's monotonic clock; `None` if nothing is limited.
+    /// Limits with the host's monotonic clock; `None` if nothing is limited.
     ///
     /// # Errors
-    /// The host's, if it has no timer.
+    /// The host has no timer left.
     pub fn new(limits: Limits) -> io::Result<Option<Self>> {
         let start = Instant::now();
         Self::with_clock(limits, Box::new(move || start.elapsed()))
     }
 
-    /// Limits by another clock. The timer ends its waits by the host's, and then the clock is asked.
+    /// Limits with another clock. The host's timer ends the waits; then the clock is checked.
     ///
     /// # Errors
-    /// The host's, if it has no timer.
+    /// The host has no timer left.
     pub fn with_clock(limits: Limits, clock: Clock) -> io::Result<Option<Self>> {
         if limits == Limits::default() {
             return Ok(None);
@@ -117,12 +117,12 @@ impl Limiter {
         }))
     }
 
-    /// Readable when a wait is over.
+    /// Becomes readable when a wait ends.
     pub fn source(&self) -> BorrowedFd<'_> {
         self.timer.as_fd()
     }
 
-    /// Whether a request may begin now. If not, the [`source`](Self::source) tells when to ask again.
+    /// Whether a request may start now. If not, [`source`](Self::source) tells when to ask again.
     pub fn allows(&mut self) -> bool {
         let now = (self.clock)();
         let buckets = [&mut self.bandwidth, &mut self.requests];
@@ -130,7 +130,7 @@ impl Limiter {
         let Some(wait) = waits.filter_map(|bucket| bucket.wait(now)).max() else {
             return true;
         };
-        // Without a timer there would be no end: rather no limit.
+        // Without a timer the wait would never end, so don't limit then.
         !self.armed && self.arm(wait).is_err()
     }
 
@@ -148,7 +148,7 @@ impl Limiter {
         Ok(())
     }
 
-    /// Counts a request that began, of so many bytes.
+    /// Counts a started request of `bytes` bytes.
     pub const fn count(&mut self, bytes: u64) {
         if let Some(bucket) = &mut self.bandwidth {
             bucket.take(bytes);
@@ -158,7 +158,7 @@ impl Limiter {
         }
     }
 
-    /// The source was ready: makes it rest.
+    /// Clears the source after it was readable.
     pub fn rest(&mut self) {
         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
         self.armed = false;

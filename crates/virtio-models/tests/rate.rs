@@ -1,14 +1,14 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Rates, by a clock of the test's.
+//! Rate limits, with a clock that the tests control.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use virtio_models::rate::Bucket;
 
-/// How many units of requests of `size` begin in ten seconds, if the one who waits is late by up to `late` nanoseconds.
+/// How many units start in ten seconds with requests of `size`, if the waiter is late by up to `late` nanoseconds.
 fn units(rate: u64, size: u64, late: u64) -> u64 {
     let mut now = Duration::from_secs(7);
     let end = now + Duration::from_secs(10);
@@ -43,7 +43,7 @@ fn rates_are_kept_within_five_percent() {
 
 #[test]
 fn large_requests_have_the_same_rate_as_small_ones() {
-    // 10 MB a second, by requests of 512 bytes to a second's worth.
+    // 10 MB a second, with requests from 512 bytes to 1 MiB.
     for size in [512, 4096, 65_536, 1 << 20] {
         let (got, wanted) = (units(10_000_000, size, 1_000_000), 100_000_000);
         assert!(got.abs_diff(wanted) * 20 <= wanted, "{got} for {wanted}");
@@ -69,7 +69,7 @@ fn no_number_is_too_large() {
         bucket.wait(Duration::ZERO),
         Some(Duration::from_nanos(u64::MAX))
     );
-    // A clock that goes back adds nothing.
+    // A clock that goes backwards adds nothing.
     bucket.wait(Duration::from_secs(5));
     let before = bucket.wait(Duration::from_secs(4));
     assert_eq!(bucket.wait(Duration::from_secs(4)), before);

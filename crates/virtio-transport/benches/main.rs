@@ -1,8 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a queue costs per request: taking a chain, and giving it back; beside virtio-queue's iterator, which checks less.
-//! And what an access to a register costs.
+//! The cost of a request in a queue: taking a chain and returning it, compared to virtio-queue's iterator, which checks
+//! less. Also the cost of a register access.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -19,7 +19,7 @@ use virtio_transport::testing::{
 const SIZE: u16 = 256;
 const TABLE: u64 = 0x8_0000;
 
-/// A ring that is full of requests of three descriptors.
+/// A ring full of requests with three descriptors.
 fn full(indirect: bool) -> (Memory, DriverRing) {
     let memory = memory(MEMORY);
     let mut ring = DriverRing::new(&memory, 0, SIZE);

@@ -65,7 +65,7 @@ pub enum Broken {
         len: u32,
     },
     /// A buffer that the device reads follows one that it writes (2.7.4.2).
-    #[error("the chain from descriptor {head} has a readable buffer behind a writable one")]
+    #[error("the chain from descriptor {head} has a readable buffer after a writable one")]
     Order {
         /// The chain's first descriptor.
         head: u16,

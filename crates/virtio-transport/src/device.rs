@@ -24,7 +24,7 @@ use crate::queue::{NotDrained, QueueState, Virtq};
 /// It belongs to exactly one thread, on which [`Worker`](crate::worker::Worker) calls it. Its life cycle:
 ///
 /// ```text
-///            start(queues moved in)                stop -> Ok(queues given back)
+///            start(queues moved in)                stop -> Ok(queues returned)
 ///   [idle] --------------------------> [running] ------------------------------> [idle]
 ///     ^                                 |  ^  |
 ///     |                           process  |  | stop -> Err(NotDrained)

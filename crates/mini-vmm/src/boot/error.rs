@@ -245,7 +245,7 @@ pub enum InitrdError {
     #[error(transparent)]
     File(#[from] FileError),
     /// It doesn't fit, but it would with more RAM.
-    #[error("of {size} bytes does not fit behind the kernel, which ends at {kernel_end:#x}; pass --memory {}M or more", needed / MIB)]
+    #[error("of {size} bytes does not fit above the kernel, which ends at {kernel_end:#x}; pass --memory {}M or more", needed / MIB)]
     NeedsMemory {
         /// Its size in bytes.
         size: u64,

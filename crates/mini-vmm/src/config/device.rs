@@ -98,9 +98,7 @@ fn entry(bytes: &[u8]) -> Result<Entry, Error> {
     let mut parts = bytes.splitn(2, |byte| *byte == b'=');
     let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
     match parts.next() {
-        Some([]) => Err(Error::custom(format_args!(
-            "{name}= has no value behind it"
-        ))),
+        Some([]) => Err(Error::custom(format_args!("{name}= has no value"))),
         value => Ok((name, value.map(<[u8]>::to_vec))),
     }
 }
@@ -170,7 +168,7 @@ mod tests {
             ("path=a,", "unknown field ``"),
             ("pth=a", "unknown field `pth`"),
             ("path=a,path=b", "duplicate field `path`"),
-            ("path=,size=1", "path= has no value behind it"),
+            ("path=,size=1", "path= has no value"),
             ("size=lots", "\"lots\" is not a size; write"),
             ("size", "\"on\" is not a size; write"),
             ("readonly=maybe", "\"maybe\" is not a switch's position"),

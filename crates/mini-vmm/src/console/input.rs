@@ -218,7 +218,9 @@ impl MutEventSubscriber for ConsoleInput {
         ];
         for fd in fds {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
-                log::error!("the console takes no input, its event can't be watched: {error}");
+                log::error!(
+                    "the console takes no input, because its event can't be watched: {error}"
+                );
             }
         }
         // Serves what was typed before this machine started.

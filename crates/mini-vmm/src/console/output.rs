@@ -219,7 +219,7 @@ fn write_out(shared: &Shared, sink: &mut dyn Sink, stop: &Stop) {
                 Err(error) => {
                     if !shared.lock().closing {
                         log::warn!(
-                            "the console's output is gone, the guest's is discarded from now on: {error}"
+                            "the console can't be written any more, the guest's output is discarded: {error}"
                         );
                     }
                     shared.kill();

@@ -35,7 +35,7 @@ fn serve(mut sources: Vec<EventSource>, stop: &Stop) {
         let happened = match stop.poll_all(sources.iter().filter_map(|s| readable(&s.fd)), None) {
             Ok(happened) => happened,
             Err(error) => {
-                log::error!("devices wait for their events no more: {error}");
+                log::error!("devices handle no more events, because waiting failed: {error}");
                 return;
             }
         };

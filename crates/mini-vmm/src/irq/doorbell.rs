@@ -1,18 +1,18 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A guest's write that is an event and nothing else.
+//! A guest's write that is delivered as an event.
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Where a guest writes, and what.
+/// The address of a guest's write, and its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doorbell {
     /// The guest-physical address.
     pub address: u64,
-    /// The 32 bits that are written; `None` for anything of any width.
+    /// The 32-bit value to match; `None` matches any value of any width.
     pub data: Option<u32>,
 }
 

@@ -146,7 +146,7 @@ impl Worker {
             let _ = thread.join();
         } else {
             let name = thread.thread().name().unwrap_or("unnamed").to_owned();
-            log::warn!("thread {name} hangs in the host's I/O and is left behind");
+            log::warn!("thread {name} hangs in the host's I/O and is abandoned");
         }
     }
 }
@@ -194,7 +194,7 @@ mod tests {
         worker.stop();
         assert!(
             is_over.load(Ordering::Acquire),
-            "interrupted, not left behind"
+            "interrupted, not abandoned"
         );
     }
 

@@ -41,8 +41,8 @@ impl Deref for Zeroed {
 
     fn deref(&self) -> &[u8] {
         match &self.region {
-            // SAFETY: the region is a live mapping of so many initialized bytes. It is this buffer's alone, which lends
-            // it by the rules of references, and nobody made another view of it.
+            // SAFETY: the region is a live mapping of `region.size()` initialized bytes. Only this buffer has a view of
+            // it, and lends it by the rules of references.
             Some(region) => unsafe { slice::from_raw_parts(region.as_ptr(), region.size()) },
             None => &[],
         }

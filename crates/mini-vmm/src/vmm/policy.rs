@@ -35,7 +35,7 @@ impl VcpuPolicy {
             // These don't happen with in-kernel interrupt controllers, no debugger and no dirty ring.
             other => {
                 error!(
-                    "vCPU {} stopped for no reason that this machine has: {other:?}",
+                    "vCPU {} stopped for an unexpected reason: {other:?}",
                     other.id()
                 );
                 self.latch.set(Outcome::VcpuFailure);

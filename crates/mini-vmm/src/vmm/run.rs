@@ -163,7 +163,7 @@ mod tests {
     use crate::vmm::control::{Answer, Client, Command, door};
     use crate::vmm::supervisor::tests::signals;
 
-    /// The demo's machine, paused, on a thread of its own; `None`, with a note, where no guest can run.
+    /// The demo's machine, paused, on its own thread. `None`, with a note, if no guest can run.
     fn paused(
         test: &str,
         signals: TerminationSignals,

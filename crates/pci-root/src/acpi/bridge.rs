@@ -14,7 +14,7 @@ use crate::window::{Span, Windows};
 
 /// The host bridge's `_DSM` (firmware specification, section 4.6).
 const DSM: &str = "e5c937d0-3553-4d7a-9117-ea4d19c3434d";
-/// Function 5 of it: whether the operating system may assign resources anew (section 4.6.5).
+/// Function 5 of it: whether the operating system may reassign resources (section 4.6.5).
 const KEEP_BOOT_CONFIGURATION: u8 = 5;
 
 /// The device `_SB_.PCI0`, a PCI Express root. It has bus numbers and windows (`_CRS`, section 6.2.2) and ECAM

@@ -7,7 +7,7 @@ use super::Function;
 
 /// Whether an access was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "an access that nobody claims reads all ones"]
+#[must_use = "an unclaimed access reads all ones"]
 pub enum Reply {
     /// It was answered.
     Done,

@@ -54,9 +54,9 @@ pub struct Block<M: GuestAddressSpace> {
     done: Vec<Done>,
     limits: Limits,
     limiter: Option<Limiter>,
-    /// Queues that wait for the limiter: a bit each.
+    /// Queues that wait for the limiter, one bit each.
     throttled: u64,
-    /// It takes no request before the next event of a queue.
+    /// Whether it takes no requests before the next queue event.
     draining: bool,
 }
 
@@ -95,7 +95,7 @@ impl<M: GuestAddressSpace> Block<M> {
         Self::of(disk, Source::Backend(backend), report)
     }
 
-    /// Limits it by a limiter that somebody made.
+    /// Sets the limiter.
     #[must_use]
     pub fn with_limiter(mut self, limiter: Limiter) -> Self {
         self.limiter = Some(limiter);
@@ -229,7 +229,7 @@ where
         Ok(())
     }
 
-    /// A wait for the limiter is over: the queues that it held back have their turn.
+    /// Handles the end of a wait for the limiter: takes requests from the queues that had to wait.
     fn go_on(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
         if let Some(limiter) = &mut self.limiter {
             limiter.rest();
@@ -247,7 +247,7 @@ where
         result
     }
 
-    /// Lets operations begin and requests end; whether everything has begun.
+    /// Starts operations and completes requests. Returns whether all operations were started.
     fn settle(&mut self) -> (bool, Result<(), Broken>) {
         let Some((running, mut means, done)) = self.split() else {
             return (true, Ok(()));

@@ -50,7 +50,7 @@ impl Image {
         self
     }
 
-    /// What it may do in a second.
+    /// Sets the disk's limits per second.
     #[must_use]
     pub const fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -61,7 +61,7 @@ impl Image {
         self.limits
     }
 
-    /// What the driver sees.
+    /// The disk's properties, as the driver sees them.
     pub const fn disk(&self) -> Disk {
         self.disk
     }

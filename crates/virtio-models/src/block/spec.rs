@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rate::Limits;
 
-/// How many queues a disk can have.
+/// The most queues of a disk.
 pub const MAX_QUEUES: u16 = 64;
 
 /// A user's description of a disk. Plain data: [`open`](super::open) checks it.
@@ -36,7 +36,7 @@ pub struct BlockSpec {
     /// Whether writes complete before they are on stable storage.
     #[serde(default)]
     pub cache: Cache,
-    /// What it may do in a second: `bandwidth` in bytes, `iops` in requests.
+    /// Limits per second: `bandwidth` in bytes, `iops` in requests.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
 }

@@ -235,7 +235,7 @@ impl IoThread {
             let _ = thread.join();
         } else {
             log::warn!(
-                "the guest's devices have requests under way that don't end; the host is left to end them"
+                "requests of the guest's devices don't end in time; they are left to the host"
             );
         }
     }
@@ -288,7 +288,7 @@ fn run(devices: &Receiver<Station>, mailbox: &Mailbox, _end: &Sender<()>) {
     let mut events = Vec::with_capacity(EVENTS);
     while !station.is_over {
         if let Err(error) = station.epoll.wait(&mut events) {
-            log::error!("devices wait for their events no more: {error}");
+            log::error!("virtio devices handle no more events, because waiting failed: {error}");
             return;
         }
         for event in events.drain(..) {

@@ -107,7 +107,7 @@ impl RouteChoice {
     pub fn choose_for_saved(&self, saved: Stub) {
         let stub = self.stub_for_saved(saved);
         self.chosen.get_or_init(|| {
-            info!("hypercalls go by {stub}, as those of the saved guest");
+            info!("hypercalls go by {stub}, like those of the saved guest");
             stub
         });
     }
@@ -130,7 +130,7 @@ impl RouteChoice {
         match native.and_then(|native| (self.probe)(native).map(|()| native)) {
             Ok(native) => {
                 info!(
-                    "hypercalls go by {native}: this KVM completes it, and answers; VMM_HC_* do not exist"
+                    "hypercalls go by {native}: this KVM completes it and answers; VMM_HC_* do not exist"
                 );
                 native
             }

@@ -76,7 +76,9 @@ pub(crate) struct Bell(Arc<EventFd>);
 impl MutEventSubscriber for Bell {
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = ops.add(Events::new(&*self.0, EventSet::IN)) {
-            log::error!("the machine heeds no commands, their event can't be watched: {error}");
+            log::error!(
+                "the machine handles no commands, because their event can't be watched: {error}"
+            );
         }
     }
 

@@ -514,7 +514,7 @@ fn by_the_book(uart: &mut Uart<Vec<u8>>, received: &mut Vec<u8>) {
     }
 }
 
-/// One byte an interrupt, as is right without FIFOs.
+/// Reads one byte per interrupt, which is enough without FIFOs.
 fn one_byte(uart: &mut Uart<Vec<u8>>, received: &mut Vec<u8>) {
     if uart.read(LSR) & 1 != 0 {
         received.push(uart.read(DATA));
@@ -528,7 +528,7 @@ enum Disturbance {
     Print(usize),
     /// The transmitter's interrupt is enabled and disabled.
     Transmit,
-    /// Settings are written anew.
+    /// Settings are written again.
     Settings,
 }
 
