@@ -8,6 +8,7 @@ use std::error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use pci_root::Windows;
 use serde::de::DeserializeOwned;
@@ -178,11 +179,12 @@ pub trait PowerButton: Send + Sync {
 /// state.
 pub trait Device: BusDevice + fmt::Debug {
     /// Stops input from outside of the machine and writes to guest memory, so that [`save`](Self::save) sees the final
-    /// state.
+    /// state. It may wait for requests in flight until `by`.
     ///
     /// # Errors
     /// It can't stop yet. It keeps running then.
-    fn pause(&self) -> Result<(), SuspendError> {
+    fn pause(&self, by: Instant) -> Result<(), SuspendError> {
+        let _ = by;
         Ok(())
     }
 
@@ -389,7 +391,7 @@ pub(crate) mod tests {
     /// The test suite for every device with a state. A snapshot survives serialization, a mutation is visible, and a
     /// restore undoes it, here and in a `fresh` device.
     pub(crate) fn check_suspend(device: &dyn Device, fresh: &dyn Device, mutate: impl FnOnce()) {
-        device.pause().unwrap();
+        device.pause(Instant::now()).unwrap();
         let saved = device.save().unwrap().unwrap();
         let text = serde_json::to_string(&saved).unwrap();
         let parsed: Saved = serde_json::from_str(&text).unwrap();

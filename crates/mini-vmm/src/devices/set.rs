@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vcpu_loop::bus::{self, BusBuilder, BusDevice};
 use vm_memory::GuestMemoryMmap;
@@ -18,6 +19,9 @@ use crate::console::ConsoleOutput;
 use crate::irq::Irqs;
 use crate::outcome::OutcomeLatch;
 use crate::sync::Worker;
+
+/// How long a pause waits for requests in flight, of all devices together. A host that is slower has other problems.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// The devices of one machine.
 #[derive(Debug, Default)]
@@ -89,9 +93,10 @@ impl DeviceSet {
     /// # Errors
     /// A device can't stop in time. All keep running then.
     pub fn pause(&self) -> Result<(), SuspendError> {
+        let by = Instant::now() + DRAIN;
         let mut devices = self.devices.iter();
         devices
-            .try_for_each(|device| device.pause())
+            .try_for_each(|device| device.pause(by))
             .inspect_err(|_| self.resume())
     }
 

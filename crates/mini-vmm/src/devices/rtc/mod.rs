@@ -10,7 +10,7 @@ mod clock;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device as AmlDevice, EISAName, IO, Interrupt, Name, ResourceTemplate};
@@ -189,7 +189,7 @@ impl BusDevice for Rtc {
 }
 
 impl Device for Rtc {
-    fn pause(&self) -> Result<(), SuspendError> {
+    fn pause(&self, _: Instant) -> Result<(), SuspendError> {
         lock(&self.state).paused = true;
         Ok(())
     }
@@ -420,7 +420,7 @@ mod tests {
     fn it_pauses() {
         let rtc = rtc();
         set(&rtc, 11, 0x12);
-        rtc.pause().unwrap();
+        rtc.pause(Instant::now()).unwrap();
         pass(1000);
         rtc.tick();
         assert_eq!(interrupts(&rtc), 0);

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use vcpu_loop::Next;
 use vcpu_loop::bus::{BusDevice, Place};
@@ -154,7 +155,7 @@ impl<W: Write + Send> InputTarget for SerialDevice<W> {
 }
 
 impl<W: Write + Clone + Send> Device for SerialDevice<W> {
-    fn pause(&self) -> Result<(), SuspendError> {
+    fn pause(&self, _: Instant) -> Result<(), SuspendError> {
         lock(&self.inner).paused = true;
         Ok(())
     }
@@ -286,7 +287,7 @@ mod tests {
     #[test]
     fn pause_holds_input_back() {
         let (device, _) = serial();
-        device.pause().unwrap();
+        device.pause(Instant::now()).unwrap();
         assert_eq!(device.enqueue(b"abc"), 0);
         assert!(device.input_room().read().is_err());
         device.resume();

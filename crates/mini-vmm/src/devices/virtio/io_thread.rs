@@ -25,7 +25,7 @@ use super::poller::{Epoll, Token};
 use crate::sync::lock;
 use crate::sys::eventfd::borrow;
 
-/// How long requests in flight may take before a pause fails. A host this slow has other problems.
+/// How long requests in flight may take at the machine's end. A host this slow has other problems.
 const DRAIN: Duration = Duration::from_secs(10);
 /// The additional time that the thread has to report that.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -198,9 +198,9 @@ impl IoThread {
     }
 
     /// Stops a device. If that takes too long, it is resumed.
-    pub(super) fn pause(&self, seat: usize) -> Result<(), NoAnswer> {
-        let by = Instant::now() + DRAIN;
-        let paused = self.call(seat, move |seat, epoll| seat.pause(epoll, by));
+    pub(super) fn pause(&self, seat: usize, by: Instant) -> Result<(), NoAnswer> {
+        let wait = by.saturating_duration_since(Instant::now()) + MARGIN;
+        let paused = self.ask(seat, wait, move |seat, epoll| seat.pause(epoll, by));
         if paused == Ok(true) {
             return Ok(());
         }

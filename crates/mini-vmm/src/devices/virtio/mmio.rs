@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device as AmlDevice, Interrupt, Memory32Fixed, Name, ResourceTemplate};
@@ -148,8 +149,8 @@ impl BusDevice for MmioDevice {
 }
 
 impl Device for MmioDevice {
-    fn pause(&self) -> Result<(), SuspendError> {
-        self.port.pause()
+    fn pause(&self, by: Instant) -> Result<(), SuspendError> {
+        self.port.pause(by)
     }
 
     fn resume(&self) {

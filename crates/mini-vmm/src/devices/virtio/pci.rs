@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use acpi_tables::Aml;
 use pci_root::acpi::{EcamReservation, HostBridge};
@@ -238,8 +239,8 @@ impl BusDevice for Root {
 }
 
 impl Device for Root {
-    fn pause(&self) -> Result<(), SuspendError> {
-        let paused = self.ports.iter().try_for_each(|port| port.pause());
+    fn pause(&self, by: Instant) -> Result<(), SuspendError> {
+        let paused = self.ports.iter().try_for_each(|port| port.pause(by));
         paused.inspect_err(|_| self.resume())
     }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -158,10 +158,12 @@ impl<T: Transport> Port<T> {
     }
 
     /// Pauses the device: it accesses no guest memory afterwards.
-    pub fn pause(&self) -> Result<(), SuspendError> {
-        self.io.pause(self.seat).map_err(|_| SuspendError::Busy {
-            device: self.id.clone(),
-        })
+    pub fn pause(&self, by: Instant) -> Result<(), SuspendError> {
+        self.io
+            .pause(self.seat, by)
+            .map_err(|_| SuspendError::Busy {
+                device: self.id.clone(),
+            })
     }
 
     /// Resumes the device.

@@ -3,7 +3,7 @@
 
 //! Devices with their transports, on their thread, driven through the bus. No KVM is needed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use vcpu_loop::bus::{Bus, BusBuilder};
@@ -23,6 +23,7 @@ use crate::irq::{Irqs, NoPin, Pins};
 use crate::layout::{MIB, PCI_ECAM, PCI_LOW, VIRTIO_MMIO};
 use crate::outcome::OutcomeLatch;
 use crate::plan::MachinePlan;
+use crate::sync::lock;
 
 const MEMORY: usize = 1 << 20;
 /// The address of a driver's buffers.
@@ -45,6 +46,8 @@ fn entropy() -> VmSpec {
 
 /// Devices on a bus, with guest memory.
 struct Rig {
+    /// Where the registers of the device are that is driven by MMIO.
+    base: u64,
     set: DeviceSet,
     bus: Arc<Bus>,
     memory: Memory,
@@ -58,6 +61,7 @@ impl Rig {
         let spec = VmSpec::new("vmlinux");
         let set = DeviceSet::build(slots, &spec, None, &latch, &irqs, &memory, &mut bus).unwrap();
         Rig {
+            base: VIRTIO_MMIO,
             set,
             bus: bus.build(),
             memory,
@@ -71,12 +75,12 @@ impl Rig {
     fn write(&self, offset: u64, value: u32) {
         let _ = self
             .bus
-            .mmio_write(VIRTIO_MMIO + offset, &value.to_le_bytes());
+            .mmio_write(self.base + offset, &value.to_le_bytes());
     }
 
     fn read(&self, offset: u64) -> u32 {
         let mut data = [0; 4];
-        let _ = self.bus.mmio_read(VIRTIO_MMIO + offset, &mut data);
+        let _ = self.bus.mmio_read(self.base + offset, &mut data);
         u32::from_le_bytes(data)
     }
 
@@ -267,48 +271,94 @@ fn a_state_that_does_not_fit_changes_nothing() {
     assert_eq!(fresh.set.save().unwrap(), saved);
 }
 
-/// An echo device whose requests never end.
-struct Stuck(Echo<Memory>);
+/// An echo that keeps the deadlines of its stops, and may have requests that never end.
+struct Watched {
+    echo: Echo<Memory>,
+    deadlines: Deadlines,
+    stops: bool,
+}
 
-impl VirtioDevice<Memory> for Stuck {
+type Deadlines = Arc<Mutex<Vec<Instant>>>;
+
+impl Watched {
+    fn model(deadlines: &Deadlines, stops: bool) -> Model {
+        let deadlines = Arc::clone(deadlines);
+        Model::new("watched", move |_| {
+            Ok(Box::new(Watched {
+                echo: Echo::new(),
+                deadlines: Arc::clone(&deadlines),
+                stops,
+            }))
+        })
+    }
+}
+
+impl VirtioDevice<Memory> for Watched {
     type State = <Echo<Memory> as VirtioDevice<Memory>>::State;
 
-    const KIND: &'static str = "stuck";
+    const KIND: &'static str = "watched";
     const VERSION: u32 = 1;
 
     fn layout(&self) -> Layout {
-        VirtioDevice::layout(&self.0)
+        VirtioDevice::layout(&self.echo)
     }
     fn config(&self, out: &mut Vec<u8>) {
-        VirtioDevice::config(&self.0, out);
+        VirtioDevice::config(&self.echo, out);
     }
     fn start(&mut self, io: &mut Io<'_>, active: Active<Memory>) -> Result<(), StartError> {
-        VirtioDevice::start(&mut self.0, io, active)
+        VirtioDevice::start(&mut self.echo, io, active)
     }
     fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
-        VirtioDevice::process(&mut self.0, io, event)
+        VirtioDevice::process(&mut self.echo, io, event)
     }
-    fn stop(&mut self, _: &mut Io<'_>, _: Instant) -> Result<Vec<Option<QueueState>>, NotDrained> {
-        Err(NotDrained { in_flight: 1 })
+    fn stop(
+        &mut self,
+        io: &mut Io<'_>,
+        by: Instant,
+    ) -> Result<Vec<Option<QueueState>>, NotDrained> {
+        lock(&self.deadlines).push(by);
+        match self.stops {
+            true => VirtioDevice::stop(&mut self.echo, io, by),
+            false => Err(NotDrained { in_flight: 1 }),
+        }
     }
     fn reset(&mut self) {
-        VirtioDevice::reset(&mut self.0);
+        VirtioDevice::reset(&mut self.echo);
     }
     fn save(&self) -> Self::State {
-        VirtioDevice::save(&self.0)
+        VirtioDevice::save(&self.echo)
     }
     fn restore(&mut self, version: u32, state: Self::State) -> Result<(), Misfit> {
-        VirtioDevice::restore(&mut self.0, version, state)
+        VirtioDevice::restore(&mut self.echo, version, state)
     }
 }
 
 #[test]
+fn all_devices_have_one_deadline() {
+    let deadlines = Deadlines::default();
+    let models = vec![Watched::model(&deadlines, true); 2];
+    let slots = mmio::plan(models, &mut Pins::new(), Announced::InDsdt).unwrap();
+    let mut rig = Rig::new(&slots);
+    for slot in &slots {
+        rig.base = slot.windows[0].base;
+        rig.start(1);
+    }
+    lock(&deadlines).clear();
+    rig.set.pause().unwrap();
+    let deadlines = lock(&deadlines);
+    assert!(
+        deadlines.len() == 2 && deadlines[0] == deadlines[1],
+        "{deadlines:?}"
+    );
+}
+
+#[test]
 fn a_device_that_does_not_stop_fails_the_pause_and_goes_on() {
-    let rig = Rig::mmio(Model::new("stuck", |_| Ok(Box::new(Stuck(Echo::new())))));
+    let rig = Rig::mmio(Watched::model(&Deadlines::default(), false));
     let mut ring = rig.start(1).remove(0);
     let error = rig.set.pause().unwrap_err();
     assert!(
-        matches!(&error, SuspendError::Busy { device } if device == "stuck"),
+        matches!(&error, SuspendError::Busy { device } if device == "watched"),
         "{error}"
     );
     send(&rig.memory, &mut ring);
