@@ -114,7 +114,8 @@ impl DeviceSet {
         states.filter_map(Result::transpose).collect()
     }
 
-    /// Restores saved states. After an error nothing has changed.
+    /// Restores saved states. After an error nothing has changed, except for virtio devices that ran in their saved
+    /// states: they keep those. Such a machine can't be restored again.
     ///
     /// # Errors
     /// The list of devices differs, or a device refuses its state.
