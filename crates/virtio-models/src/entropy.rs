@@ -22,6 +22,8 @@ const ID: u16 = 4;
 const QUEUE_SIZE: u16 = 64;
 /// The most random bytes for one request. A driver asks again for the rest.
 pub const MAX_REQUEST: u64 = 64 << 10;
+/// Requests per turn; then other devices of the thread have theirs.
+const BURST: usize = 16;
 /// Bytes requested from the host at once. Up to 256, a signal doesn't interrupt the call (getrandom(2)).
 const PIECE: usize = 256;
 
@@ -113,7 +115,7 @@ impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
         Ok(())
     }
 
-    fn process(&mut self, _: &mut Io<'_>, event: Event) -> Result<(), Broken> {
+    fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
         let (Some(active), Event::Queue(0)) = (&mut self.active, event) else {
             return Ok(());
         };
@@ -121,14 +123,18 @@ impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
             return Ok(());
         };
         let memory = active.memory.memory();
-        loop {
-            while queue.pop(&*memory, &mut self.chain)? {
+        let mut has_more = true;
+        for _ in 0..BURST {
+            if queue.pop(&*memory, &mut self.chain)? {
                 let written = fill(&active.memory, &self.chain);
                 queue.push(&*memory, self.chain.head(), written)?;
-            }
-            if !queue.enable_kicks(&*memory)? {
+            } else if !queue.enable_kicks(&*memory)? {
+                has_more = false;
                 break;
             }
+        }
+        if has_more {
+            io.again();
         }
         if queue.needs_interrupt(&*memory)? {
             active.interrupt.queue(0);

@@ -72,3 +72,18 @@ fn a_request_without_room_is_answered() {
     };
     assert_eq!(answer(&readable).len, 0);
 }
+
+#[test]
+fn a_full_queue_leaves_other_devices_their_turn() {
+    let mut machine = Machine::<MmioPort>::new(Box::new(Entropy::new()), &memory(MEMORY));
+    let mut driver = Driver::start(&mut machine, 0);
+    machine.pump();
+    for _ in 0..20 {
+        driver.send(&machine, &request(8));
+    }
+    machine.kick(0);
+    machine.step();
+    assert_eq!(driver.receive_all(&machine).len(), 16);
+    machine.pump();
+    assert_eq!(driver.receive_all(&machine).len(), 4);
+}

@@ -72,7 +72,18 @@ impl Seat {
         for answer in &answers {
             self.port.answer(answer);
         }
+        self.take_turns();
         result
+    }
+
+    /// Notifies the device of queues that it wants to look at again, after other devices had their turn. Sources need no
+    /// notification: they stay ready.
+    fn take_turns(&mut self) {
+        while let Some(event) = self.worker.again() {
+            if let Event::Queue(queue) = event {
+                self.doorbells.ring(queue);
+            }
+        }
     }
 
     /// Executes a command of the port.

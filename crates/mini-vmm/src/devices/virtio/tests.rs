@@ -96,7 +96,7 @@ impl Rig {
         self.negotiate();
         let rings = (0..queues).map(|queue| {
             self.write(0x30, queue);
-            let size = 16;
+            let size = 32;
             let ring = DriverRing::new(&self.memory, u64::from(queue) * 0x1000, size);
             let at = ring.state();
             for (offset, value) in [
@@ -155,6 +155,24 @@ fn a_thread_is_made_by_the_first_driver() {
     assert_eq!(answer(&mut rings[0]).len, 4);
     while rig.read(0x60) & 1 == 0 {
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_device_that_pauses_between_requests_gets_its_turn_again() {
+    let rig = Rig::mmio(echo());
+    let mut rings = rig.start(1);
+    let request = Buffers {
+        readable: Vec::new(),
+        writable: vec![(WRITABLE, 4)],
+    };
+    // The echo takes 16 at a time.
+    for _ in 0..32 {
+        rings[0].send(&request);
+    }
+    rig.write(0x50, 0);
+    for _ in 0..32 {
+        answer(&mut rings[0]);
     }
 }
 
