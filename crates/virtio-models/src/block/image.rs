@@ -3,13 +3,14 @@
 
 //! An opened image.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use super::backend::Backend;
 use super::disk::Disk;
-use super::pool::{Pool, file_size};
+use super::pool::{Blocking, Pool, file_size};
 use super::report::Reporter;
 use super::uring::Uring;
 use crate::rate::Limits;
@@ -18,12 +19,44 @@ use crate::rate::Limits;
 #[derive(Debug)]
 pub struct Image {
     disk: Disk,
-    file: Arc<File>,
+    source: Source,
     threads: bool,
     limits: Limits,
 }
 
+/// What is read and written.
+enum Source {
+    Raw(Arc<File>),
+    Blocking(Arc<dyn Blocking>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Raw(file) => f.debug_tuple("Raw").field(file).finish(),
+            Source::Blocking(_) => f.debug_tuple("Blocking").finish(),
+        }
+    }
+}
+
 impl Image {
+    /// An image of any format. Threads perform its operations. `disk.sectors` is set from its size.
+    ///
+    /// # Errors
+    /// The image's failure; `ErrorKind::InvalidInput` if a field of `disk` is out of range.
+    pub fn blocking(image: Arc<dyn Blocking>, disk: Disk) -> io::Result<Self> {
+        if !disk.is_possible() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let sectors = image.size()? / super::SECTOR;
+        Ok(Image {
+            disk: Disk { sectors, ..disk },
+            source: Source::Blocking(image),
+            threads: true,
+            limits: Limits::default(),
+        })
+    }
+
     /// A raw image in a file or block device that the caller opened. It is not locked. `disk.sectors` is set from the
     /// file.
     ///
@@ -37,7 +70,7 @@ impl Image {
         let sectors = file_size(&file)? / super::SECTOR;
         Ok(Image {
             disk: Disk { sectors, ..disk },
-            file,
+            source: Source::Raw(file),
             threads: false,
             limits: Limits::default(),
         })
@@ -68,7 +101,10 @@ impl Image {
 
     /// The current size in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
-        file_size(&self.file)
+        match &self.source {
+            Source::Raw(file) => file_size(file),
+            Source::Blocking(image) => image.size(),
+        }
     }
 
     /// Creates a back end for up to `depth` operations in flight.
@@ -77,12 +113,16 @@ impl Image {
         depth: u32,
         reporter: &mut Reporter,
     ) -> io::Result<Box<dyn Backend>> {
+        let file = match &self.source {
+            Source::Raw(file) => file,
+            Source::Blocking(image) => return Ok(Box::new(Pool::new(Arc::clone(image))?)),
+        };
         if !self.threads {
-            match Uring::new(&self.file, depth) {
+            match Uring::new(file, depth) {
                 Ok(uring) => return Ok(Box::new(uring)),
                 Err(error) => reporter.no_uring(error),
             }
         }
-        Ok(Box::new(Pool::new(Arc::clone(&self.file) as _)?))
+        Ok(Box::new(Pool::new(Arc::clone(file) as _)?))
     }
 }

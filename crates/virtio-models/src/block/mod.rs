@@ -35,6 +35,8 @@ mod disk;
 mod image;
 mod open;
 mod pool;
+#[cfg(feature = "qcow2")]
+mod qcow2;
 mod report;
 mod request;
 mod running;

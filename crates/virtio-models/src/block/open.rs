@@ -8,14 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_setfl, fstat, open as open_file, stat, statx,
+    AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_setfl, fstat, open as open_path, stat, statx,
 };
 use thiserror::Error;
 
 use super::disk::{Disk, SECTOR};
 use super::image::Image;
 use super::pool::file_size;
-use super::spec::{BlockSpec, Cache, MAX_QUEUES};
+use super::spec::{BlockSpec, Cache, Format, MAX_QUEUES};
 use crate::sys;
 
 /// Why an image can't be opened. Each is one sentence with the next step.
@@ -67,6 +67,11 @@ pub enum OpenError {
     /// The file system doesn't support direct I/O.
     #[error("the disk image {0:?} is on a file system without direct I/O: leave out `direct`")]
     Direct(PathBuf),
+    /// Direct I/O is for raw images.
+    #[error(
+        "the disk image {0:?} is not used as a raw image, so `direct` can't be had: leave it out"
+    )]
+    DirectMapped(PathBuf),
     /// The serial number is not valid.
     #[error(
         "the serial number {0:?} is not of up to 20 printable ASCII characters: choose a shorter or plainer one"
@@ -75,6 +80,32 @@ pub enum OpenError {
     /// The number of queues is not valid.
     #[error("a disk can't have {0} queues: choose 1 to {MAX_QUEUES}")]
     Queues(u16),
+    /// It is no qcow2 image that can be used.
+    #[error("the disk image {path:?} {why}")]
+    Qcow2 {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong, and the next step.
+        why: &'static str,
+    },
+    /// This build has no qcow2.
+    #[error(
+        "the disk image {0:?} can't be used: this build has no qcow2 images and overlays, so use a raw image"
+    )]
+    NoQcow2(PathBuf),
+    /// There is no place for an overlay.
+    #[error(
+        "no overlay can be made in {path:?}: {source}; name a directory that can be written, on a file system with O_TMPFILE"
+    )]
+    Overlay {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An overlay is there to be written.
+    #[error("the disk image {0:?} has an overlay and is `readonly`: leave out one of them")]
+    ReadonlyOverlay(PathBuf),
     /// The host failed.
     #[error("the disk image {path:?} can't be {what}: {source}; check the host's disk and mounts")]
     Host {
@@ -97,7 +128,28 @@ pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
     if !(1..=MAX_QUEUES).contains(&spec.queues) {
         return Err(OpenError::Queues(spec.queues));
     }
-    let file = open_raw(spec)?;
+    if spec.overlay.is_some() && spec.readonly {
+        return Err(OpenError::ReadonlyOverlay(spec.path.clone()));
+    }
+    let disk = Disk {
+        sectors: 0,
+        readonly: spec.readonly,
+        serial,
+        queues: spec.queues,
+        writeback: spec.cache == Cache::Writeback,
+        ..Disk::default()
+    };
+    let image = if spec.format == Format::Raw && spec.overlay.is_none() {
+        open_plain(spec, disk)?
+    } else {
+        open_mapped(spec, disk)?
+    };
+    Ok(image.with_limits(spec.limits))
+}
+
+/// A raw image.
+fn open_plain(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
+    let file = open_file(spec)?;
     let (block_size, alignment) = if spec.direct {
         direct_alignment(&file)
     } else {
@@ -105,20 +157,75 @@ pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
     };
     check_size(&spec.path, &file, block_size.into())?;
     let disk = Disk {
-        sectors: 0,
-        readonly: spec.readonly,
-        serial,
         block_size,
         alignment,
-        queues: spec.queues,
-        writeback: spec.cache == Cache::Writeback,
+        ..disk
     };
-    let image = Image::raw(file, disk).map_err(|source| OpenError::Host {
-        path: spec.path.clone(),
-        what: "measured",
-        source,
+    Image::raw(file, disk).map_err(|source| host(spec, "measured", source))
+}
+
+#[cfg(not(feature = "qcow2"))]
+fn open_mapped(spec: &BlockSpec, _: Disk) -> Result<Image, OpenError> {
+    Err(OpenError::NoQcow2(spec.path.clone()))
+}
+
+/// A qcow2 image, or an overlay over any.
+#[cfg(feature = "qcow2")]
+fn open_mapped(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
+    use super::qcow2::{self, Failure};
+    if spec.direct {
+        return Err(OpenError::DirectMapped(spec.path.clone()));
+    }
+    let base = BlockSpec {
+        readonly: spec.readonly || spec.overlay.is_some(),
+        ..spec.clone()
+    };
+    let file = open_file(&base)?;
+    let is_qcow2 = spec.format == Format::Qcow2;
+    check_size(&spec.path, &file, if is_qcow2 { 1 } else { SECTOR })?;
+    let opened = match &spec.overlay {
+        None => qcow2::Image::open(file, spec.readonly),
+        Some(place) => qcow2::Image::overlay(overlay_file(place)?, file, is_qcow2),
+    };
+    let image = opened.map_err(|failure| match failure {
+        Failure::Refused(why) => OpenError::Qcow2 {
+            path: spec.path.clone(),
+            why,
+        },
+        Failure::Host(source) => host(spec, "opened as qcow2", source),
     })?;
-    Ok(image.with_limits(spec.limits))
+    let image = Image::blocking(std::sync::Arc::new(image), disk);
+    let image = image.map_err(|source| host(spec, "measured", source))?;
+    if image.disk().sectors == 0 {
+        return Err(OpenError::Empty(spec.path.clone()));
+    }
+    Ok(image)
+}
+
+/// A file without a name in a directory: gone with the machine.
+#[cfg(feature = "qcow2")]
+fn overlay_file(place: &Path) -> Result<File, OpenError> {
+    let path = if place == Path::new("tmp") {
+        std::env::temp_dir()
+    } else {
+        place.to_owned()
+    };
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match open_path(&path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        Err(error) => Err(OpenError::Overlay {
+            path,
+            source: error.into(),
+        }),
+    }
+}
+
+fn host(spec: &BlockSpec, what: &'static str, source: io::Error) -> OpenError {
+    OpenError::Host {
+        path: spec.path.clone(),
+        what,
+        source,
+    }
 }
 
 fn serial(text: &str) -> Result<[u8; 20], OpenError> {
@@ -143,7 +250,7 @@ fn wrong_kind(mode: rustix::fs::RawMode) -> Option<&'static str> {
     }
 }
 
-fn open_raw(spec: &BlockSpec) -> Result<File, OpenError> {
+fn open_file(spec: &BlockSpec) -> Result<File, OpenError> {
     let path = &spec.path;
     let error = |error: rustix::io::Errno| failed(spec, error);
     let kind = |mode| match wrong_kind(mode) {
@@ -167,7 +274,7 @@ fn open_raw(spec: &BlockSpec) -> Result<File, OpenError> {
         OFlags::empty()
     };
     let flags = access | direct | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = open_file(path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(error)?;
+    let file = open_path(path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(error)?;
     kind(fstat(&file).map_err(error)?.st_mode)?;
     // With O_NONBLOCK, io_uring would not wait for the file.
     fcntl_setfl(&file, direct).map_err(error)?;
@@ -178,11 +285,7 @@ fn open_raw(spec: &BlockSpec) -> Result<File, OpenError> {
             path: path.clone(),
             readonly: spec.readonly,
         }),
-        Err(source) => Err(OpenError::Host {
-            path: path.clone(),
-            what: "locked",
-            source,
-        }),
+        Err(source) => Err(host(spec, "locked", source)),
     }
 }
 
@@ -193,11 +296,7 @@ fn failed(spec: &BlockSpec, error: rustix::io::Errno) -> OpenError {
         Errno::NOENT | Errno::NOTDIR => OpenError::Missing(path),
         Errno::ACCESS | Errno::PERM | Errno::ROFS => OpenError::Denied { path, readonly },
         Errno::INVAL if spec.direct => OpenError::Direct(path),
-        error => OpenError::Host {
-            path,
-            what: "opened",
-            source: error.into(),
-        },
+        error => host(spec, "opened", error.into()),
     }
 }
 

@@ -8,8 +8,10 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FileType, SeekFrom, fallocate, fdatasync, fstat, seek};
@@ -20,6 +22,8 @@ use crate::sys::{self, Buffers, Zero};
 
 /// The most threads.
 const THREADS: usize = 8;
+/// How long a pool that is dropped waits for its threads.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A disk with blocking operations.
 pub trait Blocking: Send + Sync + 'static {
@@ -99,6 +103,7 @@ struct Shared {
     disk: Arc<dyn Blocking>,
     state: Mutex<State>,
     work: Condvar,
+    ended: Condvar,
     bell: OwnedFd,
 }
 
@@ -134,6 +139,13 @@ impl Shared {
     }
 
     /// The body of a thread.
+    fn live(&self) {
+        self.serve();
+        self.state().threads -= 1;
+        self.ended.notify_all();
+    }
+
+    /// Performs operations.
     fn serve(&self) {
         let mut state = self.state();
         while !state.closed {
@@ -144,7 +156,13 @@ impl Shared {
             };
             state.busy += 1;
             drop(state);
-            let done = perform(&*self.disk, token, operation);
+            let done = catch_unwind(AssertUnwindSafe(|| perform(&*self.disk, token, operation)));
+            // What panics is an image's code. Its request has an end, too.
+            let done = done.unwrap_or_else(|_| Done {
+                token,
+                result: Err(io::Error::other("the image is damaged")),
+                buffers: None,
+            });
             state = self.state();
             state.busy -= 1;
             let rings = state.done.is_empty();
@@ -177,6 +195,7 @@ fn perform(disk: &dyn Blocking, token: u32, operation: Operation) -> Done {
 /// Threads that are started on demand, and stop on drop. A thread that hangs in the host keeps what it uses.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
@@ -185,10 +204,12 @@ impl Pool {
             disk,
             state: Mutex::default(),
             work: Condvar::new(),
+            ended: Condvar::new(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         };
         Ok(Pool {
             shared: Arc::new(shared),
+            threads: Vec::new(),
         })
     }
 }
@@ -212,9 +233,12 @@ impl Backend for Pool {
             let shared = Arc::clone(&self.shared);
             let made = thread::Builder::new()
                 .name("disk".to_owned())
-                .spawn(move || shared.serve());
+                .spawn(move || shared.live());
             match made {
-                Ok(_) => state.threads += 1,
+                Ok(thread) => {
+                    state.threads += 1;
+                    self.threads.push(thread);
+                }
                 Err(error) if state.threads == 0 => state.refuse(&error),
                 Err(_) => break,
             }
@@ -237,8 +261,21 @@ impl Backend for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.state().closed = true;
+        let mut state = self.shared.state();
+        state.closed = true;
         self.shared.work.notify_all();
+        let ends = self
+            .shared
+            .ended
+            .wait_timeout_while(state, PATIENCE, |state| state.threads != 0);
+        let (state, late) = ends.unwrap_or_else(PoisonError::into_inner);
+        drop(state);
+        if !late.timed_out() {
+            // The image is closed and its lock gone when this returns.
+            for thread in self.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
     }
 }
 

@@ -39,6 +39,10 @@ pub struct BlockSpec {
     /// Limits per second: `bandwidth` in bytes, `iops` in requests.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// A directory for what the guest writes: the image is only read, and may be shared. `tmp` is the host's directory for
+    /// temporary files. What was written is gone when the machine ends. Needs the feature `qcow2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<PathBuf>,
 }
 
 fn is_default(limits: &Limits) -> bool {
@@ -61,6 +65,7 @@ impl BlockSpec {
             queues: 1,
             cache: Cache::default(),
             limits: Limits::default(),
+            overlay: None,
         }
     }
 }
@@ -73,6 +78,8 @@ pub enum Format {
     /// Plain sectors.
     #[default]
     Raw,
+    /// What QEMU makes: with a map of what is in use. Needs the feature `qcow2`.
+    Qcow2,
 }
 
 /// Whether writes complete before they are on stable storage.

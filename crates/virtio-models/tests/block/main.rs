@@ -7,6 +7,8 @@ mod driver_must;
 mod faults;
 mod model;
 mod opening;
+#[cfg(feature = "qcow2")]
+mod qcow2;
 mod requests;
 mod support;
 

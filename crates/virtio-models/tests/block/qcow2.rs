@@ -1,0 +1,335 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! qcow2 images and overlays.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use imago::qcow2::Qcow2;
+use imago::{FormatCreateBuilder, StorageOpenOptions};
+use tempfile::TempDir;
+use virtio_models::block::{Block, BlockSpec, Format, open};
+use virtio_transport::testing::{
+    Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, Subject, memory,
+};
+
+use crate::support::*;
+
+const SIZE: u64 = 1 << 20;
+
+/// A new qcow2 image.
+fn image(dir: &TempDir, name: &str) -> PathBuf {
+    let path = dir.path().join(name);
+    let options = File::options()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(&path);
+    let file = options.expect("a file");
+    let file = imago::file::File::from_open_file(file, StorageOpenOptions::new().write(true));
+    let create = Qcow2::<imago::file::File>::create_builder(file.expect("a storage"));
+    create.size(SIZE).create().expect("an image");
+    path
+}
+
+fn qcow2(path: &Path) -> BlockSpec {
+    BlockSpec {
+        format: Format::Qcow2,
+        ..BlockSpec::new(path)
+    }
+}
+
+fn base(dir: &TempDir) -> PathBuf {
+    let path = dir.path().join("base");
+    let bytes: Vec<u8> = (0..SIZE as usize).map(pattern).collect();
+    fs::write(&path, bytes).expect("a base");
+    path
+}
+
+/// Asks a disk, and ends its machine.
+fn ask(spec: &BlockSpec, requests: &[(Vec<u8>, u32)]) -> Vec<Reply> {
+    let image = open(spec).expect("an image");
+    let block = Block::new(image, Box::new(|notice| panic!("{notice}")));
+    let mut machine = Machine::<MmioPort>::new(Box::new(block), &memory(MEMORY));
+    let mut driver = Driver::start(&mut machine, u64::MAX);
+    let mut replies = Vec::new();
+    for (readable, writable) in requests.iter().cloned() {
+        let request = Request {
+            queue: 0,
+            readable,
+            writable,
+        };
+        driver.send(&machine, &request);
+        machine.kick(0);
+        machine.pump_until(|machine| {
+            replies.extend(driver.receive_all(machine));
+            driver.in_flight() == 0
+        });
+    }
+    machine.pause().expect("a disk that drains");
+    replies.into_iter().map(|(_, reply)| reply).collect()
+}
+
+fn write(sector: u64, fill: u8) -> (Vec<u8>, u32) {
+    ([header(OUT, sector), vec![fill; 1024]].concat(), 1)
+}
+
+fn read(sector: u64) -> (Vec<u8>, u32) {
+    (header(IN, sector), 1025)
+}
+
+fn zero(kind: u32, sector: u64, count: u32, flags: u32) -> (Vec<u8>, u32) {
+    ([header(kind, 0), range(sector, count, flags)].concat(), 1)
+}
+
+/// A status of success behind 1,024 bytes of one kind.
+fn holds(reply: &Reply, fill: u8) -> bool {
+    reply.bytes[..1024].iter().all(|byte| *byte == fill) && reply.bytes[1024] == OK
+}
+
+#[test]
+fn what_was_flushed_is_there_again() {
+    let dir = TempDir::new().unwrap();
+    let mut spec = qcow2(&image(&dir, "disk"));
+    assert_eq!(open(&spec).unwrap().disk().sectors, SIZE / 512);
+    let flush = (header(FLUSH, 0), 1);
+    let asked = [
+        write(0, 1),
+        write(1000, 2),
+        write(1024, 3),
+        zero(WRITE_ZEROES, 1000, 2, 0),
+        zero(DISCARD, 0, 128, 0),
+        zero(WRITE_ZEROES, 256, 128, 1),
+        write(0, 4),
+        flush,
+        read(0),
+    ];
+    let replies = ask(&spec, &asked);
+    assert!(
+        replies[..8].iter().all(|reply| reply.bytes == [OK]),
+        "{replies:?}"
+    );
+    assert!(holds(&replies[8], 4));
+    spec.readonly = true;
+    let replies = ask(&spec, &[read(0), read(1000), read(1024), read(1500)]);
+    for (reply, fill) in replies.iter().zip([4, 0, 3, 0]) {
+        assert!(holds(reply, fill), "{fill}");
+    }
+}
+
+/// Bytes of a header, by their offsets.
+type Changes<'a> = &'a [(usize, &'a [u8])];
+
+/// Changes bytes of a header; the sentence about it.
+fn refused(changes: Changes<'_>) -> String {
+    let dir = TempDir::new().expect("an image to change");
+    let path = image(&dir, "disk");
+    let mut bytes = fs::read(&path).expect("an image to change");
+    for (at, with) in changes {
+        bytes[*at..at + with.len()].copy_from_slice(with);
+    }
+    fs::write(&path, &bytes).expect("an image to change");
+    let error = open(&qcow2(&path)).expect_err("an image that can't be");
+    assert_eq!(
+        fs::read(&path).expect("an image to change"),
+        bytes,
+        "the image is changed"
+    );
+    let text = error.to_string();
+    assert!(!text.contains('\n') && text.len() > 60, "{text}");
+    text
+}
+
+#[test]
+fn headers_are_looked_at_before_they_are_trusted() {
+    let absurd = "numbers in its header";
+    let cases: &[(Changes<'_>, &str)] = &[
+        (&[(0, b"QFI\0")], "no qcow2 header"),
+        (&[(7, &[1])], "unknown version"),
+        (&[(7, &[4])], "unknown version"),
+        (&[(15, &[200])], "names a backing file"),
+        (&[(35, &[1])], "is encrypted"),
+        (&[(35, &[2])], "is encrypted"),
+        (&[(63, &[1])], "snapshots inside"),
+        (&[(79, &[1])], "not closed properly"),
+        (&[(79, &[2])], "not closed properly"),
+        (&[(79, &[4])], "another file"),
+        (&[(79, &[8])], "not supported"),
+        (&[(72, &[0x80])], "not supported"),
+        (&[(23, &[8])], absurd),
+        (&[(23, &[22])], absurd),
+        (&[(20, &[0xff])], absurd),
+        (&[(24, &[0x7f])], absurd),
+        (&[(36, &[0xff])], absurd),
+        (&[(36, &[0; 4])], absurd),
+        (&[(40, &[0xff])], absurd),
+        (&[(47, &[1])], absurd),
+        (&[(48, &[0xff])], absurd),
+        (&[(56, &[0xff])], absurd),
+        (&[(59, &[0])], absurd),
+        (&[(99, &[7])], absurd),
+    ];
+    for (changes, wanted) in cases {
+        let text = refused(changes);
+        assert!(text.contains(wanted), "{changes:?}: {text}");
+    }
+    // What imago says of the rest, as one sentence, too.
+    refused(&[(24, &[0xff; 8]), (36, &[0, 0, 0, 1])]);
+    let dir = TempDir::new().unwrap();
+    let short = dir.path().join("short");
+    fs::write(&short, b"QFI\xfb").unwrap();
+    let text = open(&qcow2(&short)).unwrap_err().to_string();
+    assert!(text.contains("too short"), "{text}");
+}
+
+#[test]
+fn tables_that_point_anywhere_are_errors_of_requests() {
+    let dir = TempDir::new().unwrap();
+    let path = image(&dir, "disk");
+    ask(&qcow2(&path), &[write(0, 1)]);
+    let bytes = fs::read(&path).unwrap();
+    let l1 = u64::from_be_bytes(bytes[40..48].try_into().unwrap()) as usize;
+    for entry in [
+        0x8000_0000_0000_0000 | l1 as u64,
+        0x80ff_ffff_ffff_0000,
+        0x8000_0000_0000_0001,
+    ] {
+        let mut bytes = bytes.clone();
+        bytes[l1..l1 + 8].copy_from_slice(&u64::to_be_bytes(entry));
+        fs::write(&path, &bytes).unwrap();
+        let Ok(image) = open(&qcow2(&path)) else {
+            continue;
+        };
+        let block = Block::<Memory>::new(image, Box::new(|_| ()));
+        let mut machine = Machine::<MmioPort>::new(Box::new(block), &memory(MEMORY));
+        let mut driver = Driver::start(&mut machine, u64::MAX);
+        for (readable, writable) in [read(0), write(0, 2), (header(FLUSH, 0), 1)] {
+            let request = Request {
+                queue: 0,
+                readable,
+                writable,
+            };
+            driver.send(&machine, &request);
+            machine.kick(0);
+        }
+        // Each has an answer, whatever it is.
+        machine.pump_until(|machine| {
+            driver.receive_all(machine);
+            driver.in_flight() == 0
+        });
+        assert!(machine.failures.is_empty());
+    }
+}
+
+#[test]
+fn a_raw_disk_with_a_header_stays_raw() {
+    let dir = TempDir::new().unwrap();
+    let path = image(&dir, "disk");
+    let len = fs::metadata(&path).unwrap().len().next_multiple_of(512);
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(len)
+        .unwrap();
+    let replies = ask(&BlockSpec::new(&path), &[read(0)]);
+    assert_eq!(replies[0].bytes[..4], *b"QFI\xfb");
+}
+
+#[test]
+fn the_base_of_an_overlay_is_never_written() {
+    let dir = TempDir::new().unwrap();
+    let path = base(&dir);
+    let before = fs::read(&path).unwrap();
+    let mut spec = BlockSpec::new(&path);
+    spec.overlay = Some(dir.path().to_owned());
+    // Two share it.
+    let other = open(&spec).unwrap();
+    let asked = [write(8, 9), (header(FLUSH, 0), 1), read(8), read(100)];
+    let replies = ask(&spec, &asked);
+    assert!(holds(&replies[2], 9));
+    let wanted: Vec<u8> = (51_200..52_224).map(pattern).collect();
+    assert_eq!(replies[3].bytes[..1024], wanted);
+    drop(other);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "nothing is left"
+    );
+    // A new overlay knows nothing of the one before.
+    assert!(!holds(&ask(&spec, &[read(8)])[0], 9));
+    // Of a qcow2 image, too.
+    let path = image(&dir, "disk");
+    ask(&qcow2(&path), &[write(0, 7)]);
+    let before = fs::read(&path).unwrap();
+    let mut spec = qcow2(&path);
+    spec.overlay = Some("tmp".into());
+    let replies = ask(&spec, &[write(2, 8), read(0), read(2)]);
+    assert!(holds(&replies[1], 7) && holds(&replies[2], 8));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn an_overlay_needs_its_place() {
+    let dir = TempDir::new().unwrap();
+    let mut spec = BlockSpec::new(base(&dir));
+    spec.overlay = Some(dir.path().join("none"));
+    let text = open(&spec).unwrap_err().to_string();
+    assert!(text.contains("no overlay can be made"), "{text}");
+    spec.overlay = Some(dir.path().to_owned());
+    spec.readonly = true;
+    let text = open(&spec).unwrap_err().to_string();
+    assert!(text.contains("leave out one of them"), "{text}");
+    spec.readonly = false;
+    spec.direct = true;
+    let text = open(&spec).unwrap_err().to_string();
+    assert!(text.contains("`direct`"), "{text}");
+}
+
+/// Overlays over one base.
+struct Overlays {
+    dir: TempDir,
+    spec: BlockSpec,
+}
+
+fn overlays() -> Overlays {
+    let dir = TempDir::new().expect("a directory");
+    let mut spec = BlockSpec::new(base(&dir));
+    spec.overlay = Some(dir.path().to_owned());
+    Overlays { dir, spec }
+}
+
+impl Subject for Overlays {
+    type Device = Block<Memory>;
+
+    fn device(&self) -> Self::Device {
+        assert!(self.dir.path().exists());
+        Block::new(open(&self.spec).expect("an overlay"), Box::new(|_| ()))
+    }
+
+    fn request(&self, n: u32) -> Request {
+        let sector = u64::from(n % 64);
+        let (readable, writable) = match n % 3 {
+            0 => read(sector),
+            1 => write(128 + sector, n as u8),
+            _ => (header(FLUSH, 0), 1),
+        };
+        Request {
+            queue: 0,
+            readable,
+            writable,
+        }
+    }
+
+    fn check(&self, n: u32, _: u64, reply: &Reply) {
+        let (status, data) = reply.bytes.split_last().expect("a status");
+        assert_eq!(*status, OK, "request {n}");
+        let start = (n % 64) as usize * 512;
+        let mut bytes = data.iter().zip(start..);
+        assert!(!n.is_multiple_of(3) || bytes.all(|(byte, i)| *byte == pattern(i)));
+    }
+}
+
+virtio_transport::device_suite!(overlay, crate::qcow2::overlays());
