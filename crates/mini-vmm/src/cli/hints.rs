@@ -24,11 +24,11 @@ const FOREIGN_FLAGS: [&str; 16] = [
     "-nographic -display --display: there is no display; the console is COM1, on this terminal unless '--serial' says otherwise",
     "-no-reboot --no-reboot: a reset ends the VMM unless '--on-reboot reset' is given",
     "-enable-kvm --enable-kvm -accel --accel: KVM is always used",
-    "-device --device: the debug-exit device is given as '--debug-exit'; there is no option for others",
+    "-device --device: devices have options of their own: '--debug-exit', '--rng on', '--rtc on'",
     "-rtc: the real-time clock is given as '--rtc on'",
     "--config-file --json -f: a machine in JSON is given as '--config FILE'",
     "-d --debug --log-level --level -D: log more with '-v', '-vv' or '-vvv'",
-    "--disk --block -drive -hda --net -netdev -nic --vsock --fs --rng: this version has no disks, networks or other virtio devices; give the guest an '--initrd'",
+    "--disk --block -drive -hda --net -netdev -nic --vsock --fs: this version has no disks, networks, sockets or shared directories; give the guest an '--initrd'",
     "--api-sock --api-socket --no-api -qmp -monitor: there is no API; the command line or '--config FILE' describes the machine",
 ];
 
