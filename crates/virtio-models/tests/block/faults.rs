@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use virtio_models::block::Disk;
+use virtio_models::block::{Block, Disk, Image, Notice};
 use virtio_models::rate::{Limiter, Limits};
-use virtio_transport::testing::Flags;
+use virtio_transport::device::Event;
+use virtio_transport::testing::{
+    Driver, Flags, MEMORY, Machine, Memory, MmioPort, Request, memory,
+};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::*;
@@ -182,4 +185,68 @@ fn a_limited_disk_goes_on_as_its_clock_does() {
     guest.machine.pump();
     guest.machine.pause().unwrap();
     assert_eq!(guest.machine.poller.watched(), 0);
+}
+
+#[test]
+fn a_flood_of_requests_leaves_others_their_turn() {
+    let mut guest = Guest::new(64);
+    guest.machine.pump();
+    for _ in 0..90 {
+        let request = Request {
+            queue: 0,
+            readable: header(FLUSH, 0),
+            writable: 1,
+        };
+        guest.driver.send(&guest.machine, &request);
+    }
+    let (worker, poller) = (&mut guest.machine.worker, &mut guest.machine.poller);
+    let mut answers = Vec::new();
+    worker.process(poller, Event::Queue(0), &mut answers);
+    assert_eq!(worker.again(), Some(Event::Queue(0)));
+    assert_eq!(guest.disk().log.len(), 64);
+    let (worker, poller) = (&mut guest.machine.worker, &mut guest.machine.poller);
+    worker.process(poller, Event::Queue(0), &mut answers);
+    assert_eq!(worker.again(), None);
+    assert_eq!(guest.driver.receive_all(&guest.machine).len(), 90);
+}
+
+#[test]
+fn a_file_that_is_cut_is_an_error_of_its_requests() {
+    for threads in [false, true] {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 * 512).unwrap();
+        let image = Image::raw(file.try_clone().unwrap(), Disk::default()).unwrap();
+        let image = if threads { image.with_threads() } else { image };
+        let (said, notices) = std::sync::mpsc::channel();
+        let report = Box::new(move |notice| said.send(notice).unwrap());
+        let block = Block::<Memory>::new(image, report);
+        let mut machine = Machine::<MmioPort>::new(Box::new(block), &memory(MEMORY));
+        let mut driver = Driver::start(&mut machine, u64::MAX);
+        let mut status = |machine: &mut Machine<MmioPort>| {
+            let request = Request {
+                queue: 0,
+                readable: header(IN, 9),
+                writable: 513,
+            };
+            driver.send(machine, &request);
+            machine.kick(0);
+            let mut status = None;
+            machine.pump_until(|machine| {
+                let reply = driver.receive(machine, 0);
+                status = reply.map(|(_, reply)| reply.bytes[512]);
+                status.is_some()
+            });
+            status
+        };
+        assert_eq!(status(&mut machine), Some(OK));
+        file.set_len(512).unwrap();
+        assert_eq!(status(&mut machine), Some(IOERR));
+        assert_eq!(status(&mut machine), Some(IOERR));
+        file.set_len(64 * 512).unwrap();
+        assert_eq!(status(&mut machine), Some(OK));
+        let failed = notices
+            .try_iter()
+            .filter(|n| matches!(n, Notice::Failed { .. }));
+        assert_eq!(failed.count(), 1);
+    }
 }
