@@ -117,12 +117,63 @@ impl Image {
             Source::Raw(file) => file,
             Source::Blocking(image) => return Ok(Box::new(Pool::new(Arc::clone(image))?)),
         };
-        if !self.threads {
-            match Uring::new(file, depth) {
-                Ok(uring) => return Ok(Box::new(uring)),
-                Err(error) => reporter.no_uring(error),
-            }
+        if self.threads {
+            return threads(file);
         }
-        Ok(Box::new(Pool::new(Arc::clone(file) as _)?))
+        choose(Uring::new(file, depth), file, reporter)
+    }
+}
+
+fn threads(file: &Arc<File>) -> io::Result<Box<dyn Backend>> {
+    Ok(Box::new(Pool::new(Arc::clone(file) as _)?))
+}
+
+/// The ring, or threads if the host refused it.
+fn choose(
+    ring: io::Result<Uring>,
+    file: &Arc<File>,
+    reporter: &mut Reporter,
+) -> io::Result<Box<dyn Backend>> {
+    match ring {
+        Ok(ring) => Ok(Box::new(ring)),
+        Err(error) => {
+            reporter.no_uring(error);
+            threads(file)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::block::{Notice, Operation};
+
+    #[test]
+    fn threads_do_what_a_refused_ring_would() {
+        let file = Arc::new(tempfile::tempfile().expect("a file"));
+        for errno in [libc::ENOSYS, libc::EPERM, libc::ENOMEM] {
+            let (said, notices) = mpsc::channel();
+            let mut reporter = Reporter::new(Box::new(move |notice| {
+                said.send(notice).expect("a listener");
+            }));
+            let refused = Err(io::Error::from_raw_os_error(errno));
+            let mut backend = choose(refused, &file, &mut reporter).expect("threads");
+            let told: Vec<Notice> = notices.try_iter().collect();
+            assert!(matches!(told[..], [Notice::NoUring(_)]), "{told:?}");
+            backend.push(7, Operation::Flush);
+            assert!(backend.submit());
+            let mut done = Vec::new();
+            while done.is_empty() {
+                let source = backend.source();
+                let mut fds = [PollFd::from_borrowed_fd(source, PollFlags::IN)];
+                poll(&mut fds, None).expect("a wait");
+                backend.reap(&mut done);
+            }
+            assert!(done[0].token == 7 && done[0].result.is_ok());
+        }
     }
 }
