@@ -56,6 +56,8 @@ pub struct Block<M: GuestAddressSpace> {
     limiter: Option<Limiter>,
     /// Queues that wait for the limiter, one bit each.
     throttled: u64,
+    /// The queue that is served first when a wait for the limiter ends.
+    first: u32,
     /// Whether it takes no requests before the next queue event.
     draining: bool,
 }
@@ -114,6 +116,7 @@ impl<M: GuestAddressSpace> Block<M> {
             limits: Limits::default(),
             limiter: None,
             throttled: 0,
+            first: 0,
             draining: false,
         }
     }
@@ -225,11 +228,14 @@ where
                 None => return Ok(()),
             }
         }
+        // The event may be the limiter's, which looks at these queues only.
+        self.throttled |= bit;
         io.again();
         Ok(())
     }
 
-    /// Handles the end of a wait for the limiter: takes requests from the queues that had to wait.
+    /// Handles the end of a wait for the limiter: takes requests from the queues that had to wait. Each time another
+    /// queue is the first, since the limit may be enough for one only.
     fn go_on(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
         if let Some(limiter) = &mut self.limiter {
             limiter.rest();
@@ -237,10 +243,14 @@ where
         if self.draining {
             return Ok(());
         }
-        let mut waiting = self.throttled;
+        let mut waiting = self.throttled.rotate_right(self.first);
+        let start = self.first;
+        if waiting != 0 {
+            self.first = (start + waiting.trailing_zeros() + 1) % 64;
+        }
         let mut result = Ok(());
         while waiting != 0 {
-            let queue = waiting.trailing_zeros();
+            let queue = (start + waiting.trailing_zeros()) % 64;
             waiting &= waiting - 1;
             result = result.and(self.take(io, queue as u16));
         }

@@ -187,6 +187,75 @@ fn a_limited_disk_goes_on_as_its_clock_does() {
     assert_eq!(guest.machine.poller.watched(), 0);
 }
 
+/// A disk with a limit and a clock that stands.
+fn limited(limits: Limits, disk: Disk) -> (Guest, Arc<AtomicU64>) {
+    let clock = Arc::new(AtomicU64::new(0));
+    let time = Arc::clone(&clock);
+    let now = move || Duration::from_millis(time.load(Ordering::Relaxed));
+    let limiter = Limiter::with_clock(limits, Box::new(now)).expect("a timer");
+    (Guest::limited(64, disk, u64::MAX, limiter), clock)
+}
+
+#[test]
+fn more_requests_than_a_turn_follow_a_wait_for_the_limiter() {
+    let limits = Limits {
+        iops: None,
+        bandwidth: NonZeroU64::new(1 << 20),
+    };
+    let (mut guest, clock) = limited(limits, Disk::default());
+    guest.send(header(IN, 0), 4097);
+    guest.machine.pump();
+    // They cost nothing, but wait for the end of the debt.
+    for _ in 0..70 {
+        guest.send(header(FLUSH, 0), 1);
+    }
+    guest.machine.pump();
+    clock.store(1000, Ordering::Relaxed);
+    let (driver, machine) = (&mut guest.driver, &mut guest.machine);
+    machine.pump_until(|machine| {
+        driver.receive_all(machine);
+        driver.in_flight() == 0
+    });
+}
+
+#[test]
+fn a_limit_is_shared_by_all_queues() {
+    let limits = Limits {
+        iops: NonZeroU64::new(1000),
+        bandwidth: None,
+    };
+    let disk = Disk {
+        queues: 2,
+        ..Disk::default()
+    };
+    let (mut guest, clock) = limited(limits, disk);
+    for queue in [0, 1] {
+        for _ in 0..8 {
+            let request = Request {
+                queue,
+                readable: header(IN, 0),
+                writable: 513,
+            };
+            guest.driver.send(&guest.machine, &request);
+        }
+        guest.machine.kick(queue);
+    }
+    let (driver, machine) = (&mut guest.driver, &mut guest.machine);
+    let mut answered = [0_u32; 2];
+    for total in 1..=8 {
+        machine.pump_until(|machine| {
+            for queue in [0, 1] {
+                while driver.receive(machine, queue).is_some() {
+                    answered[usize::from(queue)] += 1;
+                }
+            }
+            answered[0] + answered[1] >= total
+        });
+        clock.fetch_add(1, Ordering::Relaxed);
+    }
+    assert!(answered[0].abs_diff(answered[1]) <= 2, "{answered:?}");
+}
+
 #[test]
 fn a_flood_of_requests_leaves_others_their_turn() {
     let mut guest = Guest::new(64);
