@@ -108,6 +108,14 @@ impl<M: GuestAddressSpace> Worker<M> {
         matches!(self.phase, Phase::Running(_))
     }
 
+    /// What the running device was started with; `None` if it doesn't run.
+    pub const fn running(&self) -> Option<&Activation> {
+        match &self.phase {
+            Phase::Running(activation) => Some(activation),
+            _ => None,
+        }
+    }
+
     /// Whether the device is being reset and has requests in flight.
     pub const fn is_draining(&self) -> bool {
         matches!(self.phase, Phase::Draining)

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Mutex, OnceLock};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::irq::{Doorbell, Irqs};
 use crate::sync::lock;
@@ -62,7 +62,7 @@ impl Doorbells {
         if let Some(event) = place.get() {
             return Ok(Some((event, false)));
         }
-        let event = EventFd::new(EFD_NONBLOCK)?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         Ok(Some((place.get_or_init(|| event), true)))
     }
 

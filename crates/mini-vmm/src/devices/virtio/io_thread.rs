@@ -9,7 +9,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{Builder, JoinHandle};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use virtio_transport::device::Event;
 use virtio_transport::message::Command;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Seat;
 use super::poller::{Epoll, Token};
@@ -38,6 +40,8 @@ const EVENTS: usize = 32;
 pub(super) struct Station {
     seats: Vec<Seat>,
     epoll: Epoll,
+    /// Events that devices want again, each with its device. Other devices have their turn first.
+    again: Vec<(usize, Event)>,
     is_over: bool,
 }
 
@@ -47,17 +51,37 @@ type Letter = Box<dyn FnOnce(&mut Station) + Send>;
 #[derive(Default)]
 struct Mailbox {
     letters: Mutex<VecDeque<Letter>>,
+    /// The thread has ended and reads no more letters.
+    is_closed: AtomicBool,
     /// Set when the thread starts.
     wake: OnceLock<EventFd>,
 }
 
 impl Mailbox {
     fn post(&self, letter: Letter) {
-        lock(&self.letters).push_back(letter);
+        let mut letters = lock(&self.letters);
+        if self.is_closed.load(Ordering::Relaxed) {
+            return;
+        }
+        letters.push_back(letter);
+        drop(letters);
         if let Some(wake) = self.wake.get() {
             // Fails only if the counter is full, and then the thread wakes anyway.
             let _ = wake.write(1);
         }
+    }
+}
+
+/// Closes the mailbox when the thread ends, also by a panic: nobody waits for the answer to a letter then.
+struct Close<'a>(&'a Mailbox);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        let mut letters = lock(&self.0.letters);
+        self.0.is_closed.store(true, Ordering::Relaxed);
+        let unread = mem::take(&mut *letters);
+        drop(letters);
+        drop(unread);
     }
 }
 
@@ -147,7 +171,8 @@ impl IoThread {
     fn start(&self, station: &mut Station) -> io::Result<State> {
         if self.mailbox.wake.get().is_none() {
             // Can't fail: the state's lock is held.
-            let _ = self.mailbox.wake.set(EventFd::new(EFD_NONBLOCK)?);
+            let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+            let _ = self.mailbox.wake.set(wake);
         }
         station.epoll.open()?;
         if let Some(wake) = self.mailbox.wake.get() {
@@ -243,8 +268,11 @@ impl IoThread {
 
 impl Station {
     fn with(&mut self, seat: usize, act: impl FnOnce(&mut Seat, &mut Epoll)) {
-        if let Some(seat) = self.seats.get_mut(seat) {
+        let number = seat;
+        if let Some(seat) = self.seats.get_mut(number) {
             act(seat, &mut self.epoll);
+            self.again
+                .extend(iter::from_fn(|| seat.again()).map(|event| (number, event)));
         }
     }
 
@@ -282,12 +310,14 @@ impl Station {
 
 /// The body of the thread.
 fn run(devices: &Receiver<Station>, mailbox: &Mailbox, _end: &Sender<()>) {
+    let _close = Close(mailbox);
     let Ok(mut station) = devices.recv() else {
         return;
     };
     let mut events = Vec::with_capacity(EVENTS);
     while !station.is_over {
-        if let Err(error) = station.epoll.wait(&mut events) {
+        let again = mem::take(&mut station.again);
+        if let Err(error) = station.epoll.wait(&mut events, again.is_empty()) {
             log::error!("virtio devices handle no more events, because waiting failed: {error}");
             return;
         }
@@ -298,5 +328,29 @@ fn run(devices: &Receiver<Station>, mailbox: &Mailbox, _end: &Sender<()>) {
         for letter in letters {
             letter(&mut station);
         }
+        for (seat, event) in again {
+            station.with(seat, |seat, epoll| seat.process(epoll, event));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_has_ended() {
+        let mailbox = Mailbox::default();
+        let letter = || {
+            let (sender, answer) = channel::<()>();
+            let letter = move |_: &mut Station| drop(sender);
+            mailbox.post(Box::new(letter));
+            answer
+        };
+        let before = letter();
+        drop(Close(&mailbox));
+        let after = letter();
+        assert!(before.recv().is_err() && after.recv().is_err());
+        assert!(lock(&mailbox.letters).is_empty());
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use virtio_transport::device::{Interest, Poller};
@@ -111,14 +112,16 @@ impl Epoll {
         self.watched.contains(&token)
     }
 
-    /// Waits for events, and puts them into `events`.
+    /// Waits for events, if `blocks`, and puts them into `events`.
     ///
     /// # Errors
     /// The host's failure.
-    pub fn wait(&self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+    pub fn wait(&self, events: &mut Vec<epoll::Event>, blocks: bool) -> io::Result<()> {
         let epoll = self.epoll.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         events.clear();
-        match epoll::wait(epoll.as_fd(), spare_capacity(events), None) {
+        let at_once = Timespec::default();
+        let timeout = (!blocks).then_some(&at_once);
+        match epoll::wait(epoll.as_fd(), spare_capacity(events), timeout) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }

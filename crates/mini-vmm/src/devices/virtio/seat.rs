@@ -30,8 +30,6 @@ pub(super) struct Seat {
     worker: Worker<Memory>,
     port: Arc<dyn Answered>,
     doorbells: Arc<Doorbells>,
-    /// The queues that its driver set up.
-    queues: Vec<u16>,
 }
 
 /// The queues that a driver set up.
@@ -53,7 +51,6 @@ impl Seat {
             worker,
             port,
             doorbells,
-            queues: Vec::new(),
         }
     }
 
@@ -72,18 +69,12 @@ impl Seat {
         for answer in &answers {
             self.port.answer(answer);
         }
-        self.take_turns();
         result
     }
 
-    /// Notifies the device of queues that it wants to look at again, after other devices had their turn. Sources need no
-    /// notification: they stay ready.
-    fn take_turns(&mut self) {
-        while let Some(event) = self.worker.again() {
-            if let Event::Queue(queue) = event {
-                self.doorbells.ring(queue);
-            }
-        }
+    /// Takes an event that the device wants again.
+    pub fn again(&mut self) -> Option<Event> {
+        self.worker.again()
     }
 
     /// Executes a command of the port.
@@ -109,12 +100,14 @@ impl Seat {
 
     /// Creates the eventfds of queues that are about to start. This comes first, so that no notification is lost.
     fn prepare(&mut self, epoll: &mut Epoll, activation: &Activation) -> io::Result<()> {
-        self.queues = queues_of(activation);
-        for &queue in &self.queues {
-            if let Some((event, true)) = self.doorbells.make(queue)? {
-                let seat = self.number;
+        let seat = self.number;
+        for queue in queues_of(activation) {
+            let token = Token::Kick { seat, queue };
+            if let Some((event, _)) = self.doorbells.make(queue)?
+                && !epoll.watches(token)
+            {
                 // The eventfd stays open as long as the device exists.
-                epoll.watch(borrow(event), Token::Kick { seat, queue }, EventFlags::IN)?;
+                epoll.watch(borrow(event), token, EventFlags::IN)?;
             }
         }
         Ok(())
@@ -129,8 +122,8 @@ impl Seat {
 
     /// Connects the notifications of a running device to KVM.
     fn connect(&self) {
-        if self.worker.is_running() {
-            self.doorbells.connect(&self.queues);
+        if let Some(activation) = self.worker.running() {
+            self.doorbells.connect(&queues_of(activation));
         }
     }
 
@@ -193,5 +186,49 @@ impl fmt::Debug for Seat {
             .field("number", &self.number)
             .field("worker", &self.worker)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_transport::device::Interrupt;
+    use virtio_transport::queue::QueueState;
+    use virtio_transport::testing::{self, Echo};
+
+    use super::*;
+    use crate::irq::{Doorbell, Irqs};
+
+    struct Silent;
+
+    impl Answered for Silent {
+        fn answer(&self, _: &Answer) {}
+    }
+
+    impl Interrupt for Silent {
+        fn queue(&self, _: u16) {}
+        fn config(&self) {}
+    }
+
+    #[test]
+    fn a_queue_that_could_not_be_watched_is_watched_by_the_next_start() {
+        let memory = testing::memory(testing::MEMORY);
+        let worker = Worker::new(Box::new(Echo::new()), memory, Arc::new(Silent));
+        let place = |address, _| Doorbell {
+            address,
+            data: None,
+        };
+        let doorbells = Doorbells::new(&Irqs::unconnected(), 2, None, place);
+        let mut seat = Seat::new(0, worker, Arc::new(Silent), Arc::new(doorbells));
+        let activation = Activation {
+            epoch: 0,
+            features: 0,
+            queues: vec![Some(QueueState::default()), None],
+        };
+        let (mut epoll, token) = (Epoll::default(), Token::Kick { seat: 0, queue: 0 });
+        seat.prepare(&mut epoll, &activation).unwrap_err();
+        assert!(!epoll.watches(token));
+        epoll.open().unwrap();
+        seat.prepare(&mut epoll, &activation).unwrap();
+        assert!(epoll.watches(token));
     }
 }
