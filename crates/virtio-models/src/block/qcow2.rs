@@ -19,7 +19,7 @@ use imago::{
     StorageOpenOptions,
 };
 
-use super::pool::Blocking;
+use super::pool::{Blocking, file_size};
 use crate::sys::Buffers;
 
 /// How much is copied at a time at most, in bytes: the device goes on with the rest.
@@ -140,7 +140,7 @@ fn access(file: File, readonly: bool) -> Result<Access, Failure> {
             "is too short for a qcow2 image: say `format=raw` if it is a raw image",
         ));
     }
-    let len = file.metadata().map_err(Failure::Host)?.len();
+    let len = file_size(&file).map_err(Failure::Host)?;
     header.check(len, readonly).map_err(Failure::Refused)?;
     let opened = guarded(|| {
         let builder = Qcow2::<imago::file::File>::builder(storage(file, !readonly)?);

@@ -173,7 +173,12 @@ where
         };
         let request = slot.request;
         let (Request::Read { len, .. } | Request::Write { len, .. }) = request else {
-            return self.begin_other(means, token).map(|()| 0);
+            // Zeros may have to be written as data, so they count.
+            let zeros = match request {
+                Request::WriteZeroes { len, .. } => len,
+                _ => 0,
+            };
+            return self.begin_other(means, token).map(|()| zeros);
         };
         let access = if request.changes() {
             Permissions::Read

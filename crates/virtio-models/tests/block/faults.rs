@@ -219,6 +219,25 @@ fn more_requests_than_a_turn_follow_a_wait_for_the_limiter() {
 }
 
 #[test]
+fn zeros_count_as_bytes() {
+    let limits = Limits {
+        iops: None,
+        bandwidth: NonZeroU64::new(1 << 20),
+    };
+    let (mut guest, clock) = limited(limits, Disk::default());
+    assert_eq!(guest.zero(WRITE_ZEROES, 0, 64, 0), OK);
+    guest.send(header(IN, 0), 513);
+    guest.machine.pump();
+    assert_eq!(guest.driver.in_flight(), 1, "it waits for the zeros");
+    clock.store(1000, Ordering::Relaxed);
+    let (driver, machine) = (&mut guest.driver, &mut guest.machine);
+    machine.pump_until(|machine| {
+        driver.receive_all(machine);
+        driver.in_flight() == 0
+    });
+}
+
+#[test]
 fn a_limit_is_shared_by_all_queues() {
     let limits = Limits {
         iops: NonZeroU64::new(1000),
