@@ -37,6 +37,12 @@ impl Activation {
             .is_some_and(Option::is_some)
     }
 
+    /// The numbers of the queues that the driver set up.
+    pub fn numbers(&self) -> impl Iterator<Item = u16> + '_ {
+        let all = (0..).take(self.queues.len());
+        all.filter(|queue| self.has(*queue))
+    }
+
     /// The position of each queue.
     pub fn positions(&self) -> Vec<Option<Position>> {
         let position = |queue: &Option<QueueState>| queue.map(|state| state.position);

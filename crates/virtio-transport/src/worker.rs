@@ -105,7 +105,7 @@ impl<M: GuestAddressSpace> Worker<M> {
 
     /// Whether the device gets queue events.
     pub const fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running(_))
+        self.running().is_some()
     }
 
     /// What the running device was started with; `None` if it doesn't run.
@@ -351,13 +351,8 @@ impl<M: GuestAddressSpace> Worker<M> {
 
     /// The numbers of the running queues.
     fn queues(&self) -> Vec<u16> {
-        match &self.phase {
-            Phase::Running(activation) => (0..)
-                .take(activation.queues.len())
-                .filter(|queue| activation.has(*queue))
-                .collect(),
-            _ => Vec::new(),
-        }
+        let activation = self.running().into_iter();
+        activation.flat_map(Activation::numbers).collect()
     }
 
     fn kick(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {

@@ -150,17 +150,31 @@ fn a_status_in_a_hole_harms_nobody() {
     assert_eq!((used.head, used.len), (0, 512));
 }
 
+/// A disk with a limit and a clock that stands.
+fn limited(limits: Limits, disk: Disk) -> (Guest, Arc<AtomicU64>) {
+    let clock = Arc::new(AtomicU64::new(0));
+    let time = Arc::clone(&clock);
+    let now = move || Duration::from_millis(time.load(Ordering::Relaxed));
+    let limiter = Limiter::with_clock(limits, Box::new(now)).expect("a timer");
+    (Guest::limited(64, disk, u64::MAX, limiter), clock)
+}
+
+/// Waits for all answers.
+fn finish(guest: &mut Guest) {
+    let (driver, machine) = (&mut guest.driver, &mut guest.machine);
+    machine.pump_until(|machine| {
+        driver.receive_all(machine);
+        driver.in_flight() == 0
+    });
+}
+
 #[test]
 fn a_limited_disk_goes_on_as_its_clock_does() {
-    let clock = Arc::new(AtomicU64::new(0));
     let limits = Limits {
         iops: NonZeroU64::new(1000),
         bandwidth: NonZeroU64::new(1 << 30),
     };
-    let time = Arc::clone(&clock);
-    let now = move || Duration::from_millis(time.load(Ordering::Relaxed));
-    let limiter = Limiter::with_clock(limits, Box::new(now)).unwrap();
-    let mut guest = Guest::limited(64, Disk::default(), u64::MAX, limiter);
+    let (mut guest, clock) = limited(limits, Disk::default());
     for sector in 0..10 {
         guest.send(header(IN, sector), 513);
     }
@@ -187,15 +201,6 @@ fn a_limited_disk_goes_on_as_its_clock_does() {
     assert_eq!(guest.machine.poller.watched(), 0);
 }
 
-/// A disk with a limit and a clock that stands.
-fn limited(limits: Limits, disk: Disk) -> (Guest, Arc<AtomicU64>) {
-    let clock = Arc::new(AtomicU64::new(0));
-    let time = Arc::clone(&clock);
-    let now = move || Duration::from_millis(time.load(Ordering::Relaxed));
-    let limiter = Limiter::with_clock(limits, Box::new(now)).expect("a timer");
-    (Guest::limited(64, disk, u64::MAX, limiter), clock)
-}
-
 #[test]
 fn more_requests_than_a_turn_follow_a_wait_for_the_limiter() {
     let limits = Limits {
@@ -211,11 +216,7 @@ fn more_requests_than_a_turn_follow_a_wait_for_the_limiter() {
     }
     guest.machine.pump();
     clock.store(1000, Ordering::Relaxed);
-    let (driver, machine) = (&mut guest.driver, &mut guest.machine);
-    machine.pump_until(|machine| {
-        driver.receive_all(machine);
-        driver.in_flight() == 0
-    });
+    finish(&mut guest);
 }
 
 #[test]
@@ -230,11 +231,7 @@ fn zeros_count_as_bytes() {
     guest.machine.pump();
     assert_eq!(guest.driver.in_flight(), 1, "it waits for the zeros");
     clock.store(1000, Ordering::Relaxed);
-    let (driver, machine) = (&mut guest.driver, &mut guest.machine);
-    machine.pump_until(|machine| {
-        driver.receive_all(machine);
-        driver.in_flight() == 0
-    });
+    finish(&mut guest);
 }
 
 #[test]

@@ -32,12 +32,6 @@ pub(super) struct Seat {
     doorbells: Arc<Doorbells>,
 }
 
-/// The queues that a driver set up.
-fn queues_of(activation: &Activation) -> Vec<u16> {
-    let all = (0..).take(activation.queues.len());
-    all.filter(|queue| activation.has(*queue)).collect()
-}
-
 impl Seat {
     /// A device before its driver starts it.
     pub fn new(
@@ -101,9 +95,9 @@ impl Seat {
     /// Creates the eventfds of queues that are about to start. This comes first, so that no notification is lost.
     fn prepare(&mut self, epoll: &mut Epoll, activation: &Activation) -> io::Result<()> {
         let seat = self.number;
-        for queue in queues_of(activation) {
+        for queue in activation.numbers() {
             let token = Token::Kick { seat, queue };
-            if let Some((event, _)) = self.doorbells.make(queue)?
+            if let Some(event) = self.doorbells.make(queue)?
                 && !epoll.watches(token)
             {
                 // The eventfd stays open as long as the device exists.
@@ -123,7 +117,8 @@ impl Seat {
     /// Connects the notifications of a running device to KVM.
     fn connect(&self) {
         if let Some(activation) = self.worker.running() {
-            self.doorbells.connect(&queues_of(activation));
+            self.doorbells
+                .connect(&activation.numbers().collect::<Vec<_>>());
         }
     }
 
