@@ -15,8 +15,10 @@ use super::report::Reporter;
 use super::uring::Uring;
 use crate::rate::Limits;
 
-/// An opened image with its disk's properties. Its lock is held until it is dropped.
-#[derive(Debug)]
+/// An opened image with its disk's properties. Its lock is held until it and its clones are dropped.
+///
+/// A clone is the same image: for a machine that is built anew after a reset.
+#[derive(Clone, Debug)]
 pub struct Image {
     disk: Disk,
     source: Source,
@@ -25,6 +27,7 @@ pub struct Image {
 }
 
 /// What is read and written.
+#[derive(Clone)]
 enum Source {
     Raw(Arc<File>),
     Blocking(Arc<dyn Blocking>),
