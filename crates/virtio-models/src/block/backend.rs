@@ -71,7 +71,8 @@ pub trait Backend: Send {
     fn size(&self) -> io::Result<u64>;
     /// Takes an operation. It may start at once, or at [`submit`](Self::submit).
     fn push(&mut self, token: u32, operation: Operation);
-    /// Starts what was pushed. Returns `false` if the host lacks resources; then call it again.
+    /// Starts what was pushed. Call it again after [`reap`](Self::reap) took something, since not everything may have
+    /// started. Returns `false` if the host lacks resources; then call it again soon.
     fn submit(&mut self) -> bool;
     /// Takes completed operations.
     fn reap(&mut self, done: &mut Vec<Done>);

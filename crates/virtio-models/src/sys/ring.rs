@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{Builder, IoUring, opcode, squeue, types};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FallocateFlags;
 
@@ -19,6 +19,8 @@ use super::Buffers;
 
 /// How long a dropped ring waits for requests in flight.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The delay before a retry when the kernel lacks resources.
+const SOON: Duration = Duration::from_millis(1);
 
 /// How to fill a range with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +67,12 @@ const FILE: types::Fixed = types::Fixed(0);
 impl Ring {
     /// A ring for `depth` requests. More are queued here until the kernel takes them.
     pub(crate) fn new(file: &Arc<File>, depth: u32) -> io::Result<Self> {
+        Self::build(&mut IoUring::builder(), file, depth)
+    }
+
+    fn build(builder: &mut Builder, file: &Arc<File>, depth: u32) -> io::Result<Self> {
         let entries = depth.next_power_of_two().clamp(8, 1024);
-        let ring = IoUring::builder()
+        let ring = builder
             .setup_clamp()
             .setup_cqsize(entries * 2)
             .build(entries)?;
@@ -153,7 +159,8 @@ impl Ring {
         self.waiting.push_back(entry);
     }
 
-    /// Passes pushed requests to the kernel. Returns whether it took all of them. If not, call this again.
+    /// Passes pushed requests to the kernel, as many as it has space for completions. The rest follows when some of
+    /// those were taken. Returns `false` if the kernel took none for now; then call this again.
     pub(crate) fn submit(&mut self) -> bool {
         loop {
             self.fill();
@@ -170,7 +177,11 @@ impl Ring {
 
     /// Moves as many requests to the kernel's queue as fit.
     fn fill(&mut self) {
-        while let Some(entry) = self.waiting.front() {
+        // The kernel would keep what overflows its queue of completions, and take nothing more.
+        let completions = self.ring.params().cq_entries() as usize;
+        while let Some(entry) = self.waiting.front()
+            && self.count - self.waiting.len() < completions
+        {
             // SAFETY: The buffers are in `flights` until the request's completion was seen, and moving them doesn't move
             // their list of pieces. `drop` keeps what was never completed.
             if unsafe { self.ring.submission().push(entry) }.is_err() {
@@ -195,12 +206,15 @@ impl Ring {
     /// Takes completions until nothing is in flight, at most until `by`.
     fn drain(&mut self, by: Instant) {
         while self.count != 0 {
-            let _ = self.submit();
-            while self.reap().is_some() {}
+            let began = self.submit();
             let left = by.saturating_duration_since(Instant::now());
-            if self.count == 0 || left.is_zero() {
+            if left.is_zero() {
                 return;
             }
+            if std::iter::from_fn(|| self.reap()).count() != 0 {
+                continue;
+            }
+            let left = if began { left } else { left.min(SOON) };
             let ring = self.source();
             let mut fds = [PollFd::from_borrowed_fd(ring.as_fd(), PollFlags::IN)];
             let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
@@ -211,7 +225,10 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.drain(Instant::now() + PATIENCE);
-        if self.count != 0 {
+        if self.count == 0 {
+            // The kernel frees a closed ring later. The file, and the lock on it, must not wait for that.
+            let _ = self.ring.submitter().unregister_files();
+        } else {
             // The kernel may write the buffers at any time, even after the ring is closed: they must stay mapped.
             std::mem::forget(std::mem::take(&mut self.flights));
         }
@@ -225,3 +242,6 @@ impl fmt::Debug for Ring {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod model;
 mod opening;
 #[cfg(feature = "qcow2")]
 mod qcow2;
+mod raw;
 mod requests;
 mod support;
 
