@@ -4,13 +4,16 @@
 //! Words that describe a device.
 //!
 //! They are deserialized with serde: an enumeration from `kind` or `kind=VALUE`, a struct from
-//! `key=VALUE,key,key=VALUE`, where a key alone means `on`.
+//! `key=VALUE,key,key=VALUE`, where a key alone means `on`. A key may be repeated if its values are a list.
 
 use std::ffi::OsStr;
+use std::iter::once;
 use std::mem::take;
 use std::os::unix::ffi::OsStrExt;
 
-use serde::de::value::{Error, MapAccessDeserializer, MapDeserializer, StringDeserializer};
+use serde::de::value::{
+    Error, MapAccessDeserializer, MapDeserializer, SeqDeserializer, StringDeserializer,
+};
 use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, Visitor};
 use serde::{Deserializer, forward_to_deserialize_any};
 
@@ -19,17 +22,37 @@ use serde::{Deserializer, forward_to_deserialize_any};
 /// The value of a kind extends to the end of the word. The value of a key extends to the next comma; a literal comma is
 /// doubled. Values can't be empty. serde gets them as bytes, since a path need not be text.
 pub(super) fn from_word<T: DeserializeOwned>(word: &OsStr) -> Result<T, Error> {
-    T::deserialize(Device(word.as_bytes().to_vec()))
+    T::deserialize(Device::from(word.as_bytes().to_vec()))
 }
 
-/// A word, or the value of a kind or key in it.
-struct Device(Vec<u8>);
+/// A word, or the values of a kind or key in it.
+struct Device {
+    value: Vec<u8>,
+    /// The key and its further values, if it is repeated.
+    repeated: Option<(String, Vec<Vec<u8>>)>,
+}
+
+impl From<Vec<u8>> for Device {
+    fn from(value: Vec<u8>) -> Self {
+        let repeated = None;
+        Device { value, repeated }
+    }
+}
 
 impl<'de> Deserializer<'de> for Device {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_byte_buf(self.0)
+        match self.repeated {
+            Some((key, _)) => Err(Error::custom(format_args!("duplicate field `{key}`"))),
+            None => visitor.visit_byte_buf(self.value),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let further = self.repeated.map_or_else(Vec::new, |(_, values)| values);
+        let values = once(self.value).chain(further).map(Device::from);
+        visitor.visit_seq(SeqDeserializer::new(values))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -38,7 +61,7 @@ impl<'de> Deserializer<'de> for Device {
         _kinds: &[&str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        match entry(&self.0)? {
+        match entry(&self.value)? {
             (kind, None) => visitor.visit_enum(StringDeserializer::new(kind)),
             entry => visitor.visit_enum(MapAccessDeserializer::new(map([entry]))),
         }
@@ -50,13 +73,13 @@ impl<'de> Deserializer<'de> for Device {
         _keys: &[&str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let entries = entries(&self.0).into_iter().map(|bytes| entry(&bytes));
+        let entries = entries(&self.value).into_iter().map(|bytes| entry(&bytes));
         visitor.visit_map(map(entries.collect::<Result<Vec<_>, Error>>()?))
     }
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map identifier ignored_any
+        newtype_struct tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -70,13 +93,22 @@ impl IntoDeserializer<'_> for Device {
 
 type Entry = (String, Option<Vec<u8>>);
 
-/// serde's map of `entries`.
+/// serde's map of `entries`, each key once.
 fn map<'de>(
     entries: impl IntoIterator<Item = Entry>,
 ) -> MapDeserializer<'de, impl Iterator<Item = (String, Device)>, Error> {
-    let on = || b"on".to_vec();
-    let entries = entries.into_iter();
-    MapDeserializer::new(entries.map(move |(key, value)| (key, Device(value.unwrap_or_else(on)))))
+    let mut map: Vec<(String, Device)> = Vec::new();
+    for (key, value) in entries {
+        let value = value.unwrap_or_else(|| b"on".to_vec());
+        match map.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, device)) => {
+                let (_, further) = device.repeated.get_or_insert_with(|| (key, Vec::new()));
+                further.push(value);
+            }
+            None => map.push((key, value.into())),
+        }
+    }
+    MapDeserializer::new(map.into_iter())
 }
 
 /// Splits `word` at single commas. A doubled comma becomes one.
@@ -123,6 +155,44 @@ mod tests {
         size: u64,
         #[serde(deserialize_with = "word")]
         readonly: bool,
+    }
+
+    /// A device with a list.
+    #[derive(Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Listed {
+        #[serde(default)]
+        part: Vec<Part>,
+        #[serde(default, deserialize_with = "word")]
+        size: u64,
+    }
+
+    #[derive(Debug, PartialEq, Eq, Deserialize)]
+    #[serde(transparent)]
+    struct Part(#[serde(deserialize_with = "word")] u64);
+
+    #[test]
+    fn only_the_key_of_a_list_is_repeated() {
+        let read = |word: &str| from_word::<Listed>(OsStr::new(word));
+        let listed = |part: &[u64], size| Listed {
+            part: part.iter().map(|size| Part(*size)).collect(),
+            size,
+        };
+        assert_eq!(
+            read("part=1,size=7,part=2K,part=3"),
+            Ok(listed(&[1, 2048, 3], 7))
+        );
+        assert_eq!(read("part=1,size=7"), Ok(listed(&[1], 7)));
+        assert_eq!(read("size=7"), Ok(listed(&[], 7)));
+        for (word, part) in [
+            ("size=1,part=1,size=2", "duplicate field `size`"),
+            ("part=1,part=x", "\"x\" is not a size"),
+            ("part=1,part=", "part= has no value"),
+            ("other=1,other=2", "unknown field `other`"),
+        ] {
+            let error = read(word).unwrap_err().to_string();
+            assert!(error.contains(part), "{word}: {error:?} lacks {part:?}");
+        }
     }
 
     fn disk(path: &[u8], size: u64, readonly: bool) -> Disk {
