@@ -38,7 +38,7 @@ use crate::queue::{NotDrained, QueueState, Virtq};
 /// - **`stop` may fail**, and then returns nothing. The device then drains: it takes no new request before the next
 ///   [`Event::Queue`].
 /// - **A device takes a bounded number of requests per event**, and requests the event again ([`Io::again`]).
-/// - **A device never blocks**, except for the deadline of `stop`. Requests in flight complete through a source that
+/// - **A device never blocks**, except until the deadlines of `stop` and `flush`. Requests in flight complete through a source that
 ///   the device watches ([`Io::watch`]); its events arrive as [`Event::Source`].
 /// - **An error of a request is an answer to the guest.** [`Broken`] is for queues that can't be followed any more.
 pub trait Device<M: GuestAddressSpace>: Send {
@@ -86,11 +86,12 @@ pub trait Device<M: GuestAddressSpace>: Send {
     fn stop(&mut self, io: &mut Io<'_>, by: Instant)
     -> Result<Vec<Option<QueueState>>, NotDrained>;
 
-    /// Writes completed data to stable storage. Called after a stop, before a save.
+    /// Writes completed data to stable storage, waiting for that until `by`. Called after a stop, before a save.
     ///
     /// # Errors
-    /// The host's failure.
-    fn flush(&mut self) -> io::Result<()> {
+    /// The host's failure; `ErrorKind::TimedOut` if it isn't done at `by`. The device is unchanged then.
+    fn flush(&mut self, by: Instant) -> io::Result<()> {
+        let _ = by;
         Ok(())
     }
 
@@ -323,7 +324,7 @@ pub trait AnyDevice<M: GuestAddressSpace>: Send {
     ///
     /// # Errors
     /// As for [`Device::flush`].
-    fn flush(&mut self) -> io::Result<()>;
+    fn flush(&mut self, by: Instant) -> io::Result<()>;
     /// [`Device::reset`].
     fn reset(&mut self);
     /// [`Device::save`], with kind and version.
@@ -371,8 +372,8 @@ impl<M: GuestAddressSpace, D: Device<M>> AnyDevice<M> for D {
         Device::stop(self, io, by)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Device::flush(self)
+    fn flush(&mut self, by: Instant) -> io::Result<()> {
+        Device::flush(self, by)
     }
 
     fn reset(&mut self) {

@@ -254,17 +254,17 @@ impl<M: GuestAddressSpace> Worker<M> {
         }
     }
 
-    /// The device's state, after completed data was written to stable storage.
+    /// The device's state, after completed data was written to stable storage, until `by` at the latest.
     ///
     /// # Errors
     /// [`SaveError`]; the device is unchanged.
-    pub fn save(&mut self) -> Result<WorkerState, SaveError> {
+    pub fn save(&mut self, by: Instant) -> Result<WorkerState, SaveError> {
         let positions = match &self.phase {
             Phase::Idle | Phase::Failed { drained: true } => None,
             Phase::Paused(activation) => Some(activation.positions()),
             _ => return Err(SaveError::Running),
         };
-        self.device.flush()?;
+        self.device.flush(by)?;
         let device = self.device.save()?;
         Ok(WorkerState { positions, device })
     }

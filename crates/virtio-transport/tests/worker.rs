@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use virtio_transport::device::{
@@ -27,6 +27,8 @@ struct Plan {
     cannot_start: bool,
     breaks: bool,
     again: bool,
+    /// When a flush is done.
+    stored_at: Option<Instant>,
     /// How many calls of `stop` fail.
     in_flight: u16,
     key: u8,
@@ -108,9 +110,12 @@ impl Device<Memory> for Puppet {
             .collect()
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        drop(self.call("flush"));
-        Ok(())
+    fn flush(&mut self, by: Instant) -> io::Result<()> {
+        let stored = self.call("flush").stored_at;
+        match stored {
+            Some(stored) if stored > by => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
     }
 
     fn reset(&mut self) {
@@ -485,11 +490,17 @@ fn an_event_that_is_wanted_again_is_handed_out_once() {
 fn only_a_stopped_device_is_saved_and_what_it_completed_is_stored_first() {
     let mut bench = Bench::new();
     bench.start(0);
-    assert!(matches!(bench.worker.save(), Err(SaveError::Running)));
+    let by = Instant::now();
+    assert!(matches!(bench.worker.save(by), Err(SaveError::Running)));
     bench.pause().unwrap();
     bench.calls();
-    bench.plan.lock().unwrap().key = 9;
-    let saved = bench.worker.save().unwrap();
+    let plan = Arc::clone(&bench.plan);
+    plan.lock().unwrap().stored_at = Some(by + Duration::from_nanos(1));
+    let late = bench.worker.save(by).unwrap_err();
+    assert!(matches!(late, SaveError::Flush(_)), "{late}");
+    assert_eq!(bench.calls(), "flush");
+    (plan.lock().unwrap().stored_at, plan.lock().unwrap().key) = (Some(by), 9);
+    let saved = bench.worker.save(by).unwrap();
     assert_eq!(bench.calls(), "flush, save");
     assert_eq!(saved.positions, Some(vec![None, Some(Position::default())]));
     let Saved {

@@ -27,8 +27,8 @@ use crate::rate::{Limiter, Limits};
 
 /// The most requests from a queue before others get a turn.
 const BURST: usize = 64;
-/// The token of a flush that no driver requested. No queue has this number.
-const OWN_FLUSH: u32 = u32::MAX;
+/// The first token of flushes that no driver requested. No queue has this number.
+const OWN_FLUSH: u32 = 0xffff_0000;
 /// The delay before a retry when the host lacks resources.
 const SOON: Duration = Duration::from_millis(1);
 /// The tokens of the device's sources.
@@ -52,6 +52,8 @@ pub struct Block<M: GuestAddressSpace> {
     control: Arc<Control>,
     reporter: Reporter,
     done: Vec<Done>,
+    /// The number of flushes that no driver requested.
+    flushes: u16,
     limits: Limits,
     limiter: Option<Limiter>,
     /// Queues that wait for the limiter, one bit each.
@@ -113,6 +115,7 @@ impl<M: GuestAddressSpace> Block<M> {
             control: Arc::default(),
             reporter: Reporter::new(report),
             done: Vec::new(),
+            flushes: 0,
             limits: Limits::default(),
             limiter: None,
             throttled: 0,
@@ -386,21 +389,27 @@ where
             .collect()
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self, by: Instant) -> io::Result<()> {
         let Source::Backend(backend) = &mut self.source else {
             return Ok(());
         };
-        backend.push(OWN_FLUSH, Operation::Flush);
+        // An earlier one that was given up may complete meanwhile.
+        self.flushes = self.flushes.wrapping_add(1);
+        let token = OWN_FLUSH | u32::from(self.flushes);
+        backend.push(token, Operation::Flush);
         loop {
             let Source::Backend(backend) = &mut self.source else {
                 return Ok(());
             };
             let began = backend.submit();
             backend.reap(&mut self.done);
-            if let Some(done) = self.done.drain(..).find(|done| done.token == OWN_FLUSH) {
+            if let Some(done) = self.done.drain(..).find(|done| done.token == token) {
                 return done.result.map(drop);
             }
-            self.wait(began, Instant::now() + Duration::from_secs(1));
+            if Instant::now() >= by {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.wait(began, by);
         }
     }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_models::block::{Block, Disk, Image, Notice};
 use virtio_models::rate::{Limiter, Limits};
@@ -15,6 +15,7 @@ use virtio_transport::device::Event;
 use virtio_transport::testing::{
     Driver, Flags, MEMORY, Machine, Memory, MmioPort, Request, memory,
 };
+use virtio_transport::worker::SaveError;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::*;
@@ -129,6 +130,30 @@ fn a_reset_and_a_pause_wait_for_what_is_in_flight() {
     assert!(!worker.is_draining());
     assert_eq!(answers.len(), 1, "the reset is done");
     assert_eq!(guest.machine.poller.watched(), 0);
+}
+
+#[test]
+fn a_flush_before_a_save_has_a_deadline() {
+    let mut guest = Guest::new(64);
+    assert_eq!(guest.write(0, &[1; 512]), OK);
+    guest.machine.pause().unwrap();
+    guest.disk().held = true;
+    for _ in 0..2 {
+        let late = guest.machine.worker.save(Instant::now()).unwrap_err();
+        let SaveError::Flush(error) = late else {
+            panic!("{late}");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+    // The flushes that were given up fail now. They are not mistaken for the new one.
+    guest.disk().held = false;
+    guest.disk().faults = [os(libc::EIO), os(libc::EIO), None].into();
+    guest.machine.save();
+    guest.disk().faults = [os(libc::EIO)].into();
+    let failed = guest.machine.worker.save(Instant::now()).unwrap_err();
+    assert!(matches!(failed, SaveError::Flush(_)), "{failed}");
+    guest.machine.resume();
+    assert_eq!(guest.read(0, 512), (OK, vec![1; 512]));
 }
 
 #[test]

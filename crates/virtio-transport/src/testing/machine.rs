@@ -266,7 +266,12 @@ impl<P: Port> Machine<P> {
     /// If that fails.
     pub fn save(&mut self) -> (P::State, WorkerState) {
         let port = self.port.save().expect("a settled transport");
-        (port, self.worker.save().expect("a paused device"))
+        (
+            port,
+            self.worker
+                .save(Instant::now() + LIMIT)
+                .expect("a paused device"),
+        )
     }
 
     /// Restores a state to a new machine. It is paused then.

@@ -27,8 +27,9 @@ use super::poller::{Epoll, Token};
 use crate::sync::lock;
 use crate::sys::eventfd::borrow;
 
-/// How long requests in flight may take at the machine's end. A host this slow has other problems.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long requests in flight may take at the machine's end, and flushes at a save. A host this slow has other
+/// problems.
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
 /// The additional time that the thread has to report that.
 const MARGIN: Duration = Duration::from_secs(2);
 /// The most events taken at once.

@@ -20,6 +20,7 @@ use virtio_transport::registers::{Effect, Notice};
 use virtio_transport::worker::{Worker, WorkerState};
 
 use super::doorbells::Doorbells;
+use super::io_thread::DRAIN;
 use super::seat::Answered;
 use super::{IoThread, Memory, Seat};
 use crate::devices::{RestoreError, SuspendError};
@@ -173,9 +174,10 @@ impl<T: Transport> Port<T> {
 
     /// The state of a paused device.
     pub fn save(&self) -> Result<PortState<T::State>, SuspendError> {
+        let by = Instant::now() + DRAIN;
         let device = self
             .io
-            .call(self.seat, |seat, _| seat.save())
+            .call(self.seat, move |seat, _| seat.save(by))
             .map_err(|error| SuspendError::state(&self.id, error))?
             .map_err(|error| SuspendError::state(&self.id, error))?;
         let transport = self.registers().save();

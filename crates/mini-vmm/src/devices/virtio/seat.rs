@@ -154,9 +154,9 @@ impl Seat {
         self.connect();
     }
 
-    /// The state of a paused device.
-    pub fn save(&mut self) -> Result<WorkerState, SaveError> {
-        self.worker.save()
+    /// The state of a paused device, after it stored what it completed, until `by` at the latest.
+    pub fn save(&mut self, by: Instant) -> Result<WorkerState, SaveError> {
+        self.worker.save(by)
     }
 
     /// Restores a state. The device is paused then.
