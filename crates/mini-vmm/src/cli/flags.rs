@@ -99,6 +99,15 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "on|off", help_heading = "Devices", value_parser = Word("rng", &[]))]
     rng: Option<OsString>,
 
+    /// Add a disk: path=FILE,format=qcow2,readonly,...
+    ///
+    /// Keys: path=FILE, a file or block device; format=raw|qcow2 [default: raw]; readonly; serial=TEXT; direct;
+    /// queues=N; cache=writeback|writethrough [default: writeback]; bandwidth=SIZE and iops=N, both per second;
+    /// overlay=DIR|tmp, which keeps what the guest writes until the machine ends and leaves the image alone. A comma in
+    /// a path is doubled. The guest finds the disks in the order of the flags, after those of the config file.
+    #[arg(long, value_name = "WORDS", value_parser = Word("disk", &[]), help_heading = "Devices")]
+    disk: Option<Vec<OsString>>,
+
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///
     /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's
@@ -155,17 +164,26 @@ pub(super) struct MachineFlags {
     sealed: Option<OsString>,
 }
 
-/// The machine flags that were given, and their words. The words of a list are joined by commas.
+/// The machine flags that were given, and their words: one each, or all of a flag that adds a device. The words of a
+/// list are joined by commas.
 pub(super) fn given(matches: &ArgMatches) -> Vec<(&'static str, OsString)> {
     // clap's IDs are the field names.
     let name = |byte| if byte == b'-' { b'_' } else { byte };
-    let given = matches.ids().filter_map(|id| {
+    let mut given = Vec::new();
+    for id in matches.ids() {
         let is_it = |key: &&&str| key.bytes().map(name).eq(id.as_str().bytes());
-        let key = KEYS.iter().find(is_it)?;
-        let words: Vec<&OsStr> = matches.get_raw(id.as_str())?.collect();
-        Some((*key, words.join(OsStr::new(","))))
-    });
-    given.collect()
+        let (Some(key), Some(words)) = (KEYS.iter().find(is_it), matches.get_raw(id.as_str()))
+        else {
+            continue;
+        };
+        if *key == "cpu-features" {
+            let words: Vec<&OsStr> = words.collect();
+            given.push((*key, words.join(OsStr::new(","))));
+        } else {
+            given.extend(words.map(|word| (*key, word.to_owned())));
+        }
+    }
+    given
 }
 
 /// Parses the word of a key. The words of a choice, with their meanings, are listed for help and shells.
@@ -191,7 +209,7 @@ impl TypedValueParser for Word {
             }
             judged => judged,
         };
-        let parser = OsStringValueParser::new().try_map(move |word| judged.map(|()| word));
+        let parser = OsStringValueParser::new().try_map(move |word| judged.clone().map(|()| word));
         parser.parse_ref(command, arg, word)
     }
 

@@ -13,7 +13,7 @@ use super::Arguments;
 use crate::text::shown;
 
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and the equivalent here.
-const FOREIGN_FLAGS: [&str; 16] = [
+const FOREIGN_FLAGS: [&str; 17] = [
     "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
     "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
     "-cpu --cpu: vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
@@ -24,11 +24,12 @@ const FOREIGN_FLAGS: [&str; 16] = [
     "-nographic -display --display: there is no display; the console is COM1, on this terminal unless '--serial' says otherwise",
     "-no-reboot --no-reboot: a reset ends the VMM unless '--on-reboot reset' is given",
     "-enable-kvm --enable-kvm -accel --accel: KVM is always used",
-    "-device --device: devices have options of their own: '--debug-exit', '--rng on', '--rtc on'",
+    "-device --device: devices have options of their own: '--disk path=FILE', '--debug-exit', '--rng on', '--rtc on'",
     "-rtc: the real-time clock is given as '--rtc on'",
     "--config-file --json -f: a machine in JSON is given as '--config FILE'",
     "-d --debug --log-level --level -D: log more with '-v', '-vv' or '-vvv'",
-    "--disk --block -drive -hda --net -netdev -nic --vsock --fs: this version has no disks, networks, sockets or shared directories; give the guest an '--initrd'",
+    "--block --rwdisk --rodisk -b -drive -blockdev -cdrom --image: disks are given as '--disk path=FILE'",
+    "--net -netdev -nic --vsock --fs: this version has no networks, sockets or shared directories; give the guest an '--initrd' or a '--disk'",
     "--api-sock --api-socket --no-api -qmp -monitor: there is no API; the command line or '--config FILE' describes the machine",
 ];
 
@@ -148,6 +149,10 @@ fn value_hint(error: &clap::Error) -> Option<String> {
     let hint = match (flag, value.split_once('=')) {
         ("--memory", Some(("size", size))) => format!("write '--memory {}'", shown(size)),
         ("--cpus", Some(("boot", n))) => format!("write '--cpus {}'", shown(n)),
+        ("--disk", Some(("file", path))) => format!("write '--disk path={}'", shown(path)),
+        ("--disk", None) if value.contains(['.', '/']) => {
+            format!("write '--disk path={}'", shown(&value))
+        }
         _ => match (flag, value.as_str()) {
             ("--serial", "tty" | "mon:stdio" | "console") => "write '--serial stdio'".into(),
             ("--serial", "null" | "none") => "write '--serial off'".into(),

@@ -39,17 +39,29 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
         panic!("{spec:?} is no object");
     };
     assert_eq!(json.len(), KEYS.len());
-    let flags = json.iter().filter_map(|(key, value)| match value {
-        serde_json::Value::String(word) => Some(format!("--{key}={word}")),
+    let flags = json.iter().flat_map(|(key, value)| match value {
+        serde_json::Value::String(word) => vec![format!("--{key}={word}")],
         serde_json::Value::Array(list) => {
-            let words: Vec<_> = list.iter().map(|word| word.as_str().unwrap()).collect();
-            (!words.is_empty()).then(|| format!("--{key}={}", words.join(",")))
+            let devices = list.iter().filter_map(serde_json::Value::as_object);
+            let flags = devices.map(|device| format!("--{key}={}", to_word(device)));
+            let words: Vec<_> = list.iter().filter_map(serde_json::Value::as_str).collect();
+            let words = (!words.is_empty()).then(|| format!("--{key}={}", words.join(",")));
+            flags.chain(words).collect()
         }
-        serde_json::Value::Null => None,
-        value => Some(format!("--{key}={value}")),
+        serde_json::Value::Null => Vec::new(),
+        value => vec![format!("--{key}={value}")],
     });
     let flags = flags.map(OsString::from);
     std::iter::once("mini-vmm".into()).chain(flags).collect()
+}
+
+/// The word that describes a device.
+fn to_word(device: &serde_json::Map<String, serde_json::Value>) -> String {
+    let entries = device.iter().map(|(key, value)| match value {
+        serde_json::Value::String(text) => format!("{key}={}", text.replace(',', ",,")),
+        value => format!("{key}={value}"),
+    });
+    entries.collect::<Vec<_>>().join(",")
 }
 
 proptest! {
@@ -168,6 +180,13 @@ fn of_a_flag_that_is_given_twice_the_last_counts() {
     let features = features.unwrap().cpu_features;
     let features: Vec<_> = features.iter().map(ToString::to_string).collect();
     assert_eq!(features, ["+a", "-b", "+b"]);
+    let disks = spec(&run("--kernel k --disk path=a,readonly --disk path=b"));
+    let disks = disks.unwrap().disk;
+    let disks: Vec<_> = disks
+        .iter()
+        .map(|disk| (disk.path.to_str(), disk.readonly))
+        .collect();
+    assert_eq!(disks, [(Some("a"), true), (Some("b"), false)]);
 }
 
 #[test]
@@ -243,7 +262,11 @@ fn mistakes_get_a_hint() {
             "--kernel k --cpu-features --cpus",
             "not a CPU feature; write",
         ),
-        ("--kernel k --disk path=d", "no disks"),
+        ("--kernel k --disk d.img", "write '--disk path=d.img'"),
+        ("--kernel k --disk readonly", "missing field `path`"),
+        ("--kernel k -drive file=d", "'--disk path=FILE'"),
+        ("--kernel k --block path=d", "'--disk path=FILE'"),
+        ("--kernel k --net tap=t", "no networks"),
         ("--kernel -k", "write '--kernel=-k'"),
         ("--kernel k --initrd -foo.img", "write '--initrd=-foo.img'"),
         ("--kernel k --serial -x", "write '--serial=-x'"),

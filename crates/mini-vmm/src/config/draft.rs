@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use super::words::{Count, Word, WordError, Worded};
 use super::{Error, VmSpec};
 
-/// The values set so far. A later value overrides an earlier one.
+/// The values set so far. A later value overrides an earlier one; disks are added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     spec: VmSpec,
@@ -66,6 +66,7 @@ keys! { draft:
     "serial" => draft.spec.serial,
     "virtio" => draft.spec.virtio,
     "rng" => draft.spec.rng,
+    "disk" => draft.spec.disk,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,
@@ -136,7 +137,7 @@ impl Source for Flag<'_> {
     type Error = WordError;
 
     fn read<T: Word>(self, place: &mut T) -> Result<(), WordError> {
-        *place = T::from_os_word(self.0)?;
+        place.put(T::from_os_word(self.0)?);
         Ok(())
     }
 }

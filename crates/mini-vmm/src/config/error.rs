@@ -131,6 +131,15 @@ pub enum Error {
         VmSpec::MAX_TIMEOUT.as_secs() / 86_400
     )]
     LongTimeout,
+    /// There are more disks than a machine may have.
+    #[error(
+        "{disks} disks are too many; give the machine at most {}",
+        VmSpec::MAX_DISKS
+    )]
+    TooManyDisks {
+        /// How many were requested.
+        disks: usize,
+    },
     /// A path is empty.
     #[error("the path of the {what} is empty; name a file")]
     EmptyPath {

@@ -5,6 +5,7 @@
 
 mod choices;
 mod device;
+mod disk;
 mod draft;
 mod error;
 mod features;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::choices::choices;
+pub use self::disk::{Cache, DiskSpec, Format};
 pub(crate) use self::draft::check_word;
 pub use self::draft::{Draft, KEYS};
 pub use self::error::{CmdlineError, Error, MemoryError};
@@ -81,6 +83,8 @@ pub struct VmSpec {
     /// Whether there is a virtio device that gives the guest random numbers.
     #[serde(serialize_with = "words::write_switch")]
     pub rng: bool,
+    /// The disks, as virtio devices, in the order in which the guest finds them.
+    pub disk: Vec<DiskSpec>,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -158,6 +162,9 @@ impl VmSpec {
     /// The default amount of RAM in bytes.
     pub const DEFAULT_MEMORY: u64 = 512 * layout::MIB;
 
+    /// The most disks.
+    pub const MAX_DISKS: usize = 64;
+
     /// The longest timeout: ten years, well within what a monotonic clock can count.
     pub const MAX_TIMEOUT: Duration = Duration::from_secs(3650 * 86_400);
 
@@ -183,6 +190,7 @@ impl VmSpec {
             rtc: false,
             virtio: VirtioSpec::default(),
             rng: false,
+            disk: Vec::new(),
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

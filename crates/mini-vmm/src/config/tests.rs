@@ -40,7 +40,8 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         (MIN_RAM / PAGE_SIZE..=MAX_RAM / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE),
         any::<[bool; 4]>(),
     );
-    let devices = (serial, proptest::option::of(port));
+    let disks = proptest::collection::vec(disk::tests::any_disk(), 0..3);
+    let devices = (serial, proptest::option::of(port), disks);
     let hypercalls = (
         any::<u8>(),
         choice::<HypercallAbi>(),
@@ -99,6 +100,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             },
             timeout: policy.2,
             debug_exit: devices.1,
+            disk: devices.2,
             legacy_timer: machine.3[0],
             nested: machine.3[1],
             rtc: machine.3[2],

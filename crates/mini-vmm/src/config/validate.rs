@@ -7,7 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{CmdlineError, CpuFeature, Error, MemoryError, SerialSpec, VmSpec, hypercall};
+use super::{
+    CmdlineError, CpuFeature, DiskSpec, Error, MemoryError, SerialSpec, VmSpec, hypercall,
+};
 use crate::layout;
 
 /// The longest path of a Unix socket: the size of `sun_path` minus the NUL, see unix(7).
@@ -39,6 +41,7 @@ impl VmSpec {
         if let Some(initrd) = &self.initrd {
             validate_path("initrd", initrd)?;
         }
+        validate_disks(&self.disk)?;
         validate_serial(&self.serial)
     }
 }
@@ -106,6 +109,18 @@ fn validate_path(what: &'static str, path: &Path) -> Result<(), Error> {
         return Err(Error::PathNul { what, path });
     }
     Ok(())
+}
+
+fn validate_disks(disks: &[DiskSpec]) -> Result<(), Error> {
+    if disks.len() > VmSpec::MAX_DISKS {
+        let disks = disks.len();
+        return Err(Error::TooManyDisks { disks });
+    }
+    disks.iter().try_for_each(|disk| {
+        validate_path("disk", &disk.path)?;
+        let overlay = disk.overlay.as_deref();
+        overlay.map_or(Ok(()), |path| validate_path("overlay", path))
+    })
 }
 
 fn validate_serial(serial: &SerialSpec) -> Result<(), Error> {

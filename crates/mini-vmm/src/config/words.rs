@@ -15,10 +15,13 @@ use serde::de::{self, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serializer};
 
 use crate::layout;
-use crate::text::shown;
+use crate::text::{one_line, shorten, shown};
+
+/// The most characters of a reason that lists keys.
+const MAX_REASON: usize = 300;
 
 /// What a word is not. The messages continue the phrase "`word` is ".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
     /// Not a number of vCPUs.
     #[error(
@@ -64,6 +67,12 @@ pub enum WordError {
     /// A port with another meaning.
     #[error("no route for hypercalls: {0}")]
     ForbiddenPort(hypercall_patch::ForbiddenPort),
+    /// Not a whole number.
+    #[error("not a whole number; write digits only, such as 4")]
+    Number,
+    /// Not a disk.
+    #[error("no disk: {}; write path=FILE and options, such as path=disk.img,readonly", shorten(&one_line(.0), MAX_REASON))]
+    Disk(String),
     /// Not one of the few valid words.
     #[error("none of the words for it; --help shows them")]
     Choice,
@@ -108,6 +117,11 @@ pub(crate) trait Word: Sized {
             Unexpected::Seq,
             &Expected::<Self>(PhantomData),
         ))
+    }
+
+    /// Sets this to the value of a later flag. A list of devices grows instead.
+    fn put(&mut self, later: Self) {
+        *self = later;
     }
 
     /// Writes what JSON must have.
@@ -193,6 +207,18 @@ impl Word for Count {
 
     fn from_word(word: &str) -> Result<Self, WordError> {
         word.parse().map(Count).map_err(|_| WordError::Count)
+    }
+}
+
+/// A whole number. Its range is checked later.
+pub(super) struct Number(pub(super) u64);
+
+impl Word for Number {
+    const EXPECTED: &'static str = "a whole number such as 4";
+    const NUMBERS: bool = true;
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        word.parse().map(Number).map_err(|_| WordError::Number)
     }
 }
 

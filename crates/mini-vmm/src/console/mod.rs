@@ -280,7 +280,8 @@ pub fn spare<'a>(
     let is_output = |path: &&Path| {
         let input = fs::metadata(path);
         input.is_ok_and(|input| {
-            input.is_file() && (input.dev(), input.ino()) == (output.dev(), output.ino())
+            let is_disk = input.is_file() || input.file_type().is_block_device();
+            is_disk && (input.dev(), input.ino()) == (output.dev(), output.ino())
         })
     };
     match inputs.into_iter().find(is_output) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::boot::{FileError, Image};
 use crate::config::{HypercallRoute, OnReboot, SerialSpec, VmSpec};
 use crate::console::Console;
+use crate::devices::Backends;
 use crate::layout::{DEMO_GUEST, MIN_RAM};
 use crate::machine::Images;
 use crate::outcome::Outcome;
@@ -97,6 +98,7 @@ pub(crate) fn images() -> Result<Images, FileError> {
     Ok(Images {
         kernel: Image::from_bytes(elf(demo_guest::code()), name)?,
         initrd: None,
+        backends: Backends::default(),
     })
 }
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
 use vm_memory::GuestMemoryMmap;
 
+use super::Backends;
 use super::events::EventSource;
 use super::virtio::IoThread;
 use crate::config::VmSpec;
@@ -118,6 +119,8 @@ pub(super) struct Parts<'a> {
     pub outcome: &'a OutcomeLatch,
     /// The console's output, if there is one.
     pub output: Option<&'a ConsoleOutput>,
+    /// What the machine's devices use on the host.
+    pub backends: &'a Backends,
     /// The GSI of the device's interrupt line.
     pub gsi: Option<u32>,
     /// The machine's interrupts, for a device that sends MSIs.

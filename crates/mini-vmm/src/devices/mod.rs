@@ -11,6 +11,7 @@
 //! bounded queue. Accesses outside of their registers are unclaimed: reads return all ones.
 
 mod acpi_pm;
+mod backends;
 mod cf9;
 mod debug_exit;
 mod device;
@@ -27,9 +28,10 @@ mod virtio;
 use crate::config::VmSpec;
 use crate::irq::{NoPin, Pins};
 
+pub use backends::{BackendError, Backends};
 pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
 pub use serial::SerialDevice;
-pub use set::{DeviceSet, Error};
+pub use set::{Connections, DeviceSet, Error};
 
 /// Plans a device if the description has it. A device without a fixed GSI takes a free pin.
 type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;

@@ -13,7 +13,7 @@ use vm_memory::GuestMemoryMmap;
 use super::device::Parts;
 use super::events;
 use super::virtio::IoThread;
-use super::{Device, Offers, RestoreError, Saved, Slot, SuspendError};
+use super::{Backends, Device, Offers, RestoreError, Saved, Slot, SuspendError};
 use crate::config::VmSpec;
 use crate::console::ConsoleOutput;
 use crate::irq::Irqs;
@@ -22,6 +22,23 @@ use crate::sync::Worker;
 
 /// How long a pause waits for requests in flight, of all devices together. A host that is slower has other problems.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the devices of a machine are connected to.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections<'a> {
+    /// The machine's description.
+    pub spec: &'a VmSpec,
+    /// The console's output, if there is one.
+    pub output: Option<&'a ConsoleOutput>,
+    /// What they use on the host.
+    pub backends: &'a Backends,
+    /// Takes the outcome when the run ends.
+    pub outcome: &'a OutcomeLatch,
+    /// The machine's interrupts.
+    pub irqs: &'a Irqs,
+    /// The guest's memory.
+    pub memory: &'a GuestMemoryMmap,
+}
 
 /// The devices of one machine.
 #[derive(Debug, Default)]
@@ -41,29 +58,25 @@ impl Drop for DeviceSet {
 }
 
 impl DeviceSet {
-    /// Creates the devices of `slots` and puts them on `bus`. All report to `outcome`, interrupt through `irqs` and
-    /// access `memory`.
+    /// Creates the devices of `slots` and puts them on `bus`.
     ///
     /// # Errors
     /// [`Error`] names the device.
     pub fn build(
         slots: &[Slot],
-        spec: &VmSpec,
-        output: Option<&ConsoleOutput>,
-        outcome: &OutcomeLatch,
-        irqs: &Irqs,
-        memory: &GuestMemoryMmap,
+        connections: &Connections<'_>,
         bus: &mut BusBuilder,
     ) -> Result<Self, Error> {
         let (mut set, mut sources) = (DeviceSet::default(), Vec::new());
         for slot in slots {
             let mut parts = Parts {
-                spec,
-                outcome,
-                output,
+                spec: connections.spec,
+                outcome: connections.outcome,
+                output: connections.output,
+                backends: connections.backends,
                 gsi: slot.gsi,
-                irqs,
-                memory,
+                irqs: connections.irqs,
+                memory: connections.memory,
                 io: &set.io,
                 offers: &mut set.offers,
                 events: &mut sources,
@@ -195,15 +208,15 @@ mod tests {
         let outcome = OutcomeLatch::new().unwrap();
         let mut bus = BusBuilder::new();
         let irqs = Irqs::unconnected();
-        let set = DeviceSet::build(
-            &plan.devices,
-            &spec,
-            output.as_ref(),
-            &outcome,
-            &irqs,
-            &GuestMemoryMmap::new(),
-            &mut bus,
-        );
+        let connections = Connections {
+            spec: &spec,
+            output: output.as_ref(),
+            backends: &Backends::default(),
+            outcome: &outcome,
+            irqs: &irqs,
+            memory: &GuestMemoryMmap::new(),
+        };
+        let set = DeviceSet::build(&plan.devices, &connections, &mut bus);
         (set.unwrap(), bus.build())
     }
 
@@ -256,15 +269,15 @@ mod tests {
         let irqs = Irqs::unconnected();
         let output = ConsoleOutput::discard();
         let mut bus = BusBuilder::new();
-        let error = DeviceSet::build(
-            &plan.devices,
-            &spec,
-            Some(&output),
-            &outcome,
-            &irqs,
-            &GuestMemoryMmap::new(),
-            &mut bus,
-        );
+        let connections = Connections {
+            spec: &spec,
+            output: Some(&output),
+            backends: &Backends::default(),
+            outcome: &outcome,
+            irqs: &irqs,
+            memory: &GuestMemoryMmap::new(),
+        };
+        let error = DeviceSet::build(&plan.devices, &connections, &mut bus);
         assert!(matches!(error, Err(Error::Bus(_))), "{error:?}");
     }
 

@@ -16,12 +16,12 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::error::kvm;
 use super::vcpu_io::MachineIo;
 use super::vcpu_state;
-use super::{Error, Host, Machine};
-use crate::boot::{self, BootRequest, Clockless, Image, Loaded, Watch};
+use super::{Error, Host, Images, Machine};
+use crate::boot::{self, BootRequest, Clockless, Loaded, Watch};
 use crate::config::{HypercallRoute, VmSpec};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
-use crate::devices::DeviceSet;
+use crate::devices::{Backends, Connections, DeviceSet};
 use crate::hypercall::para::{self, InstalledMsrs, MsrPlan, Para, ParaConfig};
 use crate::irq::{Irqs, pic};
 use crate::memory::MappedVm;
@@ -29,38 +29,6 @@ use crate::outcome::OutcomeLatch;
 use crate::plan::MachinePlan;
 use crate::sys::huge_pages::HUGE_PAGE;
 use crate::{acpi, layout, memory};
-
-/// The files that a machine boots from. They are opened once, and a reset boots from the same files.
-#[derive(Debug)]
-pub struct Images {
-    /// The kernel.
-    pub kernel: Image,
-    /// The initial RAM disk.
-    pub initrd: Option<Image>,
-}
-
-impl Images {
-    /// Opens the files that `spec` names, and reads those that are pipes. `watch` may stop that.
-    ///
-    /// # Errors
-    /// [`boot::Error`] names the file that can't be used, and why.
-    pub fn open(spec: &VmSpec, watch: &dyn Watch) -> Result<Self, boot::Error> {
-        let initrd = spec.initrd.as_deref().map(boot::open_initrd);
-        let images = Images {
-            kernel: boot::open_kernel(&spec.kernel)?,
-            initrd: initrd.transpose()?,
-        };
-        let Images { kernel, initrd } = &images;
-        boot::receive(kernel, initrd.as_ref(), spec.memory, watch)?;
-        Ok(images)
-    }
-
-    /// The total size in bytes.
-    fn size(&self) -> u64 {
-        let initrd = self.initrd.as_ref().map_or(0, Image::size);
-        self.kernel.size().saturating_add(initrd)
-    }
-}
 
 /// A machine with its kernel in memory, but without devices and vCPUs. Image errors show at this point, before anything
 /// outside of this process was changed.
@@ -70,6 +38,7 @@ pub struct Loading {
     mapped: MappedVm,
     msrs: InstalledMsrs,
     loaded: Loaded,
+    backends: Backends,
 }
 
 impl Loading {
@@ -95,7 +64,7 @@ impl Loading {
         let mapped = MappedVm::new(vm, memory?).map_err(memory::Error::from)?;
         // Only if the images fill huge pages. The host clears each one in full. And its khugepaged, which scans every
         // process that wants huge pages, delays the exit of a small guest.
-        if images.size() >= HUGE_PAGE as u64 {
+        if images.boot_size() >= HUGE_PAGE as u64 {
             memory::prefer_huge_pages(mapped.memory());
         }
         let plan = MachinePlan::new(spec)?;
@@ -105,6 +74,7 @@ impl Loading {
             mapped,
             msrs,
             loaded,
+            backends: images.backends.clone(),
         })
     }
 
@@ -131,20 +101,21 @@ impl Loading {
             mapped,
             msrs,
             loaded,
+            backends,
         } = self;
         let vm = mapped.vm();
         create_irqchip(vm, &plan)?;
         let mut bus = BusBuilder::new();
         let irqs = Irqs::new(vm);
-        let devices = DeviceSet::build(
-            &plan.devices,
+        let connections = Connections {
             spec,
-            output.as_ref(),
-            latch,
-            &irqs,
-            mapped.memory(),
-            &mut bus,
-        )?;
+            output: output.as_ref(),
+            backends: &backends,
+            outcome: latch,
+            irqs: &irqs,
+            memory: mapped.memory(),
+        };
+        let devices = DeviceSet::build(&plan.devices, &connections, &mut bus)?;
         let bus = bus.build();
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;

@@ -6,6 +6,7 @@
 mod build;
 mod error;
 mod host;
+mod images;
 mod state;
 mod vcpu_io;
 mod vcpu_state;
@@ -20,9 +21,10 @@ use crate::devices::DeviceSet;
 use crate::hypercall::calls::Hypercalls;
 use crate::memory::MappedVm;
 
-pub use build::{Images, Loading};
+pub use build::Loading;
 pub use error::Error;
 pub use host::Host;
+pub use images::{ImageError, Images};
 pub use state::{Error as StateError, MachineState, VmState};
 pub use vcpu_io::MachineIo;
 pub use vcpu_state::MachineVcpuState;

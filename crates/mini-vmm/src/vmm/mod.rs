@@ -18,13 +18,13 @@ use std::time::Duration;
 use vcpu_loop::FailureReport;
 
 use crate::boot::Watch;
+use crate::check;
 use crate::config::{self, VmSpec};
 use crate::console::{self, Console};
-use crate::machine::{self, Images};
+use crate::machine::{self, ImageError, Images};
 use crate::outcome::Outcome;
 use crate::vmm::control::{State, door};
 use crate::vmm::supervisor::TerminationSignals;
-use crate::{boot, check};
 
 pub use handle::Handle;
 pub use run::Vmm;
@@ -38,9 +38,9 @@ const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
 /// Why a machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel or the initrd can't be used.
+    /// A file that the machine boots from or that a device uses can't be used.
     #[error(transparent)]
-    Image(#[from] boot::Error),
+    Image(#[from] ImageError),
     /// The host's KVM can't be used.
     #[error(transparent)]
     Kvm(#[from] check::Error),
@@ -83,13 +83,12 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
     )
 }
 
-/// Checks that the serial output doesn't overwrite a file that `spec` boots from.
+/// Checks that the serial output doesn't overwrite a file that `spec` boots from, or a disk.
 fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
     let images = [Some(&spec.kernel), spec.initrd.as_ref()];
-    console::spare(
-        &spec.serial,
-        images.into_iter().flatten().map(AsRef::as_ref),
-    )
+    let disks = spec.disk.iter().map(|disk| &disk.path);
+    let inputs = images.into_iter().flatten().chain(disks);
+    console::spare(&spec.serial, inputs.map(AsRef::as_ref))
 }
 
 /// Like [`run`], with the images from `open_images`. The console from `open_console` is opened once the images are
@@ -100,7 +99,7 @@ fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
 /// As [`run`].
 pub fn run_images(
     spec: &VmSpec,
-    open_images: impl FnOnce(&dyn Watch) -> Result<Images, boot::Error>,
+    open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
     grace: Duration,
     open_console: impl FnOnce() -> Result<Console, console::Error>,
 ) -> Result<Outcome, Error> {

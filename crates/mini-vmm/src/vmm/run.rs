@@ -11,11 +11,11 @@ use vcpu_loop::VcpuEvents;
 
 use super::session::Session;
 use super::{Ended, Error, KVM};
-use crate::boot::{self, Watch};
+use crate::boot::Watch;
 use crate::check;
 use crate::config::{OnReboot, VmSpec};
 use crate::console::{self, Console};
-use crate::machine::{Host, Images, Loading, Machine};
+use crate::machine::{Host, ImageError, Images, Loading, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::vmm::control::{Door, Incident, State, occur};
 use crate::vmm::loading::LoadWatch;
@@ -57,7 +57,7 @@ impl Vmm {
     pub(super) fn new(
         spec: &VmSpec,
         controls: Controls,
-        open_images: impl FnOnce(&dyn Watch) -> Result<Images, boot::Error>,
+        open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
         open_console: impl FnOnce() -> Result<Console, console::Error>,
     ) -> Result<Result<(Vmm, Built), Outcome>, Error> {
         let Controls {

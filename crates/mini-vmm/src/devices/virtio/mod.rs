@@ -8,6 +8,7 @@
 //! [thread](IoThread) that all devices share. Requests to the device go through the thread's mailbox. A vCPU waits for
 //! an answer only after a write to a configuration, or a reset through MMIO.
 
+mod block;
 mod doorbells;
 mod entropy;
 mod io_thread;
@@ -43,7 +44,7 @@ type Memory = Arc<GuestMemoryMmap>;
 type Kind = fn(&VmSpec) -> Vec<Model>;
 
 /// All types of virtio devices, in the order in which a guest finds them.
-const KINDS: &[Kind] = &[entropy::models];
+const KINDS: &[Kind] = &[entropy::models, block::models];
 
 /// A virtio device in the plan of a machine, whatever its transport.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use virtio_transport::{Broken, testing};
 use super::mmio::Announced;
 use super::{Memory, Model, mmio, pci};
 use crate::config::{VirtioSpec, VmSpec};
-use crate::devices::{DeviceSet, RestoreError, Saved, Slot, SuspendError};
+use crate::devices::{Backends, Connections, DeviceSet, RestoreError, Saved, Slot, SuspendError};
 use crate::irq::{Irqs, NoPin, Pins};
 use crate::layout::{MIB, PCI_ECAM, PCI_LOW, VIRTIO_MMIO};
 use crate::outcome::OutcomeLatch;
@@ -59,7 +59,15 @@ impl Rig {
         let (latch, irqs) = (OutcomeLatch::new().unwrap(), Irqs::unconnected());
         let mut bus = BusBuilder::new();
         let spec = VmSpec::new("vmlinux");
-        let set = DeviceSet::build(slots, &spec, None, &latch, &irqs, &memory, &mut bus).unwrap();
+        let connections = Connections {
+            spec: &spec,
+            output: None,
+            backends: &Backends::default(),
+            outcome: &latch,
+            irqs: &irqs,
+            memory: &memory,
+        };
+        let set = DeviceSet::build(slots, &connections, &mut bus).unwrap();
         Rig {
             base: VIRTIO_MMIO,
             set,

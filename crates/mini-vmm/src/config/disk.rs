@@ -1,0 +1,165 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The settings of disks.
+
+use std::ffi::OsStr;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, SeqAccess};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use virtio_models::block::BlockSpec;
+use virtio_models::rate::Limits;
+
+use super::device;
+use super::words::{self, Number, Word, WordError};
+
+pub use virtio_models::block::{Cache, Format};
+
+/// A disk.
+///
+/// As JSON it is an object with these fields as keys. The flag has the same keys in its word, such as
+/// `path=disk.img,readonly`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSpec {
+    /// The image: a file or a block device.
+    #[serde(deserialize_with = "words::path")]
+    pub path: PathBuf,
+    /// The image's format. It is never guessed.
+    #[serde(default)]
+    pub format: Format,
+    /// Whether the disk is read-only.
+    #[serde(default, deserialize_with = "words::word")]
+    pub readonly: bool,
+    /// The disk's serial number for the guest: up to 20 printable ASCII characters.
+    #[serde(default, deserialize_with = "words::word")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Whether to bypass the host's page cache.
+    #[serde(default, deserialize_with = "words::word")]
+    pub direct: bool,
+    /// The number of queues, 1 to [`MAX_QUEUES`](virtio_models::block::MAX_QUEUES).
+    #[serde(default = "one", deserialize_with = "queues")]
+    pub queues: u16,
+    /// Whether writes complete before they are on stable storage.
+    #[serde(default)]
+    pub cache: Cache,
+    /// The most bytes per second.
+    #[serde(default, deserialize_with = "bandwidth", serialize_with = "write_rate")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<NonZeroU64>,
+    /// The most requests per second.
+    #[serde(default, deserialize_with = "iops")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops: Option<NonZeroU64>,
+    /// A directory for what the guest writes, which is gone when the machine ends. The image is only read. `tmp` is the
+    /// host's directory for temporary files.
+    #[serde(default, deserialize_with = "words::word")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<PathBuf>,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+impl DiskSpec {
+    /// A writable raw image, with defaults for everything else.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        DiskSpec {
+            path: path.into(),
+            format: Format::default(),
+            readonly: false,
+            serial: None,
+            direct: false,
+            queues: one(),
+            cache: Cache::default(),
+            bandwidth: None,
+            iops: None,
+            overlay: None,
+        }
+    }
+
+    /// Whether the guest can change the image.
+    pub const fn changes_image(&self) -> bool {
+        !self.readonly && self.overlay.is_none()
+    }
+
+    /// The device's description.
+    pub(crate) fn block(&self) -> BlockSpec {
+        BlockSpec {
+            path: self.path.clone(),
+            format: self.format,
+            readonly: self.readonly,
+            serial: self.serial.clone(),
+            direct: self.direct,
+            queues: self.queues,
+            cache: self.cache,
+            limits: Limits {
+                bandwidth: self.bandwidth,
+                iops: self.iops,
+            },
+            overlay: self.overlay.clone(),
+        }
+    }
+}
+
+/// A list in JSON, or the disk of one flag.
+impl Word for Vec<DiskSpec> {
+    const EXPECTED: &'static str = "a list of disks such as [{\"path\": \"disk.img\"}]";
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        Self::from_os_word(OsStr::new(word))
+    }
+
+    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
+        match device::from_word(word) {
+            Ok(disk) => Ok(vec![disk]),
+            Err(why) => Err(WordError::Disk(why.to_string())),
+        }
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list))
+    }
+
+    /// Adds the disks of a later flag.
+    fn put(&mut self, later: Self) {
+        self.extend(later);
+    }
+}
+
+fn queues<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    let Number(queues) = words::word(from)?;
+    // The range is checked with the image. No number of queues is that large.
+    Ok(u16::try_from(queues).unwrap_or(u16::MAX))
+}
+
+fn bandwidth<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU64>, D::Error> {
+    rate(words::word(from)?, "bandwidth")
+}
+
+fn iops<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU64>, D::Error> {
+    let Number(iops) = words::word(from)?;
+    rate(iops, "iops")
+}
+
+fn rate<E: de::Error>(rate: u64, key: &str) -> Result<Option<NonZeroU64>, E> {
+    match NonZeroU64::new(rate) {
+        Some(rate) => Ok(Some(rate)),
+        None => Err(E::custom(format_args!(
+            "with {key}=0 the disk would never answer"
+        ))),
+    }
+}
+
+/// Serializes bytes per second.
+fn write_rate<S: Serializer>(rate: &Option<NonZeroU64>, to: S) -> Result<S::Ok, S::Error> {
+    words::write_size(&rate.map_or(0, NonZeroU64::get), to)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,146 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The host's side of devices: opened and checked once, before the guest starts, and kept through resets.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use virtio_models::block::{self, OpenError};
+
+use crate::config::{DiskSpec, VmSpec};
+
+/// What a machine's devices use on the host. Clones are the same files.
+#[derive(Clone, Debug, Default)]
+pub struct Backends {
+    /// The disks' images.
+    pub(super) disks: Vec<block::Image>,
+}
+
+/// Why the host's side of a device can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// A disk's image can't be used.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// Two disks are one file, and the guest can write to it.
+    #[error(
+        "the disks {first:?} and {second:?} are one file, which a guest would damage; use a copy, or say `readonly` for \
+         both"
+    )]
+    SameDisk {
+        /// The path of one.
+        first: PathBuf,
+        /// The path of the other.
+        second: PathBuf,
+    },
+}
+
+impl Backends {
+    /// Opens what the devices of `spec` use. Creates and changes nothing.
+    ///
+    /// # Errors
+    /// [`BackendError`] names the file that can't be used, and why.
+    pub fn open(spec: &VmSpec) -> Result<Self, BackendError> {
+        check_distinct(&spec.disk)?;
+        let disks = spec.disk.iter().map(|disk| block::open(&disk.block()));
+        Ok(Backends {
+            disks: disks.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Checks that disks share only images that the guest can't change. Their locks would find that, too, but not whose
+/// they are.
+fn check_distinct(disks: &[DiskSpec]) -> Result<(), BackendError> {
+    let mut seen: Vec<(&DiskSpec, (u64, u64))> = Vec::new();
+    for disk in disks {
+        // A path without a file is reported when it is opened.
+        let Some(file) = identity(&disk.path) else {
+            continue;
+        };
+        let same = seen
+            .iter()
+            .find(|(other, at)| *at == file && (disk.changes_image() || other.changes_image()));
+        if let Some((other, _)) = same {
+            return Err(BackendError::SameDisk {
+                first: other.path.clone(),
+                second: disk.path.clone(),
+            });
+        }
+        seen.push((disk, file));
+    }
+    Ok(())
+}
+
+/// What makes a file or block device the same by any path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::metadata(path).ok()?;
+    match file.file_type().is_block_device() {
+        true => Some((u64::MAX, file.rdev())),
+        false => Some((file.dev(), file.ino())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(path: &Path, readonly: bool) -> DiskSpec {
+        DiskSpec {
+            readonly,
+            ..DiskSpec::new(path)
+        }
+    }
+
+    fn open(disk: Vec<DiskSpec>) -> Result<Backends, String> {
+        let spec = VmSpec {
+            disk,
+            ..VmSpec::new("vmlinux")
+        };
+        Backends::open(&spec).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn disks_share_only_what_they_do_not_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link, other) = (
+            dir.path().join("a"),
+            dir.path().join("link"),
+            dir.path().join("b"),
+        );
+        fs::write(&path, [0; 512]).unwrap();
+        fs::write(&other, [0; 512]).unwrap();
+        fs::hard_link(&path, &link).unwrap();
+        for second in [&path, &link] {
+            for (first_reads, second_reads) in [(false, false), (true, false), (false, true)] {
+                let disks = vec![disk(&path, first_reads), disk(second, second_reads)];
+                let error = open(disks).unwrap_err();
+                assert!(error.contains("are one file"), "{error}");
+                assert!(error.contains(&format!("{second:?}")), "{error}");
+            }
+            let shared = open(vec![disk(&path, true), disk(second, true)]).unwrap();
+            assert_eq!(shared.disks.len(), 2);
+        }
+        let overlay = DiskSpec {
+            overlay: Some(dir.path().into()),
+            ..DiskSpec::new(&path)
+        };
+        open(vec![overlay.clone(), overlay.clone(), disk(&link, true)]).unwrap();
+        open(vec![overlay, disk(&link, false)]).unwrap_err();
+        open(vec![disk(&path, false), disk(&other, false)]).unwrap();
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            3,
+            "nothing was created"
+        );
+    }
+
+    #[test]
+    fn a_disk_without_a_file_is_missing_not_shared() {
+        let missing = || disk(Path::new("/nonexistent/disk"), false);
+        let error = open(vec![missing(), missing()]).unwrap_err();
+        assert!(error.contains("there is no disk image"), "{error}");
+    }
+}

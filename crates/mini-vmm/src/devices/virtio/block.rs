@@ -1,0 +1,37 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Disks (`--disk`).
+
+use std::io;
+
+use virtio_models::block::{Block, Notice};
+
+use super::Model;
+use crate::config::VmSpec;
+
+pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
+    (0..spec.disk.len()).map(disk).collect()
+}
+
+/// The disk with this number.
+fn disk(number: usize) -> Model {
+    let id = format!("disk{number}");
+    Model::new(id.clone(), move |parts| {
+        let image = parts.backends.disks.get(number).cloned();
+        let image = image.ok_or_else(|| io::Error::other("its image is not open"))?;
+        let id = id.clone();
+        Ok(Box::new(Block::new(
+            image,
+            Box::new(move |notice| tell(&id, &notice)),
+        )))
+    })
+}
+
+/// Logs a notice. The device reports each kind once; the log's budget holds through resets.
+fn tell(id: &str, notice: &Notice) {
+    match notice {
+        Notice::NoUring(_) => log::info!("{id}: {notice}"),
+        _ => log::warn!("{id}: {notice}"),
+    }
+}
