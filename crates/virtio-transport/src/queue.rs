@@ -114,16 +114,16 @@ pub struct Virtq {
     queue: Queue,
     /// The available ring's index at the last read. Entries before it can be taken without reading it again.
     available: u16,
-    /// Whether chains were returned since the last check of whether the driver wants an interrupt.
-    added: bool,
+    /// The used ring's index at the last check of whether the driver wants an interrupt.
+    checked: u16,
     /// Indirect tables were negotiated.
     indirect: bool,
     /// A bit for each head that the device has.
     in_flight: Box<[u64]>,
     /// How many of them are set.
     count: u16,
-    /// The chain that was taken last, if it can still be put back.
-    last: Option<u16>,
+    /// For each head that the device has: the available ring's index at which it was taken.
+    taken_at: Box<[u16]>,
 }
 
 impl Virtq {
@@ -156,11 +156,11 @@ impl Virtq {
         Ok(Virtq {
             queue: Queue::try_from(raw).map_err(|_| QueueError::Size(state.size))?,
             available: state.position.next_available,
-            added: false,
+            checked: state.position.next_used,
             indirect: features & INDIRECT_DESC != 0,
             in_flight: vec![0; usize::from(state.size).div_ceil(64)].into(),
             count: 0,
-            last: None,
+            taken_at: vec![0; usize::from(state.size)].into(),
         })
     }
 
@@ -197,7 +197,7 @@ impl Virtq {
         chain.walk(memory, table, head, self.indirect)?;
         self.in_flight[word] |= bit;
         self.count += 1;
-        self.last = Some(head);
+        self.taken_at[usize::from(head)] = next;
         self.queue.set_next_avail(next.wrapping_add(1));
         Ok(true)
     }
@@ -216,9 +216,11 @@ impl Virtq {
         Ok(index != next)
     }
 
-    /// Undoes the last `pop`. Returns `false` if `head` was not the last chain taken, or is already returned.
+    /// Undoes the last `pop`, so that the next one takes the same chain. Several are undone one after the other, the last
+    /// one first. Returns `false` if `head` was not taken last, or is already returned.
     pub fn unpop(&mut self, head: u16) -> bool {
-        let is_last = self.last.take_if(|last| *last == head).is_some();
+        let before = self.queue.next_avail().wrapping_sub(1);
+        let is_last = self.taken_at.get(usize::from(head)) == Some(&before);
         if is_last && self.release(head).is_ok() {
             self.queue.go_to_previous_position();
             return true;
@@ -236,12 +238,38 @@ impl Virtq {
         head: u16,
         written: u32,
     ) -> Result<(), Broken> {
-        self.release(head)?;
-        self.added = true;
+        self.push_all(memory, &[(head, written)])
+    }
+
+    /// Returns chains, given as heads and numbers of bytes as for [`push`](Self::push). The driver sees all of them at
+    /// once.
+    ///
+    /// # Errors
+    /// As for [`push`](Self::push). Then the driver sees none of them, and the queue can't be used any more.
+    pub fn push_all<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        chains: &[(u16, u32)],
+    ) -> Result<(), Broken> {
+        let Some((&(last, written), others)) = chains.split_last() else {
+            return Ok(());
+        };
         let address = self.queue.used_ring();
-        self.queue
-            .add_used(memory, head, written)
-            .map_err(|_| Broken::Memory { address })
+        let broken = Broken::Memory { address };
+        for &(head, written) in others {
+            self.release(head)?;
+            let next = self.queue.next_used();
+            let at = address + 4 + 8 * u64::from(next % self.queue.size());
+            let entry = [u32::from(head).to_le(), written.to_le()];
+            memory
+                .write_obj(entry, GuestAddress(at))
+                .map_err(|_| broken)?;
+            self.queue.set_next_used(next.wrapping_add(1));
+        }
+        self.release(last)?;
+        // This also writes the index, which makes all entries visible.
+        let added = self.queue.add_used(memory, last, written);
+        added.map_err(|_| broken)
     }
 
     fn release(&mut self, head: u16) -> Result<(), Broken> {
@@ -260,17 +288,21 @@ impl Virtq {
     /// # Errors
     /// [`Broken::Memory`].
     pub fn needs_interrupt<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
-        if !std::mem::take(&mut self.added) {
+        let used = self.queue.next_used();
+        let checked = std::mem::replace(&mut self.checked, used);
+        if used == checked {
             return Ok(false);
         }
-        let address = self.queue.avail_ring();
-        if self.queue.event_idx_enabled() {
-            let needs = self.queue.needs_notification(memory);
-            return needs.map_err(|_| Broken::Memory { address });
-        }
-        // The used index must be visible before the flags are read (2.7.7.2).
+        // The used index must be visible before what the driver wants is read (2.7.7.2, 2.7.10).
         fence(Ordering::SeqCst);
-        Ok(load(memory, address)? & NO_INTERRUPT == 0)
+        let available = self.queue.avail_ring();
+        if self.queue.event_idx_enabled() {
+            let size = u64::from(self.queue.size());
+            let event = load(memory, available + 4 + 2 * size)?;
+            let passed = used.wrapping_sub(event).wrapping_sub(1);
+            return Ok(passed < used.wrapping_sub(checked));
+        }
+        Ok(load(memory, available)? & NO_INTERRUPT == 0)
     }
 
     /// Asks the driver to notify the next chain. Returns whether there is one already, for which it doesn't notify.

@@ -6,7 +6,7 @@
 
 use virtio_transport::chain::{Chain, ChainError, Segment};
 use virtio_transport::layout::{EVENT_IDX, INDIRECT_DESC, RING_FEATURES};
-use virtio_transport::queue::{NotDrained, QueueError, QueueState, Virtq};
+use virtio_transport::queue::{NotDrained, Position, QueueError, QueueState, Virtq};
 use virtio_transport::testing::{Buffers, DriverRing, Flags, Memory, Used, memory};
 use virtio_transport::{Broken, IndirectFault};
 use vm_memory::{Bytes, GuestAddress};
@@ -193,7 +193,7 @@ fn only_what_is_in_flight_is_given_back() {
 }
 
 #[test]
-fn only_the_last_chain_can_be_put_back() {
+fn chains_are_put_back_the_last_one_first() {
     let (memory, mut ring, mut queue) = queue(0);
     let heads = [
         ring.send(&buffers(&[1], &[])),
@@ -206,9 +206,16 @@ fn only_the_last_chain_can_be_put_back() {
     assert_eq!(queue.in_flight(), 1);
     assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
     assert_eq!(chain.head(), heads[1]);
+    // Both can be undone, the last one first.
+    assert!(queue.unpop(heads[1]) && queue.unpop(heads[0]) && !queue.unpop(heads[0]));
+    assert_eq!(queue.state().unwrap().position, Position::default());
+    for head in &heads[..2] {
+        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+        assert_eq!(chain.head(), *head);
+    }
     // A returned chain doesn't belong to the device any more.
     queue.push(&*memory, heads[1], 0).unwrap();
-    assert!(!queue.unpop(heads[1]));
+    assert!(!queue.unpop(heads[1]) && !queue.unpop(heads[0]) && !queue.unpop(u16::MAX));
 }
 
 #[test]
