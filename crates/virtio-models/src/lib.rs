@@ -7,20 +7,23 @@
 //! |---|---|
 //! | `block` | a disk: a file or block device of the host's |
 //! | `entropy` | random numbers from the host |
+//! | `net` | a network interface: a tap of the host's, or a process such as passt |
 //! | `rate` | limits for any of them |
 //!
 //! A device is independent of the transport and of the VMM's threads. All `unsafe` is in `src/sys/`.
 
-#![cfg_attr(not(feature = "block"), forbid(unsafe_code))]
+#![cfg_attr(not(any(feature = "block", feature = "net")), forbid(unsafe_code))]
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(feature = "block")]
 pub mod block;
 #[cfg(feature = "entropy")]
 pub mod entropy;
+#[cfg(feature = "net")]
+pub mod net;
 #[cfg(feature = "rate")]
 pub mod rate;
-#[cfg(feature = "block")]
+#[cfg(any(feature = "block", feature = "net"))]
 mod sys;
 
 /// Tests the README's example.

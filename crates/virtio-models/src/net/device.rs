@@ -1,0 +1,511 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The network device.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use virtio_transport::Broken;
+use virtio_transport::chain::Chain;
+use virtio_transport::device::{Active, Device, Event, Io, RestoreError, StartError};
+use virtio_transport::layout::Layout;
+use virtio_transport::queue::{NotDrained, QueueState};
+use vm_memory::GuestAddressSpace;
+
+use super::config::{
+    self, CTRL_VQ, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, MAX_PAIRS, MIN_MTU, MQ, Mac, NetConfig,
+};
+use super::control::{self, Command, ERR, OK};
+use super::link::{Link, LinkError, Offloads};
+use super::pair::{Pair, READABLE};
+use super::report::{Counters, Notice, Report};
+use super::turn::{BURST, Means, Turn};
+use crate::rate::Limiter;
+
+/// The tokens of the device's sources. Those of links follow.
+const RX_TIMER: u32 = 0;
+const TX_TIMER: u32 = 1;
+const LINKS: u32 = 2;
+
+/// A network interface.
+///
+/// A malformed frame is dropped and counted. A link that is down or lost is a link status for the driver, and is
+/// reported once.
+pub struct Net<M: GuestAddressSpace> {
+    config: NetConfig,
+    pairs: Vec<Pair<M>>,
+    /// How many pairs the driver uses.
+    used_pairs: usize,
+    /// The pair that is served first, since a limit may be enough for one only.
+    first: usize,
+    state: State,
+    active: Option<Active<M>>,
+    control: Chain,
+    /// There may be commands in the control queue.
+    control_due: bool,
+    rx_limiter: Option<Limiter>,
+    tx_limiter: Option<Limiter>,
+    counters: Arc<Counters>,
+    report: Report,
+    has_told_refused: bool,
+}
+
+/// The state of the links. Those of a device belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    /// Until a link is writable.
+    Down,
+    /// For good.
+    Lost,
+}
+
+/// The state of a [`Net`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetState {
+    /// The guest's MAC address.
+    pub mac: Mac,
+    /// The MTU in bytes.
+    pub mtu: Option<u16>,
+    /// How many pairs of queues the driver uses.
+    pub pairs: u16,
+}
+
+impl<M: GuestAddressSpace> Net<M> {
+    /// A device with a pair of queues for each link. The links are of the same kind.
+    ///
+    /// # Panics
+    /// If there are no links or more than [`MAX_PAIRS`], if the MAC address isn't [unicast](Mac::is_unicast), or if the
+    /// MTU is below [`MIN_MTU`].
+    pub fn new(config: NetConfig, links: Vec<Box<dyn Link>>, report: Report) -> Self {
+        assert!((1..=MAX_PAIRS).contains(&links.len()), "{}", links.len());
+        assert!(config.is_possible(), "{config:?}");
+        Net {
+            config,
+            pairs: (LINKS..)
+                .zip(links)
+                .map(|(token, link)| Pair::new(link, token))
+                .collect(),
+            used_pairs: 1,
+            first: 0,
+            state: State::Up,
+            active: None,
+            control: Chain::new(),
+            control_due: false,
+            rx_limiter: None,
+            tx_limiter: None,
+            counters: Arc::default(),
+            report,
+            has_told_refused: false,
+        }
+    }
+
+    /// Sets the limiters of what the guest receives and sends.
+    #[must_use]
+    pub fn with_limiters(mut self, rx: Option<Limiter>, tx: Option<Limiter>) -> Self {
+        (self.rx_limiter, self.tx_limiter) = (rx, tx);
+        self
+    }
+
+    /// The device's counters.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    fn set_state(&mut self, io: &mut Io<'_>, state: State, notice: Notice) {
+        if self.state != State::Lost && self.state != state {
+            self.state = state;
+            io.config_changed();
+            (self.report)(notice);
+        }
+    }
+
+    /// Handles a link's failure.
+    fn fail(&mut self, io: &mut Io<'_>, error: LinkError) {
+        match error {
+            LinkError::Busy => {}
+            LinkError::Refused(error) => {
+                if !std::mem::replace(&mut self.has_told_refused, true) {
+                    (self.report)(Notice::Refused(error));
+                }
+            }
+            LinkError::Down(error) => self.set_state(io, State::Down, Notice::Down(error)),
+            LinkError::Lost(error) => self.set_state(io, State::Lost, Notice::Lost(error)),
+        }
+    }
+
+    /// Sets up the links for a driver. Returns an error if they don't do what is offered.
+    fn connect(&mut self, io: &mut Io<'_>, features: u64) -> Result<(), StartError> {
+        let offloads = Offloads {
+            csum: features & GUEST_CSUM != 0,
+            tso4: features & GUEST_TSO4 != 0,
+            tso6: features & GUEST_TSO6 != 0,
+        };
+        for index in 0..self.pairs.len() {
+            let link = &mut self.pairs[index].link;
+            let mut set = link.set_active(index < self.used_pairs);
+            // The queues of a tap share its settings.
+            if index == 0 {
+                set = set.and_then(|()| link.configure(offloads));
+            }
+            match set {
+                Err(LinkError::Refused(source)) => {
+                    let what = "the network link can't be set up";
+                    return Err(StartError { what, source });
+                }
+                Err(error) => self.fail(io, error),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the limiters, and watches them.
+    fn limit(&mut self, io: &mut Io<'_>) -> io::Result<()> {
+        let limiters = [
+            (&mut self.rx_limiter, self.config.rx, RX_TIMER),
+            (&mut self.tx_limiter, self.config.tx, TX_TIMER),
+        ];
+        for (limiter, limits, token) in limiters {
+            if limiter.is_none() {
+                *limiter = Limiter::new(limits)?;
+            }
+            if let Some(limiter) = limiter {
+                io.watch(limiter.source(), token, READABLE)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unwatch(&mut self, io: &mut Io<'_>) {
+        for (limiter, token) in [(&self.rx_limiter, RX_TIMER), (&self.tx_limiter, TX_TIMER)] {
+            if let Some(limiter) = limiter {
+                let _ = io.unwatch(limiter.source(), token);
+            }
+        }
+        for pair in &mut self.pairs {
+            pair.unwatch(io);
+        }
+    }
+
+    /// The number of the control queue. Without `VIRTIO_NET_F_MQ` it follows the first pair (5.1.2).
+    fn control_queue(&self) -> Option<u16> {
+        let features = self.active.as_ref()?.features;
+        let pairs = if features & MQ != 0 {
+            self.pairs.len()
+        } else {
+            1
+        };
+        // Fits: there are at most `MAX_PAIRS`.
+        (features & CTRL_VQ != 0).then_some(2 * pairs as u16)
+    }
+
+    /// Executes commands, up to a limit.
+    fn command(&mut self, io: &mut Io<'_>, number: u16) -> Result<(), Broken> {
+        let Some(active) = &self.active else {
+            return Ok(());
+        };
+        let memory = active.memory.memory();
+        let mut chain = std::mem::take(&mut self.control);
+        let mut result = Ok(true);
+        for _ in 0..BURST {
+            result = self.command_from(io, number, &*memory, &mut chain);
+            if result != Ok(true) {
+                break;
+            }
+        }
+        self.control = chain;
+        self.control_due = result?;
+        if let Some(active) = &mut self.active
+            && let Some(queue) = &mut active.queues[usize::from(number)]
+            && queue.needs_interrupt(&*memory)?
+        {
+            active.interrupt.queue(number);
+        }
+        Ok(())
+    }
+
+    /// Executes a command. Returns whether there was one.
+    fn command_from(
+        &mut self,
+        io: &mut Io<'_>,
+        number: u16,
+        memory: &M::M,
+        chain: &mut Chain,
+    ) -> Result<bool, Broken> {
+        let Some(queue) = self.queue(number) else {
+            return Ok(false);
+        };
+        if !queue.pop(memory, chain)? {
+            return queue.enable_kicks(memory);
+        }
+        let answer = match control::read(memory, chain) {
+            Some(Command::Pairs(count)) => self.use_pairs(io, count),
+            None => ERR,
+        };
+        let mut writer = chain.writer(memory);
+        let _ = writer.write(&[answer]);
+        let (head, written) = (chain.head(), writer.written());
+        if let Some(queue) = self.queue(number) {
+            queue.push(memory, head, written)?;
+        }
+        Ok(true)
+    }
+
+    fn queue(&mut self, number: u16) -> Option<&mut virtio_transport::queue::Virtq> {
+        let active = self.active.as_mut()?;
+        active.queues.get_mut(usize::from(number))?.as_mut()
+    }
+
+    /// Uses this many pairs. Returns the answer to the command.
+    fn use_pairs(&mut self, io: &mut Io<'_>, count: usize) -> u8 {
+        let has_queues = self.active.as_ref().is_some_and(|a| a.features & MQ != 0);
+        if !has_queues || !(1..=self.pairs.len()).contains(&count) {
+            return ERR;
+        }
+        let mut answer = OK;
+        for index in 0..self.pairs.len() {
+            let (before, now) = (index < self.used_pairs, index < count);
+            if before == now {
+                continue;
+            }
+            if let Err(error) = self.pairs[index].link.set_active(now) {
+                answer = ERR;
+                self.fail(io, error);
+            }
+            let pair = &mut self.pairs[index];
+            if now {
+                (pair.rx.due, pair.tx.due) = (true, true);
+            } else {
+                let queues = self.active.as_mut().map(|active| &mut active.queues);
+                pair.stop(io, index, queues);
+            }
+        }
+        self.used_pairs = count;
+        answer
+    }
+
+    /// Notes what an event is about.
+    fn note(&mut self, io: &mut Io<'_>, event: Event) {
+        match event {
+            Event::Queue(queue) if Some(queue) == self.control_queue() => self.control_due = true,
+            Event::Queue(queue) => {
+                let used = &mut self.pairs[..self.used_pairs];
+                if let Some(pair) = used.get_mut(usize::from(queue / 2)) {
+                    pair.kick(queue % 2 == 0);
+                }
+            }
+            Event::Source(RX_TIMER) => {
+                self.rx_limiter.iter_mut().for_each(Limiter::rest);
+                for pair in &mut self.pairs {
+                    pair.rx.due |= std::mem::take(&mut pair.rx.throttled);
+                }
+                self.first += 1;
+            }
+            Event::Source(TX_TIMER) => {
+                self.tx_limiter.iter_mut().for_each(Limiter::rest);
+                for pair in &mut self.pairs {
+                    pair.tx.due |= std::mem::take(&mut pair.tx.throttled);
+                }
+                self.first += 1;
+            }
+            Event::Source(token) => {
+                let used = &mut self.pairs[..self.used_pairs];
+                if let Some(pair) = used.get_mut((token - LINKS) as usize) {
+                    pair.ready();
+                    if self.state == State::Down {
+                        self.set_state(io, State::Up, Notice::Up);
+                        self.wake();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at all pairs in use, after the link is up again.
+    fn wake(&mut self) {
+        for pair in &mut self.pairs[..self.used_pairs] {
+            (pair.rx.due, pair.tx.due) = (true, true);
+        }
+    }
+}
+
+impl<M: GuestAddressSpace> Net<M>
+where
+    M::T: Send + Sync,
+{
+    /// Serves the pairs for which there may be something to do.
+    fn serve(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
+        let count = self.used_pairs;
+        if let Some(active) = &self.active
+            && self.pairs[..count].iter().any(Pair::is_due)
+        {
+            let memory = Arc::new(active.memory.memory());
+            for index in 0..count {
+                self.serve_pair(io, (self.first + index) % count, &memory)?;
+            }
+        }
+        let is_down = self.state == State::Down;
+        let is_lost = self.state == State::Lost;
+        let mut failure = None;
+        for pair in &mut self.pairs[..count] {
+            if let Err(error) = pair.watch(io, is_down, is_lost) {
+                failure = Some(error);
+            }
+        }
+        if let Some(error) = failure {
+            self.fail(io, LinkError::Lost(error));
+        }
+        if self.control_due || self.pairs[..count].iter().any(Pair::is_due) {
+            io.again();
+        }
+        Ok(())
+    }
+
+    fn serve_pair(
+        &mut self,
+        io: &mut Io<'_>,
+        index: usize,
+        memory: &Arc<M::T>,
+    ) -> Result<(), Broken> {
+        let Some(active) = &mut self.active else {
+            return Ok(());
+        };
+        let pair = &mut self.pairs[index];
+        let mut failures = [None, None];
+        let (features, mtu) = (active.features, self.config.mtu);
+        let mut means = Means {
+            features,
+            mtu,
+            limiter: self.rx_limiter.as_mut(),
+            count: &self.counters.received,
+        };
+        let is_up = self.state == State::Up;
+        if let Turn::Failed(error) = pair.receive(active, index, memory, is_up, &mut means)? {
+            failures[0] = Some(error);
+        }
+        let mut means = Means {
+            features,
+            mtu,
+            limiter: self.tx_limiter.as_mut(),
+            count: &self.counters.sent,
+        };
+        let is_up = is_up && failures[0].is_none();
+        if let Turn::Failed(error) = pair.send(active, index, memory, is_up, &mut means)? {
+            failures[1] = Some(error);
+        }
+        for error in failures.into_iter().flatten() {
+            self.fail(io, error);
+        }
+        Ok(())
+    }
+}
+
+impl<M: GuestAddressSpace + Send> Device<M> for Net<M>
+where
+    M::T: Send + Sync,
+{
+    type State = NetState;
+
+    const KIND: &'static str = "net";
+    const VERSION: u32 = 1;
+
+    fn layout(&self) -> Layout {
+        let has_headers = self.pairs.iter().all(|pair| pair.link.has_headers());
+        config::layout(&self.config, self.pairs.len(), has_headers)
+    }
+
+    fn config(&self, out: &mut Vec<u8>) {
+        let is_up = self.state == State::Up;
+        config::config(&self.config, self.pairs.len(), is_up, out);
+    }
+
+    fn start(&mut self, io: &mut Io<'_>, active: Active<M>) -> Result<(), StartError> {
+        if active.features & MQ == 0 {
+            self.used_pairs = 1;
+        }
+        let limited = self.limit(io).map_err(|source| StartError {
+            what: "the network's limits can't be kept",
+            source,
+        });
+        if let Err(error) = limited.and_then(|()| self.connect(io, active.features)) {
+            self.unwatch(io);
+            return Err(error);
+        }
+        self.active = Some(active);
+        Ok(())
+    }
+
+    fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
+        self.note(io, event);
+        if self.control_due
+            && let Some(number) = self.control_queue()
+        {
+            self.command(io, number)?;
+        }
+        self.serve(io)
+    }
+
+    fn stop(&mut self, io: &mut Io<'_>, _: Instant) -> Result<Vec<Option<QueueState>>, NotDrained> {
+        let Some(mut active) = self.active.take() else {
+            return Ok(Vec::new());
+        };
+        self.control_due = false;
+        for (index, pair) in self.pairs.iter_mut().enumerate() {
+            pair.stop(io, index, Some(&mut active.queues));
+        }
+        self.unwatch(io);
+        let states = active.queues.iter().map(|queue| queue.as_ref());
+        states
+            .map(|queue| queue.map(|queue| queue.state()).transpose())
+            .collect()
+    }
+
+    fn reset(&mut self) {
+        self.used_pairs = 1;
+    }
+
+    fn save(&self) -> NetState {
+        NetState {
+            mac: self.config.mac,
+            mtu: self.config.mtu,
+            // Fits: there are at most `MAX_PAIRS`.
+            pairs: self.used_pairs as u16,
+        }
+    }
+
+    fn restore(&mut self, _: u32, state: NetState) -> Result<(), RestoreError> {
+        let NetState { mac, mtu, pairs } = state;
+        if !mac.is_unicast() {
+            return Err(RestoreError::Value(
+                "the MAC address is not that of an interface",
+            ));
+        }
+        if mtu.is_some() != self.config.mtu.is_some() || mtu.is_some_and(|mtu| mtu < MIN_MTU) {
+            return Err(RestoreError::Value("the MTU is not that of this device"));
+        }
+        if !(1..=self.pairs.len()).contains(&usize::from(pairs)) {
+            return Err(RestoreError::Value(
+                "the driver uses more queues than there are",
+            ));
+        }
+        (self.config.mac, self.config.mtu) = (mac, mtu);
+        self.used_pairs = pairs.into();
+        Ok(())
+    }
+}
+
+impl<M: GuestAddressSpace> fmt::Debug for Net<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net")
+            .field("config", &self.config)
+            .field("pairs", &self.pairs.len())
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}

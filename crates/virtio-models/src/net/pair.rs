@@ -1,0 +1,166 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A pair of queues with its link.
+
+use std::io;
+use std::sync::Arc;
+
+use virtio_transport::Broken;
+use virtio_transport::device::{Active, Interest, Io};
+use virtio_transport::queue::Virtq;
+use vm_memory::GuestAddressSpace;
+
+use super::link::Link;
+use super::rx::Receiver;
+use super::turn::{Means, Turn};
+use super::tx::Sender;
+
+pub(super) const READABLE: Interest = Interest {
+    readable: true,
+    writable: false,
+};
+const NOTHING: Interest = Interest {
+    readable: false,
+    writable: false,
+};
+
+/// A pair of queues.
+pub(super) struct Pair<M: GuestAddressSpace> {
+    pub(super) link: Box<dyn Link>,
+    /// The link's token.
+    token: u32,
+    pub(super) rx: Receiver<M>,
+    pub(super) tx: Sender,
+    /// What the link is watched for.
+    watched: Interest,
+}
+
+impl<M: GuestAddressSpace> Pair<M> {
+    pub(super) fn new(link: Box<dyn Link>, token: u32) -> Self {
+        Pair {
+            link,
+            token,
+            rx: Receiver::new(),
+            tx: Sender::default(),
+            watched: NOTHING,
+        }
+    }
+
+    /// The driver may have made chains of one of the queues available.
+    pub(super) const fn kick(&mut self, is_rx: bool) {
+        if is_rx {
+            self.rx.due = true;
+        } else {
+            self.tx.due = true;
+        }
+    }
+
+    /// The link is ready for what it is watched for.
+    pub(super) const fn ready(&mut self) {
+        self.rx.due |= self.rx.wants;
+        self.tx.due |= self.tx.blocked;
+    }
+
+    pub(super) const fn is_due(&self) -> bool {
+        self.rx.due || self.tx.due
+    }
+
+    /// Receives frames, if there may be some, and interrupts the driver.
+    pub(super) fn receive(
+        &mut self,
+        active: &mut Active<M>,
+        index: usize,
+        memory: &Arc<M::T>,
+        is_up: bool,
+        means: &mut Means<'_>,
+    ) -> Result<Turn, Broken> {
+        let number = 2 * index;
+        let is_due = std::mem::take(&mut self.rx.due);
+        let Some(queue) = queue(&mut active.queues, number) else {
+            return Ok(Turn::Rest);
+        };
+        if !is_due || !is_up {
+            return Ok(Turn::Rest);
+        }
+        let turn = self.rx.serve(&mut *self.link, queue, memory, means)?;
+        self.rx.due = matches!(turn, Turn::More);
+        if queue.needs_interrupt(&***memory)? {
+            active.interrupt.queue(number as u16);
+        }
+        Ok(turn)
+    }
+
+    /// Sends frames, if there may be some, and interrupts the driver.
+    pub(super) fn send(
+        &mut self,
+        active: &mut Active<M>,
+        index: usize,
+        memory: &Arc<M::T>,
+        is_up: bool,
+        means: &mut Means<'_>,
+    ) -> Result<Turn, Broken> {
+        let number = 2 * index + 1;
+        let is_due = std::mem::take(&mut self.tx.due);
+        let Some(queue) = queue(&mut active.queues, number) else {
+            return Ok(Turn::Rest);
+        };
+        if !is_due {
+            return Ok(Turn::Rest);
+        }
+        let link: Option<&mut dyn Link> = if is_up { Some(&mut *self.link) } else { None };
+        let turn = self.tx.serve(link, queue, &***memory, means)?;
+        // After a failure the other frames are dropped.
+        self.tx.due = !matches!(turn, Turn::Rest);
+        if queue.needs_interrupt(&***memory)? {
+            active.interrupt.queue(number as u16);
+        }
+        Ok(turn)
+    }
+
+    /// Watches the link for what the pair waits for. A link that is down is writable when it is up again.
+    pub(super) fn watch(
+        &mut self,
+        io: &mut Io<'_>,
+        is_down: bool,
+        is_lost: bool,
+    ) -> io::Result<()> {
+        let wanted = Interest {
+            readable: self.rx.wants && !is_down && !is_lost,
+            writable: (self.tx.blocked || is_down) && !is_lost,
+        };
+        if wanted == self.watched {
+            return Ok(());
+        }
+        if wanted == NOTHING {
+            self.unwatch(io);
+            return Ok(());
+        }
+        io.watch(self.link.source(), self.token, wanted)?;
+        self.watched = wanted;
+        Ok(())
+    }
+
+    pub(super) fn unwatch(&mut self, io: &mut Io<'_>) {
+        if std::mem::replace(&mut self.watched, NOTHING) != NOTHING {
+            let _ = io.unwatch(self.link.source(), self.token);
+        }
+    }
+
+    /// Puts all buffers back, and stops watching the link.
+    pub(super) fn stop(
+        &mut self,
+        io: &mut Io<'_>,
+        index: usize,
+        queues: Option<&mut Vec<Option<Virtq>>>,
+    ) {
+        let queue = queues.and_then(|queues| queue(queues, 2 * index));
+        self.rx.release(queue);
+        self.tx = Sender::default();
+        self.unwatch(io);
+    }
+}
+
+fn queue(queues: &mut [Option<Virtq>], number: usize) -> Option<&mut Virtq> {
+    queues.get_mut(number)?.as_mut()
+}
