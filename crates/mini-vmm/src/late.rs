@@ -111,6 +111,13 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::Late,
     },
     LateAct {
+        act: "that thread leaves the CPUs of the vCPU that started it",
+        when: "its start",
+        thread: "`io`",
+        calls: &["sched_setaffinity"],
+        sealed: Sealed::Late,
+    },
+    LateAct {
         act: "KVM takes the notifications of a virtio queue, or no longer",
         when: "a guest's driver starts or resets a device, or moves a BAR",
         thread: "`io`, vCPU",

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -26,6 +27,8 @@ pub enum Outcome {
     Reset,
     /// A vCPU can't go on: triple fault, KVM internal error, failed entry, a panic of its thread.
     VcpuFailure,
+    /// A device can't go on: its thread panicked, or the host can't wait for its events.
+    DeviceFailure,
     /// The guest reported a panic (pvpanic).
     GuestPanic,
     /// `--timeout` ran out.
@@ -58,7 +61,7 @@ impl Outcome {
         match self {
             Outcome::PowerOff | Outcome::Stopped => 0,
             Outcome::Reset => 32,
-            Outcome::VcpuFailure => 33,
+            Outcome::VcpuFailure | Outcome::DeviceFailure => 33,
             Outcome::GuestPanic => 34,
             Outcome::Timeout => 36,
             // As in QEMU's isa-debug-exit. The value's top bit doesn't fit an exit code.
@@ -125,9 +128,41 @@ impl OutcomeLatch {
     }
 }
 
+/// Reports [`Outcome::DeviceFailure`] if it is dropped by a panic, for a thread without which devices don't work.
+pub(crate) struct FailOnPanic<'a>(pub(crate) &'a OutcomeLatch);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() && self.0.set(Outcome::DeviceFailure) {
+            let thread = thread::current();
+            log::error!(
+                "thread {} panicked, so the guest's devices don't work any more; report the message above as a bug",
+                thread.name().unwrap_or("unnamed")
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_an_outcome_and_an_end_is_not() {
+        let latch = OutcomeLatch::new().unwrap();
+        let run = |panics: bool| {
+            let latch = latch.clone();
+            let thread = thread::spawn(move || {
+                let _fails = FailOnPanic(&latch);
+                assert!(!panics, "as the test wants it");
+            });
+            thread.join().is_err()
+        };
+        assert!(!run(false));
+        assert_eq!(latch.get(), None);
+        assert!(run(true));
+        assert_eq!(latch.get(), Some(Outcome::DeviceFailure));
+    }
 
     #[test]
     fn first_outcome_wins() {
@@ -147,6 +182,7 @@ mod tests {
             (Outcome::PowerOff, 0),
             (Outcome::Reset, 32),
             (Outcome::VcpuFailure, 33),
+            (Outcome::DeviceFailure, 33),
             (Outcome::GuestPanic, 34),
             (Outcome::Timeout, 36),
             (Outcome::DebugExit(0), 1),

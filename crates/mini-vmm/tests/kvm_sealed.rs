@@ -104,6 +104,7 @@ fn number(call: &str) -> Option<i64> {
         "munmap" => libc::SYS_munmap,
         "pread64" => libc::SYS_pread64,
         "rt_sigaction" => libc::SYS_rt_sigaction,
+        "sched_setaffinity" => libc::SYS_sched_setaffinity,
         "statx" => libc::SYS_statx,
         "timerfd_create" => libc::SYS_timerfd_create,
         "unlink" => libc::SYS_unlink,

@@ -26,7 +26,8 @@ Exit codes:
     1  start-up or configuration error
     2  usage error on the command line
    32  the guest asked for a reset, and --on-reboot is exit
-   33  vCPU failure: triple fault, KVM internal error (registers are on stderr)
+   33  vCPU failure: triple fault, KVM internal error (registers are on stderr);
+       or a device's thread failed
    34  the guest reported a panic (pvpanic), and --on-panic is exit
    36  --timeout ran out
   130  Ctrl-A x on the console

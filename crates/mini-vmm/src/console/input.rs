@@ -308,7 +308,7 @@ mod tests {
 
     /// The bytes in the device.
     fn received(device: &SerialDevice<Vec<u8>>) -> Vec<serde_json::Value> {
-        let saved = device.save().unwrap().unwrap();
+        let saved = device.save(Instant::now()).unwrap().unwrap();
         saved.state["in_buffer"].as_array().unwrap().clone()
     }
 

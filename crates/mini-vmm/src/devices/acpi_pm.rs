@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -145,7 +146,7 @@ impl BusDevice for AcpiPm {
 }
 
 impl Device for AcpiPm {
-    fn save(&self) -> Result<Option<Saved>, SuspendError> {
+    fn save(&self, _: Instant) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &*lock(&self.state))
     }
 
@@ -183,7 +184,7 @@ impl Device for AcpiPm {
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::tests::{check_suspend, refusal};
+    use super::super::device::tests::{check_suspend, refusal, state_of};
     use super::super::port::tests::{check_odd_accesses, read, write};
     use super::*;
 
@@ -195,13 +196,13 @@ mod tests {
     fn a_state_whose_interrupt_fails_changes_nothing() {
         let pressed = acpi_pm();
         pressed.press().unwrap();
-        let saved = pressed.save().unwrap().unwrap();
+        let saved = state_of(&pressed).unwrap();
         let irq = IrqLine::new(|_| Err(io::Error::other("no descriptor left")));
         let pm = AcpiPm::new(OutcomeLatch::new().unwrap(), irq);
-        let before = pm.save().unwrap();
+        let before = state_of(&pm);
         let error = pm.restore(&saved).unwrap_err();
         assert!(matches!(error, RestoreError::Interrupt { .. }), "{error}");
-        assert_eq!(pm.save().unwrap(), before);
+        assert_eq!(state_of(&pm), before);
     }
 
     #[test]

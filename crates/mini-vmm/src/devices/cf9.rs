@@ -4,6 +4,7 @@
 //! The reset control register of PC chipsets (Intel ICH datasheets, "RST_CNT", I/O port CF9h).
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vcpu_loop::Next;
@@ -77,7 +78,7 @@ impl BusDevice for Cf9 {
 }
 
 impl Device for Cf9 {
-    fn save(&self) -> Result<Option<Saved>, SuspendError> {
+    fn save(&self, _: Instant) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &*lock(&self.state))
     }
 

@@ -58,6 +58,7 @@ impl Device for DebugExit {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::device::tests::state_of;
     use super::super::port::tests::{read, write};
     use super::*;
 
@@ -78,7 +79,7 @@ mod tests {
         write(&device, 1, &[1]);
         write(&device, 0, &[]);
         assert!(!outcome.is_set());
-        assert_eq!(device.save().unwrap(), None);
+        assert_eq!(state_of(&device), None);
     }
 
     #[test]

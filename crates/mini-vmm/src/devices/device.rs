@@ -19,7 +19,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::Backends;
 use super::events::EventSource;
-use super::virtio::IoThread;
+use super::virtio::IoThreads;
 use crate::config::VmSpec;
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::irq::{IrqLine, Irqs};
@@ -127,8 +127,8 @@ pub(super) struct Parts<'a> {
     pub irqs: &'a Irqs,
     /// The guest's memory, for a device with DMA.
     pub memory: &'a GuestMemoryMmap,
-    /// The thread of the virtio devices.
-    pub io: &'a Arc<IoThread>,
+    /// The threads of the virtio devices.
+    pub io: &'a IoThreads,
     /// Takes what it provides to the process.
     pub offers: &'a mut Offers,
     /// Takes its event sources.
@@ -181,24 +181,19 @@ pub trait PowerButton: Send + Sync {
 /// All methods except for register accesses are called while the vCPUs are paused. The defaults suit a device without
 /// state.
 pub trait Device: BusDevice + fmt::Debug {
-    /// Stops input from outside of the machine and writes to guest memory, so that [`save`](Self::save) sees the final
-    /// state. It may wait for requests in flight until `by`.
-    ///
-    /// # Errors
-    /// It can't stop yet. It keeps running then.
-    fn pause(&self, by: Instant) -> Result<(), SuspendError> {
-        let _ = by;
-        Ok(())
-    }
+    /// Stops input from outside of the machine, so that [`save`](Self::save) sees the final state. The threads of
+    /// virtio devices stop those.
+    fn pause(&self) {}
 
     /// Takes input again.
     fn resume(&self) {}
 
-    /// The current state. `None` if there is none to save.
+    /// The current state. `None` if there is none to save. It may wait for the host until `by`.
     ///
     /// # Errors
     /// The host failed. The device is unchanged.
-    fn save(&self) -> Result<Option<Saved>, SuspendError> {
+    fn save(&self, by: Instant) -> Result<Option<Saved>, SuspendError> {
+        let _ = by;
         Ok(None)
     }
 
@@ -292,6 +287,14 @@ pub enum SuspendError {
     Busy {
         /// The device.
         device: String,
+    },
+    /// A thread doesn't answer, so its devices can't be stopped.
+    #[error(
+        "thread {thread} of the guest's devices does not answer; look for a file or host that hangs, and try again"
+    )]
+    Thread {
+        /// Its name.
+        thread: String,
     },
     /// Its state can't be saved.
     #[error(
@@ -391,18 +394,23 @@ pub enum RestoreError {
 pub(crate) mod tests {
     use super::*;
 
+    /// The state of a device, which has it at once.
+    pub(crate) fn state_of(device: &dyn Device) -> Option<Saved> {
+        device.save(Instant::now()).unwrap()
+    }
+
     /// The test suite for every device with a state. A snapshot survives serialization, a mutation is visible, and a
     /// restore undoes it, here and in a `fresh` device.
     pub(crate) fn check_suspend(device: &dyn Device, fresh: &dyn Device, mutate: impl FnOnce()) {
-        device.pause(Instant::now()).unwrap();
-        let saved = device.save().unwrap().unwrap();
+        device.pause();
+        let saved = state_of(device).unwrap();
         let text = serde_json::to_string(&saved).unwrap();
         let parsed: Saved = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed, saved, "the text form loses nothing");
         device.resume();
 
         mutate();
-        let mutated = device.save().unwrap();
+        let mutated = state_of(device);
         assert_ne!(
             mutated.as_ref(),
             Some(&saved),
@@ -422,21 +430,17 @@ pub(crate) mod tests {
             ..saved.clone()
         };
         device.restore(&other).unwrap_err();
-        assert_eq!(
-            device.save().unwrap(),
-            mutated,
-            "what is refused changes nothing"
-        );
+        assert_eq!(state_of(device), mutated, "what is refused changes nothing");
 
         device.restore(&parsed).unwrap();
         assert_eq!(
-            device.save().unwrap().as_ref(),
+            state_of(device).as_ref(),
             Some(&saved),
             "restore undoes the mutation"
         );
         fresh.restore(&parsed).unwrap();
         assert_eq!(
-            fresh.save().unwrap(),
+            state_of(fresh),
             Some(saved),
             "a fresh device takes the state"
         );
@@ -444,7 +448,7 @@ pub(crate) mod tests {
 
     /// The error of restoring `state` instead of the device's own.
     pub(crate) fn refusal<S: Serialize>(device: &dyn Device, state: &S) -> RestoreError {
-        let saved = device.save().unwrap().unwrap();
+        let saved = state_of(device).unwrap();
         let state = serde_json::to_value(state).unwrap();
         let bad = Saved {
             state,
@@ -452,7 +456,7 @@ pub(crate) mod tests {
         };
         let error = device.restore(&bad).unwrap_err();
         assert_eq!(
-            device.save().unwrap(),
+            state_of(device),
             Some(saved),
             "what is refused changes nothing"
         );

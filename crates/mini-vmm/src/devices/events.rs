@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 
+use crate::outcome::{FailOnPanic, Outcome, OutcomeLatch};
 use crate::sync::{Stop, Worker, readable};
 
 /// A descriptor, and the handler for when it is readable.
@@ -19,23 +20,30 @@ pub(super) struct EventSource {
     pub ready: Box<dyn FnMut() + Send>,
 }
 
-/// Starts the thread for `sources`, if there are any. It stops when the worker is dropped.
+/// Starts the thread for `sources`, if there are any. It stops when the worker is dropped. If it fails, that is the
+/// outcome.
 ///
 /// # Errors
 /// The process has no file descriptor or thread left.
-pub(super) fn start(sources: Vec<EventSource>) -> io::Result<Option<Worker>> {
+pub(super) fn start(
+    sources: Vec<EventSource>,
+    outcome: &OutcomeLatch,
+) -> io::Result<Option<Worker>> {
     if sources.is_empty() {
         return Ok(None);
     }
-    Worker::spawn("devices", move |stop| serve(sources, stop)).map(Some)
+    let outcome = outcome.clone();
+    Worker::spawn("devices", move |stop| serve(sources, stop, &outcome)).map(Some)
 }
 
-fn serve(mut sources: Vec<EventSource>, stop: &Stop) {
+fn serve(mut sources: Vec<EventSource>, stop: &Stop, outcome: &OutcomeLatch) {
+    let _fails = FailOnPanic(outcome);
     while !stop.is_requested() {
         let happened = match stop.poll_all(sources.iter().filter_map(|s| readable(&s.fd)), None) {
             Ok(happened) => happened,
             Err(error) => {
                 log::error!("devices handle no more events, because waiting failed: {error}");
+                outcome.set(Outcome::DeviceFailure);
                 return;
             }
         };
@@ -61,7 +69,8 @@ mod tests {
 
     #[test]
     fn each_event_calls_its_own_and_the_end_joins() {
-        assert!(start(Vec::new()).unwrap().is_none());
+        let outcome = OutcomeLatch::new().unwrap();
+        assert!(start(Vec::new(), &outcome).unwrap().is_none());
         let (sender, calls) = mpsc::channel();
         let events: Vec<_> = (0..2)
             .map(|_| Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()))
@@ -76,7 +85,7 @@ mod tests {
                 }),
             }
         });
-        let thread = start(sources.collect()).unwrap();
+        let thread = start(sources.collect(), &outcome).unwrap();
         drop(sender);
         for (event, name) in [(1, "b"), (0, "a"), (1, "b")] {
             rustix::io::write(&events[event], &1u64.to_ne_bytes()).unwrap();
@@ -84,5 +93,21 @@ mod tests {
         }
         drop(thread);
         assert!(calls.recv().is_err(), "its closures are gone with it");
+        assert_eq!(outcome.get(), None);
+    }
+
+    #[test]
+    fn a_device_that_panics_is_the_outcome() {
+        let outcome = OutcomeLatch::new().unwrap();
+        let source = EventSource {
+            fd: Arc::new(eventfd(1, EventfdFlags::NONBLOCK).unwrap()),
+            ready: Box::new(|| panic!("as the test wants it")),
+        };
+        let _thread = start(vec![source], &outcome).unwrap();
+        // Comes with the outcome.
+        while outcome.get().is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(outcome.get(), Some(Outcome::DeviceFailure));
     }
 }

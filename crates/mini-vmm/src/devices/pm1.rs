@@ -4,6 +4,7 @@
 //! The PM1 registers of an ACPI platform with fixed hardware (ACPI 6.5, section 4.8.3). Only soft-off has an effect.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -109,7 +110,7 @@ impl BusDevice for Pm1 {
 }
 
 impl Device for Pm1 {
-    fn save(&self) -> Result<Option<Saved>, SuspendError> {
+    fn save(&self, _: Instant) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &*lock(&self.state))
     }
 

@@ -103,6 +103,7 @@ impl Device for Pvpanic {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::device::tests::state_of;
     use super::super::port::tests::{check_odd_accesses, read, write};
     use super::*;
 
@@ -128,6 +129,6 @@ mod tests {
         assert_eq!(read(&device, 0), [0x03]);
         check_odd_accesses(&device, &[1]);
         assert!(!device.outcome.is_set());
-        assert_eq!(device.save().unwrap(), None);
+        assert_eq!(state_of(&device), None);
     }
 }

@@ -12,7 +12,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::device::Parts;
 use super::events;
-use super::virtio::IoThread;
+use super::virtio::IoThreads;
 use super::{Backends, Device, Offers, RestoreError, Saved, Slot, SuspendError};
 use crate::config::VmSpec;
 use crate::console::ConsoleOutput;
@@ -41,12 +41,12 @@ pub struct Connections<'a> {
 }
 
 /// The devices of one machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DeviceSet {
     // First, so that it stops before the devices that it serves are dropped.
     _thread: Option<Worker>,
-    /// The thread of virtio devices. It ends before guest memory is unmapped.
-    io: Arc<IoThread>,
+    /// The threads of virtio devices. They end before guest memory is unmapped.
+    io: IoThreads,
     devices: Vec<Arc<dyn Device>>,
     offers: Offers,
 }
@@ -67,7 +67,13 @@ impl DeviceSet {
         connections: &Connections<'_>,
         bus: &mut BusBuilder,
     ) -> Result<Self, Error> {
-        let (mut set, mut sources) = (DeviceSet::default(), Vec::new());
+        let mut set = DeviceSet {
+            _thread: None,
+            io: IoThreads::new(connections.outcome),
+            devices: Vec::with_capacity(slots.len()),
+            offers: Offers::default(),
+        };
+        let mut sources = Vec::new();
         for slot in slots {
             let mut parts = Parts {
                 spec: connections.spec,
@@ -92,7 +98,7 @@ impl DeviceSet {
             }
             set.devices.push(device);
         }
-        set._thread = events::start(sources).map_err(Error::Events)?;
+        set._thread = events::start(sources, connections.outcome).map_err(Error::Events)?;
         Ok(set)
     }
 
@@ -106,16 +112,15 @@ impl DeviceSet {
     /// # Errors
     /// A device can't stop in time. All keep running then.
     pub fn pause(&self) -> Result<(), SuspendError> {
-        let by = Instant::now() + DRAIN;
-        let mut devices = self.devices.iter();
-        devices
-            .try_for_each(|device| device.pause(by))
-            .inspect_err(|_| self.resume())
+        self.devices.iter().for_each(|device| device.pause());
+        let paused = self.io.pause(Instant::now() + DRAIN);
+        paused.inspect_err(|_| self.resume())
     }
 
     /// Lets them take input again.
     pub fn resume(&self) {
         self.devices.iter().for_each(|device| device.resume());
+        self.io.resume();
     }
 
     /// The states of the devices that have one.
@@ -123,19 +128,20 @@ impl DeviceSet {
     /// # Errors
     /// The host failed. All devices are unchanged.
     pub fn save(&self) -> Result<Vec<Saved>, SuspendError> {
-        let states = self.devices.iter().map(|device| device.save());
+        let by = Instant::now() + DRAIN;
+        let states = self.devices.iter().map(|device| device.save(by));
         states.filter_map(Result::transpose).collect()
     }
 
-    /// Restores saved states. After an error nothing has changed, except for virtio devices that ran in their saved
-    /// states: they keep those. Such a machine can't be restored again.
+    /// Restores saved states. After an error nothing has changed.
     ///
     /// # Errors
     /// The list of devices differs, or a device refuses its state.
     pub fn restore(&self, states: &[Saved]) -> Result<(), RestoreError> {
+        let by = Instant::now() + DRAIN;
         let (mut stateful, mut before) = (Vec::new(), Vec::new());
         for device in &self.devices {
-            if let Some(saved) = device.save()? {
+            if let Some(saved) = device.save(by)? {
                 stateful.push(device);
                 before.push(saved);
             }
@@ -188,7 +194,7 @@ pub enum Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::tests::check_suspend;
+    use super::super::device::tests::{check_suspend, state_of};
     use super::*;
     use crate::config::SerialSpec;
     use crate::layout;
@@ -295,11 +301,11 @@ mod tests {
             let devices = set
                 .devices
                 .iter()
-                .filter(|device| device.save().unwrap().is_some());
+                .filter(|device| state_of(&***device).is_some());
             devices.cloned().collect::<Vec<_>>()
         };
         for (device, fresh) in stateful(&set).iter().zip(stateful(&fresh)) {
-            let id = device.save().unwrap().unwrap().id;
+            let id = state_of(&**device).unwrap().id;
             check_suspend(&**device, &*fresh, || {
                 let _ = change(&id);
             });

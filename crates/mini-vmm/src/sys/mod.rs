@@ -11,5 +11,6 @@ pub(crate) mod eventfd;
 pub(crate) mod huge_pages;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
+pub(crate) mod threads;
 pub(crate) mod xen;
 pub(crate) mod zeroed;

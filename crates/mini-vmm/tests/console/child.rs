@@ -79,7 +79,7 @@ pub const DATA: Place = Place {
 
 /// Whether the guest has read all input.
 pub fn is_drained(serial: &impl Device) -> bool {
-    serial.save().unwrap().unwrap().state["in_buffer"]
+    serial.save(Instant::now()).unwrap().unwrap().state["in_buffer"]
         .as_array()
         .unwrap()
         .is_empty()

@@ -155,9 +155,8 @@ impl<W: Write + Send> InputTarget for SerialDevice<W> {
 }
 
 impl<W: Write + Clone + Send> Device for SerialDevice<W> {
-    fn pause(&self, _: Instant) -> Result<(), SuspendError> {
+    fn pause(&self) {
         lock(&self.inner).paused = true;
-        Ok(())
     }
 
     fn resume(&self) {
@@ -166,7 +165,7 @@ impl<W: Write + Clone + Send> Device for SerialDevice<W> {
         inner.announce_room(&self.room);
     }
 
-    fn save(&self) -> Result<Option<Saved>, SuspendError> {
+    fn save(&self, _: Instant) -> Result<Option<Saved>, SuspendError> {
         Saved::new(ID, VERSION, &lock(&self.inner).uart.save())
     }
 
@@ -287,7 +286,7 @@ mod tests {
     #[test]
     fn pause_holds_input_back() {
         let (device, _) = serial();
-        device.pause(Instant::now()).unwrap();
+        device.pause();
         assert_eq!(device.enqueue(b"abc"), 0);
         assert!(device.input_room().read().is_err());
         device.resume();

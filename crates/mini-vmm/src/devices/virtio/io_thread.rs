@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The thread of the virtio devices.
+//! A thread of virtio devices.
 //!
 //! Waiting goes in one direction only: control loop, vCPU, this thread, kernel. So this thread waits for none of the
 //! others. Their requests go through a mailbox, in order.
@@ -12,7 +12,7 @@ use std::io;
 use std::iter;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,8 +24,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Seat;
 use super::poller::{Epoll, Token};
+use crate::outcome::{FailOnPanic, Outcome, OutcomeLatch};
 use crate::sync::lock;
 use crate::sys::eventfd::borrow;
+use crate::sys::threads::{Affinity, block_all_signals};
 
 /// How long requests in flight may take at the machine's end, and flushes at a save. A host this slow has other
 /// problems.
@@ -35,7 +37,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// The most events taken at once.
 const EVENTS: usize = 32;
 
-/// The devices, and what their thread waits on. Without a thread all devices are idle, and the calling thread uses
+/// A thread's devices, and what it waits on. Without a thread all devices are idle, and the calling thread uses
 /// them.
 #[derive(Debug, Default)]
 pub(super) struct Station {
@@ -95,27 +97,24 @@ enum State {
     Ended,
 }
 
-/// The thread of a machine's virtio devices, which starts with the first driver.
+/// A thread of virtio devices, which starts with the first driver of one.
 ///
 /// If no driver starts, a machine has neither the thread nor its descriptors.
-pub struct IoThread {
+pub(super) struct IoThread {
+    name: String,
+    /// The CPUs on which it runs. It starts on a vCPU's thread, which may be pinned to one.
+    affinity: Affinity,
+    /// Takes the outcome if it fails.
+    outcome: OutcomeLatch,
     state: Mutex<State>,
     mailbox: Arc<Mailbox>,
-}
-
-impl Default for IoThread {
-    fn default() -> Self {
-        IoThread {
-            state: Mutex::new(State::Waiting(Box::default())),
-            mailbox: Arc::default(),
-        }
-    }
 }
 
 impl fmt::Debug for IoThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_running = matches!(*lock(&self.state), State::Running(..));
         f.debug_struct("IoThread")
+            .field("name", &self.name)
             .field("is_running", &is_running)
             .finish_non_exhaustive()
     }
@@ -126,9 +125,36 @@ impl fmt::Debug for IoThread {
 #[error("its thread does not answer")]
 pub(super) struct NoAnswer;
 
+/// A thread's answer, when it has it.
+pub(super) struct Pending<T>(Receiver<T>);
+
+impl<T> Pending<T> {
+    /// Waits for the answer until a little after `by`.
+    pub fn wait(self, by: Instant) -> Result<T, NoAnswer> {
+        let wait = by.saturating_duration_since(Instant::now()) + MARGIN;
+        self.0.recv_timeout(wait).map_err(|_| NoAnswer)
+    }
+}
+
 impl IoThread {
+    /// A thread that runs where the calling thread runs, and whose failure is an outcome.
+    pub fn new(name: String, outcome: OutcomeLatch) -> Self {
+        IoThread {
+            name,
+            affinity: Affinity::current(),
+            outcome,
+            state: Mutex::new(State::Waiting(Box::default())),
+            mailbox: Arc::default(),
+        }
+    }
+
+    /// Its name, as the host shows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Adds a device, which `seat` creates for its number. All must be added before the guest runs.
-    pub(super) fn add<T>(&self, seat: impl FnOnce(usize) -> (Seat, T)) -> io::Result<T> {
+    pub fn add<T>(&self, seat: impl FnOnce(usize) -> (Seat, T)) -> io::Result<T> {
         let mut state = lock(&self.state);
         let State::Waiting(station) = &mut *state else {
             return Err(io::Error::other("the guest runs already"));
@@ -139,28 +165,25 @@ impl IoThread {
     }
 
     /// Passes a command to a device. A start also starts the thread, if necessary.
-    pub(super) fn post(&self, seat: usize, command: Command) {
+    pub fn post(&self, seat: usize, command: Command) {
         let mut state = lock(&self.state);
         if let (State::Waiting(station), Command::Start(activation)) = (&mut *state, &command) {
             let epoch = activation.epoch;
             match self.start(station) {
                 Ok(running) => *state = running,
-                Err(error) => return station.with(seat, |seat, _| seat.refuse(epoch, error)),
+                Err(error) => {
+                    station.with(seat, |seat, _| seat.refuse(epoch, error));
+                    return;
+                }
             }
         }
-        match &mut *state {
-            State::Waiting(station) => {
-                station.with(seat, |seat, epoll| seat.perform(epoll, command))
-            }
-            State::Running(..) => self.mailbox.post(Box::new(move |station| {
-                station.with(seat, |seat, epoll| seat.perform(epoll, command));
-            })),
-            State::Ended => {}
-        }
+        self.tell(&mut state, move |station| {
+            station.with(seat, |seat, epoll| seat.perform(epoll, command));
+        });
     }
 
     /// Starts the thread if necessary, since a restored device is about to run.
-    pub(super) fn need(&self) -> io::Result<()> {
+    pub fn need(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
         if let State::Waiting(station) = &mut *state {
             *state = self.start(station)?;
@@ -168,7 +191,7 @@ impl IoThread {
         Ok(())
     }
 
-    /// Starts the thread, with all devices.
+    /// Starts the thread, with all its devices.
     fn start(&self, station: &mut Station) -> io::Result<State> {
         if self.mailbox.wake.get().is_none() {
             // Can't fail: the state's lock is held.
@@ -182,82 +205,90 @@ impl IoThread {
                 .watch(borrow(wake), Token::Mail, EventFlags::IN)?;
         }
         let mailbox = Arc::clone(&self.mailbox);
+        let (affinity, outcome) = (self.affinity, self.outcome.clone());
         // The devices are sent to the running thread. If they were moved into it, a failed start would lose them.
         let (hand, taken) = channel();
         let (end, ended) = channel();
-        let thread = Builder::new()
-            .name("io".to_owned())
-            .spawn(move || run(&taken, &mailbox, &end))?;
+        let thread = Builder::new().name(self.name.clone()).spawn(move || {
+            block_all_signals();
+            affinity.apply();
+            run(&taken, &mailbox, &outcome, &end);
+        })?;
         let _ = hand.send(mem::take(station));
         Ok(State::Running(thread, ended))
     }
 
-    /// Runs `act` on a device, and waits for at most `wait`.
-    fn ask<T: Send + 'static>(
-        &self,
-        seat: usize,
-        wait: Duration,
-        act: impl FnOnce(&mut Seat, &mut Epoll) -> T + Send + 'static,
-    ) -> Result<T, NoAnswer> {
-        let (sender, answer) = channel();
-        let letter = move |station: &mut Station| {
-            station.with(seat, |seat, epoll| {
-                // Fails if the caller has given up.
-                let _ = sender.send(act(seat, epoll));
-            });
-        };
-        match &mut *lock(&self.state) {
-            State::Waiting(station) => letter(station),
-            State::Running(..) => self.mailbox.post(Box::new(letter)),
-            State::Ended => return Err(NoAnswer),
-        }
-        answer.recv_timeout(wait).map_err(|_| NoAnswer)
-    }
-
-    /// Runs `act` on a device. It must not take long.
-    pub(super) fn call<T: Send + 'static>(
-        &self,
-        seat: usize,
-        act: impl FnOnce(&mut Seat, &mut Epoll) -> T + Send + 'static,
-    ) -> Result<T, NoAnswer> {
-        self.ask(seat, DRAIN + MARGIN, act)
-    }
-
-    /// Stops a device. If that takes too long, it is resumed.
-    pub(super) fn pause(&self, seat: usize, by: Instant) -> Result<(), NoAnswer> {
-        let wait = by.saturating_duration_since(Instant::now()) + MARGIN;
-        let paused = self.ask(seat, wait, move |seat, epoll| seat.pause(epoll, by));
-        if paused == Ok(true) {
-            return Ok(());
-        }
-        // It may still stop later, so undo that.
-        self.resume(seat);
-        Err(NoAnswer)
-    }
-
-    /// Resumes a device. Later requests of vCPUs are handled afterwards.
-    pub(super) fn resume(&self, seat: usize) {
-        let resume =
-            move |station: &mut Station| station.with(seat, |seat, epoll| seat.resume(epoll));
-        match &mut *lock(&self.state) {
-            State::Waiting(station) => resume(station),
-            State::Running(..) => self.mailbox.post(Box::new(resume)),
+    /// Lets the thread do something with its devices, or does it if there is no thread yet.
+    fn tell(&self, state: &mut State, act: impl FnOnce(&mut Station) + Send + 'static) {
+        match state {
+            State::Waiting(station) => act(station),
+            State::Running(..) => self.mailbox.post(Box::new(act)),
             State::Ended => {}
         }
     }
 
+    /// Like [`tell`](Self::tell), with an answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Station) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let (sender, answer) = channel();
+        self.tell(&mut lock(&self.state), move |station| {
+            // Fails if the caller has given up.
+            let _ = sender.send(act(station));
+        });
+        Pending(answer)
+    }
+
+    /// Runs `act` on a device, and waits for the answer until a little after `by`.
+    pub fn call<T: Send + 'static>(
+        &self,
+        seat: usize,
+        by: Instant,
+        act: impl FnOnce(&mut Seat, &mut Epoll) -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        let answer = self.ask(move |station| station.with(seat, act)).wait(by)?;
+        answer.ok_or(NoAnswer)
+    }
+
+    /// Stops all devices, or answers with the name of the first one that doesn't stop until `by`. Then
+    /// [`resume`](Self::resume) them, as well as after no answer: they may still stop later.
+    pub fn pause(&self, by: Instant) -> Pending<Result<(), String>> {
+        self.ask(move |station| station.pause(by))
+    }
+
+    /// Resumes all devices. Later requests of vCPUs are handled afterwards.
+    pub fn resume(&self) {
+        self.tell(&mut lock(&self.state), Station::resume);
+    }
+
     /// Ends the thread after requests in flight. A second call has no effect.
     ///
-    /// A thread that doesn't end in time is abandoned. It keeps guest memory mapped, since its requests may still write
-    /// there.
-    pub(in crate::devices) fn end(&self) {
-        let state = mem::replace(&mut *lock(&self.state), State::Ended);
-        let State::Running(thread, ended) = state else {
+    /// A thread that doesn't end until a little after `by` is abandoned. It keeps guest memory mapped, since its
+    /// requests may still write there.
+    pub fn end(&self, by: Instant) -> Ending {
+        let mut state = lock(&self.state);
+        self.tell(&mut state, move |station| station.end(by));
+        match mem::replace(&mut *state, State::Ended) {
+            State::Running(thread, ended) => Ending(Some((thread, ended))),
+            _ => Ending(None),
+        }
+    }
+}
+
+/// A thread that was told to end.
+#[must_use = "the thread may still run"]
+pub(super) struct Ending(Option<(JoinHandle<()>, Receiver<()>)>);
+
+impl Ending {
+    /// Waits for its end.
+    pub fn wait(self, by: Instant) {
+        let Some((thread, ended)) = self.0 else {
             return;
         };
-        self.mailbox.post(Box::new(Station::end));
+        let wait = by.saturating_duration_since(Instant::now()) + MARGIN;
         // The thread's end drops the sender, also after a panic, which was already printed.
-        if ended.recv_timeout(DRAIN + MARGIN) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
             let _ = thread.join();
         } else {
             log::warn!(
@@ -268,18 +299,39 @@ impl IoThread {
 }
 
 impl Station {
-    fn with(&mut self, seat: usize, act: impl FnOnce(&mut Seat, &mut Epoll)) {
-        let number = seat;
-        if let Some(seat) = self.seats.get_mut(number) {
-            act(seat, &mut self.epoll);
-            self.again
-                .extend(iter::from_fn(|| seat.again()).map(|event| (number, event)));
+    fn with<T>(
+        &mut self,
+        number: usize,
+        act: impl FnOnce(&mut Seat, &mut Epoll) -> T,
+    ) -> Option<T> {
+        let seat = self.seats.get_mut(number)?;
+        let result = act(seat, &mut self.epoll);
+        self.again
+            .extend(iter::from_fn(|| seat.again()).map(|event| (number, event)));
+        Some(result)
+    }
+
+    /// Stops the devices until one doesn't stop, and returns its name.
+    fn pause(&mut self, by: Instant) -> Result<(), String> {
+        for number in 0..self.seats.len() {
+            let busy = self.with(number, |seat, epoll| {
+                (!seat.pause(epoll, by)).then(|| seat.id().to_owned())
+            });
+            if let Some(Some(device)) = busy {
+                return Err(device);
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) {
+        for number in 0..self.seats.len() {
+            self.with(number, |seat, epoll| seat.resume(epoll));
         }
     }
 
     /// Stops all devices. If one doesn't stop, it is never freed, and neither is guest memory.
-    fn end(&mut self) {
-        let by = Instant::now() + DRAIN;
+    fn end(&mut self, by: Instant) {
         self.is_over = true;
         for mut seat in mem::take(&mut self.seats) {
             if !seat.pause(&mut self.epoll, by) {
@@ -295,7 +347,9 @@ impl Station {
                     let _ = wake.read();
                 }
             }
-            Token::Kick { seat, queue } => self.with(seat, |seat, epoll| seat.kick(epoll, queue)),
+            Token::Kick { seat, queue } => {
+                self.with(seat, |seat, epoll| seat.kick(epoll, queue));
+            }
             Token::Source {
                 seat,
                 token: source,
@@ -309,8 +363,9 @@ impl Station {
     }
 }
 
-/// The body of the thread.
-fn run(devices: &Receiver<Station>, mailbox: &Mailbox, _end: &Sender<()>) {
+/// The body of the thread. Its end drops `_end`.
+fn run(devices: &Receiver<Station>, mailbox: &Mailbox, outcome: &OutcomeLatch, _end: &Sender<()>) {
+    let _fails = FailOnPanic(outcome);
     let _close = Close(mailbox);
     let Ok(mut station) = devices.recv() else {
         return;
@@ -320,6 +375,7 @@ fn run(devices: &Receiver<Station>, mailbox: &Mailbox, _end: &Sender<()>) {
         let again = mem::take(&mut station.again);
         if let Err(error) = station.epoll.wait(&mut events, again.is_empty()) {
             log::error!("virtio devices handle no more events, because waiting failed: {error}");
+            outcome.set(Outcome::DeviceFailure);
             return;
         }
         for event in events.drain(..) {

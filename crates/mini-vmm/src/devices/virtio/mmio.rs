@@ -126,7 +126,7 @@ impl MmioDevice {
             (transport, interrupt),
             doorbells,
             &memory,
-            parts.io,
+            &parts.io.get(model.thread.as_deref()),
         )?;
         Ok(MmioDevice {
             id: model.id.to_string(),
@@ -149,16 +149,8 @@ impl BusDevice for MmioDevice {
 }
 
 impl Device for MmioDevice {
-    fn pause(&self, by: Instant) -> Result<(), SuspendError> {
-        self.port.pause(by)
-    }
-
-    fn resume(&self) {
-        self.port.resume();
-    }
-
-    fn save(&self) -> Result<Option<Saved>, SuspendError> {
-        Saved::new(&self.id, VERSION, &self.port.save()?)
+    fn save(&self, by: Instant) -> Result<Option<Saved>, SuspendError> {
+        Saved::new(&self.id, VERSION, &self.port.save(by)?)
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {

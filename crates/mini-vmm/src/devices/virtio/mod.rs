@@ -4,9 +4,9 @@
 //! Virtio devices: on PCI, or as memory-mapped devices (`--virtio`).
 //!
 //! A device type is one file with a `models` function, and one line in `KINDS`. It is independent of the transport. A
-//! device has two parts: a [`Port`] with the registers, used by vCPUs, and a [`Seat`] with the device itself, on the
-//! [thread](IoThread) that all devices share. Requests to the device go through the thread's mailbox. A vCPU waits for
-//! an answer only after a write to a configuration, or a reset through MMIO.
+//! device has two parts: a [`Port`] with the registers, used by vCPUs, and a [`Seat`] with the device itself, on an
+//! [I/O thread](IoThreads). Requests to the device go through the thread's mailbox. A vCPU waits for an answer only after
+//! a write to a configuration, or a reset through MMIO.
 
 mod block;
 mod doorbells;
@@ -19,6 +19,7 @@ mod port;
 mod seat;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -33,9 +34,9 @@ use super::device::Parts;
 use crate::config::{VirtioSpec, VmSpec};
 use crate::irq::{NoPin, Pins};
 
-pub use io_thread::IoThread;
 use port::Port;
 use seat::Seat;
+pub use threads::IoThreads;
 
 /// Guest memory for the devices.
 type Memory = Arc<GuestMemoryMmap>;
@@ -51,6 +52,8 @@ const KINDS: &[Kind] = &[entropy::models, block::models];
 struct Model {
     /// Its name, the same in every snapshot.
     id: Cow<'static, str>,
+    /// The name of its I/O thread; `None` for the shared one.
+    thread: Option<String>,
     make: Arc<Make>,
 }
 
@@ -64,6 +67,7 @@ impl Model {
     ) -> Self {
         Model {
             id: id.into(),
+            thread: None,
             make: Arc::new(make),
         }
     }

@@ -145,7 +145,7 @@ fn function(
         (transport, interrupt),
         doorbells,
         memory,
-        parts.io,
+        &parts.io.get(model.thread.as_deref()),
     )?;
     let function = builder.build(Arc::new(Behind(Arc::clone(&port))));
     Ok((function, port))
@@ -239,17 +239,8 @@ impl BusDevice for Root {
 }
 
 impl Device for Root {
-    fn pause(&self, by: Instant) -> Result<(), SuspendError> {
-        let paused = self.ports.iter().try_for_each(|port| port.pause(by));
-        paused.inspect_err(|_| self.resume())
-    }
-
-    fn resume(&self) {
-        self.ports.iter().for_each(|port| port.resume());
-    }
-
-    fn save(&self) -> Result<Option<Saved>, SuspendError> {
-        let devices = self.ports.iter().map(|port| port.save());
+    fn save(&self, by: Instant) -> Result<Option<Saved>, SuspendError> {
+        let devices = self.ports.iter().map(|port| port.save(by));
         let state = State {
             root: self.root.save(),
             devices: devices.collect::<Result<_, _>>()?,

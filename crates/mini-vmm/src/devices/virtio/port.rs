@@ -20,9 +20,9 @@ use virtio_transport::registers::{Effect, Notice};
 use virtio_transport::worker::{Worker, WorkerState};
 
 use super::doorbells::Doorbells;
-use super::io_thread::DRAIN;
+use super::io_thread::{DRAIN, IoThread};
 use super::seat::Answered;
-use super::{IoThread, Memory, Seat};
+use super::{Memory, Seat};
 use crate::devices::{RestoreError, SuspendError};
 use crate::sync::lock;
 
@@ -94,7 +94,7 @@ pub(super) struct PortState<S> {
 }
 
 impl<T: Transport> Port<T> {
-    /// Adds `device` to the machine's thread, with `transport` in front of it, which interrupts through `interrupt`.
+    /// Adds `device` to the thread `io`, with `transport` in front of it, which interrupts through `interrupt`.
     pub fn new(
         id: &str,
         device: Box<dyn AnyDevice<Memory>>,
@@ -158,26 +158,11 @@ impl<T: Transport> Port<T> {
         }
     }
 
-    /// Pauses the device: it accesses no guest memory afterwards.
-    pub fn pause(&self, by: Instant) -> Result<(), SuspendError> {
-        self.io
-            .pause(self.seat, by)
-            .map_err(|_| SuspendError::Busy {
-                device: self.id.clone(),
-            })
-    }
-
-    /// Resumes the device.
-    pub fn resume(&self) {
-        self.io.resume(self.seat);
-    }
-
-    /// The state of a paused device.
-    pub fn save(&self) -> Result<PortState<T::State>, SuspendError> {
-        let by = Instant::now() + DRAIN;
+    /// The state of a paused device, whose thread must answer until a little after `by`.
+    pub fn save(&self, by: Instant) -> Result<PortState<T::State>, SuspendError> {
         let device = self
             .io
-            .call(self.seat, move |seat, _| seat.save(by))
+            .call(self.seat, by, move |seat, _| seat.save(by))
             .map_err(|error| SuspendError::state(&self.id, error))?
             .map_err(|error| SuspendError::state(&self.id, error))?;
         let transport = self.registers().save();
@@ -188,29 +173,32 @@ impl<T: Transport> Port<T> {
 
     /// Restores a state. No driver may have started the device. It is paused then.
     pub fn restore(&self, state: PortState<T::State>) -> Result<(), RestoreError> {
-        let before = self.save()?;
+        let by = Instant::now() + DRAIN;
+        let before = self.save(by)?;
         let PortState { transport, device } = state;
         let activation = self
             .registers()
             .restore(&transport, device.positions.as_deref())
             .map_err(|error| self.misfit(error))?;
-        self.restore_device(device, activation).inspect_err(|_| {
-            // The registers had this state before.
-            let _ = self
-                .registers()
-                .restore(&before.transport, before.device.positions.as_deref());
-        })
+        self.restore_device(device, activation, by)
+            .inspect_err(|_| {
+                // The registers had this state before.
+                let _ = self
+                    .registers()
+                    .restore(&before.transport, before.device.positions.as_deref());
+            })
     }
 
     fn restore_device(
         &self,
         device: WorkerState,
         activation: Option<Activation>,
+        by: Instant,
     ) -> Result<(), RestoreError> {
         if activation.is_some() {
             self.io.need().map_err(|error| self.misfit(error))?;
         }
-        let restored = self.io.call(self.seat, move |seat, epoll| {
+        let restored = self.io.call(self.seat, by, move |seat, epoll| {
             seat.restore(epoll, &device, activation)
         });
         restored
@@ -227,6 +215,10 @@ impl<T: Transport> Port<T> {
 }
 
 impl<T: Transport> Answered for Port<T> {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
     fn answer(&self, answer: &Answer) {
         if let Answer::NeedsReset { why, .. } = answer {
             log::warn!("device {} stops: {why}", self.id);

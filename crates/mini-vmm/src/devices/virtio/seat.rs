@@ -20,6 +20,9 @@ use crate::sys::eventfd::borrow;
 
 /// Receives a device's answers.
 pub(super) trait Answered: Send + Sync {
+    /// The device's name.
+    fn id(&self) -> &str;
+
     /// Handles one. The caller holds no lock that a vCPU waits for.
     fn answer(&self, answer: &Answer);
 }
@@ -46,6 +49,11 @@ impl Seat {
             port,
             doorbells,
         }
+    }
+
+    /// The device's name.
+    pub fn id(&self) -> &str {
+        self.port.id()
     }
 
     /// Calls the device, and passes the answers to its port.
@@ -196,6 +204,9 @@ mod tests {
     struct Silent;
 
     impl Answered for Silent {
+        fn id(&self) -> &str {
+            "silent"
+        }
         fn answer(&self, _: &Answer) {}
     }
 

@@ -4,10 +4,12 @@
 //! Devices with their transports, on their threads, driven through the bus. No KVM is needed.
 
 mod driven;
+mod hooked;
 mod pausing;
 mod pci;
 mod planned;
 mod saved;
+mod threads;
 
 use std::sync::Arc;
 
@@ -30,6 +32,14 @@ const WRITABLE: u64 = 0x9_0000;
 /// What it sends, and what the echo device returns.
 const SENT: [u8; 4] = [1, 2, 3, 4];
 
+impl Model {
+    /// The same device on the I/O thread `name`; `None` for the shared one.
+    fn on_thread(mut self, name: Option<String>) -> Self {
+        self.thread = name;
+        self
+    }
+}
+
 fn echo() -> Model {
     Model::new("echo", |_| Ok(Box::new(Echo::new())))
 }
@@ -37,7 +47,9 @@ fn echo() -> Model {
 struct Rig {
     /// Where the registers of the device are that is driven by MMIO.
     base: u64,
+    bases: Vec<u64>,
     set: DeviceSet,
+    latch: OutcomeLatch,
     bus: Arc<Bus>,
     memory: Memory,
 }
@@ -59,14 +71,35 @@ impl Rig {
         let set = DeviceSet::build(slots, &connections, &mut bus).unwrap();
         Rig {
             base: VIRTIO_MMIO,
+            bases: slots.iter().map(|slot| slot.windows[0].base).collect(),
             set,
+            latch,
             bus: bus.build(),
             memory,
         }
     }
 
     fn mmio(model: Model) -> Self {
-        Rig::new(&mmio::plan(vec![model], &mut Pins::new(), Announced::InDsdt).unwrap())
+        Rig::several(vec![model])
+    }
+
+    fn several(models: Vec<Model>) -> Self {
+        Rig::new(&mmio::plan(models, &mut Pins::new(), Announced::InDsdt).unwrap())
+    }
+
+    /// Selects the device to drive.
+    fn select(&mut self, number: usize) {
+        self.base = self.bases[number];
+    }
+
+    /// Starts all devices, each with its first queue at an address of its own. The last one stays selected.
+    fn start_each(&mut self) -> Vec<DriverRing> {
+        let numbers = 0..self.bases.len();
+        let start = |number| {
+            self.select(number);
+            self.start_at(0x4000 * number as u64, 1).remove(0)
+        };
+        numbers.map(start).collect()
     }
 
     fn write(&self, offset: u64, value: u32) {
@@ -90,11 +123,16 @@ impl Rig {
 
     /// Starts a device through MMIO, with its first `queues` queues.
     fn start(&self, queues: u32) -> Vec<DriverRing> {
+        self.start_at(0, queues)
+    }
+
+    /// Does that with the queues at `at`.
+    fn start_at(&self, at: u64, queues: u32) -> Vec<DriverRing> {
         self.negotiate();
         let rings = (0..queues).map(|queue| {
             self.write(0x30, queue);
             let size = 32;
-            let ring = DriverRing::new(&self.memory, u64::from(queue) * 0x1000, size);
+            let ring = DriverRing::new(&self.memory, at + u64::from(queue) * 0x1000, size);
             let at = ring.state();
             for (offset, value) in [
                 (0x38, u64::from(size)),

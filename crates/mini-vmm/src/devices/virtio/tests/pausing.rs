@@ -3,16 +3,9 @@
 
 //! Pauses.
 
-use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::{Barrier, Mutex};
 
-use virtio_transport::Broken;
-use virtio_transport::device::{
-    Active, Device as VirtioDevice, Event, Io, RestoreError as Misfit, StartError,
-};
-use virtio_transport::layout::Layout;
-use virtio_transport::queue::{NotDrained, QueueState};
-
+use super::hooked::Hooks;
 use super::*;
 use crate::devices::SuspendError;
 use crate::sync::lock;
@@ -40,79 +33,41 @@ fn a_paused_device_touches_nothing_and_looks_at_its_queues_later() {
     }
 }
 
-/// An echo that keeps the deadlines of its stops, and may have requests that never end.
-struct Watched {
-    echo: Echo<Memory>,
-    deadlines: Deadlines,
-    stops: bool,
-}
-
-type Deadlines = Arc<Mutex<Vec<Instant>>>;
-
-impl Watched {
-    fn model(deadlines: &Deadlines, stops: bool) -> Model {
-        let deadlines = Arc::clone(deadlines);
-        Model::new("watched", move |_| {
-            Ok(Box::new(Watched {
-                echo: Echo::new(),
-                deadlines: Arc::clone(&deadlines),
-                stops,
-            }))
-        })
-    }
-}
-
-impl VirtioDevice<Memory> for Watched {
-    type State = <Echo<Memory> as VirtioDevice<Memory>>::State;
-
-    const KIND: &'static str = "watched";
-    const VERSION: u32 = 1;
-
-    fn layout(&self) -> Layout {
-        VirtioDevice::layout(&self.echo)
-    }
-    fn config(&self, out: &mut Vec<u8>) {
-        VirtioDevice::config(&self.echo, out);
-    }
-    fn start(&mut self, io: &mut Io<'_>, active: Active<Memory>) -> Result<(), StartError> {
-        VirtioDevice::start(&mut self.echo, io, active)
-    }
-    fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
-        VirtioDevice::process(&mut self.echo, io, event)
-    }
-    fn stop(
-        &mut self,
-        io: &mut Io<'_>,
-        by: Instant,
-    ) -> Result<Vec<Option<QueueState>>, NotDrained> {
-        lock(&self.deadlines).push(by);
-        match self.stops {
-            true => VirtioDevice::stop(&mut self.echo, io, by),
-            false => Err(NotDrained { in_flight: 1 }),
+/// A stop that only ends once the other device's stop has begun, so it never does if one device waits for the other.
+#[test]
+fn devices_on_two_threads_stop_at_the_same_time_with_one_deadline() {
+    let deadlines = Arc::new(Mutex::new(Vec::new()));
+    let both = Arc::new(Barrier::new(2));
+    let hooks = Hooks::stop({
+        let (deadlines, both) = (Arc::clone(&deadlines), Arc::clone(&both));
+        move |by| {
+            lock(&deadlines).push(by);
+            both.wait();
+            true
         }
-    }
-    fn reset(&mut self) {
-        VirtioDevice::reset(&mut self.echo);
-    }
-    fn save(&self) -> Self::State {
-        VirtioDevice::save(&self.echo)
-    }
-    fn restore(&mut self, version: u32, state: Self::State) -> Result<(), Misfit> {
-        VirtioDevice::restore(&mut self.echo, version, state)
-    }
+    });
+    let models = ["left", "right"].map(|name| hooks.model().on_thread(Some(name.to_owned())));
+    let mut rig = Rig::several(models.into());
+    rig.start_each();
+    rig.set.pause().unwrap();
+    let deadlines = lock(&deadlines).clone();
+    assert!(
+        deadlines.len() == 2 && deadlines[0] == deadlines[1],
+        "{deadlines:?}"
+    );
+    rig.set.resume();
 }
 
 #[test]
-fn all_devices_have_one_deadline() {
-    let deadlines = Deadlines::default();
-    let models = vec![Watched::model(&deadlines, true); 2];
-    let slots = mmio::plan(models, &mut Pins::new(), Announced::InDsdt).unwrap();
-    let mut rig = Rig::new(&slots);
-    for slot in &slots {
-        rig.base = slot.windows[0].base;
-        rig.start(1);
-    }
-    lock(&deadlines).clear();
+fn devices_on_one_thread_have_one_deadline() {
+    let deadlines = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&deadlines);
+    let hooks = Hooks::stop(move |by| {
+        lock(&kept).push(by);
+        true
+    });
+    let mut rig = Rig::several(vec![hooks.model(); 2]);
+    rig.start_each();
     rig.set.pause().unwrap();
     let deadlines = lock(&deadlines);
     assert!(
@@ -121,17 +76,24 @@ fn all_devices_have_one_deadline() {
     );
 }
 
+/// The other device, on whatever thread, goes on as well.
 #[test]
-fn a_device_that_does_not_stop_fails_the_pause_and_goes_on() {
-    let rig = Rig::mmio(Watched::model(&Deadlines::default(), false));
-    let mut ring = rig.start(1).remove(0);
-    let error = rig.set.pause().unwrap_err();
-    assert!(
-        matches!(&error, SuspendError::Busy { device } if device == "watched"),
-        "{error}"
-    );
-    send(&rig.memory, &mut ring);
-    rig.write(0x50, 0);
-    assert_eq!(answer(&mut ring).len, 4);
-    rig.set.save().unwrap_err();
+fn a_device_that_does_not_stop_fails_the_pause_and_all_go_on() {
+    for thread in [None, Some("other".to_owned())] {
+        let busy = Hooks::stop(|_| false).model();
+        let mut rig = Rig::several(vec![busy, echo().on_thread(thread)]);
+        let rings = rig.start_each();
+        let error = rig.set.pause().unwrap_err();
+        assert!(
+            matches!(&error, SuspendError::Busy { device } if device == "hooked"),
+            "{error}"
+        );
+        for (number, mut ring) in rings.into_iter().enumerate() {
+            rig.select(number);
+            send(&rig.memory, &mut ring);
+            rig.write(0x50, 0);
+            assert_eq!(answer(&mut ring).len, 4);
+        }
+        rig.set.save().unwrap_err();
+    }
 }
