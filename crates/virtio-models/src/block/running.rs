@@ -319,8 +319,9 @@ where
             Request::Read { .. } | Request::Id => slot.moved,
             _ => 0,
         };
-        // At most 2^32 - 1 bytes and the status.
-        let written = u32::try_from(moved + u64::from(told)).unwrap_or(u32::MAX);
+        // The bytes written from the first one on (2.7.8.2). The status is one of them if it follows the others.
+        let follows = told && moved + 1 == slot.chain.writable_len();
+        let written = u32::try_from(moved + u64::from(follows)).unwrap_or(u32::MAX);
         // Release the guest memory.
         slot.buffers.clear();
         if let Some(epoch) = slot.epoch.take() {

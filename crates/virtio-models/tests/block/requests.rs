@@ -41,11 +41,29 @@ fn what_is_not_on_the_disk_is_an_error() {
     assert_eq!(guest.read(0, 512).0, OK);
 }
 
+/// Section 2.7.8.2: a driver may take the first `len` bytes for written.
 #[test]
-fn an_error_is_the_only_byte_written() {
+fn the_used_length_is_what_was_written_from_the_start_on() {
     let mut guest = Guest::new(64);
-    let reply = guest.ask(header(IN, 64), 513);
-    assert_eq!((reply.len, reply.bytes[512]), (1, IOERR));
+    let mut reply = |readable, writable| {
+        let reply = guest.ask(readable, writable);
+        (reply.len, reply.bytes.last().copied())
+    };
+    // The status follows data that nobody wrote.
+    assert_eq!(reply(header(IN, 64), 513), (0, Some(IOERR)));
+    assert_eq!(reply(header(IN, 0), 500), (0, Some(IOERR)));
+    assert_eq!(reply(header(99, 0), 513), (0, Some(UNSUPP)));
+    assert_eq!(reply(header(FLUSH, 0), 3), (0, Some(OK)));
+    assert_eq!(reply(header(GET_ID, 0), 6), (0, Some(IOERR)));
+    assert_eq!(reply(header(GET_ID, 0), 30), (20, Some(OK)));
+    let write = [header(OUT, 0), vec![1; 512]].concat();
+    assert_eq!(reply(write.clone(), 2), (0, Some(OK)));
+    // It follows what was written.
+    assert_eq!(reply(header(IN, 0), 513), (513, Some(OK)));
+    assert_eq!(reply(header(IN, 0), 1), (1, Some(OK)));
+    assert_eq!(reply(header(GET_ID, 0), 21), (21, Some(OK)));
+    assert_eq!(reply(write, 1), (1, Some(OK)));
+    assert_eq!(reply(header(99, 0), 1), (1, Some(UNSUPP)));
 }
 
 #[test]
