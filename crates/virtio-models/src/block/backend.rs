@@ -51,7 +51,8 @@ pub struct Done {
     /// The token that it was pushed with.
     pub token: u32,
     /// The number of bytes read or written, which may be less than requested; 0 for other operations.
-    /// `ErrorKind::Unsupported` for [`Operation::WriteZeroes`] means: write zeros instead.
+    /// `ErrorKind::Unsupported` and `InvalidInput` mean for [`Operation::WriteZeroes`]: write zeros instead. For
+    /// [`Operation::Discard`] they mean that the driver is told that it is unsupported.
     pub result: io::Result<usize>,
     /// The operation's buffers, unchanged.
     pub buffers: Option<Buffers>,

@@ -20,6 +20,9 @@ pub struct Disk {
     /// The alignment that buffers need in the VMM's memory, in bytes: a power of two up to 4,096. Misaligned buffers
     /// are copied.
     pub alignment: u32,
+    /// The unit of the length of each buffer, in bytes: a power of two up to 4,096. A disk with direct I/O needs its
+    /// block size here. Other buffers are copied.
+    pub length_alignment: u32,
     /// The number of queues, 1 to 64.
     pub queues: u16,
     /// Whether writes complete before they are on stable storage. The driver then flushes.
@@ -34,6 +37,7 @@ impl Default for Disk {
             serial: [0; 20],
             block_size: 512,
             alignment: 1,
+            length_alignment: 1,
             queues: 1,
             writeback: true,
         }
@@ -46,6 +50,8 @@ impl Disk {
         matches!(self.block_size, 512 | 1024 | 2048 | 4096)
             && self.alignment.is_power_of_two()
             && self.alignment <= 4096
+            && self.length_alignment.is_power_of_two()
+            && self.length_alignment <= 4096
             && self.queues >= 1
             && self.queues <= 64
     }

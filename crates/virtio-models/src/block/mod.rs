@@ -41,6 +41,7 @@ mod report;
 mod request;
 mod running;
 mod spec;
+mod transfer;
 mod uring;
 
 pub use crate::sys::{Buffers, GatherError};

@@ -150,15 +150,17 @@ pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
 /// A raw image.
 fn open_plain(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
     let file = open_file(spec)?;
-    let (block_size, alignment) = if spec.direct {
-        direct_alignment(&file)
+    let (block_size, alignment, length_alignment) = if spec.direct {
+        let (block_size, alignment) = direct_alignment(&file);
+        (block_size, alignment, block_size)
     } else {
-        (SECTOR as u32, 1)
+        (SECTOR as u32, 1, 1)
     };
     check_size(&spec.path, &file, block_size.into())?;
     let disk = Disk {
         block_size,
         alignment,
+        length_alignment,
         ..disk
     };
     Image::raw(file, disk).map_err(|source| host(spec, "measured", source))

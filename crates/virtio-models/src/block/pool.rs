@@ -50,12 +50,12 @@ pub trait Blocking: Send + Sync + 'static {
     /// Discards blocks.
     ///
     /// # Errors
-    /// The host's failure.
+    /// The host's failure; `ErrorKind::Unsupported` or `InvalidInput` if it can't discard these.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Fills a range with zeros.
     ///
     /// # Errors
-    /// The host's failure; `ErrorKind::Unsupported` means: write zeros instead.
+    /// The host's failure; `ErrorKind::Unsupported` or `InvalidInput` means: write zeros instead.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 }
 

@@ -15,6 +15,17 @@ pub enum Notice {
     /// io_uring is not available, so threads are used.
     #[error("io_uring can't be used ({0}): threads read and write the disk in its place")]
     NoUring(#[source] io::Error),
+    /// The host can't do an operation. Reported once for each kind of request.
+    #[error("the host's disk can't do a {request} ({error}): {instead}")]
+    Unsupported {
+        /// The kind of request.
+        request: &'static str,
+        /// What happens instead.
+        instead: &'static str,
+        /// The error.
+        #[source]
+        error: io::Error,
+    },
     /// An operation failed on the host, and the guest got an I/O error. Reported once for each kind of error.
     #[error(
         "a {request} at sector {sector} failed: {error}; the guest gets I/O errors for such requests"
@@ -40,6 +51,7 @@ const KINDS: usize = 16;
 pub(super) struct Reporter {
     report: Report,
     said: Vec<(io::ErrorKind, Option<i32>)>,
+    unsupported: Vec<&'static str>,
 }
 
 impl Reporter {
@@ -47,11 +59,28 @@ impl Reporter {
         Reporter {
             report,
             said: Vec::new(),
+            unsupported: Vec::new(),
         }
     }
 
     pub(super) fn no_uring(&mut self, error: io::Error) {
         (self.report)(Notice::NoUring(error));
+    }
+
+    pub(super) fn unsupported(
+        &mut self,
+        request: &'static str,
+        instead: &'static str,
+        error: io::Error,
+    ) {
+        if !self.unsupported.contains(&request) {
+            self.unsupported.push(request);
+            (self.report)(Notice::Unsupported {
+                request,
+                instead,
+                error,
+            });
+        }
     }
 
     pub(super) fn failed(&mut self, request: &'static str, sector: u64, error: io::Error) {

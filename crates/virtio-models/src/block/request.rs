@@ -28,7 +28,7 @@ pub(super) enum Status {
 }
 
 /// A valid request. Offsets and lengths are in bytes, and inside the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Request {
     Read {
         offset: u64,
@@ -50,6 +50,7 @@ pub(super) enum Request {
         unmap: bool,
     },
     /// Nothing to do.
+    #[default]
     Nothing,
 }
 

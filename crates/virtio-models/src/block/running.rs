@@ -3,7 +3,6 @@
 
 //! Requests in flight.
 
-use std::io;
 use std::sync::Arc;
 
 use virtio_transport::Broken;
@@ -11,17 +10,13 @@ use virtio_transport::chain::Chain;
 use virtio_transport::device::Active;
 use vm_memory::{Bytes, GuestAddressSpace, Permissions};
 
-use super::backend::{Backend, Done, Operation};
+use super::backend::{Backend, Operation};
 use super::barrier::Barrier;
-use super::disk::{Disk, SECTOR};
+use super::disk::Disk;
 use super::report::Reporter;
 use super::request::{self, Request, Status};
+use super::transfer::{Bounces, Slot};
 use crate::sys::Buffers;
-
-/// The size of the pieces in which a misaligned request is copied, in bytes. The requests in flight limit their number.
-const BOUNCE: usize = 64 << 10;
-/// The size of the zeros that are written if the host can't make them in another way, in bytes.
-const ZEROS: usize = 64 << 10;
 
 /// What is needed to perform requests.
 pub(super) struct Means<'a> {
@@ -31,22 +26,6 @@ pub(super) struct Means<'a> {
     pub(super) reporter: &'a mut Reporter,
 }
 
-/// A request in flight, by its head. Its memory is reused.
-struct Slot {
-    chain: Chain,
-    request: Request,
-    /// The data not transferred yet, unless the back end has it.
-    buffers: Buffers,
-    /// The number of bytes transferred.
-    moved: u64,
-    /// A part is in flight in a bounce buffer.
-    bounced: bool,
-    /// It only waits for a flush.
-    flushing: bool,
-    /// Its epoch in the barrier, if it changes the disk.
-    epoch: Option<u64>,
-}
-
 /// A started device.
 pub(super) struct Running<M> {
     pub(super) active: Active<M>,
@@ -54,6 +33,9 @@ pub(super) struct Running<M> {
     slots: Vec<Vec<Option<Box<Slot>>>>,
     spare: Chain,
     barrier: Barrier,
+    pub(super) bounces: Bounces,
+    /// Zeros to write, created when the host can't make them in another way.
+    pub(super) zeros: Buffers,
     in_flight: u32,
     /// Queues to which chains were returned, one bit each.
     touched: u64,
@@ -87,6 +69,8 @@ where
             active,
             spare: Chain::new(),
             barrier: Barrier::default(),
+            bounces: Bounces::default(),
+            zeros: Buffers::default(),
             in_flight: 0,
             touched: 0,
         }
@@ -139,25 +123,12 @@ where
     fn renew(&mut self, token: u32) -> Option<&mut Slot> {
         let slots = self.slots.get_mut(usize::from(queue(token)))?;
         let place = slots.get_mut(usize::from(head(token)))?;
-        let slot = place.get_or_insert_with(|| {
-            Box::new(Slot {
-                chain: Chain::new(),
-                request: Request::Nothing,
-                buffers: Buffers::default(),
-                moved: 0,
-                bounced: false,
-                flushing: false,
-                epoch: None,
-            })
-        });
-        std::mem::swap(&mut slot.chain, &mut self.spare);
-        slot.request = Request::Nothing;
-        slot.moved = 0;
-        (slot.bounced, slot.flushing) = (false, false);
+        let slot = place.get_or_insert_with(|| Box::new(Slot::default()));
+        slot.renew(&mut self.spare);
         Some(slot)
     }
 
-    fn slot(&mut self, token: u32) -> Option<&mut Slot> {
+    pub(super) fn slot(&mut self, token: u32) -> Option<&mut Slot> {
         let slots = self.slots.get_mut(usize::from(queue(token)))?;
         slots.get_mut(usize::from(head(token)))?.as_deref_mut()
     }
@@ -173,12 +144,7 @@ where
         };
         let request = slot.request;
         let (Request::Read { len, .. } | Request::Write { len, .. }) = request else {
-            // Zeros may have to be written as data, so they count.
-            let zeros = match request {
-                Request::WriteZeroes { len, .. } => len,
-                _ => 0,
-            };
-            return self.begin_other(means, token).map(|()| zeros);
+            return self.begin_other(means, token);
         };
         let access = if request.changes() {
             Permissions::Read
@@ -193,38 +159,39 @@ where
             return self.finish(means, token, Status::Ok).map(|()| 0);
         }
         if request.changes() {
-            let epoch = self.barrier.enter();
-            if let Some(slot) = self.slot(token) {
-                slot.epoch = Some(epoch);
-            }
+            self.enter(token);
         }
-        self.transfer(means, token);
+        self.step(means, token);
         Ok(len)
     }
 
-    fn begin_other(&mut self, means: &mut Means<'_>, token: u32) -> Result<(), Broken> {
+    fn begin_other(&mut self, means: &mut Means<'_>, token: u32) -> Result<u64, Broken> {
         let Some(slot) = self.slot(token) else {
-            return Ok(());
+            return Ok(0);
         };
-        let operation = match slot.request {
+        // Zeros may have to be written as data, so they count.
+        let bytes = match slot.request {
             Request::Flush => {
                 self.barrier.flush(token);
                 self.let_flushes_go(means);
-                return Ok(());
+                return Ok(0);
             }
-            Request::Id => return self.identify(means, token),
-            Request::Discard { offset, len } => Operation::Discard { offset, len },
-            Request::WriteZeroes { offset, len, unmap } => {
-                Operation::WriteZeroes { offset, len, unmap }
-            }
-            _ => return self.finish(means, token, Status::Ok),
+            Request::Id => return self.identify(means, token).map(|()| 0),
+            Request::Discard { .. } => 0,
+            Request::WriteZeroes { len, .. } => len,
+            _ => return self.finish(means, token, Status::Ok).map(|()| 0),
         };
+        self.enter(token);
+        self.step(means, token);
+        Ok(bytes)
+    }
+
+    /// Makes later flushes wait for a request.
+    fn enter(&mut self, token: u32) {
         let epoch = self.barrier.enter();
         if let Some(slot) = self.slot(token) {
             slot.epoch = Some(epoch);
         }
-        means.backend.push(token, operation);
-        Ok(())
     }
 
     fn identify(&mut self, means: &mut Means<'_>, token: u32) -> Result<(), Broken> {
@@ -243,72 +210,13 @@ where
         self.finish(means, token, status)
     }
 
-    /// Passes the rest of a read or write to the back end.
-    fn transfer(&mut self, means: &mut Means<'_>, token: u32) {
-        let Some(slot) = self.slot(token) else {
-            return;
-        };
-        let (Request::Read { offset, .. } | Request::Write { offset, .. }) = slot.request else {
-            return;
-        };
-        let offset = offset + slot.moved;
-        let writes = slot.request.changes();
-        slot.bounced = !slot.buffers.are_aligned(means.disk.alignment as usize);
-        let buffers = if slot.bounced {
-            let len = slot.buffers.left().min(BOUNCE);
-            let bounce = Buffers::aligned(len);
-            if writes {
-                bounce.copy_across(&slot.buffers, len);
-            }
-            bounce
-        } else {
-            std::mem::take(&mut slot.buffers)
-        };
-        let operation = if writes {
-            Operation::Write { offset, buffers }
-        } else {
-            Operation::Read { offset, buffers }
-        };
-        means.backend.push(token, operation);
-    }
-
-    /// Handles a completed operation: continues or completes the request.
-    pub(super) fn complete(&mut self, means: &mut Means<'_>, done: Done) -> Result<(), Broken> {
-        let token = done.token;
-        let Some(slot) = self.slot(token) else {
-            return Ok(());
-        };
-        let result = match slot.request {
-            _ if slot.flushing => done.result.map(|_| ()),
-            Request::Read { .. } | Request::Write { .. } => slot.moved(done.result, done.buffers),
-            // A discard is a hint.
-            Request::Discard { .. } if is_unsupported(&done.result) => Ok(()),
-            Request::WriteZeroes { offset, len, .. } if is_unsupported(&done.result) => {
-                slot.request = Request::Write { offset, len };
-                Buffers::zeros(len as usize, ZEROS)
-                    .map(|zeros| slot.buffers = zeros)
-                    .map_err(io::Error::other)
-            }
-            _ => done.result.map(|_| ()),
-        };
-        if let Err(error) = result {
-            let (name, offset) = (slot.request.name(), slot.request.offset() + slot.moved);
-            means.reporter.failed(name, offset / SECTOR, error);
-            return self.finish(means, token, Status::IoErr);
-        }
-        if !slot.flushing && slot.buffers.left() != 0 {
-            self.transfer(means, token);
-        } else if !slot.flushing && slot.request.changes() && !means.writeback {
-            slot.flushing = true;
-            means.backend.push(token, Operation::Flush);
-        } else {
-            return self.finish(means, token, Status::Ok);
-        }
-        Ok(())
-    }
-
     /// Completes a request.
-    fn finish(&mut self, means: &mut Means<'_>, token: u32, status: Status) -> Result<(), Broken> {
+    pub(super) fn finish(
+        &mut self,
+        means: &mut Means<'_>,
+        token: u32,
+        status: Status,
+    ) -> Result<(), Broken> {
         let memory = self.active.memory.memory();
         let Some(slot) = self.slot(token) else {
             return Ok(());
@@ -363,34 +271,4 @@ where
         }
         result
     }
-}
-
-impl Slot {
-    /// Handles transferred data.
-    fn moved(&mut self, result: io::Result<usize>, buffers: Option<Buffers>) -> io::Result<()> {
-        let buffers = buffers.unwrap_or_default();
-        let writes = self.request.changes();
-        let (bounced, n) = (std::mem::take(&mut self.bounced), result?);
-        let n = n.min(buffers.left());
-        if n == 0 {
-            let kind = if writes {
-                io::ErrorKind::WriteZero
-            } else {
-                io::ErrorKind::UnexpectedEof
-            };
-            return Err(kind.into());
-        }
-        if !bounced {
-            self.buffers = buffers;
-        } else if !writes {
-            self.buffers.copy_across(&buffers, n);
-        }
-        self.buffers.advance(n);
-        self.moved += n as u64;
-        Ok(())
-    }
-}
-
-fn is_unsupported(result: &io::Result<usize>) -> bool {
-    matches!(result, Err(error) if error.kind() == io::ErrorKind::Unsupported)
 }

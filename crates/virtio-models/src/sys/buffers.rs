@@ -146,18 +146,31 @@ impl Buffers {
         buffers
     }
 
-    /// `len` zeros to write, in pieces that share at most `piece` bytes of memory.
+    /// The first `len` remaining bytes, or all that are left. The memory is shared.
+    #[must_use]
+    pub fn first(&self, len: usize) -> Self {
+        let mut first = Buffers {
+            keeper: self.keeper.clone(),
+            left: len.min(self.left),
+            ..Buffers::default()
+        };
+        first.pieces.extend(self.within(len));
+        first
+    }
+
+    /// `len` bytes to write: the remaining ones, again and again. The memory is shared.
     ///
     /// # Errors
     /// [`GatherError::TooMany`].
-    pub fn zeros(len: usize, piece: usize) -> Result<Self, GatherError> {
-        let mut buffers = Buffers::aligned(piece.min(len));
-        let Some(first) = buffers.pieces.pop() else {
-            return Ok(buffers);
+    pub fn repeated(&self, len: usize) -> Result<Self, GatherError> {
+        let mut buffers = Buffers {
+            keeper: self.keeper.clone(),
+            ..Buffers::default()
         };
-        buffers.left = 0;
-        while buffers.left < len {
-            buffers.add(first.iov_base.cast(), piece.min(len - buffers.left))?;
+        while buffers.left < len && self.left != 0 {
+            for piece in self.within(len - buffers.left) {
+                buffers.add(piece.iov_base.cast(), piece.iov_len)?;
+            }
         }
         Ok(buffers)
     }
@@ -189,12 +202,12 @@ impl Buffers {
         self.keeper = None;
     }
 
-    /// Whether all remaining pieces start and end at multiples of `alignment`, a power of two.
-    pub fn are_aligned(&self, alignment: usize) -> bool {
-        let mask = alignment - 1;
-        self.pieces()
-            .iter()
-            .all(|piece| (piece.iov_base as usize | piece.iov_len) & mask == 0)
+    /// Whether the pieces of the first `len` remaining bytes start at multiples of `address` and have lengths that are
+    /// multiples of `length`. Both are powers of two.
+    pub fn are_aligned(&self, len: usize, address: usize, length: usize) -> bool {
+        self.within(len).all(|piece| {
+            piece.iov_base as usize & (address - 1) == 0 && piece.iov_len & (length - 1) == 0
+        })
     }
 
     /// Copies from the first remaining bytes. Returns how many.
@@ -218,7 +231,7 @@ impl Buffers {
     pub fn copy_across(&self, from: &Buffers, len: usize) -> usize {
         let mut chunk = [0; PAGE];
         let mut done = 0;
-        let (mut to, mut from) = (self.view(), from.view());
+        let (mut to, mut from) = (self.first(len), from.first(len));
         while done < len {
             let copied = from.copy_to(&mut chunk[..PAGE.min(len - done)]);
             let copied = to.copy_from(&chunk[..copied]);
@@ -232,28 +245,23 @@ impl Buffers {
         done
     }
 
-    /// The same pieces.
-    fn view(&self) -> Self {
-        Buffers {
-            keeper: self.keeper.clone(),
-            pieces: self.pieces().to_vec(),
-            first: 0,
-            left: self.left,
-        }
+    /// The pieces of the first `len` remaining bytes.
+    fn within(&self, mut len: usize) -> impl Iterator<Item = iovec> + '_ {
+        self.pieces().iter().map_while(move |piece| {
+            let iov_len = piece.iov_len.min(len);
+            len -= iov_len;
+            (iov_len != 0).then_some(iovec { iov_len, ..*piece })
+        })
     }
 
     fn each(&self, len: usize, mut copy: impl FnMut(VolatileSlice<'_>)) -> usize {
-        let mut left = len;
-        for piece in self.pieces() {
-            let here = piece.iov_len.min(left);
-            if here == 0 {
-                break;
-            }
+        let mut done = 0;
+        for piece in self.within(len) {
             // SAFETY: `keeper` keeps the piece mapped, for reading and writing, while `self` is borrowed.
-            copy(unsafe { VolatileSlice::new(piece.iov_base.cast(), here) });
-            left -= here;
+            copy(unsafe { VolatileSlice::new(piece.iov_base.cast(), piece.iov_len) });
+            done += piece.iov_len;
         }
-        len - left
+        done
     }
 
     /// The remaining pieces. They are mapped as long as `self` lives.

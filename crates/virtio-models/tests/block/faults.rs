@@ -85,12 +85,16 @@ fn a_truncated_image_is_an_error() {
 }
 
 #[test]
-fn a_discard_that_the_host_can_not_do_is_done() {
+fn a_discard_that_the_host_can_not_do_is_unsupported() {
     let mut guest = Guest::new(64);
-    guest.disk().faults = [os(libc::EOPNOTSUPP)].into();
-    assert_eq!(guest.zero(DISCARD, 0, 1, 0), OK);
-    guest.disk().faults = [os(libc::EIO)].into();
-    assert_eq!(guest.zero(DISCARD, 0, 1, 0), IOERR);
+    for _ in 0..2 {
+        guest.disk().faults = [os(libc::EOPNOTSUPP), os(libc::EIO)].into();
+        assert_eq!(guest.zero(DISCARD, 0, 1, 0), UNSUPP);
+        assert_eq!(guest.zero(DISCARD, 0, 1, 0), IOERR);
+    }
+    let notices = guest.notices();
+    assert_eq!(notices.len(), 2, "{notices:?}");
+    assert!(notices[0].contains("can't do a discard"), "{notices:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod driver_must;
 mod faults;
 mod model;
 mod opening;
+mod parts;
 #[cfg(feature = "qcow2")]
 mod qcow2;
 mod raw;

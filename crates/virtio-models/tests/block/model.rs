@@ -103,6 +103,7 @@ proptest! {
             }
             prop_assert!(guest.disk().bytes == model);
         }
-        prop_assert!(guest.notices().is_empty());
+        // Of zeros at most.
+        prop_assert!(guest.notices().len() <= usize::from(no_zeroes));
     }
 }

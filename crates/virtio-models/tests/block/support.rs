@@ -42,14 +42,24 @@ pub struct Behaviour {
     pub backwards: bool,
     /// Writing zeros is unsupported.
     pub no_zeroes: bool,
-    /// The alignment that memory needs, if not 0.
+    /// Discarding and writing zeros fails for ranges that aren't multiples of this many bytes, if not 0.
+    pub erases: u64,
+    /// The alignment that addresses and lengths of memory need, if not 0.
     pub alignment: usize,
+    pub length_alignment: usize,
+    /// The size behind `bytes`, which can only be discarded.
+    pub more: u64,
+    /// The number of operations in flight.
+    pub in_flight: usize,
+    /// The next calls of `submit` that are refused.
+    pub refusals: u32,
 }
 
 /// A disk in memory.
 pub struct Ram {
     shared: Arc<Mutex<Behaviour>>,
     waiting: Vec<(u32, Operation)>,
+    submitted: usize,
     bell: OwnedFd,
 }
 
@@ -75,14 +85,22 @@ impl Behaviour {
             };
             start..(start + len).min(end)
         };
+        if let Operation::Read { buffers, .. } | Operation::Write { buffers, .. } = operation {
+            let (address, length) = (self.alignment.max(1), self.length_alignment.max(1));
+            assert!(buffers.are_aligned(usize::MAX, address, length));
+        }
+        if let Operation::Discard { offset, len } | Operation::WriteZeroes { offset, len, .. } =
+            operation
+            && (offset | len) & self.erases.saturating_sub(1) != 0
+        {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         match operation {
             Operation::Read { offset, buffers } => {
-                assert!(self.alignment == 0 || buffers.are_aligned(self.alignment));
                 let at = cut(*offset, buffers.left());
                 Ok(buffers.copy_from(&self.bytes[at]))
             }
             Operation::Write { offset, buffers } => {
-                assert!(self.alignment == 0 || buffers.are_aligned(self.alignment));
                 let at = cut(*offset, buffers.left());
                 Ok(buffers.copy_to(&mut self.bytes[at]))
             }
@@ -105,14 +123,22 @@ impl Backend for Ram {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.shared.lock().expect("no test panicked").bytes.len() as u64)
+        let shared = self.shared.lock().expect("no test panicked");
+        Ok(shared.bytes.len() as u64 + shared.more)
     }
 
     fn push(&mut self, token: u32, operation: Operation) {
         self.waiting.push((token, operation));
+        self.shared.lock().expect("no test panicked").in_flight += 1;
     }
 
     fn submit(&mut self) -> bool {
+        let mut shared = self.shared.lock().expect("no test panicked");
+        if shared.refusals > 0 {
+            shared.refusals -= 1;
+            return false;
+        }
+        self.submitted = self.waiting.len();
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         true
     }
@@ -123,7 +149,9 @@ impl Backend for Ram {
         if shared.held {
             return;
         }
-        let mut waiting = std::mem::take(&mut self.waiting);
+        let mut waiting: Vec<_> = self.waiting.drain(..self.submitted).collect();
+        self.submitted = 0;
+        shared.in_flight -= waiting.len();
         if shared.backwards {
             waiting.reverse();
         }
@@ -189,6 +217,7 @@ impl Guest {
         let ram = Ram {
             shared: Arc::clone(&shared),
             waiting: Vec::new(),
+            submitted: 0,
             bell: eventfd(0, EventfdFlags::NONBLOCK).expect("a disk for a test"),
         };
         let notices = Arc::new(Mutex::new(Vec::new()));

@@ -1,0 +1,293 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Performs a request in parts, one after another: no operation of the back end is large, however large the request.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+
+use virtio_transport::Broken;
+use virtio_transport::chain::Chain;
+use vm_memory::GuestAddressSpace;
+
+use super::backend::{Done, Operation};
+use super::disk::{Disk, SECTOR};
+use super::request::{Request, Status};
+use super::running::{Means, Running};
+use crate::sys::Buffers;
+
+/// The most bytes of a read or write.
+const PART: usize = 1 << 20;
+/// The most bytes of a write of zeros. The host may have to write them one by one.
+const ZEROED: u64 = 4 << 20;
+/// The most bytes of a discard.
+const DISCARDED: u64 = 64 << 20;
+/// The most bytes that are copied for a misaligned read or write.
+const BOUNCE: usize = 64 << 10;
+/// The most bytes of copies in flight. Other requests wait.
+const BOUNCES: usize = 16 << 20;
+/// The size of the zeros that are written if the host can't make them in another way, in bytes.
+const ZEROS: usize = 64 << 10;
+
+/// What the back end does for a request now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    /// A flush, the driver's or after a write, or nothing.
+    #[default]
+    Flush,
+    /// A discard or write of zeros, of this many bytes.
+    Range(u64),
+    /// A read or write with all of the request's buffers, which the back end has.
+    All,
+    /// A read or write with the first of them.
+    First,
+    /// A read or write with a copy of this many bytes.
+    Bounce(usize),
+}
+
+/// A request in flight, by its head. Its memory is reused.
+#[derive(Default)]
+pub(super) struct Slot {
+    pub(super) chain: Chain,
+    pub(super) request: Request,
+    /// The data not transferred yet, unless the back end has it.
+    pub(super) buffers: Buffers,
+    /// The number of bytes that are done.
+    pub(super) moved: u64,
+    /// Its epoch in the barrier, if it changes the disk.
+    pub(super) epoch: Option<u64>,
+    part: Part,
+}
+
+impl Slot {
+    /// Takes the chain of another request.
+    pub(super) const fn renew(&mut self, chain: &mut Chain) {
+        mem::swap(&mut self.chain, chain);
+        self.request = Request::Nothing;
+        self.moved = 0;
+        self.part = Part::Flush;
+    }
+
+    /// The part of a range that is next, as offset and length. All but the first one start at multiples of `most`.
+    fn range(&mut self, offset: u64, len: u64, most: u64) -> (u64, u64) {
+        let offset = offset + self.moved;
+        let len = (most - offset % most).min(len - self.moved);
+        self.part = Part::Range(len);
+        (offset, len)
+    }
+
+    /// The buffers for the next part of a read or write; `None` if they must be copied.
+    fn next(&mut self, disk: &Disk) -> Option<Buffers> {
+        let (address, length) = (disk.alignment as usize, disk.length_alignment as usize);
+        if !self.buffers.are_aligned(PART, address, length) {
+            return None;
+        }
+        if self.buffers.left() > PART {
+            self.part = Part::First;
+            return Some(self.buffers.first(PART));
+        }
+        self.part = Part::All;
+        Some(mem::take(&mut self.buffers))
+    }
+
+    /// Reads or writes `buffers` next.
+    fn transfer(&self, buffers: Buffers) -> Option<Operation> {
+        match self.request {
+            Request::Read { offset, .. } => Some(Operation::Read {
+                offset: offset + self.moved,
+                buffers,
+            }),
+            Request::Write { offset, .. } => Some(Operation::Write {
+                offset: offset + self.moved,
+                buffers,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Handles transferred data.
+    fn transferred(&mut self, part: Part, done: Done) -> io::Result<()> {
+        let buffers = done.buffers.unwrap_or_default();
+        let writes = self.request.changes();
+        let n = done.result?.min(buffers.left());
+        if n == 0 {
+            let kind = if writes {
+                io::ErrorKind::WriteZero
+            } else {
+                io::ErrorKind::UnexpectedEof
+            };
+            return Err(kind.into());
+        }
+        match part {
+            Part::All => self.buffers = buffers,
+            Part::Bounce(_) if !writes => {
+                self.buffers.copy_across(&buffers, n);
+            }
+            _ => {}
+        }
+        self.buffers.advance(n);
+        self.moved += n as u64;
+        Ok(())
+    }
+
+    /// Whether another part follows.
+    const fn has_more(&self) -> bool {
+        match self.request {
+            Request::Discard { len, .. } | Request::WriteZeroes { len, .. } => self.moved < len,
+            _ => self.buffers.left() != 0,
+        }
+    }
+}
+
+/// Copies in flight, and requests that wait for space.
+#[derive(Debug, Default)]
+pub(super) struct Bounces {
+    /// The bytes of the copies in flight.
+    bytes: usize,
+    waiting: VecDeque<u32>,
+}
+
+impl<M: GuestAddressSpace> Running<M>
+where
+    M::T: Send + Sync + 'static,
+{
+    /// Passes the next part of a request to the back end.
+    pub(super) fn step(&mut self, means: &mut Means<'_>, token: u32) {
+        let Some(slot) = self.slot(token) else {
+            return;
+        };
+        let operation = match slot.request {
+            Request::Discard { offset, len } => {
+                let (offset, len) = slot.range(offset, len, DISCARDED);
+                Some(Operation::Discard { offset, len })
+            }
+            Request::WriteZeroes { offset, len, unmap } => {
+                let (offset, len) = slot.range(offset, len, ZEROED);
+                Some(Operation::WriteZeroes { offset, len, unmap })
+            }
+            _ => slot
+                .next(means.disk)
+                .and_then(|buffers| slot.transfer(buffers)),
+        };
+        if let Some(operation) = operation {
+            means.backend.push(token, operation);
+        } else {
+            self.bounces.waiting.push_back(token);
+            self.let_bounces_go(means);
+        }
+    }
+
+    /// Starts reads and writes with copies, as many as there is space for.
+    fn let_bounces_go(&mut self, means: &mut Means<'_>) {
+        while self.bounces.bytes + BOUNCE <= BOUNCES
+            && let Some(token) = self.bounces.waiting.pop_front()
+        {
+            let Some(slot) = self.slot(token) else {
+                continue;
+            };
+            let bounce = Buffers::aligned(slot.buffers.left().min(BOUNCE));
+            let len = bounce.left();
+            if slot.request.changes() {
+                bounce.copy_across(&slot.buffers, len);
+            }
+            slot.part = Part::Bounce(len);
+            if let Some(operation) = slot.transfer(bounce) {
+                means.backend.push(token, operation);
+                self.bounces.bytes += len;
+            }
+        }
+    }
+
+    /// Handles a completed operation: continues or completes the request.
+    pub(super) fn complete(&mut self, means: &mut Means<'_>, done: Done) -> Result<(), Broken> {
+        let token = done.token;
+        let Some(slot) = self.slot(token) else {
+            return Ok(());
+        };
+        let part = mem::take(&mut slot.part);
+        let result = match (part, done.result) {
+            (Part::Flush, result) => result.map(drop),
+            (Part::Range(_), Err(error)) if is_unsupported(&error) => {
+                return self.do_without(means, token, error);
+            }
+            (Part::Range(len), result) => result.map(|_| slot.moved += len),
+            (_, result) => slot.transferred(part, Done { result, ..done }),
+        };
+        let completed = self.continue_with(means, token, part, result);
+        if let Part::Bounce(len) = part {
+            self.bounces.bytes -= len;
+            self.let_bounces_go(means);
+        }
+        completed
+    }
+
+    /// Starts what follows a completed part.
+    fn continue_with(
+        &mut self,
+        means: &mut Means<'_>,
+        token: u32,
+        part: Part,
+        result: io::Result<()>,
+    ) -> Result<(), Broken> {
+        let Some(slot) = self.slot(token) else {
+            return Ok(());
+        };
+        if let Err(error) = result {
+            let (name, offset) = (slot.request.name(), slot.request.offset() + slot.moved);
+            means.reporter.failed(name, offset / SECTOR, error);
+            return self.finish(means, token, Status::IoErr);
+        }
+        if part == Part::Flush {
+            return self.finish(means, token, Status::Ok);
+        }
+        if slot.has_more() {
+            self.step(means, token);
+        } else if slot.request.changes() && !means.writeback {
+            means.backend.push(token, Operation::Flush);
+        } else {
+            return self.finish(means, token, Status::Ok);
+        }
+        Ok(())
+    }
+
+    /// Goes on after the host refused to discard or zero a range: it may not support that at all, or not for blocks as
+    /// small as these.
+    fn do_without(
+        &mut self,
+        means: &mut Means<'_>,
+        token: u32,
+        error: io::Error,
+    ) -> Result<(), Broken> {
+        let Some(slot) = self.slot(token) else {
+            return Ok(());
+        };
+        let (name, moved) = (slot.request.name(), slot.moved);
+        let Request::WriteZeroes { offset, len, .. } = slot.request else {
+            let instead = "the guest is told that it is unsupported";
+            means.reporter.unsupported(name, instead, error);
+            return self.finish(means, token, Status::Unsupported);
+        };
+        means
+            .reporter
+            .unsupported(name, "zeros are written as data", error);
+        if self.zeros.left() == 0 {
+            self.zeros = Buffers::aligned(ZEROS);
+        }
+        let zeros = self.zeros.repeated((len - moved) as usize);
+        let (Ok(zeros), Some(slot)) = (zeros, self.slot(token)) else {
+            return self.finish(means, token, Status::IoErr);
+        };
+        slot.request = Request::Write { offset, len };
+        slot.buffers = zeros;
+        self.step(means, token);
+        Ok(())
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput
+    )
+}
