@@ -103,8 +103,9 @@ pub(super) struct MachineFlags {
     ///
     /// Keys: path=FILE, a file or block device; format=raw|qcow2 [default: raw]; readonly; serial=TEXT; direct;
     /// queues=N; cache=writeback|writethrough [default: writeback]; bandwidth=SIZE and iops=N, both per second;
-    /// overlay=DIR|tmp, which keeps what the guest writes until the machine ends and leaves the image alone. A comma in
-    /// a path is doubled. The guest finds the disks in the order of the flags, after those of the config file.
+    /// overlay=DIR|tmp, which keeps what the guest writes until the machine ends and leaves the image alone;
+    /// iothread=NAME, a thread that disks of that name share. A comma in a path is doubled. The guest finds the disks
+    /// in the order of the flags, after those of the config file.
     #[arg(long, value_name = "WORDS", value_parser = Word("disk", &[]), help_heading = "Devices")]
     disk: Option<Vec<OsString>>,
 

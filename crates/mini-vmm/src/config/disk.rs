@@ -14,6 +14,7 @@ use virtio_models::block::BlockSpec;
 use virtio_models::rate::Limits;
 
 use super::device;
+use super::iothread::{self, IoThreadName};
 use super::words::{self, Number, Word, WordError};
 
 pub use virtio_models::block::{Cache, Format};
@@ -60,6 +61,10 @@ pub struct DiskSpec {
     #[serde(default, deserialize_with = "words::word")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlay: Option<PathBuf>,
+    /// The I/O thread of the disk. By default it is the one that devices share.
+    #[serde(default, deserialize_with = "iothread::named")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iothread: Option<IoThreadName>,
 }
 
 const fn one() -> u16 {
@@ -80,6 +85,7 @@ impl DiskSpec {
             bandwidth: None,
             iops: None,
             overlay: None,
+            iothread: None,
         }
     }
 

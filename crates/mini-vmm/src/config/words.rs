@@ -73,6 +73,9 @@ pub enum WordError {
     /// Not a disk.
     #[error("no disk: {}; write path=FILE and options, such as path=disk.img,readonly", shorten(&one_line(.0), MAX_REASON))]
     Disk(String),
+    /// Not a name of an I/O thread.
+    #[error("no name for an I/O thread; write 1 to 12 letters, digits, - or _, such as fast")]
+    IoThread,
     /// Not one of the few valid words.
     #[error("none of the words for it; --help shows them")]
     Choice,

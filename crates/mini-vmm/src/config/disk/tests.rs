@@ -34,6 +34,7 @@ pub(in crate::config) fn any_disk() -> impl Strategy<Value = DiskSpec> {
                 bandwidth,
                 iops,
                 overlay: overlay.map(PathBuf::from),
+                iothread: through.then(|| IoThreadName::new("a-1").unwrap()),
             }
         },
     )
@@ -52,7 +53,7 @@ fn disks(words: &[&str]) -> Result<Vec<DiskSpec>, Error> {
 #[test]
 fn all_keys_are_read() {
     let words = "path=a,,b.img,format=qcow2,readonly,serial=S 1,direct=on,queues=4,cache=writethrough,\
-                 bandwidth=10M,iops=1000,overlay=/var/tmp";
+                 bandwidth=10M,iops=1000,overlay=/var/tmp,iothread=fast";
     let all = DiskSpec {
         path: "a,b.img".into(),
         format: Format::Qcow2,
@@ -64,6 +65,7 @@ fn all_keys_are_read() {
         bandwidth: NonZeroU64::new(10 << 20),
         iops: NonZeroU64::new(1000),
         overlay: Some("/var/tmp".into()),
+        iothread: IoThreadName::new("fast"),
     };
     assert_eq!(disks(&[words]), Ok(vec![all.clone()]));
     assert_eq!(disks(&["path=d"]), Ok(vec![DiskSpec::new("d")]));
@@ -131,6 +133,10 @@ fn mistakes_are_named() {
             "with bandwidth=0 the disk would never answer",
         ),
         ("path=a,bandwidth=fast", "\"fast\" is not a size"),
+        (
+            "path=a,iothread=a b",
+            "\"a b\" is no name for an I/O thread",
+        ),
         ("path=a,path=b", "duplicate field `path`"),
         ("path=a\0b", "has a NUL in it"),
     ] {

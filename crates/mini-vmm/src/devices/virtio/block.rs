@@ -11,11 +11,13 @@ use super::Model;
 use crate::config::VmSpec;
 
 pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
-    (0..spec.disk.len()).map(disk).collect()
+    let numbered = spec.disk.iter().enumerate();
+    let models = numbered.map(|(number, disk)| model(number).on_thread(disk.iothread.clone()));
+    models.collect()
 }
 
 /// The disk with this number.
-fn disk(number: usize) -> Model {
+fn model(number: usize) -> Model {
     let id = format!("disk{number}");
     Model::new(id.clone(), move |parts| {
         let image = parts.backends.disks.get(number).cloned();

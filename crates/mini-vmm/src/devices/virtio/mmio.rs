@@ -126,7 +126,7 @@ impl MmioDevice {
             (transport, interrupt),
             doorbells,
             &memory,
-            &parts.io.get(model.thread.as_deref()),
+            &parts.io.get(model.thread.as_ref()),
         )?;
         Ok(MmioDevice {
             id: model.id.to_string(),

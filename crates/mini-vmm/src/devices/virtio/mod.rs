@@ -31,7 +31,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::Slot;
 use super::device::Parts;
-use crate::config::{VirtioSpec, VmSpec};
+use crate::config::{IoThreadName, VirtioSpec, VmSpec};
 use crate::irq::{NoPin, Pins};
 
 use port::Port;
@@ -53,7 +53,7 @@ struct Model {
     /// Its name, the same in every snapshot.
     id: Cow<'static, str>,
     /// The name of its I/O thread; `None` for the shared one.
-    thread: Option<String>,
+    thread: Option<IoThreadName>,
     make: Arc<Make>,
 }
 
@@ -70,6 +70,12 @@ impl Model {
             thread: None,
             make: Arc::new(make),
         }
+    }
+
+    /// The same device on the I/O thread `name`; `None` for the shared one.
+    fn on_thread(mut self, name: Option<IoThreadName>) -> Self {
+        self.thread = name;
+        self
     }
 }
 

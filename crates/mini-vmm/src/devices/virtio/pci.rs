@@ -145,7 +145,7 @@ fn function(
         (transport, interrupt),
         doorbells,
         memory,
-        &parts.io.get(model.thread.as_deref()),
+        &parts.io.get(model.thread.as_ref()),
     )?;
     let function = builder.build(Arc::new(Behind(Arc::clone(&port))));
     Ok((function, port))

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::io_thread::{DRAIN, IoThread, NoAnswer, Pending};
+use crate::config::IoThreadName;
 use crate::devices::SuspendError;
 use crate::outcome::OutcomeLatch;
 use crate::sync::lock;
@@ -31,8 +32,11 @@ impl IoThreads {
     }
 
     /// The thread of this name, or the shared one.
-    pub(super) fn get(&self, name: Option<&str>) -> Arc<IoThread> {
-        let name = name.map_or_else(|| SHARED.to_owned(), |name| format!("{SHARED}-{name}"));
+    pub(super) fn get(&self, name: Option<&IoThreadName>) -> Arc<IoThread> {
+        let name = name.map_or_else(
+            || SHARED.to_owned(),
+            |name| format!("{SHARED}-{}", name.as_str()),
+        );
         let mut threads = lock(&self.threads);
         if let Some(thread) = threads.iter().find(|thread| thread.name() == name) {
             return Arc::clone(thread);

@@ -32,14 +32,6 @@ const WRITABLE: u64 = 0x9_0000;
 /// What it sends, and what the echo device returns.
 const SENT: [u8; 4] = [1, 2, 3, 4];
 
-impl Model {
-    /// The same device on the I/O thread `name`; `None` for the shared one.
-    fn on_thread(mut self, name: Option<String>) -> Self {
-        self.thread = name;
-        self
-    }
-}
-
 fn echo() -> Model {
     Model::new("echo", |_| Ok(Box::new(Echo::new())))
 }

@@ -7,6 +7,7 @@ use std::sync::{Barrier, Mutex};
 
 use super::hooked::Hooks;
 use super::*;
+use crate::config::IoThreadName;
 use crate::devices::SuspendError;
 use crate::sync::lock;
 
@@ -46,7 +47,7 @@ fn devices_on_two_threads_stop_at_the_same_time_with_one_deadline() {
             true
         }
     });
-    let models = ["left", "right"].map(|name| hooks.model().on_thread(Some(name.to_owned())));
+    let models = ["left", "right"].map(|name| hooks.model().on_thread(IoThreadName::new(name)));
     let mut rig = Rig::several(models.into());
     rig.start_each();
     rig.set.pause().unwrap();
@@ -79,7 +80,7 @@ fn devices_on_one_thread_have_one_deadline() {
 /// The other device, on whatever thread, goes on as well.
 #[test]
 fn a_device_that_does_not_stop_fails_the_pause_and_all_go_on() {
-    for thread in [None, Some("other".to_owned())] {
+    for thread in [None, IoThreadName::new("other")] {
         let busy = Hooks::stop(|_| false).model();
         let mut rig = Rig::several(vec![busy, echo().on_thread(thread)]);
         let rings = rig.start_each();

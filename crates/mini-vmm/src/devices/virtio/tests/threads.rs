@@ -11,6 +11,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::hooked::Hooks;
 use super::*;
+use crate::config::IoThreadName;
 use crate::devices::SuspendError;
 use crate::outcome::Outcome;
 use crate::sync::lock;
@@ -34,8 +35,8 @@ fn a_stuck_device_does_not_hold_one_on_another_thread() {
     });
     let shut = lock(&gate);
     let models = vec![
-        hooks.model().on_thread(Some("stuck".to_owned())),
-        echo().on_thread(Some("free".to_owned())),
+        hooks.model().on_thread(IoThreadName::new("stuck")),
+        echo().on_thread(IoThreadName::new("free")),
     ];
     let mut rig = Rig::several(models);
     assert!(!has_thread("io-stuck") && !has_thread("io-free"));
@@ -62,7 +63,7 @@ fn a_stuck_device_does_not_hold_one_on_another_thread() {
 
 #[test]
 fn devices_of_one_name_share_a_thread_which_their_first_driver_starts() {
-    let name = || Some("shared".to_owned());
+    let name = || IoThreadName::new("shared");
     let models = vec![echo().on_thread(name()), echo().on_thread(name()), echo()];
     let mut rig = Rig::several(models);
     rig.select(1);
@@ -76,7 +77,7 @@ fn devices_of_one_name_share_a_thread_which_their_first_driver_starts() {
 fn a_panic_of_a_device_is_the_outcome() {
     let mut rig = Rig::several(vec![
         Hooks::process(|| panic!("as the test wants it")).model(),
-        echo().on_thread(Some("well".to_owned())),
+        echo().on_thread(IoThreadName::new("well")),
     ]);
     let mut rings = rig.start_each();
     // Comes with the outcome.
