@@ -64,6 +64,11 @@ pub enum OpenError {
         /// Whether it should be read-only.
         readonly: bool,
     },
+    /// The host or another program has the block device for itself.
+    #[error(
+        "the block device {0:?} is in use, by a mount or another machine: unmount it, or stop that one"
+    )]
+    Claimed(PathBuf),
     /// The file system doesn't support direct I/O.
     #[error("the disk image {0:?} is on a file system without direct I/O: leave out `direct`")]
     Direct(PathBuf),
@@ -120,6 +125,8 @@ pub enum OpenError {
 
 /// Opens and locks the image that `spec` describes: exclusively if the guest can write it, else shared with other
 /// readers. The lock belongs to the open file (`F_OFD_SETLK`), so it also keeps out a second disk of the same process.
+/// A block device is also opened with `O_EXCL` if the guest can write it: that keeps out mounts, and writers by another
+/// name of the device.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -264,22 +271,13 @@ fn open_file(spec: &BlockSpec) -> Result<File, OpenError> {
     };
     // Opening a device may have side effects, so its kind is checked first. If it changes in between, the open doesn't
     // block on a pipe, and the check afterwards notices it.
-    kind(stat(path).map_err(error)?.st_mode)?;
-    let access = if spec.readonly {
-        OFlags::RDONLY
-    } else {
-        OFlags::RDWR
-    };
-    let direct = if spec.direct {
-        OFlags::DIRECT
-    } else {
-        OFlags::empty()
-    };
-    let flags = access | direct | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let mode = stat(path).map_err(error)?.st_mode;
+    kind(mode)?;
+    let flags = flags(spec, FileType::from_raw_mode(mode));
     let file = open_path(path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(error)?;
     kind(fstat(&file).map_err(error)?.st_mode)?;
     // With O_NONBLOCK, io_uring would not wait for the file.
-    fcntl_setfl(&file, direct).map_err(error)?;
+    fcntl_setfl(&file, flags & OFlags::DIRECT).map_err(error)?;
     let file = File::from(file);
     match sys::lock(&file, !spec.readonly) {
         Ok(true) => Ok(file),
@@ -291,12 +289,27 @@ fn open_file(spec: &BlockSpec) -> Result<File, OpenError> {
     }
 }
 
+fn flags(spec: &BlockSpec, kind: FileType) -> OFlags {
+    let mut flags = OFlags::CLOEXEC | OFlags::NOCTTY;
+    flags |= if spec.readonly {
+        OFlags::RDONLY
+    } else {
+        OFlags::RDWR
+    };
+    flags.set(OFlags::DIRECT, spec.direct);
+    // Locks are on one node of the device; it may have several.
+    let claims = kind == FileType::BlockDevice && !spec.readonly;
+    flags.set(OFlags::EXCL, claims);
+    flags
+}
+
 fn failed(spec: &BlockSpec, error: rustix::io::Errno) -> OpenError {
     use rustix::io::Errno;
     let (path, readonly) = (spec.path.clone(), spec.readonly);
     match error {
         Errno::NOENT | Errno::NOTDIR => OpenError::Missing(path),
         Errno::ACCESS | Errno::PERM | Errno::ROFS => OpenError::Denied { path, readonly },
+        Errno::BUSY => OpenError::Claimed(path),
         Errno::INVAL if spec.direct => OpenError::Direct(path),
         error => host(spec, "opened", error.into()),
     }
@@ -332,5 +345,22 @@ fn check_size(path: &Path, file: &File, unit: u64) -> Result<(), OpenError> {
             what: "measured",
             source,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_written_block_device_is_claimed() {
+        for readonly in [false, true] {
+            for kind in [FileType::BlockDevice, FileType::RegularFile] {
+                let mut spec = BlockSpec::new("disk");
+                spec.readonly = readonly;
+                let claims = flags(&spec, kind).contains(OFlags::EXCL);
+                assert_eq!(claims, kind == FileType::BlockDevice && !readonly);
+            }
+        }
     }
 }
