@@ -11,17 +11,18 @@ mod bare;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 
 use bare::lab::{self, MAGIC, PARA, Route, STUB, registers};
 use bare::registration::{Registration, Verdict};
-use bare::virtio::{by_mmio, by_pci};
+use bare::virtio::{DISK, ENTROPY, STATUS, by_mmio, by_pci};
 use bare::{Asm, Vm, guest};
-use mini_vmm::config::{HypercallRoute, OnReboot, SerialSpec, VirtioSpec, VmSpec};
+use mini_vmm::config::{DiskSpec, HypercallRoute, OnReboot, SerialSpec, VirtioSpec, VmSpec};
 use mini_vmm::late::{LATE_ACTS, Sealed};
 use mini_vmm::layout::{self, MIB};
 use mini_vmm::vmm::{Handle, Vmm};
@@ -43,11 +44,14 @@ const OUTCOME: &str = "outcome: ";
 const ALL_CAME: u8 = 0x2a;
 
 /// What a process always does with what it has: read, write, wait, start and end threads.
-const USUAL: [i64; 38] = [
+const USUAL: [i64; 41] = [
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
+    libc::SYS_preadv,
     libc::SYS_write,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
     libc::SYS_writev,
     libc::SYS_close,
     // Debug builds check a descriptor before they close it.
@@ -95,8 +99,16 @@ fn number(call: &str) -> Option<i64> {
         "epoll_create1" => libc::SYS_epoll_create1,
         "epoll_ctl" => libc::SYS_epoll_ctl,
         "eventfd2" => libc::SYS_eventfd2,
+        "fallocate" => libc::SYS_fallocate,
         "fcntl" => libc::SYS_fcntl,
+        "fdatasync" => libc::SYS_fdatasync,
+        "fsync" => libc::SYS_fsync,
+        "fstat" => libc::SYS_fstat,
         "getrandom" => libc::SYS_getrandom,
+        "io_uring_enter" => libc::SYS_io_uring_enter,
+        "io_uring_register" => libc::SYS_io_uring_register,
+        "io_uring_setup" => libc::SYS_io_uring_setup,
+        "lseek" => libc::SYS_lseek,
         "madvise" => libc::SYS_madvise,
         "mmap" => libc::SYS_mmap,
         "mprotect" => libc::SYS_mprotect,
@@ -228,6 +240,7 @@ fn child() {
             () => SerialSpec::File(output.clone()),
         },
         rng: has("rng"),
+        disk: disk(&folder, &task).into_iter().collect(),
         virtio: match has("mmio") {
             true => VirtioSpec::Mmio,
             false => VirtioSpec::Pci,
@@ -241,6 +254,7 @@ fn child() {
         ("socket", "--serial socket=PATH"),
         ("pty", "--serial pty"),
         ("rng", "--rng on"),
+        ("disk", "--disk path=FILE"),
     ];
     // When the control loop answers, it has all that it needs.
     machine.describe().unwrap();
@@ -261,6 +275,25 @@ fn child() {
         println!("{failure}");
     }
     process::exit(0);
+}
+
+/// The disk of a task, if it has one: raw, limited, or with an overlay.
+fn disk(folder: &Path, task: &str) -> Option<DiskSpec> {
+    let (_, kind) = task.split_once("disk ")?;
+    let path = folder.join("disk.img");
+    File::create(&path).unwrap().set_len(MIB).unwrap();
+    let plain = DiskSpec::new(path);
+    Some(match kind.split(' ').next().unwrap() {
+        "limited" => DiskSpec {
+            iops: NonZeroU64::new(1000),
+            ..plain
+        },
+        "overlay" => DiskSpec {
+            overlay: Some(folder.to_owned()),
+            ..plain
+        },
+        _ => plain,
+    })
 }
 
 /// Once the guest is ready: pauses it, saves it, resumes it, and presses the power button.
@@ -412,13 +445,35 @@ fn virtio_devices_start_and_answer() {
             asm.power_off();
         });
     };
-    expect(test, &by_pci(enough), "--hypercall=pio rng pci", "PowerOff");
     expect(
         test,
-        &by_mmio(enough),
+        &by_pci(&ENTROPY, enough),
+        "--hypercall=pio rng pci",
+        "PowerOff",
+    );
+    expect(
+        test,
+        &by_mmio(&ENTROPY, enough),
         "--hypercall=pio rng mmio",
         "PowerOff",
     );
+}
+
+#[test]
+fn disks_are_read_and_written() {
+    let test = "disks_are_read_and_written";
+    let enough = |asm: &mut Asm| {
+        asm.compare_eax(10).if_equal(|asm| {
+            asm.load(STATUS).expect_eax(0, 1);
+            asm.power_off();
+        });
+    };
+    for kind in ["raw", "limited", "overlay"] {
+        let pci = format!("--hypercall=pio pci disk {kind}");
+        expect(test, &by_pci(&DISK, enough), &pci, "PowerOff");
+        let mmio = format!("--hypercall=pio mmio disk {kind}");
+        expect(test, &by_mmio(&DISK, enough), &mmio, "PowerOff");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod bare;
 
 use std::time::Duration;
 
-use bare::virtio::{COUNT, LEN, USED, by_mmio, by_pci};
+use bare::virtio::{COUNT, ENTROPY, LEN, USED, by_mmio, by_pci};
 use bare::{Asm, Vm};
 use kvm_ioctls::Kvm;
 use mini_vmm::boot::Unwatched;
@@ -98,13 +98,13 @@ fn goes_on_elsewhere(test: &str, virtio: VirtioSpec, guest: &Asm) {
 #[test]
 fn a_guest_that_drives_mmio_goes_on_elsewhere() {
     let test = "a_guest_that_drives_mmio_goes_on_elsewhere";
-    goes_on_elsewhere(test, VirtioSpec::Mmio, &by_mmio(|_| ()));
+    goes_on_elsewhere(test, VirtioSpec::Mmio, &by_mmio(&ENTROPY, |_| ()));
 }
 
 #[test]
 fn a_guest_that_drives_pci_goes_on_elsewhere() {
     let test = "a_guest_that_drives_pci_goes_on_elsewhere";
-    goes_on_elsewhere(test, VirtioSpec::Pci, &by_pci(|_| ()));
+    goes_on_elsewhere(test, VirtioSpec::Pci, &by_pci(&ENTROPY, |_| ()));
 }
 
 /// How many exits a hundred requests take.
@@ -124,7 +124,7 @@ fn a_request_by_pci_needs_no_exit() {
     let exits = exits(
         "a_request_by_pci_needs_no_exit",
         VirtioSpec::Pci,
-        &by_pci(|_| ()),
+        &by_pci(&ENTROPY, |_| ()),
     );
     assert!(exits.is_none_or(|exits| exits < 50), "{exits:?}");
 }
@@ -133,6 +133,6 @@ fn a_request_by_pci_needs_no_exit() {
 #[test]
 fn a_request_by_mmio_needs_one_exit() {
     let test = "a_request_by_mmio_needs_one_exit";
-    let exits = exits(test, VirtioSpec::Mmio, &by_mmio(|_| ()));
+    let exits = exits(test, VirtioSpec::Mmio, &by_mmio(&ENTROPY, |_| ()));
     assert!(exits.is_none_or(|exits| exits < 150), "{exits:?}");
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A driver of the entropy device, by MMIO and by PCI.
+//! Drivers of the entropy device and of a disk, by MMIO and by PCI.
 
 use mini_vmm::layout::{LAPIC, MIB, PCI_ECAM, PCI_LOW, VIRTIO_MMIO};
 
@@ -9,14 +9,20 @@ use super::{Asm, guest};
 
 /// Where the guest counts the requests that were answered.
 pub const COUNT: u64 = 4 * MIB;
-/// The descriptor table, with one descriptor.
+/// The descriptor table, with one chain.
 const DESCRIPTORS: u64 = COUNT + 0x1000;
 /// The available ring: all its entries are descriptor 0.
 const AVAILABLE: u64 = COUNT + 0x2000;
 pub const USED: u64 = COUNT + 0x3000;
-/// What is to be filled with random bytes, so many of them.
-const BUFFER: u64 = COUNT + 0x4000;
+/// What the device reads or writes.
+pub const BUFFER: u64 = COUNT + 0x4000;
+/// How many random bytes are asked for.
 pub const LEN: u32 = 32;
+/// A disk's request: its type, and its sector.
+pub const HEADER: u64 = COUNT + 0x5000;
+/// A disk's answer, in one byte.
+pub const STATUS: u64 = COUNT + 0x6000;
+const SECTOR: u32 = 512;
 const QUEUE_SIZE: u16 = 8;
 /// The pin of the first device.
 const PIN: u32 = 16;
@@ -32,31 +38,75 @@ fn put(asm: &mut Asm, at: u64, width: u8, value: u32) {
     };
 }
 
-/// One request for random bytes: `inc word [idx]`, and the notification.
-fn request(asm: &mut Asm, notify: u64) {
-    asm.store(BUFFER, 0);
-    asm.rdi(AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
-    put(asm, notify, 4, 0);
+/// A device's requests, which are of one chain.
+pub struct Requests {
+    /// Each descriptor: address, length, flags with the next one's number.
+    chain: &'static [(u64, u32, u32)],
+    /// What happens before each request.
+    prepare: fn(&mut Asm),
 }
 
-/// The rings, without a request.
-fn rings(asm: &mut Asm) {
-    for (at, value) in [
-        (DESCRIPTORS, BUFFER as u32),
-        (DESCRIPTORS + 4, 0),
-        (DESCRIPTORS + 8, LEN),
-        (DESCRIPTORS + 12, 2), // the device writes it
-        (AVAILABLE, 0),
-        (USED, 0),
-        (COUNT, 0),
-    ] {
-        asm.store(at, value);
+/// Random bytes.
+pub const ENTROPY: Requests = Requests {
+    chain: &[(BUFFER, LEN, WRITE)],
+    prepare: |asm| {
+        asm.store(BUFFER, 0);
+    },
+};
+
+/// A disk's second sector is read and written in turn. The number at its start is one more each time.
+pub const DISK: Requests = Requests {
+    chain: &[
+        (HEADER, 16, NEXT | 1 << 16),
+        (BUFFER, SECTOR, NEXT | 2 << 16),
+        (STATUS, 1, WRITE),
+    ],
+    prepare: |asm| {
+        asm.rdi(HEADER).raw(&[0x83, 0x37, 0x01]); // xor dword [rdi], 1
+        asm.rdi(DESCRIPTORS + 16 + 12).raw(&[0x83, 0x37, 0x02]);
+        asm.load(HEADER).compare_eax(1).if_equal(|asm| {
+            asm.rdi(BUFFER).raw(&[0xff, 0x07]); // inc dword [rdi]
+        });
+    },
+};
+
+const NEXT: u32 = 1;
+const WRITE: u32 = 2;
+
+impl Requests {
+    /// One request: `inc word [idx]`, and the notification.
+    fn make(&self, asm: &mut Asm, notify: u64) {
+        (self.prepare)(asm);
+        asm.rdi(AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
+        put(asm, notify, 4, 0);
+    }
+
+    /// The rings, without a request. A disk's first one is a read.
+    fn rings(&self, asm: &mut Asm) {
+        for ((address, len, flags), at) in self.chain.iter().zip((DESCRIPTORS..).step_by(16)) {
+            for (at, value) in [(at, *address as u32), (at + 4, 0), (at + 8, *len)] {
+                asm.store(at, value);
+            }
+            asm.store(at + 12, *flags);
+        }
+        for (at, value) in [
+            (AVAILABLE, 0),
+            (USED, 0),
+            (COUNT, 0),
+            (HEADER, 1),
+            (HEADER + 4, 0),
+            (HEADER + 8, 1),
+            (HEADER + 12, 0),
+        ] {
+            asm.store(at, value);
+        }
     }
 }
 
 /// A guest that has one request after the other answered, each at the interrupt of the one before, after `set_up`. After
 /// each it does what `then` says, with the count in EAX.
 fn requester(
+    requests: &Requests,
     set_up: impl FnOnce(&mut Asm),
     notify: u64,
     acknowledge: impl FnOnce(&mut Asm),
@@ -72,21 +122,21 @@ fn requester(
                 asm.rdi(COUNT).raw(&[0xff, 0x07]); // inc dword [rdi]
                 asm.load(COUNT);
                 then(asm);
-                request(asm, notify);
+                requests.make(asm, notify);
             });
             asm.wait_for_interrupts();
         });
         asm.idt(&[(VECTOR, handler)]);
         asm.out(0x21, 0xff).out(0xa1, 0xff);
-        rings(asm);
+        requests.rings(asm);
         set_up(asm);
-        request(asm, notify);
+        requests.make(asm, notify);
         asm.wait_for_interrupts();
     })
 }
 
 /// By MMIO (virtio 1.4, 4.2.2).
-pub fn by_mmio(then: impl FnOnce(&mut Asm)) -> Asm {
+pub fn by_mmio(requests: &Requests, then: impl FnOnce(&mut Asm)) -> Asm {
     let at = |offset: u64| VIRTIO_MMIO + offset;
     let set_up = |asm: &mut Asm| {
         asm.route(PIN, VECTOR);
@@ -108,11 +158,12 @@ pub fn by_mmio(then: impl FnOnce(&mut Asm)) -> Asm {
             put(asm, at(offset), 4, value);
         }
     };
-    requester(set_up, at(0x50), |asm| put(asm, at(0x64), 4, 1), then)
+    let acknowledge = |asm: &mut Asm| put(asm, at(0x64), 4, 1);
+    requester(requests, set_up, at(0x50), acknowledge, then)
 }
 
 /// By PCI (virtio 1.4, 4.1.4): the first function, with its BAR moved below 4 GiB.
-pub fn by_pci(then: impl FnOnce(&mut Asm)) -> Asm {
+pub fn by_pci(requests: &Requests, then: impl FnOnce(&mut Asm)) -> Asm {
     const CONFIG: u64 = PCI_ECAM + (1 << 15);
     const COMMON: u64 = PCI_LOW + 0x2000;
     let set_up = |asm: &mut Asm| {
@@ -144,5 +195,5 @@ pub fn by_pci(then: impl FnOnce(&mut Asm)) -> Asm {
             put(asm, at, width, value);
         }
     };
-    requester(set_up, PCI_LOW + 0x4000, |_| (), then)
+    requester(requests, set_up, PCI_LOW + 0x4000, |_| (), then)
 }
