@@ -23,10 +23,11 @@ use mini_vmm::vmm::control::{Command, Error, State};
 use mini_vmm::vmm::{self, Handle, Vmm};
 use rustix::fs::{CWD, Mode, mkfifoat};
 
-const COMMANDS: [Command; 6] = [
+const COMMANDS: [Command; 7] = [
     Command::Pause,
     Command::Resume,
     Command::PowerButton,
+    Command::ResizeDisks,
     Command::Stop,
     Command::Save,
     Command::Describe,

@@ -17,7 +17,7 @@ use bare::{Asm, Vm};
 use kvm_ioctls::Kvm;
 use mini_vmm::boot::Unwatched;
 use mini_vmm::config::{DiskSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec};
-use mini_vmm::layout::{ACPI_RESET, ACPI_RESET_VALUE, MIB};
+use mini_vmm::layout::{ACPI_RESET, ACPI_RESET_VALUE, MIB, PCI_LOW, VIRTIO_MMIO};
 use mini_vmm::machine::{Host, Images, Loading, Machine, MachineState};
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
 use mini_vmm::vmm::{self, Vmm};
@@ -54,6 +54,8 @@ fn spec(vm: &Vm, virtio: VirtioSpec, disk: DiskSpec) -> VmSpec {
         serial: SerialSpec::Off,
         virtio,
         disk: vec![disk],
+        // Of a guest that waits for what doesn't come.
+        timeout: Some(Duration::from_secs(600)),
         ..VmSpec::new(vm.path("kernel"))
     }
 }
@@ -253,4 +255,35 @@ fn a_machine_that_runs_has_its_images_locked() {
     machine.wait().unwrap();
     drop(machine);
     Vmm::build(&spec).unwrap();
+}
+
+/// Ends when the disk has twice its size.
+fn until_larger(asm: &mut Asm, capacity: u64) {
+    asm.load(capacity).compare_eax(2 * (MIB / 512) as u32);
+    asm.if_equal(|asm| {
+        asm.power_off();
+    });
+}
+
+#[test]
+fn a_guest_learns_that_its_disk_was_made_larger() {
+    let test = "a_guest_learns_that_its_disk_was_made_larger";
+    let mmio = by_mmio(&DISK, |asm| until_larger(asm, VIRTIO_MMIO + 0x100));
+    let pci = by_pci(&DISK, |asm| until_larger(asm, PCI_LOW + 0x3000));
+    for (virtio, guest) in [(VirtioSpec::Mmio, mmio), (VirtioSpec::Pci, pci)] {
+        let Some(vm) = Vm::new(test, &guest) else {
+            return;
+        };
+        let image = image(&vm);
+        let machine = Vmm::build(&spec(&vm, virtio, DiskSpec::new(&image))).unwrap();
+        machine.resize_disks().unwrap();
+        machine.resume().unwrap();
+        while number(&image) == FIRST {
+            machine.describe().unwrap();
+        }
+        let file = OpenOptions::new().write(true).open(&image).unwrap();
+        file.set_len(2 * MIB).unwrap();
+        machine.resize_disks().unwrap();
+        assert_eq!(machine.wait().unwrap(), Outcome::PowerOff);
+    }
 }

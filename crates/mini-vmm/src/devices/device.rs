@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
+use virtio_models::block;
 use vm_memory::GuestMemoryMmap;
 
 use super::Backends;
@@ -150,6 +151,8 @@ pub struct Offers {
     pub console_input: Option<Arc<dyn InputTarget>>,
     /// The guest's power button.
     pub power_button: Option<Arc<dyn PowerButton>>,
+    /// The control of each disk, in order.
+    pub disks: Vec<Arc<block::Control>>,
 }
 
 impl fmt::Debug for Offers {
@@ -157,6 +160,7 @@ impl fmt::Debug for Offers {
         f.debug_struct("Offers")
             .field("console_input", &self.console_input.is_some())
             .field("power_button", &self.power_button.is_some())
+            .field("disks", &self.disks.len())
             .finish()
     }
 }

@@ -115,6 +115,14 @@ impl Handle {
         self.command(Command::PowerButton).map(drop)
     }
 
+    /// [`Command::ResizeDisks`]: make an image larger first. The guest learns its new size soon afterwards.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn resize_disks(&self) -> Result<(), control::Error> {
+        self.command(Command::ResizeDisks).map(drop)
+    }
+
     /// [`Command::Stop`]: [`wait`](Self::wait) then returns soon.
     ///
     /// # Errors

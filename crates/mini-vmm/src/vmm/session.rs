@@ -165,6 +165,11 @@ impl<'a> Session<'a> {
                 button.press().map_err(control::Error::PowerButton)?;
                 Answer::Done
             }
+            Command::ResizeDisks => {
+                let disks = self.machine.devices.offers().disks.iter();
+                disks.for_each(|disk| disk.resize());
+                Answer::Done
+            }
             Command::Stop => {
                 self.supervisor.borrow_mut().end(Outcome::Stopped);
                 Answer::Done

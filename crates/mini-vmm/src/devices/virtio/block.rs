@@ -23,10 +23,9 @@ fn model(number: usize) -> Model {
         let image = parts.backends.disks.get(number).cloned();
         let image = image.ok_or_else(|| io::Error::other("its image is not open"))?;
         let id = id.clone();
-        Ok(Box::new(Block::new(
-            image,
-            Box::new(move |notice| tell(&id, &notice)),
-        )))
+        let block = Block::new(image, Box::new(move |notice| tell(&id, &notice)));
+        parts.offers.disks.push(block.control());
+        Ok(Box::new(block))
     })
 }
 
@@ -37,3 +36,6 @@ fn tell(id: &str, notice: &Notice) {
         _ => log::warn!("{id}: {notice}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

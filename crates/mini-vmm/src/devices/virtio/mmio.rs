@@ -111,7 +111,7 @@ struct MmioDevice {
 }
 
 impl MmioDevice {
-    fn new(model: &Model, base: u64, parts: &Parts<'_>) -> io::Result<Self> {
+    fn new(model: &Model, base: u64, parts: &mut Parts<'_>) -> io::Result<Self> {
         let device = (model.make)(parts)?;
         let layout = device.layout();
         let doorbells = Doorbells::new(parts.irqs, layout.queues.len(), Some(base), doorbell);

@@ -57,13 +57,13 @@ struct Model {
     make: Arc<Make>,
 }
 
-type Make = dyn Fn(&Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync;
+type Make = dyn Fn(&mut Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync;
 
 impl Model {
     /// A device created by `make`.
     fn new(
         id: impl Into<Cow<'static, str>>,
-        make: impl Fn(&Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync + 'static,
+        make: impl Fn(&mut Parts<'_>) -> io::Result<Box<dyn AnyDevice<Memory>>> + Send + Sync + 'static,
     ) -> Self {
         Model {
             id: id.into(),

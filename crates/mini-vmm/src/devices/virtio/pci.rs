@@ -126,7 +126,7 @@ impl PciDevice for Behind {
 fn function(
     model: &Model,
     memory: &Memory,
-    parts: &Parts<'_>,
+    parts: &mut Parts<'_>,
 ) -> io::Result<(Function, Arc<Port<PciTransport>>)> {
     let device = (model.make)(parts)?;
     let layout = device.layout();
@@ -200,7 +200,7 @@ struct State {
 }
 
 impl Root {
-    fn new(windows: Windows, models: &[Model], parts: &Parts<'_>) -> io::Result<Self> {
+    fn new(windows: Windows, models: &[Model], parts: &mut Parts<'_>) -> io::Result<Self> {
         let mut builder = RootBuilder::new(windows).map_err(io::Error::other)?;
         let memory = Arc::new(parts.memory.clone());
         let mut ports = Vec::with_capacity(models.len());

@@ -48,6 +48,9 @@ pub enum Command {
     Resume,
     /// Press the guest's power button. A paused guest notices it after it resumes.
     PowerButton,
+    /// Look at the sizes of the disks' images, and tell the guest about new ones. A disk that no driver uses, or that is
+    /// paused, does so when it starts.
+    ResizeDisks,
     /// End the run with [`Outcome::Stopped`](crate::outcome::Outcome::Stopped), unless it has another outcome already.
     Stop,
     /// Save the state of all but memory. The guest must be paused.
@@ -62,6 +65,7 @@ impl fmt::Display for Command {
             Command::Pause => "pause",
             Command::Resume => "resume",
             Command::PowerButton => "press the power button of",
+            Command::ResizeDisks => "resize the disks of",
             Command::Stop => "stop",
             Command::Save => "save",
             Command::Describe => "describe",
@@ -101,7 +105,7 @@ pub const fn step(state: State, command: Command) -> (State, Response) {
         (State::Paused | State::Running, Resume) => State::Running,
         (State::PoweringOff, Resume) => state,
         (State::Paused, Save) => state,
-        (_, PowerButton | Describe) => state,
+        (_, PowerButton | ResizeDisks | Describe) => state,
         (State::PoweringOff, Pause) | (State::Running | State::PoweringOff, Save) => {
             return (state, Response::Refused(state));
         }
@@ -127,10 +131,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const COMMANDS: [Command; 6] = [
+    const COMMANDS: [Command; 7] = [
         Command::Pause,
         Command::Resume,
         Command::PowerButton,
+        Command::ResizeDisks,
         Command::Stop,
         Command::Save,
         Command::Describe,
