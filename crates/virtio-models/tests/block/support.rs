@@ -240,6 +240,11 @@ impl Guest {
         }
     }
 
+    /// Starts the driver anew.
+    pub fn restart(&mut self) {
+        self.driver = Driver::start(&mut self.machine, u64::MAX);
+    }
+
     pub fn disk(&self) -> MutexGuard<'_, Behaviour> {
         self.shared.lock().expect("no test panicked")
     }
