@@ -218,6 +218,20 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::With("--serial socket=PATH"),
     },
     LateAct {
+        act: "a client of the API is accepted",
+        when: "a client connects",
+        thread: "`api`",
+        calls: &["accept4", "ioctl", "shutdown"],
+        sealed: Sealed::With("--api-sock PATH"),
+    },
+    LateAct {
+        act: "the API's socket is removed",
+        when: "the end",
+        thread: "main",
+        calls: &["statx", "unlink"],
+        sealed: Sealed::With("--api-sock PATH"),
+    },
+    LateAct {
         act: "the socket's file is removed",
         when: "the end",
         thread: "control",

@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod acpi;
+pub mod api;
 pub mod boot;
 pub mod check;
 pub mod cli;
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod outcome;
 mod plan;
 mod probe;
+mod socket_file;
 pub mod start_time;
 mod sync;
 mod sys;

@@ -9,9 +9,11 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use mini_vmm::api::{self, Api};
 use mini_vmm::cli::{self, Command};
+use mini_vmm::config::VmSpec;
 use mini_vmm::config::file as config_file;
-use mini_vmm::outcome::EXIT_ERROR;
+use mini_vmm::outcome::{EXIT_ERROR, Outcome};
 use mini_vmm::{check, console, demo, logging, start_time, vmm};
 
 fn main() -> ExitCode {
@@ -43,14 +45,27 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
     match command {
         Command::Run(run) => {
-            let spec = config_file::resolve(&run.flags, run.config.as_deref())?;
+            let config = run.config.as_deref();
+            // Clients of the API may name a kernel later.
+            let spec = match &run.api_sock {
+                None => config_file::resolve(&run.flags, config)?,
+                Some(_) => config_file::resolve_partly(&run.flags, config)?,
+            };
             log::debug!("{spec:?}");
             if run.print_config {
                 print(config_file::to_json(&spec)?.as_bytes())?;
                 return Ok(0);
             }
-            console::spare(&spec.serial, run.config.as_deref())?;
-            Ok(vmm::run(&spec)?.exit_code())
+            console::spare(&spec.serial, config)?;
+            let outcome = match &run.api_sock {
+                None => vmm::run(&spec)?,
+                Some(socket) => {
+                    let mut settings = api::Settings::new(socket);
+                    settings.max_body = run.max_body.unwrap_or(settings.max_body);
+                    serve(settings, spec)?
+                }
+            };
+            Ok(outcome.exit_code())
         }
         Command::Check { json, .. } => {
             let report = check::probe(Path::new(vmm::KVM));
@@ -67,6 +82,15 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(0)
         }
     }
+}
+
+/// Runs a machine that clients control, and may also describe and start.
+fn serve(settings: api::Settings, spec: VmSpec) -> Result<Outcome, Box<dyn Error>> {
+    let (remote, orders) = vmm::remote()?;
+    let api = Api::serve(settings, spec, remote)?;
+    let outcome = orders.run();
+    drop(api);
+    Ok(outcome?)
 }
 
 /// Writes to standard output. A reader that stops early (EPIPE) is not an error.

@@ -152,6 +152,7 @@ fn command_lines_mean_what_the_pages_say() {
     for name in [
         "README.md",
         "crates/mini-vmm/README.md",
+        "docs/api.md",
         "docs/boot.md",
         "docs/console.md",
         "docs/exit-codes.md",

@@ -46,6 +46,8 @@ Examples:
       Runs a test that reports its status through the debug-exit port.
   mini-vmm --kernel vmlinuz --print-config > vm.json; mini-vmm --config vm.json --cpus 4
       Keeps a machine in a file; flags override the file.
+  mini-vmm --api-sock api.sock
+      Waits until clients describe a machine and start it, by HTTP.
   mini-vmm check
       Shows what this host can do.
   mini-vmm demo
@@ -56,6 +58,7 @@ Examples:
 const USAGE: &str = "\
 mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm --config <FILE> [OPTIONS]
+       mini-vmm --api-sock <PATH> [OPTIONS]
        mini-vmm check [--json]
        mini-vmm demo [--hypercall <ROUTE>]
        mini-vmm completions <SHELL>";
@@ -92,6 +95,10 @@ pub struct Run {
     pub config: Option<PathBuf>,
     /// Print the machine's description instead of running it.
     pub print_config: bool,
+    /// The socket of the API, if there is one. Then the kernel may be missing.
+    pub api_sock: Option<PathBuf>,
+    /// The most bytes of a request's body, if not the default.
+    pub max_body: Option<usize>,
     /// How often `-v` was given.
     pub verbosity: u8,
 }
@@ -155,6 +162,21 @@ struct Arguments {
     /// Print the description that the command line means, and run nothing
     #[arg(long, help_heading = "Configuration")]
     print_config: bool,
+
+    /// Serve Firecracker's API on a Unix socket
+    ///
+    /// Without --kernel, a client describes and starts the machine. Nothing may be at the path. Only the owner can connect.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "API")]
+    api_sock: Option<PathBuf>,
+
+    /// Most bytes of a request's body [default: 51200]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        requires = "api_sock",
+        help_heading = "API"
+    )]
+    http_api_max_payload_size: Option<usize>,
 
     /// Log more to stderr: -v info, -vv debug, -vvv trace
     ///
@@ -243,6 +265,8 @@ fn command_from(
         flags,
         config: arguments.config,
         print_config: arguments.print_config,
+        api_sock: arguments.api_sock,
+        max_body: arguments.http_api_max_payload_size,
         verbosity: 0,
     };
     let Some(subcommand) = arguments.command else {

@@ -350,7 +350,15 @@ fn help_shows_the_exit_codes_that_outcomes_have() {
 fn each_key_has_a_flag() {
     let command = Arguments::command();
     let flags = command.get_arguments().filter_map(clap::Arg::get_long);
-    let others = ["config", "print-config", "verbose", "help", "version"];
+    let others = [
+        "api-sock",
+        "http-api-max-payload-size",
+        "config",
+        "print-config",
+        "verbose",
+        "help",
+        "version",
+    ];
     let mut flags: Vec<_> = flags.filter(|flag| !others.contains(flag)).collect();
     let mut keys = KEYS.to_vec();
     flags.sort_unstable();
@@ -384,4 +392,14 @@ fn paths_may_have_any_bytes_and_text_may_not() {
         let error = with(&format!("--{key}=")).unwrap_err();
         assert_eq!(error.exit_code(), EXIT_USAGE, "{key}: {error}");
     }
+}
+
+#[test]
+fn an_api_needs_no_kernel() {
+    let Ok(Command::Run(run)) = parse_from(["mini-vmm", "--api-sock", "s"]) else {
+        panic!("no run");
+    };
+    assert_eq!((run.api_sock, run.flags), (Some("s".into()), Vec::new()));
+    assert!(parse_from(["mini-vmm", "--http-api-max-payload-size", "9"]).is_err());
+    assert!(parse_from(["mini-vmm", "check", "--api-sock", "s"]).is_err());
 }

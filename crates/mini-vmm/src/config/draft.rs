@@ -112,16 +112,53 @@ impl Draft {
     /// # Errors
     /// When [`VmSpec::validate`] fails, or no kernel was given.
     pub fn finish(self) -> Result<VmSpec, Error> {
+        if self.kernel.is_none() {
+            return Err(Error::NoKernel);
+        }
+        let spec = self.finish_partly()?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// Like [`finish`](Self::finish), but without a kernel its path is empty.
+    ///
+    /// # Errors
+    /// When a value is not valid.
+    pub fn finish_partly(self) -> Result<VmSpec, Error> {
         let Count(cpus) = self.cpus;
         let default_cmdline = || VmSpec::default_cmdline(&self.spec.serial).to_owned();
         let spec = VmSpec {
-            kernel: self.kernel.ok_or(Error::NoKernel)?,
+            kernel: self.kernel.unwrap_or_default(),
             cmdline: self.cmdline.unwrap_or_else(default_cmdline),
             cpus: u8::try_from(cpus).map_err(|_| Error::TooManyCpus { cpus })?,
             ..self.spec
         };
-        spec.validate()?;
+        spec.validate_partly()?;
         Ok(spec)
+    }
+
+    /// Sets the values in `json`, an object as in a config file.
+    ///
+    /// # Errors
+    /// When it is not JSON, or has a key or value that is not valid.
+    pub fn read_json(self, json: &str) -> Result<Draft, serde_json::Error> {
+        let mut from = serde_json::Deserializer::from_str(json);
+        let draft = from.deserialize_map(DraftVisitor(self))?;
+        from.end()?;
+        Ok(draft)
+    }
+}
+
+impl From<VmSpec> for Draft {
+    /// Everything is set as in `spec`. An empty path of the kernel is none.
+    fn from(spec: VmSpec) -> Self {
+        let kernel = Some(&spec.kernel).filter(|path| !path.as_os_str().is_empty());
+        Draft {
+            kernel: kernel.cloned(),
+            cmdline: Some(spec.cmdline.clone()),
+            cpus: Count(spec.cpus.into()),
+            spec,
+        }
     }
 }
 
@@ -158,11 +195,12 @@ impl<'de, A: MapAccess<'de>> Source for Entry<'_, 'de, A> {
 
 impl<'de> Deserialize<'de> for Draft {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(DraftVisitor)
+        from.deserialize_map(DraftVisitor(Draft::default()))
     }
 }
 
-struct DraftVisitor;
+/// Adds the entries of an object to a draft.
+struct DraftVisitor(Draft);
 
 impl<'de> Visitor<'de> for DraftVisitor {
     type Value = Draft;
@@ -172,7 +210,7 @@ impl<'de> Visitor<'de> for DraftVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Draft, A::Error> {
-        let mut draft = Draft::default();
+        let DraftVisitor(mut draft) = self;
         let mut seen = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             let Some(known) = KEYS.iter().find(|known| **known == key) else {

@@ -89,11 +89,23 @@ fn without_place(error: &serde_json::Error) -> String {
 /// # Errors
 /// When the file can't be read, or the file, a flag or the machine is not valid.
 pub fn resolve(flags: &[(&str, OsString)], config: Option<&Path>) -> Result<VmSpec, Error> {
+    Ok(draft(flags, config)?.finish()?)
+}
+
+/// Like [`resolve`], but the kernel may be missing: its path is then empty.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_partly(flags: &[(&str, OsString)], config: Option<&Path>) -> Result<VmSpec, Error> {
+    Ok(draft(flags, config)?.finish_partly()?)
+}
+
+fn draft(flags: &[(&str, OsString)], config: Option<&Path>) -> Result<Draft, Error> {
     let mut draft = config.map(load).transpose()?.unwrap_or_default();
     for (key, word) in flags {
         draft.say(key, word)?;
     }
-    Ok(draft.finish()?)
+    Ok(draft)
 }
 
 /// Reads the machine description in the file at `path`.

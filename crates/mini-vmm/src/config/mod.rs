@@ -52,6 +52,7 @@ use crate::layout;
 #[serde(rename_all = "kebab-case")]
 pub struct VmSpec {
     /// The kernel image: ELF or bzImage, told apart by content.
+    #[serde(serialize_with = "words::write_kernel")]
     pub kernel: PathBuf,
     /// The initial RAM disk.
     pub initrd: Option<PathBuf>,

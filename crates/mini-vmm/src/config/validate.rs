@@ -21,13 +21,22 @@ impl VmSpec {
     /// # Errors
     /// The first value that is not valid.
     pub fn validate(&self) -> Result<(), Error> {
+        self.validate_partly()?;
+        validate_path("kernel", &self.kernel)
+    }
+
+    /// Checks the number of vCPUs.
+    pub(crate) fn check_cpus(&self) -> Result<(), Error> {
         match self.cpus {
-            0 => return Err(Error::NoCpus),
-            cpus if cpus > layout::MAX_CPUS => {
-                return Err(Error::TooManyCpus { cpus: cpus.into() });
-            }
-            _ => {}
+            0 => Err(Error::NoCpus),
+            cpus if cpus > layout::MAX_CPUS => Err(Error::TooManyCpus { cpus: cpus.into() }),
+            _ => Ok(()),
         }
+    }
+
+    /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
+    pub(super) fn validate_partly(&self) -> Result<(), Error> {
+        self.check_cpus()?;
         check_memory(self.memory)?;
         check_cmdline(&self.cmdline)?;
         let mut names = self.cpu_features.iter().map(|feature| &feature.name);
@@ -37,7 +46,9 @@ impl VmSpec {
         validate_timeout(self.timeout)?;
         validate_debug_exit(self.debug_exit)?;
         hypercall::validate(self)?;
-        validate_path("kernel", &self.kernel)?;
+        if !self.kernel.as_os_str().is_empty() {
+            validate_path("kernel", &self.kernel)?;
+        }
         if let Some(initrd) = &self.initrd {
             validate_path("initrd", initrd)?;
         }

@@ -7,12 +7,12 @@ use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
 use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hypercall_patch::PioPort;
 use serde::de::{self, SeqAccess, Unexpected, Visitor};
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::layout;
 use crate::text::{one_line, shorten, shown};
@@ -265,6 +265,13 @@ impl Word for u64 {
             .checked_mul(1 << (10 * power))
             .ok_or(WordError::HugeSize)
     }
+}
+
+/// Serializes the path of a kernel. An empty one is none.
+pub(super) fn write_kernel<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    Some(path)
+        .filter(|path| !path.as_os_str().is_empty())
+        .serialize(to)
 }
 
 /// Serializes bytes like [`ByteSize`].

@@ -38,12 +38,13 @@ pub use terminal::line_end;
 use input::InputQueue;
 use output::{Drain, FdSink, Output, Sink, WholeLines};
 use pty::Pty;
-use socket::{Socket, SocketFile};
+use socket::Socket;
 use stdio::StdoutSink;
 use terminal::RawTerminal;
 
 use crate::config::SerialSpec;
 use crate::outcome::OutcomeLatch;
+use crate::socket_file::SocketFile;
 use crate::sync::Worker;
 use crate::sys;
 

@@ -4,113 +4,44 @@
 //! The console on a Unix socket: one client at a time. A new client first gets the latest output.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
-    listen, recv, send, socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::Error;
 use super::input::{InputQueue, READ_AHEAD};
 use super::output::{Output, Sink, append_newest};
+use crate::socket_file::{ListenError, SocketFile};
 use crate::sync::{Stop, Worker, lock, look, readable};
 
 /// The most bytes of output kept for the next client.
 const REPLAY: usize = 64 << 10;
+/// How many clients can wait to be told that the console is taken.
+const BACKLOG: i32 = 4;
 /// How long to wait after accepting a connection failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What poll reports after a client hung up.
 const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 const BUSY: &[u8] = b"mini-vmm: another client is attached to this console\r\n";
 
-/// A listening socket at a path. The file is removed on drop, if it is still this socket's.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    id: (u64, u64),
-}
-
-impl SocketFile {
-    /// Listens at `path`. Replaces a socket that is no longer in use.
-    fn listen(path: &Path) -> Result<(SocketFile, UnixListener), Error> {
-        let failed = |source: io::Error| Error::Socket {
-            path: path.to_owned(),
-            source,
-        };
-        let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
-        remove_stale(path, &address)?;
-        let listener = stream_socket().map_err(failed)?;
-        bind(&listener, &address).map_err(|error| failed(error.into()))?;
-        let setup = || {
-            // The console gives access to the guest: restrict it to the owner before anyone can connect.
-            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-            let metadata = fs::symlink_metadata(path)?;
-            listen(&listener, 4)?;
-            Ok((metadata.dev(), metadata.ino()))
-        };
-        let id = setup().map_err(|error| {
-            let _ = fs::remove_file(path);
-            failed(error)
-        })?;
-        let file = SocketFile {
-            path: path.to_owned(),
-            id,
-        };
-        Ok((file, UnixListener::from(listener)))
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.id);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
-            log::warn!("{}: the console socket stays: {error}", self.path.display());
+/// Listens at `path`. Replaces a socket that is no longer in use.
+fn listen(path: &Path) -> Result<(SocketFile, UnixListener), Error> {
+    SocketFile::replace(path, BACKLOG).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            ListenError::Failed(source) => Error::Socket { path, source },
+            ListenError::NotASocket => Error::NotASocket(path),
+            ListenError::InUse | ListenError::Stale => Error::SocketInUse(path),
         }
-    }
-}
-
-fn stream_socket() -> io::Result<rustix::fd::OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
-}
-
-/// Removes a socket at `path` that is not in use. Anything else there is an error.
-fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
-    let failed = |source: io::Error| Error::Socket {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(Error::NotASocket(path.to_owned()));
-        }
-        Ok(_) => {}
-    }
-    match connect(&stream_socket().map_err(failed)?, address) {
-        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
-        Err(Errno::ACCESS) => Err(failed(Errno::ACCESS.into())),
-        // It is connectable, its queue is full, or it is of another type: it is in use.
-        _ => Err(Error::SocketInUse(path.to_owned())),
-    }
+    })
 }
 
 /// The state shared by the writer thread and the client thread.
@@ -202,7 +133,7 @@ pub(super) struct Socket {
 impl Socket {
     /// Listens at `path`.
     pub(super) fn open(path: &Path, queue: &Arc<InputQueue>) -> Result<Socket, Error> {
-        let (file, listener) = SocketFile::listen(path)?;
+        let (file, listener) = listen(path)?;
         let shared = Arc::new(Mutex::new(Shared::default()));
         let output = Output::start(ClientSink(Arc::clone(&shared))).map_err(Error::Start)?;
         let queue = Arc::clone(queue);

@@ -8,6 +8,7 @@ pub mod control;
 mod handle;
 mod loading;
 mod policy;
+mod remote;
 mod run;
 mod session;
 mod supervisor;
@@ -23,10 +24,14 @@ use crate::config::{self, VmSpec};
 use crate::console::{self, Console};
 use crate::machine::{self, ImageError, Images};
 use crate::outcome::Outcome;
-use crate::vmm::control::{State, door};
+use crate::vmm::control::{Client, State, door};
 use crate::vmm::supervisor::TerminationSignals;
 
 pub use handle::Handle;
+pub(crate) use remote::Started;
+#[cfg(test)]
+pub(crate) use remote::deaf;
+pub use remote::{Orders, Remote, remote};
 pub use run::Vmm;
 
 /// The host's KVM device.
@@ -65,6 +70,11 @@ pub enum Error {
     /// The control loop panicked.
     #[error("the control loop panicked, the machine is gone; report this with what it printed")]
     Panicked,
+    /// Nothing can start the machine any more.
+    #[error(
+        "the thread that serves the API is gone, so nothing can start a machine; report this with what it printed"
+    )]
+    Unstarted,
 }
 
 /// Runs the machine that `spec` describes until there is an outcome. The report of a failed vCPU is printed on standard
@@ -104,23 +114,43 @@ pub fn run_images(
     open_console: impl FnOnce() -> Result<Console, console::Error>,
 ) -> Result<Outcome, Error> {
     let signals = TerminationSignals::install().map_err(Error::Events)?;
-    // Nothing uses the client end: only signals control this run.
-    let (_client, door) = door().map_err(Error::Events)?;
+    // Nothing uses the client: only signals control this run.
+    let ended = boot_and_run(spec, signals, open_images, grace, open_console, drop)?;
+    Ok(report(ended))
+}
+
+/// Runs a machine from the loading of its images to its outcome. `started` gets its command queue before its guest runs.
+fn boot_and_run(
+    spec: &VmSpec,
+    signals: TerminationSignals,
+    open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
+    grace: Duration,
+    open_console: impl FnOnce() -> Result<Console, console::Error>,
+    started: impl FnOnce(Client),
+) -> Result<Ended, Error> {
+    let (client, door) = door().map_err(Error::Events)?;
     let controls = run::Controls {
         signals,
         grace,
         door,
     };
-    let ended = match Vmm::new(spec, controls, open_images, open_console)? {
-        Ok((vmm, built)) => vmm.run(built, State::Running)?,
-        Err(outcome) => outcome.into(),
-    };
+    match Vmm::new(spec, controls, open_images, open_console)? {
+        Ok((vmm, built)) => {
+            started(client);
+            vmm.run(built, State::Running)
+        }
+        Err(outcome) => Ok(outcome.into()),
+    }
+}
+
+/// Prints the report of a failed vCPU, and returns the outcome.
+fn report(ended: Ended) -> Outcome {
     // The terminal's settings are restored before a long text is printed.
     if let Some(report) = ended.report {
         // If standard error is closed, there is still the exit code.
         let _ = write!(io::stderr(), "{}{report}", console::line_start());
     }
-    Ok(ended.outcome)
+    ended.outcome
 }
 
 /// How a run ended, and the report of a failed vCPU.

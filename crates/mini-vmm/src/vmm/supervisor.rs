@@ -60,6 +60,11 @@ impl TerminationSignals {
         read(stream).map(|count| (*signal, count))
     }
 
+    /// The streams, to wait for.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &UnixStream> {
+        self.streams.iter().map(|(_, stream)| stream)
+    }
+
     /// A signal that arrived since the last call.
     pub(crate) fn pending(&self) -> Option<i32> {
         let mut streams = self.streams.iter();

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 mod asm;
+pub mod http;
 pub mod lab;
 pub mod registration;
 pub mod virtio;
@@ -129,6 +130,20 @@ impl Vm {
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Vm { command, dir }
+    }
+
+    /// A process that waits for clients at the path `api`, and the file `kernel` with `guest`. `None`, with a note, if
+    /// no guest can run.
+    pub fn waiting(test: &str, guest: &Asm) -> Option<Vm> {
+        let mut vm = Vm::new(test, guest)?;
+        let mut command = Command::new(program());
+        command.arg("--api-sock").arg(vm.path("api"));
+        command.env_remove("MINI_VMM_LOG");
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.current_dir(vm.dir.path());
+        vm.command = command;
+        Some(vm)
     }
 
     /// The same machine with the files of another one.

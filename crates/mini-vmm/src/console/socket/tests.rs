@@ -5,8 +5,11 @@
 
 use super::super::InputTarget;
 use super::*;
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::thread;
 
 struct Fixture {
@@ -29,7 +32,7 @@ fn open() -> Fixture {
 }
 
 fn listen_error(path: &Path) -> Error {
-    SocketFile::listen(path).map(|_| ()).unwrap_err()
+    listen(path).map(|_| ()).unwrap_err()
 }
 
 fn read_until(client: &mut UnixStream, end: &str) -> String {
@@ -244,7 +247,7 @@ fn only_a_dead_socket_is_replaced() {
     assert!(matches!(listen_error(&path), Error::SocketInUse(_)));
     drop(alive);
     assert!(path.exists(), "the socket of a process that died");
-    let (file, _listener) = SocketFile::listen(&path).unwrap();
+    let (file, _listener) = listen(&path).unwrap();
     drop(file);
 
     let _datagram = UnixDatagram::bind(&path).unwrap();

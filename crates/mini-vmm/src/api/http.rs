@@ -1,0 +1,342 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! HTTP/1.0 and 1.1 messages as bytes. Pure functions: `httparse` reads the head, this module the rest.
+//!
+//! A connection stays open in both versions until one side says `Connection: close`. Clients of Firecracker's API rely
+//! on that with 1.0, too.
+
+use httparse::{EMPTY_HEADER, Header, Status};
+
+use crate::text::{one_line, shorten};
+
+/// The most bytes of a request before its body.
+pub(super) const MAX_HEAD: usize = 8 << 10;
+/// The most headers of a request.
+const MAX_HEADERS: usize = 32;
+/// The most characters of a message. It may contain words of the request.
+const MAX_MESSAGE: usize = 1000;
+
+/// What to send before the body of a request that asks for it.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A request, in the bytes that were received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Request<'a> {
+    pub method: &'a str,
+    /// The path, without a scheme and a host.
+    pub path: &'a str,
+    pub body: &'a [u8],
+    /// Whether the client wants another answer on this connection.
+    pub stays: bool,
+}
+
+/// What the bytes at the start of a connection's input are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parsed<'a> {
+    /// A part of a request. The client may wait for [`CONTINUE`].
+    Part { awaits_continue: bool },
+    /// A request, and its number of bytes.
+    Whole(Request<'a>, usize),
+    /// Not a request of ours. Where the next one begins is unknown.
+    Bad(Fault),
+}
+
+/// Why a request failed: the body of its answer is `{"fault_message": …}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub status: u16,
+    pub message: String,
+}
+
+impl Fault {
+    /// The request is wrong, or not possible now.
+    pub fn new(message: impl Into<String>) -> Self {
+        Fault::with_status(400, message)
+    }
+
+    /// A fault with an HTTP status of its own.
+    pub fn with_status(status: u16, message: impl Into<String>) -> Self {
+        let message = shorten(&one_line(&message.into()), MAX_MESSAGE);
+        Fault { status, message }
+    }
+}
+
+/// An answer: data, or nothing but success, or a fault.
+pub(crate) type Answer = Result<Option<Data>, Fault>;
+
+/// The data of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Data {
+    /// JSON.
+    Json(serde_json::Value),
+}
+
+/// Reads the request at the start of `input`. Its body may have up to `max_body` bytes.
+pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
+    let mut headers = [EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut headers);
+    let head_size = match head.parse(input) {
+        Ok(Status::Complete(size)) if size <= MAX_HEAD => size,
+        Ok(Status::Partial) if input.len() <= MAX_HEAD => {
+            return Parsed::Part {
+                awaits_continue: false,
+            };
+        }
+        Ok(_) => {
+            return bad(
+                431,
+                format!("the request's head has more than {MAX_HEAD} bytes; shorten it"),
+            );
+        }
+        Err(httparse::Error::TooManyHeaders) => {
+            return bad(
+                431,
+                format!("the request has more than {MAX_HEADERS} headers; send fewer"),
+            );
+        }
+        Err(httparse::Error::Version) => {
+            return bad(
+                505,
+                "this is not HTTP/1.0 or HTTP/1.1; use one of them".into(),
+            );
+        }
+        Err(error) => {
+            return bad(
+                400,
+                format!("this is not an HTTP request ({error}); send one"),
+            );
+        }
+    };
+    let (Some(method), Some(target)) = (head.method, head.path) else {
+        return bad(400, "the request has no method or path; send both".into());
+    };
+    let body = match body_size(head.headers, max_body) {
+        Ok(size) => size,
+        Err(fault) => return Parsed::Bad(fault),
+    };
+    let size = head_size + body;
+    if input.len() < size {
+        return Parsed::Part {
+            awaits_continue: is_in(head.headers, "expect", "100-continue"),
+        };
+    }
+    let request = Request {
+        method,
+        path: path(target),
+        body: &input[head_size..size],
+        stays: !is_in(head.headers, "connection", "close"),
+    };
+    Parsed::Whole(request, size)
+}
+
+fn bad<'a>(status: u16, message: String) -> Parsed<'a> {
+    Parsed::Bad(Fault::with_status(status, message))
+}
+
+/// The size of the body: RFC 9112, section 6.3, without chunks.
+fn body_size(headers: &[Header<'_>], max: usize) -> Result<usize, Fault> {
+    if values(headers, "transfer-encoding").next().is_some() {
+        let message =
+            "Transfer-Encoding is not possible here; send the body with its Content-Length";
+        return Err(Fault::new(message));
+    }
+    let mut lengths = values(headers, "content-length");
+    let Some(length) = lengths.next() else {
+        return Ok(0);
+    };
+    let digits = length.trim_ascii();
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    if !is_number || lengths.any(|other| other.trim_ascii() != digits) {
+        return Err(Fault::new(
+            "Content-Length is not one number of bytes; correct it",
+        ));
+    }
+    // Too many digits are also too many bytes.
+    let size = str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok());
+    size.filter(|size| *size <= max).ok_or_else(|| {
+        let message = format!(
+            "the request's body has more than {max} bytes; shorten it, or raise --http-api-max-payload-size"
+        );
+        Fault::with_status(413, message)
+    })
+}
+
+/// The values of all headers `name`, which is in lower case.
+fn values<'a>(headers: &'a [Header<'a>], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let named = headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case(name));
+    named.map(|header| header.value)
+}
+
+/// Whether a header has `word` in its list.
+fn is_in(headers: &[Header<'_>], name: &str, word: &str) -> bool {
+    let mut words = values(headers, name).flat_map(|value| value.split(|byte| *byte == b','));
+    words.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// The path of a request's target, which may be a whole URL.
+fn path(target: &str) -> &str {
+    let Some(rest) = target.strip_prefix("http://") else {
+        return target;
+    };
+    rest.find('/').map_or("/", |start| &rest[start..])
+}
+
+/// Appends `answer` to `output`.
+pub(super) fn write(output: &mut Vec<u8>, answer: &Answer, stays: bool) {
+    let (status, body) = match answer {
+        Ok(None) => (204, None),
+        Ok(Some(Data::Json(value))) => (200, Some(value.to_string())),
+        Err(fault) => {
+            let body = serde_json::json!({ "fault_message": fault.message });
+            (fault.status, Some(body.to_string()))
+        }
+    };
+    let connection = if stays { "keep-alive" } else { "close" };
+    let head = format!(
+        "HTTP/1.1 {status} {}\r\nServer: mini-vmm\r\nConnection: {connection}\r\n",
+        reason(status)
+    );
+    output.extend(head.bytes());
+    // RFC 9110, section 8.6: 204 has no Content-Length. Some clients read a body if there is one.
+    if let Some(body) = body {
+        let length = body.len();
+        let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        output.extend(head.bytes());
+        output.extend(body.bytes());
+    } else {
+        output.extend(b"\r\n");
+    }
+}
+
+/// The reason phrase of a status that this API uses.
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(input: &[u8]) -> (Request<'_>, usize) {
+        match parse(input, 100) {
+            Parsed::Whole(request, size) => (request, size),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn refused(input: &[u8], status: u16, why: &str) {
+        match parse(input, 100) {
+            Parsed::Bad(fault) => {
+                assert_eq!(fault.status, status, "{fault:?}");
+                assert!(fault.message.contains(why), "{fault:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_ends_where_the_next_begins() {
+        let input = b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.0\r\n\r\n";
+        let (first, size) = whole(input);
+        assert_eq!(
+            (first.method, first.path, first.body),
+            ("PUT", "/a", &b"{}"[..])
+        );
+        let (second, rest) = whole(&input[size..]);
+        assert_eq!(
+            (second.method, second.path, second.stays),
+            ("GET", "/", true)
+        );
+        assert_eq!(size + rest, input.len());
+    }
+
+    /// Whatever the cut, a part is a part.
+    #[test]
+    fn every_prefix_of_a_request_is_a_part() {
+        let input = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+        for end in 0..input.len() {
+            let part = parse(&input[..end], 100);
+            assert!(matches!(part, Parsed::Part { .. }), "{end}: {part:?}");
+        }
+    }
+
+    #[test]
+    fn headers_have_any_case_and_targets_may_be_urls() {
+        let input =
+            b"GET http://localhost/version HTTP/1.1\r\ncOnnection: Keep-Alive, CLOSE\r\n\r\n";
+        let (request, _) = whole(input);
+        assert_eq!((request.path, request.stays), ("/version", false));
+        assert_eq!(whole(b"GET http://h HTTP/1.1\r\n\r\n").0.path, "/");
+    }
+
+    #[test]
+    fn a_client_may_wait_before_its_body() {
+        let head = b"PUT /a HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n";
+        let awaits_continue = true;
+        assert_eq!(parse(head, 100), Parsed::Part { awaits_continue });
+    }
+
+    #[test]
+    fn what_has_no_certain_end_is_refused() {
+        refused(b"\x16\x03\x01\x02\x00\x01", 400, "not an HTTP request");
+        refused(b"GET / HTTP/2.0\r\n\r\n", 505, "HTTP/1.1");
+        refused(
+            b"PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "Content-Length",
+        );
+        for wrong in ["-1", "+1", "0x1", "", "1, 1", "1\r\nContent-Length: 2"] {
+            let input = format!("PUT /a HTTP/1.1\r\nContent-Length: {wrong}\r\n\r\n");
+            refused(input.as_bytes(), 400, "Content-Length");
+        }
+        for large in ["101", "18446744073709551616", &"9".repeat(100)] {
+            let input = format!("PUT /a HTTP/1.1\r\nContent-Length: {large}\r\n\r\n");
+            refused(input.as_bytes(), 413, "--http-api-max-payload-size");
+        }
+        refused(&[b'\n'; MAX_HEAD + 1], 431, "head");
+        let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(MAX_HEAD));
+        refused(long.as_bytes(), 431, "head");
+        let many = format!(
+            "GET / HTTP/1.1\r\n{}\r\n",
+            "a: b\r\n".repeat(MAX_HEADERS + 1)
+        );
+        refused(many.as_bytes(), 431, "headers");
+    }
+
+    #[test]
+    fn only_answers_with_a_body_have_a_length() {
+        let text = |answer: Answer, stays| {
+            let mut output = Vec::new();
+            write(&mut output, &answer, stays);
+            String::from_utf8(output).unwrap()
+        };
+        let done = text(Ok(None), true);
+        assert!(done.starts_with("HTTP/1.1 204 No Content\r\n") && done.ends_with("\r\n\r\n"));
+        assert!(!done.contains("Content-"), "{done}");
+        let data = text(Ok(Some(Data::Json(serde_json::json!({"a": 1})))), false);
+        assert!(data.contains("Connection: close\r\n") && data.contains("Content-Length: 7\r\n"));
+        assert!(data.ends_with("\r\n\r\n{\"a\":1}"), "{data}");
+        let fault = text(Err(Fault::new("no\r\nX: y")), true);
+        assert!(fault.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{fault}");
+        assert!(
+            fault.ends_with(r#"{"fault_message":"no\\r\\nX: y"}"#),
+            "{fault}"
+        );
+    }
+}

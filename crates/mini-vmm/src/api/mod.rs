@@ -1,0 +1,152 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Control of a machine by HTTP on a Unix socket (`--api-sock`), in the words of Firecracker's API.
+//!
+//! One thread serves all clients. It exists only with the option. It describes the machine, orders its start, and then
+//! sends commands to the control loop. Nothing waits for this thread or its clients.
+
+mod connection;
+mod fields;
+mod http;
+mod model;
+mod routes;
+mod server;
+mod state;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use self::model::Model;
+use self::routes::Routes;
+use self::server::Server;
+use self::state::Machine;
+use crate::config::VmSpec;
+use crate::socket_file::{ListenError, SocketFile};
+use crate::sync::Worker;
+use crate::vmm::Remote;
+
+/// The version of Firecracker's API that this one follows.
+pub const API_VERSION: &str = "1.14.1";
+
+/// The most bytes of a request's body, unless another limit is set. It is Firecracker's.
+pub const MAX_BODY: usize = 51_200;
+
+/// How many clients can wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Why the API can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket can't be created.
+    #[error("{}: the API socket can't be made: {source}; choose another path", path.display())]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// Something other than a socket is at the socket's path.
+    #[error("{}: this is no socket and is left alone; remove it or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// Another process uses the socket.
+    #[error("{}: another process listens on this socket; end it or choose another path", .0.display())]
+    InUse(PathBuf),
+    /// The socket of another process is left.
+    #[error("{}: this socket was left by a process that has ended; remove it or choose another path", .0.display())]
+    Stale(PathBuf),
+    /// The machine of the command line is not complete.
+    #[error("{0}")]
+    Machine(String),
+    /// The thread can't be started, or no file descriptor is left.
+    #[error("the API can't start: {0}; raise the limits on threads and open files")]
+    Start(io::Error),
+}
+
+/// What `GET /` says about the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The name of the machine, chosen by the user.
+    pub id: String,
+    /// The name of the program.
+    pub app: &'static str,
+    /// Its version.
+    pub version: &'static str,
+}
+
+/// How to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The path of the socket. Nothing may be there. Only the owner can connect.
+    pub socket: PathBuf,
+    /// What `GET /` says.
+    pub identity: Identity,
+    /// The most bytes of a request's body.
+    pub max_body: usize,
+    /// What is appended to every kernel command line.
+    pub cmdline_suffix: &'static str,
+}
+
+impl Settings {
+    /// The settings of `mini-vmm --api-sock`.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Settings {
+            socket: socket.into(),
+            identity: Identity {
+                id: "anonymous-instance".to_owned(),
+                app: "mini-vmm",
+                version: env!("CARGO_PKG_VERSION"),
+            },
+            max_body: MAX_BODY,
+            cmdline_suffix: "",
+        }
+    }
+}
+
+/// The API, served until this is dropped. The socket's file is then removed.
+#[derive(Debug)]
+pub struct Api {
+    // Before the file: no client is served after it is gone.
+    _worker: Worker,
+    _file: SocketFile,
+}
+
+impl Api {
+    /// Serves the machine that `remote` starts. Its description begins with `spec`. If that has a kernel, it starts now.
+    ///
+    /// # Errors
+    /// [`Error`] says what can't be done.
+    pub fn serve(settings: Settings, spec: VmSpec, remote: Remote) -> Result<Api, Error> {
+        let is_complete = !spec.kernel.as_os_str().is_empty();
+        let model = Model::new(spec, settings.cmdline_suffix);
+        let mut machine = Machine::new(remote, model);
+        let (file, listener) = listen(&settings.socket)?;
+        if is_complete {
+            machine
+                .start_or_end()
+                .map_err(|fault| Error::Machine(fault.message))?;
+        }
+        let identity = settings.identity;
+        let server = Server::new(listener, settings.max_body, Routes { identity, machine });
+        let worker = Worker::spawn("api", move |stop| server.run(stop)).map_err(Error::Start)?;
+        Ok(Api {
+            _worker: worker,
+            _file: file,
+        })
+    }
+}
+
+fn listen(path: &Path) -> Result<(SocketFile, std::os::unix::net::UnixListener), Error> {
+    SocketFile::listen(path, BACKLOG).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            ListenError::Failed(source) => Error::Socket { path, source },
+            ListenError::NotASocket => Error::NotASocket(path),
+            ListenError::InUse => Error::InUse(path),
+            ListenError::Stale => Error::Stale(path),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Machines that clients of the API describe, start and control.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod bare;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+use std::{fs, iter};
+
+use bare::http::Client;
+use bare::{Asm, Running, Vm, guest};
+use mini_vmm::layout;
+use rustix::process::Signal;
+
+/// A port without a device. Writes to it show that the guest runs.
+const NOWHERE: u16 = 0x1234;
+
+/// Exits in an endless loop.
+fn busy_guest() -> Asm {
+    guest(|asm| {
+        asm.forever(|asm| {
+            asm.out(NOWHERE, 0);
+        });
+    })
+}
+
+/// Powers off when its button is pressed.
+fn obedient_guest() -> Asm {
+    guest(|asm| {
+        asm.until_equal(|asm| {
+            asm.input(layout::GED_EVENTS)
+                .compare_al(layout::GED_POWER_BUTTON);
+        });
+        asm.power_off();
+    })
+}
+
+/// A waiting process, a client of it, and its socket.
+fn waiting(test: &str, guest: &Asm) -> Option<(Running, Client, PathBuf)> {
+    let mut vm = Vm::waiting(test, guest)?;
+    let api = vm.path("api");
+    let mut running = vm.start();
+    let client = Client::connect(&mut running, &api);
+    Some((running, client, api))
+}
+
+fn describe(client: &mut Client) {
+    client.done(
+        "PUT",
+        "/machine-config",
+        r#"{"vcpu_count": 1, "mem_size_mib": 32}"#,
+    );
+    client.done(
+        "PUT",
+        "/boot-source",
+        r#"{"kernel_image_path": "kernel", "boot_args": ""}"#,
+    );
+}
+
+#[test]
+fn four_requests_boot_a_guest_whose_end_is_that_of_the_process() {
+    let test = "four_requests_boot_a_guest_whose_end_is_that_of_the_process";
+    let guest = guest(|asm| {
+        asm.print("hello").power_off();
+    });
+    let Some((running, mut client, api)) = waiting(test, &guest) else {
+        return;
+    };
+    assert_eq!(
+        fs::metadata(&api).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert_eq!(client.state(), "Not started");
+    describe(&mut client);
+    client.act("InstanceStart");
+    running.end().expect(0).printed("hello").silent();
+    assert!(!api.exists());
+}
+
+#[test]
+fn a_guest_pauses_resumes_and_obeys_its_button() {
+    let test = "a_guest_pauses_resumes_and_obeys_its_button";
+    let Some((running, mut client, _)) = waiting(test, &obedient_guest()) else {
+        return;
+    };
+    describe(&mut client);
+    client.act("InstanceStart");
+    assert_eq!(client.state(), "Running");
+    client.let_it_run();
+    client.set_state("Paused");
+    assert_eq!(client.state(), "Paused");
+    let exits = client.exits();
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(client.exits(), exits);
+    client.set_state("Resumed");
+    client.let_it_run();
+    for (method, path, body) in [
+        ("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#),
+        (
+            "PUT",
+            "/machine-config",
+            r#"{"vcpu_count": 1, "mem_size_mib": 32}"#,
+        ),
+        ("PATCH", "/machine-config", r#"{"vcpu_count": 1}"#),
+        ("PUT", "/boot-source", r#"{"kernel_image_path": "kernel"}"#),
+        ("PUT", "/entropy", "{}"),
+        ("PUT", "/serial", "{}"),
+        ("PATCH", "/options", "{}"),
+    ] {
+        client.refused(method, path, body, "after starting the microVM");
+    }
+    assert_eq!(client.get("/machine-config")["mem_size_mib"], 32);
+    client.act("SendCtrlAltDel");
+    running.end().expect(0).silent();
+}
+
+#[test]
+fn a_machine_that_can_not_start_can_be_mended() {
+    let test = "a_machine_that_can_not_start_can_be_mended";
+    let Some((running, mut client, api)) = waiting(
+        test,
+        &guest(|asm| {
+            asm.power_off();
+        }),
+    ) else {
+        return;
+    };
+    describe(&mut client);
+    let path = api.with_file_name("no-kernel");
+    fs::write(&path, "text").unwrap();
+    client.done(
+        "PUT",
+        "/boot-source",
+        r#"{"kernel_image_path": "no-kernel"}"#,
+    );
+    let start = r#"{"action_type": "InstanceStart"}"#;
+    client.refused("PUT", "/actions", start, "no-kernel");
+    assert_eq!(client.state(), "Not started");
+    describe(&mut client);
+    client.act("InstanceStart");
+    running.end().expect(0).silent();
+}
+
+#[test]
+fn a_machine_of_the_command_line_starts_at_once_and_can_be_controlled() {
+    let test = "a_machine_of_the_command_line_starts_at_once_and_can_be_controlled";
+    let Some(mut vm) = Vm::new(test, &busy_guest()) else {
+        return;
+    };
+    let api = vm.path("api");
+    vm.args(["--api-sock".as_ref(), api.as_os_str()]);
+    let mut running = vm.start();
+    let mut client = Client::connect(&mut running, &api);
+    // It is loading at first.
+    while client.state() != "Running" {
+        thread::yield_now();
+    }
+    client.let_it_run();
+    let config = client.get("/vm/config");
+    assert_eq!(config["boot-source"]["kernel_image_path"], "kernel");
+    client.refused("PUT", "/entropy", "{}", "after starting");
+    client.act("Stop");
+    running.end().expect(0).silent();
+    assert!(!api.exists());
+
+    // Its failure is that of the process, as without an API.
+    let mut vm = Vm::of_file(b"text");
+    let api = vm.path("api");
+    vm.args(["--api-sock".as_ref(), api.as_os_str()]);
+    vm.run().expect(1).says(&["kernel"]);
+    assert!(!api.exists());
+}
+
+#[test]
+fn signals_end_a_process_in_every_state() {
+    let test = "signals_end_a_process_in_every_state";
+    let Some((running, _client, api)) = waiting(test, &busy_guest()) else {
+        return;
+    };
+    running.signal(Signal::TERM);
+    running.end().expect(143).silent();
+    assert!(!api.exists());
+
+    let Some((running, mut client, _)) = waiting(test, &obedient_guest()) else {
+        return;
+    };
+    describe(&mut client);
+    client.act("InstanceStart");
+    client.set_state("Paused");
+    running.signal(Signal::TERM);
+    running.end().expect(0).says(&["power button"]);
+}
+
+#[test]
+fn clients_that_contradict_each_other_or_vanish_harm_nothing() {
+    let test = "clients_that_contradict_each_other_or_vanish_harm_nothing";
+    let Some((mut running, mut client, api)) = waiting(test, &busy_guest()) else {
+        return;
+    };
+    let threads = fs::read_dir(format!("/proc/{}/task", running.id()))
+        .unwrap()
+        .count();
+    assert_eq!(threads, 2, "the main thread, and that of the API");
+    describe(&mut client);
+    client.act("InstanceStart");
+    let others: Vec<_> = ["Paused", "Resumed", "Paused", "Resumed"]
+        .map(|state| {
+            let mut client = Client::connect(&mut running, &api);
+            thread::spawn(move || (0..25).for_each(|_| client.set_state(state)))
+        })
+        .into();
+    for round in 0..25 {
+        let mut vanishing = Client::connect(&mut running, &api);
+        let request = b"PATCH /vm HTTP/1.1\r\nContent-Length: 20\r\n\r\n{\"state\": \"Resumed\"}";
+        vanishing.send(&request[..request.len() - round % request.len()]);
+        drop(vanishing);
+        assert!(["Running", "Paused"].contains(&&*client.state()));
+    }
+    others.into_iter().for_each(|other| other.join().unwrap());
+    client.set_state("Resumed");
+    client.let_it_run();
+    client.act("Stop");
+    running.end().expect(0).silent();
+}
+
+/// Numbers that look random.
+fn random(seed: u64) -> impl Iterator<Item = u64> {
+    let next = |state: &u64| {
+        Some(
+            state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407),
+        )
+    };
+    iter::successors(Some(seed), next).map(|state| state >> 33)
+}
+
+/// What a request leads to, or `None` if it is refused.
+fn model(state: &str, request: usize) -> Option<&'static str> {
+    match (state, request) {
+        ("Not started", 0 | 1) => Some("Not started"),
+        ("Not started", 2) => Some("Running"),
+        ("Running" | "Paused", 3) => Some("Paused"),
+        ("Running" | "Paused", 4) => Some("Running"),
+        ("Running", 5) => Some("Running"),
+        ("Paused", 5) => Some("Paused"),
+        _ => None,
+    }
+}
+
+#[test]
+fn random_requests_never_leave_the_model() {
+    let requests = [
+        ("PUT", "/boot-source", r#"{"kernel_image_path": "kernel"}"#),
+        (
+            "PUT",
+            "/machine-config",
+            r#"{"vcpu_count": 1, "mem_size_mib": 32}"#,
+        ),
+        ("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#),
+        ("PATCH", "/vm", r#"{"state": "Paused"}"#),
+        ("PATCH", "/vm", r#"{"state": "Resumed"}"#),
+        ("PUT", "/actions", r#"{"action_type": "SendCtrlAltDel"}"#),
+        ("PUT", "/balloon", "{}"),
+        ("PATCH", "/vm", "{"),
+    ];
+    let mut seen = BTreeSet::new();
+    for seed in 0..3 {
+        let test = "random_requests_never_leave_the_model";
+        let Some((running, mut client, _)) = waiting(test, &busy_guest()) else {
+            return;
+        };
+        describe(&mut client);
+        let mut state = "Not started";
+        for random in random(seed).take(80) {
+            let request = random as usize % requests.len();
+            let (method, path, body) = requests[request];
+            let answer = client.ask(method, path, body).unwrap();
+            let next = model(state, request);
+            let status = if next.is_some() { 204 } else { 400 };
+            assert_eq!(answer.status, status, "{state}, {path} {body}: {answer:?}");
+            state = next.unwrap_or(state);
+            assert_eq!(client.state(), state, "after {path} {body}");
+            seen.insert(state);
+        }
+        client.act("Stop");
+        running.end().expect(0).silent();
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}
+
+/// Nothing of this needs a machine, so it also runs without KVM.
+#[test]
+fn bad_sockets_are_refused_before_anything_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    let refuse = |path: &Path, why: &str| {
+        let mut vm = Vm::of_kernel(&file);
+        vm.args(["--api-sock".as_ref(), path.as_os_str()]);
+        vm.run().expect(1).says(&[why]);
+    };
+    refuse(&file, "is no socket and is left alone");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    refuse(&dir.path().join("no/such"), "the API socket can't be made");
+    let taken = dir.path().join("taken");
+    let listener = std::os::unix::net::UnixListener::bind(&taken).unwrap();
+    refuse(&taken, "another process listens");
+    drop(listener);
+    refuse(&taken, "left by a process that has ended; remove it");
+}
