@@ -136,6 +136,9 @@ pub trait Interrupt: Send + Sync {
     fn queue(&self, queue: u16);
     /// The configuration changed, or the device needs a reset.
     fn config(&self);
+    /// Repeats an interrupt that the driver has not acknowledged, if the transport knows of one. Called when a device is
+    /// resumed: a saved machine may have lost it on its way to the vCPU.
+    fn repeat(&self) {}
 }
 
 /// An event for a device.

@@ -65,6 +65,12 @@ impl Interrupt for MmioInterrupt {
     fn config(&self) {
         self.raise(CONFIG_CHANGE);
     }
+
+    fn repeat(&self) {
+        if self.status.load(Ordering::SeqCst) != 0 {
+            self.line.raise();
+        }
+    }
 }
 
 /// A device behind MMIO registers.

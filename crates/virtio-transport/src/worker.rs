@@ -237,13 +237,15 @@ impl<M: GuestAddressSpace> Worker<M> {
     }
 
     /// Resumes the device. Each queue is checked once and its driver interrupted once, since a saved machine may have
-    /// lost notifications. The configuration is published, since it may have changed.
+    /// lost notifications; of a device that doesn't run, an interrupt is [repeated](Interrupt::repeat). The
+    /// configuration is published, since it may have changed.
     pub fn resume(&mut self, poller: &mut dyn Poller, answers: &mut Vec<Answer>) {
         if !std::mem::take(&mut self.paused) {
             return;
         }
         let Phase::Paused(activation) = &mut self.phase else {
             self.publish(answers);
+            self.interrupt.repeat();
             return;
         };
         let activation = activation.clone();
@@ -252,6 +254,7 @@ impl<M: GuestAddressSpace> Worker<M> {
         for queue in self.queues() {
             self.interrupt.queue(queue);
         }
+        self.interrupt.repeat();
     }
 
     /// The device's state, after completed data was written to stable storage, until `by` at the latest.
@@ -269,8 +272,9 @@ impl<M: GuestAddressSpace> Worker<M> {
         Ok(WorkerState { positions, device })
     }
 
-    /// Restores a saved state to a new device, which is then paused. `activation` is the transport's result for
-    /// [`WorkerState::positions`]: see [`Registers::restore`](crate::registers::Registers::restore).
+    /// Restores a saved state to a device that doesn't run: a new or a paused one. It is paused then. `activation` is the
+    /// transport's result for [`WorkerState::positions`]: see
+    /// [`Registers::restore`](crate::registers::Registers::restore).
     ///
     /// # Errors
     /// [`RestoreError`]; the device is unchanged then.
@@ -279,7 +283,10 @@ impl<M: GuestAddressSpace> Worker<M> {
         state: &WorkerState,
         activation: Option<Activation>,
     ) -> Result<(), RestoreError> {
-        if !matches!(self.phase, Phase::Idle) {
+        if !matches!(
+            self.phase,
+            Phase::Idle | Phase::Paused(_) | Phase::Failed { drained: true }
+        ) {
             return Err(RestoreError::Value("the device is in use already"));
         }
         self.device.restore(&state.device)?;

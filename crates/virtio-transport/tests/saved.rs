@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use virtio_transport::testing::{Driver, Echo, MEMORY, Machine, MmioPort, PciPort, Port, memory};
+use virtio_transport::testing::{
+    Driver, Echo, MEMORY, Machine, MmioPort, PciPort, Port, Seen, memory,
+};
 use virtio_transport::worker::WorkerState;
 
 /// The state of a running machine, as `[transport, device]`.
@@ -134,4 +136,25 @@ fn what_one_transport_has_is_checked() {
     let mut state = saved::<PciPort>();
     state[0]["window"] = json!({"bar": 255, "offset": u32::MAX, "length": u32::MAX});
     assert_eq!(restore::<PciPort>(&state), Ok(()));
+}
+
+/// Its driver has not seen the interrupt when the machine is saved, and a chip that is saved early lacks it.
+#[test]
+fn an_interrupt_that_was_on_its_way_comes_again() {
+    let mut first = machine::<MmioPort>();
+    let mut driver = Driver::start(&mut first, u64::MAX);
+    first.pump();
+    first.port.take_interrupts();
+    driver.rings[0].set_available(100);
+    first.kick(0);
+    first.pump();
+    assert!(first.port.status() & 64 != 0, "the device needs a reset");
+    first.pause().unwrap();
+    let state = first.save();
+    let mut second = machine::<MmioPort>();
+    second.restore(&state).unwrap();
+    assert_eq!(second.port.take_interrupts(), Seen::default());
+    second.resume();
+    let seen = second.port.take_interrupts();
+    assert!(seen.config && !seen.queue, "{seen:?}");
 }

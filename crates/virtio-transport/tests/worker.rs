@@ -526,6 +526,28 @@ fn only_a_stopped_device_is_saved_and_what_it_completed_is_stored_first() {
 }
 
 #[test]
+fn a_restore_can_be_undone_before_the_device_runs() {
+    let mut bench = Bench::new();
+    let by = Instant::now();
+    let before = bench.worker.save(by).unwrap();
+    let activation = bench.activation(0);
+    let running = WorkerState {
+        positions: Some(activation.positions()),
+        ..before.clone()
+    };
+    bench.worker.restore(&running, Some(activation)).unwrap();
+    assert_eq!(bench.worker.save(by).unwrap(), running);
+    bench.worker.restore(&before, None).unwrap();
+    assert_eq!(bench.worker.save(by).unwrap(), before);
+    bench.calls();
+    assert_eq!(
+        (bench.resume().as_str(), bench.calls().as_str()),
+        (RUNS, "")
+    );
+    assert_eq!(bench.start(0), RUNS);
+}
+
+#[test]
 fn states_of_others_are_refused() {
     let bad = |change: fn(&mut Saved)| {
         let mut bench = Bench::new();

@@ -23,6 +23,7 @@ use virtio_transport::pci::{
 };
 
 use super::doorbells::Doorbells;
+use super::io_thread::DRAIN;
 use super::port::PortState;
 use super::{Memory, Model, Port};
 use crate::config::VmSpec;
@@ -238,35 +239,42 @@ impl BusDevice for Root {
     }
 }
 
-impl Device for Root {
-    fn save(&self, by: Instant) -> Result<Option<Saved>, SuspendError> {
+impl Root {
+    fn state(&self, by: Instant) -> Result<State, SuspendError> {
         let devices = self.ports.iter().map(|port| port.save(by));
-        let state = State {
+        Ok(State {
             root: self.root.save(),
             devices: devices.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Restores a state with the right number of devices. After an error, some may have theirs.
+    fn set_state(&self, state: State) -> Result<(), RestoreError> {
+        let misfit = |reason| RestoreError::Virtio {
+            device: ID.to_owned(),
+            reason: Box::new(reason),
         };
-        Saved::new(ID, VERSION, &state)
+        self.root.restore(&state.root).map_err(misfit)?;
+        let mut pairs = self.ports.iter().zip(state.devices);
+        pairs.try_for_each(|(port, state)| port.restore(state))
+    }
+}
+
+impl Device for Root {
+    fn save(&self, by: Instant) -> Result<Option<Saved>, SuspendError> {
+        Saved::new(ID, VERSION, &self.state(by)?)
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
-        let State { root, devices } = saved.read_as(ID, VERSION)?;
-        if devices.len() != self.ports.len() {
+        let state: State = saved.read_as(ID, VERSION)?;
+        if state.devices.len() != self.ports.len() {
             return Err(RestoreError::Devices { id: ID.to_owned() });
         }
-        let before = self.root.save();
-        self.root
-            .restore(&root)
-            .map_err(|reason| RestoreError::Virtio {
-                device: ID.to_owned(),
-                reason: Box::new(reason),
-            })?;
-        let mut pairs = self.ports.iter().zip(devices);
-        pairs
-            .try_for_each(|(port, state)| port.restore(state))
-            .inspect_err(|_| {
-                // The root had this state before.
-                let _ = self.root.restore(&before);
-            })
+        let before = self.state(Instant::now() + DRAIN)?;
+        self.set_state(state).inspect_err(|_| {
+            // They had these states before.
+            let _ = self.set_state(before);
+        })
     }
 }
 

@@ -171,7 +171,7 @@ impl<T: Transport> Port<T> {
         Ok(PortState { transport, device })
     }
 
-    /// Restores a state. No driver may have started the device. It is paused then.
+    /// Restores a state to a device that doesn't run. It is paused then.
     pub fn restore(&self, state: PortState<T::State>) -> Result<(), RestoreError> {
         let by = Instant::now() + DRAIN;
         let before = self.save(by)?;

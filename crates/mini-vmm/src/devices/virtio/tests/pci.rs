@@ -94,3 +94,20 @@ fn a_request_by_pci_is_answered_and_survives_a_save() {
     let error = one.0.set.restore(&saved).unwrap_err();
     assert!(error.to_string().contains("\"pci\""), "{error}");
 }
+
+#[test]
+fn a_function_that_is_refused_leaves_the_root_as_it_was() {
+    let first = Pci::new(2);
+    first.start();
+    first.0.set.pause().unwrap();
+    let saved = first.0.set.save().unwrap();
+    let second = Pci::new(2);
+    let before = second.0.set.save().unwrap();
+    let mut bad = saved.clone();
+    let kind = bad[0].state.pointer_mut("/devices/1/device/device/kind");
+    *kind.unwrap() = "block".into();
+    second.0.set.restore(&bad).unwrap_err();
+    assert_eq!(second.0.set.save().unwrap(), before);
+    second.0.set.restore(&saved).unwrap();
+    assert_eq!(second.0.set.save().unwrap(), saved);
+}

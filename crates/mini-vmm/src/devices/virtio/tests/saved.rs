@@ -4,6 +4,7 @@
 //! Saved states.
 
 use super::*;
+use crate::config::IoThreadName;
 use crate::devices::{RestoreError, Saved};
 
 #[test]
@@ -60,4 +61,31 @@ fn a_state_that_does_not_fit_changes_nothing() {
     fresh.set.restore(&bad).unwrap_err();
     fresh.set.restore(&saved).unwrap();
     assert_eq!(fresh.set.save().unwrap(), saved);
+}
+
+#[test]
+fn a_second_device_that_is_refused_leaves_the_first_as_it_was() {
+    for thread in [None, IoThreadName::new("second")] {
+        let rig = || Rig::several(vec![echo(), echo().on_thread(thread.clone())]);
+        let mut first = rig();
+        first.start_each();
+        first.set.pause().unwrap();
+        let saved = first.set.save().unwrap();
+        let mut fresh = rig();
+        let before = fresh.set.save().unwrap();
+        let mut bad = saved.clone();
+        *bad[1].state.pointer_mut("/device/device/kind").unwrap() = "block".into();
+        fresh.set.restore(&bad).unwrap_err();
+        assert_eq!(fresh.set.save().unwrap(), before);
+        // It can be used by a driver, and restored.
+        fresh.set.resume();
+        let mut rings = fresh.start_each();
+        send(&fresh.memory, &mut rings[1]);
+        fresh.write(0x50, 0);
+        answer(&mut rings[1]);
+        fresh.set.pause().unwrap();
+        fresh.set.restore(&saved).unwrap();
+        assert_eq!(fresh.set.save().unwrap(), saved);
+        fresh.set.resume();
+    }
 }
