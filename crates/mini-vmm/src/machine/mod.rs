@@ -51,10 +51,15 @@ impl Machine {
     /// Lets devices take input and the vCPUs enter the guest.
     ///
     /// # Errors
-    /// A vCPU did not obey in time.
+    /// A vCPU did not obey in time. All others are paused again then, as far as they obey.
     pub fn start(&self) -> Result<(), Error> {
         self.devices.resume();
-        Ok(self.vcpus.resume(VCPU_DEADLINE)?)
+        self.vcpus.resume(VCPU_DEADLINE).inspect_err(|_| {
+            // The first error says more.
+            let _ = self.vcpus.pause(VCPU_DEADLINE);
+            let _ = self.devices.pause();
+        })?;
+        Ok(())
     }
 
     /// Takes the vCPUs out of the guest with no access pending. Then stops the input of the devices.
@@ -62,12 +67,13 @@ impl Machine {
     /// # Errors
     /// A vCPU or a device did not obey in time. All others run again then.
     pub fn pause(&self) -> Result<(), Error> {
-        self.vcpus.pause(VCPU_DEADLINE)?;
-        self.devices.pause().map_err(|error| {
-            // The first error says more.
-            let _ = self.vcpus.resume(VCPU_DEADLINE);
-            error.into()
-        })
+        let vcpus = self.vcpus.pause(VCPU_DEADLINE).map_err(Error::from);
+        vcpus
+            .and_then(|()| Ok(self.devices.pause()?))
+            .inspect_err(|_| {
+                // The first error says more.
+                let _ = self.vcpus.resume(VCPU_DEADLINE);
+            })
     }
 
     /// The number of exits of each vCPU, in order.
@@ -97,17 +103,20 @@ impl Machine {
 
     /// The state of all but memory. The machine must be [paused](Self::pause).
     ///
-    /// The order: vCPUs before the interrupt controllers, so that an interrupt on its way from a local APIC's timer is
-    /// saved in one of the two. kvmclock is last.
+    /// The order: the interval timer, the interrupt controllers that it sends to, and the local APICs that these send
+    /// to, with their vCPUs. So an interrupt on its way is saved where it arrives. kvmclock is last.
     ///
     /// # Errors
     /// A vCPU is not paused, or the host doesn't return a state. The machine is unchanged.
     pub fn save(&self) -> Result<MachineState, Error> {
-        Ok(MachineState {
+        let vm = self.mapped.vm();
+        let mut state = MachineState {
+            vm: VmState::save_interrupts(vm, self.legacy_timer)?,
             vcpus: self.save_vcpus()?,
             devices: self.devices.save()?,
-            vm: VmState::save(self.mapped.vm(), self.legacy_timer)?,
-        })
+        };
+        state.vm.save_clock(vm)?;
+        Ok(state)
     }
 
     /// Restores a saved state to the machine, whose vCPUs must be paused. Restore guest memory first.

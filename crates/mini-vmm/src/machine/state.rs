@@ -84,27 +84,40 @@ fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
 }
 
 impl VmState {
-    /// Reads the state. No vCPU may run.
+    /// Reads the timer and the interrupt controllers, without kvmclock. No vCPU may run. Save the local APICs afterwards.
+    ///
+    /// While vCPUs are stopped, the timer still ticks. KVM passes a tick on to the interrupt controllers and from there
+    /// to a local APIC, and keeps no trace of it in what it has passed. So what sends is read before what receives: a
+    /// tick between two reads is in the second one.
     ///
     /// # Errors
     /// [`Error::Kvm`] names the call.
-    pub fn save(vm: &VmFd, has_timer: bool) -> Result<Self, Error> {
+    pub fn save_interrupts(vm: &VmFd, has_timer: bool) -> Result<Self, Error> {
+        let pit = match has_timer {
+            true => Some(vm.get_pit2().map_err(kvm("read the interval timer"))?),
+            false => None,
+        };
         let mut chips = [kvm_irqchip::default(); CHIPS.len()];
         for (chip, id) in chips.iter_mut().zip(CHIPS) {
             chip.chip_id = id;
             vm.get_irqchip(chip)
                 .map_err(kvm("read an interrupt controller"))?;
         }
-        let pit = match has_timer {
-            true => Some(vm.get_pit2().map_err(kvm("read the interval timer"))?),
-            false => None,
-        };
-        let clock = vm.get_clock().map_err(kvm("read kvmclock"))?;
         Ok(VmState {
             chips,
             pit,
-            clock_ns: clock.clock,
+            clock_ns: 0,
         })
+    }
+
+    /// Reads kvmclock.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] names the call.
+    pub fn save_clock(&mut self, vm: &VmFd) -> Result<(), Error> {
+        let clock = vm.get_clock().map_err(kvm("read kvmclock"))?;
+        self.clock_ns = clock.clock;
+        Ok(())
     }
 
     /// Checks that the state fits a machine with or without an interval timer. Changes nothing.

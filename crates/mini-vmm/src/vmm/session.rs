@@ -181,19 +181,15 @@ impl<'a> Session<'a> {
         Ok(answer)
     }
 
-    /// Lets the vCPUs into the guest, or takes them out. On an error they are told to return to their previous state.
+    /// Lets the vCPUs into the guest, or takes them out. On an error they return to their previous state.
     fn set_running(&mut self, runs: bool) -> Result<(), machine::Error> {
         if self.is_running == runs {
             return Ok(());
         }
-        let drive = |runs| match runs {
-            true => self.machine.start(),
-            false => self.machine.pause(),
-        };
-        drive(runs).inspect_err(|_| {
-            // The first error is more useful.
-            let _ = drive(!runs);
-        })?;
+        match runs {
+            true => self.machine.start()?,
+            false => self.machine.pause()?,
+        }
         self.is_running = runs;
         Ok(())
     }
