@@ -13,7 +13,7 @@ use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
 use virtio_transport::device::{Active, Device, Event, Io, RestoreError, StartError};
 use virtio_transport::layout::Layout;
-use virtio_transport::queue::{NotDrained, QueueState};
+use virtio_transport::queue::{NotDrained, QueueState, Virtq};
 use vm_memory::GuestAddressSpace;
 
 use super::config::{
@@ -22,7 +22,8 @@ use super::config::{
 use super::control::{self, Command, ERR, OK};
 use super::link::{Link, LinkError, Offloads};
 use super::pair::{Pair, READABLE};
-use super::report::{Counters, Notice, Report};
+use super::report::{Counters, Report};
+use super::status::{State, Status};
 use super::turn::{BURST, Means, Turn};
 use crate::rate::Limiter;
 
@@ -42,7 +43,7 @@ pub struct Net<M: GuestAddressSpace> {
     used_pairs: usize,
     /// The pair that is served first, since a limit may be enough for one only.
     first: usize,
-    state: State,
+    status: Status,
     active: Option<Active<M>>,
     control: Chain,
     /// There may be commands in the control queue.
@@ -50,18 +51,6 @@ pub struct Net<M: GuestAddressSpace> {
     rx_limiter: Option<Limiter>,
     tx_limiter: Option<Limiter>,
     counters: Arc<Counters>,
-    report: Report,
-    has_told_refused: bool,
-}
-
-/// The state of the links. Those of a device belong together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Up,
-    /// Until a link is writable.
-    Down,
-    /// For good.
-    Lost,
 }
 
 /// The state of a [`Net`].
@@ -93,15 +82,13 @@ impl<M: GuestAddressSpace> Net<M> {
                 .collect(),
             used_pairs: 1,
             first: 0,
-            state: State::Up,
+            status: Status::new(report),
             active: None,
             control: Chain::new(),
             control_due: false,
             rx_limiter: None,
             tx_limiter: None,
             counters: Arc::default(),
-            report,
-            has_told_refused: false,
         }
     }
 
@@ -115,28 +102,6 @@ impl<M: GuestAddressSpace> Net<M> {
     /// The device's counters.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
-    }
-
-    fn set_state(&mut self, io: &mut Io<'_>, state: State, notice: Notice) {
-        if self.state != State::Lost && self.state != state {
-            self.state = state;
-            io.config_changed();
-            (self.report)(notice);
-        }
-    }
-
-    /// Handles a link's failure.
-    fn fail(&mut self, io: &mut Io<'_>, error: LinkError) {
-        match error {
-            LinkError::Busy => {}
-            LinkError::Refused(error) => {
-                if !std::mem::replace(&mut self.has_told_refused, true) {
-                    (self.report)(Notice::Refused(error));
-                }
-            }
-            LinkError::Down(error) => self.set_state(io, State::Down, Notice::Down(error)),
-            LinkError::Lost(error) => self.set_state(io, State::Lost, Notice::Lost(error)),
-        }
     }
 
     /// Sets up the links for a driver. Returns an error if they don't do what is offered.
@@ -158,7 +123,7 @@ impl<M: GuestAddressSpace> Net<M> {
                     let what = "the network link can't be set up";
                     return Err(StartError { what, source });
                 }
-                Err(error) => self.fail(io, error),
+                Err(error) => self.status.fail(io, error),
                 Ok(()) => {}
             }
         }
@@ -257,7 +222,7 @@ impl<M: GuestAddressSpace> Net<M> {
         Ok(true)
     }
 
-    fn queue(&mut self, number: u16) -> Option<&mut virtio_transport::queue::Virtq> {
+    fn queue(&mut self, number: u16) -> Option<&mut Virtq> {
         let active = self.active.as_mut()?;
         active.queues.get_mut(usize::from(number))?.as_mut()
     }
@@ -276,7 +241,7 @@ impl<M: GuestAddressSpace> Net<M> {
             }
             if let Err(error) = self.pairs[index].link.set_active(now) {
                 answer = ERR;
-                self.fail(io, error);
+                self.status.fail(io, error);
             }
             let pair = &mut self.pairs[index];
             if now {
@@ -318,8 +283,9 @@ impl<M: GuestAddressSpace> Net<M> {
                 let used = &mut self.pairs[..self.used_pairs];
                 if let Some(pair) = used.get_mut((token - LINKS) as usize) {
                     pair.ready();
-                    if self.state == State::Down {
-                        self.set_state(io, State::Up, Notice::Up);
+                    // The event may be older than the failure.
+                    if self.status.state() == State::Down && pair.is_writable() {
+                        self.status.restore(io);
                         self.wake();
                     }
                 }
@@ -350,16 +316,15 @@ where
                 self.serve_pair(io, (self.first + index) % count, &memory)?;
             }
         }
-        let is_down = self.state == State::Down;
-        let is_lost = self.state == State::Lost;
+        let state = self.status.state();
         let mut failure = None;
         for pair in &mut self.pairs[..count] {
-            if let Err(error) = pair.watch(io, is_down, is_lost) {
+            if let Err(error) = pair.watch(io, state) {
                 failure = Some(error);
             }
         }
         if let Some(error) = failure {
-            self.fail(io, LinkError::Lost(error));
+            self.status.fail(io, LinkError::Lost(error));
         }
         if self.control_due || self.pairs[..count].iter().any(Pair::is_due) {
             io.again();
@@ -385,7 +350,7 @@ where
             limiter: self.rx_limiter.as_mut(),
             count: &self.counters.received,
         };
-        let is_up = self.state == State::Up;
+        let is_up = self.status.is_up();
         if let Turn::Failed(error) = pair.receive(active, index, memory, is_up, &mut means)? {
             failures[0] = Some(error);
         }
@@ -400,7 +365,7 @@ where
             failures[1] = Some(error);
         }
         for error in failures.into_iter().flatten() {
-            self.fail(io, error);
+            self.status.fail(io, error);
         }
         Ok(())
     }
@@ -421,7 +386,7 @@ where
     }
 
     fn config(&self, out: &mut Vec<u8>) {
-        let is_up = self.state == State::Up;
+        let is_up = self.status.is_up();
         config::config(&self.config, self.pairs.len(), is_up, out);
     }
 
@@ -505,7 +470,7 @@ impl<M: GuestAddressSpace> fmt::Debug for Net<M> {
         f.debug_struct("Net")
             .field("config", &self.config)
             .field("pairs", &self.pairs.len())
-            .field("state", &self.state)
+            .field("status", &self.status)
             .finish_non_exhaustive()
     }
 }

@@ -33,6 +33,7 @@ mod link;
 mod pair;
 mod report;
 mod rx;
+mod status;
 mod stream;
 mod tap;
 mod turn;

@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_transport::Broken;
 use virtio_transport::device::{Active, Interest, Io};
 use virtio_transport::queue::Virtq;
@@ -13,6 +14,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::link::Link;
 use super::rx::Receiver;
+use super::status::State;
 use super::turn::{Means, Turn};
 use super::tx::Sender;
 
@@ -60,6 +62,16 @@ impl<M: GuestAddressSpace> Pair<M> {
     pub(super) const fn ready(&mut self) {
         self.rx.due |= self.rx.wants;
         self.tx.due |= self.tx.blocked;
+    }
+
+    /// Whether the link can be written, or fails in another way by now.
+    pub(super) fn is_writable(&self) -> bool {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut source = [PollFd::from_borrowed_fd(self.link.source(), PollFlags::OUT)];
+        poll(&mut source, Some(&now)).is_ok_and(|ready| ready != 0)
     }
 
     pub(super) const fn is_due(&self) -> bool {
@@ -119,15 +131,10 @@ impl<M: GuestAddressSpace> Pair<M> {
     }
 
     /// Watches the link for what the pair waits for. A link that is down is writable when it is up again.
-    pub(super) fn watch(
-        &mut self,
-        io: &mut Io<'_>,
-        is_down: bool,
-        is_lost: bool,
-    ) -> io::Result<()> {
+    pub(super) fn watch(&mut self, io: &mut Io<'_>, state: State) -> io::Result<()> {
         let wanted = Interest {
-            readable: self.rx.wants && !is_down && !is_lost,
-            writable: (self.tx.blocked || is_down) && !is_lost,
+            readable: self.rx.wants && state == State::Up,
+            writable: self.tx.blocked && state == State::Up || state == State::Down,
         };
         if wanted == self.watched {
             return Ok(());

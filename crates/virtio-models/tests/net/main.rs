@@ -1,13 +1,20 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The network device: virtio-transport's suite on links in memory and on sockets, and its own behaviour.
+//! The network device: virtio-transport's suite, and its own behaviour on links in memory, on sockets and on taps.
 
+mod frames;
+mod links;
+mod queues;
 mod support;
+mod tap;
 
-use support::{Endless, HEADER, frame, header};
-use virtio_models::net::{Link, Net};
+use support::{HEADER, Wire, frame, header};
+use virtio_models::net::Net;
 use virtio_transport::testing::{Memory, Reply, Request, Subject};
+
+/// The length of a frame that is always there.
+const LEN: usize = 300;
 
 /// A device whose link always has a frame. With several pairs, it has a control queue.
 struct Always {
@@ -18,20 +25,16 @@ impl Subject for Always {
     type Device = Net<Memory>;
 
     fn device(&self) -> Self::Device {
-        let link = || Box::new(Endless::new()) as Box<dyn Link>;
-        let links = (0..self.pairs).map(|_| link()).collect();
-        Net::new(
-            support::config(),
-            links,
-            Box::new(|notice| eprintln!("{notice}")),
-        )
+        let links = (0..self.pairs).map(|_| Wire::endless(LEN).link());
+        let report = Box::new(|notice| eprintln!("{notice}"));
+        Net::new(support::config(), links.collect(), report)
     }
 
     fn request(&self, n: u32) -> Request {
         let (queue, readable, writable) = match n / 2 % 3 {
             0 => (0, Vec::new(), 2000),
             1 => (1, [header(), frame(60 + n as usize % 1000)].concat(), 0),
-            // A command that isn't known. Without `VIRTIO_NET_F_MQ` it would be for another queue.
+            // A command that isn't known.
             _ if self.pairs > 1 => (2 * self.pairs as u16, vec![99, 0, 1, 0], 1),
             _ => (1, vec![0; 3], 0),
         };
@@ -45,11 +48,11 @@ impl Subject for Always {
     fn check(&self, n: u32, _: u64, reply: &Reply) {
         match n / 2 % 3 {
             0 => {
-                let len = Endless::LEN;
-                assert_eq!(reply.len as usize, HEADER + len);
-                assert_eq!(reply.bytes[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
-                assert_eq!(reply.bytes[HEADER..HEADER + len], frame(len));
-                assert!(reply.bytes[HEADER + len..].iter().all(|byte| *byte == 0xa5));
+                let (written, rest) = reply.bytes.split_at(HEADER + LEN);
+                assert_eq!(reply.len as usize, written.len());
+                assert_eq!(written[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+                assert_eq!(written[HEADER..], frame(LEN));
+                assert!(rest.iter().all(|byte| *byte == 0xa5));
             }
             2 if self.pairs > 1 => assert_eq!((reply.len, reply.bytes[0]), (1, 1)),
             _ => assert_eq!(reply.len, 0),
