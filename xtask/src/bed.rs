@@ -111,7 +111,7 @@ impl Bed {
         let scratch = Scratch::new()?;
         let nonce = nonce();
         let mut modules = kernel.modules(match self.vendor {
-            Vendor::Amd => &["kvm-amd", "tun"],
+            Vendor::Amd => &["kvm-amd", "tun", "loop"],
             Vendor::Intel => &["kvm-intel"],
         })?;
         if self.vendor == Vendor::Intel {

@@ -38,6 +38,16 @@ pub enum End {
     Keyboard,
 }
 
+impl End {
+    /// The port and the value that end the machine.
+    pub fn write(self) -> (u16, u8) {
+        match self {
+            End::Acpi => ACPI_OFF,
+            End::Keyboard => KEYBOARD_RESET,
+        }
+    }
+}
+
 /// What a guest does before it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -99,10 +109,7 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
             out(&mut code, KEYBOARD_RESET.0, KEYBOARD_RESET.1);
         }
     }
-    let (port, value) = match end {
-        End::Acpi => ACPI_OFF,
-        End::Keyboard => KEYBOARD_RESET,
-    };
+    let (port, value) = end.write();
     out(&mut code, port, value);
     code.extend(HALT);
     code

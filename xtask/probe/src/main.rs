@@ -12,6 +12,10 @@
 //!     The same, after each line of the program's output with the nanoseconds at which it was complete.
 //! bench-probe floor MIB CPUS [nothing|port|mmio|msr|hypercall COUNT]
 //!     The fewest KVM calls that run a guest with interrupt controllers to its end.
+//! bench-probe instructions PROGRAM [ARGUMENT...]
+//! bench-probe calls PROGRAM [ARGUMENT...]
+//!     Counts the program's instructions in user space, or its system calls, from its guest's first sign to its end.
+//!     Prints one line: COUNT STATUS.
 //! bench-probe echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]
 //!     Runs mini-vmm with a guest that sends back its input, and checks that. Its exit code is mini-vmm's.
 //! ```
@@ -21,11 +25,14 @@ mod floor;
 // xtask uses the rest of it.
 #[allow(dead_code)]
 mod guest;
+mod observe;
 mod sys;
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
+
+use observe::Watch;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -35,12 +42,16 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["run", program, arguments @ ..] => run(program, arguments, false),
         ["lines", program, arguments @ ..] => run(program, arguments, true),
+        ["instructions", program, arguments @ ..] => {
+            observe::main(Watch::Instructions, program, arguments)
+        }
+        ["calls", program, arguments @ ..] => observe::main(Watch::Calls, program, arguments),
         ["floor", arguments @ ..] => floor::main(arguments),
         ["echo", arguments @ ..] => match echo::main(arguments) {
             Ok(code) => return ExitCode::from(code as u8),
             Err(error) => Err(error),
         },
-        _ => Err("say run, lines, floor or echo".into()),
+        _ => Err("say run, lines, instructions, calls, floor or echo".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

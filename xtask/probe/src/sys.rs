@@ -87,3 +87,84 @@ pub fn give_memory(
     unsafe { vm.set_user_memory_region(region) }?;
     Ok(())
 }
+
+/// How a traced thread goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Go {
+    /// For one instruction.
+    Step,
+    /// To the next entry to a system call, or return from one.
+    ToCall,
+}
+
+/// Why a traced thread stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It went where [`Go`] said.
+    Step,
+    /// The kernel announces something: the thread was interrupted or created, or has created one.
+    Event,
+    /// It is to get a signal.
+    Signal(i32),
+    /// It ended with this exit code, or 128 plus the signal that killed it.
+    Ended(i32),
+}
+
+/// Attaches to a thread, and to those that it creates, without stopping it.
+pub fn attach(thread: i32) -> io::Result<()> {
+    let options = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACESYSGOOD;
+    trace(libc::PTRACE_SEIZE, thread, options)
+}
+
+/// Makes an attached thread stop.
+pub fn interrupt(thread: i32) -> io::Result<()> {
+    trace(libc::PTRACE_INTERRUPT, thread, 0)
+}
+
+/// Lets a stopped thread go on, with a signal unless that is 0. It may have been killed in the meantime.
+pub fn go(thread: i32, go: Go, signal: i32) -> io::Result<()> {
+    let request = match go {
+        Go::Step => libc::PTRACE_SINGLESTEP,
+        Go::ToCall => libc::PTRACE_SYSCALL,
+    };
+    match trace(request, thread, signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        result => result,
+    }
+}
+
+fn trace(request: libc::c_uint, thread: i32, data: i32) -> io::Result<()> {
+    let data = i64::from(data);
+    // SAFETY: none of these requests has a pointer.
+    match unsafe { libc::ptrace(request, thread, 0i64, data) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Waits until a traced thread stops or ends.
+pub fn wait_for_stop() -> io::Result<(i32, Stop)> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a live integer.
+    let thread = unsafe { libc::waitpid(-1, &mut status, libc::__WALL) };
+    if thread < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((thread, stop(status)))
+}
+
+fn stop(status: i32) -> Stop {
+    if libc::WIFEXITED(status) {
+        return Stop::Ended(libc::WEXITSTATUS(status));
+    }
+    if libc::WIFSIGNALED(status) {
+        return Stop::Ended(128 + libc::WTERMSIG(status));
+    }
+    const TRAP: i32 = libc::SIGTRAP;
+    const CALL: i32 = libc::SIGTRAP | 0x80;
+    match (status >> 16, libc::WSTOPSIG(status)) {
+        (0, TRAP | CALL) => Stop::Step,
+        (0, signal) => Stop::Signal(signal),
+        _ => Stop::Event,
+    }
+}

@@ -14,6 +14,7 @@ use super::host::{STORMS, Sample, parse_sample};
 use super::order;
 use super::results::Report;
 use super::subject::{Kind, Setup, Subject};
+use super::virtio::{self, Load};
 use crate::bed::{Bed, Hung, Vendor};
 use crate::process::{Progress, last_lines, sh_words};
 use crate::watch::Patience;
@@ -50,6 +51,8 @@ enum Purpose {
     Time(&'static str, Option<u32>),
     /// A measure of exits, and the number of exits, few or many.
     Storm(&'static str, u32),
+    /// A load on a device, and the number of requests, few or many.
+    Load(Load, u32),
     Boot(Boot),
 }
 
@@ -135,6 +138,14 @@ impl InBed<'_> {
                 jobs.push(Job::new(purpose, place, words));
             }
         }
+        for load in virtio::LOADS.into_iter().filter(|load| wanted(load.ids[2])) {
+            for count in load.counts {
+                for (place, subject) in inside.iter().enumerate().filter(|(_, s)| virtio::can(s)) {
+                    let words = load.words(subject, count, &self.directory, virtio::BED_DISK)?;
+                    jobs.push(Job::new(Purpose::Load(load, count), place, words));
+                }
+            }
+        }
         if wanted("boot") {
             for (boot, place, words) in boots::runs(inside, &self.directory)? {
                 jobs.push(Job::new(Purpose::Boot(boot), place, words));
@@ -158,6 +169,16 @@ impl InBed<'_> {
                     report.push(id, x.map(f64::from), &subject.name, wall / 1e6);
                 }
                 Purpose::Boot(boot) => boots::add(report, boot, subject, wall, text)?,
+                Purpose::Load(load, count) if count == load.counts[0] => {
+                    short.insert((load.ids[2], job.subject), wall);
+                }
+                Purpose::Load(load, count) => {
+                    if let Some(shorter) = short.remove(&(load.ids[2], job.subject)) {
+                        let requests = f64::from(count - load.counts[0]);
+                        let each = (wall - shorter) / 1e3 / requests;
+                        report.push(load.ids[2], load.x().map(f64::from), &subject.name, each);
+                    }
+                }
                 Purpose::Storm(id, FEW) => drop(short.insert((id, job.subject), wall)),
                 Purpose::Storm(id, _) => {
                     if let Some(shorter) = short.remove(&(id, job.subject)) {
@@ -209,6 +230,12 @@ fn run(bed: &Bed, script: &str) -> (Result<u8>, String, usize) {
 /// All jobs in turn, `rounds` times; timelines once.
 fn script(jobs: &[Job], rounds: usize) -> String {
     let mut script = "cd /tmp\n".to_owned();
+    if jobs
+        .iter()
+        .any(|job| matches!(job.purpose, Purpose::Load(..)))
+    {
+        script.push_str(virtio::BED_SCRIPT);
+    }
     let line = |number: usize, job: &Job| {
         let words = sh_words(&job.words);
         format!(

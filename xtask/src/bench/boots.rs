@@ -73,6 +73,7 @@ impl Boot {
             kernel: &place(kernel),
             initrd: Some(&place(initrd)),
             cmdline: (self != Boot::OwnCmdline).then_some(cmdline.as_str()),
+            disk: None,
         };
         let config = directory.join(format!("{id}.json"));
         subject.boot(&files, &Setup::of(Work::Nothing), &config)

@@ -11,8 +11,13 @@ const PHYS32_ENTRY: u32 = 18;
 
 /// The image of a guest.
 pub fn elf(work: Work, end: End) -> Vec<u8> {
+    of(&guest::code(work, end))
+}
+
+/// The image of code that starts at [`guest::ENTRY`].
+pub fn of(code: &[u8]) -> Vec<u8> {
     let note = elf::note(b"Xen\0", PHYS32_ENTRY, guest::ENTRY);
-    elf::executable(guest::ENTRY.into(), &guest::code(work, end), &note)
+    elf::executable(guest::ENTRY.into(), code, &note)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod subject;
 mod svg;
 mod targets;
 mod timeline;
+mod virtio;
 
 use std::ffi::OsString;
 use std::fs;
@@ -229,7 +230,7 @@ impl Options {
 
     fn on_host<'a>(&self, host: &mut Host<'a>) {
         type Group<'a> = fn(&mut Host<'a>);
-        let groups: [(&str, Group<'a>); 9] = [
+        let groups: [(&str, Group<'a>); 10] = [
             ("start", Host::start),
             ("first-byte", Host::first_output),
             ("growth", Host::growth),
@@ -238,10 +239,12 @@ impl Options {
             ("many", Host::many),
             ("resets", Host::resets),
             ("instructions", Host::instructions),
+            ("disk", Host::disk),
             ("size", Host::sizes),
         ];
         // The quick suite has no time for all.
-        let is_slow = |name| name == "instructions" && self.quick && self.only.is_empty();
+        let slow = ["instructions", "disk"];
+        let is_slow = |name| slow.contains(&name) && self.quick && self.only.is_empty();
         for (name, measure) in groups {
             if name.contains(&self.only) && !is_slow(name) {
                 measure(host);
@@ -363,6 +366,7 @@ mod tests {
             "many",
             "resets",
             "boot",
+            "disk",
             "size",
         ] {
             assert!(METHOD.contains(&format!("**{name}**")), "{name}");

@@ -12,7 +12,7 @@ use super::stats::{Estimate, estimate, paired_ratio};
 
 /// All measures: id, title, unit, and what grows along the axis, if there is one.
 #[rustfmt::skip]
-const MEASURES: [(&str, &str, &str, Option<&str>); 27] = [
+const MEASURES: [(&str, &str, &str, Option<&str>); 36] = [
     ("start-wall", "exec to exit", "ms", None),
     ("start-cpu", "exec to exit, CPU", "ms", None),
     ("first-byte", "exec to the guest's first byte", "ms", None),
@@ -34,6 +34,15 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 27] = [
     ("instructions-port", "a port write to a device, in user space", "instructions", None),
     ("instructions-mmio", "an MMIO write to no device, in user space", "instructions", None),
     ("instructions-hypercall", "a hypercall by port, in user space", "instructions", None),
+    ("disk-random-instructions", "a random read of 4 KiB, in user space", "instructions", Some("at once")),
+    ("disk-random-calls", "a random read of 4 KiB", "system calls", Some("at once")),
+    ("disk-random-time", "a random read of 4 KiB", "µs", Some("at once")),
+    ("disk-read-instructions", "a sequential read of 1 MiB, in user space", "instructions", None),
+    ("disk-read-calls", "a sequential read of 1 MiB", "system calls", None),
+    ("disk-read-time", "a sequential read of 1 MiB", "µs", None),
+    ("disk-write-instructions", "a sequential write of 1 MiB, in user space", "instructions", None),
+    ("disk-write-calls", "a sequential write of 1 MiB", "system calls", None),
+    ("disk-write-time", "a sequential write of 1 MiB", "µs", None),
     ("size", "size of the program's file", "MB", None),
     ("boot", "Debian's vmlinux, the same command line, exec to power-off", "ms", None),
     ("boot-init", "Debian's vmlinux, the same command line, exec to init", "ms", None),

@@ -28,6 +28,9 @@ pub enum Kind {
     Qemu,
 }
 
+/// Firecracker with io_uring for its disks.
+const ASYNC: &str = "firecracker-async";
+
 /// A compared program.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -62,7 +65,7 @@ impl Setup {
 }
 
 /// A guest's files, with their paths where the subject runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Files<'a> {
     /// The kernel.
     pub kernel: &'a str,
@@ -70,6 +73,8 @@ pub struct Files<'a> {
     pub initrd: Option<&'a str>,
     /// The kernel's command line; none for the VMM's default.
     pub cmdline: Option<&'a str>,
+    /// The image of a virtio disk on PCI.
+    pub disk: Option<&'a str>,
 }
 
 impl Subject {
@@ -88,12 +93,12 @@ impl Subject {
             format!("--peer {text}: say for example firecracker=/usr/bin/firecracker")
         })?;
         let kind = match name {
-            "firecracker" => Kind::Firecracker,
+            "firecracker" | ASYNC => Kind::Firecracker,
             "cloud-hypervisor" => Kind::CloudHypervisor,
             "kvmtool" => Kind::Kvmtool,
             "qemu" => Kind::Qemu,
             _ => bail!(
-                "--peer {text}: the peers are firecracker, cloud-hypervisor, kvmtool and qemu"
+                "--peer {text}: the peers are firecracker, {ASYNC}, cloud-hypervisor, kvmtool and qemu"
             ),
         };
         let program = PathBuf::from(path);
@@ -136,7 +141,8 @@ impl Subject {
         }
     }
 
-    fn end(&self) -> End {
+    /// How its guests end their machine.
+    pub fn end(&self) -> End {
         match self.kind {
             Kind::MiniVmm | Kind::Floor | Kind::CloudHypervisor => End::Acpi,
             Kind::Firecracker | Kind::Kvmtool | Kind::Qemu => End::Keyboard,
@@ -167,8 +173,8 @@ impl Subject {
         }
         let files = Files {
             kernel: &text(&image),
-            initrd: None,
             cmdline: (self.kind != Kind::MiniVmm).then_some("console=ttyS0"),
+            ..Files::default()
         };
         let config = directory.join(format!("{tag}.json"));
         let mut words = self.boot(&files, setup, &config)?;
@@ -186,9 +192,16 @@ impl Subject {
         let config = text(config);
         let (line, initrd, cmdline) = match self.kind {
             Kind::Firecracker => {
-                write(Path::new(&config), firecracker_config(files, setup))?;
-                let words = ["--no-api", "--config-file", &config].map(str::to_owned);
-                return Ok([text(&self.program)].into_iter().chain(words).collect());
+                write(Path::new(&config), self.firecracker_config(files, setup))?;
+                let pci = files.disk.map(|_| "--enable-pci");
+                let words = ["--no-api", "--config-file", &config]
+                    .into_iter()
+                    .chain(pci);
+                return Ok([&*text(&self.program)]
+                    .into_iter()
+                    .chain(words)
+                    .map(str::to_owned)
+                    .collect());
             }
             Kind::MiniVmm | Kind::Floor => (
                 "--kernel {kernel} --cpus {cpus} --memory {memory}M --serial stdio",
@@ -219,7 +232,16 @@ impl Subject {
         };
         let mut words = vec![text(&self.program)];
         words.extend(line.split(' ').map(fill));
-        for (flag, value) in [(initrd, files.initrd), (cmdline, files.cmdline)] {
+        let disk = files.disk.map(|path| match self.kind {
+            Kind::CloudHypervisor => format!("path={path},image_type=raw"),
+            _ => format!("path={path}"),
+        });
+        let values = [
+            (initrd, files.initrd),
+            (cmdline, files.cmdline),
+            ("--disk", disk.as_deref()),
+        ];
+        for (flag, value) in values {
             words.extend(
                 value
                     .iter()
@@ -228,19 +250,29 @@ impl Subject {
         }
         Ok(words)
     }
-}
 
-fn firecracker_config(files: &Files, setup: &Setup) -> String {
-    let config = serde_json::json!({
-        "boot-source": {
-            "kernel_image_path": files.kernel,
-            "initrd_path": files.initrd,
-            "boot_args": files.cmdline,
-        },
-        "drives": [],
-        "machine-config": { "vcpu_count": setup.cpus, "mem_size_mib": setup.memory },
-    });
-    config.to_string()
+    fn firecracker_config(&self, files: &Files, setup: &Setup) -> String {
+        let io_engine = if self.name == ASYNC { "Async" } else { "Sync" };
+        let drive = |path| {
+            serde_json::json!({
+                "drive_id": "d",
+                "path_on_host": path,
+                "is_root_device": false,
+                "io_engine": io_engine,
+            })
+        };
+        let drives: Vec<_> = files.disk.into_iter().map(drive).collect();
+        let config = serde_json::json!({
+            "boot-source": {
+                "kernel_image_path": files.kernel,
+                "initrd_path": files.initrd,
+                "boot_args": files.cmdline,
+            },
+            "drives": drives,
+            "machine-config": { "vcpu_count": setup.cpus, "mem_size_mib": setup.memory },
+        });
+        config.to_string()
+    }
 }
 
 fn text(path: &Path) -> String {
@@ -305,6 +337,7 @@ mod tests {
             kernel: "/k",
             initrd: Some("/i"),
             cmdline: Some("quiet"),
+            disk: Some("/d"),
         };
         let setup = Setup::of(Work::Nothing);
         let with_config = format!("--config-file {}", config.display());

@@ -1,0 +1,265 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The load on virtio devices: the guest in `guest/bench`, which drives a device by PCI, the same for all VMMs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::host::Host;
+use super::image;
+use super::subject::{Files, Kind, Setup, Subject};
+use crate::packages::{self, Need};
+use crate::process::{Watched, capture_ok, capture_watched, last_lines, read, write};
+use crate::watch::Patience;
+use crate::workspace::{cache_dir, root};
+
+/// What builds the guest.
+const NEEDS: &[Need] = &[("gcc", "gcc")];
+/// The guest must not need what emulators of instructions lack, such as SSE.
+const FLAGS: &str = "-m64 -O2 -ffreestanding -fno-strict-aliasing -fno-pie -no-pie -mcmodel=small -mno-red-zone \
+    -fno-stack-protector -fno-asynchronous-unwind-tables -mgeneral-regs-only -fcf-protection=none -nostdlib -static \
+    -Wall -Wextra -Werror -Wl,--build-id=none -Wl,--oformat=binary";
+/// The offset of the parameters in the image.
+const PARAMETERS: usize = 16;
+/// The size of the disk in bytes, as in the guest.
+pub const DISK: u64 = 64 << 20;
+/// Rounds of the guest's empty loop, in which the probe attaches to the process.
+const DELAY: u32 = 400_000;
+/// The image in the bed, and the commands that create it there: in a file system that io_uring can read without another
+/// thread, which it can't in memory.
+pub const BED_DISK: &str = "/tmp/disks/disk";
+pub const BED_SCRIPT: &str = "{ dd if=/dev/zero of=/tmp/fs bs=1M count=80
+mke2fs -F /tmp/fs
+mkdir /tmp/disks
+mount -t ext4 -o loop /tmp/fs /tmp/disks
+dd if=/dev/zero of=/tmp/disks/disk bs=1M count=64
+sync; } >/dev/null 2>&1
+";
+/// The limits of one run. Each step of an observed process takes tens of microseconds.
+const PATIENCE: Patience = Patience::of_work(600);
+
+/// What a guest does, by the guest's number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    RandomRead = 0,
+    Read = 1,
+    Write = 2,
+}
+
+/// A load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Measures: instructions and system calls per request, and time in the bed.
+    pub ids: [&'static str; 3],
+    pub work: Work,
+    /// Requests at once.
+    pub depth: u32,
+    /// Bytes of a request.
+    pub bytes: u32,
+    /// Requests of a short and of a long run that is observed in single steps; what else the process does cancels out.
+    pub stepped: [u32; 2],
+    /// The same for other runs.
+    pub counts: [u32; 2],
+}
+
+const RANDOM: [&str; 3] = [
+    "disk-random-instructions",
+    "disk-random-calls",
+    "disk-random-time",
+];
+
+/// All loads.
+#[rustfmt::skip]
+pub const LOADS: [Load; 4] = [
+    Load { ids: RANDOM, work: Work::RandomRead, depth: 1, bytes: 4096, stepped: [8, 40], counts: [100, 2100] },
+    Load { ids: RANDOM, work: Work::RandomRead, depth: 32, bytes: 4096, stepped: [64, 256], counts: [640, 6400] },
+    Load {
+        ids: ["disk-read-instructions", "disk-read-calls", "disk-read-time"],
+        work: Work::Read, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 320],
+    },
+    Load {
+        ids: ["disk-write-instructions", "disk-write-calls", "disk-write-time"],
+        work: Work::Write, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 320],
+    },
+];
+
+impl Load {
+    /// The position on the measure's axis, if it has one.
+    pub fn x(&self) -> Option<u32> {
+        (self.work == Work::RandomRead).then_some(self.depth)
+    }
+
+    /// The command line that runs this load with so many requests to the image `disk`. The guest's files are created in
+    /// `directory`.
+    pub fn words(
+        &self,
+        subject: &Subject,
+        count: u32,
+        directory: &Path,
+        disk: &str,
+    ) -> Result<Vec<String>> {
+        let tag = format!("{}-{:?}-{}-{count}", subject.name, self.work, self.depth);
+        let tag = tag.replace(' ', "_");
+        let kernel = directory.join(format!("{tag}.elf"));
+        write(&kernel, self.image(subject, count)?)?;
+        let files = Files {
+            kernel: &kernel.to_string_lossy(),
+            cmdline: (subject.kind != Kind::MiniVmm).then_some("console=ttyS0"),
+            disk: Some(disk),
+            ..Files::default()
+        };
+        let setup = Setup::of(super::guest::Work::Nothing);
+        subject.boot(&files, &setup, &directory.join(format!("{tag}.json")))
+    }
+
+    fn image(&self, subject: &Subject, count: u32) -> Result<Vec<u8>> {
+        let Some(ecam) = ecam(subject.kind) else {
+            bail!("{} has no PCI that the guest knows", subject.name);
+        };
+        let (port, value) = subject.end().write();
+        let parameters = [
+            ecam,
+            self.work as u32,
+            count,
+            self.depth,
+            self.bytes,
+            port.into(),
+            value.into(),
+            DELAY,
+        ];
+        let mut code = code()?;
+        let at = parameters.len() * 4;
+        let space = code.get_mut(PARAMETERS..PARAMETERS + at);
+        let space = space.context("guest/bench is too short for its parameters")?;
+        let bytes = parameters.iter().flat_map(|word| word.to_le_bytes());
+        space
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, byte)| *to = byte);
+        Ok(image::of(&code))
+    }
+}
+
+/// Where a VMM has its PCI configuration space.
+fn ecam(kind: Kind) -> Option<u32> {
+    match kind {
+        Kind::MiniVmm => Some(0xe000_0000),
+        Kind::Firecracker => Some(0xeec0_0000),
+        Kind::CloudHypervisor => Some(0xe800_0000),
+        Kind::Floor | Kind::Kvmtool | Kind::Qemu => None,
+    }
+}
+
+/// Whether a subject can run these loads.
+pub fn can(subject: &Subject) -> bool {
+    ecam(subject.kind).is_some()
+}
+
+/// The guest's code.
+fn code() -> Result<Vec<u8>> {
+    packages::require(NEEDS)?;
+    let source = root().join("guest/bench");
+    let image = cache_dir()?.join("bench-virtio.bin");
+    let mut gcc = Command::new("gcc");
+    gcc.args(FLAGS.split_whitespace());
+    gcc.arg(format!("-Wl,-T,{}", source.join("virtio.ld").display()));
+    gcc.arg("-o").arg(&image).arg(source.join("virtio.c"));
+    capture_ok(&mut gcc).context("guest/bench does not build")?;
+    read(&image)
+}
+
+/// The disk's file, without holes.
+fn disk(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("disk");
+    if !path.is_file() {
+        write(&path, vec![0x5a; DISK as usize])?;
+    }
+    Ok(path)
+}
+
+impl Host<'_> {
+    /// Instructions in user space and system calls per request to a disk.
+    pub fn disk(&mut self) {
+        for load in LOADS {
+            let what = format!("disk, {:?}, {} at once", load.work, load.depth);
+            self.turns(&what, 1..=1, load.x(), can, |host, subject| {
+                let per_request = |what, counts| host.per_request(subject, &load, what, counts);
+                let instructions = per_request("instructions", load.stepped)?;
+                let calls = per_request("calls", load.counts)?;
+                Ok(vec![(load.ids[0], instructions), (load.ids[1], calls)])
+            });
+        }
+    }
+
+    fn per_request(
+        &self,
+        subject: &Subject,
+        load: &Load,
+        what: &str,
+        [few, many]: [u32; 2],
+    ) -> Result<f64> {
+        let [short, long] = [few, many].map(|count| self.observe(subject, load, what, count));
+        Ok((long? - short?) / f64::from(many - few))
+    }
+
+    /// What the probe counts in a run.
+    fn observe(&self, subject: &Subject, load: &Load, what: &str, count: u32) -> Result<f64> {
+        let mut command = Command::new(self.probe);
+        command.arg(what);
+        let disk = disk(&self.directory)?.to_string_lossy().into_owned();
+        command.args(load.words(subject, count, &self.directory, &disk)?);
+        let Watched { end, text } = capture_watched(&command, PATIENCE)?;
+        let line = text.lines().next().unwrap_or_default();
+        let counted = line.split_once(' ').filter(|(_, code)| *code == "0");
+        match counted.and_then(|(count, _)| count.parse().ok()) {
+            Some(count) if end.is_ok_and(|status| status.success()) => Ok(count),
+            _ => bail!("{}", last_lines(&text, 5)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Scratch;
+
+    const CLOUD: Subject = Subject {
+        name: String::new(),
+        kind: Kind::CloudHypervisor,
+        program: PathBuf::new(),
+    };
+
+    #[test]
+    fn the_guest_gets_its_parameters() {
+        let image = LOADS[1].image(&CLOUD, 77).unwrap();
+        let at = image
+            .windows(4)
+            .position(|w| w == 0xe800_0000u32.to_le_bytes());
+        let words = image[at.unwrap()..].chunks(4).take(8);
+        let words: Vec<u32> = words
+            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+            .collect();
+        assert_eq!(words, [0xe800_0000, 0, 77, 32, 4096, 0x600, 0x34, DELAY]);
+    }
+
+    #[test]
+    fn the_guest_names_loads_and_disk_as_here() {
+        let source = root().join("guest/bench/virtio.c");
+        let source = String::from_utf8(read(&source).unwrap()).unwrap();
+        assert!(source.contains("enum work { READ_RANDOM, READ, WRITE"));
+        assert!(source.contains(&format!("#define DISK {DISK:#x}u")));
+    }
+
+    #[test]
+    fn a_load_names_its_disk() {
+        let scratch = Scratch::new().unwrap();
+        let words = LOADS[0].words(&CLOUD, 1, &scratch.path(""), "/d").unwrap();
+        assert!(
+            words.join(" ").contains("--disk path=/d,image_type=raw"),
+            "{words:?}"
+        );
+    }
+}
