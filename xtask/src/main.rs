@@ -70,14 +70,15 @@ cargo xtask bench [OPTIONS]
     Measures start, exits, footprint and growth, compared with the fewest KVM calls that do the same.
     Prints Markdown. No number is a failure. --method explains how it measures.
       --quick           few rounds, few sizes
-      --peer NAME=PATH  also a peer: firecracker, cloud-hypervisor, kvmtool, qemu; repeatable
+      --peer NAME=PATH  also a peer: firecracker, firecracker-async (io_uring), cloud-hypervisor, kvmtool, qemu;
+                        repeatable
       --against BUILD   also another build of mini-vmm, a program or a revision of git, with a test of
                         significance
       --mini-vmm PATH   this build of mini-vmm instead of a new one
       --bed amd         in the AMD bed, in counted time, with a boot of Debian's kernel
       --wall            in the bed: wall time instead of counted time
       --only TEXT       only measures whose name contains TEXT: start, first-byte, growth, exits, idle,
-                        instructions, many, resets, size; boot in the bed
+                        instructions, many, resets, disk, size; boot in the bed
       --rounds N        rounds of the single measures
       --json FILE  --markdown FILE  --svg DIRECTORY
 ";
