@@ -30,6 +30,9 @@ const BOUNCES: usize = 16 << 20;
 /// The size of the zeros that are written if the host can't make them in another way, in bytes.
 const ZEROS: usize = 64 << 10;
 
+/// How often an operation that the host interrupted is repeated.
+const REPEATS: u8 = 16;
+
 /// What the back end does for a request now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Part {
@@ -58,6 +61,8 @@ pub(super) struct Slot {
     /// Its epoch in the barrier, if it changes the disk.
     pub(super) epoch: Option<u64>,
     part: Part,
+    /// How often the part was repeated.
+    repeats: u8,
 }
 
 impl Slot {
@@ -66,7 +71,15 @@ impl Slot {
         mem::swap(&mut self.chain, chain);
         self.request = Request::Nothing;
         self.moved = 0;
-        self.part = Part::Flush;
+        (self.part, self.repeats) = (Part::Flush, 0);
+    }
+
+    /// Whether to repeat a part that ended like this.
+    fn repeats(&mut self, result: &io::Result<usize>) -> bool {
+        let is_interrupted = matches!(result, Err(error) if is_interrupted(error));
+        let repeats = is_interrupted && self.repeats < REPEATS;
+        self.repeats = if repeats { self.repeats + 1 } else { 0 };
+        repeats
     }
 
     /// The part of a range that is next, as offset and length. All but the first one start at multiples of `most`.
@@ -206,20 +219,36 @@ where
             return Ok(());
         };
         let part = mem::take(&mut slot.part);
-        let result = match (part, done.result) {
-            (Part::Flush, result) => result.map(drop),
-            (Part::Range(_), Err(error)) if is_unsupported(&error) => {
-                return self.do_without(means, token, error);
+        let completed = if slot.repeats(&done.result) {
+            if let (Part::All, Some(buffers)) = (part, done.buffers) {
+                slot.buffers = buffers;
             }
-            (Part::Range(len), result) => result.map(|_| slot.moved += len),
-            (_, result) => slot.transferred(part, Done { result, ..done }),
+            self.repeat(means, token, part);
+            Ok(())
+        } else {
+            let result = match (part, done.result) {
+                (Part::Flush, result) => result.map(drop),
+                (Part::Range(_), Err(error)) if is_unsupported(&error) => {
+                    return self.do_without(means, token, error);
+                }
+                (Part::Range(len), result) => result.map(|_| slot.moved += len),
+                (_, result) => slot.transferred(part, Done { result, ..done }),
+            };
+            self.continue_with(means, token, part, result)
         };
-        let completed = self.continue_with(means, token, part, result);
         if let Part::Bounce(len) = part {
             self.bounces.bytes -= len;
             self.let_bounces_go(means);
         }
         completed
+    }
+
+    /// Passes a part to the back end once more.
+    fn repeat(&mut self, means: &mut Means<'_>, token: u32, part: Part) {
+        match part {
+            Part::Flush => means.backend.push(token, Operation::Flush),
+            _ => self.step(means, token),
+        }
     }
 
     /// Starts what follows a completed part.
@@ -283,6 +312,14 @@ where
         self.step(means, token);
         Ok(())
     }
+}
+
+/// Whether the host may do the same operation if it is asked again. io_uring also says that it would have to wait.
+fn is_interrupted(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+    )
 }
 
 fn is_unsupported(error: &io::Error) -> bool {

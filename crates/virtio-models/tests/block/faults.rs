@@ -44,11 +44,44 @@ fn errors_of_the_host_are_answers_and_said_once() {
 #[test]
 fn kinds_of_errors_are_not_said_without_end() {
     let mut guest = Guest::new(64);
-    for error in 1..120 {
+    for error in 20..120 {
         guest.disk().faults = [os(error)].into();
         assert_eq!(guest.read(3, 512).0, IOERR);
     }
     assert_eq!(guest.notices().len(), 16);
+}
+
+#[test]
+fn what_the_host_interrupts_is_repeated() {
+    for alignment in [1, 4096] {
+        let disk = Disk {
+            alignment,
+            ..Disk::default()
+        };
+        let mut guest = Guest::with(64, disk, u64::MAX);
+        for error in [libc::EINTR, libc::EAGAIN] {
+            let fail = |guest: &Guest| {
+                let faults = (0..16).map(|_| os(error));
+                guest.disk().faults = faults.chain([None]).collect();
+            };
+            fail(&guest);
+            assert_eq!(guest.write(2, &[3; 1024]), OK);
+            fail(&guest);
+            assert_eq!(guest.read(2, 1024), (OK, vec![3; 1024]));
+            fail(&guest);
+            assert_eq!(guest.status(header(FLUSH, 0)), OK);
+            fail(&guest);
+            assert_eq!(guest.zero(WRITE_ZEROES, 2, 1, 0), OK);
+            assert_eq!(guest.read(2, 512), (OK, vec![0; 512]));
+        }
+        assert!(guest.notices().is_empty());
+        // But not for ever.
+        guest.disk().faults = (0..40).map(|_| os(libc::EINTR)).collect();
+        assert_eq!(guest.read(2, 512).0, IOERR);
+        assert_eq!(guest.notices().len(), 1);
+        guest.disk().faults.clear();
+        assert_eq!(guest.read(2, 512).0, OK);
+    }
 }
 
 #[test]

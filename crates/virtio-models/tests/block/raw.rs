@@ -14,8 +14,9 @@ fn spec(file: &NamedTempFile) -> BlockSpec {
     BlockSpec::new(file.path())
 }
 
-fn machine(spec: &BlockSpec) -> Machine<MmioPort> {
+fn machine(spec: &BlockSpec, threads: bool) -> Machine<MmioPort> {
     let image = open(spec).expect("an image that nobody has");
+    let image = if threads { image.with_threads() } else { image };
     let block = Block::<Memory>::new(image, Box::new(|notice| println!("{notice}")));
     Machine::new(Box::new(block), &memory(MEMORY))
 }
@@ -27,7 +28,7 @@ fn more_requests_are_in_flight_than_a_ring_has_completions() {
     let file = NamedTempFile::new().expect("an image");
     let mut spec = spec(&file);
     spec.queues = QUEUES;
-    let mut machine = machine(&spec);
+    let mut machine = machine(&spec, false);
     let mut driver = Driver::start(&mut machine, u64::MAX);
     machine.pump();
     for queue in 0..QUEUES {
@@ -54,8 +55,8 @@ fn more_requests_are_in_flight_than_a_ring_has_completions() {
 fn an_image_is_free_as_soon_as_its_disk_is_dropped() {
     let file = NamedTempFile::new().expect("an image");
     let spec = spec(&file);
-    for _ in 0..50 {
-        let mut machine = machine(&spec);
+    for n in 0..100 {
+        let mut machine = machine(&spec, n % 2 == 1);
         let mut driver = Driver::start(&mut machine, u64::MAX);
         let request = Request {
             queue: 0,
