@@ -10,6 +10,7 @@ mod bare;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use bare::virtio::{BUFFER, COUNT, DISK, HEADER, STATUS, by_mmio, by_pci};
@@ -255,6 +256,44 @@ fn a_machine_that_runs_has_its_images_locked() {
     machine.wait().unwrap();
     drop(machine);
     Vmm::build(&spec).unwrap();
+}
+
+/// Ends after some requests, of which all writes have failed and all reads have not.
+fn expect_failed_writes(asm: &mut Asm) {
+    for (request, status) in [(0, 0), (1, IOERR)] {
+        asm.load(HEADER).compare_eax(request).if_equal(|asm| {
+            asm.load(STATUS).expect_eax(status, request as u8 + 1);
+        });
+    }
+    asm.load(COUNT).compare_eax(20).if_equal(|asm| {
+        asm.power_off();
+    });
+}
+
+/// A limit of the process stands for a host whose file system is full.
+#[test]
+fn a_host_that_takes_no_more_is_told_once_and_the_guest_goes_on() {
+    let test = "a_host_that_takes_no_more_is_told_once_and_the_guest_goes_on";
+    let pci = by_pci(&DISK, expect_failed_writes);
+    let Some(vm) = Vm::new(test, &pci) else {
+        return;
+    };
+    let image = image(&vm);
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 0; exec \"$@\"", "sh"])
+        .arg(bare::program())
+        .args(["--serial=off", "--debug-exit", "--memory=32M", "--kernel"])
+        .arg(vm.path("kernel"))
+        .arg(format!("--disk=path={}", image.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("disk0: a write at sector 1 failed"));
+    assert_eq!(lines.count(), 1, "{said}");
+    assert_eq!(number(&image), FIRST);
 }
 
 /// Ends when the disk has twice its size.

@@ -216,6 +216,8 @@ fn child() {
     let Ok(task) = std::env::var(TASK) else {
         return;
     };
+    // As the command does: a heap of another thread would open a file when it shrinks.
+    mini_vmm::share_heap();
     let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
     let has = |word| task.split(' ').any(|other| other == word);
     let output = folder.join("output");
@@ -473,6 +475,15 @@ fn disks_are_read_and_written() {
         expect(test, &by_pci(&DISK, enough), &pci, "PowerOff");
         let mmio = format!("--hypercall=pio mmio disk {kind}");
         expect(test, &by_mmio(&DISK, enough), &mmio, "PowerOff");
+    }
+    let reset = by_pci(&DISK, |asm| {
+        asm.compare_eax(3).if_equal(|asm| {
+            asm.out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE).halt();
+        });
+    });
+    for kind in ["raw", "overlay"] {
+        let task = format!("--hypercall=pio pci reset disk {kind}");
+        expect(test, &reset, &task, "Stopped");
     }
 }
 
