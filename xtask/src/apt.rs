@@ -3,9 +3,8 @@
 
 //! Debian's packages: what apt offers here, and trees of unpacked packages in the cache.
 //!
-//! A tree is fetched next to its place, and moved there when it is complete. If the machine's package lists are too old
-//! or lack a package, xtask tries again with Debian's newest lists. It keeps its own copy of them, which needs no root
-//! and doesn't change the machine's.
+//! If the machine's package lists are too old or lack a package, xtask tries again with Debian's newest lists. It keeps
+//! its own copy of them, which needs no root and doesn't change the machine's.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +13,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{capture_ok, capture_text, make_directory, step, write};
+use crate::process::{capture_ok, capture_text, make_directory, step};
+use crate::whole;
 use crate::workspace::{Scratch, cache_dir};
 
 /// Where packages come from.
@@ -53,55 +53,25 @@ impl Tree<'_> {
         offers: &mut dyn Offers,
         open: &dyn Fn(&Path) -> Result<T>,
     ) -> Result<Option<T>> {
-        let place = cache.join(self.name);
-        let open_whole = || {
-            let mark = place.join(WHOLE);
-            ensure!(mark.is_file(), "{} is not whole", place.display());
-            open(&place)
-        };
-        if place.exists() {
-            match open_whole() {
-                Ok(opened) => return Ok(Some(opened)),
-                Err(why) => eprintln!("xtask: replacing {} in the cache: {why:#}", self.name),
-            }
-        }
-        let scratch = Scratch::new()?;
-        let tree = scratch.path("tree");
-        if !self.fetch(offers, &tree)? {
-            return Ok(None);
-        }
-        if place.exists() {
-            // A rename replaces only an empty directory, so move the old one away first.
-            fs::rename(&place, scratch.path("old"))
-                .with_context(|| format!("can't move {} away", place.display()))?;
-        }
-        let moved = fs::rename(&tree, &place);
-        // Another xtask may have fetched it meanwhile.
-        if moved.is_err() && open_whole().is_err() {
-            moved.with_context(|| format!("can't make {}", place.display()))?;
-        }
-        open_whole().map(Some)
+        whole::cached(cache, self.name, &mut |tree| self.fetch(offers, tree), open)
     }
 
-    /// Fetches the packages to the new directory `tree`, and marks it as complete; false if Debian does not have them.
-    fn fetch(&self, offers: &mut dyn Offers, tree: &Path) -> Result<bool> {
+    /// Fetches the packages to the new directory `tree`, and returns their names; none if Debian does not have them.
+    fn fetch(&self, offers: &mut dyn Offers, tree: &Path) -> Result<Option<String>> {
         loop {
             let mut failure = None;
             if let Some(packages) = (self.choose)(&offers.names(self.pattern)?) {
                 fs::create_dir(tree).with_context(|| format!("can't make {}", tree.display()))?;
                 let what = format!("fetching {}", packages.join(", "));
                 match step(&what, || offers.unpack(&packages, tree)) {
-                    Ok(()) => {
-                        write(&tree.join(WHOLE), packages.join("\n"))?;
-                        return Ok(true);
-                    }
+                    Ok(()) => return Ok(Some(packages.join("\n"))),
                     Err(error) => failure = Some(error),
                 }
                 fs::remove_dir_all(tree)
                     .with_context(|| format!("can't remove {}", tree.display()))?;
             }
             if offers.is_fresh() {
-                return failure.map_or(Ok(false), Err);
+                return failure.map_or(Ok(None), Err);
             }
             step("asking Debian for its newest package lists", || {
                 offers.refresh()
@@ -109,9 +79,6 @@ impl Tree<'_> {
         }
     }
 }
-
-/// The file in a tree that lists its packages. It is written last, and marks the tree as complete.
-const WHOLE: &str = ".whole";
 
 /// The machine's apt, with the machine's lists or xtask's own.
 struct Apt {

@@ -42,6 +42,8 @@ pub struct Bed {
     pub series: Option<Series>,
     /// Host files and their paths in the bed.
     pub files: Vec<(PathBuf, String)>,
+    /// Host files that are its disks /dev/vda, /dev/vdb, ... (AMD only). It can't write to them.
+    pub disks: Vec<PathBuf>,
     /// Rows and columns of the script's terminal. Without one, the script has no input.
     pub terminal: Option<(u16, u16)>,
     /// Its clocks count executed instructions, one per nanosecond, so that times are the same in every run, however
@@ -82,6 +84,7 @@ impl Bed {
             patience: None,
             series: None,
             files: Vec::new(),
+            disks: Vec::new(),
             terminal: None,
             counted: false,
         }
@@ -111,7 +114,7 @@ impl Bed {
         let scratch = Scratch::new()?;
         let nonce = nonce();
         let mut modules = kernel.modules(match self.vendor {
-            Vendor::Amd => &["kvm-amd", "tun", "loop"],
+            Vendor::Amd => &["kvm-amd", "tun", "loop", "virtio_pci", "virtio_blk"],
             Vendor::Intel => &["kvm-intel"],
         })?;
         if self.vendor == Vendor::Intel {
@@ -242,6 +245,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             Long("timeout") => bed.timeout = Some(Duration::from_secs(parser.value()?.parse()?)),
             Long("kernel") => bed.series = Some(parse_series(&parser.value()?.string()?)?),
             Long("add") => bed.files.push(parse_added(&parser.value()?.string()?)?),
+            Long("disk") => bed.disks.push(parser.value()?.into()),
             Long("counted") => bed.counted = true,
             Value(first) => {
                 words.push(first.string()?);

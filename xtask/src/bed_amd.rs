@@ -119,6 +119,14 @@ fn qemu(machine: &Machine) -> Command {
     ]);
     command.arg("-serial");
     command.arg(format!("file:{}", machine.log.display()));
+    for (index, disk) in bed.disks.iter().enumerate() {
+        let path = disk.to_string_lossy().replace(',', ",,");
+        command.arg("-drive");
+        command.arg(format!(
+            "file={path},format=raw,if=none,id=disk{index},readonly=on"
+        ));
+        command.args(["-device", &format!("virtio-blk-pci,drive=disk{index}")]);
+    }
     command.arg("-kernel").arg(&machine.kernel);
     command.arg("-initrd").arg(&machine.initrd);
     command.args(["-append", "console=ttyS1 quiet panic=-1 mitigations=off"]);

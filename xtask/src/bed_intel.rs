@@ -47,6 +47,9 @@ pub fn require(bed: &Bed) -> Result<()> {
     if bed.cpus != 1 {
         bail!("the Intel bed has one CPU: leave --cpus out");
     }
+    if !bed.disks.is_empty() {
+        bail!("the Intel bed has no disks");
+    }
     packages::require(NEEDS)
 }
 

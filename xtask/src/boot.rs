@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask boot`: a Debian kernel under mini-vmm, on this host or inside the AMD bed.
+//! `cargo xtask boot`: a Debian kernel, or all of Debian, under mini-vmm, on this host or inside the AMD bed.
 
 use std::fs;
 use std::io::Read;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::bed::{Bed, Vendor, terminal};
+use crate::debian::{self, Debian};
 use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::marked::Marked;
@@ -22,6 +23,8 @@ use crate::{build, host, para};
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests";
 
 struct Boot {
+    /// Whether Debian 12 is booted from a disk.
+    debian: bool,
     kernel: Option<PathBuf>,
     cpus: u32,
     memory: String,
@@ -37,6 +40,12 @@ struct Boot {
 /// How long a command in the guest may take by default, in seconds.
 const COMMAND_LIMIT: u64 = 300;
 
+/// The same for all of Debian, which takes minutes to start in a bed.
+const DEBIAN_LIMIT: u64 = 1800;
+
+/// The bed's own first disk.
+const BED_DISK: &str = "/dev/vda";
+
 /// Seconds for the bed's own start and end.
 const BED_OVERHEAD: u64 = 60;
 
@@ -44,6 +53,7 @@ const BED_OVERHEAD: u64 = 60;
 pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     use lexopt::prelude::*;
     let mut boot = Boot {
+        debian: false,
         kernel: None,
         cpus: 2,
         memory: "512M".to_owned(),
@@ -54,6 +64,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     };
     while let Some(argument) = parser.next()? {
         match argument {
+            Long("debian") => boot.debian = true,
             Long("kernel") => boot.kernel = Some(parser.value()?.into()),
             Long("cpus") => boot.cpus = parser.value()?.parse()?,
             Long("memory") => boot.memory = parser.value()?.string()?,
@@ -69,11 +80,20 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             other => return Err(other.unexpected().into()),
         }
     }
+    if boot.debian && (boot.para || boot.kernel.is_some()) {
+        bail!(
+            "--debian boots Debian's own kernel without the driver: leave --kernel and --para out"
+        );
+    }
     if boot.para && boot.words.is_empty() {
         boot.words.push("para-show".to_owned());
     }
     if !boot.words.is_empty() {
-        boot.timeout.get_or_insert(COMMAND_LIMIT);
+        let limit = match boot.debian {
+            true => DEBIAN_LIMIT,
+            false => COMMAND_LIMIT,
+        };
+        boot.timeout.get_or_insert(limit);
     }
     boot.run()
 }
@@ -83,10 +103,29 @@ struct Guest {
     mini_vmm: PathBuf,
     kernel: PathBuf,
     initrd: PathBuf,
+    cmdline: String,
+    disks: Vec<Disk>,
     /// The guest's memory, in MiB.
     memory: u32,
     /// The terminal's size, if the guest runs a shell on it.
     shell: Option<(u16, u16)>,
+}
+
+/// A disk of the guest.
+struct Disk {
+    /// The file on this host.
+    host: PathBuf,
+    /// The path in the bed.
+    in_bed: &'static str,
+    /// Further options of `--disk`.
+    options: String,
+}
+
+impl Disk {
+    /// The value of `--disk` for the file at `path`, in which a comma is written twice.
+    fn word(&self, path: &str) -> String {
+        format!("path={},{}", path.replace(',', ",,"), self.options)
+    }
 }
 
 /// The console's output while a command runs.
@@ -120,7 +159,10 @@ impl Boot {
             Bed::new(Vendor::Amd).require()?;
         }
         let (nonce, scratch) = (nonce(), Scratch::new()?);
-        let guest = self.prepare(shell, &nonce, &scratch)?;
+        let guest = match self.debian {
+            true => self.prepare_debian(shell, &nonce, &scratch)?,
+            false => self.prepare(shell, &nonce, &scratch)?,
+        };
         let mut console = Console {
             marked: Marked::new(&nonce),
             progress: None,
@@ -155,8 +197,6 @@ impl Boot {
 
     /// Builds, fetches and packages what the boot needs.
     fn prepare(&self, shell: Option<(u16, u16)>, nonce: &str, scratch: &Scratch) -> Result<Guest> {
-        let memory = mebibytes(&self.memory)
-            .with_context(|| format!("--memory {}: say for example 512M or 2G", self.memory))?;
         let debian = match self.kernel {
             Some(_) => None,
             None => Some(Kernel::fetch_any()?),
@@ -185,22 +225,71 @@ impl Boot {
             mini_vmm: build::mini_vmm()?,
             kernel,
             initrd: scratch.path("guest-initrd"),
+            cmdline: CMDLINE.to_owned(),
+            disks: Vec::new(),
+            memory: self.mebibytes()?,
+            shell,
+        })
+    }
+
+    /// Makes Debian's disk and the disk with the command.
+    fn prepare_debian(
+        &self,
+        shell: Option<(u16, u16)>,
+        nonce: &str,
+        scratch: &Scratch,
+    ) -> Result<Guest> {
+        let memory = self.mebibytes()?;
+        let debian = Debian::fetch()?;
+        let mut disks = vec![Disk {
+            host: debian.disk,
+            in_bed: BED_DISK,
+            // What the guest writes is gone at its end.
+            options: "overlay=tmp".to_owned(),
+        }];
+        if shell.is_none() {
+            let job = scratch.path("job");
+            write(&job, debian::job(&Marked::script(nonce, &self.words)))?;
+            disks.push(Disk {
+                host: job,
+                in_bed: "/job-disk",
+                options: format!("readonly,serial={}", debian::JOB),
+            });
+        }
+        Ok(Guest {
+            mini_vmm: build::mini_vmm()?,
+            kernel: debian.kernel,
+            initrd: debian.initrd,
+            cmdline: format!("{CMDLINE} {}", debian::CMDLINE),
+            disks,
             memory,
             shell,
         })
     }
 
-    /// mini-vmm's arguments for a kernel and an initrd at these paths.
-    fn arguments(&self, kernel: &str, initrd: &str) -> Vec<String> {
+    fn mebibytes(&self) -> Result<u32> {
+        mebibytes(&self.memory)
+            .with_context(|| format!("--memory {}: say for example 512M or 2G", self.memory))
+    }
+
+    /// mini-vmm's arguments for a kernel and an initrd at these paths, and these disks.
+    fn arguments(
+        &self,
+        guest: &Guest,
+        kernel: &str,
+        initrd: &str,
+        disks: &[String],
+    ) -> Vec<String> {
         let (cpus, timeout) = (self.cpus.to_string(), self.timeout.map(|s| s.to_string()));
         let mut pairs = vec![
             ["--kernel", kernel],
             ["--initrd", initrd],
-            ["--cmdline", CMDLINE],
+            ["--cmdline", &guest.cmdline],
             ["--cpus", &cpus],
             ["--memory", &self.memory],
             ["--serial", "stdio"],
         ];
+        pairs.extend(disks.iter().map(|disk| ["--disk", disk]));
         pairs.extend(timeout.iter().map(|seconds| ["--timeout", seconds]));
         pairs.extend(self.hypercall.iter().map(|route| ["--hypercall", route]));
         pairs.concat().into_iter().map(str::to_owned).collect()
@@ -209,7 +298,9 @@ impl Boot {
     fn on_host(&self, guest: &Guest, console: &mut Console) -> Result<u8> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut command = Command::new(&guest.mini_vmm);
-        command.args(self.arguments(&text(&guest.kernel), &text(&guest.initrd)));
+        let disks = guest.disks.iter().map(|disk| disk.word(&text(&disk.host)));
+        let disks: Vec<String> = disks.collect();
+        command.args(self.arguments(guest, &text(&guest.kernel), &text(&guest.initrd), &disks));
         if guest.shell.is_none() {
             // If xtask is killed, nothing else ends the guest.
             command = tied(&command);
@@ -235,8 +326,16 @@ impl Boot {
         bed.add(&guest.mini_vmm, "/bin/mini-vmm");
         bed.add(&guest.kernel, "/kernel");
         bed.add(&guest.initrd, "/initrd");
+        for disk in &guest.disks {
+            match disk.in_bed {
+                BED_DISK => bed.disks.push(disk.host.clone()),
+                path => bed.add(&disk.host, path),
+            }
+        }
+        let disks = guest.disks.iter().map(|disk| disk.word(disk.in_bed));
+        let disks: Vec<String> = disks.collect();
         let mut words = vec!["mini-vmm".to_owned()];
-        words.extend(self.arguments("/kernel", "/initrd"));
+        words.extend(self.arguments(guest, "/kernel", "/initrd", &disks));
         let line = sh_words(&words);
         if guest.shell.is_some() {
             return bed.run(&line, &mut |_| ());

@@ -12,6 +12,7 @@ mod bench;
 mod boot;
 mod build;
 mod cpio;
+mod debian;
 #[cfg(test)]
 mod docs;
 mod elf;
@@ -29,6 +30,7 @@ mod revision;
 mod rules;
 mod test;
 mod watch;
+mod whole;
 mod workspace;
 
 use std::process::ExitCode;
@@ -39,10 +41,13 @@ const USAGE: &str = "\
 cargo xtask boot [OPTIONS] [-- COMMAND...]
     Boots a Debian kernel under mini-vmm to a shell, or runs COMMAND in it and passes on its output
     and its status. On /dev/kvm if the CPU has svm or vmx, otherwise inside the AMD bed.
+      --debian          all of Debian 12, from a disk, to a login as root. The disk is made (with
+                        mmdebstrap) and cached; what the guest writes to it is gone at its end
       --kernel PATH     another kernel (default: Debian's, fetched)
       --cpus N          vCPUs (default 2)
       --memory SIZE     memory (default 512M)
-      --timeout S       end the guest by force after S seconds (default: 300 with COMMAND)
+      --timeout S       end the guest by force after S seconds (default: 300 with COMMAND,
+                        1800 with --debian and COMMAND)
       --para            load guest/linux's para.ko, built against Debian's headers (fetched), so that the
                         guest registers for hypercalls. Without COMMAND: print the registration and a ping
       --hypercall R     the route of hypercalls: auto (default), vendor, forward, pio
@@ -64,6 +69,7 @@ cargo xtask bed amd|intel [OPTIONS] [-- COMMAND...]
       --timeout S       end it by force after S seconds
       --kernel 6.1|6.12 the bed's Debian kernel (default 6.1 if Debian has it)
       --add FILE[:PATH] add a file at PATH (default /bin), with the libraries it needs; repeatable
+      --disk FILE       a disk of the bed, which can't write to it: /dev/vda, ...; repeatable (amd)
       --counted         one CPU whose clocks count instructions: the same times in every run (amd)
 
 cargo xtask bench [OPTIONS]

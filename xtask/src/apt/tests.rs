@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 
 use super::*;
+use crate::process::write;
 
 /// A fake Debian with old and new lists.
 struct Fake {
@@ -92,7 +93,7 @@ fn prepare(cache: &Path, cached: &Cached) {
         write(&place.join("release"), release).unwrap();
     }
     if marked {
-        write(&place.join(WHOLE), "").unwrap();
+        write(&place.join(".whole"), "").unwrap();
     }
 }
 

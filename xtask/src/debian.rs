@@ -1,0 +1,185 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Debian 12 on a disk: a root file system of stock packages, and its own kernel and initrd. It is made without root
+//! rights, and cached.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::packages::{self, Need, is_root};
+use crate::process::{capture_ok, copy, last_lines, make_directory, sh_words, show, step};
+use crate::whole;
+use crate::workspace::{Scratch, cache_dir};
+
+/// An unpacked Debian 12.
+#[derive(Clone, Debug)]
+pub struct Debian {
+    /// The disk: ext4 without partitions, labelled `debian`.
+    pub disk: PathBuf,
+    /// The kernel of its /boot.
+    pub kernel: PathBuf,
+    /// The initrd of its /boot.
+    pub initrd: PathBuf,
+}
+
+/// Words for its kernel's command line.
+pub const CMDLINE: &str = "root=LABEL=debian rw";
+
+/// The serial number of a disk whose content the root user's shell runs after the login on the console.
+pub const JOB: &str = "xtask-job";
+
+const SUITE: &str = "bookworm";
+
+/// Further packages than `apt` and those that Debian calls essential.
+const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,systemd-resolved,udev,dbus,libpam-systemd,\
+    iproute2,iputils-ping";
+
+/// The size of the disk. Most of it takes no space on the host.
+const SIZE: &str = "2G";
+
+/// Runs in the new root file system.
+const SETUP: &str = include_str!("debian/setup.sh");
+
+const NEEDS: &[Need] = &[
+    ("mmdebstrap", "mmdebstrap"),
+    ("mke2fs", "e2fsprogs"),
+    (
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "debian-archive-keyring",
+    ),
+];
+
+/// Without root rights, mmdebstrap uses a user namespace if this user has IDs for one, otherwise these.
+const ROOTLESS_NEEDS: &[Need] = &[("fakeroot", "fakeroot"), ("fakechroot", "fakechroot")];
+
+/// The content of a disk with the serial number [`JOB`]: a shell script, with empty lines up to a whole sector.
+pub fn job(script: &str) -> Vec<u8> {
+    let mut disk = format!("{script}\n").into_bytes();
+    disk.resize(disk.len().next_multiple_of(512), b'\n');
+    disk
+}
+
+impl Debian {
+    /// The cached one. It is made first if there is none, or if it was made in another way.
+    pub fn fetch() -> Result<Debian> {
+        let mut make = |tree: &Path| make(tree).map(|()| Some(recipe()));
+        let made = whole::cached(&cache_dir()?, "debian", &mut make, &Debian::open)?;
+        made.context("Debian 12 was not made")
+    }
+
+    fn open(place: &Path) -> Result<Debian> {
+        ensure!(
+            whole::mark(place)? == recipe(),
+            "it was made in another way"
+        );
+        let [disk, kernel, initrd] = FILES.map(|name| place.join(name));
+        for path in [&disk, &kernel, &initrd] {
+            ensure!(path.is_file(), "it lacks {}", path.display());
+        }
+        Ok(Debian {
+            disk,
+            kernel,
+            initrd,
+        })
+    }
+}
+
+/// The disk, the kernel and the initrd.
+const FILES: [&str; 3] = ["disk.img", "vmlinuz", "initrd.img"];
+
+/// Everything that determines what is made, except for the packages' versions.
+fn recipe() -> String {
+    format!("{SUITE} {PACKAGES} {SIZE} {CMDLINE} {JOB}\n{SETUP}")
+}
+
+fn make(tree: &Path) -> Result<()> {
+    packages::require(NEEDS)?;
+    if !is_root() {
+        packages::require(ROOTLESS_NEEDS)?;
+    }
+    make_directory(tree)?;
+    let scratch = Scratch::new()?;
+    let (tar, root) = (scratch.path("root.tar"), scratch.path("root"));
+    step("installing Debian 12 into a directory", || bootstrap(&tar))?;
+    step("making a disk of it", || {
+        make_disk(&tar, &root, &tree.join(FILES[0]))
+    })?;
+    for name in &FILES[1..] {
+        copy(&in_boot(&root, name)?, &tree.join(name))?;
+    }
+    Ok(())
+}
+
+/// Writes the root file system's files to `tar`. mmdebstrap writes to its standard output, since the user of its
+/// namespace may have no access to the cache.
+fn bootstrap(tar: &Path) -> Result<()> {
+    let output = File::create(tar).with_context(|| format!("can't make {}", tar.display()))?;
+    let mut command = Command::new("mmdebstrap");
+    command.args([
+        "--quiet",
+        "--mode=auto",
+        "--variant=minbase",
+        "--format=tar",
+    ]);
+    command.arg(format!("--include={PACKAGES}"));
+    let setup = ["sh", "-c", SETUP].map(str::to_owned);
+    command.arg(format!(
+        "--customize-hook=chroot \"$1\" {}",
+        sh_words(&setup)
+    ));
+    command.args([SUITE, "-"]);
+    let run = command
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(Stdio::piped());
+    let run = run.spawn().and_then(|child| child.wait_with_output());
+    let run = run.with_context(|| format!("can't run {}", show(&command)))?;
+    ensure!(
+        run.status.success(),
+        "mmdebstrap failed ({}):\n{}",
+        run.status,
+        last_lines(&String::from_utf8_lossy(&run.stderr), 60)
+    );
+    Ok(())
+}
+
+/// Unpacks `tar` into the new directory `root`, and copies that to the new file system `disk`. Both happen in one
+/// session of fakeroot, which remembers the files' owners.
+fn make_disk(tar: &Path, root: &Path, disk: &Path) -> Result<()> {
+    make_directory(root)?;
+    const SCRIPT: &str =
+        "tar --extract --numeric-owner --preserve-permissions --file \"$1\" --directory \"$2\" &&
+        PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -L debian -d \"$2\" \"$3\" \"$4\"";
+    let mut command = match is_root() {
+        true => Command::new("sh"),
+        false => Command::new("fakeroot"),
+    };
+    if !is_root() {
+        command.args(["--", "sh"]);
+    }
+    command.args(["-c", SCRIPT, "sh"]).args([tar, root, disk]);
+    capture_ok(command.arg(SIZE)).map(drop)
+}
+
+/// The only file of the new /boot whose name begins with `name` and a hyphen.
+fn in_boot(root: &Path, name: &str) -> Result<PathBuf> {
+    let boot = root.join("boot");
+    let entries = fs::read_dir(&boot).with_context(|| format!("can't list {}", boot.display()))?;
+    let mut found = entries.flatten().map(|entry| entry.path()).filter(|path| {
+        let rest = path
+            .file_name()
+            .and_then(|file| file.to_str()?.strip_prefix(name));
+        rest.is_some_and(|rest| rest.starts_with('-'))
+    });
+    match (found.next(), found.next()) {
+        (Some(path), None) => Ok(path),
+        _ => anyhow::bail!("the new /boot does not have exactly one {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
