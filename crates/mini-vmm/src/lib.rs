@@ -12,6 +12,7 @@ pub mod api;
 pub mod boot;
 pub mod check;
 pub mod cli;
+pub mod cloud_init;
 pub mod config;
 pub mod console;
 mod cpu;

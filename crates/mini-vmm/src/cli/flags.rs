@@ -109,6 +109,13 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "WORDS", value_parser = Word("disk", &[]), help_heading = "Devices")]
     disk: Option<Vec<OsString>>,
 
+    /// Configure a cloud image: a directory with user-data
+    ///
+    /// The files user-data, meta-data, network-config and vendor-data of the directory become a disk named CIDATA, where
+    /// cloud-init finds them (data source NoCloud). Only user-data must exist.
+    #[arg(long, value_name = "DIR", help_heading = "Devices")]
+    cloud_init: Option<PathBuf>,
+
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///
     /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's
@@ -121,7 +128,7 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "ACTION", value_parser = Word("on-reboot", OnReboot::WORDS), help_heading = "Policy")]
     on_reboot: Option<OsString>,
 
-    /// What a guest's panic report does [default: exit]
+    /// What a panic does [default: exit]
     #[arg(long, value_name = "ACTION", value_parser = Word("on-panic", OnPanic::WORDS), help_heading = "Policy")]
     on_panic: Option<OsString>,
 

@@ -13,7 +13,7 @@ use super::Arguments;
 use crate::text::shown;
 
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and the equivalent here.
-const FOREIGN_FLAGS: [&str; 18] = [
+const FOREIGN_FLAGS: [&str; 19] = [
     "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
     "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
     "-cpu --cpu: vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
@@ -29,6 +29,7 @@ const FOREIGN_FLAGS: [&str; 18] = [
     "--config-file --json -f: a machine in JSON is given as '--config FILE'",
     "-d --debug --log-level --level -D: log more with '-v', '-vv' or '-vvv'",
     "--block --rwdisk --rodisk -b -drive -blockdev -cdrom --image: disks are given as '--disk path=FILE'",
+    "--user-data --userdata --seed --metadata: the files of cloud-init are given as '--cloud-init DIR'",
     "--net -netdev -nic --vsock --fs: this version has no networks, sockets or shared directories; give the guest an '--initrd' or a '--disk'",
     "--api-socket -qmp -monitor: the socket of the API is given as '--api-sock PATH'",
     "--no-api: there is no API unless '--api-sock PATH' is given",
@@ -38,7 +39,14 @@ const FOREIGN_FLAGS: [&str; 18] = [
 const EQUALS_FLAGS: [&str; 2] = ["--debug-exit", "--legacy-timer"];
 
 /// Flags whose value contains a path.
-const PATH_FLAGS: [&str; 5] = ["--kernel", "--initrd", "--serial", "--config", "--api-sock"];
+const PATH_FLAGS: [&str; 6] = [
+    "--kernel",
+    "--initrd",
+    "--cloud-init",
+    "--serial",
+    "--config",
+    "--api-sock",
+];
 
 /// Adds to `error` what the user probably meant by `args`, if known.
 pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {

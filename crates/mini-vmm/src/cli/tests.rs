@@ -156,13 +156,13 @@ fn a_kernel_command_line_may_begin_with_anything() {
 fn of_a_flag_that_is_given_twice_the_last_counts() {
     let once = run(
         "--kernel k --initrd i --cmdline y --cpus 2 --memory 1G --serial off --timeout 2 \
-                    --debug-exit=off --legacy-timer=off --hypercall pio --para on --config d",
+                    --debug-exit=off --legacy-timer=off --hypercall pio --para on --config d --cloud-init f",
     );
     let twice = run(
         "--kernel j --kernel k --initrd h --initrd i --cmdline x --cmdline y --cpus 1 --cpus 2 \
                      --memory 2G --memory 1G --serial pty --serial off --timeout 1 --timeout 2 \
                      --debug-exit --debug-exit=off --legacy-timer --legacy-timer=off --hypercall vendor \
-                     --hypercall pio --para off --para on --config c --config d",
+                     --hypercall pio --para off --para on --config c --config d --cloud-init e --cloud-init f",
     );
     assert_eq!(twice, once);
     assert!(run("--kernel k --print-config --print-config").print_config);
@@ -264,6 +264,7 @@ fn mistakes_get_a_hint() {
         ),
         ("--kernel k --disk d.img", "write '--disk path=d.img'"),
         ("--kernel k --disk readonly", "missing field `path`"),
+        ("--kernel k --user-data u", "'--cloud-init DIR'"),
         ("--kernel k -drive file=d", "'--disk path=FILE'"),
         ("--kernel k --block path=d", "'--disk path=FILE'"),
         ("--kernel k --net tap=t", "no networks"),
@@ -384,10 +385,11 @@ fn paths_may_have_any_bytes_and_text_may_not() {
     };
     assert_eq!(read("--kernel=").kernel, path);
     assert_eq!(read("--initrd=").initrd.as_ref(), Some(&path));
+    assert_eq!(read("--cloud-init=").cloud_init.as_ref(), Some(&path));
     assert_eq!(read("--serial=file=").serial, SerialSpec::File(path));
     for key in KEYS
         .iter()
-        .filter(|key| !["kernel", "initrd"].contains(key))
+        .filter(|key| !["kernel", "initrd", "cloud-init"].contains(key))
     {
         let error = with(&format!("--{key}=")).unwrap_err();
         assert_eq!(error.exit_code(), EXIT_USAGE, "{key}: {error}");

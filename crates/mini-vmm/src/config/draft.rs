@@ -67,6 +67,7 @@ keys! { draft:
     "virtio" => draft.spec.virtio,
     "rng" => draft.spec.rng,
     "disk" => draft.spec.disk,
+    "cloud-init" => draft.spec.cloud_init,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,

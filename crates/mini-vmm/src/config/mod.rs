@@ -88,6 +88,8 @@ pub struct VmSpec {
     pub rng: bool,
     /// The disks, as virtio devices, in the order in which the guest finds them.
     pub disk: Vec<DiskSpec>,
+    /// A directory with the files of a cloud-init seed, which is the last disk.
+    pub cloud_init: Option<PathBuf>,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -194,6 +196,7 @@ impl VmSpec {
             virtio: VirtioSpec::default(),
             rng: false,
             disk: Vec::new(),
+            cloud_init: None,
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

@@ -41,7 +41,8 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         any::<[bool; 4]>(),
     );
     let disks = proptest::collection::vec(disk::tests::any_disk(), 0..3);
-    let devices = (serial, proptest::option::of(port), disks);
+    let cloud_init = proptest::option::of(path());
+    let devices = (serial, proptest::option::of(port), disks, cloud_init);
     let hypercalls = (
         any::<u8>(),
         choice::<HypercallAbi>(),
@@ -101,6 +102,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             timeout: policy.2,
             debug_exit: devices.1,
             disk: devices.2,
+            cloud_init: devices.3,
             legacy_timer: machine.3[0],
             nested: machine.3[1],
             rtc: machine.3[2],
@@ -386,6 +388,13 @@ fn impossible_machines_are_refused_in_one_sentence() {
                 ..spec()
             },
             "the path of the initrd, \"a\\0b\",",
+        ),
+        (
+            VmSpec {
+                cloud_init: Some(nul()),
+                ..spec()
+            },
+            "the path of the cloud-init directory, \"a\\0b\",",
         ),
         (
             VmSpec {

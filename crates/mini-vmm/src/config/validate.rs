@@ -53,6 +53,9 @@ impl VmSpec {
             validate_path("initrd", initrd)?;
         }
         validate_disks(&self.disk)?;
+        if let Some(dir) = &self.cloud_init {
+            validate_path("cloud-init directory", dir)?;
+        }
         validate_serial(&self.serial)
     }
 }

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use virtio_models::block::{self, OpenError};
 
+use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, VmSpec};
 
 /// What a machine's devices use on the host. Clones are the same files.
 #[derive(Clone, Debug, Default)]
 pub struct Backends {
-    /// The disks' images.
+    /// The disks' images, then the cloud-init seed if there is one.
     pub(super) disks: Vec<block::Image>,
 }
 
@@ -24,6 +25,9 @@ pub enum BackendError {
     /// A disk's image can't be used.
     #[error(transparent)]
     Disk(#[from] OpenError),
+    /// There is no cloud-init seed.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
     /// Two disks are one file, and the guest can write to it.
     #[error(
         "the disks {first:?} and {second:?} are one file, which a guest would damage; use a copy, or say `readonly` for \
@@ -45,10 +49,21 @@ impl Backends {
     pub fn open(spec: &VmSpec) -> Result<Self, BackendError> {
         check_distinct(&spec.disk)?;
         let disks = spec.disk.iter().map(|disk| block::open(&disk.block()));
-        Ok(Backends {
-            disks: disks.collect::<Result<_, _>>()?,
-        })
+        let mut disks: Vec<_> = disks.collect::<Result<_, _>>()?;
+        if let Some(dir) = &spec.cloud_init {
+            disks.push(seed(dir)?);
+        }
+        Ok(Backends { disks })
     }
+}
+
+/// The disk with the cloud-init seed from `dir`.
+fn seed(dir: &Path) -> Result<block::Image, SeedError> {
+    let disk = block::Disk {
+        readonly: true,
+        ..block::Disk::default()
+    };
+    block::Image::raw(cloud_init::seed(dir)?, disk).map_err(SeedError::Memory)
 }
 
 /// Checks that disks share only images that the guest can't change. Their locks would find that, too, but not whose
@@ -135,6 +150,23 @@ mod tests {
             3,
             "nothing was created"
         );
+    }
+
+    #[test]
+    fn a_seed_is_the_last_disk_and_read_only() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("user-data"), "#cloud-config\n").unwrap();
+        fs::write(dir.path().join("a"), [0; 512]).unwrap();
+        let spec = VmSpec {
+            disk: vec![disk(&dir.path().join("a"), false)],
+            cloud_init: Some(dir.path().into()),
+            ..VmSpec::new("vmlinux")
+        };
+        let disks = Backends::open(&spec).unwrap().disks;
+        let disks: Vec<_> = disks.iter().map(block::Image::disk).collect();
+        assert!(!disks[0].readonly && disks[1].readonly);
+        // 21 blocks of the file system's own, and the two files.
+        assert_eq!(disks[1].sectors, 23 * 4);
     }
 
     #[test]

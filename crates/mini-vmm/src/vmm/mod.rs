@@ -20,6 +20,7 @@ use vcpu_loop::FailureReport;
 
 use crate::boot::Watch;
 use crate::check;
+use crate::cloud_init;
 use crate::config::{self, VmSpec};
 use crate::console::{self, Console};
 use crate::machine::{self, ImageError, Images};
@@ -93,11 +94,13 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
     )
 }
 
-/// Checks that the serial output doesn't overwrite a file that `spec` boots from, or a disk.
+/// Checks that the serial output doesn't overwrite a file that `spec` boots from, a disk, or a file of its seed.
 fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
     let images = [Some(&spec.kernel), spec.initrd.as_ref()];
     let disks = spec.disk.iter().map(|disk| &disk.path);
-    let inputs = images.into_iter().flatten().chain(disks);
+    let seeds = spec.cloud_init.iter();
+    let seeds: Vec<_> = seeds.flat_map(|dir| cloud_init::files(dir)).collect();
+    let inputs = images.into_iter().flatten().chain(disks).chain(&seeds);
     console::spare(&spec.serial, inputs.map(AsRef::as_ref))
 }
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Disks (`--disk`).
+//! Disks (`--disk`, `--cloud-init`).
 
 use std::io;
 
@@ -11,14 +11,17 @@ use super::Model;
 use crate::config::VmSpec;
 
 pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
+    let seed = spec.cloud_init.iter();
+    let seed = seed.map(|_| model("cloud-init".to_owned(), spec.disk.len()));
     let numbered = spec.disk.iter().enumerate();
-    let models = numbered.map(|(number, disk)| model(number).on_thread(disk.iothread.clone()));
-    models.collect()
+    let disks = numbered.map(|(number, disk)| {
+        model(format!("disk{number}"), number).on_thread(disk.iothread.clone())
+    });
+    disks.chain(seed).collect()
 }
 
-/// The disk with this number.
-fn model(number: usize) -> Model {
-    let id = format!("disk{number}");
+/// The disk `id`, whose image has this number.
+fn model(id: String, number: usize) -> Model {
     Model::new(id.clone(), move |parts| {
         let image = parts.backends.disks.get(number).cloned();
         let image = image.ok_or_else(|| io::Error::other("its image is not open"))?;

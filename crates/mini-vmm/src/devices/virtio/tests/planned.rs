@@ -4,7 +4,7 @@
 //! Devices in the plan of a machine.
 
 use super::*;
-use crate::config::VirtioSpec;
+use crate::config::{DiskSpec, VirtioSpec};
 use crate::irq::NoPin;
 use crate::plan::MachinePlan;
 
@@ -60,6 +60,19 @@ fn a_kernel_learns_of_devices_in_one_way() {
         (root.gsi, root.pci.is_some(), root.windows.len()),
         (None, true, 3)
     );
+}
+
+#[test]
+fn a_seed_comes_after_the_disks() {
+    let spec = VmSpec {
+        disk: vec![DiskSpec::new("a"), DiskSpec::new("b")],
+        cloud_init: Some("seed".into()),
+        ..VmSpec::new("vmlinux")
+    };
+    let ids = crate::devices::virtio::block::models(&spec)
+        .into_iter()
+        .map(|model| model.id);
+    assert_eq!(ids.collect::<Vec<_>>(), ["disk0", "disk1", "cloud-init"]);
 }
 
 #[test]
