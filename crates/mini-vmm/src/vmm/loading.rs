@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Stops the loading of images at a signal or a deadline, and logs progress if it takes long.
+//! Stops the loading of images at a signal, a command or a deadline, and logs progress if it takes long.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use crate::boot::{Step, Watch};
 use crate::console::tell;
 use crate::outcome::Outcome;
+use crate::vmm::control::Door;
 use crate::vmm::supervisor::TerminationSignals;
 
-/// How often signals and the deadline are checked. A shorter load never checks them.
+/// How often signals, commands and the deadline are checked. A shorter load never checks them.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// When the first progress line is due. The time doubles with each line, so that they stay few.
 const TELL_AFTER: Duration = Duration::from_secs(2);
@@ -20,6 +21,7 @@ const TELL_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct LoadWatch<'a> {
     signals: &'a TerminationSignals,
+    door: &'a Door,
     time_out_at: Option<Instant>,
     begin: Instant,
     look_at: Cell<Instant>,
@@ -28,10 +30,15 @@ pub(crate) struct LoadWatch<'a> {
 }
 
 impl<'a> LoadWatch<'a> {
-    pub(crate) fn new(signals: &'a TerminationSignals, time_out_at: Option<Instant>) -> Self {
+    pub(crate) fn new(
+        signals: &'a TerminationSignals,
+        door: &'a Door,
+        time_out_at: Option<Instant>,
+    ) -> Self {
         let begin = Instant::now();
         LoadWatch {
             signals,
+            door,
             time_out_at,
             begin,
             look_at: Cell::new(begin + LOOK_EVERY),
@@ -52,8 +59,11 @@ impl<'a> LoadWatch<'a> {
         }
         self.look_at.set(now + LOOK_EVERY);
         let told = self.signals.pending().map(Outcome::Signal);
+        let stopped = || self.door.take_stop().then_some(Outcome::Stopped);
         let late = self.time_out_at.is_some_and(|at| at <= now);
-        self.outcome.set(told.or(late.then_some(Outcome::Timeout)));
+        let outcome = told.or_else(stopped);
+        self.outcome
+            .set(outcome.or(late.then_some(Outcome::Timeout)));
         let after = self.tell_after.get();
         if now - self.begin < after {
             return None;
@@ -76,6 +86,7 @@ impl Watch for LoadWatch<'_> {
 mod tests {
     use super::*;
     use crate::boot::Work;
+    use crate::vmm::control::{Command, door};
     use crate::vmm::supervisor::tests::signals;
 
     const STEP: Step = Step {
@@ -86,8 +97,8 @@ mod tests {
 
     #[test]
     fn lines_come_ever_more_rarely() {
-        let (signals, _writers) = signals();
-        let watch = LoadWatch::new(&signals, None);
+        let ((signals, _writers), (_client, door)) = (signals(), door().unwrap());
+        let watch = LoadWatch::new(&signals, &door, None);
         let told = (0..=100).filter(|tenths| {
             let now = watch.begin + Duration::from_millis(100 * tenths);
             watch.look(now, STEP).is_some()
@@ -98,9 +109,9 @@ mod tests {
 
     #[test]
     fn the_deadline_and_signals_end_it() {
-        let (signals, mut writers) = signals();
+        let ((signals, mut writers), (_client, door)) = (signals(), door().unwrap());
         let at = Instant::now() + Duration::from_secs(3600);
-        let watch = LoadWatch::new(&signals, Some(at));
+        let watch = LoadWatch::new(&signals, &door, Some(at));
         watch.look(at - Duration::from_nanos(1), STEP);
         assert_eq!(watch.outcome(), None);
         watch.look(at + LOOK_EVERY, STEP);
@@ -108,7 +119,7 @@ mod tests {
         assert!(!watch.go_on(STEP));
 
         for (signal, writer) in &mut writers {
-            let watch = LoadWatch::new(&signals, None);
+            let watch = LoadWatch::new(&signals, &door, None);
             std::io::Write::write_all(writer, &[0]).unwrap();
             // The interval between two checks has not passed yet.
             watch.look(watch.begin, STEP);
@@ -116,5 +127,22 @@ mod tests {
             watch.look(watch.begin + LOOK_EVERY, STEP);
             assert_eq!(watch.outcome(), Some(Outcome::Signal(*signal)));
         }
+    }
+
+    #[test]
+    fn a_stop_ends_it_and_other_commands_wait() {
+        let ((signals, _writers), (client, door)) = (signals(), door().unwrap());
+        let clients = [Command::Describe, Command::Stop].map(|command| {
+            let client = client.clone();
+            std::thread::spawn(move || client.command(command))
+        });
+        let watch = LoadWatch::new(&signals, &door, None);
+        while watch.go_on(STEP) {
+            std::thread::yield_now();
+        }
+        assert_eq!(watch.outcome(), Some(Outcome::Stopped));
+        drop(door);
+        let [describe, stop] = clients.map(|client| client.join().unwrap());
+        assert!(describe.is_err() && stop.is_ok());
     }
 }

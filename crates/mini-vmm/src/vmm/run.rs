@@ -66,7 +66,7 @@ impl Vmm {
             door,
         } = controls;
         let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
-        let watch = LoadWatch::new(&signals, time_out_at);
+        let watch = LoadWatch::new(&signals, &door, time_out_at);
         let images = match open_images(&watch) {
             Ok(images) => images,
             Err(error) => return watch.outcome().map(Err).ok_or(error.into()),
@@ -133,7 +133,7 @@ impl Vmm {
 
     /// Loads the images again. Returns the outcome instead if something stops that.
     fn load(&self) -> Result<Result<Loading, Outcome>, Error> {
-        let watch = LoadWatch::new(&self.signals, self.time_out_at);
+        let watch = LoadWatch::new(&self.signals, &self.door, self.time_out_at);
         match Loading::start(&self.host, &self.spec, &self.images, &watch) {
             Ok(loading) => Ok(Ok(loading)),
             Err(error) => watch.outcome().map(Err).ok_or(error.into()),

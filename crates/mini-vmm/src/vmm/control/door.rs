@@ -3,6 +3,8 @@
 
 //! The command queue, and the eventfd that wakes the control loop for it.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -54,13 +56,27 @@ impl Client {
 #[derive(Debug)]
 pub(crate) struct Door {
     queue: Receiver<Envelope>,
+    /// Commands that were looked at. They come before those in the queue.
+    seen: RefCell<VecDeque<Envelope>>,
     wake: Arc<EventFd>,
 }
 
 impl Door {
     /// The next command. After `Some`, call it again before sleeping.
     pub(crate) fn next(&self) -> Option<Envelope> {
-        self.queue.try_recv().ok()
+        let seen = self.seen.borrow_mut().pop_front();
+        seen.or_else(|| self.queue.try_recv().ok())
+    }
+
+    /// Answers the first [`Command::Stop`], if there is one, and returns whether there was. Others stay queued.
+    pub(crate) fn take_stop(&self) -> bool {
+        let mut seen = self.seen.borrow_mut();
+        seen.extend(self.queue.try_iter());
+        let stop = seen
+            .iter()
+            .position(|envelope| envelope.command == Command::Stop);
+        let stop = stop.and_then(|at| seen.remove(at));
+        stop.map(|stop| stop.answer(Ok(Answer::Done))).is_some()
     }
 
     /// The subscriber that wakes an event loop for commands.
@@ -99,7 +115,12 @@ pub(crate) fn door() -> io::Result<(Client, Door)> {
         queue: sender,
         wake: Arc::clone(&wake),
     };
-    Ok((client, Door { queue, wake }))
+    let door = Door {
+        queue,
+        seen: RefCell::default(),
+        wake,
+    };
+    Ok((client, door))
 }
 
 #[cfg(test)]
@@ -129,6 +150,29 @@ mod tests {
         drop(door);
         let error = waiting.join().unwrap().unwrap_err();
         assert!(matches!(error, Error::Ended), "{error:?}");
+    }
+
+    #[test]
+    fn a_stop_is_taken_from_among_others_which_keep_their_order() {
+        let (client, door) = door().unwrap();
+        assert!(!door.take_stop());
+        let commands = [Command::Pause, Command::Stop, Command::Resume];
+        let clients = commands.map(|command| {
+            let other = client.clone();
+            let waiting = thread::spawn(move || other.command(command));
+            // The next command comes after this one.
+            while door.wake.read().is_err() {
+                thread::yield_now();
+            }
+            waiting
+        });
+        assert!(door.take_stop() && !door.take_stop());
+        for left in [Command::Pause, Command::Resume] {
+            assert_eq!(door.next().unwrap().command, left);
+        }
+        assert!(door.next().is_none());
+        let answers = clients.map(|waiting| waiting.join().unwrap().is_ok());
+        assert_eq!(answers, [false, true, false]);
     }
 
     #[test]
