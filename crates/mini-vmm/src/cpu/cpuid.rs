@@ -72,6 +72,11 @@ pub enum Error {
     /// A requested feature belongs to nested virtualization, which is off.
     #[error("CPU feature {0:?} belongs to nested virtualization, which is off; add --nested on")]
     NestedOff(&'static str),
+    /// A requested feature has state that can't be saved.
+    #[error(
+        "CPU feature {0:?} has state that this VMM can't save, so guests don't get it; leave it out"
+    )]
+    Unsaved(&'static str),
     /// A requested feature needs another one that was removed.
     #[error("CPU feature {feature:?} needs {needs:?}, which is taken away; keep both or neither")]
     Dependency {

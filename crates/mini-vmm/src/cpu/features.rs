@@ -173,6 +173,10 @@ const DEPENDENTS: [(&str, &str); 24] = [
 /// The features for running nested guests, by vendor.
 const NESTED: [&str; 2] = ["vmx", "svm"];
 
+/// Features that guests don't get, because a saved vCPU would lack their state. Of shadow stacks that is their pointer
+/// (SSP), which KVM's registers don't have.
+const UNSAVED: [&str; 1] = ["user_shstk"];
+
 /// XSAVE's user components in XCR0 (SDM volume 1, chapter 13): bits, and the feature that they belong to.
 const COMPONENTS: [(u32, &str); 5] = [
     (0b100, "avx"),
@@ -183,6 +187,8 @@ const COMPONENTS: [(u32, &str); 5] = [
 ];
 /// XSAVE's supervisor components in IA32_XSS: bits, and the feature that they belong to.
 const SUPERVISOR: [(u32, &str); 2] = [(1 << 8, "intel_pt"), (1 << 15, "arch_lbr")];
+/// IA32_XSS's components of shadow stacks and IBT, which share them.
+const CET: u32 = 0b11 << 11;
 /// Leaf 0xD.1, EAX: the instructions for the compacted format, whose size is in EBX.
 const XSAVEC: u32 = 1 << 1;
 const XSAVES: u32 = 1 << 3;
@@ -254,14 +260,15 @@ pub(super) fn apply_nested(table: &mut Table, vendor: Vendor, nested: bool) -> R
     is_there.then_some(()).ok_or(Error::NoNested)
 }
 
-/// Hides and checks features in `table`, which has all supported features.
+/// Hides and checks features in `table`, which has all supported features. Those whose state can't be saved are hidden
+/// in any case.
 pub(super) fn apply(table: &mut Table, vendor: Vendor, plan: &CpuPlan<'_>) -> Result<(), Error> {
-    if plan.features.is_empty() {
-        return Ok(());
-    }
-    let (mut hidden, mut insisted) = (BTreeSet::new(), BTreeSet::new());
+    let (mut hidden, mut insisted) = (BTreeSet::from(UNSAVED), BTreeSet::new());
     for feature in plan.features {
         let name = known(&feature.name)?;
+        if feature.enable && UNSAVED.contains(&name) {
+            return Err(Error::Unsaved(name));
+        }
         let (to, from) = if feature.enable {
             (&mut insisted, &mut hidden)
         } else {
@@ -371,8 +378,10 @@ fn trim_xsave(table: &mut Table, hidden: &BTreeSet<&'static str>) {
         hidden.fold(0, |all, (bits, _)| all | bits)
     };
     let (user, mut supervisor) = (bits(&COMPONENTS), bits(&SUPERVISOR));
-    if hidden.contains("user_shstk") && hidden.contains("ibt") {
-        supervisor |= 0b11 << 11;
+    // Shadow stacks are always hidden.
+    if !shows(table, "ibt") {
+        let present = table.get_mut(0xd, 1).map_or(0, |leaf| leaf.ecx);
+        supervisor |= present & CET;
     }
     if hidden.contains("xsaves") {
         supervisor = u32::MAX;

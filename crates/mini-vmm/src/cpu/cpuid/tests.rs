@@ -344,15 +344,51 @@ fn supervisor_state_goes_with_xsaves() {
         [5, 0, 0, 0],
         "no compacted area, no size of it"
     );
-    let cpuid = hide("-user_shstk");
-    assert_eq!(left(&cpuid), [true; 3], "IBT needs the state as well");
-    let cpuid = hide("-user_shstk,-ibt,-arch_lbr");
+    let cpuid = hide("-arch_lbr");
     assert_eq!((leaf(&cpuid, 0xd, 1)[2], left(&cpuid)), (0, [false; 3]));
     assert_eq!(
         leaf(&cpuid, 0xd, 0),
         [7, 0x340, 0x340, 0],
         "user state stays"
     );
+}
+
+/// A saved vCPU would lack the pointer.
+#[test]
+fn no_guest_gets_shadow_stacks() {
+    for ibt in [false, true] {
+        let mut entries = recorded::table(KVM_INTEL_ON_HASWELL).as_slice().to_vec();
+        let features = entries.iter_mut().find(|e| (e.function, e.index) == (7, 0));
+        let features = features.unwrap();
+        features.ecx |= 1 << 7;
+        features.edx |= u32::from(ibt) << 20;
+        entries.retain(|e| (e.function, e.index) != (0xd, 1));
+        let sub = |index, eax, ebx, ecx| kvm_cpuid_entry2 {
+            function: 0xd,
+            index,
+            eax,
+            ebx,
+            ecx,
+            ..Default::default()
+        };
+        entries.extend([sub(1, 0xf, 0x500, 0x1800), sub(11, 16, 0, 1)]);
+        let supported = CpuId::from_entries(&entries).unwrap();
+        let cpuid = build(&supported, &plan(1)).unwrap();
+        assert_eq!(leaf(&cpuid, 7, 0)[2] & 1 << 7, 0);
+        assert_eq!(leaf(&cpuid, 7, 0)[3] >> 20 & 1, u32::from(ibt));
+        let state = if ibt { 0x1800 } else { 0 };
+        assert_eq!(leaf(&cpuid, 0xd, 1)[2], state, "IBT needs it as well");
+        assert_eq!(leaf(&cpuid, 0xd, 11) != [0; 4], ibt);
+        let features = [feature("+user_shstk")];
+        let plan = CpuPlan {
+            features: &features,
+            ..plan(1)
+        };
+        assert_eq!(
+            build(&supported, &plan).unwrap_err(),
+            Error::Unsaved("user_shstk")
+        );
+    }
 }
 
 #[test]
