@@ -74,6 +74,13 @@ pub const PCI_BUSES: u16 = 1;
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APIC's registers.
 pub const LAPIC: u64 = 0xfee0_0000;
+
+/// The address of a message to the local APIC with this ID: no logical destination (bit 2), no redirection hint (bit 3)
+/// (Intel SDM volume 3A, "Message Address Register Format").
+pub const fn msi_address(apic_id: u8) -> u64 {
+    LAPIC | (apic_id as u64) << 12
+}
+
 /// KVM's identity-map page (VMX without unrestricted guest).
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// KVM's three TSS pages (VMX without unrestricted guest).
@@ -166,6 +173,13 @@ pub const FIXED_GSIS: [u32; 6] = [
     RTC_GSI,
     SCI_GSI,
 ];
+
+// ---- MSRs ------------------------------------------------------------------------------------
+
+/// The MSR that KVM's forwarding of hypercalls requires. A write to it would make KVM write Xen's hypercall page into
+/// the guest, so the filter hides it from the guest. With 0, KVM forwards nothing until another VM sets one. Since Linux
+/// 6.15 it must lie in 0x40000000 to 0x4fffffff.
+pub const FORWARD_MSR: u32 = 0x4d56_0200;
 
 // ---- Limits ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ use para_abi::KvmErrno;
 
 use super::{Answer, Caller};
 use crate::irq::MsiSender;
+use crate::layout::msi_address;
 
 /// Bits of the local APIC's interrupt command register (Intel SDM volume 3A, "Interrupt Command Register"). An MSI's
 /// data has the same bits at the same positions.
@@ -25,10 +26,6 @@ const LOWEST_PRIORITY: u64 = 0x100;
 const REMOTE_READ: u64 = 0x300;
 const INIT: u64 = 0x500;
 
-/// The address of an MSI. The APIC ID goes to bits 12 to 19. A logical destination (bit 2) and a redirection hint (bit
-/// 3) are not set (Intel SDM volume 3A, "Message Address Register Format").
-const MSI_ADDRESS: u64 = 0xfee0_0000;
-
 /// The handlers of a machine whose APIC IDs are 0 to `cpus - 1`.
 pub(super) struct InterruptCalls {
     pub(super) msi: MsiSender,
@@ -39,7 +36,7 @@ impl InterruptCalls {
     /// Sends an interrupt to the vCPU with this APIC ID, never a broadcast. Returns whether its local APIC accepted it.
     /// Vector, delivery mode and trigger mode are in bits 0 to 10 and 15, as in the interrupt command register.
     pub(super) fn deliver(&self, apic_id: u8, what: u16) -> bool {
-        let address = MSI_ADDRESS | u64::from(apic_id) << 12;
+        let address = msi_address(apic_id);
         let data = u32::from(what) | ASSERT as u32;
         // An error means that no local APIC has this ID.
         self.msi.signal(address, data).unwrap_or(false)
@@ -123,7 +120,7 @@ mod tests {
         let seen = Arc::clone(&recorder);
         let msi = MsiSender::new(move |Msi { address, data }| {
             let apic_id = (address >> 12) as u8;
-            assert_eq!(address, MSI_ADDRESS | u64::from(apic_id) << 12);
+            assert_eq!(address, msi_address(apic_id));
             assert_eq!(u64::from(data) & ASSERT, ASSERT);
             lock(&seen).push((apic_id, (u64::from(data) ^ ASSERT) as u16));
             Ok(!deaf.contains(&apic_id))

@@ -6,11 +6,6 @@
 use kvm_bindings::{CpuId, KVM_CAP_XEN_HVM, KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL};
 use para_abi::kvm::{KVM_CPUID_FEATURES, KVM_FEATURE_MMU_OP, KVM_FEATURES_BY_HYPERCALL};
 
-/// The MSR number that KVM's forwarding interface requires. A write to this MSR would make KVM write Xen's hypercall
-/// page into the guest, so the filter hides it from the guest. With 0, KVM forwards nothing until another VM sets one.
-/// Since Linux 6.15 it must lie in 0x40000000 to 0x4fffffff.
-pub const FORWARD_MSR: u32 = 0x4d56_0200;
-
 /// Features that make guests use hypercalls, and one that did until KVM dropped its call.
 const BY_HYPERCALL: u32 = KVM_FEATURES_BY_HYPERCALL | 1 << KVM_FEATURE_MMU_OP;
 

@@ -16,7 +16,7 @@ mod msrs;
 mod plan;
 mod route;
 
-pub(crate) use forward::{FORWARD_MSR, hide_kvm_hypercalls};
+pub(crate) use forward::hide_kvm_hypercalls;
 pub use gate::{CallRegisters, Gate};
 pub(crate) use machine::probe;
 pub use machine::{Para, ParaConfig};

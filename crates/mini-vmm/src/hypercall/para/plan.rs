@@ -9,8 +9,9 @@ use para_msr::filter::{Access, FilterDefault, FilterError, MsrFilter, MsrFilterB
 use para_msr::kvm::ExitReasons;
 use para_msr::profile;
 
-use super::{FORWARD_MSR, RouteError, forward};
+use super::{RouteError, forward};
 use crate::config::{HypercallRoute, MsrPolicy, VmSpec};
+use crate::layout::FORWARD_MSR;
 use crate::sys::xen;
 
 /// Why KVM can't provide the requested MSR or hypercall handling.
