@@ -1,12 +1,12 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Commands of the control queue (virtio 1.4, 5.1.6.5).
+//! Commands of the control queue (virtio 1.4, 5.1.9.5).
 
 use virtio_transport::chain::Chain;
 use vm_memory::GuestMemory;
 
-/// The class and the command that set the number of pairs of queues in use (5.1.6.5.6).
+/// The class and the command that set the number of pairs of queues in use (5.1.9.5.6).
 const MQ_VQ_PAIRS_SET: [u8; 2] = [4, 0];
 
 pub(super) const OK: u8 = 0;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The header before each frame, `struct virtio_net_hdr` (virtio 1.4, 5.1.6): flags, GSO type, the length of the frame's
+//! The header before each frame, `struct virtio_net_hdr` (virtio 1.4, 5.1.9): flags, GSO type, the length of the frame's
 //! own headers, GSO size, two offsets of the checksum, number of buffers; 12 bytes in all.
 
 use super::config::{CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MTU};
@@ -32,9 +32,9 @@ const fn allows(header: &Header, features: u64, tso4: u64, tso6: u64) -> bool {
 }
 
 /// Checks the header of a frame that the driver sends, and makes it what the link expects. Returns `false` if the driver
-/// broke a rule (5.1.6.2.1).
+/// broke a rule (5.1.9.2.1).
 pub(super) const fn outgoing(header: &mut Header, features: u64) -> bool {
-    // Other flags are ignored (5.1.6.2.2).
+    // Other flags are ignored (5.1.9.2.2).
     header[0] &= if features & CSUM != 0 { NEEDS_CSUM } else { 0 };
     // The number of buffers is for received frames only.
     (header[10], header[11]) = (0, 0);
@@ -42,7 +42,7 @@ pub(super) const fn outgoing(header: &mut Header, features: u64) -> bool {
 }
 
 /// Checks the header of a received frame of `len` bytes, and makes it what the driver expects. Returns `false` if the
-/// driver can't take the frame (5.1.4.1, 5.1.6.4.1).
+/// driver can't take the frame (5.1.4.1, 5.1.9.4.1).
 pub(super) fn incoming(header: &mut Header, len: usize, features: u64, mtu: Option<u16>) -> bool {
     if features & GUEST_CSUM == 0 && header[0] & NEEDS_CSUM != 0 {
         return false;

@@ -13,7 +13,7 @@ use crate::sys::{Frame, Room};
 /// What moves the frames of a pair of queues to and from the host. It never blocks.
 ///
 /// A frame starts with Ethernet's header, and has no checksum at its end. Where a link [has headers](Self::has_headers),
-/// a `struct virtio_net_hdr` (virtio 1.4, 5.1.6) of 12 bytes describes each frame.
+/// a `struct virtio_net_hdr` (virtio 1.4, 5.1.9) of 12 bytes describes each frame.
 pub trait Link: Send {
     /// Becomes readable when there is a frame to receive, and writable when there is space for one to send.
     fn source(&self) -> BorrowedFd<'_>;

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Frames for the guest: from a link into the buffers of a receive queue (virtio 1.4, 5.1.6.3 and 5.1.6.4).
+//! Frames for the guest: from a link into the buffers of a receive queue (virtio 1.4, 5.1.9.3 and 5.1.9.4).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

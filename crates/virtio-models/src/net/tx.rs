@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Frames of the guest: from a transmit queue to a link (virtio 1.4, 5.1.6.2).
+//! Frames of the guest: from a transmit queue to a link (virtio 1.4, 5.1.9.2).
 
 use virtio_transport::Broken;
 use virtio_transport::chain::Chain;

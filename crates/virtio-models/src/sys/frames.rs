@@ -13,9 +13,9 @@ use std::sync::Arc;
 use libc::iovec;
 use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
-/// The length of `struct virtio_net_hdr` in bytes (virtio 1.4, 5.1.6). It precedes each frame.
+/// The length of `struct virtio_net_hdr` in bytes (virtio 1.4, 5.1.9). It precedes each frame.
 pub const HEADER: usize = 12;
-/// The longest frame in bytes: 14 of Ethernet's header, 4 of a VLAN's, 40 of IPv6's, and 65,535 (5.1.6.3).
+/// The longest frame in bytes: 14 of Ethernet's header, 4 of a VLAN's, 40 of IPv6's, and 65,535 (5.1.9.3).
 pub const MAX_FRAME: usize = 14 + 4 + 40 + 65_535;
 /// The most pieces in one system call (Linux's `IOV_MAX`).
 const MAX_PIECES: usize = 1024;

@@ -106,7 +106,7 @@ fn a_long_frame_is_spread_over_buffers() {
     guest.machine.pump();
     let used = guest.used(0);
     assert_eq!(used.len(), (65_000 + HEADER).div_ceil(1536));
-    // All but the last one are full (5.1.6.4.1).
+    // All but the last one are full (5.1.9.4.1).
     assert!(
         used[..used.len() - 1]
             .iter()

@@ -228,6 +228,20 @@ impl Guest {
         }
     }
 
+    /// A driver that leaves out some queues.
+    pub fn without_queues(wires: &[Wire], queues: &[u16]) -> Self {
+        let mut guest = Self::new(wires, 0);
+        guest.driver = Driver::prepare(&mut guest.machine, u64::MAX);
+        for queue in queues {
+            // QueueSel and QueueReady (4.2.2).
+            guest.machine.write(0x30, &u32::from(*queue).to_le_bytes());
+            guest.machine.write(0x44, &0_u32.to_le_bytes());
+        }
+        guest.driver.finish(&mut guest.machine);
+        guest.machine.pump();
+        guest
+    }
+
     pub fn notices(&self) -> Vec<String> {
         let notices = self.notices.lock().expect("no test panicked");
         notices.iter().map(ToString::to_string).collect()

@@ -235,6 +235,12 @@ mod inside {
             }
             assert_eq!(guest.counters.sent_dropped(), 0);
             assert!(guest.is_link_up() && guest.notices().is_empty());
+            // A checksum outside of the frame.
+            if wanted & CSUM != 0 {
+                guest.send(&[1, 0, 0, 0, 0, 0, 0xff, 0xff, 6, 0, 0, 0], &datagram(b""));
+                assert_eq!(guest.counters.sent_dropped(), 1);
+                assert!(guest.is_link_up() && guest.notices().len() == 1);
+            }
         }
     }
 
