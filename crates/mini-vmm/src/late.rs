@@ -176,6 +176,18 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::With("--disk path=FILE"),
     },
     LateAct {
+        act: "a network's connection to the host is set up",
+        when: "a guest's driver starts the network, or changes the number of its queues",
+        thread: "`io`",
+        calls: &[
+            "TUNSETOFFLOAD",
+            "TUNSETQUEUE",
+            "epoll_ctl",
+            "timerfd_create",
+        ],
+        sealed: Sealed::With("--net"),
+    },
+    LateAct {
         act: "kvmclock is read",
         when: "a hypercall that asks for it",
         thread: "vCPU",

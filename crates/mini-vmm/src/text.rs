@@ -36,13 +36,16 @@ pub(crate) fn shown(word: &str) -> String {
     shorten(&one_line(word), MAX_WORD)
 }
 
-/// At most three of `known` with a similar spelling to `word`, the most similar first.
+/// At most three of `known` with a similar spelling to `word`, the most similar first: at most two edits, and at most one
+/// for each two letters.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let rated = known.map(|known| {
         let length = word.len().abs_diff(known.len());
         (distance(word, known), length, known)
     });
-    let mut near: Vec<_> = rated.filter(|(distance, ..)| *distance <= 2).collect();
+    let mut near: Vec<_> = rated
+        .filter(|(distance, ..)| *distance <= 2.min(word.len() / 2))
+        .collect();
     near.sort_unstable();
     near.dedup();
     near.truncate(3);
@@ -76,6 +79,16 @@ mod tests {
         assert!(long.starts_with('é') && long.ends_with('é'));
         assert_eq!(shorten("0123456789", 6), "0123…89");
         assert_eq!(shorten("012345", 6), "012345");
+    }
+
+    #[test]
+    fn short_words_have_near_neighbours_only() {
+        let known = || ["net", "rng", "cpus", "kernel"].into_iter();
+        assert_eq!(nearest("nte", known()), [""; 0]);
+        assert_eq!(nearest("mem", known()), [""; 0]);
+        assert_eq!(nearest("nets", known()), ["net"]);
+        assert_eq!(nearest("cpu", known()), ["cpus"]);
+        assert_eq!(nearest("krenel", known()), ["kernel"]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct Step {
     pub total: Option<u64>,
 }
 
-/// A kind of work. The strings are `"kernel"` or `"initrd"`.
+/// A kind of work. The strings are `"kernel"`, `"initrd"` or a program's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Reading a file into the host's memory.
@@ -49,6 +49,19 @@ pub enum Work {
     Decompress(Compression),
     /// Copying an image to guest memory.
     Place(&'static str),
+    /// Waiting until a program is ready.
+    Wait(&'static str),
+}
+
+impl Step {
+    /// Waiting for a program.
+    pub(crate) const fn wait(program: &'static str) -> Self {
+        Step {
+            work: Work::Wait(program),
+            done: 0,
+            total: None,
+        }
+    }
 }
 
 impl fmt::Display for Step {
@@ -57,6 +70,7 @@ impl fmt::Display for Step {
             Work::Read(what) => write!(f, "reading the {what}: ")?,
             Work::Decompress(format) => write!(f, "decompressing the kernel ({format}): ")?,
             Work::Place(what) => write!(f, "loading the {what}: ")?,
+            Work::Wait(program) => return write!(f, "waiting for {program} to start"),
         }
         let done = self.done / MIB;
         match self.total {
@@ -117,6 +131,10 @@ mod tests {
         assert_eq!(
             step(Work::Place("kernel"), 0, Some(1)),
             "loading the kernel: 0 of 1 MiB"
+        );
+        assert_eq!(
+            Step::wait("passt").to_string(),
+            "waiting for passt to start"
         );
     }
 

@@ -116,6 +116,15 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "DIR", help_heading = "Devices")]
     cloud_init: Option<PathBuf>,
 
+    /// Add a network: tap=NAME, fd=N or user, and more
+    ///
+    /// tap=NAME: an existing tap of the host's. fd=N: a tap that is open under that number. user: the host's network
+    /// without root, by the program passt. Keys: forward=HOST:GUEST, a TCP port, with user, also several times;
+    /// mac=ADDRESS; mtu=N; queues=N, with tap; bandwidth=SIZE and iops=N, both per second and direction;
+    /// iothread=NAME. The guest finds the networks in the order of the flags, after those of the config file.
+    #[arg(long, value_name = "WORDS", value_parser = Word("net", &[]), help_heading = "Devices")]
+    net: Option<Vec<OsString>>,
+
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///
     /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's

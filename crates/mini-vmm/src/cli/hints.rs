@@ -13,7 +13,7 @@ use super::Arguments;
 use crate::text::shown;
 
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and the equivalent here.
-const FOREIGN_FLAGS: [&str; 19] = [
+const FOREIGN_FLAGS: [&str; 20] = [
     "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
     "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
     "-cpu --cpu: vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
@@ -24,13 +24,14 @@ const FOREIGN_FLAGS: [&str; 19] = [
     "-nographic -display --display: there is no display; the console is COM1, on this terminal unless '--serial' says otherwise",
     "-no-reboot --no-reboot: a reset ends the VMM unless '--on-reboot reset' is given",
     "-enable-kvm --enable-kvm -accel --accel: KVM is always used",
-    "-device --device: devices have options of their own: '--disk path=FILE', '--debug-exit', '--rng on', '--rtc on'",
+    "-device --device: devices have options of their own: '--disk path=FILE', '--net user', '--debug-exit', '--rng on', '--rtc on'",
     "-rtc: the real-time clock is given as '--rtc on'",
     "--config-file --json -f: a machine in JSON is given as '--config FILE'",
     "-d --debug --log-level --level -D: log more with '-v', '-vv' or '-vvv'",
     "--block --rwdisk --rodisk -b -drive -blockdev -cdrom --image: disks are given as '--disk path=FILE'",
     "--user-data --userdata --seed --metadata: the files of cloud-init are given as '--cloud-init DIR'",
-    "--net -netdev -nic --vsock --fs: this version has no networks, sockets or shared directories; give the guest an '--initrd' or a '--disk'",
+    "-net -netdev -nic --network --tap --tap-fd --net-vq-pairs --tap-device -n: networks are given as '--net user' or '--net tap=NAME'",
+    "--vsock --fs: this version has no sockets or shared directories; give the guest an '--initrd', a '--disk' or a '--net'",
     "--api-socket -qmp -monitor: the socket of the API is given as '--api-sock PATH'",
     "--no-api: there is no API unless '--api-sock PATH' is given",
 ];
@@ -161,6 +162,10 @@ fn value_hint(error: &clap::Error) -> Option<String> {
         ("--disk", Some(("file", path))) => format!("write '--disk path={}'", shown(path)),
         ("--disk", None) if value.contains(['.', '/']) => {
             format!("write '--disk path={}'", shown(&value))
+        }
+        ("--net", None) if value == "none" => "leave out '--net'".into(),
+        ("--net", None) if !value.contains(',') => {
+            format!("write '--net tap={}'", shown(&value))
         }
         _ => match (flag, value.as_str()) {
             ("--serial", "tty" | "mon:stdio" | "console") => "write '--serial stdio'".into(),

@@ -57,9 +57,13 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
 
 /// The word that describes a device.
 fn to_word(device: &serde_json::Map<String, serde_json::Value>) -> String {
-    let entries = device.iter().map(|(key, value)| match value {
+    let entry = |key, value: &serde_json::Value| match value {
         serde_json::Value::String(text) => format!("{key}={}", text.replace(',', ",,")),
         value => format!("{key}={value}"),
+    };
+    let entries = device.iter().flat_map(|(key, value)| match value {
+        serde_json::Value::Array(list) => list.iter().map(|value| entry(key, value)).collect(),
+        value => vec![entry(key, value)],
     });
     entries.collect::<Vec<_>>().join(",")
 }
@@ -267,7 +271,20 @@ fn mistakes_get_a_hint() {
         ("--kernel k --user-data u", "'--cloud-init DIR'"),
         ("--kernel k -drive file=d", "'--disk path=FILE'"),
         ("--kernel k --block path=d", "'--disk path=FILE'"),
-        ("--kernel k --net tap=t", "no networks"),
+        ("--kernel k --net tap0", "write '--net tap=tap0'"),
+        (
+            "--kernel k --net queues=2",
+            "needs one of tap=NAME, fd=N and user",
+        ),
+        ("--kernel k --net none", "leave out '--net'"),
+        ("--kernel k --net tap=t,vhost=on", "unknown field `vhost`"),
+        (
+            "--kernel k -netdev user,id=n",
+            "'--net user' or '--net tap=NAME'",
+        ),
+        ("--kernel k -nic tap", "'--net user' or '--net tap=NAME'"),
+        ("--kernel k --tap tap0", "'--net user' or '--net tap=NAME'"),
+        ("--kernel k --fs x", "no sockets"),
         ("--kernel -k", "write '--kernel=-k'"),
         ("--kernel k --initrd -foo.img", "write '--initrd=-foo.img'"),
         ("--kernel k --serial -x", "write '--serial=-x'"),

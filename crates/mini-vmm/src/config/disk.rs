@@ -7,15 +7,16 @@ use std::ffi::OsStr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use serde::de::SeqAccess;
 use serde::de::value::SeqAccessDeserializer;
-use serde::de::{self, SeqAccess};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use virtio_models::block::BlockSpec;
 use virtio_models::rate::Limits;
 
 use super::device;
 use super::iothread::{self, IoThreadName};
-use super::words::{self, Number, Word, WordError};
+use super::shared;
+use super::words::{self, Word, WordError};
 
 pub use virtio_models::block::{Cache, Format};
 
@@ -43,17 +44,18 @@ pub struct DiskSpec {
     #[serde(default, deserialize_with = "words::word")]
     pub direct: bool,
     /// The number of queues, 1 to [`MAX_QUEUES`](virtio_models::block::MAX_QUEUES).
-    #[serde(default = "one", deserialize_with = "queues")]
+    #[serde(default = "shared::one", deserialize_with = "shared::queues")]
     pub queues: u16,
     /// Whether writes complete before they are on stable storage.
     #[serde(default)]
     pub cache: Cache,
     /// The most bytes per second.
-    #[serde(default, deserialize_with = "bandwidth", serialize_with = "write_rate")]
+    #[serde(default, deserialize_with = "shared::bandwidth")]
+    #[serde(serialize_with = "shared::write_bandwidth")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<NonZeroU64>,
     /// The most requests per second.
-    #[serde(default, deserialize_with = "iops")]
+    #[serde(default, deserialize_with = "shared::iops")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iops: Option<NonZeroU64>,
     /// A directory for what the guest writes, which is gone when the machine ends. The image is only read. `tmp` is the
@@ -67,10 +69,6 @@ pub struct DiskSpec {
     pub iothread: Option<IoThreadName>,
 }
 
-const fn one() -> u16 {
-    1
-}
-
 impl DiskSpec {
     /// A writable raw image, with defaults for everything else.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -80,7 +78,7 @@ impl DiskSpec {
             readonly: false,
             serial: None,
             direct: false,
-            queues: one(),
+            queues: shared::one(),
             cache: Cache::default(),
             bandwidth: None,
             iops: None,
@@ -136,35 +134,6 @@ impl Word for Vec<DiskSpec> {
     fn put(&mut self, later: Self) {
         self.extend(later);
     }
-}
-
-fn queues<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
-    let Number(queues) = words::word(from)?;
-    // The range is checked with the image. No number of queues is that large.
-    Ok(u16::try_from(queues).unwrap_or(u16::MAX))
-}
-
-fn bandwidth<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU64>, D::Error> {
-    rate(words::word(from)?, "bandwidth")
-}
-
-fn iops<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU64>, D::Error> {
-    let Number(iops) = words::word(from)?;
-    rate(iops, "iops")
-}
-
-fn rate<E: de::Error>(rate: u64, key: &str) -> Result<Option<NonZeroU64>, E> {
-    match NonZeroU64::new(rate) {
-        Some(rate) => Ok(Some(rate)),
-        None => Err(E::custom(format_args!(
-            "with {key}=0 the disk would never answer"
-        ))),
-    }
-}
-
-/// Serializes bytes per second.
-fn write_rate<S: Serializer>(rate: &Option<NonZeroU64>, to: S) -> Result<S::Ok, S::Error> {
-    words::write_size(&rate.map_or(0, NonZeroU64::get), to)
 }
 
 #[cfg(test)]

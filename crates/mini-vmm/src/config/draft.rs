@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use super::words::{Count, Word, WordError, Worded};
 use super::{Error, VmSpec};
 
-/// The values set so far. A later value overrides an earlier one; disks are added.
+/// The values set so far. A later value overrides an earlier one; devices are added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     spec: VmSpec,
@@ -68,6 +68,7 @@ keys! { draft:
     "rng" => draft.spec.rng,
     "disk" => draft.spec.disk,
     "cloud-init" => draft.spec.cloud_init,
+    "net" => draft.spec.net,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,

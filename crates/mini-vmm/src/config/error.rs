@@ -11,7 +11,7 @@ use hypercall_patch::PioPort;
 use super::draft::KEYS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
-use super::{HypercallAbi, HypercallRoute, VmSpec};
+use super::{HypercallAbi, HypercallRoute, Mac, NetError, VmSpec};
 use crate::layout;
 use crate::text::{nearest, shown};
 
@@ -139,6 +139,30 @@ pub enum Error {
     TooManyDisks {
         /// How many were requested.
         disks: usize,
+    },
+    /// There are more networks than a machine may have.
+    #[error(
+        "{nets} networks are too many; give the machine at most {}",
+        VmSpec::MAX_NETS
+    )]
+    TooManyNets {
+        /// How many were requested.
+        nets: usize,
+    },
+    /// A network is not possible.
+    #[error("no network: {0}")]
+    Net(#[from] NetError),
+    /// Two networks have one address.
+    #[error("two networks have the MAC address {mac}; give one of them another")]
+    SameMac {
+        /// The address.
+        mac: Mac,
+    },
+    /// Two networks have one link.
+    #[error("two networks have {link}; give each one its own")]
+    SameLink {
+        /// The link, as it was written.
+        link: String,
     },
     /// A path is empty.
     #[error("the path of the {what} is empty; name a file")]

@@ -12,7 +12,9 @@ mod features;
 pub mod file;
 mod hypercall;
 mod iothread;
+mod net;
 mod serial;
+mod shared;
 mod validate;
 mod words;
 
@@ -29,6 +31,7 @@ pub use self::error::{CmdlineError, Error, MemoryError};
 pub use self::features::CpuFeature;
 pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::iothread::IoThreadName;
+pub use self::net::{Forward, LinkSpec, Mac, NetError, NetSpec};
 pub use self::serial::SerialSpec;
 pub use self::validate::{check_cmdline, check_memory};
 pub use self::words::WordError;
@@ -90,6 +93,8 @@ pub struct VmSpec {
     pub disk: Vec<DiskSpec>,
     /// A directory with the files of a cloud-init seed, which is the last disk.
     pub cloud_init: Option<PathBuf>,
+    /// The networks, as virtio devices, in the order in which the guest finds them.
+    pub net: Vec<NetSpec>,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -170,6 +175,9 @@ impl VmSpec {
     /// The most disks.
     pub const MAX_DISKS: usize = 64;
 
+    /// The most networks.
+    pub const MAX_NETS: usize = 32;
+
     /// The longest timeout: ten years, well within what a monotonic clock can count.
     pub const MAX_TIMEOUT: Duration = Duration::from_secs(3650 * 86_400);
 
@@ -197,6 +205,7 @@ impl VmSpec {
             rng: false,
             disk: Vec::new(),
             cloud_init: None,
+            net: Vec::new(),
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

@@ -42,7 +42,8 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
     );
     let disks = proptest::collection::vec(disk::tests::any_disk(), 0..3);
     let cloud_init = proptest::option::of(path());
-    let devices = (serial, proptest::option::of(port), disks, cloud_init);
+    let nets = net::tests::any_nets();
+    let devices = (serial, proptest::option::of(port), disks, cloud_init, nets);
     let hypercalls = (
         any::<u8>(),
         choice::<HypercallAbi>(),
@@ -103,6 +104,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             debug_exit: devices.1,
             disk: devices.2,
             cloud_init: devices.3,
+            net: devices.4,
             legacy_timer: machine.3[0],
             nested: machine.3[1],
             rtc: machine.3[2],

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    CmdlineError, CpuFeature, DiskSpec, Error, MemoryError, SerialSpec, VmSpec, hypercall,
+    CmdlineError, CpuFeature, DiskSpec, Error, LinkSpec, MemoryError, NetSpec, SerialSpec, VmSpec,
+    hypercall,
 };
 use crate::layout;
 
@@ -56,6 +57,7 @@ impl VmSpec {
         if let Some(dir) = &self.cloud_init {
             validate_path("cloud-init directory", dir)?;
         }
+        validate_nets(&self.net)?;
         validate_serial(&self.serial)
     }
 }
@@ -135,6 +137,29 @@ fn validate_disks(disks: &[DiskSpec]) -> Result<(), Error> {
         let overlay = disk.overlay.as_deref();
         overlay.map_or(Ok(()), |path| validate_path("overlay", path))
     })
+}
+
+fn validate_nets(nets: &[NetSpec]) -> Result<(), Error> {
+    if nets.len() > VmSpec::MAX_NETS {
+        let nets = nets.len();
+        return Err(Error::TooManyNets { nets });
+    }
+    for (at, net) in nets.iter().enumerate() {
+        net.validate()?;
+        let earlier = &nets[..at];
+        if let Some(mac) = net.mac
+            && earlier.iter().any(|other| other.mac == Some(mac))
+        {
+            return Err(Error::SameMac { mac });
+        }
+        // Each `user` has a passt of its own.
+        let is_shared = !matches!(net.link, LinkSpec::User(_));
+        if is_shared && earlier.iter().any(|other| other.link == net.link) {
+            let link = net.link.to_string();
+            return Err(Error::SameLink { link });
+        }
+    }
+    Ok(())
 }
 
 fn validate_serial(serial: &SerialSpec) -> Result<(), Error> {

@@ -76,6 +76,15 @@ pub enum WordError {
     /// Not a name of an I/O thread.
     #[error("no name for an I/O thread; write 1 to 12 letters, digits, - or _, such as fast")]
     IoThread,
+    /// Not a network.
+    #[error("no network: {}; write tap=NAME, fd=N or user, and options, such as user,forward=8080:80", shorten(&one_line(.0), MAX_REASON))]
+    Net(String),
+    /// Not a MAC address.
+    #[error("not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
+    Mac,
+    /// Not a forwarded port.
+    #[error("not a forwarded port; write HOST:GUEST, such as 8080:80 or 127.0.0.1/8080:80")]
+    Forward,
     /// Not one of the few valid words.
     #[error("none of the words for it; --help shows them")]
     Choice,

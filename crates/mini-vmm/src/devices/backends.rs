@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use virtio_models::block::{self, OpenError};
 
+use super::network::{self, Network, NetworkError};
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, VmSpec};
 
@@ -17,6 +18,8 @@ use crate::config::{DiskSpec, VmSpec};
 pub struct Backends {
     /// The disks' images, then the cloud-init seed if there is one.
     pub(super) disks: Vec<block::Image>,
+    /// The networks' links.
+    pub(super) nets: Vec<Network>,
 }
 
 /// Why the host's side of a device can't be used.
@@ -28,6 +31,9 @@ pub enum BackendError {
     /// There is no cloud-init seed.
     #[error(transparent)]
     Seed(#[from] SeedError),
+    /// A network can't be connected.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Two disks are one file, and the guest can write to it.
     #[error(
         "the disks {first:?} and {second:?} are one file, which a guest would damage; use a copy, or say `readonly` for \
@@ -42,18 +48,20 @@ pub enum BackendError {
 }
 
 impl Backends {
-    /// Opens what the devices of `spec` use. Creates and changes nothing.
+    /// Opens what the devices of `spec` use. Creates and changes nothing, but starts passt for networks that want it.
+    /// `go_on` is asked while that takes long, and may stop it.
     ///
     /// # Errors
-    /// [`BackendError`] names the file that can't be used, and why.
-    pub fn open(spec: &VmSpec) -> Result<Self, BackendError> {
+    /// [`BackendError`] names the file or network that can't be used, and why.
+    pub fn open(spec: &VmSpec, go_on: &dyn Fn() -> bool) -> Result<Self, BackendError> {
         check_distinct(&spec.disk)?;
         let disks = spec.disk.iter().map(|disk| block::open(&disk.block()));
         let mut disks: Vec<_> = disks.collect::<Result<_, _>>()?;
         if let Some(dir) = &spec.cloud_init {
             disks.push(seed(dir)?);
         }
-        Ok(Backends { disks })
+        let nets = network::open(&spec.net, go_on)?;
+        Ok(Backends { disks, nets })
     }
 }
 
@@ -114,7 +122,7 @@ mod tests {
             disk,
             ..VmSpec::new("vmlinux")
         };
-        Backends::open(&spec).map_err(|error| error.to_string())
+        Backends::open(&spec, &|| true).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -162,7 +170,7 @@ mod tests {
             cloud_init: Some(dir.path().into()),
             ..VmSpec::new("vmlinux")
         };
-        let disks = Backends::open(&spec).unwrap().disks;
+        let disks = Backends::open(&spec, &|| true).unwrap().disks;
         let disks: Vec<_> = disks.iter().map(block::Image::disk).collect();
         assert!(!disks[0].readonly && disks[1].readonly);
         // 21 blocks of the file system's own, and the two files.

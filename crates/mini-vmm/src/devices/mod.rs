@@ -17,6 +17,7 @@ mod debug_exit;
 mod device;
 mod events;
 mod i8042;
+mod network;
 mod pm1;
 mod port;
 mod pvpanic;
@@ -30,6 +31,7 @@ use crate::irq::{NoPin, Pins};
 
 pub use backends::{BackendError, Backends};
 pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
+pub use network::{NetworkError, PasstError};
 pub use serial::SerialDevice;
 pub use set::{Connections, DeviceSet, Error};
 

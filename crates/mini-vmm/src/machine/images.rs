@@ -3,7 +3,7 @@
 
 //! The files of a machine.
 
-use crate::boot::{self, Image, Watch};
+use crate::boot::{self, Image, Step, Watch};
 use crate::config::VmSpec;
 use crate::devices::{BackendError, Backends};
 
@@ -31,16 +31,17 @@ pub enum ImageError {
 
 impl Images {
     /// Opens the files that `spec` names, and reads the kernel and initrd if they are pipes. `watch` may stop that.
-    /// Creates and changes nothing.
+    /// Creates and changes nothing, but starts passt for networks that want it.
     ///
     /// # Errors
     /// [`ImageError`] names the file that can't be used, and why.
     pub fn open(spec: &VmSpec, watch: &dyn Watch) -> Result<Self, ImageError> {
         let initrd = spec.initrd.as_deref().map(boot::open_initrd);
+        let go_on = || watch.go_on(Step::wait("passt"));
         let images = Images {
             kernel: boot::open_kernel(&spec.kernel)?,
             initrd: initrd.transpose()?,
-            backends: Backends::open(spec)?,
+            backends: Backends::open(spec, &go_on)?,
         };
         let (kernel, initrd) = (&images.kernel, images.initrd.as_ref());
         boot::receive(kernel, initrd, spec.memory, watch)?;

@@ -6,6 +6,7 @@
 //! This module has all of mini-vmm's `unsafe`. Each block says why it is sound; the rest of the crate denies it.
 
 pub(crate) mod allocator;
+pub(crate) mod child;
 pub(crate) mod demo_guest;
 pub(crate) mod eventfd;
 pub(crate) mod huge_pages;

@@ -127,10 +127,10 @@ fn mistakes_are_named() {
         ),
         ("path=a,queues=two", "\"two\" is not a whole number"),
         ("path=a,iops=1K", "\"1K\" is not a whole number"),
-        ("path=a,iops=0", "with iops=0 the disk would never answer"),
+        ("path=a,iops=0", "with iops=0 it would never answer"),
         (
             "path=a,bandwidth=0",
-            "with bandwidth=0 the disk would never answer",
+            "with bandwidth=0 it would never answer",
         ),
         ("path=a,bandwidth=fast", "\"fast\" is not a size"),
         (

@@ -13,6 +13,7 @@ mod doorbells;
 mod entropy;
 mod io_thread;
 mod mmio;
+mod net;
 mod pci;
 mod poller;
 mod port;
@@ -45,7 +46,7 @@ type Memory = Arc<GuestMemoryMmap>;
 type Kind = fn(&VmSpec) -> Vec<Model>;
 
 /// All types of virtio devices, in the order in which a guest finds them.
-const KINDS: &[Kind] = &[entropy::models, block::models];
+const KINDS: &[Kind] = &[entropy::models, block::models, net::models];
 
 /// A virtio device in the plan of a machine, whatever its transport.
 #[derive(Clone)]

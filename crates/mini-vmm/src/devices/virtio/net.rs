@@ -1,0 +1,39 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Networks (`--net`).
+
+use std::io;
+
+use virtio_models::net::{Net, Notice};
+
+use super::Model;
+use crate::config::VmSpec;
+
+pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
+    let numbered = spec.net.iter().enumerate();
+    let models = numbered.map(|(number, net)| model(number).on_thread(net.iothread.clone()));
+    models.collect()
+}
+
+/// The network with this number.
+fn model(number: usize) -> Model {
+    let id = format!("net{number}");
+    Model::new(id.clone(), move |parts| {
+        let network = parts.backends.nets.get(number);
+        let network = network.ok_or_else(|| io::Error::other("its link is not open"))?;
+        let links = network.lend();
+        let links = links.ok_or_else(|| io::Error::other("another device has its link"))?;
+        let id = id.clone();
+        let report = Box::new(move |notice| tell(&id, &notice));
+        Ok(Box::new(Net::new(network.config, links, report)))
+    })
+}
+
+/// Logs a notice. The device reports each once; the log's budget holds through resets.
+fn tell(id: &str, notice: &Notice) {
+    match notice {
+        Notice::Up => log::info!("{id}: {notice}"),
+        _ => log::warn!("{id}: {notice}"),
+    }
+}
