@@ -9,6 +9,7 @@
 mod asm;
 pub mod http;
 pub mod lab;
+pub mod monkey;
 pub mod registration;
 pub mod virtio;
 mod watch;
