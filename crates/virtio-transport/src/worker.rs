@@ -192,7 +192,7 @@ impl<M: GuestAddressSpace> Worker<M> {
     }
 
     /// Takes an event to repeat. Pass it to [`process`](Self::process) after other devices had their turn. Call this
-    /// after each call of `process`.
+    /// after each call of `process`. Keep each event once: a busy device may want the same one again after every event.
     pub fn again(&mut self) -> Option<Event> {
         self.again.pop()
     }

@@ -212,8 +212,7 @@ impl<P: Port> Machine<P> {
             self.worker.process(&mut self.poller, event, &mut answers);
             did = true;
         }
-        self.again
-            .extend(std::iter::from_fn(|| self.worker.again()));
+        self.note_again();
         let wait = if did || !self.again.is_empty() {
             Duration::ZERO
         } else {
@@ -224,10 +223,18 @@ impl<P: Port> Machine<P> {
             self.worker.process(&mut self.poller, event, &mut answers);
             did = true;
         }
-        self.again
-            .extend(std::iter::from_fn(|| self.worker.again()));
+        self.note_again();
         self.deliver(answers);
         did || !self.again.is_empty()
+    }
+
+    /// Notes what the device wants again, each event once.
+    fn note_again(&mut self) {
+        while let Some(event) = self.worker.again() {
+            if !self.again.contains(&event) {
+                self.again.push(event);
+            }
+        }
     }
 
     fn deliver(&mut self, answers: Vec<Answer>) {

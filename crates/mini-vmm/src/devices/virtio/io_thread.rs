@@ -298,6 +298,14 @@ impl Ending {
     }
 }
 
+/// Notes an event that a device wants again, once: each event that a busy device gets may make it want another one, and
+/// a driver can notify it in every turn.
+fn note(again: &mut Vec<(usize, Event)>, wanted: (usize, Event)) {
+    if !again.contains(&wanted) {
+        again.push(wanted);
+    }
+}
+
 impl Station {
     fn with<T>(
         &mut self,
@@ -306,8 +314,7 @@ impl Station {
     ) -> Option<T> {
         let seat = self.seats.get_mut(number)?;
         let result = act(seat, &mut self.epoll);
-        self.again
-            .extend(iter::from_fn(|| seat.again()).map(|event| (number, event)));
+        iter::from_fn(|| seat.again()).for_each(|event| note(&mut self.again, (number, event)));
         Some(result)
     }
 
@@ -394,6 +401,20 @@ fn run(devices: &Receiver<Station>, mailbox: &Mailbox, outcome: &OutcomeLatch, _
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_device_wants_again_it_gets_once() {
+        let mut again = Vec::new();
+        let wanted = [
+            (0, Event::Queue(1)),
+            (1, Event::Queue(1)),
+            (0, Event::Source(1)),
+        ];
+        for _ in 0..100 {
+            wanted.into_iter().for_each(|event| note(&mut again, event));
+        }
+        assert_eq!(again, wanted);
+    }
 
     #[test]
     fn nobody_waits_for_a_thread_that_has_ended() {
