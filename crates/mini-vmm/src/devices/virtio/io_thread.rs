@@ -131,7 +131,7 @@ pub(super) struct Pending<T>(Receiver<T>);
 impl<T> Pending<T> {
     /// Waits for the answer until a little after `by`.
     pub fn wait(self, by: Instant) -> Result<T, NoAnswer> {
-        let wait = by.saturating_duration_since(Instant::now()) + MARGIN;
+        let wait = (by + MARGIN).saturating_duration_since(Instant::now());
         self.0.recv_timeout(wait).map_err(|_| NoAnswer)
     }
 }
@@ -286,7 +286,7 @@ impl Ending {
         let Some((thread, ended)) = self.0 else {
             return;
         };
-        let wait = by.saturating_duration_since(Instant::now()) + MARGIN;
+        let wait = (by + MARGIN).saturating_duration_since(Instant::now());
         // The thread's end drops the sender, also after a panic, which was already printed.
         if ended.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
             let _ = thread.join();
