@@ -9,9 +9,9 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use mini_vmm::api::{self, Api};
+use mini_vmm::api::{self, Api, Model};
+use mini_vmm::cli::firecracker::{self, Firecracker};
 use mini_vmm::cli::{self, Command};
-use mini_vmm::config::VmSpec;
 use mini_vmm::config::file as config_file;
 use mini_vmm::outcome::{EXIT_ERROR, Outcome};
 use mini_vmm::{check, console, demo, logging, start_time, vmm};
@@ -62,7 +62,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
                 Some(socket) => {
                     let mut settings = api::Settings::new(socket);
                     settings.max_body = run.max_body.unwrap_or(settings.max_body);
-                    serve(settings, spec)?
+                    serve(settings, Model::new(spec, ""))?
                 }
             };
             Ok(outcome.exit_code())
@@ -77,6 +77,11 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(if report.ok() { 0 } else { EXIT_ERROR })
         }
         Command::Demo { route, .. } => Ok(demo::run(route)?),
+        Command::Firecracker(flags) => firecracker(*flags),
+        Command::FirecrackerVersion => {
+            print(firecracker::version().as_bytes())?;
+            Ok(0)
+        }
         Command::Completions(shell) => {
             print(&cli::completions(shell))?;
             Ok(0)
@@ -85,12 +90,33 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
 }
 
 /// Runs a machine that clients control, and may also describe and start.
-fn serve(settings: api::Settings, spec: VmSpec) -> Result<Outcome, Box<dyn Error>> {
+fn serve(settings: api::Settings, model: Model) -> Result<Outcome, Box<dyn Error>> {
     let (remote, orders) = vmm::remote()?;
-    let api = Api::serve(settings, spec, remote)?;
+    let api = Api::serve(settings, model, remote)?;
     let outcome = orders.run();
     drop(api);
     Ok(outcome?)
+}
+
+/// Runs a machine as Firecracker does.
+fn firecracker(flags: Firecracker) -> Result<u8, Box<dyn Error>> {
+    let mut model = Model::firecracker(flags.pci);
+    if let Some(config) = &flags.config {
+        model.read_config(config)?;
+    }
+    let outcome = match flags.api_sock {
+        None => vmm::run(&model.finish()?)?,
+        Some(socket) => {
+            let mut settings = api::Settings::firecracker(socket, flags.id);
+            settings.max_body = flags.max_body;
+            serve(settings, model)?
+        }
+    };
+    Ok(match outcome {
+        // There, a reset is how guests end.
+        Outcome::Reset => 0,
+        outcome => outcome.exit_code(),
+    })
 }
 
 /// Writes to standard output. A reader that stops early (EPIPE) is not an error.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use std::{fs, iter};
 
 use bare::http::Client;
+use bare::virtio::{DISK, by_mmio};
 use bare::{Asm, Running, Vm, guest};
 use mini_vmm::layout;
 use rustix::process::Signal;
@@ -80,7 +81,7 @@ fn four_requests_boot_a_guest_whose_end_is_that_of_the_process() {
     assert_eq!(client.state(), "Not started");
     describe(&mut client);
     client.act("InstanceStart");
-    running.end().expect(0).printed("hello").silent();
+    running.end().expect(0).printed("hello");
     assert!(!api.exists());
 }
 
@@ -118,7 +119,7 @@ fn a_guest_pauses_resumes_and_obeys_its_button() {
     }
     assert_eq!(client.get("/machine-config")["mem_size_mib"], 32);
     client.act("SendCtrlAltDel");
-    running.end().expect(0).silent();
+    running.end().expect(0);
 }
 
 #[test]
@@ -145,7 +146,7 @@ fn a_machine_that_can_not_start_can_be_mended() {
     assert_eq!(client.state(), "Not started");
     describe(&mut client);
     client.act("InstanceStart");
-    running.end().expect(0).silent();
+    running.end().expect(0);
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn a_machine_of_the_command_line_starts_at_once_and_can_be_controlled() {
     assert_eq!(config["boot-source"]["kernel_image_path"], "kernel");
     client.refused("PUT", "/entropy", "{}", "after starting");
     client.act("Stop");
-    running.end().expect(0).silent();
+    running.end().expect(0);
     assert!(!api.exists());
 
     // Its failure is that of the process, as without an API.
@@ -185,7 +186,7 @@ fn signals_end_a_process_in_every_state() {
         return;
     };
     running.signal(Signal::TERM);
-    running.end().expect(143).silent();
+    running.end().expect(143);
     assert!(!api.exists());
 
     let Some((running, mut client, _)) = waiting(test, &obedient_guest()) else {
@@ -227,7 +228,7 @@ fn clients_that_contradict_each_other_or_vanish_harm_nothing() {
     client.set_state("Resumed");
     client.let_it_run();
     client.act("Stop");
-    running.end().expect(0).silent();
+    running.end().expect(0);
 }
 
 /// Numbers that look random.
@@ -291,9 +292,151 @@ fn random_requests_never_leave_the_model() {
             seen.insert(state);
         }
         client.act("Stop");
-        running.end().expect(0).silent();
+        running.end().expect(0);
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
+}
+
+/// A guest that checks for a disk of `sectors` at the first MMIO window, prints the end of its command line, and resets
+/// as Linux does with `reboot=k`.
+fn firecracker_guest(sectors: u32, line: usize) -> Asm {
+    guest(|asm| {
+        let window = layout::VIRTIO_MMIO;
+        asm.load(window).expect_eax(0x7472_6976, 1);
+        asm.load(window + 8).expect_eax(2, 2);
+        asm.load(window + 0x100).expect_eax(sectors, 3);
+        asm.show(layout::CMDLINE, line as u32);
+        asm.out(layout::I8042_STATUS, 0xfe).halt();
+    })
+}
+
+#[test]
+fn under_its_name_it_is_firecracker() {
+    let line = "quiet pci=off root=/dev/vda ro virtio_mmio.device=0x1000@0xd0000000:1";
+    let guest = firecracker_guest(3, line.len());
+    let Some(mut vm) = Vm::waiting("under_its_name_it_is_firecracker", &guest) else {
+        return;
+    };
+    let config = r#"{
+        "boot-source": {"kernel_image_path": "kernel", "boot_args": "quiet"},
+        "drives": [{"drive_id": "r", "path_on_host": "disk", "is_root_device": true, "is_read_only": true}],
+        "machine-config": {"vcpu_count": 1, "mem_size_mib": 32}
+    }"#;
+    fs::write(vm.path("disk"), [0; 3 * 512]).unwrap();
+    fs::write(vm.path("config"), config).unwrap();
+    let name = vm.path("firecracker");
+    std::os::unix::fs::symlink(bare::program(), &name).unwrap();
+    let mut command = |args: &[&str]| {
+        let mut command = std::process::Command::new(&name);
+        command.args(args).current_dir(name.parent().unwrap());
+        command.stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::piped());
+        command.stderr(std::process::Stdio::piped());
+        vm.command = command;
+        vm.start()
+    };
+    let ended = command(&["--no-api", "--config-file", "config"]).end();
+    ended.expect(0).printed(line);
+    let version = command(&["--version"]).end();
+    assert!(version.expect(0).stdout.starts_with(b"Firecracker v1."));
+
+    // The same by requests.
+    let mut running = command(&["--api-sock", "api", "--id", "vm-1"]);
+    let api = name.with_file_name("api");
+    let mut client = Client::connect(&mut running, &api);
+    let instance = client.get("/");
+    assert_eq!(
+        (&instance["id"], &instance["app_name"]),
+        (&"vm-1".into(), &"Firecracker".into())
+    );
+    assert_eq!(
+        instance["vmm_version"],
+        client.get("/version")["firecracker_version"]
+    );
+    client.done(
+        "PUT",
+        "/boot-source",
+        r#"{"kernel_image_path": "kernel", "boot_args": "quiet"}"#,
+    );
+    client.done(
+        "PUT",
+        "/machine-config",
+        r#"{"vcpu_count": 1, "mem_size_mib": 32}"#,
+    );
+    let drive = r#"{"drive_id": "r", "path_on_host": "disk", "is_root_device": true, "is_read_only": true}"#;
+    client.done("PUT", "/drives/r", drive);
+    client.act("InstanceStart");
+    running.end().expect(0).printed(line);
+}
+
+#[test]
+fn clients_find_the_threads_of_a_firecracker() {
+    let Some(mut vm) = Vm::waiting("clients_find_the_threads_of_a_firecracker", &busy_guest())
+    else {
+        return;
+    };
+    let api = vm.path("api");
+    let mut command = std::process::Command::new(bare::program());
+    command.args(["firecracker", "--api-sock", "api"]);
+    command
+        .current_dir(api.parent().unwrap())
+        .stdin(std::process::Stdio::null());
+    vm.command = command;
+    let mut running = vm.start();
+    let mut client = Client::connect(&mut running, &api);
+    client.done(
+        "PUT",
+        "/machine-config",
+        r#"{"vcpu_count": 2, "mem_size_mib": 32}"#,
+    );
+    client.done("PUT", "/boot-source", r#"{"kernel_image_path": "kernel"}"#);
+    client.act("InstanceStart");
+    client.let_it_run();
+    let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap();
+    let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    let names: BTreeSet<String> = names.map(|name| name.trim_end().to_owned()).collect();
+    for name in ["fc_vcpu 0", "fc_vcpu 1", "api"] {
+        assert!(names.contains(name), "{names:?}");
+    }
+    client.act("Stop");
+    running.end().expect(0);
+}
+
+#[test]
+fn a_running_guest_learns_of_a_larger_disk() {
+    let guest = by_mmio(&DISK, |asm| {
+        asm.load(layout::VIRTIO_MMIO + 0x100).compare_eax(2048);
+        asm.if_equal(|asm| {
+            asm.power_off();
+        });
+    });
+    let test = "a_running_guest_learns_of_a_larger_disk";
+    let Some((mut running, mut client, api)) = waiting(test, &guest) else {
+        return;
+    };
+    let disk = api.with_file_name("disk");
+    fs::write(&disk, [0; 1024 * 512]).unwrap();
+    describe(&mut client);
+    client.done("PATCH", "/options", r#"{"virtio": "mmio"}"#);
+    client.done(
+        "PUT",
+        "/drives/d",
+        r#"{"path_on_host": "disk", "is_root_device": false}"#,
+    );
+    client.act("InstanceStart");
+    // Its driver runs once it has written.
+    while fs::read(&disk).unwrap()[512..516] == [0; 4] {
+        assert!(running.is_alive(), "{running:?}");
+        thread::yield_now();
+    }
+    let file = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    file.set_len(2048 * 512).unwrap();
+    client.done(
+        "PATCH",
+        "/drives/d",
+        r#"{"drive_id": "d", "path_on_host": "disk"}"#,
+    );
+    running.end().expect(0);
 }
 
 /// Nothing of this needs a machine, so it also runs without KVM.

@@ -213,12 +213,20 @@ fn the_clock_is_announced_only_where_it_is() {
 
 #[test]
 fn pci_is_announced_only_where_it_is() {
-    for virtio in [VirtioSpec::Pci, VirtioSpec::Mmio, VirtioSpec::MmioCmdline] {
+    for virtio in [
+        VirtioSpec::Pci,
+        VirtioSpec::Mmio,
+        VirtioSpec::MmioCmdline,
+        VirtioSpec::MmioBoth,
+    ] {
         let image = build(&with_virtio(virtio)).unwrap();
         let [(_, dsdt), .., (_, xsdt)] = walk(&image);
         let has_pci = virtio == VirtioSpec::Pci;
         assert_eq!(contains(dsdt, b"PCI0"), has_pci);
-        assert_eq!(contains(dsdt, b"LNRO0005"), virtio == VirtioSpec::Mmio);
+        assert_eq!(
+            contains(dsdt, b"LNRO0005"),
+            matches!(virtio, VirtioSpec::Mmio | VirtioSpec::MmioBoth)
+        );
         assert_eq!(xsdt.len(), 36 + 8 * if has_pci { 3 } else { 2 });
         if has_pci {
             let mcfg = table_at(&image, u64_at(xsdt, 52), b"MCFG");

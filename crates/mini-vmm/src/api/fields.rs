@@ -89,6 +89,20 @@ impl Fields {
         self.read(name, "the path of a file", path)
     }
 
+    pub fn switch(&mut self, name: &'static str) -> Result<Option<bool>, Fault> {
+        self.read(name, "true or false", Value::as_bool)
+    }
+
+    /// Takes one of the words `known`.
+    pub fn choice(
+        &mut self,
+        name: &'static str,
+        known: &[&'static str],
+    ) -> Result<Option<&'static str>, Fault> {
+        let find = |value: &Value| known.iter().copied().find(|word| value == *word);
+        self.read(name, &format!("one of {}", known.join(", ")), find)
+    }
+
     pub fn number(&mut self, name: &'static str) -> Result<Option<u64>, Fault> {
         self.read(name, "a whole number from 0 on", Value::as_u64)
     }
@@ -146,6 +160,12 @@ mod tests {
             fields(r#"{"a": ""}"#).path("a"),
             "a: \"\" is not the path of a file",
         );
+        begins(
+            fields(r#"{"a": "yes"}"#).switch("a"),
+            "a: \"yes\" is not true",
+        );
+        let choice = fields(r#"{"a": "z"}"#).choice("a", &["x", "y"]);
+        begins(choice, "a: \"z\" is not one of x, y");
         for number in ["-1", "1.5", "\"1\"", "[]"] {
             let mut fields = fields(&format!("{{\"a\": {number}}}"));
             begins(

@@ -7,7 +7,9 @@
 //! sends commands to the control loop. Nothing waits for this thread or its clients.
 
 mod connection;
+mod drives;
 mod fields;
+mod file;
 mod http;
 mod model;
 mod routes;
@@ -17,14 +19,14 @@ mod state;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::model::Model;
 use self::routes::Routes;
 use self::server::Server;
 use self::state::Machine;
-use crate::config::VmSpec;
 use crate::socket_file::{ListenError, SocketFile};
 use crate::sync::Worker;
 use crate::vmm::Remote;
+
+pub use self::model::Model;
 
 /// The version of Firecracker's API that this one follows.
 pub const API_VERSION: &str = "1.14.1";
@@ -55,9 +57,17 @@ pub enum Error {
     /// The socket of another process is left.
     #[error("{}: this socket was left by a process that has ended; remove it or choose another path", .0.display())]
     Stale(PathBuf),
-    /// The machine of the command line is not complete.
+    /// The description is not complete, or not possible.
     #[error("{0}")]
-    Machine(String),
+    Model(String),
+    /// A config file of Firecracker's can't be used.
+    #[error("config file {path:?}: {why}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The thread can't be started, or no file descriptor is left.
     #[error("the API can't start: {0}; raise the limits on threads and open files")]
     Start(io::Error),
@@ -83,8 +93,6 @@ pub struct Settings {
     pub identity: Identity,
     /// The most bytes of a request's body.
     pub max_body: usize,
-    /// What is appended to every kernel command line.
-    pub cmdline_suffix: &'static str,
 }
 
 impl Settings {
@@ -98,7 +106,18 @@ impl Settings {
                 version: env!("CARGO_PKG_VERSION"),
             },
             max_body: MAX_BODY,
-            cmdline_suffix: "",
+        }
+    }
+
+    /// The settings of a Firecracker named `id`.
+    pub fn firecracker(socket: impl Into<PathBuf>, id: String) -> Self {
+        Settings {
+            identity: Identity {
+                id,
+                app: "Firecracker",
+                version: API_VERSION,
+            },
+            ..Settings::new(socket)
         }
     }
 }
@@ -112,19 +131,16 @@ pub struct Api {
 }
 
 impl Api {
-    /// Serves the machine that `remote` starts. Its description begins with `spec`. If that has a kernel, it starts now.
+    /// Serves the machine that `remote` starts. Its description begins with `model`. If that has a kernel, it starts now.
     ///
     /// # Errors
     /// [`Error`] says what can't be done.
-    pub fn serve(settings: Settings, spec: VmSpec, remote: Remote) -> Result<Api, Error> {
-        let is_complete = !spec.kernel.as_os_str().is_empty();
-        let model = Model::new(spec, settings.cmdline_suffix);
+    pub fn serve(settings: Settings, model: Model, remote: Remote) -> Result<Api, Error> {
+        let is_complete = model.has_kernel();
         let mut machine = Machine::new(remote, model);
         let (file, listener) = listen(&settings.socket)?;
         if is_complete {
-            machine
-                .start_or_end()
-                .map_err(|fault| Error::Machine(fault.message))?;
+            machine.start_or_end()?;
         }
         let identity = settings.identity;
         let server = Server::new(listener, settings.max_body, Routes { identity, machine });

@@ -8,9 +8,11 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
+use super::Error;
+use super::drives::{Drive, check_id};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
-use crate::config::{self, Draft, SerialSpec, VmSpec};
+use crate::config::{self, Draft, SerialSpec, VirtioSpec, VmSpec};
 use crate::layout::MIB;
 
 /// Why this API takes no rate limiter.
@@ -18,10 +20,12 @@ const NO_LIMITER: &str = "this device has no limits of its own";
 
 /// A description under construction.
 #[derive(Clone, Debug)]
-pub(super) struct Model {
+pub struct Model {
     spec: VmSpec,
     /// The command line for a boot source without one.
     default_cmdline: String,
+    /// The disks of `spec`, in the same order.
+    drives: Vec<Drive>,
     /// Appended to the command line when the machine starts.
     suffix: &'static str,
 }
@@ -34,35 +38,73 @@ fn faulty(field: &'static str) -> impl Fn(config::Error) -> Fault {
 impl Model {
     /// Begins with `spec`, whose kernel may be missing (an empty path). `suffix` ends each command line.
     pub fn new(spec: VmSpec, suffix: &'static str) -> Self {
-        Model {
+        let mut model = Model {
             default_cmdline: spec.cmdline.clone(),
+            drives: Vec::new(),
             spec,
             suffix,
-        }
+        };
+        model.name_drives();
+        model
     }
 
-    fn has_kernel(&self) -> bool {
+    /// Begins as Firecracker does. Unless `pci`, devices are memory-mapped, and both ACPI and the command line name them,
+    /// because clients boot kernels with and without ACPI.
+    pub fn firecracker(pci: bool) -> Self {
+        let (virtio, suffix) = match pci {
+            true => (VirtioSpec::Pci, ""),
+            false => (VirtioSpec::MmioBoth, " pci=off"),
+        };
+        let spec = VmSpec {
+            virtio,
+            memory: 128 * MIB,
+            // Clients look for threads with these names.
+            vcpu_thread: "fc_vcpu ",
+            ..VmSpec::new("")
+        };
+        Model::new(spec, suffix)
+    }
+
+    /// Names the disks that `spec` has.
+    fn name_drives(&mut self) {
+        let disks = self.spec.disk.iter().enumerate();
+        self.drives = disks
+            .map(|(index, disk)| Drive::of_spec(index, disk))
+            .collect();
+    }
+
+    /// Whether a kernel is named.
+    pub(super) fn has_kernel(&self) -> bool {
         !self.spec.kernel.as_os_str().is_empty()
     }
 
     /// The whole description.
     ///
     /// # Errors
-    /// Something is missing or not possible.
-    pub fn finish(&self) -> Result<VmSpec, Fault> {
+    /// [`Error::Model`] says what is missing or not possible.
+    pub fn finish(&self) -> Result<VmSpec, Error> {
+        self.complete().map_err(|fault| Error::Model(fault.message))
+    }
+
+    /// As [`finish`](Self::finish), for a request.
+    pub(super) fn complete(&self) -> Result<VmSpec, Fault> {
         if !self.has_kernel() {
             let why = "there is no kernel to start; name one by PUT /boot-source";
             return Err(wrong("kernel_image_path", why));
         }
         let mut spec = self.spec.clone();
         spec.cmdline.push_str(self.suffix);
+        // The root disk is always the first one.
+        if let Some(words) = self.drives.first().and_then(Drive::root_words) {
+            spec.cmdline.push_str(&words);
+        }
         spec.validate()
             .map_err(|error| Fault::new(error.to_string()))?;
         Ok(spec)
     }
 
     /// `PUT /boot-source`.
-    pub fn put_boot_source(&mut self, mut fields: Fields) -> Result<(), Fault> {
+    pub(super) fn put_boot_source(&mut self, mut fields: Fields) -> Result<(), Fault> {
         let kernel = fields.path("kernel_image_path")?;
         let kernel = Fields::required("kernel_image_path", kernel)?;
         let initrd = fields.path("initrd_path")?;
@@ -81,12 +123,12 @@ impl Model {
     }
 
     /// `PUT /machine-config`.
-    pub fn put_machine(&mut self, fields: Fields) -> Result<(), Fault> {
+    pub(super) fn put_machine(&mut self, fields: Fields) -> Result<(), Fault> {
         self.set_machine(fields, true)
     }
 
     /// `PATCH /machine-config`: the fields that are given.
-    pub fn patch_machine(&mut self, fields: Fields) -> Result<(), Fault> {
+    pub(super) fn patch_machine(&mut self, fields: Fields) -> Result<(), Fault> {
         self.set_machine(fields, false)
     }
 
@@ -127,8 +169,61 @@ impl Model {
         Ok(())
     }
 
+    /// `PUT /drives/{id}`: adds a disk, or replaces the one with that ID.
+    pub(super) fn put_drive(&mut self, id: &str, fields: Fields) -> Result<(), Fault> {
+        let drive = Drive::parse(id, fields)?;
+        let mut drives = self.drives.clone();
+        let old = drives.iter().position(|drive| drive.id == id);
+        match old {
+            Some(old) => drives[old] = drive,
+            None => drives.push(drive),
+        }
+        if drives.iter().filter(|drive| drive.is_root).count() > 1 {
+            let why = "there is a root device already; only one is possible";
+            return Err(wrong("is_root_device", why));
+        }
+        // The guest knows the root disk as its first one.
+        drives.sort_by_key(|drive| !drive.is_root);
+        let disk = drives.iter().map(|drive| drive.spec.clone()).collect();
+        let spec = VmSpec {
+            disk,
+            ..self.spec.clone()
+        };
+        spec.check_disks().map_err(faulty("path_on_host"))?;
+        (self.spec, self.drives) = (spec, drives);
+        Ok(())
+    }
+
+    /// Checks that `PATCH /drives/{id}` asks for what is possible: to look at the size of the disk's file again.
+    pub(super) fn check_drive_patch(&self, id: &str, mut fields: Fields) -> Result<(), Fault> {
+        check_id("drive_id", id, fields.text("drive_id")?)?;
+        let path = fields.path("path_on_host")?;
+        let why = "the limits of a running machine stay";
+        fields.only("rate_limiter", &Value::Null, why)?;
+        fields.finish()?;
+        let mut drives = self.drives.iter();
+        let drive = drives.find(|drive| drive.id == id);
+        let drive = drive.ok_or_else(|| {
+            let ids: Vec<_> = self.drives.iter().map(|drive| drive.id.as_str()).collect();
+            wrong(
+                "drive_id",
+                format_args!("there is no {id:?}; the disks are: {}", ids.join(", ")),
+            )
+        })?;
+        match path {
+            Some(path) if path != drive.spec.path => {
+                let what = format_args!(
+                    "{path:?} is another file, and a running machine keeps its files; give {:?}, and its new size is noticed",
+                    drive.spec.path
+                );
+                Err(wrong("path_on_host", what))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// `PUT /entropy`.
-    pub fn put_entropy(&mut self, mut fields: Fields) -> Result<(), Fault> {
+    pub(super) fn put_entropy(&mut self, mut fields: Fields) -> Result<(), Fault> {
         fields.only("rate_limiter", &Value::Null, NO_LIMITER)?;
         fields.finish()?;
         self.spec.rng = true;
@@ -136,7 +231,7 @@ impl Model {
     }
 
     /// `PUT /serial`.
-    pub fn put_serial(&mut self, mut fields: Fields) -> Result<(), Fault> {
+    pub(super) fn put_serial(&mut self, mut fields: Fields) -> Result<(), Fault> {
         let path = fields.path("serial_out_path")?;
         fields.only("rate_limiter", &Value::Null, NO_LIMITER)?;
         fields.finish()?;
@@ -145,7 +240,7 @@ impl Model {
     }
 
     /// `PATCH /options`: the keys of our own config files.
-    pub fn patch_options(&mut self, body: &[u8]) -> Result<(), Fault> {
+    pub(super) fn patch_options(&mut self, body: &[u8]) -> Result<(), Fault> {
         let text = str::from_utf8(body)
             .map_err(|error| Fault::new(format!("the body is not UTF-8: {error}; send JSON")))?;
         let draft = Draft::from(self.spec.clone());
@@ -157,18 +252,22 @@ impl Model {
         let spec = draft
             .finish_partly()
             .map_err(|error| Fault::new(error.to_string()))?;
+        let has_new_disks = spec.disk != self.spec.disk;
         self.spec = spec;
+        if has_new_disks {
+            self.name_drives();
+        }
         Ok(())
     }
 
     /// `GET /options`.
-    pub fn options(&self) -> Result<Value, Fault> {
+    pub(super) fn options(&self) -> Result<Value, Fault> {
         serde_json::to_value(&self.spec)
             .map_err(|error| Fault::new(format!("JSON can't hold this machine: {error}")))
     }
 
     /// `GET /machine-config`.
-    pub fn machine(&self) -> Value {
+    pub(super) fn machine(&self) -> Value {
         json!({
             "vcpu_count": self.spec.cpus,
             "mem_size_mib": self.spec.memory / MIB,
@@ -187,10 +286,10 @@ impl Model {
     }
 
     /// `GET /vm/config`.
-    pub fn whole(&self) -> Value {
+    pub(super) fn whole(&self) -> Value {
         json!({
             "balloon": null,
-            "drives": [],
+            "drives": self.drives.iter().map(Drive::json).collect::<Vec<_>>(),
             "boot-source": self.boot_source(),
             "cpu-config": null,
             "logger": null,
@@ -207,7 +306,7 @@ impl Model {
 }
 
 /// Checks that this process may read the file of a field. Opens nothing, because it may be a pipe.
-fn check_readable(field: &str, path: &Path) -> Result<(), Fault> {
+pub(super) fn check_readable(field: &str, path: &Path) -> Result<(), Fault> {
     access(path, Access::READ_OK).map_err(|errno| {
         let error = std::io::Error::from(errno);
         let what = format_args!("{path:?} can't be read: {error}; name a file of this host");

@@ -18,6 +18,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/", "GET"),
     ("/actions", "PUT"),
     ("/boot-source", "PUT"),
+    ("/drives/{id}", "PUT, PATCH"),
     ("/entropy", "PUT"),
     ("/machine-config", "GET, PUT, PATCH"),
     ("/options", "GET, PATCH"),
@@ -28,10 +29,9 @@ pub(super) const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 12] = [
+const ABSENT: [&str; 11] = [
     "balloon",
     "cpu-config",
-    "drives",
     "hotplug",
     "logger",
     "memory-hotplug",
@@ -69,6 +69,9 @@ impl Handler for Routes {
 impl Routes {
     fn answer(&mut self, request: Request<'_>) -> Answer {
         let path = request.path.trim_end_matches('/');
+        if let Some(id) = path.strip_prefix("/drives/") {
+            return self.drive(request, id);
+        }
         let machine = &mut self.machine;
         match (request.method, path) {
             ("GET", _) if !request.body.is_empty() => {
@@ -95,6 +98,23 @@ impl Routes {
             ("PATCH", "/vm") => self.set_state(Fields::parse(request.body)?),
             (method, path) => Err(no_route(method, path)),
         }
+    }
+
+    /// `/drives/{id}`.
+    fn drive(&mut self, request: Request<'_>, id: &str) -> Answer {
+        match request.method {
+            "PUT" => {
+                let draft = self.machine.draft()?;
+                draft.put_drive(id, Fields::parse(request.body)?)?;
+            }
+            "PATCH" => {
+                let fields = Fields::parse(request.body)?;
+                self.machine.model().check_drive_patch(id, fields)?;
+                self.machine.command(Command::ResizeDisks)?;
+            }
+            method => return Err(no_route(method, "/drives/{id}")),
+        }
+        Ok(None)
     }
 
     /// `GET /`.

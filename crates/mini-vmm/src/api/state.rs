@@ -48,7 +48,7 @@ impl Machine {
     ///
     /// # Errors
     /// The description is not complete.
-    pub fn start_or_end(&mut self) -> Result<(), Fault> {
+    pub fn start_or_end(&mut self) -> Result<(), super::Error> {
         let spec = self.model.finish()?;
         self.phase = Phase::Starting(self.remote.start_or_end(spec));
         Ok(())
@@ -79,7 +79,7 @@ impl Machine {
     /// It has started already, is not described completely, or the host can't run it. Then it can be tried again.
     pub fn start(&mut self) -> Result<(), Fault> {
         self.draft()?;
-        let spec = self.model.finish()?;
+        let spec = self.model.complete()?;
         match self.remote.start(spec).recv() {
             Ok(Ok(client)) => {
                 self.phase = Phase::Started(client);

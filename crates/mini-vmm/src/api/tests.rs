@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::http::{Answer, Data, Request};
 use super::server::Handler;
 use super::*;
+use crate::config::VmSpec;
 use crate::vmm::{Orders, deaf};
 
 /// A machine without a kernel, and the end that would run it.
@@ -285,6 +286,180 @@ fn mistakes_name_their_field_and_change_nothing() {
 }
 
 #[test]
+fn drives_come_in_the_guests_order_and_the_root_is_named() {
+    let (mut routes, _orders) = routes();
+    let (_file, path) = kernel();
+    let put = |routes: &mut Routes, id: &str, rest: &str| {
+        let body = format!(r#"{{"drive_id": "{id}", "path_on_host": "{path}", {rest}}}"#);
+        done(routes, "PUT", &format!("/drives/{id}"), &body);
+    };
+    put(&mut routes, "data", r#""is_root_device": false"#);
+    let limiter = r#""rate_limiter": {"bandwidth": {"size": 1000, "refill_time": 100}, "ops": {"size": 1, "refill_time": 10000, "one_time_burst": 0}}"#;
+    put(
+        &mut routes,
+        "root",
+        &format!(r#""is_root_device": true, "is_read_only": true, "io_engine": "Sync", {limiter}"#),
+    );
+    let disks = get(&mut routes, "/options")["disk"].clone();
+    assert_eq!(
+        (&disks[0]["readonly"], &disks[1]["readonly"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(
+        (&disks[0]["bandwidth"], &disks[0]["iops"]),
+        (&"10000".into(), &1.into())
+    );
+    let drives = get(&mut routes, "/vm/config")["drives"].clone();
+    assert_eq!(
+        (&drives[0]["drive_id"], &drives[1]["drive_id"]),
+        (&"root".into(), &"data".into())
+    );
+    assert_eq!(drives[0]["rate_limiter"]["bandwidth"]["size"], 10_000);
+    let boot = format!(r#"{{"kernel_image_path": "{path}", "boot_args": "a"}}"#);
+    done(&mut routes, "PUT", "/boot-source", &boot);
+    let line = |routes: &Routes| routes.machine.model().complete().unwrap().cmdline;
+    assert_eq!(line(&routes), "a root=/dev/vda ro");
+    // The same ID is the same disk, with all that is said now.
+    put(
+        &mut routes,
+        "root",
+        r#""is_root_device": true, "partuuid": "0eaa91a0-01""#,
+    );
+    assert_eq!(line(&routes), "a root=PARTUUID=0eaa91a0-01 rw");
+    assert_eq!(
+        get(&mut routes, "/options")["disk"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    let body = |rest: &str| format!(r#"{{"path_on_host": "{path}", {rest}}}"#);
+    let not_root = body(r#""is_root_device": false"#);
+    for (at, body, why) in [
+        (
+            "/drives/two",
+            body(r#""is_root_device": true"#),
+            "is_root_device: ",
+        ),
+        (
+            "/drives/two",
+            body(r#""is_read_only": true"#),
+            "is_root_device: ",
+        ),
+        (
+            "/drives/two",
+            body(r#""is_root_device": false, "drive_id": "one""#),
+            "drive_id: ",
+        ),
+        ("/drives/a-b", not_root.clone(), "drive_id: "),
+        ("/drives/a/b", not_root.clone(), "drive_id: "),
+        ("/drives/\u{e9}", not_root.clone(), "drive_id: "),
+        (
+            "/drives/two",
+            r#"{"path_on_host": "/no/such", "is_root_device": false}"#.into(),
+            "path_on_host: ",
+        ),
+        (
+            "/drives/two",
+            body(r#""is_root_device": false, "cache_type": "Fast""#),
+            "cache_type: ",
+        ),
+        (
+            "/drives/two",
+            body(r#""is_root_device": false, "io_engine": 1"#),
+            "io_engine: ",
+        ),
+        (
+            "/drives/two",
+            body(r#""is_root_device": false, "socket": "s""#),
+            "socket: ",
+        ),
+        (
+            "/drives/root",
+            body(r#""is_root_device": true, "partuuid": "a b""#),
+            "partuuid: ",
+        ),
+        (
+            "/drives/two",
+            body(r#""is_root_device": false, "rate_limiter": {"ops": {"size": 1}}"#),
+            "rate_limiter: ops: refill_time: ",
+        ),
+        (
+            "/drives/two",
+            body(
+                r#""is_root_device": false, "rate_limiter": {"ops": {"size": 1, "refill_time": 1, "one_time_burst": 1}}"#,
+            ),
+            "one_time_burst",
+        ),
+    ] {
+        refused(&mut routes, ("PUT", at, &body), 400, why);
+    }
+    for (at, body, why) in [
+        ("/drives/none", "{}", "drive_id: "),
+        (
+            "/drives/root",
+            r#"{"path_on_host": "/other"}"#,
+            "path_on_host: ",
+        ),
+        ("/drives/root", r#"{"rate_limiter": {}}"#, "rate_limiter: "),
+        ("/drives/root", "{}", "before starting"),
+    ] {
+        refused(&mut routes, ("PATCH", at, body), 400, why);
+    }
+    // Our own options replace all disks.
+    done(&mut routes, "PATCH", "/options", r#"{"disk": []}"#);
+    assert_eq!(
+        get(&mut routes, "/vm/config")["drives"],
+        Value::Array(Vec::new())
+    );
+}
+
+#[test]
+fn a_config_file_is_the_bodies_of_requests() {
+    let (_file, path) = kernel();
+    let mut model = Model::firecracker(false);
+    let empty = r#""balloon": null, "network-interfaces": [], "vsock": null"#;
+    let good = format!(
+        r#"{{"boot-source": {{"kernel_image_path": "{path}", "boot_args": "a"}},
+        "drives": [{{"drive_id": "r", "path_on_host": "{path}", "is_root_device": true}}],
+        "machine-config": {{"vcpu_count": 2, "mem_size_mib": 64}}, "entropy": {{}}, {empty}}}"#
+    );
+    model.apply(good.as_bytes()).unwrap();
+    let spec = model.finish().unwrap();
+    assert_eq!(spec.cmdline, "a pci=off root=/dev/vda rw");
+    assert_eq!((spec.cpus, spec.memory, spec.rng), (2, 64 << 20, true));
+    for (text, why) in [
+        ("{", "not JSON"),
+        (r#"{"vsock": {}}"#, "vsock: "),
+        (r#"{"network-interfaces": [{}]}"#, "network-interfaces: "),
+        (r#"{"drives": {}}"#, "drives: "),
+        (r#"{"drives": [{}]}"#, "drives: drive_id: "),
+        (
+            r#"{"machine-config": {"vcpu_count": 2, "mem_size_mib": 1}}"#,
+            "machine-config: mem_size_mib: ",
+        ),
+        (
+            r#"{"machine-config": {"vcpu_count": 3, "mem_size_mib": 64}, "x": 1}"#,
+            "x: ",
+        ),
+    ] {
+        let before = model.whole();
+        let fault = model.apply(text.as_bytes()).unwrap_err();
+        assert!(fault.message.contains(why), "{text}: {fault:?}");
+        assert_eq!(model.whole(), before);
+    }
+    let error = model
+        .read_config(Path::new("/no/such"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("/no/such") && error.contains("name a JSON file"),
+        "{error}"
+    );
+}
+
+#[test]
 fn every_listed_path_has_its_methods_and_no_others() {
     let (mut routes, _orders) = routes();
     for (path, methods) in routes::PATHS {
@@ -304,7 +479,12 @@ fn serve() -> (Api, Orders, PathBuf, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api");
     let (remote, orders) = deaf();
-    let api = Api::serve(Settings::new(&path), VmSpec::new(""), remote).unwrap();
+    let api = Api::serve(
+        Settings::new(&path),
+        Model::new(VmSpec::new(""), ""),
+        remote,
+    )
+    .unwrap();
     (api, orders, path, dir)
 }
 
@@ -383,7 +563,7 @@ fn a_path_that_is_taken_is_refused_with_the_next_step() {
     let (_api, _orders, path, _dir) = serve();
     let at = |path: &Path| {
         let (remote, _orders) = deaf();
-        let api = Api::serve(Settings::new(path), VmSpec::new(""), remote);
+        let api = Api::serve(Settings::new(path), Model::new(VmSpec::new(""), ""), remote);
         api.unwrap_err().to_string()
     };
     assert!(at(&path).contains("another process listens"));

@@ -4,6 +4,7 @@
 //! The command line: parses arguments into a [`Command`]. This module doesn't read files, print or exit, except for
 //! [`Error::print`].
 
+pub mod firecracker;
 mod flags;
 mod hints;
 
@@ -15,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueHint};
 pub use clap_complete::Shell;
 
+pub use self::firecracker::Firecracker;
 use self::flags::MachineFlags;
 use crate::config::HypercallRoute;
 use crate::outcome::EXIT_USAGE;
@@ -61,6 +63,7 @@ mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm --api-sock <PATH> [OPTIONS]
        mini-vmm check [--json]
        mini-vmm demo [--hypercall <ROUTE>]
+       mini-vmm firecracker [FIRECRACKER'S OPTIONS]
        mini-vmm completions <SHELL>";
 
 /// What a command line requests.
@@ -84,6 +87,10 @@ pub enum Command {
     },
     /// Print the completion script of a shell.
     Completions(Shell),
+    /// Be Firecracker.
+    Firecracker(Box<Firecracker>),
+    /// Print Firecracker's version.
+    FirecrackerVersion,
 }
 
 /// A command line that describes a machine.
@@ -109,7 +116,7 @@ impl Command {
         match self {
             Command::Run(run) => run.verbosity,
             Command::Check { verbosity, .. } | Command::Demo { verbosity, .. } => *verbosity,
-            Command::Completions(_) => 0,
+            Command::Completions(_) | Command::Firecracker(_) | Command::FirecrackerVersion => 0,
         }
     }
 }
@@ -212,6 +219,12 @@ enum Subcommand {
         #[arg(long, value_name = "ROUTE", default_value = "auto")]
         hypercall: HypercallRoute,
     },
+    /// Take Firecracker's options instead of those below; the program does so under that name, too
+    #[command(
+        override_usage = "mini-vmm firecracker [OPTIONS]",
+        disable_help_flag = true
+    )]
+    Firecracker,
     /// Print the completion script of a shell
     #[command(override_usage = "mini-vmm completions <SHELL>")]
     Completions {
@@ -241,6 +254,12 @@ where
     I::Item: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    if let Some(args) = firecracker::arguments(&args) {
+        let parsed = firecracker::parse(args).map_err(|error| Error(Box::new(error)))?;
+        return Ok(parsed.map_or(Command::FirecrackerVersion, |flags| {
+            Command::Firecracker(Box::new(flags))
+        }));
+    }
     let parsed = Arguments::command()
         .try_get_matches_from(&args)
         .and_then(|mut matches| {
@@ -287,6 +306,11 @@ fn command_from(
             verbosity: arguments.verbose,
         },
         Subcommand::Completions { shell } => Command::Completions(shell),
+        // Its name is the first word, or a mistake.
+        Subcommand::Firecracker => {
+            let what = "write 'mini-vmm firecracker' first, and then Firecracker's options";
+            return Err(Arguments::command().error(ErrorKind::ArgumentConflict, what));
+        }
     })
 }
 

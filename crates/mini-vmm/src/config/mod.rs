@@ -118,6 +118,9 @@ pub struct VmSpec {
     /// [`LATE_ACTS`](crate::late::LATE_ACTS).
     #[serde(serialize_with = "words::write_switch")]
     pub sealed: bool,
+    /// What the names of the vCPUs' threads begin with. A number follows.
+    #[serde(skip)]
+    pub vcpu_thread: &'static str,
 }
 
 choices! {
@@ -149,6 +152,8 @@ choices! {
         Mmio = "mmio",
         /// By memory-mapped registers; the kernel command line names the devices, for kernels without ACPI.
         MmioCmdline = "mmio,cmdline",
+        /// By memory-mapped registers; ACPI and the kernel command line both name the devices, for any kernel.
+        MmioBoth = "mmio,both",
     }
 
     /// What a guest reset does.
@@ -211,6 +216,7 @@ impl VmSpec {
             para: true,
             msr_policy: MsrPolicy::default(),
             sealed: false,
+            vcpu_thread: "vcpu",
         }
     }
 

@@ -61,6 +61,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         let port = PioPort::new(port).ok();
         let port = port.filter(|port| !hypercall::takes_port(devices.1, *port));
         VmSpec {
+            vcpu_thread: "vcpu",
             hypercall: match route {
                 0 | 1 => HypercallRoute::Auto,
                 2 => HypercallRoute::Vendor,

@@ -35,6 +35,11 @@ impl VmSpec {
         }
     }
 
+    /// Checks the disks, as far as that needs no host.
+    pub(crate) fn check_disks(&self) -> Result<(), Error> {
+        validate_disks(&self.disk)
+    }
+
     /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
     pub(super) fn validate_partly(&self) -> Result<(), Error> {
         self.check_cpus()?;
@@ -53,7 +58,7 @@ impl VmSpec {
         if let Some(initrd) = &self.initrd {
             validate_path("initrd", initrd)?;
         }
-        validate_disks(&self.disk)?;
+        self.check_disks()?;
         if let Some(dir) = &self.cloud_init {
             validate_path("cloud-init directory", dir)?;
         }

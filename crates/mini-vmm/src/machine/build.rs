@@ -134,7 +134,9 @@ impl Loading {
         let para = Para::new(config, &host.probe)?;
         for (id, vcpu) in (0u32..).zip(ready) {
             let io = MachineIo::new(id, &para, Arc::clone(&bus), latch.clone());
-            let vcpu = VcpuBuilder::new(id, vcpu, io).state_hooks(vcpu_state::state_hooks());
+            let vcpu = VcpuBuilder::new(id, vcpu, io)
+                .state_hooks(vcpu_state::state_hooks())
+                .thread_name(format!("{}{id}", spec.vcpu_thread));
             vcpus.spawn_with(vcpu).map_err(vcpu_loop::Error::from)?;
         }
         let machine = Machine {

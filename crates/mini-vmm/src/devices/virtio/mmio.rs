@@ -31,9 +31,11 @@ const VENDOR: u32 = 0x696e_696d;
 pub(super) enum Announced {
     /// In the DSDT.
     InDsdt,
-    /// On the kernel's command line, for kernels that read no ACPI tables. With both, Linux would find each device
-    /// twice.
+    /// On the kernel's command line, for kernels that read no ACPI tables.
     OnCmdline,
+    /// In both, as Firecracker does. Linux takes the device that it finds first. It refuses the second one, whose
+    /// memory is taken, with a line in its log.
+    Twice,
 }
 
 /// A slot for each device.
@@ -50,18 +52,18 @@ pub(super) fn plan(
         // Kernels without ACPI know only the ISA pins.
         let gsi = match announced {
             Announced::InDsdt => pins.take(),
-            Announced::OnCmdline => pins.take_isa(),
+            Announced::OnCmdline | Announced::Twice => pins.take_isa(),
         }?;
         let id = model.id.clone();
         let mut slot = Slot::new(id, &[Window::memory(base, SIZE)], move |parts| {
             Ok(Arc::new(MmioDevice::new(&model, base, parts)?))
         });
         slot.gsi = Some(gsi);
-        match announced {
-            Announced::InDsdt => describe(number, base, gsi, &mut slot.aml),
-            Announced::OnCmdline => {
-                slot.cmdline = Some(format!("virtio_mmio.device={SIZE:#x}@{base:#x}:{gsi}"));
-            }
+        if announced != Announced::OnCmdline {
+            describe(number, base, gsi, &mut slot.aml);
+        }
+        if announced != Announced::InDsdt {
+            slot.cmdline = Some(format!("virtio_mmio.device={SIZE:#x}@{base:#x}:{gsi}"));
         }
         Ok(slot)
     };

@@ -94,5 +94,6 @@ pub(super) fn plan(spec: &VmSpec, pins: &mut Pins) -> Result<Vec<Slot>, NoPin> {
         VirtioSpec::Pci => Ok(vec![pci::plan(spec, models)]),
         VirtioSpec::Mmio => mmio::plan(models, pins, mmio::Announced::InDsdt),
         VirtioSpec::MmioCmdline => mmio::plan(models, pins, mmio::Announced::OnCmdline),
+        VirtioSpec::MmioBoth => mmio::plan(models, pins, mmio::Announced::Twice),
     }
 }

@@ -31,7 +31,7 @@ fn the_next_device_without_a_pin_is_refused_by_the_option_that_helps() {
 }
 
 #[test]
-fn a_kernel_learns_of_devices_in_one_way() {
+fn a_kernel_learns_of_devices_in_one_way_or_both() {
     let plan = |virtio| {
         MachinePlan::new(&VmSpec {
             virtio,
@@ -54,6 +54,9 @@ fn a_kernel_learns_of_devices_in_one_way() {
         by_line.cmdline("quiet"),
         "quiet virtio_mmio.device=0x1000@0xd0000000:1"
     );
+    let by_both = plan(VirtioSpec::MmioBoth);
+    assert!(dsdt(&by_both));
+    assert_eq!(by_both.cmdline("quiet"), by_line.cmdline("quiet"));
     let by_pci = plan(VirtioSpec::Pci);
     let root = by_pci.devices.iter().find(|slot| slot.id == "pci").unwrap();
     assert_eq!(

@@ -1,0 +1,99 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Firecracker's config files (`--config-file`): the bodies of requests, by the names of their paths.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Error;
+use super::fields::{Fields, wrong};
+use super::http::Fault;
+use super::model::Model;
+use crate::config::file::MAX_SIZE;
+
+impl Model {
+    /// Adds what the config file at `path` describes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] says what is wrong with the file.
+    pub fn read_config(&mut self, path: &Path) -> Result<(), Error> {
+        let failed = |why: String| Error::Config {
+            path: path.to_owned(),
+            why,
+        };
+        let mut text = Vec::new();
+        let file = File::open(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut text));
+        file.map_err(|error| failed(format!("can't be read: {error}; name a JSON file")))?;
+        if text.len() as u64 > MAX_SIZE {
+            return Err(failed(format!(
+                "has more than {MAX_SIZE} bytes; name a JSON file"
+            )));
+        }
+        self.apply(&text).map_err(|fault| failed(fault.message))
+    }
+
+    /// Adds what `text` describes, all of it or nothing.
+    pub(super) fn apply(&mut self, text: &[u8]) -> Result<(), Fault> {
+        let mut model = self.clone();
+        let mut parts = Fields::parse(text)?;
+        for (name, put) in PARTS {
+            if let Some(body) = parts.take(name) {
+                put(&mut model, body).map_err(|fault| wrong(name, fault.message))?;
+            }
+        }
+        for name in ABSENT {
+            let body = parts.take(name);
+            if body.is_some_and(|body| body.as_array().is_none_or(|list| !list.is_empty())) {
+                return Err(wrong(name, "this version does not have it; leave it out"));
+            }
+        }
+        parts.finish()?;
+        *self = model;
+        Ok(())
+    }
+}
+
+type Put = fn(&mut Model, Value) -> Result<(), Fault>;
+
+/// The parts of a file. Each is optional.
+const PARTS: [(&str, Put); 5] = [
+    ("boot-source", |model, body| {
+        model.put_boot_source(Fields::of(body)?)
+    }),
+    ("drives", put_drives),
+    ("entropy", |model, body| {
+        model.put_entropy(Fields::of(body)?)
+    }),
+    ("machine-config", |model, body| {
+        model.put_machine(Fields::of(body)?)
+    }),
+    ("serial", |model, body| model.put_serial(Fields::of(body)?)),
+];
+
+/// Parts that must be empty.
+const ABSENT: [&str; 9] = [
+    "balloon",
+    "cpu-config",
+    "logger",
+    "memory-hotplug",
+    "metrics",
+    "mmds-config",
+    "network-interfaces",
+    "pmem",
+    "vsock",
+];
+
+fn put_drives(model: &mut Model, drives: Value) -> Result<(), Fault> {
+    let Value::Array(drives) = drives else {
+        return Err(Fault::new("this is not a list; give a list of drives"));
+    };
+    for drive in drives {
+        let id = drive["drive_id"].as_str().unwrap_or_default().to_owned();
+        model.put_drive(&id, Fields::of(drive)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The command line of Firecracker, for programs that start one.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
+
+use crate::api::{API_VERSION, MAX_BODY};
+
+/// The name that selects this command line: of the program, or of its first argument.
+const NAME: &str = "firecracker";
+
+/// A Firecracker command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firecracker {
+    /// The socket of the API. `None` if nothing serves it.
+    pub api_sock: Option<PathBuf>,
+    /// The machine's name.
+    pub id: String,
+    /// The description of a machine that starts at once.
+    pub config: Option<PathBuf>,
+    /// Whether virtio devices are PCI functions.
+    pub pci: bool,
+    /// The most bytes of a request's body.
+    pub max_body: usize,
+}
+
+/// mini-vmm with Firecracker's command line and API
+#[derive(Parser, Debug)]
+#[command(name = NAME, disable_version_flag = true, disable_help_subcommand = true)]
+#[command(max_term_width = 100)]
+pub(super) struct Flags {
+    /// Path of the API's Unix socket
+    #[arg(long, value_name = "PATH", default_value = "/run/firecracker.socket")]
+    api_sock: PathBuf,
+
+    /// Name of the machine: letters, digits and hyphens
+    #[arg(long, value_name = "NAME", default_value = "anonymous-instance", value_parser = instance_id)]
+    id: String,
+
+    /// Description of a machine that starts at once, in Firecracker's JSON
+    #[arg(long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+
+    /// Serve no API
+    #[arg(long, requires = "config_file")]
+    no_api: bool,
+
+    /// Use virtio devices by PCI, instead of by MMIO
+    #[arg(long)]
+    enable_pci: bool,
+
+    /// Most bytes of a request's body
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_BODY)]
+    http_api_max_payload_size: usize,
+
+    /// Use no system call filter; there is none
+    #[arg(long)]
+    no_seccomp: bool,
+
+    /// Print the version
+    #[arg(long, action = ArgAction::SetTrue)]
+    version: bool,
+}
+
+/// Options of Firecracker that have no effect here, and why.
+const REFUSED: [(&str, &str); 13] = [
+    (
+        "--seccomp-filter",
+        "there is no system call filter; leave it out, and use a sandbox around the process",
+    ),
+    (
+        "--start-time-us",
+        "start times are not measured; leave it out",
+    ),
+    (
+        "--start-time-cpu-us",
+        "start times are not measured; leave it out",
+    ),
+    (
+        "--parent-cpu-time-us",
+        "start times are not measured; leave it out",
+    ),
+    (
+        "--metadata",
+        "this version has no metadata service; leave it out",
+    ),
+    (
+        "--mmds-size-limit",
+        "this version has no metadata service; leave it out",
+    ),
+    (
+        "--boot-timer",
+        "this version has no boot timer; leave it out",
+    ),
+    (
+        "--log-path",
+        "the log goes to standard error; leave it out, and redirect that",
+    ),
+    ("--level", "MINI_VMM_LOG says what is logged; leave it out"),
+    ("--module", "MINI_VMM_LOG says what is logged; leave it out"),
+    ("--show-level", "the level is always shown; leave it out"),
+    (
+        "--show-log-origin",
+        "debug lines show their module; leave it out",
+    ),
+    (
+        "--metrics-path",
+        "this version has no metrics; leave it out",
+    ),
+];
+
+/// Firecracker's rule for names (`validate_instance_id`).
+fn instance_id(word: &str) -> Result<String, String> {
+    let is_name = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    match is_name && (1..=64).contains(&word.len()) {
+        true => Ok(word.to_owned()),
+        false => Err("give 1 to 64 letters, digits and hyphens".to_owned()),
+    }
+}
+
+/// The arguments of a Firecracker command line, with the program's name first. `None` if it is another one.
+pub(super) fn arguments(args: &[OsString]) -> Option<&[OsString]> {
+    let program = args.first().map(Path::new)?;
+    if program.file_name().is_some_and(|name| name == NAME) {
+        return Some(args);
+    }
+    let is_named = args.get(1).is_some_and(|word| word == NAME);
+    is_named.then(|| &args[1..])
+}
+
+/// Parses a Firecracker command line. `None` asks for the version.
+pub(super) fn parse(args: &[OsString]) -> Result<Option<Firecracker>, clap::Error> {
+    let mut command = Flags::command();
+    for word in args.iter().skip(1).filter_map(|word| word.to_str()) {
+        let name = word.split('=').next().unwrap_or(word);
+        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+            let message = format!("{name} has no effect here: {why}");
+            return Err(command.error(clap::error::ErrorKind::UnknownArgument, message));
+        }
+    }
+    let mut matches = command.try_get_matches_from(args)?;
+    let flags = Flags::from_arg_matches_mut(&mut matches)?;
+    Ok((!flags.version).then_some(Firecracker {
+        api_sock: (!flags.no_api).then_some(flags.api_sock),
+        id: flags.id,
+        config: flags.config_file,
+        pci: flags.enable_pci,
+        max_body: flags.http_api_max_payload_size,
+    }))
+}
+
+/// The text of `--version`. Programs look at its first words.
+pub fn version() -> String {
+    let ours = env!("CARGO_PKG_VERSION");
+    format!(
+        "Firecracker v{API_VERSION}\n\nThis is mini-vmm {ours}, which follows that version of the API.\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::{Command, parse_from};
+
+    use super::*;
+
+    fn firecracker(args: &[&str]) -> Firecracker {
+        match parse_from(args) {
+            Ok(Command::Firecracker(flags)) => *flags,
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_name_of_the_program_or_its_first_word_selects_it() {
+        let by_name = firecracker(&["/usr/bin/firecracker", "--api-sock", "s", "--id", "a-1"]);
+        assert_eq!(
+            by_name,
+            firecracker(&["mini-vmm", "firecracker", "--api-sock=s", "--id=a-1"])
+        );
+        assert_eq!((by_name.api_sock, &*by_name.id), (Some("s".into()), "a-1"));
+        let default = firecracker(&["firecracker"]);
+        assert_eq!(default.api_sock, Some("/run/firecracker.socket".into()));
+        assert!(!default.pci);
+        let file = firecracker(&[
+            "firecracker",
+            "--no-api",
+            "--config-file",
+            "f",
+            "--enable-pci",
+            "--no-seccomp",
+        ]);
+        assert_eq!(
+            (file.api_sock, file.config, file.pci),
+            (None, Some("f".into()), true)
+        );
+        assert_eq!(
+            parse_from(["firecracker", "--version"]).unwrap(),
+            Command::FirecrackerVersion
+        );
+        assert!(version().starts_with("Firecracker v1."));
+    }
+
+    #[test]
+    fn what_has_no_effect_is_refused_by_name() {
+        for (flag, _) in REFUSED {
+            let error = parse_from(["firecracker", flag, "x"]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(flag), "{error}");
+        }
+        for wrong in [
+            &["--no-api"][..],
+            &["--id", "a_b"],
+            &["--id", ""],
+            &["--kernel", "k"],
+        ] {
+            let args = [&["firecracker"], wrong].concat();
+            assert_eq!(parse_from(args).unwrap_err().exit_code(), 2, "{wrong:?}");
+        }
+    }
+}
