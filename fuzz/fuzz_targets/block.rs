@@ -25,11 +25,17 @@ struct Ram {
     /// How many bytes are moved at a time at most.
     short: usize,
     faults: u8,
+    /// The alignment that addresses and lengths of memory need.
+    alignment: (usize, usize),
 }
 
 impl Ram {
     fn perform(&mut self, operation: &Operation) -> io::Result<usize> {
         self.faults = self.faults.rotate_left(1);
+        if let Operation::Read { buffers, .. } | Operation::Write { buffers, .. } = operation {
+            let (address, length) = self.alignment;
+            assert!(buffers.are_aligned(SIZE, address, length));
+        }
         let (offset, len) = match operation {
             Operation::Read { offset, buffers } | Operation::Write { offset, buffers } => {
                 (*offset, buffers.left() as u64)
@@ -107,17 +113,21 @@ fuzz_target!(|input: &[u8]| {
     let Some((&[choices, faults, short, raw], bytes)) = input.split_first_chunk() else {
         return;
     };
+    let alignment = if choices & 2 != 0 { 512 } else { 1 };
+    let length_alignment = if raw & 2 != 0 { 512 } else { 1 };
     let ram = Ram {
         bytes: vec![0; SIZE],
         waiting: Vec::new(),
         source: io::pipe().expect("a pipe"),
-        short: usize::from(short) * 64 + 64,
+        short: (usize::from(short) * 64 + 64).next_multiple_of(length_alignment as usize),
         faults,
+        alignment: (alignment as usize, length_alignment as usize),
     };
     let disk = Disk {
         sectors: SIZE as u64 / 512,
         readonly: choices & 1 != 0,
-        alignment: if choices & 2 != 0 { 512 } else { 1 },
+        alignment,
+        length_alignment,
         writeback: choices & 4 != 0,
         ..Disk::default()
     };

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use crate::device::{AnyDevice, Event, Interest, Poller, RestoreError};
@@ -49,7 +50,7 @@ impl TestPoller {
             .map(|(fd, interest)| PollFd::new(fd, flags(interest)))
             .collect();
         let wait = Timespec::try_from(wait).expect("a short time");
-        poll(&mut fds, Some(&wait)).expect("poll");
+        retry_on_intr(|| poll(&mut fds, Some(&wait))).expect("poll");
         let tokens = self.watched.keys().zip(fds);
         tokens
             .filter(|(_, fd)| !fd.revents().is_empty())
