@@ -51,7 +51,8 @@ pub trait Link: Send {
     /// Receives a frame. Returns its length in bytes, without the header.
     ///
     /// # Errors
-    /// [`LinkError`]; [`Busy`](LinkError::Busy) if there is no frame. Only then the source tells of the next one.
+    /// [`LinkError`]; [`Busy`](LinkError::Busy) if there is no frame. Only after an error the source tells of the next
+    /// one.
     fn receive(&mut self, room: Room<'_>) -> Result<usize, LinkError>;
 }
 

@@ -74,13 +74,12 @@ impl<M: GuestAddressSpace> Receiver<M> {
                 Some(len) => len,
                 None => match link.receive(self.space.room()) {
                     Ok(len) => len,
-                    Err(LinkError::Busy) => {
+                    Err(error @ (LinkError::Busy | LinkError::Refused(_))) => {
+                        if let LinkError::Refused(_) = error {
+                            means.count.dropped();
+                        }
                         self.wants = true;
                         return Ok(Turn::Rest);
-                    }
-                    Err(LinkError::Refused(_)) => {
-                        means.count.dropped();
-                        continue;
                     }
                     Err(error) => return Ok(Turn::Failed(error)),
                 },

@@ -108,12 +108,16 @@ fn frames_that_the_host_refuses_are_dropped_and_told_once() {
         (1, 3)
     );
     assert_eq!((guest.notices().len(), guest.is_link_up()), (1, true));
-    wire.line()
-        .receive_faults
-        .push_back(LinkError::Refused(error()));
+    for _ in 0..3 {
+        let refused = LinkError::Refused(error());
+        wire.line().receive_faults.push_back(refused);
+    }
+    // It is not asked again before its source is ready.
+    guest.give(0, &[200]);
+    assert_eq!(guest.counters.received_dropped(), 1);
     wire.deliver(PLAIN, frame(62));
     guest.machine.pump();
-    assert_eq!(guest.counters.received_dropped(), 1);
+    assert_eq!(guest.counters.received_dropped(), 3);
     assert_eq!(guest.received().len(), 1);
 }
 
