@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use virtio_models::net::{LinkError, MAX_FRAME, NetConfig};
 use virtio_models::rate::{Limiter, Limits};
+use virtio_transport::testing::Buffers;
 
 use crate::support::*;
 
@@ -53,7 +54,7 @@ fn a_malformed_frame_is_dropped_and_returned() {
     guest.machine.pump();
     dropped += 1;
     for buffer in [(0xffff_0000, 100), (0x8_0000, 80_000)] {
-        let buffers = virtio_transport::testing::Buffers {
+        let buffers = Buffers {
             readable: vec![buffer],
             writable: Vec::new(),
         };
@@ -220,7 +221,7 @@ fn a_bad_buffer_breaks_the_device() {
     let whys = ["shorter than a frame's header", "not in guest memory"];
     for (buffer, why) in [(0x8_0000, 11), (0xf_ff00, 1000)].into_iter().zip(whys) {
         let mut guest = Guest::one(&Wire::endless(100), u64::MAX);
-        let buffers = virtio_transport::testing::Buffers {
+        let buffers = Buffers {
             readable: Vec::new(),
             writable: vec![buffer],
         };
@@ -381,4 +382,70 @@ fn the_longest_frame_passes() {
     wire.deliver(PLAIN, frame(MAX_FRAME));
     guest.machine.pump();
     assert_eq!(guest.received(), [(spread(1), frame(MAX_FRAME))]);
+}
+
+/// A chain of pieces of one byte each, in an indirect table.
+fn tiny(guest: &mut Guest, queue: u16, nth: u64, count: u64) {
+    let at = 0x4_0000 + nth * 0x1_0000;
+    let pieces = (0..count).map(|i| (at + 0x8000 + i, 1)).collect();
+    let (readable, writable) = if queue == 0 {
+        (Vec::new(), pieces)
+    } else {
+        (pieces, Vec::new())
+    };
+    let buffers = Buffers { readable, writable };
+    guest.driver.rings[usize::from(queue)].send_indirect(at, &buffers);
+    guest.machine.kick(queue);
+    guest.machine.pump();
+}
+
+#[test]
+fn a_frame_of_the_guest_is_in_up_to_a_thousand_pieces() {
+    let wire = Wire::new();
+    let mut guest = Guest::one(&wire, u64::MAX);
+    tiny(&mut guest, 1, 0, 1024);
+    assert_eq!(wire.line().sent[0].1.len(), 1024 - HEADER);
+    // With the header that is one more than a system call takes.
+    let mut pieces: Vec<_> = (0..1024).map(|i| (0x6_0000 + i, 1)).collect();
+    pieces[0].1 = 13;
+    let buffers = Buffers {
+        readable: pieces,
+        writable: Vec::new(),
+    };
+    guest.driver.rings[1].send_indirect(0x5_0000, &buffers);
+    guest.machine.kick(1);
+    guest.machine.pump();
+    assert_eq!(
+        (guest.counters.sent(), guest.counters.sent_dropped()),
+        (1, 1)
+    );
+    assert!(guest.machine.failures.is_empty());
+}
+
+#[test]
+fn a_frame_for_the_guest_needs_up_to_a_thousand_pieces() {
+    let wire = Wire::new();
+    let mut guest = Guest::one(&wire, u64::MAX);
+    for nth in 0..10 {
+        tiny(&mut guest, 0, nth, 200);
+    }
+    // There is space, but not in one system call.
+    wire.deliver(PLAIN, frame(1500));
+    wire.deliver(PLAIN, frame(900));
+    guest.machine.pump();
+    let used: Vec<_> = std::iter::from_fn(|| guest.driver.rings[0].take()).collect();
+    let lens: Vec<u32> = used.iter().map(|used| used.len).collect();
+    assert_eq!(lens, [200, 200, 200, 200, 112]);
+    assert_eq!(
+        (guest.counters.received(), guest.counters.received_dropped()),
+        (1, 1)
+    );
+    // The other buffers are still there.
+    guest.machine.pause().expect("a device that drains");
+    guest.machine.resume();
+    wire.deliver(PLAIN, frame(900));
+    guest.machine.pump();
+    assert_eq!(guest.counters.received(), 2);
+    tiny(&mut guest, 0, 0, 1024);
+    assert_eq!(guest.machine.failures.len(), 1);
 }

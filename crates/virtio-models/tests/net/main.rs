@@ -3,6 +3,7 @@
 
 //! The network device: virtio-transport's suite, and its own behaviour on links in memory, on sockets and on taps.
 
+mod dirty;
 mod driver_must;
 mod frames;
 mod links;
