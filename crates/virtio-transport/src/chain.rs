@@ -12,6 +12,7 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory};
 
 use crate::broken::{Broken, IndirectFault};
+use crate::memory;
 
 /// The length of a descriptor in bytes.
 const DESCRIPTOR: u64 = 16;
@@ -187,9 +188,7 @@ impl Table {
         }
         // An indirect table may reach beyond the last address.
         let address = self.address.0.wrapping_add(u64::from(index) * DESCRIPTOR);
-        memory
-            .read_obj(GuestAddress(address))
-            .map_err(|_| Broken::Memory { address })
+        memory::read(memory, GuestAddress(address)).ok_or(Broken::Memory { address })
     }
 
     /// The indirect table that a descriptor refers to. Its write flag is ignored (2.7.5.3.2).
@@ -318,13 +317,13 @@ impl<M: GuestMemory> ChainReader<'_, M> {
     pub fn read(&mut self, data: &mut [u8]) -> Result<(), ChainError> {
         self.0.advance(data.len() as u64, |memory, address, at| {
             let piece = &mut data[at.start as usize..at.end as usize];
-            let len = piece.len();
-            memory
-                .read_slice(piece, address)
-                .map_err(|_| ChainError::Memory {
-                    address: address.0,
-                    len,
-                })
+            if memory::read_slice(memory, address, piece) {
+                return Ok(());
+            }
+            Err(ChainError::Memory {
+                address: address.0,
+                len: piece.len(),
+            })
         })
     }
 

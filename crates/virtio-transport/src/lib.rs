@@ -11,6 +11,7 @@
 //! | [`worker`] | the device's side: commands, events, pause, save |
 //! | [`registers`] | the driver's side: status, features, queue parameters, configuration |
 //! | [`message`] | the messages between the two sides |
+//! | [`memory`] | short accesses to guest memory |
 //! | `mmio`, `pci` (features) | the two transports |
 //! | `testing` (feature `test-utils`) | a driver for rings in guest memory, and a suite for devices |
 //!
@@ -23,6 +24,7 @@ mod broken;
 pub mod chain;
 pub mod device;
 pub mod layout;
+pub mod memory;
 pub mod message;
 #[cfg(feature = "mmio")]
 pub mod mmio;

@@ -14,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 use crate::broken::Broken;
 use crate::chain::Chain;
 use crate::layout::{EVENT_IDX, INDIRECT_DESC, MAX_QUEUE_SIZE};
+use crate::memory;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
 const NO_INTERRUPT: u16 = 1;
@@ -251,25 +252,25 @@ impl Virtq {
         memory: &M,
         chains: &[(u16, u32)],
     ) -> Result<(), Broken> {
-        let Some((&(last, written), others)) = chains.split_last() else {
+        if chains.is_empty() {
             return Ok(());
-        };
+        }
         let address = self.queue.used_ring();
         let broken = Broken::Memory { address };
-        for &(head, written) in others {
+        for &(head, written) in chains {
             self.release(head)?;
             let next = self.queue.next_used();
             let at = address + 4 + 8 * u64::from(next % self.queue.size());
             let entry = [u32::from(head).to_le(), written.to_le()];
-            memory
-                .write_obj(entry, GuestAddress(at))
-                .map_err(|_| broken)?;
+            if !memory::write(memory, GuestAddress(at), entry) {
+                return Err(broken);
+            }
             self.queue.set_next_used(next.wrapping_add(1));
         }
-        self.release(last)?;
-        // This also writes the index, which makes all entries visible.
-        let added = self.queue.add_used(memory, last, written);
-        added.map_err(|_| broken)
+        // This makes all entries visible.
+        let next = self.queue.next_used().to_le();
+        let written = memory.store(next, GuestAddress(address + 2), Ordering::Release);
+        written.map_err(|_| broken)
     }
 
     fn release(&mut self, head: u16) -> Result<(), Broken> {

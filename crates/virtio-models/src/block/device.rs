@@ -217,7 +217,7 @@ where
         let Some((running, mut means, _)) = self.split() else {
             return Ok(());
         };
-        let memory = Arc::new(running.active.memory.memory());
+        let memory = running.memory();
         for _ in 0..BURST {
             if let Some(limiter) = &mut limiter
                 && !limiter.allows()

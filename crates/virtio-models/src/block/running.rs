@@ -27,8 +27,10 @@ pub(super) struct Means<'a> {
 }
 
 /// A started device.
-pub(super) struct Running<M> {
+pub(super) struct Running<M: GuestAddressSpace> {
     pub(super) active: Active<M>,
+    /// Guest memory as it was when the last request was taken. Requests in flight share it.
+    memory: Arc<M::T>,
     /// By queue, then by head.
     slots: Vec<Vec<Option<Box<Slot>>>>,
     spare: Chain,
@@ -66,6 +68,7 @@ where
         });
         Running {
             slots: slots.collect(),
+            memory: Arc::new(active.memory.memory()),
             active,
             spare: Chain::new(),
             barrier: Barrier::default(),
@@ -74,6 +77,16 @@ where
             in_flight: 0,
             touched: 0,
         }
+    }
+
+    /// Guest memory, for requests that are taken now.
+    pub(super) fn memory(&mut self) -> Arc<M::T> {
+        let memory = self.active.memory.memory();
+        // It rarely changes, and then its address does: the old one still exists.
+        if !std::ptr::eq(&raw const *memory, &raw const **self.memory) {
+            self.memory = Arc::new(memory);
+        }
+        Arc::clone(&self.memory)
     }
 
     pub(super) const fn in_flight(&self) -> u32 {

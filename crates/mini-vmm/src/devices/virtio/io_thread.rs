@@ -355,7 +355,7 @@ impl Station {
                 }
             }
             Token::Kick { seat, queue } => {
-                self.with(seat, |seat, epoll| seat.kick(epoll, queue));
+                self.with(seat, |seat, epoll| seat.process(epoll, Event::Queue(queue)));
             }
             Token::Source {
                 seat,
@@ -385,12 +385,17 @@ fn run(devices: &Receiver<Station>, mailbox: &Mailbox, outcome: &OutcomeLatch, _
             outcome.set(Outcome::DeviceFailure);
             return;
         }
+        let mut has_mail = false;
         for event in events.drain(..) {
-            station.event(Epoll::token(&event), mailbox);
+            let token = Epoll::token(&event);
+            has_mail |= token == Token::Mail;
+            station.event(token, mailbox);
         }
-        let letters = mem::take(&mut *lock(&mailbox.letters));
-        for letter in letters {
-            letter(&mut station);
+        if has_mail {
+            let letters = mem::take(&mut *lock(&mailbox.letters));
+            for letter in letters {
+                letter(&mut station);
+            }
         }
         for (seat, event) in again {
             station.with(seat, |seat, epoll| seat.process(epoll, event));

@@ -108,8 +108,8 @@ impl Seat {
             if let Some(event) = self.doorbells.make(queue)?
                 && !epoll.watches(token)
             {
-                // The eventfd stays open as long as the device exists.
-                epoll.watch(borrow(event), token, EventFlags::IN)?;
+                // The eventfd stays open as long as the device exists. It is never read: each write is an event.
+                epoll.watch(borrow(event), token, EventFlags::IN | EventFlags::ET)?;
             }
         }
         Ok(())
@@ -128,15 +128,6 @@ impl Seat {
             self.doorbells
                 .connect(&activation.numbers().collect::<Vec<_>>());
         }
-    }
-
-    /// Handles a queue notification.
-    pub fn kick(&mut self, epoll: &mut Epoll, queue: u16) {
-        if let Some(event) = self.doorbells.event(queue) {
-            // Read before the queue is checked, so that a later notification is a new event.
-            let _ = event.read();
-        }
-        self.process(epoll, Event::Queue(queue));
     }
 
     /// Handles an event of the device.
@@ -236,5 +227,34 @@ mod tests {
         epoll.open().unwrap();
         seat.prepare(&mut epoll, &activation).unwrap();
         assert!(epoll.watches(token));
+    }
+    #[test]
+    fn each_notification_is_one_event_though_nobody_reads_it() {
+        let memory = testing::memory(testing::MEMORY);
+        let worker = Worker::new(Box::new(Echo::new()), memory, Arc::new(Silent));
+        let place = |address, _| Doorbell {
+            address,
+            data: None,
+        };
+        let doorbells = Arc::new(Doorbells::new(&Irqs::unconnected(), 1, None, place));
+        let mut seat = Seat::new(0, worker, Arc::new(Silent), Arc::clone(&doorbells));
+        let activation = Activation {
+            epoch: 0,
+            features: 0,
+            queues: vec![Some(QueueState::default())],
+        };
+        let mut epoll = Epoll::default();
+        epoll.open().unwrap();
+        seat.prepare(&mut epoll, &activation).unwrap();
+        let mut events = Vec::with_capacity(4);
+        let mut count = || {
+            epoll.wait(&mut events, false).unwrap();
+            events.len()
+        };
+        assert_eq!(count(), 0);
+        for _ in 0..3 {
+            doorbells.ring(0);
+            assert_eq!((count(), count()), (1, 0));
+        }
     }
 }
