@@ -40,6 +40,10 @@ pub struct Case {
     pub cmdline: Option<&'static str>,
     /// The guest's commands after READY; then it powers off.
     pub guest: &'static str,
+    /// What the bed does before mini-vmm starts.
+    pub before: &'static str,
+    /// What the bed does after mini-vmm has ended; its output is in /tmp/out.
+    pub after: &'static str,
     /// What the bed does meanwhile: `ready N` waits for the guest's N-th READY, `say TEXT` types a
     /// line, `$vmm` is mini-vmm's process.
     pub drive: &'static str,
@@ -76,6 +80,8 @@ pub const LINUX: Case = Case {
     arguments: "",
     cmdline: Some(""),
     guest: "",
+    before: "",
+    after: "",
     drive: "",
     exit: 0,
     expect: &[],
@@ -86,10 +92,20 @@ pub const LINUX: Case = Case {
     long: false,
 };
 
-/// A case with virtio devices.
+/// A case with virtio devices: random numbers, and two disks.
 const VIRTIO: Case = Case {
     virtio: true,
+    arguments: "--rng on --disk path=/tmp/raw,serial=first --disk path=/tmp/base,overlay=/tmp",
+    before: DISKS,
+    guest: USE_ALL,
+    after: CHECK_DISKS,
+    expect: ALL_USED,
     ..LINUX
+};
+
+const VIRTIO_MMIO: Case = Case {
+    arguments: "--virtio mmio --rng on --disk path=/tmp/raw,serial=first --disk path=/tmp/base,overlay=/tmp",
+    ..VIRTIO
 };
 
 const BZIMAGE_6_1: Image = Image::Debian(Series::V6_1);
@@ -116,12 +132,10 @@ const AMD: &[Case] = &[
         guest: "dmesg | grep -q 'alg: self-tests disabled' && echo UNTESTED", expect: &["UNTESTED"], ..LINUX },
     Case { name: "legacy-timer", arguments: "--legacy-timer", ..LINUX },
     Case { name: "real-time-clock", arguments: "--rtc on", guest: RTC_ALARM, expect: &["ALARM 1"], ..LINUX },
-    Case { name: "6.1-rng-pci", image: BZIMAGE_6_1, arguments: "--rng on", guest: RNG, expect: RANDOM, ..VIRTIO },
-    Case { name: "6.12-rng-pci", image: BZIMAGE_6_12, arguments: "--rng on", guest: RNG, expect: RANDOM, ..VIRTIO },
-    Case { name: "6.1-rng-mmio", image: BZIMAGE_6_1, arguments: "--rng on --virtio mmio",
-        guest: RNG, expect: RANDOM, ..VIRTIO },
-    Case { name: "6.12-rng-mmio", image: BZIMAGE_6_12, arguments: "--rng on --virtio mmio",
-        guest: RNG, expect: RANDOM, ..VIRTIO },
+    Case { name: "6.1-virtio-pci", image: BZIMAGE_6_1, ..VIRTIO },
+    Case { name: "6.12-virtio-pci", image: BZIMAGE_6_12, ..VIRTIO },
+    Case { name: "6.1-virtio-mmio", image: BZIMAGE_6_1, ..VIRTIO_MMIO },
+    Case { name: "6.12-virtio-mmio", image: BZIMAGE_6_12, ..VIRTIO_MMIO },
     Case { name: "hidden-feature", arguments: "--cpu-features -avx2",
         guest: "grep -qw avx2 /proc/cpuinfo || echo AVX2-IS-HIDDEN", expect: &["AVX2-IS-HIDDEN"], ..LINUX },
     Case { name: "unknown-msrs-denied", cpus: 2, arguments: "--msr-policy deny-unknown", ..LINUX },
@@ -180,10 +194,44 @@ const RTC_ALARM: &str = "cd /sys/class/rtc/rtc0
     done
     echo ALARM $(interrupts)";
 
-/// Takes random numbers from the virtio device, and says whose they are.
-const RNG: &str =
-    "echo RNG $(cat /sys/class/misc/hw_random/rng_current) $(head -c 64 /dev/hwrng | wc -c)";
-const RANDOM: &[&str] = &["RNG virtio_rng.0 64"];
+/// A new image, and one that is only read.
+const DISKS: &str = "truncate -s 16M /tmp/raw
+    dd if=/dev/urandom of=/tmp/base bs=1M count=8 2>/dev/null
+    sum() { sha256sum <$1 | cut -c -64; }
+    base=$(sum /tmp/base)";
+/// Takes random numbers from the virtio device, and says whose they are. Writes and reads both disks, and discards a part
+/// of the first one.
+const USE_ALL: &str =
+    "echo RNG $(cat /sys/class/misc/hw_random/rng_current) $(head -c 64 /dev/hwrng | wc -c)
+    echo SERIAL $(cat /sys/block/vda/serial)
+    echo SIZES $(cat /sys/block/vda/size /sys/block/vdb/size)
+    echo SUM $(sha256sum </dev/vdb)
+    head -c 2097152 /dev/urandom >/data
+    for disk in /dev/vda /dev/vdb; do
+        dd if=/data of=$disk bs=64k seek=3 conv=fsync 2>/dev/null
+        echo 3 >/proc/sys/vm/drop_caches
+        dd if=$disk bs=64k skip=3 count=32 2>/dev/null | cmp - /data && echo SAME $disk
+    done
+    blkdiscard -o 196608 -l 1048576 /dev/vda && echo DISCARDED
+    echo SUM $(sha256sum </dev/vda)";
+/// The guest has seen what is in the images.
+const CHECK_DISKS: &str = "grep -q \"SUM $base\" /tmp/out && echo BASE READ
+    [ $base = $(sum /tmp/base) ] && echo BASE KEPT
+    grep -q \"SUM $(sum /tmp/raw)\" /tmp/out && echo RAW WRITTEN
+    [ $(du -k /tmp/raw | cut -f1) -lt 2048 ] && echo BLOCKS FREED
+    rm /tmp/raw /tmp/base";
+const ALL_USED: &[&str] = &[
+    "RNG virtio_rng.0 64",
+    "SERIAL first",
+    "SIZES 32768 16384",
+    "SAME /dev/vda",
+    "SAME /dev/vdb",
+    "DISCARDED",
+    "BASE READ",
+    "BASE KEPT",
+    "RAW WRITTEN",
+    "BLOCKS FREED",
+];
 
 /// Waits for the power button's key event, as logind would.
 const POWER_BUTTON: &str =

@@ -236,11 +236,11 @@ impl Boot {
         // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
         format!(
-            "{BED_LIBRARY}{initrd}{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
+            "{BED_LIBRARY}{initrd}{}\n{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
              {}\n\
              before=$(beats); wait $vmm; code=$?\n\
-             {beats}cat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
-            case.drive
+             {beats}{}\ncat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
+            case.before, case.drive, case.after
         )
     }
 
@@ -359,6 +359,8 @@ mod tests {
         for case in all_beds().iter().flat_map(|bed| cases::of(bed).0) {
             check(&guest_job(case));
             check(case.drive);
+            check(case.before);
+            check(case.after);
         }
     }
 
