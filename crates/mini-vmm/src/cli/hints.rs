@@ -28,13 +28,16 @@ const FOREIGN_FLAGS: [&str; 20] = [
     "-rtc: the real-time clock is given as '--rtc on'",
     "--config-file --json -f: a machine in JSON is given as '--config FILE'",
     "-d --debug --log-level --level -D: log more with '-v', '-vv' or '-vvv'",
-    "--block --rwdisk --rodisk -b -drive -blockdev -cdrom --image: disks are given as '--disk path=FILE'",
+    "--block --rwdisk --rodisk -b -drive -blockdev -hda -hdb -cdrom --image: disks are given as '--disk path=FILE'",
     "--user-data --userdata --seed --metadata: the files of cloud-init are given as '--cloud-init DIR'",
     "-net -netdev -nic --network --tap --tap-fd --net-vq-pairs --tap-device -n: networks are given as '--net user' or '--net tap=NAME'",
     "--vsock --fs: this version has no sockets or shared directories; give the guest an '--initrd', a '--disk' or a '--net'",
     "--api-socket -qmp -monitor: the socket of the API is given as '--api-sock PATH'",
     "--no-api: there is no API unless '--api-sock PATH' is given",
 ];
+
+/// Flags that clap reads as `-h` and more.
+const LIKE_HELP: [&str; 2] = ["-hda", "-hdb"];
 
 /// Flags with an optional value after an equals sign.
 const EQUALS_FLAGS: [&str; 2] = ["--debug-exit", "--legacy-timer"];
@@ -51,6 +54,16 @@ const PATH_FLAGS: [&str; 6] = [
 
 /// Adds to `error` what the user probably meant by `args`, if known.
 pub(super) fn add(mut error: clap::Error, args: &[OsString]) -> clap::Error {
+    let is_typed = |flag: &&&str| args.iter().skip(1).any(|arg| arg == **flag);
+    if error.kind() == ErrorKind::DisplayHelp
+        && let Some(flag) = LIKE_HELP.iter().find(is_typed)
+    {
+        error = clap::Error::new(ErrorKind::UnknownArgument).with_cmd(&Arguments::command());
+        error.insert(
+            ContextKind::InvalidArg,
+            ContextValue::String((*flag).into()),
+        );
+    }
     let hint = match error.kind() {
         ErrorKind::UnknownArgument => {
             string(&error, ContextKind::InvalidArg).and_then(|arg| flag_hint(&arg, args))

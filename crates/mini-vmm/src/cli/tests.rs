@@ -270,6 +270,7 @@ fn mistakes_get_a_hint() {
         ("--kernel k --disk readonly", "missing field `path`"),
         ("--kernel k --user-data u", "'--cloud-init DIR'"),
         ("--kernel k -drive file=d", "'--disk path=FILE'"),
+        ("--kernel k -hda d", "'--disk path=FILE'"),
         ("--kernel k --block path=d", "'--disk path=FILE'"),
         ("--kernel k --net tap0", "write '--net tap=tap0'"),
         (
