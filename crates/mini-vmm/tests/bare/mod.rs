@@ -10,6 +10,7 @@ mod asm;
 pub mod http;
 pub mod lab;
 pub mod monkey;
+pub mod namespace;
 pub mod registration;
 pub mod virtio;
 mod watch;

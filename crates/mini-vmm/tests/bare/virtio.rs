@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Drivers of the entropy device and of a disk, by MMIO and by PCI.
+//! Drivers of the entropy device, of a disk and of a network, by MMIO and by PCI.
 
 use mini_vmm::layout::{LAPIC, MIB, PCI_ECAM, PCI_LOW, VIRTIO_MMIO};
 
@@ -22,6 +22,15 @@ pub const LEN: u32 = 32;
 pub const HEADER: u64 = COUNT + 0x5000;
 /// A disk's answer, in one byte.
 pub const STATUS: u64 = COUNT + 0x6000;
+/// The rings of a network's second queue, and the frame that it sends.
+const SEND_DESCRIPTORS: u64 = COUNT + 0x7000;
+const SEND_AVAILABLE: u64 = COUNT + 0x8000;
+const SEND_USED: u64 = COUNT + 0x9000;
+const FRAME: u64 = COUNT + 0xa000;
+/// Where a driver notifies the first queue by PCI.
+const PCI_NOTIFY: u64 = PCI_LOW + 0x4000;
+/// The header before a frame, in bytes.
+pub const NET_HEADER: u64 = 12;
 const SECTOR: u32 = 512;
 const QUEUE_SIZE: u16 = 8;
 /// The pin of the first device.
@@ -44,6 +53,8 @@ pub struct Requests {
     chain: &'static [(u64, u32, u32)],
     /// What happens before each request.
     prepare: fn(&mut Asm),
+    /// What the second queue sends before each request: a frame without its header, a multiple of 4 bytes.
+    sends: &'static [u8],
 }
 
 /// Random bytes.
@@ -52,7 +63,17 @@ pub const ENTROPY: Requests = Requests {
     prepare: |asm| {
         asm.store(BUFFER, 0);
     },
+    sends: &[],
 };
+
+/// Sends a frame, receives one, and so on.
+pub const fn network(sends: &'static [u8]) -> Requests {
+    Requests {
+        chain: &[(BUFFER, 4096, WRITE)],
+        prepare: |_| (),
+        sends,
+    }
+}
 
 /// A disk's second sector is read and written in turn. The number at its start is one more each time.
 pub const DISK: Requests = Requests {
@@ -68,6 +89,7 @@ pub const DISK: Requests = Requests {
             asm.rdi(BUFFER).raw(&[0xff, 0x07]); // inc dword [rdi]
         });
     },
+    sends: &[],
 };
 
 const NEXT: u32 = 1;
@@ -79,6 +101,12 @@ impl Requests {
         (self.prepare)(asm);
         asm.rdi(AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
         put(asm, notify, 4, 0);
+        if !self.sends.is_empty() {
+            asm.rdi(SEND_AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
+            // By PCI each queue also has its address.
+            let offset = if notify == PCI_NOTIFY { 4 } else { 0 };
+            put(asm, notify + offset, 4, 1);
+        }
     }
 
     /// The rings, without a request. A disk's first one is a read.
@@ -100,6 +128,31 @@ impl Requests {
         ] {
             asm.store(at, value);
         }
+        if !self.sends.is_empty() {
+            let len = NET_HEADER as u32 + self.sends.len() as u32;
+            for (at, value) in [
+                (SEND_DESCRIPTORS, FRAME as u32),
+                (SEND_DESCRIPTORS + 4, 0),
+                (SEND_DESCRIPTORS + 8, len),
+                (SEND_DESCRIPTORS + 12, 0),
+                (SEND_AVAILABLE, 1), // no interrupts
+                (SEND_USED, 0),
+            ] {
+                asm.store(at, value);
+            }
+            let frame = [&[0; NET_HEADER as usize], self.sends].concat();
+            for (word, at) in frame.chunks_exact(4).zip((FRAME..).step_by(4)) {
+                asm.store(at, u32::from_le_bytes(word.try_into().unwrap()));
+            }
+        }
+    }
+
+    /// The addresses of the rings of each queue.
+    fn queues(&self) -> Vec<[u32; 3]> {
+        let first = [DESCRIPTORS, AVAILABLE, USED];
+        let second = [SEND_DESCRIPTORS, SEND_AVAILABLE, SEND_USED];
+        let queues = [first, second].map(|queue| queue.map(|at| at as u32));
+        queues[..if self.sends.is_empty() { 1 } else { 2 }].to_vec()
     }
 }
 
@@ -147,16 +200,22 @@ pub fn by_mmio(requests: &Requests, then: impl FnOnce(&mut Asm)) -> Asm {
             (0x24, 1), // VIRTIO_F_VERSION_1
             (0x20, 1),
             (0x70, 11),
-            (0x30, 0),
-            (0x38, QUEUE_SIZE.into()),
-            (0x80, DESCRIPTORS as u32),
-            (0x90, AVAILABLE as u32),
-            (0xa0, USED as u32),
-            (0x44, 1),
-            (0x70, 15),
         ] {
             put(asm, at(offset), 4, value);
         }
+        for ([descriptors, available, used], queue) in requests.queues().into_iter().zip(0..) {
+            for (offset, value) in [
+                (0x30, queue),
+                (0x38, QUEUE_SIZE.into()),
+                (0x80, descriptors),
+                (0x90, available),
+                (0xa0, used),
+                (0x44, 1),
+            ] {
+                put(asm, at(offset), 4, value);
+            }
+        }
+        put(asm, at(0x70), 4, 15);
     };
     let acknowledge = |asm: &mut Asm| put(asm, at(0x64), 4, 1);
     requester(requests, set_up, at(0x50), acknowledge, then)
@@ -183,17 +242,24 @@ pub fn by_pci(requests: &Requests, then: impl FnOnce(&mut Asm)) -> Asm {
             (COMMON + 0x8, 4, 1), // VIRTIO_F_VERSION_1
             (COMMON + 0xc, 4, 1),
             (COMMON + 0x14, 1, 11),
-            (COMMON + 0x16, 2, 0),
-            (COMMON + 0x18, 2, QUEUE_SIZE.into()),
-            (COMMON + 0x1a, 2, 0),
-            (COMMON + 0x20, 4, DESCRIPTORS as u32),
-            (COMMON + 0x28, 4, AVAILABLE as u32),
-            (COMMON + 0x30, 4, USED as u32),
-            (COMMON + 0x1c, 2, 1),
-            (COMMON + 0x14, 1, 15),
         ] {
             put(asm, at, width, value);
         }
+        for ([descriptors, available, used], queue) in requests.queues().into_iter().zip(0..) {
+            for (at, width, value) in [
+                (COMMON + 0x16, 2, queue),
+                (COMMON + 0x18, 2, QUEUE_SIZE.into()),
+                // Only the first one interrupts.
+                (COMMON + 0x1a, 2, if queue == 0 { 0 } else { 0xffff }),
+                (COMMON + 0x20, 4, descriptors),
+                (COMMON + 0x28, 4, available),
+                (COMMON + 0x30, 4, used),
+                (COMMON + 0x1c, 2, 1),
+            ] {
+                put(asm, at, width, value);
+            }
+        }
+        put(asm, COMMON + 0x14, 1, 15);
     };
-    requester(requests, set_up, PCI_LOW + 0x4000, |_| (), then)
+    requester(requests, set_up, PCI_NOTIFY, |_| (), then)
 }

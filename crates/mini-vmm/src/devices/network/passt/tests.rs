@@ -12,14 +12,14 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// Goes on in bash, where there is one: dash has no redirections of numbers with two digits.
+const BASH: &str = "[ -z \"$BASH_VERSION\" ] && [ -x /bin/bash ] && exec /bin/bash \"$0\" \"$@\"";
+
 /// A program in place of passt: a shell script that finds the connection in `$fd`.
 fn program(script: &str) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("passt");
-    let text = format!(
-        "#!/bin/sh\necho \"$*\" >{}/args\nfd=$3\n{script}\n",
-        dir.path().display()
-    );
+    let text = format!("#!/bin/sh\n{BASH}\nfd=$3\n{script}\n");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     (dir, path)

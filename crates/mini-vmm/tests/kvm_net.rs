@@ -1,0 +1,304 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A guest sends and receives frames, by MMIO and by PCI, on real KVM: through a tap, and through a process that stands
+//! for passt.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod bare;
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bare::namespace::{is_inside, make_tap, shell};
+use bare::virtio::{BUFFER, COUNT, NET_HEADER, by_mmio, by_pci, network};
+use bare::{Asm, Vm};
+use kvm_ioctls::Kvm;
+use mini_vmm::boot::Unwatched;
+use mini_vmm::config::{LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec};
+use mini_vmm::layout::{ACPI_RESET, ACPI_RESET_VALUE, MIB};
+use mini_vmm::machine::{Host, Images, Loading, Machine, MachineState};
+use mini_vmm::outcome::{Outcome, OutcomeLatch};
+use mini_vmm::vmm::Vmm;
+use rustix::process::Signal;
+use vm_memory::{Bytes, GuestAddress};
+
+const RAM: u64 = 32 * MIB;
+/// The ports of host and guest.
+const HOST: &str = "0.0.0.0:7777";
+const GUEST: &str = "10.0.0.255:7778";
+/// What the guest says.
+const WORDS: &[u8] = b"a frame from the guest";
+/// A datagram of 10.0.0.2's to the host's port, for all of the network.
+const DATAGRAM: &[u8] = b"\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x02\x08\0\
+    \x45\0\0\x32\0\0\x40\0\x40\x11\x25\xbb\x0a\0\0\x02\x0a\0\0\xff\
+    \x1e\x62\x1e\x61\0\x1e\0\0a frame from the guest";
+
+/// A guest for each transport, which does what `then` says after each frame.
+fn guests(then: fn(&mut Asm)) -> [(VirtioSpec, Asm); 2] {
+    let driver = network(DATAGRAM);
+    [
+        (VirtioSpec::Mmio, by_mmio(&driver, then)),
+        (VirtioSpec::Pci, by_pci(&driver, then)),
+    ]
+}
+
+fn spec(vm: &Vm, virtio: VirtioSpec) -> VmSpec {
+    VmSpec {
+        memory: RAM,
+        serial: SerialSpec::Off,
+        virtio,
+        net: vec![NetSpec::new(LinkSpec::Tap("tap0".into()))],
+        // Of a guest that waits for what doesn't come.
+        timeout: Some(Duration::from_secs(600)),
+        ..VmSpec::new(vm.path("kernel"))
+    }
+}
+
+/// The host's end of `tap0`.
+fn host() -> UdpSocket {
+    assert!(make_tap("tap0", ""));
+    shell("ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up");
+    let socket = UdpSocket::bind(HOST).unwrap();
+    socket.set_broadcast(true).unwrap();
+    let look_every = Duration::from_millis(10);
+    socket.set_read_timeout(Some(look_every)).unwrap();
+    socket
+}
+
+/// Sends the guest a datagram, and receives one; `is_well` says whether to go on waiting.
+fn exchange(socket: &UdpSocket, word: &[u8], mut is_well: impl FnMut() -> bool) {
+    let mut bytes = [0; 100];
+    socket.send_to(word, GUEST).unwrap();
+    loop {
+        match socket.recv_from(&mut bytes) {
+            Ok((len, from)) => {
+                assert_eq!(&bytes[..len], WORDS);
+                assert_eq!(from.to_string(), "10.0.0.2:7778");
+                return;
+            }
+            Err(error) => assert!(is_well(), "{error}"),
+        }
+    }
+}
+
+/// A machine whose guest uses the tap.
+struct Running {
+    machine: Machine,
+    latch: OutcomeLatch,
+}
+
+impl Running {
+    fn new(spec: &VmSpec, images: &Images) -> Self {
+        let host = Host::new(Kvm::new().unwrap());
+        let loading = Loading::start(&host, spec, images, &Unwatched).unwrap();
+        let latch = OutcomeLatch::new().unwrap();
+        let (machine, _events) = loading.finish(&host, spec, None, &latch).unwrap();
+        Running { machine, latch }
+    }
+
+    fn count(&self) -> u32 {
+        let at = GuestAddress(COUNT);
+        self.machine.memory().read_obj(at).unwrap()
+    }
+
+    /// Exchanges datagrams, and checks that the guest received one as it was sent.
+    fn talk(&self, socket: &UdpSocket) {
+        self.machine.start().unwrap();
+        let is_well = || self.latch.get().is_none();
+        let before = self.count();
+        for number in 0..5u8 {
+            let word = [b'0' + number; 40];
+            exchange(socket, &word, is_well);
+            // The host itself also sends frames, such as IPv6's.
+            let received = || {
+                let at = GuestAddress(BUFFER + NET_HEADER + 42);
+                let mut bytes = [0; 40];
+                self.machine.memory().read_slice(&mut bytes, at).unwrap();
+                bytes == word
+            };
+            while !received() {
+                exchange(socket, &word, is_well);
+            }
+        }
+        assert!(self.count().wrapping_sub(before) >= 5);
+        self.machine.pause().unwrap();
+    }
+}
+
+#[test]
+fn frames_travel_by_a_tap_and_go_on_elsewhere() {
+    let test = "frames_travel_by_a_tap_and_go_on_elsewhere";
+    if !is_inside(test) {
+        return;
+    }
+    let socket = host();
+    for (virtio, guest) in guests(|_| ()) {
+        let Some(vm) = Vm::new(test, &guest) else {
+            return;
+        };
+        let spec = spec(&vm, virtio);
+        let images = Images::open(&spec, &Unwatched).unwrap();
+        let first = Running::new(&spec, &images);
+        first.talk(&socket);
+        first.talk(&socket);
+        let state = serde_json::to_value(first.machine.save().unwrap()).unwrap();
+        let mut ram = vec![0; RAM as usize];
+        first
+            .machine
+            .memory()
+            .read_slice(&mut ram, GuestAddress(0))
+            .unwrap();
+        drop(first);
+
+        let second = Running::new(&spec, &images);
+        second
+            .machine
+            .memory()
+            .write_slice(&ram, GuestAddress(0))
+            .unwrap();
+        let restored: MachineState = serde_json::from_value(state).unwrap();
+        second.machine.restore(restored).unwrap();
+        second.talk(&socket);
+    }
+}
+
+fn reset_after_three(asm: &mut Asm) {
+    asm.compare_eax(3).if_equal(|asm| {
+        asm.out(ACPI_RESET, ACPI_RESET_VALUE).halt();
+    });
+}
+
+/// The tap is opened once, so nobody else can take it in between.
+#[test]
+fn after_a_reset_a_guest_has_its_tap() {
+    let test = "after_a_reset_a_guest_has_its_tap";
+    if !is_inside(test) {
+        return;
+    }
+    let socket = host();
+    for (virtio, guest) in guests(reset_after_three) {
+        let Some(vm) = Vm::new(test, &guest) else {
+            return;
+        };
+        let spec = VmSpec {
+            on_reboot: OnReboot::Reset,
+            ..spec(&vm, virtio)
+        };
+        let machine = Vmm::build(&spec).unwrap();
+        machine.resume().unwrap();
+        while machine.describe().unwrap().resets < 3 {
+            exchange(&socket, b"word", || machine.describe().is_ok());
+        }
+        machine.stop().unwrap();
+        assert_eq!(machine.wait().unwrap(), Outcome::Stopped);
+    }
+}
+
+/// A tap that goes down and comes up again, and then is deleted.
+#[test]
+fn a_guest_outlives_its_tap() {
+    let test = "a_guest_outlives_its_tap";
+    if !is_inside(test) {
+        return;
+    }
+    let socket = host();
+    let [_, (_, guest)] = guests(|_| ());
+    let Some(mut vm) = Vm::new(test, &guest) else {
+        return;
+    };
+    let mut running = vm.args(["--net=tap=tap0", "--serial=off"]).start();
+    exchange(&socket, b"word", || running.is_alive());
+    shell(
+        "ip link set tap0 down; ip link set tap0 up; ip addr add 10.0.0.1/24 dev tap0 2>/dev/null || true",
+    );
+    exchange(&socket, b"word", || running.is_alive());
+    shell("ip link del tap0");
+    running.await_stderr("net0: the network link is lost");
+    assert!(running.is_alive());
+}
+
+/// Goes on in bash, where there is one.
+const BASH: &str = "[ -z \"$BASH_VERSION\" ] && [ -x /bin/bash ] && exec /bin/bash \"$0\" \"$@\"";
+
+/// Puts a script in place of passt. It finds the connection in `$fd`, whose number has two digits: dash takes only one.
+fn stand_in(vm: &mut Vm, script: &str) {
+    let path = vm.path("passt");
+    let text = format!("#!/bin/sh\n{BASH}\nfd=$3\n{script}\n");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut paths = vec![path.parent().unwrap().to_owned()];
+    paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+    vm.command.env("PATH", std::env::join_paths(paths).unwrap());
+    vm.args(["--net=user", "--serial=off"]);
+}
+
+fn power_off_after_nine(asm: &mut Asm) {
+    asm.compare_eax(9).if_equal(|asm| {
+        asm.power_off();
+    });
+}
+
+/// What the guest sends comes back to it.
+#[test]
+fn frames_travel_by_passt() {
+    let test = "frames_travel_by_passt";
+    for (virtio, guest) in guests(power_off_after_nine) {
+        let Some(mut vm) = Vm::new(test, &guest) else {
+            return;
+        };
+        stand_in(&mut vm, "cat <&$fd >&$fd 2>/dev/null & exit 0");
+        let virtio = if virtio == VirtioSpec::Pci {
+            "pci"
+        } else {
+            "mmio"
+        };
+        let ended = vm.args([format!("--virtio={virtio}")]).run();
+        ended.expect(0);
+        assert_eq!(ended.stderr, "");
+    }
+}
+
+/// It ends after some frames.
+#[test]
+fn a_guest_outlives_passt() {
+    let [_, (_, guest)] = guests(|_| ());
+    let Some(mut vm) = Vm::new("a_guest_outlives_passt", &guest) else {
+        return;
+    };
+    let bytes = 3 * (4 + DATAGRAM.len());
+    stand_in(
+        &mut vm,
+        &format!("dd bs=1 count={bytes} <&$fd >&$fd 2>/dev/null & exit 0"),
+    );
+    let mut running = vm.start();
+    running.await_stderr("net0: the network link is lost");
+    assert!(running.is_alive());
+}
+
+/// Waits until a file has some text.
+fn wait_for(path: &Path) {
+    while fs::read(path).unwrap_or_default().is_empty() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn passt_ends_when_the_machine_is_killed() {
+    let [_, (_, guest)] = guests(|_| ());
+    let Some(mut vm) = Vm::new("passt_ends_when_the_machine_is_killed", &guest) else {
+        return;
+    };
+    let script =
+        "{ dd bs=1 count=1 <&$fd >$0.begun; cat <&$fd; echo >$0.ended; } >/dev/null 2>&1 & exit 0";
+    stand_in(&mut vm, script);
+    let running = vm.start();
+    wait_for(&vm.path("passt.begun"));
+    assert!(!vm.path("passt.ended").exists());
+    running.signal(Signal::KILL);
+    wait_for(&vm.path("passt.ended"));
+}
