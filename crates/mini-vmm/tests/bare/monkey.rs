@@ -239,7 +239,7 @@ impl Script {
         };
         match self.random.below(10) {
             0 => {
-                let at = config + self.random.below(0x100) & !(u64::from(width) - 1);
+                let at = config + (self.random.below(0x100) & !(u64::from(width) - 1));
                 let value = self.random.value();
                 self.write(width, at, value);
             }
@@ -271,7 +271,7 @@ impl Script {
                 self.add(Access::Read, at, 0);
             }
             _ => {
-                let at = base + COMMON + self.random.below(0x40) & !(u64::from(width) - 1);
+                let at = base + COMMON + (self.random.below(0x40) & !(u64::from(width) - 1));
                 let value = self.random.value();
                 self.write(width, at, value);
             }

@@ -54,7 +54,7 @@ impl Record {
             size: both(&bytes[10..18]),
             is_directory: bytes[25] == 2,
             // The name is padded to an even end.
-            entries: entries(&bytes[(name_end + 1) / 2 * 2..]),
+            entries: entries(&bytes[name_end.next_multiple_of(2)..]),
         }
     }
 

@@ -91,7 +91,7 @@ fn a_start_that_hangs_can_be_stopped() {
     let pid_file = dir.path().join("passt.pid");
     let go_on = || {
         asked.set(asked.get() + 1);
-        std::fs::read_to_string(&pid_file).is_ok_and(|pid| pid.ends_with('\n')) == false
+        !std::fs::read_to_string(&pid_file).is_ok_and(|pid| pid.ends_with('\n'))
     };
     let error = start(program.as_os_str(), &[], None, &go_on).unwrap_err();
     assert!(matches!(error, PasstError::Stopped), "{error}");
