@@ -9,10 +9,12 @@
 
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemory};
+use vm_memory::{
+    Address, ByteValued, Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemory,
+};
 
 use crate::broken::{Broken, IndirectFault};
-use crate::memory;
+use crate::memory::{self, Piece};
 
 /// The length of a descriptor in bytes.
 const DESCRIPTOR: u64 = 16;
@@ -45,10 +47,13 @@ pub struct Chain {
 }
 
 /// The table that is being read.
-struct Table {
+struct Table<'a, M: GuestMemory> {
+    memory: &'a M,
     address: GuestAddress,
     size: u16,
     indirect: bool,
+    /// All of it, if it is in one piece.
+    piece: Option<Piece<'a, M>>,
 }
 
 impl Chain {
@@ -112,12 +117,7 @@ impl Chain {
             ..Chain::new()
         };
         self.segments.clear();
-        let table = Table {
-            address: table,
-            size,
-            indirect: false,
-        };
-        let walked = self.follow(memory, table, indirect);
+        let walked = self.follow(Table::new(memory, table, size, false), indirect);
         if walked.is_err() {
             self.segments.clear();
             self.readable = 0;
@@ -127,18 +127,17 @@ impl Chain {
 
     fn follow<M: GuestMemory>(
         &mut self,
-        memory: &M,
-        mut table: Table,
+        mut table: Table<'_, M>,
         indirect: bool,
     ) -> Result<(), Broken> {
         let head = self.head;
         let limit = table.size.max(LIMIT);
         let (mut index, mut writable) = (head, false);
         for _ in 0..limit {
-            let mut descriptor = table.read(memory, index)?;
+            let mut descriptor = table.read(index)?;
             if descriptor.refers_to_indirect_table() {
                 table = table.indirect(&descriptor, head, indirect)?;
-                descriptor = table.read(memory, 0)?;
+                descriptor = table.read(0)?;
             }
             if descriptor.refers_to_indirect_table() {
                 let fault = IndirectFault::Nested;
@@ -180,15 +179,32 @@ impl Chain {
     }
 }
 
-impl Table {
-    fn read<M: GuestMemory>(&self, memory: &M, index: u16) -> Result<Descriptor, Broken> {
+impl<'a, M: GuestMemory> Table<'a, M> {
+    fn new(memory: &'a M, address: GuestAddress, size: u16, indirect: bool) -> Self {
+        let len = usize::from(size) * DESCRIPTOR as usize;
+        Table {
+            memory,
+            address,
+            size,
+            indirect,
+            piece: memory::piece(memory, address, len, Permissions::Read),
+        }
+    }
+
+    fn read(&self, index: u16) -> Result<Descriptor, Broken> {
         let size = self.size;
         if index >= size {
             return Err(Broken::Index { index, size });
         }
+        let offset = usize::from(index) * DESCRIPTOR as usize;
+        if let Some(piece) = &self.piece
+            && let Ok(descriptor) = piece.get_ref(offset)
+        {
+            return Ok(descriptor.load());
+        }
         // An indirect table may reach beyond the last address.
         let address = self.address.0.wrapping_add(u64::from(index) * DESCRIPTOR);
-        memory::read(memory, GuestAddress(address)).ok_or(Broken::Memory { address })
+        memory::read(self.memory, GuestAddress(address)).ok_or(Broken::Memory { address })
     }
 
     /// The indirect table that a descriptor refers to. Its write flag is ignored (2.7.5.3.2).
@@ -197,7 +213,7 @@ impl Table {
         descriptor: &Descriptor,
         head: u16,
         negotiated: bool,
-    ) -> Result<Table, Broken> {
+    ) -> Result<Self, Broken> {
         let len = descriptor.len();
         let entries = u64::from(len) / DESCRIPTOR;
         let fault = if !negotiated {
@@ -209,11 +225,8 @@ impl Table {
         } else if len == 0 || u64::from(len) % DESCRIPTOR != 0 {
             IndirectFault::Length(len)
         } else {
-            return Ok(Table {
-                address: descriptor.addr(),
-                size: u16::try_from(entries).unwrap_or(u16::MAX),
-                indirect: true,
-            });
+            let size = u16::try_from(entries).unwrap_or(u16::MAX);
+            return Ok(Table::new(self.memory, descriptor.addr(), size, true));
         };
         Err(Broken::Indirect { head, fault })
     }

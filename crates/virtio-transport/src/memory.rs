@@ -12,13 +12,16 @@ use vm_memory::{
     ByteValued, Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemory, VolatileSlice,
 };
 
+/// A piece of guest memory.
+pub(crate) type Piece<'a, M> = VolatileSlice<'a, BS<'a, <M as GuestMemory>::Bitmap>>;
+
 /// The only piece of `len` bytes at `address`, if they are in one.
-fn piece<M: GuestMemory>(
+pub(crate) fn piece<M: GuestMemory>(
     memory: &M,
     address: GuestAddress,
     len: usize,
     access: Permissions,
-) -> Option<VolatileSlice<'_, BS<'_, M::Bitmap>>> {
+) -> Option<Piece<'_, M>> {
     let slice = memory.get_slices(address, len, access).ok()?.next()?.ok()?;
     (slice.len() == len).then_some(slice)
 }

@@ -257,8 +257,10 @@ impl Virtq {
         }
         let address = self.queue.used_ring();
         let broken = Broken::Memory { address };
-        for &(head, written) in chains {
+        for &(head, _) in chains {
             self.release(head)?;
+        }
+        for &(head, written) in chains {
             let next = self.queue.next_used();
             let at = address + 4 + 8 * u64::from(next % self.queue.size());
             let entry = [u32::from(head).to_le(), written.to_le()];

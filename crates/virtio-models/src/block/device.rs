@@ -265,16 +265,14 @@ where
         let Some((running, mut means, done)) = self.split() else {
             return (true, Ok(()));
         };
-        let mut result = Ok(());
         loop {
             let began = means.backend.submit();
             means.backend.reap(done);
             if done.is_empty() {
-                return (began, result.and(running.interrupt()));
+                return (began, running.give_back());
             }
             for done in done.drain(..) {
-                // The requests after a broken one must complete, too.
-                result = result.and(running.complete(&mut means, done));
+                running.complete(&mut means, done);
             }
         }
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
 use virtio_transport::device::Active;
-use vm_memory::{Bytes, GuestAddressSpace, Permissions};
+use virtio_transport::memory;
+use vm_memory::{GuestAddressSpace, Permissions};
 
 use super::backend::{Backend, Operation};
 use super::barrier::Barrier;
@@ -39,8 +40,8 @@ pub(super) struct Running<M: GuestAddressSpace> {
     /// Zeros to write, created when the host can't make them in another way.
     pub(super) zeros: Buffers,
     in_flight: u32,
-    /// Queues to which chains were returned, one bit each.
-    touched: u64,
+    /// Completed requests by queue: heads and numbers of bytes. The driver doesn't have them back yet.
+    done: Vec<Vec<(u16, u32)>>,
 }
 
 /// A request's token for the back end.
@@ -67,6 +68,7 @@ where
             (0..size).map(|_| None).collect()
         });
         Running {
+            done: vec![Vec::new(); active.queues.len()],
             slots: slots.collect(),
             memory: Arc::new(active.memory.memory()),
             active,
@@ -75,7 +77,6 @@ where
             bounces: Bounces::default(),
             zeros: Buffers::default(),
             in_flight: 0,
-            touched: 0,
         }
     }
 
@@ -117,9 +118,12 @@ where
         match parsed {
             Ok(request) => {
                 slot.request = request;
-                self.begin(means, memory, token).map(Some)
+                Ok(Some(self.begin(means, memory, token)))
             }
-            Err(status) => self.finish(means, token, status).map(|()| Some(0)),
+            Err(status) => {
+                self.finish(means, token, status);
+                Ok(Some(0))
+            }
         }
     }
 
@@ -146,14 +150,9 @@ where
         slots.get_mut(usize::from(head(token)))?.as_deref_mut()
     }
 
-    fn begin(
-        &mut self,
-        means: &mut Means<'_>,
-        memory: &Arc<M::T>,
-        token: u32,
-    ) -> Result<u64, Broken> {
+    fn begin(&mut self, means: &mut Means<'_>, memory: &Arc<M::T>, token: u32) -> u64 {
         let Some(slot) = self.slot(token) else {
-            return Ok(0);
+            return 0;
         };
         let request = slot.request;
         let (Request::Read { len, .. } | Request::Write { len, .. }) = request else {
@@ -166,37 +165,45 @@ where
         };
         let data = request::data(&slot.chain, request);
         if slot.buffers.gather(memory, data, access).is_err() {
-            return self.finish(means, token, Status::IoErr).map(|()| 0);
+            self.finish(means, token, Status::IoErr);
+            return 0;
         }
         if len == 0 {
-            return self.finish(means, token, Status::Ok).map(|()| 0);
+            self.finish(means, token, Status::Ok);
+            return 0;
         }
         if request.changes() {
             self.enter(token);
         }
         self.step(means, token);
-        Ok(len)
+        len
     }
 
-    fn begin_other(&mut self, means: &mut Means<'_>, token: u32) -> Result<u64, Broken> {
+    fn begin_other(&mut self, means: &mut Means<'_>, token: u32) -> u64 {
         let Some(slot) = self.slot(token) else {
-            return Ok(0);
+            return 0;
         };
         // Zeros may have to be written as data, so they count.
         let bytes = match slot.request {
             Request::Flush => {
                 self.barrier.flush(token);
                 self.let_flushes_go(means);
-                return Ok(0);
+                return 0;
             }
-            Request::Id => return self.identify(means, token).map(|()| 0),
+            Request::Id => {
+                self.identify(means, token);
+                return 0;
+            }
             Request::Discard { .. } => 0,
             Request::WriteZeroes { len, .. } => len,
-            _ => return self.finish(means, token, Status::Ok).map(|()| 0),
+            _ => {
+                self.finish(means, token, Status::Ok);
+                return 0;
+            }
         };
         self.enter(token);
         self.step(means, token);
-        Ok(bytes)
+        bytes
     }
 
     /// Makes later flushes wait for a request.
@@ -207,10 +214,10 @@ where
         }
     }
 
-    fn identify(&mut self, means: &mut Means<'_>, token: u32) -> Result<(), Broken> {
+    fn identify(&mut self, means: &mut Means<'_>, token: u32) {
         let memory = self.active.memory.memory();
         let Some(slot) = self.slot(token) else {
-            return Ok(());
+            return;
         };
         let written = slot.chain.writer(&*memory).write(&means.disk.serial);
         let status = match written {
@@ -220,22 +227,17 @@ where
             }
             Err(_) => Status::IoErr,
         };
-        self.finish(means, token, status)
+        self.finish(means, token, status);
     }
 
-    /// Completes a request.
-    pub(super) fn finish(
-        &mut self,
-        means: &mut Means<'_>,
-        token: u32,
-        status: Status,
-    ) -> Result<(), Broken> {
+    /// Completes a request. [`give_back`](Self::give_back) returns it.
+    pub(super) fn finish(&mut self, means: &mut Means<'_>, token: u32, status: Status) {
         let memory = self.active.memory.memory();
         let Some(slot) = self.slot(token) else {
-            return Ok(());
+            return;
         };
         let address = request::status_address(&slot.chain);
-        let told = address.is_some_and(|at| memory.write_obj(status as u8, at).is_ok());
+        let told = address.is_some_and(|at| memory::write(&*memory, at, status as u8));
         let moved = match slot.request {
             Request::Read { .. } | Request::Id => slot.moved,
             _ => 0,
@@ -250,10 +252,8 @@ where
             self.let_flushes_go(means);
         }
         self.in_flight -= 1;
-        self.touched |= 1 << (queue(token) % 64);
-        match self.active.queues.get_mut(usize::from(queue(token))) {
-            Some(Some(virtq)) => virtq.push(&*memory, head(token), written),
-            _ => Ok(()),
+        if let Some(done) = self.done.get_mut(usize::from(queue(token))) {
+            done.push((head(token), written));
         }
     }
 
@@ -263,23 +263,24 @@ where
         }
     }
 
-    /// Notifies the driver of returned chains, if it wants that.
-    pub(super) fn interrupt(&mut self) -> Result<(), Broken> {
-        let touched = std::mem::take(&mut self.touched);
-        if touched == 0 {
-            return Ok(());
-        }
+    /// Returns the chains of completed requests, and notifies the driver if it wants that.
+    pub(super) fn give_back(&mut self) -> Result<(), Broken> {
         let memory = self.active.memory.memory();
         let mut result = Ok(());
-        for (queue, virtq) in (0..).zip(&mut self.active.queues) {
-            if let Some(virtq) = virtq
-                && touched >> queue & 1 != 0
-            {
-                match virtq.needs_interrupt(&*memory) {
-                    Ok(true) => self.active.interrupt.queue(queue),
-                    Ok(false) => {}
-                    Err(broken) => result = Err(broken),
-                }
+        let queues = self.active.queues.iter_mut().zip(&mut self.done);
+        for (queue, (virtq, done)) in (0..).zip(queues) {
+            let Some(virtq) = virtq else {
+                continue;
+            };
+            if done.is_empty() {
+                continue;
+            }
+            let returned = virtq.push_all(&*memory, done);
+            done.clear();
+            match returned.and_then(|()| virtq.needs_interrupt(&*memory)) {
+                Ok(true) => self.active.interrupt.queue(queue),
+                Ok(false) => {}
+                Err(broken) => result = Err(broken),
             }
         }
         result

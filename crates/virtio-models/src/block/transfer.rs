@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 
-use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
 use vm_memory::GuestAddressSpace;
 
@@ -213,18 +212,17 @@ where
     }
 
     /// Handles a completed operation: continues or completes the request.
-    pub(super) fn complete(&mut self, means: &mut Means<'_>, done: Done) -> Result<(), Broken> {
+    pub(super) fn complete(&mut self, means: &mut Means<'_>, done: Done) {
         let token = done.token;
         let Some(slot) = self.slot(token) else {
-            return Ok(());
+            return;
         };
         let part = mem::take(&mut slot.part);
-        let completed = if slot.repeats(&done.result) {
+        if slot.repeats(&done.result) {
             if let (Part::All, Some(buffers)) = (part, done.buffers) {
                 slot.buffers = buffers;
             }
             self.repeat(means, token, part);
-            Ok(())
         } else {
             let result = match (part, done.result) {
                 (Part::Flush, result) => result.map(drop),
@@ -234,13 +232,12 @@ where
                 (Part::Range(len), result) => result.map(|_| slot.moved += len),
                 (_, result) => slot.transferred(part, Done { result, ..done }),
             };
-            self.continue_with(means, token, part, result)
-        };
+            self.continue_with(means, token, part, result);
+        }
         if let Part::Bounce(len) = part {
             self.bounces.bytes -= len;
             self.let_bounces_go(means);
         }
-        completed
     }
 
     /// Passes a part to the back end once more.
@@ -258,9 +255,9 @@ where
         token: u32,
         part: Part,
         result: io::Result<()>,
-    ) -> Result<(), Broken> {
+    ) {
         let Some(slot) = self.slot(token) else {
-            return Ok(());
+            return;
         };
         if let Err(error) = result {
             let (name, offset) = (slot.request.name(), slot.request.offset() + slot.moved);
@@ -275,21 +272,15 @@ where
         } else if slot.request.changes() && !means.writeback {
             means.backend.push(token, Operation::Flush);
         } else {
-            return self.finish(means, token, Status::Ok);
+            self.finish(means, token, Status::Ok);
         }
-        Ok(())
     }
 
     /// Goes on after the host refused to discard or zero a range: it may not support that at all, or not for blocks as
     /// small as these.
-    fn do_without(
-        &mut self,
-        means: &mut Means<'_>,
-        token: u32,
-        error: io::Error,
-    ) -> Result<(), Broken> {
+    fn do_without(&mut self, means: &mut Means<'_>, token: u32, error: io::Error) {
         let Some(slot) = self.slot(token) else {
-            return Ok(());
+            return;
         };
         let (name, moved) = (slot.request.name(), slot.moved);
         let Request::WriteZeroes { offset, len, .. } = slot.request else {
@@ -310,7 +301,6 @@ where
         slot.request = Request::Write { offset, len };
         slot.buffers = zeros;
         self.step(means, token);
-        Ok(())
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct Ring {
     free: Vec<u32>,
     /// Pushed, but not yet in the kernel's queue.
     waiting: VecDeque<squeue::Entry>,
+    /// In the kernel's queue, but perhaps not taken from there.
+    unsubmitted: bool,
     count: usize,
     /// Registered, so it must be dropped after the ring.
     _file: Arc<File>,
@@ -86,6 +88,7 @@ impl Ring {
             flights: Vec::new(),
             free: Vec::new(),
             waiting: VecDeque::new(),
+            unsubmitted: false,
             count: 0,
             _file: Arc::clone(file),
         })
@@ -162,10 +165,11 @@ impl Ring {
     /// Passes pushed requests to the kernel, as many as it has space for completions. The rest follows when some of
     /// those were taken. Returns `false` if the kernel took none for now; then call this again.
     pub(crate) fn submit(&mut self) -> bool {
-        loop {
+        while !self.waiting.is_empty() || self.unsubmitted {
             self.fill();
-            if self.ring.submission().is_empty() {
-                return true;
+            self.unsubmitted = !self.ring.submission().is_empty();
+            if !self.unsubmitted {
+                break;
             }
             match self.ring.submit() {
                 Ok(_) => {}
@@ -173,6 +177,7 @@ impl Ring {
                 Err(_) => return false,
             }
         }
+        true
     }
 
     /// Moves as many requests to the kernel's queue as fit.
