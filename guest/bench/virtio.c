@@ -23,7 +23,7 @@ struct parameters {
 	u32 end_value;
 	u32 delay;	/* rounds of an empty loop between the first sign and the work */
 };
-enum work { READ_RANDOM, READ, WRITE };
+enum work { READ_RANDOM, READ, WRITE, PING, SEND };
 
 extern volatile struct parameters parameters;
 
@@ -212,7 +212,7 @@ struct queue {
 	u16 size, index, seen, added;
 	u32 bell;
 };
-static struct queue queues[1];
+static struct queue queues[2];
 static int has_event, has_indirect;
 
 #define FEATURE_INDIRECT (1u << 28)
@@ -311,6 +311,15 @@ static u32 take(struct queue *queue)
 	return AT(u32, &queue->used[1 + 2 * (queue->seen++ % queue->size)]);
 }
 
+/* Asks for no interrupt before half of the indices have passed. */
+static void put_event(struct queue *queue)
+{
+	if (has_event)
+		AT(u16, &queue->available[2 + queue->size]) = queue->seen + 0x8000;
+	else
+		AT(u16, queue->available) = 1;
+}
+
 static void describe(struct descriptor *to, u64 at, u32 length, u16 flags, u16 next)
 {
 	to->address = at;
@@ -407,11 +416,127 @@ static void disk(void)
 	}
 }
 
+/* A packet: the header (5.1.6) and a frame, for each slot; the same one again and again. */
+#define HEADER 12
+#define FRAME 0x10000u
+#define RECEIVE 0x2000000u /* the buffers for received packets, of 2 KiB each */
+enum { RX, TX };
+
+static void big(u32 at, u32 value, u32 bytes)
+{
+	while (bytes--)
+		put8(at++, value >> 8 * bytes);
+}
+
+/* The Internet checksum of words in the order of the network. */
+static u16 checksum(u32 at, u32 bytes)
+{
+	u32 sum = 0;
+	for (u32 i = 0; i < bytes; i += 2)
+		sum += get8(at + i) << 8 | get8(at + i + 1);
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* The length of the packet at `at`: an ICMP echo request to the host, or a TCP segment to somebody else that needs
+ * segmentation. */
+static u32 packet(u32 at)
+{
+	u32 frame = at + HEADER, ip = frame + 14, inner = ip + 20;
+	u32 pings = parameters.work == PING, length = 20 + (pings ? 8 : 20) + parameters.bytes;
+	big(frame, 0x5254, 2);
+	big(frame + 2, pings ? 1 : 9, 4);
+	big(frame + 6, 0x5254, 2);
+	big(frame + 8, 2, 4);
+	big(frame + 12, 0x0800, 2);
+	big(ip, 0x4500, 2);
+	big(ip + 2, length, 2);
+	big(ip + 8, pings ? 0x4001 : 0x4006, 2);
+	big(ip + 12, 0xc0000202, 4); /* 192.0.2.2 */
+	big(ip + 16, pings ? 0xc0000201 : 0xc0000209, 4);
+	big(ip + 10, checksum(ip, 20), 2);
+	if (pings) {
+		big(inner, 0x0800, 2);
+		big(inner + 2, checksum(inner, 8 + parameters.bytes), 2);
+	} else {
+		big(inner, 0x00010002, 4);
+		big(inner + 12, 0x5010, 2);
+		put8(at, 1);	    /* NEEDS_CSUM */
+		put8(at + 1, 1);    /* GSO_TCPV4 */
+		put16(at + 2, 54);  /* the headers' length */
+		put16(at + 4, 1448);
+		put16(at + 6, 34);
+		put16(at + 8, 16);
+	}
+	return HEADER + 14 + length;
+}
+
+/* Makes a buffer available to receive a packet. */
+static void receive(u16 slot)
+{
+	describe(&queues[RX].descriptors[slot], RECEIVE + slot * 2048, 2048, DEVICE_WRITES, 0);
+	add(&queues[RX], slot);
+}
+
+static void send(u16 slot, u32 length)
+{
+	describe(&queues[TX].descriptors[slot], DATA + slot * 2 * FRAME, length, 0, 0);
+	add(&queues[TX], slot);
+}
+
+/* Sends packets, so many at once. An echo request is done when its reply has come, another packet when it is sent. */
+static void network(void)
+{
+	u32 sent = 0, done = 0, length = 0, pings = parameters.work == PING;
+	struct queue *answers = &queues[pings ? RX : TX];
+	/* Checksums, MAC, segmentation, mergeable buffers, status. */
+	negotiate(0x18821);
+	enable(RX);
+	enable(TX);
+	for (u16 slot = 0; slot < queues[RX].size; slot++)
+		receive(slot);
+	for (u16 slot = 0; slot < parameters.depth; slot++)
+		length = packet(DATA + slot * 2 * FRAME);
+	begin_work();
+	kick(&queues[RX], RX);
+	while (sent < parameters.count && sent < parameters.depth)
+		send(sent++, length);
+	kick(&queues[TX], TX);
+	while (done < parameters.count) {
+		wait(answers);
+		/* What was sent needs no interrupt if an answer follows. */
+		while (pings && is_used(&queues[TX]))
+			take(&queues[TX]);
+		while (is_used(answers)) {
+			u16 slot = take(answers);
+			u32 frame = RECEIVE + slot * 2048 + HEADER;
+			if (pings && (get16(frame + 12) != 8 || get8(frame + 34) != 0)) {
+				/* Not a reply: the host has something else to say. */
+				receive(slot);
+				continue;
+			}
+			done++;
+			if (pings)
+				receive(slot);
+			if (sent < parameters.count)
+				send(pings ? sent % parameters.depth : slot, length), sent++;
+		}
+		if (pings)
+			put_event(&queues[TX]);
+		kick(&queues[RX], RX);
+		kick(&queues[TX], TX);
+	}
+}
+
 void run(void)
 {
-	u32 config = find(0x1042);
-	capabilities(config);
+	u32 is_disk = parameters.work < PING;
+	capabilities(find(is_disk ? 0x1042 : 0x1041));
 	interrupts();
-	disk();
+	if (is_disk)
+		disk();
+	else
+		network();
 	out(parameters.end_port, parameters.end_value);
 }

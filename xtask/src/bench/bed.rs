@@ -234,7 +234,7 @@ fn script(jobs: &[Job], rounds: usize) -> String {
         .iter()
         .any(|job| matches!(job.purpose, Purpose::Load(..)))
     {
-        script.push_str(virtio::BED_SCRIPT);
+        script.push_str(&virtio::bed_script());
     }
     let line = |number: usize, job: &Job| {
         let words = sh_words(&job.words);

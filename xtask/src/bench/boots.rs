@@ -73,7 +73,7 @@ impl Boot {
             kernel: &place(kernel),
             initrd: Some(&place(initrd)),
             cmdline: (self != Boot::OwnCmdline).then_some(cmdline.as_str()),
-            disk: None,
+            ..Files::default()
         };
         let config = directory.join(format!("{id}.json"));
         subject.boot(&files, &Setup::of(Work::Nothing), &config)

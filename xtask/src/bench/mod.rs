@@ -230,7 +230,7 @@ impl Options {
 
     fn on_host<'a>(&self, host: &mut Host<'a>) {
         type Group<'a> = fn(&mut Host<'a>);
-        let groups: [(&str, Group<'a>); 10] = [
+        let groups: [(&str, Group<'a>); 11] = [
             ("start", Host::start),
             ("first-byte", Host::first_output),
             ("growth", Host::growth),
@@ -240,10 +240,11 @@ impl Options {
             ("resets", Host::resets),
             ("instructions", Host::instructions),
             ("disk", Host::disk),
+            ("net", Host::net),
             ("size", Host::sizes),
         ];
         // The quick suite has no time for all.
-        let slow = ["instructions", "disk"];
+        let slow = ["instructions", "disk", "net"];
         let is_slow = |name| slow.contains(&name) && self.quick && self.only.is_empty();
         for (name, measure) in groups {
             if name.contains(&self.only) && !is_slow(name) {
@@ -367,6 +368,7 @@ mod tests {
             "resets",
             "boot",
             "disk",
+            "net",
             "size",
         ] {
             assert!(METHOD.contains(&format!("**{name}**")), "{name}");

@@ -75,6 +75,8 @@ pub struct Files<'a> {
     pub cmdline: Option<&'a str>,
     /// The image of a virtio disk on PCI.
     pub disk: Option<&'a str>,
+    /// The name of the tap of a virtio network on PCI.
+    pub tap: Option<&'a str>,
 }
 
 impl Subject {
@@ -193,7 +195,7 @@ impl Subject {
         let (line, initrd, cmdline) = match self.kind {
             Kind::Firecracker => {
                 write(Path::new(&config), self.firecracker_config(files, setup))?;
-                let pci = files.disk.map(|_| "--enable-pci");
+                let pci = files.disk.or(files.tap).map(|_| "--enable-pci");
                 let words = ["--no-api", "--config-file", &config]
                     .into_iter()
                     .chain(pci);
@@ -232,23 +234,26 @@ impl Subject {
         };
         let mut words = vec![text(&self.program)];
         words.extend(line.split(' ').map(fill));
+        let [disk, tap] = self.devices(files);
+        for (flag, value) in [
+            (initrd, files.initrd),
+            (cmdline, files.cmdline),
+            ("--disk", disk.as_deref()),
+            ("--net", tap.as_deref()),
+        ] {
+            let pair = |value: &str| [flag, value].map(str::to_owned);
+            words.extend(value.into_iter().flat_map(pair));
+        }
+        Ok(words)
+    }
+
+    /// The words for a disk and a network.
+    fn devices(&self, files: &Files) -> [Option<String>; 2] {
         let disk = files.disk.map(|path| match self.kind {
             Kind::CloudHypervisor => format!("path={path},image_type=raw"),
             _ => format!("path={path}"),
         });
-        let values = [
-            (initrd, files.initrd),
-            (cmdline, files.cmdline),
-            ("--disk", disk.as_deref()),
-        ];
-        for (flag, value) in values {
-            words.extend(
-                value
-                    .iter()
-                    .flat_map(|value| [flag, value].map(str::to_owned)),
-            );
-        }
-        Ok(words)
+        [disk, files.tap.map(|name| format!("tap={name}"))]
     }
 
     fn firecracker_config(&self, files: &Files, setup: &Setup) -> String {
@@ -261,6 +266,8 @@ impl Subject {
                 "io_engine": io_engine,
             })
         };
+        let interface = |name| serde_json::json!({ "iface_id": "n", "host_dev_name": name });
+        let interfaces: Vec<_> = files.tap.into_iter().map(interface).collect();
         let drives: Vec<_> = files.disk.into_iter().map(drive).collect();
         let config = serde_json::json!({
             "boot-source": {
@@ -269,6 +276,7 @@ impl Subject {
                 "boot_args": files.cmdline,
             },
             "drives": drives,
+            "network-interfaces": interfaces,
             "machine-config": { "vcpu_count": setup.cpus, "mem_size_mib": setup.memory },
         });
         config.to_string()
@@ -338,6 +346,7 @@ mod tests {
             initrd: Some("/i"),
             cmdline: Some("quiet"),
             disk: Some("/d"),
+            tap: Some("t"),
         };
         let setup = Setup::of(Work::Nothing);
         let with_config = format!("--config-file {}", config.display());

@@ -28,10 +28,21 @@ const PARAMETERS: usize = 16;
 pub const DISK: u64 = 64 << 20;
 /// Rounds of the guest's empty loop, in which the probe attaches to the process.
 const DELAY: u32 = 400_000;
+/// The tap, which the guest's packets expect.
+const TAP: &str = "bench0";
+/// Creates it, in a network namespace of its own.
+const TAP_SCRIPT: &str = "
+ip tuntap add dev bench0 mode tap vnet_hdr
+echo 1 >/proc/sys/net/ipv6/conf/bench0/disable_ipv6
+ip link set dev bench0 address 52:54:00:00:00:01
+ip address add 192.0.2.1/24 dev bench0
+ip link set dev bench0 up
+";
+const NEIGHBOUR: &str = "ip neighbour add 192.0.2.2 lladdr 52:54:00:00:00:02 dev bench0\n";
 /// The image in the bed, and the commands that create it there: in a file system that io_uring can read without another
 /// thread, which it can't in memory.
 pub const BED_DISK: &str = "/tmp/disks/disk";
-pub const BED_SCRIPT: &str = "{ dd if=/dev/zero of=/tmp/fs bs=1M count=80
+const BED_SCRIPT: &str = "{ dd if=/dev/zero of=/tmp/fs bs=1M count=80
 mke2fs -F /tmp/fs
 mkdir /tmp/disks
 mount -t ext4 -o loop /tmp/fs /tmp/disks
@@ -47,6 +58,14 @@ pub enum Work {
     RandomRead = 0,
     Read = 1,
     Write = 2,
+    Ping = 3,
+    Send = 4,
+}
+
+impl Work {
+    const fn is_disk(self) -> bool {
+        !matches!(self, Work::Ping | Work::Send)
+    }
 }
 
 /// A load.
@@ -71,9 +90,11 @@ const RANDOM: [&str; 3] = [
     "disk-random-time",
 ];
 
+const PING: [&str; 3] = ["net-ping-instructions", "net-ping-calls", "net-ping-time"];
+
 /// All loads.
 #[rustfmt::skip]
-pub const LOADS: [Load; 4] = [
+pub const LOADS: [Load; 7] = [
     Load { ids: RANDOM, work: Work::RandomRead, depth: 1, bytes: 4096, stepped: [8, 40], counts: [100, 2100] },
     Load { ids: RANDOM, work: Work::RandomRead, depth: 32, bytes: 4096, stepped: [64, 256], counts: [640, 6400] },
     Load {
@@ -84,12 +105,18 @@ pub const LOADS: [Load; 4] = [
         ids: ["disk-write-instructions", "disk-write-calls", "disk-write-time"],
         work: Work::Write, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 320],
     },
+    Load { ids: PING, work: Work::Ping, depth: 1, bytes: 56, stepped: [8, 40], counts: [100, 2100] },
+    Load { ids: PING, work: Work::Ping, depth: 32, bytes: 56, stepped: [64, 256], counts: [640, 6400] },
+    Load {
+        ids: ["net-send-instructions", "net-send-calls", "net-send-time"],
+        work: Work::Send, depth: 8, bytes: 43 * 1448, stepped: [16, 80], counts: [64, 640],
+    },
 ];
 
 impl Load {
     /// The position on the measure's axis, if it has one.
     pub fn x(&self) -> Option<u32> {
-        (self.work == Work::RandomRead).then_some(self.depth)
+        matches!(self.work, Work::RandomRead | Work::Ping).then_some(self.depth)
     }
 
     /// The command line that runs this load with so many requests to the image `disk`. The guest's files are created in
@@ -108,7 +135,8 @@ impl Load {
         let files = Files {
             kernel: &kernel.to_string_lossy(),
             cmdline: (subject.kind != Kind::MiniVmm).then_some("console=ttyS0"),
-            disk: Some(disk),
+            disk: self.work.is_disk().then_some(disk),
+            tap: (!self.work.is_disk()).then_some(TAP),
             ..Files::default()
         };
         let setup = Setup::of(super::guest::Work::Nothing);
@@ -141,6 +169,15 @@ impl Load {
             .for_each(|(to, byte)| *to = byte);
         Ok(image::of(&code))
     }
+}
+
+/// The commands that prepare the bed. Its busybox has other commands for taps and neighbours.
+pub fn bed_script() -> String {
+    let tap = TAP_SCRIPT.replace(
+        "ip tuntap add dev bench0 mode tap vnet_hdr",
+        "tunctl -t bench0",
+    );
+    format!("{BED_SCRIPT}{{ {tap}}} >/dev/null 2>&1\n")
 }
 
 /// Where a VMM has its PCI configuration space.
@@ -183,8 +220,17 @@ fn disk(directory: &Path) -> Result<PathBuf> {
 impl Host<'_> {
     /// Instructions in user space and system calls per request to a disk.
     pub fn disk(&mut self) {
-        for load in LOADS {
-            let what = format!("disk, {:?}, {} at once", load.work, load.depth);
+        self.loads(Work::is_disk);
+    }
+
+    /// The same per packet of a network.
+    pub fn net(&mut self) {
+        self.loads(|work| !work.is_disk());
+    }
+
+    fn loads(&mut self, wanted: impl Fn(Work) -> bool) {
+        for load in LOADS.into_iter().filter(|load| wanted(load.work)) {
+            let what = format!("{:?}, {} at once", load.work, load.depth);
             self.turns(&what, 1..=1, load.x(), can, |host, subject| {
                 let per_request = |what, counts| host.per_request(subject, &load, what, counts);
                 let instructions = per_request("instructions", load.stepped)?;
@@ -207,7 +253,15 @@ impl Host<'_> {
 
     /// What the probe counts in a run.
     fn observe(&self, subject: &Subject, load: &Load, what: &str, count: u32) -> Result<f64> {
-        let mut command = Command::new(self.probe);
+        let mut command = if load.work.is_disk() {
+            Command::new(self.probe)
+        } else {
+            let mut command = Command::new("unshare");
+            let script = format!("set -e{TAP_SCRIPT}{NEIGHBOUR}exec \"$0\" \"$@\"");
+            command.args(["--map-root-user", "--net", "sh", "-c", &script]);
+            command.arg(self.probe);
+            command
+        };
         command.arg(what);
         let disk = disk(&self.directory)?.to_string_lossy().into_owned();
         command.args(load.words(subject, count, &self.directory, &disk)?);
@@ -249,7 +303,7 @@ mod tests {
     fn the_guest_names_loads_and_disk_as_here() {
         let source = root().join("guest/bench/virtio.c");
         let source = String::from_utf8(read(&source).unwrap()).unwrap();
-        assert!(source.contains("enum work { READ_RANDOM, READ, WRITE"));
+        assert!(source.contains("enum work { READ_RANDOM, READ, WRITE, PING, SEND };"));
         assert!(source.contains(&format!("#define DISK {DISK:#x}u")));
     }
 
