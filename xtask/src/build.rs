@@ -50,6 +50,15 @@ pub fn bare_cargo(subcommand: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+/// A cargo command for the tests in `clients`, which is a separate workspace.
+pub fn clients_cargo(subcommand: &[&str]) -> Result<Command> {
+    let mut command = cargo();
+    command.current_dir(root().join("clients"));
+    command.args(subcommand);
+    command.env("CARGO_TARGET_DIR", cache_dir()?.join("clients"));
+    Ok(command)
+}
+
 /// The example guest in `guest/bare`, an ELF file that mini-vmm boots.
 pub fn bare_guest() -> Result<PathBuf> {
     let mut command = bare_cargo(&["build", "--release", "--locked"])?;

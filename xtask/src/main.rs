@@ -54,8 +54,8 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
 
 cargo xtask test [--quick|--long] [--only TEXT] [PART...]
     Checks everything, or the PARTs named: format, licenses, packages, clippy, docs, unit, doctests,
-    integration, amd, intel, bench, coverage. The closing line counts the tests that passed, failed,
-    were skipped, and were left to --long.
+    integration, clients, amd, intel, bench, coverage. The closing line counts the tests that passed,
+    failed, were skipped, and were left to --long.
       --quick           only the parts that take less than a minute
       --long            also storms, large transfers and full matrices, which take hours
       --only TEXT       in the beds, only the jobs whose name contains TEXT

@@ -159,10 +159,9 @@ fn a_machine_of_the_command_line_starts_at_once_and_can_be_controlled() {
     vm.args(["--api-sock".as_ref(), api.as_os_str()]);
     let mut running = vm.start();
     let mut client = Client::connect(&mut running, &api);
-    // It is loading at first.
-    while client.state() != "Running" {
-        thread::yield_now();
-    }
+    // A command waits for a machine that is still loading.
+    client.set_state("Resumed");
+    assert_eq!(client.state(), "Running");
     client.let_it_run();
     let config = client.get("/vm/config");
     assert_eq!(config["boot-source"]["kernel_image_path"], "kernel");
@@ -205,6 +204,7 @@ fn clients_that_contradict_each_other_or_vanish_harm_nothing() {
     let Some((mut running, mut client, api)) = waiting(test, &busy_guest()) else {
         return;
     };
+    assert_eq!(client.state(), "Not started");
     let threads = fs::read_dir(format!("/proc/{}/task", running.id()))
         .unwrap()
         .count();

@@ -13,7 +13,7 @@ use super::libtest;
 use super::summary::Tally;
 use super::{LONG, Run, beds, coverage, licenses, packaged};
 use crate::bed::Vendor;
-use crate::build::{Kind, TestBinary, bare_cargo, statically};
+use crate::build::{Kind, TestBinary, bare_cargo, clients_cargo, mini_vmm, statically};
 use crate::packages;
 use crate::process::{capture_ok, capture_watched, last_lines};
 use crate::watch::Patience;
@@ -50,6 +50,7 @@ pub const PARTS: &[Part] = &[
     Part { name: "unit", quick: true, bed: None, run: unit },
     Part { name: "doctests", quick: true, bed: None, run: doctests },
     Part { name: "integration", quick: true, bed: None, run: integration },
+    Part { name: "clients", quick: false, bed: None, run: clients },
     Part { name: "amd", quick: false, bed: Some(Vendor::Amd), run: beds::amd },
     Part { name: "intel", quick: false, bed: Some(Vendor::Intel), run: beds::intel },
     Part { name: "bench", quick: false, bed: None, run: bench },
@@ -60,6 +61,7 @@ fn format(run: &mut Run) {
     run.row("format", "host", || {
         capture_ok(cargo().args(["fmt", "--all", "--check"]))?;
         capture_ok(&mut bare_cargo(&["fmt", "--check"])?)?;
+        capture_ok(&mut clients_cargo(&["fmt", "--check"])?)?;
         Ok(Tally::pass())
     });
 }
@@ -163,6 +165,20 @@ fn unit(run: &mut Run) {
 
 fn integration(run: &mut Run) {
     host_tests(run, "integration tests", Kind::Integration);
+}
+
+/// Clients of Firecracker's API. They are built with crates that mini-vmm doesn't have.
+fn clients(run: &mut Run) {
+    run.row("clients", "host, /dev/kvm", || {
+        let mut tests = clients_cargo(&["clippy", "--all-targets", "--locked"])?;
+        capture_ok(tests.args(["--", "-D", "warnings"]))?;
+        if let Err(reason) = host::kvm() {
+            return Ok(Tally::skip(format!("clients: {reason}")));
+        }
+        let mut tests = clients_cargo(&["test", "--locked"])?;
+        tests.env("MINI_VMM_BIN", mini_vmm()?);
+        run_counted("clients", &tests, DOC_TESTS)
+    });
 }
 
 fn host_tests(run: &mut Run, part: &str, kind: Kind) {

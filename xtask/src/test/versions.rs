@@ -54,7 +54,11 @@ fn it_is_declared_once_and_documented() {
         assert_eq!(inherits, Some(true), "{path}");
     }
     // Separate workspaces, which can't inherit it.
-    for path in ["fuzz/Cargo.toml", "guest/bare/Cargo.toml"] {
+    for path in [
+        "clients/Cargo.toml",
+        "fuzz/Cargo.toml",
+        "guest/bare/Cargo.toml",
+    ] {
         let version = &manifest(path)["package"]["rust-version"];
         assert_eq!(version.as_str(), Some(declared.as_str()), "{path}");
     }

@@ -57,7 +57,7 @@ impl Drive {
         check_readable("path_on_host", &path)?;
         let mut spec = DiskSpec::new(path);
         spec.readonly = is_readonly;
-        (spec.bandwidth, spec.iops) = limits(limiter)?;
+        (spec.bandwidth, spec.iops) = limits("rate_limiter", limiter)?;
         Ok(Drive {
             id: id.to_owned(),
             spec,
@@ -124,14 +124,15 @@ fn check_word(field: &str, word: &str) -> Result<(), Fault> {
     }
 }
 
-type Limits = (Option<NonZeroU64>, Option<NonZeroU64>);
+/// Bytes and requests per second.
+pub(super) type Limits = (Option<NonZeroU64>, Option<NonZeroU64>);
 
 /// Reads a rate limiter: bytes per second and requests per second.
-fn limits(limiter: Option<Value>) -> Result<Limits, Fault> {
+pub(super) fn limits(name: &str, limiter: Option<Value>) -> Result<Limits, Fault> {
     let Some(limiter) = limiter else {
         return Ok((None, None));
     };
-    let inner = |fault: Fault| wrong("rate_limiter", fault.message);
+    let inner = |fault: Fault| wrong(name, fault.message);
     let mut fields = Fields::of(limiter).map_err(inner)?;
     let bandwidth = bucket("bandwidth", fields.take("bandwidth")).map_err(inner)?;
     let ops = bucket("ops", fields.take("ops")).map_err(inner)?;
@@ -164,7 +165,8 @@ fn bucket(name: &str, bucket: Option<Value>) -> Result<Option<NonZeroU64>, Fault
     Ok(Some(NonZeroU64::new(rate).unwrap_or(NonZeroU64::MIN)))
 }
 
-fn limiter(bandwidth: Option<NonZeroU64>, ops: Option<NonZeroU64>) -> Value {
+/// As [`limits`] reads it back.
+pub(super) fn limiter(bandwidth: Option<NonZeroU64>, ops: Option<NonZeroU64>) -> Value {
     let bucket = |rate: Option<NonZeroU64>| {
         rate.map(|rate| json!({ "size": rate, "one_time_burst": null, "refill_time": 1000 }))
     };

@@ -60,7 +60,7 @@ impl Model {
 type Put = fn(&mut Model, Value) -> Result<(), Fault>;
 
 /// The parts of a file. Each is optional.
-const PARTS: [(&str, Put); 5] = [
+const PARTS: [(&str, Put); 6] = [
     ("boot-source", |model, body| {
         model.put_boot_source(Fields::of(body)?)
     }),
@@ -71,29 +71,42 @@ const PARTS: [(&str, Put); 5] = [
     ("machine-config", |model, body| {
         model.put_machine(Fields::of(body)?)
     }),
+    ("network-interfaces", put_nets),
     ("serial", |model, body| model.put_serial(Fields::of(body)?)),
 ];
 
 /// Parts that must be empty.
-const ABSENT: [&str; 9] = [
+const ABSENT: [&str; 8] = [
     "balloon",
     "cpu-config",
     "logger",
     "memory-hotplug",
     "metrics",
     "mmds-config",
-    "network-interfaces",
     "pmem",
     "vsock",
 ];
 
 fn put_drives(model: &mut Model, drives: Value) -> Result<(), Fault> {
-    let Value::Array(drives) = drives else {
-        return Err(Fault::new("this is not a list; give a list of drives"));
+    put_all(drives, "drive_id", |id, fields| model.put_drive(id, fields))
+}
+
+fn put_nets(model: &mut Model, nets: Value) -> Result<(), Fault> {
+    put_all(nets, "iface_id", |id, fields| model.put_net(id, fields))
+}
+
+/// Calls `put` with the ID and the fields of each device in a list.
+fn put_all(
+    devices: Value,
+    id: &str,
+    mut put: impl FnMut(&str, Fields) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let Value::Array(devices) = devices else {
+        return Err(Fault::new("this is not a list; give a list of devices"));
     };
-    for drive in drives {
-        let id = drive["drive_id"].as_str().unwrap_or_default().to_owned();
-        model.put_drive(&id, Fields::of(drive)?)?;
+    for device in devices {
+        let id = device[id].as_str().unwrap_or_default().to_owned();
+        put(&id, Fields::of(device)?)?;
     }
     Ok(())
 }

@@ -17,6 +17,10 @@ const MAX_HEADERS: usize = 32;
 /// The most characters of a message. It may contain words of the request.
 const MAX_MESSAGE: usize = 1000;
 
+/// No answer's size is a multiple of this. firecracker-rs-sdk 0.1.0 reads pieces of that size, and waits for another one
+/// until it gets a smaller one.
+const PIECE: usize = 64;
+
 /// What to send before the body of a request that asks for it.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -198,17 +202,22 @@ pub(super) fn write(output: &mut Vec<u8>, answer: &Answer, stays: bool) {
     };
     let connection = if stays { "keep-alive" } else { "close" };
     let head = format!(
-        "HTTP/1.1 {status} {}\r\nServer: mini-vmm\r\nConnection: {connection}\r\n",
+        "HTTP/1.1 {status} {}\r\nServer: mini-vmm API\r\nConnection: {connection}\r\n",
         reason(status)
     );
-    output.extend(head.bytes());
     // RFC 9110, section 8.6: 204 has no Content-Length. Some clients read a body if there is one.
-    if let Some(body) = body {
-        let length = body.len();
-        let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    if let Some(mut body) = body {
+        let head_of = |length: usize| {
+            format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
+        };
+        if (head.len() + head_of(body.len()).len() + body.len()).is_multiple_of(PIECE) {
+            body.push('\n');
+        }
         output.extend(head.bytes());
+        output.extend(head_of(body.len()).bytes());
         output.extend(body.bytes());
     } else {
+        output.extend(head.bytes());
         output.extend(b"\r\n");
     }
 }
@@ -332,6 +341,15 @@ mod tests {
         let data = text(Ok(Some(Data::Json(serde_json::json!({"a": 1})))), false);
         assert!(data.contains("Connection: close\r\n") && data.contains("Content-Length: 7\r\n"));
         assert!(data.ends_with("\r\n\r\n{\"a\":1}"), "{data}");
+        for length in 0..2 * PIECE {
+            let answer = text(Err(Fault::new("a".repeat(length))), true);
+            assert!(!answer.len().is_multiple_of(PIECE), "{answer}");
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        }
+        for stays in [false, true] {
+            assert!(!text(Ok(None), stays).len().is_multiple_of(PIECE));
+        }
         let fault = text(Err(Fault::new("no\r\nX: y")), true);
         assert!(fault.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{fault}");
         assert!(

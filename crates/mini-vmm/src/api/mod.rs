@@ -12,6 +12,7 @@ mod fields;
 mod file;
 mod http;
 mod model;
+mod nets;
 mod routes;
 mod server;
 mod state;

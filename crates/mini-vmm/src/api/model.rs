@@ -12,7 +12,8 @@ use super::Error;
 use super::drives::{Drive, check_id};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
-use crate::config::{self, Draft, SerialSpec, VirtioSpec, VmSpec};
+use super::nets::Net;
+use crate::config::{self, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
 use crate::layout::MIB;
 
 /// Why this API takes no rate limiter.
@@ -26,6 +27,8 @@ pub struct Model {
     default_cmdline: String,
     /// The disks of `spec`, in the same order.
     drives: Vec<Drive>,
+    /// The networks of `spec`, in the same order.
+    nets: Vec<Net>,
     /// Appended to the command line when the machine starts.
     suffix: &'static str,
 }
@@ -41,10 +44,12 @@ impl Model {
         let mut model = Model {
             default_cmdline: spec.cmdline.clone(),
             drives: Vec::new(),
+            nets: Vec::new(),
             spec,
             suffix,
         };
         model.name_drives();
+        model.name_nets();
         model
     }
 
@@ -71,6 +76,12 @@ impl Model {
         self.drives = disks
             .map(|(index, disk)| Drive::of_spec(index, disk))
             .collect();
+    }
+
+    /// Names the networks that `spec` has.
+    fn name_nets(&mut self) {
+        let nets = self.spec.net.iter().enumerate();
+        self.nets = nets.map(|(index, net)| Net::of_spec(index, net)).collect();
     }
 
     /// Whether a kernel is named.
@@ -194,6 +205,32 @@ impl Model {
         Ok(())
     }
 
+    /// `PUT /network-interfaces/{id}`: adds a network, or replaces the one with that ID.
+    pub(super) fn put_net(&mut self, id: &str, fields: Fields) -> Result<(), Fault> {
+        let net = Net::parse(id, fields)?;
+        let mut nets = self.nets.clone();
+        match nets.iter().position(|net| net.id == id) {
+            Some(old) => nets[old] = net,
+            None => nets.push(net),
+        }
+        let spec = VmSpec {
+            net: nets.iter().map(|net| net.spec.clone()).collect(),
+            ..self.spec.clone()
+        };
+        spec.check_nets().map_err(|error| {
+            let field = match error {
+                config::Error::SameMac { .. } | config::Error::Net(NetError::Mac { .. }) => {
+                    "guest_mac"
+                }
+                config::Error::Net(NetError::Mtu { .. }) => "mtu",
+                _ => "host_dev_name",
+            };
+            wrong(field, error)
+        })?;
+        (self.spec, self.nets) = (spec, nets);
+        Ok(())
+    }
+
     /// Checks that `PATCH /drives/{id}` asks for what is possible: to look at the size of the disk's file again.
     pub(super) fn check_drive_patch(&self, id: &str, mut fields: Fields) -> Result<(), Fault> {
         check_id("drive_id", id, fields.text("drive_id")?)?;
@@ -253,9 +290,13 @@ impl Model {
             .finish_partly()
             .map_err(|error| Fault::new(error.to_string()))?;
         let has_new_disks = spec.disk != self.spec.disk;
+        let has_new_nets = spec.net != self.spec.net;
         self.spec = spec;
         if has_new_disks {
             self.name_drives();
+        }
+        if has_new_nets {
+            self.name_nets();
         }
         Ok(())
     }
@@ -297,7 +338,7 @@ impl Model {
             "metrics": null,
             "memory-hotplug": null,
             "mmds-config": null,
-            "network-interfaces": [],
+            "network-interfaces": self.nets.iter().map(Net::json).collect::<Vec<_>>(),
             "vsock": null,
             "entropy": self.spec.rng.then(|| json!({})),
             "pmem": [],

@@ -21,6 +21,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/drives/{id}", "PUT, PATCH"),
     ("/entropy", "PUT"),
     ("/machine-config", "GET, PUT, PATCH"),
+    ("/network-interfaces/{id}", "PUT"),
     ("/options", "GET, PATCH"),
     ("/serial", "PUT"),
     ("/version", "GET"),
@@ -29,7 +30,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 11] = [
+const ABSENT: [&str; 10] = [
     "balloon",
     "cpu-config",
     "hotplug",
@@ -37,7 +38,6 @@ const ABSENT: [&str; 11] = [
     "memory-hotplug",
     "metrics",
     "mmds",
-    "network-interfaces",
     "pmem",
     "snapshot",
     "vsock",
@@ -71,6 +71,9 @@ impl Routes {
         let path = request.path.trim_end_matches('/');
         if let Some(id) = path.strip_prefix("/drives/") {
             return self.drive(request, id);
+        }
+        if let Some(id) = path.strip_prefix("/network-interfaces/") {
+            return self.net(request, id);
         }
         let machine = &mut self.machine;
         match (request.method, path) {
@@ -115,6 +118,18 @@ impl Routes {
             method => return Err(no_route(method, "/drives/{id}")),
         }
         Ok(None)
+    }
+
+    /// `/network-interfaces/{id}`.
+    fn net(&mut self, request: Request<'_>, id: &str) -> Answer {
+        match request.method {
+            "PUT" => {
+                let draft = self.machine.draft()?;
+                draft.put_net(id, Fields::parse(request.body)?)?;
+                Ok(None)
+            }
+            method => Err(no_route(method, "/network-interfaces/{id}")),
+        }
     }
 
     /// `GET /`.

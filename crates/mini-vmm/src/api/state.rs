@@ -96,12 +96,18 @@ impl Machine {
         }
     }
 
-    /// Sends a command to the machine, and waits for the answer.
+    /// Sends a command to the machine, and waits for the answer. If the machine is loading, waits for that, too.
     ///
     /// # Errors
     /// The machine has not started or has ended, or can't do it.
     pub fn command(&mut self, command: Command) -> Result<Answer, Fault> {
-        self.look();
+        // A machine of the command line is about to start. Clients take its first answer for a sign that it has.
+        if let Phase::Starting(answer) = &self.phase {
+            self.phase = match answer.recv() {
+                Ok(Ok(client)) => Phase::Started(client),
+                _ => Phase::Ended,
+            };
+        }
         let Phase::Started(client) = &self.phase else {
             return Err(match self.phase {
                 Phase::Ended => ended(),
@@ -122,7 +128,6 @@ impl Machine {
     /// # Errors
     /// It has ended already.
     pub fn stop(&mut self) -> Result<(), Fault> {
-        self.look();
         if matches!(self.phase, Phase::Configuring) {
             self.remote.stop();
             self.phase = Phase::Ended;

@@ -416,6 +416,74 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
 }
 
 #[test]
+fn networks_are_taps_with_a_name() {
+    let (mut routes, _orders) = routes();
+    let body = |rest: &str| format!(r#"{{"host_dev_name": "tap0", {rest}}}"#);
+    let limiter = r#"{"bandwidth": {"size": 500, "refill_time": 500}}"#;
+    let whole = body(&format!(
+        r#""iface_id": "eth0", "guest_mac": "06:00:ac:10:00:02", "mtu": 1400, "rx_rate_limiter": {limiter}, "tx_rate_limiter": {limiter}"#
+    ));
+    done(&mut routes, "PUT", "/network-interfaces/eth0", &whole);
+    let options = get(&mut routes, "/options");
+    let net = &options["net"][0];
+    assert_eq!((&net["tap"], &net["mtu"]), (&"tap0".into(), &1400.into()));
+    assert_eq!(
+        (&net["mac"], &net["bandwidth"]),
+        (&"06:00:ac:10:00:02".into(), &"1000".into())
+    );
+    let nets = get(&mut routes, "/vm/config")["network-interfaces"].clone();
+    assert_eq!(
+        (&nets[0]["iface_id"], &nets[0]["host_dev_name"]),
+        (&"eth0".into(), &"tap0".into())
+    );
+    for (at, body, why) in [
+        ("eth1", body(r#""iface_id": "eth1""#), "host_dev_name: "),
+        ("eth0", body(r#""iface_id": "eth1""#), "iface_id: "),
+        (
+            "eth0",
+            r#"{"guest_mac": "06:00:ac:10:00:02"}"#.to_owned(),
+            "host_dev_name: ",
+        ),
+        ("eth0", body(r#""guest_mac": "06:00""#), "guest_mac: "),
+        (
+            "eth0",
+            body(r#""guest_mac": "01:00:5e:00:00:01""#),
+            "guest_mac: ",
+        ),
+        ("eth0", body(r#""mtu": 67"#), "mtu: "),
+        ("eth0", body(r#""mtu": 65536"#), "mtu: "),
+        (
+            "eth0",
+            body(&format!(r#""rx_rate_limiter": {limiter}"#)),
+            "tx_rate_limiter: ",
+        ),
+        (
+            "eth0",
+            body(r#""rx_rate_limiter": {"ops": 1}"#),
+            "rx_rate_limiter: ops: ",
+        ),
+        (
+            "eth0",
+            body(r#""allow_mmds_requests": true"#),
+            "allow_mmds_requests: ",
+        ),
+    ] {
+        refused(
+            &mut routes,
+            ("PUT", &format!("/network-interfaces/{at}"), &body),
+            400,
+            why,
+        );
+    }
+    refused(
+        &mut routes,
+        ("PATCH", "/network-interfaces/eth0", "{}"),
+        400,
+        "PUT",
+    );
+}
+
+#[test]
 fn a_config_file_is_the_bodies_of_requests() {
     let (_file, path) = kernel();
     let mut model = Model::firecracker(false);
@@ -432,7 +500,10 @@ fn a_config_file_is_the_bodies_of_requests() {
     for (text, why) in [
         ("{", "not JSON"),
         (r#"{"vsock": {}}"#, "vsock: "),
-        (r#"{"network-interfaces": [{}]}"#, "network-interfaces: "),
+        (
+            r#"{"network-interfaces": [{}]}"#,
+            "network-interfaces: iface_id: ",
+        ),
         (r#"{"drives": {}}"#, "drives: "),
         (r#"{"drives": [{}]}"#, "drives: drive_id: "),
         (

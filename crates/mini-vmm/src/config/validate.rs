@@ -40,6 +40,11 @@ impl VmSpec {
         validate_disks(&self.disk)
     }
 
+    /// Checks the networks, as far as that needs no host.
+    pub(crate) fn check_nets(&self) -> Result<(), Error> {
+        validate_nets(&self.net)
+    }
+
     /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
     pub(super) fn validate_partly(&self) -> Result<(), Error> {
         self.check_cpus()?;
@@ -62,7 +67,7 @@ impl VmSpec {
         if let Some(dir) = &self.cloud_init {
             validate_path("cloud-init directory", dir)?;
         }
-        validate_nets(&self.net)?;
+        self.check_nets()?;
         validate_serial(&self.serial)
     }
 }

@@ -1,0 +1,80 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the tests of all clients need: the program under Firecracker's name, a guest, and a way to wait.
+//!
+//! `tests/` has one file for each client. The environment variable `MINI_VMM_BIN` names the program.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// A directory with the program as `firecracker`, a guest as `kernel`, and a `disk`.
+#[derive(Debug)]
+pub struct Place(TempDir);
+
+impl Place {
+    /// `None`, with a note, if no guest can run here.
+    pub fn new(test: &str) -> Option<Place> {
+        if fs::File::open("/dev/kvm").is_err() {
+            eprintln!("SKIP: {test}: /dev/kvm can't be opened");
+            return None;
+        }
+        let program = std::env::var_os("MINI_VMM_BIN");
+        let program = program.expect("MINI_VMM_BIN names no program");
+        let place = Place(tempfile::tempdir().expect("no directory"));
+        symlink(
+            fs::canonicalize(program).expect("no program"),
+            place.path("firecracker"),
+        )
+        .expect("no link");
+        fs::write(place.path("kernel"), kernel()).expect("no kernel");
+        fs::write(place.path("disk"), [0; 4096]).expect("no disk");
+        Some(place)
+    }
+
+    /// A path in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Waits until the process that serves at `socket` has ended by itself: it then removes the socket.
+    pub fn wait_for_the_end(socket: &Path) {
+        while socket.exists() {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// An ELF file with a guest that powers off when its power button is pressed.
+fn kernel() -> Vec<u8> {
+    const AT: u64 = 16 << 20;
+    let code = [
+        0x66, 0xba, 0x03, 0x06, // mov dx, 0x603: events
+        0xec, // in al, dx
+        0x3c, 0x01, // cmp al, 1: the power button
+        0x75, 0xf7, // jne: to the start
+        0x66, 0xba, 0x00, 0x06, // mov dx, 0x600: sleep control
+        0xb0, 0x34, // mov al, S5 and SLP_EN
+        0xee, // out dx, al
+        0xf4, // hlt
+        0xeb, 0xfd, // jmp: to the hlt
+    ];
+    let mut out = b"\x7fELF\x02\x01\x01".to_vec();
+    out.resize(16, 0);
+    out.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64, version 1
+    for word in [AT, 64, 0] {
+        out.extend(u64::to_le_bytes(word)); // entry, program headers, section headers
+    }
+    out.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    out.extend([1, 0, 0, 0, 7, 0, 0, 0]); // PT_LOAD, all rights
+    for word in [120, AT, AT, code.len() as u64, code.len() as u64, 0x1000] {
+        out.extend(u64::to_le_bytes(word));
+    }
+    out.extend(code);
+    out
+}
