@@ -10,13 +10,12 @@ mod bare;
 
 use std::fs;
 use std::net::UdpSocket;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use bare::namespace::{is_inside, make_tap, shell};
 use bare::virtio::{BUFFER, COUNT, NET_HEADER, by_mmio, by_pci, network};
-use bare::{Asm, Vm};
+use bare::{Asm, Vm, passt};
 use kvm_ioctls::Kvm;
 use mini_vmm::boot::Unwatched;
 use mini_vmm::config::{LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec};
@@ -222,18 +221,10 @@ fn a_guest_outlives_its_tap() {
     assert!(running.is_alive());
 }
 
-/// Goes on in bash, where there is one.
-const BASH: &str = "[ -z \"$BASH_VERSION\" ] && [ -x /bin/bash ] && exec /bin/bash \"$0\" \"$@\"";
-
-/// Puts a script in place of passt. It finds the connection in `$fd`, whose number has two digits: dash takes only one.
+/// Gives a machine a network by a script in place of passt.
 fn stand_in(vm: &mut Vm, script: &str) {
-    let path = vm.path("passt");
-    let text = format!("#!/bin/sh\n{BASH}\nfd=$3\n{script}\n");
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-    let mut paths = vec![path.parent().unwrap().to_owned()];
-    paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
-    vm.command.env("PATH", std::env::join_paths(paths).unwrap());
+    let path = passt::stand_in(&vm.path(""), script);
+    vm.command.env("PATH", path);
     vm.args(["--net=user", "--serial=off"]);
 }
 
@@ -251,7 +242,7 @@ fn frames_travel_by_passt() {
         let Some(mut vm) = Vm::new(test, &guest) else {
             return;
         };
-        stand_in(&mut vm, "cat <&$fd >&$fd 2>/dev/null & exit 0");
+        stand_in(&mut vm, passt::ECHO);
         let virtio = if virtio == VirtioSpec::Pci {
             "pci"
         } else {

@@ -11,18 +11,25 @@ mod bare;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::UdpSocket;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use bare::lab::{self, MAGIC, PARA, Route, STUB, registers};
+use bare::namespace::{is_inside, make_tap, shell};
 use bare::registration::{Registration, Verdict};
-use bare::virtio::{DISK, ENTROPY, STATUS, by_mmio, by_pci};
-use bare::{Asm, Vm, guest};
-use mini_vmm::config::{DiskSpec, HypercallRoute, OnReboot, SerialSpec, VirtioSpec, VmSpec};
+use bare::virtio::{DISK, ENTROPY, STATUS, by_mmio, by_pci, network};
+use bare::{Asm, Vm, guest, passt};
+use mini_vmm::config::{
+    DiskSpec, HypercallRoute, LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec,
+};
 use mini_vmm::late::{LATE_ACTS, Sealed};
 use mini_vmm::layout::{self, MIB};
 use mini_vmm::vmm::{Handle, Vmm};
@@ -44,7 +51,7 @@ const OUTCOME: &str = "outcome: ";
 const ALL_CAME: u8 = 0x2a;
 
 /// What a process always does with what it has: read, write, wait, start and end threads.
-const USUAL: [i64; 41] = [
+const USUAL: [i64; 42] = [
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
@@ -56,6 +63,7 @@ const USUAL: [i64; 41] = [
     libc::SYS_close,
     // Debug builds check a descriptor before they close it.
     libc::SYS_fcntl,
+    libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
@@ -146,6 +154,8 @@ fn request(call: &str) -> Option<u64> {
         "KVM_SIGNAL_MSI" => 0x4020_aea5,
         "TCSETS" => libc::TCSETS,
         "TIOCGPTPEER" => libc::TIOCGPTPEER,
+        "TUNSETOFFLOAD" => libc::TUNSETOFFLOAD,
+        "TUNSETQUEUE" => libc::TUNSETQUEUE,
         call if number(call).is_some() => return None,
         other => panic!("what is {other}?"),
     })
@@ -243,6 +253,7 @@ fn child() {
         },
         rng: has("rng"),
         disk: disk(&folder, &task).into_iter().collect(),
+        net: net(&task).into_iter().collect(),
         virtio: match has("mmio") {
             true => VirtioSpec::Mmio,
             false => VirtioSpec::Pci,
@@ -257,6 +268,7 @@ fn child() {
         ("pty", "--serial pty"),
         ("rng", "--rng on"),
         ("disk", "--disk path=FILE"),
+        ("net", "--net"),
     ];
     // When the control loop answers, it has all that it needs.
     machine.describe().unwrap();
@@ -298,6 +310,19 @@ fn disk(folder: &Path, task: &str) -> Option<DiskSpec> {
     })
 }
 
+/// The network of a task, if it has one: a tap, or by passt.
+fn net(task: &str) -> Option<NetSpec> {
+    let (_, kind) = task.split_once("net ")?;
+    let link = match kind.split(' ').next().unwrap() {
+        "tap" => LinkSpec::Tap("tap0".into()),
+        _ => LinkSpec::User(Vec::new()),
+    };
+    Some(NetSpec {
+        iops: NonZeroU64::new(1000),
+        ..NetSpec::new(link)
+    })
+}
+
 /// Once the guest is ready: pauses it, saves it, resumes it, and presses the power button.
 fn press_in_the_middle(machine: &Handle, output: &File) {
     let mut text = [0; 2];
@@ -314,7 +339,11 @@ fn press_in_the_middle(machine: &Handle, output: &File) {
 /// Starts the process of a machine that runs `guest`. `None`, with a note, if no guest can run.
 fn start(test: &str, guest: &Asm, task: &str) -> Option<(Child, Vm)> {
     let vm = Vm::new(test, guest)?;
-    let child = Command::new(std::env::current_exe().unwrap())
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    if task.contains("net user") {
+        child.env("PATH", passt::stand_in(&vm.path(""), passt::ECHO));
+    }
+    let child = child
         .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
         .env(TASK, task)
         .env(FOLDER, vm.path(""))
@@ -485,6 +514,43 @@ fn disks_are_read_and_written() {
         let task = format!("--hypercall=pio pci reset disk {kind}");
         expect(test, &reset, &task, "Stopped");
     }
+}
+
+/// Frames come back from what stands for passt. By a tap the host sends some all the time.
+#[test]
+fn networks_send_and_receive() {
+    let test = "networks_send_and_receive";
+    if !is_inside(test) {
+        return;
+    }
+    assert!(make_tap("tap0", ""));
+    shell("ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up");
+    let after = |frames| {
+        move |asm: &mut Asm| {
+            asm.compare_eax(frames).if_equal(|asm| {
+                asm.power_off();
+            });
+        }
+    };
+    let driver = network(&[0xff; 60]);
+    let (by_mmio, by_pci) = (by_mmio(&driver, after(10)), by_pci(&driver, after(10)));
+    expect(test, &by_mmio, "--hypercall=pio mmio net user", "PowerOff");
+    expect(test, &by_pci, "--hypercall=pio pci net user", "PowerOff");
+    let socket = UdpSocket::bind("10.0.0.1:0").unwrap();
+    socket.set_broadcast(true).unwrap();
+    let alive = Arc::new(());
+    let test_lives = Arc::downgrade(&alive);
+    let sender = thread::spawn(move || {
+        while test_lives.upgrade().is_some() {
+            // Nobody has the tap between two machines.
+            let _ = socket.send_to(&[0; 40], "10.0.0.255:9");
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    expect(test, &by_mmio, "--hypercall=pio mmio net tap", "PowerOff");
+    expect(test, &by_pci, "--hypercall=pio pci net tap", "PowerOff");
+    drop(alive);
+    sender.join().unwrap();
 }
 
 #[test]

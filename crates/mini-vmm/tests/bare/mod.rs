@@ -11,6 +11,7 @@ pub mod http;
 pub mod lab;
 pub mod monkey;
 pub mod namespace;
+pub mod passt;
 pub mod registration;
 pub mod virtio;
 mod watch;
