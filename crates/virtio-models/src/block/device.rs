@@ -19,6 +19,7 @@ use vm_memory::GuestAddressSpace;
 use super::backend::{Backend, Done, Operation};
 use super::config::{self, CONFIG_WCE, FLUSH, QUEUE_SIZE, WRITEBACK_AT};
 use super::control::Control;
+use super::counters::{self, Counters};
 use super::disk::{Disk, SECTOR};
 use super::image::Image;
 use super::report::{Report, Reporter};
@@ -50,6 +51,7 @@ pub struct Block<M: GuestAddressSpace> {
     source: Source,
     running: Option<Running<M>>,
     control: Arc<Control>,
+    counters: Arc<Counters>,
     reporter: Reporter,
     done: Vec<Done>,
     /// The number of flushes that no driver requested.
@@ -113,6 +115,7 @@ impl<M: GuestAddressSpace> Block<M> {
             source,
             running: None,
             control: Arc::default(),
+            counters: Arc::default(),
             reporter: Reporter::new(report),
             done: Vec::new(),
             flushes: 0,
@@ -127,6 +130,11 @@ impl<M: GuestAddressSpace> Block<M> {
     /// The VMM's control of the running disk.
     pub fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
+    }
+
+    /// The disk's counters.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// Checks the image's size. Returns whether it has changed.
@@ -194,6 +202,8 @@ where
             backend: &mut **backend,
             writeback: self.writeback,
             reporter: &mut self.reporter,
+            counters: &self.counters,
+            now: counters::now(),
         };
         Some((running, means, &mut self.done))
     }

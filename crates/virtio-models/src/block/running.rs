@@ -13,6 +13,7 @@ use vm_memory::{GuestAddressSpace, Permissions};
 
 use super::backend::{Backend, Operation};
 use super::barrier::Barrier;
+use super::counters::Counters;
 use super::disk::Disk;
 use super::report::Reporter;
 use super::request::{self, Request, Status};
@@ -25,6 +26,9 @@ pub(super) struct Means<'a> {
     pub(super) backend: &'a mut dyn Backend,
     pub(super) writeback: bool,
     pub(super) reporter: &'a mut Reporter,
+    pub(super) counters: &'a Counters,
+    /// The time in nanoseconds.
+    pub(super) now: u64,
 }
 
 /// A started device.
@@ -115,6 +119,7 @@ where
         let Some(slot) = self.renew(token) else {
             return Ok(None);
         };
+        slot.begun = means.now;
         match parsed {
             Ok(request) => {
                 slot.request = request;
@@ -165,6 +170,7 @@ where
         };
         let data = request::data(&slot.chain, request);
         if slot.buffers.gather(memory, data, access).is_err() {
+            slot.request = Request::Nothing;
             self.finish(means, token, Status::IoErr);
             return 0;
         }
@@ -236,6 +242,8 @@ where
         let Some(slot) = self.slot(token) else {
             return;
         };
+        let took = means.now.saturating_sub(slot.begun);
+        means.counters.count(slot.request, status, took);
         let address = request::status_address(&slot.chain);
         let told = address.is_some_and(|at| memory::write(&*memory, at, status as u8));
         let moved = match slot.request {

@@ -57,6 +57,8 @@ pub(super) struct Slot {
     pub(super) buffers: Buffers,
     /// The number of bytes that are done.
     pub(super) moved: u64,
+    /// When it was taken, in nanoseconds.
+    pub(super) begun: u64,
     /// Its epoch in the barrier, if it changes the disk.
     pub(super) epoch: Option<u64>,
     part: Part,

@@ -42,31 +42,38 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub(super) struct Count {
     frames: AtomicU64,
+    bytes: AtomicU64,
     dropped: AtomicU64,
 }
 
 impl Count {
-    /// Counts a frame. Called by one thread only.
-    pub(super) fn frame(&self) {
-        add_one(&self.frames);
+    /// Counts a frame of this many bytes. Called by one thread only.
+    pub(super) fn frame(&self, bytes: usize) {
+        add(&self.frames, 1);
+        add(&self.bytes, bytes as u64);
     }
 
     /// Counts a frame that was dropped. Called by one thread only.
     pub(super) fn dropped(&self) {
-        add_one(&self.dropped);
+        add(&self.dropped, 1);
     }
 }
 
 /// With a single writer, no locked operation is necessary.
-fn add_one(counter: &AtomicU64) {
+fn add(counter: &AtomicU64, more: u64) {
     let count = counter.load(Ordering::Relaxed);
-    counter.store(count.wrapping_add(1), Ordering::Relaxed);
+    counter.store(count.wrapping_add(more), Ordering::Relaxed);
 }
 
 impl Counters {
     /// The frames that the guest received.
     pub fn received(&self) -> u64 {
         self.received.frames.load(Ordering::Relaxed)
+    }
+
+    /// Their bytes, without virtio's header.
+    pub fn received_bytes(&self) -> u64 {
+        self.received.bytes.load(Ordering::Relaxed)
     }
 
     /// The frames that were for the guest, but didn't fit into its buffers or broke a rule.
@@ -77,6 +84,11 @@ impl Counters {
     /// The frames that the guest sent.
     pub fn sent(&self) -> u64 {
         self.sent.frames.load(Ordering::Relaxed)
+    }
+
+    /// Their bytes, without virtio's header.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.bytes.load(Ordering::Relaxed)
     }
 
     /// The frames of the guest that were malformed, or that the link didn't take.

@@ -37,7 +37,7 @@ impl Means<'_> {
 
     /// Counts a frame of `len` bytes that passed.
     pub(super) fn done(&mut self, len: usize) {
-        self.count.frame();
+        self.count.frame(len);
         if let Some(limiter) = &mut self.limiter {
             limiter.count(len as u64);
         }

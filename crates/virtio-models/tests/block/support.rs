@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
-use virtio_models::block::{Backend, Block, Control, Disk, Done, Notice, Operation, SECTOR};
+use virtio_models::block::{
+    Backend, Block, Control, Counters, Disk, Done, Notice, Operation, SECTOR,
+};
 use virtio_models::rate::Limiter;
 use virtio_transport::testing::{
     Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, memory,
@@ -177,6 +179,7 @@ pub struct Guest {
     shared: Arc<Mutex<Behaviour>>,
     notices: Arc<Mutex<Vec<Notice>>>,
     control: Arc<Control>,
+    pub counters: Arc<Counters>,
 }
 
 /// The header of a request.
@@ -229,6 +232,7 @@ impl Guest {
             block = block.with_limiter(limiter);
         }
         let control = block.control();
+        let counters = block.counters();
         let mut machine = Machine::new(Box::new(block), &memory(MEMORY));
         let driver = Driver::start(&mut machine, wanted);
         Guest {
@@ -237,6 +241,7 @@ impl Guest {
             shared,
             notices,
             control,
+            counters,
         }
     }
 

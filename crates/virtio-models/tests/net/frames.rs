@@ -36,6 +36,7 @@ fn a_frame_of_the_guest_is_sent_as_it_is() {
         (guest.counters.sent(), guest.counters.sent_dropped()),
         (1, 0)
     );
+    assert_eq!(guest.counters.sent_bytes(), 4000);
 }
 
 #[test]
@@ -92,6 +93,7 @@ fn a_frame_for_the_guest_is_in_the_first_buffer() {
         assert_eq!(guest.received(), [(spread(1), frame(60))]);
     }
     assert_eq!(guest.counters.received(), 8);
+    assert_eq!(guest.counters.received_bytes(), 4 * (1514 + 60));
 }
 
 #[test]
