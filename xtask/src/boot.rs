@@ -18,7 +18,7 @@ use crate::kernels::Kernel;
 use crate::marked::Marked;
 use crate::process::{Progress, last_lines, print, sh_words, tied, write};
 use crate::workspace::{Scratch, nonce};
-use crate::{build, host, para};
+use crate::{build, host, packages, para};
 
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests";
 
@@ -154,9 +154,11 @@ impl Boot {
             );
         }
         let on_host = host::hardware_kvm();
-        if on_host.is_err() {
-            // Checked before the long build.
-            Bed::new(Vendor::Amd).require()?;
+        // Checked before the long build.
+        match &on_host {
+            Err(_) => Bed::new(Vendor::Amd).require()?,
+            Ok(()) if self.debian => packages::require(&[("passt", "passt")])?,
+            Ok(()) => {}
         }
         let (nonce, scratch) = (nonce(), Scratch::new()?);
         let guest = match self.debian {
@@ -301,6 +303,9 @@ impl Boot {
         let disks = guest.disks.iter().map(|disk| disk.word(&text(&disk.host)));
         let disks: Vec<String> = disks.collect();
         command.args(self.arguments(guest, &text(&guest.kernel), &text(&guest.initrd), &disks));
+        if self.debian {
+            command.args(["--net", "user"]);
+        }
         if guest.shell.is_none() {
             // If xtask is killed, nothing else ends the guest.
             command = tied(&command);

@@ -113,7 +113,13 @@ pub fn bed(
 const GUEST_MODULES: &[&str] = &["pvpanic", "pvpanic-mmio", "button", "evdev"];
 
 /// The drivers of mini-vmm's virtio devices; some kernels have a part of them built in.
-const VIRTIO_MODULES: &[&str] = &["virtio_pci", "virtio_mmio", "virtio_rng", "virtio_blk"];
+const VIRTIO_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_mmio",
+    "virtio_rng",
+    "virtio_blk",
+    "isofs",
+];
 
 /// An archive to append to [`guest`]'s: the modules that [`LOAD_VIRTIO`] loads.
 pub fn virtio(kernel: &Kernel) -> Result<Vec<u8>> {

@@ -18,6 +18,8 @@
 //!     Prints one line: COUNT STATUS.
 //! bench-probe echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]
 //!     Runs mini-vmm with a guest that sends back its input, and checks that. Its exit code is mini-vmm's.
+//! bench-probe put SOCKET PATH JSON
+//!     Sends a request to mini-vmm's API.
 //! ```
 
 mod echo;
@@ -26,6 +28,7 @@ mod floor;
 #[allow(dead_code)]
 mod guest;
 mod observe;
+mod put;
 mod sys;
 
 use std::io::Read;
@@ -47,11 +50,12 @@ fn main() -> ExitCode {
         }
         ["calls", program, arguments @ ..] => observe::main(Watch::Calls, program, arguments),
         ["floor", arguments @ ..] => floor::main(arguments),
+        ["put", arguments @ ..] => put::main(arguments),
         ["echo", arguments @ ..] => match echo::main(arguments) {
             Ok(code) => return ExitCode::from(code as u8),
             Err(error) => Err(error),
         },
-        _ => Err("say run, lines, instructions, calls, floor or echo".into()),
+        _ => Err("say run, lines, instructions, calls, floor, echo or put".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@
 use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
-use super::{para, words};
+use super::{disks, para, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Image {
     Debian(Series),
     /// The ELF file in that bzImage.
     Vmlinux(Series),
+    /// Debian 12 on the bed's disk, with its own kernel and initrd. The guest's commands run after the login.
+    AllOfDebian,
     /// The example in `guest/bare`.
     Bare,
     /// A text file.
@@ -243,11 +245,12 @@ pub const TIMEOUT: u8 = 36;
 /// The cases for `bed`, and those that its KVM can't run.
 pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
     let (more, impossible) = para::cases(bed);
-    let (usual, words): (_, &[Case]) = match bed.vendor {
-        Vendor::Amd => (AMD, words::CASES),
-        Vendor::Intel => (INTEL, &[]),
+    let usual: &[&[Case]] = match bed.vendor {
+        Vendor::Amd => &[AMD, disks::CASES, words::CASES],
+        Vendor::Intel => &[INTEL],
     };
-    (usual.iter().chain(words).chain(more).collect(), impossible)
+    let usual = usual.iter().copied().flatten();
+    (usual.chain(more).collect(), impossible)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Runs the Linux boots of the test beds, and checks their results.
 //!
 //! The guest's job prints its release and CPUs, then READY, then runs the case's own lines. The bed's script starts
-//! mini-vmm, runs the case's commands, and ends with mini-vmm's exit code.
+//! mini-vmm as `run`, does the case's commands, and ends with mini-vmm's exit code.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,7 @@ use anyhow::Result;
 
 use crate::bed::Bed;
 use crate::build;
+use crate::debian::{self, Debian};
 use crate::elf;
 use crate::initramfs;
 use crate::kernels::Kernel;
@@ -50,8 +51,10 @@ pub struct Boot {
     /// The release that the guest must print, if a kernel boots.
     release: Option<String>,
     image: String,
-    /// The archives of its root file system, without the job.
+    /// The archives of its root file system; the job is the last of them, if it is not on a disk.
     initrd: Vec<String>,
+    /// The disk with the job.
+    job_disk: Option<String>,
 }
 
 /// The `cases` that `run` asks for; those that it leaves to `--long` are counted.
@@ -76,7 +79,7 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
     for case in wanted(run, &cases, &mut skips) {
         let kernel = match case.image {
             Image::AnyDebian => Some(Kernel::fetch_any()?),
-            Image::Bare | Image::NoKernel => None,
+            Image::AllOfDebian | Image::Bare | Image::NoKernel => None,
             Image::Debian(series) | Image::Vmlinux(series) => {
                 let Some(kernel) = Kernel::fetch_offered(series)? else {
                     let why = format!("Debian has no cloud kernel {series} on this machine");
@@ -86,39 +89,70 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
                 Some(kernel)
             }
         };
-        let (mut image, mut initrd) = ("/guest/text".to_owned(), Vec::new());
-        match &kernel {
-            Some(kernel) => {
-                let release = &kernel.release;
-                let file = if matches!(case.image, Image::Vmlinux(_)) {
-                    image = format!("/guest/vmlinux-{release}");
-                    kernel.vmlinux()?
-                } else {
-                    image = format!("/guest/bzImage-{release}");
-                    kernel.image.clone()
-                };
-                add_once(bed, file, &image);
-                initrd = add_initrd(case, kernel, bed, scratch)?;
-            }
-            None if case.image == Image::Bare => {
-                image = "/guest/bare".to_owned();
-                add_once(bed, build::bare_guest()?, &image);
-            }
-            None => {
-                let text = scratch.path("text");
-                write(&text, "This is no kernel.\n".repeat(1000))?;
-                add_once(bed, text, &image);
-            }
-        }
-        let release = kernel.map(|kernel| kernel.release);
-        boots.push(Boot {
-            case,
-            release,
-            image,
-            initrd,
+        boots.push(match &kernel {
+            Some(kernel) => add_kernel(case, kernel, bed, scratch)?,
+            None => add_other(case, bed, scratch)?,
         });
     }
     Ok((boots, skips))
+}
+
+/// Adds a kernel with busybox.
+fn add_kernel(
+    case: &'static Case,
+    kernel: &Kernel,
+    bed: &mut Bed,
+    scratch: &Scratch,
+) -> Result<Boot> {
+    let release = &kernel.release;
+    let (file, image) = match case.image {
+        Image::Vmlinux(_) => (kernel.vmlinux()?, format!("/guest/vmlinux-{release}")),
+        _ => (kernel.image.clone(), format!("/guest/bzImage-{release}")),
+    };
+    add_once(bed, file, &image);
+    Ok(Boot {
+        case,
+        release: Some(release.clone()),
+        image,
+        initrd: add_initrd(case, kernel, bed, scratch)?,
+        job_disk: None,
+    })
+}
+
+/// Adds what is no kernel with busybox.
+fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Boot> {
+    let mut boot = Boot {
+        case,
+        release: None,
+        image: "/guest/text".to_owned(),
+        initrd: Vec::new(),
+        job_disk: None,
+    };
+    match case.image {
+        Image::AllOfDebian => {
+            let debian = Debian::fetch()?;
+            boot.image = "/guest/debian-kernel".to_owned();
+            boot.initrd = vec!["/guest/debian-initrd".to_owned()];
+            add_once(bed, debian.kernel, &boot.image);
+            add_once(bed, debian.initrd, &boot.initrd[0]);
+            bed.disks = vec![debian.disk];
+            let job = format!("job-{}", case.name);
+            write(&scratch.path(&job), debian::job(&guest_job(case)))?;
+            let path = format!("/guest/{job}");
+            bed.add(&scratch.path(&job), &path);
+            boot.job_disk = Some(path);
+        }
+        Image::Bare => {
+            boot.image = "/guest/bare".to_owned();
+            add_once(bed, build::bare_guest()?, &boot.image);
+        }
+        _ => {
+            let text = scratch.path("text");
+            write(&text, "This is no kernel.\n".repeat(1000))?;
+            add_once(bed, text, &boot.image);
+        }
+    }
+    Ok(boot)
 }
 
 /// Adds the guest's root file system, in parts, and the case's own job; returns the paths of the parts.
@@ -159,7 +193,8 @@ fn add_initrd(
     }
     let job = scratch.path(&format!("job-{}", case.name));
     write(&job, initramfs::job(&guest_job(case)))?;
-    bed.add(&job, &format!("/guest/job-{}", case.name));
+    parts.push(format!("/guest/job-{}", case.name));
+    bed.add(&job, &parts[parts.len() - 1]);
     Ok(parts)
 }
 
@@ -204,7 +239,7 @@ impl Boot {
 
     /// Whether its script runs the probe.
     pub fn needs_probe(&self) -> bool {
-        self.case.echo_bytes().is_some()
+        self.case.echo_bytes().is_some() || self.case.drive.contains("bench-probe")
     }
 
     /// The script that the bed runs; its status is mini-vmm's.
@@ -214,11 +249,7 @@ impl Boot {
         let mut line = format!("mini-vmm --kernel {}", self.image);
         let mut initrd = String::new();
         if !self.initrd.is_empty() {
-            initrd = format!(
-                "cat {} /guest/job-{} >/tmp/initrd\n",
-                self.initrd.join(" "),
-                case.name
-            );
+            initrd = format!("cat {} >/tmp/initrd\n", self.initrd.join(" "));
             line.push_str(" --initrd /tmp/initrd");
         }
         if let Some(words) = case.cmdline {
@@ -229,6 +260,10 @@ impl Boot {
             " --cpus {} --memory 512M {}",
             case.cpus, case.arguments
         ));
+        if let Some(job) = &self.job_disk {
+            let serial = debian::JOB;
+            line.push_str(&format!(" --disk path={job},readonly,serial={serial}"));
+        }
         let line = match case.echo_bytes() {
             Some(bytes) => format!("bench-probe echo {} {bytes} {line}", case.echo),
             None => format!("{line} --serial stdio"),
@@ -236,7 +271,9 @@ impl Boot {
         // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
         format!(
-            "{BED_LIBRARY}{initrd}{}\n{line} </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
+            "{BED_LIBRARY}{initrd}{}\n\
+             run() {{ exec {line}; }}\n\
+             run </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
              {}\n\
              before=$(beats); wait $vmm; code=$?\n\
              {beats}{}\ncat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
@@ -332,6 +369,7 @@ mod tests {
             release: Some("6.1.0".to_owned()),
             image: "/guest/k".to_owned(),
             initrd: vec!["/guest/i".to_owned()],
+            job_disk: None,
         }
     }
 

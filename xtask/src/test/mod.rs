@@ -6,6 +6,7 @@
 mod beds;
 mod cases;
 pub mod coverage;
+mod disks;
 mod libtest;
 mod licenses;
 #[cfg(test)]

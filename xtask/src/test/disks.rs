@@ -1,0 +1,189 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The boots whose subject is what becomes of disks: all of Debian, a killed VMM, many disks, a full host, a seed.
+//! Debian also has a network.
+
+use super::cases::{Case, Image, LINUX};
+use crate::debian;
+
+const DISK: Case = Case {
+    virtio: true,
+    ..LINUX
+};
+
+/// All of Debian, with what it writes in memory.
+const DEBIAN: Case = Case {
+    image: Image::AllOfDebian,
+    cmdline: Some(debian::CMDLINE),
+    ..LINUX
+};
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "debian-powers-off",
+        arguments: "--disk path=/dev/vda,overlay=/tmp",
+        guest: CHECK,
+        expect: CHECKED,
+        ..DEBIAN
+    },
+    Case {
+        name: "debian-obeys-the-power-button",
+        cpus: 2,
+        arguments: "--disk path=/dev/vda,overlay=/tmp --net tap=tap0 --api-sock /tmp/api",
+        before: DHCP_SERVER,
+        guest: HAS_NETWORK,
+        drive: "until grep -q '^WAITS' /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+            bench-probe put /tmp/api /actions '{\"action_type\": \"SendCtrlAltDel\"}' && echo PRESSED",
+        after: "kill $server; tunctl -d tap0 >/dev/null",
+        expect: &["ADDRESS 10.0.0.7", "DNS 10.0.0.1", "PING ANSWERED", "PRESSED"],
+        ..DEBIAN
+    },
+    Case {
+        name: "disk-outlives-kill-9",
+        arguments: "--disk path=/tmp/disk",
+        before: "truncate -s 64M /tmp/disk",
+        guest: FILL_OR_CHECK,
+        drive: "while kill -0 $vmm && [ \"$(grep -c '^KEPT .* \\.' /tmp/out)\" -lt 8 ]; do usleep 50000; done
+            kill -9 $vmm",
+        after: BOOT_AGAIN,
+        exit: 137,
+        expect: &["SECOND 0", "ALL KEPT"],
+        ..DISK
+    },
+    Case {
+        name: "disks-32-on-3-threads",
+        arguments: "$disks",
+        before: "for i in $(seq 32); do
+                truncate -s ${i}M /tmp/disk$i
+                disks=\"$disks --disk path=/tmp/disk$i,iothread=t$((i % 3))\"
+            done",
+        guest: "for disk in /sys/block/vd*; do
+                dev=/dev/${disk##*/}
+                echo \"disk $(($(cat $disk/size) / 2048))\" | dd of=$dev bs=512 conv=sync,fsync 2>/dev/null
+            done
+            echo DISKS $(ls -d /sys/block/vd* | wc -l)
+            echo WRITTEN; read go",
+        drive: "until grep -q '^WRITTEN' /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+            cat /proc/$vmm/task/*/comm >/tmp/threads; say go",
+        after: "good=0
+            for i in $(seq 32); do [ \"$(head -n 1 /tmp/disk$i)\" = \"disk $i\" ] && good=$((good + 1)); done
+            echo GOOD $good; echo THREADS $(sort /tmp/threads | grep '^io')
+            rm /tmp/disk*",
+        expect: &["DISKS 32", "GOOD 32", "THREADS io-t0 io-t1 io-t2"],
+        ..DISK
+    },
+    Case {
+        name: "disk-on-a-full-host",
+        arguments: "--disk path=/full/disk --disk path=/full/other,direct",
+        before: FULL_HOST,
+        guest: "fill() { dd if=/dev/urandom of=$1 bs=64k count=160 conv=fsync 2>/dev/null; }
+            for disk in /dev/vda /dev/vdb; do
+                fill $disk && echo NOT FULL
+                echo WAITS $disk; read go
+                fill $disk && echo GOES ON $disk
+                sum=$(sha256sum <$disk); echo 3 >/proc/sys/vm/drop_caches
+                [ \"$sum\" = \"$(sha256sum <$disk)\" ] && echo SAME $disk
+            done",
+        drive: "for disk in vda vdb; do
+                until grep -q \"^WAITS /dev/$disk\" /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+                rm /full/ballast-$disk; say go
+            done",
+        after: "grep -q 'NOT FULL' /tmp/out || echo BOTH WERE FULL; umount /full; rm /tmp/fs",
+        expect: &[
+            "BOTH WERE FULL",
+            "GOES ON /dev/vda",
+            "GOES ON /dev/vdb",
+            "SAME /dev/vda",
+            "SAME /dev/vdb",
+            "No space left on device",
+        ],
+        ..DISK
+    },
+    Case {
+        name: "cloud-init-is-mounted",
+        arguments: "--cloud-init /tmp/seed",
+        before: "mkdir /tmp/seed; cd /tmp/seed; echo '#cloud-config' >user-data
+            head -c 100000 /dev/urandom >vendor-data; sha256sum user-data vendor-data; cd /",
+        guest: "mkdir /mnt; mount -t iso9660 -o ro /dev/vda /mnt && cd /mnt
+            echo FILES $(ls); cat meta-data; echo LABEL $(dd if=/dev/vda bs=1 skip=32808 count=6 2>/dev/null)
+            echo SUMS; sha256sum user-data vendor-data
+            cd /; umount /mnt; dd if=/dev/zero of=/dev/vda count=1 2>/dev/null || echo READ ONLY",
+        after: "cd /tmp/seed; for sum in $(sha256sum user-data vendor-data | cut -d' ' -f1); do
+                grep -q $sum /tmp/out && echo SAME FILE
+            done | uniq -c; cd /; rm -r /tmp/seed",
+        expect: &[
+            "FILES meta-data user-data vendor-data",
+            "instance-id: iid-local01",
+            "LABEL CIDATA",
+            "2 SAME FILE",
+            "READ ONLY",
+        ],
+        ..DISK
+    },
+];
+
+/// Runs after the login. systemd says what failed.
+const CHECK: &str = "systemctl is-system-running --wait >/dev/null
+    echo FAILED $(systemctl list-units --state=failed --no-legend | wc -l)
+    findmnt --noheadings --output SOURCE,FSTYPE / | sed 's/^/ROOT /'
+    head -c 8388608 /dev/urandom >/root/file; before=$(sha256sum </root/file)
+    sync /root/file; echo 3 >/proc/sys/vm/drop_caches
+    [ \"$before\" = \"$(sha256sum </root/file)\" ] && echo SUM GOOD
+    echo ON $(who | awk '$1 == \"root\" { print $2 }')";
+const CHECKED: &[&str] = &["ROOT /dev/vda ext4", "FAILED 0", "SUM GOOD", "ON ttyS0"];
+
+/// A tap with the bed at its other end, which gives out one address.
+const DHCP_SERVER: &str =
+    "tunctl -t tap0 >/dev/null; ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up
+    cat >/tmp/udhcpd.conf <<'END'
+interface tap0
+start 10.0.0.7
+end 10.0.0.7
+max_leases 1
+lease_file /tmp/leases
+pidfile /tmp/udhcpd.pid
+opt subnet 255.255.255.0
+opt router 10.0.0.1
+opt dns 10.0.0.1
+END
+    : >/tmp/leases; udhcpd -f /tmp/udhcpd.conf & server=$!";
+
+/// Waits for the address by DHCP, then for its end.
+const HAS_NETWORK: &str = "/lib/systemd/systemd-networkd-wait-online --timeout=0
+    echo ADDRESS $(ip -4 -o addr show scope global | awk '{ sub(\"/.*\", \"\", $4); print $4 }')
+    echo DNS $(awk '/^nameserver/ { print $2 }' /run/systemd/resolve/resolv.conf)
+    ping -c 1 -W 60 10.0.0.1 >/dev/null && echo PING ANSWERED
+    echo WAITS; sleep infinity";
+
+/// The first boot fills the disk with files until it is killed. The next one finds a file system, and shows the files.
+const FILL_OR_CHECK: &str = "mkdir /mnt
+    if mount -t ext4 /dev/vda /mnt 2>/dev/null; then
+        for file in /mnt/*.data; do echo FOUND $(sha256sum <$file) $file; done
+        umount /mnt
+    else
+        mke2fs -F /dev/vda >/dev/null; sync; mount -t ext4 /dev/vda /mnt
+        i=0
+        while i=$((i + 1)); do
+            head -c 98304 /dev/urandom | dd of=/mnt/$i.data bs=4k conv=fsync 2>/dev/null
+            fsync /mnt
+            echo KEPT $(sha256sum </mnt/$i.data) /mnt/$i.data .
+        done
+    fi";
+
+/// Each file that the first boot called kept is found by the second, with the same content. A line may be cut by the
+/// kill, so only those with a dot at the end count.
+const BOOT_AGAIN: &str = "tr -d '\\r' </tmp/out | grep '^KEPT .* \\.$' >/tmp/kept
+    ( run ) </dev/null >>/tmp/out 2>>/tmp/err; echo SECOND $?
+    lost=0
+    while read -r _ sum _ file _; do grep -q \"^FOUND $sum - $file\" /tmp/out || lost=$((lost + 1)); done </tmp/kept
+    [ $lost = 0 ] && [ \"$(wc -l </tmp/kept)\" -ge 8 ] && echo ALL KEPT || echo LOST $lost
+    rm /tmp/disk";
+
+/// A file system of 40 MiB with two sparse images. For the 10 MiB that a guest writes to each, there is room when the
+/// disk's ballast is gone, and not before.
+const FULL_HOST: &str = "truncate -s 40M /tmp/fs; mke2fs -F /tmp/fs >/dev/null
+    mkdir -p /full; mount -o loop /tmp/fs /full
+    dd if=/dev/zero of=/full/ballast-vda bs=1M count=6 2>/dev/null
+    dd if=/dev/zero of=/full/ballast-vdb bs=1M count=24 2>/dev/null
+    truncate -s 64M /full/disk; truncate -s 64M /full/other; sync";
