@@ -44,7 +44,16 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// The ACPI tables, RSDP first, in the BIOS area that operating systems search.
 pub const ACPI_TABLES: u64 = 0xe_0000;
 /// Size of the range for all ACPI tables, in bytes.
-pub const ACPI_TABLES_SIZE: u64 = 0x2_0000;
+pub const ACPI_TABLES_SIZE: u64 = 0x1_f000;
+/// The MPtable, its floating pointer first. Operating systems search the 64 KiB below 1 MiB for it. In the last page,
+/// which [`BIOS_ENTRY`] is in, too, it takes no memory of its own.
+pub const MP_TABLE: u64 = ACPI_TABLES + ACPI_TABLES_SIZE;
+/// Size of the range for the MPtable, in bytes.
+pub const MP_TABLE_SIZE: u64 = BIOS_ENTRY - MP_TABLE;
+/// The real-mode entry point of a PC's firmware.
+pub const BIOS_ENTRY: u64 = HIGH_RAM - BIOS_ENTRY_SIZE;
+/// Size of the code at that entry point, in bytes.
+pub const BIOS_ENTRY_SIZE: u64 = 16;
 /// Start of the memory above the BIOS area, where kernels are loaded.
 pub const HIGH_RAM: u64 = MIB;
 /// Load address of the guest of `mini-vmm demo`, as for kernels.
@@ -191,7 +200,7 @@ pub const MAX_RAM: u64 = 1024 * GIB;
 pub const MAX_CPUS: u8 = 64;
 
 /// Ranges of low memory, sorted by address, to check for overlaps.
-const LOW_MEMORY: [(u64, u64); 8] = [
+const LOW_MEMORY: [(u64, u64); 10] = [
     (BOOT_GDT, 0x20),
     (BOOT_IDT, 0x10),
     (PVH_START_INFO, PAGE_SIZE),
@@ -200,6 +209,8 @@ const LOW_MEMORY: [(u64, u64); 8] = [
     (BOOT_PAGE_TABLES, BOOT_PAGE_TABLES_SIZE),
     (CMDLINE, CMDLINE_SIZE),
     (ACPI_TABLES, ACPI_TABLES_SIZE),
+    (MP_TABLE, MP_TABLE_SIZE),
+    (BIOS_ENTRY, BIOS_ENTRY_SIZE),
 ];
 
 /// Ranges of the hole below 4 GiB, sorted by address.

@@ -25,6 +25,7 @@ pub mod layout;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+mod mptable;
 pub mod outcome;
 mod plan;
 mod probe;

@@ -66,6 +66,8 @@ fn look_around(asm: &mut Asm) {
         0,
         'd',
     );
+    let mptable = u32::from_le_bytes(*b"_MP_");
+    memory(asm, layout::MP_TABLE, mptable, 0, 'z');
     memory(asm, layout::BOOT_GDT, 0, 1, 'e');
     // COM1: interrupt enable, line control, modem control, scratch.
     port(asm, layout::SERIAL + 1, 0, 0xf, 'f');

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The ACPI tables: all that the guest learns about the machine outside of CPUID.
+//! The ACPI tables: all that a guest with ACPI learns about the machine outside of CPUID.
 //!
 //! Without a PIT and a PIC the platform is hardware-reduced (ACPI 6.5, section 4.1): no PM timer, no fixed event
 //! registers, no FACS. Sleep control and reset are two registers, and events are one device. So a kernel probes for
@@ -30,12 +30,9 @@ const HEADER_LEN: u32 = 36;
 /// The alignment of tables. The search for the RSDP requires it (section 5.2.5.1).
 const TABLE_ALIGN: usize = 16;
 
-/// The real-mode entry point of a PC's firmware, 16 bytes below 1 MiB.
+/// The code at [`layout::BIOS_ENTRY`]. Linux restarts a hardware-reduced machine through EFI, or without EFI by a jump
+/// there. It doesn't use the reset register then. So this code writes to that register.
 ///
-/// Linux restarts a hardware-reduced machine through EFI, or without EFI by a jump to this address. It doesn't use the
-/// reset register then. So the code here writes to that register.
-const BIOS_ENTRY: u64 = layout::ACPI_TABLES + layout::ACPI_TABLES_SIZE - 16;
-const _: () = assert!(BIOS_ENTRY == 0xf_fff0);
 /// `mov dx, ACPI_RESET; mov al, ACPI_RESET_VALUE; out dx, al; hlt`, 16-bit code.
 const RESTART: [u8; 7] = {
     let [low, high] = layout::ACPI_RESET.to_le_bytes();
@@ -51,7 +48,7 @@ pub enum Error {
     /// The tables are larger than the space that the layout reserves.
     #[error(
         "the ACPI tables take {0} bytes and there are {room} for them; ask for fewer vCPUs",
-        room = BIOS_ENTRY - layout::ACPI_TABLES
+        room = layout::ACPI_TABLES_SIZE
     )]
     TooLarge(usize),
     /// Guest memory has no RAM at the tables' address.
@@ -63,9 +60,9 @@ pub enum Error {
     Memory(#[source] GuestMemoryError),
 }
 
-/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. The last 16 bytes of that range
-/// are the old entry point of the BIOS. They get a few instructions that reset the machine: Linux jumps there to
-/// restart a hardware-reduced machine without EFI.
+/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. Also writes a few instructions to
+/// the old entry point of the BIOS, which reset the machine: Linux jumps there to restart a hardware-reduced machine
+/// without EFI.
 ///
 /// # Errors
 /// When the number of vCPUs is out of range, or guest memory doesn't reach there.
@@ -77,7 +74,7 @@ pub fn write_tables<M: GuestMemory>(
     let address = GuestAddress(layout::ACPI_TABLES);
     memory.write_slice(&image, address).map_err(Error::Memory)?;
     memory
-        .write_slice(&RESTART, GuestAddress(BIOS_ENTRY))
+        .write_slice(&RESTART, GuestAddress(layout::BIOS_ENTRY))
         .map_err(Error::Memory)?;
     Ok(address)
 }
@@ -107,7 +104,7 @@ fn build(machine: &MachinePlan) -> Result<Vec<u8>, Error> {
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
     image[..rsdp.len()].copy_from_slice(&rsdp);
 
-    if image.len() as u64 > BIOS_ENTRY - layout::ACPI_TABLES {
+    if image.len() as u64 > layout::ACPI_TABLES_SIZE {
         return Err(Error::TooLarge(image.len()));
     }
     Ok(image)

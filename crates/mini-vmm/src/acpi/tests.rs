@@ -263,8 +263,11 @@ fn tables_are_written_where_the_layout_says() {
     let mut read = vec![0; layout::ACPI_TABLES_SIZE as usize];
     memory.read_slice(&mut read, rsdp).unwrap();
     // mov dx, 0x602; mov al, 1; out dx, al; hlt: at the real-mode entry point of a PC's firmware.
-    let entry = [0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4];
-    assert_eq!(read[0x1_fff0..0x1_fff7], entry);
+    let mut entry = [0; 7];
+    memory
+        .read_slice(&mut entry, GuestAddress(0xf_fff0))
+        .unwrap();
+    assert_eq!(entry, [0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4]);
     assert_eq!(
         read[..build(&machine).unwrap().len()],
         build(&machine).unwrap()

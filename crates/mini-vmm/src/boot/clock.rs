@@ -9,14 +9,17 @@ use std::fmt;
 /// Kernel parameters after which Linux has no clock here but the PIT: `early_param`s of Linux 6.12 on x86-64. An entry
 /// without a value matches any value.
 const CLOCKLESS: [&str; 5] = [
-    // Linux finds the local APIC in the ACPI tables.
-    "acpi=off",
+    // Most kernels find the local APIC only in the ACPI tables.
+    ACPI_OFF,
     "nolapic",
     "disableapic",
     // kvmclock gives the TSC's frequency.
     "no-kvmclock",
     "nopv",
 ];
+
+/// Linux built with `CONFIG_X86_MPPARSE` finds the local APIC in the MPtable. Debian's kernels are not.
+const ACPI_OFF: &str = "acpi=off";
 
 /// Kernel parameters after which Linux has no clock here, even with the PIT.
 const LOST: [&str; 2] = ["nolapic_timer", "noapictimer"];
@@ -94,6 +97,10 @@ impl fmt::Display for Clockless {
             _ => "add --legacy-timer",
         };
         match self {
+            Clockless::Word(ACPI_OFF) => write!(
+                f,
+                "'{ACPI_OFF}' takes away the only clock that Linux has here, unless it is built with CONFIG_X86_MPPARSE"
+            ),
             Clockless::Word(word) | Clockless::Lost(word) => {
                 write!(f, "'{word}' takes away the only clock that Linux has here")
             }
@@ -166,6 +173,9 @@ mod tests {
     fn the_line_says_what_to_add() {
         let line = clockless("acpi=off", None).unwrap().to_string();
         assert!(line.contains("'acpi=off'") && line.contains("--legacy-timer"));
+        assert!(line.contains("unless it is built with CONFIG_X86_MPPARSE"));
+        let line = clockless("nolapic", None).unwrap().to_string();
+        assert!(!line.contains("MPPARSE"), "{line}");
         let line = clockless("noapictimer", None).unwrap().to_string();
         assert!(line.contains("'noapictimer'") && line.contains("leave it out"));
     }

@@ -28,7 +28,7 @@ use crate::memory::MappedVm;
 use crate::outcome::OutcomeLatch;
 use crate::plan::MachinePlan;
 use crate::sys::huge_pages::HUGE_PAGE;
-use crate::{acpi, layout, memory};
+use crate::{acpi, layout, memory, mptable};
 
 /// A machine with its kernel in memory, but without devices and vCPUs. Image errors show at this point, before anything
 /// outside of this process was changed.
@@ -191,7 +191,7 @@ fn create_irqchip(vm: &VmFd, plan: &MachinePlan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes the ACPI tables and the kernel to guest memory.
+/// Writes the tables of the machine and the kernel to guest memory.
 fn load_kernel(
     spec: &VmSpec,
     plan: &MachinePlan,
@@ -200,6 +200,7 @@ fn load_kernel(
     watch: &dyn Watch,
 ) -> Result<Loaded, Error> {
     let rsdp = acpi::write_tables(memory, plan)?;
+    mptable::write(memory, plan)?;
     let cmdline = plan.cmdline(&spec.cmdline);
     let request = BootRequest {
         kernel: &images.kernel,

@@ -9,7 +9,7 @@ use super::state;
 use crate::devices::{self, RestoreError, SuspendError};
 use crate::hypercall::para;
 use crate::irq::NoPin;
-use crate::{acpi, boot, cpu, memory};
+use crate::{acpi, boot, cpu, memory, mptable};
 
 /// Why a machine can't be built or run. The cause is the host or the description.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum Error {
     /// The ACPI tables can't be written.
     #[error(transparent)]
     Acpi(#[from] acpi::Error),
+    /// The MPtable can't be written.
+    #[error(transparent)]
+    MpTable(#[from] mptable::Error),
     /// The kernel can't be booted.
     #[error(transparent)]
     Boot(#[from] boot::Error),

@@ -6,7 +6,7 @@
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::layout::{
-    ACPI_TABLES, ACPI_TABLES_SIZE, HIGH_RAM, KIB, KVM_IDENTITY_MAP, KVM_TSS, LOW_RAM_END, PAGE_SIZE,
+    ACPI_TABLES, HIGH_RAM, KIB, KVM_IDENTITY_MAP, KVM_TSS, LOW_RAM_END, PAGE_SIZE,
 };
 
 /// The kind of a range in the guest's memory map. The numbers are those of E820 and of PVH.
@@ -17,7 +17,7 @@ pub enum MapKind {
     Ram = 1,
     /// Not for the operating system.
     Reserved = 2,
-    /// RAM that holds ACPI tables.
+    /// RAM that holds ACPI tables, and the MPtable.
     Acpi = 3,
 }
 
@@ -45,7 +45,7 @@ pub fn memory_map<M: GuestMemoryBackend>(mem: &M, reserved: &[(u64, u64)]) -> Ve
     let mut map = vec![
         entry(0, LOW_RAM_END, MapKind::Ram),
         entry(LOW_RAM_END, 640 * KIB, MapKind::Reserved),
-        entry(ACPI_TABLES, ACPI_TABLES + ACPI_TABLES_SIZE, MapKind::Acpi),
+        entry(ACPI_TABLES, HIGH_RAM, MapKind::Acpi),
     ];
     for region in mem.iter() {
         let start = region.start_addr().raw_value().max(HIGH_RAM);
