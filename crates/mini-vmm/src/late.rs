@@ -237,6 +237,13 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::With("--api-sock PATH"),
     },
     LateAct {
+        act: "the log's file is opened",
+        when: "a client asks for it",
+        thread: "`api`",
+        calls: &["openat", "close"],
+        sealed: Sealed::Never,
+    },
+    LateAct {
         act: "the API's socket is removed",
         when: "the end",
         thread: "main",

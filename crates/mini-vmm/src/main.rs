@@ -100,6 +100,7 @@ fn serve(settings: api::Settings, model: Model) -> Result<Outcome, Box<dyn Error
 
 /// Runs a machine as Firecracker does.
 fn firecracker(flags: Firecracker) -> Result<u8, Box<dyn Error>> {
+    flags.logger.apply()?;
     let mut model = Model::firecracker(flags.pci);
     if let Some(config) = &flags.config {
         model.read_config(config)?;

@@ -156,6 +156,7 @@ fn a_machine_of_the_command_line_starts_at_once_and_can_be_controlled() {
         return;
     };
     let api = vm.path("api");
+    vm.args(["--sealed", "on"]);
     vm.args(["--api-sock".as_ref(), api.as_os_str()]);
     let mut running = vm.start();
     let mut client = Client::connect(&mut running, &api);
@@ -166,6 +167,8 @@ fn a_machine_of_the_command_line_starts_at_once_and_can_be_controlled() {
     let config = client.get("/vm/config");
     assert_eq!(config["boot-source"]["kernel_image_path"], "kernel");
     client.refused("PUT", "/entropy", "{}", "after starting");
+    client.refused("PUT", "/logger", r#"{"log_path": "log"}"#, "sealed");
+    client.done("PUT", "/logger", r#"{"level": "Error"}"#);
     client.act("Stop");
     running.end().expect(0);
     assert!(!api.exists());
@@ -437,6 +440,52 @@ fn a_running_guest_learns_of_a_larger_disk() {
         r#"{"drive_id": "d", "path_on_host": "disk"}"#,
     );
     running.end().expect(0);
+}
+
+/// Nothing of this needs a machine, either.
+#[test]
+fn the_log_changes_its_place_and_level_while_the_process_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let mut vm = Vm::of_kernel(&path("kernel"));
+    let mut command = std::process::Command::new(bare::program());
+    command.args([
+        "firecracker",
+        "--api-sock",
+        "api",
+        "--log-path",
+        "first",
+        "--level",
+        "info",
+    ]);
+    command.current_dir(dir.path()).env_remove("MINI_VMM_LOG");
+    command.stderr(std::process::Stdio::piped());
+    vm.command = command;
+    let mut running = vm.start();
+    let mut client = Client::connect(&mut running, &path("api"));
+    let log = |name: &str| fs::read_to_string(path(name)).unwrap();
+    client.refused("PUT", "/entropy", "[]", "object");
+    client.get("/version");
+    assert!(
+        log("first").contains("info: API: PUT /entropy: [] is not"),
+        "{}",
+        log("first")
+    );
+    assert!(!log("first").contains("/version"), "{}", log("first"));
+    client.done(
+        "PUT",
+        "/logger",
+        r#"{"log_path": "second", "level": "Debug", "show_level": true}"#,
+    );
+    client.get("/version");
+    assert!(log("second").contains("GET /version"), "{}", log("second"));
+    assert_eq!(client.get("/vm/config")["logger"]["log_path"], "second");
+    let before = log("second");
+    client.done("PUT", "/logger", r#"{"level": "Off"}"#);
+    client.refused("PUT", "/entropy", "[]", "object");
+    assert_eq!(log("second"), before);
+    client.act("Stop");
+    running.end().expect(0).silent();
 }
 
 /// Nothing of this needs a machine, so it also runs without KVM.

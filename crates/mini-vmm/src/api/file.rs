@@ -60,7 +60,7 @@ impl Model {
 type Put = fn(&mut Model, Value) -> Result<(), Fault>;
 
 /// The parts of a file. Each is optional.
-const PARTS: [(&str, Put); 6] = [
+const PARTS: [(&str, Put); 7] = [
     ("boot-source", |model, body| {
         model.put_boot_source(Fields::of(body)?)
     }),
@@ -71,15 +71,17 @@ const PARTS: [(&str, Put); 6] = [
     ("machine-config", |model, body| {
         model.put_machine(Fields::of(body)?)
     }),
+    ("logger", |model, body| {
+        model.put_logger(Fields::of(body)?, true)
+    }),
     ("network-interfaces", put_nets),
     ("serial", |model, body| model.put_serial(Fields::of(body)?)),
 ];
 
 /// Parts that must be empty.
-const ABSENT: [&str; 8] = [
+const ABSENT: [&str; 7] = [
     "balloon",
     "cpu-config",
-    "logger",
     "memory-hotplug",
     "metrics",
     "mmds-config",

@@ -11,6 +11,7 @@ mod drives;
 mod fields;
 mod file;
 mod http;
+mod logger;
 mod model;
 mod nets;
 mod routes;
@@ -27,6 +28,7 @@ use crate::socket_file::{ListenError, SocketFile};
 use crate::sync::Worker;
 use crate::vmm::Remote;
 
+pub use self::logger::Logger;
 pub use self::model::Model;
 
 /// The version of Firecracker's API that this one follows.

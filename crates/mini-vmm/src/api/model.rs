@@ -12,6 +12,7 @@ use super::Error;
 use super::drives::{Drive, check_id};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
+use super::logger::Logger;
 use super::nets::Net;
 use crate::config::{self, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
 use crate::layout::MIB;
@@ -29,6 +30,8 @@ pub struct Model {
     drives: Vec<Drive>,
     /// The networks of `spec`, in the same order.
     nets: Vec<Net>,
+    /// The log, if a client or a file has changed it.
+    logger: Option<Logger>,
     /// Appended to the command line when the machine starts.
     suffix: &'static str,
 }
@@ -45,6 +48,7 @@ impl Model {
             default_cmdline: spec.cmdline.clone(),
             drives: Vec::new(),
             nets: Vec::new(),
+            logger: None,
             spec,
             suffix,
         };
@@ -82,6 +86,11 @@ impl Model {
     fn name_nets(&mut self) {
         let nets = self.spec.net.iter().enumerate();
         self.nets = nets.map(|(index, net)| Net::of_spec(index, net)).collect();
+    }
+
+    /// Whether nothing may be opened once the guest runs.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.spec.sealed
     }
 
     /// Whether a kernel is named.
@@ -267,6 +276,18 @@ impl Model {
         Ok(())
     }
 
+    /// `PUT /logger`, in every phase.
+    pub(super) fn put_logger(&mut self, fields: Fields, may_open: bool) -> Result<(), Fault> {
+        let logger = Logger::parse(fields)?;
+        if logger.path.is_some() && !may_open {
+            let why = "a sealed machine has started, so no file can be opened; set it before";
+            return Err(wrong("log_path", why));
+        }
+        logger.set()?;
+        self.logger = Some(logger);
+        Ok(())
+    }
+
     /// `PUT /serial`.
     pub(super) fn put_serial(&mut self, mut fields: Fields) -> Result<(), Fault> {
         let path = fields.path("serial_out_path")?;
@@ -333,7 +354,7 @@ impl Model {
             "drives": self.drives.iter().map(Drive::json).collect::<Vec<_>>(),
             "boot-source": self.boot_source(),
             "cpu-config": null,
-            "logger": null,
+            "logger": self.logger.as_ref().map(Logger::json),
             "machine-config": self.machine(),
             "metrics": null,
             "memory-hotplug": null,

@@ -20,6 +20,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/boot-source", "PUT"),
     ("/drives/{id}", "PUT, PATCH"),
     ("/entropy", "PUT"),
+    ("/logger", "PUT"),
     ("/machine-config", "GET, PUT, PATCH"),
     ("/network-interfaces/{id}", "PUT"),
     ("/options", "GET, PATCH"),
@@ -30,11 +31,10 @@ pub(super) const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 10] = [
+const ABSENT: [&str; 9] = [
     "balloon",
     "cpu-config",
     "hotplug",
-    "logger",
     "memory-hotplug",
     "metrics",
     "mmds",
@@ -95,6 +95,10 @@ impl Routes {
             ("PUT", "/serial") => change(machine, request.body, Model::put_serial),
             ("PATCH", "/options") => {
                 machine.draft()?.patch_options(request.body)?;
+                Ok(None)
+            }
+            ("PUT", "/logger") => {
+                machine.put_logger(Fields::parse(request.body)?)?;
                 Ok(None)
             }
             ("PUT", "/actions") => self.act(Fields::parse(request.body)?),

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 
 use serde_json::{Value, json};
 
+use super::fields::Fields;
 use super::http::Fault;
 use super::model::Model;
 use crate::logging::sentence;
@@ -57,6 +58,12 @@ impl Machine {
     /// The description, in every phase.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Changes the log of this process, in every phase.
+    pub fn put_logger(&mut self, fields: Fields) -> Result<(), Fault> {
+        let may_open = matches!(self.phase, Phase::Configuring) || !self.model.is_sealed();
+        self.model.put_logger(fields, may_open)
     }
 
     /// The description, to change it.

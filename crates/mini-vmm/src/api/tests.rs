@@ -275,6 +275,20 @@ fn mistakes_name_their_field_and_change_nothing() {
         ("GET", "/vm", "", "before starting"),
         ("GET", "/version", "{}", "body"),
         ("DELETE", "/vm", "", "GET, PATCH"),
+        ("PUT", "/logger", r#"{"level": "Loud"}"#, "level: "),
+        (
+            "PUT",
+            "/logger",
+            r#"{"log_path": "/no/such"}"#,
+            "log_path: ",
+        ),
+        (
+            "PUT",
+            "/logger",
+            r#"{"show_log_origin": true}"#,
+            "show_log_origin: ",
+        ),
+        ("PUT", "/logger", r#"{"module": "api"}"#, "module: "),
         ("PUT", "/vsock", "{}", "/vsock: "),
         ("PUT", "/snapshot/load", "{}", "/snapshot/load: "),
     ] {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
-use crate::api::{API_VERSION, MAX_BODY};
+use crate::api::{API_VERSION, Logger, MAX_BODY};
 
 /// The name that selects this command line: of the program, or of its first argument.
 const NAME: &str = "firecracker";
@@ -26,6 +26,8 @@ pub struct Firecracker {
     pub pci: bool,
     /// The most bytes of a request's body.
     pub max_body: usize,
+    /// The log.
+    pub logger: Logger,
 }
 
 /// mini-vmm with Firecracker's command line and API
@@ -57,6 +59,18 @@ pub(super) struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = MAX_BODY)]
     http_api_max_payload_size: usize,
 
+    /// File or FIFO for the log
+    #[arg(long, value_name = "PATH")]
+    log_path: Option<PathBuf>,
+
+    /// Level of the log: Off, Error, Warning, Info, Debug or Trace
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<String>,
+
+    /// Show the level in the log; it is always shown
+    #[arg(long)]
+    show_level: bool,
+
     /// Use no system call filter; there is none
     #[arg(long)]
     no_seccomp: bool,
@@ -67,7 +81,7 @@ pub(super) struct Flags {
 }
 
 /// Options of Firecracker that have no effect here, and why.
-const REFUSED: [(&str, &str); 13] = [
+const REFUSED: [(&str, &str); 10] = [
     (
         "--seccomp-filter",
         "there is no system call filter; leave it out, and use a sandbox around the process",
@@ -96,13 +110,7 @@ const REFUSED: [(&str, &str); 13] = [
         "--boot-timer",
         "this version has no boot timer; leave it out",
     ),
-    (
-        "--log-path",
-        "the log goes to standard error; leave it out, and redirect that",
-    ),
-    ("--level", "MINI_VMM_LOG says what is logged; leave it out"),
     ("--module", "MINI_VMM_LOG says what is logged; leave it out"),
-    ("--show-level", "the level is always shown; leave it out"),
     (
         "--show-log-origin",
         "debug lines show their module; leave it out",
@@ -150,6 +158,10 @@ pub(super) fn parse(args: &[OsString]) -> Result<Option<Firecracker>, clap::Erro
         config: flags.config_file,
         pci: flags.enable_pci,
         max_body: flags.http_api_max_payload_size,
+        logger: Logger {
+            path: flags.log_path,
+            level: flags.level,
+        },
     }))
 }
 

@@ -4,6 +4,7 @@
 //! The output on standard error: log lines and errors, one line each.
 
 mod limit;
+mod target;
 
 use std::error::Error;
 use std::io::Write;
@@ -12,6 +13,8 @@ use env_logger::{Builder, Env, Target};
 use log::{Level, LevelFilter};
 
 pub use self::limit::Limited;
+use self::target::Sink;
+pub use self::target::{redirect, set_level};
 use crate::console::{line_end, line_start};
 use crate::text::{one_line, shorten};
 
@@ -21,8 +24,8 @@ pub const LOG_VARIABLE: &str = "MINI_VMM_LOG";
 /// The most characters of an error message.
 const MAX_SENTENCE: usize = 2000;
 
-/// Starts logging to standard error: warnings, and more with each `-v`. The environment variable [`LOG_VARIABLE`]
-/// overrides both. A guest can't flood the log, see [`Limited`]. A second call does nothing.
+/// Starts logging to standard error, or where [`redirect`] says: warnings, and more with each `-v`. The environment variable [`LOG_VARIABLE`]
+/// overrides both, and limits what [`set_level`] can show. A guest can't flood the log, see [`Limited`]. A second call does nothing.
 pub fn init(verbosity: u8) {
     let level = match verbosity {
         0 => LevelFilter::Warn,
@@ -30,17 +33,26 @@ pub fn init(verbosity: u8) {
         2 => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     };
+    let by_variable = std::env::var_os(LOG_VARIABLE).is_some();
     let mut builder = Builder::new();
     builder
-        .filter_level(level)
+        .filter_level(if by_variable {
+            level
+        } else {
+            LevelFilter::Trace
+        })
         .parse_env(Env::new().filter(LOG_VARIABLE))
-        .target(Target::Stderr)
+        .target(Target::Pipe(Box::new(Sink)))
         .format(|line, record| {
             let text = format_record(record);
-            write!(line, "{}{text}{}", line_start(), line_end())
+            match target::is_redirected() {
+                true => writeln!(line, "{text}"),
+                false => write!(line, "{}{text}{}", line_start(), line_end()),
+            }
         });
     let logger = builder.build();
-    let filter = logger.filter();
+    // Without the variable, this alone decides, and can change.
+    let filter = if by_variable { logger.filter() } else { level };
     if log::set_boxed_logger(Box::new(Limited::new(logger))).is_ok() {
         log::set_max_level(filter);
     }
