@@ -25,6 +25,8 @@ pub mod net;
 pub mod rate;
 #[cfg(any(feature = "block", feature = "net"))]
 mod sys;
+#[cfg(feature = "rate")]
+mod timer;
 
 /// Tests the README's example.
 #[cfg(all(doctest, feature = "entropy"))]

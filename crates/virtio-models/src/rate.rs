@@ -9,14 +9,12 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 use serde::{Deserialize, Serialize};
+
+use crate::timer::Timer;
 
 /// A second in nanoseconds. Also the number of parts that a bucket counts per unit.
 const SECOND: i128 = 1_000_000_000;
@@ -83,8 +81,7 @@ pub struct Limiter {
     bandwidth: Option<Bucket>,
     requests: Option<Bucket>,
     clock: Clock,
-    timer: OwnedFd,
-    armed: bool,
+    timer: Timer,
 }
 
 impl Limiter {
@@ -105,21 +102,19 @@ impl Limiter {
         if limits == Limits::default() {
             return Ok(None);
         }
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let timer = Timer::new()?;
         let bucket = |rate: Option<NonZeroU64>| rate.map(|rate| Bucket::new(rate, clock()));
         Ok(Some(Limiter {
             bandwidth: bucket(limits.bandwidth),
             requests: bucket(limits.iops),
             clock,
             timer,
-            armed: false,
         }))
     }
 
     /// Becomes readable when a wait ends.
     pub fn source(&self) -> BorrowedFd<'_> {
-        self.timer.as_fd()
+        self.timer.source()
     }
 
     /// Whether a request may start now. If not, [`source`](Self::source) tells when to ask again.
@@ -131,21 +126,7 @@ impl Limiter {
             return true;
         };
         // Without a timer the wait would never end, so don't limit then.
-        !self.armed && self.arm(wait).is_err()
-    }
-
-    fn arm(&mut self, wait: Duration) -> io::Result<()> {
-        let value = Timespec::try_from(wait.max(Duration::from_nanos(1)));
-        let spec = Itimerspec {
-            it_interval: Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            it_value: value.map_err(|_| io::ErrorKind::InvalidInput)?,
-        };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)?;
-        self.armed = true;
-        Ok(())
+        self.timer.arm(wait).is_err()
     }
 
     /// Counts a started request of `bytes` bytes.
@@ -160,8 +141,7 @@ impl Limiter {
 
     /// Clears the source after it was readable.
     pub fn rest(&mut self) {
-        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
-        self.armed = false;
+        self.timer.rest();
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use super::counters::{self, Counters};
 use super::disk::{Disk, SECTOR};
 use super::image::Image;
 use super::report::{Report, Reporter};
+use super::retry::{Retry, SOON};
 use super::running::{Means, Running};
 use crate::rate::{Limiter, Limits};
 
@@ -30,13 +31,12 @@ use crate::rate::{Limiter, Limits};
 const BURST: usize = 64;
 /// The first token of flushes that no driver requested. No queue has this number.
 const OWN_FLUSH: u32 = 0xffff_0000;
-/// The delay before a retry when the host lacks resources.
-const SOON: Duration = Duration::from_millis(1);
 /// The tokens of the device's sources.
 const DONE: u32 = 0;
 const BELL: u32 = 1;
 const TIMER: u32 = 2;
-const READABLE: Interest = Interest {
+pub(super) const RETRY: u32 = 3;
+pub(super) const READABLE: Interest = Interest {
     readable: true,
     writable: false,
 };
@@ -58,10 +58,13 @@ pub struct Block<M: GuestAddressSpace> {
     flushes: u16,
     limits: Limits,
     limiter: Option<Limiter>,
-    /// Queues that wait for the limiter, one bit each.
+    /// Queues that wait for the limiter or for space, one bit each.
     throttled: u64,
-    /// The queue that is served first when a wait for the limiter ends.
+    /// Some of them wait for requests in flight to end.
+    crowded: bool,
+    /// The queue that is served first when a wait ends.
     first: u32,
+    retry: Retry,
     /// Whether it takes no requests before the next queue event.
     draining: bool,
 }
@@ -122,7 +125,9 @@ impl<M: GuestAddressSpace> Block<M> {
             limits: Limits::default(),
             limiter: None,
             throttled: 0,
+            crowded: false,
             first: 0,
+            retry: Retry::default(),
             draining: false,
         }
     }
@@ -183,7 +188,8 @@ impl<M: GuestAddressSpace> Block<M> {
         if let Some(limiter) = &self.limiter {
             let _ = io.unwatch(limiter.source(), TIMER);
         }
-        self.throttled = 0;
+        self.retry.unwatch(io);
+        (self.throttled, self.crowded) = (0, false);
     }
 }
 
@@ -229,10 +235,10 @@ where
         };
         let memory = running.memory();
         for _ in 0..BURST {
-            if let Some(limiter) = &mut limiter
-                && !limiter.allows()
-            {
+            let is_full = running.is_full();
+            if is_full || limiter.as_mut().is_some_and(|limiter| !limiter.allows()) {
                 self.throttled |= bit;
+                self.crowded |= is_full;
                 return Ok(());
             }
             match running.take(&mut means, &memory, queue)? {
@@ -247,12 +253,9 @@ where
         Ok(())
     }
 
-    /// Handles the end of a wait for the limiter: takes requests from the queues that had to wait. Each time another
-    /// queue is the first, since the limit may be enough for one only.
+    /// Handles the end of a wait: takes requests from the queues that had to wait. Each time another queue is the first,
+    /// since there may be enough for one only.
     fn go_on(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
-        if let Some(limiter) = &mut self.limiter {
-            limiter.rest();
-        }
         if self.draining {
             return Ok(());
         }
@@ -268,6 +271,12 @@ where
             result = result.and(self.take(io, queue as u16));
         }
         result
+    }
+
+    /// Whether there is space for the requests that wait for it.
+    fn has_space(&self) -> bool {
+        let has_space = |running: &Running<M>| !running.is_full();
+        self.crowded && !self.draining && self.running.as_ref().is_some_and(has_space)
     }
 
     /// Starts operations and completes requests. Returns whether all operations were started.
@@ -351,7 +360,14 @@ where
                 self.draining = false;
                 self.take(io, queue)
             }
-            Event::Source(TIMER) => self.go_on(io),
+            Event::Source(TIMER) => {
+                self.limiter.iter_mut().for_each(Limiter::rest);
+                self.go_on(io)
+            }
+            Event::Source(RETRY) => {
+                self.retry.rest();
+                Ok(())
+            }
             Event::Source(BELL) => {
                 self.control.hear();
                 if self.measure() {
@@ -361,11 +377,22 @@ where
             }
             Event::Source(_) => Ok(()),
         };
-        let (began, settled) = self.settle();
-        if !began {
+        let (mut began, mut result) = self.settle();
+        result = took.and(result);
+        if result.is_ok() && self.has_space() {
+            self.crowded = false;
+            result = self.go_on(io);
+            self.crowded |= io.wants_again();
+            let (all, settled) = self.settle();
+            (began, result) = (all, result.and(settled));
+        }
+        if self.has_space() {
             io.again();
         }
-        took.and(settled)
+        if !began {
+            self.retry.soon(io);
+        }
+        result
     }
 
     fn stop(
@@ -382,6 +409,9 @@ where
             }
             if Instant::now() >= by {
                 self.draining = true;
+                if !began {
+                    self.retry.soon(io);
+                }
                 let in_flight = u16::try_from(in_flight).unwrap_or(u16::MAX);
                 return Err(NotDrained { in_flight });
             }

@@ -40,6 +40,7 @@ mod pool;
 mod qcow2;
 mod report;
 mod request;
+mod retry;
 mod running;
 mod spec;
 mod transfer;

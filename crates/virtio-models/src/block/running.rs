@@ -20,6 +20,12 @@ use super::request::{self, Request, Status};
 use super::transfer::{Bounces, Slot};
 use crate::sys::Buffers;
 
+/// The most pieces of memory in flight, unless a single request has more. A piece takes up to 48 bytes of the VMM's
+/// memory, and a driver could have millions of them.
+const PIECES: usize = 64 << 10;
+/// The most slots that are kept for later requests.
+const IDLE: usize = 256;
+
 /// What is needed to perform requests.
 pub(super) struct Means<'a> {
     pub(super) disk: &'a Disk,
@@ -38,6 +44,11 @@ pub(super) struct Running<M: GuestAddressSpace> {
     memory: Arc<M::T>,
     /// By queue, then by head.
     slots: Vec<Vec<Option<Box<Slot>>>>,
+    /// Slots for later requests: their memory is reused. They move from here to `slots` and back.
+    #[allow(clippy::vec_box)]
+    idle: Vec<Box<Slot>>,
+    /// The pieces of all requests in flight.
+    pieces: usize,
     spare: Chain,
     barrier: Barrier,
     pub(super) bounces: Bounces,
@@ -74,6 +85,8 @@ where
         Running {
             done: vec![Vec::new(); active.queues.len()],
             slots: slots.collect(),
+            idle: Vec::new(),
+            pieces: 0,
             memory: Arc::new(active.memory.memory()),
             active,
             spare: Chain::new(),
@@ -98,6 +111,11 @@ where
         self.in_flight
     }
 
+    /// Whether the requests in flight take so much memory that others wait.
+    pub(super) const fn is_full(&self) -> bool {
+        self.pieces >= PIECES
+    }
+
     /// Takes a request from a queue and starts it. Returns its number of bytes, or `None` if there is no request.
     pub(super) fn take(
         &mut self,
@@ -120,11 +138,11 @@ where
             return Ok(None);
         };
         slot.begun = means.now;
+        slot.request = parsed.unwrap_or_default();
+        let pieces = slot.count();
+        self.pieces += pieces;
         match parsed {
-            Ok(request) => {
-                slot.request = request;
-                Ok(Some(self.begin(means, memory, token)))
-            }
+            Ok(_) => Ok(Some(self.begin(means, memory, token))),
             Err(status) => {
                 self.finish(means, token, status);
                 Ok(Some(0))
@@ -145,7 +163,7 @@ where
     fn renew(&mut self, token: u32) -> Option<&mut Slot> {
         let slots = self.slots.get_mut(usize::from(queue(token)))?;
         let place = slots.get_mut(usize::from(head(token)))?;
-        let slot = place.get_or_insert_with(|| Box::new(Slot::default()));
+        let slot = place.insert(self.idle.pop().unwrap_or_default());
         slot.renew(&mut self.spare);
         Some(slot)
     }
@@ -259,9 +277,22 @@ where
             self.barrier.leave(epoch);
             self.let_flushes_go(means);
         }
-        self.in_flight -= 1;
+        self.release(token);
         if let Some(done) = self.done.get_mut(usize::from(queue(token))) {
             done.push((head(token), written));
+        }
+    }
+
+    /// Forgets a request that was completed.
+    fn release(&mut self, token: u32) {
+        let slots = self.slots.get_mut(usize::from(queue(token)));
+        let place = slots.and_then(|slots| slots.get_mut(usize::from(head(token))));
+        if let Some(slot) = place.and_then(Option::take) {
+            self.in_flight -= 1;
+            self.pieces -= slot.pieces;
+            if self.idle.len() < IDLE {
+                self.idle.push(slot);
+            }
         }
     }
 

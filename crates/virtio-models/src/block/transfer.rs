@@ -48,7 +48,7 @@ enum Part {
     Bounce(usize),
 }
 
-/// A request in flight, by its head. Its memory is reused.
+/// A request in flight. Its memory is reused.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) chain: Chain,
@@ -61,6 +61,8 @@ pub(super) struct Slot {
     pub(super) begun: u64,
     /// Its epoch in the barrier, if it changes the disk.
     pub(super) epoch: Option<u64>,
+    /// The number of pieces of memory that it counts as.
+    pub(super) pieces: usize,
     part: Part,
     /// How often the part was repeated.
     repeats: u8,
@@ -73,6 +75,16 @@ impl Slot {
         self.request = Request::Nothing;
         self.moved = 0;
         (self.part, self.repeats) = (Part::Flush, 0);
+    }
+
+    /// Counts the pieces of memory that the new request may need. Returns how many.
+    pub(super) fn count(&mut self) -> usize {
+        let zeros = match self.request {
+            Request::WriteZeroes { len, .. } => len as usize / ZEROS,
+            _ => 0,
+        };
+        self.pieces = self.chain.readable().len() + self.chain.writable().len() + zeros;
+        self.pieces
     }
 
     /// Whether to repeat a part that ended like this.

@@ -4,6 +4,7 @@
 //! The block device: virtio-transport's suite on real files, and its own behaviour on a disk in memory.
 
 mod counters;
+mod crowd;
 mod device;
 mod driver_must;
 mod faults;
