@@ -133,12 +133,7 @@ impl Tap {
 
     fn prepare(file: OwnedFd) -> Result<Tap, TapError> {
         let (name, flags) = sys::interface(file.as_fd()).map_err(|_| TapError::NotTapFd)?;
-        if flags & IFF_TAP == 0 {
-            return Err(TapError::NotTapFd);
-        }
-        if flags & KIND != KIND {
-            return Err(TapError::FdFlags);
-        }
+        check(flags)?;
         let flow =
             fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::NONBLOCK));
         flow.map_err(|error| host("made non-blocking")(error.into()))?;
@@ -150,6 +145,17 @@ impl Tap {
             file,
         })
     }
+}
+
+/// Checks the flags of an attached file.
+const fn check(flags: libc::c_int) -> Result<(), TapError> {
+    if flags & IFF_TAP == 0 {
+        return Err(TapError::NotTapFd);
+    }
+    if flags & KIND != KIND {
+        return Err(TapError::FdFlags);
+    }
+    Ok(())
 }
 
 fn pad(name: &str) -> Option<[u8; IFNAMSIZ]> {
@@ -261,5 +267,39 @@ impl Link for Tap {
 
     fn receive(&mut self, room: Room<'_>) -> Result<usize, LinkError> {
         room.read(self.file.as_fd()).map_err(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_tap_needs_its_flags() {
+        for more in [0, IFF_MULTI_QUEUE, libc::IFF_PERSIST] {
+            assert!(check(KIND | more).is_ok());
+            for without in [IFF_NO_PI, IFF_VNET_HDR] {
+                let checked = check(KIND & !without | more);
+                assert!(matches!(checked, Err(TapError::FdFlags)), "{without:#x}");
+            }
+            let tun = KIND & !IFF_TAP | libc::IFF_TUN | more;
+            assert!(matches!(check(tun), Err(TapError::NotTapFd)));
+        }
+    }
+
+    #[test]
+    fn each_failure_has_its_sentence() {
+        let attach = |errno: Errno| failed("tap0", AttachError::Attach(errno.into())).to_string();
+        for (errno, says) in [
+            (Errno::PERM, "belongs to another user"),
+            (Errno::BUSY, "in use by another process"),
+            (Errno::TOOBIG, "in use by another process"),
+            (Errno::INVAL, "is not a tap"),
+            (Errno::NOMEM, "check the host's network"),
+        ] {
+            assert!(attach(errno).contains(says), "{}", attach(errno));
+        }
+        let open = failed("tap0", AttachError::Open(Errno::ACCESS)).to_string();
+        assert!(open.contains("load the module `tun`"), "{open}");
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use virtio_models::net::{Link, Tap, TapError};
 
 use crate::support::*;
@@ -18,7 +19,9 @@ use crate::support::*;
 fn taps() {
     let in_namespace = |program: &Path, arguments: &[&str]| {
         let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--net"]).arg(program);
+        // Without root it is also a namespace of users, which has only one.
+        let is_root = rustix::process::geteuid().is_root();
+        command.arg(if is_root { "-n" } else { "-rn" }).arg(program);
         command.args(arguments).output()
     };
     let is_possible = Path::new("/dev/net/tun").exists()
@@ -33,7 +36,7 @@ fn taps() {
     let output = in_namespace(&program, &arguments).expect("this test");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && text.contains("6 passed"),
+        output.status.success() && text.contains("7 passed"),
         "{text}"
     );
 }
@@ -185,6 +188,31 @@ mod inside {
             let taps = Tap::open("several", pairs).expect("a tap");
             assert_eq!(taps.len(), usize::from(pairs));
         }
+    }
+
+    /// The kernel asks for the owner, or for a capability in the tap's namespace.
+    #[test]
+    #[ignore = "needs a network namespace"]
+    fn a_tap_of_another_user_is_refused() {
+        let make = "tuntap add foreign mode tap user 1".split(' ');
+        if !Command::new("ip")
+            .args(make)
+            .status()
+            .is_ok_and(|made| made.success())
+        {
+            eprintln!("SKIP: a tap of another user: this namespace has no other user");
+            return;
+        }
+        // Capabilities are a thread's.
+        let opened = std::thread::spawn(|| {
+            let mut sets = capabilities(None).expect("this thread's capabilities");
+            sets.effective.remove(CapabilitySet::NET_ADMIN);
+            set_capabilities(None, sets).expect("fewer capabilities");
+            Tap::open("foreign", 1)
+        });
+        let opened = opened.join().expect("the thread");
+        assert!(matches!(opened, Err(TapError::Denied(_))), "{opened:?}");
+        assert_eq!(Tap::open("foreign", 1).expect("a tap").len(), 1);
     }
 
     #[test]
