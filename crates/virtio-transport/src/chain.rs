@@ -93,6 +93,12 @@ impl Chain {
         self.writable_len
     }
 
+    /// How many segments it has memory for. It keeps what its longest request needed, so a chain that is kept for later
+    /// may cost much more than its next request.
+    pub const fn capacity(&self) -> usize {
+        self.segments.capacity()
+    }
+
     /// A reader of what the driver wrote, from the first byte on.
     pub fn reader<'a, M: GuestMemory>(&'a self, memory: &'a M) -> ChainReader<'a, M> {
         ChainReader(Cursor::new(memory, self.readable(), self.readable_len))

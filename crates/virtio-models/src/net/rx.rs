@@ -18,6 +18,10 @@ use super::link::{Link, LinkError};
 use super::turn::{BURST, Means, Turn};
 use crate::sys::{Fit, HEADER, MAX_FRAME, Space};
 
+/// The longest chains that are kept to be used again, in segments. Drivers use shorter ones. A hostile one could make
+/// each chain of a queue a long one, in turn.
+const KEPT: usize = 64;
+
 /// Receives the frames of a pair of queues.
 ///
 /// It holds buffers that the driver made available, so that a frame is read into them directly. It returns those that a
@@ -120,7 +124,7 @@ impl<M: GuestAddressSpace> Receiver<M> {
             }
             let mut chain = self.spare.pop().unwrap_or_default();
             if !queue.pop(&***memory, &mut chain)? {
-                self.spare.push(chain);
+                self.keep(chain);
                 if self.parked.is_none() && !self.held.is_empty() {
                     return Ok(true);
                 }
@@ -133,7 +137,7 @@ impl<M: GuestAddressSpace> Receiver<M> {
                 None => {}
                 Some(chain) => {
                     queue.unpop(chain.head());
-                    self.spare.push(chain);
+                    self.keep(chain);
                     if self.parked.is_some() {
                         self.drop(means);
                     }
@@ -191,12 +195,21 @@ impl<M: GuestAddressSpace> Receiver<M> {
             written.map_err(|_| Broken::Device("a receive buffer is not in guest memory"))?;
         }
         queue.push_all(memory, &self.returned)?;
-        for _ in &self.returned {
+        for _ in 0..count {
             self.space.remove_first();
-            self.spare.extend(self.held.pop_front());
+            if let Some(chain) = self.held.pop_front() {
+                self.keep(chain);
+            }
         }
         means.done(len);
         Ok(())
+    }
+
+    /// Keeps a chain to use it again.
+    fn keep(&mut self, chain: Chain) {
+        if chain.capacity() <= KEPT {
+            self.spare.push(chain);
+        }
     }
 
     /// Puts all buffers back. A frame that waits for more of them is lost.
@@ -227,5 +240,34 @@ fn mark<G: GuestMemory>(memory: &G, segments: &[Segment], mut len: usize) {
         for slice in slices.into_iter().flatten().flatten() {
             slice.bitmap().mark_dirty(0, slice.len());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_transport::testing::{Buffers, DriverRing, MEMORY, Memory, memory};
+
+    use super::*;
+
+    #[test]
+    fn long_chains_are_not_kept() {
+        let memory = memory(MEMORY);
+        let mut ring = DriverRing::new(&memory, 0, 256);
+        let features = virtio_transport::layout::INDIRECT_DESC;
+        let mut queue = Virtq::new(&ring.state(), features, &*memory).expect("a queue");
+        let mut receiver = Receiver::<Memory>::new();
+        let mut kept = Vec::new();
+        for segments in [1, 19, KEPT, KEPT + 1, 1000] {
+            let buffers = Buffers {
+                readable: vec![],
+                writable: vec![(0x8_0000, 1); segments],
+            };
+            ring.send_indirect(0x4_0000, &buffers);
+            let mut chain = Chain::new();
+            assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+            receiver.keep(chain);
+            kept.push(receiver.spare.len());
+        }
+        assert_eq!(kept, [1, 2, 3, 3, 3]);
     }
 }
