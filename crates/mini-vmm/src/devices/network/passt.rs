@@ -34,8 +34,14 @@ const LOOK_EVERY: Timespec = Timespec {
 const MAX_READ: u64 = 4096;
 /// The most characters of them in a message.
 const MAX_SAID: usize = 300;
-/// Lines of passt's that are no reason for anything: where there is no syslog, and a change of user.
-const NOISE: [&str; 2] = ["Failed to send ", "Don't run as root."];
+/// Starts of passt's lines that are no reason for anything.
+const NOISE: [&str; 3] = [
+    "Failed to send ",
+    "Don't run as root.",
+    "Can't run AVX2 build",
+];
+/// Its last lines that are passed on. The last one alone may only say that it ends.
+const REASONS: usize = 2;
 
 /// Why passt can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +54,7 @@ pub enum PasstError {
     /// It ended with an error.
     #[error("passt can't start: {said}; `passt --help` and its manual page explain that")]
     Refused {
-        /// Its last line, or how it ended.
+        /// Its last lines, or how it ended.
         said: String,
     },
     /// The host can't start any program, or has no descriptor left.
@@ -186,19 +192,19 @@ fn wait(child: &mut Child, go_on: &dyn Fn() -> bool) -> Result<ExitStatus, Passt
     }
 }
 
-/// The last line that passt wrote about its failure, or how it ended.
+/// The last lines that passt wrote about its failure, or how it ended.
 fn last_words(said: &File, status: ExitStatus) -> String {
     let length = said.metadata().map_or(0, |file| file.len());
     let mut text = vec![0; length.min(MAX_READ) as usize];
     let read = said.read_at(&mut text, length.saturating_sub(MAX_READ));
     text.truncate(read.unwrap_or(0));
     let text = String::from_utf8_lossy(&text);
-    let mut lines = text.lines().map(str::trim);
     let is_reason =
         |line: &&str| !line.is_empty() && !NOISE.iter().any(|noise| line.starts_with(noise));
-    match lines.rfind(is_reason) {
-        Some(line) => shorten(&one_line(line), MAX_SAID),
-        None => format!("it gave no reason ({status})"),
+    let reasons: Vec<&str> = text.lines().map(str::trim).filter(is_reason).collect();
+    match &reasons[reasons.len().saturating_sub(REASONS)..] {
+        [] => format!("it gave no reason ({status})"),
+        last => shorten(&one_line(&last.join(", ")), MAX_SAID),
     }
 }
 

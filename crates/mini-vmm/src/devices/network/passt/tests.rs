@@ -62,7 +62,10 @@ fn its_last_reason_is_passed_on() {
         "{said}printf 'it is\\033 so\\n' >&2; echo >&2; exit 1"
     ));
     let error = error.unwrap_err();
-    assert!(error.contains("can't start: it is\\u{1b} so; "), "{error}");
+    assert!(
+        error.contains("can't start: a first line, it is\\u{1b} so; "),
+        "{error}"
+    );
     let error = try_start(&format!("{said}exit 3")).unwrap_err();
     assert!(error.contains("a first line"), "{error}");
     let error = try_start("echo 'Failed to send 47 bytes to syslog' >&2; exit 3").unwrap_err();
