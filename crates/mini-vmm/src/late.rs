@@ -176,6 +176,13 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::With("--disk path=FILE"),
     },
     LateAct {
+        act: "a wait before a disk's requests are submitted again",
+        when: "the host lacks resources for io_uring",
+        thread: "`io`",
+        calls: &["timerfd_create", "epoll_ctl"],
+        sealed: Sealed::With("--disk path=FILE"),
+    },
+    LateAct {
         act: "a network's connection to the host is set up",
         when: "a guest's driver starts the network, or changes the number of its queues",
         thread: "`io`",
