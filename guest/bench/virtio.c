@@ -538,5 +538,6 @@ void run(void)
 		disk();
 	else
 		network();
+	sign();
 	out(parameters.end_port, parameters.end_value);
 }

@@ -393,12 +393,13 @@ impl<M: GuestMemory> ChainWriter<'_, M> {
     pub fn write(&mut self, data: &[u8]) -> Result<(), ChainError> {
         self.0.advance(data.len() as u64, |memory, address, at| {
             let piece = &data[at.start as usize..at.end as usize];
-            memory
-                .write_slice(piece, address)
-                .map_err(|_| ChainError::Memory {
-                    address: address.0,
-                    len: piece.len(),
-                })
+            if memory::write_slice(memory, address, piece) {
+                return Ok(());
+            }
+            Err(ChainError::Memory {
+                address: address.0,
+                len: piece.len(),
+            })
         })
     }
 

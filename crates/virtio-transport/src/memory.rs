@@ -51,6 +51,17 @@ pub fn write<T: ByteValued, M: GuestMemory>(memory: &M, address: GuestAddress, v
     }
 }
 
+/// Writes `data`. Returns whether all of it is in guest memory; if not, a part may have been written.
+pub fn write_slice<M: GuestMemory>(memory: &M, address: GuestAddress, data: &[u8]) -> bool {
+    match piece(memory, address, data.len(), Permissions::Write) {
+        Some(slice) => {
+            slice.copy_from(data);
+            true
+        }
+        None => memory.write_slice(data, address).is_ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,9 +84,11 @@ mod tests {
             assert!(write(&memory, at, 0x1122_3344_5566_7788u64));
             assert_eq!(memory.read_obj::<u64>(at).unwrap(), 0x1122_3344_5566_7788);
             assert_eq!(read::<u64, _>(&memory, at), Some(0x1122_3344_5566_7788));
+            assert!(write_slice(&memory, at, &[1, 2, 3]));
+            assert_eq!(memory.read_obj::<[u8; 3]>(at).unwrap(), [1, 2, 3]);
             let mut bytes = [0; 8];
             assert!(read_slice(&memory, at, &mut bytes));
-            assert_eq!(u64::from_le_bytes(bytes), 0x1122_3344_5566_7788);
+            assert_eq!(bytes, [1, 2, 3, 0x55, 0x44, 0x33, 0x22, 0x11]);
         }
     }
 
@@ -87,6 +100,7 @@ mod tests {
             assert_eq!(read::<u64, _>(&memory, at), None);
             assert!(!read_slice(&memory, at, &mut [0; 8]));
             assert!(!write(&memory, at, 0u64));
+            assert!(!write_slice(&memory, at, &[0; 8]));
         }
         assert!(read_slice(&memory, GuestAddress(END), &mut []));
     }

@@ -14,8 +14,8 @@
 //!     The fewest KVM calls that run a guest with interrupt controllers to its end.
 //! bench-probe instructions PROGRAM [ARGUMENT...]
 //! bench-probe calls PROGRAM [ARGUMENT...]
-//!     Counts the program's instructions in user space, or its system calls, from its guest's first sign to its end.
-//!     Prints one line: COUNT STATUS.
+//!     Counts the program's instructions in user space, or its system calls, between its guest's second sign and its
+//!     third. Prints the count.
 //! bench-probe echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]
 //!     Runs mini-vmm with a guest that sends back its input, and checks that. Its exit code is mini-vmm's.
 //! bench-probe put SOCKET PATH JSON

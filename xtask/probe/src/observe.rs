@@ -27,8 +27,8 @@ pub enum Watch {
 /// The guest's signs so far.
 static SIGNS: AtomicU32 = AtomicU32::new(0);
 
-/// Runs a program. Its guest makes a sign, waits, makes another sign and works. Counts from the first sign to the end
-/// of the process, and prints the count and the exit code.
+/// Runs a program. Its guest makes a sign, waits, makes another sign, works, and makes a third one. Counts between the
+/// last two, prints the count, and ends the program.
 pub fn main(watch: Watch, program: &str, arguments: &[&str]) -> Result<(), Error> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
@@ -51,12 +51,10 @@ pub fn main(watch: Watch, program: &str, arguments: &[&str]) -> Result<(), Error
             note_signs(&buffer[..count]);
         }
     });
-    let result = Observed::begin(watch, &child).and_then(Observed::count);
-    if result.is_err() {
-        let _ = child.kill();
-    }
-    let (count, code) = result?;
-    println!("{count} {code}");
+    let counted = Observed::begin(watch, &child).and_then(Observed::count);
+    // It may have ended.
+    let _ = child.kill();
+    println!("{}", counted?);
     Ok(())
 }
 
@@ -110,19 +108,25 @@ impl Observed {
         }
     }
 
-    /// Counts until the process ends.
-    fn count(mut self) -> Result<(u64, i32), Error> {
+    /// Counts between the second sign and the third.
+    fn count(mut self) -> Result<u64, Error> {
         let step = match self.watch {
             Watch::Instructions => Go::Step,
             Watch::Calls => Go::ToCall,
         };
         loop {
             let (thread, stop) = sys::wait_for_stop()?;
+            let signs = SIGNS.load(Ordering::SeqCst);
+            if signs > 2 {
+                return Ok(self.total());
+            }
             let signal = match stop {
-                Stop::Ended(code) if thread == self.process => return Ok((self.total(), code)),
+                Stop::Ended(code) if thread == self.process => {
+                    return Err(format!("the program ended during the work, with {code}").into());
+                }
                 Stop::Ended(_) => continue,
                 Stop::Step => {
-                    self.count += 1;
+                    self.count += u64::from(signs == 2);
                     0
                 }
                 Stop::Event => 0,

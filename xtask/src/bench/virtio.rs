@@ -109,7 +109,7 @@ pub const LOADS: [Load; 7] = [
     Load { ids: PING, work: Work::Ping, depth: 32, bytes: 56, stepped: [64, 256], counts: [640, 6400] },
     Load {
         ids: ["net-send-instructions", "net-send-calls", "net-send-time"],
-        work: Work::Send, depth: 8, bytes: 43 * 1448, stepped: [16, 80], counts: [64, 640],
+        work: Work::Send, depth: 8, bytes: 43 * 1448, stepped: [16, 144], counts: [64, 640],
     },
 ];
 
@@ -266,9 +266,8 @@ impl Host<'_> {
         let disk = disk(&self.directory)?.to_string_lossy().into_owned();
         command.args(load.words(subject, count, &self.directory, &disk)?);
         let Watched { end, text } = capture_watched(&command, PATIENCE)?;
-        let line = text.lines().next().unwrap_or_default();
-        let counted = line.split_once(' ').filter(|(_, code)| *code == "0");
-        match counted.and_then(|(count, _)| count.parse().ok()) {
+        let counted = text.lines().next().and_then(|line| line.parse().ok());
+        match counted {
             Some(count) if end.is_ok_and(|status| status.success()) => Ok(count),
             _ => bail!("{}", last_lines(&text, 5)),
         }
