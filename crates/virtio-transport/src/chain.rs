@@ -9,9 +9,7 @@
 
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{
-    Address, ByteValued, Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemory,
-};
+use vm_memory::{Address, ByteValued, GuestAddress, GuestMemory, Permissions, VolatileMemory};
 
 use crate::broken::{Broken, IndirectFault};
 use crate::memory::{self, Piece};
