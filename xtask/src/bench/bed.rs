@@ -138,7 +138,10 @@ impl InBed<'_> {
                 jobs.push(Job::new(purpose, place, words));
             }
         }
-        for load in virtio::LOADS.into_iter().filter(|load| wanted(load.ids[2])) {
+        for load in virtio::LOADS
+            .into_iter()
+            .filter(|load| load.work.is_disk() && wanted(load.ids[2]))
+        {
             for count in load.counts {
                 for (place, subject) in inside.iter().enumerate().filter(|(_, s)| virtio::can(s)) {
                     let words = load.words(subject, count, &self.directory, virtio::BED_DISK)?;
@@ -234,7 +237,7 @@ fn script(jobs: &[Job], rounds: usize) -> String {
         .iter()
         .any(|job| matches!(job.purpose, Purpose::Load(..)))
     {
-        script.push_str(&virtio::bed_script());
+        script.push_str(virtio::BED_SCRIPT);
     }
     let line = |number: usize, job: &Job| {
         let words = sh_words(&job.words);

@@ -12,7 +12,7 @@ use super::stats::{Estimate, estimate, paired_ratio};
 
 /// All measures: id, title, unit, and what grows along the axis, if there is one.
 #[rustfmt::skip]
-const MEASURES: [(&str, &str, &str, Option<&str>); 42] = [
+const MEASURES: [(&str, &str, &str, Option<&str>); 40] = [
     ("start-wall", "exec to exit", "ms", None),
     ("start-cpu", "exec to exit, CPU", "ms", None),
     ("first-byte", "exec to the guest's first byte", "ms", None),
@@ -45,10 +45,8 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 42] = [
     ("disk-write-time", "a sequential write of 1 MiB", "µs", None),
     ("net-ping-instructions", "a ping of the host and its reply, in user space", "instructions", Some("at once")),
     ("net-ping-calls", "a ping of the host and its reply", "system calls", Some("at once")),
-    ("net-ping-time", "a ping of the host and its reply", "µs", Some("at once")),
     ("net-send-instructions", "62 KiB of TCP sent in one packet, in user space", "instructions", None),
     ("net-send-calls", "62 KiB of TCP sent in one packet", "system calls", None),
-    ("net-send-time", "62 KiB of TCP sent in one packet", "µs", None),
     ("size", "size of the program's file", "MB", None),
     ("boot", "Debian's vmlinux, the same command line, exec to power-off", "ms", None),
     ("boot-init", "Debian's vmlinux, the same command line, exec to init", "ms", None),

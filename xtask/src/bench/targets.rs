@@ -34,7 +34,7 @@ use Aim::{Flat, Most, MostOfPeers, OfFloor};
 
 /// The measures, their limits, and the targets in words.
 #[rustfmt::skip]
-const TARGETS: [(&str, Aim, &str); 25] = [
+const TARGETS: [(&str, Aim, &str); 23] = [
     ("start-wall", OfFloor(0.0, 1.25), "exec to exit, wall: at most 1.25 × floor"),
     ("start-cpu", OfFloor(0.0, 2.0), "exec to exit, CPU: at most 2 × floor"),
     ("memory-wall", Flat(0.1), "flat within 10 % from 32 MiB to 16 GiB"),
@@ -55,10 +55,8 @@ const TARGETS: [(&str, Aim, &str); 25] = [
     ("disk-write-time", MostOfPeers(1.0), "the same, the whole path: at most 1 ×"),
     ("net-ping-instructions", MostOfPeers(0.8), "pings with replies, instructions in user space: at most 0.8 × the better peer"),
     ("net-ping-calls", MostOfPeers(0.8), "the same, system calls: at most 0.8 ×"),
-    ("net-ping-time", MostOfPeers(1.0), "the same, the whole path: at most 1 ×"),
     ("net-send-instructions", MostOfPeers(0.8), "large packets sent, instructions in user space: at most 0.8 ×"),
     ("net-send-calls", MostOfPeers(0.8), "the same, system calls: at most 0.8 ×"),
-    ("net-send-time", MostOfPeers(1.0), "the same, the whole path: at most 1 ×"),
     ("boot-own", MostOfPeers(0.8), "Debian's vmlinux to power-off, each VMM's own command line: at most 0.8 ×"),
 ];
 

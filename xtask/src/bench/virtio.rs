@@ -37,12 +37,12 @@ echo 1 >/proc/sys/net/ipv6/conf/bench0/disable_ipv6
 ip link set dev bench0 address 52:54:00:00:00:01
 ip address add 192.0.2.1/24 dev bench0
 ip link set dev bench0 up
+ip neighbour add 192.0.2.2 lladdr 52:54:00:00:00:02 dev bench0
 ";
-const NEIGHBOUR: &str = "ip neighbour add 192.0.2.2 lladdr 52:54:00:00:00:02 dev bench0\n";
 /// The image in the bed, and the commands that create it there: in a file system that io_uring can read without another
 /// thread, which it can't in memory.
 pub const BED_DISK: &str = "/tmp/disks/disk";
-const BED_SCRIPT: &str = "{ dd if=/dev/zero of=/tmp/fs bs=1M count=80
+pub const BED_SCRIPT: &str = "{ dd if=/dev/zero of=/tmp/fs bs=1M count=80
 mke2fs -F /tmp/fs
 mkdir /tmp/disks
 mount -t ext4 -o loop /tmp/fs /tmp/disks
@@ -63,7 +63,7 @@ pub enum Work {
 }
 
 impl Work {
-    const fn is_disk(self) -> bool {
+    pub const fn is_disk(self) -> bool {
         !matches!(self, Work::Ping | Work::Send)
     }
 }
@@ -71,7 +71,7 @@ impl Work {
 /// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Measures: instructions and system calls per request, and time in the bed.
+    /// Measures: instructions and system calls per request, and time in the bed, where only disks are measured.
     pub ids: [&'static str; 3],
     pub work: Work,
     /// Requests at once.
@@ -171,15 +171,6 @@ impl Load {
     }
 }
 
-/// The commands that prepare the bed. Its busybox has other commands for taps and neighbours.
-pub fn bed_script() -> String {
-    let tap = TAP_SCRIPT.replace(
-        "ip tuntap add dev bench0 mode tap vnet_hdr",
-        "tunctl -t bench0",
-    );
-    format!("{BED_SCRIPT}{{ {tap}}} >/dev/null 2>&1\n")
-}
-
 /// Where a VMM has its PCI configuration space.
 fn ecam(kind: Kind) -> Option<u32> {
     match kind {
@@ -257,7 +248,7 @@ impl Host<'_> {
             Command::new(self.probe)
         } else {
             let mut command = Command::new("unshare");
-            let script = format!("set -e{TAP_SCRIPT}{NEIGHBOUR}exec \"$0\" \"$@\"");
+            let script = format!("set -e{TAP_SCRIPT}exec \"$0\" \"$@\"");
             command.args(["--map-root-user", "--net", "sh", "-c", &script]);
             command.arg(self.probe);
             command
