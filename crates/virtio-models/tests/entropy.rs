@@ -73,6 +73,21 @@ fn a_request_without_room_is_answered() {
     assert_eq!(answer(&readable).len, 0);
 }
 
+/// The rules for drivers (virtio 1.4, 5.4.6.1), and what happens to one that breaks them.
+///
+/// No device sees whether a driver examines the used length: "MUST examine the length written".
+#[test]
+fn the_rules_of_drivers_are_about_buffers() {
+    println!("5.4.6.1: MUST NOT place device-readable buffers into the queue");
+    let odd = Request {
+        readable: vec![Driver::BLANK; 100],
+        ..request(60)
+    };
+    let reply = answer(&odd);
+    assert_eq!(reply.len, 60, "they are ignored");
+    Randoms.check(59, 0, &reply);
+}
+
 #[test]
 fn a_full_queue_leaves_other_devices_their_turn() {
     let mut machine = Machine::<MmioPort>::new(Box::new(Entropy::new()), &memory(MEMORY));
