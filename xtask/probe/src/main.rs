@@ -18,17 +18,17 @@
 //!     third. Prints the count.
 //! bench-probe echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]
 //!     Runs mini-vmm with a guest that sends back its input, and checks that. Its exit code is mini-vmm's.
-//! bench-probe put SOCKET PATH JSON
+//! bench-probe api SOCKET PUT|PATCH PATH JSON
 //!     Sends a request to mini-vmm's API.
 //! ```
 
+mod api;
 mod echo;
 mod floor;
 // xtask uses the rest of it.
 #[allow(dead_code)]
 mod guest;
 mod observe;
-mod put;
 mod sys;
 
 use std::io::Read;
@@ -50,12 +50,12 @@ fn main() -> ExitCode {
         }
         ["calls", program, arguments @ ..] => observe::main(Watch::Calls, program, arguments),
         ["floor", arguments @ ..] => floor::main(arguments),
-        ["put", arguments @ ..] => put::main(arguments),
+        ["api", arguments @ ..] => api::main(arguments),
         ["echo", arguments @ ..] => match echo::main(arguments) {
             Ok(code) => return ExitCode::from(code as u8),
             Err(error) => Err(error),
         },
-        _ => Err("say run, lines, instructions, calls, floor, echo or put".into()),
+        _ => Err("say run, lines, instructions, calls, floor, echo or api".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -34,7 +34,7 @@ pub const CASES: &[Case] = &[
         before: DHCP_SERVER,
         guest: HAS_NETWORK,
         drive: "until grep -q '^WAITS' /tmp/out || ! kill -0 $vmm; do usleep 50000; done
-            bench-probe put /tmp/api /actions '{\"action_type\": \"SendCtrlAltDel\"}' && echo PRESSED",
+            bench-probe api /tmp/api PUT /actions '{\"action_type\": \"SendCtrlAltDel\"}' && echo PRESSED",
         after: "kill $server; tunctl -d tap0 >/dev/null",
         expect: &["ADDRESS 10.0.0.7", "DNS 10.0.0.1", "PING ANSWERED", "PRESSED"],
         ..DEBIAN
@@ -98,6 +98,22 @@ pub const CASES: &[Case] = &[
             "SAME /dev/vdb",
             "No space left on device",
         ],
+        ..DISK
+    },
+    Case {
+        name: "disk-grows",
+        arguments: "--disk path=/tmp/disk --api-sock /tmp/api",
+        before: "truncate -s 8M /tmp/disk",
+        guest: "size() { cat /sys/block/vda/size; }
+            echo FROM $(size); echo WAITS
+            until [ $(size) = 32768 ]; do usleep 50000; done
+            echo TO $(size); dd if=/dev/zero of=/dev/vda bs=1M seek=15 count=1 conv=fsync && echo WRITTEN",
+        drive: "until grep -q '^WAITS' /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+            truncate -s 16M /tmp/disk
+            bench-probe api /tmp/api PATCH /drives/disk0 \
+                '{\"drive_id\": \"disk0\", \"path_on_host\": \"/tmp/disk\"}'",
+        after: "rm /tmp/disk",
+        expect: &["FROM 16384", "TO 32768", "WRITTEN"],
         ..DISK
     },
     Case {

@@ -8,21 +8,21 @@ use std::os::unix::net::UnixStream;
 
 use crate::Error;
 
-/// Runs `put SOCKET PATH JSON`. Another answer than success is an error.
+/// Runs `api SOCKET METHOD PATH JSON`. Another answer than success is an error.
 pub fn main(words: &[&str]) -> Result<(), Error> {
-    let [socket, path, body] = words else {
-        return Err("say put SOCKET PATH JSON".into());
+    let [socket, method, path, body] = words else {
+        return Err("say api SOCKET METHOD PATH JSON".into());
     };
     let mut stream = UnixStream::connect(socket)?;
     let length = body.len();
     write!(
         stream,
-        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
     )?;
     let mut status = String::new();
     BufReader::new(stream).read_line(&mut status)?;
     match status.split(' ').nth(1) {
         Some(code) if code.starts_with('2') => Ok(()),
-        _ => Err(format!("the answer to PUT {path} is {status:?}").into()),
+        _ => Err(format!("the answer to {method} {path} is {status:?}").into()),
     }
 }
