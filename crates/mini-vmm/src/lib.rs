@@ -16,6 +16,7 @@ pub mod cloud_init;
 pub mod config;
 pub mod console;
 mod cpu;
+pub mod ctl;
 pub mod demo;
 pub mod devices;
 pub mod hypercall;

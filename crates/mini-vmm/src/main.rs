@@ -14,7 +14,7 @@ use mini_vmm::cli::firecracker::{self, Firecracker};
 use mini_vmm::cli::{self, Command};
 use mini_vmm::config::file as config_file;
 use mini_vmm::outcome::{EXIT_ERROR, Outcome};
-use mini_vmm::{check, console, demo, logging, start_time, vmm};
+use mini_vmm::{check, console, ctl, demo, logging, start_time, vmm};
 
 fn main() -> ExitCode {
     start_time::mark();
@@ -77,6 +77,16 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(if report.ok() { 0 } else { EXIT_ERROR })
         }
         Command::Demo { route, .. } => Ok(demo::run(route)?),
+        Command::Ctl {
+            socket,
+            action,
+            json,
+            ..
+        } => {
+            let text = ctl::run(&socket, action, json, &mut |wait| log::info!("{wait}"))?;
+            print(text.as_bytes())?;
+            Ok(0)
+        }
         Command::Firecracker(flags) => firecracker(*flags),
         Command::FirecrackerVersion => {
             print(firecracker::version().as_bytes())?;

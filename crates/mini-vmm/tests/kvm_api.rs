@@ -442,6 +442,52 @@ fn a_running_guest_learns_of_a_larger_disk() {
     running.end().expect(0);
 }
 
+#[test]
+fn people_control_a_machine_by_ctl() {
+    let Some((running, mut client, api)) =
+        waiting("people_control_a_machine_by_ctl", &busy_guest())
+    else {
+        return;
+    };
+    let ctl = |action: &str| {
+        let mut command = std::process::Command::new(bare::program());
+        let output = command
+            .arg("ctl")
+            .arg(&api)
+            .args(action.split(' '))
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    assert!(ctl("info").1.contains("state: Not started\n"));
+    let (code, _, error) = ctl("start");
+    assert!(
+        code == Some(1) && error.contains("kernel_image_path: "),
+        "{error}"
+    );
+    describe(&mut client);
+    assert_eq!(ctl("start"), (Some(0), String::new(), String::new()));
+    for (action, state) in [("pause", "Paused"), ("resume", "Running")] {
+        assert_eq!(ctl(action).0, Some(0));
+        assert_eq!(client.state(), state);
+    }
+    client.let_it_run();
+    let info: serde_json::Value = serde_json::from_str(&ctl("info --json").1).unwrap();
+    assert!(info["exits"][0].as_u64().unwrap() > 0, "{info}");
+    let config: serde_json::Value = serde_json::from_str(&ctl("config").1).unwrap();
+    assert_eq!(config["machine-config"]["mem_size_mib"], 32);
+    assert_eq!(ctl("power-button").0, Some(0));
+    // It waits for the end: after it, nothing answers any more.
+    assert_eq!(ctl("stop").0, Some(0));
+    assert_eq!(ctl("info").0, Some(1));
+    running.end().expect(0);
+}
+
 /// Nothing of this needs a machine, either.
 #[test]
 fn the_log_changes_its_place_and_level_while_the_process_runs() {

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueHint};
 pub use clap_complete::Shell;
@@ -19,6 +20,7 @@ pub use clap_complete::Shell;
 pub use self::firecracker::Firecracker;
 use self::flags::MachineFlags;
 use crate::config::HypercallRoute;
+use crate::ctl::Action;
 use crate::outcome::EXIT_USAGE;
 
 /// The exit codes, as `--help` shows them.
@@ -63,6 +65,7 @@ mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm --api-sock <PATH> [OPTIONS]
        mini-vmm check [--json]
        mini-vmm demo [--hypercall <ROUTE>]
+       mini-vmm ctl <SOCKET> <ACTION> [--json]
        mini-vmm firecracker [FIRECRACKER'S OPTIONS]
        mini-vmm completions <SHELL>";
 
@@ -87,6 +90,17 @@ pub enum Command {
     },
     /// Print the completion script of a shell.
     Completions(Shell),
+    /// Control a machine by its API.
+    Ctl {
+        /// The socket of its API.
+        socket: PathBuf,
+        /// What to do.
+        action: Action,
+        /// Print JSON.
+        json: bool,
+        /// How often `-v` was given.
+        verbosity: u8,
+    },
     /// Be Firecracker.
     Firecracker(Box<Firecracker>),
     /// Print Firecracker's version.
@@ -115,7 +129,9 @@ impl Command {
     pub fn verbosity(&self) -> u8 {
         match self {
             Command::Run(run) => run.verbosity,
-            Command::Check { verbosity, .. } | Command::Demo { verbosity, .. } => *verbosity,
+            Command::Check { verbosity, .. }
+            | Command::Ctl { verbosity, .. }
+            | Command::Demo { verbosity, .. } => *verbosity,
             Command::Completions(_) | Command::Firecracker(_) | Command::FirecrackerVersion => 0,
         }
     }
@@ -219,6 +235,18 @@ enum Subcommand {
         #[arg(long, value_name = "ROUTE", default_value = "auto")]
         hypercall: HypercallRoute,
     },
+    /// Control a machine that has an API; exit code 1 if it can't be done
+    #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]")]
+    Ctl {
+        /// The path of the machine's --api-sock
+        socket: PathBuf,
+        /// What to do
+        #[arg(value_parser = PossibleValuesParser::new(Action::NAMES.map(|(name, _)| name)))]
+        action: String,
+        /// Print what it answers as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Take Firecracker's options instead of those below; the program does so under that name, too
     #[command(
         override_usage = "mini-vmm firecracker [OPTIONS]",
@@ -306,6 +334,20 @@ fn command_from(
             verbosity: arguments.verbose,
         },
         Subcommand::Completions { shell } => Command::Completions(shell),
+        Subcommand::Ctl {
+            socket,
+            action,
+            json,
+        } => {
+            // The parser knows all names.
+            let known = Action::NAMES.iter().find(|(name, _)| *name == action);
+            Command::Ctl {
+                socket,
+                action: known.map_or(Action::Info, |(_, action)| *action),
+                json,
+                verbosity: arguments.verbose,
+            }
+        }
         // Its name is the first word, or a mistake.
         Subcommand::Firecracker => {
             let what = "write 'mini-vmm firecracker' first, and then Firecracker's options";
