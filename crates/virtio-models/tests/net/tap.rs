@@ -32,8 +32,15 @@ fn taps() {
         return;
     }
     let program = std::env::current_exe().expect("this test");
-    let arguments = ["tap::inside", "--ignored", "--test-threads=1"];
+    let arguments = [
+        "tap::inside",
+        "--ignored",
+        "--test-threads=1",
+        "--nocapture",
+    ];
     let output = in_namespace(&program, &arguments).expect("this test");
+    // What was skipped, too.
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && text.contains("7 passed"),
