@@ -95,18 +95,18 @@ const PING: [&str; 3] = ["net-ping-instructions", "net-ping-calls", "net-ping-ti
 /// All loads.
 #[rustfmt::skip]
 pub const LOADS: [Load; 7] = [
-    Load { ids: RANDOM, work: Work::RandomRead, depth: 1, bytes: 4096, stepped: [8, 40], counts: [100, 2100] },
-    Load { ids: RANDOM, work: Work::RandomRead, depth: 32, bytes: 4096, stepped: [64, 256], counts: [640, 6400] },
+    Load { ids: RANDOM, work: Work::RandomRead, depth: 1, bytes: 4096, stepped: [8, 40], counts: [100, 6100] },
+    Load { ids: RANDOM, work: Work::RandomRead, depth: 32, bytes: 4096, stepped: [64, 256], counts: [640, 25_600] },
     Load {
         ids: ["disk-read-instructions", "disk-read-calls", "disk-read-time"],
-        work: Work::Read, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 320],
+        work: Work::Read, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 576],
     },
     Load {
         ids: ["disk-write-instructions", "disk-write-calls", "disk-write-time"],
-        work: Work::Write, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 320],
+        work: Work::Write, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 576],
     },
     Load { ids: PING, work: Work::Ping, depth: 1, bytes: 56, stepped: [8, 40], counts: [100, 2100] },
-    Load { ids: PING, work: Work::Ping, depth: 32, bytes: 56, stepped: [64, 256], counts: [640, 6400] },
+    Load { ids: PING, work: Work::Ping, depth: 32, bytes: 56, stepped: [64, 256], counts: [640, 25_600] },
     Load {
         ids: ["net-send-instructions", "net-send-calls", "net-send-time"],
         work: Work::Send, depth: 8, bytes: 43 * 1448, stepped: [16, 144], counts: [64, 640],
