@@ -34,6 +34,7 @@ mod socket_file;
 pub mod start_time;
 mod sync;
 mod sys;
+pub mod telemetry;
 mod text;
 pub mod vmm;
 

@@ -48,6 +48,23 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The name of this kind of outcome, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::PowerOff => "power-off",
+            Outcome::Reset => "reset",
+            Outcome::VcpuFailure => "vcpu-failure",
+            Outcome::DeviceFailure => "device-failure",
+            Outcome::GuestPanic => "guest-panic",
+            Outcome::Timeout => "timeout",
+            Outcome::DebugExit(_) => "debug-exit",
+            Outcome::GuestExit(_) => "guest-exit",
+            Outcome::Signal(_) => "signal",
+            Outcome::ConsoleQuit => "console-quit",
+            Outcome::Stopped => "stopped",
+        }
+    }
+
     /// The exit code of the process, as the page `docs/exit-codes.md` of the repository lists it.
     ///
     /// # Example

@@ -60,7 +60,7 @@ impl Model {
 type Put = fn(&mut Model, Value) -> Result<(), Fault>;
 
 /// The parts of a file. Each is optional.
-const PARTS: [(&str, Put); 7] = [
+const PARTS: [(&str, Put); 8] = [
     ("boot-source", |model, body| {
         model.put_boot_source(Fields::of(body)?)
     }),
@@ -74,16 +74,18 @@ const PARTS: [(&str, Put); 7] = [
     ("logger", |model, body| {
         model.put_logger(Fields::of(body)?, true)
     }),
+    ("metrics", |model, body| {
+        model.put_metrics(Fields::of(body)?)
+    }),
     ("network-interfaces", put_nets),
     ("serial", |model, body| model.put_serial(Fields::of(body)?)),
 ];
 
 /// Parts that must be empty.
-const ABSENT: [&str; 7] = [
+const ABSENT: [&str; 6] = [
     "balloon",
     "cpu-config",
     "memory-hotplug",
-    "metrics",
     "mmds-config",
     "pmem",
     "vsock",

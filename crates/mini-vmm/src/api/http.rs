@@ -74,6 +74,8 @@ pub(crate) type Answer = Result<Option<Data>, Fault>;
 pub(crate) enum Data {
     /// JSON.
     Json(serde_json::Value),
+    /// Prometheus' text format.
+    Metrics(String),
 }
 
 /// Reads the request at the start of `input`. Its body may have up to `max_body` bytes.
@@ -195,10 +197,15 @@ pub(super) fn write(output: &mut Vec<u8>, answer: &Answer, stays: bool) {
     let (status, body) = match answer {
         Ok(None) => (204, None),
         Ok(Some(Data::Json(value))) => (200, Some(value.to_string())),
+        Ok(Some(Data::Metrics(text))) => (200, Some(text.clone())),
         Err(fault) => {
             let body = serde_json::json!({ "fault_message": fault.message });
             (fault.status, Some(body.to_string()))
         }
+    };
+    let kind = match answer {
+        Ok(Some(Data::Metrics(_))) => "text/plain; version=0.0.4; charset=utf-8",
+        _ => "application/json",
     };
     let connection = if stays { "keep-alive" } else { "close" };
     let head = format!(
@@ -207,9 +214,8 @@ pub(super) fn write(output: &mut Vec<u8>, answer: &Answer, stays: bool) {
     );
     // RFC 9110, section 8.6: 204 has no Content-Length. Some clients read a body if there is one.
     if let Some(mut body) = body {
-        let head_of = |length: usize| {
-            format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
-        };
+        let head_of =
+            |length: usize| format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n");
         if (head.len() + head_of(body.len()).len() + body.len()).is_multiple_of(PIECE) {
             body.push('\n');
         }

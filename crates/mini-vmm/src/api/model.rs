@@ -3,7 +3,7 @@
 
 //! The machine that clients describe, in the words of Firecracker's API.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use super::logger::Logger;
 use super::nets::Net;
 use crate::config::{self, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
 use crate::layout::MIB;
+use crate::telemetry;
 
 /// Why this API takes no rate limiter.
 const NO_LIMITER: &str = "this device has no limits of its own";
@@ -72,6 +73,11 @@ impl Model {
             ..VmSpec::new("")
         };
         Model::new(spec, suffix)
+    }
+
+    /// Sets the file or FIFO for metrics.
+    pub fn set_metrics(&mut self, path: Option<PathBuf>) {
+        self.spec.metrics = path;
     }
 
     /// Names the disks that `spec` has.
@@ -297,6 +303,15 @@ impl Model {
         Ok(())
     }
 
+    /// `PUT /metrics`.
+    pub(super) fn put_metrics(&mut self, mut fields: Fields) -> Result<(), Fault> {
+        let path = Fields::required("metrics_path", fields.path("metrics_path")?)?;
+        fields.finish()?;
+        telemetry::check(&path).map_err(|error| wrong("metrics_path", error))?;
+        self.spec.metrics = Some(path);
+        Ok(())
+    }
+
     /// `PATCH /options`: the keys of our own config files.
     pub(super) fn patch_options(&mut self, body: &[u8]) -> Result<(), Fault> {
         let text = str::from_utf8(body)
@@ -356,7 +371,7 @@ impl Model {
             "cpu-config": null,
             "logger": self.logger.as_ref().map(Logger::json),
             "machine-config": self.machine(),
-            "metrics": null,
+            "metrics": self.spec.metrics.as_ref().map(|path| json!({ "metrics_path": path.to_string_lossy() })),
             "memory-hotplug": null,
             "mmds-config": null,
             "network-interfaces": self.nets.iter().map(Net::json).collect::<Vec<_>>(),

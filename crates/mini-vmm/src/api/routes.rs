@@ -22,6 +22,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/entropy", "PUT"),
     ("/logger", "PUT"),
     ("/machine-config", "GET, PUT, PATCH"),
+    ("/metrics", "GET, PUT"),
     ("/network-interfaces/{id}", "PUT"),
     ("/options", "GET, PATCH"),
     ("/serial", "PUT"),
@@ -31,12 +32,11 @@ pub(super) const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 9] = [
+const ABSENT: [&str; 8] = [
     "balloon",
     "cpu-config",
     "hotplug",
     "memory-hotplug",
-    "metrics",
     "mmds",
     "pmem",
     "snapshot",
@@ -53,6 +53,10 @@ pub(super) struct Routes {
 impl Handler for Routes {
     fn handle(&mut self, request: Request<'_>) -> Answer {
         let answer = self.answer(request);
+        let meter = self.machine.meter();
+        meter
+            .api
+            .count(request.method, request.path, answer.is_err());
         match &answer {
             Err(fault) => log::info!(
                 "API: {} {}: {}",
@@ -92,6 +96,8 @@ impl Routes {
             ("PUT", "/machine-config") => change(machine, request.body, Model::put_machine),
             ("PATCH", "/machine-config") => change(machine, request.body, Model::patch_machine),
             ("PUT", "/entropy") => change(machine, request.body, Model::put_entropy),
+            ("GET", "/metrics") => Ok(Some(Data::Metrics(machine.meter().prometheus()))),
+            ("PUT", "/metrics") => change(machine, request.body, Model::put_metrics),
             ("PUT", "/serial") => change(machine, request.body, Model::put_serial),
             ("PATCH", "/options") => {
                 machine.draft()?.patch_options(request.body)?;
@@ -155,9 +161,10 @@ impl Routes {
         match Fields::required("action_type", action)?.as_str() {
             "InstanceStart" => self.machine.start()?,
             "SendCtrlAltDel" => self.machine.command(Command::PowerButton).map(drop)?,
+            "FlushMetrics" => self.machine.flush_metrics()?,
             "Stop" => self.machine.stop()?,
             other => {
-                let known = "InstanceStart, SendCtrlAltDel or Stop";
+                let known = "InstanceStart, SendCtrlAltDel, FlushMetrics or Stop";
                 return Err(wrong(
                     "action_type",
                     format_args!("{other:?} is not {known}"),

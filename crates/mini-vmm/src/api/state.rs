@@ -11,6 +11,7 @@ use super::fields::Fields;
 use super::http::Fault;
 use super::model::Model;
 use crate::logging::sentence;
+use crate::telemetry::Meter;
 use crate::vmm::control::{self, Answer, Client, Command, Description, State};
 use crate::vmm::{Remote, Started};
 
@@ -53,6 +54,20 @@ impl Machine {
         let spec = self.model.finish()?;
         self.phase = Phase::Starting(self.remote.start_or_end(spec));
         Ok(())
+    }
+
+    /// The counters of this process.
+    pub fn meter(&self) -> &Meter {
+        self.remote.meter()
+    }
+
+    /// Writes a line to the file of metrics.
+    ///
+    /// # Errors
+    /// There is no such file, or it takes no line.
+    pub fn flush_metrics(&self) -> Result<(), Fault> {
+        let flushed = self.meter().flush();
+        flushed.map_err(|error| Fault::new(sentence(&error)))
     }
 
     /// The description, in every phase.

@@ -730,3 +730,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn metrics_are_scraped_in_every_state_and_flushed_once_there_is_a_file() {
+    let (mut routes, _orders) = routes();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics");
+    let flush = ("PUT", "/actions", r#"{"action_type": "FlushMetrics"}"#);
+    refused(&mut routes, flush, 400, "there is no file for metrics");
+    for (body, why) in [
+        ("{}", "metrics_path: this field is missing"),
+        (r#"{"metrics_path": 1}"#, "metrics_path: 1 is not the path"),
+        (
+            r#"{"metrics_path": "/nonexistent/m"}"#,
+            "metrics_path: /nonexistent/m: metrics can't be written",
+        ),
+        (
+            r#"{"metrics_path": "m", "x": 1}"#,
+            "x: there is no such field",
+        ),
+    ] {
+        refused(&mut routes, ("PUT", "/metrics", body), 400, why);
+    }
+    let body = serde_json::json!({ "metrics_path": path }).to_string();
+    done(&mut routes, "PUT", "/metrics", &body);
+    let whole = get(&mut routes, "/vm/config");
+    assert_eq!(whole["metrics"]["metrics_path"], path.to_str().unwrap());
+    let Ok(Some(Data::Metrics(text))) = ask(&mut routes, "GET", "/metrics", "") else {
+        panic!("no metrics");
+    };
+    let requests = r#"mini_vmm_api_requests_total{method="PUT",path="/metrics"} 5"#;
+    let failures = r#"mini_vmm_api_request_failures_total{method="PUT",path="/metrics"} 4"#;
+    assert!(text.lines().any(|line| line == requests), "{text}");
+    assert!(text.lines().any(|line| line == failures), "{text}");
+}

@@ -26,6 +26,8 @@ pub struct Firecracker {
     pub pci: bool,
     /// The most bytes of a request's body.
     pub max_body: usize,
+    /// The file or FIFO for metrics.
+    pub metrics: Option<PathBuf>,
     /// The log.
     pub logger: Logger,
 }
@@ -59,6 +61,10 @@ pub(super) struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = MAX_BODY)]
     http_api_max_payload_size: usize,
 
+    /// File or FIFO for metrics
+    #[arg(long, value_name = "PATH")]
+    metrics_path: Option<PathBuf>,
+
     /// File or FIFO for the log
     #[arg(long, value_name = "PATH")]
     log_path: Option<PathBuf>,
@@ -81,7 +87,7 @@ pub(super) struct Flags {
 }
 
 /// Options of Firecracker that have no effect here, and why.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 9] = [
     (
         "--seccomp-filter",
         "there is no system call filter; leave it out, and use a sandbox around the process",
@@ -114,10 +120,6 @@ const REFUSED: [(&str, &str); 10] = [
     (
         "--show-log-origin",
         "debug lines show their module; leave it out",
-    ),
-    (
-        "--metrics-path",
-        "this version has no metrics; leave it out",
     ),
 ];
 
@@ -158,6 +160,7 @@ pub(super) fn parse(args: &[OsString]) -> Result<Option<Firecracker>, clap::Erro
         config: flags.config_file,
         pci: flags.enable_pci,
         max_body: flags.http_api_max_payload_size,
+        metrics: flags.metrics_path,
         logger: Logger {
             path: flags.log_path,
             level: flags.level,
@@ -194,6 +197,8 @@ mod tests {
             firecracker(&["mini-vmm", "firecracker", "--api-sock=s", "--id=a-1"])
         );
         assert_eq!((by_name.api_sock, &*by_name.id), (Some("s".into()), "a-1"));
+        let with_metrics = firecracker(&["firecracker", "--metrics-path", "m"]);
+        assert_eq!(with_metrics.metrics, Some("m".into()));
         let default = firecracker(&["firecracker"]);
         assert_eq!(default.api_sock, Some("/run/firecracker.socket".into()));
         assert!(!default.pci);

@@ -179,6 +179,18 @@ pub(super) struct MachineFlags {
     /// Each reset with --on-reboot reset still creates a VM.
     #[arg(long, value_name = "on|off", value_parser = Word("sealed", &[]), help_heading = "Policy")]
     sealed: Option<OsString>,
+
+    /// Write counters as JSON to a file or FIFO, each minute and at the end
+    ///
+    /// The names are Firecracker's where it has them. A FIFO may have no reader.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    metrics: Option<PathBuf>,
+
+    /// Write events as JSON to a file or FIFO, or to a descriptor: fd:N
+    ///
+    /// Events are the start, pauses, resets, panics of the guest, problems of devices, and the end with its outcome.
+    #[arg(long, value_name = "PATH|fd:N", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    event_log: Option<PathBuf>,
 }
 
 /// The machine flags that were given, and their words: one each, or all of a flag that adds a device. The words of a

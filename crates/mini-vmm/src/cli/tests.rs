@@ -404,11 +404,12 @@ fn paths_may_have_any_bytes_and_text_may_not() {
     assert_eq!(read("--kernel=").kernel, path);
     assert_eq!(read("--initrd=").initrd.as_ref(), Some(&path));
     assert_eq!(read("--cloud-init=").cloud_init.as_ref(), Some(&path));
-    assert_eq!(read("--serial=file=").serial, SerialSpec::File(path));
-    for key in KEYS
-        .iter()
-        .filter(|key| !["kernel", "initrd", "cloud-init"].contains(key))
-    {
+    assert_eq!(read("--metrics=").metrics.as_ref(), Some(&path));
+    let file = SerialSpec::File(path.clone());
+    assert_eq!(read("--serial=file=").serial, file);
+    assert_eq!(read("--event-log=").event_log.as_ref(), Some(&path));
+    let paths = ["kernel", "initrd", "cloud-init", "metrics", "event-log"];
+    for key in KEYS.iter().filter(|key| !paths.contains(key)) {
         let error = with(&format!("--{key}=")).unwrap_err();
         assert_eq!(error.exit_code(), EXIT_USAGE, "{key}: {error}");
     }

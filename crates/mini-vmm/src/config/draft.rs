@@ -78,6 +78,8 @@ keys! { draft:
     "para" => draft.spec.para,
     "msr-policy" => draft.spec.msr_policy,
     "sealed" => draft.spec.sealed,
+    "metrics" => draft.spec.metrics,
+    "event-log" => draft.spec.event_log,
 }
 
 impl Default for Draft {

@@ -118,6 +118,10 @@ pub struct VmSpec {
     /// [`LATE_ACTS`](crate::late::LATE_ACTS).
     #[serde(serialize_with = "words::write_switch")]
     pub sealed: bool,
+    /// The file or FIFO that gets lines of JSON with counters.
+    pub metrics: Option<PathBuf>,
+    /// The file or FIFO that gets events as lines of JSON. `fd:N` is an open descriptor.
+    pub event_log: Option<PathBuf>,
     /// What the names of the vCPUs' threads begin with. A number follows.
     #[serde(skip)]
     pub vcpu_thread: &'static str,
@@ -216,6 +220,8 @@ impl VmSpec {
             para: true,
             msr_policy: MsrPolicy::default(),
             sealed: false,
+            metrics: None,
+            event_log: None,
             vcpu_thread: "vcpu",
         }
     }

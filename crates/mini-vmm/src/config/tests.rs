@@ -62,6 +62,8 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         let port = port.filter(|port| !hypercall::takes_port(devices.1, *port));
         VmSpec {
             vcpu_thread: "vcpu",
+            metrics: files.1.clone(),
+            event_log: devices.3.clone(),
             hypercall: match route {
                 0 | 1 => HypercallRoute::Auto,
                 2 => HypercallRoute::Vendor,

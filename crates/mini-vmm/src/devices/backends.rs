@@ -12,6 +12,7 @@ use virtio_models::block::{self, OpenError};
 use super::network::{self, Network, NetworkError};
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, VmSpec};
+use crate::telemetry::EventLog;
 
 /// What a machine's devices use on the host. Clones are the same files.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Backends {
     pub(super) disks: Vec<block::Image>,
     /// The networks' links.
     pub(super) nets: Vec<Network>,
+    /// Takes their problems.
+    pub(crate) events: EventLog,
 }
 
 /// Why the host's side of a device can't be used.
@@ -61,7 +64,12 @@ impl Backends {
             disks.push(seed(dir)?);
         }
         let nets = network::open(&spec.net, go_on)?;
-        Ok(Backends { disks, nets })
+        let events = EventLog::default();
+        Ok(Backends {
+            disks,
+            nets,
+            events,
+        })
     }
 }
 

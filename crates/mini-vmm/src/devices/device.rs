@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
-use virtio_models::block;
+use virtio_models::{block, net};
 use vm_memory::GuestMemoryMmap;
 
 use super::Backends;
@@ -153,6 +153,10 @@ pub struct Offers {
     pub power_button: Option<Arc<dyn PowerButton>>,
     /// The control of each disk, in order.
     pub disks: Vec<Arc<block::Control>>,
+    /// The counters of each disk, by name.
+    pub disk_counters: Vec<(String, Arc<block::Counters>)>,
+    /// The counters of each network, by name.
+    pub net_counters: Vec<(String, Arc<net::Counters>)>,
 }
 
 impl fmt::Debug for Offers {

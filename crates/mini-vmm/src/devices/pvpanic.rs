@@ -17,6 +17,7 @@ use crate::config::{OnPanic, VmSpec};
 use crate::irq::{NoPin, Pins};
 use crate::layout::PVPANIC;
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::telemetry::{Event, EventLog};
 
 const ID: &str = "pvpanic";
 
@@ -24,7 +25,11 @@ const ID: &str = "pvpanic";
 pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let mut slot = Slot::new(ID, &[Window::ports(PVPANIC, 1)], |parts| {
         let (on_panic, outcome) = (parts.spec.on_panic, parts.outcome.clone());
-        Ok(Arc::new(Pvpanic::new(on_panic, outcome)))
+        let events = parts.backends.events.clone();
+        Ok(Arc::new(Pvpanic {
+            events,
+            ..Pvpanic::new(on_panic, outcome)
+        }))
     });
     aml(&mut slot.aml);
     Ok(Some(slot))
@@ -57,12 +62,18 @@ const CRASH_LOADED: u8 = 1 << 1;
 pub struct Pvpanic {
     on_panic: OnPanic,
     outcome: OutcomeLatch,
+    events: EventLog,
 }
 
 impl Pvpanic {
     /// A device that handles a panic as `on_panic` says.
     pub fn new(on_panic: OnPanic, outcome: OutcomeLatch) -> Self {
-        Pvpanic { on_panic, outcome }
+        let events = EventLog::default();
+        Pvpanic {
+            on_panic,
+            outcome,
+            events,
+        }
     }
 }
 
@@ -85,6 +96,7 @@ impl BusDevice for Pvpanic {
 impl Pvpanic {
     fn report(&self, event: u8) {
         if event & PANICKED != 0 {
+            self.events.say(&Event::GuestPanic);
             match self.on_panic {
                 OnPanic::Exit => {
                     self.outcome.set(Outcome::GuestPanic);

@@ -62,11 +62,9 @@ impl<L> Limited<L> {
         let burst = burst(record.level());
         let place = (record.file_static(), record.line());
         let mut budgets = lock(&self.budgets);
-        let budget = budgets.entry(place).or_insert_with(|| Budget {
-            lines: burst,
-            since: now,
-            left_out: 0,
-        });
+        let budget = budgets
+            .entry(place)
+            .or_insert_with(|| Budget::new(burst, now));
         budget.take(burst, now)
     }
 }
@@ -111,7 +109,7 @@ impl<L: Log> Log for Limited<L> {
 
 /// A line within the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+pub(crate) enum Line {
     Plain,
     /// The last one of the budget.
     Last,
@@ -121,7 +119,7 @@ enum Line {
 
 /// The budget of one place.
 #[derive(Debug)]
-struct Budget {
+pub(crate) struct Budget {
     lines: u32,
     /// The time from which refills count.
     since: Instant,
@@ -129,7 +127,17 @@ struct Budget {
 }
 
 impl Budget {
-    fn take(&mut self, burst: u32, now: Instant) -> Option<Line> {
+    /// A budget of `burst` lines, unused.
+    pub(crate) const fn new(burst: u32, now: Instant) -> Self {
+        Budget {
+            lines: burst,
+            since: now,
+            left_out: 0,
+        }
+    }
+
+    /// Takes a line, if there is one left.
+    pub(crate) fn take(&mut self, burst: u32, now: Instant) -> Option<Line> {
         let refills = now.saturating_duration_since(self.since).as_secs() / REFILL.as_secs();
         let refills = u32::try_from(refills).unwrap_or(u32::MAX);
         self.since += REFILL * refills;

@@ -12,6 +12,7 @@ use std::io::Write;
 use env_logger::{Builder, Env, Target};
 use log::{Level, LevelFilter};
 
+pub(crate) use self::limit::Budget;
 pub use self::limit::Limited;
 use self::target::Sink;
 pub use self::target::{redirect, set_level};

@@ -14,7 +14,7 @@ mod vcpu_state;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vcpu_loop::VcpuSet;
+use vcpu_loop::{ExitCounters, VcpuSet};
 use vm_memory::GuestMemoryMmap;
 
 use crate::devices::DeviceSet;
@@ -78,8 +78,14 @@ impl Machine {
 
     /// The number of exits of each vCPU, in order.
     pub fn exits(&self) -> Vec<u64> {
-        let counters = self.vcpus.ids().filter_map(|id| self.vcpus.exits(id));
-        counters.map(|exits| exits.total()).collect()
+        let counters = self.exit_counters();
+        counters.iter().map(|exits| exits.total()).collect()
+    }
+
+    /// The counters of each vCPU, in order.
+    pub fn exit_counters(&self) -> Vec<Arc<ExitCounters>> {
+        let ids = self.vcpus.ids();
+        ids.filter_map(|id| self.vcpus.exits(id)).collect()
     }
 
     /// The states of the vCPUs, in order. They must be paused.

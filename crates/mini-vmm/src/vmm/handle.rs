@@ -58,6 +58,7 @@ impl Vmm {
             signals: TerminationSignals::none(),
             grace: Duration::ZERO,
             door,
+            meter: Arc::default(),
         };
         let new = Vmm::new(
             spec,

@@ -14,6 +14,7 @@ mod session;
 mod supervisor;
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use vcpu_loop::FailureReport;
@@ -25,6 +26,7 @@ use crate::config::{self, VmSpec};
 use crate::console::{self, Console};
 use crate::machine::{self, ImageError, Images};
 use crate::outcome::Outcome;
+use crate::telemetry::{self, Meter};
 use crate::vmm::control::{Client, State, door};
 use crate::vmm::supervisor::TerminationSignals;
 
@@ -71,6 +73,9 @@ pub enum Error {
     /// The control loop panicked.
     #[error("the control loop panicked, the machine is gone; report this with what it printed")]
     Panicked,
+    /// Counters and events can't be written.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
     /// Nothing can start the machine any more.
     #[error(
         "the thread that serves the API is gone, so nothing can start a machine; report this with what it printed"
@@ -118,7 +123,8 @@ pub fn run_images(
 ) -> Result<Outcome, Error> {
     let signals = TerminationSignals::install().map_err(Error::Events)?;
     // Nothing uses the client: only signals control this run.
-    let ended = boot_and_run(spec, signals, open_images, grace, open_console, drop)?;
+    let meter = Arc::default();
+    let ended = boot_and_run(spec, signals, meter, open_images, grace, open_console, drop)?;
     Ok(report(ended))
 }
 
@@ -126,6 +132,7 @@ pub fn run_images(
 fn boot_and_run(
     spec: &VmSpec,
     signals: TerminationSignals,
+    meter: Arc<Meter>,
     open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
     grace: Duration,
     open_console: impl FnOnce() -> Result<Console, console::Error>,
@@ -136,6 +143,7 @@ fn boot_and_run(
         signals,
         grace,
         door,
+        meter,
     };
     match Vmm::new(spec, controls, open_images, open_console)? {
         Ok((vmm, built)) => {

@@ -18,6 +18,7 @@ use crate::console::Console;
 use crate::machine::Images;
 use crate::outcome::Outcome;
 use crate::sync::Wake;
+use crate::telemetry::Meter;
 
 /// The answer to a start: the machine's command queue, or why there is no machine.
 pub(crate) type Started = Result<Client, Arc<Error>>;
@@ -39,6 +40,7 @@ enum Order {
 pub struct Remote {
     queue: Sender<Order>,
     wake: Arc<Wake>,
+    meter: Arc<Meter>,
 }
 
 impl Remote {
@@ -50,6 +52,11 @@ impl Remote {
     /// Like [`start`](Self::start), but if it fails, the process ends with the error.
     pub(crate) fn start_or_end(&self, spec: VmSpec) -> Receiver<Started> {
         self.order_start(spec, true)
+    }
+
+    /// The counters of the process.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// Ends a process that still waits for a description.
@@ -90,6 +97,7 @@ pub struct Orders {
     queue: Receiver<Order>,
     wake: Arc<Wake>,
     signals: TerminationSignals,
+    meter: Arc<Meter>,
 }
 
 /// Both ends. From now on termination signals are handled as by [`run`](super::run).
@@ -102,15 +110,18 @@ pub fn remote() -> Result<(Remote, Orders), Error> {
 
 fn with_signals(signals: TerminationSignals) -> Result<(Remote, Orders), Error> {
     let wake = Arc::new(Wake::new().map_err(Error::Events)?);
+    let meter = Arc::default();
     let (sender, queue) = channel();
     let remote = Remote {
         queue: sender,
         wake: Arc::clone(&wake),
+        meter: Arc::clone(&meter),
     };
     let orders = Orders {
         queue,
         wake,
         signals,
+        meter,
     };
     Ok((remote, orders))
 }
@@ -132,7 +143,7 @@ impl Orders {
                 Ok(Order::Stop) => return Ok(Outcome::Stopped),
                 Err(signal) => return Ok(Outcome::Signal(signal)),
             };
-            match run_one(&spec, &self.signals, &reply) {
+            match run_one(&spec, &self.signals, &self.meter, &reply) {
                 Ok(ended) => return Ok(report(ended)),
                 Err(Failed::Running(error)) => return Err(error),
                 Err(Failed::Starting(error)) if is_last => return Err(error),
@@ -179,6 +190,7 @@ enum Failed {
 fn run_one(
     spec: &VmSpec,
     signals: &TerminationSignals,
+    meter: &Arc<Meter>,
     reply: &Sender<Started>,
 ) -> Result<Ended, Failed> {
     spec.validate()
@@ -195,6 +207,7 @@ fn run_one(
     boot_and_run(
         spec,
         signals,
+        Arc::clone(meter),
         |watch| Images::open(spec, watch),
         POWER_OFF_GRACE,
         || Console::open(&spec.serial),

@@ -4,6 +4,7 @@
 //! A run: one machine after another, until an outcome ends it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
@@ -17,6 +18,7 @@ use crate::config::{OnReboot, VmSpec};
 use crate::console::{self, Console};
 use crate::machine::{Host, ImageError, Images, Loading, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::telemetry::{Event, Meter, Reporter, Sources};
 use crate::vmm::control::{Door, Incident, State, occur};
 use crate::vmm::loading::LoadWatch;
 use crate::vmm::supervisor::TerminationSignals;
@@ -35,6 +37,8 @@ pub struct Vmm {
     pub(super) grace: Duration,
     pub(super) time_out_at: Option<Instant>,
     pub(super) resets: u64,
+    meter: Arc<Meter>,
+    pub(super) reporter: Reporter,
 }
 
 /// The inputs that control a run.
@@ -43,6 +47,7 @@ pub(super) struct Controls {
     /// How long a guest has to power off after a signal.
     pub grace: Duration,
     pub door: Door,
+    pub meter: Arc<Meter>,
 }
 
 /// A machine whose vCPUs are ready to run.
@@ -64,17 +69,24 @@ impl Vmm {
             signals,
             grace,
             door,
+            meter,
         } = controls;
         let time_out_at = spec.timeout.map(|timeout| Instant::now() + timeout);
+        let reporter = Reporter::start(spec, &meter)?;
         let watch = LoadWatch::new(&signals, &door, time_out_at);
-        let images = match open_images(&watch) {
-            Ok(images) => images,
-            Err(error) => return watch.outcome().map(Err).ok_or(error.into()),
+        let stopped = || {
+            let outcome = watch.outcome();
+            outcome.inspect(|outcome| reporter.events.say(&Event::Exited(*outcome)))
         };
+        let mut images = match open_images(&watch) {
+            Ok(images) => images,
+            Err(error) => return stopped().map(Err).ok_or(error.into()),
+        };
+        images.backends.events = reporter.events.clone();
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
         let loading = match Loading::start(&host, spec, &images, &watch) {
             Ok(loading) => loading,
-            Err(error) => return watch.outcome().map(Err).ok_or(error.into()),
+            Err(error) => return stopped().map(Err).ok_or(error.into()),
         };
         if let Some(clockless) = loading.clockless(spec) {
             warn!("{clockless}");
@@ -91,26 +103,18 @@ impl Vmm {
             grace,
             time_out_at,
             resets: 0,
+            meter,
+            reporter,
         };
         let built = vmm.finish(loading)?;
         Ok(Ok((vmm, built)))
     }
 
     /// Runs `built`, and after each reset a new machine.
-    pub(super) fn run(mut self, mut built: Built, mut state: State) -> Result<Ended, Error> {
-        let ended = loop {
-            let (ended, before) = Session::new(&self, built, state)?.run()?;
-            state = occur(before, self.incident(ended.outcome));
-            if state == State::Ended {
-                break ended;
-            }
-            info!("the guest asked for a reset, starting again");
-            self.resets += 1;
-            built = match self.load()? {
-                Ok(loading) => self.finish(loading)?,
-                Err(outcome) => break outcome.into(),
-            };
-        };
+    pub(super) fn run(mut self, built: Built, state: State) -> Result<Ended, Error> {
+        let ended = self.run_all(built, state);
+        self.reporter.end(ended.as_ref().map(|ended| ended.outcome));
+        let ended = ended?;
         // Clients get [`Ended`](super::control::Error::Ended) from now on, even while the console still writes its
         // output.
         drop(self.door);
@@ -121,6 +125,24 @@ impl Vmm {
             _ => self.console.close(),
         }
         Ok(ended)
+    }
+
+    fn run_all(&mut self, mut built: Built, mut state: State) -> Result<Ended, Error> {
+        loop {
+            self.meter.attach(sources(&built.machine));
+            let (ended, before) = Session::new(self, built, state)?.run()?;
+            state = occur(before, self.incident(ended.outcome));
+            if state == State::Ended {
+                return Ok(ended);
+            }
+            info!("the guest asked for a reset, starting again");
+            self.reporter.events.say(&Event::Reset);
+            self.resets += 1;
+            built = match self.load()? {
+                Ok(loading) => self.finish(loading)?,
+                Err(outcome) => return Ok(outcome.into()),
+            };
+        }
     }
 
     /// How an outcome affects the run.
@@ -152,6 +174,17 @@ impl Vmm {
     }
 }
 
+/// The counters of a machine.
+fn sources(machine: &Machine) -> Sources {
+    let offers = machine.devices.offers();
+    Sources {
+        exits: machine.exit_counters(),
+        calls: Arc::clone(&machine.calls),
+        disks: offers.disk_counters.clone(),
+        nets: offers.net_counters.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -175,6 +208,7 @@ mod tests {
             signals,
             grace: Duration::from_secs(3600),
             door,
+            meter: Arc::default(),
         };
         let spec = VmSpec {
             timeout: None,

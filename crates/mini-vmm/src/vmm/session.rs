@@ -16,6 +16,7 @@ use super::run::{Built, Vmm};
 use super::{Ended, Error};
 use crate::machine::{self, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::telemetry::Event;
 use crate::vmm::control::{self, Answer, Command, Description, Response, State, step};
 use crate::vmm::supervisor::Supervisor;
 
@@ -32,6 +33,8 @@ pub(super) struct Session<'a> {
     report: Rc<RefCell<Option<Box<FailureReport>>>>,
     /// Whether the vCPUs run the guest.
     is_running: bool,
+    /// The event when they do next.
+    next_event: Option<Event>,
 }
 
 impl<'a> Session<'a> {
@@ -42,6 +45,12 @@ impl<'a> Session<'a> {
             vcpu_events,
             latch,
         } = built;
+        let next_event = match (run.resets, state) {
+            (0, _) => Some(Event::Started),
+            (_, State::Paused) => Some(Event::Resumed),
+            // A reset has its own event.
+            _ => None,
+        };
         if !state.is_running() {
             // Before anything feeds its devices.
             machine.pause()?;
@@ -79,6 +88,7 @@ impl<'a> Session<'a> {
             manager,
             report,
             is_running: false,
+            next_event,
         })
     }
 
@@ -186,9 +196,19 @@ impl<'a> Session<'a> {
         if self.is_running == runs {
             return Ok(());
         }
-        match runs {
-            true => self.machine.start()?,
-            false => self.machine.pause()?,
+        let events = &self.run.reporter.events;
+        if runs {
+            // Before the guest does something that is an event.
+            if let Some(event) = self.next_event.replace(Event::Resumed) {
+                events.say(&event);
+            }
+            let started = self.machine.start();
+            started.inspect_err(|_| events.say(&Event::Paused))?;
+        } else {
+            self.machine.pause()?;
+            if self.state() != State::Ended {
+                events.say(&Event::Paused);
+            }
         }
         self.is_running = runs;
         Ok(())

@@ -9,6 +9,7 @@ use virtio_models::block::{Block, Notice};
 
 use super::Model;
 use crate::config::VmSpec;
+use crate::telemetry::{Event, EventLog};
 
 pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
     let seed = spec.cloud_init.iter();
@@ -26,17 +27,25 @@ fn model(id: String, number: usize) -> Model {
         let image = parts.backends.disks.get(number).cloned();
         let image = image.ok_or_else(|| io::Error::other("its image is not open"))?;
         let id = id.clone();
-        let block = Block::new(image, Box::new(move |notice| tell(&id, &notice)));
+        let (name, events) = (id.clone(), parts.backends.events.clone());
+        let block = Block::new(image, Box::new(move |notice| tell(&name, &events, &notice)));
         parts.offers.disks.push(block.control());
+        parts.offers.disk_counters.push((id, block.counters()));
         Ok(Box::new(block))
     })
 }
 
 /// Logs a notice. The device reports each kind once; the log's budget holds through resets.
-fn tell(id: &str, notice: &Notice) {
+fn tell(id: &str, events: &EventLog, notice: &Notice) {
     match notice {
         Notice::NoUring(_) => log::info!("{id}: {notice}"),
-        _ => log::warn!("{id}: {notice}"),
+        _ => {
+            log::warn!("{id}: {notice}");
+            events.say(&Event::DeviceError {
+                device: id.to_owned(),
+                message: notice.to_string(),
+            });
+        }
     }
 }
 

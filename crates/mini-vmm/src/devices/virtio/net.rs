@@ -9,6 +9,7 @@ use virtio_models::net::{Net, Notice};
 
 use super::Model;
 use crate::config::VmSpec;
+use crate::telemetry::{Event, EventLog};
 
 pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
     let numbered = spec.net.iter().enumerate();
@@ -25,15 +26,24 @@ fn model(number: usize) -> Model {
         let links = network.lend();
         let links = links.ok_or_else(|| io::Error::other("another device has its link"))?;
         let id = id.clone();
-        let report = Box::new(move |notice| tell(&id, &notice));
-        Ok(Box::new(Net::new(network.config, links, report)))
+        let (name, events) = (id.clone(), parts.backends.events.clone());
+        let report = Box::new(move |notice| tell(&name, &events, &notice));
+        let net = Net::new(network.config, links, report);
+        parts.offers.net_counters.push((id, net.counters()));
+        Ok(Box::new(net))
     })
 }
 
 /// Logs a notice. The device reports each once; the log's budget holds through resets.
-fn tell(id: &str, notice: &Notice) {
+fn tell(id: &str, events: &EventLog, notice: &Notice) {
     match notice {
         Notice::Up => log::info!("{id}: {notice}"),
-        _ => log::warn!("{id}: {notice}"),
+        _ => {
+            log::warn!("{id}: {notice}");
+            events.say(&Event::DeviceError {
+                device: id.to_owned(),
+                message: notice.to_string(),
+            });
+        }
     }
 }

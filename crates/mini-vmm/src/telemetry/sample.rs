@@ -1,0 +1,93 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One value of a counter, and where the two formats have it.
+
+/// What Prometheus calls the values of one kind.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Family {
+    /// Its name, which ends with the unit.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It only grows.
+    Count,
+    /// A sum of times, in nanoseconds.
+    Time,
+    /// The longest time so far, in nanoseconds.
+    Longest,
+}
+
+/// A value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sample {
+    pub family: &'static Family,
+    pub labels: Vec<(&'static str, String)>,
+    /// The object and the key in JSON. A key may have a dot, and is then in an object of its own.
+    pub group: String,
+    pub key: String,
+    pub value: u64,
+}
+
+impl Sample {
+    /// Adds the value that it had on an earlier machine.
+    pub fn add(&mut self, earlier: u64) {
+        self.value = match self.family.kind {
+            Kind::Longest => self.value.max(earlier),
+            Kind::Count | Kind::Time => self.value.saturating_add(earlier),
+        };
+    }
+
+    /// The change since an earlier sample of the same counter. The longest time stays as it is.
+    pub fn since(&self, earlier: &Sample) -> u64 {
+        match self.family.kind {
+            Kind::Longest => self.value,
+            Kind::Count | Kind::Time => self.value.saturating_sub(earlier.value),
+        }
+    }
+
+    pub fn is_same(&self, other: &Sample) -> bool {
+        self.family == other.family && self.labels == other.labels
+    }
+}
+
+/// Defines the families.
+macro_rules! families {
+    ($($id:ident: $kind:ident $name:literal $help:literal,)+) => {
+        $(pub(super) static $id: Family = Family { name: $name, help: $help, kind: Kind::$kind };)+
+
+        /// All of them, in the order in which they are printed.
+        pub(super) static FAMILIES: &[&Family] = &[$(&$id),+];
+    };
+}
+
+families! {
+    EXITS: Count "mini_vmm_vcpu_exits_total" "Exits of a vCPU, by kind.",
+    HYPERCALLS: Count "mini_vmm_hypercalls_total" "Hypercalls that reached the VMM.",
+    RESETS: Count "mini_vmm_resets_total" "Resets of the machine.",
+    READS: Count "mini_vmm_disk_reads_total" "Reads that succeeded.",
+    READ_BYTES: Count "mini_vmm_disk_read_bytes_total" "Bytes of these reads.",
+    READ_TIME: Time "mini_vmm_disk_read_seconds_total" "Time that these reads took, with the kernel's tick as unit.",
+    READ_LONGEST: Longest "mini_vmm_disk_read_longest_seconds" "The longest of these times.",
+    WRITES: Count "mini_vmm_disk_writes_total" "Writes that succeeded.",
+    WRITE_BYTES: Count "mini_vmm_disk_written_bytes_total" "Bytes of these writes.",
+    WRITE_TIME: Time "mini_vmm_disk_write_seconds_total" "Time that these writes took, with the kernel's tick as unit.",
+    WRITE_LONGEST: Longest "mini_vmm_disk_write_longest_seconds" "The longest of these times.",
+    FLUSHES: Count "mini_vmm_disk_flushes_total" "Flushes that succeeded.",
+    ERASES: Count "mini_vmm_disk_erases_total" "Discards and writes of zeros that succeeded.",
+    DISK_ERRORS: Count "mini_vmm_disk_errors_total" "Requests that failed on the host.",
+    DISK_INVALID: Count "mini_vmm_disk_invalid_requests_total" "Requests of the guest that broke a rule.",
+    RX_FRAMES: Count "mini_vmm_net_received_frames_total" "Frames that the guest received.",
+    RX_BYTES: Count "mini_vmm_net_received_bytes_total" "Bytes of these frames.",
+    RX_DROPPED: Count "mini_vmm_net_received_dropped_total" "Frames for the guest that were dropped.",
+    TX_FRAMES: Count "mini_vmm_net_sent_frames_total" "Frames that the guest sent.",
+    TX_BYTES: Count "mini_vmm_net_sent_bytes_total" "Bytes of these frames.",
+    TX_DROPPED: Count "mini_vmm_net_sent_dropped_total" "Frames of the guest that were dropped.",
+    API_REQUESTS: Count "mini_vmm_api_requests_total" "Requests to the API.",
+    API_FAILURES: Count "mini_vmm_api_request_failures_total" "Requests to the API that were refused or failed.",
+    MISSED: Count "mini_vmm_metrics_missed_total" "Lines of metrics that had no room in their FIFO.",
+}
