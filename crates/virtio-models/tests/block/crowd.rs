@@ -3,11 +3,16 @@
 
 //! More requests, or larger ones, than the device or the host takes at once.
 
+use std::num::NonZeroU64;
+use std::sync::atomic::Ordering;
+
 use virtio_models::block::Disk;
+use virtio_models::rate::Limits;
 use virtio_transport::device::Event;
 use virtio_transport::testing::{Buffers, DriverRing, Port};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::faults::limiter;
 use crate::support::*;
 
 /// Where the tables, the header and the status of requests are in guest memory, behind the rings.
@@ -96,6 +101,58 @@ fn a_crowded_disk_stops_and_starts() {
     assert_eq!(log, 64, "what waits is not taken");
     guest.machine.resume();
     collect(&mut guest, 150);
+}
+
+/// Requests wait for space, then for the limiter, and the other way round.
+#[test]
+fn a_crowded_disk_keeps_its_limit() {
+    let limits = Limits {
+        iops: NonZeroU64::new(100),
+        bandwidth: None,
+    };
+    let disk = Disk {
+        queues: 2,
+        ..Disk::default()
+    };
+    let (limiter, clock) = limiter(limits);
+    let mut guest = Guest::limited(2048, disk, u64::MAX, limiter);
+    let written = guest
+        .machine
+        .memory
+        .write_slice(&header(IN, 0), GuestAddress(HEADER));
+    written.expect("a header");
+    guest.disk().held = true;
+    for queue in 0..2 {
+        for _ in 0..100 {
+            fragmented(IN, &mut guest.driver.rings[usize::from(queue)]);
+        }
+        guest.machine.kick(queue);
+    }
+    // One for each 10 ms, until there is no space.
+    for _ in 0..100 {
+        clock.fetch_add(10, Ordering::Relaxed);
+        guest.machine.kick(0);
+        guest.machine.pump();
+    }
+    assert_eq!(guest.disk().in_flight, 64);
+    guest.disk().held = false;
+    guest.machine.kick(0);
+    guest.machine.pump();
+    // Idle for a second, it has saved what it may take in a tenth of one.
+    let taken = guest.disk().log.len();
+    assert!((64..=64 + 11).contains(&taken), "{taken}");
+    clock.fetch_add(10_000, Ordering::Relaxed);
+    let (rings, machine) = (&mut guest.driver.rings, &mut guest.machine);
+    let mut answered = 0;
+    machine.pump_until(|_| {
+        for ring in rings.iter_mut() {
+            while ring.take().is_some() {
+                answered += 1;
+            }
+        }
+        clock.fetch_add(10, Ordering::Relaxed);
+        answered == 200
+    });
 }
 
 /// With nothing in flight, no completion ends the wait.

@@ -212,12 +212,18 @@ fn a_status_in_a_hole_harms_nobody() {
     assert_eq!((used.head, used.len), (0, 512));
 }
 
-/// A disk with a limit and a clock that stands.
-fn limited(limits: Limits, disk: Disk) -> (Guest, Arc<AtomicU64>) {
+/// Limits with a clock that stands. It counts milliseconds.
+pub fn limiter(limits: Limits) -> (Option<Limiter>, Arc<AtomicU64>) {
     let clock = Arc::new(AtomicU64::new(0));
     let time = Arc::clone(&clock);
     let now = move || Duration::from_millis(time.load(Ordering::Relaxed));
     let limiter = Limiter::with_clock(limits, Box::new(now)).expect("a timer");
+    (limiter, clock)
+}
+
+/// A disk with a limit and a clock that stands.
+fn limited(limits: Limits, disk: Disk) -> (Guest, Arc<AtomicU64>) {
+    let (limiter, clock) = limiter(limits);
     (Guest::limited(64, disk, u64::MAX, limiter), clock)
 }
 
