@@ -3,7 +3,7 @@
 
 //! What other programs read about a run: its counters (`--metrics`, `GET /metrics`) and events (`--event-log`).
 //!
-//! Counters stay where they are counted. A [`Meter`] reads them when someone asks. Lines are written by a thread that
+//! Counters stay where they are counted. A meter reads them when someone asks. Lines are written by a thread that
 //! exists only with these options, so neither a slow reader nor a missing one holds up the machine.
 
 mod api_counts;
