@@ -28,6 +28,7 @@ mod process;
 mod revision;
 #[cfg(test)]
 mod rules;
+mod small_kernel;
 mod test;
 mod watch;
 mod whole;

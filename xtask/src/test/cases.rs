@@ -6,7 +6,7 @@
 use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
-use super::{disks, para, words};
+use super::{disks, para, small, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Image {
     Vmlinux(Series),
     /// Debian 12 on the bed's disk, with its own kernel and initrd. The guest's commands run after the login.
     AllOfDebian,
+    /// The small kernel, which has all its drivers built in.
+    Small,
     /// The example in `guest/bare`.
     Bare,
     /// A text file.
@@ -59,6 +61,8 @@ pub struct Case {
     pub para: bool,
     /// Whether the guest loads the drivers of virtio devices.
     pub virtio: bool,
+    /// Whether mini-vmm runs in Firecracker's place: further fields of its config file.
+    pub firecracker: Option<&'static str>,
     /// The kind of console through which the guest gets bytes that it sends back; empty for no echo.
     pub echo: &'static str,
     /// Whether it runs only with `--long`.
@@ -90,6 +94,7 @@ pub const LINUX: Case = Case {
     also_expect: &[],
     para: false,
     virtio: false,
+    firecracker: None,
     echo: "",
     long: false,
 };
@@ -246,7 +251,7 @@ pub const TIMEOUT: u8 = 36;
 pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
     let (more, impossible) = para::cases(bed);
     let usual: &[&[Case]] = match bed.vendor {
-        Vendor::Amd => &[AMD, disks::CASES, words::CASES],
+        Vendor::Amd => &[AMD, disks::CASES, words::CASES, small::CASES],
         Vendor::Intel => &[INTEL],
     };
     let usual = usual.iter().copied().flatten();

@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use serde_json::json;
 
 use crate::bed::Bed;
 use crate::build;
@@ -18,6 +19,7 @@ use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::para as driver;
 use crate::process::{sh_quote, write};
+use crate::small_kernel::SmallKernel;
 use crate::workspace::Scratch;
 
 use super::Run;
@@ -77,27 +79,39 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
         skips.add(Tally::skip(format!("{}: {why}", name(case))));
     }
     for case in wanted(run, &cases, &mut skips) {
-        let kernel = match case.image {
-            Image::AnyDebian => Some(Kernel::fetch_any()?),
-            Image::AllOfDebian | Image::Bare | Image::NoKernel => None,
-            Image::Debian(series) | Image::Vmlinux(series) => {
-                let Some(kernel) = Kernel::fetch_offered(series)? else {
-                    let why = format!("Debian has no cloud kernel {series} on this machine");
-                    skips.add(Tally::skip(format!("{}: {why}", name(case))));
-                    continue;
-                };
-                Some(kernel)
-            }
-        };
-        boots.push(match &kernel {
-            Some(kernel) => add_kernel(case, kernel, bed, scratch)?,
-            None => add_other(case, bed, scratch)?,
-        });
+        match add(case, bed, scratch)? {
+            Ok(boot) => boots.push(boot),
+            Err(why) => skips.add(Tally::skip(format!("{}: {why}", name(case)))),
+        }
     }
     Ok((boots, skips))
 }
 
-/// Adds a kernel with busybox.
+/// Adds what a case boots, or says why that can't be had.
+fn add(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Result<Boot, String>> {
+    let kernel = match case.image {
+        Image::AllOfDebian | Image::Bare | Image::NoKernel => {
+            return add_other(case, bed, scratch).map(Ok);
+        }
+        Image::Small => {
+            return match SmallKernel::fetch()? {
+                Some(kernel) => add_small(case, kernel, bed, scratch).map(Ok),
+                None => Ok(Err("Debian has no source of Linux 6.1 here".to_owned())),
+            };
+        }
+        Image::AnyDebian => Kernel::fetch_any()?,
+        Image::Debian(series) | Image::Vmlinux(series) => match Kernel::fetch_offered(series)? {
+            Some(kernel) => kernel,
+            None => {
+                let why = format!("Debian has no cloud kernel {series} on this machine");
+                return Ok(Err(why));
+            }
+        },
+    };
+    add_kernel(case, &kernel, bed, scratch).map(Ok)
+}
+
+/// Adds one of Debian's kernels with busybox.
 fn add_kernel(
     case: &'static Case,
     kernel: &Kernel,
@@ -114,7 +128,27 @@ fn add_kernel(
         case,
         release: Some(release.clone()),
         image,
-        initrd: add_initrd(case, kernel, bed, scratch)?,
+        initrd: add_initrd(case, release, Some(kernel), bed, scratch)?,
+        job_disk: None,
+    })
+}
+
+/// Adds the small kernel with busybox. It has no modules.
+fn add_small(
+    case: &'static Case,
+    kernel: SmallKernel,
+    bed: &mut Bed,
+    scratch: &Scratch,
+) -> Result<Boot> {
+    let release = kernel.release;
+    let image = format!("/guest/bzImage-{release}");
+    add_once(bed, kernel.image, &image);
+    let initrd = add_initrd(case, &release, None, bed, scratch)?;
+    Ok(Boot {
+        case,
+        release: Some(release),
+        image,
+        initrd,
         job_disk: None,
     })
 }
@@ -155,17 +189,19 @@ fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Bo
     Ok(boot)
 }
 
-/// Adds the guest's root file system, in parts, and the case's own job; returns the paths of the parts.
+/// Adds the guest's root file system, in parts, and the case's own job; returns the paths of the parts. Modules are
+/// those of `kernel`.
 fn add_initrd(
     case: &Case,
-    kernel: &Kernel,
+    release: &str,
+    kernel: Option<&Kernel>,
     bed: &mut Bed,
     scratch: &Scratch,
 ) -> Result<Vec<String>> {
-    let mut parts = vec![format!("/guest/initrd-{}", kernel.release)];
-    let file = scratch.path(&format!("initrd-{}", kernel.release));
+    let mut parts = vec![format!("/guest/initrd-{release}")];
+    let file = scratch.path(&format!("initrd-{release}"));
     if !file.exists() {
-        let mut archive = initramfs::guest(Some(kernel))?;
+        let mut archive = initramfs::guest(kernel)?;
         archive.extend(initramfs::program(
             "/bin/debug-exit",
             &port_writer(DEBUG_EXIT),
@@ -173,8 +209,8 @@ fn add_initrd(
         write(&file, archive)?;
     }
     add_once(bed, file, &parts[0]);
-    if case.para {
-        let name = format!("para-{}", kernel.release);
+    if let Some(kernel) = kernel.filter(|_| case.para) {
+        let name = format!("para-{release}");
         let file = scratch.path(&name);
         if !file.exists() {
             write(&file, driver::archive(kernel)?)?;
@@ -182,8 +218,8 @@ fn add_initrd(
         parts.push(format!("/guest/{name}"));
         add_once(bed, file, &parts[1]);
     }
-    if case.virtio {
-        let name = format!("virtio-{}", kernel.release);
+    if let Some(kernel) = kernel.filter(|_| case.virtio) {
+        let name = format!("virtio-{release}");
         let file = scratch.path(&name);
         if !file.exists() {
             write(&file, initramfs::virtio(kernel)?)?;
@@ -246,38 +282,67 @@ impl Boot {
     /// If mini-vmm hangs, it is killed; its output until then is still shown.
     pub fn script(&self) -> String {
         let case = self.case;
-        let mut line = format!("mini-vmm --kernel {}", self.image);
-        let mut initrd = String::new();
-        if !self.initrd.is_empty() {
-            initrd = format!("cat {} >/tmp/initrd\n", self.initrd.join(" "));
-            line.push_str(" --initrd /tmp/initrd");
-        }
-        if let Some(words) = case.cmdline {
-            let cmdline = format!("console=ttyS0 quiet {words}");
-            line.push_str(&format!(" --cmdline {}", sh_quote(cmdline.trim_end())));
-        }
-        line.push_str(&format!(
-            " --cpus {} --memory 512M {}",
-            case.cpus, case.arguments
-        ));
-        if let Some(job) = &self.job_disk {
-            let serial = debian::JOB;
-            line.push_str(&format!(" --disk path={job},readonly,serial={serial}"));
-        }
-        let line = match case.echo_bytes() {
-            Some(bytes) => format!("bench-probe echo {} {bytes} {line}", case.echo),
-            None => format!("{line} --serial stdio"),
+        let initrd = match self.initrd.is_empty() {
+            true => String::new(),
+            false => format!("cat {} >/tmp/initrd\n", self.initrd.join(" ")),
+        };
+        let line = match (case.firecracker, case.echo_bytes()) {
+            (Some(fields), _) => self.firecracker(fields),
+            (None, Some(bytes)) => {
+                format!("bench-probe echo {} {bytes} {}", case.echo, self.command())
+            }
+            (None, None) => format!("{} --serial stdio", self.command()),
         };
         // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
         format!(
             "{BED_LIBRARY}{initrd}{}\n\
-             run() {{ exec {line}; }}\n\
+             run() {{ exec {line}\n}}\n\
              run </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
              {}\n\
              before=$(beats); wait $vmm; code=$?\n\
              {beats}{}\ncat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
             case.before, case.drive, case.after
+        )
+    }
+
+    /// The kernel's command line; none for mini-vmm's default.
+    fn cmdline(&self) -> Option<String> {
+        let words = self.case.cmdline?;
+        Some(format!("console=ttyS0 quiet {words}").trim_end().to_owned())
+    }
+
+    /// mini-vmm and its arguments, except for the console's.
+    fn command(&self) -> String {
+        let case = self.case;
+        let mut line = format!("mini-vmm --kernel {}", self.image);
+        if !self.initrd.is_empty() {
+            line.push_str(" --initrd /tmp/initrd");
+        }
+        if let Some(cmdline) = self.cmdline() {
+            line.push_str(&format!(" --cmdline {}", sh_quote(&cmdline)));
+        }
+        let (cpus, arguments) = (case.cpus, case.arguments);
+        line.push_str(&format!(" --cpus {cpus} --memory 512M {arguments}"));
+        if let Some(job) = &self.job_disk {
+            let serial = debian::JOB;
+            line.push_str(&format!(" --disk path={job},readonly,serial={serial}"));
+        }
+        line
+    }
+
+    /// mini-vmm in Firecracker's place, with a config file that also has `fields`.
+    fn firecracker(&self, fields: &str) -> String {
+        let boot = json!({
+            "kernel_image_path": self.image,
+            "initrd_path": "/tmp/initrd",
+            "boot_args": self.cmdline(),
+        });
+        let machine = json!({"vcpu_count": self.case.cpus, "mem_size_mib": 512});
+        let config = format!(r#"{{"boot-source": {boot}, "machine-config": {machine}, {fields}}}"#);
+        format!(
+            "mini-vmm firecracker --no-api {} --config-file /proc/self/fd/9 9<<'END'\n{config}\nEND\n",
+            self.case.arguments
         )
     }
 
@@ -340,6 +405,7 @@ fn port_writer((port, value): (u16, u8)) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::cases::{LINUX, tests::all_beds};
+    use super::super::small;
     use super::*;
     use crate::bed::Vendor;
 
@@ -391,9 +457,13 @@ mod tests {
             let mut shell = std::process::Command::new("sh");
             crate::process::capture_ok(shell.args(["-n", "-c", script])).unwrap();
         };
-        let script = boot().script();
+        let mut boot = boot();
+        let script = boot.script();
         assert!(script.contains("--cpus 2") && script.contains("--on-reboot reset"));
         check(&script);
+        let mut small = small::CASES.iter();
+        boot.case = small.find(|case| case.firecracker.is_some()).unwrap();
+        check(&boot.script());
         for case in all_beds().iter().flat_map(|bed| cases::of(bed).0) {
             check(&guest_job(case));
             check(case.drive);

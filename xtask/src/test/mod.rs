@@ -15,6 +15,7 @@ mod linux;
 mod packaged;
 mod para;
 mod parts;
+mod small;
 mod summary;
 #[cfg(test)]
 mod versions;
