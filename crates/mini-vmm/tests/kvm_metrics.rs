@@ -70,6 +70,27 @@ fn a_run_leaves_its_counts_and_events() {
 }
 
 #[test]
+fn events_go_to_a_lent_descriptor() {
+    let guest = guest(|asm| {
+        asm.fail(3);
+    });
+    let Some(mut vm) = Vm::new("events_go_to_a_lent_descriptor", &guest) else {
+        return;
+    };
+    let events = vm.path("events");
+    vm.args(["--event-log", "fd:3", "--debug-exit"]);
+    let mut vm = vm.through(&format!("\"$@\" 3>&1 >&2 | cat >{events:?}"));
+    vm.run();
+    let events = lines(&events);
+    assert_eq!(names(&events), ["started", "exited"]);
+    let end = &events[1];
+    assert_eq!(
+        (end["outcome"].as_str(), end["code"].as_u64()),
+        (Some("debug-exit"), Some(7))
+    );
+}
+
+#[test]
 fn counts_outlive_the_machines_of_a_run() {
     let guest = guest(|asm| {
         asm.out(NOWHERE, 1)
