@@ -119,6 +119,7 @@ const VIRTIO_MODULES: &[&str] = &[
     "virtio_rng",
     "virtio_blk",
     "isofs",
+    "virtio_net",
 ];
 
 /// An archive to append to [`guest`]'s: the modules that [`LOAD_VIRTIO`] loads.

@@ -6,7 +6,7 @@
 use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
-use super::{disks, para, small, words};
+use super::{disks, networks, para, small, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Case {
     pub arguments: &'static str,
     /// Further words for the kernel's command line; none to use mini-vmm's default.
     pub cmdline: Option<&'static str>,
+    /// Whether it has a network of its own in the bed, and passt.
+    pub isolated: bool,
     /// The guest's commands after READY; then it powers off.
     pub guest: &'static str,
     /// What the bed does before mini-vmm starts.
@@ -85,6 +87,7 @@ pub const LINUX: Case = Case {
     online: None,
     arguments: "",
     cmdline: Some(""),
+    isolated: false,
     guest: "",
     before: "",
     after: "",
@@ -251,7 +254,13 @@ pub const TIMEOUT: u8 = 36;
 pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
     let (more, impossible) = para::cases(bed);
     let usual: &[&[Case]] = match bed.vendor {
-        Vendor::Amd => &[AMD, disks::CASES, words::CASES, small::CASES],
+        Vendor::Amd => &[
+            AMD,
+            disks::CASES,
+            words::CASES,
+            small::CASES,
+            networks::CASES,
+        ],
         Vendor::Intel => &[INTEL],
     };
     let usual = usual.iter().copied().flatten();

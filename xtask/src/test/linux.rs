@@ -24,6 +24,7 @@ use crate::workspace::Scratch;
 
 use super::Run;
 use super::cases::{self, Case, Image, TIMEOUT};
+use super::networks;
 use super::summary::Tally;
 
 /// The debug-exit port's value in the guest's `/bin/debug-exit`.
@@ -79,6 +80,9 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
         skips.add(Tally::skip(format!("{}: {why}", name(case))));
     }
     for case in wanted(run, &cases, &mut skips) {
+        if case.isolated {
+            add_once(bed, networks::passt()?, "/bin/passt");
+        }
         match add(case, bed, scratch)? {
             Ok(boot) => boots.push(boot),
             Err(why) => skips.add(Tally::skip(format!("{}: {why}", name(case)))),
@@ -295,7 +299,7 @@ impl Boot {
         };
         // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
-        format!(
+        let script = format!(
             "{BED_LIBRARY}{initrd}{}\n\
              run() {{ exec {line}\n}}\n\
              run </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
@@ -303,7 +307,11 @@ impl Boot {
              before=$(beats); wait $vmm; code=$?\n\
              {beats}{}\ncat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
             case.before, case.drive, case.after
-        )
+        );
+        match case.isolated {
+            true => networks::isolated(&script),
+            false => script,
+        }
     }
 
     /// The kernel's command line; none for mini-vmm's default.
@@ -469,6 +477,7 @@ mod tests {
             check(case.drive);
             check(case.before);
             check(case.after);
+            check(&networks::isolated(case.before));
         }
     }
 

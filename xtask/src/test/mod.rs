@@ -12,6 +12,7 @@ mod licenses;
 #[cfg(test)]
 mod limits;
 mod linux;
+mod networks;
 mod packaged;
 mod para;
 mod parts;

@@ -1,0 +1,118 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Boots with two networks: a tap, and the bed's own network by passt. What the bed sends comes back the same.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::cases::{Case, Image, LINUX};
+use crate::apt::Tree;
+use crate::kernels::Series;
+
+/// A tap with the bed at its other end, and a network that leads nowhere, with which passt starts. It takes the
+/// addresses of `lo` as far away. Each port of 5000 and more sends or receives one file.
+macro_rules! host {
+    ($mib:literal) => {
+        concat!(
+            "head -c $((",
+            $mib,
+            " << 20)) </dev/urandom >/tmp/payload
+mkfifo /tmp/hold; exec 4<>/tmp/hold
+ip link set lo up; ip addr add 198.51.100.1/32 dev lo
+tunctl -t tap0 >/dev/null; ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up
+tunctl -t up0 >/dev/null; ip addr add 192.0.2.2/24 dev up0; ip link set up0 up
+ip route add default via 192.0.2.1
+echo nameserver 198.51.100.53 >/etc/resolv.conf
+echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range
+for port in 5000 5002; do nc -l -p $port </tmp/payload & done
+for port in 5001 5003; do nc -l -p $port <&4 >/tmp/back-$port & done
+"
+        )
+    };
+}
+
+/// Takes the payload, and sends it back, by each network. busybox's nc ends when the other side has no more to say, so a
+/// side that only listens keeps its input open.
+const GUEST: &str = "mount -t tmpfs tmp /tmp; mkfifo /tmp/hold; exec 4<>/tmp/hold
+cat >/tmp/lease <<'END'
+[ \"$1\" = bound ] || exit 0
+ip addr add $ip/$mask dev $interface; ip route add default via $router; echo LEASE $ip DNS $dns
+END
+chmod +x /tmp/lease
+ip link set lo up; ip link set eth0 up; ip link set eth1 up
+ip addr add 10.0.0.2/24 dev eth0; ping -c 2 -W 60 10.0.0.1 && echo TAP ANSWERS
+nc 10.0.0.1 5000 <&4 >/tmp/a; nc 10.0.0.1 5001 </tmp/a; rm /tmp/a
+udhcpc -i eth1 -n -q -t 10 -s /tmp/lease
+ping -c 2 -W 60 198.51.100.1 && echo PASST ANSWERS
+nc 198.51.100.1 5002 <&4 >/tmp/b; nc 198.51.100.1 5003 </tmp/b
+echo READY; read done";
+
+const DRIVE: &str = "ready 2
+for port in 5001 5003; do cmp /tmp/payload /tmp/back-$port && echo SAME BY $port; done
+say done";
+
+const NETWORKS: Case = Case {
+    isolated: true,
+    virtio: true,
+    before: host!("4"),
+    guest: GUEST,
+    drive: DRIVE,
+    expect: &[
+        "TAP ANSWERS",
+        "LEASE 192.0.2.2 DNS 198.51.100.53",
+        "PASST ANSWERS",
+        "SAME BY 5001",
+        "SAME BY 5003",
+    ],
+    ..LINUX
+};
+const PCI: &str = "--net tap=tap0 --net user,forward=8080:80";
+const MMIO: &str = "--virtio mmio --net tap=tap0 --net user,forward=8080:80";
+
+/// The cases.
+#[rustfmt::skip]
+pub const CASES: &[Case] = &[
+    Case { name: "6.1-net-pci", image: Image::Debian(Series::V6_1), arguments: PCI, ..NETWORKS },
+    Case { name: "6.12-net-mmio", image: Image::Debian(Series::V6_12), arguments: MMIO, long: true, ..NETWORKS },
+    Case { name: "6.1-net-100M", image: Image::Debian(Series::V6_1), arguments: MMIO, before: host!("100"),
+        long: true, ..NETWORKS },
+    Case { name: "6.12-net-100M", image: Image::Debian(Series::V6_12), arguments: PCI, cpus: 2, before: host!("100"),
+        long: true, ..NETWORKS },
+];
+
+/// Debian's passt.
+pub fn passt() -> Result<PathBuf> {
+    let tree = Tree {
+        name: "passt",
+        pattern: "^passt$",
+        choose: &|offered| (!offered.is_empty()).then(|| offered.to_vec()),
+    };
+    let found = tree.cached(&|place| {
+        let program = place.join("usr/bin/passt");
+        let found = program.is_file().then_some(program);
+        found.with_context(|| format!("{} holds no passt", place.display()))
+    })?;
+    found.context("Debian offers no passt for this machine")
+}
+
+/// `script` in a network and a mount namespace of its own. passt gives up its root file system, which can't be the
+/// bed's initial one.
+pub fn isolated(script: &str) -> String {
+    format!(
+        r#"cat >/tmp/isolated <<'END-OF-SCRIPT'
+{script}
+END-OF-SCRIPT
+cat >/tmp/enter <<'END-OF-SCRIPT'
+mkdir -p /tmp/root; mount -t tmpfs root /tmp/root; cd /tmp/root
+mkdir -m 1777 tmp; mkdir etc
+for part in bin dev guest lib lib64 proc sys; do mkdir $part; mount --rbind /$part $part; done
+cp /tmp/isolated tmp/script
+echo nobody:x:65534:65534::/:/bin/sh >etc/passwd; echo nobody:x:65534: >etc/group
+mount --move . /; exec chroot . sh /tmp/script
+END-OF-SCRIPT
+unshare -m -n sh /tmp/enter
+"#
+    )
+}
