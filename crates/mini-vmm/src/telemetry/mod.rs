@@ -44,6 +44,11 @@ pub enum Error {
         /// Its path.
         path: PathBuf,
     },
+    /// The descriptor of events is not a number.
+    #[error(
+        "events can't be written to fd:{0}: this is no descriptor; give its number, such as fd:3"
+    )]
+    Descriptor(String),
     /// The thread can't be started, or no file descriptor is left.
     #[error(
         "nothing can write metrics and events: {0}; raise the limits on threads and open files"

@@ -37,12 +37,14 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<Sink, Error> {
 }
 
 /// The file of `--event-log`. `fd:N` is a descriptor that this process was started with.
-fn event_path(word: &Path) -> PathBuf {
-    let number = word.to_str().and_then(|word| word.strip_prefix("fd:"));
-    match number.and_then(|number| number.parse::<u32>().ok()) {
+fn event_path(word: &Path) -> Result<PathBuf, Error> {
+    let Some(number) = word.to_str().and_then(|word| word.strip_prefix("fd:")) else {
+        return Ok(word.to_owned());
+    };
+    match number.parse::<u16>() {
         // The new descriptor has flags of its own: the lender's may keep waiting.
-        Some(number) => PathBuf::from(format!("/proc/self/fd/{number}")),
-        None => word.to_owned(),
+        Ok(number) => Ok(PathBuf::from(format!("/proc/self/fd/{number}"))),
+        Err(_) => Err(Error::Descriptor(number.to_owned())),
     }
 }
 
@@ -53,7 +55,7 @@ impl Reporter {
     /// [`Error`] names the file.
     pub fn start(spec: &VmSpec, meter: &Arc<Meter>) -> Result<Self, Error> {
         let metrics = spec.metrics.as_deref();
-        let event_log = spec.event_log.as_deref().map(event_path);
+        let event_log = spec.event_log.as_deref().map(event_path).transpose()?;
         for (what, path) in [("metrics", metrics), ("events", event_log.as_deref())] {
             if let Some(path) = path {
                 spare(what, path, spec)?;

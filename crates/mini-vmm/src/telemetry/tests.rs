@@ -215,6 +215,14 @@ fn no_image_becomes_a_log() {
         assert!(error.contains("would damage this file"), "{error}");
     }
     assert_eq!(std::fs::read(&kernel).unwrap(), b"kernel");
+    for word in ["fd:", "fd:x", "fd:-1", "fd:99999"] {
+        let spec = VmSpec {
+            event_log: Some(word.into()),
+            ..VmSpec::new(&kernel)
+        };
+        let error = Reporter::start(&spec, &meter).unwrap_err().to_string();
+        assert!(error.contains("this is no descriptor"), "{error}");
+    }
     let spec = VmSpec {
         event_log: Some("/nonexistent/events".into()),
         ..VmSpec::new(&kernel)
