@@ -77,14 +77,12 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(if report.ok() { 0 } else { EXIT_ERROR })
         }
         Command::Demo { route, .. } => Ok(demo::run(route)?),
-        Command::Ctl {
-            socket,
-            action,
-            json,
-            ..
-        } => {
-            let text = ctl::run(&socket, action, json, &mut |wait| log::info!("{wait}"))?;
-            print(text.as_bytes())?;
+        Command::Ctl { order, .. } => {
+            let say = &mut |what: &str| {
+                let _ = writeln!(io::stderr(), "mini-vmm: {what}");
+            };
+            let text = ctl::run(&order, say)?;
+            print(format!("{text}\n").as_bytes())?;
             Ok(0)
         }
         Command::Firecracker(flags) => firecracker(*flags),

@@ -442,52 +442,6 @@ fn a_running_guest_learns_of_a_larger_disk() {
     running.end().expect(0);
 }
 
-#[test]
-fn people_control_a_machine_by_ctl() {
-    let Some((running, mut client, api)) =
-        waiting("people_control_a_machine_by_ctl", &busy_guest())
-    else {
-        return;
-    };
-    let ctl = |action: &str| {
-        let mut command = std::process::Command::new(bare::program());
-        let output = command
-            .arg("ctl")
-            .arg(&api)
-            .args(action.split(' '))
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
-    };
-    assert!(ctl("info").1.contains("state: Not started\n"));
-    let (code, _, error) = ctl("start");
-    assert!(
-        code == Some(1) && error.contains("kernel_image_path: "),
-        "{error}"
-    );
-    describe(&mut client);
-    assert_eq!(ctl("start"), (Some(0), String::new(), String::new()));
-    for (action, state) in [("pause", "Paused"), ("resume", "Running")] {
-        assert_eq!(ctl(action).0, Some(0));
-        assert_eq!(client.state(), state);
-    }
-    client.let_it_run();
-    let info: serde_json::Value = serde_json::from_str(&ctl("info --json").1).unwrap();
-    assert!(info["exits"][0].as_u64().unwrap() > 0, "{info}");
-    let config: serde_json::Value = serde_json::from_str(&ctl("config").1).unwrap();
-    assert_eq!(config["machine-config"]["mem_size_mib"], 32);
-    assert_eq!(ctl("power-button").0, Some(0));
-    // It waits for the end: after it, nothing answers any more.
-    assert_eq!(ctl("stop").0, Some(0));
-    assert_eq!(ctl("info").0, Some(1));
-    running.end().expect(0);
-}
-
 /// Nothing of this needs a machine, either.
 #[test]
 fn the_log_changes_its_place_and_level_while_the_process_runs() {
@@ -532,6 +486,67 @@ fn the_log_changes_its_place_and_level_while_the_process_runs() {
     assert_eq!(log("second"), before);
     client.act("Stop");
     running.end().expect(0).silent();
+}
+
+/// What `mini-vmm ctl` prints on success.
+#[track_caller]
+fn ctl(api: &Path, args: &[&str]) -> String {
+    let output = ctl_output(api, args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Why `mini-vmm ctl` failed.
+#[track_caller]
+fn ctl_fails(api: &Path, action: &str, why: &str) {
+    let output = ctl_output(api, &[action]);
+    assert_eq!(output.status.code(), Some(1), "{action}: {output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.lines().count() == 1 && text.contains(why), "{text}");
+}
+
+fn ctl_output(api: &Path, args: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(bare::program());
+    command.arg("ctl").arg(api).args(args);
+    command.output().unwrap()
+}
+
+#[test]
+fn people_control_a_machine_from_another_terminal() {
+    let test = "people_control_a_machine_from_another_terminal";
+    let Some((running, mut client, api)) = waiting(test, &obedient_guest()) else {
+        return;
+    };
+    assert!(ctl(&api, &["info"]).contains("state: Not started\n"));
+    ctl_fails(&api, "start", "kernel_image_path: ");
+    ctl_fails(&api, "pause", "before starting");
+    describe(&mut client);
+    assert_eq!(ctl(&api, &["start"]), "Running\n");
+    client.let_it_run();
+    assert_eq!(ctl(&api, &["pause", "--json"]), "{\"state\":\"Paused\"}\n");
+    assert_eq!(client.state(), "Paused");
+    let info: serde_json::Value = serde_json::from_str(&ctl(&api, &["info", "--json"])).unwrap();
+    assert_eq!(
+        (&info["state"], &info["mem_size_mib"]),
+        (&"Paused".into(), &32.into())
+    );
+    assert!(info["exits"].is_array(), "{info}");
+    let config: serde_json::Value = serde_json::from_str(&ctl(&api, &["config"])).unwrap();
+    assert_eq!(config, client.get("/options"));
+    assert!(ctl(&api, &["metrics"]).contains("# TYPE "));
+    assert_eq!(ctl(&api, &["resume"]), "Running\n");
+    assert_eq!(client.state(), "Running");
+    assert_eq!(ctl(&api, &["power-button"]), "Ended\n");
+    running.end().expect(0);
+    ctl_fails(&api, "info", "is mini-vmm running with --api-sock?");
+
+    let Some((running, mut client, api)) = waiting(test, &busy_guest()) else {
+        return;
+    };
+    describe(&mut client);
+    ctl(&api, &["start"]);
+    assert_eq!(ctl(&api, &["stop"]), "Ended\n");
+    running.end().expect(0);
 }
 
 /// Nothing of this needs a machine, so it also runs without KVM.

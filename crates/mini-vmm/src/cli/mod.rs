@@ -4,6 +4,7 @@
 //! The command line: parses arguments into a [`Command`]. This module doesn't read files, print or exit, except for
 //! [`Error::print`].
 
+mod ctl;
 pub mod firecracker;
 mod flags;
 mod hints;
@@ -12,7 +13,6 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueHint};
 pub use clap_complete::Shell;
@@ -20,7 +20,7 @@ pub use clap_complete::Shell;
 pub use self::firecracker::Firecracker;
 use self::flags::MachineFlags;
 use crate::config::HypercallRoute;
-use crate::ctl::Action;
+use crate::ctl::{Action, Order};
 use crate::outcome::EXIT_USAGE;
 
 /// The exit codes, as `--help` shows them.
@@ -52,6 +52,8 @@ Examples:
       Keeps a machine in a file; flags override the file.
   mini-vmm --api-sock api.sock
       Waits until clients describe a machine and start it, by HTTP.
+  mini-vmm ctl api.sock power-button
+      Asks its guest to power off, and waits until it has.
   mini-vmm check
       Shows what this host can do.
   mini-vmm demo
@@ -63,9 +65,9 @@ const USAGE: &str = "\
 mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm --config <FILE> [OPTIONS]
        mini-vmm --api-sock <PATH> [OPTIONS]
+       mini-vmm ctl <SOCKET> <ACTION> [--json]
        mini-vmm check [--json]
        mini-vmm demo [--hypercall <ROUTE>]
-       mini-vmm ctl <SOCKET> <ACTION> [--json]
        mini-vmm firecracker [FIRECRACKER'S OPTIONS]
        mini-vmm completions <SHELL>";
 
@@ -88,19 +90,15 @@ pub enum Command {
         /// How often `-v` was given.
         verbosity: u8,
     },
-    /// Print the completion script of a shell.
-    Completions(Shell),
-    /// Control a machine by its API.
+    /// Ask something of a machine that serves its API.
     Ctl {
-        /// The socket of its API.
-        socket: PathBuf,
-        /// What to do.
-        action: Action,
-        /// Print JSON.
-        json: bool,
+        /// What, and of which machine.
+        order: Order,
         /// How often `-v` was given.
         verbosity: u8,
     },
+    /// Print the completion script of a shell.
+    Completions(Shell),
     /// Be Firecracker.
     Firecracker(Box<Firecracker>),
     /// Print Firecracker's version.
@@ -130,8 +128,8 @@ impl Command {
         match self {
             Command::Run(run) => run.verbosity,
             Command::Check { verbosity, .. }
-            | Command::Ctl { verbosity, .. }
-            | Command::Demo { verbosity, .. } => *verbosity,
+            | Command::Demo { verbosity, .. }
+            | Command::Ctl { verbosity, .. } => *verbosity,
             Command::Completions(_) | Command::Firecracker(_) | Command::FirecrackerVersion => 0,
         }
     }
@@ -235,15 +233,17 @@ enum Subcommand {
         #[arg(long, value_name = "ROUTE", default_value = "auto")]
         hypercall: HypercallRoute,
     },
-    /// Control a machine that has an API; exit code 1 if it can't be done
+    /// Control a machine that was started with --api-sock
+    ///
+    /// Waits until it is done, and says what it waits for. Exit code 0: done. 1: not done; the reason is on stderr.
     #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]")]
     Ctl {
-        /// The path of the machine's --api-sock
+        /// The path of its socket
+        #[arg(value_hint = ValueHint::FilePath)]
         socket: PathBuf,
         /// What to do
-        #[arg(value_parser = PossibleValuesParser::new(Action::NAMES.map(|(name, _)| name)))]
-        action: String,
-        /// Print what it answers as JSON
+        action: Action,
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
@@ -333,21 +333,19 @@ fn command_from(
             route: hypercall,
             verbosity: arguments.verbose,
         },
-        Subcommand::Completions { shell } => Command::Completions(shell),
         Subcommand::Ctl {
             socket,
             action,
             json,
-        } => {
-            // The parser knows all names.
-            let known = Action::NAMES.iter().find(|(name, _)| *name == action);
-            Command::Ctl {
+        } => Command::Ctl {
+            order: Order {
                 socket,
-                action: known.map_or(Action::Info, |(_, action)| *action),
+                action,
                 json,
-                verbosity: arguments.verbose,
-            }
-        }
+            },
+            verbosity: arguments.verbose,
+        },
+        Subcommand::Completions { shell } => Command::Completions(shell),
         // Its name is the first word, or a mistake.
         Subcommand::Firecracker => {
             let what = "write 'mini-vmm firecracker' first, and then Firecracker's options";

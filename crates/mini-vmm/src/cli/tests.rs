@@ -424,3 +424,37 @@ fn an_api_needs_no_kernel() {
     assert!(parse_from(["mini-vmm", "--http-api-max-payload-size", "9"]).is_err());
     assert!(parse_from(["mini-vmm", "check", "--api-sock", "s"]).is_err());
 }
+
+#[test]
+fn an_order_names_a_socket_and_an_action() {
+    for (word, action, _) in Action::WORDS {
+        let Ok(Command::Ctl { order, verbosity }) = parse(&format!("ctl s {word} --json -v"))
+        else {
+            panic!("{word}");
+        };
+        let socket = "s".into();
+        let json = true;
+        assert_eq!(
+            (order, verbosity),
+            (
+                Order {
+                    socket,
+                    action,
+                    json
+                },
+                1
+            )
+        );
+    }
+    for line in [
+        "ctl",
+        "ctl s",
+        "ctl s fly",
+        "ctl s info more",
+        "ctl s info --kernel k",
+        "--cpus 2 ctl s info",
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), EXIT_USAGE, "{line}");
+    }
+}

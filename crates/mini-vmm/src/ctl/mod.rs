@@ -1,0 +1,284 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `mini-vmm ctl`: what people ask of a machine whose API has a socket.
+
+mod client;
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use self::client::Client;
+use crate::text::{one_line, shorten};
+
+/// The most characters of a server's message.
+const MAX_MESSAGE: usize = 1000;
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Show the machine and its state.
+    Info,
+    /// Start the machine that was described.
+    Start,
+    /// Stop the vCPUs.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Press the power button, and wait until the guest has powered off.
+    PowerButton,
+    /// End the machine at once.
+    Stop,
+    /// Show the description, as `--print-config` does.
+    Config,
+    /// Show the counters.
+    Metrics,
+}
+
+impl Action {
+    /// All actions: their words, and what they do.
+    pub const WORDS: [(&str, Action, &str); 8] = [
+        ("info", Action::Info, "Show the machine and its state"),
+        (
+            "start",
+            Action::Start,
+            "Start the machine that was described",
+        ),
+        ("pause", Action::Pause, "Stop its vCPUs"),
+        ("resume", Action::Resume, "Let them go on"),
+        (
+            "power-button",
+            Action::PowerButton,
+            "Press the power button, and wait until the guest has powered off",
+        ),
+        (
+            "stop",
+            Action::Stop,
+            "End the machine and its process at once",
+        ),
+        (
+            "config",
+            Action::Config,
+            "Show its description, as --print-config does",
+        ),
+        ("metrics", Action::Metrics, "Show its counters"),
+    ];
+}
+
+/// A command line of `mini-vmm ctl`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The socket of the API.
+    pub socket: PathBuf,
+    /// What to do.
+    pub action: Action,
+    /// Whether the result is JSON.
+    pub json: bool,
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody serves the API there.
+    #[error("{}: can't connect to the API: {source}; {}", path.display(), next_step(source))]
+    Connect {
+        /// The socket's path.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The connection failed.
+    #[error("{}: the connection failed: {source}; try again", path.display())]
+    Connection {
+        /// The socket's path.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The other end speaks something else.
+    #[error("{}: the answer is not one of the API; give the path of --api-sock", .0.display())]
+    NotHttp(PathBuf),
+    /// The connection ended before the answer.
+    #[error("{}: the connection ended before the answer; has the machine ended?", .0.display())]
+    Closed(PathBuf),
+    /// The machine's process refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What to do about an error of connect(2).
+fn next_step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "only the user that started mini-vmm can",
+        ErrorKind::InvalidInput => "give the path of --api-sock",
+        _ => "is mini-vmm running with --api-sock?",
+    }
+}
+
+/// Carries out `order`, and returns the text to print. What takes longer than a second is told to `say` once.
+///
+/// # Errors
+/// [`Error`] says why it failed.
+pub fn run(order: &Order, say: &mut dyn FnMut(&str)) -> Result<String, Error> {
+    let mut session = Session {
+        path: &order.socket,
+        client: Client::connect(&order.socket)?,
+        say,
+    };
+    let (text, value) = match order.action {
+        Action::Info => session.info()?,
+        Action::Config => {
+            let options = session.get("/options")?;
+            (format!("{options:#}"), options)
+        }
+        Action::Metrics => session.metrics()?,
+        Action::Start => {
+            session.act("InstanceStart", "waiting until the guest runs")?;
+            state("Running")
+        }
+        Action::Pause => {
+            session.set_state("Paused", "waiting until the vCPUs have stopped")?;
+            state("Paused")
+        }
+        Action::Resume => {
+            session.set_state("Resumed", "waiting until the guest runs")?;
+            state("Running")
+        }
+        Action::PowerButton => {
+            session.act("SendCtrlAltDel", "waiting for the machine's answer")?;
+            session.until_ended(
+                "waiting until the guest has powered off (Ctrl-C ends only the wait)",
+            )?;
+            state("Ended")
+        }
+        Action::Stop => {
+            session.act("Stop", "waiting for the machine's answer")?;
+            session.until_ended("waiting until the machine's process ends")?;
+            state("Ended")
+        }
+    };
+    Ok(if order.json { value.to_string() } else { text })
+}
+
+/// The result of an order that leads to a state.
+fn state(name: &str) -> (String, Value) {
+    (name.to_owned(), json!({ "state": name }))
+}
+
+/// A connection for one order.
+struct Session<'a> {
+    path: &'a Path,
+    client: Client<'a>,
+    say: &'a mut dyn FnMut(&str),
+}
+
+impl Session<'_> {
+    /// Sends a request, and returns the body of its answer. A slow answer is `awaited`.
+    fn ask(&mut self, request: (&str, &str, &str), awaited: &str) -> Result<Vec<u8>, Error> {
+        let (method, target, body) = request;
+        let mut wait = once(self.say, awaited);
+        let answer = self.client.ask(method, target, body, &mut wait)?;
+        if matches!(answer.status, 200 | 204) {
+            return Ok(answer.body);
+        }
+        let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let message = value["fault_message"].as_str().map(one_line);
+        let message =
+            message.unwrap_or_else(|| format!("the answer is HTTP status {}", answer.status));
+        Err(Error::Refused(shorten(&message, MAX_MESSAGE)))
+    }
+
+    /// The body of a path.
+    fn body(&mut self, target: &str) -> Result<Vec<u8>, Error> {
+        self.ask(("GET", target, ""), "waiting for the machine's answer")
+    }
+
+    /// The JSON of a path.
+    fn get(&mut self, target: &str) -> Result<Value, Error> {
+        let body = self.body(target)?;
+        serde_json::from_slice(&body).map_err(|_| Error::NotHttp(self.path.to_owned()))
+    }
+
+    /// The counters, in Prometheus' text format and as an object.
+    fn metrics(&mut self) -> Result<(String, Value), Error> {
+        let body = self.body("/metrics")?;
+        let text = String::from_utf8_lossy(&body);
+        let lines: Vec<_> = text.lines().map(one_line).collect();
+        let values = lines.iter().filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let value = serde_json::from_str(value).ok()?;
+            (!name.starts_with('#')).then(|| (name.to_owned(), value))
+        });
+        let values = Value::Object(values.collect());
+        Ok((lines.join("\n"), values))
+    }
+
+    fn object(&mut self, target: &str) -> Result<Map<String, Value>, Error> {
+        match self.get(target)? {
+            Value::Object(object) => Ok(object),
+            _ => Err(Error::NotHttp(self.path.to_owned())),
+        }
+    }
+
+    fn act(&mut self, action: &str, awaited: &str) -> Result<(), Error> {
+        let body = json!({ "action_type": action }).to_string();
+        self.ask(("PUT", "/actions", &body), awaited).map(drop)
+    }
+
+    fn set_state(&mut self, state: &str, awaited: &str) -> Result<(), Error> {
+        let body = json!({ "state": state }).to_string();
+        self.ask(("PATCH", "/vm", &body), awaited).map(drop)
+    }
+
+    /// What is known about the machine, in lines and as one object.
+    fn info(&mut self) -> Result<(String, Value), Error> {
+        let mut all = self.object("/")?;
+        all.extend(self.object("/machine-config")?);
+        // Counters exist once the machine runs.
+        if all.get("state").is_some_and(|state| state != "Not started") {
+            all.extend(self.object("/vm")?);
+        }
+        let lines = all.iter().map(|(name, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), one_line);
+            format!("{}: {text}", one_line(name))
+        });
+        Ok((lines.collect::<Vec<_>>().join("\n"), Value::Object(all)))
+    }
+
+    /// Waits until nobody serves the API any more.
+    fn until_ended(&mut self, awaited: &str) -> Result<(), Error> {
+        loop {
+            self.client.until_closed(&mut once(self.say, awaited))?;
+            // The server also closes idle connections when it has too many.
+            match Client::connect(self.path) {
+                Ok(client) => self.client = client,
+                Err(Error::Connect { source, .. }) if is_nobody(&source) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether nobody listens at a socket.
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+    )
+}
+
+/// Says `what` the first time that it is called.
+fn once(say: &mut dyn FnMut(&str), what: &str) -> impl FnMut() {
+    let mut is_said = false;
+    move || {
+        if !std::mem::replace(&mut is_said, true) {
+            say(what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
