@@ -14,6 +14,8 @@ mod http;
 mod logger;
 mod model;
 mod nets;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod playground;
 mod routes;
 mod server;
 mod state;

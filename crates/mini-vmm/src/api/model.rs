@@ -99,6 +99,12 @@ impl Model {
         self.spec.sealed
     }
 
+    /// Names a kernel, whatever it is.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn set_kernel(&mut self, path: &str) {
+        self.spec.kernel = path.into();
+    }
+
     /// Whether a kernel is named.
     pub(super) fn has_kernel(&self) -> bool {
         !self.spec.kernel.as_os_str().is_empty()

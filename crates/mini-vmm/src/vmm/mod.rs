@@ -5,6 +5,8 @@
 //! caller's thread. Programs that control their machines with a [`Handle`] use [`Vmm::build`].
 
 pub mod control;
+#[cfg(any(test, feature = "test-utils"))]
+mod fake;
 mod handle;
 mod loading;
 mod policy;
@@ -32,7 +34,7 @@ use crate::vmm::supervisor::TerminationSignals;
 
 pub use handle::Handle;
 pub(crate) use remote::Started;
-#[cfg(test)]
+#[cfg(any(test, feature = "test-utils"))]
 pub(crate) use remote::deaf;
 pub use remote::{Orders, Remote, remote};
 pub use run::Vmm;

@@ -25,7 +25,7 @@ pub(crate) type Started = Result<Client, Arc<Error>>;
 
 /// What the process waits for.
 #[derive(Debug)]
-enum Order {
+pub(super) enum Order {
     Start {
         spec: Box<VmSpec>,
         /// Whether the process ends if this start fails.
@@ -155,7 +155,7 @@ impl Orders {
     }
 
     /// The next order, or the signal that ends the wait.
-    fn next(&self) -> Result<Result<Order, i32>, Error> {
+    pub(super) fn next(&self) -> Result<Result<Order, i32>, Error> {
         loop {
             self.wake.clear();
             match self.queue.try_recv() {
@@ -220,9 +220,9 @@ fn run_one(
 }
 
 /// Both ends, without signals.
-#[cfg(test)]
+#[cfg(any(test, feature = "test-utils"))]
 pub(crate) fn deaf() -> (Remote, Orders) {
-    with_signals(TerminationSignals::none()).unwrap()
+    with_signals(TerminationSignals::none()).expect("file descriptors for a queue")
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 //! Requests to a machine that never starts. No KVM.
 
+mod calls;
 mod devices;
+mod openapi;
 mod served;
 
 use proptest::prelude::*;
@@ -309,47 +311,6 @@ fn every_listed_path_has_its_methods_and_no_others() {
                 answer.is_err_and(|fault| fault.message.contains("is not possible on"));
             let is_listed = methods.split(", ").any(|listed| listed == method);
             assert_eq!(is_unknown, !is_listed, "{method} {path}");
-        }
-    }
-}
-
-#[test]
-fn the_openapi_file_has_the_paths_methods_and_fields_of_the_server() {
-    let file: Value = serde_json::from_str(include_str!("../../../openapi.json")).unwrap();
-    assert_eq!(file["info"]["version"], API_VERSION);
-    let paths = file["paths"].as_object().unwrap();
-    let listed: Vec<_> = routes::PATHS.iter().map(|(path, _)| *path).collect();
-    assert!(paths.keys().eq(listed.iter()), "{listed:?}");
-    for (path, methods) in routes::PATHS {
-        let documented = paths[*path].as_object().unwrap();
-        let mut names: Vec<_> = documented.keys().map(|name| name.to_uppercase()).collect();
-        let mut listed: Vec<_> = methods.split(", ").collect();
-        names.sort_unstable();
-        listed.sort_unstable();
-        assert_eq!(names, listed, "{path}");
-        for (method, operation) in documented {
-            let content = &operation["requestBody"]["content"]["application/json"];
-            // Only config files have fields of any name.
-            let Some(fields) = content["schema"]["properties"].as_object() else {
-                continue;
-            };
-            let mut body = content["example"].clone();
-            body["zzz"] = 1.into();
-            let (mut routes, _orders) = routes();
-            let path = path.replace("{id}", "one");
-            let answer = ask(
-                &mut routes,
-                &method.to_uppercase(),
-                &path,
-                &body.to_string(),
-            );
-            let message = answer.unwrap_err().message;
-            let known =
-                message.strip_prefix("zzz: there is no such field here; the known ones are: ");
-            let known = known.unwrap_or_else(|| panic!("{method} {path}: {message}"));
-            let mut known: Vec<_> = known.split(", ").collect();
-            known.sort_unstable();
-            assert!(fields.keys().eq(known.iter()), "{method} {path}: {known:?}");
         }
     }
 }

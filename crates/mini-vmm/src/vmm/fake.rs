@@ -1,0 +1,60 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A machine without KVM, for tests and fuzzing: it has the states of a run, and no guest.
+
+use event_manager::{EventManager, SubscriberOps};
+
+use super::control::{Answer, Command, Description, Door, Error, Response, State, door, step};
+use super::remote::{Order, Orders};
+use crate::config::VmSpec;
+use crate::hypercall::calls::Counters;
+
+impl Orders {
+    /// As [`run`](Self::run), but every description starts, and its machine does nothing.
+    pub(crate) fn pretend(self) {
+        if let Ok(Ok(Order::Start { spec, reply, .. })) = self.next() {
+            let (client, door) = door().expect("file descriptors for a queue");
+            let _ = reply.send(Ok(client));
+            serve(*spec, &door);
+        }
+    }
+}
+
+/// Does what commands say until one stops the machine.
+fn serve(spec: VmSpec, door: &Door) {
+    let mut manager = EventManager::new().expect("file descriptors for events");
+    manager.add_subscriber(door.bell());
+    let mut state = State::Running;
+    while state != State::Ended {
+        while let Some(envelope) = door.next() {
+            let command = envelope.command;
+            let (next, response) = step(state, command);
+            envelope.answer(match response {
+                Response::Refused(state) => Err(Error::refused(command, state)),
+                Response::Do if command == Command::Describe => Ok(describe(state, &spec)),
+                Response::Do => Ok(Answer::Done),
+            });
+            state = next;
+        }
+        if state != State::Ended {
+            let _ = manager.run();
+        }
+    }
+}
+
+fn describe(state: State, spec: &VmSpec) -> Answer {
+    let hypercalls = Counters {
+        calls: Vec::new(),
+        other: 0,
+        unknown: 0,
+        unprivileged: 0,
+    };
+    Answer::Described(Box::new(Description {
+        state,
+        spec: spec.clone(),
+        resets: 0,
+        exits: vec![0; usize::from(spec.cpus)],
+        hypercalls,
+    }))
+}
