@@ -41,8 +41,9 @@ pub struct Net<M: GuestAddressSpace> {
     pairs: Vec<Pair<M>>,
     /// How many pairs the driver uses.
     used_pairs: usize,
-    /// The pair that is served first, since a limit may be enough for one only.
-    first: usize,
+    /// The pairs that receive and send first: those after the last that did, since a limit may be enough for one only.
+    first_rx: usize,
+    first_tx: usize,
     status: Status,
     active: Option<Active<M>>,
     control: Chain,
@@ -81,7 +82,8 @@ impl<M: GuestAddressSpace> Net<M> {
                 .map(|(token, link)| Pair::new(link, token))
                 .collect(),
             used_pairs: 1,
-            first: 0,
+            first_rx: 0,
+            first_tx: 0,
             status: Status::new(report),
             active: None,
             control: Chain::new(),
@@ -270,14 +272,12 @@ impl<M: GuestAddressSpace> Net<M> {
                 for pair in &mut self.pairs {
                     pair.rx.due |= std::mem::take(&mut pair.rx.throttled);
                 }
-                self.first += 1;
             }
             Event::Source(TX_TIMER) => {
                 self.tx_limiter.iter_mut().for_each(Limiter::rest);
                 for pair in &mut self.pairs {
                     pair.tx.due |= std::mem::take(&mut pair.tx.throttled);
                 }
-                self.first += 1;
             }
             Event::Source(token) => {
                 let used = &mut self.pairs[..self.used_pairs];
@@ -312,8 +312,12 @@ where
             && self.pairs[..count].iter().any(Pair::is_due)
         {
             let memory = Arc::new(active.memory.memory());
+            let (first_rx, first_tx) = (self.first_rx, self.first_tx);
             for index in 0..count {
-                self.serve_pair(io, (self.first + index) % count, &memory)?;
+                self.receive(io, (first_rx + index) % count, &memory)?;
+            }
+            for index in 0..count {
+                self.send(io, (first_tx + index) % count, &memory)?;
             }
         }
         let state = self.status.state();
@@ -332,39 +336,45 @@ where
         Ok(())
     }
 
-    fn serve_pair(
-        &mut self,
-        io: &mut Io<'_>,
-        index: usize,
-        memory: &Arc<M::T>,
-    ) -> Result<(), Broken> {
+    fn receive(&mut self, io: &mut Io<'_>, index: usize, memory: &Arc<M::T>) -> Result<(), Broken> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
-        let pair = &mut self.pairs[index];
-        let mut failures = [None, None];
-        let (features, mtu) = (active.features, self.config.mtu);
         let mut means = Means {
-            features,
-            mtu,
+            features: active.features,
+            mtu: self.config.mtu,
             limiter: self.rx_limiter.as_mut(),
             count: &self.counters.received,
         };
         let is_up = self.status.is_up();
-        if let Turn::Failed(error) = pair.receive(active, index, memory, is_up, &mut means)? {
-            failures[0] = Some(error);
+        let before = self.counters.received();
+        let turn = self.pairs[index].receive(active, index, memory, is_up, &mut means)?;
+        if self.rx_limiter.is_some() && self.counters.received() != before {
+            self.first_rx = index + 1;
         }
+        if let Turn::Failed(error) = turn {
+            self.status.fail(io, error);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, io: &mut Io<'_>, index: usize, memory: &Arc<M::T>) -> Result<(), Broken> {
+        let Some(active) = &mut self.active else {
+            return Ok(());
+        };
         let mut means = Means {
-            features,
-            mtu,
+            features: active.features,
+            mtu: self.config.mtu,
             limiter: self.tx_limiter.as_mut(),
             count: &self.counters.sent,
         };
-        let is_up = is_up && failures[0].is_none();
-        if let Turn::Failed(error) = pair.send(active, index, memory, is_up, &mut means)? {
-            failures[1] = Some(error);
+        let is_up = self.status.is_up();
+        let before = self.counters.sent();
+        let turn = self.pairs[index].send(active, index, memory, is_up, &mut means)?;
+        if self.tx_limiter.is_some() && self.counters.sent() != before {
+            self.first_tx = index + 1;
         }
-        for error in failures.into_iter().flatten() {
+        if let Turn::Failed(error) = turn {
             self.status.fail(io, error);
         }
         Ok(())

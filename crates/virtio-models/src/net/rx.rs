@@ -133,10 +133,15 @@ impl<M: GuestAddressSpace> Receiver<M> {
                 }
                 return Ok(false);
             }
-            match self.hold(memory, chain)? {
+            // A chain that isn't held goes back: the next turn has space for it, or the queue is returned.
+            let head = chain.head();
+            let held = self.hold(memory, chain);
+            if !matches!(held, Ok(None)) {
+                queue.unpop(head);
+            }
+            match held? {
                 None => {}
                 Some(chain) => {
-                    queue.unpop(chain.head());
                     self.keep(chain);
                     if self.parked.is_some() {
                         self.drop(means);

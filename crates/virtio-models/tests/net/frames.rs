@@ -314,6 +314,40 @@ fn each_direction_keeps_its_limit() {
     wait_for(&mut guest, (100, 100));
 }
 
+/// Both limits allow a frame at a time, by turns.
+#[test]
+fn each_pair_has_its_share_of_both_limits() {
+    let wires = [Wire::new(), Wire::new()];
+    let (rx, rx_clock) = limiter(1_000_000);
+    let (tx, tx_clock) = limiter(1_000_000);
+    let mut guest = Guest::with(config(), &wires, u64::MAX, (rx, tx));
+    assert_eq!(guest.command(4, &[4, 0, 2, 0]), 0);
+    for pair in [0, 1] {
+        for _ in 0..40 {
+            guest.post(2 * pair, &[200]);
+            wires[usize::from(pair)].deliver(PLAIN, frame(60));
+            let sent = [&PLAIN[..], &frame(60)].concat();
+            guest.queue(2 * pair + 1, &sent, &[], 0);
+        }
+    }
+    (0..4).for_each(|queue| guest.machine.kick(queue));
+    for round in 1..=40 {
+        let counters = Arc::clone(&guest.counters);
+        let is_there = |_: &mut _| (counters.received(), counters.sent()) == (round, round);
+        guest.machine.pump_until(is_there);
+        rx_clock.fetch_add(1_000, Ordering::Relaxed);
+        let is_there = |_: &mut _| counters.received() == round + 1;
+        guest.machine.pump_until(is_there);
+        tx_clock.fetch_add(1_000, Ordering::Relaxed);
+    }
+    for wire in &wires {
+        let line = wire.line();
+        let (received, sent) = (40 - line.incoming.len(), line.sent.len());
+        assert!((18..24).contains(&received), "{received} received");
+        assert!((18..24).contains(&sent), "{sent} sent");
+    }
+}
+
 /// Ascending cuts make pieces.
 fn lens() -> impl Strategy<Value = Vec<u32>> {
     proptest::collection::vec(1..400_u32, 1..6)
