@@ -20,6 +20,7 @@ pub mod ctl;
 pub mod demo;
 pub mod devices;
 pub mod hypercall;
+mod inputs;
 pub mod irq;
 pub mod late;
 pub mod layout;

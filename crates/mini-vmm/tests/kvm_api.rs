@@ -479,6 +479,12 @@ fn the_log_changes_its_place_and_level_while_the_process_runs() {
     );
     client.get("/version");
     assert!(log("second").contains("GET /version"), "{}", log("second"));
+    fs::write(path("kernel"), "bytes").unwrap();
+    let source = format!(r#"{{"kernel_image_path": {:?}}}"#, path("kernel"));
+    client.done("PUT", "/boot-source", &source);
+    client.refused("PUT", "/logger", r#"{"log_path": "kernel"}"#, "made from");
+    assert_eq!(log("kernel"), "bytes");
+    client.done("PUT", "/logger", r#"{"level": "Info"}"#);
     assert_eq!(client.get("/vm/config")["logger"]["log_path"], "second");
     let before = log("second");
     client.done("PUT", "/logger", r#"{"level": "Off"}"#);

@@ -15,6 +15,7 @@ use super::http::Fault;
 use super::logger::Logger;
 use super::nets::Net;
 use crate::config::{self, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
+use crate::inputs;
 use crate::layout::MIB;
 use crate::telemetry;
 
@@ -295,8 +296,18 @@ impl Model {
             let why = "a sealed machine has started, so no file can be opened; set it before";
             return Err(wrong("log_path", why));
         }
+        if let Some(path) = &logger.path
+            && inputs::same_as(path, &self.spec).is_some()
+        {
+            let why = "the machine is made from this file; choose another one";
+            return Err(wrong("log_path", why));
+        }
         logger.set()?;
-        self.logger = Some(logger);
+        let before = self.logger.take().unwrap_or_default();
+        self.logger = Some(Logger {
+            path: logger.path.or(before.path),
+            level: logger.level.or(before.level),
+        });
         Ok(())
     }
 

@@ -3,8 +3,6 @@
 
 //! The thread that writes metrics and events.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +13,7 @@ use super::events::Queue;
 use super::sink::Sink;
 use super::{Error, Event, EventLog, Meter, NotFlushed};
 use crate::config::VmSpec;
+use crate::inputs;
 use crate::sync::{Stop, Worker, readable};
 
 /// How often metrics are written, as in Firecracker.
@@ -98,25 +97,12 @@ impl Reporter {
 
 /// Checks that a file is none of those that the machine is made from.
 fn spare(what: &'static str, path: &Path, spec: &VmSpec) -> Result<(), Error> {
-    let identity = |path: &Path| {
-        fs::metadata(path)
-            .ok()
-            .map(|found| (found.dev(), found.ino()))
-    };
-    let Some(ours) = identity(path) else {
-        return Ok(());
-    };
-    let images = [Some(&spec.kernel), spec.initrd.as_ref()];
-    let mut inputs = images
-        .into_iter()
-        .flatten()
-        .chain(spec.disk.iter().map(|disk| &disk.path));
-    match inputs.any(|input| identity(input) == Some(ours)) {
-        true => Err(Error::OwnInput {
+    match inputs::same_as(path, spec) {
+        Some(_) => Err(Error::OwnInput {
             what,
             path: path.to_owned(),
         }),
-        false => Ok(()),
+        None => Ok(()),
     }
 }
 

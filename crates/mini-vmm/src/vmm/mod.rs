@@ -23,9 +23,9 @@ use vcpu_loop::FailureReport;
 
 use crate::boot::Watch;
 use crate::check;
-use crate::cloud_init;
-use crate::config::{self, VmSpec};
+use crate::config::{self, SerialSpec, VmSpec};
 use crate::console::{self, Console};
+use crate::inputs;
 use crate::machine::{self, ImageError, Images};
 use crate::outcome::Outcome;
 use crate::telemetry::{self, Meter};
@@ -103,12 +103,10 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
 
 /// Checks that the serial output doesn't overwrite a file that `spec` boots from, a disk, or a file of its seed.
 fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
-    let images = [Some(&spec.kernel), spec.initrd.as_ref()];
-    let disks = spec.disk.iter().map(|disk| &disk.path);
-    let seeds = spec.cloud_init.iter();
-    let seeds: Vec<_> = seeds.flat_map(|dir| cloud_init::files(dir)).collect();
-    let inputs = images.into_iter().flatten().chain(disks).chain(&seeds);
-    console::spare(&spec.serial, inputs.map(AsRef::as_ref))
+    let SerialSpec::File(output) = &spec.serial else {
+        return Ok(());
+    };
+    inputs::same_as(output, spec).map_or(Ok(()), |input| Err(console::Error::OwnInput(input)))
 }
 
 /// Like [`run`], with the images from `open_images`. The console from `open_console` is opened once the images are
