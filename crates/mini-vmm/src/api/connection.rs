@@ -124,15 +124,21 @@ impl Connection {
         now: Instant,
         handle: &mut dyn FnMut(Request<'_>) -> Answer,
     ) {
-        let mut handled = 0;
+        let (mut handled, mut requests) = (0, 0);
         while !self.is_closing && self.output.len() <= MAX_UNREAD {
+            // Empty lines before a request are ignored: RFC 9112, section 2.2.
+            let rest = &self.input[handled..];
+            let is_line_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+            handled += rest.iter().take_while(is_line_end).count();
             match http::parse(&self.input[handled..], max_body) {
                 Parsed::Whole(request, size) => {
-                    let stays = request.stays;
+                    // The client of a HEAD takes the answer's body for its next answer.
+                    let stays = request.stays && request.method != "HEAD";
                     http::write(&mut self.output, &handle(request), stays);
                     self.is_closing = !stays;
                     self.is_told = false;
                     handled += size;
+                    requests += 1;
                 }
                 Parsed::Part { .. } if self.has_ended => {
                     if handled < self.input.len() {
@@ -159,11 +165,12 @@ impl Connection {
         if self.is_closing {
             self.input = Vec::new();
         }
-        if handled > 0 {
+        let is_idle = self.input.is_empty() && self.output.is_empty();
+        if requests > 0 || is_idle {
             self.input.shrink_to(4 << 10);
             self.deadline = None;
         }
-        if !self.input.is_empty() || !self.output.is_empty() {
+        if !is_idle {
             self.deadline.get_or_insert(now + PATIENCE);
         }
     }
@@ -272,6 +279,33 @@ mod tests {
             None,
             "an idle client has time"
         );
+    }
+
+    #[test]
+    fn empty_lines_between_requests_are_nothing() {
+        let mut client = Client::new();
+        client.send(b"\r\nGET /a HTTP/1.1\r\n\r\n\r\n");
+        assert_eq!(client.read_all().matches("404").count(), 1);
+        assert_eq!(client.connection.deadline(), None);
+        client.send(b"\r\n");
+        assert_eq!(client.connection.deadline(), None);
+        client.send(b"GET /a HTTP/1.1\r\n\r\n");
+        let unread = client.connection.deadline();
+        client.now += PATIENCE / 2;
+        client.send(b"\r\n");
+        assert_eq!(client.connection.deadline(), unread, "lines buy no time");
+        client.read_all();
+        client.end();
+        assert!(client.connection.is_over() && client.connection.output().is_empty());
+    }
+
+    #[test]
+    fn a_head_ends_the_connection() {
+        let mut client = Client::new();
+        client.send(b"HEAD /a HTTP/1.1\r\n\r\nGET /a HTTP/1.1\r\n\r\n");
+        let answers = client.read_all();
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{answers}");
+        assert!(client.connection.is_over());
     }
 
     #[test]

@@ -121,10 +121,12 @@ pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
         Ok(size) => size,
         Err(fault) => return Parsed::Bad(fault),
     };
-    let size = head_size + body;
+    // More than the limit of a body is refused above, but the limit may be any number.
+    let size = head_size.saturating_add(body);
     if input.len() < size {
         return Parsed::Part {
-            awaits_continue: is_in(head.headers, "expect", "100-continue"),
+            awaits_continue: head.version == Some(1)
+                && is_in(head.headers, "expect", "100-continue"),
         };
     }
     let request = Request {
@@ -305,6 +307,20 @@ mod tests {
         let head = b"PUT /a HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n";
         let awaits_continue = true;
         assert_eq!(parse(head, 100), Parsed::Part { awaits_continue });
+        // RFC 9110, section 10.1.1.
+        let head = b"PUT /a HTTP/1.0\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n";
+        let awaits_continue = false;
+        assert_eq!(parse(head, 100), Parsed::Part { awaits_continue });
+    }
+
+    #[test]
+    fn the_limit_of_a_body_may_be_any_number() {
+        let input = format!(
+            "PUT /a HTTP/1.1\r\nContent-Length: {}\r\n\r\n{{}}",
+            usize::MAX
+        );
+        let part = parse(input.as_bytes(), usize::MAX);
+        assert!(matches!(part, Parsed::Part { .. }), "{part:?}");
     }
 
     #[test]
