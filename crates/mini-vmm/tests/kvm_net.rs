@@ -124,7 +124,10 @@ impl Running {
                 exchange(socket, &word, is_well);
             }
         }
-        assert!(self.count().wrapping_sub(before) >= 5);
+        // A frame is in memory before the guest counts it.
+        while self.count().wrapping_sub(before) < 5 {
+            exchange(socket, b"word", is_well);
+        }
         self.machine.pause().unwrap();
     }
 }

@@ -163,7 +163,7 @@ const AMD: &[Case] = &[
     Case { name: "debug-exit-3-exits-7", arguments: "--debug-exit", guest: "/bin/debug-exit",
         exit: 7, ..LINUX },
     Case { name: "timeout-exits-36", arguments: "--timeout 15", guest: "sleep 1000", exit: TIMEOUT, ..LINUX },
-    Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 1; kill -TERM $vmm",
+    Case { name: "sigterm-powers-off", guest: POWER_BUTTON, drive: "ready 2; kill -TERM $vmm",
         expect: &["BUTTON"], ..LINUX },
     // Bulk input and output at the same time, for each kind of console and each kernel.
     Case { name: "serial-pipe", image: BZIMAGE_6_1, echo: "pipe", ..LINUX },
@@ -243,9 +243,8 @@ const ALL_USED: &[&str] = &[
     "BLOCKS FREED",
 ];
 
-/// Waits for the power button's key event, as logind would.
-const POWER_BUTTON: &str =
-    "dd if=/dev/input/event0 bs=24 count=1 of=/dev/null 2>/dev/null && echo BUTTON";
+/// Waits for the power button's key event, as logind would. A press before the device is open is no event for it.
+const POWER_BUTTON: &str = "exec 5</dev/input/event0; echo READY; dd bs=24 count=1 of=/dev/null <&5 2>/dev/null && echo BUTTON";
 
 /// mini-vmm's exit code after its `--timeout`.
 pub const TIMEOUT: u8 = 36;
