@@ -120,6 +120,12 @@ fn check_free(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError> 
     })
 }
 
+/// Closes a listener also for copies that it has in programs which other tests are starting.
+#[cfg(test)]
+pub(crate) fn close(listener: UnixListener) {
+    rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener as StdListener;
@@ -137,7 +143,7 @@ mod tests {
         let other = StdListener::bind(&path).unwrap();
         let error = SocketFile::replace(&path, 1).unwrap_err();
         assert!(matches!(error, ListenError::InUse), "{error:?}");
-        drop(other);
+        close(other);
         let error = SocketFile::listen(&path, 1).unwrap_err();
         assert!(matches!(error, ListenError::Stale), "{error:?}");
         let (file, _listener) = SocketFile::replace(&path, 1).unwrap();

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use super::*;
+use crate::socket_file::close;
 
 /// Carries out an action at a server that `serve` is, for the first connection. `serve` learns what was said.
 fn at(
@@ -30,7 +31,7 @@ fn of(
     let (said, hears): (Sender<String>, _) = channel();
     let server = thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
-        drop(listener);
+        close(listener);
         serve(stream, hears);
     });
     let order = Order {
@@ -128,7 +129,8 @@ fn a_server_that_only_closed_the_connection_is_asked_again() {
     answer(&mut first, "204 No Content", "");
     drop(first);
     let (second, _) = listener.accept().unwrap();
-    drop((listener, second));
+    close(listener);
+    drop(second);
     assert_eq!(client.join().unwrap().unwrap(), r#"{"state":"Ended"}"#);
 }
 
@@ -226,7 +228,7 @@ fn a_missing_server_is_a_question_to_the_user() {
     };
     let at = |socket: &Path| run(&order(socket), &mut |_| {});
     fails(at(&socket), "is mini-vmm running with --api-sock?");
-    drop(UnixListener::bind(&socket).unwrap());
+    close(UnixListener::bind(&socket).unwrap());
     fails(at(&socket), "is mini-vmm running with --api-sock?");
     fails(
         at(&dir.path().join("x".repeat(200))),

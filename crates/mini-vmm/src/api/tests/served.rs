@@ -103,7 +103,7 @@ fn a_path_that_is_taken_is_refused_with_the_next_step() {
     };
     assert!(at(&path).contains("another process listens"));
     let stale = path.with_file_name("stale");
-    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    crate::socket_file::close(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     assert!(at(&stale).contains("remove it"));
     assert!(stale.exists(), "a stale socket is left alone");
     assert!(at(&path.with_file_name("no/such")).contains("choose another path"));
