@@ -14,7 +14,7 @@ use super::subject::{Files, Kind, Setup, Subject};
 use crate::packages::{self, Need};
 use crate::process::{Watched, capture_ok, capture_watched, last_lines, read, write};
 use crate::watch::Patience;
-use crate::workspace::{cache_dir, root};
+use crate::workspace::{Scratch, root};
 
 /// What builds the guest.
 const NEEDS: &[Need] = &[("gcc", "gcc")];
@@ -190,7 +190,9 @@ pub fn can(subject: &Subject) -> bool {
 fn code() -> Result<Vec<u8>> {
     packages::require(NEEDS)?;
     let source = root().join("guest/bench");
-    let image = cache_dir()?.join("bench-virtio.bin");
+    // Two may build it at the same time.
+    let scratch = Scratch::new()?;
+    let image = scratch.path("virtio.bin");
     let mut gcc = Command::new("gcc");
     gcc.args(FLAGS.split_whitespace());
     gcc.arg(format!("-Wl,-T,{}", source.join("virtio.ld").display()));
@@ -268,8 +270,6 @@ impl Host<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::Scratch;
-
     const CLOUD: Subject = Subject {
         name: String::new(),
         kind: Kind::CloudHypervisor,
