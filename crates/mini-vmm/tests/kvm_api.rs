@@ -52,19 +52,6 @@ fn waiting(test: &str, guest: &Asm) -> Option<(Running, Client, PathBuf)> {
     Some((running, client, api))
 }
 
-fn describe(client: &mut Client) {
-    client.done(
-        "PUT",
-        "/machine-config",
-        r#"{"vcpu_count": 1, "mem_size_mib": 32}"#,
-    );
-    client.done(
-        "PUT",
-        "/boot-source",
-        r#"{"kernel_image_path": "kernel", "boot_args": ""}"#,
-    );
-}
-
 #[test]
 fn four_requests_boot_a_guest_whose_end_is_that_of_the_process() {
     let test = "four_requests_boot_a_guest_whose_end_is_that_of_the_process";
@@ -79,7 +66,7 @@ fn four_requests_boot_a_guest_whose_end_is_that_of_the_process() {
         0o600
     );
     assert_eq!(client.state(), "Not started");
-    describe(&mut client);
+    client.describe();
     client.act("InstanceStart");
     running.end().expect(0).printed("hello");
     assert!(!api.exists());
@@ -91,7 +78,7 @@ fn a_guest_pauses_resumes_and_obeys_its_button() {
     let Some((running, mut client, _)) = waiting(test, &obedient_guest()) else {
         return;
     };
-    describe(&mut client);
+    client.describe();
     client.act("InstanceStart");
     assert_eq!(client.state(), "Running");
     client.let_it_run();
@@ -133,7 +120,7 @@ fn a_machine_that_can_not_start_can_be_mended() {
     ) else {
         return;
     };
-    describe(&mut client);
+    client.describe();
     let path = api.with_file_name("no-kernel");
     fs::write(&path, "text").unwrap();
     client.done(
@@ -144,7 +131,7 @@ fn a_machine_that_can_not_start_can_be_mended() {
     let start = r#"{"action_type": "InstanceStart"}"#;
     client.refused("PUT", "/actions", start, "no-kernel");
     assert_eq!(client.state(), "Not started");
-    describe(&mut client);
+    client.describe();
     client.act("InstanceStart");
     running.end().expect(0);
 }
@@ -194,7 +181,7 @@ fn signals_end_a_process_in_every_state() {
     let Some((running, mut client, _)) = waiting(test, &obedient_guest()) else {
         return;
     };
-    describe(&mut client);
+    client.describe();
     client.act("InstanceStart");
     client.set_state("Paused");
     running.signal(Signal::TERM);
@@ -212,7 +199,7 @@ fn clients_that_contradict_each_other_or_vanish_harm_nothing() {
         .unwrap()
         .count();
     assert_eq!(threads, 2, "the main thread, and that of the API");
-    describe(&mut client);
+    client.describe();
     client.act("InstanceStart");
     let others: Vec<_> = ["Paused", "Resumed", "Paused", "Resumed"]
         .map(|state| {
@@ -281,7 +268,7 @@ fn random_requests_never_leave_the_model() {
         let Some((running, mut client, _)) = waiting(test, &busy_guest()) else {
             return;
         };
-        describe(&mut client);
+        client.describe();
         let mut state = "Not started";
         for random in random(seed).take(80) {
             let request = random as usize % requests.len();
@@ -419,7 +406,7 @@ fn a_running_guest_learns_of_a_larger_disk() {
     };
     let disk = api.with_file_name("disk");
     fs::write(&disk, [0; 1024 * 512]).unwrap();
-    describe(&mut client);
+    client.describe();
     client.done("PATCH", "/options", r#"{"virtio": "mmio"}"#);
     client.done(
         "PUT",
@@ -526,7 +513,7 @@ fn people_control_a_machine_from_another_terminal() {
     assert!(ctl(&api, &["info"]).contains("state: Not started\n"));
     ctl_fails(&api, "start", "kernel_image_path: ");
     ctl_fails(&api, "pause", "before starting");
-    describe(&mut client);
+    client.describe();
     assert_eq!(ctl(&api, &["start"]), "Running\n");
     client.let_it_run();
     assert_eq!(ctl(&api, &["pause", "--json"]), "{\"state\":\"Paused\"}\n");
@@ -549,7 +536,7 @@ fn people_control_a_machine_from_another_terminal() {
     let Some((running, mut client, api)) = waiting(test, &busy_guest()) else {
         return;
     };
-    describe(&mut client);
+    client.describe();
     ctl(&api, &["start"]);
     assert_eq!(ctl(&api, &["stop"]), "Ended\n");
     running.end().expect(0);

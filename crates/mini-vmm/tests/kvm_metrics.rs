@@ -160,16 +160,7 @@ fn a_fifo_that_nobody_reads_holds_nothing_up() {
     let mut running = vm.start();
     let mut client = Client::connect(&mut running, &api);
     let series = r#"mini_vmm_vcpu_exits_total{vcpu="0",kind="pio_out"}"#;
-    client.done(
-        "PUT",
-        "/machine-config",
-        r#"{"vcpu_count": 1, "mem_size_mib": 32}"#,
-    );
-    client.done(
-        "PUT",
-        "/boot-source",
-        r#"{"kernel_image_path": "kernel", "boot_args": ""}"#,
-    );
+    client.describe();
     let body = serde_json::json!({ "metrics_path": fifo }).to_string();
     client.done("PUT", "/metrics", &body);
     client.act("InstanceStart");

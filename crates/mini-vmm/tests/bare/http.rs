@@ -36,6 +36,20 @@ impl Client {
         }
     }
 
+    /// Describes a machine with the test's kernel.
+    pub fn describe(&mut self) {
+        self.done(
+            "PUT",
+            "/machine-config",
+            r#"{"vcpu_count": 1, "mem_size_mib": 32}"#,
+        );
+        self.done(
+            "PUT",
+            "/boot-source",
+            r#"{"kernel_image_path": "kernel", "boot_args": ""}"#,
+        );
+    }
+
     /// Sends bytes, whatever they are.
     pub fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
