@@ -3,7 +3,7 @@
 
 //! The files that a machine is made from. Nothing may be written to them but by its disks.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -12,14 +12,6 @@ use crate::config::VmSpec;
 
 /// The input of `spec` that is the same file as `output`, by whatever path.
 pub(crate) fn same_as(output: &Path, spec: &VmSpec) -> Option<PathBuf> {
-    // A file that doesn't exist yet is no input.
-    let output = fs::metadata(output).ok()?;
-    let is_output = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|input| {
-            let is_disk = input.is_file() || input.file_type().is_block_device();
-            is_disk && (input.dev(), input.ino()) == (output.dev(), output.ino())
-        })
-    };
     let disks = spec.disk.iter().map(|disk| disk.path.clone());
     let seeds = spec
         .cloud_init
@@ -27,7 +19,23 @@ pub(crate) fn same_as(output: &Path, spec: &VmSpec) -> Option<PathBuf> {
         .flat_map(|dir| cloud_init::files(dir));
     let images = [Some(spec.kernel.clone()), spec.initrd.clone()];
     let mut inputs = images.into_iter().flatten().chain(disks).chain(seeds);
-    inputs.find(is_output)
+    inputs.find(|input| is_overwritten(input, output))
+}
+
+/// Whether what is written to `output` changes the file or block device `input`.
+pub(crate) fn is_overwritten(input: &Path, output: &Path) -> bool {
+    let holds_data = |input: Metadata| input.is_file() || input.file_type().is_block_device();
+    // A file that doesn't exist yet is no input.
+    fs::metadata(input).is_ok_and(holds_data) && identity(input) == identity(output)
+}
+
+/// What makes a file or block device the same by any path.
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::metadata(path).ok()?;
+    match file.file_type().is_block_device() {
+        true => Some((u64::MAX, file.rdev())),
+        false => Some((file.dev(), file.ino())),
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ mod terminal;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ use stdio::StdoutSink;
 use terminal::RawTerminal;
 
 use crate::config::SerialSpec;
+use crate::inputs::is_overwritten;
 use crate::outcome::OutcomeLatch;
 use crate::socket_file::SocketFile;
 use crate::sync::Worker;
@@ -274,18 +275,8 @@ pub fn spare<'a>(
     let SerialSpec::File(output) = spec else {
         return Ok(());
     };
-    // A file that doesn't exist yet is no input.
-    let Ok(output) = fs::metadata(output) else {
-        return Ok(());
-    };
-    let is_output = |path: &&Path| {
-        let input = fs::metadata(path);
-        input.is_ok_and(|input| {
-            let is_disk = input.is_file() || input.file_type().is_block_device();
-            is_disk && (input.dev(), input.ino()) == (output.dev(), output.ino())
-        })
-    };
-    match inputs.into_iter().find(is_output) {
+    let mut inputs = inputs.into_iter();
+    match inputs.find(|input| is_overwritten(input, output)) {
         Some(path) => Err(Error::OwnInput(path.to_owned())),
         None => Ok(()),
     }

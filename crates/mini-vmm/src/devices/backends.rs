@@ -3,8 +3,6 @@
 
 //! The host's side of devices: opened and checked once, before the guest starts, and kept through resets.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use virtio_models::block::{self, OpenError};
@@ -12,6 +10,7 @@ use virtio_models::block::{self, OpenError};
 use super::network::{self, Network, NetworkError};
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, VmSpec};
+use crate::inputs;
 use crate::telemetry::EventLog;
 
 /// What a machine's devices use on the host. Clones are the same files.
@@ -88,7 +87,7 @@ fn check_distinct(disks: &[DiskSpec]) -> Result<(), BackendError> {
     let mut seen: Vec<(&DiskSpec, (u64, u64))> = Vec::new();
     for disk in disks {
         // A path without a file is reported when it is opened.
-        let Some(file) = identity(&disk.path) else {
+        let Some(file) = inputs::identity(&disk.path) else {
             continue;
         };
         let same = seen
@@ -105,17 +104,10 @@ fn check_distinct(disks: &[DiskSpec]) -> Result<(), BackendError> {
     Ok(())
 }
 
-/// What makes a file or block device the same by any path.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let file = fs::metadata(path).ok()?;
-    match file.file_type().is_block_device() {
-        true => Some((u64::MAX, file.rdev())),
-        false => Some((file.dev(), file.ino())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn disk(path: &Path, readonly: bool) -> DiskSpec {
