@@ -50,10 +50,14 @@ impl Place {
     }
 }
 
-/// An ELF file with a guest that powers off when its power button is pressed.
+/// An ELF file with a guest that says `Up` and powers off when its power button is pressed.
 fn kernel() -> Vec<u8> {
     const AT: u64 = 16 << 20;
     let code = [
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8: COM1
+        0xb0, b'U', 0xee, // mov al, 'U'; out dx, al
+        0xb0, b'p', 0xee, //
+        0xb0, b'\n', 0xee, //
         0x66, 0xba, 0x03, 0x06, // mov dx, 0x603: events
         0xec, // in al, dx
         0x3c, 0x01, // cmp al, 1: the power button

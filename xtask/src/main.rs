@@ -30,6 +30,7 @@ mod revision;
 mod rules;
 mod small_kernel;
 mod test;
+mod venv;
 mod watch;
 mod whole;
 mod workspace;

@@ -18,7 +18,7 @@ use crate::packages;
 use crate::process::{capture_ok, capture_watched, last_lines};
 use crate::watch::Patience;
 use crate::workspace::{cargo, metadata};
-use crate::{host, kernels};
+use crate::{host, kernels, venv};
 
 /// A part of the test run.
 #[derive(Debug)]
@@ -167,7 +167,7 @@ fn integration(run: &mut Run) {
     host_tests(run, "integration tests", Kind::Integration);
 }
 
-/// Clients of Firecracker's API. They are built with crates that mini-vmm doesn't have.
+/// Clients of Firecracker's API, from crates.io and PyPI. mini-vmm itself needs none of these packages.
 fn clients(run: &mut Run) {
     run.row("clients", "host, /dev/kvm", || {
         let mut tests = clients_cargo(&["clippy", "--all-targets", "--locked"])?;
@@ -177,6 +177,7 @@ fn clients(run: &mut Run) {
         }
         let mut tests = clients_cargo(&["test", "--locked"])?;
         tests.env("MINI_VMM_BIN", mini_vmm()?);
+        tests.env("MINI_VMM_CLIENTS_PYTHON", venv::python()?);
         run_counted("clients", &tests, DOC_TESTS)
     });
 }
