@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::http::{self, Answer, Fault, Parsed, Request};
+use super::http::{self, Fault, Parsed};
+use super::server::Handler;
 
 /// How long a client may take to send a request that it has begun, or to read its answers.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -14,10 +15,12 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_UNREAD: usize = 64 << 10;
 
 /// What was received and not handled, and what was answered and not sent.
-#[derive(Debug, Default)]
-pub(super) struct Connection {
+#[derive(Debug)]
+pub(super) struct Connection<H: Handler> {
     input: Vec<u8>,
     output: Vec<u8>,
+    /// The request whose answer comes later, and whether the connection then stays. Requests after it wait.
+    awaited: Option<(H::Awaited, bool)>,
     /// Whether the client was told to send its body.
     is_told: bool,
     /// The client sends no more.
@@ -29,15 +32,35 @@ pub(super) struct Connection {
     deadline: Option<Instant>,
 }
 
-impl Connection {
-    /// Whether the client may send something now. If not, it has answers to read first.
+impl<H: Handler> Default for Connection<H> {
+    fn default() -> Self {
+        Connection {
+            input: Vec::new(),
+            output: Vec::new(),
+            awaited: None,
+            is_told: false,
+            has_ended: false,
+            is_closing: false,
+            is_expired: false,
+            deadline: None,
+        }
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    /// Whether the client may send something now. If not, it has answers to read, or to wait for.
     pub fn wants_input(&self) -> bool {
-        !self.is_closing && !self.has_ended && self.output.is_empty()
+        !self.is_closing && !self.has_ended && self.output.is_empty() && self.awaited.is_none()
     }
 
     /// What to send.
     pub fn output(&self) -> &[u8] {
         &self.output
+    }
+
+    /// Whether an answer comes later.
+    pub fn is_waiting(&self) -> bool {
+        self.awaited.is_some()
     }
 
     /// Whether everything is done, and no more requests come.
@@ -51,52 +74,54 @@ impl Connection {
     }
 
     /// Takes `bytes` from the client, and handles the requests in them.
-    pub fn receive(
-        &mut self,
-        bytes: &[u8],
-        max_body: usize,
-        now: Instant,
-        handle: &mut dyn FnMut(Request<'_>) -> Answer,
-    ) {
+    pub fn receive(&mut self, bytes: &[u8], max_body: usize, handler: &mut H) {
         self.input.extend_from_slice(bytes);
-        self.go_on(max_body, now, handle);
+        self.go_on(max_body, handler);
     }
 
     /// The client sends no more. Its requests are still answered.
-    pub fn end_input(
-        &mut self,
-        max_body: usize,
-        now: Instant,
-        handle: &mut dyn FnMut(Request<'_>) -> Answer,
-    ) {
+    pub fn end_input(&mut self, max_body: usize, handler: &mut H) {
         self.has_ended = true;
         if self.output.is_empty() {
-            self.go_on(max_body, now, handle);
+            self.go_on(max_body, handler);
         }
     }
 
+    /// Takes the answer that comes later if it is there, and handles requests that waited for it.
+    pub fn settle(&mut self, max_body: usize, handler: &mut H) {
+        let Some((awaited, stays)) = &mut self.awaited else {
+            return;
+        };
+        let Some(answer) = handler.take(awaited) else {
+            return;
+        };
+        http::write(&mut self.output, &answer, *stays);
+        self.is_closing = !*stays;
+        self.awaited = None;
+        self.go_on(max_body, handler);
+    }
+
     /// Notes that `count` bytes were sent, and handles requests that waited for that.
-    pub fn sent(
-        &mut self,
-        count: usize,
-        max_body: usize,
-        now: Instant,
-        handle: &mut dyn FnMut(Request<'_>) -> Answer,
-    ) {
+    pub fn sent(&mut self, count: usize, max_body: usize, handler: &mut H) {
         self.output.drain(..count);
         if self.output.is_empty() {
             self.output.shrink_to(4 << 10);
             self.deadline = None;
-            self.go_on(max_body, now, handle);
+            self.go_on(max_body, handler);
         }
     }
 
-    /// Ends it if its client was too slow at `now`: with an answer if a request is incomplete.
-    pub fn expire(&mut self, now: Instant) {
-        if self.deadline.is_none_or(|deadline| deadline > now) {
+    /// Gives its client time from `now` on for what is expected of it. If it was too slow, ends the connection: with an
+    /// answer if a request is incomplete.
+    pub fn watch(&mut self, now: Instant) {
+        let has_unread = !self.output.is_empty();
+        if !has_unread && (self.input.is_empty() || self.is_waiting()) {
+            self.deadline = None;
             return;
         }
-        let has_unread = !self.output.is_empty();
+        if *self.deadline.get_or_insert(now + PATIENCE) > now {
+            return;
+        }
         self.output.clear();
         self.is_closing = true;
         if !has_unread {
@@ -118,14 +143,9 @@ impl Connection {
     }
 
     /// Handles the requests that have arrived.
-    fn go_on(
-        &mut self,
-        max_body: usize,
-        now: Instant,
-        handle: &mut dyn FnMut(Request<'_>) -> Answer,
-    ) {
+    fn go_on(&mut self, max_body: usize, handler: &mut H) {
         let (mut handled, mut requests) = (0, 0);
-        while !self.is_closing && self.output.len() <= MAX_UNREAD {
+        while !self.is_closing && self.awaited.is_none() && self.output.len() <= MAX_UNREAD {
             // Empty lines before a request are ignored: RFC 9112, section 2.2.
             let rest = &self.input[handled..];
             let is_line_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
@@ -134,8 +154,13 @@ impl Connection {
                 Parsed::Whole(request, size) => {
                     // The client of a HEAD takes the answer's body for its next answer.
                     let stays = request.stays && request.method != "HEAD";
-                    http::write(&mut self.output, &handle(request), stays);
-                    self.is_closing = !stays;
+                    match handler.handle(request) {
+                        Ok(answer) => {
+                            http::write(&mut self.output, &answer, stays);
+                            self.is_closing = !stays;
+                        }
+                        Err(awaited) => self.awaited = Some((awaited, stays)),
+                    }
                     self.is_told = false;
                     handled += size;
                     requests += 1;
@@ -165,13 +190,12 @@ impl Connection {
         if self.is_closing {
             self.input = Vec::new();
         }
-        let is_idle = self.input.is_empty() && self.output.is_empty();
-        if requests > 0 || is_idle {
+        if requests > 0 || self.input.is_empty() {
             self.input.shrink_to(4 << 10);
-            self.deadline = None;
         }
-        if !is_idle {
-            self.deadline.get_or_insert(now + PATIENCE);
+        // Each request has its own time.
+        if requests > 0 {
+            self.deadline = None;
         }
     }
 }
@@ -179,19 +203,33 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::http::{Answer, Request};
 
     const MAX_BODY: usize = 100;
 
-    /// Answers with the path, or a fault.
-    fn echo(request: Request<'_>) -> Answer {
-        match request.path {
-            "/none" => Ok(None),
-            path => Err(Fault::with_status(404, path)),
+    /// Answers with the path, or a fault. What `/later` waits for comes from outside.
+    #[derive(Debug, Default)]
+    struct Echo(Option<Answer>);
+
+    impl Handler for Echo {
+        type Awaited = ();
+
+        fn handle(&mut self, request: Request<'_>) -> Result<Answer, ()> {
+            match request.path {
+                "/later" => Err(()),
+                "/none" => Ok(Ok(None)),
+                path => Ok(Err(Fault::with_status(404, path))),
+            }
+        }
+
+        fn take(&mut self, (): &mut ()) -> Option<Answer> {
+            self.0.take()
         }
     }
 
     struct Client {
-        connection: Connection,
+        connection: Connection<Echo>,
+        echo: Echo,
         now: Instant,
     }
 
@@ -199,22 +237,31 @@ mod tests {
         fn new() -> Self {
             Client {
                 connection: Connection::default(),
+                echo: Echo::default(),
                 now: Instant::now(),
             }
         }
 
+        /// What the server does after each event.
+        fn watch(&mut self) {
+            self.connection.settle(MAX_BODY, &mut self.echo);
+            self.connection.watch(self.now);
+        }
+
         fn send(&mut self, bytes: &[u8]) {
-            self.connection
-                .receive(bytes, MAX_BODY, self.now, &mut echo);
+            self.connection.receive(bytes, MAX_BODY, &mut self.echo);
+            self.watch();
         }
 
         fn end(&mut self) {
-            self.connection.end_input(MAX_BODY, self.now, &mut echo);
+            self.connection.end_input(MAX_BODY, &mut self.echo);
+            self.watch();
         }
 
         fn read(&mut self, count: usize) -> String {
             let bytes = self.connection.output()[..count].to_vec();
-            self.connection.sent(count, MAX_BODY, self.now, &mut echo);
+            self.connection.sent(count, MAX_BODY, &mut self.echo);
+            self.watch();
             String::from_utf8(bytes).unwrap()
         }
 
@@ -282,6 +329,28 @@ mod tests {
     }
 
     #[test]
+    fn requests_wait_behind_an_answer_that_comes_later() {
+        let mut client = Client::new();
+        client.send(b"GET /later HTTP/1.1\r\n\r\nGET /a HTTP/1.1\r\n\r\nGET /b");
+        assert!(client.connection.is_waiting() && !client.connection.wants_input());
+        assert_eq!(client.read_all(), "");
+        client.now += 10 * PATIENCE;
+        client.watch();
+        assert!(!client.connection.is_over(), "its client is not late");
+        client.echo.0 = Some(Ok(None));
+        client.watch();
+        let answers = client.read_all();
+        let order = ["204", "\"/a\""].map(|answer| answers.find(answer).unwrap());
+        assert!(order.is_sorted(), "{answers}");
+        assert_eq!(client.connection.deadline(), Some(client.now + PATIENCE));
+        client.send(b" HTTP/1.1\r\n\r\nGET /later HTTP/1.1\r\nConnection: close\r\n\r\n");
+        client.end();
+        client.echo.0 = Some(Err(Fault::new("no")));
+        client.read_all();
+        assert!(client.read_all().contains("no") && client.connection.is_over());
+    }
+
+    #[test]
     fn empty_lines_between_requests_are_nothing() {
         let mut client = Client::new();
         client.send(b"\r\nGET /a HTTP/1.1\r\n\r\n\r\n");
@@ -313,9 +382,9 @@ mod tests {
         let mut sender = Client::new();
         sender.send(b"GET ");
         let before = sender.connection.deadline().unwrap() - Duration::from_nanos(1);
-        sender.connection.expire(before);
+        sender.connection.watch(before);
         assert!(sender.connection.wants_input());
-        sender.connection.expire(before + Duration::from_nanos(1));
+        sender.connection.watch(before + Duration::from_nanos(1));
         assert!(sender.read_all().starts_with("HTTP/1.1 408 "));
         assert!(sender.connection.is_over());
 
@@ -323,7 +392,7 @@ mod tests {
         reader.send(b"GET /a HTTP/1.1\r\n\r\n");
         reader.read(1);
         let deadline = reader.connection.deadline().unwrap();
-        reader.connection.expire(deadline);
+        reader.connection.watch(deadline);
         assert!(reader.connection.is_over());
     }
 

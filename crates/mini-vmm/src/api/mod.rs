@@ -22,12 +22,13 @@ mod state;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::routes::Routes;
 use self::server::Server;
 use self::state::Machine;
 use crate::socket_file::{ListenError, SocketFile};
-use crate::sync::Worker;
+use crate::sync::{Wake, Worker};
 use crate::vmm::Remote;
 
 pub use self::logger::Logger;
@@ -142,13 +143,15 @@ impl Api {
     /// [`Error`] says what can't be done.
     pub fn serve(settings: Settings, model: Model, remote: Remote) -> Result<Api, Error> {
         let is_complete = model.has_kernel();
-        let mut machine = Machine::new(remote, model);
+        let wake = Arc::new(Wake::new().map_err(Error::Start)?);
+        let mut machine = Machine::new(remote, model, Arc::clone(&wake));
         let (file, listener) = listen(&settings.socket)?;
         if is_complete {
             machine.start_or_end()?;
         }
         let identity = settings.identity;
-        let server = Server::new(listener, settings.max_body, Routes { identity, machine });
+        let routes = Routes { identity, machine };
+        let server = Server::new(listener, settings.max_body, routes, wake);
         let worker = Worker::spawn("api", move |stop| server.run(stop)).map_err(Error::Start)?;
         Ok(Api {
             _worker: worker,

@@ -3,22 +3,25 @@
 
 //! The API of a machine without a guest, for tests and fuzzing. It needs no KVM and no socket.
 
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::connection::Connection;
 use super::http::{Answer, Fault, Request};
-use super::routes::Routes;
+use super::routes::{Awaited, Routes};
 use super::server::Handler;
 use super::state::Machine;
 use super::{MAX_BODY, Model, Settings};
 use crate::config::VmSpec;
-use crate::vmm;
+use crate::sync::Wake;
+use crate::vmm::{self, Remote};
 
 /// The API of a machine that has the states of one, and nothing else.
 #[derive(Debug)]
 pub struct Playground {
-    routes: Routes,
+    served: Served,
     run: Option<JoinHandle<()>>,
 }
 
@@ -30,19 +33,78 @@ impl Default for Playground {
     fn default() -> Self {
         let (remote, orders) = vmm::deaf();
         Playground {
-            routes: Routes {
-                identity: Settings::new("").identity,
-                machine: Machine::new(remote, Model::new(VmSpec::new(""), "")),
-            },
+            served: Served::new(remote),
             run: Some(thread::spawn(|| orders.pretend())),
         }
     }
 }
 
+/// The API of a machine without a kernel, and the event for its later answers.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub routes: Routes,
+    wake: Arc<Wake>,
+}
+
+impl Served {
+    /// The API of the machine that the other end of `remote` runs.
+    pub fn new(remote: Remote) -> Self {
+        let wake = Arc::new(Wake::new().expect("a file descriptor"));
+        let model = Model::new(VmSpec::new(""), "");
+        Served {
+            routes: Routes {
+                identity: Settings::new("").identity,
+                machine: Machine::new(remote, model, Arc::clone(&wake)),
+            },
+            wake,
+        }
+    }
+
+    /// Waits until a promised answer may be there.
+    fn wait(&self) {
+        let mut fds = [PollFd::new(&*self.wake, PollFlags::IN)];
+        let _ = poll(&mut fds, None);
+        self.wake.clear();
+    }
+
+    /// Handles a request to its end.
+    pub fn ask(&mut self, request: Request<'_>) -> Answer {
+        let mut awaited = match self.routes.handle(request) {
+            Ok(answer) => return answer,
+            Err(awaited) => awaited,
+        };
+        loop {
+            if let Some(answer) = self.routes.take(&mut awaited) {
+                return answer;
+            }
+            self.wait();
+        }
+    }
+}
+
+/// Answers requests unless they would open a file of the host.
+impl Handler for Served {
+    type Awaited = Awaited;
+
+    fn handle(&mut self, request: Request<'_>) -> Result<Answer, Awaited> {
+        let path = request.path.trim_end_matches('/');
+        match path {
+            "/logger" | "/metrics" if request.method == "PUT" => {
+                Ok(Err(Fault::new("this opens files; leave it out")))
+            }
+            _ => self.routes.handle(request),
+        }
+    }
+
+    fn take(&mut self, awaited: &mut Awaited) -> Option<Answer> {
+        self.routes.take(awaited)
+    }
+}
+
 impl Playground {
     #[cfg(test)]
-    pub(super) fn routes(&mut self) -> &mut Routes {
-        &mut self.routes
+    pub(super) fn served(&mut self) -> &mut Served {
+        &mut self.served
     }
 
     /// Starts a machine, as clients do.
@@ -50,9 +112,18 @@ impl Playground {
     /// # Panics
     /// It has started already.
     pub fn start(&mut self) {
-        let model = self.routes.machine.draft().expect("a machine to describe");
-        model.set_kernel("/dev/null");
-        self.routes.machine.start().expect("a start");
+        let machine = &mut self.served.routes.machine;
+        machine
+            .draft()
+            .expect("a machine to describe")
+            .set_kernel("/dev/null");
+        let started = self.served.ask(Request {
+            method: "PUT",
+            path: "/actions",
+            body: br#"{"action_type": "InstanceStart"}"#,
+            stays: true,
+        });
+        assert_eq!(started, Ok(None), "a start");
     }
 
     /// The answers to all that one client sends, in pieces of `piece` bytes, before it ends its side. Requests that
@@ -63,40 +134,36 @@ impl Playground {
     pub fn talk(&mut self, input: &[u8], piece: usize) -> Vec<u8> {
         let mut connection = Connection::default();
         let mut answers = Vec::new();
-        let now = Instant::now();
-        let routes = &mut self.routes;
-        let handle = &mut |request: Request<'_>| harmless(routes, request);
+        let served = &mut self.served;
         let mut pieces = input.chunks(piece);
         while !connection.is_over() {
             match pieces.next() {
-                Some(bytes) => connection.receive(bytes, MAX_BODY, now, handle),
-                None => connection.end_input(MAX_BODY, now, handle),
+                Some(bytes) => connection.receive(bytes, MAX_BODY, served),
+                None => connection.end_input(MAX_BODY, served),
             }
-            while !connection.output().is_empty() {
-                let output = connection.output().to_vec();
-                answers.extend_from_slice(&output);
-                connection.sent(output.len(), MAX_BODY, now, handle);
+            loop {
+                while !connection.output().is_empty() {
+                    let output = connection.output().to_vec();
+                    answers.extend_from_slice(&output);
+                    connection.sent(output.len(), MAX_BODY, served);
+                }
+                if !connection.is_waiting() {
+                    break;
+                }
+                connection.settle(MAX_BODY, served);
+                if connection.is_waiting() {
+                    served.wait();
+                }
             }
         }
         answers
     }
 }
 
-/// Handles a request unless it would open a file of the host.
-fn harmless(routes: &mut Routes, request: Request<'_>) -> Answer {
-    let path = request.path.trim_end_matches('/');
-    match path {
-        "/logger" | "/metrics" if request.method == "PUT" => {
-            Err(Fault::new("this opens files; leave it out"))
-        }
-        _ => routes.handle(request),
-    }
-}
-
 impl Drop for Playground {
     fn drop(&mut self) {
         // Fails if it has ended already.
-        let _ = self.routes.machine.stop();
+        let _ = self.served.routes.machine.stop();
         if let Some(run) = self.run.take() {
             let _ = run.join();
         }

@@ -10,7 +10,7 @@ use super::fields::{Fields, wrong};
 use super::http::{Answer, Data, Fault, Request};
 use super::model::Model;
 use super::server::Handler;
-use super::state::Machine;
+use super::state::{Handled, Later, Machine};
 use crate::vmm::control::Command;
 
 /// The paths with their methods, as messages list them.
@@ -50,40 +50,81 @@ pub(super) struct Routes {
     pub machine: Machine,
 }
 
+/// A request whose answer comes later.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    method: String,
+    path: String,
+    later: Later,
+}
+
 impl Handler for Routes {
-    fn handle(&mut self, request: Request<'_>) -> Answer {
-        let answer = self.answer(request);
-        let meter = self.machine.meter();
-        meter
-            .api
-            .count(request.method, request.path, answer.is_err());
-        match &answer {
-            Err(fault) => log::info!(
-                "API: {} {}: {}",
-                request.method,
-                request.path,
-                fault.message
-            ),
-            Ok(_) => log::debug!("API: {} {}", request.method, request.path),
-        }
-        answer
+    type Awaited = Awaited;
+
+    fn handle(&mut self, request: Request<'_>) -> Result<Answer, Awaited> {
+        let (method, path) = (request.method, request.path);
+        self.machine.meter().api.count(method, path);
+        let answer = match self.answer(request) {
+            Ok(Handled::Later(later)) => {
+                return Err(Awaited {
+                    method: method.to_owned(),
+                    path: path.to_owned(),
+                    later,
+                });
+            }
+            Ok(Handled::Now(data)) => Ok(data),
+            Err(fault) => Err(fault),
+        };
+        self.note(method, path, &answer);
+        Ok(answer)
+    }
+
+    fn take(&mut self, awaited: &mut Awaited) -> Option<Answer> {
+        let answer = self.machine.take(&mut awaited.later)?;
+        self.note(&awaited.method, &awaited.path, &answer);
+        Some(answer)
     }
 }
 
 impl Routes {
-    fn answer(&mut self, request: Request<'_>) -> Answer {
+    /// Counts and logs how a request ended.
+    fn note(&self, method: &str, path: &str, answer: &Answer) {
+        match answer {
+            Err(fault) => {
+                self.machine.meter().api.count_failure(method, path);
+                log::info!("API: {method} {path}: {}", fault.message);
+            }
+            Ok(_) => log::debug!("API: {method} {path}"),
+        }
+    }
+
+    fn answer(&mut self, request: Request<'_>) -> Result<Handled, Fault> {
         let path = request.path.trim_end_matches('/');
         if let Some(id) = path.strip_prefix("/drives/") {
             return self.drive(request, id);
         }
+        match (request.method, path) {
+            ("GET", _) if !request.body.is_empty() => {
+                Err(Fault::new("GET request cannot have a body: leave it out"))
+            }
+            ("GET", "/vm") => self.command(Command::Describe),
+            ("PUT", "/actions") => self.act(Fields::parse(request.body)?),
+            ("PATCH", "/vm") => self.set_state(Fields::parse(request.body)?),
+            _ => self.answer_now(request, path).map(Handled::Now),
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Result<Handled, Fault> {
+        self.machine.command(command).map(Handled::Later)
+    }
+
+    /// Answers a request that asks nothing of the machine itself.
+    fn answer_now(&mut self, request: Request<'_>, path: &str) -> Answer {
         if let Some(id) = path.strip_prefix("/network-interfaces/") {
             return self.net(request, id);
         }
         let machine = &mut self.machine;
         match (request.method, path) {
-            ("GET", _) if !request.body.is_empty() => {
-                Err(Fault::new("GET request cannot have a body: leave it out"))
-            }
             ("GET", "") => self.instance(),
             ("GET", "/version") => {
                 json_answer(json!({ "firecracker_version": super::API_VERSION }))
@@ -91,7 +132,6 @@ impl Routes {
             ("GET", "/machine-config") => json_answer(machine.model().machine()),
             ("GET", "/vm/config") => json_answer(machine.model().whole()),
             ("GET", "/options") => json_answer(machine.model().options()?),
-            ("GET", "/vm") => json_answer(machine.report()?),
             ("PUT", "/boot-source") => change(machine, request.body, Model::put_boot_source),
             ("PUT", "/machine-config") => change(machine, request.body, Model::put_machine),
             ("PATCH", "/machine-config") => change(machine, request.body, Model::patch_machine),
@@ -107,27 +147,25 @@ impl Routes {
                 machine.put_logger(Fields::parse(request.body)?)?;
                 Ok(None)
             }
-            ("PUT", "/actions") => self.act(Fields::parse(request.body)?),
-            ("PATCH", "/vm") => self.set_state(Fields::parse(request.body)?),
             (method, path) => Err(no_route(method, path)),
         }
     }
 
     /// `/drives/{id}`.
-    fn drive(&mut self, request: Request<'_>, id: &str) -> Answer {
+    fn drive(&mut self, request: Request<'_>, id: &str) -> Result<Handled, Fault> {
         match request.method {
             "PUT" => {
                 let draft = self.machine.draft()?;
                 draft.put_drive(id, Fields::parse(request.body)?)?;
+                Ok(Handled::Now(None))
             }
             "PATCH" => {
                 let fields = Fields::parse(request.body)?;
                 self.machine.model().check_drive_patch(id, fields)?;
-                self.machine.command(Command::ResizeDisks)?;
+                self.command(Command::ResizeDisks)
             }
-            method => return Err(no_route(method, "/drives/{id}")),
+            method => Err(no_route(method, "/drives/{id}")),
         }
-        Ok(None)
     }
 
     /// `/network-interfaces/{id}`.
@@ -155,27 +193,27 @@ impl Routes {
     }
 
     /// `PUT /actions`.
-    fn act(&mut self, mut fields: Fields) -> Answer {
+    fn act(&mut self, mut fields: Fields) -> Result<Handled, Fault> {
         let action = fields.text("action_type")?;
         fields.finish()?;
         match Fields::required("action_type", action)?.as_str() {
-            "InstanceStart" => self.machine.start()?,
-            "SendCtrlAltDel" => self.machine.command(Command::PowerButton).map(drop)?,
-            "FlushMetrics" => self.machine.flush_metrics()?,
-            "Stop" => self.machine.stop()?,
+            "InstanceStart" => self.machine.start().map(Handled::Later),
+            "SendCtrlAltDel" => self.command(Command::PowerButton),
+            "FlushMetrics" => {
+                self.machine.flush_metrics()?;
+                Ok(Handled::Now(None))
+            }
+            "Stop" => self.machine.stop(),
             other => {
                 let known = "InstanceStart, SendCtrlAltDel, FlushMetrics or Stop";
-                return Err(wrong(
-                    "action_type",
-                    format_args!("{other:?} is not {known}"),
-                ));
+                let what = format_args!("{other:?} is not {known}");
+                Err(wrong("action_type", what))
             }
         }
-        Ok(None)
     }
 
     /// `PATCH /vm`.
-    fn set_state(&mut self, mut fields: Fields) -> Answer {
+    fn set_state(&mut self, mut fields: Fields) -> Result<Handled, Fault> {
         let state = fields.text("state")?;
         fields.finish()?;
         let command = match Fields::required("state", state)?.as_str() {
@@ -188,8 +226,7 @@ impl Routes {
                 ));
             }
         };
-        self.machine.command(command)?;
-        Ok(None)
+        self.command(command)
     }
 }
 

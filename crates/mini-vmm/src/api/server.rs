@@ -4,14 +4,16 @@
 //! The thread that serves the API: one poll loop over the listener and its connections.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
 use super::connection::Connection;
 use super::http::{Answer, Request};
-use crate::sync::{Stop, readable};
+use crate::sync::{Stop, Wake, look, readable};
 
 /// The most connections at a time. If there are more, those that wait for nothing make room.
 const MAX_CONNECTIONS: usize = 64;
@@ -22,96 +24,137 @@ const READ_SIZE: usize = 16 << 10;
 
 /// Answers requests.
 pub(super) trait Handler {
-    fn handle(&mut self, request: Request<'_>) -> Answer;
+    /// A request whose answer comes later.
+    type Awaited;
+
+    /// Answers a request, or promises to.
+    fn handle(&mut self, request: Request<'_>) -> Result<Answer, Self::Awaited>;
+
+    /// The answer that was promised, once it is there.
+    fn take(&mut self, awaited: &mut Self::Awaited) -> Option<Answer>;
 }
 
-struct Client {
+struct Client<H: Handler> {
     stream: UnixStream,
-    connection: Connection,
+    connection: Connection<H>,
     /// When it last sent something.
     heard: Instant,
     is_gone: bool,
 }
 
-pub(super) struct Server<H> {
+pub(super) struct Server<H: Handler> {
     listener: UnixListener,
     max_body: usize,
     handler: H,
-    clients: Vec<Client>,
+    /// Signalled when an answer that was promised is there.
+    wake: Arc<Wake>,
+    clients: Vec<Client<H>>,
     buffer: Vec<u8>,
 }
 
 impl<H: Handler> Server<H> {
-    /// A server for the clients of `listener`, which must not block.
-    pub fn new(listener: UnixListener, max_body: usize, handler: H) -> Self {
+    /// A server for the clients of `listener`, which must not block. `wake` is signalled for promised answers.
+    pub fn new(listener: UnixListener, max_body: usize, handler: H, wake: Arc<Wake>) -> Self {
         Server {
             listener,
             max_body,
             handler,
+            wake,
             clients: Vec::new(),
             buffer: vec![0; READ_SIZE],
         }
     }
 
-    /// Serves until `stop`. Answers that are not sent by then are lost.
+    /// Serves until `stop`. Answers that are there by then are sent, as far as clients read them.
     pub fn run(mut self, stop: &Stop) {
         while !stop.is_requested() {
-            let accepts = self.make_room();
-            let listener = accepts.then(|| readable(&self.listener)).flatten();
-            let waits = self.clients.iter().map(|client| {
-                let flags = match client.connection.wants_input() {
-                    true => PollFlags::IN,
-                    false => PollFlags::OUT,
-                };
-                (std::os::fd::AsFd::as_fd(&client.stream), flags)
-            });
-            let deadlines = self.clients.iter().filter_map(|c| c.connection.deadline());
-            let now = Instant::now();
-            let timeout = deadlines.min().map(|at| at.saturating_duration_since(now));
-            let events = match stop.poll_all(waits.chain(listener), timeout) {
-                Ok(events) => events,
-                Err(error) => {
-                    log::warn!("the API can't wait for its clients: {error}; it tries again");
-                    pause(stop);
-                    continue;
+            if let Some((clients, has_new)) = self.wait(stop) {
+                self.wake.clear();
+                // First, so that no request sees an older state than its answer.
+                self.settle();
+                for index in clients {
+                    self.serve(index);
                 }
+                self.sweep();
+                if has_new {
+                    self.accept(stop);
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// Waits until something happens. Returns the clients of events, and whether a new one waits to be accepted.
+    fn wait(&mut self, stop: &Stop) -> Option<(Vec<usize>, bool)> {
+        let accepts = self.make_room();
+        let listener = accepts.then(|| readable(&self.listener)).flatten();
+        let waits = self.clients.iter().map(|client| {
+            let flags = match &client.connection {
+                connection if connection.wants_input() => PollFlags::IN,
+                connection if connection.output().is_empty() => PollFlags::empty(),
+                _ => PollFlags::OUT,
             };
-            let now = Instant::now();
-            let count = self.clients.len();
-            for (index, _) in events
-                .iter()
-                .enumerate()
-                .take(count)
-                .filter(|(_, e)| !e.is_empty())
-            {
-                self.serve(index, now);
+            (client.stream.as_fd(), flags)
+        });
+        let deadlines = self.clients.iter().filter_map(|c| c.connection.deadline());
+        let now = Instant::now();
+        let timeout = deadlines.min().map(|at| at.saturating_duration_since(now));
+        let fds = waits.chain(readable(&self.wake)).chain(listener);
+        match stop.poll_all(fds, timeout) {
+            Ok(events) => {
+                let count = self.clients.len();
+                let happened = |index: usize| events.get(index).is_some_and(|e| !e.is_empty());
+                let clients = (0..count).filter(|index| happened(*index)).collect();
+                Some((clients, happened(count + 1)))
             }
-            for client in &mut self.clients {
-                client.connection.expire(now);
-                client.send_now();
-            }
-            self.clients
-                .retain(|client| !client.is_gone && !client.connection.is_over());
-            if events.get(count).is_some_and(|event| !event.is_empty()) {
-                self.accept(stop, now);
+            Err(error) => {
+                log::warn!("the API can't wait for its clients: {error}; it tries again");
+                pause(stop);
+                None
             }
         }
     }
 
+    /// Sends the promised answers that are there.
+    fn settle(&mut self) {
+        for index in 0..self.clients.len() {
+            let client = &mut self.clients[index];
+            if client.connection.is_waiting() {
+                client.connection.settle(self.max_body, &mut self.handler);
+                self.send(index);
+            }
+        }
+    }
+
+    /// Ends the connections of clients that are gone or too slow.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        for client in &mut self.clients {
+            client.connection.watch(now);
+            client.send_now();
+        }
+        self.clients
+            .retain(|client| !client.is_gone && !client.connection.is_over());
+    }
+
     /// Whether there is room for a new connection. If the last place is taken, the connection that has been idle for
-    /// longest ends.
+    /// longest ends, or else the one that has waited for the machine for longest.
     fn make_room(&mut self) -> bool {
         if self.clients.len() < MAX_CONNECTIONS {
             return true;
         }
         // Only a client that waits there needs the place.
-        let waiting = crate::sync::look(&self.listener, PollFlags::IN);
-        if waiting.is_none_or(|events| events.is_empty()) {
+        if !has_input(&self.listener) {
             return true;
         }
-        let idle = self.clients.iter().enumerate();
-        let idle = idle.filter(|(_, client)| client.connection.deadline().is_none());
-        match idle.min_by_key(|(_, client)| client.heard) {
+        let clients = self.clients.iter().enumerate();
+        // What a client has sent is handled first.
+        let idle = clients.filter(|(_, client)| {
+            let connection = &client.connection;
+            connection.deadline().is_none()
+                && (connection.is_waiting() || !has_input(&client.stream))
+        });
+        match idle.min_by_key(|(_, client)| (client.connection.is_waiting(), client.heard)) {
             Some((index, _)) => {
                 self.clients.swap_remove(index);
                 true
@@ -120,7 +163,7 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    fn accept(&mut self, stop: &Stop, now: Instant) {
+    fn accept(&mut self, stop: &Stop) {
         if self.clients.len() >= MAX_CONNECTIONS {
             return;
         }
@@ -133,7 +176,7 @@ impl<H: Handler> Server<H> {
             Ok(stream) => self.clients.push(Client {
                 stream,
                 connection: Connection::default(),
-                heard: now,
+                heard: Instant::now(),
                 is_gone: false,
             }),
             Err(error) if is_temporary(&error) => {}
@@ -145,30 +188,38 @@ impl<H: Handler> Server<H> {
     }
 
     /// Reads what a client sent, or sends it more of its answers.
-    fn serve(&mut self, index: usize, now: Instant) {
+    fn serve(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        let handler = &mut self.handler;
-        let handle = &mut |request: Request<'_>| handler.handle(request);
-        if client.connection.wants_input() {
+        let connection = &mut client.connection;
+        if connection.wants_input() {
             match client.stream.read(&mut self.buffer) {
-                Ok(0) => client.connection.end_input(self.max_body, now, handle),
+                Ok(0) => connection.end_input(self.max_body, &mut self.handler),
                 Ok(count) => {
-                    client.heard = now;
+                    client.heard = Instant::now();
                     let bytes = &self.buffer[..count];
-                    client.connection.receive(bytes, self.max_body, now, handle);
+                    connection.receive(bytes, self.max_body, &mut self.handler);
                 }
                 Err(error) if is_temporary(&error) => {}
                 Err(_) => client.is_gone = true,
             }
+        } else if connection.is_waiting() && connection.output().is_empty() {
+            // The only event that was waited for: its other end is closed.
+            client.is_gone = true;
         }
-        // At once: the process may end with the request that was just handled.
+        self.send(index);
+    }
+
+    /// Sends a client its answers, at once: the process may end with the request that was just handled.
+    fn send(&mut self, index: usize) {
+        let client = &mut self.clients[index];
         while let Some(count @ 1..) = client.write() {
-            client.connection.sent(count, self.max_body, now, handle);
+            let connection = &mut client.connection;
+            connection.sent(count, self.max_body, &mut self.handler);
         }
     }
 }
 
-impl Client {
+impl<H: Handler> Client<H> {
     /// Writes a part of the output, without waiting. Returns how much.
     fn write(&mut self) -> Option<usize> {
         if self.connection.output().is_empty() {
@@ -194,6 +245,11 @@ impl Client {
     }
 }
 
+/// Whether there is something to read or to accept.
+fn has_input(fd: &impl AsFd) -> bool {
+    look(fd, PollFlags::IN).is_some_and(|events| !events.is_empty())
+}
+
 fn is_temporary(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -203,4 +259,93 @@ fn is_temporary(error: &io::Error) -> bool {
 
 fn pause(stop: &Stop) {
     stop.poll([], Some(ACCEPT_PAUSE));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promises everything, and keeps nothing.
+    struct Promises;
+
+    impl Handler for Promises {
+        type Awaited = ();
+
+        fn handle(&mut self, _: Request<'_>) -> Result<Answer, ()> {
+            Err(())
+        }
+
+        fn take(&mut self, (): &mut ()) -> Option<Answer> {
+            None
+        }
+    }
+
+    /// A server without a free place and with a client that needs one, and the other ends of its connections. The first
+    /// is the oldest.
+    fn full() -> (Server<Promises>, Vec<UnixStream>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let wake = Arc::new(Wake::new().unwrap());
+        let mut server = Server::new(listener, 100, Promises, wake);
+        let mut others = vec![UnixStream::connect(&path).unwrap()];
+        let now = Instant::now();
+        for age in 0..MAX_CONNECTIONS {
+            let (stream, other) = UnixStream::pair().unwrap();
+            server.clients.push(Client {
+                stream,
+                connection: Connection::default(),
+                heard: now + Duration::from_nanos(age as u64),
+                is_gone: false,
+            });
+            others.push(other);
+        }
+        (server, others.split_off(1), dir)
+    }
+
+    fn is_closed(other: &UnixStream) -> bool {
+        look(other, PollFlags::empty()).is_some_and(|events| !events.is_empty())
+    }
+
+    #[test]
+    fn a_client_that_has_sent_something_keeps_its_place() {
+        let (mut server, mut others, _dir) = full();
+        others[0].write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert!(server.make_room());
+        assert!(!is_closed(&others[0]) && is_closed(&others[1]));
+    }
+
+    #[test]
+    fn nobody_makes_room_who_has_sent_something() {
+        let (mut server, mut others, _dir) = full();
+        for other in &mut others {
+            other.write_all(b"G").unwrap();
+        }
+        assert!(!server.make_room());
+        assert!(!others.iter().any(is_closed));
+    }
+
+    #[test]
+    fn those_that_wait_for_the_machine_make_room_last() {
+        let (mut server, others, _dir) = full();
+        let request = b"GET / HTTP/1.1\r\n\r\n";
+        for client in &mut server.clients[..MAX_CONNECTIONS - 1] {
+            client.connection.receive(request, 100, &mut server.handler);
+        }
+        assert!(server.make_room());
+        let (last, waiting) = others.split_last().unwrap();
+        assert!(is_closed(last) && !waiting.iter().any(is_closed));
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let mut connection = Connection::default();
+        connection.receive(request, 100, &mut server.handler);
+        server.clients.push(Client {
+            stream,
+            connection,
+            heard: Instant::now(),
+            is_gone: false,
+        });
+        assert!(server.make_room() && is_closed(&waiting[0]));
+        assert!(!waiting[1..].iter().any(is_closed));
+    }
 }

@@ -3,56 +3,85 @@
 
 //! Where a machine is in its life, and what clients can do there.
 
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::fields::Fields;
-use super::http::Fault;
+use super::http::{Answer, Data, Fault};
 use super::model::Model;
 use crate::logging::sentence;
+use crate::sync::Wake;
 use crate::telemetry::Meter;
-use crate::vmm::control::{self, Answer, Client, Command, Description, State};
-use crate::vmm::{Remote, Started};
+use crate::vmm::control::{self, Answered, Client, Command, State};
+use crate::vmm::{Remote, Starting};
 
 /// The phase of the process. The machine itself may end at any time, with the process.
 #[derive(Debug)]
 enum Phase {
     /// Clients describe the machine.
     Configuring,
-    /// The machine was ordered by the command line, and is loading.
-    Starting(Receiver<Started>),
+    /// The machine is loading. A client may wait for its start.
+    Starting(Starting, Option<Sender<Answer>>),
     /// The machine has its own states.
     Started(Client),
     Ended,
 }
 
-/// The machine, as the API sees it.
+/// The machine, as the API sees it. Nothing here waits for it.
 #[derive(Debug)]
 pub(super) struct Machine {
     remote: Remote,
     model: Model,
     phase: Phase,
+    /// How many starts were ordered.
+    starts: u64,
+    /// Signalled when an answer that comes later may be there.
+    wake: Arc<Wake>,
+}
+
+/// An answer that comes later.
+#[derive(Debug)]
+pub(super) enum Later {
+    /// When the machine has started, or can't.
+    Start(Receiver<Answer>),
+    /// When the machine has carried out a command.
+    Command {
+        command: Command,
+        /// The number of its start.
+        start: u64,
+        answer: Receiver<Answered>,
+    },
+}
+
+/// What a request leads to that is not refused.
+#[derive(Debug)]
+pub(super) enum Handled {
+    Now(Option<Data>),
+    Later(Later),
 }
 
 impl Machine {
-    /// A machine that clients describe, beginning with `model`.
-    pub fn new(remote: Remote, model: Model) -> Self {
-        let phase = Phase::Configuring;
+    /// A machine that clients describe, beginning with `model`. `wake` is signalled for answers that come later.
+    pub fn new(remote: Remote, model: Model, wake: Arc<Wake>) -> Self {
         Machine {
             remote,
             model,
-            phase,
+            phase: Phase::Configuring,
+            starts: 0,
+            wake,
         }
     }
 
     /// Starts the machine that the command line describes. If that fails, the process ends.
     ///
     /// # Errors
-    /// The description is not complete.
+    /// The description is not complete, or the process has no file descriptor left.
     pub fn start_or_end(&mut self) -> Result<(), super::Error> {
         let spec = self.model.finish()?;
-        self.phase = Phase::Starting(self.remote.start_or_end(spec));
+        let starting = self.remote.start_or_end(spec, &self.wake);
+        self.phase = Phase::Starting(starting.map_err(super::Error::Start)?, None);
         Ok(())
     }
 
@@ -84,10 +113,14 @@ impl Machine {
     /// The description, to change it.
     ///
     /// # Errors
-    /// The machine has started.
+    /// The machine has started, or is loading.
     pub fn draft(&mut self) -> Result<&mut Model, Fault> {
+        self.look();
         match self.phase {
             Phase::Configuring => Ok(&mut self.model),
+            Phase::Starting(..) => Err(Fault::new(
+                "the machine is still loading: wait until it has started, or end it by PUT /actions with Stop",
+            )),
             _ => Err(Fault::new(
                 "The requested operation is not supported after starting the microVM: \
                  end it, and describe another one to a new process",
@@ -95,114 +128,165 @@ impl Machine {
         }
     }
 
-    /// Starts the machine, and waits until its guest runs.
+    /// Starts the machine. The answer comes when its guest runs, or can't. Then it can be tried again.
     ///
     /// # Errors
-    /// It has started already, is not described completely, or the host can't run it. Then it can be tried again.
-    pub fn start(&mut self) -> Result<(), Fault> {
+    /// It has started already, is not described completely, or the process has no file descriptor left.
+    pub fn start(&mut self) -> Result<Later, Fault> {
         self.draft()?;
         let spec = self.model.complete()?;
-        match self.remote.start(spec).recv() {
-            Ok(Ok(client)) => {
-                self.phase = Phase::Started(client);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(Fault::new(format!(
-                "the machine can't start: {}",
-                sentence(&*error)
-            ))),
-            Err(_) => {
-                self.phase = Phase::Ended;
-                Err(ended())
-            }
-        }
+        let starting = self.remote.start(spec, &self.wake);
+        let starting = starting.map_err(|error| cannot_start(&error))?;
+        let (sender, answer) = channel();
+        self.starts += 1;
+        self.phase = Phase::Starting(starting, Some(sender));
+        Ok(Later::Start(answer))
     }
 
-    /// Sends a command to the machine, and waits for the answer. If the machine is loading, waits for that, too.
+    /// Sends a command to the machine. One that is loading does it later.
     ///
     /// # Errors
-    /// The machine has not started or has ended, or can't do it.
-    pub fn command(&mut self, command: Command) -> Result<Answer, Fault> {
-        // A machine of the command line is about to start. Clients take its first answer for a sign that it has.
-        if let Phase::Starting(answer) = &self.phase {
-            self.phase = match answer.recv() {
-                Ok(Ok(client)) => Phase::Started(client),
-                _ => Phase::Ended,
-            };
-        }
-        let Phase::Started(client) = &self.phase else {
-            return Err(match self.phase {
-                Phase::Ended => ended(),
-                _ => Fault::new(
-                    "The requested operation is not supported before starting the microVM: \
-                     start it by PUT /actions with InstanceStart",
-                ),
-            });
+    /// The machine has not started or has ended, or too many commands wait.
+    pub fn command(&mut self, command: Command) -> Result<Later, Fault> {
+        self.look();
+        let client = match &self.phase {
+            Phase::Starting(Starting { client, .. }, _) | Phase::Started(client) => client,
+            Phase::Configuring => return Err(not_started()),
+            Phase::Ended => return Err(ended()),
         };
-        client.command(command).map_err(|error| match error {
-            control::Error::Ended => ended(),
-            error => Fault::new(sentence(&error)),
+        let answer = client.send(command, &self.wake).map_err(fault)?;
+        let start = self.starts;
+        Ok(Later::Command {
+            command,
+            start,
+            answer,
         })
     }
 
     /// Ends the machine, or a process that still waits for one.
     ///
     /// # Errors
-    /// It has ended already.
-    pub fn stop(&mut self) -> Result<(), Fault> {
+    /// As [`command`](Self::command).
+    pub fn stop(&mut self) -> Result<Handled, Fault> {
+        self.look();
         if matches!(self.phase, Phase::Configuring) {
             self.remote.stop();
             self.phase = Phase::Ended;
-            return Ok(());
+            return Ok(Handled::Now(None));
         }
-        self.command(Command::Stop).map(drop)
+        self.command(Command::Stop).map(Handled::Later)
+    }
+
+    /// The answer that was promised, once it is there.
+    pub fn take(&mut self, awaited: &mut Later) -> Option<Answer> {
+        self.look();
+        let (command, start, answer) = match awaited {
+            Later::Start(answer) => {
+                return match answer.try_recv() {
+                    Ok(answer) => Some(answer),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => Some(Err(ended())),
+                };
+            }
+            Later::Command {
+                command,
+                start,
+                answer,
+            } => (*command, *start, answer.try_recv()),
+        };
+        let is_current = start == self.starts;
+        match (answer, &self.phase) {
+            (Ok(answer), _) => Some(answered(answer)),
+            (Err(TryRecvError::Empty), _) => None,
+            // Why comes next.
+            (_, Phase::Starting(..)) if is_current => None,
+            (_, Phase::Started(_)) if is_current => Some(Err(ended())),
+            (_, Phase::Ended) => Some(Err(ended())),
+            // Its machine could not start. The process can still be ended.
+            _ if command == Command::Stop => match self.stop() {
+                Ok(Handled::Now(data)) => Some(Ok(data)),
+                Ok(Handled::Later(later)) => {
+                    *awaited = later;
+                    None
+                }
+                Err(fault) => Some(Err(fault)),
+            },
+            _ => Some(Err(not_started())),
+        }
     }
 
     /// The state's name in Firecracker's API.
     pub fn state(&mut self) -> Result<&'static str, Fault> {
         self.look();
-        match self.phase {
-            Phase::Configuring | Phase::Starting(_) => Ok("Not started"),
-            Phase::Started(_) => Ok(name(self.describe()?.state)),
+        match &self.phase {
+            Phase::Configuring | Phase::Starting(..) => Ok("Not started"),
+            Phase::Started(client) => name(client.state()).ok_or_else(ended),
             Phase::Ended => Err(ended()),
         }
     }
 
-    /// The machine's state and counters, for `GET /vm`.
-    pub fn report(&mut self) -> Result<Value, Fault> {
-        let about = self.describe()?;
-        Ok(json!({
-            "state": name(about.state),
-            "exits": about.exits,
-            "hypercalls": about.hypercalls.total(),
-            "resets": about.resets,
-        }))
-    }
-
-    fn describe(&mut self) -> Result<Description, Fault> {
-        match self.command(Command::Describe)? {
-            Answer::Described(about) => Ok(*about),
-            _ => Err(ended()),
-        }
-    }
-
-    /// Notices that the machine of the command line has started.
+    /// Notices that the machine has started, or could not.
     fn look(&mut self) {
-        if let Phase::Starting(answer) = &self.phase {
-            self.phase = match answer.try_recv() {
-                Ok(Ok(client)) => Phase::Started(client),
-                Err(TryRecvError::Empty) => return,
-                Ok(Err(_)) | Err(TryRecvError::Disconnected) => Phase::Ended,
-            };
+        let Phase::Starting(starting, asker) = &mut self.phase else {
+            return;
+        };
+        let answer = starting.answer.try_recv();
+        let asker = match answer {
+            Err(TryRecvError::Empty) => return,
+            _ => asker.take(),
+        };
+        let (phase, answer) = match answer {
+            Ok(Ok(())) => (Phase::Started(starting.client.clone()), Ok(None)),
+            Ok(Err(error)) => (Phase::Configuring, Err(cannot_start(&*error))),
+            Err(_) => (Phase::Ended, Err(ended())),
+        };
+        self.phase = phase;
+        if let Some(asker) = asker {
+            // It may be gone.
+            let _ = asker.send(answer);
         }
     }
 }
 
-fn name(state: State) -> &'static str {
-    match state {
-        State::Paused => "Paused",
-        _ => "Running",
+/// What a client gets for the answer of a command.
+fn answered(answer: Answered) -> Answer {
+    match answer {
+        Ok(control::Answer::Described(about)) => Ok(Some(Data::Json(json!({
+            "state": name(about.state),
+            "exits": about.exits,
+            "hypercalls": about.hypercalls.total(),
+            "resets": about.resets,
+        })))),
+        Ok(_) => Ok(None),
+        Err(error) => Err(fault(error)),
     }
+}
+
+/// A state's name in Firecracker's API, if it has one.
+fn name(state: State) -> Option<&'static str> {
+    match state {
+        State::Paused => Some("Paused"),
+        State::Running | State::PoweringOff => Some("Running"),
+        State::Ended => None,
+    }
+}
+
+fn fault(error: control::Error) -> Fault {
+    match error {
+        control::Error::Ended => ended(),
+        error => Fault::new(sentence(&error)),
+    }
+}
+
+fn cannot_start(error: &(dyn std::error::Error + 'static)) -> Fault {
+    Fault::new(format!("the machine can't start: {}", sentence(error)))
+}
+
+fn not_started() -> Fault {
+    Fault::new(
+        "The requested operation is not supported before starting the microVM: \
+         start it by PUT /actions with InstanceStart",
+    )
 }
 
 fn ended() -> Fault {

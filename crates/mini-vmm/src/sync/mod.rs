@@ -6,11 +6,13 @@
 //! A vCPU thread that panics is reported and ends the run. Until then the other threads continue with the state that it
 //! left. A second panic would only hide the first.
 
+mod promise;
 mod wake;
 mod worker;
 
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use promise::{Reply, promise};
 pub(crate) use wake::Wake;
 pub(crate) use worker::{Stop, Worker, look, readable};
 

@@ -43,18 +43,27 @@ struct Count {
 pub(crate) struct ApiCounts([Count; REQUESTS.len() + 1]);
 
 impl ApiCounts {
-    /// Counts a request.
-    pub fn count(&self, method: &str, path: &str, has_failed: bool) {
+    /// Counts a request when it arrives.
+    pub fn count(&self, method: &str, path: &str) {
+        self.of(method, path)
+            .requests
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that failed, which was counted when it arrived.
+    pub fn count_failure(&self, method: &str, path: &str) {
+        self.of(method, path)
+            .failures
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn of(&self, method: &str, path: &str) -> &Count {
         let end = path.get(1..).and_then(|rest| rest.find('/'));
         let first = end.map_or(path, |end| &path[..=end]);
         let mut known = REQUESTS.iter();
         let at =
             known.position(|(its_method, its_path, _)| (*its_method, *its_path) == (method, first));
-        let count = &self.0[at.unwrap_or(REQUESTS.len())];
-        count.requests.fetch_add(1, Ordering::Relaxed);
-        count
-            .failures
-            .fetch_add(has_failed.into(), Ordering::Relaxed);
+        &self.0[at.unwrap_or(REQUESTS.len())]
     }
 
     pub(super) fn samples(&self, samples: &mut Vec<Sample>) {

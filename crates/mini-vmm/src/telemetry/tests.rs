@@ -50,9 +50,11 @@ fn parse(text: &str) -> (BTreeMap<String, String>, BTreeMap<String, f64>) {
 fn the_text_for_prometheus_can_be_parsed() {
     let meter = Meter::default();
     meter.attach(sources());
-    meter.api.count("PUT", "/drives/a", false);
-    meter.api.count("PUT", "/drives/b/c", true);
-    meter.api.count("BREW", "/\u{e9}", true);
+    meter.api.count("PUT", "/drives/a");
+    meter.api.count("PUT", "/drives/b/c");
+    meter.api.count_failure("PUT", "/drives/b/c");
+    meter.api.count("BREW", "/\u{e9}");
+    meter.api.count_failure("BREW", "/\u{e9}");
     let text = meter.prometheus();
     assert!(text.ends_with('\n'));
     let (types, values) = parse(&text);
@@ -116,10 +118,11 @@ fn a_line_has_what_changed_since_the_last_one() {
     let meter = Meter::default();
     assert!(matches!(meter.flush(), Err(NotFlushed::NoFile)));
     meter.write_to(path.clone(), Sink::open(&path).unwrap());
-    meter.api.count("GET", "/", false);
+    meter.api.count("GET", "/");
     meter.flush().unwrap();
     meter.attach(sources());
-    meter.api.count("PUT", "/actions", true);
+    meter.api.count("PUT", "/actions");
+    meter.api.count_failure("PUT", "/actions");
     meter.flush().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<Json> = text

@@ -5,7 +5,7 @@
 
 use event_manager::{EventManager, SubscriberOps};
 
-use super::control::{Answer, Command, Description, Door, Error, Response, State, door, step};
+use super::control::{Answer, Command, Description, Door, Error, Response, State, step};
 use super::remote::{Order, Orders};
 use crate::config::VmSpec;
 use crate::hypercall::calls::Counters;
@@ -13,16 +13,50 @@ use crate::hypercall::calls::Counters;
 impl Orders {
     /// As [`run`](Self::run), but every description starts, and its machine does nothing.
     pub(crate) fn pretend(self) {
-        if let Ok(Ok(Order::Start { spec, reply, .. })) = self.next() {
-            let (client, door) = door().expect("file descriptors for a queue");
-            let _ = reply.send(Ok(client));
-            serve(*spec, &door);
+        if let Ok(Ok(Order::Start(start))) = self.next() {
+            start.door.shown().set(State::Running);
+            start.reply.send(Ok(()));
+            serve(&start.spec, &start.door);
         }
     }
 }
 
+/// A machine that loads until a test says otherwise.
+#[cfg(test)]
+pub(crate) struct Load(Box<super::remote::Start>);
+
+#[cfg(test)]
+impl Load {
+    /// The machine that was ordered.
+    pub(crate) fn of(orders: &Orders) -> Self {
+        match orders.next() {
+            Ok(Ok(Order::Start(start))) => Load(start),
+            other => panic!("no start: {other:?}"),
+        }
+    }
+
+    /// Whether a client has stopped it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.0.door.take_stop()
+    }
+
+    /// Ends with an error. `between` is called when its commands are lost, and its start is not answered yet.
+    pub(crate) fn fail(self, between: impl FnOnce()) {
+        let super::remote::Start { door, reply, .. } = *self.0;
+        drop(door);
+        between();
+        reply.send(Err(std::sync::Arc::new(super::Error::Panicked)));
+    }
+}
+
+/// Whether the process was told to end.
+#[cfg(test)]
+pub(crate) fn is_over(orders: &Orders) -> bool {
+    matches!(orders.next(), Ok(Ok(Order::Stop)))
+}
+
 /// Does what commands say until one stops the machine.
-fn serve(spec: VmSpec, door: &Door) {
+fn serve(spec: &VmSpec, door: &Door) {
     let mut manager = EventManager::new().expect("file descriptors for events");
     manager.add_subscriber(door.bell());
     let mut state = State::Running;
@@ -30,9 +64,10 @@ fn serve(spec: VmSpec, door: &Door) {
         while let Some(envelope) = door.next() {
             let command = envelope.command;
             let (next, response) = step(state, command);
+            door.shown().set(next);
             envelope.answer(match response {
                 Response::Refused(state) => Err(Error::refused(command, state)),
-                Response::Do if command == Command::Describe => Ok(describe(state, &spec)),
+                Response::Do if command == Command::Describe => Ok(describe(state, spec)),
                 Response::Do => Ok(Answer::Done),
             });
             state = next;

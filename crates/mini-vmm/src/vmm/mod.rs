@@ -6,7 +6,7 @@
 
 pub mod control;
 #[cfg(any(test, feature = "test-utils"))]
-mod fake;
+pub(crate) mod fake;
 mod handle;
 mod loading;
 mod policy;
@@ -28,15 +28,16 @@ use crate::console::{self, Console};
 use crate::inputs;
 use crate::machine::{self, ImageError, Images};
 use crate::outcome::Outcome;
-use crate::telemetry::{self, Meter};
-use crate::vmm::control::{Client, State, door};
+use crate::telemetry;
+use crate::vmm::control::{State, door};
 use crate::vmm::supervisor::TerminationSignals;
 
 pub use handle::Handle;
-pub(crate) use remote::Started;
+pub(crate) use remote::Starting;
 #[cfg(any(test, feature = "test-utils"))]
 pub(crate) use remote::deaf;
 pub use remote::{Orders, Remote, remote};
+use run::Controls;
 pub use run::Vmm;
 
 /// The host's KVM device.
@@ -123,31 +124,29 @@ pub fn run_images(
 ) -> Result<Outcome, Error> {
     let signals = TerminationSignals::install().map_err(Error::Events)?;
     // Nothing uses the client: only signals control this run.
-    let meter = Arc::default();
-    let ended = boot_and_run(spec, signals, meter, open_images, grace, open_console, drop)?;
-    Ok(report(ended))
-}
-
-/// Runs a machine from the loading of its images to its outcome. `started` gets its command queue before its guest runs.
-fn boot_and_run(
-    spec: &VmSpec,
-    signals: TerminationSignals,
-    meter: Arc<Meter>,
-    open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
-    grace: Duration,
-    open_console: impl FnOnce() -> Result<Console, console::Error>,
-    started: impl FnOnce(Client),
-) -> Result<Ended, Error> {
-    let (client, door) = door().map_err(Error::Events)?;
-    let controls = run::Controls {
+    let (_, door) = door().map_err(Error::Events)?;
+    let controls = Controls {
         signals,
         grace,
         door,
-        meter,
+        meter: Arc::default(),
     };
+    let ended = boot_and_run(spec, controls, open_images, open_console, || {})?;
+    Ok(report(ended))
+}
+
+/// Runs a machine from the loading of its images to its outcome. `started` is called before its guest runs.
+fn boot_and_run(
+    spec: &VmSpec,
+    controls: Controls,
+    open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
+    open_console: impl FnOnce() -> Result<Console, console::Error>,
+    started: impl FnOnce(),
+) -> Result<Ended, Error> {
     match Vmm::new(spec, controls, open_images, open_console)? {
         Ok((vmm, built)) => {
-            started(client);
+            vmm.door.shown().set(State::Running);
+            started();
             vmm.run(built, State::Running)
         }
         Err(outcome) => Ok(outcome.into()),

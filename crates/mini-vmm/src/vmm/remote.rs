@@ -10,29 +10,44 @@ use std::{io, mem};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::control::Client;
+use super::control::{Client, Door, door};
+use super::run::Controls;
 use super::supervisor::TerminationSignals;
 use super::{Ended, Error, POWER_OFF_GRACE, boot_and_run, report, spare_images};
 use crate::config::VmSpec;
 use crate::console::Console;
 use crate::machine::Images;
 use crate::outcome::Outcome;
-use crate::sync::Wake;
+use crate::sync::{Reply, Wake, promise};
 use crate::telemetry::Meter;
 
-/// The answer to a start: the machine's command queue, or why there is no machine.
-pub(crate) type Started = Result<Client, Arc<Error>>;
+/// The answer to a start: its guest runs, or there is no machine.
+pub(crate) type Started = Result<(), Arc<Error>>;
+
+/// A machine that was ordered.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    /// Its command queue. A stop ends its loading; other commands wait for its end.
+    pub client: Client,
+    /// Disconnected if the process ends instead.
+    pub answer: Receiver<Started>,
+}
 
 /// What the process waits for.
 #[derive(Debug)]
 pub(super) enum Order {
-    Start {
-        spec: Box<VmSpec>,
-        /// Whether the process ends if this start fails.
-        is_last: bool,
-        reply: Sender<Started>,
-    },
+    Start(Box<Start>),
     Stop,
+}
+
+/// A machine to start.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub spec: VmSpec,
+    pub door: Door,
+    /// Whether the process ends if this start fails.
+    is_last: bool,
+    pub reply: Reply<Started>,
 }
 
 /// The end that starts the machine.
@@ -44,14 +59,21 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Starts the machine that `spec` describes. The answer comes once its guest runs, or can't.
-    pub(crate) fn start(&self, spec: VmSpec) -> Receiver<Started> {
-        self.order_start(spec, false)
+    /// Starts the machine that `spec` describes. `wake` is signalled once the answer is there: when its guest runs, or
+    /// can't.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub(crate) fn start(&self, spec: VmSpec, wake: &Arc<Wake>) -> io::Result<Starting> {
+        self.order_start(spec, wake, false)
     }
 
     /// Like [`start`](Self::start), but if it fails, the process ends with the error.
-    pub(crate) fn start_or_end(&self, spec: VmSpec) -> Receiver<Started> {
-        self.order_start(spec, true)
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn start_or_end(&self, spec: VmSpec, wake: &Arc<Wake>) -> io::Result<Starting> {
+        self.order_start(spec, wake, true)
     }
 
     /// The counters of the process.
@@ -64,15 +86,16 @@ impl Remote {
         self.send(Order::Stop);
     }
 
-    fn order_start(&self, spec: VmSpec, is_last: bool) -> Receiver<Started> {
-        let (reply, answer) = channel();
-        let spec = Box::new(spec);
-        self.send(Order::Start {
+    fn order_start(&self, spec: VmSpec, wake: &Arc<Wake>, is_last: bool) -> io::Result<Starting> {
+        let (client, door) = door()?;
+        let (reply, answer) = promise(Some(Arc::clone(wake)));
+        self.send(Order::Start(Box::new(Start {
             spec,
+            door,
             is_last,
             reply,
-        });
-        answer
+        })));
+        Ok(Starting { client, answer })
     }
 
     /// If the run is over, the order is dropped with its reply.
@@ -134,22 +157,22 @@ impl Orders {
     /// As [`run`](super::run). An end that waits for no machine any more is [`Error::Unstarted`].
     pub fn run(self) -> Result<Outcome, Error> {
         loop {
-            let (spec, is_last, reply) = match self.next()? {
-                Ok(Order::Start {
-                    spec,
-                    is_last,
-                    reply,
-                }) => (spec, is_last, reply),
+            let start = match self.next()? {
+                Ok(Order::Start(start)) => *start,
                 Ok(Order::Stop) => return Ok(Outcome::Stopped),
                 Err(signal) => return Ok(Outcome::Signal(signal)),
             };
-            match run_one(&spec, &self.signals, &self.meter, &reply) {
-                Ok(ended) => return Ok(report(ended)),
-                Err(Failed::Running(error)) => return Err(error),
-                Err(Failed::Starting(error)) if is_last => return Err(error),
-                Err(Failed::Starting(error)) => {
-                    let _ = reply.send(Err(Arc::new(error)));
+            let mut reply = Some(start.reply);
+            let started = || {
+                if let Some(reply) = reply.take() {
+                    reply.send(Ok(()));
                 }
+            };
+            let run = run_one(&start.spec, start.door, &self.signals, &self.meter, started);
+            match (run, reply) {
+                (Ok(ended), _) => return Ok(report(ended)),
+                (Err(error), Some(reply)) if !start.is_last => reply.send(Err(Arc::new(error))),
+                (Err(error), _) => return Err(error),
             }
         }
     }
@@ -180,43 +203,29 @@ impl Orders {
     }
 }
 
-/// Why a machine that was ordered did not run to an outcome.
-enum Failed {
-    /// There was no machine yet.
-    Starting(Error),
-    Running(Error),
-}
-
+/// Runs a machine that was ordered. `started` is called before its guest runs.
 fn run_one(
     spec: &VmSpec,
+    door: Door,
     signals: &TerminationSignals,
     meter: &Arc<Meter>,
-    reply: &Sender<Started>,
-) -> Result<Ended, Failed> {
-    spec.validate()
-        .map_err(|error| Failed::Starting(error.into()))?;
-    spare_images(spec).map_err(|error| Failed::Starting(error.into()))?;
-    let signals = signals
-        .try_clone()
-        .map_err(|error| Failed::Starting(Error::Events(error)))?;
-    let mut has_started = false;
-    let started = |client| {
-        has_started = true;
-        let _ = reply.send(Ok(client));
+    started: impl FnOnce(),
+) -> Result<Ended, Error> {
+    spec.validate()?;
+    spare_images(spec)?;
+    let controls = Controls {
+        signals: signals.try_clone().map_err(Error::Events)?,
+        grace: POWER_OFF_GRACE,
+        door,
+        meter: Arc::clone(meter),
     };
     boot_and_run(
         spec,
-        signals,
-        Arc::clone(meter),
+        controls,
         |watch| Images::open(spec, watch),
-        POWER_OFF_GRACE,
         || Console::open(&spec.serial),
         started,
     )
-    .map_err(|error| match has_started {
-        true => Failed::Running(error),
-        false => Failed::Starting(error),
-    })
 }
 
 /// Both ends, without signals.
@@ -231,28 +240,37 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::vmm::control::State;
     use crate::vmm::supervisor::tests::signals;
+
+    /// A waker for answers that these tests wait for.
+    fn wake() -> Arc<Wake> {
+        Arc::new(Wake::new().unwrap())
+    }
 
     #[test]
     fn a_start_that_fails_is_answered_and_a_stop_ends_the_wait() {
         let (remote, orders) = deaf();
         let run = thread::spawn(move || orders.run());
         for _ in 0..2 {
-            let answer = remote.start(VmSpec::new("/no/such/kernel")).recv().unwrap();
-            let error = answer.unwrap_err().to_string();
+            let start = remote.start(VmSpec::new("/no/such/kernel"), &wake());
+            let Starting { client, answer } = start.unwrap();
+            let error = answer.recv().unwrap().unwrap_err().to_string();
             assert!(error.contains("/no/such/kernel"), "{error}");
+            assert_eq!(client.state(), State::Ended);
         }
         remote.stop();
         assert_eq!(run.join().unwrap().unwrap(), Outcome::Stopped);
-        assert!(remote.start(VmSpec::new("late")).recv().is_err());
+        let late = remote.start(VmSpec::new("late"), &wake()).unwrap();
+        assert!(late.answer.recv().is_err());
     }
 
     #[test]
     fn the_only_start_ends_the_process_if_it_fails() {
         let (remote, orders) = deaf();
-        let answer = remote.start_or_end(VmSpec::new("/no/such/kernel"));
+        let start = remote.start_or_end(VmSpec::new("/no/such/kernel"), &wake());
         assert!(matches!(orders.run(), Err(Error::Image(_))));
-        assert!(answer.recv().is_err());
+        assert!(start.unwrap().answer.recv().is_err());
     }
 
     #[test]

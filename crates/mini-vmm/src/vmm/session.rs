@@ -57,8 +57,10 @@ impl<'a> Session<'a> {
         }
         let report = Rc::new(RefCell::new(None));
         let mut manager = EventManager::new().map_err(Error::EventLoop)?;
+        let shown = run.door.shown();
+        shown.set(state);
         let supervisor = Supervisor::new(
-            state,
+            shown,
             latch.clone(),
             run.signals.try_clone().map_err(Error::Events)?,
             machine.devices.offers().power_button.clone(),

@@ -15,7 +15,7 @@ use log::warn;
 use crate::devices::PowerButton;
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sys::terminal::is_ignored;
-use crate::vmm::control::{Incident, State, occur};
+use crate::vmm::control::{Incident, Shown, State, occur};
 
 /// The termination signals, as readable streams. The handlers stay for the rest of the process's life.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ const REMIND_EVERY: Duration = Duration::from_millis(500);
 /// The first signal presses the guest's power button. A second signal, a reset, or the end of the grace period without
 /// a power-off ends the run with [`Outcome::Signal`]. Without a grace period the first signal does.
 pub struct Supervisor {
-    state: State,
+    state: Shown,
     latch: OutcomeLatch,
     signals: TerminationSignals,
     button: Option<Arc<dyn PowerButton>>,
@@ -106,10 +106,10 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// A supervisor of one machine, in a run with state `state`. At `time_out_at` it ends the run with
+    /// A supervisor of one machine, in the run with that state. At `time_out_at` it ends the run with
     /// [`Outcome::Timeout`].
-    pub fn new(
-        state: State,
+    pub(crate) fn new(
+        state: Shown,
         latch: OutcomeLatch,
         signals: TerminationSignals,
         button: Option<Arc<dyn PowerButton>>,
@@ -130,17 +130,17 @@ impl Supervisor {
 
     /// The state of the run.
     pub fn state(&self) -> State {
-        self.state
+        self.state.get()
     }
 
     /// Sets the state of the run after a command.
     pub fn set_state(&mut self, state: State) {
-        self.state = state;
+        self.state.set(state);
     }
 
     /// Ends the run with `outcome`, unless it already has one.
     pub fn end(&mut self, outcome: Outcome) {
-        self.state = State::Ended;
+        self.state.set(State::Ended);
         self.told.get_or_insert(outcome);
         self.latch.set(outcome);
     }
@@ -194,11 +194,12 @@ impl Supervisor {
     /// Handles `count` deliveries of `signal`. Without a grace period one counts as two.
     fn on_signal(&mut self, signal: i32, count: usize, now: Instant) {
         let is_last = count > 1 || self.grace.is_zero();
-        self.state = occur(self.state, Incident::Signal);
+        let mut state = occur(self.state(), Incident::Signal);
         if is_last {
-            self.state = occur(self.state, Incident::Signal);
+            state = occur(state, Incident::Signal);
         }
-        if self.state == State::Ended {
+        self.set_state(state);
+        if state == State::Ended {
             self.end(Outcome::Signal(signal));
             return;
         }
@@ -225,7 +226,7 @@ fn name_of(signal: i32) -> &'static str {
 impl std::fmt::Debug for Supervisor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Supervisor")
-            .field("state", &self.state)
+            .field("state", &self.state())
             .field("stop_at", &self.stop_at)
             .field("time_out_at", &self.time_out_at)
             .finish_non_exhaustive()
@@ -259,6 +260,7 @@ pub(crate) mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     use super::*;
+    use crate::vmm::control::door;
 
     /// Counts presses and reminders.
     #[derive(Clone, Default)]
@@ -297,15 +299,12 @@ pub(crate) mod tests {
         let (signals, _) = signals();
         let pressed: Option<Arc<dyn PowerButton>> = Some(Arc::new(button.clone()));
         let grace = Duration::from_secs(5);
+        let (_, door) = door().unwrap();
+        let state = door.shown();
+        drop(door);
+        state.set(State::Running);
         (
-            Supervisor::new(
-                State::Running,
-                latch.clone(),
-                signals,
-                pressed,
-                grace,
-                time_out_at,
-            ),
+            Supervisor::new(state, latch.clone(), signals, pressed, grace, time_out_at),
             latch,
             button,
         )

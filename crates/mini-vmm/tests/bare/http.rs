@@ -57,10 +57,13 @@ impl Client {
 
     /// Sends a request and waits for its answer. `None` if the process has ended.
     pub fn ask(&mut self, method: &str, path: &str, body: &str) -> Option<Answer> {
-        let length = body.len();
-        let request = format!("{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
-        self.0.write_all(request.as_bytes()).ok()?;
+        self.0.write_all(&request(method, path, body)).ok()?;
         self.answer()
+    }
+
+    /// Sends a request. Its answer comes later.
+    pub fn begin(&mut self, method: &str, path: &str, body: &str) {
+        self.send(&request(method, path, body));
     }
 
     /// Reads an answer. `None` if the process has ended.
@@ -101,12 +104,16 @@ impl Client {
     /// A request that must be refused with a message that contains `why`.
     #[track_caller]
     pub fn refused(&mut self, method: &str, path: &str, body: &str, why: &str) {
-        let answer = self.ask(method, path, body).unwrap();
+        self.begin(method, path, body);
+        self.is_refused(why);
+    }
+
+    /// The next answer must be a refusal with a message that contains `why`.
+    #[track_caller]
+    pub fn is_refused(&mut self, why: &str) {
+        let answer = self.answer().unwrap();
         let message = answer.json["fault_message"].as_str().unwrap_or_default();
-        assert!(
-            answer.status == 400 && message.contains(why),
-            "{method} {path}: {answer:?}"
-        );
+        assert!(answer.status == 400 && message.contains(why), "{answer:?}");
     }
 
     pub fn act(&mut self, action: &str) {
@@ -143,4 +150,9 @@ impl Client {
             thread::yield_now();
         }
     }
+}
+
+fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }

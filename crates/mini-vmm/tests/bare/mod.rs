@@ -76,8 +76,9 @@ pub fn guest(write: impl FnOnce(&mut Asm)) -> Asm {
     asm
 }
 
-/// An ELF file with one segment.
-fn elf(code: &[u8]) -> Vec<u8> {
+/// An ELF file of a guest, with one segment.
+pub fn elf(guest: &Asm) -> Vec<u8> {
+    let code = guest.code();
     let mut out = b"\x7fELF\x02\x01\x01".to_vec();
     out.resize(16, 0);
     out.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64, version 1
@@ -107,7 +108,7 @@ impl Vm {
         if !has_kvm(test) {
             return None;
         }
-        let mut vm = Vm::of_file(&elf(guest.code()));
+        let mut vm = Vm::of_file(&elf(guest));
         // In a file, because flags override a file, but not each other.
         let config = vm.path("config.json");
         let defaults = r#"{"memory": "32M", "debug-exit": "0xf4"}"#;
@@ -138,15 +139,19 @@ impl Vm {
     /// A process that waits for clients at the path `api`, and the file `kernel` with `guest`. `None`, with a note, if
     /// no guest can run.
     pub fn waiting(test: &str, guest: &Asm) -> Option<Vm> {
-        let mut vm = Vm::new(test, guest)?;
+        Some(Vm::new(test, guest)?.undescribed())
+    }
+
+    /// A process with the same files that waits for clients at the path `api`.
+    pub fn undescribed(mut self) -> Vm {
         let mut command = Command::new(program());
-        command.arg("--api-sock").arg(vm.path("api"));
+        command.arg("--api-sock").arg(self.path("api"));
         command.env_remove("MINI_VMM_LOG");
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.current_dir(vm.dir.path());
-        vm.command = command;
-        Some(vm)
+        command.current_dir(self.dir.path());
+        self.command = command;
+        self
     }
 
     /// The same machine with the files of another one.

@@ -121,7 +121,7 @@ fn shown(state: State) -> Option<&'static str> {
 /// Makes the calls. Returns the last state.
 fn check(calls: &[usize]) -> State {
     let mut machine = Playground::default();
-    let routes = machine.routes();
+    let routes = machine.served();
     let mut state = NotStarted { has_kernel: false };
     for call in calls.iter().map(|at| CALLS[*at]) {
         let before = get(routes, "/vm/config");

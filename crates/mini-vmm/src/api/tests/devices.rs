@@ -9,7 +9,7 @@ use super::*;
 fn drives_come_in_the_guests_order_and_the_root_is_named() {
     let (mut routes, _orders) = routes();
     let (_file, path) = kernel();
-    let put = |routes: &mut Routes, id: &str, rest: &str| {
+    let put = |routes: &mut Served, id: &str, rest: &str| {
         let body = format!(r#"{{"drive_id": "{id}", "path_on_host": "{path}", {rest}}}"#);
         done(routes, "PUT", &format!("/drives/{id}"), &body);
     };
@@ -37,7 +37,7 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
     assert_eq!(drives[0]["rate_limiter"]["bandwidth"]["size"], 10_000);
     let boot = format!(r#"{{"kernel_image_path": "{path}", "boot_args": "a"}}"#);
     done(&mut routes, "PUT", "/boot-source", &boot);
-    let line = |routes: &Routes| routes.machine.model().complete().unwrap().cmdline;
+    let line = |served: &Served| served.routes.machine.model().complete().unwrap().cmdline;
     assert_eq!(line(&routes), "a root=/dev/vda ro");
     // The same ID is the same disk, with all that is said now.
     put(

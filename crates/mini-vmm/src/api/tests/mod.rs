@@ -5,6 +5,7 @@
 
 mod calls;
 mod devices;
+mod loading;
 mod openapi;
 mod served;
 
@@ -12,22 +13,19 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::http::{Answer, Data, Request};
-use super::server::Handler;
+use super::playground::Served;
 use super::*;
 use crate::config::VmSpec;
 use crate::vmm::{Orders, deaf};
 
 /// A machine without a kernel, and the end that would run it.
-fn routes() -> (Routes, Orders) {
+fn routes() -> (Served, Orders) {
     let (remote, orders) = deaf();
-    let spec = VmSpec::new("");
-    let machine = Machine::new(remote, Model::new(spec, ""));
-    let identity = Settings::new("").identity;
-    (Routes { identity, machine }, orders)
+    (Served::new(remote), orders)
 }
 
-fn ask(routes: &mut Routes, method: &str, path: &str, body: &str) -> Answer {
-    routes.handle(Request {
+fn ask(served: &mut Served, method: &str, path: &str, body: &str) -> Answer {
+    served.ask(Request {
         method,
         path,
         body: body.as_bytes(),
@@ -36,7 +34,7 @@ fn ask(routes: &mut Routes, method: &str, path: &str, body: &str) -> Answer {
 }
 
 #[track_caller]
-fn get(routes: &mut Routes, path: &str) -> Value {
+fn get(routes: &mut Served, path: &str) -> Value {
     match ask(routes, "GET", path, "") {
         Ok(Some(Data::Json(value))) => value,
         other => panic!("{path}: {other:?}"),
@@ -44,13 +42,13 @@ fn get(routes: &mut Routes, path: &str) -> Value {
 }
 
 #[track_caller]
-fn done(routes: &mut Routes, method: &str, path: &str, body: &str) {
+fn done(routes: &mut Served, method: &str, path: &str, body: &str) {
     assert_eq!(ask(routes, method, path, body), Ok(None), "{path}");
 }
 
 /// Checks that a request is refused with `status`, that the message contains `why`, and that nothing changed.
 #[track_caller]
-fn refused(routes: &mut Routes, request: (&str, &str, &str), status: u16, why: &str) {
+fn refused(routes: &mut Served, request: (&str, &str, &str), status: u16, why: &str) {
     let before = get(routes, "/options");
     let (method, path, body) = request;
     let fault = ask(routes, method, path, body).unwrap_err();

@@ -73,9 +73,9 @@ impl<'a> Operation<'a> {
     fn machine(&self, file: &str) -> Playground {
         let mut machine = Playground::default();
         let boot = format!(r#"{{"kernel_image_path": "{file}"}}"#);
-        done(machine.routes(), "PUT", "/boot-source", &boot);
+        done(machine.served(), "PUT", "/boot-source", &boot);
         let drive = format!(r#"{{"path_on_host": "{file}", "is_root_device": false}}"#);
-        done(machine.routes(), "PUT", "/drives/a", &drive);
+        done(machine.served(), "PUT", "/drives/a", &drive);
         if self.json["x-when"] == "after" {
             start(&mut machine);
         }
@@ -83,13 +83,13 @@ impl<'a> Operation<'a> {
     }
 
     fn ask(&self, machine: &mut Playground, body: &str) -> Answer {
-        ask(machine.routes(), &self.method, &self.target(), body)
+        ask(machine.served(), &self.method, &self.target(), body)
     }
 }
 
 fn start(machine: &mut Playground) {
     let body = r#"{"action_type": "InstanceStart"}"#;
-    done(machine.routes(), "PUT", "/actions", body);
+    done(machine.served(), "PUT", "/actions", body);
 }
 
 /// The schema that a reference names.
@@ -180,9 +180,9 @@ fn answers_are_as_the_file_says() {
         let name = format!("{} {}", operation.method, operation.path);
         let mut machine = operation.machine(&path);
         if operation.path == "/vm/config" {
-            done(machine.routes(), "PUT", "/entropy", "{}");
+            done(machine.served(), "PUT", "/entropy", "{}");
             let net = r#"{"host_dev_name": "tap0"}"#;
-            done(machine.routes(), "PUT", "/network-interfaces/a", net);
+            done(machine.served(), "PUT", "/network-interfaces/a", net);
         }
         let body = operation.example(&path);
         if let (Some(schema), Some(body)) = (operation.schema(&document), &body) {
@@ -230,7 +230,7 @@ fn requests_are_possible_when_the_file_says_so() {
             Some("after") => {
                 let mut other = Playground::default();
                 let drive = format!(r#"{{"path_on_host": "{path}", "is_root_device": false}}"#);
-                done(other.routes(), "PUT", "/drives/a", &drive);
+                done(other.served(), "PUT", "/drives/a", &drive);
                 let fault = operation.ask(&mut other, &body).unwrap_err();
                 assert!(
                     fault.message.contains("before starting"),
@@ -261,7 +261,7 @@ fn bodies_have_the_fields_that_the_file_says() {
         };
         if schema.get("properties").is_none() {
             let mut machine = operation.machine(&path);
-            let keys = get(machine.routes(), "/options");
+            let keys = get(machine.served(), "/options");
             assert_eq!(names(&keys), KEYS.iter().copied().collect(), "{name}");
             assert!(names(&example).is_subset(&names(&keys)), "{name}");
             continue;

@@ -6,25 +6,34 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Answer, Command, Error};
+use super::{Answer, Command, Error, State};
+use crate::sync::{Reply, Wake, lock, promise};
 
-/// A command, and the channel for its answer.
+/// The most commands that wait without a thread of their own. Another [`Command::Stop`] is possible, to a limit of its
+/// own.
+const MAX_WAITING: usize = 128;
+
+/// The answer to a command.
+pub(crate) type Answered = Result<Answer, Error>;
+
+/// A command, and who gets its answer.
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub(crate) command: Command,
-    reply: Sender<Result<Answer, Error>>,
+    reply: Reply<Answered>,
 }
 
 impl Envelope {
     /// Sends the answer. If the client is gone, it is dropped.
-    pub(crate) fn answer(self, answer: Result<Answer, Error>) {
-        let _ = self.reply.send(answer);
+    pub(crate) fn answer(self, answer: Answered) {
+        self.reply.send(answer);
     }
 }
 
@@ -33,6 +42,15 @@ impl Envelope {
 pub(crate) struct Client {
     queue: Sender<Envelope>,
     wake: Arc<EventFd>,
+    board: Arc<Board>,
+}
+
+/// What both ends see.
+#[derive(Debug)]
+struct Board {
+    state: Mutex<State>,
+    /// Commands in the queue.
+    waiting: AtomicUsize,
 }
 
 impl Client {
@@ -40,15 +58,46 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`] says why it failed: [`Error::Ended`] also if the run ends before it handles the command.
-    pub(crate) fn command(&self, command: Command) -> Result<Answer, Error> {
-        let (reply, answer) = channel();
+    pub(crate) fn command(&self, command: Command) -> Answered {
+        let answer = self.put(command, None)?;
+        answer.recv().map_err(|_| Error::Ended)?
+    }
+
+    /// Sends `command` to the control loop. `wake` is signalled once the answer is there. If the run ends before that,
+    /// the receiver is disconnected.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], or [`Error::Busy`] if many commands wait already.
+    pub(crate) fn send(
+        &self,
+        command: Command,
+        wake: &Arc<Wake>,
+    ) -> Result<Receiver<Answered>, Error> {
+        let max = match command {
+            Command::Stop => 2 * MAX_WAITING,
+            _ => MAX_WAITING,
+        };
+        if self.board.waiting.load(Ordering::Relaxed) >= max {
+            return Err(Error::Busy);
+        }
+        self.put(command, Some(Arc::clone(wake)))
+    }
+
+    fn put(&self, command: Command, wake: Option<Arc<Wake>>) -> Result<Receiver<Answered>, Error> {
+        let (reply, answer) = promise(wake);
+        self.board.waiting.fetch_add(1, Ordering::Relaxed);
         // When the loop ends, it drops the queue with all pending commands.
         self.queue
             .send(Envelope { command, reply })
             .map_err(|_| Error::Ended)?;
         // A full counter also wakes the loop.
         let _ = self.wake.write(1);
-        answer.recv().map_err(|_| Error::Ended)?
+        Ok(answer)
+    }
+
+    /// The state of the run, without waiting. While a machine is loaded, it is the state that it will have.
+    pub(crate) fn state(&self) -> State {
+        *lock(&self.board.state)
     }
 }
 
@@ -59,13 +108,24 @@ pub(crate) struct Door {
     /// Commands that were looked at. They come before those in the queue.
     seen: RefCell<VecDeque<Envelope>>,
     wake: Arc<EventFd>,
+    board: Arc<Board>,
 }
 
 impl Door {
     /// The next command. After `Some`, call it again before sleeping.
     pub(crate) fn next(&self) -> Option<Envelope> {
         let seen = self.seen.borrow_mut().pop_front();
-        seen.or_else(|| self.queue.try_recv().ok())
+        let next = seen.or_else(|| self.queue.try_recv().ok());
+        next.inspect(|_| self.has_left())
+    }
+
+    fn has_left(&self) {
+        self.board.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The place where clients see the state of the run.
+    pub(crate) fn shown(&self) -> Shown {
+        Shown(Arc::clone(&self.board))
     }
 
     /// Answers the first [`Command::Stop`], if there is one, and returns whether there was. Others stay queued.
@@ -76,12 +136,34 @@ impl Door {
             .iter()
             .position(|envelope| envelope.command == Command::Stop);
         let stop = stop.and_then(|at| seen.remove(at));
-        stop.map(|stop| stop.answer(Ok(Answer::Done))).is_some()
+        stop.inspect(|_| self.has_left())
+            .map(|stop| stop.answer(Ok(Answer::Done)))
+            .is_some()
     }
 
     /// The subscriber that wakes an event loop for commands.
     pub(crate) fn bell(&self) -> Bell {
         Bell(Arc::clone(&self.wake))
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.shown().set(State::Ended);
+    }
+}
+
+/// The state of a run, which clients see.
+#[derive(Debug)]
+pub(crate) struct Shown(Arc<Board>);
+
+impl Shown {
+    pub(crate) fn get(&self) -> State {
+        *lock(&self.0.state)
+    }
+
+    pub(crate) fn set(&self, state: State) {
+        *lock(&self.0.state) = state;
     }
 }
 
@@ -111,14 +193,20 @@ impl MutEventSubscriber for Bell {
 pub(crate) fn door() -> io::Result<(Client, Door)> {
     let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (sender, queue) = channel();
+    let board = Arc::new(Board {
+        state: Mutex::new(State::Paused),
+        waiting: AtomicUsize::new(0),
+    });
     let client = Client {
         queue: sender,
         wake: Arc::clone(&wake),
+        board: Arc::clone(&board),
     };
     let door = Door {
         queue,
         seen: RefCell::default(),
         wake,
+        board,
     };
     Ok((client, door))
 }
@@ -173,6 +261,31 @@ mod tests {
         assert!(door.next().is_none());
         let answers = clients.map(|waiting| waiting.join().unwrap().is_ok());
         assert_eq!(answers, [false, true, false]);
+    }
+
+    #[test]
+    fn commands_of_one_thread_are_answered_later_and_bounded() {
+        let (client, door) = door().unwrap();
+        let wake = Arc::new(Wake::new().unwrap());
+        for _ in 0..MAX_WAITING {
+            drop(client.send(Command::Pause, &wake).unwrap());
+        }
+        let error = client.send(Command::Pause, &wake).unwrap_err();
+        assert!(matches!(error, Error::Busy), "{error:?}");
+        let stop = client.send(Command::Stop, &wake).unwrap();
+        assert!(!wake.clear() && door.take_stop() && wake.clear());
+        assert!(stop.try_recv().unwrap().is_ok());
+        assert_eq!(door.next().unwrap().command, Command::Pause);
+        client.send(Command::Pause, &wake).unwrap();
+    }
+
+    #[test]
+    fn the_state_is_seen_without_a_command() {
+        let (client, door) = door().unwrap();
+        door.shown().set(State::Running);
+        assert_eq!(client.state(), State::Running);
+        drop(door);
+        assert_eq!(client.state(), State::Ended);
     }
 
     #[test]

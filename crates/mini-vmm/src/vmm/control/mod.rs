@@ -17,7 +17,7 @@ use crate::hypercall::calls::Counters;
 use crate::machine;
 use crate::machine::MachineState;
 
-pub(crate) use door::{Client, Door, door};
+pub(crate) use door::{Answered, Client, Door, Shown, door};
 pub use state::{Command, State};
 pub(crate) use state::{Incident, Response, occur, step};
 
@@ -36,6 +36,9 @@ pub enum Error {
         /// The state of the run.
         state: State,
     },
+    /// Too many commands wait for their answers.
+    #[error("many commands wait for this machine already; wait for their answers")]
+    Busy,
     /// The machine's devices have no power button.
     #[error("this machine has no power button; stop it instead")]
     NoPowerButton,
