@@ -80,13 +80,17 @@ impl Meter {
         machine.sources = Some(sources);
     }
 
-    /// Begins to write to a file.
+    /// Begins to write to a file. After a failed start this is the next one, and goes on where the last one ended.
     pub(super) fn write_to(&self, path: PathBuf, sink: Sink) {
-        *lock(&self.file) = Some(MetricsFile {
+        let mut file = lock(&self.file);
+        let (last, missed) = file
+            .take()
+            .map_or_else(Default::default, |file| (file.last, file.missed));
+        *file = Some(MetricsFile {
             path,
             sink,
-            last: Vec::new(),
-            missed: 0,
+            last,
+            missed,
         });
     }
 

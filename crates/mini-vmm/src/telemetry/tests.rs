@@ -142,6 +142,24 @@ fn a_line_has_what_changed_since_the_last_one() {
     assert!(second["utc_timestamp_ms"].as_u64() >= first["utc_timestamp_ms"].as_u64());
 }
 
+#[test]
+fn a_count_is_in_one_line_though_a_start_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics");
+    let meter = Meter::default();
+    meter.api.count("PUT", "/actions");
+    for _ in 0..3 {
+        meter.write_to(path.clone(), Sink::open(&path).unwrap());
+        meter.flush().unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let counts = text.lines().map(|line| {
+        let line: Json = serde_json::from_str(line).unwrap();
+        line["put_api_requests"]["actions_count"].as_u64().unwrap()
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [1, 0, 0]);
+}
+
 /// Nobody reads it: lines fill it, and then none is kept.
 #[test]
 fn a_fifo_without_a_reader_takes_what_fits() {
