@@ -166,6 +166,13 @@ impl Console {
         }
     }
 
+    /// Types on it later.
+    #[cfg(test)]
+    pub(crate) fn typist(&self) -> impl Fn(&[u8]) + use<> {
+        let queue = self.input.clone().unwrap();
+        move |bytes| queue.push(bytes)
+    }
+
     /// The path of the pseudo-terminal, if the console is one.
     pub fn pty_path(&self) -> Option<&Path> {
         self.pty.as_deref()

@@ -193,15 +193,16 @@ mod tests {
     use super::*;
     use crate::config::HypercallRoute;
     use crate::demo;
+    use crate::sync::Wake;
     use crate::vmm::control::{Answer, Client, Command, door};
     use crate::vmm::supervisor::tests::signals;
 
-    /// The demo's machine, paused, on its own thread. `None`, with a note, if no guest can run.
-    fn paused(
+    /// The demo's machine. `None`, with a note, if no guest can run.
+    fn built(
         test: &str,
         signals: TerminationSignals,
         console: Console,
-    ) -> Option<(Client, JoinHandle<Result<Ended, Error>>)> {
+    ) -> Option<(Client, Vmm, Built)> {
         crate::check::tests::host_kvm(test)?;
         let (client, door) = door().unwrap();
         let controls = Controls {
@@ -217,6 +218,16 @@ mod tests {
         let images = |_: &dyn Watch| Ok(demo::images().unwrap());
         let new = Vmm::new(&spec, controls, images, || Ok(console));
         let (vmm, built) = new.unwrap().unwrap();
+        Some((client, vmm, built))
+    }
+
+    /// The same machine, paused, on its own thread.
+    fn paused(
+        test: &str,
+        signals: TerminationSignals,
+        console: Console,
+    ) -> Option<(Client, JoinHandle<Result<Ended, Error>>)> {
+        let (client, vmm, built) = built(test, signals, console)?;
         let run = thread::spawn(move || vmm.run(built, State::Paused));
         Some((client, run))
     }
@@ -228,6 +239,12 @@ mod tests {
         let Some((client, run)) = paused(test, TerminationSignals::none(), console) else {
             return;
         };
+        received_nothing(&client);
+        assert_eq!(run.join().unwrap().unwrap().outcome, Outcome::Stopped);
+    }
+
+    /// Checks that a paused machine has taken no input, and stops it.
+    fn received_nothing(client: &Client) {
         let Answer::Saved(state) = client.command(Command::Save).unwrap() else {
             panic!("no state");
         };
@@ -235,6 +252,26 @@ mod tests {
         let received = &serial.next().unwrap().state["in_buffer"];
         assert_eq!(received.as_array().unwrap().len(), 0);
         client.command(Command::Stop).unwrap();
+    }
+
+    #[test]
+    fn a_pause_that_comes_before_the_start_also_pauses_devices() {
+        let test = "a_pause_that_comes_before_the_start_also_pauses_devices";
+        let console = Console::with_input(b"");
+        let type_in = console.typist();
+        let Some((client, vmm, built)) = built(test, TerminationSignals::none(), console) else {
+            return;
+        };
+        let wake = Arc::new(Wake::new().unwrap());
+        let pause = client.send(Command::Pause, &wake).unwrap();
+        let run = thread::spawn(move || vmm.run(built, State::Running));
+        pause.recv().unwrap().unwrap();
+        type_in(b"typed");
+        // Events are handled between commands.
+        for _ in 0..2 {
+            client.command(Command::Describe).unwrap();
+        }
+        received_nothing(&client);
         assert_eq!(run.join().unwrap().unwrap().outcome, Outcome::Stopped);
     }
 

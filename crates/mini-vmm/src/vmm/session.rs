@@ -31,8 +31,8 @@ pub(super) struct Session<'a> {
     supervisor: Rc<RefCell<Supervisor>>,
     manager: EventManager<Subscriber>,
     report: Rc<RefCell<Option<Box<FailureReport>>>>,
-    /// Whether the vCPUs run the guest.
-    is_running: bool,
+    /// Whether the vCPUs run the guest. Before they do for the first time, `None`: devices take input already.
+    is_running: Option<bool>,
     /// The event when they do next.
     next_event: Option<Event>,
 }
@@ -51,7 +51,8 @@ impl<'a> Session<'a> {
             // A reset has its own event.
             _ => None,
         };
-        if !state.is_running() {
+        let is_paused = !state.is_running();
+        if is_paused {
             // Before anything feeds its devices.
             machine.pause()?;
         }
@@ -89,7 +90,7 @@ impl<'a> Session<'a> {
             supervisor,
             manager,
             report,
-            is_running: false,
+            is_running: is_paused.then_some(false),
             next_event,
         })
     }
@@ -195,7 +196,7 @@ impl<'a> Session<'a> {
 
     /// Lets the vCPUs into the guest, or takes them out. On an error they return to their previous state.
     fn set_running(&mut self, runs: bool) -> Result<(), machine::Error> {
-        if self.is_running == runs {
+        if self.is_running == Some(runs) {
             return Ok(());
         }
         let events = &self.run.reporter.events;
@@ -208,11 +209,12 @@ impl<'a> Session<'a> {
             started.inspect_err(|_| events.say(&Event::Paused))?;
         } else {
             self.machine.pause()?;
-            if self.state() != State::Ended {
+            // A guest that has not started has nothing to tell.
+            if self.is_running.is_some() && self.state() != State::Ended {
                 events.say(&Event::Paused);
             }
         }
-        self.is_running = runs;
+        self.is_running = Some(runs);
         Ok(())
     }
 
