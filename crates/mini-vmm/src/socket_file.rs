@@ -3,17 +3,23 @@
 
 //! Listening Unix sockets at a path.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
+
+/// How long to wait for another process that looks for a free path. It takes less than a millisecond.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why nothing can listen at a path.
 #[derive(Debug)]
@@ -53,6 +59,12 @@ impl SocketFile {
         path: &Path,
         backlog: i32,
     ) -> Result<(SocketFile, UnixListener), ListenError> {
+        let _lock = lock_directory(path)?;
+        SocketFile::listen_locked(path, backlog)
+    }
+
+    /// As [`listen`](Self::listen), in a directory that is locked.
+    fn listen_locked(path: &Path, backlog: i32) -> Result<(SocketFile, UnixListener), ListenError> {
         let address = SocketAddrUnix::new(path)?;
         check_free(path, &address)?;
         let listener = stream_socket()?;
@@ -79,10 +91,11 @@ impl SocketFile {
         path: &Path,
         backlog: i32,
     ) -> Result<(SocketFile, UnixListener), ListenError> {
-        match SocketFile::listen(path, backlog) {
+        let _lock = lock_directory(path)?;
+        match SocketFile::listen_locked(path, backlog) {
             Err(ListenError::Stale) => {
                 fs::remove_file(path)?;
-                SocketFile::listen(path, backlog)
+                SocketFile::listen_locked(path, backlog)
             }
             result => result,
         }
@@ -95,6 +108,35 @@ impl Drop for SocketFile {
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.id);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             log::warn!("{}: the socket's file stays: {error}", self.path.display());
+        }
+    }
+}
+
+/// Locks the directory of `path` against other processes that look for a free path in it. Otherwise two could find the
+/// same stale socket, and the second would remove the first one's new socket. Between bind(2) and listen(2), a socket
+/// also looks stale. A directory that can't be read is not locked.
+fn lock_directory(path: &Path) -> io::Result<Option<File>> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let Ok(directory) = File::open(directory) else {
+        return Ok(None);
+    };
+    let until = Instant::now() + PATIENCE;
+    // It doesn't wait in flock(2): anyone who may read the directory can hold the lock forever.
+    loop {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(directory)),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                let why = "another process has locked its directory";
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
+            }
+            // A file system without locks.
+            Err(_) => return Ok(None),
         }
     }
 }
@@ -129,6 +171,7 @@ pub(crate) fn close(listener: UnixListener) {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener as StdListener;
+    use std::sync::Barrier;
 
     use super::*;
 
@@ -151,5 +194,31 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_two_that_replace_a_stale_socket_one_finds_it_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        for _ in 0..200 {
+            close(StdListener::bind(&path).unwrap());
+            let start = Barrier::new(2);
+            let both = thread::scope(|scope| {
+                let replace = || {
+                    start.wait();
+                    SocketFile::replace(&path, 1)
+                };
+                let threads = [scope.spawn(replace), scope.spawn(replace)];
+                threads.map(|thread| thread.join().unwrap())
+            });
+            let lost = both.iter().filter_map(|result| result.as_ref().err());
+            let lost: Vec<_> = lost.collect();
+            assert!(matches!(lost[..], [ListenError::InUse]), "{lost:?}");
+            for (file, listener) in both.into_iter().flatten() {
+                drop(file);
+                close(listener);
+            }
+            assert!(!path.exists());
+        }
     }
 }
