@@ -110,6 +110,7 @@ fn serve(settings: api::Settings, model: Model) -> Result<Outcome, Box<dyn Error
 fn firecracker(flags: Firecracker) -> Result<u8, Box<dyn Error>> {
     flags.logger.apply()?;
     let mut model = Model::firecracker(flags.pci);
+    model.set_logger(flags.logger);
     model.set_metrics(flags.metrics);
     if let Some(config) = &flags.config {
         model.read_config(config)?;

@@ -459,6 +459,11 @@ fn the_log_changes_its_place_and_level_while_the_process_runs() {
         log("first")
     );
     assert!(!log("first").contains("/version"), "{}", log("first"));
+    let logger = &client.get("/vm/config")["logger"];
+    assert_eq!(
+        (&logger["log_path"], &logger["level"]),
+        (&"first".into(), &"info".into())
+    );
     client.done(
         "PUT",
         "/logger",

@@ -81,6 +81,11 @@ impl Model {
         self.spec.metrics = path;
     }
 
+    /// Notes what the command line said about the log, for `GET /vm/config`.
+    pub fn set_logger(&mut self, logger: Logger) {
+        self.logger = (logger != Logger::default()).then_some(logger);
+    }
+
     /// Names the disks that `spec` has.
     fn name_drives(&mut self) {
         let disks = self.spec.disk.iter().enumerate();
