@@ -240,7 +240,7 @@ pub const LATE_ACTS: &[LateAct] = &[
         act: "a client of the API is accepted",
         when: "a client connects",
         thread: "`api`",
-        calls: &["accept4", "ioctl", "shutdown"],
+        calls: &["accept4", "ioctl"],
         sealed: Sealed::With("--api-sock PATH"),
     },
     LateAct {
