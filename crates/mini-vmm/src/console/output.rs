@@ -222,7 +222,6 @@ fn write_out(shared: &Shared, sink: &mut dyn Sink, stop: &Stop) {
                             "the console can't be written any more, the guest's output is discarded: {error}"
                         );
                     }
-                    shared.kill();
                     return;
                 }
             }
@@ -234,7 +233,15 @@ fn write_out(shared: &Shared, sink: &mut dyn Sink, stop: &Stop) {
     if !shared.lock().dead {
         sink.finish(stop);
     }
-    shared.kill();
+}
+
+/// Discards all output once the writer ends, also by a panic: nobody waits for it then.
+struct Kill<'a>(&'a Shared);
+
+impl Drop for Kill<'_> {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
 }
 
 /// The owner of the queue and its thread.
@@ -250,6 +257,7 @@ impl Output {
         let shared = Arc::new(Shared::default());
         let for_writer = Arc::clone(&shared);
         let writer = Worker::spawn("console-out", move |stop| {
+            let _ends = Kill(&for_writer);
             write_out(&for_writer, &mut sink, stop);
         })?;
         Ok(Output {

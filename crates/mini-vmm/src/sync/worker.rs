@@ -92,6 +92,23 @@ impl Stop {
     }
 }
 
+/// Says which thread panicked. The guest of a thread that it can't do without also has an outcome
+/// ([`FailOnPanic`](crate::outcome::FailOnPanic)). Without the console, the API or the reports it runs on, as if nobody
+/// used them.
+struct TellPanic;
+
+impl Drop for TellPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let thread = thread::current();
+            log::error!(
+                "thread {} panicked and is gone; report the message above as a bug",
+                thread.name().unwrap_or("unnamed")
+            );
+        }
+    }
+}
+
 /// A thread that is stopped on drop.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -119,6 +136,7 @@ impl Worker {
                     // Fails only if it is already blocked.
                     let _ = block_signal(signal);
                 }
+                let _tells = TellPanic;
                 body(&for_thread);
             })?;
         Ok(Worker {

@@ -244,3 +244,18 @@ fn discard_takes_everything() {
     output.flush().unwrap();
     assert!(output.0.lock().bytes.is_empty());
 }
+
+/// Output after that is discarded, and nobody waits for it at the end.
+#[test]
+fn a_panic_of_the_writer_ends_the_output() {
+    struct Panics;
+    impl Sink for Panics {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            panic!("as the test wants it");
+        }
+    }
+    let mut output = Output::start(Panics).unwrap();
+    output.handle().put(b"a");
+    output.close(FOR_EVER);
+    assert!(output.shared.lock().dead);
+}
