@@ -217,8 +217,12 @@ where
     /// Takes requests from a queue, up to a limit.
     fn take(&mut self, io: &mut Io<'_>, queue: u16) -> Result<(), Broken> {
         let mut limiter = self.limiter.take();
-        let took = self.take_within(io, queue, limiter.as_mut());
+        let mut has_taken = false;
+        let took = self.take_within(io, queue, limiter.as_mut(), &mut has_taken);
         self.limiter = limiter;
+        if has_taken {
+            self.first = (u32::from(queue) + 1) % 64;
+        }
         took
     }
 
@@ -227,6 +231,7 @@ where
         io: &mut Io<'_>,
         queue: u16,
         mut limiter: Option<&mut Limiter>,
+        has_taken: &mut bool,
     ) -> Result<(), Broken> {
         let bit = 1 << (queue % 64);
         self.throttled &= !bit;
@@ -242,7 +247,10 @@ where
                 return Ok(());
             }
             match running.take(&mut means, &memory, queue)? {
-                Some(bytes) => limiter.iter_mut().for_each(|limiter| limiter.count(bytes)),
+                Some(bytes) => {
+                    *has_taken = true;
+                    limiter.iter_mut().for_each(|limiter| limiter.count(bytes));
+                }
                 None if running.enable_kicks(queue)? => {}
                 None => return Ok(()),
             }
@@ -253,17 +261,14 @@ where
         Ok(())
     }
 
-    /// Handles the end of a wait: takes requests from the queues that had to wait. Each time another queue is the first,
-    /// since there may be enough for one only.
+    /// Handles the end of a wait: takes requests from the queues that had to wait. The first is the one after the queue
+    /// that had something last, since there may be enough for one only.
     fn go_on(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
         if self.draining {
             return Ok(());
         }
-        let mut waiting = self.throttled.rotate_right(self.first);
         let start = self.first;
-        if waiting != 0 {
-            self.first = (start + waiting.trailing_zeros() + 1) % 64;
-        }
+        let mut waiting = self.throttled.rotate_right(start);
         let mut result = Ok(());
         while waiting != 0 {
             let queue = (start + waiting.trailing_zeros()) % 64;
@@ -358,7 +363,13 @@ where
         let took = match event {
             Event::Queue(queue) => {
                 self.draining = false;
-                self.take(io, queue)
+                if self.throttled != 0 && (self.limiter.is_some() || self.crowded) {
+                    // It does not overtake those that wait.
+                    self.throttled |= 1 << (queue % 64);
+                    self.go_on(io)
+                } else {
+                    self.take(io, queue)
+                }
             }
             Event::Source(TIMER) => {
                 self.limiter.iter_mut().for_each(Limiter::rest);

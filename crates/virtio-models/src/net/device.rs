@@ -266,18 +266,19 @@ impl<M: GuestAddressSpace> Net<M> {
                 if let Some(pair) = used.get_mut(usize::from(queue / 2)) {
                     pair.kick(queue % 2 == 0);
                 }
+                // It does not overtake those that wait for the limit.
+                match queue % 2 == 0 {
+                    true => self.retry_rx(),
+                    false => self.retry_tx(),
+                }
             }
             Event::Source(RX_TIMER) => {
                 self.rx_limiter.iter_mut().for_each(Limiter::rest);
-                for pair in &mut self.pairs {
-                    pair.rx.due |= std::mem::take(&mut pair.rx.throttled);
-                }
+                self.retry_rx();
             }
             Event::Source(TX_TIMER) => {
                 self.tx_limiter.iter_mut().for_each(Limiter::rest);
-                for pair in &mut self.pairs {
-                    pair.tx.due |= std::mem::take(&mut pair.tx.throttled);
-                }
+                self.retry_tx();
             }
             Event::Source(token) => {
                 let used = &mut self.pairs[..self.used_pairs];
@@ -290,6 +291,20 @@ impl<M: GuestAddressSpace> Net<M> {
                     }
                 }
             }
+        }
+    }
+
+    /// Looks again at the pairs that wait until the limit allows to receive more.
+    fn retry_rx(&mut self) {
+        for pair in &mut self.pairs {
+            pair.rx.due |= std::mem::take(&mut pair.rx.throttled);
+        }
+    }
+
+    /// Looks again at the pairs that wait until the limit allows to send more.
+    fn retry_tx(&mut self) {
+        for pair in &mut self.pairs {
+            pair.tx.due |= std::mem::take(&mut pair.tx.throttled);
         }
     }
 

@@ -304,6 +304,16 @@ fn zeros_count_as_bytes() {
 
 #[test]
 fn a_limit_is_shared_by_all_queues() {
+    share_a_limit(|_| {});
+}
+
+#[test]
+fn a_notification_overtakes_no_queue_that_waits() {
+    share_a_limit(|guest| guest.machine.kick(1));
+}
+
+/// Two queues have eight requests each, and one at a time is allowed. `before` is called before each.
+fn share_a_limit(before: impl Fn(&mut Guest)) {
     let limits = Limits {
         iops: NonZeroU64::new(1000),
         bandwidth: None,
@@ -324,9 +334,10 @@ fn a_limit_is_shared_by_all_queues() {
         }
         guest.machine.kick(queue);
     }
-    let (driver, machine) = (&mut guest.driver, &mut guest.machine);
     let mut answered = [0_u32; 2];
     for total in 1..=8 {
+        before(&mut guest);
+        let (driver, machine) = (&mut guest.driver, &mut guest.machine);
         machine.pump_until(|machine| {
             for queue in [0, 1] {
                 while driver.receive(machine, queue).is_some() {

@@ -317,6 +317,19 @@ fn each_direction_keeps_its_limit() {
 /// Both limits allow a frame at a time, by turns.
 #[test]
 fn each_pair_has_its_share_of_both_limits() {
+    share_both_limits(|_| {});
+}
+
+#[test]
+fn a_notification_overtakes_no_pair_that_waits() {
+    share_both_limits(|guest| {
+        guest.machine.kick(2);
+        guest.machine.kick(3);
+    });
+}
+
+/// Two pairs have forty frames each way. `before` is called before each frame.
+fn share_both_limits(before: impl Fn(&mut Guest)) {
     let wires = [Wire::new(), Wire::new()];
     let (rx, rx_clock) = limiter(1_000_000);
     let (tx, tx_clock) = limiter(1_000_000);
@@ -336,9 +349,11 @@ fn each_pair_has_its_share_of_both_limits() {
         let is_there = |_: &mut _| (counters.received(), counters.sent()) == (round, round);
         guest.machine.pump_until(is_there);
         rx_clock.fetch_add(1_000, Ordering::Relaxed);
+        before(&mut guest);
         let is_there = |_: &mut _| counters.received() == round + 1;
         guest.machine.pump_until(is_there);
         tx_clock.fetch_add(1_000, Ordering::Relaxed);
+        before(&mut guest);
     }
     for wire in &wires {
         let line = wire.line();
