@@ -18,8 +18,10 @@ const PLAYGROUND: u64 = 4 * MIB;
 const BAR_SIZE: u64 = 0x8000;
 const COMMON: u64 = 0x2000;
 const NOTIFY: u64 = 0x4000;
-/// How many devices there are: the entropy device and a disk.
-const DEVICES: u64 = 2;
+/// How many devices there are: the entropy device, a disk and a network.
+const DEVICES: u64 = 3;
+const DISK: u64 = 1;
+const NETWORK: u64 = 2;
 const SIZE: u16 = 8;
 
 /// What the guest does with an entry of its script.
@@ -89,7 +91,49 @@ impl Random {
     }
 }
 
-/// A script for two devices.
+/// A queue of a device, with rings and buffers of its own. Only the network has a second one, and it comes last.
+#[derive(Clone, Copy)]
+struct Queue {
+    device: u64,
+    number: u64,
+}
+
+impl Queue {
+    /// All of a device.
+    fn of(device: u64) -> impl Iterator<Item = Self> {
+        let count = if device == NETWORK { 2 } else { 1 };
+        (0..count).map(move |number| Queue { device, number })
+    }
+
+    /// Its place in the memory for rings and that for buffers.
+    const fn offset(self) -> u64 {
+        (self.device + self.number) * 0x1000
+    }
+
+    const fn rings(self) -> [u64; 3] {
+        let at = PLAYGROUND + self.offset();
+        [at, at + 0x400, at + 0x800]
+    }
+
+    const fn data(self) -> u64 {
+        PLAYGROUND + 0x8000 + self.offset()
+    }
+
+    /// The buffers of a request that the device can answer: address, length, flags.
+    fn buffers(self) -> Vec<(u64, u64, u64)> {
+        let data = self.data();
+        match (self.device, self.number) {
+            // A disk reads its first sector: a header of zeros, the data, and the status.
+            (DISK, _) => vec![(data, 16, 1), (data + 0x200, 512, 3), (data + 0x400, 1, 2)],
+            // A frame of any bytes behind a header of zeros.
+            (NETWORK, 1) => vec![(data, 100, 0)],
+            (NETWORK, _) => vec![(data, 2048, 2)],
+            _ => vec![(data, 64, 2)],
+        }
+    }
+}
+
+/// A script for the devices.
 struct Script {
     random: Random,
     transport: Transport,
@@ -118,35 +162,33 @@ impl Script {
         }
     }
 
-    /// The rings of a device's first queue.
-    fn rings(device: u64) -> [u64; 3] {
-        [0, 0x400, 0x800].map(|ring| PLAYGROUND + device * 0x1000 + ring)
-    }
-
     /// Does what a driver should to start a device.
     fn start(&mut self, device: u64) {
-        let rings = Self::rings(device);
+        match self.transport {
+            Transport::Pci => self.start_pci(device),
+            Transport::Mmio => self.start_mmio(device),
+        }
+    }
+
+    fn start_mmio(&mut self, device: u64) {
         let base = self.base(device);
-        if self.transport == Transport::Mmio {
-            for (at, value) in [
-                (0x70, 0),
-                (0x70, 3),
-                (0x24, 1),
-                (0x20, 1),
-                (0x70, 11),
-                (0x30, 0),
-            ] {
-                self.write(4, base + at, value);
-            }
+        for (at, value) in [(0x70, 0), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11)] {
+            self.write(4, base + at, value);
+        }
+        for queue in Queue::of(device) {
+            self.write(4, base + 0x30, queue.number);
             self.write(4, base + 0x38, SIZE.into());
-            for (at, ring) in [0x80, 0x90, 0xa0].into_iter().zip(rings) {
+            for (at, ring) in [0x80, 0x90, 0xa0].into_iter().zip(queue.rings()) {
                 self.write(4, base + at, ring);
                 self.write(4, base + at + 4, 0);
             }
             self.write(4, base + 0x44, 1);
-            self.write(4, base + 0x70, 15);
-            return;
         }
+        self.write(4, base + 0x70, 15);
+    }
+
+    fn start_pci(&mut self, device: u64) {
+        let base = self.base(device);
         let config = PCI_ECAM + ((device + 1) << 15);
         let common = base + COMMON;
         for (width, at, value) in [
@@ -154,78 +196,80 @@ impl Script {
             (4, config + 0x10, base),
             (4, config + 0x14, 0),
             (2, config + 4, 6),
-            (1, common + 0x14, 0),
         ] {
             self.write(width, at, value);
         }
-        // A reset takes as long as requests in flight.
-        self.add(Access::Await, common + 0x14, 0);
-        for (width, at, value) in [
-            (1, 0x14, 3),
-            (4, 8, 1),
-            (4, 0xc, 1),
-            (1, 0x14, 11),
-            (2, 0x16, 0),
-        ] {
+        self.reset(device);
+        for (width, at, value) in [(1, 0x14, 3), (4, 8, 1), (4, 0xc, 1), (1, 0x14, 11)] {
             self.write(width, common + at, value);
         }
-        self.write(2, common + 0x18, SIZE.into());
-        for (at, ring) in [0x20, 0x28, 0x30].into_iter().zip(rings) {
-            self.write(4, common + at, ring);
-            self.write(4, common + at + 4, 0);
+        for queue in Queue::of(device) {
+            self.write(2, common + 0x16, queue.number);
+            self.write(2, common + 0x18, SIZE.into());
+            for (at, ring) in [0x20, 0x28, 0x30].into_iter().zip(queue.rings()) {
+                self.write(4, common + at, ring);
+                self.write(4, common + at + 4, 0);
+            }
+            self.write(2, common + 0x1c, 1);
         }
-        self.write(2, common + 0x1c, 1);
         self.write(1, common + 0x14, 15);
     }
 
-    /// A request that the device can answer, at the start of its ring.
+    /// By PCI, a reset takes as long as requests in flight.
+    fn reset(&mut self, device: u64) {
+        let base = self.base(device);
+        match self.transport {
+            Transport::Mmio => self.write(4, base + 0x70, 0),
+            Transport::Pci => {
+                self.write(1, base + COMMON + 0x14, 0);
+                self.add(Access::Await, base + COMMON + 0x14, 0);
+            }
+        }
+    }
+
+    /// A request that the device can answer, at the start of each of its rings.
     fn request(&mut self, device: u64) {
-        let [descriptors, available, used] = Self::rings(device);
-        let data = PLAYGROUND + 0x8000 + device * 0x1000;
-        // A disk reads its first sector: a header of zeros, the data, and the status.
-        let parts: &[(u64, u64, u64)] = match device {
-            0 => &[(data, 64, 2)],
-            _ => &[(data, 16, 1), (data + 0x200, 512, 3), (data + 0x400, 1, 2)],
-        };
-        for (next, (at, (address, len, flags))) in (1..).zip((descriptors..).step_by(16).zip(parts))
-        {
-            self.write(8, at, *address);
-            self.write(8, at + 8, len | flags << 32 | next << 48);
+        for queue in Queue::of(device) {
+            let [descriptors, available, used] = queue.rings();
+            for (next, (at, (address, len, flags))) in
+                (1..).zip((descriptors..).step_by(16).zip(queue.buffers()))
+            {
+                self.write(8, at, address);
+                self.write(8, at + 8, len | flags << 32 | next << 48);
+            }
+            let data = queue.data();
+            for at in [data, data + 8] {
+                self.write(8, at, 0);
+            }
+            self.write(1, data + 0x400, 0xff);
+            self.write(4, used, 0);
+            self.write(8, available, 1 << 16);
         }
-        for at in [data, data + 8] {
-            self.write(8, at, 0);
-        }
-        self.write(1, data + 0x400, 0xff);
-        self.write(4, used, 0);
-        self.write(8, available, 1 << 16);
     }
 
     fn notify(&mut self, device: u64) {
-        match self.transport {
-            Transport::Pci => self.write(2, self.base(device) + NOTIFY, 0),
-            Transport::Mmio => self.write(4, self.base(device) + 0x50, 0),
+        let base = self.base(device);
+        for Queue { number, .. } in Queue::of(device) {
+            match self.transport {
+                Transport::Pci => self.write(2, base + NOTIFY + 4 * number, number),
+                Transport::Mmio => self.write(4, base + 0x50, number),
+            }
         }
     }
 
-    /// Starts a device and has a request answered.
+    /// Starts a device and has a request answered. A network receives what it sends, or a frame that it sent before.
     fn work(&mut self, device: u64) {
         // It touches nothing while its rings are prepared.
         self.start(device);
-        let common = self.base(device);
-        match self.transport {
-            Transport::Mmio => self.write(4, common + 0x70, 0),
-            Transport::Pci => {
-                self.write(1, common + COMMON + 0x14, 0);
-                self.add(Access::Await, common + COMMON + 0x14, 0);
-            }
-        }
+        self.reset(device);
         self.request(device);
         self.start(device);
         self.notify(device);
-        let used = Self::rings(device)[2];
+        let queue = Queue { device, number: 0 };
+        let used = queue.rings()[2];
         self.add(Access::Await, used + 2, 1);
-        if device == 1 {
-            self.add(Access::Await, PLAYGROUND + 0x8000 + 0x1000 + 0x400, 0);
+        if device == DISK {
+            self.add(Access::Await, queue.data() + 0x400, 0);
         }
     }
 
@@ -302,9 +346,15 @@ impl Script {
         }
     }
 
+    /// Any queue of a device.
+    fn queue(&mut self, device: u64) -> Queue {
+        let queues: Vec<_> = Queue::of(device).collect();
+        self.random.of(&queues)
+    }
+
     /// Something in the memory that devices use: a descriptor, or an index of the available ring.
     fn ring(&mut self, device: u64) {
-        let [descriptors, available, _] = Self::rings(device);
+        let [descriptors, available, _] = self.queue(device).rings();
         match self.random.below(4) {
             0 => {
                 let index = self.random.of(&[0, 1, 2, 9, 0x8000, 0xffff]);
@@ -354,7 +404,7 @@ impl Script {
     }
 }
 
-/// A guest that misuses an entropy device and a disk for about `steps` steps, and then has a request answered by each.
+/// A guest that misuses an entropy device, a disk and a network for about `steps` steps, and then has a request answered by each.
 /// Then it powers off.
 pub fn monkey(transport: Transport, seed: u64, steps: usize) -> Asm {
     let mut script = Script {
@@ -365,7 +415,7 @@ pub fn monkey(transport: Transport, seed: u64, steps: usize) -> Asm {
     for _ in 0..steps {
         script.step();
     }
-    // A function that shadows the other one is out of the way first.
+    // A function that shadows another one is out of the way first.
     for device in 0..DEVICES {
         if transport == Transport::Pci {
             script.write(2, PCI_ECAM + ((device + 1) << 15) + 4, 0);
