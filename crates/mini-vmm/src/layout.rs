@@ -79,6 +79,8 @@ pub const VIRTIO_MMIO_SIZE: u64 = 16 * MIB;
 pub const PCI_ECAM: u64 = 0xe000_0000;
 /// PCI: buses, which have 1 MiB of configuration space each.
 pub const PCI_BUSES: u16 = 1;
+/// PCI: the registers of a hotplug controller, behind the most buses that ECAM can have. No device comes or goes yet.
+pub const PCI_HOTPLUG: u64 = 0xf000_0000;
 /// The IOAPIC's registers.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APIC's registers.
@@ -142,6 +144,8 @@ pub const ACPI_RESET_VALUE: u8 = 0x01;
 pub const GED_EVENTS: u16 = ACPI_PM + 3;
 /// Bit of [`GED_EVENTS`]: the power button was pressed.
 pub const GED_POWER_BUTTON: u8 = 0x01;
+/// Bit of [`GED_EVENTS`] for news in the registers at [`PCI_HOTPLUG`]. Never set yet, so the DSDT doesn't look at it.
+pub const GED_PCI_HOTPLUG: u8 = 0x02;
 /// The PM1 event registers, with `--legacy-timer` (FADT `PM1a_EVT_BLK`).
 pub const PM1_EVENTS: u16 = 0x604;
 /// Number of the PM1 event registers' ports.
@@ -214,10 +218,11 @@ const LOW_MEMORY: [(u64, u64); 10] = [
 ];
 
 /// Ranges of the hole below 4 GiB, sorted by address.
-const HOLE: [(u64, u64); 7] = [
+const HOLE: [(u64, u64); 8] = [
     (PCI_LOW, PCI_LOW_SIZE),
     (VIRTIO_MMIO, VIRTIO_MMIO_SIZE),
-    (PCI_ECAM, PCI_BUSES as u64 * MIB),
+    (PCI_ECAM, 256 * MIB),
+    (PCI_HOTPLUG, pci_root::hotplug::HOTPLUG_SIZE),
     (IOAPIC, PAGE_SIZE),
     (LAPIC, PAGE_SIZE),
     (KVM_IDENTITY_MAP, PAGE_SIZE),
@@ -283,6 +288,7 @@ const _: () = assert!(apart(&LOW_MEMORY, 0, HIGH_RAM));
 const _: () = assert!(apart(&HOLE, HOLE_START, HOLE_END));
 const _: () = assert!(apart(&PORTS, 0, 0x1_0000));
 const _: () = assert!(CMDLINE + CMDLINE_SIZE <= LOW_RAM_END);
+const _: () = assert!(GED_POWER_BUTTON & GED_PCI_HOTPLUG == 0);
 
 #[cfg(test)]
 mod tests {

@@ -78,7 +78,7 @@ mod tests {
         let mut spec = VmSpec::new("vmlinux");
         (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
         (spec.legacy_timer, spec.rng) = (true, true);
-        for (virtio, count) in [(VirtioSpec::Pci, 12), (VirtioSpec::Mmio, 10)] {
+        for (virtio, count) in [(VirtioSpec::Pci, 13), (VirtioSpec::Mmio, 10)] {
             spec.virtio = virtio;
             let plan = MachinePlan::new(&spec).unwrap();
             let windows = plan.devices.iter().flat_map(|d| d.windows.clone());

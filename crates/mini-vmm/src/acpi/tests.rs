@@ -223,6 +223,10 @@ fn pci_is_announced_only_where_it_is() {
         let [(_, dsdt), .., (_, xsdt)] = walk(&image);
         let has_pci = virtio == VirtioSpec::Pci;
         assert_eq!(contains(dsdt, b"PCI0"), has_pci);
+        // Memory32Fixed(ReadWrite, 0xf0000000, 16): registers for hotplug, which has no slots yet.
+        let registers = [0x86, 9, 0, 1, 0, 0, 0, 0xf0, 16, 0, 0, 0];
+        assert_eq!(contains(dsdt, &registers), has_pci);
+        assert!(!contains(dsdt, b"_EJ0"));
         assert_eq!(
             contains(dsdt, b"LNRO0005"),
             matches!(virtio, VirtioSpec::Mmio | VirtioSpec::MmioBoth)

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! ECAM's address range.
+//! Address ranges that operating systems must leave alone.
 
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, Memory32Fixed, Name, ResourceTemplate,
@@ -9,6 +9,7 @@ use acpi_tables::aml::{
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::{Aml, AmlSink};
 
+use crate::hotplug::HOTPLUG_SIZE;
 use crate::window::{Window, Windows};
 
 /// Addresses that a device uses itself. The descriptor for ranges below 4 GiB expresses that. Other ranges need the
@@ -29,6 +30,7 @@ pub(super) fn own(first: u64, last: u64) -> Box<dyn Aml> {
 pub struct EcamReservation {
     first: u64,
     last: u64,
+    hotplug: Option<u64>,
 }
 
 impl EcamReservation {
@@ -38,19 +40,36 @@ impl EcamReservation {
         EcamReservation {
             first: span.base,
             last: span.last().unwrap_or(span.base),
+            hotplug: None,
+        }
+    }
+
+    /// The same with the registers of a [`HotplugController`](super::HotplugController) at a guest-physical address, for
+    /// a root whose DSDT doesn't have that controller yet. So nothing else takes the address before.
+    #[must_use]
+    pub fn with_hotplug(self, address: u64) -> Self {
+        EcamReservation {
+            hotplug: Some(address),
+            ..self
         }
     }
 }
 
 impl Aml for EcamReservation {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let range = own(self.first, self.last);
+        let hotplug = self.hotplug;
+        let hotplug = hotplug.map(|first| own(first, first.saturating_add(HOTPLUG_SIZE - 1)));
+        let ranges: Vec<_> = [own(self.first, self.last)]
+            .into_iter()
+            .chain(hotplug)
+            .collect();
+        let ranges = ranges.iter().map(|range| &**range).collect();
         Device::new(
             "_SB_.ECAM".into(),
             vec![
                 &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
                 &Name::new("_UID".into(), &"ECAM"),
-                &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&*range])),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(ranges)),
             ],
         )
         .to_aml_bytes(sink);

@@ -52,7 +52,12 @@ fn dsdt(windows: &Windows, hotplug: bool) -> Vec<u8> {
     } else {
         bridge.to_aml_bytes(&mut body);
     }
-    EcamReservation::new(windows).to_aml_bytes(&mut body);
+    let reservation = EcamReservation::new(windows);
+    match hotplug {
+        true => reservation.to_aml_bytes(&mut body),
+        // Its registers have an address, and nothing else.
+        false => reservation.with_hotplug(REGISTERS).to_aml_bytes(&mut body),
+    }
     let mut table = Sdt::new(*b"DSDT", 36, 2, *b"MINVMM", *b"MINIVMM ", 1);
     table.append_slice(&body);
     table.as_slice().to_vec()
@@ -184,6 +189,9 @@ fn intels_interpreter_finds_the_windows() {
                 "32-Bit Fixed Memory Range",
                 "Address : E0000000",
                 "Address Length : 10000000",
+                "32-Bit Fixed Memory Range",
+                "Address : E8000000",
+                "Address Length : 00000010",
             ],
         ),
         (
@@ -197,6 +205,7 @@ fn intels_interpreter_finds_the_windows() {
                 "Address Maximum : 000000FFFFFFFFFF",
                 "Address Minimum : 0000001000000000",
                 "Address Maximum : 00000010000FFFFF",
+                "Address : E8000000",
             ],
         ),
     ] {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use acpi_tables::Aml;
 use pci_root::acpi::{EcamReservation, HostBridge};
+use pci_root::hotplug::{HOTPLUG_SIZE, HotplugRegisters, HotplugState, Written};
 use pci_root::{
     Bar, Capability, Class, Function, FunctionBuilder, Ids, Message, MsiSink, Msix, MsixPlace,
     PciDevice, PciRoot, Reply, RootBuilder, RootState, Span, Windows,
@@ -39,18 +40,25 @@ const VERSION: u32 = 1;
 /// The ID of virtio's capabilities (`PCI_CAP_ID_VNDR`).
 const VENDOR_SPECIFIC: u8 = 9;
 
+/// The number of the window with the registers for hotplug. It comes after the root's own.
+const HOTPLUG: usize = pci_root::Window::ALL.len();
+
 /// The slot of the root.
 pub(super) fn plan(spec: &VmSpec, models: Vec<Model>) -> Slot {
     let windows = windows(spec.memory);
-    let ranges = pci_root::Window::ALL.map(|window| {
-        let span = windows.span(window);
-        Window::memory(span.base, span.size)
-    });
+    let spans = pci_root::Window::ALL.map(|window| windows.span(window));
+    let mut ranges: Vec<_> = spans
+        .map(|span| Window::memory(span.base, span.size))
+        .into();
+    ranges.push(Window::memory(layout::PCI_HOTPLUG, HOTPLUG_SIZE));
     let mut slot = Slot::new(ID, &ranges, move |parts| {
         Ok(Arc::new(Root::new(windows, &models, parts)?))
     });
     HostBridge::new(&windows).to_aml_bytes(&mut slot.aml);
-    EcamReservation::new(&windows).to_aml_bytes(&mut slot.aml);
+    // Slots for hotplug would cost each guest 31 devices. The registers only have their address yet.
+    EcamReservation::new(&windows)
+        .with_hotplug(layout::PCI_HOTPLUG)
+        .to_aml_bytes(&mut slot.aml);
     slot.pci = Some(windows);
     slot
 }
@@ -189,6 +197,8 @@ fn outside(
 /// The root, with all devices.
 struct Root {
     root: PciRoot,
+    /// They never have news: no device comes or goes.
+    hotplug: HotplugRegisters,
     ports: Vec<Arc<Port<PciTransport>>>,
 }
 
@@ -197,6 +207,7 @@ struct Root {
 #[serde(deny_unknown_fields)]
 struct State {
     root: RootState,
+    hotplug: HotplugState,
     devices: Vec<PortState<PciState>>,
 }
 
@@ -211,7 +222,11 @@ impl Root {
             ports.push(port);
         }
         let root = builder.build().map_err(io::Error::other)?;
-        Ok(Root { root, ports })
+        Ok(Root {
+            root,
+            hotplug: HotplugRegisters::default(),
+            ports,
+        })
     }
 }
 
@@ -227,6 +242,7 @@ impl BusDevice for Root {
     fn read(&self, place: Place, data: &mut [u8]) -> Next {
         match pci_root::Window::ALL.get(place.window) {
             Some(window) => next(self.root.read(*window, place.offset, data)),
+            None if place.window == HOTPLUG => next(self.hotplug.read(place.offset, data)),
             None => Next::Unclaimed,
         }
     }
@@ -234,6 +250,11 @@ impl BusDevice for Root {
     fn write(&self, place: Place, data: &[u8]) -> Next {
         match pci_root::Window::ALL.get(place.window) {
             Some(window) => next(self.root.write(*window, place.offset, data)),
+            None if place.window == HOTPLUG => match self.hotplug.write(place.offset, data) {
+                // Nobody asked the guest to give up a device, so there is nothing to do.
+                Written::Done | Written::Eject(_) => Next::Continue,
+                Written::Unclaimed => Next::Unclaimed,
+            },
             None => Next::Unclaimed,
         }
     }
@@ -244,6 +265,7 @@ impl Root {
         let devices = self.ports.iter().map(|port| port.save(by));
         Ok(State {
             root: self.root.save(),
+            hotplug: self.hotplug.save(),
             devices: devices.collect::<Result<_, _>>()?,
         })
     }
@@ -255,6 +277,7 @@ impl Root {
             reason: Box::new(reason),
         };
         self.root.restore(&state.root).map_err(misfit)?;
+        self.hotplug.restore(&state.hotplug);
         let mut pairs = self.ports.iter().zip(state.devices);
         pairs.try_for_each(|(port, state)| port.restore(state))
     }
@@ -282,6 +305,7 @@ impl fmt::Debug for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Root")
             .field("root", &self.root)
+            .field("hotplug", &self.hotplug)
             .field("ports", &self.ports)
             .finish()
     }

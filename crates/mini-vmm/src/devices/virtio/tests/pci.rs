@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::devices::virtio::pci;
-use crate::layout::{MIB, PCI_ECAM, PCI_LOW};
+use crate::layout::{MIB, PCI_ECAM, PCI_HOTPLUG, PCI_LOW};
 
 /// Devices on PCI.
 struct Pci(Rig);
@@ -68,6 +68,22 @@ fn a_guest_finds_each_device_on_pci() {
     let further = |function: u64| pci.read(PCI_ECAM + (1 << 15) + (function << 12));
     assert_eq!(further(2), further(1));
     assert_eq!((further(1) as u16, further(3)), (0x1af4, u32::MAX));
+}
+
+#[test]
+fn no_device_comes_or_goes() {
+    let pci = Pci::new(1);
+    let all = || [0, 4, 8, 12].map(|register| pci.read(PCI_HOTPLUG + register));
+    assert_eq!(all(), [0; 4]);
+    // The guest gives up all devices, unasked.
+    pci.write(PCI_HOTPLUG + 8, &[0xff; 4]);
+    assert_eq!(all(), [0; 4]);
+    assert_eq!(pci.read(PCI_ECAM + (1 << 15)) as u16, 0x1af4);
+    assert_eq!(pci.read(PCI_HOTPLUG + 16), u32::MAX, "no register");
+    pci.write(PCI_HOTPLUG + 12, &[7, 0, 0, 0]);
+    let (saved, other) = (pci.0.set.save().unwrap(), Pci::new(1));
+    other.0.set.restore(&saved).unwrap();
+    assert_eq!(other.read(PCI_HOTPLUG + 12), 7, "the segment");
 }
 
 #[test]

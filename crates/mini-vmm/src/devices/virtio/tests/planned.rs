@@ -61,7 +61,7 @@ fn a_kernel_learns_of_devices_in_one_way_or_both() {
     let root = by_pci.devices.iter().find(|slot| slot.id == "pci").unwrap();
     assert_eq!(
         (root.gsi, root.pci.is_some(), root.windows.len()),
-        (None, true, 3)
+        (None, true, 4)
     );
 }
 
