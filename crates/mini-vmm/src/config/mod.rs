@@ -154,7 +154,8 @@ choices! {
         Pci = "pci",
         /// By memory-mapped registers; ACPI names the devices.
         Mmio = "mmio",
-        /// By memory-mapped registers; the kernel command line names the devices, for kernels without ACPI.
+        /// By memory-mapped registers; only the kernel command line names the devices. For kernels without ACPI: Linux
+        /// with ACPI can't use them.
         MmioCmdline = "mmio,cmdline",
         /// By memory-mapped registers; ACPI and the kernel command line both name the devices, for any kernel.
         MmioBoth = "mmio,both",
