@@ -31,7 +31,10 @@ impl Folder {
         fs::create_dir(folder.path("folder")).unwrap();
         let fifo = Command::new("mkfifo").arg(folder.path("fifo")).status();
         assert!(fifo.unwrap().success());
-        std::os::unix::fs::symlink(folder.path("good"), folder.path("link")).unwrap();
+        for (name, link) in [("good", "link"), ("loop", "loop")] {
+            std::os::unix::fs::symlink(folder.path(name), folder.path(link)).unwrap();
+        }
+        fs::hard_link(folder.path("good"), folder.path("hard")).unwrap();
         folder
     }
 
@@ -111,7 +114,9 @@ fn each_bad_image_is_one_sentence_and_nothing_changes() {
             &["good,readonly", "link"],
             "\"good\" and \"link\" are one file",
         ),
+        (&["good", "hard"], "\"good\" and \"hard\" are one file"),
         (&["good", "empty"], "\"empty\" is empty"),
+        (&["loop"], "\"loop\" can't be found: Too many levels"),
         (&["serial"], "the serial output would overwrite this file"),
         (
             &["serial,readonly"],

@@ -25,6 +25,14 @@ pub enum OpenError {
     /// There is no such file.
     #[error("there is no disk image {0:?}: check the path, or make one, as with `truncate -s 1G`")]
     Missing(PathBuf),
+    /// Its path leads nowhere.
+    #[error("the disk image {path:?} can't be found: {source}; check the path")]
+    Path {
+        /// The image.
+        path: PathBuf,
+        /// The cause: a loop of symbolic links, or a name that is too long.
+        source: io::Error,
+    },
     /// The user has no permission to read or write it.
     #[error("the disk image {path:?} can't be {}: {}", if *.readonly { "read by this user" } else { "written by this user" }, if *.readonly { "change its permissions" } else { "change its permissions, or say `readonly`" })]
     Denied {
@@ -92,6 +100,14 @@ pub enum OpenError {
         path: PathBuf,
         /// What is wrong, and the next step.
         why: &'static str,
+    },
+    /// It is a damaged qcow2 image.
+    #[error("the disk image {path:?} is damaged: {source}; repair it with `qemu-img check -r all`")]
+    Damaged {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
     },
     /// This build has no qcow2.
     #[error(
@@ -201,6 +217,10 @@ fn open_mapped(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
             path: spec.path.clone(),
             why,
         },
+        Failure::Damaged(source) => OpenError::Damaged {
+            path: spec.path.clone(),
+            source,
+        },
         Failure::Host(source) => host(spec, "opened as qcow2", source),
     })?;
     let image = Image::blocking(std::sync::Arc::new(image), disk);
@@ -308,6 +328,10 @@ fn failed(spec: &BlockSpec, error: rustix::io::Errno) -> OpenError {
     let (path, readonly) = (spec.path.clone(), spec.readonly);
     match error {
         Errno::NOENT | Errno::NOTDIR => OpenError::Missing(path),
+        Errno::LOOP | Errno::NAMETOOLONG => OpenError::Path {
+            path,
+            source: error.into(),
+        },
         Errno::ACCESS | Errno::PERM | Errno::ROFS => OpenError::Denied { path, readonly },
         Errno::BUSY => OpenError::Claimed(path),
         Errno::INVAL if spec.direct => OpenError::Direct(path),

@@ -19,6 +19,7 @@ use imago::{
     StorageOpenOptions,
 };
 
+use super::disk::SECTOR;
 use super::pool::{Blocking, file_size};
 use crate::sys::Buffers;
 
@@ -27,6 +28,9 @@ const PIECE: usize = 256 << 10;
 /// What QEMU takes at most, in bytes: of an L1 table, and of a refcount table.
 const MAX_L1: u64 = 32 << 20;
 const MAX_REFCOUNTS: u64 = 8 << 20;
+
+/// The bits of a table's entry that are the place of another table, in bytes.
+const PLACE: u64 = 0x00ff_ffff_ffff_fe00;
 
 type Access = FormatAccess<imago::file::File>;
 
@@ -96,6 +100,11 @@ impl Header {
             return Err(ABSURD);
         }
         let refcounts = refcount_clusters << cluster_bits;
+        if !size.is_multiple_of(SECTOR) {
+            return Err(
+                "has a size that is not a multiple of 512: change it with `qemu-img resize`",
+            );
+        }
         let is_inside = |at: u64, len: u64| {
             at.is_multiple_of(1 << cluster_bits)
                 && at.checked_add(len).is_some_and(|end| end <= file_len)
@@ -111,19 +120,61 @@ impl Header {
             && size <= i64::MAX as u64;
         if is_sane { Ok(()) } else { Err(ABSURD) }
     }
+
+    /// Checks that the tables that the L1 table and the refcount table name are in the file, and that each is named once
+    /// and is neither of these two. So no table leads back to itself. [`check`](Self::check) comes first.
+    fn check_tables(&self, file: &File, file_len: u64) -> Result<(), Failure> {
+        let cluster = 1u64 << self.word(20);
+        let l1 = (self.long(40), u64::from(self.word(36)) * 8);
+        let refcounts = (self.long(48), u64::from(self.word(56)) * cluster);
+        let mut used = Vec::new();
+        for (at, len) in [l1, refcounts] {
+            let mut table = vec![0; len as usize];
+            file.read_exact_at(&mut table, at).map_err(Failure::Host)?;
+            let (entries, _) = table.as_chunks();
+            let places = entries
+                .iter()
+                .map(|entry| u64::from_be_bytes(*entry) & PLACE);
+            used.extend(places.filter(|place| *place != 0));
+            used.extend((at..at + len).step_by(cluster as usize));
+        }
+        used.sort_unstable();
+        let is_twice = used.windows(2).any(|pair| pair[0] == pair[1]);
+        if is_twice || used.last().is_some_and(|last| *last >= file_len) {
+            return Err(Failure::Refused(
+                "has tables that lead to each other or out of it: repair it with `qemu-img check -r all`",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Why an image can't be opened.
 #[derive(Debug)]
 pub(super) enum Failure {
     Refused(Refusal),
+    /// What imago finds wrong with the image.
+    Damaged(io::Error),
     Host(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Failure::Damaged(error),
+            _ => Failure::Host(error),
+        }
+    }
 }
 
 /// Runs imago's code, which may panic on what it doesn't expect.
 fn guarded<T>(run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(io::Error::other("the image is damaged")))
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no program can read it",
+        ))
+    })
 }
 
 fn storage(file: File, write: bool) -> io::Result<imago::file::File> {
@@ -142,12 +193,13 @@ fn access(file: File, readonly: bool) -> Result<Access, Failure> {
     }
     let len = file_size(&file).map_err(Failure::Host)?;
     header.check(len, readonly).map_err(Failure::Refused)?;
+    header.check_tables(&file, len)?;
     let opened = guarded(|| {
         let builder = Qcow2::<imago::file::File>::builder(storage(file, !readonly)?);
         let builder = builder.write(!readonly).backing(None);
         builder.open(DenyImplicitOpenGate::default())
     });
-    Ok(FormatAccess::new(opened.map_err(Failure::Host)?))
+    Ok(FormatAccess::new(opened?))
 }
 
 /// A qcow2 image, for the threads.

@@ -163,6 +163,7 @@ fn headers_are_looked_at_before_they_are_trusted() {
         (&[(24, &[0x7f])], absurd),
         (&[(36, &[0xff])], absurd),
         (&[(36, &[0; 4])], absurd),
+        (&[(30, &[2, 1])], "not a multiple of 512"),
         (&[(40, &[0xff])], absurd),
         (&[(47, &[1])], absurd),
         (&[(48, &[0xff])], absurd),
@@ -183,24 +184,79 @@ fn headers_are_looked_at_before_they_are_trusted() {
     assert!(text.contains("too short"), "{text}");
 }
 
+/// An image with data in its first cluster: its bytes, and the places of its tables in the file.
+struct Tables {
+    bytes: Vec<u8>,
+    l1: usize,
+    l2: usize,
+    refcounts: usize,
+}
+
+impl Tables {
+    fn new(dir: &TempDir) -> Self {
+        let path = image(dir, "tables");
+        ask(&qcow2(&path), &[write(0, 1)]);
+        let bytes = fs::read(path).expect("an image");
+        let place = |at: usize| {
+            let entry = bytes[at..at + 8].try_into().expect("eight bytes");
+            (u64::from_be_bytes(entry) & !(1 << 63)) as usize
+        };
+        let l1 = place(40);
+        Tables {
+            l1,
+            l2: place(l1),
+            refcounts: place(48),
+            bytes,
+        }
+    }
+
+    /// Writes it with another entry at `at`.
+    fn with(&self, at: usize, entry: u64, path: &Path) {
+        let mut bytes = self.bytes.clone();
+        bytes[at..at + 8].copy_from_slice(&entry.to_be_bytes());
+        fs::write(path, bytes).expect("an image");
+    }
+}
+
+const COPIED: u64 = 1 << 63;
+
+#[test]
+fn tables_that_lead_to_each_other_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let (tables, path) = (Tables::new(&dir), dir.path().join("disk"));
+    let Tables {
+        l1, l2, refcounts, ..
+    } = tables;
+    let (loops, damaged) = ("lead to each other or out of it", "is damaged: ");
+    for (at, entry, part) in [
+        (l1, COPIED | l1 as u64, loops),
+        (l1, COPIED | refcounts as u64, loops),
+        (refcounts, l2 as u64, loops),
+        (refcounts, refcounts as u64, loops),
+        (l1, COPIED | 0x00ff_ffff_ffff_0000, loops),
+        (l1, COPIED | (l2 as u64 + 512), damaged),
+    ] {
+        tables.with(at, entry, &path);
+        let before = fs::read(&path).unwrap();
+        let text = open(&qcow2(&path)).unwrap_err().to_string();
+        assert!(text.contains(part), "{at:#x}, {entry:#x}: {text}");
+        assert!(text.ends_with("repair it with `qemu-img check -r all`"));
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
+
 #[test]
 fn tables_that_point_anywhere_are_errors_of_requests() {
     let dir = TempDir::new().unwrap();
-    let path = image(&dir, "disk");
-    ask(&qcow2(&path), &[write(0, 1)]);
-    let bytes = fs::read(&path).unwrap();
-    let l1 = u64::from_be_bytes(bytes[40..48].try_into().unwrap()) as usize;
+    let (tables, path) = (Tables::new(&dir), dir.path().join("disk"));
     for entry in [
-        0x8000_0000_0000_0000 | l1 as u64,
-        0x80ff_ffff_ffff_0000,
-        0x8000_0000_0000_0001,
+        COPIED | tables.l1 as u64,
+        COPIED | tables.l2 as u64,
+        COPIED | 0x00ff_ffff_ffff_0000,
+        COPIED | 1,
     ] {
-        let mut bytes = bytes.clone();
-        bytes[l1..l1 + 8].copy_from_slice(&u64::to_be_bytes(entry));
-        fs::write(&path, &bytes).unwrap();
-        let Ok(image) = open(&qcow2(&path)) else {
-            continue;
-        };
+        tables.with(tables.l2, entry, &path);
+        let image = open(&qcow2(&path)).unwrap();
         let block = Block::<Memory>::new(image, Box::new(|_| ()));
         let mut machine = Machine::<MmioPort>::new(Box::new(block), &memory(MEMORY));
         let mut driver = Driver::start(&mut machine, u64::MAX);
