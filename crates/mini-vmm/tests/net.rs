@@ -81,6 +81,13 @@ fn each_bad_network_is_one_sentence() {
             &same_mac,
             "two networks have the MAC address 02:00:00:00:00:01",
         ),
+        (&["tap=a,mac=01:00:5e:00:00:01"], "is a multicast address"),
+        (&["tap=a,mac=ff:ff:ff:ff:ff:ff"], "is the broadcast address"),
+        (&["tap=a,mac=00:00:00:00:00:00"], "is no address; give"),
+        (&["tap=a,mtu=67"], "is not a number of bytes from 68"),
+        (&["tap=a,queues=0"], "queue pairs from 1 to"),
+        (&["fd=3,queues=2"], "have one pair of queues"),
+        (&["user,forward=1:2,forward=1:3"], "is forwarded twice"),
         (
             &["user"; 33],
             "33 networks are too many; give the machine at most 32",

@@ -123,13 +123,13 @@ pub enum NetError {
     #[error("queues= is for tap=NAME; fd=N and user have one pair of queues")]
     OnePair,
     /// The number of queue pairs is not possible.
-    #[error("queues={queues} is not a number of queue pairs from 1 to {MAX_PAIRS}")]
+    #[error("queues={queues} is not a number of queue pairs from 1 to {MAX_PAIRS}; choose one")]
     Queues {
         /// The number.
         queues: u16,
     },
     /// The MTU is not possible.
-    #[error("mtu={mtu} is not a number of bytes from {} to {}", MTUS.start(), MTUS.end())]
+    #[error("mtu={mtu} is not a number of bytes from {} to {}; choose one", MTUS.start(), MTUS.end())]
     Mtu {
         /// The number.
         mtu: u64,
@@ -200,7 +200,7 @@ impl TryFrom<Keys> for NetSpec {
             _ => return Err(NetError::Link),
         };
         let mtu = |mtu| u16::try_from(mtu).map_err(|_| NetError::Mtu { mtu });
-        let spec = NetSpec {
+        Ok(NetSpec {
             link,
             mac: keys.mac,
             mtu: keys.mtu.map(mtu).transpose()?,
@@ -208,9 +208,7 @@ impl TryFrom<Keys> for NetSpec {
             bandwidth: keys.bandwidth,
             iops: keys.iops,
             iothread: keys.iothread,
-        };
-        spec.validate()?;
-        Ok(spec)
+        })
     }
 }
 

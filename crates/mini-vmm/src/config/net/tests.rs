@@ -151,7 +151,8 @@ fn mistakes_are_named() {
         ),
         ("user,forward=1:2,forward=::1/1:2", "forwarded twice"),
     ] {
-        let error = read(word).expect_err(word);
+        let valid = |spec: NetSpec| spec.validate().map_err(|error| error.to_string());
+        let error = read(word).and_then(valid).expect_err(word);
         assert!(error.contains(part), "{word}: {error:?} lacks {part:?}");
         assert!(error.contains("; "), "{word}: {error:?} has no next step");
     }
