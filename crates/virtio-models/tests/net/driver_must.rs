@@ -1,11 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The "driver MUST" sentences of virtio 1.4, section 5.1, and what happens if a driver violates them.
-//!
-//! No device can see whether a driver uses the MAC address (5.1.4.2), or what it does with a received frame (5.1.9.4.2).
-//! Sentences about features that are not offered are covered by the rows on features, GSO types, flags and commands:
-//! speed, hash reports, RSS, UDP tunnels, coalescing, statistics, flow filters, IPsec.
+//! The "driver MUST" sentences of virtio 1.4, section 5.1, and what happens if a driver violates them. Each has a test
+//! that breaks it, or a reason why a device can't see the violation.
+
+use std::collections::BTreeSet;
 
 use virtio_models::net::NetConfig;
 use virtio_transport::registers::{ACKNOWLEDGE, DRIVER, FEATURES_OK};
@@ -263,6 +262,132 @@ const RULES: &[Rule] = &[
         },
     ),
 ];
+
+/// The sections with driver requirements.
+const SECTIONS: &[&str] = &[
+    "5.1.3.1",
+    "5.1.4.2",
+    "5.1.9",
+    "5.1.9.2.1",
+    "5.1.9.3.1",
+    "5.1.9.4",
+    "5.1.9.4.2",
+    "5.1.9.5.1.2",
+    "5.1.9.5.10.1",
+    "5.1.9.5.11",
+    "5.1.9.5.2.2",
+    "5.1.9.5.3",
+    "5.1.9.5.4.1",
+    "5.1.9.5.6.1",
+    "5.1.9.5.7.2",
+    "5.1.9.5.8.2",
+    "5.1.9.5.9.1",
+    "5.1.9.6",
+    "5.1.9.7",
+];
+
+const IN_DRIVER: &str = "it happens in the driver";
+const TUNNELS: &str = "no feature of tunnels is offered, and their bits are refused or cleared";
+const NO_COMMAND: &str = "the feature is not offered, and all commands of its class are refused";
+const NO_ADMIN: &str = "it needs administration commands, which are not offered";
+
+/// Sentences that no device sees violated: section and sentence, why.
+const UNSEEN: &[(&str, &str)] = &[
+    ("5.1.4.2: MUST set the NIC's address to mac", IN_DRIVER),
+    (
+        "5.1.4.2: MUST take other values of speed and duplex for unknown",
+        "VIRTIO_NET_F_SPEED_DUPLEX is not offered",
+    ),
+    (
+        "5.1.9.2.1: MUST set the bit for ECN with VIRTIO_NET_F_HOST_ECN",
+        "it is not offered, and the bit is refused",
+    ),
+    (
+        "5.1.9.2.1: MUST validate the checksums before csum_offset",
+        "as a frame with a bad checksum, which its receiver drops",
+    ),
+    (
+        "5.1.9.2.1: MUST set hdr_len to the headers' length with VIRTIO_NET_F_GUEST_HDRLEN",
+        "it is not offered, and the host takes the length for a hint",
+    ),
+    (
+        "5.1.9.2.1: MUST set the tunnel's type and offsets, and its checksum",
+        TUNNELS,
+    ),
+    (
+        "5.1.9.2.1: MUST NOT send segments in tunnels that need checksums without the features",
+        TUNNELS,
+    ),
+    (
+        "5.1.9.2.1: MUST set resource_id to an outbound object with the bit for security",
+        NO_ADMIN,
+    ),
+    (
+        "5.1.9.3.1: MUST count all fields of a longer header",
+        "no feature makes it longer than 12 bytes",
+    ),
+    (
+        "5.1.9.4.2: MUST ignore flags that it doesn't know",
+        "none is set",
+    ),
+    (
+        "5.1.9.4.2: MUST NOT use the offsets of checksums, tunnels and headers without their bits",
+        IN_DRIVER,
+    ),
+    ("5.1.9.4.2: MUST NOT rely on hdr_len", IN_DRIVER),
+    (
+        "5.1.9.4.2: MUST NOT rely on a checksum without NEEDS_CSUM and DATA_VALID",
+        IN_DRIVER,
+    ),
+    (
+        "5.1.9.4.2: MUST NOT accept frames with the bits of two tunnels, or of half of one",
+        TUNNELS,
+    ),
+    (
+        "5.1.9.4: MUST set hashes of tunnels only as supported and negotiated",
+        NO_COMMAND,
+    ),
+    (
+        "5.1.9.5.2.2: MUST give a table of MAC addresses with both counts",
+        NO_COMMAND,
+    ),
+    (
+        "5.1.9.5.7.2: MUST use queues, sizes and hash types that there are",
+        NO_COMMAND,
+    ),
+    (
+        "5.1.9.5.8.2: MUST use contexts that there are, and then set no pairs",
+        NO_COMMAND,
+    ),
+    (
+        "5.1.9.5.10.1: MUST name a queue in use, and ignore what comes with an error",
+        NO_COMMAND,
+    ),
+    (
+        "5.1.9.5.11: MUST ask for statistics that there are, with room for the answer",
+        NO_COMMAND,
+    ),
+    (
+        "5.1.9.6: MUST enable the capabilities of flow filters, and set their masks and keys",
+        NO_ADMIN,
+    ),
+    (
+        "5.1.9.7: MUST ask for the capabilities of IPsec, and set its parameters",
+        NO_ADMIN,
+    ),
+];
+
+#[test]
+fn each_section_has_its_sentences() {
+    let rules = RULES.iter().map(|(rule, _)| *rule);
+    let all: Vec<_> = rules.chain(UNSEEN.iter().map(|(rule, _)| *rule)).collect();
+    let distinct: BTreeSet<_> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "a sentence is there twice");
+    let sections = all.iter().filter_map(|rule| rule.split_once(": "));
+    let found: BTreeSet<_> = sections.flat_map(|(all, _)| all.split(", ")).collect();
+    assert_eq!(found, SECTIONS.iter().copied().collect());
+    assert!(UNSEEN.iter().all(|(_, why)| !why.is_empty()));
+}
 
 #[test]
 fn drivers_that_break_a_rule_are_answered() {

@@ -153,6 +153,26 @@ pub fn a_field_is_read_that_does_not_exist() {
     on_both!(test);
 }
 
+/// Of another width or alignment than the configuration's fields: reads return its bytes, and 0 beyond its end; a write
+/// reaches the device as it is, or not at all if it goes beyond the end.
+pub fn the_configuration_is_accessed_by_another_width<P: Port>() {
+    let (mut machine, mut driver) = started::<P>(u64::MAX);
+    let whole = machine.worker.device().config();
+    for at in 0..whole.len() + 2 {
+        for width in 1..=16 {
+            let mut data = vec![0xcc; width];
+            machine.port.read(P::CONFIG + at as u64, &mut data);
+            let mut wanted = whole[at.min(whole.len())..].to_vec();
+            wanted.resize(width.max(wanted.len()), 0);
+            assert_eq!(data, wanted[..width], "{width} bytes at {at}");
+            machine.write(P::CONFIG + at as u64, &vec![0; width]);
+            machine.pump();
+            assert_eq!(machine.worker.device().config(), whole);
+        }
+    }
+    serve(&mut machine, &mut driver);
+}
+
 pub fn a_queue_is_reset_by_itself() {
     fn test<P: Port>() {
         let (mut machine, mut driver) = started::<P>(u64::MAX);

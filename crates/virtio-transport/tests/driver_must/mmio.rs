@@ -6,6 +6,7 @@
 use virtio_transport::registers::Effect;
 use virtio_transport::testing::{Machine, MmioPort, Port};
 
+use crate::common;
 use crate::support::{get_32, is_live, machine, prepared, serve, started};
 
 type Mmio = Machine<MmioPort>;
@@ -87,6 +88,10 @@ pub fn a_register_is_accessed_by_another_width() {
     }
     assert_eq!(image(&mut machine), before);
     serve(&mut machine, &mut driver);
+}
+
+pub fn the_mmio_configuration_is_accessed_by_another_width() {
+    common::the_configuration_is_accessed_by_another_width::<MmioPort>();
 }
 
 pub fn features_are_not_selected() {

@@ -13,6 +13,7 @@ use virtio_transport::pci::{
 use virtio_transport::registers::Effect;
 use virtio_transport::testing::{Driver, Echo, Machine, Memory, PciPort, Port};
 
+use crate::common;
 use crate::support::{READY, get_16, get_32, is_live, machine, prepared, serve, started, works};
 
 type Pci = Machine<PciPort>;
@@ -85,6 +86,10 @@ pub fn a_field_is_accessed_by_another_width() {
     machine.write(COMMON + 0x20, &0x1_2345_6780_u64.to_le_bytes());
     assert_eq!(get_32(&mut machine, COMMON + 0x20), 0x2345_6780);
     assert_eq!(get_32(&mut machine, COMMON + 0x24), 1);
+}
+
+pub fn the_pci_configuration_is_accessed_by_another_width() {
+    common::the_configuration_is_accessed_by_another_width::<PciPort>();
 }
 
 /// A machine at `FEATURES_OK`, without queues.
