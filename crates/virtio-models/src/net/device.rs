@@ -27,10 +27,11 @@ use super::status::{State, Status};
 use super::turn::{BURST, Means, Turn};
 use crate::rate::Limiter;
 
-/// The tokens of the device's sources. Those of links follow.
+/// The tokens of the device's sources. Those of links follow, and then those of their alarms.
 const RX_TIMER: u32 = 0;
 const TX_TIMER: u32 = 1;
 const LINKS: u32 = 2;
+const ALARMS: u32 = LINKS + MAX_PAIRS as u32;
 
 /// A network interface.
 ///
@@ -78,8 +79,9 @@ impl<M: GuestAddressSpace> Net<M> {
         Net {
             config,
             pairs: (LINKS..)
+                .zip(ALARMS..)
                 .zip(links)
-                .map(|(token, link)| Pair::new(link, token))
+                .map(|((token, alarm), link)| Pair::new(link, [token, alarm]))
                 .collect(),
             used_pairs: 1,
             first_rx: 0,
@@ -282,7 +284,7 @@ impl<M: GuestAddressSpace> Net<M> {
             }
             Event::Source(token) => {
                 let used = &mut self.pairs[..self.used_pairs];
-                if let Some(pair) = used.get_mut((token - LINKS) as usize) {
+                if let Some(pair) = used.get_mut((token - LINKS) as usize % MAX_PAIRS) {
                     pair.ready();
                     // The event may be older than the failure.
                     if self.status.state() == State::Down && pair.is_writable() {

@@ -18,6 +18,11 @@ pub trait Link: Send {
     /// Becomes readable when there is a frame to receive, and writable when there is space for one to send.
     fn source(&self) -> BorrowedFd<'_>;
 
+    /// A second source, which becomes readable when there is a frame to receive, such as a timer. Constant.
+    fn alarm(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// Whether it carries headers. Otherwise the guest can't leave checksums and segmentation to the host, and the other
     /// way round. Constant.
     fn has_headers(&self) -> bool;

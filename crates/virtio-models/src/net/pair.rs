@@ -30,22 +30,26 @@ const NOTHING: Interest = Interest {
 /// A pair of queues.
 pub(super) struct Pair<M: GuestAddressSpace> {
     pub(super) link: Box<dyn Link>,
-    /// The link's token.
+    /// The tokens of the link's sources.
     token: u32,
+    alarm: u32,
     pub(super) rx: Receiver<M>,
     pub(super) tx: Sender,
     /// What the link is watched for.
     watched: Interest,
+    is_alarm_watched: bool,
 }
 
 impl<M: GuestAddressSpace> Pair<M> {
-    pub(super) fn new(link: Box<dyn Link>, token: u32) -> Self {
+    pub(super) fn new(link: Box<dyn Link>, [token, alarm]: [u32; 2]) -> Self {
         Pair {
             link,
             token,
+            alarm,
             rx: Receiver::new(),
             tx: Sender::default(),
             watched: NOTHING,
+            is_alarm_watched: false,
         }
     }
 
@@ -136,6 +140,7 @@ impl<M: GuestAddressSpace> Pair<M> {
             readable: self.rx.wants && state == State::Up,
             writable: self.tx.blocked && state == State::Up || state == State::Down,
         };
+        self.watch_alarm(io, wanted.readable)?;
         if wanted == self.watched {
             return Ok(());
         }
@@ -148,10 +153,25 @@ impl<M: GuestAddressSpace> Pair<M> {
         Ok(())
     }
 
+    /// Watches the link's second source, if it has one, or no longer.
+    fn watch_alarm(&mut self, io: &mut Io<'_>, wanted: bool) -> io::Result<()> {
+        match self.link.alarm() {
+            Some(alarm) if wanted != self.is_alarm_watched => {
+                self.is_alarm_watched = wanted;
+                match wanted {
+                    true => io.watch(alarm, self.alarm, READABLE),
+                    false => io.unwatch(alarm, self.alarm),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn unwatch(&mut self, io: &mut Io<'_>) {
         if std::mem::replace(&mut self.watched, NOTHING) != NOTHING {
             let _ = io.unwatch(self.link.source(), self.token);
         }
+        let _ = self.watch_alarm(io, false);
     }
 
     /// Puts all buffers back, and stops watching the link.

@@ -142,6 +142,34 @@ fn the_link_does_what_the_driver_accepted() {
 }
 
 #[test]
+fn an_alarm_tells_of_frames_while_the_driver_waits_for_some() {
+    let wires = [Wire::with_alarm(), Wire::with_alarm()];
+    let mut guest = Guest::new(&wires, u64::MAX);
+    wires[0].ring(frame(60));
+    guest.machine.pump();
+    assert_eq!(wires[0].line().receives, 0, "there is no buffer");
+    for _ in 0..2 {
+        guest.give(0, &[200]);
+    }
+    assert_eq!(guest.received().len(), 1);
+    wires[0].ring(frame(61));
+    guest.machine.pump();
+    assert_eq!(guest.received().len(), 1);
+    // The other pair has an alarm of its own.
+    guest.command(4, &[4, 0, 2, 0]);
+    guest.give(2, &[200]);
+    wires[1].ring(frame(62));
+    guest.machine.pump();
+    assert_eq!(guest.used(2).len(), 1);
+    guest.restart(u64::MAX);
+    assert_eq!(guest.machine.poller.watched(), 0);
+    guest.give(0, &[200]);
+    wires[0].ring(frame(63));
+    guest.machine.pump();
+    assert_eq!(guest.received().len(), 1);
+}
+
+#[test]
 fn a_link_that_can_not_be_set_up_needs_a_reset() {
     let wire = Wire::new();
     wire.line()

@@ -68,6 +68,8 @@ pub struct Wire {
     /// Readable while there are frames.
     ours: Arc<UnixStream>,
     peers: Arc<UnixStream>,
+    /// The alarm, and its other end.
+    alarm: Option<Arc<(UnixStream, UnixStream)>>,
 }
 
 impl Wire {
@@ -79,7 +81,24 @@ impl Wire {
             line: Arc::default(),
             ours: Arc::new(ours),
             peers: Arc::new(peers),
+            alarm: None,
         }
+    }
+
+    /// A link with an alarm.
+    pub fn with_alarm() -> Self {
+        let alarm = UnixStream::pair().expect("a socket pair");
+        Wire {
+            alarm: Some(Arc::new(alarm)),
+            ..Wire::new()
+        }
+    }
+
+    /// Sends a frame to the guest, of which only the alarm tells.
+    pub fn ring(&self, frame: Vec<u8>) {
+        self.line().incoming.push_back(([0; HEADER], frame));
+        let alarm = self.alarm.as_ref().expect("an alarm");
+        (&alarm.1).write_all(&[0]).expect("a short queue");
     }
 
     /// A link that always has a frame.
@@ -124,6 +143,10 @@ impl Link for Wire {
         self.ours.as_fd()
     }
 
+    fn alarm(&self) -> Option<BorrowedFd<'_>> {
+        self.alarm.as_ref().map(|alarm| alarm.0.as_fd())
+    }
+
     fn has_headers(&self) -> bool {
         !self.line().has_no_headers
     }
@@ -165,7 +188,11 @@ impl Link for Wire {
         let Some((header, frame)) = line.incoming.pop_front() else {
             return Err(LinkError::Busy);
         };
-        let _ = (&*self.ours).read(&mut [0]);
+        let mut source = match &self.alarm {
+            Some(alarm) => &alarm.0,
+            None => &*self.ours,
+        };
+        let _ = source.read(&mut [0]);
         room.fill(header, &frame).map_err(LinkError::Lost)
     }
 }
