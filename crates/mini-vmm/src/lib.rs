@@ -19,6 +19,7 @@ mod cpu;
 pub mod ctl;
 pub mod demo;
 pub mod devices;
+mod http_head;
 pub mod hypercall;
 mod inputs;
 pub mod irq;

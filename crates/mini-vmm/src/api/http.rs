@@ -6,8 +6,9 @@
 //! A connection stays open in both versions until one side says `Connection: close`. Clients of Firecracker's API rely
 //! on that with 1.0, too.
 
-use httparse::{EMPTY_HEADER, Header, Status};
+use httparse::{EMPTY_HEADER, Status};
 
+use crate::http_head::{BodyError, body_size, is_in, path};
 use crate::text::{one_line, shorten};
 
 /// The most bytes of a request before its body.
@@ -119,7 +120,7 @@ pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
     };
     let body = match body_size(head.headers, max_body) {
         Ok(size) => size,
-        Err(fault) => return Parsed::Bad(fault),
+        Err(error) => return Parsed::Bad(no_body(error, max_body)),
     };
     // More than the limit of a body is refused above, but the limit may be any number.
     let size = head_size.saturating_add(body);
@@ -142,56 +143,20 @@ fn bad<'a>(status: u16, message: String) -> Parsed<'a> {
     Parsed::Bad(Fault::with_status(status, message))
 }
 
-/// The size of the body: RFC 9112, section 6.3, without chunks.
-fn body_size(headers: &[Header<'_>], max: usize) -> Result<usize, Fault> {
-    if values(headers, "transfer-encoding").next().is_some() {
-        let message =
-            "Transfer-Encoding is not possible here; send the body with its Content-Length";
-        return Err(Fault::new(message));
+/// Why the body's end is unknown, as a fault.
+fn no_body(error: BodyError, max: usize) -> Fault {
+    match error {
+        BodyError::Encoding => Fault::new(
+            "Transfer-Encoding is not possible here; send the body with its Content-Length",
+        ),
+        BodyError::Length => Fault::new("Content-Length is not one number of bytes; correct it"),
+        BodyError::Size => Fault::with_status(
+            413,
+            format!(
+                "the request's body has more than {max} bytes; shorten it, or raise --http-api-max-payload-size"
+            ),
+        ),
     }
-    let mut lengths = values(headers, "content-length");
-    let Some(length) = lengths.next() else {
-        return Ok(0);
-    };
-    let digits = length.trim_ascii();
-    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    if !is_number || lengths.any(|other| other.trim_ascii() != digits) {
-        return Err(Fault::new(
-            "Content-Length is not one number of bytes; correct it",
-        ));
-    }
-    // Too many digits are also too many bytes.
-    let size = str::from_utf8(digits)
-        .ok()
-        .and_then(|digits| digits.parse().ok());
-    size.filter(|size| *size <= max).ok_or_else(|| {
-        let message = format!(
-            "the request's body has more than {max} bytes; shorten it, or raise --http-api-max-payload-size"
-        );
-        Fault::with_status(413, message)
-    })
-}
-
-/// The values of all headers `name`, which is in lower case.
-fn values<'a>(headers: &'a [Header<'a>], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    let named = headers
-        .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case(name));
-    named.map(|header| header.value)
-}
-
-/// Whether a header has `word` in its list.
-fn is_in(headers: &[Header<'_>], name: &str, word: &str) -> bool {
-    let mut words = values(headers, name).flat_map(|value| value.split(|byte| *byte == b','));
-    words.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-}
-
-/// The path of a request's target, which may be a whole URL.
-fn path(target: &str) -> &str {
-    let Some(rest) = target.strip_prefix("http://") else {
-        return target;
-    };
-    rest.find('/').map_or("/", |start| &rest[start..])
 }
 
 /// Appends `answer` to `output`.
