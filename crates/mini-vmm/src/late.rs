@@ -195,6 +195,13 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::With("--net"),
     },
     LateAct {
+        act: "the metadata service makes a token",
+        when: "a guest asks for one",
+        thread: "`io`",
+        calls: &["getrandom"],
+        sealed: Sealed::With("PUT /mmds/config"),
+    },
+    LateAct {
         act: "kvmclock is read",
         when: "a hypercall that asks for it",
         thread: "vCPU",

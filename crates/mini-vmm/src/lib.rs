@@ -28,6 +28,7 @@ pub mod layout;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+pub mod mmds;
 mod mptable;
 pub mod outcome;
 mod plan;

@@ -4,6 +4,7 @@
 //! Errors in a machine description: one sentence each, with the next step.
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use hypercall_patch::PioPort;
@@ -152,6 +153,24 @@ pub enum Error {
     /// A network is not possible.
     #[error("no network: {0}")]
     Net(#[from] NetError),
+    /// There is no such network for the metadata service.
+    #[error(
+        "the metadata service can't be on network {number}: the machine has {nets}, counted from 0"
+    )]
+    MmdsNet {
+        /// The network's number.
+        number: usize,
+        /// How many networks there are.
+        nets: usize,
+    },
+    /// The metadata service can't have this address.
+    #[error(
+        "{address} is no address for the metadata service; give it one from 169.254.1.0 to 169.254.254.255"
+    )]
+    MmdsAddress {
+        /// The address.
+        address: Ipv4Addr,
+    },
     /// Two networks have one address.
     #[error("two networks have the MAC address {mac}; give one of them another")]
     SameMac {

@@ -36,6 +36,7 @@ pub use self::serial::SerialSpec;
 pub use self::validate::{check_cmdline, check_memory};
 pub use self::words::WordError;
 use crate::layout;
+use crate::mmds::MmdsSpec;
 
 /// What to boot and on what machine.
 ///
@@ -122,6 +123,9 @@ pub struct VmSpec {
     pub metrics: Option<PathBuf>,
     /// The file or FIFO that gets events as lines of JSON. `fd:N` is an open descriptor.
     pub event_log: Option<PathBuf>,
+    /// The metadata service, if the guest has one.
+    #[serde(skip)]
+    pub mmds: Option<MmdsSpec>,
     /// What the names of the vCPUs' threads begin with. A number follows.
     #[serde(skip)]
     pub vcpu_thread: &'static str,
@@ -223,6 +227,7 @@ impl VmSpec {
             sealed: false,
             metrics: None,
             event_log: None,
+            mmds: None,
             vcpu_thread: "vcpu",
         }
     }

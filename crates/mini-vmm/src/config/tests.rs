@@ -61,6 +61,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         let port = PioPort::new(port).ok();
         let port = port.filter(|port| !hypercall::takes_port(devices.1, *port));
         VmSpec {
+            mmds: None,
             vcpu_thread: "vcpu",
             metrics: files.1.clone(),
             event_log: devices.3.clone(),

@@ -11,7 +11,7 @@ use super::{
     CmdlineError, CpuFeature, DiskSpec, Error, LinkSpec, MemoryError, NetSpec, SerialSpec, VmSpec,
     hypercall,
 };
-use crate::layout;
+use crate::{layout, mmds};
 
 /// The longest path of a Unix socket: the size of `sun_path` minus the NUL, see unix(7).
 pub(super) const MAX_SOCKET_PATH: usize = 107;
@@ -68,7 +68,23 @@ impl VmSpec {
             validate_path("cloud-init directory", dir)?;
         }
         self.check_nets()?;
+        validate_mmds(self)?;
         validate_serial(&self.serial)
+    }
+}
+
+fn validate_mmds(spec: &VmSpec) -> Result<(), Error> {
+    let Some(mmds) = &spec.mmds else {
+        return Ok(());
+    };
+    let nets = spec.net.len();
+    if let Some(&number) = mmds.nets.iter().find(|number| **number >= nets) {
+        return Err(Error::MmdsNet { number, nets });
+    }
+    let address = mmds.address;
+    match mmds::is_possible(address) {
+        true => Ok(()),
+        false => Err(Error::MmdsAddress { address }),
     }
 }
 

@@ -62,7 +62,7 @@ impl Backends {
         if let Some(dir) = &spec.cloud_init {
             disks.push(seed(dir)?);
         }
-        let nets = network::open(&spec.net, go_on)?;
+        let nets = network::open(&spec.net, spec.mmds.as_ref(), go_on)?;
         let events = EventLog::default();
         Ok(Backends {
             disks,

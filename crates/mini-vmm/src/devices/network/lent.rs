@@ -63,6 +63,10 @@ impl Link for Lent {
         link.expect("it is lent until it is dropped").source()
     }
 
+    fn alarm(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_deref()?.alarm()
+    }
+
     fn has_headers(&self) -> bool {
         self.link.as_deref().is_some_and(Link::has_headers)
     }

@@ -1,21 +1,24 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The host's side of network devices: taps, and passt.
+//! The host's side of network devices: taps, passt, and the metadata service on them.
 
 mod lent;
 mod mac;
+mod mmds;
 mod passt;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
+use std::sync::{Arc, Mutex};
 
 use virtio_models::net::{Link, NetConfig, Stream, Tap, TapError};
 
-use lent::Home;
-
+use self::lent::Home;
+use self::mmds::WithMmds;
 use crate::config::{LinkSpec, Mac, NetSpec};
+use crate::mmds::{MmdsSpec, Service, Stack};
 use crate::sys::child;
 
 pub use passt::PasstError;
@@ -65,23 +68,35 @@ pub enum NetworkError {
     /// The connection to passt can't be set up.
     #[error("the connection to passt can't be used ({0}); raise the limit on open files")]
     Stream(#[source] io::Error),
+    /// The metadata service can't be connected.
+    #[error(
+        "the metadata service can't be connected to a network ({0}); raise the limit on open files"
+    )]
+    Mmds(#[source] io::Error),
 }
 
-/// Connects `nets`. `go_on` may stop that.
+/// Connects `nets`, and some of them to the metadata service. `go_on` may stop that.
 ///
 /// # Errors
 /// [`NetworkError`] names what can't be used, and why.
 pub(super) fn open(
     nets: &[NetSpec],
+    mmds: Option<&MmdsSpec>,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Vec<Network>, NetworkError> {
     // Taps first: passt is a process, which is started only if everything else is well.
     let taps = nets.iter().map(open_tap).collect::<Result<Vec<_>, _>>()?;
     check_distinct(taps.iter().flatten().filter_map(|tap| tap.first()))?;
     let macs = addresses(nets, &taps)?;
-    let nets = nets.iter().zip(taps).zip(macs);
-    nets.map(|((net, tap), mac)| connect(net, tap, mac, go_on))
-        .collect()
+    let service = mmds.map(|mmds| (mmds, Arc::new(Service::new(mmds))));
+    let nets = nets.iter().zip(taps).zip(macs).enumerate();
+    nets.map(|(number, ((net, tap), mac))| {
+        let mmds = service.as_ref();
+        let mmds = mmds.filter(|(mmds, _)| mmds.nets.contains(&number));
+        let stack = mmds.map(|(mmds, service)| Stack::new(Arc::clone(service), mmds.address));
+        connect(net, tap, mac, stack, go_on)
+    })
+    .collect()
 }
 
 /// The tap of `net`, if it has one.
@@ -129,22 +144,22 @@ fn addresses(nets: &[NetSpec], taps: &[Option<Vec<Tap>>]) -> Result<Vec<Mac>, Ne
     Ok(addresses)
 }
 
-/// Connects a device to its tap or to passt.
+/// Connects a device to its tap or to passt, and to the metadata service.
 fn connect(
     net: &NetSpec,
     tap: Option<Vec<Tap>>,
     mac: Mac,
+    stack: Option<Stack>,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Network, NetworkError> {
     let links = match (tap, &net.link) {
         (None, LinkSpec::User(forwards)) => {
             let program = OsStr::new(passt::PROGRAM);
             let socket = passt::start(program, forwards, net.mtu, go_on)?;
-            vec![Home::new(
-                Stream::new(socket).map_err(NetworkError::Stream)?,
-            )]
+            let stream = Stream::new(socket).map_err(NetworkError::Stream)?;
+            homes([stream], stack)?
         }
-        (tap, _) => tap.into_iter().flatten().map(Home::new).collect(),
+        (tap, _) => homes(tap.into_iter().flatten(), stack)?,
     };
     let limits = net.limits();
     let config = NetConfig {
@@ -154,6 +169,24 @@ fn connect(
         ..NetConfig::new(mac)
     };
     Ok(Network { config, links })
+}
+
+/// Homes for the links of a device.
+fn homes<L: Link + 'static>(
+    links: impl IntoIterator<Item = L>,
+    stack: Option<Stack>,
+) -> Result<Vec<Home>, NetworkError> {
+    let Some(stack) = stack else {
+        return Ok(links.into_iter().map(Home::new).collect());
+    };
+    let stack = Arc::new(Mutex::new(stack));
+    let links = links.into_iter().enumerate();
+    links
+        .map(|(pair, link)| {
+            let link = WithMmds::new(link, pair, Arc::clone(&stack));
+            link.map(Home::new).map_err(NetworkError::Mmds)
+        })
+        .collect()
 }
 
 impl Network {
