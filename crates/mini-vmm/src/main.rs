@@ -62,7 +62,9 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
                 Some(socket) => {
                     let mut settings = api::Settings::new(socket);
                     settings.max_body = run.max_body.unwrap_or(settings.max_body);
-                    serve(settings, Model::new(spec, ""))?
+                    let mut model = Model::new(spec, "");
+                    model.set_mmds_limit(settings.max_body);
+                    serve(settings, model)?
                 }
             };
             Ok(outcome.exit_code())
@@ -112,6 +114,10 @@ fn firecracker(flags: Firecracker) -> Result<u8, Box<dyn Error>> {
     let mut model = Model::firecracker(flags.pci);
     model.set_logger(flags.logger);
     model.set_metrics(flags.metrics);
+    model.set_mmds_limit(flags.max_metadata);
+    if let Some(metadata) = &flags.metadata {
+        model.read_metadata(metadata)?;
+    }
     if let Some(config) = &flags.config {
         model.read_config(config)?;
     }

@@ -26,16 +26,19 @@ pub(super) fn wrong(name: &str, why: impl Display) -> Fault {
     Fault::new(format!("{name}: {why}"))
 }
 
+/// The body of a request, as JSON.
+pub(super) fn json(body: &[u8]) -> Result<Value, Fault> {
+    if body.is_empty() {
+        return Err(Fault::new("the request has no body; send a JSON object"));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Fault::new(format!("the body is not JSON: {error}; send a JSON object")))
+}
+
 impl Fields {
     /// Reads the body of a request.
     pub fn parse(body: &[u8]) -> Result<Self, Fault> {
-        if body.is_empty() {
-            return Err(Fault::new("the request has no body; send a JSON object"));
-        }
-        let value = serde_json::from_slice(body).map_err(|error| {
-            Fault::new(format!("the body is not JSON: {error}; send a JSON object"))
-        })?;
-        Fields::of(value)
+        Fields::of(json(body)?)
     }
 
     /// The fields of a value, which must be an object.

@@ -60,7 +60,7 @@ impl Model {
 type Put = fn(&mut Model, Value) -> Result<(), Fault>;
 
 /// The parts of a file. Each is optional.
-const PARTS: [(&str, Put); 8] = [
+const PARTS: [(&str, Put); 9] = [
     ("boot-source", |model, body| {
         model.put_boot_source(Fields::of(body)?)
     }),
@@ -78,18 +78,15 @@ const PARTS: [(&str, Put); 8] = [
         model.put_metrics(Fields::of(body)?)
     }),
     ("network-interfaces", put_nets),
+    // After the networks that it names.
+    ("mmds-config", |model, body| {
+        model.put_mmds_config(Fields::of(body)?)
+    }),
     ("serial", |model, body| model.put_serial(Fields::of(body)?)),
 ];
 
 /// Parts that must be empty.
-const ABSENT: [&str; 6] = [
-    "balloon",
-    "cpu-config",
-    "memory-hotplug",
-    "mmds-config",
-    "pmem",
-    "vsock",
-];
+const ABSENT: [&str; 5] = ["balloon", "cpu-config", "memory-hotplug", "pmem", "vsock"];
 
 fn put_drives(model: &mut Model, drives: Value) -> Result<(), Fault> {
     put_all(drives, "drive_id", |id, fields| model.put_drive(id, fields))

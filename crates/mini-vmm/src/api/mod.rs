@@ -12,6 +12,7 @@ mod fields;
 mod file;
 mod http;
 mod logger;
+mod mmds;
 mod model;
 mod nets;
 #[cfg(any(test, feature = "test-utils"))]
@@ -69,6 +70,14 @@ pub enum Error {
     /// A config file of Firecracker's can't be used.
     #[error("config file {path:?}: {why}")]
     Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file for the metadata service can't be used.
+    #[error("metadata {path:?}: {why}")]
+    Metadata {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
-use super::Error;
 use super::drives::{Drive, check_id};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::logger::Logger;
+use super::mmds::Mmds;
 use super::nets::Net;
+use super::{Error, MAX_BODY};
 use crate::config::{self, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
 use crate::inputs;
 use crate::layout::MIB;
@@ -31,7 +32,8 @@ pub struct Model {
     /// The disks of `spec`, in the same order.
     drives: Vec<Drive>,
     /// The networks of `spec`, in the same order.
-    nets: Vec<Net>,
+    pub(super) nets: Vec<Net>,
+    pub(super) mmds: Mmds,
     /// The log, if a client or a file has changed it.
     logger: Option<Logger>,
     /// Appended to the command line when the machine starts.
@@ -50,6 +52,7 @@ impl Model {
             default_cmdline: spec.cmdline.clone(),
             drives: Vec::new(),
             nets: Vec::new(),
+            mmds: Mmds::new(MAX_BODY),
             logger: None,
             spec,
             suffix,
@@ -136,6 +139,7 @@ impl Model {
         if let Some(words) = self.drives.first().and_then(Drive::root_words) {
             spec.cmdline.push_str(&words);
         }
+        spec.mmds = self.mmds.spec(&self.nets)?;
         spec.validate()
             .map_err(|error| Fault::new(error.to_string()))?;
         Ok(spec)
@@ -395,7 +399,7 @@ impl Model {
             "machine-config": self.machine(),
             "metrics": self.spec.metrics.as_ref().map(|path| json!({ "metrics_path": path.to_string_lossy() })),
             "memory-hotplug": null,
-            "mmds-config": null,
+            "mmds-config": self.mmds.json(),
             "network-interfaces": self.nets.iter().map(Net::json).collect::<Vec<_>>(),
             "vsock": null,
             "entropy": self.spec.rng.then(|| json!({})),

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::Identity;
-use super::fields::{Fields, wrong};
+use super::fields::{Fields, json as parse_json, wrong};
 use super::http::{Answer, Data, Fault, Request};
 use super::model::Model;
 use super::server::Handler;
@@ -23,6 +23,8 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/logger", "PUT"),
     ("/machine-config", "GET, PUT, PATCH"),
     ("/metrics", "GET, PUT"),
+    ("/mmds", "GET, PUT, PATCH"),
+    ("/mmds/config", "PUT"),
     ("/network-interfaces/{id}", "PUT"),
     ("/options", "GET, PATCH"),
     ("/serial", "PUT"),
@@ -32,12 +34,11 @@ pub(super) const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 8] = [
+const ABSENT: [&str; 7] = [
     "balloon",
     "cpu-config",
     "hotplug",
     "memory-hotplug",
-    "mmds",
     "pmem",
     "snapshot",
     "vsock",
@@ -147,6 +148,8 @@ impl Routes {
                 machine.put_logger(Fields::parse(request.body)?)?;
                 Ok(None)
             }
+            ("PUT", "/mmds/config") => change(machine, request.body, Model::put_mmds_config),
+            (method, "/mmds") => metadata(machine.model(), method, request.body),
             (method, path) => Err(no_route(method, path)),
         }
     }
@@ -232,6 +235,17 @@ impl Routes {
 
 fn json_answer(value: Value) -> Answer {
     Ok(Some(Data::Json(value)))
+}
+
+/// `/mmds`.
+fn metadata(model: &Model, method: &str, body: &[u8]) -> Answer {
+    match method {
+        "GET" => return json_answer(model.metadata()),
+        "PUT" => model.put_metadata(parse_json(body)?)?,
+        "PATCH" => model.patch_metadata(parse_json(body)?)?,
+        method => return Err(no_route(method, "/mmds")),
+    }
+    Ok(None)
 }
 
 /// Changes the description. A fault leaves it as it was.

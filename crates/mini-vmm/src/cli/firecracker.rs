@@ -26,6 +26,10 @@ pub struct Firecracker {
     pub pci: bool,
     /// The most bytes of a request's body.
     pub max_body: usize,
+    /// The file with the document of the metadata service.
+    pub metadata: Option<PathBuf>,
+    /// The most bytes of that document.
+    pub max_metadata: usize,
     /// The file or FIFO for metrics.
     pub metrics: Option<PathBuf>,
     /// The log.
@@ -61,6 +65,14 @@ pub(super) struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = MAX_BODY)]
     http_api_max_payload_size: usize,
 
+    /// JSON file for the metadata service
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
+
+    /// Most bytes of the metadata [default: as --http-api-max-payload-size]
+    #[arg(long, value_name = "BYTES")]
+    mmds_size_limit: Option<usize>,
+
     /// File or FIFO for metrics
     #[arg(long, value_name = "PATH")]
     metrics_path: Option<PathBuf>,
@@ -87,7 +99,7 @@ pub(super) struct Flags {
 }
 
 /// Options of Firecracker that have no effect here, and why.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 7] = [
     (
         "--seccomp-filter",
         "there is no system call filter; leave it out, and use a sandbox around the process",
@@ -103,14 +115,6 @@ const REFUSED: [(&str, &str); 9] = [
     (
         "--parent-cpu-time-us",
         "start times are not measured; leave it out",
-    ),
-    (
-        "--metadata",
-        "this version has no metadata service; leave it out",
-    ),
-    (
-        "--mmds-size-limit",
-        "this version has no metadata service; leave it out",
     ),
     (
         "--boot-timer",
@@ -160,6 +164,10 @@ pub(super) fn parse(args: &[OsString]) -> Result<Option<Firecracker>, clap::Erro
         config: flags.config_file,
         pci: flags.enable_pci,
         max_body: flags.http_api_max_payload_size,
+        metadata: flags.metadata,
+        max_metadata: flags
+            .mmds_size_limit
+            .unwrap_or(flags.http_api_max_payload_size),
         metrics: flags.metrics_path,
         logger: Logger {
             path: flags.log_path,
@@ -199,6 +207,15 @@ mod tests {
         assert_eq!((by_name.api_sock, &*by_name.id), (Some("s".into()), "a-1"));
         let with_metrics = firecracker(&["firecracker", "--metrics-path", "m"]);
         assert_eq!(with_metrics.metrics, Some("m".into()));
+        let limits = |args: &[&str]| {
+            let flags = firecracker(&[&["firecracker"], args].concat());
+            (flags.max_body, flags.max_metadata)
+        };
+        let body = ["--http-api-max-payload-size=7", "--mmds-size-limit=9"];
+        assert_eq!(limits(&[]), (MAX_BODY, MAX_BODY));
+        assert_eq!((limits(&body[..1]), limits(&body)), ((7, 7), (7, 9)));
+        let with_metadata = firecracker(&["firecracker", "--metadata", "m"]);
+        assert_eq!(with_metadata.metadata, Some("m".into()));
         let default = firecracker(&["firecracker"]);
         assert_eq!(default.api_sock, Some("/run/firecracker.socket".into()));
         assert!(!default.pci);

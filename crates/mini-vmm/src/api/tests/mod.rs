@@ -6,6 +6,7 @@
 mod calls;
 mod devices;
 mod loading;
+mod mmds;
 mod openapi;
 mod served;
 
