@@ -82,3 +82,43 @@ fn kernel() -> Vec<u8> {
     out.extend(code);
     out
 }
+
+/// A machine with Linux, from the arguments of a program in `examples/`. The guest says `READY` when it runs, and again
+/// when its power button works.
+#[derive(Debug)]
+pub struct Linux {
+    /// The program under Firecracker's name.
+    pub firecracker: PathBuf,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its initrd.
+    pub initrd: PathBuf,
+    /// Its command line.
+    pub line: String,
+    /// vCPUs.
+    pub cpus: u8,
+}
+
+impl Linux {
+    /// Reads the arguments.
+    pub fn from_arguments() -> Linux {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let [firecracker, kernel, initrd, line, cpus] = &words[..] else {
+            panic!(
+                "give the program, the kernel, its initrd, its command line and the number of vCPUs"
+            );
+        };
+        Linux {
+            firecracker: firecracker.into(),
+            kernel: kernel.into(),
+            initrd: initrd.into(),
+            line: line.clone(),
+            cpus: cpus.parse().expect("no number"),
+        }
+    }
+
+    /// Whether the guest that printed this waits for its power button.
+    pub fn is_ready(console: &[u8]) -> bool {
+        String::from_utf8_lossy(console).matches("READY").count() > 1
+    }
+}

@@ -59,6 +59,14 @@ pub fn clients_cargo(subcommand: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+/// A program of `clients/examples`.
+pub fn client(name: &str) -> Result<PathBuf> {
+    let mut command = clients_cargo(&["build", "--locked", "--example", name])?;
+    step(&format!("building {name}"), || capture_ok(&mut command))
+        .with_context(|| format!("{name} does not build"))?;
+    Ok(cache_dir()?.join("clients/debug/examples").join(name))
+}
+
 /// The example guest in `guest/bare`, an ELF file that mini-vmm boots.
 pub fn bare_guest() -> Result<PathBuf> {
     let mut command = bare_cargo(&["build", "--release", "--locked"])?;

@@ -303,7 +303,7 @@ fn test_script(test: &TestBinary, guest: &str, filter: &str, long: bool) -> Stri
 }
 
 /// Adds a program without its debug sections, which are most of its size.
-fn add_stripped(bed: &mut Bed, host: &Path, guest: &str, scratch: &Scratch) -> Result<()> {
+pub fn add_stripped(bed: &mut Bed, host: &Path, guest: &str, scratch: &Scratch) -> Result<()> {
     let small = scratch.path(&format!("stripped-{}", bed.files.len()));
     capture_ok(Command::new("strip").arg("-o").arg(&small).arg(host))
         .with_context(|| format!("can't add {} to the bed", host.display()))?;

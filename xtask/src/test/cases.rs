@@ -6,7 +6,7 @@
 use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
-use super::{disks, networks, para, small, words};
+use super::{clients, disks, networks, para, small, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct Case {
     pub virtio: bool,
     /// Whether mini-vmm runs in Firecracker's place: further fields of its config file.
     pub firecracker: Option<&'static str>,
+    /// The program of `clients/examples` that drives mini-vmm, if one does.
+    pub client: Option<&'static str>,
     /// The kind of console through which the guest gets bytes that it sends back; empty for no echo.
     pub echo: &'static str,
     /// Whether it runs only with `--long`.
@@ -98,6 +100,7 @@ pub const LINUX: Case = Case {
     para: false,
     virtio: false,
     firecracker: None,
+    client: None,
     echo: "",
     long: false,
 };
@@ -244,7 +247,7 @@ const ALL_USED: &[&str] = &[
 ];
 
 /// Waits for the power button's key event, as logind would. A press before the device is open is no event for it.
-const POWER_BUTTON: &str = "exec 5</dev/input/event0; echo READY; dd bs=24 count=1 of=/dev/null <&5 2>/dev/null && echo BUTTON";
+pub const POWER_BUTTON: &str = "exec 5</dev/input/event0; echo READY; dd bs=24 count=1 of=/dev/null <&5 2>/dev/null && echo BUTTON";
 
 /// mini-vmm's exit code after its `--timeout`.
 pub const TIMEOUT: u8 = 36;
@@ -258,6 +261,7 @@ pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
             disks::CASES,
             words::CASES,
             small::CASES,
+            clients::CASES,
             networks::CASES,
         ],
         Vendor::Intel => &[INTEL],

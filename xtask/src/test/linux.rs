@@ -23,7 +23,9 @@ use crate::small_kernel::SmallKernel;
 use crate::workspace::Scratch;
 
 use super::Run;
+use super::beds::add_stripped;
 use super::cases::{self, Case, Image, TIMEOUT};
+use super::clients;
 use super::networks;
 use super::summary::Tally;
 
@@ -128,6 +130,14 @@ fn add_kernel(
         _ => (kernel.image.clone(), format!("/guest/bzImage-{release}")),
     };
     add_once(bed, file, &image);
+    if let Some(client) = case.client {
+        add_stripped(
+            bed,
+            &build::client(client)?,
+            &format!("/bin/{client}"),
+            scratch,
+        )?;
+    }
     Ok(Boot {
         case,
         release: Some(release.clone()),
@@ -208,7 +218,7 @@ fn add_initrd(
         let mut archive = initramfs::guest(kernel)?;
         archive.extend(initramfs::program(
             "/bin/debug-exit",
-            &port_writer(DEBUG_EXIT),
+            &elf::port_writer(DEBUG_EXIT),
         ));
         write(&file, archive)?;
     }
@@ -290,12 +300,13 @@ impl Boot {
             true => String::new(),
             false => format!("cat {} >/tmp/initrd\n", self.initrd.join(" ")),
         };
-        let line = match (case.firecracker, case.echo_bytes()) {
-            (Some(fields), _) => self.firecracker(fields),
-            (None, Some(bytes)) => {
+        let line = match (case.client, case.firecracker, case.echo_bytes()) {
+            (Some(client), _, _) => self.client(client),
+            (None, Some(fields), _) => self.firecracker(fields),
+            (None, None, Some(bytes)) => {
                 format!("bench-probe echo {} {bytes} {}", case.echo, self.command())
             }
-            (None, None) => format!("{} --serial stdio", self.command()),
+            (None, None, None) => format!("{} --serial stdio", self.command()),
         };
         // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
@@ -337,6 +348,16 @@ impl Boot {
             line.push_str(&format!(" --disk path={job},readonly,serial={serial}"));
         }
         line
+    }
+
+    /// A client of `clients/examples`, with the arguments that all of them have.
+    fn client(&self, client: &str) -> String {
+        let (image, cpus) = (&self.image, self.case.cpus);
+        let line = sh_quote(&self.cmdline().unwrap_or_default());
+        format!(
+            "/bin/{client} {} {image} /tmp/initrd {line} {cpus}",
+            clients::FIRECRACKER
+        )
     }
 
     /// mini-vmm in Firecracker's place, with a config file that also has `fields`.
@@ -391,23 +412,6 @@ impl Boot {
             crate::process::last_lines(output, 40)
         ))
     }
-}
-
-/// A Linux program that writes one byte to a port: Debian's kernels have no /dev/port.
-fn port_writer((port, value): (u16, u8)) -> Vec<u8> {
-    let port = port.to_le_bytes();
-    let mut code = Vec::new();
-    code.extend([0xb8, 173, 0, 0, 0]); // mov eax, SYS_ioperm
-    code.extend([0xbf, port[0], port[1], 0, 0]); // mov edi, port
-    code.extend([0xbe, 1, 0, 0, 0]); // mov esi, 1 (how many)
-    code.extend([0xba, 1, 0, 0, 0]); // mov edx, 1 (allow)
-    code.extend([0x0f, 0x05]); // syscall
-    code.extend([0xba, port[0], port[1], 0, 0]); // mov edx, port
-    code.extend([0xb0, value, 0xee]); // mov al, value; out dx, al
-    code.extend([0xb8, 60, 0, 0, 0]); // mov eax, SYS_exit
-    code.extend([0xbf, 1, 0, 0, 0]); // mov edi, 1
-    code.extend([0x0f, 0x05]); // syscall
-    elf::executable(0x40_0000, &code, &[])
 }
 
 #[cfg(test)]
@@ -479,19 +483,5 @@ mod tests {
             check(case.after);
             check(&networks::isolated(case.before));
         }
-    }
-
-    #[test]
-    fn port_writer_is_an_elf_program() {
-        let scratch = std::env::temp_dir().join(format!("port-writer-{}", std::process::id()));
-        write(&scratch, port_writer((0xf4, 3))).unwrap();
-        let mut permissions = std::fs::metadata(&scratch).unwrap().permissions();
-        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
-        std::fs::set_permissions(&scratch, permissions).unwrap();
-        // If ports are refused (no root, or a sandbox), the kernel kills it with SIGSEGV. An invalid program could not
-        // even start.
-        let status = std::process::Command::new(&scratch).status();
-        std::fs::remove_file(&scratch).unwrap();
-        assert!(status.is_ok());
     }
 }

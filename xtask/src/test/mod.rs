@@ -5,6 +5,7 @@
 
 mod beds;
 mod cases;
+mod clients;
 pub mod coverage;
 mod disks;
 mod libtest;
