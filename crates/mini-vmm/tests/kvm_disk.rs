@@ -14,15 +14,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use bare::virtio::{BUFFER, COUNT, DISK, HEADER, STATUS, by_mmio, by_pci};
-use bare::{Asm, Vm};
-use kvm_ioctls::Kvm;
+use bare::{Asm, Built, Vm};
 use mini_vmm::boot::Unwatched;
 use mini_vmm::config::{DiskSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec};
 use mini_vmm::layout::{ACPI_RESET, ACPI_RESET_VALUE, MIB, PCI_LOW, VIRTIO_MMIO};
-use mini_vmm::machine::{Host, Images, Loading, Machine, MachineState};
-use mini_vmm::outcome::{Outcome, OutcomeLatch};
+use mini_vmm::machine::Images;
+use mini_vmm::outcome::Outcome;
 use mini_vmm::vmm::{self, Vmm};
-use vm_memory::{Bytes, GuestAddress};
 
 const RAM: u64 = 32 * MIB;
 /// Where the guest's sector is in the image.
@@ -69,39 +67,19 @@ fn guests(then: fn(&mut Asm)) -> [(VirtioSpec, Asm); 2] {
     ]
 }
 
-/// A machine whose guest uses a disk.
-struct Running {
-    machine: Machine,
-    latch: OutcomeLatch,
-}
-
-impl Running {
-    fn new(spec: &VmSpec, images: &Images) -> Self {
-        let host = Host::new(Kvm::new().unwrap());
-        let loading = Loading::start(&host, spec, images, &Unwatched).unwrap();
-        let latch = OutcomeLatch::new().unwrap();
-        let (machine, _events) = loading.finish(&host, spec, None, &latch).unwrap();
-        Running { machine, latch }
+/// Runs until so many more requests were answered.
+fn answer(guest: &Built, requests: u32) {
+    let before = guest.read(COUNT);
+    guest.machine.start().unwrap();
+    while guest.read(COUNT).wrapping_sub(before) < requests {
+        assert_eq!(guest.latch.get(), None);
+        std::thread::sleep(Duration::from_millis(1));
     }
-
-    fn read(&self, at: u64) -> u32 {
-        self.machine.memory().read_obj(GuestAddress(at)).unwrap()
-    }
-
-    /// Runs until so many more requests were answered.
-    fn answer(&self, requests: u32) {
-        let before = self.read(COUNT);
-        self.machine.start().unwrap();
-        while self.read(COUNT).wrapping_sub(before) < requests {
-            assert_eq!(self.latch.get(), None);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.machine.pause().unwrap();
-    }
+    guest.machine.pause().unwrap();
 }
 
 /// Whether the image has what the paused guest has written. Its last request is answered, or not made yet.
-fn check(guest: &Running, image: &Path) {
+fn check(guest: &Built, image: &Path) {
     assert_eq!(guest.read(STATUS), 0);
     let (count, on_disk) = (guest.read(COUNT), number(image));
     // Reads and writes take turns. The guest may be between the answer and its count.
@@ -133,20 +111,14 @@ fn what_a_guest_writes_is_in_the_image_and_goes_on_elsewhere() {
         let spec = spec(&vm, virtio, DiskSpec::new(&image));
         let images = Images::open(&spec, &Unwatched).unwrap();
         Images::open(&spec, &Unwatched).unwrap_err();
-        let first = Running::new(&spec, &images);
-        first.answer(9);
+        let first = Built::with_images(&spec, &images);
+        answer(&first, 9);
         check(&first, &image);
 
-        let state = serde_json::to_value(first.machine.save().unwrap()).unwrap();
-        let second = Running::new(&spec, &images);
-        let mut ram = vec![0; RAM as usize];
-        let (from, to) = (first.machine.memory(), second.machine.memory());
-        from.read_slice(&mut ram, GuestAddress(0)).unwrap();
-        to.write_slice(&ram, GuestAddress(0)).unwrap();
+        let second = Built::with_images(&spec, &images);
+        second.restore(&first.save());
         drop(first);
-        let restored: MachineState = serde_json::from_value(state).unwrap();
-        second.machine.restore(restored).unwrap();
-        second.answer(9);
+        answer(&second, 9);
         check(&second, &image);
         drop((second, images));
         Images::open(&spec, &Unwatched).unwrap();
@@ -220,9 +192,9 @@ fn an_image_that_loses_its_end_is_an_error_of_the_guest() {
         };
         let spec = spec(&vm, virtio, disk);
         let images = Images::open(&spec, &Unwatched).unwrap();
-        let running = Running::new(&spec, &images);
+        let running = Built::with_images(&spec, &images);
         let answered = |status| {
-            running.answer(6);
+            answer(&running, 6);
             assert_eq!(running.read(READ_STATUS), status);
         };
         answered(0);

@@ -15,13 +15,12 @@ use std::time::Duration;
 
 use bare::namespace::{is_inside, make_tap, shell};
 use bare::virtio::{BUFFER, COUNT, NET_HEADER, by_mmio, by_pci, network};
-use bare::{Asm, Vm, passt};
-use kvm_ioctls::Kvm;
+use bare::{Asm, Built, Vm, passt};
 use mini_vmm::boot::Unwatched;
 use mini_vmm::config::{LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec};
 use mini_vmm::layout::{ACPI_RESET, ACPI_RESET_VALUE, MIB};
-use mini_vmm::machine::{Host, Images, Loading, Machine, MachineState};
-use mini_vmm::outcome::{Outcome, OutcomeLatch};
+use mini_vmm::machine::Images;
+use mini_vmm::outcome::Outcome;
 use mini_vmm::vmm::Vmm;
 use rustix::process::Signal;
 use vm_memory::{Bytes, GuestAddress};
@@ -85,53 +84,31 @@ fn exchange(socket: &UdpSocket, word: &[u8], mut is_well: impl FnMut() -> bool) 
     }
 }
 
-/// A machine whose guest uses the tap.
-struct Running {
-    machine: Machine,
-    latch: OutcomeLatch,
-}
-
-impl Running {
-    fn new(spec: &VmSpec, images: &Images) -> Self {
-        let host = Host::new(Kvm::new().unwrap());
-        let loading = Loading::start(&host, spec, images, &Unwatched).unwrap();
-        let latch = OutcomeLatch::new().unwrap();
-        let (machine, _events) = loading.finish(&host, spec, None, &latch).unwrap();
-        Running { machine, latch }
-    }
-
-    fn count(&self) -> u32 {
-        let at = GuestAddress(COUNT);
-        self.machine.memory().read_obj(at).unwrap()
-    }
-
-    /// Exchanges datagrams, and checks that the guest received one as it was sent.
-    fn talk(&self, socket: &UdpSocket) {
-        self.machine.start().unwrap();
-        let is_well = || self.latch.get().is_none();
-        let before = self.count();
-        for number in 0..5u8 {
-            let word = [b'0' + number; 40];
+/// Exchanges datagrams, and checks that the guest received one as it was sent.
+fn talk(guest: &Built, socket: &UdpSocket) {
+    guest.machine.start().unwrap();
+    let is_well = || guest.latch.get().is_none();
+    let before = guest.read(COUNT);
+    for number in 0..5u8 {
+        let word = [b'0' + number; 40];
+        exchange(socket, &word, is_well);
+        // The host itself also sends frames, such as IPv6's.
+        let received = || {
+            let at = GuestAddress(BUFFER + NET_HEADER + 42);
+            let mut bytes = [0; 40];
+            guest.machine.memory().read_slice(&mut bytes, at).unwrap();
+            bytes == word
+        };
+        while !received() {
             exchange(socket, &word, is_well);
-            // The host itself also sends frames, such as IPv6's.
-            let received = || {
-                let at = GuestAddress(BUFFER + NET_HEADER + 42);
-                let mut bytes = [0; 40];
-                self.machine.memory().read_slice(&mut bytes, at).unwrap();
-                bytes == word
-            };
-            while !received() {
-                exchange(socket, &word, is_well);
-            }
         }
-        // A frame is in memory before the guest counts it.
-        while self.count().wrapping_sub(before) < 5 {
-            exchange(socket, b"word", is_well);
-        }
-        self.machine.pause().unwrap();
     }
+    // A frame is in memory before the guest counts it.
+    while guest.read(COUNT).wrapping_sub(before) < 5 {
+        exchange(socket, b"word", is_well);
+    }
+    guest.machine.pause().unwrap();
 }
-
 #[test]
 fn frames_travel_by_a_tap_and_go_on_elsewhere() {
     let test = "frames_travel_by_a_tap_and_go_on_elsewhere";
@@ -145,27 +122,15 @@ fn frames_travel_by_a_tap_and_go_on_elsewhere() {
         };
         let spec = spec(&vm, virtio);
         let images = Images::open(&spec, &Unwatched).unwrap();
-        let first = Running::new(&spec, &images);
-        first.talk(&socket);
-        first.talk(&socket);
-        let state = serde_json::to_value(first.machine.save().unwrap()).unwrap();
-        let mut ram = vec![0; RAM as usize];
-        first
-            .machine
-            .memory()
-            .read_slice(&mut ram, GuestAddress(0))
-            .unwrap();
+        let first = Built::with_images(&spec, &images);
+        talk(&first, &socket);
+        talk(&first, &socket);
+        let snapshot = first.save();
         drop(first);
 
-        let second = Running::new(&spec, &images);
-        second
-            .machine
-            .memory()
-            .write_slice(&ram, GuestAddress(0))
-            .unwrap();
-        let restored: MachineState = serde_json::from_value(state).unwrap();
-        second.machine.restore(restored).unwrap();
-        second.talk(&socket);
+        let second = Built::with_images(&spec, &images);
+        second.restore(&snapshot);
+        talk(&second, &socket);
     }
 }
 

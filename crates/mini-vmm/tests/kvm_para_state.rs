@@ -12,13 +12,11 @@ use std::time::{Duration, Instant};
 use bare::lab::{MAGIC, PARA, RBX, STUB, call, registers};
 use bare::registration::Registration;
 use bare::registration::Verdict::Registered;
-use bare::{Asm, Vm, guest};
+use bare::{Asm, Built, Vm, guest};
 use kvm_ioctls::Kvm;
-use mini_vmm::boot::Unwatched;
 use mini_vmm::config::{HypercallRoute, SerialSpec, VmSpec};
 use mini_vmm::layout::MIB;
-use mini_vmm::machine::MachineVcpuState;
-use mini_vmm::machine::{Host, Images, Loading, Machine};
+use mini_vmm::machine::{Machine, MachineVcpuState};
 use mini_vmm::outcome::{Outcome, OutcomeLatch};
 use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
 use para_msr::para::ParaMsrState;
@@ -65,11 +63,7 @@ fn machine(vm: &Vm, route: &str) -> (Machine, OutcomeLatch) {
         hypercall: route.parse::<HypercallRoute>().unwrap(),
         ..VmSpec::new(vm.path("kernel"))
     };
-    let host = Host::new(Kvm::new().unwrap());
-    let images = Images::open(&spec, &Unwatched).unwrap();
-    let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
-    let latch = OutcomeLatch::new().unwrap();
-    let (machine, _events) = loading.finish(&host, &spec, None, &latch).unwrap();
+    let Built { machine, latch } = Built::new(&spec, None);
     (machine, latch)
 }
 

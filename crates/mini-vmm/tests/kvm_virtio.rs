@@ -10,55 +10,30 @@ mod bare;
 use std::time::Duration;
 
 use bare::virtio::{COUNT, ENTROPY, LEN, USED, by_mmio, by_pci};
-use bare::{Asm, Vm};
-use kvm_ioctls::Kvm;
-use mini_vmm::boot::Unwatched;
+use bare::{Asm, Built, Vm};
 use mini_vmm::config::{SerialSpec, VirtioSpec, VmSpec};
 use mini_vmm::layout::MIB;
-use mini_vmm::machine::{Host, Images, Loading, Machine, MachineState};
-use mini_vmm::outcome::OutcomeLatch;
-use vm_memory::{Bytes, GuestAddress};
 
 const RAM: u64 = 32 * MIB;
 
 /// A machine with the entropy device.
-struct Running {
-    machine: Machine,
-    latch: OutcomeLatch,
+fn machine(vm: &Vm, virtio: VirtioSpec) -> Built {
+    let spec = VmSpec {
+        memory: RAM,
+        serial: SerialSpec::Off,
+        virtio,
+        rng: true,
+        ..VmSpec::new(vm.path("kernel"))
+    };
+    Built::new(&spec, None)
 }
 
-impl Running {
-    fn new(vm: &Vm, virtio: VirtioSpec) -> Self {
-        let spec = VmSpec {
-            memory: RAM,
-            serial: SerialSpec::Off,
-            virtio,
-            rng: true,
-            ..VmSpec::new(vm.path("kernel"))
-        };
-        let host = Host::new(Kvm::new().unwrap());
-        let images = Images::open(&spec, &Unwatched).unwrap();
-        let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
-        let latch = OutcomeLatch::new().unwrap();
-        let (machine, _events) = loading.finish(&host, &spec, None, &latch).unwrap();
-        Running { machine, latch }
-    }
-
-    fn read(&self, at: u64) -> u32 {
-        self.machine.memory().read_obj(GuestAddress(at)).unwrap()
-    }
-
-    /// Waits until so many more requests were answered.
-    fn answer(&self, requests: u32) {
-        let before = self.read(COUNT);
-        while self.read(COUNT).wrapping_sub(before) < requests {
-            assert_eq!(self.latch.get(), None);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn exits(&self) -> u64 {
-        self.machine.exits().iter().sum()
+/// Waits until so many more requests were answered.
+fn answer(guest: &Built, requests: u32) {
+    let before = guest.read(COUNT);
+    while guest.read(COUNT).wrapping_sub(before) < requests {
+        assert_eq!(guest.latch.get(), None);
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -67,31 +42,26 @@ fn goes_on_elsewhere(test: &str, virtio: VirtioSpec, guest: &Asm) {
     let Some(vm) = Vm::new(test, guest) else {
         return;
     };
-    let first = Running::new(&vm, virtio);
+    let first = machine(&vm, virtio);
     first.machine.start().unwrap();
-    first.answer(5);
+    answer(&first, 5);
     first.machine.pause().unwrap();
     let count = first.read(COUNT);
     let used: u32 = first.read(USED + 4 + 4);
     assert_eq!(used, LEN, "each request is filled");
-    let state = serde_json::to_value(first.machine.save().unwrap()).unwrap();
+    let snapshot = first.save();
     assert_eq!(first.read(COUNT), count);
 
-    let second = Running::new(&vm, virtio);
-    let mut ram = vec![0; RAM as usize];
-    let (from, to) = (first.machine.memory(), second.machine.memory());
-    from.read_slice(&mut ram, GuestAddress(0)).unwrap();
-    to.write_slice(&ram, GuestAddress(0)).unwrap();
-    let restored: MachineState = serde_json::from_value(state.clone()).unwrap();
-    second.machine.restore(restored).unwrap();
+    let second = machine(&vm, virtio);
+    second.restore(&snapshot);
     let again = serde_json::to_value(second.machine.save().unwrap()).unwrap();
-    assert_eq!(again["devices"], state["devices"]);
+    assert_eq!(again["devices"], snapshot.state["devices"]);
     for running in [&second, &first] {
         running.machine.start().unwrap();
-        running.answer(5);
+        answer(running, 5);
         running.machine.pause().unwrap();
         running.machine.start().unwrap();
-        running.answer(5);
+        answer(running, 5);
     }
 }
 
@@ -110,12 +80,13 @@ fn a_guest_that_drives_pci_goes_on_elsewhere() {
 /// How many exits a hundred requests take.
 fn exits(test: &str, virtio: VirtioSpec, guest: &Asm) -> Option<u64> {
     let vm = Vm::new(test, guest)?;
-    let running = Running::new(&vm, virtio);
+    let running = machine(&vm, virtio);
     running.machine.start().unwrap();
-    running.answer(5);
-    let before = running.exits();
-    running.answer(100);
-    Some(running.exits() - before)
+    answer(&running, 5);
+    let count = || running.machine.exits().iter().sum::<u64>();
+    let before = count();
+    answer(&running, 100);
+    Some(count() - before)
 }
 
 /// KVM takes the notification, also where the guest has moved the BAR; no register says why an interrupt came.

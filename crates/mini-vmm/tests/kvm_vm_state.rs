@@ -9,15 +9,12 @@ mod bare;
 
 use std::time::Duration;
 
-use bare::{Vm, guest};
-use kvm_ioctls::Kvm;
-use mini_vmm::boot::Unwatched;
+use bare::{Built, Vm, guest};
 use mini_vmm::config::{SerialSpec, VmSpec};
 use mini_vmm::console::{Console, ConsoleOutput};
 use mini_vmm::layout::MIB;
 use mini_vmm::logging::sentence;
-use mini_vmm::machine::MachineState;
-use mini_vmm::machine::{Host, Images, Loading, Machine};
+use mini_vmm::machine::{Machine, MachineState};
 use mini_vmm::outcome::OutcomeLatch;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -76,11 +73,7 @@ fn machine_with(
         legacy_timer,
         ..VmSpec::new(vm.path("kernel"))
     };
-    let host = Host::new(Kvm::new().unwrap());
-    let images = Images::open(&spec, &Unwatched).unwrap();
-    let loading = Loading::start(&host, &spec, &images, &Unwatched).unwrap();
-    let latch = OutcomeLatch::new().unwrap();
-    let (machine, _events) = loading.finish(&host, &spec, output, &latch).unwrap();
+    let Built { machine, latch } = Built::new(&spec, output);
     (machine, latch)
 }
 

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 mod asm;
+mod built;
 pub mod http;
 pub mod lab;
 pub mod monkey;
@@ -33,6 +34,7 @@ use tempfile::TempDir;
 use watch::Watch;
 
 pub use asm::{AP_CODE, AT, Asm, S5};
+pub use built::Built;
 
 /// The program under test. The environment names it if the tests run on another machine than they were built on.
 pub fn program() -> OsString {

@@ -1,0 +1,66 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Machines in the test's own process.
+
+use kvm_ioctls::Kvm;
+use mini_vmm::boot::Unwatched;
+use mini_vmm::config::VmSpec;
+use mini_vmm::console::ConsoleOutput;
+use mini_vmm::machine::{Host, Images, Loading, Machine, MachineState};
+use mini_vmm::outcome::OutcomeLatch;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+/// A machine that is not started yet, and what it reports its end to.
+pub struct Built {
+    pub machine: Machine,
+    pub latch: OutcomeLatch,
+}
+
+/// A machine's saved state, as JSON, and its memory.
+pub struct Snapshot {
+    pub state: serde_json::Value,
+    ram: Vec<u8>,
+}
+
+impl Built {
+    /// Opens its images for itself.
+    pub fn new(spec: &VmSpec, output: Option<ConsoleOutput>) -> Self {
+        let images = Images::open(spec, &Unwatched).unwrap();
+        Built::finish(spec, &images, output)
+    }
+
+    /// Without a console.
+    pub fn with_images(spec: &VmSpec, images: &Images) -> Self {
+        Built::finish(spec, images, None)
+    }
+
+    fn finish(spec: &VmSpec, images: &Images, output: Option<ConsoleOutput>) -> Self {
+        let host = Host::new(Kvm::new().unwrap());
+        let loading = Loading::start(&host, spec, images, &Unwatched).unwrap();
+        let latch = OutcomeLatch::new().unwrap();
+        let (machine, _events) = loading.finish(&host, spec, output, &latch).unwrap();
+        Built { machine, latch }
+    }
+
+    /// Four bytes of its memory.
+    pub fn read(&self, at: u64) -> u32 {
+        self.machine.memory().read_obj(GuestAddress(at)).unwrap()
+    }
+
+    /// Of a paused machine with its memory in one piece.
+    pub fn save(&self) -> Snapshot {
+        let state = serde_json::to_value(self.machine.save().unwrap()).unwrap();
+        let memory = self.machine.memory();
+        let mut ram = vec![0; memory.last_addr().0 as usize + 1];
+        memory.read_slice(&mut ram, GuestAddress(0)).unwrap();
+        Snapshot { state, ram }
+    }
+
+    pub fn restore(&self, snapshot: &Snapshot) {
+        let memory = self.machine.memory();
+        memory.write_slice(&snapshot.ram, GuestAddress(0)).unwrap();
+        let state: MachineState = serde_json::from_value(snapshot.state.clone()).unwrap();
+        self.machine.restore(state).unwrap();
+    }
+}
