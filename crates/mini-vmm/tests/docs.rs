@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
+mod bare;
 #[path = "docs/shell.rs"]
 mod shell;
 
@@ -13,8 +14,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use bare::Vm;
+use bare::http::Client;
 use mini_vmm::cli;
 use mini_vmm::late::{LATE_ACTS, LateAct};
+use rustix::process::Signal;
 use shell::{Call, Line, calls, lines};
 
 /// The workspace. `None`, with a note, if the tests run from a published package, which has one README and no `docs/`.
@@ -166,6 +170,47 @@ fn command_lines_mean_what_the_pages_say() {
             "no line in {name}"
         );
     }
+}
+
+#[test]
+fn requests_of_the_pages_are_accepted() {
+    let Some(workspace) = workspace("requests_of_the_pages_are_accepted") else {
+        return;
+    };
+    let mut with_some = Vec::new();
+    for (name, text) in pages(&workspace) {
+        let calls = lines(&text).into_iter().flat_map(|line| calls(&line.text));
+        let puts: Vec<Call> = calls.filter(|call| call.words[0] == "put").collect();
+        if puts.is_empty() {
+            continue;
+        }
+        let mut vm = Vm::of_kernel("none".as_ref());
+        let socket = vm.path("api");
+        vm.command = mini_vmm();
+        vm.command.arg("--api-sock").arg(&socket);
+        vm.command.current_dir(vm.path(""));
+        for file in ["vmlinuz", "initrd.img"] {
+            fs::write(vm.path(file), "").unwrap();
+        }
+        let mut running = vm.start();
+        let mut client = Client::connect(&mut running, &socket);
+        for put in puts {
+            let [_, path, body] = &put.words[..] else {
+                panic!("{name}: {put:?}");
+            };
+            // Nothing can start here, so this only compares it with what clients send.
+            if path == "actions" {
+                assert_eq!(body, r#"{"action_type": "InstanceStart"}"#, "{name}");
+                continue;
+            }
+            let answer = client.ask("PUT", &format!("/{path}"), body).unwrap();
+            assert_eq!(answer.status, 204, "{name}: {path} {body}: {answer:?}");
+        }
+        running.signal(Signal::TERM);
+        running.end();
+        with_some.push(name);
+    }
+    assert_eq!(with_some, ["README.md", "docs/api.md"]);
 }
 
 #[test]
