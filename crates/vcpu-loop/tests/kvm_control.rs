@@ -11,22 +11,14 @@ mod debugger;
 #[path = "../examples/own_thread.rs"]
 mod own_thread;
 
-use std::time::Duration;
-
-use common::{ENTRY, Machine, kvm};
-use vcpu_loop::kvm::{KvmVcpu, VcpuState};
+use common::{ENTRY, Machine, SOON, STORM, kvm, set};
+use vcpu_loop::kvm::KvmVcpu;
 use vcpu_loop::{
-    Error, ExitKind, KickSignal, Next, SpawnError, State, Stopped, VcpuBuilder, VcpuEvents, VcpuIo,
-    VcpuSet, vcpu_events,
+    Error, ExitKind, KickSignal, Next, SpawnError, State, Stopped, VcpuBuilder, VcpuIo,
 };
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::block_signal;
 
-/// Only a hang takes this long, even on a slow machine.
-const SOON: Duration = Duration::from_secs(600);
-
-/// `out 0x80, al; jmp -4`
-const STORM: &[u8] = b"\xe6\x80\xeb\xfc";
 /// `jmp $`
 const SPIN: &[u8] = b"\xeb\xfe";
 
@@ -36,11 +28,6 @@ impl VcpuIo for Port {
     fn pio_write(&mut self, _: u16, _: &[u8]) -> Next {
         Next::Continue
     }
-}
-
-fn set() -> (VcpuSet<VcpuState>, VcpuEvents) {
-    let (sender, events) = vcpu_events().unwrap();
-    (VcpuSet::new(sender), events)
 }
 
 #[test]

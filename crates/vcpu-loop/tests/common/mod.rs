@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_bindings::{
     KVM_CAP_X86_USER_SPACE_MSR, kvm_dtable, kvm_enable_cap, kvm_segment,
@@ -15,9 +16,16 @@ use kvm_bindings::{
 use kvm_ioctls::{
     Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
 };
-use vcpu_loop::kvm::{KvmHost, KvmVcpu};
+use vcpu_loop::kvm::{KvmHost, KvmVcpu, VcpuState};
+use vcpu_loop::{VcpuEvents, VcpuSet, vcpu_events};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
+/// Only a hang takes this long, even on a slow machine.
+#[allow(dead_code, reason = "not every test has threads")]
+pub const SOON: Duration = Duration::from_secs(600);
+/// `out 0x80, al; jmp -4`
+#[allow(dead_code, reason = "not every test has endless exits")]
+pub const STORM: &[u8] = b"\xe6\x80\xeb\xfc";
 /// Where code starts.
 pub const ENTRY: u64 = 0x1000;
 /// All of RAM: 64 KiB from 0. Segment 0xa000 is MMIO.
@@ -47,6 +55,13 @@ pub fn is_long(test: &str) -> bool {
         eprintln!("LONG: {test}");
     }
     long
+}
+
+/// No vCPUs yet, and their events.
+#[allow(dead_code, reason = "not every test has threads")]
+pub fn set() -> (VcpuSet<VcpuState>, VcpuEvents) {
+    let (sender, events) = vcpu_events().unwrap();
+    (VcpuSet::new(sender), events)
 }
 
 /// A VM with RAM. Its vCPUs share the ownership of the memory.
