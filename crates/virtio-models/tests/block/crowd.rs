@@ -9,8 +9,7 @@ use std::sync::atomic::Ordering;
 use virtio_models::block::Disk;
 use virtio_models::rate::Limits;
 use virtio_transport::device::Event;
-use virtio_transport::testing::{Buffers, DriverRing, Port};
-use vm_memory::{Bytes, GuestAddress};
+use virtio_transport::testing::{DriverRing, Port};
 
 use crate::faults::limiter;
 use crate::support::*;
@@ -25,16 +24,7 @@ const DESCRIPTORS: usize = 1024;
 
 fn fragmented(kind: u32, ring: &mut DriverRing) {
     let data = (0..DESCRIPTORS as u64 - 2).map(|i| (DATA + i % 64 * 1024, 512));
-    let mut buffers = Buffers {
-        readable: vec![(HEADER, 16)],
-        writable: vec![],
-    };
-    match kind {
-        IN => buffers.writable.extend(data),
-        _ => buffers.readable.extend(data),
-    }
-    buffers.writable.push((STATUS, 1));
-    ring.send_indirect(TABLE, &buffers);
+    ring.send_indirect(TABLE, &transfer(kind, HEADER, data, STATUS));
 }
 
 /// Takes the answers of all queues until there are `each` of every queue.
@@ -60,11 +50,7 @@ fn pieces_in_flight_are_limited() {
         };
         let mut guest = Guest::with(2048, disk, u64::MAX);
         guest.disk().held = true;
-        let written = guest
-            .machine
-            .memory
-            .write_slice(&header(kind, 0), GuestAddress(HEADER));
-        written.expect("a header");
+        write_header(&guest, HEADER, kind, 0);
         for queue in 0..4 {
             for _ in 0..150 {
                 fragmented(kind, &mut guest.driver.rings[usize::from(queue)]);
@@ -83,11 +69,7 @@ fn pieces_in_flight_are_limited() {
 #[test]
 fn a_crowded_disk_stops_and_starts() {
     let mut guest = Guest::new(2048);
-    let written = guest
-        .machine
-        .memory
-        .write_slice(&header(IN, 0), GuestAddress(HEADER));
-    written.expect("a header");
+    write_header(&guest, HEADER, IN, 0);
     guest.disk().held = true;
     for _ in 0..150 {
         fragmented(IN, &mut guest.driver.rings[0]);
@@ -116,11 +98,7 @@ fn a_crowded_disk_keeps_its_limit() {
     };
     let (limiter, clock) = limiter(limits);
     let mut guest = Guest::limited(2048, disk, u64::MAX, limiter);
-    let written = guest
-        .machine
-        .memory
-        .write_slice(&header(IN, 0), GuestAddress(HEADER));
-    written.expect("a header");
+    write_header(&guest, HEADER, IN, 0);
     guest.disk().held = true;
     for queue in 0..2 {
         for _ in 0..100 {

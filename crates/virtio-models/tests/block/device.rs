@@ -11,12 +11,10 @@ use std::process::Command;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 use virtio_models::block::{Block, BlockSpec, OpenError, open};
-use virtio_transport::testing::{
-    Buffers, Driver, MEMORY, Machine, Memory, MmioPort, Request, memory,
-};
+use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Request, memory};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::support::{DISCARD, IN, OK, OUT, UNSUPP, WRITE_ZEROES, header, range};
+use crate::support::{DISCARD, IN, OK, OUT, UNSUPP, WRITE_ZEROES, header, range, transfer};
 
 /// A loop device of 1 MiB.
 struct Loop {
@@ -175,19 +173,11 @@ fn direct_transfers_are_of_any_buffers() {
     let write = |bytes: &[u8], at| memory.write_slice(bytes, GuestAddress(at));
     for (n, len) in (1_u8..).zip([512, 1024, 2048, 3072]) {
         // Two buffers at multiples of 512 that are no whole blocks, with a gap between them.
-        let halves = vec![(data, len), (data + 0x2000, 4096 - len)];
+        let halves = [(data, len), (data + 0x2000, 4096 - len)];
         let mut ask = |kind| {
-            let mut buffers = Buffers {
-                readable: vec![(status + 16, 16)],
-                writable: vec![(status, 1)],
-            };
             write(&header(kind, 8), status + 16).expect("a header");
-            match kind {
-                IN => buffers.writable.splice(0..0, halves.clone()).for_each(drop),
-                _ => buffers.readable.extend(halves.clone()),
-            }
             let ring = &mut guest.driver.rings[0];
-            ring.send(&buffers);
+            ring.send(&transfer(kind, status + 16, halves, status));
             guest.machine.kick(0);
             guest.machine.pump_until(|_| ring.take().is_some());
             memory

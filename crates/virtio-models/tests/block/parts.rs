@@ -7,7 +7,6 @@ use std::io;
 
 use virtio_models::block::Disk;
 use virtio_transport::device::Event;
-use virtio_transport::testing::Buffers;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::*;
@@ -20,18 +19,8 @@ const KIB: u32 = 1 << 10;
 
 /// Makes a request available whose data is in these buffers.
 fn offer(guest: &mut Guest, queue: u16, kind: u32, sector: u64, data: &[(u64, u32)]) {
-    let memory = &guest.machine.memory;
-    let written = memory.write_slice(&header(kind, sector), GuestAddress(HEADER));
-    written.expect("a header");
-    let mut buffers = Buffers {
-        readable: vec![(HEADER, 16)],
-        writable: vec![],
-    };
-    match kind {
-        IN => buffers.writable.extend(data),
-        _ => buffers.readable.extend(data),
-    }
-    buffers.writable.push((STATUS, 1));
+    write_header(guest, HEADER, kind, sector);
+    let buffers = transfer(kind, HEADER, data.iter().copied(), STATUS);
     guest.driver.rings[usize::from(queue)].send(&buffers);
     guest.machine.kick(queue);
 }

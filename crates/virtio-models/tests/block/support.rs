@@ -14,8 +14,9 @@ use virtio_models::block::{
 };
 use virtio_models::rate::Limiter;
 use virtio_transport::testing::{
-    Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, memory,
+    Buffers, Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, memory,
 };
+use vm_memory::{Bytes, GuestAddress};
 
 pub const IN: u32 = 0;
 pub const OUT: u32 = 1;
@@ -188,6 +189,32 @@ pub fn header(kind: u32, sector: u64) -> Vec<u8> {
     header.extend([0; 4]);
     header.extend(sector.to_le_bytes());
     header
+}
+
+/// Writes a request's header to guest memory.
+pub fn write_header(guest: &Guest, at: u64, kind: u32, sector: u64) {
+    let memory = &guest.machine.memory;
+    let written = memory.write_slice(&header(kind, sector), GuestAddress(at));
+    written.expect("a header");
+}
+
+/// A request that reads or writes, with its parts at these addresses.
+pub fn transfer(
+    kind: u32,
+    header: u64,
+    data: impl IntoIterator<Item = (u64, u32)>,
+    status: u64,
+) -> Buffers {
+    let mut buffers = Buffers {
+        readable: vec![(header, 16)],
+        writable: vec![],
+    };
+    match kind {
+        IN => buffers.writable.extend(data),
+        _ => buffers.readable.extend(data),
+    }
+    buffers.writable.push((status, 1));
+    buffers
 }
 
 /// A range to discard or to fill with zeros.
