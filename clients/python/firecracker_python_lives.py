@@ -34,6 +34,13 @@ api.drive.put(
     is_read_only=False,
 )
 api.machine_config.put(vcpu_count=1, mem_size_mib=128)
+machines._network.create_tap(f"tap_{VM}", gateway_ip="172.16.0.1")
+api.network.put(iface_id="eth0", host_dev_name=f"tap_{VM}")
+api.mmds_config.put(
+    version="V2", ipv4_address="169.254.169.254", network_interfaces=["eth0"]
+)
+metadata = {"latest": {"meta-data": {"instance-id": VM}}}
+api.mmds.put(**metadata)
 api.actions.put(action_type="InstanceStart")
 
 # It finds the process by its name, and the machine by the process.
@@ -45,6 +52,7 @@ assert machines.get_vmm_config(VM)["machine-config"]["mem_size_mib"] == 128
 while "Up" not in (own / "firecracker.log").read_text():
     assert os.waitpid(pid, os.WNOHANG) == (0, 0)
     time.sleep(0.01)
+assert api.mmds.get().json() == metadata
 
 machines.update_vmm_state(VM, "Paused")
 assert machines.get_vmm_state(VM) == "Paused"
