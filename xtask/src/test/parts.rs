@@ -175,7 +175,8 @@ fn clients(run: &mut Run) {
         if let Err(reason) = host::kvm() {
             return Ok(Tally::skip(format!("clients: {reason}")));
         }
-        let mut tests = clients_cargo(&["test", "--locked"])?;
+        // Otherwise nobody reads why a test was skipped.
+        let mut tests = clients_cargo(&["test", "--locked", "--", "--show-output"])?;
         tests.env("MINI_VMM_BIN", mini_vmm()?);
         tests.env("MINI_VMM_CLIENTS_PYTHON", venv::python()?);
         run_counted("clients", &tests, DOC_TESTS)
