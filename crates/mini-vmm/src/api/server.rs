@@ -15,7 +15,7 @@ use super::connection::Connection;
 use super::http::{Answer, Request};
 use crate::sync::{Stop, Wake, look, readable};
 
-/// The most connections at a time. If there are more, those that wait for nothing make room.
+/// The most connections at a time. If there are more, those make room that need it least.
 const MAX_CONNECTIONS: usize = 64;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -137,8 +137,7 @@ impl<H: Handler> Server<H> {
             .retain(|client| !client.is_gone && !client.connection.is_over());
     }
 
-    /// Whether there is room for a new connection. If the last place is taken, the connection that has been idle for
-    /// longest ends, or else the one that has waited for the machine for longest.
+    /// Whether there is room for a new connection. If the last place is taken, the connection that needs it least ends.
     fn make_room(&mut self) -> bool {
         if self.clients.len() < MAX_CONNECTIONS {
             return true;
@@ -148,14 +147,9 @@ impl<H: Handler> Server<H> {
             return true;
         }
         let clients = self.clients.iter().enumerate();
-        // What a client has sent is handled first.
-        let idle = clients.filter(|(_, client)| {
-            let connection = &client.connection;
-            connection.deadline().is_none()
-                && (connection.is_waiting() || !has_input(&client.stream))
-        });
-        match idle.min_by_key(|(_, client)| (client.connection.is_waiting(), client.heard)) {
-            Some((index, _)) => {
+        let needs = clients.filter_map(|(index, client)| Some((client.need()?, index)));
+        match needs.min() {
+            Some((_, index)) => {
                 self.clients.swap_remove(index);
                 true
             }
@@ -219,7 +213,29 @@ impl<H: Handler> Server<H> {
     }
 }
 
+/// How much a client needs its place: those that are idle least, and for longest; then those that are slow; then those
+/// that wait for the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Idle(Instant),
+    /// The time when it will have been too slow.
+    Slow(Instant),
+    Waiting(Instant),
+}
+
 impl<H: Handler> Client<H> {
+    /// How much it needs its place. `None` if it has sent something, which is handled first.
+    fn need(&self) -> Option<Need> {
+        if self.connection.is_waiting() {
+            return Some(Need::Waiting(self.heard));
+        }
+        if self.connection.wants_input() && has_input(&self.stream) {
+            return None;
+        }
+        let slow = self.connection.deadline().map(Need::Slow);
+        Some(slow.unwrap_or(Need::Idle(self.heard)))
+    }
+
     /// Writes a part of the output, without waiting. Returns how much.
     fn write(&mut self) -> Option<usize> {
         if self.connection.output().is_empty() {
@@ -327,25 +343,46 @@ mod tests {
     }
 
     #[test]
+    fn idle_clients_make_room_before_slow_ones_and_those_that_wait() {
+        let (mut server, others, _dir) = full();
+        let now = Instant::now();
+        for (index, client) in server.clients.iter_mut().enumerate() {
+            // The first one waits for the machine, the next one is idle, and the others have sent a part.
+            let sent: &[u8] = match index {
+                0 => b"GET / HTTP/1.1\r\n\r\n",
+                1 => b"",
+                _ => b"GET",
+            };
+            client.connection.receive(sent, 100, &mut server.handler);
+            client
+                .connection
+                .watch(now + Duration::from_nanos(index as u64));
+        }
+        for next in [1, 2] {
+            assert!(server.make_room());
+            let closed = others.iter().filter(|other| is_closed(other));
+            assert!(is_closed(&others[next]) && closed.count() == next);
+            let (stream, _) = UnixStream::pair().unwrap();
+            let mut connection = Connection::default();
+            connection.receive(b"GET", 100, &mut server.handler);
+            connection.watch(now + Duration::from_secs(1));
+            server.clients.push(Client {
+                stream,
+                connection,
+                heard: now,
+                is_gone: false,
+            });
+        }
+    }
+
+    #[test]
     fn those_that_wait_for_the_machine_make_room_last() {
         let (mut server, others, _dir) = full();
-        let request = b"GET / HTTP/1.1\r\n\r\n";
-        for client in &mut server.clients[..MAX_CONNECTIONS - 1] {
+        for client in &mut server.clients {
+            let request = b"GET / HTTP/1.1\r\n\r\n";
             client.connection.receive(request, 100, &mut server.handler);
         }
         assert!(server.make_room());
-        let (last, waiting) = others.split_last().unwrap();
-        assert!(is_closed(last) && !waiting.iter().any(is_closed));
-        let (stream, _other) = UnixStream::pair().unwrap();
-        let mut connection = Connection::default();
-        connection.receive(request, 100, &mut server.handler);
-        server.clients.push(Client {
-            stream,
-            connection,
-            heard: Instant::now(),
-            is_gone: false,
-        });
-        assert!(server.make_room() && is_closed(&waiting[0]));
-        assert!(!waiting[1..].iter().any(is_closed));
+        assert!(is_closed(&others[0]) && !others[1..].iter().any(is_closed));
     }
 }
