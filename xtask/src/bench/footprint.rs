@@ -3,6 +3,7 @@
 
 //! Footprint of machines: memory of an idle one, many at once, and what resets leave behind.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -19,25 +20,31 @@ use super::subject::{Kind, Setup, Subject};
 /// The limit for a machine's first byte.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a machine is idle before its memory is measured.
-const SETTLE: Duration = Duration::from_millis(200);
+pub const SETTLE: Duration = Duration::from_millis(200);
 
 /// A process that is killed when this is dropped.
-struct Living(Child);
+pub struct Living(Child);
 
 impl Living {
     /// Starts a machine.
-    fn start(host: &Host, subject: &Subject, setup: &Setup) -> Result<Living> {
-        let words = subject.words(setup, &host.directory)?;
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null());
+    pub fn start(host: &Host, subject: &Subject, setup: &Setup) -> Result<Living> {
+        Living::run(subject.words(setup, &host.directory)?)
+    }
+
+    /// Starts a command line.
+    pub fn run<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Living> {
+        let mut words = words.into_iter();
+        let program = words.next().context("an empty command line")?;
+        let mut command = Command::new(&program);
+        command.args(words).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let child = command.spawn();
-        let child = child.with_context(|| format!("can't start {}", words[0]))?;
+        let child = child.with_context(|| format!("can't start {}", program.as_ref().display()))?;
         Ok(Living(child))
     }
 
     /// Waits for the guest's byte.
-    fn await_byte(&mut self) -> Result<()> {
+    pub fn await_byte(&mut self) -> Result<()> {
         let Some(output) = &mut self.0.stdout else {
             bail!("the machine has no output");
         };
@@ -51,7 +58,7 @@ impl Living {
         }
     }
 
-    fn process(&self) -> Result<Process> {
+    pub fn process(&self) -> Result<Process> {
         Ok(Process::new(self.0.id().try_into()?)?)
     }
 
@@ -106,7 +113,7 @@ fn without_guest(all: &MemoryMaps, guest: u64) -> Footprint {
 }
 
 /// Megabytes.
-fn mb(bytes: u64) -> f64 {
+pub fn mb(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 

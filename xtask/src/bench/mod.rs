@@ -3,8 +3,10 @@
 
 //! `cargo xtask bench`: the cost of machines, compared with the minimum.
 
+mod api;
 mod bed;
 mod boots;
+mod client;
 mod footprint;
 #[path = "../../probe/src/guest.rs"]
 mod guest;
@@ -230,7 +232,7 @@ impl Options {
 
     fn on_host<'a>(&self, host: &mut Host<'a>) {
         type Group<'a> = fn(&mut Host<'a>);
-        let groups: [(&str, Group<'a>); 11] = [
+        let groups: [(&str, Group<'a>); 12] = [
             ("start", Host::start),
             ("first-byte", Host::first_output),
             ("growth", Host::growth),
@@ -241,10 +243,11 @@ impl Options {
             ("instructions", Host::instructions),
             ("disk", Host::disk),
             ("net", Host::net),
+            ("api", Host::api),
             ("size", Host::sizes),
         ];
         // The quick suite has no time for all.
-        let slow = ["instructions", "disk", "net"];
+        let slow = ["instructions", "disk", "net", "api"];
         let is_slow = |name| slow.contains(&name) && self.quick && self.only.is_empty();
         for (name, measure) in groups {
             if name.contains(&self.only) && !is_slow(name) {
@@ -369,6 +372,7 @@ mod tests {
             "boot",
             "disk",
             "net",
+            "api",
             "size",
         ] {
             assert!(METHOD.contains(&format!("**{name}**")), "{name}");

@@ -12,7 +12,7 @@ use super::stats::{Estimate, estimate, paired_ratio};
 
 /// All measures: id, title, unit, and what grows along the axis, if there is one.
 #[rustfmt::skip]
-const MEASURES: [(&str, &str, &str, Option<&str>); 40] = [
+const MEASURES: [(&str, &str, &str, Option<&str>); 46] = [
     ("start-wall", "exec to exit", "ms", None),
     ("start-cpu", "exec to exit, CPU", "ms", None),
     ("first-byte", "exec to the guest's first byte", "ms", None),
@@ -47,6 +47,12 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 40] = [
     ("net-ping-calls", "a ping of the host and its reply", "system calls", Some("at once")),
     ("net-send-instructions", "62 KiB of TCP sent in one packet, in user space", "instructions", None),
     ("net-send-calls", "62 KiB of TCP sent in one packet", "system calls", None),
+    ("api-plain", "exec to the guest's first byte without the API", "ms", None),
+    ("api-answer", "exec to the API's first answer", "× exec to a guest", None),
+    ("api-start", "exec to a guest that four requests start", "× exec to a guest", None),
+    ("api-idle", "a process that waits for requests, resident", "MB", None),
+    ("api-storm", "a guest's exits per second of CPU lost to a storm of requests", "%", None),
+    ("api-growth", "growth of the process in the storm", "MB", None),
     ("size", "size of the program's file", "MB", None),
     ("boot", "Debian's vmlinux, the same command line, exec to power-off", "ms", None),
     ("boot-init", "Debian's vmlinux, the same command line, exec to init", "ms", None),
