@@ -61,7 +61,7 @@ impl Served {
     }
 
     /// Waits until a promised answer may be there.
-    fn wait(&self) {
+    pub fn wait(&self) {
         let mut fds = [PollFd::new(&*self.wake, PollFlags::IN)];
         let _ = poll(&mut fds, None);
         self.wake.clear();

@@ -6,7 +6,7 @@
 use event_manager::{EventManager, SubscriberOps};
 
 use super::control::{Answer, Command, Description, Door, Error, Response, State, step};
-use super::remote::{Order, Orders};
+use super::remote::{Order, Orders, Start};
 use crate::config::VmSpec;
 use crate::hypercall::calls::Counters;
 
@@ -14,16 +14,21 @@ impl Orders {
     /// As [`run`](Self::run), but every description starts, and its machine does nothing.
     pub(crate) fn pretend(self) {
         if let Ok(Ok(Order::Start(start))) = self.next() {
-            start.door.shown().set(State::Running);
-            start.reply.send(Ok(()));
-            serve(&start.spec, &start.door);
+            run(*start);
         }
     }
 }
 
+/// Starts a machine, and does what its commands say.
+fn run(start: Start) {
+    start.door.shown().set(State::Running);
+    start.reply.send(Ok(()));
+    serve(&start.spec, &start.door);
+}
+
 /// A machine that loads until a test says otherwise.
 #[cfg(test)]
-pub(crate) struct Load(Box<super::remote::Start>);
+pub(crate) struct Load(Box<Start>);
 
 #[cfg(test)]
 impl Load {
@@ -40,9 +45,14 @@ impl Load {
         self.0.door.take_stop()
     }
 
+    /// Ends with a machine.
+    pub(crate) fn succeed(self) {
+        run(*self.0);
+    }
+
     /// Ends with an error. `between` is called when its commands are lost, and its start is not answered yet.
     pub(crate) fn fail(self, between: impl FnOnce()) {
-        let super::remote::Start { door, reply, .. } = *self.0;
+        let Start { door, reply, .. } = *self.0;
         drop(door);
         between();
         reply.send(Err(std::sync::Arc::new(super::Error::Panicked)));

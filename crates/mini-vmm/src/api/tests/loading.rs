@@ -3,6 +3,8 @@
 
 //! Requests to a machine that is loading. The load does what the test says.
 
+use std::thread;
+
 use super::*;
 use crate::api::routes::Awaited;
 use crate::api::server::Handler;
@@ -110,4 +112,151 @@ fn commands_that_nobody_awaits_are_bounded() {
     let mut stop = begin(&mut served, STOP);
     assert!(load.is_stopped());
     assert_eq!(served.routes.take(&mut stop), Some(Ok(None)));
+}
+
+/// What happens to a machine that may be loading.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Start,
+    Pause,
+    Stop,
+    /// The client that has waited for longest goes.
+    Vanish,
+    Succeed,
+    Fail,
+}
+
+/// The phases of a process whose loads are moves, too.
+struct Process {
+    served: Served,
+    orders: Orders,
+    load: Option<Load>,
+    run: Option<thread::JoinHandle<()>>,
+    awaited: Vec<Awaited>,
+    /// Whether a client has paused the machine that is loading.
+    is_paused: bool,
+}
+
+impl Process {
+    /// Sends a request. Returns whether it was not refused at once.
+    fn ask(&mut self, (path, body): (&str, &str)) -> bool {
+        let method = if path == "/vm" { "PATCH" } else { "PUT" };
+        let answer = self.served.routes.handle(Request {
+            method,
+            path,
+            body: body.as_bytes(),
+            stays: true,
+        });
+        match answer {
+            Ok(answer) => answer.is_ok(),
+            Err(awaited) => {
+                self.awaited.push(awaited);
+                true
+            }
+        }
+    }
+
+    /// Waits for all promised answers. A lost one would take forever.
+    fn settle(&mut self) {
+        while !self.awaited.is_empty() {
+            let routes = &mut self.served.routes;
+            self.awaited
+                .retain_mut(|awaited| routes.take(awaited).is_none());
+            if !self.awaited.is_empty() {
+                self.served.wait();
+            }
+        }
+    }
+
+    /// Makes a move. Returns the state's name, as `GET /` has it, or `None` after the end.
+    fn make(&mut self, state: Option<&'static str>, next: Move) -> Option<&'static str> {
+        let is_loading = self.load.is_some();
+        let can_start = state == Some("Not started") && !is_loading;
+        let has_machine = is_loading || matches!(state, Some("Running" | "Paused"));
+        match next {
+            Move::Start => {
+                assert_eq!(self.ask(START), can_start);
+                if can_start {
+                    self.load = Some(Load::of(&self.orders));
+                }
+                state
+            }
+            Move::Pause => {
+                assert_eq!(self.ask(PAUSE), has_machine);
+                if is_loading {
+                    self.is_paused = true;
+                    return state;
+                }
+                self.settle();
+                if has_machine { Some("Paused") } else { state }
+            }
+            Move::Stop => {
+                assert_eq!(self.ask(STOP), state.is_some());
+                if let Some(load) = self.load.take() {
+                    assert!(load.is_stopped());
+                    drop(load);
+                }
+                self.settle();
+                None
+            }
+            Move::Vanish if self.awaited.is_empty() => state,
+            Move::Vanish => {
+                self.awaited.remove(0);
+                state
+            }
+            Move::Succeed => {
+                let Some(load) = self.load.take() else {
+                    return state;
+                };
+                self.run = Some(thread::spawn(|| load.succeed()));
+                // After the commands that waited, also those of clients that are gone.
+                assert!(self.ask(("/actions", r#"{"action_type": "SendCtrlAltDel"}"#)));
+                self.settle();
+                Some(if self.is_paused { "Paused" } else { "Running" })
+            }
+            Move::Fail => {
+                if let Some(load) = self.load.take() {
+                    load.fail(|| {});
+                    self.is_paused = false;
+                    self.settle();
+                }
+                state
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_moves_leave_an_answer_out_or_a_wrong_state(
+        moves in prop::collection::vec(prop::sample::select(vec![
+            Move::Start, Move::Start, Move::Pause, Move::Stop, Move::Vanish, Move::Succeed, Move::Fail,
+        ]), 0..25),
+    ) {
+        let (mut served, orders) = routes();
+        served.routes.machine.draft().unwrap().set_kernel("/dev/null");
+        let mut process = Process {
+            served,
+            orders,
+            load: None,
+            run: None,
+            awaited: Vec::new(),
+            is_paused: false,
+        };
+        let mut state = Some("Not started");
+        for next in moves {
+            state = process.make(state, next);
+            match ask(&mut process.served, "GET", "/", "") {
+                Ok(Some(Data::Json(about))) => prop_assert_eq!(about["state"].as_str(), state),
+                other => prop_assert!(state.is_none() && other.is_err(), "{:?}: {:?}", next, other),
+            }
+        }
+        // Ends what still runs.
+        drop(process.load.take());
+        let _ = ask(&mut process.served, "PUT", STOP.0, STOP.1);
+        drop(process.served);
+        if let Some(run) = process.run {
+            run.join().unwrap();
+        }
+    }
 }

@@ -73,6 +73,9 @@ impl Client {
         command: Command,
         wake: &Arc<Wake>,
     ) -> Result<Receiver<Answered>, Error> {
+        if self.state() == State::Ended {
+            return Err(Error::Ended);
+        }
         let max = match command {
             Command::Stop => 2 * MAX_WAITING,
             _ => MAX_WAITING,
