@@ -5,6 +5,8 @@
 
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod booted;
+
 use std::path::Path;
 
 use mini_vmm::boot::{self, BootRequest, Error, Image, Loaded};
