@@ -33,6 +33,7 @@ mod mptable;
 pub mod outcome;
 mod plan;
 mod probe;
+pub mod snapshot;
 mod socket_file;
 pub mod start_time;
 mod sync;

@@ -14,6 +14,8 @@ use mini_vmm::cli::firecracker::{self, Firecracker};
 use mini_vmm::cli::{self, Command};
 use mini_vmm::config::file as config_file;
 use mini_vmm::outcome::{EXIT_ERROR, Outcome};
+use mini_vmm::snapshot::{self, Place, Snapshot};
+use mini_vmm::vmm::Saved;
 use mini_vmm::{check, console, ctl, demo, logging, start_time, vmm};
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
     match command {
+        Command::Run(run) if run.restore.is_some() => restore(*run),
         Command::Run(run) => {
             let config = run.config.as_deref();
             // Clients of the API may name a kernel later.
@@ -60,8 +63,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             let outcome = match &run.api_sock {
                 None => vmm::run(&spec)?,
                 Some(socket) => {
-                    let mut settings = api::Settings::new(socket);
-                    settings.max_body = run.max_body.unwrap_or(settings.max_body);
+                    let settings = settings(socket, run.max_body);
                     let mut model = Model::new(spec, "");
                     model.set_mmds_limit(settings.max_body);
                     serve(settings, model)?
@@ -96,6 +98,39 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             print(&cli::completions(shell))?;
             Ok(0)
         }
+    }
+}
+
+/// Goes on with a saved machine.
+fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
+    let dir = run.restore.unwrap_or_default();
+    let snapshot = Snapshot::open(&Place::Directory(dir))?;
+    let (old, frozen) = snapshot.map()?;
+    let spec = snapshot::adapt(old, &run.flags)?;
+    log::debug!("{spec:?}");
+    let runs = run.resume;
+    let saved = Saved { frozen, runs };
+    let outcome = match run.api_sock {
+        None => vmm::restore(&spec, saved)?,
+        Some(socket) => {
+            let (remote, orders) = vmm::remote()?;
+            let settings = settings(&socket, run.max_body);
+            let model = Model::new(spec, "");
+            let api = Api::serve_thawed(settings, model, remote, saved)?;
+            let outcome = orders.run();
+            drop(api);
+            outcome?
+        }
+    };
+    Ok(outcome.exit_code())
+}
+
+/// The settings of an API at `socket`.
+fn settings(socket: &Path, max_body: Option<usize>) -> api::Settings {
+    let settings = api::Settings::new(socket);
+    api::Settings {
+        max_body: max_body.unwrap_or(settings.max_body),
+        ..settings
     }
 }
 

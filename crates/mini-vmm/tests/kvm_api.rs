@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 use std::{fs, iter};
 
+use bare::ctl::{ctl, ctl_fails};
 use bare::http::Client;
 use bare::virtio::{DISK, by_mmio};
 use bare::{Asm, Running, Vm, guest};
@@ -486,29 +487,6 @@ fn the_log_changes_its_place_and_level_while_the_process_runs() {
     running.end().expect(0).silent();
 }
 
-/// What `mini-vmm ctl` prints on success.
-#[track_caller]
-fn ctl(api: &Path, args: &[&str]) -> String {
-    let output = ctl_output(api, args);
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Why `mini-vmm ctl` failed.
-#[track_caller]
-fn ctl_fails(api: &Path, action: &str, why: &str) {
-    let output = ctl_output(api, &[action]);
-    assert_eq!(output.status.code(), Some(1), "{action}: {output:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.lines().count() == 1 && text.contains(why), "{text}");
-}
-
-fn ctl_output(api: &Path, args: &[&str]) -> std::process::Output {
-    let mut command = std::process::Command::new(bare::program());
-    command.arg("ctl").arg(api).args(args);
-    command.output().unwrap()
-}
-
 #[test]
 fn people_control_a_machine_from_another_terminal() {
     let test = "people_control_a_machine_from_another_terminal";
@@ -516,8 +494,8 @@ fn people_control_a_machine_from_another_terminal() {
         return;
     };
     assert!(ctl(&api, &["info"]).contains("state: Not started\n"));
-    ctl_fails(&api, "start", "kernel_image_path: ");
-    ctl_fails(&api, "pause", "before starting");
+    ctl_fails(&api, &["start"], "kernel_image_path: ");
+    ctl_fails(&api, &["pause"], "before starting");
     client.describe();
     assert_eq!(ctl(&api, &["start"]), "Running\n");
     client.let_it_run();
@@ -536,7 +514,7 @@ fn people_control_a_machine_from_another_terminal() {
     assert_eq!(client.state(), "Running");
     assert_eq!(ctl(&api, &["power-button"]), "Ended\n");
     running.end().expect(0);
-    ctl_fails(&api, "info", "is mini-vmm running with --api-sock?");
+    ctl_fails(&api, &["info"], "is mini-vmm running with --api-sock?");
 
     let Some((running, mut client, api)) = waiting(test, &busy_guest()) else {
         return;

@@ -106,7 +106,7 @@ fn inherited() -> BTreeSet<String> {
 fn is_refused<T: std::fmt::Debug>(result: Result<T, Error>, asked: Command, seen: State) {
     let error = result.unwrap_err();
     assert!(
-        matches!(error, Error::Refused { command, state } if (command, state) == (asked, seen)),
+        matches!(&error, Error::Refused { command, state } if (command, *state) == (&asked, seen)),
         "{error:?}"
     );
 }
@@ -185,7 +185,7 @@ fn a_machine_that_ended_answers_every_command_with_that() {
     }
     assert!(machine.failure().is_none());
     for command in COMMANDS {
-        let error = machine.command(command).unwrap_err();
+        let error = machine.command(command.clone()).unwrap_err();
         assert!(matches!(error, Error::Ended), "{command:?}: {error:?}");
     }
 }
@@ -243,7 +243,7 @@ fn hammer(machine: &Handle) -> Vec<thread::JoinHandle<()>> {
     let hammer = |machine: Handle, first| {
         let others = COMMANDS.iter().filter(|other| **other != Command::Stop);
         for command in others.cycle().skip(first) {
-            match machine.command(*command) {
+            match machine.command(command.clone()) {
                 Ok(_) | Err(Error::Refused { .. }) => {}
                 Err(Error::Ended) => return,
                 Err(other) => panic!("{command:?}: {other:?}"),

@@ -19,6 +19,7 @@ mod nets;
 pub mod playground;
 mod routes;
 mod server;
+mod snapshots;
 mod state;
 
 use std::io;
@@ -30,7 +31,7 @@ use self::server::Server;
 use self::state::Machine;
 use crate::socket_file::{ListenError, SocketFile};
 use crate::sync::{Wake, Worker};
-use crate::vmm::Remote;
+use crate::vmm::{Remote, Saved};
 
 pub use self::logger::Logger;
 pub use self::model::Model;
@@ -152,12 +153,37 @@ impl Api {
     /// [`Error`] says what can't be done.
     pub fn serve(settings: Settings, model: Model, remote: Remote) -> Result<Api, Error> {
         let is_complete = model.has_kernel();
+        Api::begin(settings, model, remote, |machine| match is_complete {
+            true => machine.start_or_end(),
+            false => Ok(()),
+        })
+    }
+
+    /// Serves a saved machine, which `model` describes, and which goes on now.
+    ///
+    /// # Errors
+    /// [`Error`] says what can't be done.
+    pub fn serve_thawed(
+        settings: Settings,
+        model: Model,
+        remote: Remote,
+        saved: Saved,
+    ) -> Result<Api, Error> {
+        Api::begin(settings, model, remote, |machine| {
+            machine.thaw_or_end(saved)
+        })
+    }
+
+    fn begin(
+        settings: Settings,
+        model: Model,
+        remote: Remote,
+        begin: impl FnOnce(&mut Machine) -> Result<(), Error>,
+    ) -> Result<Api, Error> {
         let wake = Arc::new(Wake::new().map_err(Error::Start)?);
         let mut machine = Machine::new(remote, model, Arc::clone(&wake));
         let (file, listener) = listen(&settings.socket)?;
-        if is_complete {
-            machine.start_or_end()?;
-        }
+        begin(&mut machine)?;
         let identity = settings.identity;
         let routes = Routes { identity, machine };
         let server = Server::new(listener, settings.max_body, routes, wake);

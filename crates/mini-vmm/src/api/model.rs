@@ -119,6 +119,11 @@ impl Model {
         !self.spec.kernel.as_os_str().is_empty()
     }
 
+    /// The description of a machine that was saved: it needs no kernel.
+    pub(super) fn saved(&self) -> VmSpec {
+        self.spec.clone()
+    }
+
     /// The whole description.
     ///
     /// # Errors

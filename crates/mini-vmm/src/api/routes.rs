@@ -10,8 +10,9 @@ use super::fields::{Fields, json as parse_json, wrong};
 use super::http::{Answer, Data, Fault, Request};
 use super::model::Model;
 use super::server::Handler;
+use super::snapshots;
 use super::state::{Handled, Later, Machine};
-use crate::vmm::control::Command;
+use crate::vmm::control::{Command, SnapshotOrder};
 
 /// The paths with their methods, as messages list them.
 pub(super) const PATHS: &[(&str, &str)] = &[
@@ -28,6 +29,8 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/network-interfaces/{id}", "PUT"),
     ("/options", "GET, PATCH"),
     ("/serial", "PUT"),
+    ("/snapshot", "PUT"),
+    ("/snapshot/create", "PUT"),
     ("/version", "GET"),
     ("/vm", "GET, PATCH"),
     ("/vm/config", "GET"),
@@ -109,6 +112,8 @@ impl Routes {
                 Err(Fault::new("GET request cannot have a body: leave it out"))
             }
             ("GET", "/vm") => self.command(Command::Describe),
+            ("PUT", "/snapshot") => self.snapshot(request.body, snapshots::directory),
+            ("PUT", "/snapshot/create") => self.snapshot(request.body, snapshots::files),
             ("PUT", "/actions") => self.act(Fields::parse(request.body)?),
             ("PATCH", "/vm") => self.set_state(Fields::parse(request.body)?),
             _ => self.answer_now(request, path).map(Handled::Now),
@@ -215,6 +220,16 @@ impl Routes {
         }
     }
 
+    /// Writes a snapshot, which `read` finds in the body.
+    fn snapshot(
+        &mut self,
+        body: &[u8],
+        read: fn(Fields) -> Result<SnapshotOrder, Fault>,
+    ) -> Result<Handled, Fault> {
+        let order = read(Fields::parse(body)?)?;
+        self.command(Command::Snapshot(order))
+    }
+
     /// `PATCH /vm`.
     fn set_state(&mut self, mut fields: Fields) -> Result<Handled, Fault> {
         let state = fields.text("state")?;
@@ -261,12 +276,6 @@ fn change(
 
 /// Why nothing answers to a method and a path.
 fn no_route(method: &str, path: &str) -> Fault {
-    let first = path.split('/').nth(1).unwrap_or_default();
-    if ABSENT.contains(&first) {
-        return Fault::new(format!(
-            "{path}: this version does not have it; leave the request out"
-        ));
-    }
     let known = PATHS
         .iter()
         .find(|(known, _)| known.trim_end_matches('/') == path);
@@ -274,6 +283,9 @@ fn no_route(method: &str, path: &str) -> Fault {
         Some((path, methods)) => {
             Fault::new(format!("{method} is not possible on {path}; use {methods}"))
         }
+        None if ABSENT.contains(&path.split('/').nth(1).unwrap_or_default()) => Fault::new(
+            format!("{path}: this version does not have it; leave the request out"),
+        ),
         None => {
             let all = PATHS.iter().map(|(path, _)| *path).collect::<Vec<_>>();
             let message = format!(

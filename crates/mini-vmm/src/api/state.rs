@@ -15,7 +15,7 @@ use crate::logging::sentence;
 use crate::sync::Wake;
 use crate::telemetry::Meter;
 use crate::vmm::control::{self, Answered, Client, Command, State};
-use crate::vmm::{Remote, Starting};
+use crate::vmm::{Remote, Saved, Starting};
 
 /// The phase of the process. The machine itself may end at any time, with the process.
 #[derive(Debug)]
@@ -80,7 +80,18 @@ impl Machine {
     /// The description is not complete, or the process has no file descriptor left.
     pub fn start_or_end(&mut self) -> Result<(), super::Error> {
         let spec = self.model.finish()?;
-        let starting = self.remote.start_or_end(spec, &self.wake);
+        let starting = self.remote.start_or_end(spec, None, &self.wake);
+        self.phase = Phase::Starting(starting.map_err(super::Error::Start)?, None);
+        Ok(())
+    }
+
+    /// Goes on with a saved machine, which the description fits. If that fails, the process ends.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub fn thaw_or_end(&mut self, saved: Saved) -> Result<(), super::Error> {
+        let spec = self.model.saved();
+        let starting = self.remote.start_or_end(spec, Some(saved), &self.wake);
         self.phase = Phase::Starting(starting.map_err(super::Error::Start)?, None);
         Ok(())
     }
@@ -135,7 +146,7 @@ impl Machine {
     pub fn start(&mut self) -> Result<Later, Fault> {
         self.draft()?;
         let spec = self.model.complete()?;
-        let starting = self.remote.start(spec, &self.wake);
+        let starting = self.remote.start(spec, None, &self.wake);
         let starting = starting.map_err(|error| cannot_start(&error))?;
         let (sender, answer) = channel();
         self.starts += 1;
@@ -154,7 +165,7 @@ impl Machine {
             Phase::Configuring => return Err(not_started()),
             Phase::Ended => return Err(ended()),
         };
-        let answer = client.send(command, &self.wake).map_err(fault)?;
+        let answer = client.send(command.clone(), &self.wake).map_err(fault)?;
         let start = self.starts;
         Ok(Later::Command {
             command,
@@ -192,7 +203,7 @@ impl Machine {
                 command,
                 start,
                 answer,
-            } => (*command, *start, answer.try_recv()),
+            } => (&*command, *start, answer.try_recv()),
         };
         let is_current = start == self.starts;
         match (answer, &self.phase) {
@@ -203,7 +214,7 @@ impl Machine {
             (_, Phase::Started(_)) if is_current => Some(Err(ended())),
             (_, Phase::Ended) => Some(Err(ended())),
             // Its machine could not start. The process can still be ended.
-            _ if command == Command::Stop => match self.stop() {
+            _ if *command == Command::Stop => match self.stop() {
                 Ok(Handled::Now(data)) => Some(Ok(data)),
                 Ok(Handled::Later(later)) => {
                     *awaited = later;

@@ -21,7 +21,7 @@ pub(super) struct MachineFlags {
     ///
     /// A file or a pipe, as --initrd: --kernel <(zcat vmlinux.gz)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    #[arg(required_unless_present_any = ["config", "api_sock"], help_heading = "Boot")]
+    #[arg(required_unless_present_any = ["config", "api_sock", "restore"], help_heading = "Boot")]
     kernel: Option<PathBuf>,
 
     /// Initial RAM disk

@@ -54,6 +54,8 @@ Examples:
       Waits until clients describe a machine and start it, by HTTP.
   mini-vmm ctl api.sock power-button
       Asks its guest to power off, and waits until it has.
+  mini-vmm ctl api.sock snapshot snap; mini-vmm --restore snap --resume
+      Saves its guest, and goes on with it in another process.
   mini-vmm check
       Shows what this host can do.
   mini-vmm demo
@@ -65,6 +67,7 @@ const USAGE: &str = "\
 mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm --config <FILE> [OPTIONS]
        mini-vmm --api-sock <PATH> [OPTIONS]
+       mini-vmm --restore <DIR> [--resume] [OPTIONS]
        mini-vmm ctl <SOCKET> <ACTION> [--json]
        mini-vmm check [--json]
        mini-vmm demo [--hypercall <ROUTE>]
@@ -116,6 +119,10 @@ pub struct Run {
     pub print_config: bool,
     /// The socket of the API, if there is one. Then the kernel may be missing.
     pub api_sock: Option<PathBuf>,
+    /// The directory of the snapshot with which the machine goes on.
+    pub restore: Option<PathBuf>,
+    /// Whether it runs at once.
+    pub resume: bool,
     /// The most bytes of a request's body, if not the default.
     pub max_body: Option<usize>,
     /// How often `-v` was given.
@@ -184,6 +191,18 @@ struct Arguments {
     #[arg(long, help_heading = "Configuration")]
     print_config: bool,
 
+    /// Go on with a machine that was saved by `mini-vmm ctl SOCKET snapshot DIR`
+    ///
+    /// Give its disks and networks again (--disk, --net, --cloud-init), in their order. --serial, --on-panic, --timeout,
+    /// --metrics, --event-log and --sealed may differ; nothing else can. The directory must not be changed meanwhile.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Configuration")]
+    #[arg(conflicts_with_all = ["config", "print_config"])]
+    restore: Option<PathBuf>,
+
+    /// Let it run at once, instead of waiting for `mini-vmm ctl SOCKET resume`
+    #[arg(long, requires = "restore", help_heading = "Configuration")]
+    resume: bool,
+
     /// Serve Firecracker's API on a Unix socket
     ///
     /// Without --kernel, a client describes and starts the machine. Nothing may be at the path. Only the owner can connect.
@@ -236,13 +255,20 @@ enum Subcommand {
     /// Control a machine that was started with --api-sock
     ///
     /// Waits until it is done, and says what it waits for. Exit code 0: done. 1: not done; the reason is on stderr.
-    #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]")]
+    #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]\n       \
+                          mini-vmm ctl <SOCKET> snapshot <DIR> [--keep-running]")]
     Ctl {
         /// The path of its socket
         #[arg(value_hint = ValueHint::FilePath)]
         socket: PathBuf,
         /// What to do
         action: Action,
+        /// The directory of a snapshot; a snapshot that is there is replaced
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+        /// Let a machine that runs go on after its snapshot
+        #[arg(long)]
+        keep_running: bool,
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
@@ -313,9 +339,15 @@ fn command_from(
         config: arguments.config,
         print_config: arguments.print_config,
         api_sock: arguments.api_sock,
+        restore: arguments.restore,
+        resume: arguments.resume,
         max_body: arguments.http_api_max_payload_size,
         verbosity: 0,
     };
+    if run.restore.is_some() && !run.resume && run.api_sock.is_none() {
+        let what = "nothing could let this machine run; add --resume or --api-sock";
+        return Err(Arguments::command().error(ErrorKind::MissingRequiredArgument, what));
+    }
     let Some(subcommand) = arguments.command else {
         let verbosity = arguments.verbose;
         return Ok(Command::Run(Box::new(Run { verbosity, ..run })));
@@ -336,15 +368,23 @@ fn command_from(
         Subcommand::Ctl {
             socket,
             action,
+            dir,
+            keep_running,
             json,
-        } => Command::Ctl {
-            order: Order {
+        } => {
+            let order = Order {
                 socket,
                 action,
+                dir,
+                keep_running,
                 json,
-            },
-            verbosity: arguments.verbose,
-        },
+            };
+            check_order(&order)?;
+            Command::Ctl {
+                order,
+                verbosity: arguments.verbose,
+            }
+        }
         Subcommand::Completions { shell } => Command::Completions(shell),
         // Its name is the first word, or a mistake.
         Subcommand::Firecracker => {
@@ -352,6 +392,18 @@ fn command_from(
             return Err(Arguments::command().error(ErrorKind::ArgumentConflict, what));
         }
     })
+}
+
+/// Checks that a snapshot has its words, and that no other action has them.
+fn check_order(order: &Order) -> Result<(), clap::Error> {
+    let is_snapshot = order.action == Action::Snapshot;
+    let what = match (is_snapshot, &order.dir) {
+        (true, None) => "a snapshot needs a directory; name one after the action",
+        (false, Some(_)) => "this action takes no directory; leave it out",
+        (false, None) if order.keep_running => "--keep-running belongs to snapshot; leave it out",
+        _ => return Ok(()),
+    };
+    Err(Arguments::command().error(ErrorKind::ArgumentConflict, what))
 }
 
 #[cfg(test)]

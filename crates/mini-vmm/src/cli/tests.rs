@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
@@ -371,6 +371,8 @@ fn each_key_has_a_flag() {
     let flags = command.get_arguments().filter_map(clap::Arg::get_long);
     let others = [
         "api-sock",
+        "restore",
+        "resume",
         "http-api-max-payload-size",
         "config",
         "print-config",
@@ -428,29 +430,33 @@ fn an_api_needs_no_kernel() {
 #[test]
 fn an_order_names_a_socket_and_an_action() {
     for (word, action, _) in Action::WORDS {
-        let Ok(Command::Ctl { order, verbosity }) = parse(&format!("ctl s {word} --json -v"))
+        let dir = (action == Action::Snapshot).then(|| PathBuf::from("snap"));
+        let name = if dir.is_some() { " snap" } else { "" };
+        let Ok(Command::Ctl { order, verbosity }) = parse(&format!("ctl s {word}{name} --json -v"))
         else {
             panic!("{word}");
         };
-        let socket = "s".into();
-        let json = true;
-        assert_eq!(
-            (order, verbosity),
-            (
-                Order {
-                    socket,
-                    action,
-                    json
-                },
-                1
-            )
-        );
+        let expected = Order {
+            socket: "s".into(),
+            action,
+            dir,
+            keep_running: false,
+            json: true,
+        };
+        assert_eq!((order, verbosity), (expected, 1));
     }
+    let Ok(Command::Ctl { order, .. }) = parse("ctl s snapshot d --keep-running") else {
+        panic!("no order");
+    };
+    assert!(order.keep_running);
     for line in [
         "ctl",
         "ctl s",
         "ctl s fly",
         "ctl s info more",
+        "ctl s snapshot",
+        "ctl s snapshot a b",
+        "ctl s pause --keep-running",
         "ctl s info --kernel k",
         "--cpus 2 ctl s info",
     ] {

@@ -8,6 +8,8 @@
 
 use std::collections::BTreeSet;
 
+use kvm_bindings::kvm_cpuid_entry2;
+
 use super::cpuid::{CpuPlan, Error};
 use super::table::{Register, Table};
 use super::topology::Vendor;
@@ -296,6 +298,23 @@ pub(super) fn apply(table: &mut Table, vendor: Vendor, plan: &CpuPlan<'_>) -> Re
     }
     trim_xsave(table, &hidden);
     Ok(())
+}
+
+/// Bits that follow the guest's registers (`kvm_update_cpuid_runtime`), so they say nothing about the host.
+const CHANGING: [&str; 3] = ["apic", "monitor", "ospke"];
+
+/// The features that `table` shows and `here` does not.
+pub fn missing(table: &[kvm_cpuid_entry2], here: &[kvm_cpuid_entry2]) -> Vec<&'static str> {
+    let (mut table, mut here) = (Table(table.to_vec()), Table(here.to_vec()));
+    let mut missing = Vec::new();
+    for (name, at) in all() {
+        let lacks = table.has(at.leaf, at.index, at.register, at.bit)
+            && !here.has(at.leaf, at.index, at.register, at.bit);
+        if lacks && !CHANGING.contains(&name) && !missing.contains(&name) {
+            missing.push(name);
+        }
+    }
+    missing
 }
 
 /// The first of `names` that has no bit set.

@@ -15,4 +15,15 @@ mod topology;
 #[cfg(test)]
 mod recorded;
 
+use kvm_bindings::kvm_cpuid_entry2;
+
 pub use cpuid::{CpuPlan, Error};
+pub use features::missing;
+
+/// The vendor string in a CPUID table, or an empty one.
+pub fn vendor(table: &[kvm_cpuid_entry2]) -> String {
+    let leaf0 = table.iter().find(|entry| entry.function == 0);
+    leaf0.map_or_else(String::new, |leaf0| {
+        String::from_utf8_lossy(&topology::vendor_string(leaf0)).into_owned()
+    })
+}

@@ -25,16 +25,21 @@ pub(super) enum Vendor {
 
 impl Vendor {
     pub(super) fn of(leaf0: &kvm_cpuid_entry2) -> Self {
-        let mut name = [0; 12];
-        name[..4].copy_from_slice(&leaf0.ebx.to_le_bytes());
-        name[4..8].copy_from_slice(&leaf0.edx.to_le_bytes());
-        name[8..].copy_from_slice(&leaf0.ecx.to_le_bytes());
-        match &name {
+        match &vendor_string(leaf0) {
             b"GenuineIntel" | b"CentaurHauls" | b"  Shanghai  " => Vendor::Intel,
             b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
             _ => Vendor::Other,
         }
     }
+}
+
+/// The vendor string in leaf 0.
+pub(super) fn vendor_string(leaf0: &kvm_cpuid_entry2) -> [u8; 12] {
+    let mut name = [0; 12];
+    name[..4].copy_from_slice(&leaf0.ebx.to_le_bytes());
+    name[4..8].copy_from_slice(&leaf0.edx.to_le_bytes());
+    name[8..].copy_from_slice(&leaf0.ecx.to_le_bytes());
+    name
 }
 
 /// Leaf 1, EDX: hyper-threading, that is, there is more than one logical processor per package.

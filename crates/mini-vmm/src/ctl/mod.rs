@@ -31,6 +31,8 @@ pub enum Action {
     PowerButton,
     /// End the machine at once.
     Stop,
+    /// Write a snapshot.
+    Snapshot,
     /// Show the description, as `--print-config` does.
     Config,
     /// Show the counters.
@@ -39,7 +41,7 @@ pub enum Action {
 
 impl Action {
     /// All actions: their words, and what they do.
-    pub const WORDS: [(&str, Action, &str); 8] = [
+    pub const WORDS: [(&str, Action, &str); 9] = [
         ("info", Action::Info, "Show the machine and its state"),
         (
             "start",
@@ -59,6 +61,11 @@ impl Action {
             "End the machine and its process at once",
         ),
         (
+            "snapshot",
+            Action::Snapshot,
+            "Pause it and write a snapshot to the directory DIR",
+        ),
+        (
             "config",
             Action::Config,
             "Show its description, as --print-config does",
@@ -74,6 +81,10 @@ pub struct Order {
     pub socket: PathBuf,
     /// What to do.
     pub action: Action,
+    /// The directory of a snapshot.
+    pub dir: Option<PathBuf>,
+    /// Whether a machine that runs goes on after its snapshot.
+    pub keep_running: bool,
     /// Whether the result is JSON.
     pub json: bool,
 }
@@ -104,6 +115,20 @@ pub enum Error {
     /// The connection ended before the answer.
     #[error("{}: the connection ended before the answer; has the machine ended?", .0.display())]
     Closed(PathBuf),
+    /// A snapshot needs a directory.
+    #[error("a snapshot needs a directory; name one after the action")]
+    NoDirectory,
+    /// The directory can't be found from here.
+    #[error("{path:?} can't be used as a directory ({source}); give another path")]
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The API speaks UTF-8.
+    #[error("{0:?} is not UTF-8, which the API needs; give another path")]
+    NotText(PathBuf),
     /// The machine's process refused.
     #[error("{0}")]
     Refused(String),
@@ -146,6 +171,11 @@ pub fn run(order: &Order, say: &mut dyn FnMut(&str)) -> Result<String, Error> {
         Action::Resume => {
             session.set_state("Resumed", "waiting until the guest runs")?;
             state("Running")
+        }
+        Action::Snapshot => {
+            session.snapshot(order)?;
+            let about = session.object("/")?;
+            state(about["state"].as_str().unwrap_or_default())
         }
         Action::PowerButton => {
             session.act("SendCtrlAltDel", "waiting for the machine's answer")?;
@@ -231,6 +261,20 @@ impl Session<'_> {
     fn set_state(&mut self, state: &str, awaited: &str) -> Result<(), Error> {
         let body = json!({ "state": state }).to_string();
         self.ask(("PATCH", "/vm", &body), awaited).map(drop)
+    }
+
+    /// Asks for a snapshot. The machine's process may have another working directory.
+    fn snapshot(&mut self, order: &Order) -> Result<(), Error> {
+        let dir = order.dir.as_deref().ok_or(Error::NoDirectory)?;
+        let path = std::path::absolute(dir).map_err(|source| Error::Directory {
+            path: dir.to_owned(),
+            source,
+        })?;
+        let text = path.to_str().ok_or_else(|| Error::NotText(path.clone()))?;
+        let body = json!({ "directory": text, "keep_running": order.keep_running });
+        let awaited = "waiting until the snapshot is written";
+        self.ask(("PUT", "/snapshot", &body.to_string()), awaited)
+            .map(drop)
     }
 
     /// What is known about the machine, in lines and as one object.

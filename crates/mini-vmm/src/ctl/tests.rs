@@ -37,6 +37,8 @@ fn of(
     let order = Order {
         socket,
         action,
+        dir: (action == Action::Snapshot).then(|| "snap".into()),
+        keep_running: false,
         json,
     };
     let mut say = move |what: &str| said.send(what.to_owned()).unwrap();
@@ -98,6 +100,21 @@ fn a_slow_answer_is_awaited_and_that_is_said_once() {
 }
 
 #[test]
+fn a_snapshot_is_named_by_its_whole_path() {
+    let result = at(Action::Snapshot, |mut stream, _said| {
+        let (line, body) = request(&mut stream);
+        assert_eq!(line, "PUT /snapshot HTTP/1.1");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let here = std::env::current_dir().unwrap().join("snap");
+        assert_eq!(body, json!({ "directory": here, "keep_running": false }));
+        answer(&mut stream, "204 No Content", "");
+        assert_eq!(request(&mut stream).0, "GET / HTTP/1.1");
+        answer(&mut stream, "200 OK", r#"{"state": "Paused"}"#);
+    });
+    assert_eq!(result.unwrap(), "Paused");
+}
+
+#[test]
 fn a_button_is_awaited_until_the_process_is_gone() {
     let result = at(Action::PowerButton, |mut stream, said| {
         let (line, body) = request(&mut stream);
@@ -121,6 +138,8 @@ fn a_server_that_only_closed_the_connection_is_asked_again() {
     let order = Order {
         socket,
         action: Action::Stop,
+        dir: None,
+        keep_running: false,
         json: true,
     };
     let client = thread::spawn(move || run(&order, &mut |_| {}));
@@ -224,6 +243,8 @@ fn a_missing_server_is_a_question_to_the_user() {
     let order = |socket: &Path| Order {
         socket: socket.to_owned(),
         action: Action::Info,
+        dir: None,
+        keep_running: false,
         json: false,
     };
     let at = |socket: &Path| run(&order(socket), &mut |_| {});

@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::error::kvm;
 use super::vcpu_io::MachineIo;
 use super::vcpu_state;
-use super::{Error, Host, Images, Machine};
+use super::{Error, Frozen, Host, Images, Machine, MachineState, fit};
 use crate::boot::{self, BootRequest, Clockless, Loaded, Watch};
 use crate::config::{HypercallRoute, VmSpec};
 use crate::console::ConsoleOutput;
@@ -30,6 +30,31 @@ use crate::plan::MachinePlan;
 use crate::sys::huge_pages::HUGE_PAGE;
 use crate::{acpi, layout, memory, mptable};
 
+/// What a machine begins with.
+#[derive(Debug)]
+enum Begin {
+    /// A kernel's first instruction.
+    Boot(Loaded),
+    /// What a saved machine did.
+    Thaw(Box<MachineState>),
+}
+
+impl Begin {
+    fn loaded(&self) -> Option<&Loaded> {
+        match self {
+            Begin::Boot(loaded) => Some(loaded),
+            Begin::Thaw(_) => None,
+        }
+    }
+
+    fn state(&self) -> Option<&MachineState> {
+        match self {
+            Begin::Boot(_) => None,
+            Begin::Thaw(state) => Some(state),
+        }
+    }
+}
+
 /// A machine with its kernel in memory, but without devices and vCPUs. Image errors show at this point, before anything
 /// outside of this process was changed.
 #[derive(Debug)]
@@ -37,7 +62,7 @@ pub struct Loading {
     plan: MachinePlan,
     mapped: MappedVm,
     msrs: InstalledMsrs,
-    loaded: Loaded,
+    begin: Begin,
     backends: Backends,
 }
 
@@ -73,22 +98,45 @@ impl Loading {
             plan,
             mapped,
             msrs,
-            loaded,
+            begin: Begin::Boot(loaded),
             backends: images.backends.clone(),
+        })
+    }
+
+    /// Creates the VM with the memory of a saved machine. [`finish`](Self::finish) then checks its state, and goes on
+    /// with it.
+    ///
+    /// # Errors
+    /// [`Error`] names the step and its reason.
+    pub fn thaw(
+        host: &Host,
+        spec: &VmSpec,
+        frozen: Frozen,
+        backends: &Backends,
+    ) -> Result<Self, Error> {
+        let vm = create_vm(&host.kvm, spec.cpus)?;
+        let msrs = MsrPlan::new(spec).install(&vm)?;
+        let mapped = MappedVm::new(vm, frozen.memory).map_err(memory::Error::from)?;
+        Ok(Loading {
+            plan: MachinePlan::new(spec)?,
+            mapped,
+            msrs,
+            begin: Begin::Thaw(frozen.state),
+            backends: backends.clone(),
         })
     }
 
     /// Why the guest would find no clock on this machine.
     pub fn clockless(&self, spec: &VmSpec) -> Option<Clockless> {
-        let version = self.loaded.version.as_deref();
+        let version = self.begin.loaded()?.version.as_deref();
         boot::clockless(&spec.cmdline, version)
             .filter(|clockless| !spec.legacy_timer || matches!(clockless, Clockless::Lost(_)))
     }
 
-    /// Adds the devices and vCPUs.
+    /// Adds the devices and vCPUs, and gives them their saved state if there is one.
     ///
     /// # Errors
-    /// [`Error`] names the step and its reason.
+    /// [`Error`] names the step and its reason. A saved state that does not fit is one.
     pub fn finish(
         self,
         host: &Host,
@@ -100,7 +148,7 @@ impl Loading {
             plan,
             mapped,
             msrs,
-            loaded,
+            begin,
             backends,
         } = self;
         let vm = mapped.vm();
@@ -120,7 +168,7 @@ impl Loading {
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;
         let mut vcpus = VcpuSet::new(sender);
-        let (ready, cpuid) = create_vcpus(&host.kvm, vm, spec, mapped.memory(), &loaded)?;
+        let (ready, cpuid) = create_vcpus(&host.kvm, vm, spec, mapped.memory(), &begin)?;
         let config = ParaConfig {
             spec,
             msrs,
@@ -146,6 +194,9 @@ impl Loading {
             legacy_timer: spec.legacy_timer,
             mapped,
         };
+        if let Begin::Thaw(state) = begin {
+            machine.restore(*state)?;
+        }
         Ok((machine, events))
     }
 }
@@ -223,7 +274,7 @@ fn create_vcpus(
     vm: &VmFd,
     spec: &VmSpec,
     memory: &GuestMemoryMmap,
-    loaded: &Loaded,
+    begin: &Begin,
 ) -> Result<(Vec<KvmVcpu>, CpuId), Error> {
     let supported = host
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -251,17 +302,23 @@ fn create_vcpus(
                 if spec.hypercall == HypercallRoute::Forward {
                     para::hide_kvm_hypercalls(&mut table);
                 }
+                if let Some(state) = begin.state() {
+                    check_fit(&fd, &table, state)?;
+                }
                 cpuid.insert(table)
             }
         };
-        cpu::cpuid::set_apic_id(cpuid, id);
-        fd.set_cpuid2(cpuid).map_err(kvm("give a vCPU its CPUID"))?;
-        set_boot_msrs(&fd, &msrs)?;
-        let mut lapic = fd.get_lapic().map_err(kvm("read a local APIC"))?;
-        cpu::lapic::wire(&mut lapic, spec.legacy_timer);
-        fd.set_lapic(&lapic).map_err(kvm("wire a local APIC"))?;
-        if id == 0 {
-            set_boot_registers(&fd, loaded)?;
+        // A saved vCPU brings all of it with it.
+        if let Some(loaded) = begin.loaded() {
+            cpu::cpuid::set_apic_id(cpuid, id);
+            fd.set_cpuid2(cpuid).map_err(kvm("give a vCPU its CPUID"))?;
+            set_boot_msrs(&fd, &msrs)?;
+            let mut lapic = fd.get_lapic().map_err(kvm("read a local APIC"))?;
+            cpu::lapic::wire(&mut lapic, spec.legacy_timer);
+            fd.set_lapic(&lapic).map_err(kvm("wire a local APIC"))?;
+            if id == 0 {
+                set_boot_registers(&fd, loaded)?;
+            }
         }
         let memory = memory.clone();
         let vcpu = KvmVcpu::new(fd, &kvm_host).map_err(Error::VcpuSetUp)?;
@@ -271,6 +328,14 @@ fn create_vcpus(
     }
     // There is at least one vCPU.
     Ok((vcpus, cpuid.unwrap_or(supported)))
+}
+
+/// Checks the CPUs of a saved machine with the CPUID that KVM gives such a machine here. That may be more than `table`.
+fn check_fit(fd: &VcpuFd, table: &CpuId, state: &MachineState) -> Result<(), Error> {
+    fd.set_cpuid2(table).map_err(kvm("give a vCPU its CPUID"))?;
+    let here = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
+    let here = here.map_err(kvm("read a vCPU's CPUID"))?;
+    Ok(fit::check_cpus(state, here.as_slice())?)
 }
 
 fn set_boot_msrs(fd: &VcpuFd, msrs: &Msrs) -> Result<(), Error> {

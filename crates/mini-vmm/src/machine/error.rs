@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::state;
+use super::{Misfit, state};
 use crate::devices::{self, RestoreError, SuspendError};
 use crate::hypercall::para;
 use crate::irq::NoPin;
@@ -72,6 +72,9 @@ pub enum Error {
     /// A vCPU can't be started or controlled.
     #[error(transparent)]
     Vcpu(#[from] vcpu_loop::Error),
+    /// A saved machine can't go on on this host.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
     /// The VM-wide state in KVM can't be saved or restored.
     #[error(transparent)]
     VmState(#[from] state::Error),

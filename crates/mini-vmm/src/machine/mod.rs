@@ -5,6 +5,7 @@
 
 mod build;
 mod error;
+mod fit;
 mod host;
 mod images;
 mod state;
@@ -23,9 +24,10 @@ use crate::memory::MappedVm;
 
 pub use build::Loading;
 pub use error::Error;
+pub use fit::Misfit;
 pub use host::Host;
 pub use images::{ImageError, Images};
-pub use state::{Error as StateError, MachineState, VmState};
+pub use state::{Error as StateError, Frozen, MachineState, VmState};
 pub use vcpu_io::MachineIo;
 pub use vcpu_state::MachineVcpuState;
 #[cfg(test)]

@@ -9,7 +9,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
+use vm_memory::GuestMemoryMmap;
 
+use crate::cpu;
 use crate::devices::Saved;
 use crate::machine::MachineVcpuState;
 
@@ -23,6 +25,23 @@ pub struct MachineState {
     pub vm: VmState,
     /// The devices.
     pub devices: Vec<Saved>,
+}
+
+impl MachineState {
+    /// The vendor string of its CPUs (CPUID leaf 0), or an empty one.
+    pub fn cpu_vendor(&self) -> String {
+        let leaves = self.vcpus.first().map(|first| &first.vcpu.cpuid);
+        leaves.map_or_else(String::new, |leaves| cpu::vendor(leaves))
+    }
+}
+
+/// A machine that goes on elsewhere: its memory, and its state.
+#[derive(Debug)]
+pub struct Frozen {
+    /// The guest's memory.
+    pub memory: GuestMemoryMmap,
+    /// Everything else.
+    pub state: Box<MachineState>,
 }
 
 /// What KVM keeps per VM, in its own structures (KVM API 4.26, 4.29, 4.71).

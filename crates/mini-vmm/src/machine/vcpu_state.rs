@@ -15,6 +15,7 @@ use crate::machine::MachineIo;
 /// The state of one vCPU of a machine. It is saved with nothing pending. So a registration is in it either completely
 /// or not at all, and a restore doesn't execute its WRMSR again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MachineVcpuState<S = VcpuState> {
     /// KVM's part.
     pub vcpu: S,

@@ -6,13 +6,13 @@
 mod map;
 
 use std::fmt;
-use std::fs;
-use std::sync::OnceLock;
+use std::fs::{self, File};
+use std::sync::{Arc, OnceLock};
 
-use libc::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE};
+use libc::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE};
 use vm_memory::mmap::{FromRangesError, MmapRegionError};
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
 };
 
@@ -136,6 +136,36 @@ fn allocate_or_tell(
         available: available(),
         reason,
     })
+}
+
+/// Maps the first `ram` bytes of `file` as guest memory. Nothing is read yet, and what the guest writes stays in this
+/// process.
+///
+/// The file must not become shorter while it is mapped: the host ends a process that touches what is gone (SIGBUS).
+///
+/// # Errors
+/// As [`allocate`].
+pub fn map(file: File, ram: u64) -> Result<GuestMemoryMmap, Error> {
+    check_size(ram, physical_bits)?;
+    from_file(&Arc::new(file), ram).map_err(|reason| Error::Host {
+        asked: ram,
+        available: available(),
+        reason,
+    })
+}
+
+fn from_file(file: &Arc<File>, ram: u64) -> Result<GuestMemoryMmap, FromRangesError> {
+    let mut offset = 0;
+    let mut mapped = Vec::new();
+    for (start, size) in regions(ram) {
+        let part = FileOffset::from_arc(Arc::clone(file), offset);
+        let flags = MAP_PRIVATE | MAP_NORESERVE;
+        let memory = MmapRegion::build(Some(part), size, PROT_READ | PROT_WRITE, flags)?;
+        let region = GuestRegionMmap::new(memory, start);
+        mapped.push(region.ok_or(GuestRegionCollectionError::NoMemoryRegion)?);
+        offset += size as u64;
+    }
+    Ok(GuestMemoryMmap::from_regions(mapped)?)
 }
 
 /// Maps anonymous memory at the given ranges, aligned to the huge pages of host and guest. KVM maps 2 MiB at once only

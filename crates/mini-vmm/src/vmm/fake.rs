@@ -72,14 +72,15 @@ fn serve(spec: &VmSpec, door: &Door) {
     let mut state = State::Running;
     while state != State::Ended {
         while let Some(envelope) = door.next() {
-            let command = envelope.command;
+            let command = &envelope.command;
             let (next, response) = step(state, command);
             door.shown().set(next);
-            envelope.answer(match response {
-                Response::Refused(state) => Err(Error::refused(command, state)),
-                Response::Do if command == Command::Describe => Ok(describe(state, spec)),
+            let answer = match response {
+                Response::Refused(state) => Err(Error::refused(command.clone(), state)),
+                Response::Do if *command == Command::Describe => Ok(describe(state, spec)),
                 Response::Do => Ok(Answer::Done),
-            });
+            };
+            envelope.answer(answer);
             state = next;
         }
         if state != State::Ended {

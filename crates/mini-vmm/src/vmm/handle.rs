@@ -4,6 +4,7 @@
 //! A run on its own thread, and the handle that controls it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -17,8 +18,11 @@ use crate::console::Console;
 use crate::machine::Images;
 use crate::machine::MachineState;
 use crate::outcome::Outcome;
+use crate::snapshot::Place;
 use crate::sync::lock;
-use crate::vmm::control::{self, Answer, Client, Command, Description, State, door};
+use crate::vmm::control::{
+    self, Answer, Client, Command, Description, SnapshotOrder, State, Then, door,
+};
 use crate::vmm::supervisor::TerminationSignals;
 
 /// Controls a run from any thread except a vCPU's. Clones control the same run.
@@ -63,7 +67,7 @@ impl Vmm {
         let new = Vmm::new(
             spec,
             controls,
-            |watch| Images::open(spec, watch),
+            |watch| Ok(Images::open(spec, watch)?.into()),
             || Console::open(&spec.serial),
         );
         let (thread, ended) = match new? {
@@ -141,6 +145,18 @@ impl Handle {
             Answer::Saved(state) => Ok(*state),
             _ => Err(control::Error::Ended),
         }
+    }
+
+    /// [`Command::Snapshot`], into the directory `dir`. The machine must be paused, and stays so.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn snapshot(&self, dir: impl Into<PathBuf>) -> Result<(), control::Error> {
+        let order = SnapshotOrder {
+            place: Place::Directory(dir.into()),
+            then: Then::StayPaused,
+        };
+        self.command(Command::Snapshot(order)).map(drop)
     }
 
     /// [`Command::Describe`].

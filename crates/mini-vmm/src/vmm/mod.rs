@@ -4,6 +4,7 @@
 //! A run: one machine, or several after resets, until there is an outcome. The command line uses [`run`], on the
 //! caller's thread. Programs that control their machines with a [`Handle`] use [`Vmm::build`].
 
+mod begin;
 pub mod control;
 #[cfg(any(test, feature = "test-utils"))]
 pub(crate) mod fake;
@@ -29,9 +30,11 @@ use crate::inputs;
 use crate::machine::{self, ImageError, Images};
 use crate::outcome::Outcome;
 use crate::telemetry;
+use crate::vmm::begin::Begin;
 use crate::vmm::control::{State, door};
 use crate::vmm::supervisor::TerminationSignals;
 
+pub use begin::Saved;
 pub use handle::Handle;
 pub(crate) use remote::Starting;
 #[cfg(any(test, feature = "test-utils"))]
@@ -131,26 +134,30 @@ pub fn run_images(
         door,
         meter: Arc::default(),
     };
-    let ended = boot_and_run(spec, controls, open_images, open_console, || {})?;
-    Ok(report(ended))
+    let begin = Begin {
+        spec,
+        open: Box::new(|watch| Ok(open_images(watch)?.into())),
+        open_console: Box::new(open_console),
+        state: State::Running,
+    };
+    Ok(report(begin.run(controls, || {})?))
 }
 
-/// Runs a machine from the loading of its images to its outcome. `started` is called before its guest runs.
-fn boot_and_run(
-    spec: &VmSpec,
-    controls: Controls,
-    open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
-    open_console: impl FnOnce() -> Result<Console, console::Error>,
-    started: impl FnOnce(),
-) -> Result<Ended, Error> {
-    match Vmm::new(spec, controls, open_images, open_console)? {
-        Ok((vmm, built)) => {
-            vmm.door.shown().set(State::Running);
-            started();
-            vmm.run(built, State::Running)
-        }
-        Err(outcome) => Ok(outcome.into()),
-    }
+/// Goes on with a saved machine, which `spec` describes, until there is an outcome. Otherwise as [`run`].
+///
+/// # Errors
+/// As [`run`]; also if the saved state doesn't fit this host. No guest instruction was executed then.
+pub fn restore(spec: &VmSpec, saved: Saved) -> Result<Outcome, Error> {
+    spare_images(spec)?;
+    let signals = TerminationSignals::install().map_err(Error::Events)?;
+    let (_, door) = door().map_err(Error::Events)?;
+    let controls = Controls {
+        signals,
+        grace: POWER_OFF_GRACE,
+        door,
+        meter: Arc::default(),
+    };
+    Ok(report(Begin::thaw(spec, saved).run(controls, || {})?))
 }
 
 /// Prints the report of a failed vCPU, and returns the outcome.

@@ -10,13 +10,12 @@ use std::{io, mem};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::begin::Begin;
 use super::control::{Client, Door, door};
 use super::run::Controls;
 use super::supervisor::TerminationSignals;
-use super::{Ended, Error, POWER_OFF_GRACE, boot_and_run, report, spare_images};
+use super::{Ended, Error, POWER_OFF_GRACE, Saved, report, spare_images};
 use crate::config::VmSpec;
-use crate::console::Console;
-use crate::machine::Images;
 use crate::outcome::Outcome;
 use crate::sync::{Reply, Wake, promise};
 use crate::telemetry::Meter;
@@ -44,6 +43,8 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Start {
     pub spec: VmSpec,
+    /// What it goes on with, if it was saved.
+    saved: Option<Saved>,
     pub door: Door,
     /// Whether the process ends if this start fails.
     is_last: bool,
@@ -59,21 +60,31 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Starts the machine that `spec` describes. `wake` is signalled once the answer is there: when its guest runs, or
-    /// can't.
+    /// Starts the machine that `spec` describes, or goes on with the `saved` one. `wake` is signalled once the answer is
+    /// there: when its guest runs, or can't.
     ///
     /// # Errors
     /// The process has no file descriptor left.
-    pub(crate) fn start(&self, spec: VmSpec, wake: &Arc<Wake>) -> io::Result<Starting> {
-        self.order_start(spec, wake, false)
+    pub(crate) fn start(
+        &self,
+        spec: VmSpec,
+        saved: Option<Saved>,
+        wake: &Arc<Wake>,
+    ) -> io::Result<Starting> {
+        self.order_start(spec, saved, wake, false)
     }
 
     /// Like [`start`](Self::start), but if it fails, the process ends with the error.
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub(crate) fn start_or_end(&self, spec: VmSpec, wake: &Arc<Wake>) -> io::Result<Starting> {
-        self.order_start(spec, wake, true)
+    pub(crate) fn start_or_end(
+        &self,
+        spec: VmSpec,
+        saved: Option<Saved>,
+        wake: &Arc<Wake>,
+    ) -> io::Result<Starting> {
+        self.order_start(spec, saved, wake, true)
     }
 
     /// The counters of the process.
@@ -86,11 +97,18 @@ impl Remote {
         self.send(Order::Stop);
     }
 
-    fn order_start(&self, spec: VmSpec, wake: &Arc<Wake>, is_last: bool) -> io::Result<Starting> {
+    fn order_start(
+        &self,
+        spec: VmSpec,
+        saved: Option<Saved>,
+        wake: &Arc<Wake>,
+        is_last: bool,
+    ) -> io::Result<Starting> {
         let (client, door) = door()?;
         let (reply, answer) = promise(Some(Arc::clone(wake)));
         self.send(Order::Start(Box::new(Start {
             spec,
+            saved,
             door,
             is_last,
             reply,
@@ -168,7 +186,13 @@ impl Orders {
                     reply.send(Ok(()));
                 }
             };
-            let run = run_one(&start.spec, start.door, &self.signals, &self.meter, started);
+            let begin = match start.saved {
+                None => start.spec.validate().map(|()| Begin::boot(&start.spec)),
+                Some(saved) => Ok(Begin::thaw(&start.spec, saved)),
+            };
+            let run = begin
+                .map_err(Error::from)
+                .and_then(|begin| run_one(begin, start.door, &self.signals, &self.meter, started));
             match (run, reply) {
                 (Ok(ended), _) => return Ok(report(ended)),
                 (Err(error), Some(reply)) if !start.is_last => reply.send(Err(Arc::new(error))),
@@ -205,27 +229,20 @@ impl Orders {
 
 /// Runs a machine that was ordered. `started` is called before its guest runs.
 fn run_one(
-    spec: &VmSpec,
+    begin: Begin<'_>,
     door: Door,
     signals: &TerminationSignals,
     meter: &Arc<Meter>,
     started: impl FnOnce(),
 ) -> Result<Ended, Error> {
-    spec.validate()?;
-    spare_images(spec)?;
+    spare_images(begin.spec)?;
     let controls = Controls {
         signals: signals.try_clone().map_err(Error::Events)?,
         grace: POWER_OFF_GRACE,
         door,
         meter: Arc::clone(meter),
     };
-    boot_and_run(
-        spec,
-        controls,
-        |watch| Images::open(spec, watch),
-        || Console::open(&spec.serial),
-        started,
-    )
+    begin.run(controls, started)
 }
 
 /// Both ends, without signals.
@@ -253,7 +270,7 @@ mod tests {
         let (remote, orders) = deaf();
         let run = thread::spawn(move || orders.run());
         for _ in 0..2 {
-            let start = remote.start(VmSpec::new("/no/such/kernel"), &wake());
+            let start = remote.start(VmSpec::new("/no/such/kernel"), None, &wake());
             let Starting { client, answer } = start.unwrap();
             let error = answer.recv().unwrap().unwrap_err().to_string();
             assert!(error.contains("/no/such/kernel"), "{error}");
@@ -261,14 +278,14 @@ mod tests {
         }
         remote.stop();
         assert_eq!(run.join().unwrap().unwrap(), Outcome::Stopped);
-        let late = remote.start(VmSpec::new("late"), &wake()).unwrap();
+        let late = remote.start(VmSpec::new("late"), None, &wake()).unwrap();
         assert!(late.answer.recv().is_err());
     }
 
     #[test]
     fn the_only_start_ends_the_process_if_it_fails() {
         let (remote, orders) = deaf();
-        let start = remote.start_or_end(VmSpec::new("/no/such/kernel"), &wake());
+        let start = remote.start_or_end(VmSpec::new("/no/such/kernel"), None, &wake());
         assert!(matches!(orders.run(), Err(Error::Image(_))));
         assert!(start.unwrap().answer.recv().is_err());
     }

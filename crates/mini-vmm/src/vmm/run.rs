@@ -16,7 +16,8 @@ use crate::boot::Watch;
 use crate::check;
 use crate::config::{OnReboot, VmSpec};
 use crate::console::{self, Console};
-use crate::machine::{Host, ImageError, Images, Loading, Machine};
+use crate::devices::Backends;
+use crate::machine::{Frozen, Host, Images, Loading, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::telemetry::{Event, Meter, Reporter, Sources};
 use crate::vmm::control::{Door, Incident, State, occur};
@@ -31,7 +32,8 @@ pub struct Vmm {
     pub(super) door: Door,
     pub(super) spec: VmSpec,
     host: Host,
-    images: Images,
+    /// `None` for a machine that was saved. It can't start again.
+    images: Option<Images>,
     pub(super) console: Console,
     pub(super) signals: TerminationSignals,
     pub(super) grace: Duration,
@@ -50,6 +52,29 @@ pub(super) struct Controls {
     pub meter: Arc<Meter>,
 }
 
+/// What a machine comes from.
+pub(super) enum Origin {
+    /// A kernel.
+    Images(Images),
+    /// A saved machine, and what its devices use.
+    Frozen(Frozen, Backends),
+}
+
+impl Origin {
+    fn backends(&mut self) -> &mut Backends {
+        match self {
+            Origin::Images(images) => &mut images.backends,
+            Origin::Frozen(_, backends) => backends,
+        }
+    }
+}
+
+impl From<Images> for Origin {
+    fn from(images: Images) -> Self {
+        Origin::Images(images)
+    }
+}
+
 /// A machine whose vCPUs are ready to run.
 pub(super) struct Built {
     pub machine: Machine,
@@ -62,7 +87,7 @@ impl Vmm {
     pub(super) fn new(
         spec: &VmSpec,
         controls: Controls,
-        open_images: impl FnOnce(&dyn Watch) -> Result<Images, ImageError>,
+        open: impl FnOnce(&dyn Watch) -> Result<Origin, Error>,
         open_console: impl FnOnce() -> Result<Console, console::Error>,
     ) -> Result<Result<(Vmm, Built), Outcome>, Error> {
         let Controls {
@@ -78,13 +103,22 @@ impl Vmm {
             let outcome = watch.outcome();
             outcome.inspect(|outcome| reporter.events.say(&Event::Exited(*outcome)))
         };
-        let mut images = match open_images(&watch) {
-            Ok(images) => images,
-            Err(error) => return stopped().map(Err).ok_or(error.into()),
+        let mut origin = match open(&watch) {
+            Ok(origin) => origin,
+            Err(error) => return stopped().map(Err).ok_or(error),
         };
-        images.backends.events = reporter.events.clone();
+        origin.backends().events = reporter.events.clone();
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
-        let loading = match Loading::start(&host, spec, &images, &watch) {
+        let (images, loading) = match origin {
+            Origin::Images(images) => {
+                let loading = Loading::start(&host, spec, &images, &watch);
+                (Some(images), loading)
+            }
+            Origin::Frozen(frozen, backends) => {
+                (None, Loading::thaw(&host, spec, frozen, &backends))
+            }
+        };
+        let loading = match loading {
             Ok(loading) => loading,
             Err(error) => return stopped().map(Err).ok_or(error.into()),
         };
@@ -155,8 +189,11 @@ impl Vmm {
 
     /// Loads the images again. Returns the outcome instead if something stops that.
     fn load(&self) -> Result<Result<Loading, Outcome>, Error> {
+        let Some(images) = &self.images else {
+            return Ok(Err(Outcome::Reset));
+        };
         let watch = LoadWatch::new(&self.signals, &self.door, self.time_out_at);
-        match Loading::start(&self.host, &self.spec, &self.images, &watch) {
+        match Loading::start(&self.host, &self.spec, images, &watch) {
             Ok(loading) => Ok(Ok(loading)),
             Err(error) => watch.outcome().map(Err).ok_or(error.into()),
         }
@@ -215,7 +252,7 @@ mod tests {
             timeout: None,
             ..demo::spec(HypercallRoute::Pio(None))
         };
-        let images = |_: &dyn Watch| Ok(demo::images().unwrap());
+        let images = |_: &dyn Watch| Ok(demo::images().unwrap().into());
         let new = Vmm::new(&spec, controls, images, || Ok(console));
         let (vmm, built) = new.unwrap().unwrap();
         Some((client, vmm, built))

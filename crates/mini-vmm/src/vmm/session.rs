@@ -16,6 +16,7 @@ use super::run::{Built, Vmm};
 use super::{Ended, Error};
 use crate::machine::{self, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::snapshot::{self, Place};
 use crate::telemetry::Event;
 use crate::vmm::control::{self, Answer, Command, Description, Response, State, step};
 use crate::vmm::supervisor::Supervisor;
@@ -156,17 +157,17 @@ impl<'a> Session<'a> {
         let Some(envelope) = self.run.door.next() else {
             return false;
         };
-        let command = envelope.command;
+        let command = &envelope.command;
         let answer = match step(self.state(), command) {
             (next, Response::Do) => self.perform(command, next),
-            (_, Response::Refused(state)) => Err(control::Error::refused(command, state)),
+            (_, Response::Refused(state)) => Err(control::Error::refused(command.clone(), state)),
         };
         envelope.answer(answer);
         true
     }
 
     /// Does a command, then sets the state to `next`.
-    fn perform(&mut self, command: Command, next: State) -> Result<Answer, control::Error> {
+    fn perform(&mut self, command: &Command, next: State) -> Result<Answer, control::Error> {
         let answer = match command {
             Command::Pause | Command::Resume => {
                 self.set_running(next.is_running())?;
@@ -188,10 +189,27 @@ impl<'a> Session<'a> {
                 Answer::Done
             }
             Command::Save => Answer::Saved(Box::new(self.machine.save()?)),
+            Command::Snapshot(order) => {
+                self.snapshot(&order.place, next)?;
+                Answer::Done
+            }
             Command::Describe => Answer::Described(Box::new(self.description())),
         };
         self.supervisor.borrow_mut().set_state(next);
         Ok(answer)
+    }
+
+    /// Writes a snapshot, with the machine paused meanwhile. After an error it goes on if it ran before.
+    fn snapshot(&mut self, place: &Place, next: State) -> Result<(), control::Error> {
+        let ran = self.state().is_running();
+        self.set_running(false)?;
+        let written = snapshot::write(&self.machine, &self.run.spec, place);
+        let runs = match &written {
+            Ok(()) => next.is_running(),
+            Err(_) => ran,
+        };
+        self.set_running(runs)?;
+        Ok(written?)
     }
 
     /// Lets the vCPUs into the guest, or takes them out. On an error they return to their previous state.

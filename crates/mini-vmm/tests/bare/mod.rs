@@ -8,6 +8,7 @@
 
 mod asm;
 mod built;
+pub mod ctl;
 pub mod http;
 pub mod lab;
 pub mod monkey;
@@ -156,6 +157,18 @@ impl Vm {
         self
     }
 
+    /// A process that goes on with the snapshot at `snap`, in the directory of this machine's files.
+    pub fn restoring(&self, snap: &Path) -> Vm {
+        let mut command = Command::new(program());
+        command.arg("--restore").arg(snap);
+        command.env_remove("MINI_VMM_LOG");
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.current_dir(self.dir.path());
+        let dir = Arc::clone(&self.dir);
+        Vm { command, dir }
+    }
+
     /// The same machine with the files of another one.
     pub fn holding(self, files: Vm) -> Vm {
         Vm {
@@ -299,6 +312,11 @@ impl Running {
     /// Waits until the guest has printed `text`.
     pub fn await_output(&mut self, text: &str) {
         self.await_that(text, |running| contains(&running.output(), text.as_bytes()));
+    }
+
+    /// Waits until the guest has printed `many` bytes.
+    pub fn await_many(&mut self, many: usize) {
+        self.await_that("output", |running| running.output().len() >= many);
     }
 
     /// Waits until `text` is on standard error.

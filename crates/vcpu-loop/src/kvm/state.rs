@@ -58,6 +58,7 @@ pub struct Sregs2Extra {
 /// nested state and MSRs are set.
 #[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct VcpuState {
     /// CPUID as the guest sees it, up to 256 entries.
     pub cpuid: Vec<kvm_cpuid_entry2>,

@@ -79,8 +79,11 @@ impl<'a> Operation<'a> {
         let net = r#"{"host_dev_name": "tap0"}"#;
         done(machine.served(), "PUT", "/network-interfaces/a", net);
         done(machine.served(), "PUT", "/mmds", r#"{"a": "b"}"#);
-        if self.json["x-when"] == "after" {
+        if self.json["x-when"] == "after" || self.json["x-when"] == "paused" {
             start(&mut machine);
+        }
+        if self.json["x-when"] == "paused" {
+            done(machine.served(), "PATCH", "/vm", r#"{"state": "Paused"}"#);
         }
         machine
     }
@@ -230,7 +233,15 @@ fn requests_are_possible_when_the_file_says_so() {
                     "{name}: {fault:?}"
                 );
             }
-            Some("after") => {
+            Some(when @ ("after" | "paused")) => {
+                if when == "paused" {
+                    done(machine.served(), "PATCH", "/vm", r#"{"state": "Resumed"}"#);
+                    let fault = operation.ask(&mut machine, &body).unwrap_err();
+                    assert!(
+                        fault.message.contains("pause it first"),
+                        "{name}: {fault:?}"
+                    );
+                }
                 let mut other = Playground::default();
                 let drive = format!(r#"{{"path_on_host": "{path}", "is_root_device": false}}"#);
                 done(other.served(), "PUT", "/drives/a", &drive);

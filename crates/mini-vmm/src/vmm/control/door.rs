@@ -297,15 +297,16 @@ mod tests {
         let mut manager = EventManager::new().unwrap();
         manager.add_subscriber(door.bell());
         let commands = [Command::Pause, Command::Resume, Command::Save];
+        let count = commands.len();
         let clients = commands.map(|command| {
             let client = client.clone();
-            thread::spawn(move || (command, client.command(command)))
+            thread::spawn(move || (command.clone(), client.command(command)))
         });
         let mut served = 0;
-        while served < commands.len() {
+        while served < count {
             match door.next() {
                 Some(envelope) => {
-                    let refusal = Error::refused(envelope.command, State::PoweringOff);
+                    let refusal = Error::refused(envelope.command.clone(), State::PoweringOff);
                     envelope.answer(Err(refusal));
                     served += 1;
                 }
@@ -318,7 +319,7 @@ mod tests {
             let (asked, answer) = client.join().unwrap();
             let error = answer.unwrap_err();
             assert!(
-                matches!(error, Error::Refused { command, .. } if command == asked),
+                matches!(&error, Error::Refused { command, .. } if *command == asked),
                 "{error:?}"
             );
         }

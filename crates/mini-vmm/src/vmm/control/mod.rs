@@ -16,9 +16,10 @@ use crate::config::VmSpec;
 use crate::hypercall::calls::Counters;
 use crate::machine;
 use crate::machine::MachineState;
+use crate::snapshot;
 
 pub(crate) use door::{Answered, Client, Door, Shown, door};
-pub use state::{Command, State};
+pub use state::{Command, SnapshotOrder, State, Then};
 pub(crate) use state::{Incident, Response, occur, step};
 
 /// Why a command failed.
@@ -50,6 +51,9 @@ pub enum Error {
     /// The machine failed to do it. The state is unchanged.
     #[error(transparent)]
     Machine(#[from] machine::Error),
+    /// There is no snapshot. The state is unchanged.
+    #[error("no snapshot: {0}")]
+    Snapshot(#[from] snapshot::Error),
 }
 
 /// The next step for a refused command.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::snapshot::Place;
+
 /// The state of a run. A reset replaces the machine; the run continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -39,7 +41,7 @@ impl fmt::Display for State {
 }
 
 /// A request to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Command {
     /// Take the vCPUs out of the guest with no access pending, then stop the input of the devices.
@@ -55,8 +57,31 @@ pub enum Command {
     Stop,
     /// Save the state of all but memory. The guest must be paused.
     Save,
+    /// Write a snapshot. The machine then is in the state that [`SnapshotOrder::then`] says; after a failure it is in its
+    /// old state.
+    Snapshot(SnapshotOrder),
     /// Report the machine, its state and its counters.
     Describe,
+}
+
+/// A snapshot that is to be written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SnapshotOrder {
+    /// Where.
+    pub place: Place,
+    /// What happens to the machine.
+    pub then: Then,
+}
+
+/// What happens to a machine whose snapshot is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Then {
+    /// It must be paused, and stays so.
+    StayPaused,
+    /// It is paused, and stays so.
+    Pause,
+    /// It is paused meanwhile. If it ran, it goes on.
+    GoOn,
 }
 
 impl fmt::Display for Command {
@@ -68,6 +93,7 @@ impl fmt::Display for Command {
             Command::ResizeDisks => "resize the disks of",
             Command::Stop => "stop",
             Command::Save => "save",
+            Command::Snapshot(_) => "write a snapshot of",
             Command::Describe => "describe",
         })
     }
@@ -96,7 +122,7 @@ pub enum Response {
 }
 
 /// The state after a command succeeded, and whether to do it. A refused command changes nothing.
-pub const fn step(state: State, command: Command) -> (State, Response) {
+pub const fn step(state: State, command: &Command) -> (State, Response) {
     use Command::*;
     let next = match (state, command) {
         (State::Ended, _) => return (state, Response::Refused(state)),
@@ -105,8 +131,14 @@ pub const fn step(state: State, command: Command) -> (State, Response) {
         (State::Paused | State::Running, Resume) => State::Running,
         (State::PoweringOff, Resume) => state,
         (State::Paused, Save) => state,
+        (State::Running, Snapshot(order)) => match order.then {
+            Then::StayPaused => return (state, Response::Refused(state)),
+            Then::Pause => State::Paused,
+            Then::GoOn => state,
+        },
+        (State::Paused, Snapshot(_)) => state,
         (_, PowerButton | ResizeDisks | Describe) => state,
-        (State::PoweringOff, Pause) | (State::Running | State::PoweringOff, Save) => {
+        (State::PoweringOff, Pause | Snapshot(_)) | (State::Running | State::PoweringOff, Save) => {
             return (state, Response::Refused(state));
         }
     };
@@ -131,18 +163,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const COMMANDS: [Command; 7] = [
-        Command::Pause,
-        Command::Resume,
-        Command::PowerButton,
-        Command::ResizeDisks,
-        Command::Stop,
-        Command::Save,
-        Command::Describe,
-    ];
+    fn snapshot(then: Then) -> Command {
+        let place = Place::Directory("snap".into());
+        Command::Snapshot(SnapshotOrder { place, then })
+    }
+
+    fn commands() -> Vec<Command> {
+        vec![
+            Command::Pause,
+            Command::Resume,
+            Command::PowerButton,
+            Command::ResizeDisks,
+            Command::Stop,
+            Command::Save,
+            Command::Describe,
+            snapshot(Then::StayPaused),
+            snapshot(Then::Pause),
+            snapshot(Then::GoOn),
+        ]
+    }
 
     fn any_command() -> impl Strategy<Value = Command> {
-        prop::sample::select(COMMANDS.to_vec())
+        prop::sample::select(commands())
     }
 
     fn any_incident() -> impl Strategy<Value = Incident> {
@@ -165,7 +207,7 @@ mod tests {
 
     fn after(state: State, by: Result<Command, Incident>) -> State {
         match by {
-            Ok(command) => step(state, command).0,
+            Ok(command) => step(state, &command).0,
             Err(incident) => occur(state, incident),
         }
     }
@@ -173,7 +215,7 @@ mod tests {
     proptest! {
         #[test]
         fn refusals_change_nothing(state in any_state(), command in any_command()) {
-            let (next, response) = step(state, command);
+            let (next, response) = step(state, &command);
             if let Response::Refused(seen) = response {
                 prop_assert_eq!((next, seen), (state, state));
             }
@@ -181,9 +223,9 @@ mod tests {
 
         #[test]
         fn commands_but_the_last_are_idempotent(state in any_state(), command in any_command()) {
-            let (next, response) = step(state, command);
+            let (next, response) = step(state, &command);
             if next != State::Ended {
-                let again = step(next, command);
+                let again = step(next, &command);
                 prop_assert_eq!(again.0, next);
                 prop_assert_eq!(again.1 == Response::Do, response == Response::Do);
             }
@@ -196,22 +238,37 @@ mod tests {
                 state = after(state, by);
                 prop_assert_eq!(state, State::Ended);
             }
-            for command in COMMANDS {
-                prop_assert_eq!(step(state, command).1, Response::Refused(State::Ended));
+            for command in commands() {
+                prop_assert_eq!(step(state, &command).1, Response::Refused(State::Ended));
             }
         }
 
         #[test]
         fn stop_ends_whatever_lives(state in any_state()) {
-            let (next, response) = step(state, Command::Stop);
+            let (next, response) = step(state, &Command::Stop);
             prop_assert_eq!(next, State::Ended);
             prop_assert_eq!(response == Response::Do, state != State::Ended);
         }
 
         #[test]
         fn only_a_paused_guest_is_saved(state in any_state()) {
-            let saved = step(state, Command::Save).1 == Response::Do;
+            let saved = step(state, &Command::Save).1 == Response::Do;
             prop_assert_eq!(saved, state == State::Paused);
+        }
+
+        #[test]
+        fn a_snapshot_is_of_a_machine_that_is_paused_or_may_be(state in any_state()) {
+            for then in [Then::StayPaused, Then::Pause, Then::GoOn] {
+                let (next, response) = step(state, &snapshot(then));
+                let expected = match (state, then) {
+                    (State::Paused, _) => Some(State::Paused),
+                    (State::Running, Then::Pause) => Some(State::Paused),
+                    (State::Running, Then::GoOn) => Some(State::Running),
+                    _ => None,
+                };
+                prop_assert_eq!(response == Response::Do, expected.is_some());
+                prop_assert_eq!(next, expected.unwrap_or(state));
+            }
         }
 
         /// Whatever else happens, even a reset: a paused guest stays paused.
@@ -219,7 +276,7 @@ mod tests {
         fn a_paused_guest_runs_only_by_a_resume_or_a_signal(moves in prop::collection::vec(any_move(), 0..20)) {
             let mut state = State::Paused;
             for by in moves {
-                let next = after(state, by);
+                let next = after(state, by.clone());
                 if state == State::Paused && next.is_running() {
                     let why = matches!(by, Ok(Command::Resume) | Err(Incident::Signal));
                     prop_assert!(why, "{by:?}");
@@ -238,7 +295,7 @@ mod tests {
             let mut state = occur(state, Incident::Signal);
             prop_assert_ne!(state, State::Paused);
             for command in commands {
-                state = step(state, command).0;
+                state = step(state, &command).0;
                 prop_assert!(matches!(state, State::PoweringOff | State::Ended), "{state:?}");
             }
             prop_assert_eq!(occur(state, last), State::Ended);

@@ -1,0 +1,193 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a new host gives a saved machine: files, networks, a console.
+
+use std::ffi::OsString;
+
+use crate::config::{self, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
+
+/// The keys that may differ from those of the saved machine.
+pub const OVERRIDES: [&str; 9] = [
+    "disk",
+    "cloud-init",
+    "net",
+    "serial",
+    "on-panic",
+    "timeout",
+    "metrics",
+    "event-log",
+    "sealed",
+];
+
+/// Why a machine can't go on with what it is given.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdaptError {
+    /// The machine has what it was saved with.
+    #[error("--{key} can't differ from the saved machine's; leave it out")]
+    Fixed {
+        /// The key.
+        key: String,
+    },
+    /// The number of devices is another one.
+    #[error(
+        "the saved machine has {saved} of what --{key} adds, and {given} given; give each, in the order of the saved \
+         machine{}",
+        if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
+    )]
+    Count {
+        /// The key.
+        key: &'static str,
+        /// How many the saved machine has.
+        saved: usize,
+        /// How many were given, as words.
+        given: String,
+        /// What they were.
+        names: Vec<String>,
+    },
+    /// Only one of both has COM1.
+    #[error("the saved machine {} COM1, so --serial off {} possible", if *has { "has" } else { "has no" }, if *has { "is not" } else { "alone is" })]
+    Serial {
+        /// Whether the saved machine has it.
+        has: bool,
+    },
+    /// A value is not valid.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+}
+
+/// The saved machine `saved` with what `flags` give it. Whatever reaches files or networks of the host must be given.
+///
+/// # Errors
+/// [`AdaptError`] says what is missing or not possible.
+pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec, AdaptError> {
+    let fixed = flags.iter().find(|(key, _)| !OVERRIDES.contains(key));
+    if let Some((key, _)) = fixed {
+        let key = (*key).to_owned();
+        return Err(AdaptError::Fixed { key });
+    }
+    let mut draft = Draft::from(VmSpec {
+        disk: Vec::new(),
+        net: Vec::new(),
+        cloud_init: None,
+        on_reboot: OnReboot::Exit,
+        ..saved.clone()
+    });
+    for (key, word) in flags {
+        draft.say(key, word)?;
+    }
+    let mut spec = draft.finish_partly()?;
+    let disks = saved.disk.iter().map(|disk| format!("{:?}", disk.path));
+    count("disk", saved.disk.len(), spec.disk.len(), disks.collect())?;
+    let nets = saved.net.iter().map(|net| net.link.to_string());
+    count("net", saved.net.len(), spec.net.len(), nets.collect())?;
+    let seeds = [&saved, &spec].map(|spec| usize::from(spec.cloud_init.is_some()));
+    count("cloud-init", seeds[0], seeds[1], Vec::new())?;
+    let [has, given] = [&saved, &spec].map(|spec| spec.serial != SerialSpec::Off);
+    if has != given {
+        return Err(AdaptError::Serial { has });
+    }
+    for (net, saved) in spec.net.iter_mut().zip(&saved.net) {
+        keep(net, saved);
+    }
+    for (disk, saved) in spec.disk.iter_mut().zip(&saved.disk) {
+        disk.queues = saved.queues;
+        disk.serial = disk.serial.take().or_else(|| saved.serial.clone());
+    }
+    Ok(spec)
+}
+
+fn count(
+    key: &'static str,
+    saved: usize,
+    given: usize,
+    names: Vec<String>,
+) -> Result<(), AdaptError> {
+    if saved == given {
+        return Ok(());
+    }
+    let given = match given {
+        0 => "none is".to_owned(),
+        1 => "1 is".to_owned(),
+        more => format!("{more} are"),
+    };
+    Err(AdaptError::Count {
+        key,
+        saved,
+        given,
+        names,
+    })
+}
+
+/// What the guest knows of its network stays.
+fn keep(net: &mut NetSpec, saved: &NetSpec) {
+    net.mac = net.mac.or(saved.mac);
+    net.mtu = net.mtu.or(saved.mtu);
+    net.queues = saved.queues;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DiskSpec, LinkSpec};
+
+    fn saved() -> VmSpec {
+        VmSpec {
+            cpus: 2,
+            disk: vec![DiskSpec {
+                queues: 2,
+                ..DiskSpec::new("disk.img")
+            }],
+            net: vec![NetSpec {
+                mtu: Some(1400),
+                ..NetSpec::new(LinkSpec::Tap("tap0".into()))
+            }],
+            on_reboot: OnReboot::Reset,
+            ..VmSpec::new("")
+        }
+    }
+
+    fn adapted(flags: &[(&'static str, &str)]) -> Result<VmSpec, String> {
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|(key, word)| (*key, word.into()))
+            .collect();
+        adapt(saved(), &flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn files_and_networks_are_given_again_and_the_rest_stays() {
+        let flags = [("disk", "path=/new/disk"), ("net", "tap=tap7")];
+        let spec = adapted(&flags).unwrap();
+        assert_eq!(spec.disk[0].path.to_str(), Some("/new/disk"));
+        assert_eq!((spec.disk[0].queues, spec.cpus), (2, 2));
+        assert_eq!(spec.net[0].link, LinkSpec::Tap("tap7".into()));
+        assert_eq!(spec.net[0].mtu, Some(1400));
+        assert_eq!(spec.on_reboot, OnReboot::Exit);
+        for left_out in 0..2 {
+            let error = adapted(&flags[left_out..=left_out]).unwrap_err();
+            assert!(error.contains("none is given"), "{error}");
+        }
+        let error = adapted(&[]).unwrap_err();
+        assert!(error.contains("\"disk.img\""), "{error}");
+        let two = [flags[0], flags[0], flags[1]];
+        assert!(adapted(&two).unwrap_err().contains("2 are given"));
+    }
+
+    #[test]
+    fn what_the_guest_has_seen_can_not_differ() {
+        let flags = [("disk", "path=d"), ("net", "tap=tap7")];
+        for (key, word, why) in [
+            ("cpus", "4", "--cpus can't differ"),
+            ("kernel", "k", "--kernel can't differ"),
+            ("memory", "1G", "--memory can't differ"),
+            ("serial", "off", "has COM1"),
+            ("cloud-init", "dir", "1 is given"),
+        ] {
+            let flags = [&flags[..], &[(key, word)]].concat();
+            let error = adapted(&flags).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the files of a snapshot hold. All of it is plain data, and untrusted when it is read.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
+
+use super::load::Error;
+use crate::config::check_memory;
+use crate::machine::MachineState;
+use crate::memory;
+
+/// The format that is written. Older ones stay readable.
+pub const FORMAT: u32 = 1;
+
+/// The largest manifest in bytes. Sixty-four disks and networks need a tenth of it.
+pub const MAX_MANIFEST: u64 = 1 << 20;
+
+/// The largest state in bytes. A vCPU needs about 50 KiB.
+pub const MAX_STATE: u64 = 16 << 20;
+
+/// The largest tail of a memory file in bytes.
+pub const MAX_TAIL: u64 = 4096;
+
+/// What a tail begins with, so that other files are told apart.
+const TAIL: &str = "mini-vmm memory ";
+
+/// A snapshot's identity, made anew for each. It pairs the state with its memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Id(pub(super) [u8; 16]);
+
+impl Id {
+    /// Reads 32 hexadecimal digits.
+    fn parse(text: &str) -> Option<Self> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())?;
+        Some(Id(number?.to_be_bytes()))
+    }
+}
+
+impl Display for Id {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Id::parse(&text).ok_or_else(|| de::Error::custom("an id has 32 hexadecimal digits"))
+    }
+}
+
+/// Which pages the memory file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// All of them. A hole in the file is zeros.
+    Full,
+}
+
+/// A range of guest memory. The memory file has the ranges one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// The guest-physical address where it starts.
+    pub start: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A device that has a state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceVersion {
+    /// Its name.
+    pub id: String,
+    /// The version of its state.
+    pub version: u32,
+}
+
+impl PartialEq<(&String, u32)> for &DeviceVersion {
+    fn eq(&self, (id, version): &(&String, u32)) -> bool {
+        self.id == **id && self.version == *version
+    }
+}
+
+/// The part of a snapshot that is the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatePart {
+    /// The version of its form, counted from 1.
+    pub version: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The CRC-32 (ISO-HDLC) of its bytes. It finds damage, not malice.
+    pub crc32: u32,
+}
+
+/// The part of a snapshot that is guest memory. It has no checksum, because it is read only where the guest touches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryPart {
+    /// The version of its form, counted from 1.
+    pub version: u32,
+    /// The guest's bytes. The tail follows them.
+    pub size: u64,
+}
+
+/// The parts of a snapshot beside the manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// The state.
+    pub state: StatePart,
+    /// Guest memory.
+    pub memory: MemoryPart,
+}
+
+/// What a snapshot says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// Its identity.
+    pub id: Id,
+    /// The snapshot that this one continues, if its kind needs one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Id>,
+    /// Which pages there are.
+    pub kind: Kind,
+    /// The vendor string of the guest's CPUs (CPUID leaf 0).
+    pub cpu_vendor: String,
+    /// The number of vCPUs.
+    pub cpus: u32,
+    /// The ranges of guest memory.
+    pub memory: Vec<Region>,
+    /// The devices with a state, in order.
+    pub devices: Vec<DeviceVersion>,
+    /// The route of hypercalls.
+    pub route: String,
+    /// The other parts.
+    pub parts: Parts,
+}
+
+/// The form of the state's file, which is part of [`Manifest::format`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateFile {
+    /// The machine's description, in the words of a config file.
+    pub machine: Map<String, Value>,
+    /// The machine's state.
+    pub state: MachineState,
+}
+
+impl Manifest {
+    /// Reads a manifest, and checks what it says about itself.
+    ///
+    /// # Errors
+    /// [`Error`] says what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        // Only the format, because another one may have other fields.
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
+        if format != FORMAT {
+            return Err(Error::Format { found: format });
+        }
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let Parts { state, memory } = self.parts;
+        for (part, found) in [("state", state.version), ("memory", memory.version)] {
+            if found != 1 {
+                return Err(Error::Version { part, found });
+            }
+        }
+        if self.parent.is_some() {
+            return Err(Error::Lie("it has a parent and all of the memory"));
+        }
+        if state.size > MAX_STATE {
+            return Err(Error::Lie("its state is larger than any machine's"));
+        }
+        let regions = memory::regions(memory.size);
+        let mut said = self.memory.iter();
+        let is_ours = check_memory(memory.size).is_ok()
+            && regions.len() == self.memory.len()
+            && regions.iter().all(|(start, size)| {
+                said.next()
+                    .is_some_and(|region| region.start == start.0 && region.size == *size as u64)
+            });
+        match is_ours {
+            true => Ok(()),
+            false => Err(Error::Lie("no machine has such memory")),
+        }
+    }
+}
+
+/// The end of a memory file, after the guest's bytes. It is written last, so a file without it is not complete.
+pub fn tail(id: Id, size: u64) -> String {
+    format!("{TAIL}{FORMAT} {id} {size}\n")
+}
+
+/// Reads a tail.
+///
+/// # Errors
+/// [`Error::Tail`].
+pub fn parse_tail(bytes: &[u8]) -> Result<(Id, u64), Error> {
+    let words = str::from_utf8(bytes).ok();
+    let words = words.and_then(|text| text.strip_prefix(TAIL)?.strip_suffix('\n'));
+    let mut words = words.ok_or(Error::Tail)?.split(' ');
+    let mut next = || words.next().ok_or(Error::Tail);
+    let (format, id, size) = (next()?, next()?, next()?);
+    if format != FORMAT.to_string() {
+        return Err(Error::Tail);
+    }
+    let id = Id::parse(id).ok_or(Error::Tail)?;
+    let size = size.parse().map_err(|_| Error::Tail)?;
+    match words.next() {
+        None => Ok((id, size)),
+        Some(_) => Err(Error::Tail),
+    }
+}

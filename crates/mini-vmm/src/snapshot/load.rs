@@ -1,0 +1,262 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Opens a snapshot and checks it, before any of it is used.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Place;
+use super::format::{
+    FORMAT, Id, MAX_MANIFEST, MAX_STATE, MAX_TAIL, Manifest, StateFile, parse_tail,
+};
+use super::store::{MANIFEST, MEMORY, STATE};
+use crate::config::{self, Draft, VmSpec};
+use crate::machine::{Frozen, MachineState};
+use crate::memory;
+
+/// Why a snapshot can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file can't be opened or read.
+    #[error("can't read {path:?} ({reason}); give a snapshot that mini-vmm has written")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The host's error.
+        reason: io::Error,
+    },
+    /// A file is no regular file, or is too large.
+    #[error("{path:?} {what}; give a snapshot that mini-vmm has written")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The manifest is no manifest.
+    #[error(
+        "the snapshot's manifest can't be read: {0}; it is damaged or of another program, take a new snapshot"
+    )]
+    Manifest(#[source] serde_json::Error),
+    /// The manifest has another format.
+    #[error(
+        "the snapshot has format {found} and this program reads {FORMAT}; use the mini-vmm that wrote it"
+    )]
+    Format {
+        /// The snapshot's format.
+        found: u32,
+    },
+    /// A part has another version.
+    #[error(
+        "the snapshot's {part} has version {found} and this program reads 1; use the mini-vmm that wrote it"
+    )]
+    Version {
+        /// The part.
+        part: &'static str,
+        /// Its version.
+        found: u32,
+    },
+    /// The manifest contradicts itself or the state.
+    #[error("the snapshot is damaged: {0}; take a new snapshot")]
+    Lie(&'static str),
+    /// The state's bytes are not those that were written.
+    #[error("the snapshot's state is damaged: {0}; take a new snapshot")]
+    Damaged(&'static str),
+    /// The state is not one of a machine.
+    #[error("the snapshot's state can't be read: {0}; it is damaged, take a new snapshot")]
+    State(#[source] serde_json::Error),
+    /// The machine's description is not one.
+    #[error("the snapshot's machine is not possible: {0}; it is damaged, take a new snapshot")]
+    Spec(#[source] config::Error),
+    /// A memory file has no end like ours.
+    #[error("the memory file is not complete or not of mini-vmm; take a new snapshot")]
+    Tail,
+    /// A memory file belongs to another snapshot.
+    #[error(
+        "the memory belongs to snapshot {memory} and the state to {state}; give two files of one snapshot"
+    )]
+    Pair {
+        /// The identity in the memory file.
+        memory: Id,
+        /// The identity in the manifest.
+        state: Id,
+    },
+}
+
+/// A snapshot whose files agree. Nothing was compared with this host yet.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What it says about itself.
+    pub manifest: Manifest,
+    /// The machine's description. It has no kernel, and paths only if the snapshot is two files.
+    pub spec: VmSpec,
+    /// The machine's state.
+    pub state: MachineState,
+    memory: File,
+}
+
+impl Snapshot {
+    /// Opens the snapshot at `place` and checks all of it but the memory's contents.
+    ///
+    /// # Errors
+    /// [`Error`] says what is wrong.
+    pub fn open(place: &Place) -> Result<Self, Error> {
+        let (manifest, state, memory) = match place {
+            Place::Directory(dir) => (
+                read(&dir.join(MANIFEST), MAX_MANIFEST)?,
+                read(&dir.join(STATE), MAX_STATE)?,
+                dir.join(MEMORY),
+            ),
+            Place::Files { snapshot, memory } => {
+                let mut manifest = read(snapshot, MAX_MANIFEST + MAX_STATE)?;
+                let end = manifest.iter().position(|byte| *byte == b'\n');
+                let end = end.ok_or(Error::Lie("it has no state"))?;
+                let state = manifest.split_off(end + 1);
+                (manifest, state, memory.clone())
+            }
+        };
+        let (manifest, spec, state) = parse(&manifest, &state)?;
+        Ok(Snapshot {
+            memory: open_memory(&memory, &manifest)?,
+            manifest,
+            spec,
+            state,
+        })
+    }
+
+    /// Maps the guest's memory. The file is not read, and what the guest writes does not reach it.
+    ///
+    /// # Errors
+    /// The host refuses the mapping.
+    pub fn map(self) -> Result<(VmSpec, Frozen), memory::Error> {
+        let memory = memory::map(self.memory, self.manifest.parts.memory.size)?;
+        let state = Box::new(self.state);
+        Ok((self.spec, Frozen { memory, state }))
+    }
+}
+
+/// Reads the manifest and the state, and checks that they agree. A pure function.
+///
+/// # Errors
+/// [`Error`] says what is wrong.
+pub fn parse(manifest: &[u8], state: &[u8]) -> Result<(Manifest, VmSpec, MachineState), Error> {
+    let manifest = Manifest::parse(manifest)?;
+    let part = manifest.parts.state;
+    if state.len() as u64 != part.size {
+        return Err(Error::Damaged("its size is not the manifest's"));
+    }
+    if crc32fast::hash(state) != part.crc32 {
+        return Err(Error::Damaged("its checksum is not the manifest's"));
+    }
+    let StateFile { machine, state } = serde_json::from_slice(state).map_err(Error::State)?;
+    let draft = Draft::deserialize(Value::Object(machine)).map_err(Error::State)?;
+    let spec = draft.finish_partly().map_err(Error::Spec)?;
+    check(&manifest, &spec, &state)?;
+    Ok((manifest, spec, state))
+}
+
+/// Checks that manifest, description and state are of one machine.
+fn check(manifest: &Manifest, spec: &VmSpec, state: &MachineState) -> Result<(), Error> {
+    let cpus = usize::from(spec.cpus);
+    let devices = manifest.devices.iter();
+    let has_devices = devices.eq(state
+        .devices
+        .iter()
+        .map(|device| (&device.id, device.version)));
+    let agreements = [
+        (
+            state.vcpus.len() == cpus,
+            "it has the state of another number of vCPUs",
+        ),
+        (
+            manifest.cpus as usize == cpus,
+            "its numbers of vCPUs differ",
+        ),
+        (
+            manifest.parts.memory.size == spec.memory,
+            "its sizes of memory differ",
+        ),
+        (
+            manifest.cpu_vendor == state.cpu_vendor(),
+            "its CPU vendors differ",
+        ),
+        (
+            manifest.route == spec.hypercall.to_string(),
+            "its routes of hypercalls differ",
+        ),
+        (has_devices, "its lists of devices differ"),
+    ];
+    match agreements.into_iter().find(|(agrees, _)| !agrees) {
+        None => Ok(()),
+        Some((_, what)) => Err(Error::Lie(what)),
+    }
+}
+
+/// Opens a regular file. Waits for nothing.
+fn open(path: &Path) -> Result<(File, u64), Error> {
+    let read = |reason| Error::Read {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(read)?;
+    let about = file.metadata().map_err(read)?;
+    match about.is_file() {
+        true => Ok((file, about.len())),
+        false => Err(Error::File {
+            path: path.to_owned(),
+            what: "is no file",
+        }),
+    }
+}
+
+/// Reads a file of at most `max` bytes.
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
+    let (file, _) = open(path)?;
+    let mut bytes = Vec::new();
+    file.take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|reason| Error::Read {
+            path: path.to_owned(),
+            reason,
+        })?;
+    match bytes.len() as u64 > max {
+        false => Ok(bytes),
+        true => Err(Error::File {
+            path: path.to_owned(),
+            what: "is too large",
+        }),
+    }
+}
+
+/// Opens a memory file, and checks that it is complete and belongs to the manifest.
+fn open_memory(path: &Path, manifest: &Manifest) -> Result<File, Error> {
+    let ram = manifest.parts.memory.size;
+    let (file, size) = open(path)?;
+    let length = size.checked_sub(ram).filter(|length| *length <= MAX_TAIL);
+    let mut tail = vec![0; length.ok_or(Error::Tail)? as usize];
+    file.read_exact_at(&mut tail, ram)
+        .map_err(|reason| Error::Read {
+            path: path.to_owned(),
+            reason,
+        })?;
+    match parse_tail(&tail)? {
+        (id, _) if id != manifest.id => Err(Error::Pair {
+            memory: id,
+            state: manifest.id,
+        }),
+        (_, size) if size != ram => Err(Error::Lie("its sizes of memory differ")),
+        _ => Ok(file),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Guest memory in a file. What is zero is a hole, and what the guest never touched costs no look at it.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::io::Errno;
+use vm_memory::{
+    GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
+    WriteVolatile,
+};
+
+use crate::layout::PAGE_SIZE;
+
+/// A page as an index into buffers.
+const PAGE: usize = PAGE_SIZE as usize;
+/// An entry of pagemap: the page is in memory, or in swap (Documentation/admin-guide/mm/pagemap.rst of Linux).
+const IN_USE: u64 = 3 << 62;
+/// Bytes of pagemap that are read at once. They describe 32 MiB.
+const MAP_CHUNK: usize = 64 << 10;
+/// The most bytes of guest memory that are written at once, so that a wait between two writes stays short.
+const WRITE_CHUNK: usize = 64 << 20;
+
+/// Ranges of bytes, sorted, apart from each other, and made of whole pages. An offset counts the bytes of all regions
+/// from the first one on, as the file does.
+pub type Spans = Vec<Range<u64>>;
+
+/// Adds a range to `spans`, at or after the last one.
+fn push(spans: &mut Spans, range: Range<u64>) {
+    match spans.last_mut() {
+        Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+        _ => spans.push(range),
+    }
+}
+
+/// What two lists of ranges have together.
+fn union(a: &[Range<u64>], b: &[Range<u64>]) -> Spans {
+    let mut all = [a, b].concat();
+    all.sort_unstable_by_key(|range| range.start);
+    let mut spans = Spans::new();
+    for range in all {
+        push(&mut spans, range);
+    }
+    spans
+}
+
+/// The regions of `memory` with the offset of each.
+fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestRegionMmap)> {
+    let mut end = 0;
+    memory.iter().map(move |region| {
+        let start = end;
+        end += region.len();
+        (start, region)
+    })
+}
+
+/// The ranges that may hold something other than zeros: pages that this process has in memory or swap, and data of a
+/// file that is mapped.
+///
+/// # Errors
+/// The host doesn't say it.
+pub fn touched(memory: &GuestMemoryMmap) -> io::Result<Spans> {
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let mut all = Spans::new();
+    for (offset, region) in regions(memory) {
+        let (from, size) = (region.as_ptr() as u64, region.len());
+        let mut spans = in_use(&pagemap, from, size)?;
+        if let Some(file) = region.file_offset() {
+            let data = data(file.file(), file.start()..file.start() + size)?;
+            spans = union(&spans, &data);
+        }
+        for span in spans {
+            push(&mut all, offset + span.start..offset + span.end);
+        }
+    }
+    Ok(all)
+}
+
+/// The pages in memory or swap of the `size` bytes at the address `from`.
+fn in_use(pagemap: &File, from: u64, size: u64) -> io::Result<Spans> {
+    let mut spans = Spans::new();
+    let mut entries = vec![0; MAP_CHUNK];
+    let (first, pages) = (from / PAGE_SIZE, size / PAGE_SIZE);
+    let mut page = 0;
+    while page < pages {
+        let count = (pages - page).min(MAP_CHUNK as u64 / 8);
+        let entries = &mut entries[..count as usize * 8];
+        pagemap.read_exact_at(entries, (first + page) * 8)?;
+        // Most chunks of a large guest are empty.
+        if entries.iter().any(|byte| *byte != 0) {
+            for (at, entry) in (page..).zip(entries.as_chunks().0) {
+                if u64::from_ne_bytes(*entry) & IN_USE != 0 {
+                    push(&mut spans, at * PAGE_SIZE..(at + 1) * PAGE_SIZE);
+                }
+            }
+        }
+        page += count;
+    }
+    Ok(spans)
+}
+
+/// The ranges of a file that are no holes, counted from the start of `range` and rounded out to pages.
+///
+/// # Errors
+/// The host doesn't say it.
+pub fn data(file: &File, range: Range<u64>) -> io::Result<Spans> {
+    let mut spans = Spans::new();
+    let mut at = range.start;
+    while at < range.end {
+        let start = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(start) if start < range.end => start,
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start))?.min(range.end);
+        let (first, last) = (start - range.start, end - range.start);
+        push(
+            &mut spans,
+            first / PAGE_SIZE * PAGE_SIZE..last.next_multiple_of(PAGE_SIZE),
+        );
+        at = end.max(start + 1);
+    }
+    Ok(spans)
+}
+
+/// Writes those pages of `spans` to `file` that are not zero, from guest memory directly. Returns how many bytes.
+///
+/// The file must read as zeros before. Its size is not changed if its end is zeros.
+///
+/// # Errors
+/// The host can't write.
+pub fn write(mut file: &File, memory: &GuestMemoryMmap, spans: &[Range<u64>]) -> io::Result<u64> {
+    let mut total = 0;
+    for (offset, region) in regions(memory) {
+        let all = region.as_volatile_slice().map_err(io::Error::other)?;
+        for span in spans {
+            let start = span.start.max(offset);
+            let end = span.end.min(offset + region.len());
+            if start >= end {
+                continue;
+            }
+            let slice = all.subslice((start - offset) as usize, (end - start) as usize);
+            let slice = slice.map_err(io::Error::other)?;
+            for run in runs(&slice) {
+                let bytes = slice.subslice(run.start, run.len());
+                file.seek(SeekFrom::Start(start + run.start as u64))?;
+                let written = bytes.and_then(|bytes| file.write_all_volatile(&bytes));
+                written.map_err(into_io)?;
+                total += run.len() as u64;
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// The host's error in one of vm-memory.
+fn into_io(error: vm_memory::VolatileMemoryError) -> io::Error {
+    match error {
+        vm_memory::VolatileMemoryError::IOError(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+/// The longest ranges of pages that are not zero.
+fn runs<'a>(slice: &'a VolatileSlice<'a>) -> impl Iterator<Item = Range<usize>> + 'a {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < slice.len() && is_zero(slice, at) {
+            at += PAGE;
+        }
+        let start = at;
+        while at < slice.len() && at - start < WRITE_CHUNK && !is_zero(slice, at) {
+            at += PAGE;
+        }
+        (at > start).then(|| start..at.min(slice.len()))
+    })
+}
+
+/// Whether the page at `at` is all zeros. It is copied to the stack, because guest memory may be accessed as volatile only.
+fn is_zero(slice: &VolatileSlice<'_>, at: usize) -> bool {
+    let mut page = [0u8; PAGE];
+    let Ok(rest) = slice.offset(at) else {
+        return true;
+    };
+    let count = rest.copy_to(&mut page[..]);
+    page[..count] == [0; PAGE][..count]
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::layout::MIB;
+    use crate::memory::allocate;
+
+    const RAM: u64 = 32 * MIB;
+
+    fn file() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(RAM).unwrap();
+        file
+    }
+
+    /// A memory with these pages touched, the odd ones with zeros only.
+    fn memory(pages: &[u64]) -> GuestMemoryMmap {
+        let memory = allocate(RAM).unwrap();
+        for page in pages {
+            let value = if page % 2 == 0 { 1 + *page as u8 } else { 0 };
+            memory
+                .write_slice(&[value; PAGE], GuestAddress(page * PAGE_SIZE))
+                .unwrap();
+        }
+        memory
+    }
+
+    fn read(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; RAM as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn only_what_was_touched_is_looked_at_and_only_what_is_not_zero_is_written() {
+        let pages = [0, 1, 2, 700, 701, 8190, 8191];
+        let memory = memory(&pages);
+        let spans = touched(&memory).unwrap();
+        for page in pages {
+            let at = page * PAGE_SIZE;
+            assert!(
+                spans.iter().any(|span| span.contains(&at)),
+                "{page}: {spans:?}"
+            );
+        }
+        // The host may have used a huge page, but not for all.
+        let size: u64 = spans.iter().map(|span| span.end - span.start).sum();
+        assert!(size <= 4 * 2 * MIB, "{spans:?}");
+        let file = file();
+        assert_eq!(write(&file, &memory, &spans).unwrap(), 4 * PAGE_SIZE);
+        let bytes = read(&file);
+        for page in 0..RAM / PAGE_SIZE {
+            let value = match pages.contains(&page) && page % 2 == 0 {
+                true => 1 + page as u8,
+                false => 0,
+            };
+            let at = (page * PAGE_SIZE) as usize;
+            assert!(bytes[at..at + PAGE].iter().all(|byte| *byte == value));
+        }
+    }
+
+    #[test]
+    fn a_private_mapping_of_a_file_has_its_data_and_what_was_changed() {
+        let first = memory(&[0, 2, 6]);
+        let base = file();
+        write(&base, &first, &touched(&first).unwrap()).unwrap();
+        let mapped = crate::memory::map(base, RAM).unwrap();
+        // One page of the file becomes zero, one is changed, one is new, one stays.
+        mapped.write_slice(&[0; PAGE], GuestAddress(0)).unwrap();
+        mapped.write_obj(7u8, GuestAddress(2 * PAGE_SIZE)).unwrap();
+        mapped
+            .write_obj(9u8, GuestAddress(4000 * PAGE_SIZE))
+            .unwrap();
+        let second = file();
+        write(&second, &mapped, &touched(&mapped).unwrap()).unwrap();
+        let mut expected = vec![0; RAM as usize];
+        mapped.read_slice(&mut expected, GuestAddress(0)).unwrap();
+        assert!(read(&second) == expected);
+        assert_eq!(expected[6 * PAGE], 7);
+        assert_eq!(expected[2 * PAGE + 1], 3);
+        let data = data(&second, 0..RAM).unwrap();
+        assert!(data.iter().all(|span| !span.contains(&(100 * PAGE_SIZE))));
+    }
+
+    #[test]
+    fn ranges_are_merged() {
+        assert_eq!(union(&[0..2, 6..8], &[1..3, 3..4, 7..9]), [0..4, 6..9]);
+        assert_eq!(union(&[], &[]), Spans::new());
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error() {
+        let memory = memory(&[0]);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let spans = touched(&memory).unwrap();
+        let error = write(&full, &memory, &spans).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}

@@ -1,0 +1,230 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Snapshots on disk: a machine's state, its description and its memory.
+//!
+//! A snapshot is a directory with a manifest, the state and the memory; or, in Firecracker's words, two files, of which
+//! the first has manifest and state. `docs/snapshots.md` describes them. The memory file can be mapped as it is.
+
+mod adapt;
+mod format;
+mod load;
+mod memory;
+mod store;
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+pub use self::adapt::{AdaptError, OVERRIDES, adapt};
+pub use self::format::{DeviceVersion, FORMAT, Id, Kind, Manifest, Region};
+use self::format::{MemoryPart, Parts, StateFile, StatePart};
+pub use self::load::{Error as LoadError, Snapshot, parse};
+use self::store::Contents;
+use crate::config::{SerialSpec, VmSpec};
+use crate::machine::{self, Machine};
+
+/// Where a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A directory.
+    Directory(PathBuf),
+    /// Two files.
+    Files {
+        /// The manifest and the state.
+        snapshot: PathBuf,
+        /// The guest's memory.
+        memory: PathBuf,
+    },
+}
+
+/// Why there is no snapshot. What was at its place is still there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The host refused a step.
+    #[error("can't {what} {path:?} ({reason}); {}", hint(reason))]
+    Host {
+        /// The step.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The host's error.
+        reason: io::Error,
+    },
+    /// Something else has the name.
+    #[error("{0:?} exists and is no snapshot, so it is not replaced; choose another name")]
+    NotASnapshot(PathBuf),
+    /// The path has no name at its end.
+    #[error("{0:?} does not end with a name; give the path of a snapshot, such as ./snap")]
+    NoName(PathBuf),
+    /// Another process works there.
+    #[error("{0:?}: another snapshot is being written here; wait for its end")]
+    Busy(PathBuf),
+    /// The file system can't replace a directory at once.
+    #[error(
+        "{0:?}: this file system can't exchange two directories, so the old snapshot stays; choose another name"
+    )]
+    NoExchange(PathBuf),
+    /// The machine is sealed.
+    #[error("a sealed machine opens no files, so it has no snapshots; run it without --sealed")]
+    Sealed,
+    /// What the guest wrote to a disk is gone when the machine ends.
+    #[error(
+        "disk {path:?} has an overlay, which ends with the machine, so a snapshot would lack it; use a copy of the image"
+    )]
+    Overlay {
+        /// The image.
+        path: PathBuf,
+    },
+    /// The machine's state can't be read.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    /// The machine can't be described in JSON.
+    #[error("JSON can't hold this machine: {0}; rename its files")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What to do about an error of the host.
+fn hint(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space, and try again",
+        io::ErrorKind::FileTooLarge => "raise the limit on files' sizes (ulimit -f)",
+        io::ErrorKind::NotFound => "create its directory first",
+        _ => "choose a place where this process may write",
+    }
+}
+
+impl Place {
+    /// Whether paths of the machine's files may be in it. Who opens a directory names the files again, so that it can be
+    /// moved, and can't make a stranger's machine use any file of the host.
+    const fn keeps_paths(&self) -> bool {
+        matches!(self, Place::Files { .. })
+    }
+}
+
+/// Writes a snapshot of `machine`, which is paused, to `place`. `spec` is its description.
+///
+/// # Errors
+/// [`Error`] says what failed. The machine and what was at the place are unchanged.
+pub fn write(machine: &Machine, spec: &VmSpec, place: &Place) -> Result<(), Error> {
+    if spec.sealed {
+        return Err(Error::Sealed);
+    }
+    if let Some(disk) = spec.disk.iter().find(|disk| disk.overlay.is_some()) {
+        return Err(Error::Overlay {
+            path: disk.path.clone(),
+        });
+    }
+    let description = describe(spec, place.keeps_paths())?;
+    let file = StateFile {
+        machine: description,
+        state: machine.save()?,
+    };
+    let state = serde_json::to_vec(&file)?;
+    let manifest = manifest(&file, spec, &state)?;
+    let (id, ram) = (manifest.id, manifest.parts.memory.size);
+    let fill = |file: &std::fs::File| {
+        let memory = machine.memory();
+        memory::write(file, memory, &memory::touched(memory)?)?;
+        file.write_all_at(format::tail(id, ram).as_bytes(), ram)
+    };
+    let mut contents = Contents {
+        manifest: &serde_json::to_vec(&manifest)?,
+        state: &state,
+        memory: &fill,
+    };
+    match place {
+        Place::Directory(dir) => {
+            let pretty = serde_json::to_vec_pretty(&manifest)?;
+            contents.manifest = &pretty;
+            store::write_directory(dir, &contents)
+        }
+        Place::Files { snapshot, memory } => store::write_files(snapshot, memory, &contents),
+    }
+}
+
+/// The description of a machine that goes on: without what only its start needed, and without its logs.
+fn describe(spec: &VmSpec, keeps_paths: bool) -> Result<Map<String, Value>, serde_json::Error> {
+    let mut spec = VmSpec {
+        kernel: PathBuf::new(),
+        initrd: None,
+        metrics: None,
+        event_log: None,
+        timeout: None,
+        ..spec.clone()
+    };
+    if !keeps_paths {
+        for disk in &mut spec.disk {
+            disk.path = name(&disk.path);
+        }
+        spec.cloud_init = spec.cloud_init.as_deref().map(name);
+        if spec.serial != SerialSpec::Off {
+            spec.serial = SerialSpec::Stdio;
+        }
+    }
+    match serde_json::to_value(&spec)? {
+        Value::Object(map) => Ok(map),
+        other => Ok(Map::from_iter([("machine".to_owned(), other)])),
+    }
+}
+
+/// The last part of a path.
+fn name(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    PathBuf::from(name.as_deref().unwrap_or("disk"))
+}
+
+fn manifest(file: &StateFile, spec: &VmSpec, state: &[u8]) -> Result<Manifest, Error> {
+    let id = new_id().map_err(|errno| Error::Host {
+        what: "get random numbers for",
+        path: PathBuf::from("the snapshot"),
+        reason: errno.into(),
+    })?;
+    let regions = crate::memory::regions(spec.memory);
+    let devices = file.state.devices.iter();
+    Ok(Manifest {
+        format: FORMAT,
+        program: concat!("mini-vmm ", env!("CARGO_PKG_VERSION")).to_owned(),
+        id,
+        parent: None,
+        kind: Kind::Full,
+        cpu_vendor: file.state.cpu_vendor(),
+        cpus: u32::from(spec.cpus),
+        memory: regions
+            .iter()
+            .map(|(start, size)| Region {
+                start: start.0,
+                size: *size as u64,
+            })
+            .collect(),
+        devices: devices
+            .map(|device| DeviceVersion {
+                id: device.id.clone(),
+                version: device.version,
+            })
+            .collect(),
+        route: spec.hypercall.to_string(),
+        parts: Parts {
+            state: StatePart {
+                version: 1,
+                size: state.len() as u64,
+                crc32: crc32fast::hash(state),
+            },
+            memory: MemoryPart {
+                version: 1,
+                size: spec.memory,
+            },
+        },
+    })
+}
+
+/// A new identity.
+fn new_id() -> Result<Id, rustix::io::Errno> {
+    let mut bytes = [0; 16];
+    // The kernel fills up to 256 bytes at once.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(Id(bytes))
+}
