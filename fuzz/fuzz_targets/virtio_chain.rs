@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
 use virtio_transport::chain::Chain;
+use virtio_transport::memory::View;
 use virtio_transport::queue::{Position, QueueState, Virtq};
 use virtio_transport::testing::memory;
 use vm_memory::{Bytes, GuestAddress};
@@ -50,7 +51,7 @@ fuzz_target!(|input: &[u8]| {
     let mut chain = Chain::new();
     let mut held = BTreeSet::new();
     for _ in 0..64 {
-        match queue.pop(&*memory, &mut chain) {
+        match queue.pop(&View::new(&*memory), &mut chain) {
             Ok(true) => {
                 assert!(held.insert(chain.head()), "a head twice");
                 let total = chain.readable_len() + chain.writable_len();
@@ -61,18 +62,18 @@ fuzz_target!(|input: &[u8]| {
                 assert!(lens.clone().all(|len| len != 0));
                 assert_eq!(lens.by_ref().sum::<u64>(), total);
                 let mut data = [0; 16];
-                let _ = chain.reader(&*memory).read(&mut data);
+                let _ = chain.reader(&View::new(&*memory)).read(&mut data);
             }
             Ok(false) => break,
             Err(_) => {
-                assert!(queue.pop(&*memory, &mut chain).is_err());
+                assert!(queue.pop(&View::new(&*memory), &mut chain).is_err());
                 break;
             }
         }
         // Every other one is given back at once.
         if choices & 4 != 0 && held.len() % 2 == 1 {
             let head = held.pop_first().expect("a chain");
-            queue.push(&*memory, head, 1).expect("a chain in flight");
+            queue.push(&View::new(&*memory), head, 1).expect("a chain in flight");
         }
     }
     assert_eq!(usize::from(queue.in_flight()), held.len());

@@ -13,8 +13,9 @@ use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
 use virtio_transport::device::{Active, Device, Event, Io, RestoreError, StartError};
 use virtio_transport::layout::{Layout, RING_FEATURES};
+use virtio_transport::memory::View;
 use virtio_transport::queue::{NotDrained, QueueState};
-use vm_memory::GuestAddressSpace;
+use vm_memory::{GuestAddressSpace, GuestMemory};
 
 /// The device ID (virtio 1.4, section 5).
 const ID: u16 = 4;
@@ -75,9 +76,8 @@ impl<M> fmt::Debug for Entropy<M> {
 }
 
 /// Fills a chain's buffers. Returns the number of bytes written.
-fn fill<M: GuestAddressSpace>(memory: &M, chain: &Chain) -> u32 {
-    let memory = memory.memory();
-    let mut writer = chain.writer(&*memory);
+fn fill<M: GuestMemory>(view: &View<'_, M>, chain: &Chain) -> u32 {
+    let mut writer = chain.writer(view);
     let mut left = writer.left().min(MAX_REQUEST) as usize;
     let mut random = [0; PIECE];
     while left != 0 {
@@ -123,12 +123,13 @@ impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
             return Ok(());
         };
         let memory = active.memory.memory();
+        let view = View::new(&*memory);
         let mut has_more = true;
         for _ in 0..BURST {
-            if queue.pop(&*memory, &mut self.chain)? {
-                let written = fill(&active.memory, &self.chain);
-                queue.push(&*memory, self.chain.head(), written)?;
-            } else if !queue.enable_kicks(&*memory)? {
+            if queue.pop(&view, &mut self.chain)? {
+                let written = fill(&view, &self.chain);
+                queue.push(&view, self.chain.head(), written)?;
+            } else if !queue.enable_kicks(&view)? {
                 has_more = false;
                 break;
             }
@@ -136,7 +137,7 @@ impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
         if has_more {
             io.again();
         }
-        if queue.needs_interrupt(&*memory)? {
+        if queue.needs_interrupt(&view)? {
             active.interrupt.queue(0);
         }
         Ok(())

@@ -11,6 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use virtio_queue::{Queue, QueueOwnedT, QueueState as RawState, QueueT};
 use virtio_transport::chain::Chain;
 use virtio_transport::layout::{INDIRECT_DESC, RING_FEATURES};
+use virtio_transport::memory::View;
 use virtio_transport::queue::Virtq;
 use virtio_transport::testing::{
     Buffers, DriverRing, Echo, MEMORY, Machine, Memory, MmioPort, PciPort, Port, memory,
@@ -45,11 +46,11 @@ fn queues(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let features = RING_FEATURES & INDIRECT_DESC;
                 let mut queue = Virtq::new(&ring.state(), features, &*memory).unwrap();
-                while queue.pop(&*memory, &mut chain).unwrap() {
+                while queue.pop(&View::new(&*memory), &mut chain).unwrap() {
                     let len = black_box(chain.writable().len()) as u32;
-                    queue.push(&*memory, chain.head(), len).unwrap();
+                    queue.push(&View::new(&*memory), chain.head(), len).unwrap();
                 }
-                queue.needs_interrupt(&*memory).unwrap()
+                queue.needs_interrupt(&View::new(&*memory)).unwrap()
             });
         });
         let state = ring.state();

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use virtio_transport::chain::Chain;
 use virtio_transport::device::{Active, Event, Interest, Io, Poller, RestoreError, StartError};
 use virtio_transport::layout::{Layout, RING_FEATURES};
+use virtio_transport::memory::View;
 use virtio_transport::message::{Answer, Command};
 use virtio_transport::mmio::{Line, MmioTransport};
 use virtio_transport::queue::{NotDrained, QueueState};
@@ -59,7 +60,7 @@ impl Device<Memory> for Ones {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
-        let memory = &*active.memory;
+        let view = View::new(&*active.memory);
         let Some(Some(queue)) = active.queues.first_mut() else {
             return Ok(());
         };
@@ -68,20 +69,20 @@ impl Device<Memory> for Ones {
                 io.again();
                 break;
             }
-            if !queue.pop(memory, &mut self.chain)? {
-                if queue.enable_kicks(memory)? {
+            if !queue.pop(&view, &mut self.chain)? {
+                if queue.enable_kicks(&view)? {
                     continue;
                 }
                 break;
             }
-            let mut writer = self.chain.writer(memory);
+            let mut writer = self.chain.writer(&view);
             let ones = [1; 4096];
             let len = writer.left().min(4096) as usize;
             // A buffer outside of guest memory is the request's error. Nothing was written then.
             let written = writer.write(&ones[..len]).map_or(0, |()| writer.written());
-            queue.push(memory, self.chain.head(), written)?;
+            queue.push(&view, self.chain.head(), written)?;
         }
-        if queue.needs_interrupt(memory)? {
+        if queue.needs_interrupt(&view)? {
             active.interrupt.queue(0);
         }
         Ok(())

@@ -9,10 +9,10 @@
 
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, ByteValued, GuestAddress, GuestMemory, Permissions, VolatileMemory};
+use vm_memory::{Address, ByteValued, GuestAddress, GuestMemory};
 
 use crate::broken::{Broken, IndirectFault};
-use crate::memory::{self, Piece};
+use crate::memory::View;
 
 /// The length of a descriptor in bytes.
 const DESCRIPTOR: u64 = 16;
@@ -45,13 +45,11 @@ pub struct Chain {
 }
 
 /// The table that is being read.
-struct Table<'a, M: GuestMemory> {
-    memory: &'a M,
+struct Table<'a, 'm, M: GuestMemory> {
+    view: &'a View<'m, M>,
     address: GuestAddress,
     size: u16,
     indirect: bool,
-    /// All of it, if it is in one piece.
-    piece: Option<Piece<'a, M>>,
 }
 
 impl Chain {
@@ -98,19 +96,25 @@ impl Chain {
     }
 
     /// A reader of what the driver wrote, from the first byte on.
-    pub fn reader<'a, M: GuestMemory>(&'a self, memory: &'a M) -> ChainReader<'a, M> {
-        ChainReader(Cursor::new(memory, self.readable(), self.readable_len))
+    pub fn reader<'a, 'm, M: GuestMemory>(
+        &'a self,
+        view: &'a View<'m, M>,
+    ) -> ChainReader<'a, 'm, M> {
+        ChainReader(Cursor::new(view, self.readable(), self.readable_len))
     }
 
     /// A writer of what the driver will read, from the first byte on.
-    pub fn writer<'a, M: GuestMemory>(&'a self, memory: &'a M) -> ChainWriter<'a, M> {
-        ChainWriter(Cursor::new(memory, self.writable(), self.writable_len))
+    pub fn writer<'a, 'm, M: GuestMemory>(
+        &'a self,
+        view: &'a View<'m, M>,
+    ) -> ChainWriter<'a, 'm, M> {
+        ChainWriter(Cursor::new(view, self.writable(), self.writable_len))
     }
 
     /// Reads the chain that starts at `head`. After an error it has no segments.
     pub(crate) fn walk<M: GuestMemory>(
         &mut self,
-        memory: &M,
+        view: &View<'_, M>,
         (table, size): (GuestAddress, u16),
         head: u16,
         indirect: bool,
@@ -121,7 +125,13 @@ impl Chain {
             ..Chain::new()
         };
         self.segments.clear();
-        let walked = self.follow(Table::new(memory, table, size, false), indirect);
+        let table = Table {
+            view,
+            address: table,
+            size,
+            indirect: false,
+        };
+        let walked = self.follow(table, indirect);
         if walked.is_err() {
             self.segments.clear();
             self.readable = 0;
@@ -131,22 +141,24 @@ impl Chain {
 
     fn follow<M: GuestMemory>(
         &mut self,
-        mut table: Table<'_, M>,
+        mut table: Table<'_, '_, M>,
         indirect: bool,
     ) -> Result<(), Broken> {
         let head = self.head;
         let limit = table.size.max(LIMIT);
-        let (mut index, mut writable) = (head, false);
-        for _ in 0..limit {
-            let mut descriptor = table.read(index)?;
+        let (mut index, mut left, mut writable) = (head, limit, false);
+        loop {
+            if left == 0 {
+                return Err(Broken::TooMany { head, limit });
+            }
+            let descriptor = table.read(index)?;
             if descriptor.refers_to_indirect_table() {
+                // Only once: a second one is nested.
                 table = table.indirect(&descriptor, head, indirect)?;
-                descriptor = table.read(0)?;
+                index = 0;
+                continue;
             }
-            if descriptor.refers_to_indirect_table() {
-                let fault = IndirectFault::Nested;
-                return Err(Broken::Indirect { head, fault });
-            }
+            left -= 1;
             if writable && !descriptor.is_write_only() {
                 return Err(Broken::Order { head });
             }
@@ -157,9 +169,9 @@ impl Chain {
             }
             index = descriptor.next();
         }
-        Err(Broken::TooMany { head, limit })
     }
 
+    #[inline]
     fn add(&mut self, descriptor: &Descriptor) -> Result<(), Broken> {
         let (address, len) = (descriptor.addr(), descriptor.len());
         if len == 0 {
@@ -183,32 +195,20 @@ impl Chain {
     }
 }
 
-impl<'a, M: GuestMemory> Table<'a, M> {
-    fn new(memory: &'a M, address: GuestAddress, size: u16, indirect: bool) -> Self {
-        let len = usize::from(size) * DESCRIPTOR as usize;
-        Table {
-            memory,
-            address,
-            size,
-            indirect,
-            piece: memory::piece(memory, address, len, Permissions::Read),
-        }
-    }
-
+impl<M: GuestMemory> Table<'_, '_, M> {
+    #[inline]
     fn read(&self, index: u16) -> Result<Descriptor, Broken> {
         let size = self.size;
         if index >= size {
             return Err(Broken::Index { index, size });
         }
-        let offset = usize::from(index) * DESCRIPTOR as usize;
-        if let Some(piece) = &self.piece
-            && let Ok(descriptor) = piece.get_ref(offset)
-        {
-            return Ok(descriptor.load());
-        }
         // An indirect table may reach beyond the last address.
         let address = self.address.0.wrapping_add(u64::from(index) * DESCRIPTOR);
-        memory::read(self.memory, GuestAddress(address)).ok_or(Broken::Memory { address })
+        // Its address; then length, flags and next.
+        let words: Option<[u64; 2]> = self.view.read(GuestAddress(address));
+        let [first, second] = words.ok_or(Broken::Memory { address })?.map(u64::from_le);
+        let (flags, next) = ((second >> 32) as u16, (second >> 48) as u16);
+        Ok(Descriptor::new(first, second as u32, flags, next))
     }
 
     /// The indirect table that a descriptor refers to. Its write flag is ignored (2.7.5.3.2).
@@ -230,7 +230,12 @@ impl<'a, M: GuestMemory> Table<'a, M> {
             IndirectFault::Length(len)
         } else {
             let size = u16::try_from(entries).unwrap_or(u16::MAX);
-            return Ok(Table::new(self.memory, descriptor.addr(), size, true));
+            return Ok(Table {
+                view: self.view,
+                address: descriptor.addr(),
+                size,
+                indirect: true,
+            });
         };
         Err(Broken::Indirect { head, fault })
     }
@@ -260,8 +265,8 @@ pub enum ChainError {
 
 /// A position in a list of segments.
 #[derive(Debug)]
-struct Cursor<'a, M> {
-    memory: &'a M,
+struct Cursor<'a, 'm, M: GuestMemory> {
+    view: &'a View<'m, M>,
     segments: &'a [Segment],
     /// How much of the first one is already transferred; less than its length.
     offset: u32,
@@ -269,10 +274,10 @@ struct Cursor<'a, M> {
     done: u64,
 }
 
-impl<'a, M: GuestMemory> Cursor<'a, M> {
-    const fn new(memory: &'a M, segments: &'a [Segment], left: u64) -> Self {
+impl<'a, 'm, M: GuestMemory> Cursor<'a, 'm, M> {
+    const fn new(view: &'a View<'m, M>, segments: &'a [Segment], left: u64) -> Self {
         Cursor {
-            memory,
+            view,
             segments,
             offset: 0,
             left,
@@ -292,7 +297,11 @@ impl<'a, M: GuestMemory> Cursor<'a, M> {
     fn advance(
         &mut self,
         len: u64,
-        mut transfer: impl FnMut(&M, GuestAddress, std::ops::Range<u64>) -> Result<(), ChainError>,
+        mut transfer: impl FnMut(
+            &View<'m, M>,
+            GuestAddress,
+            std::ops::Range<u64>,
+        ) -> Result<(), ChainError>,
     ) -> Result<(), ChainError> {
         self.wants(len)?;
         let mut at = 0;
@@ -302,26 +311,43 @@ impl<'a, M: GuestMemory> Cursor<'a, M> {
             };
             let here = u64::from(first.len - self.offset).min(len - at);
             let address = first.address.unchecked_add(u64::from(self.offset));
-            transfer(self.memory, address, at..at + here)?;
+            transfer(self.view, address, at..at + here)?;
             at += here;
-            self.done += here;
-            self.left -= here;
-            // Fits: it is at most the segment's length.
-            self.offset += here as u32;
-            if self.offset == first.len {
-                self.segments = rest;
-                self.offset = 0;
-            }
+            self.step(*first, rest, here);
         }
         Ok(())
+    }
+
+    /// Moves on by `here` bytes of the first segment, which are there.
+    const fn step(&mut self, first: Segment, rest: &'a [Segment], here: u64) {
+        self.done += here;
+        self.left -= here;
+        // Fits: it is at most the segment's length.
+        self.offset += here as u32;
+        if self.offset == first.len {
+            self.segments = rest;
+            self.offset = 0;
+        }
+    }
+
+    /// Moves on by `len` bytes, if they are all in one segment. Returns their address.
+    fn next(&mut self, len: usize) -> Option<GuestAddress> {
+        let (first, rest) = self.segments.split_first()?;
+        let here = len as u64;
+        if here > u64::from(first.len - self.offset) {
+            return None;
+        }
+        let address = first.address.unchecked_add(u64::from(self.offset));
+        self.step(*first, rest, here);
+        Some(address)
     }
 }
 
 /// Reads a chain's readable part.
 #[derive(Debug)]
-pub struct ChainReader<'a, M>(Cursor<'a, M>);
+pub struct ChainReader<'a, 'm, M: GuestMemory>(Cursor<'a, 'm, M>);
 
-impl<M: GuestMemory> ChainReader<'_, M> {
+impl<M: GuestMemory> ChainReader<'_, '_, M> {
     /// How many bytes are left.
     pub const fn left(&self) -> u64 {
         self.0.left
@@ -332,9 +358,9 @@ impl<M: GuestMemory> ChainReader<'_, M> {
     /// # Errors
     /// [`ChainError::Short`] if too few bytes are left, and nothing was read; [`ChainError::Memory`].
     pub fn read(&mut self, data: &mut [u8]) -> Result<(), ChainError> {
-        self.0.advance(data.len() as u64, |memory, address, at| {
+        self.0.advance(data.len() as u64, |view, address, at| {
             let piece = &mut data[at.start as usize..at.end as usize];
-            if memory::read_slice(memory, address, piece) {
+            if view.read_slice(address, piece) {
                 return Ok(());
             }
             Err(ChainError::Memory {
@@ -349,6 +375,12 @@ impl<M: GuestMemory> ChainReader<'_, M> {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_obj<T: ByteValued + Default>(&mut self) -> Result<T, ChainError> {
+        let len = size_of::<T>();
+        if let Some(address) = self.0.next(len) {
+            let value = self.0.view.read(address);
+            let address = address.0;
+            return value.ok_or(ChainError::Memory { address, len });
+        }
         let mut value = T::default();
         self.read(value.as_mut_slice())?;
         Ok(value)
@@ -365,9 +397,9 @@ impl<M: GuestMemory> ChainReader<'_, M> {
 
 /// Writes a chain's writable part, and counts the bytes.
 #[derive(Debug)]
-pub struct ChainWriter<'a, M>(Cursor<'a, M>);
+pub struct ChainWriter<'a, 'm, M: GuestMemory>(Cursor<'a, 'm, M>);
 
-impl<M: GuestMemory> ChainWriter<'_, M> {
+impl<M: GuestMemory> ChainWriter<'_, '_, M> {
     /// How many bytes are left.
     pub const fn left(&self) -> u64 {
         self.0.left
@@ -389,9 +421,9 @@ impl<M: GuestMemory> ChainWriter<'_, M> {
     /// # Errors
     /// [`ChainError::Short`] if too few bytes are left, and nothing was written; [`ChainError::Memory`].
     pub fn write(&mut self, data: &[u8]) -> Result<(), ChainError> {
-        self.0.advance(data.len() as u64, |memory, address, at| {
+        self.0.advance(data.len() as u64, |view, address, at| {
             let piece = &data[at.start as usize..at.end as usize];
-            if memory::write_slice(memory, address, piece) {
+            if view.write_slice(address, piece) {
                 return Ok(());
             }
             Err(ChainError::Memory {
@@ -406,7 +438,14 @@ impl<M: GuestMemory> ChainWriter<'_, M> {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn write_obj<T: ByteValued>(&mut self, value: &T) -> Result<(), ChainError> {
-        self.write(value.as_slice())
+        let len = size_of::<T>();
+        let Some(address) = self.0.next(len) else {
+            return self.write(value.as_slice());
+        };
+        let written = self.0.view.write(address, *value);
+        let address = address.0;
+        let error = ChainError::Memory { address, len };
+        written.then_some(()).ok_or(error)
     }
 
     /// Skips `len` bytes that something else has written or will write.

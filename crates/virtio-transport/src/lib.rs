@@ -11,7 +11,7 @@
 //! | [`worker`] | the device's side: commands, events, pause, save |
 //! | [`registers`] | the driver's side: status, features, queue parameters, configuration |
 //! | [`message`] | the messages between the two sides |
-//! | [`memory`] | short accesses to guest memory |
+//! | [`memory`] | a view of guest memory for short accesses |
 //! | `mmio`, `pci` (features) | the two transports |
 //! | `testing` (feature `test-utils`) | a driver for rings in guest memory, and a suite for devices |
 //!

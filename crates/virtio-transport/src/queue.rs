@@ -3,21 +3,21 @@
 
 //! A running queue, owned by its device.
 
-use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use virtio_queue::{Queue, QueueOwnedT, QueueState as RawState, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 use crate::broken::Broken;
 use crate::chain::Chain;
 use crate::layout::{EVENT_IDX, INDIRECT_DESC, MAX_QUEUE_SIZE};
-use crate::memory;
+use crate::memory::View;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
 const NO_INTERRUPT: u16 = 1;
+/// `VIRTQ_USED_F_NO_NOTIFY` (2.7.8).
+const NO_NOTIFY: u16 = 1;
 
 /// A queue's parameters and position: what a device gets at its start and returns at its stop.
 ///
@@ -112,7 +112,10 @@ pub struct NotDrained {
 /// a device may use [`Chain::head`] as a key for its requests in flight.
 #[derive(Debug)]
 pub struct Virtq {
-    queue: Queue,
+    /// Its parameters, and its current position.
+    state: QueueState,
+    /// `VIRTIO_F_EVENT_IDX` was negotiated.
+    has_events: bool,
     /// The available ring's index at the last read. Entries before it can be taken without reading it again.
     available: u16,
     /// The used ring's index at the last check of whether the driver wants an interrupt.
@@ -143,19 +146,9 @@ impl Virtq {
                 return Err(QueueError::Memory { address, len });
             }
         }
-        let raw = RawState {
-            max_size: state.size,
-            size: state.size,
-            next_avail: state.position.next_available,
-            next_used: state.position.next_used,
-            event_idx_enabled: features & EVENT_IDX != 0,
-            ready: true,
-            desc_table: state.descriptors,
-            avail_ring: state.available,
-            used_ring: state.used,
-        };
         Ok(Virtq {
-            queue: Queue::try_from(raw).map_err(|_| QueueError::Size(state.size))?,
+            state: *state,
+            has_events: features & EVENT_IDX != 0,
             available: state.position.next_available,
             checked: state.position.next_used,
             indirect: features & INDIRECT_DESC != 0,
@@ -166,8 +159,8 @@ impl Virtq {
     }
 
     /// The queue size in entries.
-    pub fn size(&self) -> u16 {
-        self.queue.size()
+    pub const fn size(&self) -> u16 {
+        self.state.size
     }
 
     /// The number of chains that the device has.
@@ -179,14 +172,18 @@ impl Virtq {
     ///
     /// # Errors
     /// [`Broken`] if the ring or the chain breaks a rule. Nothing was taken then.
-    pub fn pop<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, Broken> {
-        let next = self.queue.next_avail();
-        if next == self.available && !self.look(memory)? {
+    pub fn pop<M: GuestMemory>(
+        &mut self,
+        view: &View<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<bool, Broken> {
+        let next = self.state.position.next_available;
+        if next == self.available && !self.look(view)? {
             return Ok(false);
         }
-        let size = self.queue.size();
-        let address = self.queue.avail_ring() + 4 + 2 * u64::from(next % size);
-        let head = load(memory, address)?;
+        let size = self.state.size;
+        let address = self.state.available + 4 + 2 * u64::from(next % size);
+        let head = load(view, address, Ordering::Relaxed)?;
         if head >= size {
             return Err(Broken::Index { index: head, size });
         }
@@ -194,22 +191,19 @@ impl Virtq {
         if self.in_flight[word] & bit != 0 {
             return Err(Broken::InFlight { head });
         }
-        let table = (GuestAddress(self.queue.desc_table()), size);
-        chain.walk(memory, table, head, self.indirect)?;
+        let table = (GuestAddress(self.state.descriptors), size);
+        chain.walk(view, table, head, self.indirect)?;
         self.in_flight[word] |= bit;
         self.count += 1;
         self.taken_at[usize::from(head)] = next;
-        self.queue.set_next_avail(next.wrapping_add(1));
+        self.state.position.next_available = next.wrapping_add(1);
         Ok(true)
     }
 
     /// Reads the available ring's index. Returns whether there is a chain to take.
-    fn look<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
-        let (next, size) = (self.queue.next_avail(), self.queue.size());
-        let index = self.queue.avail_idx(memory, Ordering::Acquire);
-        let Wrapping(index) = index.map_err(|_| Broken::Memory {
-            address: self.queue.avail_ring(),
-        })?;
+    fn look<M: GuestMemory>(&mut self, view: &View<'_, M>) -> Result<bool, Broken> {
+        let (next, size) = (self.state.position.next_available, self.state.size);
+        let index = load(view, self.state.available + 2, Ordering::Acquire)?;
         if index.wrapping_sub(next) > size {
             return Err(Broken::AvailableIndex { index, next, size });
         }
@@ -220,10 +214,10 @@ impl Virtq {
     /// Undoes the last `pop`, so that the next one takes the same chain. Several are undone one after the other, the last
     /// one first. Returns `false` if `head` was not taken last, or is already returned.
     pub fn unpop(&mut self, head: u16) -> bool {
-        let before = self.queue.next_avail().wrapping_sub(1);
+        let before = self.state.position.next_available.wrapping_sub(1);
         let is_last = self.taken_at.get(usize::from(head)) == Some(&before);
         if is_last && self.release(head).is_ok() {
-            self.queue.go_to_previous_position();
+            self.state.position.next_available = before;
             return true;
         }
         false
@@ -235,11 +229,11 @@ impl Virtq {
     /// [`Broken::NotInFlight`] if the device doesn't have it; [`Broken::Memory`].
     pub fn push<M: GuestMemory>(
         &mut self,
-        memory: &M,
+        view: &View<'_, M>,
         head: u16,
         written: u32,
     ) -> Result<(), Broken> {
-        self.push_all(memory, &[(head, written)])
+        self.push_all(view, &[(head, written)])
     }
 
     /// Returns chains, given as heads and numbers of bytes as for [`push`](Self::push). The driver sees all of them at
@@ -249,30 +243,30 @@ impl Virtq {
     /// As for [`push`](Self::push). Then the driver sees none of them, and the queue can't be used any more.
     pub fn push_all<M: GuestMemory>(
         &mut self,
-        memory: &M,
+        view: &View<'_, M>,
         chains: &[(u16, u32)],
     ) -> Result<(), Broken> {
         if chains.is_empty() {
             return Ok(());
         }
-        let address = self.queue.used_ring();
+        let address = self.state.used;
         let broken = Broken::Memory { address };
         for &(head, _) in chains {
             self.release(head)?;
         }
+        let next = &mut self.state.position.next_used;
         for &(head, written) in chains {
-            let next = self.queue.next_used();
-            let at = address + 4 + 8 * u64::from(next % self.queue.size());
+            let at = address + 4 + 8 * u64::from(*next % self.state.size);
             let entry = [u32::from(head).to_le(), written.to_le()];
-            if !memory::write(memory, GuestAddress(at), entry) {
+            if !view.write(GuestAddress(at), entry) {
                 return Err(broken);
             }
-            self.queue.set_next_used(next.wrapping_add(1));
+            *next = next.wrapping_add(1);
         }
         // This makes all entries visible.
-        let next = self.queue.next_used().to_le();
-        let written = memory.store(next, GuestAddress(address + 2), Ordering::Release);
-        written.map_err(|_| broken)
+        let next = next.to_le();
+        let written = view.store(GuestAddress(address + 2), next, Ordering::Release);
+        written.then_some(()).ok_or(broken)
     }
 
     fn release(&mut self, head: u16) -> Result<(), Broken> {
@@ -290,44 +284,51 @@ impl Virtq {
     ///
     /// # Errors
     /// [`Broken::Memory`].
-    pub fn needs_interrupt<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
-        let used = self.queue.next_used();
+    pub fn needs_interrupt<M: GuestMemory>(&mut self, view: &View<'_, M>) -> Result<bool, Broken> {
+        let used = self.state.position.next_used;
         let checked = std::mem::replace(&mut self.checked, used);
         if used == checked {
             return Ok(false);
         }
         // The used index must be visible before what the driver wants is read (2.7.7.2, 2.7.10).
         fence(Ordering::SeqCst);
-        let available = self.queue.avail_ring();
-        if self.queue.event_idx_enabled() {
-            let size = u64::from(self.queue.size());
-            let event = load(memory, available + 4 + 2 * size)?;
+        let available = self.state.available;
+        if self.has_events {
+            let size = u64::from(self.state.size);
+            let event = load(view, available + 4 + 2 * size, Ordering::Relaxed)?;
             let passed = used.wrapping_sub(event).wrapping_sub(1);
             return Ok(passed < used.wrapping_sub(checked));
         }
-        Ok(load(memory, available)? & NO_INTERRUPT == 0)
+        Ok(load(view, available, Ordering::Relaxed)? & NO_INTERRUPT == 0)
     }
 
     /// Asks the driver to notify the next chain. Returns whether there is one already, for which it doesn't notify.
     ///
     /// # Errors
     /// [`Broken::Memory`].
-    pub fn enable_kicks<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
-        let address = self.queue.used_ring();
-        self.queue
-            .enable_notification(memory)
-            .map_err(|_| Broken::Memory { address })
+    pub fn enable_kicks<M: GuestMemory>(&mut self, view: &View<'_, M>) -> Result<bool, Broken> {
+        let (position, available) = (self.state.position, self.state.available);
+        if self.has_events {
+            let event = self.state.used + 4 + 8 * u64::from(self.state.size);
+            store(view, event, position.next_available)?;
+        } else {
+            store(view, self.state.used, 0)?;
+        }
+        // The driver must see this before the index is read, or it may not notify what it adds now (2.7.10).
+        fence(Ordering::SeqCst);
+        Ok(load(view, available + 2, Ordering::Relaxed)? != position.next_available)
     }
 
     /// Asks the driver not to notify. It may still do so.
     ///
     /// # Errors
     /// [`Broken::Memory`].
-    pub fn disable_kicks<M: GuestMemory>(&mut self, memory: &M) -> Result<(), Broken> {
-        let address = self.queue.used_ring();
-        self.queue
-            .disable_notification(memory)
-            .map_err(|_| Broken::Memory { address })
+    pub fn disable_kicks<M: GuestMemory>(&mut self, view: &View<'_, M>) -> Result<(), Broken> {
+        if self.has_events {
+            // It notifies the one that `enable_kicks` asked for, and no other.
+            return Ok(());
+        }
+        store(view, self.state.used, NO_NOTIFY)
     }
 
     /// Its parameters and position.
@@ -339,16 +340,7 @@ impl Virtq {
             let in_flight = self.count;
             return Err(NotDrained { in_flight });
         }
-        Ok(QueueState {
-            size: self.queue.size(),
-            descriptors: self.queue.desc_table(),
-            available: self.queue.avail_ring(),
-            used: self.queue.used_ring(),
-            position: Position {
-                next_available: self.queue.next_avail(),
-                next_used: self.queue.next_used(),
-            },
-        })
+        Ok(self.state)
     }
 }
 
@@ -358,9 +350,13 @@ const fn place(head: u16) -> (usize, u64) {
 }
 
 /// Reads two bytes that the driver may change meanwhile.
-fn load<M: GuestMemory>(memory: &M, address: u64) -> Result<u16, Broken> {
-    memory
-        .load(GuestAddress(address), Ordering::Relaxed)
-        .map(u16::from_le)
-        .map_err(|_| Broken::Memory { address })
+fn load<M: GuestMemory>(view: &View<'_, M>, address: u64, order: Ordering) -> Result<u16, Broken> {
+    let value = view.load(GuestAddress(address), order);
+    value.map(u16::from_le).ok_or(Broken::Memory { address })
+}
+
+/// Writes two bytes that the driver may read meanwhile.
+fn store<M: GuestMemory>(view: &View<'_, M>, address: u64, value: u16) -> Result<(), Broken> {
+    let stored = view.store(GuestAddress(address), value.to_le(), Ordering::Relaxed);
+    stored.then_some(()).ok_or(Broken::Memory { address })
 }

@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use virtio_transport::chain::Chain;
 use virtio_transport::layout::INDIRECT_DESC;
+use virtio_transport::memory::View;
 use virtio_transport::queue::Virtq;
 use virtio_transport::testing::{DriverRing, Echo, Flags, MmioPort, PciPort, memory, monkey};
 
@@ -106,7 +107,7 @@ proptest! {
         let features = if negotiated { INDIRECT_DESC } else { 0 };
         let mut queue = Virtq::new(&ring.state(), features, &*memory).expect("a queue");
         let mut chain = Chain::new();
-        let found = queue.pop(&*memory, &mut chain).ok().map(|taken| {
+        let found = queue.pop(&View::new(&*memory), &mut chain).ok().map(|taken| {
             assert!(taken);
             let parts = [chain.readable(), chain.writable()];
             parts.map(|part| part.iter().map(|s| (s.address.0, s.len)).collect::<Vec<_>>())

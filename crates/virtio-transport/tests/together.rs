@@ -7,6 +7,7 @@
 use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
 use virtio_transport::layout::EVENT_IDX;
+use virtio_transport::memory::View;
 use virtio_transport::queue::Virtq;
 use virtio_transport::testing::{Buffers, DriverRing, Memory, Used, memory};
 
@@ -35,13 +36,13 @@ fn the_driver_sees_all_of_them_in_order() {
             // Any of the three is enough for an interrupt.
             ring.set_used_event(3 * round + round % 3);
             for _ in 0..3 {
-                assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+                assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
             }
             let returned = [(heads[0], 0), (heads[1], 1), (heads[2], 0)];
-            assert_eq!(queue.push_all(&*memory, &[]), Ok(()));
-            assert_eq!(queue.needs_interrupt(&*memory), Ok(false));
-            assert_eq!(queue.push_all(&*memory, &returned), Ok(()));
-            assert_eq!(queue.needs_interrupt(&*memory), Ok(true));
+            assert_eq!(queue.push_all(&View::new(&*memory), &[]), Ok(()));
+            assert_eq!(queue.needs_interrupt(&View::new(&*memory)), Ok(false));
+            assert_eq!(queue.push_all(&View::new(&*memory), &returned), Ok(()));
+            assert_eq!(queue.needs_interrupt(&View::new(&*memory)), Ok(true));
             let used: Vec<_> = std::iter::from_fn(|| ring.take()).collect();
             let wanted = returned.map(|(head, len)| {
                 let head = head.into();
@@ -58,8 +59,11 @@ fn the_driver_sees_all_of_them_in_order() {
 fn the_driver_sees_none_of_them_if_one_is_not_the_devices() {
     let (memory, mut ring, mut queue) = queue(0);
     let head = ring.send(&one_byte());
-    assert_eq!(queue.pop(&*memory, &mut Chain::new()), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut Chain::new()), Ok(true));
     let broken = Err(Broken::NotInFlight { head });
-    assert_eq!(queue.push_all(&*memory, &[(head, 0), (head, 0)]), broken);
+    assert_eq!(
+        queue.push_all(&View::new(&*memory), &[(head, 0), (head, 0)]),
+        broken
+    );
     assert_eq!(ring.take(), None);
 }

@@ -26,6 +26,7 @@ use super::report::{Report, Reporter};
 use super::retry::{Retry, SOON};
 use super::running::{Means, Running};
 use crate::rate::{Limiter, Limits};
+use crate::sys::Guest;
 
 /// The most requests from a queue before others get a turn.
 const BURST: usize = 64;
@@ -57,7 +58,8 @@ pub struct Block<M: GuestAddressSpace> {
     /// The number of flushes that no driver requested.
     flushes: u16,
     limits: Limits,
-    limiter: Option<Limiter>,
+    /// In a box, because it is moved out while it is used.
+    limiter: Option<Box<Limiter>>,
     /// Queues that wait for the limiter or for space, one bit each.
     throttled: u64,
     /// Some of them wait for requests in flight to end.
@@ -107,7 +109,7 @@ impl<M: GuestAddressSpace> Block<M> {
     /// Sets the limiter.
     #[must_use]
     pub fn with_limiter(mut self, limiter: Limiter) -> Self {
-        self.limiter = Some(limiter);
+        self.limiter = Some(Box::new(limiter));
         self
     }
 
@@ -170,7 +172,7 @@ impl<M: GuestAddressSpace> Block<M> {
         io.watch(backend.source(), DONE, READABLE)?;
         io.watch(self.control.bell()?, BELL, READABLE)?;
         if self.limiter.is_none() {
-            self.limiter = Limiter::new(self.limits)?;
+            self.limiter = Limiter::new(self.limits)?.map(Box::new);
         }
         match &self.limiter {
             Some(limiter) => io.watch(limiter.source(), TIMER, READABLE),
@@ -197,13 +199,22 @@ impl<M: GuestAddressSpace> Block<M>
 where
     M::T: Send + Sync + 'static,
 {
+    /// Guest memory, if it runs.
+    fn memory(&mut self) -> Option<Arc<M::T>> {
+        self.running.as_mut().map(Running::memory)
+    }
+
     /// The device's parts for handling a request.
-    fn split(&mut self) -> Option<(&mut Running<M>, Means<'_>, &mut Vec<Done>)> {
+    fn split<'a, 'm>(
+        &'a mut self,
+        guest: &'a Guest<'m, M::T>,
+    ) -> Option<(&'a mut Running<M>, Means<'a, 'm, M>, &'a mut Vec<Done>)> {
         let (Some(running), Source::Backend(backend)) = (&mut self.running, &mut self.source)
         else {
             return None;
         };
         let means = Means {
+            guest,
             disk: &self.disk,
             backend: &mut **backend,
             writeback: self.writeback,
@@ -215,10 +226,10 @@ where
     }
 
     /// Takes requests from a queue, up to a limit.
-    fn take(&mut self, io: &mut Io<'_>, queue: u16) -> Result<(), Broken> {
+    fn take(&mut self, io: &mut Io<'_>, guest: &Guest<'_, M::T>, queue: u16) -> Result<(), Broken> {
         let mut limiter = self.limiter.take();
         let mut has_taken = false;
-        let took = self.take_within(io, queue, limiter.as_mut(), &mut has_taken);
+        let took = self.take_within(io, guest, queue, limiter.as_deref_mut(), &mut has_taken);
         self.limiter = limiter;
         if has_taken {
             self.first = (u32::from(queue) + 1) % 64;
@@ -229,16 +240,16 @@ where
     fn take_within(
         &mut self,
         io: &mut Io<'_>,
+        guest: &Guest<'_, M::T>,
         queue: u16,
         mut limiter: Option<&mut Limiter>,
         has_taken: &mut bool,
     ) -> Result<(), Broken> {
         let bit = 1 << (queue % 64);
         self.throttled &= !bit;
-        let Some((running, mut means, _)) = self.split() else {
+        let Some((running, mut means, _)) = self.split(guest) else {
             return Ok(());
         };
-        let memory = running.memory();
         for _ in 0..BURST {
             let is_full = running.is_full();
             if is_full || limiter.as_mut().is_some_and(|limiter| !limiter.allows()) {
@@ -246,12 +257,12 @@ where
                 self.crowded |= is_full;
                 return Ok(());
             }
-            match running.take(&mut means, &memory, queue)? {
+            match running.take(&mut means, queue)? {
                 Some(bytes) => {
                     *has_taken = true;
                     limiter.iter_mut().for_each(|limiter| limiter.count(bytes));
                 }
-                None if running.enable_kicks(queue)? => {}
+                None if running.enable_kicks(guest.view(), queue)? => {}
                 None => return Ok(()),
             }
         }
@@ -263,7 +274,7 @@ where
 
     /// Handles the end of a wait: takes requests from the queues that had to wait. The first is the one after the queue
     /// that had something last, since there may be enough for one only.
-    fn go_on(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
+    fn go_on(&mut self, io: &mut Io<'_>, guest: &Guest<'_, M::T>) -> Result<(), Broken> {
         if self.draining {
             return Ok(());
         }
@@ -273,7 +284,7 @@ where
         while waiting != 0 {
             let queue = (start + waiting.trailing_zeros()) % 64;
             waiting &= waiting - 1;
-            result = result.and(self.take(io, queue as u16));
+            result = result.and(self.take(io, guest, queue as u16));
         }
         result
     }
@@ -285,15 +296,15 @@ where
     }
 
     /// Starts operations and completes requests. Returns whether all operations were started.
-    fn settle(&mut self) -> (bool, Result<(), Broken>) {
-        let Some((running, mut means, done)) = self.split() else {
+    fn settle(&mut self, guest: &Guest<'_, M::T>) -> (bool, Result<(), Broken>) {
+        let Some((running, mut means, done)) = self.split(guest) else {
             return (true, Ok(()));
         };
         loop {
             let began = means.backend.submit();
             means.backend.reap(done);
             if done.is_empty() {
-                return (began, running.give_back());
+                return (began, running.give_back(guest.view()));
             }
             for done in done.drain(..) {
                 running.complete(&mut means, done);
@@ -360,20 +371,24 @@ where
     }
 
     fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
+        let Some(memory) = self.memory() else {
+            return Ok(());
+        };
+        let guest = &Guest::new(&memory);
         let took = match event {
             Event::Queue(queue) => {
                 self.draining = false;
                 if self.throttled != 0 && (self.limiter.is_some() || self.crowded) {
                     // It does not overtake those that wait.
                     self.throttled |= 1 << (queue % 64);
-                    self.go_on(io)
+                    self.go_on(io, guest)
                 } else {
-                    self.take(io, queue)
+                    self.take(io, guest, queue)
                 }
             }
             Event::Source(TIMER) => {
-                self.limiter.iter_mut().for_each(Limiter::rest);
-                self.go_on(io)
+                self.limiter.iter_mut().for_each(|limiter| limiter.rest());
+                self.go_on(io, guest)
             }
             Event::Source(RETRY) => {
                 self.retry.rest();
@@ -388,13 +403,13 @@ where
             }
             Event::Source(_) => Ok(()),
         };
-        let (mut began, mut result) = self.settle();
+        let (mut began, mut result) = self.settle(guest);
         result = took.and(result);
         if result.is_ok() && self.has_space() {
             self.crowded = false;
-            result = self.go_on(io);
+            result = self.go_on(io, guest);
             self.crowded |= io.wants_again();
-            let (all, settled) = self.settle();
+            let (all, settled) = self.settle(guest);
             (began, result) = (all, result.and(settled));
         }
         if self.has_space() {
@@ -413,7 +428,10 @@ where
     ) -> Result<Vec<Option<QueueState>>, NotDrained> {
         loop {
             // It stops, whether or not it is broken.
-            let (began, _) = self.settle();
+            let Some(memory) = self.memory() else {
+                return Ok(Vec::new());
+            };
+            let (began, _) = self.settle(&Guest::new(&memory));
             let in_flight = self.running.as_ref().map_or(0, Running::in_flight);
             if in_flight == 0 {
                 break;

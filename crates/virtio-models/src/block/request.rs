@@ -4,6 +4,7 @@
 //! Requests of the driver (virtio 1.4, section 5.2.6).
 
 use virtio_transport::chain::{Chain, ChainReader};
+use virtio_transport::memory::View;
 use vm_memory::{GuestAddress, GuestMemory};
 
 use super::config::{DISCARD, FLUSH, MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, WRITE_ZEROES};
@@ -89,14 +90,15 @@ impl Request {
     /// Parses a request of a driver that accepted `features`.
     pub(super) fn parse<M: GuestMemory>(
         chain: &Chain,
-        memory: &M,
+        view: &View<'_, M>,
         disk: &Disk,
         features: u64,
     ) -> Result<Self, Status> {
-        let mut reader = chain.reader(memory);
-        let mut field = [0; HEADER as usize];
-        reader.read(&mut field).map_err(|_| Status::IoErr)?;
-        let (kind, sector) = (number(&field[..4]), long(&field[8..]));
+        let mut reader = chain.reader(view);
+        let header: [u64; 2] = reader.read_obj().map_err(|_| Status::IoErr)?;
+        // The kind, four bytes without a meaning, and the sector.
+        let [kind, sector] = header.map(u64::from_le);
+        let kind = kind as u32;
         // The status follows the data.
         let writable = chain.writable_len().checked_sub(1);
         let writable = writable.ok_or(Status::IoErr)?;
@@ -135,17 +137,6 @@ impl Request {
     }
 }
 
-fn number(bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |n, byte| n << 8 | u32::from(*byte))
-}
-
-fn long(bytes: &[u8]) -> u64 {
-    u64::from(number(&bytes[..4])) | u64::from(number(&bytes[4..])) << 32
-}
-
 const fn changeable(disk: &Disk) -> Result<(), Status> {
     if disk.readonly {
         return Err(Status::IoErr);
@@ -166,16 +157,17 @@ fn extent(disk: &Disk, sector: u64, len: u64) -> Result<(u64, u64), Status> {
 
 /// The only range of a request, and its flags.
 fn range<M: GuestMemory>(
-    mut reader: ChainReader<'_, M>,
+    mut reader: ChainReader<'_, '_, M>,
     disk: &Disk,
     max: u32,
 ) -> Result<(u64, u64, u32), Status> {
-    let mut field = [0; RANGE as usize];
-    if reader.left() != RANGE || reader.read(&mut field).is_err() {
+    if reader.left() != RANGE {
         return Err(Status::IoErr);
     }
-    let (sector, count) = (long(&field[..8]), number(&field[8..12]));
-    let flags = number(&field[12..]);
+    let range: [u64; 2] = reader.read_obj().map_err(|_| Status::IoErr)?;
+    // The sector, their number, and the flags.
+    let [sector, rest] = range.map(u64::from_le);
+    let (count, flags) = (rest as u32, (rest >> 32) as u32);
     // Flags come first, so that a driver learns that it used an unsupported one.
     if flags & !UNMAP != 0 {
         return Err(Status::Unsupported);

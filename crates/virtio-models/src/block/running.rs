@@ -8,7 +8,7 @@ use std::sync::Arc;
 use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
 use virtio_transport::device::Active;
-use virtio_transport::memory;
+use virtio_transport::memory::View;
 use vm_memory::{GuestAddressSpace, Permissions};
 
 use super::backend::{Backend, Operation};
@@ -18,7 +18,7 @@ use super::disk::Disk;
 use super::report::Reporter;
 use super::request::{self, Request, Status};
 use super::transfer::{Bounces, Slot};
-use crate::sys::Buffers;
+use crate::sys::{Buffers, Guest, current};
 
 /// The most pieces of memory in flight, unless a single request has more. A piece takes up to 48 bytes of the VMM's
 /// memory, and a driver could have millions of them.
@@ -27,7 +27,8 @@ const PIECES: usize = 64 << 10;
 const IDLE: usize = 64;
 
 /// What is needed to perform requests.
-pub(super) struct Means<'a> {
+pub(super) struct Means<'a, 'm, M: GuestAddressSpace> {
+    pub(super) guest: &'a Guest<'m, M::T>,
     pub(super) disk: &'a Disk,
     pub(super) backend: &'a mut dyn Backend,
     pub(super) writeback: bool,
@@ -40,8 +41,8 @@ pub(super) struct Means<'a> {
 /// A started device.
 pub(super) struct Running<M: GuestAddressSpace> {
     pub(super) active: Active<M>,
-    /// Guest memory as it was when the last request was taken. Requests in flight share it.
-    memory: Arc<M::T>,
+    /// Guest memory as it was at the last event. Requests in flight share it.
+    memory: Option<Arc<M::T>>,
     /// By queue, then by head.
     slots: Vec<Vec<Option<Box<Slot>>>>,
     /// Slots for later requests: their memory is reused. They move from here to `slots` and back.
@@ -87,7 +88,7 @@ where
             slots: slots.collect(),
             idle: Vec::new(),
             pieces: 0,
-            memory: Arc::new(active.memory.memory()),
+            memory: None,
             active,
             spare: Chain::new(),
             barrier: Barrier::default(),
@@ -97,14 +98,9 @@ where
         }
     }
 
-    /// Guest memory, for requests that are taken now.
+    /// Guest memory as it is now.
     pub(super) fn memory(&mut self) -> Arc<M::T> {
-        let memory = self.active.memory.memory();
-        // It rarely changes, and then its address does: the old one still exists.
-        if !std::ptr::eq(&raw const *memory, &raw const **self.memory) {
-            self.memory = Arc::new(memory);
-        }
-        Arc::clone(&self.memory)
+        current(&self.active.memory, &mut self.memory)
     }
 
     pub(super) const fn in_flight(&self) -> u32 {
@@ -119,21 +115,20 @@ where
     /// Takes a request from a queue and starts it. Returns its number of bytes, or `None` if there is no request.
     pub(super) fn take(
         &mut self,
-        means: &mut Means<'_>,
-        memory: &Arc<M::T>,
+        means: &mut Means<'_, '_, M>,
         queue: u16,
     ) -> Result<Option<u64>, Broken> {
         let virtq = self.active.queues.get_mut(usize::from(queue));
         let Some(virtq) = virtq.and_then(Option::as_mut) else {
             return Ok(None);
         };
-        if !virtq.pop(&***memory, &mut self.spare)? {
+        if !virtq.pop(means.guest.view(), &mut self.spare)? {
             return Ok(None);
         }
         self.in_flight += 1;
         let token = token(queue, self.spare.head());
         let features = self.active.features;
-        let parsed = Request::parse(&self.spare, &***memory, means.disk, features);
+        let parsed = Request::parse(&self.spare, means.guest.view(), means.disk, features);
         let Some(slot) = self.renew(token) else {
             return Ok(None);
         };
@@ -142,7 +137,7 @@ where
         let pieces = slot.count();
         self.pieces += pieces;
         match parsed {
-            Ok(_) => Ok(Some(self.begin(means, memory, token))),
+            Ok(_) => Ok(Some(self.begin(means, token))),
             Err(status) => {
                 self.finish(means, token, status);
                 Ok(Some(0))
@@ -151,29 +146,35 @@ where
     }
 
     /// Enables notifications of a queue. Returns whether there is already a request.
-    pub(super) fn enable_kicks(&mut self, queue: u16) -> Result<bool, Broken> {
-        let memory = self.active.memory.memory();
+    pub(super) fn enable_kicks(
+        &mut self,
+        view: &View<'_, M::M>,
+        queue: u16,
+    ) -> Result<bool, Broken> {
         match self.active.queues.get_mut(usize::from(queue)) {
-            Some(Some(virtq)) => virtq.enable_kicks(&*memory),
+            Some(Some(virtq)) => virtq.enable_kicks(view),
             _ => Ok(false),
         }
     }
 
     /// The slot for the chain that was taken last.
     fn renew(&mut self, token: u32) -> Option<&mut Slot> {
-        let slots = self.slots.get_mut(usize::from(queue(token)))?;
-        let place = slots.get_mut(usize::from(head(token)))?;
-        let slot = place.insert(self.idle.pop().unwrap_or_default());
+        let mut slot = self.idle.pop().unwrap_or_default();
         slot.renew(&mut self.spare);
-        Some(slot)
+        Some(self.place(token)?.insert(slot))
+    }
+
+    /// The place of a request's slot.
+    fn place(&mut self, token: u32) -> Option<&mut Option<Box<Slot>>> {
+        let slots = self.slots.get_mut(usize::from(queue(token)))?;
+        slots.get_mut(usize::from(head(token)))
     }
 
     pub(super) fn slot(&mut self, token: u32) -> Option<&mut Slot> {
-        let slots = self.slots.get_mut(usize::from(queue(token)))?;
-        slots.get_mut(usize::from(head(token)))?.as_deref_mut()
+        self.place(token)?.as_deref_mut()
     }
 
-    fn begin(&mut self, means: &mut Means<'_>, memory: &Arc<M::T>, token: u32) -> u64 {
+    fn begin(&mut self, means: &mut Means<'_, '_, M>, token: u32) -> u64 {
         let Some(slot) = self.slot(token) else {
             return 0;
         };
@@ -187,7 +188,7 @@ where
             Permissions::Write
         };
         let data = request::data(&slot.chain, request);
-        if slot.buffers.gather(memory, data, access).is_err() {
+        if slot.buffers.gather(means.guest, data, access).is_err() {
             slot.request = Request::Nothing;
             self.finish(means, token, Status::IoErr);
             return 0;
@@ -203,7 +204,7 @@ where
         len
     }
 
-    fn begin_other(&mut self, means: &mut Means<'_>, token: u32) -> u64 {
+    fn begin_other(&mut self, means: &mut Means<'_, '_, M>, token: u32) -> u64 {
         let Some(slot) = self.slot(token) else {
             return 0;
         };
@@ -238,12 +239,14 @@ where
         }
     }
 
-    fn identify(&mut self, means: &mut Means<'_>, token: u32) {
-        let memory = self.active.memory.memory();
+    fn identify(&mut self, means: &mut Means<'_, '_, M>, token: u32) {
         let Some(slot) = self.slot(token) else {
             return;
         };
-        let written = slot.chain.writer(&*memory).write(&means.disk.serial);
+        let written = slot
+            .chain
+            .writer(means.guest.view())
+            .write(&means.disk.serial);
         let status = match written {
             Ok(()) => {
                 slot.moved = means.disk.serial.len() as u64;
@@ -255,56 +258,36 @@ where
     }
 
     /// Completes a request. [`give_back`](Self::give_back) returns it.
-    pub(super) fn finish(&mut self, means: &mut Means<'_>, token: u32, status: Status) {
-        let memory = self.active.memory.memory();
-        let Some(slot) = self.slot(token) else {
+    pub(super) fn finish(&mut self, means: &mut Means<'_, '_, M>, token: u32, status: Status) {
+        let Some(mut slot) = self.place(token).and_then(Option::take) else {
             return;
         };
+        self.in_flight -= 1;
+        self.pieces -= slot.pieces;
         let took = means.now.saturating_sub(slot.begun);
         means.counters.count(slot.request, status, took);
-        let address = request::status_address(&slot.chain);
-        let told = address.is_some_and(|at| memory::write(&*memory, at, status as u8));
-        let moved = match slot.request {
-            Request::Read { .. } | Request::Id => slot.moved,
-            _ => 0,
-        };
-        // The bytes written from the first one on (2.7.8.2). The status is one of them if it follows the others.
-        let follows = told && moved + 1 == slot.chain.writable_len();
-        let written = u32::try_from(moved + u64::from(follows)).unwrap_or(u32::MAX);
-        // Release the guest memory.
-        slot.buffers.clear();
-        if let Some(epoch) = slot.epoch.take() {
-            self.barrier.leave(epoch);
-            self.let_flushes_go(means);
+        let written = slot.end(means.guest.view(), status);
+        let epoch = slot.epoch.take();
+        if self.idle.len() < IDLE {
+            self.idle.push(slot);
         }
-        self.release(token);
         if let Some(done) = self.done.get_mut(usize::from(queue(token))) {
             done.push((head(token), written));
         }
-    }
-
-    /// Forgets a request that was completed.
-    fn release(&mut self, token: u32) {
-        let slots = self.slots.get_mut(usize::from(queue(token)));
-        let place = slots.and_then(|slots| slots.get_mut(usize::from(head(token))));
-        if let Some(slot) = place.and_then(Option::take) {
-            self.in_flight -= 1;
-            self.pieces -= slot.pieces;
-            if self.idle.len() < IDLE {
-                self.idle.push(slot);
-            }
+        if let Some(epoch) = epoch {
+            self.barrier.leave(epoch);
+            self.let_flushes_go(means);
         }
     }
 
-    fn let_flushes_go(&mut self, means: &mut Means<'_>) {
+    fn let_flushes_go(&mut self, means: &mut Means<'_, '_, M>) {
         while let Some(token) = self.barrier.ready() {
             means.backend.push(token, Operation::Flush);
         }
     }
 
     /// Returns the chains of completed requests, and notifies the driver if it wants that.
-    pub(super) fn give_back(&mut self) -> Result<(), Broken> {
-        let memory = self.active.memory.memory();
+    pub(super) fn give_back(&mut self, view: &View<'_, M::M>) -> Result<(), Broken> {
         let mut result = Ok(());
         let queues = self.active.queues.iter_mut().zip(&mut self.done);
         for (queue, (virtq, done)) in (0..).zip(queues) {
@@ -314,9 +297,9 @@ where
             if done.is_empty() {
                 continue;
             }
-            let returned = virtq.push_all(&*memory, done);
+            let returned = virtq.push_all(view, done);
             done.clear();
-            match returned.and_then(|()| virtq.needs_interrupt(&*memory)) {
+            match returned.and_then(|()| virtq.needs_interrupt(view)) {
                 Ok(true) => self.active.interrupt.queue(queue),
                 Ok(false) => {}
                 Err(broken) => result = Err(broken),

@@ -8,11 +8,12 @@ use std::io;
 use std::mem;
 
 use virtio_transport::chain::Chain;
-use vm_memory::GuestAddressSpace;
+use virtio_transport::memory::View;
+use vm_memory::{GuestAddressSpace, GuestMemory};
 
 use super::backend::{Done, Operation};
 use super::disk::{Disk, SECTOR};
-use super::request::{Request, Status};
+use super::request::{self, Request, Status};
 use super::running::{Means, Running};
 use crate::sys::Buffers;
 
@@ -157,6 +158,37 @@ impl Slot {
         Ok(())
     }
 
+    /// Whether this is the end of a read or write that was passed on as a whole, and all of it is done. Then only its
+    /// end is left to do.
+    fn takes_all(&mut self, done: &mut Done) -> bool {
+        let (Part::All, Ok(n), Some(buffers)) = (self.part, &done.result, &mut done.buffers) else {
+            return false;
+        };
+        if *n != buffers.left() {
+            return false;
+        }
+        self.moved += *n as u64;
+        (self.part, self.repeats) = (Part::Flush, 0);
+        // Its memory is used again.
+        mem::swap(&mut self.buffers, buffers);
+        self.buffers.clear();
+        true
+    }
+
+    /// Writes the status of a completed request, and releases its guest memory. Returns the number of bytes that were
+    /// written from the first one on (2.7.8.2). The status is one of them if it follows the others.
+    pub(super) fn end<M: GuestMemory>(&mut self, view: &View<'_, M>, status: Status) -> u32 {
+        let address = request::status_address(&self.chain);
+        let told = address.is_some_and(|at| view.write(at, status as u8));
+        let moved = match self.request {
+            Request::Read { .. } | Request::Id => self.moved,
+            _ => 0,
+        };
+        let follows = told && moved + 1 == self.chain.writable_len();
+        self.buffers.clear();
+        u32::try_from(moved + u64::from(follows)).unwrap_or(u32::MAX)
+    }
+
     /// Whether another part follows.
     const fn has_more(&self) -> bool {
         match self.request {
@@ -179,7 +211,7 @@ where
     M::T: Send + Sync + 'static,
 {
     /// Passes the next part of a request to the back end.
-    pub(super) fn step(&mut self, means: &mut Means<'_>, token: u32) {
+    pub(super) fn step(&mut self, means: &mut Means<'_, '_, M>, token: u32) {
         let Some(slot) = self.slot(token) else {
             return;
         };
@@ -205,7 +237,7 @@ where
     }
 
     /// Starts reads and writes with copies, as many as there is space for.
-    fn let_bounces_go(&mut self, means: &mut Means<'_>) {
+    fn let_bounces_go(&mut self, means: &mut Means<'_, '_, M>) {
         while self.bounces.bytes + BOUNCE <= BOUNCES
             && let Some(token) = self.bounces.waiting.pop_front()
         {
@@ -226,11 +258,14 @@ where
     }
 
     /// Handles a completed operation: continues or completes the request.
-    pub(super) fn complete(&mut self, means: &mut Means<'_>, done: Done) {
+    pub(super) fn complete(&mut self, means: &mut Means<'_, '_, M>, mut done: Done) {
         let token = done.token;
         let Some(slot) = self.slot(token) else {
             return;
         };
+        if slot.takes_all(&mut done) {
+            return self.stabilize(means, token);
+        }
         let part = mem::take(&mut slot.part);
         if slot.repeats(&done.result) {
             if let (Part::All, Some(buffers)) = (part, done.buffers) {
@@ -255,7 +290,7 @@ where
     }
 
     /// Passes a part to the back end once more.
-    fn repeat(&mut self, means: &mut Means<'_>, token: u32, part: Part) {
+    fn repeat(&mut self, means: &mut Means<'_, '_, M>, token: u32, part: Part) {
         match part {
             Part::Flush => means.backend.push(token, Operation::Flush),
             _ => self.step(means, token),
@@ -265,7 +300,7 @@ where
     /// Starts what follows a completed part.
     fn continue_with(
         &mut self,
-        means: &mut Means<'_>,
+        means: &mut Means<'_, '_, M>,
         token: u32,
         part: Part,
         result: io::Result<()>,
@@ -283,7 +318,15 @@ where
         }
         if slot.has_more() {
             self.step(means, token);
-        } else if slot.request.changes() && !means.writeback {
+        } else {
+            self.stabilize(means, token);
+        }
+    }
+
+    /// Completes a request whose data is transferred, after a flush if the driver expects that of each write.
+    fn stabilize(&mut self, means: &mut Means<'_, '_, M>, token: u32) {
+        let changes = |slot: &mut Slot| slot.request.changes();
+        if !means.writeback && self.slot(token).is_some_and(changes) {
             means.backend.push(token, Operation::Flush);
         } else {
             self.finish(means, token, Status::Ok);
@@ -292,7 +335,7 @@ where
 
     /// Goes on after the host refused to discard or zero a range: it may not support that at all, or not for blocks as
     /// small as these.
-    fn do_without(&mut self, means: &mut Means<'_>, token: u32, error: io::Error) {
+    fn do_without(&mut self, means: &mut Means<'_, '_, M>, token: u32, error: io::Error) {
         let Some(slot) = self.slot(token) else {
             return;
         };

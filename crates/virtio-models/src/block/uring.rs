@@ -55,11 +55,12 @@ impl Backend for Uring {
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
-        let reaped = std::iter::from_fn(|| self.ring.reap());
-        done.extend(reaped.map(|(token, result, buffers)| Done {
-            token,
-            result,
-            buffers,
-        }));
+        self.ring.reap(|token, result, buffers| {
+            done.push(Done {
+                token,
+                result,
+                buffers,
+            });
+        });
     }
 }

@@ -4,6 +4,7 @@
 //! Commands of the control queue (virtio 1.4, 5.1.9.5).
 
 use virtio_transport::chain::Chain;
+use virtio_transport::memory::View;
 use vm_memory::GuestMemory;
 
 /// The class and the command that set the number of pairs of queues in use (5.1.9.5.6).
@@ -20,8 +21,8 @@ pub(super) enum Command {
 }
 
 /// Reads a command. Returns `None` if it is none that the device knows.
-pub(super) fn read<G: GuestMemory>(memory: &G, chain: &Chain) -> Option<Command> {
-    let mut reader = chain.reader(memory);
+pub(super) fn read<G: GuestMemory>(view: &View<'_, G>, chain: &Chain) -> Option<Command> {
+    let mut reader = chain.reader(view);
     let mut command = [0; 4];
     reader.read(&mut command).ok()?;
     let [class, command, low, high] = command;

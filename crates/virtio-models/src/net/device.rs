@@ -13,6 +13,7 @@ use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
 use virtio_transport::device::{Active, Device, Event, Io, RestoreError, StartError};
 use virtio_transport::layout::Layout;
+use virtio_transport::memory::View;
 use virtio_transport::queue::{NotDrained, QueueState, Virtq};
 use vm_memory::GuestAddressSpace;
 
@@ -26,6 +27,7 @@ use super::report::{Counters, Report};
 use super::status::{State, Status};
 use super::turn::{BURST, Means, Turn};
 use crate::rate::Limiter;
+use crate::sys::{Guest, current};
 
 /// The tokens of the device's sources. Those of links follow, and then those of their alarms.
 const RX_TIMER: u32 = 0;
@@ -47,6 +49,8 @@ pub struct Net<M: GuestAddressSpace> {
     first_tx: usize,
     status: Status,
     active: Option<Active<M>>,
+    /// Guest memory as it was at the last event. Buffers that are held share it.
+    memory: Option<Arc<M::T>>,
     control: Chain,
     /// There may be commands in the control queue.
     control_due: bool,
@@ -88,6 +92,7 @@ impl<M: GuestAddressSpace> Net<M> {
             first_tx: 0,
             status: Status::new(report),
             active: None,
+            memory: None,
             control: Chain::new(),
             control_due: false,
             rx_limiter: None,
@@ -180,10 +185,11 @@ impl<M: GuestAddressSpace> Net<M> {
             return Ok(());
         };
         let memory = active.memory.memory();
+        let view = View::new(&*memory);
         let mut chain = std::mem::take(&mut self.control);
         let mut result = Ok(true);
         for _ in 0..BURST {
-            result = self.command_from(io, number, &*memory, &mut chain);
+            result = self.command_from(io, number, &view, &mut chain);
             if result != Ok(true) {
                 break;
             }
@@ -192,7 +198,7 @@ impl<M: GuestAddressSpace> Net<M> {
         self.control_due = result?;
         if let Some(active) = &mut self.active
             && let Some(queue) = &mut active.queues[usize::from(number)]
-            && queue.needs_interrupt(&*memory)?
+            && queue.needs_interrupt(&view)?
         {
             active.interrupt.queue(number);
         }
@@ -204,24 +210,24 @@ impl<M: GuestAddressSpace> Net<M> {
         &mut self,
         io: &mut Io<'_>,
         number: u16,
-        memory: &M::M,
+        view: &View<'_, M::M>,
         chain: &mut Chain,
     ) -> Result<bool, Broken> {
         let Some(queue) = self.queue(number) else {
             return Ok(false);
         };
-        if !queue.pop(memory, chain)? {
-            return queue.enable_kicks(memory);
+        if !queue.pop(view, chain)? {
+            return queue.enable_kicks(view);
         }
-        let answer = match control::read(memory, chain) {
+        let answer = match control::read(view, chain) {
             Some(Command::Pairs(count)) => self.use_pairs(io, count),
             None => ERR,
         };
-        let mut writer = chain.writer(memory);
+        let mut writer = chain.writer(view);
         let _ = writer.write(&[answer]);
         let (head, written) = (chain.head(), writer.written());
         if let Some(queue) = self.queue(number) {
-            queue.push(memory, head, written)?;
+            queue.push(view, head, written)?;
         }
         Ok(true)
     }
@@ -328,13 +334,14 @@ where
         if let Some(active) = &self.active
             && self.pairs[..count].iter().any(Pair::is_due)
         {
-            let memory = Arc::new(active.memory.memory());
+            let memory = current(&active.memory, &mut self.memory);
+            let guest = Guest::new(&memory);
             let (first_rx, first_tx) = (self.first_rx, self.first_tx);
             for index in 0..count {
-                self.receive(io, (first_rx + index) % count, &memory)?;
+                self.receive(io, (first_rx + index) % count, &guest)?;
             }
             for index in 0..count {
-                self.send(io, (first_tx + index) % count, &memory)?;
+                self.send(io, (first_tx + index) % count, &guest)?;
             }
         }
         let state = self.status.state();
@@ -353,7 +360,12 @@ where
         Ok(())
     }
 
-    fn receive(&mut self, io: &mut Io<'_>, index: usize, memory: &Arc<M::T>) -> Result<(), Broken> {
+    fn receive(
+        &mut self,
+        io: &mut Io<'_>,
+        index: usize,
+        guest: &Guest<'_, M::T>,
+    ) -> Result<(), Broken> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
@@ -365,7 +377,7 @@ where
         };
         let is_up = self.status.is_up();
         let before = self.counters.received();
-        let turn = self.pairs[index].receive(active, index, memory, is_up, &mut means)?;
+        let turn = self.pairs[index].receive(active, index, guest, is_up, &mut means)?;
         if self.rx_limiter.is_some() && self.counters.received() != before {
             self.first_rx = index + 1;
         }
@@ -375,7 +387,12 @@ where
         Ok(())
     }
 
-    fn send(&mut self, io: &mut Io<'_>, index: usize, memory: &Arc<M::T>) -> Result<(), Broken> {
+    fn send(
+        &mut self,
+        io: &mut Io<'_>,
+        index: usize,
+        guest: &Guest<'_, M::T>,
+    ) -> Result<(), Broken> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
@@ -387,7 +404,7 @@ where
         };
         let is_up = self.status.is_up();
         let before = self.counters.sent();
-        let turn = self.pairs[index].send(active, index, memory, is_up, &mut means)?;
+        let turn = self.pairs[index].send(active, index, guest, is_up, &mut means)?;
         if self.tx_limiter.is_some() && self.counters.sent() != before {
             self.first_tx = index + 1;
         }
@@ -447,7 +464,7 @@ where
         let Some(mut active) = self.active.take() else {
             return Ok(Vec::new());
         };
-        self.control_due = false;
+        (self.memory, self.control_due) = (None, false);
         for (index, pair) in self.pairs.iter_mut().enumerate() {
             pair.stop(io, index, Some(&mut active.queues));
         }

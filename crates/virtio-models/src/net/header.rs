@@ -19,6 +19,24 @@ const BELOW_MTU: usize = 14 + 4;
 
 pub(super) type Header = [u8; HEADER];
 
+/// A header as it is in guest memory. Guest memory is accessed in units of a value's parts.
+pub(super) type Words = [u32; HEADER / 4];
+
+pub(super) fn bytes(words: Words) -> Header {
+    let [a, b, c] = words.map(u32::to_ne_bytes);
+    let mut header = [0; HEADER];
+    let parts = header.chunks_exact_mut(4).zip([a, b, c]);
+    parts.for_each(|(part, word)| part.copy_from_slice(&word));
+    header
+}
+
+pub(super) fn words(header: Header) -> Words {
+    let mut words = [[0; 4]; HEADER / 4];
+    let parts = words.iter_mut().zip(header.chunks_exact(4));
+    parts.for_each(|(word, part)| word.copy_from_slice(part));
+    words.map(u32::from_ne_bytes)
+}
+
 /// Whether the frame may have this GSO type, with the features for TCP over IPv4 and over IPv6.
 const fn allows(header: &Header, features: u64, tso4: u64, tso6: u64) -> bool {
     let [flags, kind, _, _, size_low, size_high, ..] = *header;

@@ -4,7 +4,6 @@
 //! A pair of queues with its link.
 
 use std::io;
-use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_transport::Broken;
@@ -17,6 +16,7 @@ use super::rx::Receiver;
 use super::status::State;
 use super::turn::{Means, Turn};
 use super::tx::Sender;
+use crate::sys::Guest;
 
 pub(super) const READABLE: Interest = Interest {
     readable: true,
@@ -87,7 +87,7 @@ impl<M: GuestAddressSpace> Pair<M> {
         &mut self,
         active: &mut Active<M>,
         index: usize,
-        memory: &Arc<M::T>,
+        guest: &Guest<'_, M::T>,
         is_up: bool,
         means: &mut Means<'_>,
     ) -> Result<Turn, Broken> {
@@ -99,9 +99,9 @@ impl<M: GuestAddressSpace> Pair<M> {
         if !is_due || !is_up {
             return Ok(Turn::Rest);
         }
-        let turn = self.rx.serve(&mut *self.link, queue, memory, means)?;
+        let turn = self.rx.serve(&mut *self.link, queue, guest, means)?;
         self.rx.due = matches!(turn, Turn::More);
-        if queue.needs_interrupt(&***memory)? {
+        if queue.needs_interrupt(guest.view())? {
             active.interrupt.queue(number as u16);
         }
         Ok(turn)
@@ -112,7 +112,7 @@ impl<M: GuestAddressSpace> Pair<M> {
         &mut self,
         active: &mut Active<M>,
         index: usize,
-        memory: &Arc<M::T>,
+        guest: &Guest<'_, M::T>,
         is_up: bool,
         means: &mut Means<'_>,
     ) -> Result<Turn, Broken> {
@@ -125,10 +125,10 @@ impl<M: GuestAddressSpace> Pair<M> {
             return Ok(Turn::Rest);
         }
         let link: Option<&mut dyn Link> = if is_up { Some(&mut *self.link) } else { None };
-        let turn = self.tx.serve(link, queue, &***memory, means)?;
+        let turn = self.tx.serve(link, queue, guest.view(), means)?;
         // After a failure the other frames are dropped.
         self.tx.due = !matches!(turn, Turn::Rest);
-        if queue.needs_interrupt(&***memory)? {
+        if queue.needs_interrupt(guest.view())? {
             active.interrupt.queue(number as u16);
         }
         Ok(turn)

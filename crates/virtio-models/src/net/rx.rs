@@ -4,10 +4,10 @@
 //! Frames for the guest: from a link into the buffers of a receive queue (virtio 1.4, 5.1.9.3 and 5.1.9.4).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use virtio_transport::Broken;
 use virtio_transport::chain::{Chain, Segment};
+use virtio_transport::memory::View;
 use virtio_transport::queue::Virtq;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddressSpace, GuestMemory, Permissions};
@@ -16,7 +16,7 @@ use super::config::MRG_RXBUF;
 use super::header;
 use super::link::{Link, LinkError};
 use super::turn::{BURST, Means, Turn};
-use crate::sys::{Fit, HEADER, MAX_FRAME, Space};
+use crate::sys::{Fit, Guest, HEADER, MAX_FRAME, Space, pieces};
 
 /// The longest chains that are kept to be used again, in segments. Drivers use shorter ones. A hostile one could make
 /// each chain of a queue a long one, in turn.
@@ -29,11 +29,13 @@ const KEPT: usize = 64;
 pub(super) struct Receiver<M: GuestAddressSpace> {
     space: Space<M::T>,
     /// The chains of `space`, in its order.
-    held: VecDeque<Chain>,
-    /// Chains to use again.
-    spare: Vec<Chain>,
+    held: VecDeque<Box<Chain>>,
+    /// Chains to use again. They move from here to `held` and back.
+    #[allow(clippy::vec_box)]
+    spare: Vec<Box<Chain>>,
     /// The length of a frame that needs more buffers than were there.
     parked: Option<usize>,
+    /// The buffers that this turn's frames used: heads and numbers of bytes.
     returned: Vec<(u16, u32)>,
     /// There may be something to do.
     pub(super) due: bool,
@@ -57,12 +59,25 @@ impl<M: GuestAddressSpace> Receiver<M> {
         }
     }
 
-    /// Receives frames, up to a limit.
+    /// Receives frames, up to a limit. The driver sees all of them at once.
     pub(super) fn serve(
         &mut self,
         link: &mut dyn Link,
         queue: &mut Virtq,
-        memory: &Arc<M::T>,
+        guest: &Guest<'_, M::T>,
+        means: &mut Means<'_>,
+    ) -> Result<Turn, Broken> {
+        let turn = self.receive(link, queue, guest, means);
+        let pushed = queue.push_all(guest.view(), &self.returned);
+        self.returned.clear();
+        turn.and_then(|turn| pushed.map(|()| turn))
+    }
+
+    fn receive(
+        &mut self,
+        link: &mut dyn Link,
+        queue: &mut Virtq,
+        guest: &Guest<'_, M::T>,
         means: &mut Means<'_>,
     ) -> Result<Turn, Broken> {
         self.wants = false;
@@ -71,7 +86,7 @@ impl<M: GuestAddressSpace> Receiver<M> {
                 self.throttled = true;
                 return Ok(Turn::Rest);
             }
-            if !self.refill(queue, memory, means)? {
+            if !self.refill(queue, guest, means)? {
                 return Ok(Turn::Rest);
             }
             let len = match self.parked.take() {
@@ -89,7 +104,7 @@ impl<M: GuestAddressSpace> Receiver<M> {
                 },
             };
             if len <= self.space.len() {
-                self.deliver(queue, memory, means, len)?;
+                self.deliver(guest.view(), means, len)?;
             } else if means.features & MRG_RXBUF != 0 {
                 self.parked = Some(len);
             } else {
@@ -109,7 +124,7 @@ impl<M: GuestAddressSpace> Receiver<M> {
     fn refill(
         &mut self,
         queue: &mut Virtq,
-        memory: &Arc<M::T>,
+        guest: &Guest<'_, M::T>,
         means: &Means<'_>,
     ) -> Result<bool, Broken> {
         let is_merging = means.features & MRG_RXBUF != 0;
@@ -123,19 +138,19 @@ impl<M: GuestAddressSpace> Receiver<M> {
                 return Ok(true);
             }
             let mut chain = self.spare.pop().unwrap_or_default();
-            if !queue.pop(&***memory, &mut chain)? {
+            if !queue.pop(guest.view(), &mut chain)? {
                 self.keep(chain);
                 if self.parked.is_none() && !self.held.is_empty() {
                     return Ok(true);
                 }
-                if queue.enable_kicks(&***memory)? {
+                if queue.enable_kicks(guest.view())? {
                     continue;
                 }
                 return Ok(false);
             }
             // A chain that isn't held goes back: the next turn has space for it, or the queue is returned.
             let head = chain.head();
-            let held = self.hold(memory, chain);
+            let held = self.hold(guest, chain);
             if !matches!(held, Ok(None)) {
                 queue.unpop(head);
             }
@@ -153,12 +168,16 @@ impl<M: GuestAddressSpace> Receiver<M> {
     }
 
     /// Holds a chain. Returns it if there is no space for it.
-    fn hold(&mut self, memory: &Arc<M::T>, chain: Chain) -> Result<Option<Chain>, Broken> {
+    fn hold(
+        &mut self,
+        guest: &Guest<'_, M::T>,
+        chain: Box<Chain>,
+    ) -> Result<Option<Box<Chain>>, Broken> {
         if chain.writable_len() < HEADER as u64 {
             let what = "a receive buffer is shorter than a frame's header";
             return Err(Broken::Device(what));
         }
-        match self.space.add(memory, places(chain.writable())) {
+        match self.space.add(guest, places(chain.writable())) {
             Fit::Added => self.held.push_back(chain),
             Fit::Full if !self.held.is_empty() => return Ok(Some(chain)),
             Fit::Full => return Err(Broken::Device("a receive buffer has too many pieces")),
@@ -170,8 +189,7 @@ impl<M: GuestAddressSpace> Receiver<M> {
     /// Returns the buffers of a frame of `len` bytes, which is in them already.
     fn deliver(
         &mut self,
-        queue: &mut Virtq,
-        memory: &Arc<M::T>,
+        view: &View<'_, M::M>,
         means: &mut Means<'_>,
         len: usize,
     ) -> Result<(), Broken> {
@@ -180,38 +198,38 @@ impl<M: GuestAddressSpace> Receiver<M> {
             self.drop(means);
             return Ok(());
         }
-        let memory = &***memory;
-        let mut left = HEADER + len;
-        self.returned.clear();
-        for chain in &self.held {
-            // Fits: it is at most `left`.
-            let here = chain.writable_len().min(left as u64) as usize;
-            mark(memory, chain.writable(), here);
-            self.returned.push((chain.head(), here as u32));
-            left -= here;
-            if left == 0 {
-                break;
-            }
+        let Some(first) = self.held.pop_front() else {
+            return Ok(());
+        };
+        let mut left = self.give_back(view, &first, HEADER + len);
+        let mut count = 1_u16;
+        while left != 0
+            && let Some(chain) = self.held.pop_front()
+        {
+            left = self.give_back(view, &chain, left);
+            self.keep(chain);
+            count += 1;
         }
-        let count = self.returned.len() as u16;
         header[10..].copy_from_slice(&count.to_le_bytes());
-        if let Some(first) = self.held.front() {
-            let written = first.writer(memory).write(&header);
-            written.map_err(|_| Broken::Device("a receive buffer is not in guest memory"))?;
-        }
-        queue.push_all(memory, &self.returned)?;
-        for _ in 0..count {
-            self.space.remove_first();
-            if let Some(chain) = self.held.pop_front() {
-                self.keep(chain);
-            }
-        }
+        let written = first.writer(view).write_obj(&header::words(header));
+        written.map_err(|_| Broken::Device("a receive buffer is not in guest memory"))?;
+        self.keep(first);
         means.done(len);
         Ok(())
     }
 
+    /// Returns a chain, which is the first of `space`, with as many of `left` bytes as fit. Returns how many are left.
+    fn give_back(&mut self, view: &View<'_, M::M>, chain: &Chain, left: usize) -> usize {
+        // Fits: it is at most `left`.
+        let here = chain.writable_len().min(left as u64) as usize;
+        mark(view, chain.writable(), here);
+        self.returned.push((chain.head(), here as u32));
+        self.space.remove_first();
+        left - here
+    }
+
     /// Keeps a chain to use it again.
-    fn keep(&mut self, chain: Chain) {
+    fn keep(&mut self, chain: Box<Chain>) {
         if chain.capacity() <= KEPT {
             self.spare.push(chain);
         }
@@ -237,14 +255,14 @@ pub(super) fn places(
 }
 
 /// Marks the first `len` bytes of these segments as written.
-fn mark<G: GuestMemory>(memory: &G, segments: &[Segment], mut len: usize) {
+fn mark<G: GuestMemory>(view: &View<'_, G>, segments: &[Segment], mut len: usize) {
     for (address, here) in places(segments) {
         let here = here.min(len);
         len -= here;
-        let slices = memory.get_slices(address, here, Permissions::Write);
-        for slice in slices.into_iter().flatten().flatten() {
-            slice.bitmap().mark_dirty(0, slice.len());
-        }
+        pieces(view, (address, here), Permissions::Write, |piece| {
+            piece.bitmap().mark_dirty(0, piece.len());
+            true
+        });
     }
 }
 
@@ -269,8 +287,8 @@ mod tests {
             };
             ring.send_indirect(0x4_0000, &buffers);
             let mut chain = Chain::new();
-            assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-            receiver.keep(chain);
+            assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+            receiver.keep(Box::new(chain));
             kept.push(receiver.spare.len());
         }
         assert_eq!(kept, [1, 2, 3, 3, 3]);

@@ -5,6 +5,7 @@
 
 use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
+use virtio_transport::memory::View;
 use virtio_transport::queue::Virtq;
 use vm_memory::GuestMemory;
 
@@ -22,6 +23,8 @@ const MIN_FRAME: u64 = 14;
 pub(super) struct Sender {
     chain: Chain,
     gather: Gather,
+    /// The chains of this turn's frames, without written bytes.
+    returned: Vec<(u16, u32)>,
     /// There may be something to do.
     pub(super) due: bool,
     /// It waits for the limiter.
@@ -31,30 +34,43 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends frames, up to a limit. Without a link they are dropped.
+    /// Sends frames, up to a limit. Without a link they are dropped. The driver gets all of them back at once.
     pub(super) fn serve<G: GuestMemory>(
+        &mut self,
+        link: Option<&mut dyn Link>,
+        queue: &mut Virtq,
+        view: &View<'_, G>,
+        means: &mut Means<'_>,
+    ) -> Result<Turn, Broken> {
+        let turn = self.send_all(link, queue, view, means);
+        let pushed = queue.push_all(view, &self.returned);
+        self.returned.clear();
+        turn.and_then(|turn| pushed.map(|()| turn))
+    }
+
+    fn send_all<G: GuestMemory>(
         &mut self,
         mut link: Option<&mut dyn Link>,
         queue: &mut Virtq,
-        memory: &G,
+        view: &View<'_, G>,
         means: &mut Means<'_>,
     ) -> Result<Turn, Broken> {
         self.blocked = false;
-        queue.disable_kicks(memory)?;
+        queue.disable_kicks(view)?;
         for _ in 0..BURST {
             if !means.allows() {
                 self.throttled = true;
                 return Ok(Turn::Rest);
             }
-            if !queue.pop(memory, &mut self.chain)? {
-                if queue.enable_kicks(memory)? {
+            if !queue.pop(view, &mut self.chain)? {
+                if queue.enable_kicks(view)? {
                     continue;
                 }
                 return Ok(self.flush(link));
             }
             let head = self.chain.head();
             let sent = match &mut link {
-                Some(link) => self.send(*link, memory, means),
+                Some(link) => self.send(*link, view, means),
                 None => Ok(None),
             };
             if let Err(LinkError::Busy) = sent {
@@ -62,7 +78,7 @@ impl Sender {
                 self.blocked = true;
                 return Ok(Turn::Rest);
             }
-            queue.push(memory, head, 0)?;
+            self.returned.push((head, 0));
             match sent {
                 Ok(Some(len)) => means.done(len),
                 Ok(None) => means.count.dropped(),
@@ -79,20 +95,23 @@ impl Sender {
     fn send<G: GuestMemory>(
         &mut self,
         link: &mut dyn Link,
-        memory: &G,
+        view: &View<'_, G>,
         means: &Means<'_>,
     ) -> Result<Option<usize>, LinkError> {
         let len = self.chain.readable_len();
         let range = HEADER as u64 + MIN_FRAME..=(HEADER + MAX_FRAME) as u64;
-        let mut header = [0; HEADER];
-        if !range.contains(&len)
-            || self.chain.reader(memory).read(&mut header).is_err()
-            || !header::outgoing(&mut header, means.features)
-        {
+        if !range.contains(&len) {
+            return Ok(None);
+        }
+        let Ok(header) = self.chain.reader(view).read_obj() else {
+            return Ok(None);
+        };
+        let mut header = header::bytes(header);
+        if !header::outgoing(&mut header, means.features) {
             return Ok(None);
         }
         let segments = places(self.chain.readable());
-        let Some(mut frame) = self.gather.frame(memory, header, segments) else {
+        let Some(mut frame) = self.gather.frame(view, header, segments) else {
             return Ok(None);
         };
         link.send(&mut frame)?;

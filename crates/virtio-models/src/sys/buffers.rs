@@ -11,8 +11,11 @@ use std::sync::atomic::AtomicU8;
 
 use libc::iovec;
 use thiserror::Error;
+use virtio_transport::memory::View;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
+
+use super::guest::{Guest, iovec_of, pieces};
 
 /// The most pieces in one system call (Linux's `IOV_MAX`).
 const MAX_PIECES: usize = 1024;
@@ -67,64 +70,58 @@ impl Buffers {
     ///
     /// # Errors
     /// [`GatherError`]; there are no pieces then.
-    pub fn gather<T>(
+    pub(crate) fn gather<T>(
         &mut self,
-        memory: &Arc<T>,
+        guest: &Guest<'_, T>,
         segments: impl IntoIterator<Item = (GuestAddress, usize)>,
         access: Permissions,
     ) -> Result<(), GatherError>
     where
-        T: Deref + Send + Sync + 'static,
-        T::Target: GuestMemory,
+        T: Deref<Target: GuestMemory> + Send + Sync + 'static,
     {
         self.clear();
-        let gathered = segments
-            .into_iter()
-            .try_for_each(|segment| self.add_guest(&***memory, segment, access));
-        if gathered.is_err() {
-            self.clear();
-        } else {
-            self.keeper = Some(Arc::clone(memory) as _);
+        for segment in segments {
+            if let Err(error) = self.add_guest(guest.view(), segment, access) {
+                self.clear();
+                return Err(error);
+            }
         }
-        gathered
+        self.keeper = Some(Arc::clone(guest.memory()) as _);
+        Ok(())
     }
 
     fn add_guest<M: GuestMemory + ?Sized>(
         &mut self,
-        memory: &M,
+        view: &View<'_, M>,
         (address, len): (GuestAddress, usize),
         access: Permissions,
     ) -> Result<(), GatherError> {
-        let fault = GatherError::Memory {
-            address: address.0,
-            len,
-        };
-        let slices = memory.get_slices(address, len, access).map_err(|_| fault)?;
-        for slice in slices {
-            let slice = slice.map_err(|_| fault)?;
+        let mut added = Ok(());
+        let is_there = pieces(view, (address, len), access, |piece| {
             if access == Permissions::Write {
-                slice.bitmap().mark_dirty(0, slice.len());
+                piece.bitmap().mark_dirty(0, piece.len());
             }
-            self.add(slice.ptr_guard_mut().as_ptr(), slice.len())?;
-        }
-        Ok(())
+            added = self.add(iovec_of(&piece));
+            added.is_ok()
+        });
+        added?;
+        let address = address.0;
+        let fault = GatherError::Memory { address, len };
+        is_there.then_some(()).ok_or(fault)
     }
 
-    fn add(&mut self, base: *mut u8, len: usize) -> Result<(), GatherError> {
-        self.left += len;
+    fn add(&mut self, piece: iovec) -> Result<(), GatherError> {
+        self.left += piece.iov_len;
         if let Some(last) = self.pieces.last_mut()
-            && last.iov_base as usize + last.iov_len == base as usize
+            && last.iov_base as usize + last.iov_len == piece.iov_base as usize
         {
-            last.iov_len += len;
+            last.iov_len += piece.iov_len;
             return Ok(());
         }
         if self.pieces.len() == MAX_PIECES {
             return Err(GatherError::TooMany);
         }
-        self.pieces.push(iovec {
-            iov_base: base.cast(),
-            iov_len: len,
-        });
+        self.pieces.push(piece);
         Ok(())
     }
 
@@ -169,7 +166,7 @@ impl Buffers {
         };
         while buffers.left < len && self.left != 0 {
             for piece in self.within(len - buffers.left) {
-                buffers.add(piece.iov_base.cast(), piece.iov_len)?;
+                buffers.add(piece)?;
             }
         }
         Ok(buffers)

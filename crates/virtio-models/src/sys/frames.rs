@@ -11,7 +11,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use libc::iovec;
+use virtio_transport::memory::View;
 use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
+
+use super::guest::{Guest, iovec_of, pieces};
 
 /// The length of `struct virtio_net_hdr` in bytes (virtio 1.4, 5.1.9). It precedes each frame.
 pub const HEADER: usize = 12;
@@ -27,22 +30,15 @@ const NO_PIECE: iovec = iovec {
 
 /// Adds the pieces of a range of guest memory. Returns `false` if it is not guest memory.
 fn add<M: GuestMemory + ?Sized>(
-    pieces: &mut Vec<iovec>,
-    memory: &M,
-    (address, len): (GuestAddress, usize),
+    list: &mut Vec<iovec>,
+    view: &View<'_, M>,
+    range: (GuestAddress, usize),
     access: Permissions,
 ) -> bool {
-    let Ok(slices) = memory.get_slices(address, len, access) else {
-        return false;
-    };
-    for slice in slices {
-        let Ok(slice) = slice else { return false };
-        pieces.push(iovec {
-            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-            iov_len: slice.len(),
-        });
-    }
-    true
+    pieces(view, range, access, |piece| {
+        list.push(iovec_of(&piece));
+        true
+    })
 }
 
 fn piece_of(bytes: &[u8]) -> iovec {
@@ -50,6 +46,18 @@ fn piece_of(bytes: &[u8]) -> iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     }
+}
+
+/// Calls readv(2) or writev(2). The C library's functions also let other threads cancel this one, which takes 40 more
+/// instructions.
+///
+/// # Safety
+/// The pieces must be mapped, for writing if they are read into. There must be at most IOV_MAX.
+unsafe fn call(number: libc::c_long, file: BorrowedFd<'_>, pieces: &[iovec]) -> isize {
+    // SAFETY: See above. The arguments are those of both calls.
+    let returned =
+        unsafe { libc::syscall(number, file.as_raw_fd(), pieces.as_ptr(), pieces.len()) };
+    returned as isize
 }
 
 fn result(returned: isize) -> io::Result<usize> {
@@ -71,7 +79,7 @@ impl Gather {
     /// they are not guest memory, or too many.
     pub(crate) fn frame<'a, M: GuestMemory + ?Sized>(
         &'a mut self,
-        memory: &'a M,
+        view: &'a View<'_, M>,
         header: [u8; HEADER],
         segments: impl IntoIterator<Item = (GuestAddress, usize)>,
     ) -> Option<Frame<'a>> {
@@ -88,7 +96,7 @@ impl Gather {
             let address = GuestAddress(address.0.checked_add(here as u64)?);
             let is_there = add(
                 &mut self.pieces,
-                memory,
+                view,
                 (address, len - here),
                 Permissions::Read,
             );
@@ -147,10 +155,7 @@ impl Frame<'_> {
     pub(crate) fn write(&mut self, tap: BorrowedFd<'_>) -> io::Result<usize> {
         self.pieces[0] = piece_of(self.header);
         // SAFETY: The pieces are mapped while `self` lives, and so is the header. There are at most IOV_MAX.
-        result(unsafe {
-            let count = self.pieces.len() as libc::c_int;
-            libc::writev(tap.as_raw_fd(), self.pieces.as_ptr(), count)
-        })
+        result(unsafe { call(libc::SYS_writev, tap, self.pieces) })
     }
 
     /// Sends `prefix` and the frame to a stream socket. Doesn't wait.
@@ -248,7 +253,7 @@ impl<T> Space<T> {
     /// Adds the buffers of a chain. They take what was spilled.
     pub(crate) fn add(
         &mut self,
-        memory: &Arc<T>,
+        guest: &Guest<'_, T>,
         segments: impl IntoIterator<Item = (GuestAddress, usize)>,
     ) -> Fit
     where
@@ -258,7 +263,7 @@ impl<T> Space<T> {
         pieces.compact();
         let before = pieces.all.len();
         for segment in segments {
-            if !add(&mut pieces.all, &***memory, segment, Permissions::Write) {
+            if !add(&mut pieces.all, guest.view(), segment, Permissions::Write) {
                 pieces.all.truncate(before);
                 return Fit::Bad;
             }
@@ -271,7 +276,7 @@ impl<T> Space<T> {
         let added = &pieces.all[before..];
         pieces.len += added.iter().map(|piece| piece.iov_len).sum::<usize>();
         self.parts.push_back(Part {
-            _memory: Arc::clone(memory),
+            _memory: Arc::clone(guest.memory()),
             pieces: added.len(),
         });
         if self.parts.len() == 1 {
@@ -394,8 +399,7 @@ impl Room<'_> {
         let all = &pieces.all[start..];
         // SAFETY: The parts keep the pieces mapped, for writing. Header and spill are borrowed exclusively, and not used
         // as slices during the call. There are at most IOV_MAX pieces.
-        let read =
-            result(unsafe { libc::readv(tap.as_raw_fd(), all.as_ptr(), all.len() as libc::c_int) });
+        let read = result(unsafe { call(libc::SYS_readv, tap, all) });
         pieces.all.pop();
         let len = read?
             .checked_sub(HEADER)

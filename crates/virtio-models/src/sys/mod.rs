@@ -14,6 +14,7 @@ mod buffers;
 mod file;
 #[cfg(feature = "net")]
 mod frames;
+mod guest;
 #[cfg(feature = "block")]
 mod ring;
 #[cfg(feature = "net")]
@@ -27,6 +28,9 @@ pub(crate) use file::{lock, read, write};
 pub(crate) use frames::{Fit, Gather, Space};
 #[cfg(feature = "net")]
 pub use frames::{Frame, HEADER, MAX_FRAME, Room};
+#[cfg(feature = "net")]
+pub(crate) use guest::pieces;
+pub(crate) use guest::{Guest, current};
 #[cfg(feature = "block")]
 pub(crate) use ring::{Ring, Zero};
 #[cfg(feature = "net")]

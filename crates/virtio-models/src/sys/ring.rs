@@ -59,7 +59,8 @@ pub(crate) struct Ring {
     waiting: VecDeque<squeue::Entry>,
     /// In the kernel's queue, but perhaps not taken from there.
     unsubmitted: bool,
-    count: usize,
+    /// How many are in the kernel's queue or in flight.
+    begun: usize,
     /// Registered, so it must be dropped after the ring.
     _file: Arc<File>,
 }
@@ -89,7 +90,7 @@ impl Ring {
             free: Vec::new(),
             waiting: VecDeque::new(),
             unsubmitted: false,
-            count: 0,
+            begun: 0,
             _file: Arc::clone(file),
         })
     }
@@ -158,15 +159,41 @@ impl Ring {
         }
         let entry = entry(buffers.as_ref()).user_data(index.into());
         self.flights[index as usize] = Some(Flight { token, buffers });
-        self.count += 1;
-        self.waiting.push_back(entry);
+        // In order: a sequential reader's requests shall reach the host as such.
+        if !self.waiting.is_empty() || !self.begin(&entry) {
+            self.waiting.push_back(entry);
+        }
+    }
+
+    /// How many requests have no completion yet.
+    fn count(&self) -> usize {
+        self.begun + self.waiting.len()
+    }
+
+    /// Moves a request to the kernel's queue, if it fits.
+    fn begin(&mut self, entry: &squeue::Entry) -> bool {
+        // The kernel would keep what overflows its queue of completions, and take nothing more.
+        if self.begun >= self.ring.params().cq_entries() as usize {
+            return false;
+        }
+        // SAFETY: The buffers are in `flights` until the request's completion was seen, and moving them doesn't move
+        // their list of pieces. `drop` keeps what was never completed.
+        let fits = unsafe { self.ring.submission().push(entry) }.is_ok();
+        self.begun += usize::from(fits);
+        self.unsubmitted |= fits;
+        fits
     }
 
     /// Passes pushed requests to the kernel, as many as it has space for completions. The rest follows when some of
     /// those were taken. Returns `false` if the kernel took none for now; then call this again.
     pub(crate) fn submit(&mut self) -> bool {
         while !self.waiting.is_empty() || self.unsubmitted {
-            self.fill();
+            while let Some(entry) = self.waiting.pop_front() {
+                if !self.begin(&entry) {
+                    self.waiting.push_front(entry);
+                    break;
+                }
+            }
             self.unsubmitted = !self.ring.submission().is_empty();
             if !self.unsubmitted {
                 break;
@@ -180,43 +207,33 @@ impl Ring {
         true
     }
 
-    /// Moves as many requests to the kernel's queue as fit.
-    fn fill(&mut self) {
-        // The kernel would keep what overflows its queue of completions, and take nothing more.
-        let completions = self.ring.params().cq_entries() as usize;
-        while let Some(entry) = self.waiting.front()
-            && self.count - self.waiting.len() < completions
-        {
-            // SAFETY: The buffers are in `flights` until the request's completion was seen, and moving them doesn't move
-            // their list of pieces. `drop` keeps what was never completed.
-            if unsafe { self.ring.submission().push(entry) }.is_err() {
-                break;
-            }
-            self.waiting.pop_front();
+    /// Takes completions: token, number of bytes or 0, buffers.
+    pub(crate) fn reap(&mut self, mut each: impl FnMut(u32, io::Result<usize>, Option<Buffers>)) {
+        for entry in self.ring.completion() {
+            let index = entry.user_data() as u32;
+            let flight = self.flights.get_mut(index as usize);
+            let Some(flight) = flight.and_then(Option::take) else {
+                continue;
+            };
+            self.free.push(index);
+            self.begun -= 1;
+            let result = usize::try_from(entry.result())
+                .map_err(|_| io::Error::from_raw_os_error(-entry.result()));
+            each(flight.token, result, flight.buffers);
         }
-    }
-
-    /// Takes a completion: token, number of bytes or 0, buffers.
-    pub(crate) fn reap(&mut self) -> Option<(u32, io::Result<usize>, Option<Buffers>)> {
-        let entry = self.ring.completion().next()?;
-        let index = entry.user_data() as u32;
-        let flight = self.flights.get_mut(index as usize)?.take()?;
-        self.free.push(index);
-        self.count -= 1;
-        let result = usize::try_from(entry.result())
-            .map_err(|_| io::Error::from_raw_os_error(-entry.result()));
-        Some((flight.token, result, flight.buffers))
     }
 
     /// Takes completions until nothing is in flight, at most until `by`.
     fn drain(&mut self, by: Instant) {
-        while self.count != 0 {
+        while self.count() != 0 {
             let began = self.submit();
             let left = by.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            if std::iter::from_fn(|| self.reap()).count() != 0 {
+            let before = self.begun;
+            self.reap(|_, _, _| {});
+            if self.begun != before {
                 continue;
             }
             let left = if began { left } else { left.min(SOON) };
@@ -230,7 +247,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.drain(Instant::now() + PATIENCE);
-        if self.count == 0 {
+        if self.count() == 0 {
             // The kernel frees a closed ring later. The file, and the lock on it, must not wait for that.
             let _ = self.ring.submitter().unregister_files();
         } else {
@@ -243,7 +260,7 @@ impl Drop for Ring {
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring")
-            .field("in_flight", &self.count)
+            .field("in_flight", &self.count())
             .finish_non_exhaustive()
     }
 }

@@ -15,6 +15,7 @@ use crate::broken::Broken;
 use crate::chain::Chain;
 use crate::device::{Active, Device, Event, Interest, Io, RestoreError, StartError};
 use crate::layout::{Layout, RING_FEATURES};
+use crate::memory::View;
 use crate::queue::{NotDrained, QueueState};
 
 /// Bytes are returned inverted.
@@ -105,13 +106,13 @@ impl<M> std::fmt::Debug for Echo<M> {
 /// Answers one request. Returns the number of bytes written.
 fn answer<M: GuestAddressSpace>(
     active: &Active<M>,
+    view: &View<'_, M::M>,
     chain: &Chain,
     state: EchoState,
 ) -> Result<u32, Broken> {
-    let memory = active.memory.memory();
     let len = chain.readable_len().min(chain.writable_len()).min(1 << 16);
     let mut data = vec![0; len as usize];
-    if chain.reader(&*memory).read(&mut data).is_err() {
+    if chain.reader(view).read(&mut data).is_err() {
         return Ok(0);
     }
     if data.first() == Some(&0xee) {
@@ -126,7 +127,7 @@ fn answer<M: GuestAddressSpace>(
     if active.features & SWAP != 0 {
         data.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
     }
-    let mut writer = chain.writer(&*memory);
+    let mut writer = chain.writer(view);
     let written = writer.write(&data);
     Ok(written.map_or(0, |()| writer.written()))
 }
@@ -139,12 +140,13 @@ impl<M: GuestAddressSpace + Send> Echo<M> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
-        let written = answer(active, chain, self.state);
-        self.state.answered = self.state.answered.wrapping_add(1);
         let memory = active.memory.memory();
+        let view = View::new(&*memory);
+        let written = answer(active, &view, chain, self.state);
+        self.state.answered = self.state.answered.wrapping_add(1);
         if let Some(virtq) = active.queues.get_mut(queue).and_then(Option::as_mut) {
-            virtq.push(&*memory, chain.head(), *written.as_ref().unwrap_or(&0))?;
-            if virtq.needs_interrupt(&*memory)? {
+            virtq.push(&view, chain.head(), *written.as_ref().unwrap_or(&0))?;
+            if virtq.needs_interrupt(&view)? {
                 active.interrupt.queue(queue as u16);
             }
         }
@@ -161,8 +163,9 @@ impl<M: GuestAddressSpace + Send> Echo<M> {
                 return Ok(());
             };
             let memory = active.memory.memory();
+            let view = View::new(&*memory);
             let mut chain = std::mem::take(&mut self.chain);
-            if virtq.pop(&*memory, &mut chain)? {
+            if virtq.pop(&view, &mut chain)? {
                 if queue == 0 {
                     self.finish(queue, &chain)?;
                     self.chain = chain;
@@ -170,7 +173,7 @@ impl<M: GuestAddressSpace + Send> Echo<M> {
                     self.held.push(chain);
                     self.bell.ring();
                 }
-            } else if !virtq.enable_kicks(&*memory)? {
+            } else if !virtq.enable_kicks(&view)? {
                 self.chain = chain;
                 return Ok(());
             }

@@ -10,6 +10,7 @@ mod support;
 use virtio_transport::Broken;
 use virtio_transport::chain::{Chain, ChainError, Segment};
 use virtio_transport::layout::{EVENT_IDX, RING_FEATURES};
+use virtio_transport::memory::View;
 use virtio_transport::queue::{NotDrained, Position, QueueState, Virtq};
 use virtio_transport::testing::Used;
 use vm_memory::{Bytes, GuestAddress};
@@ -30,7 +31,7 @@ fn a_request_is_read_answered_and_counted() {
             ring.send(&request)
         };
         let mut chain = Chain::new();
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
         assert_eq!((chain.head(), chain.readable().len()), (head, 2));
         assert_eq!((chain.readable_len(), chain.writable_len()), (13, 16));
         let second = Segment {
@@ -40,7 +41,8 @@ fn a_request_is_read_answered_and_counted() {
         assert_eq!(chain.readable()[1], second);
 
         let mut data = [0; 13];
-        let mut reader = chain.reader(&*memory);
+        let view = View::new(&*memory);
+        let mut reader = chain.reader(&view);
         reader.read(&mut data).unwrap();
         assert_eq!((&data, reader.left()), (b"hello, device", 0));
         let (wanted, left) = (1, 0);
@@ -49,7 +51,8 @@ fn a_request_is_read_answered_and_counted() {
             Err(ChainError::Short { wanted, left })
         );
 
-        let mut writer = chain.writer(&*memory);
+        let view = View::new(&*memory);
+        let mut writer = chain.writer(&view);
         writer.write(b"hello, driver").unwrap();
         assert_eq!((writer.written(), writer.left()), (13, 3));
         assert!(matches!(
@@ -57,7 +60,7 @@ fn a_request_is_read_answered_and_counted() {
             Err(ChainError::Short { .. })
         ));
         queue
-            .push(&*memory, chain.head(), writer.written())
+            .push(&View::new(&*memory), chain.head(), writer.written())
             .unwrap();
         let head = u32::from(head);
         assert_eq!(ring.take(), Some(Used { head, len: 13 }));
@@ -66,7 +69,7 @@ fn a_request_is_read_answered_and_counted() {
             .read_slice(&mut data, GuestAddress(DATA + 13))
             .unwrap();
         assert_eq!(&data, b"hello, driver");
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(false));
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(false));
     }
 }
 
@@ -76,8 +79,12 @@ fn positions_wrap() {
     let mut chain = Chain::new();
     for i in 0..70_000_u32 {
         let head = ring.send(&buffers(&[1], &[1]));
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true), "request {i}");
-        queue.push(&*memory, head, 1).unwrap();
+        assert_eq!(
+            queue.pop(&View::new(&*memory), &mut chain),
+            Ok(true),
+            "request {i}"
+        );
+        queue.push(&View::new(&*memory), head, 1).unwrap();
         assert!(ring.take().is_some());
     }
     let position = queue.state().unwrap().position;
@@ -96,10 +103,10 @@ fn one_allocation_serves_all_requests() {
             0 => ring.send(&request),
             _ => ring.send_indirect(TABLE, &request),
         };
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
         let here = chain.readable().as_ptr();
         assert_eq!(*place.get_or_insert(here), here);
-        queue.push(&*memory, head, 0).unwrap();
+        queue.push(&View::new(&*memory), head, 0).unwrap();
         assert!(ring.take().is_some());
     }
 }
@@ -110,13 +117,13 @@ fn a_full_ring_is_taken_in_any_order() {
     let heads: Vec<_> = (0..8).map(|_| ring.send(&buffers(&[], &[1]))).collect();
     let mut chain = Chain::new();
     for head in &heads {
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
         assert_eq!(chain.head(), *head);
     }
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(false));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(false));
     assert_eq!(queue.state(), Err(NotDrained { in_flight: 8 }));
     for head in heads.iter().rev() {
-        queue.push(&*memory, *head, 0).unwrap();
+        queue.push(&View::new(&*memory), *head, 0).unwrap();
     }
     assert!(queue.state().is_ok());
     let back: Vec<_> = std::iter::from_fn(|| ring.take())
@@ -131,12 +138,12 @@ fn a_chain_that_the_device_has_is_not_taken_again() {
     let head = ring.send(&buffers(&[1], &[]));
     ring.offer(head);
     let mut chain = Chain::new();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
     let twice = Err(Broken::InFlight { head });
-    assert_eq!(queue.pop(&*memory, &mut chain), twice);
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), twice);
     // After its return it is a new request.
-    queue.push(&*memory, head, 0).unwrap();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+    queue.push(&View::new(&*memory), head, 0).unwrap();
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
 }
 
 #[test]
@@ -145,12 +152,12 @@ fn only_what_is_in_flight_is_given_back() {
     let head = ring.send(&buffers(&[1], &[]));
     for wrong in [head, 8, 64, u16::MAX] {
         let error = Err(Broken::NotInFlight { head: wrong });
-        assert_eq!(queue.push(&*memory, wrong, 0), error);
+        assert_eq!(queue.push(&View::new(&*memory), wrong, 0), error);
     }
     let mut chain = Chain::new();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-    queue.push(&*memory, head, 0).unwrap();
-    assert!(queue.push(&*memory, head, 0).is_err());
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+    queue.push(&View::new(&*memory), head, 0).unwrap();
+    assert!(queue.push(&View::new(&*memory), head, 0).is_err());
     assert_eq!(
         (ring.take().map(|used| used.head), ring.take()),
         (Some(head.into()), None)
@@ -165,21 +172,21 @@ fn chains_are_put_back_the_last_one_first() {
         ring.send(&buffers(&[2], &[])),
     ];
     let mut chain = Chain::new();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
     assert!(!queue.unpop(heads[0]) && queue.unpop(heads[1]) && !queue.unpop(heads[1]));
     assert_eq!(queue.in_flight(), 1);
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
     assert_eq!(chain.head(), heads[1]);
     // Both can be undone, the last one first.
     assert!(queue.unpop(heads[1]) && queue.unpop(heads[0]) && !queue.unpop(heads[0]));
     assert_eq!(queue.state().unwrap().position, Position::default());
     for head in &heads[..2] {
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
         assert_eq!(chain.head(), *head);
     }
     // A returned chain doesn't belong to the device any more.
-    queue.push(&*memory, heads[1], 0).unwrap();
+    queue.push(&View::new(&*memory), heads[1], 0).unwrap();
     assert!(!queue.unpop(heads[1]) && !queue.unpop(heads[0]) && !queue.unpop(u16::MAX));
 }
 
@@ -188,17 +195,21 @@ fn interrupts_follow_the_available_flags() {
     let (memory, mut ring, mut queue) = queue(0);
     let mut chain = Chain::new();
     assert_eq!(
-        queue.needs_interrupt(&*memory),
+        queue.needs_interrupt(&View::new(&*memory)),
         Ok(false),
         "nothing was given back"
     );
     for none in [true, false] {
         ring.set_no_interrupt(none);
         let head = ring.send(&buffers(&[], &[1]));
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-        queue.push(&*memory, head, 0).unwrap();
-        assert_eq!(queue.needs_interrupt(&*memory), Ok(!none));
-        assert_eq!(queue.needs_interrupt(&*memory), Ok(false), "asked already");
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+        queue.push(&View::new(&*memory), head, 0).unwrap();
+        assert_eq!(queue.needs_interrupt(&View::new(&*memory)), Ok(!none));
+        assert_eq!(
+            queue.needs_interrupt(&View::new(&*memory)),
+            Ok(false),
+            "asked already"
+        );
     }
 }
 
@@ -215,12 +226,12 @@ fn interrupts_follow_the_used_event() {
             for _ in 0..2 {
                 for _ in 0..batch {
                     let head = ring.send(&buffers(&[], &[1]));
-                    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-                    queue.push(&*memory, head, 0).unwrap();
+                    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+                    queue.push(&View::new(&*memory), head, 0).unwrap();
                 }
                 let passes = (done..done + batch).contains(&event);
                 assert_eq!(
-                    queue.needs_interrupt(&*memory),
+                    queue.needs_interrupt(&View::new(&*memory)),
                     Ok(passes),
                     "{batch} {event}"
                 );
@@ -235,14 +246,14 @@ fn kicks_are_asked_for_and_a_chain_in_between_is_seen() {
     for features in [0, EVENT_IDX] {
         let (memory, mut ring, mut queue) = queue(features);
         let mut chain = Chain::new();
-        assert_eq!(queue.enable_kicks(&*memory), Ok(false));
-        queue.disable_kicks(&*memory).unwrap();
+        assert_eq!(queue.enable_kicks(&View::new(&*memory)), Ok(false));
+        queue.disable_kicks(&View::new(&*memory)).unwrap();
         assert_eq!(ring.used_flags(), u16::from(features == 0));
         ring.send(&buffers(&[], &[1]));
-        assert_eq!(queue.enable_kicks(&*memory), Ok(true));
+        assert_eq!(queue.enable_kicks(&View::new(&*memory)), Ok(true));
         assert_eq!(ring.used_flags(), 0);
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-        assert_eq!(queue.enable_kicks(&*memory), Ok(false));
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+        assert_eq!(queue.enable_kicks(&View::new(&*memory)), Ok(false));
         if features == EVENT_IDX {
             assert_eq!(ring.available_event(), 1);
         }
@@ -255,8 +266,8 @@ fn a_queue_goes_on_where_another_stopped() {
     let mut chain = Chain::new();
     for _ in 0..11 {
         let head = ring.send(&buffers(&[1], &[1]));
-        assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-        queue.push(&*memory, head, 1).unwrap();
+        assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+        queue.push(&View::new(&*memory), head, 1).unwrap();
         assert!(ring.take().is_some());
     }
     ring.send(&buffers(&[1], &[1]));
@@ -264,7 +275,7 @@ fn a_queue_goes_on_where_another_stopped() {
     let json = serde_json::to_string(&state).unwrap();
     assert_eq!(serde_json::from_str::<QueueState>(&json).unwrap(), state);
     let mut queue = Virtq::new(&state, RING_FEATURES, &*memory).unwrap();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-    queue.push(&*memory, chain.head(), 1).unwrap();
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+    queue.push(&View::new(&*memory), chain.head(), 1).unwrap();
     assert!(ring.take().is_some() && ring.take().is_none());
 }

@@ -5,6 +5,7 @@
 
 use virtio_transport::chain::{Chain, ChainError};
 use virtio_transport::layout::{EVENT_IDX, INDIRECT_DESC};
+use virtio_transport::memory::View;
 use virtio_transport::queue::{QueueError, QueueState, Virtq};
 use virtio_transport::testing::{Buffers, DriverRing, Flags, Memory};
 use virtio_transport::{Broken, IndirectFault};
@@ -15,11 +16,11 @@ use crate::support::{DATA, RAM, TABLE, queue};
 fn broken(memory: &Memory, ring: &mut DriverRing, queue: &mut Virtq) -> Broken {
     ring.offer(0);
     let mut chain = Chain::new();
-    let broken = queue.pop(&**memory, &mut chain).unwrap_err();
+    let broken = queue.pop(&View::new(&**memory), &mut chain).unwrap_err();
     assert_eq!(queue.in_flight(), 0);
     assert!(chain.readable().is_empty() && chain.writable().is_empty());
     // A second try gives the same error.
-    assert_eq!(queue.pop(&**memory, &mut chain), Err(broken));
+    assert_eq!(queue.pop(&View::new(&**memory), &mut chain), Err(broken));
     broken
 }
 
@@ -30,7 +31,7 @@ fn an_available_index_too_far_ahead_is_broken() {
         ring.set_available(index);
         let (next, size) = (0, 8);
         let broken = Err(Broken::AvailableIndex { index, next, size });
-        assert_eq!(queue.pop(&*memory, &mut Chain::new()), broken);
+        assert_eq!(queue.pop(&View::new(&*memory), &mut Chain::new()), broken);
     }
 }
 
@@ -40,7 +41,7 @@ fn a_head_outside_of_the_table_is_broken() {
         let (memory, mut ring, mut queue) = queue(0);
         ring.offer(index);
         let broken = Err(Broken::Index { index, size: 8 });
-        assert_eq!(queue.pop(&*memory, &mut Chain::new()), broken);
+        assert_eq!(queue.pop(&View::new(&*memory), &mut Chain::new()), broken);
     }
 }
 
@@ -97,8 +98,9 @@ fn a_chain_of_4_gib_is_one_whose_length_is_cut() {
     ring.descriptor(1, (0, 1), Flags::WRITE, 0);
     ring.offer(0);
     let mut chain = Chain::new();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
-    let mut writer = chain.writer(&*memory);
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
+    let view = View::new(&*memory);
+    let mut writer = chain.writer(&view);
     writer.skip(1 << 32).unwrap();
     assert_eq!(writer.written(), u32::MAX);
 }
@@ -120,14 +122,14 @@ fn a_buffer_in_a_hole_is_an_error_of_the_request() {
     ring.descriptor(1, (hole, 8), Flags::WRITE, 0);
     ring.offer(0);
     let mut chain = Chain::new();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
     let error = Err(ChainError::Memory {
         address: hole,
         len: 8,
     });
-    assert_eq!(chain.reader(&*memory).read(&mut [0; 8]), error);
-    assert_eq!(chain.writer(&*memory).write(&[0; 8]), error);
-    queue.push(&*memory, 0, 0).unwrap();
+    assert_eq!(chain.reader(&View::new(&*memory)).read(&mut [0; 8]), error);
+    assert_eq!(chain.writer(&View::new(&*memory)).write(&[0; 8]), error);
+    queue.push(&View::new(&*memory), 0, 0).unwrap();
 }
 
 #[test]
@@ -182,7 +184,7 @@ fn an_indirect_table_may_follow_buffers_and_its_write_flag_means_nothing() {
     ring.descriptor_at(TABLE + 16, (DATA, 4), Flags::WRITE, 0);
     ring.offer(0);
     let mut chain = Chain::new();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
     assert_eq!((chain.readable_len(), chain.writable_len()), (3, 4));
 }
 
@@ -193,13 +195,13 @@ fn an_indirect_table_may_be_longer_than_the_queue_but_not_endless() {
     request.writable.resize(1024, (DATA, 1));
     ring.send_indirect(TABLE, &request);
     let mut chain = Chain::new();
-    assert_eq!(queue.pop(&*memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), Ok(true));
     assert_eq!(chain.writable_len(), 1024);
     request.writable.push((DATA, 1));
     let head = ring.send_indirect(TABLE, &request);
     let limit = 1024;
     let broken = Err(Broken::TooMany { head, limit });
-    assert_eq!(queue.pop(&*memory, &mut chain), broken);
+    assert_eq!(queue.pop(&View::new(&*memory), &mut chain), broken);
 }
 
 #[test]
@@ -211,7 +213,7 @@ fn tables_and_rings_outside_of_memory_are_broken_or_refused() {
     assert_eq!(broken, Broken::Memory { address: hole });
     for address in [u64::MAX - 15, u64::MAX - 31] {
         ring.descriptor(0, (address, 64), Flags::INDIRECT, 0);
-        let memory_of = queue.pop(&*memory, &mut Chain::new());
+        let memory_of = queue.pop(&View::new(&*memory), &mut Chain::new());
         assert_eq!(memory_of, Err(Broken::Memory { address }));
     }
 
