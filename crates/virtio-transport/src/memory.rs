@@ -39,7 +39,7 @@ struct Region<'a, M: GuestMemory + ?Sized> {
 }
 
 impl<'a, M: GuestMemory + ?Sized> Region<'a, M> {
-    #[inline]
+    #[inline(always)]
     fn piece(&self, address: GuestAddress, len: usize) -> Option<Piece<'a, M>> {
         let offset = address.0.wrapping_sub(self.start);
         self.slice.subslice(usize::try_from(offset).ok()?, len).ok()
@@ -61,30 +61,32 @@ impl<'a, M: GuestMemory + ?Sized> View<'a, M> {
     }
 
     /// The `len` bytes at `address`, if they are in one piece.
-    #[inline]
+    #[inline(always)]
     pub fn piece(
         &self,
         address: GuestAddress,
         len: usize,
         access: Permissions,
     ) -> Option<Piece<'a, M>> {
-        for region in self.regions.iter().map_while(OnceCell::get) {
-            if let Some(piece) = region.piece(address, len) {
-                return Some(piece);
-            }
+        // Almost always there is one, and it is this one.
+        let first = self.regions[0].get();
+        if let Some(piece) = first.and_then(|region| region.piece(address, len)) {
+            return Some(piece);
         }
         self.look_up(address, len, access)
     }
 
-    #[cold]
+    #[inline(never)]
     fn look_up(
         &self,
         address: GuestAddress,
         len: usize,
         access: Permissions,
     ) -> Option<Piece<'a, M>> {
-        let kept = self.keep(address);
-        kept.and_then(|region| region.piece(address, len))
+        let mut others = self.regions[1..].iter().map_while(OnceCell::get);
+        others
+            .find_map(|region| region.piece(address, len))
+            .or_else(|| self.keep(address)?.piece(address, len))
             .or_else(|| piece(self.memory, address, len, access))
     }
 
@@ -99,7 +101,7 @@ impl<'a, M: GuestMemory + ?Sized> View<'a, M> {
     }
 
     /// Reads plain data, in the guest's byte order. `None` if a part of it is not in guest memory.
-    #[inline]
+    #[inline(always)]
     pub fn read<T: ByteValued>(&self, address: GuestAddress) -> Option<T> {
         match self.piece(address, size_of::<T>(), Permissions::Read) {
             Some(piece) => Some(piece.get_ref(0).ok()?.load()),
@@ -118,7 +120,7 @@ impl<'a, M: GuestMemory + ?Sized> View<'a, M> {
 
     /// Writes plain data, in the guest's byte order. Returns whether all of it is in guest memory; if not, a part may
     /// have been written.
-    #[inline]
+    #[inline(always)]
     pub fn write<T: ByteValued>(&self, address: GuestAddress, value: T) -> bool {
         match self.piece(address, size_of::<T>(), Permissions::Write) {
             Some(piece) => piece.get_ref(0).map(|place| place.store(value)).is_ok(),
@@ -140,7 +142,7 @@ impl<'a, M: GuestMemory + ?Sized> View<'a, M> {
 
     /// Reads a number that the driver may write at the same time. `None` if it is misaligned, or not in one piece of
     /// guest memory.
-    #[inline]
+    #[inline(always)]
     pub fn load<T: AtomicAccess>(&self, address: GuestAddress, order: Ordering) -> Option<T> {
         let piece = self.piece(address, size_of::<T>(), Permissions::Read)?;
         piece.load(0, order).ok()
@@ -148,7 +150,7 @@ impl<'a, M: GuestMemory + ?Sized> View<'a, M> {
 
     /// Writes a number that the driver may read at the same time. Returns `false` if it is misaligned, or not in one
     /// piece of guest memory.
-    #[inline]
+    #[inline(always)]
     pub fn store<T: AtomicAccess>(&self, address: GuestAddress, value: T, order: Ordering) -> bool {
         let piece = self.piece(address, size_of::<T>(), Permissions::Write);
         piece.is_some_and(|piece| piece.store(value, 0, order).is_ok())
@@ -181,12 +183,14 @@ mod tests {
     use vm_memory::GuestMemoryMmap;
     use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 
+    type Ram = GuestMemoryMmap<AtomicBitmap>;
+
     const SEAM: u64 = 0x1000;
     const END: u64 = 0x2000;
     const FAR: u64 = 0x10_0000;
 
     /// Two regions without a gap, and more than a view keeps.
-    fn memory() -> GuestMemoryMmap<AtomicBitmap> {
+    fn memory() -> Ram {
         let regions = [0, SEAM, FAR, 2 * FAR].map(|start| (GuestAddress(start), 0x1000));
         GuestMemoryMmap::from_ranges(&regions).unwrap()
     }
@@ -256,7 +260,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_dirty() {
-        let writes: [fn(&View<'_, GuestMemoryMmap<AtomicBitmap>>, GuestAddress) -> bool; 3] = [
+        let writes: [fn(&View<'_, Ram>, GuestAddress) -> bool; 3] = [
             |view, at| view.write(at, 1u32),
             |view, at| view.write_slice(at, &[1]),
             |view, at| view.store(at, 1u16, Ordering::Relaxed),
