@@ -3,12 +3,13 @@
 
 //! The block device.
 
+mod turns;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use virtio_transport::Broken;
 use virtio_transport::device::{Active, Device, Event, Interest, Io, RestoreError, StartError};
@@ -19,17 +20,15 @@ use vm_memory::GuestAddressSpace;
 use super::backend::{Backend, Done, Operation};
 use super::config::{self, CONFIG_WCE, FLUSH, QUEUE_SIZE, WRITEBACK_AT};
 use super::control::Control;
-use super::counters::{self, Counters};
+use super::counters::Counters;
 use super::disk::{Disk, SECTOR};
 use super::image::Image;
 use super::report::{Report, Reporter};
-use super::retry::{Retry, SOON};
-use super::running::{Means, Running};
+use super::retry::Retry;
+use super::running::Running;
 use crate::rate::{Limiter, Limits};
 use crate::sys::Guest;
 
-/// The most requests from a queue before others get a turn.
-const BURST: usize = 64;
 /// The first token of flushes that no driver requested. No queue has this number.
 const OWN_FLUSH: u32 = 0xffff_0000;
 /// The tokens of the device's sources.
@@ -192,135 +191,6 @@ impl<M: GuestAddressSpace> Block<M> {
         }
         self.retry.unwatch(io);
         (self.throttled, self.crowded) = (0, false);
-    }
-}
-
-impl<M: GuestAddressSpace> Block<M>
-where
-    M::T: Send + Sync + 'static,
-{
-    /// Guest memory, if it runs.
-    fn memory(&mut self) -> Option<Arc<M::T>> {
-        self.running.as_mut().map(Running::memory)
-    }
-
-    /// The device's parts for handling a request.
-    fn split<'a, 'm>(
-        &'a mut self,
-        guest: &'a Guest<'m, M::T>,
-    ) -> Option<(&'a mut Running<M>, Means<'a, 'm, M>, &'a mut Vec<Done>)> {
-        let (Some(running), Source::Backend(backend)) = (&mut self.running, &mut self.source)
-        else {
-            return None;
-        };
-        let means = Means {
-            guest,
-            disk: &self.disk,
-            backend: &mut **backend,
-            writeback: self.writeback,
-            reporter: &mut self.reporter,
-            counters: &self.counters,
-            now: counters::now(),
-        };
-        Some((running, means, &mut self.done))
-    }
-
-    /// Takes requests from a queue, up to a limit.
-    fn take(&mut self, io: &mut Io<'_>, guest: &Guest<'_, M::T>, queue: u16) -> Result<(), Broken> {
-        let mut limiter = self.limiter.take();
-        let mut has_taken = false;
-        let took = self.take_within(io, guest, queue, limiter.as_deref_mut(), &mut has_taken);
-        self.limiter = limiter;
-        if has_taken {
-            self.first = (u32::from(queue) + 1) % 64;
-        }
-        took
-    }
-
-    fn take_within(
-        &mut self,
-        io: &mut Io<'_>,
-        guest: &Guest<'_, M::T>,
-        queue: u16,
-        mut limiter: Option<&mut Limiter>,
-        has_taken: &mut bool,
-    ) -> Result<(), Broken> {
-        let bit = 1 << (queue % 64);
-        self.throttled &= !bit;
-        let Some((running, mut means, _)) = self.split(guest) else {
-            return Ok(());
-        };
-        for _ in 0..BURST {
-            let is_full = running.is_full();
-            if is_full || limiter.as_mut().is_some_and(|limiter| !limiter.allows()) {
-                self.throttled |= bit;
-                self.crowded |= is_full;
-                return Ok(());
-            }
-            match running.take(&mut means, queue)? {
-                Some(bytes) => {
-                    *has_taken = true;
-                    limiter.iter_mut().for_each(|limiter| limiter.count(bytes));
-                }
-                None if running.enable_kicks(guest.view(), queue)? => {}
-                None => return Ok(()),
-            }
-        }
-        // The event may be the limiter's, which looks at these queues only.
-        self.throttled |= bit;
-        io.again();
-        Ok(())
-    }
-
-    /// Handles the end of a wait: takes requests from the queues that had to wait. The first is the one after the queue
-    /// that had something last, since there may be enough for one only.
-    fn go_on(&mut self, io: &mut Io<'_>, guest: &Guest<'_, M::T>) -> Result<(), Broken> {
-        if self.draining {
-            return Ok(());
-        }
-        let start = self.first;
-        let mut waiting = self.throttled.rotate_right(start);
-        let mut result = Ok(());
-        while waiting != 0 {
-            let queue = (start + waiting.trailing_zeros()) % 64;
-            waiting &= waiting - 1;
-            result = result.and(self.take(io, guest, queue as u16));
-        }
-        result
-    }
-
-    /// Whether there is space for the requests that wait for it.
-    fn has_space(&self) -> bool {
-        let has_space = |running: &Running<M>| !running.is_full();
-        self.crowded && !self.draining && self.running.as_ref().is_some_and(has_space)
-    }
-
-    /// Starts operations and completes requests. Returns whether all operations were started.
-    fn settle(&mut self, guest: &Guest<'_, M::T>) -> (bool, Result<(), Broken>) {
-        let Some((running, mut means, done)) = self.split(guest) else {
-            return (true, Ok(()));
-        };
-        loop {
-            let began = means.backend.submit();
-            means.backend.reap(done);
-            if done.is_empty() {
-                return (began, running.give_back(guest.view()));
-            }
-            for done in done.drain(..) {
-                running.complete(&mut means, done);
-            }
-        }
-    }
-
-    /// Waits for the back end, at most until `by`.
-    fn wait(&self, began: bool, by: Instant) {
-        let left = by.saturating_duration_since(Instant::now());
-        let left = if began { left } else { left.min(SOON) };
-        if let Source::Backend(backend) = &self.source {
-            let source = backend.source();
-            let mut fds = [PollFd::from_borrowed_fd(source, PollFlags::IN)];
-            let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 
 //! The network device.
 
+mod serve;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -25,9 +27,8 @@ use super::link::{Link, LinkError, Offloads};
 use super::pair::{Pair, READABLE};
 use super::report::{Counters, Report};
 use super::status::{State, Status};
-use super::turn::{BURST, Means, Turn};
+use super::turn::BURST;
 use crate::rate::Limiter;
-use crate::sys::{Guest, current};
 
 /// The tokens of the device's sources. Those of links follow, and then those of their alarms.
 const RX_TIMER: u32 = 0;
@@ -321,97 +322,6 @@ impl<M: GuestAddressSpace> Net<M> {
         for pair in &mut self.pairs[..self.used_pairs] {
             (pair.rx.due, pair.tx.due) = (true, true);
         }
-    }
-}
-
-impl<M: GuestAddressSpace> Net<M>
-where
-    M::T: Send + Sync,
-{
-    /// Serves the pairs for which there may be something to do.
-    fn serve(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
-        let count = self.used_pairs;
-        if let Some(active) = &self.active
-            && self.pairs[..count].iter().any(Pair::is_due)
-        {
-            let memory = current(&active.memory, &mut self.memory);
-            let guest = Guest::new(&memory);
-            let (first_rx, first_tx) = (self.first_rx, self.first_tx);
-            for index in 0..count {
-                self.receive(io, (first_rx + index) % count, &guest)?;
-            }
-            for index in 0..count {
-                self.send(io, (first_tx + index) % count, &guest)?;
-            }
-        }
-        let state = self.status.state();
-        let mut failure = None;
-        for pair in &mut self.pairs[..count] {
-            if let Err(error) = pair.watch(io, state) {
-                failure = Some(error);
-            }
-        }
-        if let Some(error) = failure {
-            self.status.fail(io, LinkError::Lost(error));
-        }
-        if self.control_due || self.pairs[..count].iter().any(Pair::is_due) {
-            io.again();
-        }
-        Ok(())
-    }
-
-    fn receive(
-        &mut self,
-        io: &mut Io<'_>,
-        index: usize,
-        guest: &Guest<'_, M::T>,
-    ) -> Result<(), Broken> {
-        let Some(active) = &mut self.active else {
-            return Ok(());
-        };
-        let mut means = Means {
-            features: active.features,
-            mtu: self.config.mtu,
-            limiter: self.rx_limiter.as_mut(),
-            count: &self.counters.received,
-        };
-        let is_up = self.status.is_up();
-        let before = self.counters.received();
-        let turn = self.pairs[index].receive(active, index, guest, is_up, &mut means)?;
-        if self.rx_limiter.is_some() && self.counters.received() != before {
-            self.first_rx = index + 1;
-        }
-        if let Turn::Failed(error) = turn {
-            self.status.fail(io, error);
-        }
-        Ok(())
-    }
-
-    fn send(
-        &mut self,
-        io: &mut Io<'_>,
-        index: usize,
-        guest: &Guest<'_, M::T>,
-    ) -> Result<(), Broken> {
-        let Some(active) = &mut self.active else {
-            return Ok(());
-        };
-        let mut means = Means {
-            features: active.features,
-            mtu: self.config.mtu,
-            limiter: self.tx_limiter.as_mut(),
-            count: &self.counters.sent,
-        };
-        let is_up = self.status.is_up();
-        let before = self.counters.sent();
-        let turn = self.pairs[index].send(active, index, guest, is_up, &mut means)?;
-        if self.tx_limiter.is_some() && self.counters.sent() != before {
-            self.first_tx = index + 1;
-        }
-        if let Turn::Failed(error) = turn {
-            self.status.fail(io, error);
-        }
-        Ok(())
     }
 }
 

@@ -27,6 +27,9 @@ const NOTHING: Interest = Interest {
     writable: false,
 };
 
+/// How many times frames are sent before an answer is expected again, after there was none.
+const DOUBT: u8 = 64;
+
 /// A pair of queues.
 pub(super) struct Pair<M: GuestAddressSpace> {
     pub(super) link: Box<dyn Link>,
@@ -38,6 +41,8 @@ pub(super) struct Pair<M: GuestAddressSpace> {
     /// What the link is watched for.
     watched: Interest,
     is_alarm_watched: bool,
+    /// How many times frames are sent before an answer is expected.
+    doubt: u8,
 }
 
 impl<M: GuestAddressSpace> Pair<M> {
@@ -50,6 +55,7 @@ impl<M: GuestAddressSpace> Pair<M> {
             tx: Sender::default(),
             watched: NOTHING,
             is_alarm_watched: false,
+            doubt: 0,
         }
     }
 
@@ -76,6 +82,27 @@ impl<M: GuestAddressSpace> Pair<M> {
         };
         let mut source = [PollFd::from_borrowed_fd(self.link.source(), PollFlags::OUT)];
         poll(&mut source, Some(&now)).is_ok_and(|ready| ready != 0)
+    }
+
+    /// Whether to look for an answer to frames that were just sent. The host's answers are there at once, and to find
+    /// them saves a wake-up. Others take longer; then it isn't worth looking each time.
+    pub(super) const fn expects_answer(&mut self) -> bool {
+        if !std::mem::replace(&mut self.tx.sent, false) || !self.rx.wants {
+            return false;
+        }
+        if self.doubt != 0 {
+            self.doubt -= 1;
+            return false;
+        }
+        self.rx.due = true;
+        true
+    }
+
+    /// Learns whether there was an answer.
+    pub(super) const fn learn(&mut self, answered: bool) {
+        if !answered {
+            self.doubt = DOUBT;
+        }
     }
 
     pub(super) const fn is_due(&self) -> bool {

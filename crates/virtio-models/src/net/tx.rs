@@ -27,6 +27,8 @@ pub(super) struct Sender {
     returned: Vec<(u16, u32)>,
     /// There may be something to do.
     pub(super) due: bool,
+    /// The last turn sent a frame.
+    pub(super) sent: bool,
     /// It waits for the limiter.
     pub(super) throttled: bool,
     /// It waits for the link.
@@ -80,7 +82,10 @@ impl Sender {
             }
             self.returned.push((head, 0));
             match sent {
-                Ok(Some(len)) => means.done(len),
+                Ok(Some(len)) => {
+                    means.done(len);
+                    self.sent = true;
+                }
                 Ok(None) => means.count.dropped(),
                 Err(error) => {
                     means.count.dropped();

@@ -325,3 +325,32 @@ fn a_peer_that_breaks_the_protocol_is_a_lost_link() {
         assert!(text.contains(&format!("a frame of {len} bytes")), "{text}");
     }
 }
+
+#[test]
+fn an_answer_that_comes_at_once_needs_no_event() {
+    let wire = Wire::new();
+    wire.line().is_mirror = true;
+    let mut guest = Guest::one(&wire, u64::MAX);
+    for _ in 0..200 {
+        guest.give(0, &[2000]);
+        guest.send(&[0; HEADER], &frame(60));
+        assert_eq!((guest.used(0).len(), guest.used(1).len()), (1, 1));
+    }
+}
+
+#[test]
+fn where_nobody_answers_it_seldom_looks() {
+    let wire = Wire::new();
+    let mut guest = Guest::one(&wire, u64::MAX);
+    guest.give(0, &[2000]);
+    let before = wire.line().receives;
+    for _ in 0..650 {
+        guest.send(&[0; HEADER], &frame(60));
+        assert_eq!(guest.used(1).len(), 1);
+    }
+    assert_eq!(wire.line().receives - before, 10);
+    // A later answer is one event, as ever.
+    wire.deliver([0; HEADER], frame(60));
+    guest.machine.pump();
+    assert_eq!(guest.used(0).len(), 1);
+}

@@ -59,6 +59,8 @@ pub struct Line {
     /// It always has a frame of this length.
     pub endless: Option<usize>,
     pub has_no_headers: bool,
+    /// Each frame of the guest comes back at once, before its source is seen to be readable.
+    pub is_mirror: bool,
 }
 
 /// A link in memory.
@@ -172,6 +174,9 @@ impl Link for Wire {
         let mut rest = vec![0; frame.len() - 7];
         assert_eq!(frame.copy_to(7, &mut rest), rest.len());
         assert_eq!(rest, bytes[7..]);
+        if line.is_mirror {
+            line.incoming.push_back((*frame.header(), bytes.clone()));
+        }
         line.sent.push((*frame.header(), bytes));
         Ok(())
     }
