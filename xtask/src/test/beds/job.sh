@@ -17,6 +17,11 @@ said() {
     ls -l $CONSOLE
 } 2>/dev/null
 
+# Kills mini-vmm, also under the name by which clients start it. Fails if there is none.
+kill_vmm() {
+    killall -q -9 mini-vmm || killall -q -9 firecracker
+}
+
 # The job $1 has $2 s of CPU time. It hangs if the bed is silent and at least four fifths idle at LOOKS checks in a row,
 # PAUSE s apart. Then mini-vmm is killed, so that the job can show its output; if there is none, the job is killed.
 watch() {
@@ -35,7 +40,7 @@ watch() {
         fi
         [ $idle_looks -lt "$LOOKS" ] && [ $busy -lt $limit ] && continue
         echo "HUNG: idle at $idle_looks looks, $((busy / 100)) s of CPU time in all" >$PORT
-        killall -q -9 mini-vmm || kill -9 "-$1"
+        kill_vmm || kill -9 "-$1"
         limit=$((busy + $2 * 100)) idle_looks=0
     done
 }
@@ -52,6 +57,6 @@ run() {
     status=$?
     kill $watch
     wait $watch 2>/dev/null
-    killall -q -9 mini-vmm
+    kill_vmm
     return $status
 }

@@ -208,6 +208,15 @@ fn a_job_that_hangs_is_ended() {
 }
 
 #[test]
+fn a_client_whose_machine_hangs_can_show_its_output() {
+    let job = "until [ -e \"$JOBS/killed\" ]; do sleep 0.05; done; echo shown; exit 9";
+    let killall = "export JOBS; killall() { [ $3 = firecracker ] && touch $JOBS/killed; }";
+    let (status, text) = run_job(job, &format!("{SILENT}\n{IDLE}\n{killall}"));
+    assert!(status == Some(9) && text.contains("HUNG"), "{text}");
+    assert!(text.contains("shown"), "{text}");
+}
+
+#[test]
 fn a_job_that_is_slow_comes_to_its_end() {
     for bed in [
         format!("{TALKS}\n{IDLE}"),
