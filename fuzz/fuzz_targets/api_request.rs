@@ -17,7 +17,10 @@ const STOP: &[u8] =
     b"PUT /actions HTTP/1.1\r\nContent-Length: 22\r\n\r\n{\"action_type\":\"Stop\"}";
 
 fn in_state(choice: u8) -> Playground {
-    let mut machine = Playground::default();
+    let mut machine = match choice & 7 {
+        4 | 5 => return Playground::loading(choice & 1 == 0),
+        _ => Playground::default(),
+    };
     if choice & 3 > 0 {
         machine.start();
     }

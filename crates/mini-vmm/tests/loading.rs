@@ -246,13 +246,16 @@ fn a_guest_starts_once_its_kernel_has_come() {
     let api = vm.path("api");
     let (mut running, [mut starter, mut other]) = ordered(&fifo, vm);
     let mut pipe = fifo.open();
-    // Is done before the guest runs.
-    other.begin("PATCH", "/vm", PAUSE);
+    // Both are done before the guest runs.
     let mut third = Client::connect(&mut running, &api);
-    assert_eq!(third.state(), "Not started");
+    third.begin("GET", "/vm", "");
+    assert_eq!(other.state(), "Not started");
+    other.begin("PATCH", "/vm", PAUSE);
+    assert_eq!(Client::connect(&mut running, &api).state(), "Not started");
     pipe.write_all(&elf(&guest)).unwrap();
     drop(pipe);
     assert_eq!(starter.answer().unwrap().status, 204);
+    assert_eq!(third.answer().unwrap().json["exits"][0], 0);
     assert_eq!(other.answer().unwrap().status, 204);
     assert_eq!(starter.state(), "Paused");
     starter.set_state("Resumed");

@@ -16,12 +16,22 @@ use super::state::Machine;
 use super::{MAX_BODY, Model, Settings};
 use crate::config::VmSpec;
 use crate::sync::Wake;
-use crate::vmm::{self, Remote};
+use crate::vmm::fake::Load;
+use crate::vmm::{self, Orders, Remote};
+
+/// The request that starts a machine.
+const START: Request<'_> = Request {
+    method: "PUT",
+    path: "/actions",
+    body: br#"{"action_type": "InstanceStart"}"#,
+    stays: true,
+};
 
 /// The API of a machine that has the states of one, and nothing else.
 #[derive(Debug)]
 pub struct Playground {
     served: Served,
+    load: Option<Loading>,
     run: Option<JoinHandle<()>>,
 }
 
@@ -34,7 +44,28 @@ impl Default for Playground {
         let (remote, orders) = vmm::deaf();
         Playground {
             served: Served::new(remote),
+            load: None,
             run: Some(thread::spawn(|| orders.pretend())),
+        }
+    }
+}
+
+/// A machine that loads until a client waits for it.
+#[derive(Debug)]
+struct Loading {
+    load: Load,
+    orders: Orders,
+    succeeds: bool,
+}
+
+impl Loading {
+    /// Ends the loading, and then does what clients say.
+    fn end(self) {
+        if self.succeeds {
+            self.load.succeed();
+        } else {
+            self.load.fail(|| {});
+            self.orders.pretend();
         }
     }
 }
@@ -107,6 +138,31 @@ impl Playground {
         &mut self.served
     }
 
+    /// A machine that a client, which is gone, has ordered. It loads until another one waits for it, and then starts or
+    /// fails.
+    ///
+    /// # Panics
+    /// The process has no file descriptor left.
+    pub fn loading(succeeds: bool) -> Self {
+        let (remote, orders) = vmm::deaf();
+        let mut served = Served::new(remote);
+        let draft = served.routes.machine.draft();
+        draft
+            .expect("a machine to describe")
+            .set_kernel("/dev/null");
+        drop(served.routes.handle(START));
+        let load = Load::of(&orders);
+        Playground {
+            served,
+            load: Some(Loading {
+                load,
+                orders,
+                succeeds,
+            }),
+            run: None,
+        }
+    }
+
     /// Starts a machine, as clients do.
     ///
     /// # Panics
@@ -117,13 +173,7 @@ impl Playground {
             .draft()
             .expect("a machine to describe")
             .set_kernel("/dev/null");
-        let started = self.served.ask(Request {
-            method: "PUT",
-            path: "/actions",
-            body: br#"{"action_type": "InstanceStart"}"#,
-            stays: true,
-        });
-        assert_eq!(started, Ok(None), "a start");
+        assert_eq!(self.served.ask(START), Ok(None), "a start");
     }
 
     /// The answers to all that one client sends, in pieces of `piece` bytes, before it ends its side. Requests that
@@ -151,9 +201,13 @@ impl Playground {
                     break;
                 }
                 connection.settle(MAX_BODY, served);
-                if connection.is_waiting() {
-                    served.wait();
+                if !connection.is_waiting() {
+                    continue;
                 }
+                if let Some(load) = self.load.take() {
+                    self.run = Some(thread::spawn(|| load.end()));
+                }
+                served.wait();
             }
         }
         answers
@@ -162,6 +216,7 @@ impl Playground {
 
 impl Drop for Playground {
     fn drop(&mut self) {
+        self.load = None;
         // Fails if it has ended already.
         let _ = self.served.routes.machine.stop();
         if let Some(run) = self.run.take() {

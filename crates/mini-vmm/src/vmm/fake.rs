@@ -27,10 +27,9 @@ fn run(start: Start) {
 }
 
 /// A machine that loads until a test says otherwise.
-#[cfg(test)]
+#[derive(Debug)]
 pub(crate) struct Load(Box<Start>);
 
-#[cfg(test)]
 impl Load {
     /// The machine that was ordered.
     pub(crate) fn of(orders: &Orders) -> Self {
@@ -41,6 +40,7 @@ impl Load {
     }
 
     /// Whether a client has stopped it.
+    #[cfg(test)]
     pub(crate) fn is_stopped(&self) -> bool {
         self.0.door.take_stop()
     }

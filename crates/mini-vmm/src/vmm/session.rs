@@ -131,9 +131,17 @@ impl<'a> Session<'a> {
 
     /// Handles commands and events until there is an outcome.
     ///
-    /// A command comes before the start, since a guest that resets at once would leave no other time for it. Events are
-    /// handled between two commands, so that each command knows which vCPUs have ended.
+    /// Commands that waited for the load come before the start, as the clients expect that sent them. And a guest that
+    /// resets at once would leave no other time for them. Later, events are handled between two commands, so that each
+    /// command knows which vCPUs have ended.
     fn wait(&mut self) -> Result<Outcome, Error> {
+        for _ in 1..self.run.door.waiting() {
+            // Not more than these, since clients may send one after another.
+            if self.is_running == Some(true) || self.latch.get().is_some() {
+                break;
+            }
+            self.serve();
+        }
         loop {
             if let Some(outcome) = self.latch.get() {
                 return Ok(outcome);

@@ -260,3 +260,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_playground_loads_until_a_client_waits() {
+    let get = "GET / HTTP/1.1\r\n\r\n";
+    let pause = "PATCH /vm HTTP/1.1\r\nContent-Length: 19\r\n\r\n{\"state\": \"Paused\"}";
+    for (succeeds, answer, state) in [(true, "204", "Paused"), (false, "400", "Not started")] {
+        let mut machine = crate::api::playground::Playground::loading(succeeds);
+        let answers = machine.talk(format!("{get}{pause}{get}").as_bytes(), 7);
+        let answers = String::from_utf8(answers).unwrap();
+        let seen = ["Not started", answer, state];
+        let mut rest = answers.as_str();
+        for text in seen {
+            let at = rest
+                .find(text)
+                .unwrap_or_else(|| panic!("{text}: {answers}"));
+            rest = &rest[at + text.len()..];
+        }
+    }
+}

@@ -122,6 +122,11 @@ impl Door {
         next.inspect(|_| self.has_left())
     }
 
+    /// How many commands wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.board.waiting.load(Ordering::Relaxed)
+    }
+
     fn has_left(&self) {
         self.board.waiting.fetch_sub(1, Ordering::Relaxed);
     }
