@@ -242,7 +242,7 @@ impl Boot {
         scratch: &Scratch,
     ) -> Result<Guest> {
         let memory = self.mebibytes()?;
-        let debian = Debian::fetch()?;
+        let debian = Debian::fetch(&debian::PLAIN)?;
         let mut disks = vec![Disk {
             host: debian.disk,
             in_bed: BED_DISK,

@@ -26,6 +26,31 @@ pub struct Debian {
     pub initrd: PathBuf,
 }
 
+/// A Debian 12: its packages, and how its root file system is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its name in the cache.
+    pub name: &'static str,
+    /// Further packages than those of all kinds.
+    packages: &'static str,
+    /// What runs in the new root file system after the set-up of all kinds.
+    setup: &'static str,
+}
+
+/// The console logs root in.
+pub const PLAIN: Kind = Kind {
+    name: "debian",
+    packages: "",
+    setup: CONSOLE,
+};
+
+/// Like a stock cloud image: cloud-init, and no user who may log in.
+pub const CLOUD: Kind = Kind {
+    name: "debian-cloud",
+    packages: ",cloud-init,sudo",
+    setup: "",
+};
+
 /// Words for its kernel's command line.
 pub const CMDLINE: &str = "root=LABEL=debian rw";
 
@@ -34,15 +59,17 @@ pub const JOB: &str = "xtask-job";
 
 const SUITE: &str = "bookworm";
 
-/// Further packages than `apt` and those that Debian calls essential.
+/// Packages of all kinds, in addition to `apt` and those that Debian calls essential.
 const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,systemd-resolved,udev,dbus,libpam-systemd,\
     iproute2,iputils-ping";
 
 /// The size of the disk. Most of it takes no space on the host.
 const SIZE: &str = "2G";
 
-/// Runs in the new root file system.
+/// Runs in each new root file system.
 const SETUP: &str = include_str!("debian/setup.sh");
+/// Runs after it if the console logs root in.
+const CONSOLE: &str = include_str!("debian/console.sh");
 
 const NEEDS: &[Need] = &[
     ("mmdebstrap", "mmdebstrap"),
@@ -65,15 +92,16 @@ pub fn job(script: &str) -> Vec<u8> {
 
 impl Debian {
     /// The cached one. It is made first if there is none, or if it was made in another way.
-    pub fn fetch() -> Result<Debian> {
-        let mut make = |tree: &Path| make(tree).map(|()| Some(recipe()));
-        let made = whole::cached(&cache_dir()?, "debian", &mut make, &Debian::open)?;
+    pub fn fetch(kind: &Kind) -> Result<Debian> {
+        let mut make = |tree: &Path| make(kind, tree).map(|()| Some(kind.recipe()));
+        let open = |place: &Path| Debian::open(kind, place);
+        let made = whole::cached(&cache_dir()?, kind.name, &mut make, &open)?;
         made.context("Debian 12 was not made")
     }
 
-    fn open(place: &Path) -> Result<Debian> {
+    fn open(kind: &Kind, place: &Path) -> Result<Debian> {
         ensure!(
-            whole::mark(place)? == recipe(),
+            whole::mark(place)? == kind.recipe(),
             "it was made in another way"
         );
         let [disk, kernel, initrd] = FILES.map(|name| place.join(name));
@@ -91,12 +119,23 @@ impl Debian {
 /// The disk, the kernel and the initrd.
 const FILES: [&str; 3] = ["disk.img", "vmlinuz", "initrd.img"];
 
-/// Everything that determines what is made, except for the packages' versions.
-fn recipe() -> String {
-    format!("{SUITE} {PACKAGES} {SIZE} {CMDLINE} {JOB}\n{SETUP}")
+impl Kind {
+    /// Everything that determines what is made, except for the packages' versions.
+    fn recipe(&self) -> String {
+        let (packages, setup) = (self.packages(), self.setup());
+        format!("{SUITE} {packages} {SIZE} {CMDLINE} {JOB}\n{setup}")
+    }
+
+    fn packages(&self) -> String {
+        format!("{PACKAGES}{}", self.packages)
+    }
+
+    fn setup(&self) -> String {
+        format!("{SETUP}{}", self.setup)
+    }
 }
 
-fn make(tree: &Path) -> Result<()> {
+fn make(kind: &Kind, tree: &Path) -> Result<()> {
     packages::require(NEEDS)?;
     if !is_root() {
         packages::require(ROOTLESS_NEEDS)?;
@@ -104,7 +143,9 @@ fn make(tree: &Path) -> Result<()> {
     make_directory(tree)?;
     let scratch = Scratch::new()?;
     let (tar, root) = (scratch.path("root.tar"), scratch.path("root"));
-    step("installing Debian 12 into a directory", || bootstrap(&tar))?;
+    step("installing Debian 12 into a directory", || {
+        bootstrap(kind, &tar)
+    })?;
     step("making a disk of it", || {
         make_disk(&tar, &root, &tree.join(FILES[0]))
     })?;
@@ -116,7 +157,7 @@ fn make(tree: &Path) -> Result<()> {
 
 /// Writes the root file system's files to `tar`. mmdebstrap writes to its standard output, since the user of its
 /// namespace may have no access to the cache.
-fn bootstrap(tar: &Path) -> Result<()> {
+fn bootstrap(kind: &Kind, tar: &Path) -> Result<()> {
     let output = File::create(tar).with_context(|| format!("can't make {}", tar.display()))?;
     let mut command = Command::new("mmdebstrap");
     command.args([
@@ -125,8 +166,8 @@ fn bootstrap(tar: &Path) -> Result<()> {
         "--variant=minbase",
         "--format=tar",
     ]);
-    command.arg(format!("--include={PACKAGES}"));
-    let setup = ["sh", "-c", SETUP].map(str::to_owned);
+    command.arg(format!("--include={}", kind.packages()));
+    let setup = ["sh".to_owned(), "-c".to_owned(), kind.setup()];
     command.arg(format!(
         "--customize-hook=chroot \"$1\" {}",
         sh_words(&setup)

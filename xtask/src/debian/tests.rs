@@ -13,14 +13,17 @@ fn a_cached_debian_of_another_recipe_is_refused() {
     for name in FILES {
         write(&place.join(name), "").unwrap();
     }
-    write(&place.join(".whole"), recipe()).unwrap();
-    assert_eq!(Debian::open(&place).unwrap().disk, place.join("disk.img"));
-    write(&place.join(".whole"), format!("{}\n", recipe())).unwrap();
-    let text = Debian::open(&place).unwrap_err().to_string();
+    write(&place.join(".whole"), PLAIN.recipe()).unwrap();
+    assert_eq!(
+        Debian::open(&PLAIN, &place).unwrap().disk,
+        place.join("disk.img")
+    );
+    write(&place.join(".whole"), CLOUD.recipe()).unwrap();
+    let text = Debian::open(&PLAIN, &place).unwrap_err().to_string();
     assert!(text.contains("another way"), "{text}");
-    write(&place.join(".whole"), recipe()).unwrap();
+    write(&place.join(".whole"), PLAIN.recipe()).unwrap();
     fs::remove_file(place.join("initrd.img")).unwrap();
-    let text = Debian::open(&place).unwrap_err().to_string();
+    let text = Debian::open(&PLAIN, &place).unwrap_err().to_string();
     assert!(text.contains("initrd.img"), "{text}");
 }
 
@@ -41,7 +44,9 @@ fn the_kernel_is_the_only_one_of_its_boot_directory() {
 
 #[test]
 fn the_setup_is_valid_shell() {
-    capture_ok(Command::new("sh").args(["-n", "-c", SETUP])).unwrap();
+    for kind in [PLAIN, CLOUD] {
+        capture_ok(Command::new("sh").args(["-n", "-c", &kind.setup()])).unwrap();
+    }
 }
 
 #[test]

@@ -17,8 +17,10 @@ pub enum Image {
     Debian(Series),
     /// The ELF file in that bzImage.
     Vmlinux(Series),
-    /// Debian 12 on the bed's disk, with its own kernel and initrd. The guest's commands run after the login.
+    /// Debian 12 on the bed's disk `$disk`, with its own kernel and initrd. The guest's commands run after the login.
     AllOfDebian,
+    /// Debian 12 as a cloud image, likewise. Nobody may log in, so the guest has no commands.
+    CloudDebian,
     /// The small kernel, which has all its drivers built in.
     Small,
     /// The example in `guest/bare`.
@@ -69,6 +71,8 @@ pub struct Case {
     pub client: Option<&'static str>,
     /// The kind of console through which the guest gets bytes that it sends back; empty for no echo.
     pub echo: &'static str,
+    /// Whether its bed's clocks count instructions, so that times in it are the same however busy the host is.
+    pub counted: bool,
     /// Whether it runs only with `--long`.
     pub long: bool,
 }
@@ -102,6 +106,7 @@ pub const LINUX: Case = Case {
     firecracker: None,
     client: None,
     echo: "",
+    counted: false,
     long: false,
 };
 

@@ -19,10 +19,29 @@ const DEBIAN: Case = Case {
     ..LINUX
 };
 
+/// A tap with the bed at its other end, which gives out one address.
+macro_rules! dhcp_server {
+    () => {
+        "tunctl -t tap0 >/dev/null; ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up
+    cat >/tmp/udhcpd.conf <<'END'
+interface tap0
+start 10.0.0.7
+end 10.0.0.7
+max_leases 1
+lease_file /tmp/leases
+pidfile /tmp/udhcpd.pid
+opt subnet 255.255.255.0
+opt router 10.0.0.1
+opt dns 10.0.0.1
+END
+    : >/tmp/leases; udhcpd -f /tmp/udhcpd.conf & server=$!"
+    };
+}
+
 pub const CASES: &[Case] = &[
     Case {
         name: "debian-powers-off",
-        arguments: "--disk path=/dev/vda,overlay=/tmp",
+        arguments: "--disk path=$disk,overlay=/tmp",
         guest: CHECK,
         expect: CHECKED,
         ..DEBIAN
@@ -30,8 +49,8 @@ pub const CASES: &[Case] = &[
     Case {
         name: "debian-obeys-the-power-button",
         cpus: 2,
-        arguments: "--disk path=/dev/vda,overlay=/tmp --net tap=tap0 --api-sock /tmp/api",
-        before: DHCP_SERVER,
+        arguments: "--disk path=$disk,overlay=/tmp --net tap=tap0 --api-sock /tmp/api",
+        before: dhcp_server!(),
         guest: HAS_NETWORK,
         drive: "until grep -q '^WAITS' /tmp/out || ! kill -0 $vmm; do usleep 50000; done
             bench-probe api /tmp/api PUT /actions '{\"action_type\": \"SendCtrlAltDel\"}' && echo PRESSED",
@@ -137,6 +156,37 @@ pub const CASES: &[Case] = &[
         ],
         ..DISK
     },
+    Case {
+        name: "cloud-init-lets-its-user-in",
+        image: Image::CloudDebian,
+        arguments: "--disk path=$disk,overlay=/tmp --net tap=tap0 --cloud-init /tmp/seed",
+        before: concat!(
+            "mkdir /tmp/seed; cat >/tmp/seed/user-data <<'END'
+#cloud-config
+hostname: guest
+password: let-me-in
+chpasswd: {expire: false}
+END
+",
+            dhcp_server!()
+        ),
+        drive: LOG_IN,
+        after: "kill $server; tunctl -d tap0 >/dev/null; rm -r /tmp/seed",
+        expect: &["USER-debian ON-guest", "PASSWORDS-1"],
+        long: true,
+        ..DEBIAN
+    },
+    Case {
+        name: "disk-rates",
+        arguments: "--disk path=/tmp/a,iops=200 --disk path=/tmp/b,bandwidth=4M",
+        before: "truncate -s 64M /tmp/a; truncate -s 64M /tmp/b",
+        guest: RATES,
+        after: "rm /tmp/a /tmp/b",
+        expect: &["REQUESTS GOOD", "BYTES GOOD"],
+        counted: true,
+        long: true,
+        ..DISK
+    },
 ];
 
 /// Runs after the login. systemd says what failed.
@@ -149,21 +199,26 @@ const CHECK: &str = "systemctl is-system-running --wait >/dev/null
     echo ON $(who | awk '$1 == \"root\" { print $2 }')";
 const CHECKED: &[&str] = &["ROOT /dev/vda ext4", "FAILED 0", "SUM GOOD", "ON ttyS0"];
 
-/// A tap with the bed at its other end, which gives out one address.
-const DHCP_SERVER: &str =
-    "tunctl -t tap0 >/dev/null; ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up
-    cat >/tmp/udhcpd.conf <<'END'
-interface tap0
-start 10.0.0.7
-end 10.0.0.7
-max_leases 1
-lease_file /tmp/leases
-pidfile /tmp/udhcpd.pid
-opt subnet 255.255.255.0
-opt router 10.0.0.1
-opt dns 10.0.0.1
-END
-    : >/tmp/leases; udhcpd -f /tmp/udhcpd.conf & server=$!";
+/// Types what a user would, when cloud-init has ended. The terminal echoes it, so it is not what the case expects. Only
+/// the seed's user has a password.
+const LOG_IN: &str =
+    "shows() { until grep -q \"$1\" /tmp/out || ! kill -0 $vmm; do usleep 100000; done; }
+shows 'Cloud-init v.* finished'; shows 'guest login:'; say debian
+shows Password:; say let-me-in
+shows 'debian@guest'
+say 'echo USER-$(id -un) ON-$(uname -n)'
+say 'echo PASSWORDS-$(sudo grep -c \"^[^:]*:[$]\" /etc/shadow); sudo systemctl poweroff'";
+
+/// Reads with one request at once, and compares the rate with the limit.
+const RATES: &str = r#"now() { cut -d' ' -f1 /proc/uptime; }
+rate() {
+    start=$(now); dd if=$2 of=/dev/null bs=$3 count=$4 iflag=direct 2>/dev/null; end=$(now)
+    awk -v what=$1 -v count=$4 -v limit=$5 -v start=$start -v end=$end 'BEGIN {
+        r = count / (end - start) / limit
+        print what, (r > 0.95 && r < 1.05 ? "GOOD" : "BAD"), r
+    }'
+}
+rate REQUESTS /dev/vda 4k 1000 200; rate BYTES /dev/vdb 64k 256 64"#;
 
 /// Waits for the address by DHCP, then for its end.
 const HAS_NETWORK: &str = "/lib/systemd/systemd-networkd-wait-online --timeout=0

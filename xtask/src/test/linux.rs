@@ -58,6 +58,8 @@ pub struct Boot {
     image: String,
     /// The archives of its root file system; the job is the last of them, if it is not on a disk.
     initrd: Vec<String>,
+    /// The bed's disk with Debian.
+    root_disk: Option<String>,
     /// The disk with the job.
     job_disk: Option<String>,
 }
@@ -96,7 +98,7 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
 /// Adds what a case boots, or says why that can't be had.
 fn add(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Result<Boot, String>> {
     let kernel = match case.image {
-        Image::AllOfDebian | Image::Bare | Image::NoKernel => {
+        Image::AllOfDebian | Image::CloudDebian | Image::Bare | Image::NoKernel => {
             return add_other(case, bed, scratch).map(Ok);
         }
         Image::Small => {
@@ -143,6 +145,7 @@ fn add_kernel(
         release: Some(release.clone()),
         image,
         initrd: add_initrd(case, release, Some(kernel), bed, scratch)?,
+        root_disk: None,
         job_disk: None,
     })
 }
@@ -163,6 +166,7 @@ fn add_small(
         release: Some(release),
         image,
         initrd,
+        root_disk: None,
         job_disk: None,
     })
 }
@@ -174,22 +178,19 @@ fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Bo
         release: None,
         image: "/guest/text".to_owned(),
         initrd: Vec::new(),
+        root_disk: None,
         job_disk: None,
     };
     match case.image {
         Image::AllOfDebian => {
-            let debian = Debian::fetch()?;
-            boot.image = "/guest/debian-kernel".to_owned();
-            boot.initrd = vec!["/guest/debian-initrd".to_owned()];
-            add_once(bed, debian.kernel, &boot.image);
-            add_once(bed, debian.initrd, &boot.initrd[0]);
-            bed.disks = vec![debian.disk];
+            add_debian(&debian::PLAIN, &mut boot, bed)?;
             let job = format!("job-{}", case.name);
             write(&scratch.path(&job), debian::job(&guest_job(case)))?;
             let path = format!("/guest/{job}");
             bed.add(&scratch.path(&job), &path);
             boot.job_disk = Some(path);
         }
+        Image::CloudDebian => add_debian(&debian::CLOUD, &mut boot, bed)?,
         Image::Bare => {
             boot.image = "/guest/bare".to_owned();
             add_once(bed, build::bare_guest()?, &boot.image);
@@ -201,6 +202,23 @@ fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Bo
         }
     }
     Ok(boot)
+}
+
+/// Adds a Debian: its kernel and initrd, and its disk as one of the bed's.
+fn add_debian(kind: &debian::Kind, boot: &mut Boot, bed: &mut Bed) -> Result<()> {
+    let debian = Debian::fetch(kind)?;
+    boot.image = format!("/guest/{}-kernel", kind.name);
+    boot.initrd = vec![format!("/guest/{}-initrd", kind.name)];
+    add_once(bed, debian.kernel, &boot.image);
+    add_once(bed, debian.initrd, &boot.initrd[0]);
+    let present = bed.disks.iter().position(|disk| *disk == debian.disk);
+    let place = present.unwrap_or_else(|| {
+        bed.disks.push(debian.disk);
+        bed.disks.len() - 1
+    });
+    let letter = char::from(b'a' + place as u8);
+    boot.root_disk = Some(format!("/dev/vd{letter}"));
+    Ok(())
 }
 
 /// Adds the guest's root file system, in parts, and the case's own job; returns the paths of the parts. Modules are
@@ -287,6 +305,11 @@ impl Boot {
         name(self.case)
     }
 
+    /// Whether its bed counts its time.
+    pub fn is_counted(&self) -> bool {
+        self.case.counted
+    }
+
     /// Whether its script runs the probe.
     pub fn needs_probe(&self) -> bool {
         self.case.echo_bytes().is_some() || self.case.drive.contains("bench-probe")
@@ -300,6 +323,7 @@ impl Boot {
             true => String::new(),
             false => format!("cat {} >/tmp/initrd\n", self.initrd.join(" ")),
         };
+        let disk = self.root_disk.as_deref().unwrap_or_default();
         let line = match (case.client, case.firecracker, case.echo_bytes()) {
             (Some(client), _, _) => self.client(client),
             (None, Some(fields), _) => self.firecracker(fields),
@@ -311,7 +335,7 @@ impl Boot {
         // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
         let script = format!(
-            "{BED_LIBRARY}{initrd}{}\n\
+            "{BED_LIBRARY}disk={disk}\n{initrd}{}\n\
              run() {{ exec {line}\n}}\n\
              run </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
              {}\n\
@@ -415,73 +439,4 @@ impl Boot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::cases::{LINUX, tests::all_beds};
-    use super::super::small;
-    use super::*;
-    use crate::bed::Vendor;
-
-    #[test]
-    fn long_cases_are_left_out_and_counted_unless_wanted() {
-        let long = Case {
-            name: "long",
-            long: true,
-            ..LINUX
-        };
-        for (wants_long, expected) in [(false, (1, 1)), (true, (2, 0))] {
-            let run = Run {
-                long: wants_long,
-                ..Run::default()
-            };
-            let mut tally = Tally::default();
-            let wanted = wanted(&run, &[&LINUX, &long], &mut tally);
-            assert_eq!((wanted.len(), tally.left), expected);
-        }
-    }
-
-    fn boot() -> Boot {
-        let amd = cases::of(&Bed::new(Vendor::Amd)).0;
-        let case = amd.into_iter().find(|case| case.name == "reboot-resets");
-        Boot {
-            case: case.unwrap(),
-            release: Some("6.1.0".to_owned()),
-            image: "/guest/k".to_owned(),
-            initrd: vec!["/guest/i".to_owned()],
-            job_disk: None,
-        }
-    }
-
-    #[test]
-    fn a_run_is_judged_by_code_and_output() {
-        let good = "release=6.1.0 cpus=2.\r\nREADY\r\n";
-        assert_eq!(boot().judge(0, good), Tally::pass());
-        assert_eq!(boot().judge(1, good).failures.len(), 1);
-        let tally = boot().judge(0, "release=6.1.0 cpus=1.");
-        assert!(
-            tally.failures[0].contains("lacks 'release=6.1.0 cpus=2.'"),
-            "{tally:?}"
-        );
-    }
-
-    #[test]
-    fn scripts_are_valid_shell() {
-        let check = |script: &str| {
-            let mut shell = std::process::Command::new("sh");
-            crate::process::capture_ok(shell.args(["-n", "-c", script])).unwrap();
-        };
-        let mut boot = boot();
-        let script = boot.script();
-        assert!(script.contains("--cpus 2") && script.contains("--on-reboot reset"));
-        check(&script);
-        let mut small = small::CASES.iter();
-        boot.case = small.find(|case| case.firecracker.is_some()).unwrap();
-        check(&boot.script());
-        for case in all_beds().iter().flat_map(|bed| cases::of(bed).0) {
-            check(&guest_job(case));
-            check(case.drive);
-            check(case.before);
-            check(case.after);
-            check(&networks::isolated(case.before));
-        }
-    }
-}
+mod tests;
