@@ -14,12 +14,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use bare::namespace::{is_inside, make_tap, shell};
-use bare::virtio::{BUFFER, COUNT, NET_HEADER, by_mmio, by_pci, network};
+use bare::virtio::{BUFFER, COUNT, FRAME, NET_HEADER, by_mmio, by_pci, network};
 use bare::{Asm, Built, Vm, passt};
 use mini_vmm::boot::Unwatched;
 use mini_vmm::config::{LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec};
 use mini_vmm::layout::{ACPI_RESET, ACPI_RESET_VALUE, MIB};
 use mini_vmm::machine::Images;
+use mini_vmm::mmds::{self, MmdsSpec, Store, Version};
 use mini_vmm::outcome::Outcome;
 use mini_vmm::vmm::Vmm;
 use rustix::process::Signal;
@@ -194,6 +195,89 @@ fn stand_in(vm: &mut Vm, script: &str) {
     let path = passt::stand_in(&vm.path(""), script);
     vm.command.env("PATH", path);
     vm.args(["--net=user", "--serial=off"]);
+}
+
+/// Opens a connection to the metadata service. The request follows with the same frame, changed.
+const ASK: &[u8] = b"\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x02\x08\0\
+    \x45\0\0\x4e\0\0\x40\0\x40\x06\0\0\x0a\0\0\x02\xa9\xfe\xa9\xfe\
+    \x10\0\0\x50\0\0\0\x64\0\0\0\0\x50\x02\x40\0\0\0\0\0\
+    GET /a HTTP/1.1\r\nConnection: close\r\n\r\n";
+
+/// Makes the frame the request once the connection is open, and powers off at the answer.
+fn ask_and_power_off(asm: &mut Asm) {
+    const GOT: u64 = BUFFER + NET_HEADER;
+    const SENT: u64 = FRAME + NET_HEADER;
+    // The host itself also sends frames. Those of the service begin with its address.
+    asm.load(GOT + 6).compare_eax(0x4523_0106);
+    asm.if_equal(|asm| {
+        // Length of the header, flags, window: SYN and ACK.
+        asm.load(GOT + 46).compare_eax(0x0010_1260);
+        asm.if_equal(|asm| {
+            // `bswap eax; inc eax; bswap eax; mov [rdi], eax`
+            asm.load(GOT + 38).rdi(SENT + 42);
+            asm.raw(&[0x0f, 0xc8, 0xff, 0xc0, 0x0f, 0xc8, 0x89, 0x07]);
+            asm.store(SENT + 38, 101_u32.to_be());
+            asm.store(SENT + 46, 0x0040_1850);
+        });
+        // PSH and ACK.
+        asm.load(GOT + 46).compare_eax(0x0010_1850);
+        asm.if_equal(|asm| {
+            asm.power_off();
+        });
+    });
+}
+
+/// How many frames of the guest's have reached its tap.
+fn frames_on_tap() -> u64 {
+    let text = fs::read_to_string("/proc/self/net/dev").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, numbers) = lines.find(|(name, _)| name.trim() == "tap0").unwrap();
+    numbers.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_guest_reads_metadata_that_its_tap_never_sees() {
+    let test = "a_guest_reads_metadata_that_its_tap_never_sees";
+    if !is_inside(test) {
+        return;
+    }
+    let _socket = host();
+    let driver = network(ASK);
+    for (virtio, guest) in [
+        (VirtioSpec::Mmio, by_mmio(&driver, ask_and_power_off)),
+        (VirtioSpec::Pci, by_pci(&driver, ask_and_power_off)),
+    ] {
+        let Some(vm) = Vm::new(test, &guest) else {
+            return;
+        };
+        let store = Store::new(100);
+        store.put(serde_json::json!({"a": "metadata"})).unwrap();
+        let mmds = MmdsSpec {
+            version: Version::V1,
+            nets: vec![0],
+            address: mmds::ADDRESS,
+            imds_compat: false,
+            store,
+        };
+        let spec = VmSpec {
+            mmds: Some(mmds),
+            ..spec(&vm, virtio)
+        };
+        let running = Built::new(&spec, None);
+        running.machine.start().unwrap();
+        while running.latch.get().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(running.latch.get(), Some(Outcome::PowerOff));
+        let mut bytes = [0; 300];
+        let at = GuestAddress(BUFFER + NET_HEADER + 54);
+        let memory = running.machine.memory();
+        memory.read_slice(&mut bytes, at).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(text.contains("\r\n\r\nmetadata\0"), "{text}");
+    }
+    assert_eq!(frames_on_tap(), 0);
 }
 
 fn power_off_after_nine(asm: &mut Asm) {

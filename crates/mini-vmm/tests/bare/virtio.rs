@@ -22,11 +22,12 @@ pub const LEN: u32 = 32;
 pub const HEADER: u64 = COUNT + 0x5000;
 /// A disk's answer, in one byte.
 pub const STATUS: u64 = COUNT + 0x6000;
-/// The rings of a network's second queue, and the frame that it sends.
+/// The rings of a network's second queue.
 const SEND_DESCRIPTORS: u64 = COUNT + 0x7000;
 const SEND_AVAILABLE: u64 = COUNT + 0x8000;
 const SEND_USED: u64 = COUNT + 0x9000;
-const FRAME: u64 = COUNT + 0xa000;
+/// What that queue sends: a header and a frame.
+pub const FRAME: u64 = COUNT + 0xa000;
 /// Where a driver notifies the first queue by PCI.
 const PCI_NOTIFY: u64 = PCI_LOW + 0x4000;
 /// The header before a frame, in bytes.
