@@ -4,6 +4,7 @@
 //! A network device with the service, driven through its rings. The backend is a socket, as with passt.
 
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use serde_json::json;
@@ -12,6 +13,7 @@ use virtio_transport::testing::{
     Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, memory,
 };
 
+use super::super::lent::Home;
 use super::*;
 use crate::mmds::{ADDRESS, MmdsSpec, Service, Store, Version};
 
@@ -27,20 +29,25 @@ struct Guest {
     backends: Vec<UnixStream>,
 }
 
+/// The service, with a short and a long text.
+fn stack() -> Arc<Mutex<Stack>> {
+    let store = Store::new(100_000);
+    store
+        .put(json!({"a": "b", "large": "0123456789".repeat(5000)}))
+        .unwrap();
+    let service = Service::new(&MmdsSpec {
+        version: Version::V1,
+        nets: vec![0],
+        address: ADDRESS,
+        imds_compat: false,
+        store,
+    });
+    Arc::new(Mutex::new(Stack::new(Arc::new(service), ADDRESS)))
+}
+
 impl Guest {
     fn new(pairs: usize) -> Self {
-        let store = Store::new(100_000);
-        store
-            .put(json!({"a": "b", "large": "0123456789".repeat(5000)}))
-            .unwrap();
-        let service = Service::new(&MmdsSpec {
-            version: Version::V1,
-            nets: vec![0],
-            address: ADDRESS,
-            imds_compat: false,
-            store,
-        });
-        let stack = Arc::new(Mutex::new(Stack::new(Arc::new(service), ADDRESS)));
+        let stack = stack();
         let (mut links, mut backends) = (Vec::new(), Vec::new());
         for pair in 0..pairs {
             let (ours, theirs) = UnixStream::pair().unwrap();
@@ -204,6 +211,18 @@ fn each_pair_gets_its_own_answers() {
     guest.send(0, &segment(100, 0, SYN, &[]));
     assert_eq!(guest.received(0).len(), 1);
     assert!(!guest.reached_network());
+}
+
+/// Each machine of a run borrows the link.
+#[test]
+fn a_link_that_is_lent_has_its_alarm() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let link = Stream::new(ours.into()).unwrap();
+    assert!(link.alarm().is_none());
+    let link = WithMmds::new(link, 0, stack()).unwrap();
+    let number = link.timer.as_raw_fd();
+    let lent = Home::new(link).lend().unwrap();
+    assert_eq!(lent.alarm().map(|alarm| alarm.as_raw_fd()), Some(number));
 }
 
 #[test]
