@@ -1,7 +1,8 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Boots with two networks: a tap, and the bed's own network by passt. What the bed sends comes back the same.
+//! Boots with two networks: a tap, and the bed's own network by passt. What the bed sends comes back the same. And boots
+//! with a tap that leads to the metadata service.
 
 use std::path::PathBuf;
 
@@ -74,6 +75,43 @@ const NETWORKS: Case = Case {
 const PCI: &str = "--net tap=tap0 --net user,forward=8080:80";
 const MMIO: &str = "--virtio mmio --net tap=tap0 --net user,forward=8080:80";
 
+/// A tap at whose other end a server has the metadata service's address, and hears nothing.
+const METADATA: Case = Case {
+    isolated: true,
+    virtio: true,
+    long: true,
+    arguments: "--metadata /tmp/metadata",
+    before: "tunctl -t tap0 >/dev/null; ip addr add 169.254.169.254/24 dev tap0; ip link set tap0 up
+large=$(seq -w 6000 | tr -d '\\n')
+echo '{\"latest\": {\"meta-data\": {\"ami-id\": \"ami-1\", \"large\": \"'$large'\"}}}' >/tmp/metadata
+nc -l -p 80 </dev/null >/tmp/heard & server=$!",
+    guest: "ip link set lo up; ip link set eth0 up; ip addr add 169.254.169.2/24 dev eth0
+at=http://169.254.169.254/latest
+token=$(printf 'PUT /latest/api/token HTTP/1.0\\r\\nX-metadata-token-ttl-seconds: 600\\r\\n\\r\\n' |
+    nc 169.254.169.254 80 | tail -n 1)
+echo ROOT $(wget -q -O - $at || echo REFUSED)
+get() { wget -q -O - --header \"X-aws-ec2-metadata-token: $token\" \"$@\"; }
+echo NAMES $(get $at/meta-data/)
+echo JSON $(get --header 'Accept: application/json' $at/meta-data/ami-id)
+[ $(get $at/meta-data/large) = $(seq -w 6000 | tr -d '\\n') ] && echo ALL OF IT
+get $at/none || echo NOT FOUND",
+    after: "kill $server && [ ! -s /tmp/heard ] && echo NOTHING HEARD",
+    expect: &[
+        "NAMES ami-id large",
+        "JSON \"ami-1\"",
+        "NOT FOUND",
+        "ALL OF IT",
+        "NOTHING HEARD",
+    ],
+    ..LINUX
+};
+const V1: Option<&str> = Some(
+    r#""network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0"}], "mmds-config": {"network_interfaces": ["eth0"]}"#,
+);
+const V2: Option<&str> = Some(
+    r#""network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0"}], "mmds-config": {"network_interfaces": ["eth0"], "version": "V2"}"#,
+);
+
 /// The cases.
 #[rustfmt::skip]
 pub const CASES: &[Case] = &[
@@ -81,6 +119,10 @@ pub const CASES: &[Case] = &[
     Case { name: "6.12-net-mmio", image: Image::Debian(Series::V6_12), arguments: MMIO, long: true, ..NETWORKS },
     Case { name: "6.1-net-100M", image: Image::Debian(Series::V6_1), arguments: MMIO, before: host!("100"),
         long: true, ..NETWORKS },
+    Case { name: "6.1-metadata-v1", image: Image::Debian(Series::V6_1), firecracker: V1,
+        also_expect: &["ROOT meta-data/"], ..METADATA },
+    Case { name: "6.12-metadata-v2", image: Image::Debian(Series::V6_12), cpus: 2, firecracker: V2,
+        also_expect: &["ROOT REFUSED"], ..METADATA },
     Case { name: "6.12-net-100M", image: Image::Debian(Series::V6_12), arguments: PCI, cpus: 2, before: host!("100"),
         long: true, ..NETWORKS },
 ];
