@@ -32,14 +32,16 @@ fn inside(arguments: &[&str]) -> Command {
     command
 }
 
-/// Programs: mini-vmm under Firecracker's name, and a sudo that has nothing to do.
+/// Programs: mini-vmm under Firecracker's name, a sudo that has nothing to do, and others that need not be here.
 fn programs(place: &Place) {
     fs::create_dir(place.path("bin")).unwrap();
     // smolvm follows links, and would lose the name.
     fs::copy(place.path("firecracker"), place.path("bin/firecracker")).unwrap();
-    let sudo = place.path("bin/sudo");
-    fs::write(&sudo, "#!/bin/sh\nexec \"$@\"\n").unwrap();
-    fs::set_permissions(&sudo, fs::Permissions::from_mode(0o700)).unwrap();
+    for (name, line) in [("sudo", "exec \"$@\""), ("iptables", ""), ("ssh", "")] {
+        let path = place.path("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
 }
 
 fn lives(client: &str) {
@@ -93,6 +95,11 @@ fn dud_lives() {
 #[test]
 fn firecracker_python_lives() {
     lives("firecracker_python");
+}
+
+#[test]
+fn microheart_lives() {
+    lives("microheart");
 }
 
 #[test]

@@ -23,6 +23,7 @@ const NEEDS: &[Need] = &[
     ("unshare", "util-linux"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("sysctl", "procps"),
 ];
 
 /// The Python that has the clients. The environment is made first if there is none, or if it was made from other
@@ -97,7 +98,7 @@ mod tests {
         let readme = read("clients/README.md");
         let pinned = read(REQUIREMENTS);
         let python = documented(&readme, "pypi.org");
-        assert_eq!(python.len(), 4);
+        assert_eq!(python.len(), 5);
         for (name, version) in python {
             let line = format!("{name}=={version} \\");
             assert!(pinned.lines().any(|pinned| pinned == line), "{line}");
