@@ -105,8 +105,8 @@ pub const LOADS: [Load; 7] = [
         ids: ["disk-write-instructions", "disk-write-calls", "disk-write-time"],
         work: Work::Write, depth: 1, bytes: 1 << 20, stepped: [8, 40], counts: [64, 576],
     },
-    Load { ids: PING, work: Work::Ping, depth: 1, bytes: 56, stepped: [8, 40], counts: [100, 2100] },
-    Load { ids: PING, work: Work::Ping, depth: 32, bytes: 56, stepped: [64, 256], counts: [640, 25_600] },
+    Load { ids: PING, work: Work::Ping, depth: 1, bytes: 56, stepped: [100, 300], counts: [100, 2100] },
+    Load { ids: PING, work: Work::Ping, depth: 32, bytes: 56, stepped: [128, 512], counts: [640, 25_600] },
     Load {
         ids: ["net-send-instructions", "net-send-calls", "net-send-time"],
         work: Work::Send, depth: 8, bytes: 43 * 1448, stepped: [16, 144], counts: [64, 640],
