@@ -110,6 +110,29 @@ impl Fields {
         self.read(name, "a whole number from 0 on", Value::as_u64)
     }
 
+    /// Takes a number in a string: hexadecimal with 0x, binary with 0b, or decimal.
+    pub fn number_text(&mut self, name: &'static str) -> Result<Option<u32>, Fault> {
+        let number = |value: &Value| {
+            let text = value.as_str()?;
+            let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix("0b")) {
+                (Some(digits), _) => (digits, 16),
+                (_, Some(digits)) => (digits, 2),
+                _ => (text, 10),
+            };
+            u32::from_str_radix(digits, radix).ok()
+        };
+        self.read(name, "a number in a string, such as \"0x1\"", number)
+    }
+
+    pub fn list(&mut self, name: &'static str) -> Result<Option<Vec<Value>>, Fault> {
+        self.read(name, "a list", |value| value.as_array().cloned())
+    }
+
+    /// All that was not taken yet.
+    pub fn body(&self) -> Value {
+        Value::Object(self.left.clone())
+    }
+
     /// Takes a field that has no effect here: only the value that asks for nothing is accepted.
     pub fn only(&mut self, name: &'static str, nothing: &Value, why: &str) -> Result<(), Fault> {
         match self.take(name) {

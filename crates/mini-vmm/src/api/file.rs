@@ -21,19 +21,11 @@ impl Model {
     /// # Errors
     /// [`Error::Config`] says what is wrong with the file.
     pub fn read_config(&mut self, path: &Path) -> Result<(), Error> {
-        let failed = |why: String| Error::Config {
+        let text = read_limited(path).and_then(|text| self.apply(&text));
+        text.map_err(|fault| Error::Config {
             path: path.to_owned(),
-            why,
-        };
-        let mut text = Vec::new();
-        let file = File::open(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut text));
-        file.map_err(|error| failed(format!("can't be read: {error}; name a JSON file")))?;
-        if text.len() as u64 > MAX_SIZE {
-            return Err(failed(format!(
-                "has more than {MAX_SIZE} bytes; name a JSON file"
-            )));
-        }
-        self.apply(&text).map_err(|fault| failed(fault.message))
+            why: fault.message,
+        })
     }
 
     /// Adds what `text` describes, all of it or nothing.
@@ -57,13 +49,27 @@ impl Model {
     }
 }
 
+/// Reads a file of JSON.
+pub(super) fn read_limited(path: &Path) -> Result<Vec<u8>, Fault> {
+    let mut text = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut text));
+    file.map_err(|error| Fault::new(format!("can't be read: {error}; name a JSON file")))?;
+    match text.len() as u64 > MAX_SIZE {
+        true => Err(Fault::new(format!(
+            "has more than {MAX_SIZE} bytes; name a JSON file"
+        ))),
+        false => Ok(text),
+    }
+}
+
 type Put = fn(&mut Model, Value) -> Result<(), Fault>;
 
 /// The parts of a file. Each is optional.
-const PARTS: [(&str, Put); 9] = [
+const PARTS: [(&str, Put); 10] = [
     ("boot-source", |model, body| {
         model.put_boot_source(Fields::of(body)?)
     }),
+    ("cpu-config", Model::put_cpu_file),
     ("drives", put_drives),
     ("entropy", |model, body| {
         model.put_entropy(Fields::of(body)?)
@@ -86,7 +92,7 @@ const PARTS: [(&str, Put); 9] = [
 ];
 
 /// Parts that must be empty.
-const ABSENT: [&str; 5] = ["balloon", "cpu-config", "memory-hotplug", "pmem", "vsock"];
+const ABSENT: [&str; 4] = ["balloon", "memory-hotplug", "pmem", "vsock"];
 
 fn put_drives(model: &mut Model, drives: Value) -> Result<(), Fault> {
     put_all(drives, "drive_id", |id, fields| model.put_drive(id, fields))

@@ -7,6 +7,7 @@
 //! sends commands to the control loop. Nothing waits for this thread or its clients.
 
 mod connection;
+mod cpu;
 mod drives;
 mod fields;
 mod file;

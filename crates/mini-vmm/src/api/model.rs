@@ -15,7 +15,7 @@ use super::logger::Logger;
 use super::mmds::Mmds;
 use super::nets::Net;
 use super::{Error, MAX_BODY};
-use crate::config::{self, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
+use crate::config::{self, CpuFeature, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
 use crate::inputs;
 use crate::layout::MIB;
 use crate::telemetry;
@@ -29,6 +29,10 @@ pub struct Model {
     spec: VmSpec,
     /// The command line for a boot source without one.
     default_cmdline: String,
+    /// The CPU features without a template.
+    default_features: Vec<CpuFeature>,
+    /// The CPU template that the features of `spec` come from.
+    template: Option<Value>,
     /// The disks of `spec`, in the same order.
     drives: Vec<Drive>,
     /// The networks of `spec`, in the same order.
@@ -50,6 +54,8 @@ impl Model {
     pub fn new(spec: VmSpec, suffix: &'static str) -> Self {
         let mut model = Model {
             default_cmdline: spec.cmdline.clone(),
+            default_features: spec.cpu_features.clone(),
+            template: None,
             drives: Vec::new(),
             nets: Vec::new(),
             mmds: Mmds::new(MAX_BODY),
@@ -191,7 +197,7 @@ impl Model {
             "the host's settings decide about huge pages",
         )?;
         let why =
-            "--cpu-features, or cpu-features by PATCH /options, says which features a guest has";
+            "PUT /cpu-config, or cpu-features by PATCH /options, says which features a guest has";
         fields.only("cpu_template", &json!("None"), why)?;
         fields.finish()?;
         if is_whole {
@@ -214,6 +220,12 @@ impl Model {
         }
         self.spec = spec;
         Ok(())
+    }
+
+    /// Sets the CPU features that `template` asks for. They follow those without a template.
+    pub(super) fn set_features(&mut self, features: Vec<CpuFeature>, template: Value) {
+        self.spec.cpu_features = [self.default_features.clone(), features].concat();
+        self.template = Some(template);
     }
 
     /// `PUT /drives/{id}`: adds a disk, or replaces the one with that ID.
@@ -358,6 +370,9 @@ impl Model {
             .map_err(|error| Fault::new(error.to_string()))?;
         let has_new_disks = spec.disk != self.spec.disk;
         let has_new_nets = spec.net != self.spec.net;
+        if spec.cpu_features != self.spec.cpu_features {
+            self.template = None;
+        }
         self.spec = spec;
         if has_new_disks {
             self.name_drives();
@@ -399,7 +414,7 @@ impl Model {
             "balloon": null,
             "drives": self.drives.iter().map(Drive::json).collect::<Vec<_>>(),
             "boot-source": self.boot_source(),
-            "cpu-config": null,
+            "cpu-config": self.template,
             "logger": self.logger.as_ref().map(Logger::json),
             "machine-config": self.machine(),
             "metrics": self.spec.metrics.as_ref().map(|path| json!({ "metrics_path": path.to_string_lossy() })),

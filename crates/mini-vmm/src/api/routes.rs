@@ -19,6 +19,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/", "GET"),
     ("/actions", "PUT"),
     ("/boot-source", "PUT"),
+    ("/cpu-config", "PUT"),
     ("/drives/{id}", "PUT, PATCH"),
     ("/entropy", "PUT"),
     ("/logger", "PUT"),
@@ -37,9 +38,8 @@ pub(super) const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 7] = [
+const ABSENT: [&str; 6] = [
     "balloon",
-    "cpu-config",
     "hotplug",
     "memory-hotplug",
     "pmem",
@@ -141,6 +141,7 @@ impl Routes {
             ("PUT", "/boot-source") => change(machine, request.body, Model::put_boot_source),
             ("PUT", "/machine-config") => change(machine, request.body, Model::put_machine),
             ("PATCH", "/machine-config") => change(machine, request.body, Model::patch_machine),
+            ("PUT", "/cpu-config") => change(machine, request.body, Model::put_cpu_config),
             ("PUT", "/entropy") => change(machine, request.body, Model::put_entropy),
             ("GET", "/metrics") => Ok(Some(Data::Metrics(machine.meter().prometheus()))),
             ("PUT", "/metrics") => change(machine, request.body, Model::put_metrics),

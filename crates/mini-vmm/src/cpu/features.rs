@@ -243,6 +243,32 @@ fn bits_of(name: &str) -> impl Iterator<Item = Bit> {
         .map(|(_, bit)| bit)
 }
 
+/// The names of the features that one bit stands for.
+pub(crate) fn feature_names(
+    leaf: u32,
+    index: u32,
+    register: Register,
+    bit: u32,
+) -> impl Iterator<Item = &'static str> {
+    let at = Bit {
+        leaf,
+        index,
+        register,
+        bit,
+    };
+    all()
+        .filter(move |(_, bit)| *bit == at)
+        .map(|(name, _)| name)
+}
+
+/// Whether a leaf with features has subleaves; `None` if there are no features in it.
+pub(crate) fn has_features(leaf: u32, index: u32) -> Option<bool> {
+    let is_known = WORDS
+        .iter()
+        .any(|word| (word.leaf, word.index) == (leaf, index));
+    is_known.then_some(matches!(leaf, 7 | 0xd))
+}
+
 /// The features that directly need `name`.
 fn dependents(name: &str) -> impl Iterator<Item = &'static str> {
     let of_name = DEPENDENTS.iter().filter(move |(needed, _)| *needed == name);

@@ -19,6 +19,8 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 pub use cpuid::{CpuPlan, Error};
 pub use features::missing;
+pub(crate) use features::{feature_names, has_features};
+pub(crate) use table::Register;
 
 /// The vendor string in a CPUID table, or an empty one.
 pub fn vendor(table: &[kvm_cpuid_entry2]) -> String {

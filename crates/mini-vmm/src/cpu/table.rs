@@ -7,7 +7,7 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 /// One of the four registers of a CPUID entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Register {
+pub(crate) enum Register {
     Eax,
     Ebx,
     Ecx,
@@ -15,6 +15,16 @@ pub(super) enum Register {
 }
 
 impl Register {
+    /// The register `eax`, `ebx`, `ecx`, or else `edx`.
+    pub(crate) fn of_name(name: &str) -> Self {
+        match name {
+            "eax" => Register::Eax,
+            "ebx" => Register::Ebx,
+            "ecx" => Register::Ecx,
+            _ => Register::Edx,
+        }
+    }
+
     /// This register of `entry`.
     pub(super) fn of(self, entry: &mut kvm_cpuid_entry2) -> &mut u32 {
         match self {

@@ -5,6 +5,7 @@
 
 mod calls;
 mod devices;
+mod fields;
 mod loading;
 mod mmds;
 mod openapi;
