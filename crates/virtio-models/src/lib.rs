@@ -15,6 +15,8 @@
 #![cfg_attr(not(any(feature = "block", feature = "net")), forbid(unsafe_code))]
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
+#[cfg(any(feature = "block", feature = "net"))]
+mod bell;
 #[cfg(feature = "block")]
 pub mod block;
 #[cfg(feature = "entropy")]

@@ -112,6 +112,14 @@ impl Limiter {
         }))
     }
 
+    /// Replaces the limits. A wait is over, and what was counted before no longer counts.
+    pub fn set(&mut self, limits: Limits) {
+        let now = (self.clock)();
+        let bucket = |rate: Option<NonZeroU64>| rate.map(|rate| Bucket::new(rate, now));
+        (self.bandwidth, self.requests) = (bucket(limits.bandwidth), bucket(limits.iops));
+        self.timer.rest();
+    }
+
     /// Becomes readable when a wait ends.
     pub fn source(&self) -> BorrowedFd<'_> {
         self.timer.source()

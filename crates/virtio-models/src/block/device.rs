@@ -3,6 +3,7 @@
 
 //! The block device.
 
+mod equipment;
 mod turns;
 
 use std::fmt;
@@ -18,10 +19,10 @@ use virtio_transport::queue::{NotDrained, QueueState};
 use vm_memory::GuestAddressSpace;
 
 use super::backend::{Backend, Done, Operation};
-use super::config::{self, CONFIG_WCE, FLUSH, QUEUE_SIZE, WRITEBACK_AT};
+use super::config::{self, CONFIG_WCE, FLUSH, WRITEBACK_AT};
 use super::control::Control;
 use super::counters::Counters;
-use super::disk::{Disk, SECTOR};
+use super::disk::Disk;
 use super::image::Image;
 use super::report::{Report, Reporter};
 use super::retry::Retry;
@@ -33,6 +34,8 @@ use crate::sys::Guest;
 const OWN_FLUSH: u32 = 0xffff_0000;
 /// The tokens of the device's sources.
 const DONE: u32 = 0;
+/// That of a back end that takes the place of one with the token [`DONE`], and the other way round.
+const NEXT_DONE: u32 = 4;
 const BELL: u32 = 1;
 const TIMER: u32 = 2;
 pub(super) const RETRY: u32 = 3;
@@ -48,9 +51,16 @@ pub struct Block<M: GuestAddressSpace> {
     disk: Disk,
     /// Whether the driver sees a volatile cache, as in the configuration.
     writeback: bool,
-    source: Source,
+    /// `None` until a driver starts the device, unless it is the caller's.
+    backend: Option<Box<dyn Backend>>,
+    /// The token of its source.
+    done_token: u32,
     running: Option<Running<M>>,
     control: Arc<Control>,
+    /// The version of the control's image that `backend` is of.
+    version: u32,
+    /// Whether requests wait for another image. Those in flight end first.
+    replacing: bool,
     counters: Arc<Counters>,
     reporter: Reporter,
     done: Vec<Done>,
@@ -70,13 +80,6 @@ pub struct Block<M: GuestAddressSpace> {
     draining: bool,
 }
 
-/// The source of a back end.
-enum Source {
-    /// Not created yet: no driver has started the device.
-    Image(Image),
-    Backend(Box<dyn Backend>),
-}
-
 /// The state of a [`Block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,10 +93,7 @@ pub struct BlockState {
 impl<M: GuestAddressSpace> Block<M> {
     /// A disk for an opened image.
     pub fn new(image: Image, report: Report) -> Self {
-        let limits = image.limits();
-        let mut block = Self::of(image.disk(), Source::Image(image), report);
-        block.limits = limits;
-        block
+        Self::of(image.disk(), None, image.into_control(), report)
     }
 
     /// A disk with the caller's back end.
@@ -102,7 +102,7 @@ impl<M: GuestAddressSpace> Block<M> {
     /// If a field of `disk` is out of range.
     pub fn with_backend(disk: Disk, backend: Box<dyn Backend>, report: Report) -> Self {
         assert!(disk.is_possible(), "{disk:?}");
-        Self::of(disk, Source::Backend(backend), report)
+        Self::of(disk, Some(backend), Arc::default(), report)
     }
 
     /// Sets the limiter.
@@ -112,13 +112,21 @@ impl<M: GuestAddressSpace> Block<M> {
         self
     }
 
-    fn of(disk: Disk, source: Source, report: Report) -> Self {
+    fn of(
+        disk: Disk,
+        backend: Option<Box<dyn Backend>>,
+        control: Arc<Control>,
+        report: Report,
+    ) -> Self {
         Block {
             writeback: disk.writeback,
             disk,
-            source,
+            backend,
+            done_token: DONE,
             running: None,
-            control: Arc::default(),
+            version: control.version(),
+            control,
+            replacing: false,
             counters: Arc::default(),
             reporter: Reporter::new(report),
             done: Vec::new(),
@@ -141,56 +149,6 @@ impl<M: GuestAddressSpace> Block<M> {
     /// The disk's counters.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
-    }
-
-    /// Checks the image's size. Returns whether it has changed.
-    fn measure(&mut self) -> bool {
-        let size = match &self.source {
-            Source::Image(image) => image.size(),
-            Source::Backend(backend) => backend.size(),
-        };
-        // If the size is unknown, keep the old one. Requests then fail with I/O errors.
-        let sectors = size.map_or(self.disk.sectors, |size| size / SECTOR);
-        std::mem::replace(&mut self.disk.sectors, sectors) != sectors
-    }
-
-    /// Creates the back end if it doesn't exist yet.
-    fn equip(&mut self) -> io::Result<&mut dyn Backend> {
-        if let Source::Image(image) = &self.source {
-            let depth = u32::from(QUEUE_SIZE) * u32::from(self.disk.queues);
-            self.source = Source::Backend(image.backend(depth, &mut self.reporter)?);
-        }
-        match &mut self.source {
-            Source::Backend(backend) => Ok(&mut **backend),
-            Source::Image(_) => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-
-    fn watch(&mut self, io: &mut Io<'_>) -> io::Result<()> {
-        let backend = self.equip()?;
-        io.watch(backend.source(), DONE, READABLE)?;
-        io.watch(self.control.bell()?, BELL, READABLE)?;
-        if self.limiter.is_none() {
-            self.limiter = Limiter::new(self.limits)?.map(Box::new);
-        }
-        match &self.limiter {
-            Some(limiter) => io.watch(limiter.source(), TIMER, READABLE),
-            None => Ok(()),
-        }
-    }
-
-    fn unwatch(&mut self, io: &mut Io<'_>) {
-        if let Source::Backend(backend) = &self.source {
-            let _ = io.unwatch(backend.source(), DONE);
-        }
-        if let Ok(bell) = self.control.bell() {
-            let _ = io.unwatch(bell, BELL);
-        }
-        if let Some(limiter) = &self.limiter {
-            let _ = io.unwatch(limiter.source(), TIMER);
-        }
-        self.retry.unwatch(io);
-        (self.throttled, self.crowded) = (0, false);
     }
 }
 
@@ -223,13 +181,13 @@ where
     }
 
     fn start(&mut self, io: &mut Io<'_>, active: Active<M>) -> Result<(), StartError> {
-        if self.measure() {
-            io.config_changed();
-        }
         if let Err(source) = self.watch(io) {
             self.unwatch(io);
             let what = "the disk's image can't be read and written";
             return Err(StartError { what, source });
+        }
+        if self.measure() {
+            io.config_changed();
         }
         // A driver that can't flush relies on each write being stable (5.2.6.2).
         if active.features & FLUSH == 0 {
@@ -265,16 +223,20 @@ where
                 Ok(())
             }
             Event::Source(BELL) => {
-                self.control.hear();
-                if self.measure() {
-                    io.config_changed();
-                }
-                Ok(())
+                self.control.bell.hear();
+                self.obey(io);
+                self.go_on(io, guest)
             }
             Event::Source(_) => Ok(()),
         };
         let (mut began, mut result) = self.settle(guest);
         result = took.and(result);
+        if self.replacing && self.is_idle() {
+            self.replace(io);
+            result = result.and(self.go_on(io, guest));
+            let (all, settled) = self.settle(guest);
+            (began, result) = (all, result.and(settled));
+        }
         if result.is_ok() && self.has_space() {
             self.crowded = false;
             result = self.go_on(io, guest);
@@ -327,7 +289,7 @@ where
     }
 
     fn flush(&mut self, by: Instant) -> io::Result<()> {
-        let Source::Backend(backend) = &mut self.source else {
+        let Some(backend) = &mut self.backend else {
             return Ok(());
         };
         // An earlier one that was given up may complete meanwhile.
@@ -335,7 +297,7 @@ where
         let token = OWN_FLUSH | u32::from(self.flushes);
         backend.push(token, Operation::Flush);
         loop {
-            let Source::Backend(backend) = &mut self.source else {
+            let Some(backend) = &mut self.backend else {
                 return Ok(());
             };
             let began = backend.submit();

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::backend::Backend;
+use super::control::{Control, ReplaceError};
 use super::disk::Disk;
 use super::pool::{Blocking, Pool, file_size};
 use super::report::Reporter;
@@ -17,13 +18,17 @@ use crate::rate::Limits;
 
 /// An opened image with its disk's properties. Its lock is held until it and its clones are dropped.
 ///
-/// A clone is the same image: for a machine that is built anew after a reset.
+/// A clone is the same image: for a machine that is built anew after a reset. So what its [`Control`] changes holds for
+/// all clones.
 #[derive(Clone, Debug)]
-pub struct Image {
-    disk: Disk,
+pub struct Image(Arc<Control>);
+
+/// What an image is now.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub disk: Disk,
     source: Source,
     threads: bool,
-    limits: Limits,
 }
 
 /// What is read and written.
@@ -52,12 +57,11 @@ impl Image {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let sectors = image.size()? / super::SECTOR;
-        Ok(Image {
+        Ok(Image::new(Content {
             disk: Disk { sectors, ..disk },
             source: Source::Blocking(image),
             threads: true,
-            limits: Limits::default(),
-        })
+        }))
     }
 
     /// A raw image in a file or block device that the caller opened. It is not locked. `disk.sectors` is set from the
@@ -71,39 +75,73 @@ impl Image {
         }
         let file = file.into();
         let sectors = file_size(&file)? / super::SECTOR;
-        Ok(Image {
+        Ok(Image::new(Content {
             disk: Disk { sectors, ..disk },
             source: Source::Raw(file),
             threads: false,
-            limits: Limits::default(),
-        })
+        }))
+    }
+
+    fn new(content: Content) -> Self {
+        Image(Arc::new(Control::new(content)))
     }
 
     /// Uses threads even if io_uring is available.
     #[must_use]
-    pub const fn with_threads(mut self) -> Self {
-        self.threads = true;
+    pub fn with_threads(self) -> Self {
+        self.0.edit(|content| content.threads = true);
         self
     }
 
     /// Sets the disk's limits per second.
     #[must_use]
-    pub const fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+    pub fn with_limits(self, limits: Limits) -> Self {
+        self.0.limit(limits);
         self
     }
 
-    pub(super) const fn limits(&self) -> Limits {
-        self.limits
+    /// The disk's properties, as the driver sees them. Its size is that at the time when the image was opened.
+    pub fn disk(&self) -> Disk {
+        self.content()
+            .map_or_else(Disk::default, |content| content.disk)
     }
 
-    /// The disk's properties, as the driver sees them.
-    pub const fn disk(&self) -> Disk {
-        self.disk
+    pub(super) fn into_control(self) -> Arc<Control> {
+        self.0
+    }
+
+    pub(super) fn content(&self) -> Option<Content> {
+        self.0.content()
+    }
+}
+
+impl Content {
+    /// Becomes `new`, if the guest notices nothing but another size.
+    pub fn replace(&mut self, new: Content) -> Result<(), ReplaceError> {
+        let (old, disk) = (self.disk, new.disk);
+        let is_raw = |content: &Content| matches!(content.source, Source::Raw(_));
+        if !is_raw(self) || !is_raw(&new) {
+            return Err(ReplaceError::NotRaw);
+        }
+        if old.readonly != disk.readonly {
+            return Err(ReplaceError::Readonly);
+        }
+        if old.block_size != disk.block_size {
+            let (old, new) = (old.block_size, disk.block_size);
+            return Err(ReplaceError::BlockSize { old, new });
+        }
+        self.disk = Disk {
+            sectors: disk.sectors,
+            alignment: disk.alignment,
+            length_alignment: disk.length_alignment,
+            ..old
+        };
+        self.source = new.source;
+        Ok(())
     }
 
     /// The current size in bytes.
-    pub(super) fn size(&self) -> io::Result<u64> {
+    pub fn size(&self) -> io::Result<u64> {
         match &self.source {
             Source::Raw(file) => file_size(file),
             Source::Blocking(image) => image.size(),
@@ -111,11 +149,7 @@ impl Image {
     }
 
     /// Creates a back end for up to `depth` operations in flight.
-    pub(super) fn backend(
-        &self,
-        depth: u32,
-        reporter: &mut Reporter,
-    ) -> io::Result<Box<dyn Backend>> {
+    pub fn backend(&self, depth: u32, reporter: &mut Reporter) -> io::Result<Box<dyn Backend>> {
         let file = match &self.source {
             Source::Raw(file) => file,
             Source::Blocking(image) => return Ok(Box::new(Pool::new(Arc::clone(image))?)),

@@ -48,7 +48,7 @@ mod uring;
 
 pub use crate::sys::{Buffers, GatherError};
 pub use backend::{Backend, Done, Operation};
-pub use control::Control;
+pub use control::{Control, ReplaceError};
 pub use counters::{Counters, Counts, Transfer};
 pub use device::{Block, BlockState};
 pub use disk::{Disk, SECTOR};

@@ -26,6 +26,15 @@ pub enum Notice {
         #[source]
         error: io::Error,
     },
+    /// What the VMM asked for can't be done.
+    #[error("the disk's {what} can't be changed ({error}), and stays as it was")]
+    Unchanged {
+        /// What should have changed.
+        what: &'static str,
+        /// The error.
+        #[source]
+        error: io::Error,
+    },
     /// An operation failed on the host, and the guest got an I/O error. Reported once for each kind of error.
     #[error(
         "a {request} at sector {sector} failed: {error}; the guest gets I/O errors for such requests"
@@ -65,6 +74,10 @@ impl Reporter {
 
     pub(super) fn no_uring(&mut self, error: io::Error) {
         (self.report)(Notice::NoUring(error));
+    }
+
+    pub(super) fn unchanged(&mut self, what: &'static str, error: io::Error) {
+        (self.report)(Notice::Unchanged { what, error });
     }
 
     pub(super) fn unsupported(

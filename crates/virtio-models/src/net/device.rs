@@ -3,10 +3,10 @@
 
 //! The network device.
 
+mod equipment;
 mod serve;
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,22 +19,22 @@ use virtio_transport::memory::View;
 use virtio_transport::queue::{NotDrained, QueueState, Virtq};
 use vm_memory::GuestAddressSpace;
 
-use super::config::{
-    self, CTRL_VQ, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, MAX_PAIRS, MIN_MTU, MQ, Mac, NetConfig,
-};
+use super::config::{self, CTRL_VQ, MAX_PAIRS, MIN_MTU, MQ, Mac, NetConfig};
 use super::control::{self, Command, ERR, OK};
-use super::link::{Link, LinkError, Offloads};
-use super::pair::{Pair, READABLE};
+use super::limits::{Control, Limited};
+use super::link::Link;
+use super::pair::Pair;
 use super::report::{Counters, Report};
 use super::status::{State, Status};
 use super::turn::BURST;
 use crate::rate::Limiter;
 
-/// The tokens of the device's sources. Those of links follow, and then those of their alarms.
+/// The tokens of the device's sources. Those of links follow, and then those of their alarms and the VMM's.
 const RX_TIMER: u32 = 0;
 const TX_TIMER: u32 = 1;
 const LINKS: u32 = 2;
 const ALARMS: u32 = LINKS + MAX_PAIRS as u32;
+const BELL: u32 = ALARMS + MAX_PAIRS as u32;
 
 /// A network interface.
 ///
@@ -55,8 +55,9 @@ pub struct Net<M: GuestAddressSpace> {
     control: Chain,
     /// There may be commands in the control queue.
     control_due: bool,
-    rx_limiter: Option<Limiter>,
-    tx_limiter: Option<Limiter>,
+    limits: Arc<Control>,
+    rx: Limited,
+    tx: Limited,
     counters: Arc<Counters>,
 }
 
@@ -82,6 +83,7 @@ impl<M: GuestAddressSpace> Net<M> {
         assert!((1..=MAX_PAIRS).contains(&links.len()), "{}", links.len());
         assert!(config.is_possible(), "{config:?}");
         Net {
+            limits: Arc::new(Control::new(config.rx, config.tx)),
             config,
             pairs: (LINKS..)
                 .zip(ALARMS..)
@@ -96,8 +98,8 @@ impl<M: GuestAddressSpace> Net<M> {
             memory: None,
             control: Chain::new(),
             control_due: false,
-            rx_limiter: None,
-            tx_limiter: None,
+            rx: Limited::default(),
+            tx: Limited::default(),
             counters: Arc::default(),
         }
     }
@@ -105,67 +107,25 @@ impl<M: GuestAddressSpace> Net<M> {
     /// Sets the limiters of what the guest receives and sends.
     #[must_use]
     pub fn with_limiters(mut self, rx: Option<Limiter>, tx: Option<Limiter>) -> Self {
-        (self.rx_limiter, self.tx_limiter) = (rx, tx);
+        (self.rx, self.tx) = (Limited::of(rx), Limited::of(tx));
         self
+    }
+
+    /// Takes the limits from `control`, now and later.
+    #[must_use]
+    pub fn with_control(mut self, control: Arc<Control>) -> Self {
+        self.limits = control;
+        self
+    }
+
+    /// The VMM's control of the running network.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.limits)
     }
 
     /// The device's counters.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
-    }
-
-    /// Sets up the links for a driver. Returns an error if they don't do what is offered.
-    fn connect(&mut self, io: &mut Io<'_>, features: u64) -> Result<(), StartError> {
-        let offloads = Offloads {
-            csum: features & GUEST_CSUM != 0,
-            tso4: features & GUEST_TSO4 != 0,
-            tso6: features & GUEST_TSO6 != 0,
-        };
-        for index in 0..self.pairs.len() {
-            let link = &mut self.pairs[index].link;
-            let mut set = link.set_active(index < self.used_pairs);
-            // The queues of a tap share its settings.
-            if index == 0 {
-                set = set.and_then(|()| link.configure(offloads));
-            }
-            match set {
-                Err(LinkError::Refused(source)) => {
-                    let what = "the network link can't be set up";
-                    return Err(StartError { what, source });
-                }
-                Err(error) => self.status.fail(io, error),
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the limiters, and watches them.
-    fn limit(&mut self, io: &mut Io<'_>) -> io::Result<()> {
-        let limiters = [
-            (&mut self.rx_limiter, self.config.rx, RX_TIMER),
-            (&mut self.tx_limiter, self.config.tx, TX_TIMER),
-        ];
-        for (limiter, limits, token) in limiters {
-            if limiter.is_none() {
-                *limiter = Limiter::new(limits)?;
-            }
-            if let Some(limiter) = limiter {
-                io.watch(limiter.source(), token, READABLE)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn unwatch(&mut self, io: &mut Io<'_>) {
-        for (limiter, token) in [(&self.rx_limiter, RX_TIMER), (&self.tx_limiter, TX_TIMER)] {
-            if let Some(limiter) = limiter {
-                let _ = io.unwatch(limiter.source(), token);
-            }
-        }
-        for pair in &mut self.pairs {
-            pair.unwatch(io);
-        }
     }
 
     /// The number of the control queue. Without `VIRTIO_NET_F_MQ` it follows the first pair (5.1.2).
@@ -282,11 +242,19 @@ impl<M: GuestAddressSpace> Net<M> {
                 }
             }
             Event::Source(RX_TIMER) => {
-                self.rx_limiter.iter_mut().for_each(Limiter::rest);
+                self.rx.rest();
                 self.retry_rx();
             }
             Event::Source(TX_TIMER) => {
-                self.tx_limiter.iter_mut().for_each(Limiter::rest);
+                self.tx.rest();
+                self.retry_tx();
+            }
+            Event::Source(BELL) => {
+                self.limits.bell.hear();
+                if let Err(error) = self.limit(io) {
+                    self.status.unlimited(error);
+                }
+                self.retry_rx();
                 self.retry_tx();
             }
             Event::Source(token) => {
@@ -348,7 +316,7 @@ where
         if active.features & MQ == 0 {
             self.used_pairs = 1;
         }
-        let limited = self.limit(io).map_err(|source| StartError {
+        let limited = self.listen(io).map_err(|source| StartError {
             what: "the network's limits can't be kept",
             source,
         });

@@ -26,6 +26,9 @@ pub enum Notice {
     /// The host refuses frames of the guest. Reported once.
     #[error("the host refused a frame of the guest: {0}; such frames are dropped")]
     Refused(#[source] io::Error),
+    /// The VMM asked for other limits, and the host can't keep them.
+    #[error("the network's limits can't be changed ({0}); raise the limit on open files")]
+    Unlimited(#[source] io::Error),
 }
 
 /// Receives a network device's notices. Called on the device's thread.

@@ -4,6 +4,7 @@
 //! The state of a device's links, as the driver and the VMM see it.
 
 use std::fmt;
+use std::io;
 
 use virtio_transport::device::Io;
 
@@ -50,6 +51,11 @@ impl Status {
             io.config_changed();
             (self.report)(notice);
         }
+    }
+
+    /// The limits can't be changed.
+    pub(super) fn unlimited(&mut self, error: io::Error) {
+        (self.report)(Notice::Unlimited(error));
     }
 
     /// A link that was down is up again.

@@ -3,6 +3,7 @@
 
 //! The block device: virtio-transport's suite on real files, and its own behaviour on a disk in memory.
 
+mod changes;
 mod counters;
 mod crowd;
 mod device;

@@ -179,7 +179,7 @@ pub struct Guest {
     pub driver: Driver,
     shared: Arc<Mutex<Behaviour>>,
     notices: Arc<Mutex<Vec<Notice>>>,
-    control: Arc<Control>,
+    pub control: Arc<Control>,
     pub counters: Arc<Counters>,
 }
 

@@ -314,6 +314,42 @@ fn each_direction_keeps_its_limit() {
     wait_for(&mut guest, (100, 100));
 }
 
+#[test]
+fn limits_change_while_frames_wait() {
+    // A byte per second: one frame, and then none for a minute.
+    let slow = Limits {
+        bandwidth: NonZeroU64::new(1),
+        ..Limits::default()
+    };
+    let wire = Wire::new();
+    let mut guest = Guest::one(&wire, u64::MAX);
+    let exchange = |guest: &mut Guest, count| {
+        for _ in 0..count {
+            guest.post(0, &[200]);
+            wire.deliver(PLAIN, frame(60));
+            guest.queue(1, &[&PLAIN[..], &frame(60)].concat(), &[], 0);
+        }
+        guest.machine.kick(0);
+        guest.machine.kick(1);
+        guest.machine.pump();
+        (guest.counters.received(), guest.counters.sent())
+    };
+    assert_eq!(exchange(&mut guest, 3), (3, 3));
+    guest.control.limit(slow, Limits::default());
+    guest.machine.pump();
+    assert_eq!(exchange(&mut guest, 3), (4, 6));
+    guest.control.limit(Limits::default(), slow);
+    guest.machine.pump();
+    assert_eq!(exchange(&mut guest, 3), (9, 7));
+    guest.control.limit(Limits::default(), Limits::default());
+    guest.machine.pump();
+    assert_eq!(exchange(&mut guest, 0), (9, 9));
+    // The next driver has what was said last.
+    guest.control.limit(slow, slow);
+    guest.restart(u64::MAX);
+    assert_eq!(exchange(&mut guest, 3), (10, 10));
+}
+
 /// Both limits allow a frame at a time, by turns.
 #[test]
 fn each_pair_has_its_share_of_both_limits() {

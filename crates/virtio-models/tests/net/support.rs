@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use virtio_models::net::{
-    Counters, Frame, Link, LinkError, Mac, Net, NetConfig, Notice, Offloads, Room,
+    Control, Counters, Frame, Link, LinkError, Mac, Net, NetConfig, Notice, Offloads, Room,
 };
 use virtio_models::rate::Limiter;
 use virtio_transport::testing::{Buffers, Driver, MEMORY, Machine, Memory, MmioPort, memory};
@@ -207,6 +207,7 @@ pub struct Guest {
     pub machine: Machine<MmioPort>,
     pub driver: Driver,
     pub counters: Arc<Counters>,
+    pub control: Arc<Control>,
     notices: Arc<Mutex<Vec<Notice>>>,
     /// The pieces of chains that the device has.
     chains: BTreeMap<(u16, u16), Vec<(u64, u32)>>,
@@ -246,7 +247,7 @@ impl Guest {
         let said = Arc::clone(&notices);
         let report = Box::new(move |notice| said.lock().expect("no test panicked").push(notice));
         let net = Net::<Memory>::new(config, links, report).with_limiters(rx, tx);
-        let counters = net.counters();
+        let (counters, control) = (net.counters(), net.control());
         let mut machine = Machine::new(Box::new(net), &memory(MEMORY));
         let driver = Driver::start(&mut machine, wanted);
         machine.pump();
@@ -254,6 +255,7 @@ impl Guest {
             machine,
             driver,
             counters,
+            control,
             notices,
             chains: BTreeMap::new(),
             next: BUFFERS.start,

@@ -11,7 +11,7 @@ use virtio_transport::Broken;
 use virtio_transport::device::Io;
 use vm_memory::GuestAddressSpace;
 
-use super::{Block, Source};
+use super::Block;
 use crate::block::backend::Done;
 use crate::block::counters;
 use crate::block::retry::SOON;
@@ -36,8 +36,7 @@ where
         &'a mut self,
         guest: &'a Guest<'m, M::T>,
     ) -> Option<(&'a mut Running<M>, Means<'a, 'm, M>, &'a mut Vec<Done>)> {
-        let (Some(running), Source::Backend(backend)) = (&mut self.running, &mut self.source)
-        else {
+        let (Some(running), Some(backend)) = (&mut self.running, &mut self.backend) else {
             return None;
         };
         let means = Means {
@@ -78,6 +77,10 @@ where
         has_taken: &mut bool,
     ) -> Result<(), Broken> {
         let bit = 1 << (queue % 64);
+        if self.replacing {
+            self.throttled |= bit;
+            return Ok(());
+        }
         self.throttled &= !bit;
         let Some((running, mut means, _)) = self.split(guest) else {
             return Ok(());
@@ -127,6 +130,12 @@ where
         self.crowded && !self.draining && self.running.as_ref().is_some_and(has_space)
     }
 
+    /// Whether no request is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_none_or(|running| running.in_flight() == 0)
+    }
+
     /// Starts operations and completes requests. Returns whether all operations were started.
     pub(super) fn settle(&mut self, guest: &Guest<'_, M::T>) -> (bool, Result<(), Broken>) {
         let Some((running, mut means, done)) = self.split(guest) else {
@@ -148,7 +157,7 @@ where
     pub(super) fn wait(&self, began: bool, by: Instant) {
         let left = by.saturating_duration_since(Instant::now());
         let left = if began { left } else { left.min(SOON) };
-        if let Source::Backend(backend) = &self.source {
+        if let Some(backend) = &self.backend {
             let source = backend.source();
             let mut fds = [PollFd::from_borrowed_fd(source, PollFlags::IN)];
             let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());

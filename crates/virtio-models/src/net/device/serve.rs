@@ -67,13 +67,13 @@ where
         let mut means = Means {
             features: active.features,
             mtu: self.config.mtu,
-            limiter: self.rx_limiter.as_mut(),
+            limiter: self.rx.limiter.as_mut(),
             count: &self.counters.received,
         };
         let is_up = self.status.is_up();
         let before = self.counters.received();
         let turn = self.pairs[index].receive(active, index, guest, is_up, &mut means)?;
-        if self.rx_limiter.is_some() && self.counters.received() != before {
+        if self.rx.limiter.is_some() && self.counters.received() != before {
             self.first_rx = index + 1;
         }
         if let Turn::Failed(error) = turn {
@@ -94,13 +94,13 @@ where
         let mut means = Means {
             features: active.features,
             mtu: self.config.mtu,
-            limiter: self.tx_limiter.as_mut(),
+            limiter: self.tx.limiter.as_mut(),
             count: &self.counters.sent,
         };
         let is_up = self.status.is_up();
         let before = self.counters.sent();
         let turn = self.pairs[index].send(active, index, guest, is_up, &mut means)?;
-        if self.tx_limiter.is_some() && self.counters.sent() != before {
+        if self.tx.limiter.is_some() && self.counters.sent() != before {
             self.first_tx = index + 1;
         }
         if let Turn::Failed(error) = turn {

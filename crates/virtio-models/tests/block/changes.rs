@@ -1,0 +1,206 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the VMM changes while a disk runs.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use tempfile::NamedTempFile;
+use virtio_models::block::{Block, BlockSpec, Control, Format, ReplaceError, open};
+use virtio_models::rate::Limits;
+use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Port, Request, memory};
+
+use crate::support::{Guest, IN, OK, header};
+
+/// A byte per second: one request, and then none for minutes.
+const SLOW: Limits = Limits {
+    bandwidth: NonZeroU64::new(1),
+    iops: None,
+};
+
+#[test]
+fn limits_change_while_requests_wait() {
+    let mut guest = Guest::new(64);
+    assert_eq!(guest.read(0, 512).0, OK);
+    guest.control.limit(SLOW);
+    guest.machine.pump();
+    assert_eq!(guest.read(0, 512).0, OK);
+    guest.send(header(IN, 1), 513);
+    guest.machine.pump();
+    assert!(guest.driver.receive(&guest.machine, 0).is_none());
+    // Another rate starts anew.
+    guest.control.limit(Limits {
+        iops: NonZeroU64::new(1000),
+        ..SLOW
+    });
+    guest.machine.pump();
+    assert!(guest.driver.receive(&guest.machine, 0).is_some());
+    guest.send(header(IN, 1), 513);
+    guest.machine.pump();
+    assert!(guest.driver.receive(&guest.machine, 0).is_none());
+    guest.control.limit(Limits::default());
+    guest.machine.pump();
+    assert!(guest.driver.receive(&guest.machine, 0).is_some());
+    for _ in 0..100 {
+        assert_eq!(guest.read(0, 512).0, OK);
+    }
+    assert!(guest.notices().is_empty());
+}
+
+/// An image whose bytes are all `byte`.
+fn image(byte: u8, sectors: usize) -> NamedTempFile {
+    let file = NamedTempFile::new().expect("an image");
+    std::fs::write(file.path(), vec![byte; sectors * 512]).expect("an image");
+    file
+}
+
+struct Raw {
+    machine: Machine<MmioPort>,
+    driver: Driver,
+    control: Arc<Control>,
+}
+
+impl Raw {
+    fn new(file: &NamedTempFile, threads: bool) -> Self {
+        let image = open(&BlockSpec::new(file.path())).expect("an image that nobody has");
+        let image = if threads { image.with_threads() } else { image };
+        let block = Block::<Memory>::new(image, Box::new(|notice| panic!("{notice}")));
+        let control = block.control();
+        let mut machine = Machine::new(Box::new(block), &memory(MEMORY));
+        let driver = Driver::start(&mut machine, u64::MAX);
+        Raw {
+            machine,
+            driver,
+            control,
+        }
+    }
+
+    fn send(&mut self, sector: u64) {
+        let request = Request {
+            queue: 0,
+            readable: header(IN, sector),
+            writable: 4097,
+        };
+        self.driver.send(&self.machine, &request);
+        self.machine.kick(0);
+    }
+
+    /// What all requests in flight read.
+    fn read(&mut self) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        let driver = &mut self.driver;
+        self.machine.pump_until(|machine| {
+            all.extend(
+                driver
+                    .receive_all(machine)
+                    .into_iter()
+                    .map(|(_, reply)| reply.bytes),
+            );
+            driver.in_flight() == 0
+        });
+        all
+    }
+
+    fn replace(&self, file: &NamedTempFile) {
+        let image = open(&BlockSpec::new(file.path())).expect("an image that nobody has");
+        self.control.replace(&image).expect("an image that fits");
+    }
+
+    fn sectors(&mut self) -> u64 {
+        let mut capacity = [0; 8];
+        self.machine.port.read(MmioPort::CONFIG, &mut capacity);
+        u64::from_le_bytes(capacity)
+    }
+}
+
+/// The answer to a read of an image of this byte.
+fn answer(byte: u8) -> Vec<u8> {
+    [vec![byte; 4096], vec![OK]].concat()
+}
+
+#[test]
+fn an_image_is_replaced_between_requests_and_the_old_one_is_free() {
+    for threads in [false, true] {
+        let files = [image(1, 64), image(2, 128)];
+        let mut disk = Raw::new(&files[0], threads);
+        disk.send(0);
+        assert_eq!(disk.read(), [answer(1)]);
+        disk.machine.port.take_interrupts();
+        for round in 1..20_usize {
+            for sector in 0..8 {
+                disk.send(8 * (sector % 4));
+            }
+            if round % 2 == 0 {
+                // Some are in flight then.
+                disk.machine.step();
+            }
+            let new = round % 2;
+            disk.replace(&files[new]);
+            for bytes in disk.read() {
+                assert!([answer(1), answer(2)].contains(&bytes), "of two images");
+            }
+            disk.machine.pump();
+            assert!(disk.machine.port.take_interrupts().config);
+            assert_eq!(disk.sectors(), [64, 128][new]);
+            disk.send(0);
+            assert_eq!(disk.read(), [answer(new as u8 + 1)]);
+            // Its lock is gone, too.
+            drop(open(&BlockSpec::new(files[1 - new].path())).expect("a free image"));
+            open(&BlockSpec::new(files[new].path())).expect_err("a locked image");
+        }
+    }
+}
+
+#[test]
+fn an_idle_disk_has_the_new_image_and_limits_when_it_starts() {
+    let files = [image(1, 64), image(2, 128)];
+    let image = open(&BlockSpec::new(files[0].path())).unwrap();
+    // Another machine has it later.
+    let later = image.clone();
+    for (image, changes) in [(image, true), (later, false)] {
+        let block = Block::<Memory>::new(image, Box::new(|notice| panic!("{notice}")));
+        if changes {
+            let new = open(&BlockSpec::new(files[1].path())).unwrap();
+            block.control().replace(&new).unwrap();
+            block.control().limit(SLOW);
+        }
+        let control = block.control();
+        let mut machine = Machine::new(Box::new(block), &memory(MEMORY));
+        let driver = Driver::start(&mut machine, u64::MAX);
+        let mut disk = Raw {
+            machine,
+            driver,
+            control,
+        };
+        disk.machine.pump();
+        assert_eq!(disk.sectors(), 128);
+        disk.send(0);
+        assert_eq!(disk.read(), [answer(2)]);
+        disk.send(0);
+        disk.machine.pump();
+        assert_eq!(disk.driver.in_flight(), 1);
+    }
+    drop(open(&BlockSpec::new(files[0].path())).expect("a free image"));
+}
+
+#[test]
+fn a_guest_would_notice_another_kind_of_image() {
+    let files = [image(1, 64), image(2, 64)];
+    let disk = Raw::new(&files[0], false);
+    let other = |change: &dyn Fn(&mut BlockSpec)| {
+        let mut spec = BlockSpec::new(files[1].path());
+        change(&mut spec);
+        disk.control.replace(&open(&spec).expect("an image"))
+    };
+    assert_eq!(
+        other(&|spec| spec.readonly = true),
+        Err(ReplaceError::Readonly)
+    );
+    #[cfg(feature = "qcow2")]
+    assert_eq!(
+        other(&|spec| spec.overlay = Some(std::env::temp_dir())),
+        Err(ReplaceError::NotRaw)
+    );
+    assert_eq!(other(&|spec| spec.format = Format::Raw), Ok(()));
+}
