@@ -7,8 +7,14 @@
 
 mod bare;
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
 use bare::http::Client;
+use bare::virtio::{DISK, by_mmio};
 use bare::{Asm, Running, Vm, guest};
+use virtio_models::block::{self, BlockSpec};
 
 /// A waiting process, and a client of it that has described a machine.
 fn waiting(test: &str, guest: &Asm) -> Option<(Running, Client)> {
@@ -68,4 +74,90 @@ fn a_template_clears_bits_of_cpuid() {
         client.act("InstanceStart");
         running.end().expect(0).printed(seen);
     }
+}
+
+/// A machine whose guest writes to the disk `a` without end, and the directory of its files.
+fn writing(test: &str) -> Option<(Running, Client, PathBuf)> {
+    let mut vm = Vm::waiting(test, &by_mmio(&DISK, |_| ()))?;
+    let api = vm.path("api");
+    for (name, sectors) in [("a", 1024), ("b", 2048)] {
+        fs::write(vm.path(name), vec![0; sectors * 512]).unwrap();
+    }
+    let mut running = vm.start();
+    let mut client = Client::connect(&mut running, &api);
+    client.describe();
+    client.done("PATCH", "/options", r#"{"virtio": "mmio"}"#);
+    let drive = r#"{"path_on_host": "a", "is_root_device": false}"#;
+    client.done("PUT", "/drives/d", drive);
+    client.act("InstanceStart");
+    let dir = api.parent().unwrap().to_owned();
+    Some((running, client, dir))
+}
+
+/// The number that the guest writes to a disk, one more each time.
+fn number(dir: &Path, name: &str) -> u32 {
+    let bytes = fs::read(dir.join(name)).unwrap();
+    u32::from_le_bytes(bytes[512..516].try_into().unwrap())
+}
+
+/// Waits until the guest has written to a disk.
+fn await_writes(running: &mut Running, dir: &Path, name: &str) {
+    let before = number(dir, name);
+    while number(dir, name) == before {
+        assert!(running.is_alive(), "{running:?}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_running_guest_gets_another_image() {
+    let test = "a_running_guest_gets_another_image";
+    let Some((mut running, mut client, dir)) = writing(test) else {
+        return;
+    };
+    await_writes(&mut running, &dir, "a");
+    assert_eq!(number(&dir, "b"), 0);
+    client.done("PATCH", "/drives/d", r#"{"path_on_host": "b"}"#);
+    await_writes(&mut running, &dir, "b");
+    // The old one is free, for another machine or for this one.
+    let spec = BlockSpec::new(dir.join("a"));
+    drop(block::open(&spec).unwrap());
+    let last = number(&dir, "a");
+    await_writes(&mut running, &dir, "b");
+    assert_eq!(number(&dir, "a"), last);
+    block::open(&BlockSpec::new(dir.join("b"))).unwrap_err();
+    client.set_state("Paused");
+    client.done("PATCH", "/drives/d", r#"{"path_on_host": "a"}"#);
+    client.set_state("Resumed");
+    await_writes(&mut running, &dir, "a");
+    client.act("Stop");
+    running.end().expect(0);
+}
+
+#[test]
+fn a_running_guest_gets_other_limits() {
+    let test = "a_running_guest_gets_other_limits";
+    let Some((mut running, mut client, dir)) = writing(test) else {
+        return;
+    };
+    await_writes(&mut running, &dir, "a");
+    let mut limit = |size: u32| {
+        let limiter = format!(r#"{{"bandwidth": {{"size": {size}, "refill_time": 1000}}}}"#);
+        client.done(
+            "PATCH",
+            "/drives/d",
+            &format!(r#"{{"rate_limiter": {limiter}}}"#),
+        );
+    };
+    // A byte per second: after a request, nothing for minutes.
+    limit(1);
+    let stands = (0..10_000).any(|_| {
+        let before = number(&dir, "a");
+        (0..100).all(|_| number(&dir, "a") == before)
+    });
+    assert!(stands, "the guest writes without a limit");
+    limit(0);
+    await_writes(&mut running, &dir, "a");
+    client.act("Stop");
+    running.end().expect(0);
 }

@@ -22,7 +22,7 @@ const SECOND: i128 = 1_000_000_000;
 const FILLED: i128 = 10;
 
 /// The limits of a device per second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Bytes.

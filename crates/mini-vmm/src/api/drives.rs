@@ -6,6 +6,7 @@
 use std::num::NonZeroU64;
 
 use serde_json::{Value, json};
+use virtio_models::rate::Limits;
 
 use super::fields::{Fields, wrong};
 use super::http::Fault;
@@ -57,7 +58,10 @@ impl Drive {
         check_readable("path_on_host", &path)?;
         let mut spec = DiskSpec::new(path);
         spec.readonly = is_readonly;
-        (spec.bandwidth, spec.iops) = limits("rate_limiter", limiter)?;
+        Limits {
+            bandwidth: spec.bandwidth,
+            iops: spec.iops,
+        } = limits("rate_limiter", limiter, Limits::default())?;
         Ok(Drive {
             id: id.to_owned(),
             spec,
@@ -75,6 +79,13 @@ impl Drive {
         })
     }
 
+    pub fn limits(&self) -> Limits {
+        Limits {
+            bandwidth: self.spec.bandwidth,
+            iops: self.spec.iops,
+        }
+    }
+
     /// As in `GET /vm/config`.
     pub fn json(&self) -> Value {
         json!({
@@ -85,7 +96,7 @@ impl Drive {
             "is_read_only": self.spec.readonly,
             "cache_type": "Writeback",
             "io_engine": "Async",
-            "rate_limiter": limiter(self.spec.bandwidth, self.spec.iops),
+            "rate_limiter": limiter(self.limits()),
             "socket": null,
         })
     }
@@ -124,26 +135,27 @@ fn check_word(field: &str, word: &str) -> Result<(), Fault> {
     }
 }
 
-/// Bytes and requests per second.
-pub(super) type Limits = (Option<NonZeroU64>, Option<NonZeroU64>);
-
-/// Reads a rate limiter: bytes per second and requests per second.
-pub(super) fn limits(name: &str, limiter: Option<Value>) -> Result<Limits, Fault> {
+/// Reads a rate limiter: bytes per second and requests per second. What it leaves out stays as in `now`.
+pub(super) fn limits(name: &str, limiter: Option<Value>, now: Limits) -> Result<Limits, Fault> {
     let Some(limiter) = limiter else {
-        return Ok((None, None));
+        return Ok(now);
     };
     let inner = |fault: Fault| wrong(name, fault.message);
     let mut fields = Fields::of(limiter).map_err(inner)?;
-    let bandwidth = bucket("bandwidth", fields.take("bandwidth")).map_err(inner)?;
-    let ops = bucket("ops", fields.take("ops")).map_err(inner)?;
+    let bandwidth = bucket("bandwidth", fields.take("bandwidth"), now.bandwidth).map_err(inner)?;
+    let iops = bucket("ops", fields.take("ops"), now.iops).map_err(inner)?;
     fields.finish().map_err(inner)?;
-    Ok((bandwidth, ops))
+    Ok(Limits { bandwidth, iops })
 }
 
 /// Reads a token bucket as a number per second.
-fn bucket(name: &str, bucket: Option<Value>) -> Result<Option<NonZeroU64>, Fault> {
+fn bucket(
+    name: &str,
+    bucket: Option<Value>,
+    now: Option<NonZeroU64>,
+) -> Result<Option<NonZeroU64>, Fault> {
     let Some(bucket) = bucket else {
-        return Ok(None);
+        return Ok(now);
     };
     let inner = |fault: Fault| wrong(name, fault.message);
     let mut fields = Fields::of(bucket).map_err(inner)?;
@@ -166,11 +178,11 @@ fn bucket(name: &str, bucket: Option<Value>) -> Result<Option<NonZeroU64>, Fault
 }
 
 /// As [`limits`] reads it back.
-pub(super) fn limiter(bandwidth: Option<NonZeroU64>, ops: Option<NonZeroU64>) -> Value {
+pub(super) fn limiter(limits: Limits) -> Value {
     let bucket = |rate: Option<NonZeroU64>| {
         rate.map(|rate| json!({ "size": rate, "one_time_burst": null, "refill_time": 1000 }))
     };
-    match (bucket(bandwidth), bucket(ops)) {
+    match (bucket(limits.bandwidth), bucket(limits.iops)) {
         (None, None) => Value::Null,
         (bandwidth, ops) => json!({ "bandwidth": bandwidth, "ops": ops }),
     }

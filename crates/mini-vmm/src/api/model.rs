@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
-use super::drives::{Drive, check_id};
+use super::drives::Drive;
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::logger::Logger;
@@ -26,7 +26,7 @@ const NO_LIMITER: &str = "this device has no limits of its own";
 /// A description under construction.
 #[derive(Clone, Debug)]
 pub struct Model {
-    spec: VmSpec,
+    pub(super) spec: VmSpec,
     /// The command line for a boot source without one.
     default_cmdline: String,
     /// The CPU features without a template.
@@ -34,12 +34,12 @@ pub struct Model {
     /// The CPU template that the features of `spec` come from.
     template: Option<Value>,
     /// The disks of `spec`, in the same order.
-    drives: Vec<Drive>,
+    pub(super) drives: Vec<Drive>,
     /// The networks of `spec`, in the same order.
     pub(super) nets: Vec<Net>,
     pub(super) mmds: Mmds,
     /// The log, if a client or a file has changed it.
-    logger: Option<Logger>,
+    pub(super) logger: Option<Logger>,
     /// Appended to the command line when the machine starts.
     suffix: &'static str,
 }
@@ -277,34 +277,6 @@ impl Model {
         })?;
         (self.spec, self.nets) = (spec, nets);
         Ok(())
-    }
-
-    /// Checks that `PATCH /drives/{id}` asks for what is possible: to look at the size of the disk's file again.
-    pub(super) fn check_drive_patch(&self, id: &str, mut fields: Fields) -> Result<(), Fault> {
-        check_id("drive_id", id, fields.text("drive_id")?)?;
-        let path = fields.path("path_on_host")?;
-        let why = "the limits of a running machine stay";
-        fields.only("rate_limiter", &Value::Null, why)?;
-        fields.finish()?;
-        let mut drives = self.drives.iter();
-        let drive = drives.find(|drive| drive.id == id);
-        let drive = drive.ok_or_else(|| {
-            let ids: Vec<_> = self.drives.iter().map(|drive| drive.id.as_str()).collect();
-            wrong(
-                "drive_id",
-                format_args!("there is no {id:?}; the disks are: {}", ids.join(", ")),
-            )
-        })?;
-        match path {
-            Some(path) if path != drive.spec.path => {
-                let what = format_args!(
-                    "{path:?} is another file, and a running machine keeps its files; give {:?}, and its new size is noticed",
-                    drive.spec.path
-                );
-                Err(wrong("path_on_host", what))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// `PUT /entropy`.

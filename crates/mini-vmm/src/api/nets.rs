@@ -4,6 +4,7 @@
 //! Network devices, as Firecracker describes them.
 
 use serde_json::{Value, json};
+use virtio_models::rate::Limits;
 
 use super::drives::{check_id, limiter, limits};
 use super::fields::{Fields, wrong};
@@ -41,20 +42,14 @@ impl Net {
         spec.mac = mac.as_deref().map(read_mac).transpose()?;
         // Any larger number is as wrong.
         spec.mtu = mtu.map(|mtu| u16::try_from(mtu).unwrap_or(0));
-        let rx = limits("rx_rate_limiter", rx)?;
-        let tx = limits("tx_rate_limiter", tx)?;
-        if rx != tx {
-            let why = "both directions have the same limits here; make it equal to rx_rate_limiter";
-            return Err(wrong("tx_rate_limiter", why));
-        }
-        (spec.bandwidth, spec.iops) = rx;
+        spec.rx = limits("rx_rate_limiter", rx, Limits::default())?;
+        spec.tx = limits("tx_rate_limiter", tx, Limits::default())?;
         let id = id.to_owned();
         Ok(Net { id, spec })
     }
 
     /// As in `GET /vm/config`.
     pub fn json(&self) -> Value {
-        let limiter = limiter(self.spec.bandwidth, self.spec.iops);
         json!({
             "iface_id": self.id,
             "host_dev_name": match &self.spec.link {
@@ -63,8 +58,8 @@ impl Net {
             },
             "guest_mac": self.spec.mac.map(|mac| mac.to_string()),
             "mtu": self.spec.mtu,
-            "rx_rate_limiter": limiter,
-            "tx_rate_limiter": limiter,
+            "rx_rate_limiter": limiter(self.spec.rx),
+            "tx_rate_limiter": limiter(self.spec.tx),
         })
     }
 }

@@ -123,6 +123,9 @@ impl Handler for Served {
             "/logger" | "/metrics" if request.method == "PUT" => {
                 Ok(Err(Fault::new("this opens files; leave it out")))
             }
+            _ if request.method == "PATCH" && path.starts_with("/drives/") => {
+                Ok(Err(Fault::new("this may open files; leave it out")))
+            }
             _ => self.routes.handle(request),
         }
     }

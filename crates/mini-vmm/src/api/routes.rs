@@ -27,7 +27,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/metrics", "GET, PUT"),
     ("/mmds", "GET, PUT, PATCH"),
     ("/mmds/config", "PUT"),
-    ("/network-interfaces/{id}", "PUT"),
+    ("/network-interfaces/{id}", "PUT, PATCH"),
     ("/options", "GET, PATCH"),
     ("/serial", "PUT"),
     ("/snapshot", "PUT"),
@@ -107,6 +107,9 @@ impl Routes {
         if let Some(id) = path.strip_prefix("/drives/") {
             return self.drive(request, id);
         }
+        if let Some(id) = path.strip_prefix("/network-interfaces/") {
+            return self.net(request, id);
+        }
         match (request.method, path) {
             ("GET", _) if !request.body.is_empty() => {
                 Err(Fault::new("GET request cannot have a body: leave it out"))
@@ -126,9 +129,6 @@ impl Routes {
 
     /// Answers a request that asks nothing of the machine itself.
     fn answer_now(&mut self, request: Request<'_>, path: &str) -> Answer {
-        if let Some(id) = path.strip_prefix("/network-interfaces/") {
-            return self.net(request, id);
-        }
         let machine = &mut self.machine;
         match (request.method, path) {
             ("GET", "") => self.instance(),
@@ -170,20 +170,27 @@ impl Routes {
             }
             "PATCH" => {
                 let fields = Fields::parse(request.body)?;
-                self.machine.model().check_drive_patch(id, fields)?;
-                self.command(Command::ResizeDisks)
+                let patch = self.machine.model().read_drive_patch(id, fields)?;
+                let command = self.machine.running()?.change_drive(patch)?;
+                self.command(command)
             }
             method => Err(no_route(method, "/drives/{id}")),
         }
     }
 
     /// `/network-interfaces/{id}`.
-    fn net(&mut self, request: Request<'_>, id: &str) -> Answer {
+    fn net(&mut self, request: Request<'_>, id: &str) -> Result<Handled, Fault> {
         match request.method {
             "PUT" => {
                 let draft = self.machine.draft()?;
                 draft.put_net(id, Fields::parse(request.body)?)?;
-                Ok(None)
+                Ok(Handled::Now(None))
+            }
+            "PATCH" => {
+                let fields = Fields::parse(request.body)?;
+                let change = self.machine.model().read_net_patch(id, fields)?;
+                let command = self.machine.running()?.change_net(change);
+                self.command(command)
             }
             method => Err(no_route(method, "/network-interfaces/{id}")),
         }

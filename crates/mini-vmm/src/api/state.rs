@@ -48,7 +48,7 @@ pub(super) enum Later {
     Start(Receiver<Answer>),
     /// When the machine has carried out a command.
     Command {
-        command: Command,
+        is_stop: bool,
         /// The number of its start.
         start: u64,
         answer: Receiver<Answered>,
@@ -139,6 +139,19 @@ impl Machine {
         }
     }
 
+    /// The description of a machine that was started, to note what changes.
+    ///
+    /// # Errors
+    /// The machine has not started, or has ended.
+    pub fn running(&mut self) -> Result<&mut Model, Fault> {
+        self.look();
+        match self.phase {
+            Phase::Starting(..) | Phase::Started(_) => Ok(&mut self.model),
+            Phase::Configuring => Err(not_started()),
+            Phase::Ended => Err(ended()),
+        }
+    }
+
     /// Starts the machine. The answer comes when its guest runs, or can't. Then it can be tried again.
     ///
     /// # Errors
@@ -165,10 +178,11 @@ impl Machine {
             Phase::Configuring => return Err(not_started()),
             Phase::Ended => return Err(ended()),
         };
-        let answer = client.send(command.clone(), &self.wake).map_err(fault)?;
+        let is_stop = command == Command::Stop;
+        let answer = client.send(command, &self.wake).map_err(fault)?;
         let start = self.starts;
         Ok(Later::Command {
-            command,
+            is_stop,
             start,
             answer,
         })
@@ -191,7 +205,7 @@ impl Machine {
     /// The answer that was promised, once it is there.
     pub fn take(&mut self, awaited: &mut Later) -> Option<Answer> {
         self.look();
-        let (command, start, answer) = match awaited {
+        let (is_stop, start, answer) = match awaited {
             Later::Start(answer) => {
                 return match answer.try_recv() {
                     Ok(answer) => Some(answer),
@@ -200,10 +214,10 @@ impl Machine {
                 };
             }
             Later::Command {
-                command,
+                is_stop,
                 start,
                 answer,
-            } => (&*command, *start, answer.try_recv()),
+            } => (*is_stop, *start, answer.try_recv()),
         };
         let is_current = start == self.starts;
         match (answer, &self.phase) {
@@ -214,7 +228,7 @@ impl Machine {
             (_, Phase::Started(_)) if is_current => Some(Err(ended())),
             (_, Phase::Ended) => Some(Err(ended())),
             // Its machine could not start. The process can still be ended.
-            _ if *command == Command::Stop => match self.stop() {
+            _ if is_stop => match self.stop() {
                 Ok(Handled::Now(data)) => Some(Ok(data)),
                 Ok(Handled::Later(later)) => {
                     *awaited = later;

@@ -120,8 +120,8 @@ pub(super) struct MachineFlags {
     ///
     /// tap=NAME: an existing tap of the host's. fd=N: a tap that is open under that number. user: the host's network
     /// without root, by the program passt. Keys: forward=HOST:GUEST, a TCP port, with user, also several times;
-    /// mac=ADDRESS; mtu=N; queues=N, with tap; bandwidth=SIZE and iops=N, both per second and direction;
-    /// iothread=NAME. The guest finds the networks in the order of the flags, after those of the config file.
+    /// mac=ADDRESS; mtu=N; queues=N, with tap; bandwidth=SIZE and iops=N, both per second and direction, and with rx- or
+    /// tx- before them of one direction; iothread=NAME. The guest finds the networks in the order of the flags, after those of the config file.
     #[arg(long, value_name = "WORDS", value_parser = Word("net", &[]), help_heading = "Devices")]
     net: Option<Vec<OsString>>,
 

@@ -31,7 +31,7 @@ pub use self::error::{CmdlineError, Error, MemoryError};
 pub use self::features::CpuFeature;
 pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::iothread::IoThreadName;
-pub use self::net::{Forward, LinkSpec, Mac, NetError, NetSpec};
+pub use self::net::{Forward, Limits, LinkSpec, Mac, NetError, NetSpec};
 pub use self::serial::SerialSpec;
 pub use self::validate::{check_cmdline, check_memory};
 pub use self::words::WordError;

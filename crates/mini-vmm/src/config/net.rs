@@ -13,7 +13,6 @@ use serde::de::SeqAccess;
 use serde::de::value::SeqAccessDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use virtio_models::net::{MAX_PAIRS, MIN_MTU};
-use virtio_models::rate::Limits;
 
 use super::device;
 use super::iothread::{self, IoThreadName};
@@ -22,9 +21,15 @@ use super::words::{self, Number, Word, WordError};
 use crate::text::shown;
 
 pub use virtio_models::net::Mac;
+pub use virtio_models::rate::Limits;
 
 /// The MTUs of a device: from virtio's least to its most.
 const MTUS: RangeInclusive<u64> = MIN_MTU as u64..=65535;
+
+const NO_LIMITS: Limits = Limits {
+    bandwidth: None,
+    iops: None,
+};
 
 /// A network device.
 ///
@@ -40,10 +45,10 @@ pub struct NetSpec {
     pub mtu: Option<u16>,
     /// The pairs of queues, 1 to [`MAX_PAIRS`]. A driver uses at most one per vCPU.
     pub queues: u16,
-    /// The most bytes per second, each way.
-    pub bandwidth: Option<NonZeroU64>,
-    /// The most frames per second, each way.
-    pub iops: Option<NonZeroU64>,
+    /// The limits of what the guest receives: bytes of frames, and frames, per second.
+    pub rx: Limits,
+    /// The limits of what the guest sends.
+    pub tx: Limits,
     /// The I/O thread of the device. By default it is the one that devices share.
     pub iothread: Option<IoThreadName>,
 }
@@ -89,17 +94,9 @@ impl NetSpec {
             mac: None,
             mtu: None,
             queues: 1,
-            bandwidth: None,
-            iops: None,
+            rx: NO_LIMITS,
+            tx: NO_LIMITS,
             iothread: None,
-        }
-    }
-
-    /// The limits of each direction.
-    pub(crate) const fn limits(&self) -> Limits {
-        Limits {
-            bandwidth: self.bandwidth,
-            iops: self.iops,
         }
     }
 }
@@ -180,6 +177,28 @@ struct Keys {
     #[serde(default, deserialize_with = "shared::iops")]
     #[serde(skip_serializing_if = "Option::is_none")]
     iops: Option<NonZeroU64>,
+    #[serde(
+        default,
+        rename = "rx-bandwidth",
+        deserialize_with = "shared::bandwidth"
+    )]
+    #[serde(serialize_with = "shared::write_bandwidth")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_bandwidth: Option<NonZeroU64>,
+    #[serde(default, rename = "rx-iops", deserialize_with = "shared::iops")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_iops: Option<NonZeroU64>,
+    #[serde(
+        default,
+        rename = "tx-bandwidth",
+        deserialize_with = "shared::bandwidth"
+    )]
+    #[serde(serialize_with = "shared::write_bandwidth")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_bandwidth: Option<NonZeroU64>,
+    #[serde(default, rename = "tx-iops", deserialize_with = "shared::iops")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_iops: Option<NonZeroU64>,
     #[serde(default, deserialize_with = "iothread::named")]
     #[serde(skip_serializing_if = "Option::is_none")]
     iothread: Option<IoThreadName>,
@@ -205,8 +224,14 @@ impl TryFrom<Keys> for NetSpec {
             mac: keys.mac,
             mtu: keys.mtu.map(mtu).transpose()?,
             queues: keys.queues,
-            bandwidth: keys.bandwidth,
-            iops: keys.iops,
+            rx: Limits {
+                bandwidth: keys.rx_bandwidth.or(keys.bandwidth),
+                iops: keys.rx_iops.or(keys.iops),
+            },
+            tx: Limits {
+                bandwidth: keys.tx_bandwidth.or(keys.bandwidth),
+                iops: keys.tx_iops.or(keys.iops),
+            },
             iothread: keys.iothread,
         })
     }
@@ -220,6 +245,9 @@ impl From<NetSpec> for Keys {
             LinkSpec::Fd(number) => fd = Some(number.into()),
             LinkSpec::User(forwards) => (user, forward) = (true, forwards),
         }
+        let (bandwidth, [rx_bandwidth, tx_bandwidth]) =
+            joined(spec.rx.bandwidth, spec.tx.bandwidth);
+        let (iops, [rx_iops, tx_iops]) = joined(spec.rx.iops, spec.tx.iops);
         Keys {
             tap,
             fd,
@@ -228,10 +256,24 @@ impl From<NetSpec> for Keys {
             mac: spec.mac,
             mtu: spec.mtu.map(u64::from),
             queues: spec.queues,
-            bandwidth: spec.bandwidth,
-            iops: spec.iops,
+            bandwidth,
+            iops,
+            rx_bandwidth,
+            rx_iops,
+            tx_bandwidth,
+            tx_iops,
             iothread: spec.iothread,
         }
+    }
+}
+
+type Rate = Option<NonZeroU64>;
+
+/// One rate for both directions, or one for each.
+fn joined(rx: Rate, tx: Rate) -> (Rate, [Rate; 2]) {
+    match rx == tx {
+        true => (rx, [None, None]),
+        false => (None, [rx, tx]),
     }
 }
 

@@ -72,6 +72,15 @@ impl Backends {
     }
 }
 
+/// Opens the image of one of the disks of `spec` anew, by the same rules.
+///
+/// # Errors
+/// [`BackendError`], as [`Backends::open`].
+pub(crate) fn open_disk(spec: &VmSpec, disk: &DiskSpec) -> Result<block::Image, BackendError> {
+    check_distinct(&spec.disk)?;
+    Ok(block::open(&disk.block())?)
+}
+
 /// The disk with the cloud-init seed from `dir`.
 fn seed(dir: &Path) -> Result<block::Image, SeedError> {
     let disk = block::Disk {

@@ -153,6 +153,8 @@ pub struct Offers {
     pub power_button: Option<Arc<dyn PowerButton>>,
     /// The control of each disk, in order.
     pub disks: Vec<Arc<block::Control>>,
+    /// The control of each network, in order.
+    pub nets: Vec<Arc<net::Control>>,
     /// The counters of each disk, by name.
     pub disk_counters: Vec<(String, Arc<block::Counters>)>,
     /// The counters of each network, by name.

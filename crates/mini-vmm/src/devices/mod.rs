@@ -29,6 +29,7 @@ mod virtio;
 use crate::config::VmSpec;
 use crate::irq::{NoPin, Pins};
 
+pub(crate) use backends::open_disk;
 pub use backends::{BackendError, Backends};
 pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
 pub use network::{NetworkError, PasstError};

@@ -192,6 +192,14 @@ impl<'a> Session<'a> {
                 disks.for_each(|disk| disk.resize());
                 Answer::Done
             }
+            Command::ChangeDisk(change) => {
+                change.apply(self.machine.devices.offers())?;
+                Answer::Done
+            }
+            Command::LimitNet(change) => {
+                change.apply(self.machine.devices.offers())?;
+                Answer::Done
+            }
             Command::Stop => {
                 self.supervisor.borrow_mut().end(Outcome::Stopped);
                 Answer::Done

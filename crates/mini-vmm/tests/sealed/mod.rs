@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 
 use mini_vmm::config::{
-    DiskSpec, HypercallRoute, LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec,
+    DiskSpec, HypercallRoute, Limits, LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec,
 };
 use mini_vmm::layout::{self, MIB};
 use mini_vmm::vmm::{Handle, Vmm};
@@ -127,8 +127,13 @@ fn net(task: &str) -> Option<NetSpec> {
         "tap" => LinkSpec::Tap("tap0".into()),
         _ => LinkSpec::User(Vec::new()),
     };
-    Some(NetSpec {
+    let limits = Limits {
         iops: NonZeroU64::new(1000),
+        ..Limits::default()
+    };
+    Some(NetSpec {
+        rx: limits,
+        tx: limits,
         ..NetSpec::new(link)
     })
 }

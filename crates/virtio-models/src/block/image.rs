@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 
@@ -44,6 +45,21 @@ impl fmt::Debug for Source {
             Source::Raw(file) => f.debug_tuple("Raw").field(file).finish(),
             Source::Blocking(_) => f.debug_tuple("Blocking").finish(),
         }
+    }
+}
+
+/// Only clones are the same image.
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Image {}
+
+impl Hash for Image {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
     }
 }
 

@@ -134,10 +134,7 @@ fn a_frame_waits_until_there_are_enough_buffers() {
         guest.give(0, &[100]);
         assert!(guest.received().is_empty());
         // Nothing is read, and nothing watched, meanwhile.
-        assert_eq!(
-            (wire.line().receives, guest.machine.poller.watched()),
-            (2, 0)
-        );
+        assert_eq!((wire.line().receives, guest.watched()), (2, 0));
     }
     guest.give(0, &[100]);
     assert_eq!(guest.received(), [(spread(11), frame(1000))]);
@@ -205,15 +202,12 @@ fn without_buffers_nothing_is_read_or_watched() {
     // The source is always readable, so a device that watched it would never rest.
     let wire = Wire::endless(100);
     let mut guest = Guest::one(&wire, u64::MAX);
-    assert_eq!(
-        (wire.line().receives, guest.machine.poller.watched()),
-        (0, 0)
-    );
+    assert_eq!((wire.line().receives, guest.watched()), (0, 0));
     for _ in 0..3 {
         guest.post(0, &[200]);
         guest.give(0, &[200]);
         assert_eq!(guest.received().len(), 2);
-        assert_eq!(guest.machine.poller.watched(), 0);
+        assert_eq!(guest.watched(), 0);
     }
     assert_eq!(wire.line().receives, 6);
 }
@@ -256,12 +250,12 @@ fn a_frame_that_the_link_can_not_take_now_is_sent_later() {
     guest.queue(1, &[&PLAIN[..], &frame(200)].concat(), &[], 0);
     guest.send(&PLAIN, &frame(201));
     assert!(wire.line().sent.is_empty());
-    assert_eq!(guest.machine.poller.watched(), 1);
+    assert_eq!(guest.watched(), 1);
     wire.set_writable(true);
     guest.machine.pump();
     let wanted = [(PLAIN, frame(200)), (PLAIN, frame(201))];
     assert_eq!(wire.line().sent, wanted);
-    assert_eq!(guest.machine.poller.watched(), 0);
+    assert_eq!(guest.watched(), 0);
     assert_eq!(
         (guest.counters.sent(), guest.counters.sent_dropped()),
         (5, 0)

@@ -73,7 +73,7 @@ fn a_lost_link_is_left_alone() {
             guest.send(&PLAIN, &frame(60));
         }
         assert!(!guest.is_link_up() && guest.machine.port.take_interrupts().config);
-        assert_eq!(guest.machine.poller.watched(), 0);
+        assert_eq!(guest.watched(), 0);
         assert_eq!(guest.notices().len(), 1);
         assert_eq!(guest.used(1).len(), 3);
         // Another driver finds it lost, too.
@@ -82,10 +82,7 @@ fn a_lost_link_is_left_alone() {
         guest.give(0, &[200]);
         guest.send(&PLAIN, &frame(60));
         assert!(!guest.is_link_up() && wire.line().sent.is_empty());
-        assert_eq!(
-            (guest.notices().len(), guest.machine.poller.watched()),
-            (1, 0)
-        );
+        assert_eq!((guest.notices().len(), guest.watched()), (1, 0));
         assert!(guest.machine.failures.is_empty());
     }
 }
@@ -162,7 +159,7 @@ fn an_alarm_tells_of_frames_while_the_driver_waits_for_some() {
     guest.machine.pump();
     assert_eq!(guest.used(2).len(), 1);
     guest.restart(u64::MAX);
-    assert_eq!(guest.machine.poller.watched(), 0);
+    assert_eq!(guest.watched(), 0);
     guest.give(0, &[200]);
     wires[0].ring(frame(63));
     guest.machine.pump();
@@ -177,7 +174,7 @@ fn a_link_that_can_not_be_set_up_needs_a_reset() {
         .push_back(LinkError::Refused(error()));
     let mut guest = Guest::one(&wire, u64::MAX);
     assert_ne!(guest.machine.port.status() & NEEDS_RESET, 0);
-    assert_eq!(guest.machine.poller.watched(), 0);
+    assert_eq!(guest.watched(), 0);
     guest.machine.failures.clear();
     guest.restart(u64::MAX);
     guest.send(&PLAIN, &frame(60));
@@ -236,7 +233,7 @@ fn frames_in_the_devices_memory_are_not_forgotten() {
     for _ in 0..5 {
         guest.give(0, &[200]);
         assert_eq!(guest.received().len(), 1);
-        assert_eq!(guest.machine.poller.watched(), 0);
+        assert_eq!(guest.watched(), 0);
     }
     // More than one turn's.
     for _ in 0..150 {
@@ -262,7 +259,7 @@ fn frames_go_to_a_stream_even_if_it_is_full() {
             continue;
         }
         // It is full, and a part of a frame is sent. A reset doesn't change that.
-        assert_eq!(guest.machine.poller.watched(), 1);
+        assert_eq!(guest.watched(), 1);
         let mut sent = Vec::new();
         guest.machine.pump_until(|_| {
             let _ = peer.read_to_end(&mut sent);
@@ -293,10 +290,7 @@ fn a_peer_that_goes_is_a_lost_link() {
         drop(peer);
         guest.give(0, &[200]);
         assert!(!guest.is_link_up());
-        assert_eq!(
-            (guest.machine.poller.watched(), guest.notices().len()),
-            (0, 1)
-        );
+        assert_eq!((guest.watched(), guest.notices().len()), (0, 1));
         guest.send(&PLAIN, &frame(60));
         guest.send(&PLAIN, &frame(60));
         assert_eq!((guest.used(1).len(), guest.notices().len()), (2, 1));

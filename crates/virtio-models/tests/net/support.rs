@@ -288,6 +288,11 @@ impl Guest {
         self.machine.pump();
     }
 
+    /// The number of watched sources, without that of the VMM's control.
+    pub fn watched(&self) -> usize {
+        self.machine.poller.watched().saturating_sub(1)
+    }
+
     pub fn is_link_up(&self) -> bool {
         self.machine.worker.device().config()[6] == 1
     }

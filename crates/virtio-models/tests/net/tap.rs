@@ -312,7 +312,7 @@ mod inside {
             }
             guest.machine.pump();
             assert!(!guest.is_link_up() && guest.notices().len() == 1);
-            assert_eq!(guest.machine.poller.watched(), 0);
+            assert_eq!(guest.watched(), 0);
             guest.restart(u64::MAX);
             guest.send(&[0; HEADER], &arp_request());
             assert!(!guest.is_link_up() && guest.notices().len() == 1);

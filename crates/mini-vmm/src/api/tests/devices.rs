@@ -119,10 +119,14 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
         ("/drives/none", "{}", "drive_id: "),
         (
             "/drives/root",
-            r#"{"path_on_host": "/other"}"#,
-            "path_on_host: ",
+            r#"{"rate_limiter": {"ops": 1}}"#,
+            "rate_limiter: ops: ",
         ),
-        ("/drives/root", r#"{"rate_limiter": {}}"#, "rate_limiter: "),
+        (
+            "/drives/root",
+            r#"{"path_on_host": "/other"}"#,
+            "before starting",
+        ),
         ("/drives/root", "{}", "before starting"),
     ] {
         refused(&mut routes, ("PATCH", at, body), 400, why);
@@ -174,11 +178,6 @@ fn networks_are_taps_with_a_name() {
         ("eth0", body(r#""mtu": 65536"#), "mtu: "),
         (
             "eth0",
-            body(&format!(r#""rx_rate_limiter": {limiter}"#)),
-            "tx_rate_limiter: ",
-        ),
-        (
-            "eth0",
             body(r#""rx_rate_limiter": {"ops": 1}"#),
             "rx_rate_limiter: ops: ",
         ),
@@ -195,12 +194,16 @@ fn networks_are_taps_with_a_name() {
             why,
         );
     }
-    refused(
-        &mut routes,
-        ("PATCH", "/network-interfaces/eth0", "{}"),
-        400,
-        "PUT",
-    );
+    // Each direction has its own limits.
+    let one = body(&format!(r#""rx_rate_limiter": {limiter}"#));
+    done(&mut routes, "PUT", "/network-interfaces/eth0", &one);
+    let options = get(&mut routes, "/options");
+    let net = &options["net"][0];
+    assert_eq!(net["rx-bandwidth"], "1000");
+    assert!(net["bandwidth"].is_null() && net["tx-bandwidth"].is_null());
+    let nets = get(&mut routes, "/vm/config")["network-interfaces"].clone();
+    assert_eq!(nets[0]["rx_rate_limiter"]["bandwidth"]["size"], 1000);
+    assert!(nets[0]["tx_rate_limiter"].is_null());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Requests to a machine that never starts. No KVM.
 
 mod calls;
+mod changes;
 mod devices;
 mod fields;
 mod loading;

@@ -71,13 +71,9 @@ impl<'a> Operation<'a> {
 
     /// A machine in the state that the operation needs.
     fn machine(&self, file: &str) -> Playground {
-        let mut machine = Playground::default();
+        let mut machine = described(file);
         let boot = format!(r#"{{"kernel_image_path": "{file}"}}"#);
         done(machine.served(), "PUT", "/boot-source", &boot);
-        let drive = format!(r#"{{"path_on_host": "{file}", "is_root_device": false}}"#);
-        done(machine.served(), "PUT", "/drives/a", &drive);
-        let net = r#"{"host_dev_name": "tap0"}"#;
-        done(machine.served(), "PUT", "/network-interfaces/a", net);
         done(machine.served(), "PUT", "/mmds", r#"{"a": "b"}"#);
         if self.json["x-when"] == "after" || self.json["x-when"] == "paused" {
             start(&mut machine);
@@ -91,6 +87,16 @@ impl<'a> Operation<'a> {
     fn ask(&self, machine: &mut Playground, body: &str) -> Answer {
         ask(machine.served(), &self.method, &self.target(), body)
     }
+}
+
+/// A machine with devices that have the examples' ID.
+fn described(file: &str) -> Playground {
+    let mut machine = Playground::default();
+    let drive = format!(r#"{{"path_on_host": "{file}", "is_root_device": false}}"#);
+    done(machine.served(), "PUT", "/drives/a", &drive);
+    let net = r#"{"host_dev_name": "tap0"}"#;
+    done(machine.served(), "PUT", "/network-interfaces/a", net);
+    machine
 }
 
 fn start(machine: &mut Playground) {
@@ -242,9 +248,7 @@ fn requests_are_possible_when_the_file_says_so() {
                         "{name}: {fault:?}"
                     );
                 }
-                let mut other = Playground::default();
-                let drive = format!(r#"{{"path_on_host": "{path}", "is_root_device": false}}"#);
-                done(other.served(), "PUT", "/drives/a", &drive);
+                let mut other = described(&path);
                 let fault = operation.ask(&mut other, &body).unwrap_err();
                 assert!(
                     fault.message.contains("before starting"),

@@ -10,16 +10,17 @@ use super::*;
 /// Networks of every kind, which a machine can have together.
 pub(in crate::config) fn any_nets() -> impl Strategy<Value = Vec<NetSpec>> {
     let rate = || proptest::option::of(any::<NonZeroU64>());
+    let limits = || (rate(), rate()).prop_map(|(bandwidth, iops)| Limits { bandwidth, iops });
     let port = any::<Option<IpAddr>>();
     let settings = (
         proptest::option::of(68u16..),
         1..=MAX_PAIRS as u16,
         any::<bool>(),
     );
-    let net = (0..3u8, port, settings, rate(), rate());
+    let net = (0..3u8, port, settings, limits(), limits());
     proptest::collection::vec(net, 0..4).prop_map(|nets| {
         let nets = nets.into_iter().zip(1u8..).map(|(net, number)| {
-            let (kind, address, (mtu, queues, has_mac), bandwidth, iops) = net;
+            let (kind, address, (mtu, queues, has_mac), rx, tx) = net;
             NetSpec {
                 link: match kind {
                     0 => LinkSpec::Tap(format!("tap,{number}")),
@@ -30,8 +31,8 @@ pub(in crate::config) fn any_nets() -> impl Strategy<Value = Vec<NetSpec>> {
                 mtu,
                 iothread: has_mac.then(|| IoThreadName::new("n").unwrap()),
                 queues: if kind == 0 { queues } else { 1 },
-                bandwidth,
-                iops,
+                rx,
+                tx: if number & 2 == 0 { rx } else { tx },
             }
         });
         nets.collect()
@@ -61,16 +62,28 @@ fn a_word_describes_a_network() {
     assert_eq!(read("fd=7"), Ok(NetSpec::new(LinkSpec::Fd(7))));
     assert_eq!(read("user"), Ok(NetSpec::new(LinkSpec::User(Vec::new()))));
     let whole = "tap=a,mac=52:54:00:00:00:01,mtu=9000,queues=4,bandwidth=10M,iops=1000,iothread=x";
+    let whole_limits = Limits {
+        bandwidth: NonZeroU64::new(10 << 20),
+        iops: NonZeroU64::new(1000),
+    };
     let spec = NetSpec {
         mac: Some(Mac([0x52, 0x54, 0, 0, 0, 1])),
         mtu: Some(9000),
         queues: 4,
-        bandwidth: NonZeroU64::new(10 << 20),
-        iops: NonZeroU64::new(1000),
+        rx: whole_limits,
+        tx: whole_limits,
         iothread: IoThreadName::new("x"),
         ..NetSpec::new(LinkSpec::Tap("a".into()))
     };
     assert_eq!(read(whole), Ok(spec));
+    // Each direction may have its own.
+    let own = read("tap=a,bandwidth=10M,tx-bandwidth=1K,rx-iops=1000").unwrap();
+    assert_eq!(own.rx, whole_limits);
+    let tx = Limits {
+        bandwidth: NonZeroU64::new(1024),
+        iops: None,
+    };
+    assert_eq!(own.tx, tx);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use virtio_models::net::{Link, NetConfig, Stream, Tap, TapError};
+use virtio_models::net::{Control, Link, NetConfig, Stream, Tap, TapError};
 
 use self::lent::Home;
 use self::mmds::WithMmds;
@@ -28,6 +28,8 @@ pub use passt::PasstError;
 pub(super) struct Network {
     /// The device's settings.
     pub config: NetConfig,
+    /// Its limits, which may change.
+    pub control: Arc<Control>,
     /// One for each pair of its queues.
     links: Vec<Home>,
 }
@@ -161,14 +163,15 @@ fn connect(
         }
         (tap, _) => homes(tap.into_iter().flatten(), stack)?,
     };
-    let limits = net.limits();
     let config = NetConfig {
         mtu: net.mtu,
-        rx: limits,
-        tx: limits,
         ..NetConfig::new(mac)
     };
-    Ok(Network { config, links })
+    Ok(Network {
+        config,
+        control: Arc::new(Control::new(net.rx, net.tx)),
+        links,
+    })
 }
 
 /// Homes for the links of a device.

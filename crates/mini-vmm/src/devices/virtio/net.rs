@@ -4,6 +4,7 @@
 //! Networks (`--net`).
 
 use std::io;
+use std::sync::Arc;
 
 use virtio_models::net::{Net, Notice};
 
@@ -28,7 +29,9 @@ fn model(number: usize) -> Model {
         let id = id.clone();
         let (name, events) = (id.clone(), parts.backends.events.clone());
         let report = Box::new(move |notice| tell(&name, &events, &notice));
-        let net = Net::new(network.config, links, report);
+        let control = Arc::clone(&network.control);
+        let net = Net::new(network.config, links, report).with_control(Arc::clone(&control));
+        parts.offers.nets.push(control);
         parts.offers.net_counters.push((id, net.counters()));
         Ok(Box::new(net))
     })

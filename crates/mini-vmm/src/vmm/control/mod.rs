@@ -7,10 +7,13 @@
 //! at a time, and waits for vCPUs. To avoid deadlocks, waiting goes in one direction only: client, control loop, vCPU.
 //! So devices and exit handlers must not send commands. They report outcomes, which need no answer.
 
+mod change;
 mod door;
 mod state;
 
 use std::io;
+
+use virtio_models::block::ReplaceError;
 
 use crate::config::VmSpec;
 use crate::hypercall::calls::Counters;
@@ -18,6 +21,7 @@ use crate::machine;
 use crate::machine::MachineState;
 use crate::snapshot;
 
+pub use change::{DiskChange, NetChange};
 pub(crate) use door::{Answered, Client, Door, Shown, door};
 pub use state::{Command, SnapshotOrder, State, Then};
 pub(crate) use state::{Incident, Response, occur, step};
@@ -48,6 +52,12 @@ pub enum Error {
         "can't reach the guest's power button ({0}); raise the limit on open files (ulimit -n)"
     )]
     PowerButton(io::Error),
+    /// The machine has no such device.
+    #[error("the machine has no such device; its description tells which ones it has")]
+    NoDevice,
+    /// The image can't take the place of the old one.
+    #[error("the disk keeps its image, because {0}; name another image")]
+    Image(#[from] ReplaceError),
     /// The machine failed to do it. The state is unchanged.
     #[error(transparent)]
     Machine(#[from] machine::Error),

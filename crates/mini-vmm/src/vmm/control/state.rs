@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::change::{DiskChange, NetChange};
 use crate::snapshot::Place;
 
 /// The state of a run. A reset replaces the machine; the run continues.
@@ -53,6 +54,10 @@ pub enum Command {
     /// Look at the sizes of the disks' images, and tell the guest about new ones. A disk that no driver uses, or that is
     /// paused, does so when it starts.
     ResizeDisks,
+    /// Change the image or the limits of a disk.
+    ChangeDisk(DiskChange),
+    /// Change the limits of a network.
+    LimitNet(NetChange),
     /// End the run with [`Outcome::Stopped`](crate::outcome::Outcome::Stopped), unless it has another outcome already.
     Stop,
     /// Save the state of all but memory. The guest must be paused.
@@ -91,6 +96,8 @@ impl fmt::Display for Command {
             Command::Resume => "resume",
             Command::PowerButton => "press the power button of",
             Command::ResizeDisks => "resize the disks of",
+            Command::ChangeDisk(_) => "change a disk of",
+            Command::LimitNet(_) => "limit a network of",
             Command::Stop => "stop",
             Command::Save => "save",
             Command::Snapshot(_) => "write a snapshot of",
@@ -137,7 +144,7 @@ pub const fn step(state: State, command: &Command) -> (State, Response) {
             Then::GoOn => state,
         },
         (State::Paused, Snapshot(_)) => state,
-        (_, PowerButton | ResizeDisks | Describe) => state,
+        (_, PowerButton | ResizeDisks | ChangeDisk(_) | LimitNet(_) | Describe) => state,
         (State::PoweringOff, Pause | Snapshot(_)) | (State::Running | State::PoweringOff, Save) => {
             return (state, Response::Refused(state));
         }
@@ -162,6 +169,7 @@ pub const fn occur(state: State, incident: Incident) -> State {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use virtio_models::rate::Limits;
 
     fn snapshot(then: Then) -> Command {
         let place = Place::Directory("snap".into());
@@ -174,6 +182,16 @@ mod tests {
             Command::Resume,
             Command::PowerButton,
             Command::ResizeDisks,
+            Command::ChangeDisk(DiskChange {
+                disk: 0,
+                image: None,
+                limits: None,
+            }),
+            Command::LimitNet(NetChange {
+                net: 0,
+                rx: Limits::default(),
+                tx: Limits::default(),
+            }),
             Command::Stop,
             Command::Save,
             Command::Describe,
