@@ -203,7 +203,10 @@ impl<M: GuestMemory> Table<'_, '_, M> {
             return Err(Broken::Index { index, size });
         }
         // An indirect table may reach beyond the last address.
-        let address = self.address.0.wrapping_add(u64::from(index) * DESCRIPTOR);
+        let address = self.address.0.checked_add(u64::from(index) * DESCRIPTOR);
+        let address = address.ok_or(Broken::Memory {
+            address: self.address.0,
+        })?;
         // Its address; then length, flags and next.
         let words: Option<[u64; 2]> = self.view.read(GuestAddress(address));
         let [first, second] = words.ok_or(Broken::Memory { address })?.map(u64::from_le);

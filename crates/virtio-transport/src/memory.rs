@@ -92,9 +92,12 @@ impl<'a, M: GuestMemory + ?Sized> View<'a, M> {
 
     /// Keeps the region of this address, if it is one and there is a place for it.
     fn keep(&self, address: GuestAddress) -> Option<&Region<'a, M>> {
-        let place = self.regions.iter().find(|place| place.get().is_none())?;
         let region = self.memory.physical_memory()?.find_region(address)?;
         let (start, len) = (region.start_addr(), usize::try_from(region.len()).ok()?);
+        // An access past the end of a region that is kept is no reason to keep it twice.
+        let is_free =
+            |place: &&OnceCell<Region<'a, M>>| place.get().is_none_or(|kept| kept.start == start.0);
+        let place = self.regions.iter().find(is_free)?;
         let slice = piece(self.memory, start, len, Permissions::ReadWrite)?;
         let start = start.0;
         Some(place.get_or_init(|| Region { start, slice }))
@@ -256,6 +259,17 @@ mod tests {
             );
             assert!(!view.store(GuestAddress(at + 1), 0u16, Ordering::Release));
         }
+    }
+
+    #[test]
+    fn each_region_is_kept_once() {
+        let memory = memory();
+        let view = View::new(&memory);
+        let at = |at: u64| view.read::<u64>(GuestAddress(at)).is_some();
+        assert!(at(0) && at(SEAM - 3) && !at(u64::MAX));
+        assert_eq!(format!("{view:?}"), "[(0, 4096)]");
+        assert!(at(FAR) && at(SEAM) && at(SEAM - 3));
+        assert_eq!(format!("{view:?}"), "[(0, 4096), (1048576, 4096)]");
     }
 
     #[test]

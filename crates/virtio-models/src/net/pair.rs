@@ -98,9 +98,9 @@ impl<M: GuestAddressSpace> Pair<M> {
         true
     }
 
-    /// Learns whether there was an answer.
+    /// Learns whether there was an answer. Where a limit forbade to look, nothing is learned.
     pub(super) const fn learn(&mut self, answered: bool) {
-        if !answered {
+        if !answered && !self.rx.throttled {
             self.doubt = DOUBT;
         }
     }

@@ -263,7 +263,7 @@ fn a_frame_that_the_link_can_not_take_now_is_sent_later() {
 }
 
 /// A limiter of this many frames per second, with its clock in nanoseconds.
-fn limiter(frames: u64) -> (Option<Limiter>, Arc<AtomicU64>) {
+pub fn limiter(frames: u64) -> (Option<Limiter>, Arc<AtomicU64>) {
     let clock = Arc::new(AtomicU64::new(0));
     let now = Arc::clone(&clock);
     let limits = Limits {

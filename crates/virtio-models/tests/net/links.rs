@@ -5,12 +5,15 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use virtio_models::net::{LinkError, Offloads, Stream};
 use virtio_transport::device::Event;
 use virtio_transport::registers::NEEDS_RESET;
 use virtio_transport::testing::Port;
 
+use crate::frames::limiter;
 use crate::support::*;
 
 const PLAIN: [u8; HEADER] = [0; HEADER];
@@ -346,5 +349,27 @@ fn where_nobody_answers_it_seldom_looks() {
     // A later answer is one event, as ever.
     wire.deliver([0; HEADER], frame(60));
     guest.machine.pump();
+    assert_eq!(guest.used(0).len(), 1);
+}
+
+#[test]
+fn a_limit_is_no_reason_to_doubt_an_answer() {
+    let wires = [Wire::new(), Wire::new()];
+    let (rx, clock) = limiter(1_000_000);
+    let mut guest = Guest::with(config(), &wires, u64::MAX, (rx, None));
+    assert_eq!(guest.command(4, &[4, 0, 2, 0]), 0);
+    guest.give(0, &[2000]);
+    guest.give(2, &[2000]);
+    let counters = Arc::clone(&guest.counters);
+    // The other pair receives the only frame that is allowed now.
+    wires[1].deliver([0; HEADER], frame(60));
+    guest.machine.pump_until(|_| counters.received() == 1);
+    guest.queue(1, &[&[0; HEADER][..], &frame(60)].concat(), &[], 0);
+    guest.machine.kick(1);
+    guest.machine.pump_until(|_| counters.sent() == 1);
+    clock.fetch_add(10_000, Ordering::Relaxed);
+    guest.machine.pump();
+    wires[0].line().is_mirror = true;
+    guest.send(&[0; HEADER], &frame(60));
     assert_eq!(guest.used(0).len(), 1);
 }
