@@ -69,6 +69,8 @@ pub const HOLE_START: u64 = 3 * GIB;
 pub const HOLE_END: u64 = 4 * GIB;
 /// PCI: BARs below 4 GiB.
 pub const PCI_LOW: u64 = HOLE_START;
+/// Firecracker's boot timer, one byte. Only machines without PCI have it.
+pub const BOOT_TIMER: u64 = HOLE_START;
 /// Size of the range for BARs below 4 GiB, in bytes.
 pub const PCI_LOW_SIZE: u64 = 256 * MIB;
 /// Register windows of virtio-mmio devices.

@@ -144,11 +144,16 @@ fn serve(settings: api::Settings, model: Model) -> Result<Outcome, Box<dyn Error
 }
 
 /// Runs a machine as Firecracker does.
-fn firecracker(flags: Firecracker) -> Result<u8, Box<dyn Error>> {
+fn firecracker(mut flags: Firecracker) -> Result<u8, Box<dyn Error>> {
+    if flags.boot_timer && flags.logger.level.is_none() {
+        // Otherwise its line would not be seen.
+        flags.logger.level = Some("Info".to_owned());
+    }
     flags.logger.apply()?;
     let mut model = Model::firecracker(flags.pci);
     model.set_logger(flags.logger);
     model.set_metrics(flags.metrics);
+    model.set_boot_timer(flags.boot_timer);
     model.set_mmds_limit(flags.max_metadata);
     if let Some(metadata) = &flags.metadata {
         model.read_metadata(metadata)?;
@@ -156,6 +161,7 @@ fn firecracker(flags: Firecracker) -> Result<u8, Box<dyn Error>> {
     if let Some(config) = &flags.config {
         model.read_config(config)?;
     }
+    start_time::ready(flags.started);
     let outcome = match flags.api_sock {
         None => vmm::run(&model.finish()?)?,
         Some(socket) => {

@@ -91,3 +91,76 @@ fn with_enable_pci_devices_are_functions_and_the_line_is_left_alone() {
     // With the zero at its end.
     vm.run().expect(0).printed(&format!("{line}\0"));
 }
+
+/// Says that it has booted, and not, by other bytes and elsewhere.
+fn booted_guest() -> Asm {
+    guest(|asm| {
+        for (at, byte) in [(1, 123), (0, 122), (0, 123)] {
+            // mov byte [rdi], byte
+            asm.rdi(layout::BOOT_TIMER + at).raw(&[0xc6, 0x07, byte]);
+        }
+        asm.power_off();
+    })
+}
+
+#[test]
+fn the_boot_timer_is_in_the_log_as_far_as_the_log_has_it() {
+    let test = "the_boot_timer_is_in_the_log_as_far_as_the_log_has_it";
+    for (args, lines) in [
+        (&["--boot-timer"][..], 1),
+        (
+            &[
+                "--boot-timer",
+                "--module",
+                "mini_vmm::devices",
+                "--show-level",
+            ],
+            1,
+        ),
+        (&["--boot-timer", "--module", "mini_vmm::api"], 0),
+        (&["--boot-timer", "--level", "Error"], 0),
+        (&[], 0),
+    ] {
+        let args = [&["--no-api"], args].concat();
+        let Some(mut vm) = firecracker(test, &booted_guest(), &args) else {
+            return;
+        };
+        let ended = vm.run();
+        ended.expect(0);
+        let said = &ended.stderr;
+        let line = "mini-vmm: info: Guest-boot-time = ";
+        assert_eq!(said.matches(line).count(), lines, "{args:?}: {said}");
+    }
+    let args = ["--no-api", "--boot-timer", "--show-log-origin"];
+    if let Some(mut vm) = firecracker(test, &booted_guest(), &args) {
+        vm.run()
+            .expect(0)
+            .says(&["boot_timer.rs:", ": Guest-boot-time = "]);
+    }
+}
+
+#[test]
+fn metrics_have_the_time_since_the_parents_start() {
+    let test = "metrics_have_the_time_since_the_parents_start";
+    let guest = guest(|asm| {
+        asm.power_off();
+    });
+    let args = [
+        "--no-api",
+        "--metrics-path=metrics",
+        "--start-time-us=1",
+        "--start-time-cpu-us=0",
+        "--parent-cpu-time-us=5000000",
+    ];
+    let Some(mut vm) = firecracker(test, &guest, &args) else {
+        return;
+    };
+    vm.run().expect(0);
+    let metrics = fs::read_to_string(vm.path("metrics")).unwrap();
+    let last = metrics.lines().last().unwrap();
+    let line: serde_json::Value = serde_json::from_str(last).unwrap();
+    let time = |key: &str| line["api_server"][key].as_u64().unwrap();
+    // The clock began when the host did.
+    assert!(time("process_startup_time_us") > 1_000_000, "{line}");
+    assert!(time("process_startup_time_cpu_us") >= 5_000_000, "{line}");
+}

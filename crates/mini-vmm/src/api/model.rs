@@ -18,6 +18,7 @@ use super::{Error, MAX_BODY};
 use crate::config::{self, CpuFeature, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
 use crate::inputs;
 use crate::layout::MIB;
+use crate::start_time::Moment;
 use crate::telemetry;
 
 /// Why this API takes no rate limiter.
@@ -40,6 +41,8 @@ pub struct Model {
     pub(super) mmds: Mmds,
     /// The log, if a client or a file has changed it.
     pub(super) logger: Option<Logger>,
+    /// Whether the guest has a boot timer.
+    boot_timer: bool,
     /// Appended to the command line when the machine starts.
     suffix: &'static str,
 }
@@ -60,6 +63,7 @@ impl Model {
             nets: Vec::new(),
             mmds: Mmds::new(MAX_BODY),
             logger: None,
+            boot_timer: false,
             spec,
             suffix,
         };
@@ -93,6 +97,11 @@ impl Model {
     /// Notes what the command line said about the log, for `GET /vm/config`.
     pub fn set_logger(&mut self, logger: Logger) {
         self.logger = (logger != Logger::default()).then_some(logger);
+    }
+
+    /// Gives the guest a boot timer, which counts from when the start is ordered.
+    pub fn set_boot_timer(&mut self, has: bool) {
+        self.boot_timer = has;
     }
 
     /// Names the disks that `spec` has.
@@ -145,6 +154,7 @@ impl Model {
             return Err(wrong("kernel_image_path", why));
         }
         let mut spec = self.spec.clone();
+        spec.boot_timer = self.boot_timer.then(Moment::now);
         spec.cmdline.push_str(self.suffix);
         // The root disk is always the first one.
         if let Some(words) = self.drives.first().and_then(Drive::root_words) {
@@ -300,12 +310,9 @@ impl Model {
             let why = "the machine is made from this file; choose another one";
             return Err(wrong("log_path", why));
         }
-        logger.set()?;
-        let before = self.logger.take().unwrap_or_default();
-        self.logger = Some(Logger {
-            path: logger.path.or(before.path),
-            level: logger.level.or(before.level),
-        });
+        let whole = logger.clone().over(self.logger.clone().unwrap_or_default());
+        logger.set(&whole)?;
+        self.logger = Some(whole);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
 use crate::api::{API_VERSION, Logger, MAX_BODY};
+use crate::start_time::StartedAt;
 
 /// The name that selects this command line: of the program, or of its first argument.
 const NAME: &str = "firecracker";
@@ -34,6 +35,10 @@ pub struct Firecracker {
     pub metrics: Option<PathBuf>,
     /// The log.
     pub logger: Logger,
+    /// Whether the guest has a boot timer.
+    pub boot_timer: bool,
+    /// What the parent says about the start of the process.
+    pub started: StartedAt,
 }
 
 /// mini-vmm with Firecracker's command line and API
@@ -85,9 +90,33 @@ pub(super) struct Flags {
     #[arg(long, value_name = "LEVEL")]
     level: Option<String>,
 
-    /// Show the level in the log; it is always shown
+    /// Show the level in the log, which is the default
     #[arg(long)]
     show_level: bool,
+
+    /// Show in the log where in the source its lines come from
+    #[arg(long)]
+    show_log_origin: bool,
+
+    /// Log only modules whose path begins with this, such as mini_vmm::api
+    #[arg(long, value_name = "PATH")]
+    module: Option<String>,
+
+    /// Give the guest a boot timer: it writes 123 to 0xc0000000 (MMIO), which is logged with the time since the start
+    #[arg(long, conflicts_with = "enable_pci")]
+    boot_timer: bool,
+
+    /// When the process was started, in microseconds of the monotonic clock, for metrics
+    #[arg(long, value_name = "TIME")]
+    start_time_us: Option<u64>,
+
+    /// The CPU time of the process at its start, in microseconds, for metrics
+    #[arg(long, value_name = "TIME")]
+    start_time_cpu_us: Option<u64>,
+
+    /// The CPU time that the parent used for the start, in microseconds, for metrics
+    #[arg(long, value_name = "TIME", requires = "start_time_cpu_us")]
+    parent_cpu_time_us: Option<u64>,
 
     /// Use no system call filter; there is none
     #[arg(long)]
@@ -99,33 +128,10 @@ pub(super) struct Flags {
 }
 
 /// Options of Firecracker that have no effect here, and why.
-const REFUSED: [(&str, &str); 7] = [
-    (
-        "--seccomp-filter",
-        "there is no system call filter; leave it out, and use a sandbox around the process",
-    ),
-    (
-        "--start-time-us",
-        "start times are not measured; leave it out",
-    ),
-    (
-        "--start-time-cpu-us",
-        "start times are not measured; leave it out",
-    ),
-    (
-        "--parent-cpu-time-us",
-        "start times are not measured; leave it out",
-    ),
-    (
-        "--boot-timer",
-        "this version has no boot timer; leave it out",
-    ),
-    ("--module", "MINI_VMM_LOG says what is logged; leave it out"),
-    (
-        "--show-log-origin",
-        "debug lines show their module; leave it out",
-    ),
-];
+const REFUSED: [(&str, &str); 1] = [(
+    "--seccomp-filter",
+    "there is no system call filter; leave it out, and use a sandbox around the process",
+)];
 
 /// Firecracker's rule for names (`validate_instance_id`).
 fn instance_id(word: &str) -> Result<String, String> {
@@ -172,6 +178,15 @@ pub(super) fn parse(args: &[OsString]) -> Result<Option<Firecracker>, clap::Erro
         logger: Logger {
             path: flags.log_path,
             level: flags.level,
+            show_level: flags.show_level.then_some(true),
+            show_origin: flags.show_log_origin.then_some(true),
+            module: flags.module,
+        },
+        boot_timer: flags.boot_timer,
+        started: StartedAt {
+            wall_us: flags.start_time_us,
+            cpu_us: flags.start_time_cpu_us,
+            parent_cpu_us: flags.parent_cpu_time_us,
         },
     }))
 }
@@ -236,6 +251,32 @@ mod tests {
             Command::FirecrackerVersion
         );
         assert!(version().starts_with("Firecracker v1."));
+        let log = firecracker(&[
+            "firecracker",
+            "--module",
+            "m",
+            "--show-log-origin",
+            "--show-level",
+        ]);
+        let (module, origin) = (log.logger.module.as_deref(), log.logger.show_origin);
+        assert_eq!(
+            (module, origin, log.logger.show_level),
+            (Some("m"), Some(true), Some(true))
+        );
+        let times = [
+            "firecracker",
+            "--start-time-us=1",
+            "--start-time-cpu-us=2",
+            "--parent-cpu-time-us=3",
+            "--boot-timer",
+        ];
+        let times = firecracker(&times);
+        let started = StartedAt {
+            wall_us: Some(1),
+            cpu_us: Some(2),
+            parent_cpu_us: Some(3),
+        };
+        assert_eq!((times.started, times.boot_timer), (started, true));
     }
 
     #[test]
@@ -250,6 +291,8 @@ mod tests {
             &["--id", "a_b"],
             &["--id", ""],
             &["--kernel", "k"],
+            &["--start-time-us", "x"],
+            &["--boot-timer", "--enable-pci"],
         ] {
             let args = [&["firecracker"], wrong].concat();
             assert_eq!(parse_from(args).unwrap_err().exit_code(), 2, "{wrong:?}");

@@ -37,6 +37,7 @@ pub use self::validate::{check_cmdline, check_memory};
 pub use self::words::WordError;
 use crate::layout;
 use crate::mmds::MmdsSpec;
+use crate::start_time::Moment;
 
 /// What to boot and on what machine.
 ///
@@ -129,6 +130,9 @@ pub struct VmSpec {
     /// What the names of the vCPUs' threads begin with. A number follows.
     #[serde(skip)]
     pub vcpu_thread: &'static str,
+    /// When the start was ordered, if the guest has a boot timer, which reports the time since then.
+    #[serde(skip)]
+    pub boot_timer: Option<Moment>,
 }
 
 choices! {
@@ -229,6 +233,7 @@ impl VmSpec {
             event_log: None,
             mmds: None,
             vcpu_thread: "vcpu",
+            boot_timer: None,
         }
     }
 

@@ -63,6 +63,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         VmSpec {
             mmds: None,
             vcpu_thread: "vcpu",
+            boot_timer: None,
             metrics: files.1.clone(),
             event_log: devices.3.clone(),
             hypercall: match route {

@@ -12,6 +12,7 @@
 
 mod acpi_pm;
 mod backends;
+mod boot_timer;
 mod cf9;
 mod debug_exit;
 mod device;
@@ -42,6 +43,7 @@ type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;
 /// Every device of a machine, except for those in [`virtio`].
 const REGISTRY: &[Plan] = &[
     acpi_pm::plan,
+    boot_timer::plan,
     cf9::plan,
     debug_exit::plan,
     i8042::plan,

@@ -4,6 +4,7 @@
 //! The output on standard error: log lines and errors, one line each.
 
 mod limit;
+mod style;
 mod target;
 
 use std::error::Error;
@@ -14,6 +15,8 @@ use log::{Level, LevelFilter};
 
 pub(crate) use self::limit::Budget;
 pub use self::limit::Limited;
+use self::style::{Selected, style};
+pub use self::style::{Style, restyle};
 use self::target::Sink;
 pub use self::target::{redirect, set_level};
 use crate::console::{line_end, line_start};
@@ -45,7 +48,7 @@ pub fn init(verbosity: u8) {
         .parse_env(Env::new().filter(LOG_VARIABLE))
         .target(Target::Pipe(Box::new(Sink)))
         .format(|line, record| {
-            let text = format_record(record);
+            let text = format_record(record, &style());
             match target::is_redirected() {
                 true => writeln!(line, "{text}"),
                 false => write!(line, "{}{text}{}", line_start(), line_end()),
@@ -54,21 +57,32 @@ pub fn init(verbosity: u8) {
     let logger = builder.build();
     // Without the variable, this alone decides, and can change.
     let filter = if by_variable { logger.filter() } else { level };
-    if log::set_boxed_logger(Box::new(Limited::new(logger))).is_ok() {
+    if log::set_boxed_logger(Box::new(Selected(Limited::new(logger)))).is_ok() {
         log::set_max_level(filter);
     }
 }
 
 /// Formats one log line without its newline. Debug and trace lines name their module.
-fn format_record(record: &log::Record<'_>) -> String {
-    let text = one_line(&record.args().to_string());
-    match record.level() {
-        Level::Error => format!("mini-vmm: error: {text}"),
-        Level::Warn => format!("mini-vmm: warning: {text}"),
-        Level::Info => format!("mini-vmm: info: {text}"),
-        Level::Debug => format!("mini-vmm: debug: {}: {text}", record.target()),
-        Level::Trace => format!("mini-vmm: trace: {}: {text}", record.target()),
+fn format_record(record: &log::Record<'_>, style: &Style) -> String {
+    let mut line = String::from("mini-vmm: ");
+    if style.level {
+        line.push_str(match record.level() {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            Level::Info => "info: ",
+            Level::Debug => "debug: ",
+            Level::Trace => "trace: ",
+        });
     }
+    if style.origin {
+        let (file, number) = (record.file().unwrap_or("?"), record.line().unwrap_or(0));
+        line.push_str(&format!("{file}:{number}: "));
+    }
+    if record.level() >= Level::Debug {
+        line.push_str(&format!("{}: ", record.target()));
+    }
+    line.push_str(&one_line(&record.args().to_string()));
+    line
 }
 
 /// `error` and its causes as one line, without repetition, joined by colons. If it is too long, its middle is left out.
@@ -132,12 +146,24 @@ mod tests {
 
     #[test]
     fn records_name_their_level() {
-        let line = |level| {
+        let line = |level, style: &Style| {
             let args = format_args!("a\rb");
             let mut record = log::Record::builder();
-            format_record(&record.level(level).target("t").args(args).build())
+            record
+                .level(level)
+                .target("t")
+                .file(Some("f.rs"))
+                .line(Some(7));
+            format_record(&record.args(args).build(), style)
         };
-        assert_eq!(line(Level::Warn), "mini-vmm: warning: a\\rb");
-        assert_eq!(line(Level::Trace), "mini-vmm: trace: t: a\\rb");
+        let usual = Style::default();
+        assert_eq!(line(Level::Warn, &usual), "mini-vmm: warning: a\\rb");
+        assert_eq!(line(Level::Trace, &usual), "mini-vmm: trace: t: a\\rb");
+        let other = Style {
+            level: false,
+            origin: true,
+            ..usual
+        };
+        assert_eq!(line(Level::Warn, &other), "mini-vmm: f.rs:7: a\\rb");
     }
 }

@@ -13,6 +13,7 @@ use super::sample::{self, Family, Sample};
 use super::sink::Sink;
 use super::{ApiCounts, json, prometheus};
 use crate::hypercall::calls::Hypercalls;
+use crate::start_time;
 use crate::sync::lock;
 
 /// The counters of one machine.
@@ -117,6 +118,13 @@ impl Meter {
             "missed_metrics_count",
             missed,
         ));
+        let startup = [
+            (&sample::STARTUP, "process_startup_time_us"),
+            (&sample::STARTUP_CPU, "process_startup_time_cpu_us"),
+        ];
+        for ((family, key), time) in startup.into_iter().zip(start_time::until_ready()) {
+            samples.push(single(family, "api_server", key, time.as_nanos() as u64));
+        }
         self.api.samples(&mut samples);
         samples
     }

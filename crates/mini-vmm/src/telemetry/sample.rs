@@ -89,5 +89,7 @@ families! {
     TX_DROPPED: Count "mini_vmm_net_sent_dropped_total" "Frames of the guest that were dropped.",
     API_REQUESTS: Count "mini_vmm_api_requests_total" "Requests to the API.",
     API_FAILURES: Count "mini_vmm_api_request_failures_total" "Requests to the API that were refused or failed.",
+    STARTUP: Longest "mini_vmm_process_startup_seconds" "Time from the start that --start-time-us tells until the API was ready.",
+    STARTUP_CPU: Longest "mini_vmm_process_startup_cpu_seconds" "CPU time of the same, with that of --parent-cpu-time-us.",
     MISSED: Count "mini_vmm_metrics_missed_total" "Lines of metrics that had no room in their FIFO.",
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! CPU templates.
+//! CPU templates, and the log.
 
 use super::*;
 
@@ -69,4 +69,22 @@ fn a_template_of_a_config_file_is_there_or_in_a_file_of_its_own() {
             .unwrap_err();
         assert!(fault.message.starts_with(why), "{fault:?}");
     }
+}
+
+#[test]
+fn what_is_said_about_the_log_adds_up() {
+    let (mut routes, _orders) = routes();
+    for body in [
+        r#"{"module": "mini_vmm::api", "show_level": false}"#,
+        r#"{"show_log_origin": true}"#,
+    ] {
+        done(&mut routes, "PUT", "/logger", body);
+    }
+    let logger = get(&mut routes, "/vm/config")["logger"].clone();
+    assert_eq!(logger["module"], "mini_vmm::api");
+    assert_eq!(
+        (&logger["show_level"], &logger["show_log_origin"]),
+        (&false.into(), &true.into())
+    );
+    crate::logging::restyle(crate::logging::Style::default());
 }

@@ -287,10 +287,10 @@ fn mistakes_name_their_field_and_change_nothing() {
         (
             "PUT",
             "/logger",
-            r#"{"show_log_origin": true}"#,
+            r#"{"show_log_origin": 1}"#,
             "show_log_origin: ",
         ),
-        ("PUT", "/logger", r#"{"module": "api"}"#, "module: "),
+        ("PUT", "/logger", r#"{"module": 1}"#, "module: "),
         ("PUT", "/vsock", "{}", "/vsock: "),
         ("PUT", "/snapshot/load", "{}", "/snapshot/load: "),
     ] {
