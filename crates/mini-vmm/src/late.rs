@@ -232,6 +232,7 @@ pub const LATE_ACTS: &[LateAct] = &[
             "rename",
             "renameat2",
             "unlink",
+            "unlinkat",
             "rmdir",
         ],
         sealed: Sealed::Never,

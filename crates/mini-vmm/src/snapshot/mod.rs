@@ -40,7 +40,7 @@ pub enum Place {
     },
 }
 
-/// Why there is no snapshot. What was at its place is still there.
+/// Why there is no snapshot. What was at its place is still there, except after [`Error::NotDurable`] and [`Error::Half`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -57,6 +57,37 @@ pub enum Error {
     /// Something else has the name.
     #[error("{0:?} exists and is no snapshot, so it is not replaced; choose another name")]
     NotASnapshot(PathBuf),
+    /// A directory, a device or the like has the name.
+    #[error("{0:?} exists and is no regular file, so it is not replaced; choose another name")]
+    NotAFile(PathBuf),
+    /// The machine uses the file.
+    #[error("{0:?} is a file of this machine, so it is not replaced; choose another name")]
+    OwnFile(PathBuf),
+    /// The new snapshot is in place, but a loss of power may undo that.
+    #[error(
+        "the snapshot is at {path:?}, but may not outlive a loss of power ({reason}); {}take another one",
+        kept(old.as_deref())
+    )]
+    NotDurable {
+        /// The snapshot.
+        path: PathBuf,
+        /// Where the old one is.
+        old: Option<PathBuf>,
+        /// The host's error.
+        reason: io::Error,
+    },
+    /// Only one of two files was replaced.
+    #[error(
+        "{new:?} is replaced and {old:?} is not ({reason}), so they don't belong together; take another snapshot"
+    )]
+    Half {
+        /// The memory, which is new.
+        new: PathBuf,
+        /// The manifest and the state, which are old or not there.
+        old: PathBuf,
+        /// The host's error.
+        reason: io::Error,
+    },
     /// The path has no name at its end.
     #[error("{0:?} does not end with a name; give the path of a snapshot, such as ./snap")]
     NoName(PathBuf),
@@ -95,6 +126,13 @@ fn hint(reason: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => "create its directory first",
         _ => "choose a place where this process may write",
     }
+}
+
+/// Where the old snapshot is.
+fn kept(old: Option<&Path>) -> String {
+    old.map_or_else(String::new, |old| {
+        format!("the old one is {old:?} until you ")
+    })
 }
 
 impl Place {
@@ -142,7 +180,7 @@ pub fn write(machine: &Machine, spec: &VmSpec, place: &Place) -> Result<(), Erro
             contents.manifest = &pretty;
             store::write_directory(dir, &contents)
         }
-        Place::Files { snapshot, memory } => store::write_files(snapshot, memory, &contents),
+        Place::Files { snapshot, memory } => store::write_files(snapshot, memory, spec, &contents),
     }
 }
 

@@ -7,15 +7,21 @@
 //! renamed. So a process or host that dies at any moment leaves what was there before. What it leaves beside is
 //! removed by the next snapshot to the same place.
 
+mod files;
+
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, rename, renameat_with};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, flock, openat, rename,
+    renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 
+pub use self::files::write_files;
 use super::Error;
 
 /// The names in a snapshot's directory.
@@ -52,7 +58,7 @@ fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
 /// Writes a snapshot's directory, which may be one already.
 ///
 /// # Errors
-/// [`Error`] says what failed. What was there is still there.
+/// [`Error`] says what failed. What was there is still there, except after [`Error::NotDurable`].
 pub fn write_directory(dir: &Path, contents: &Contents<'_>) -> Result<(), Error> {
     write_directory_with(dir, contents, &|_| Ok(()))
 }
@@ -62,46 +68,65 @@ fn write_directory_with(
     contents: &Contents<'_>,
     before: Before<'_>,
 ) -> Result<(), Error> {
-    // A symlink stays, and what it names is replaced.
-    let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let is_there = check_replaceable(dir)?;
+    let dir = &followed(dir);
+    // Before minutes of work.
+    replaceable(dir)?;
     let work = WorkDir::new(beside(dir)?)?;
     fill(&work, contents, before).map_err(failed("write", &work.path))?;
-    let step = |name| before(name).map_err(failed("replace", dir));
-    step("swap")?;
-    match is_there {
-        true => exchange(&work.path, dir)?,
-        false => rename(&work.path, dir).map_err(|e| failed("create", dir)(e.into()))?,
+    before("swap").map_err(failed("replace", dir))?;
+    let old = work.put_at(dir)?;
+    let synced = before("sync-parent").and_then(|()| sync_parent(dir));
+    if let Err(reason) = synced {
+        return Err(Error::NotDurable {
+            path: dir.clone(),
+            old: old.map(WorkDir::keep),
+            reason,
+        });
     }
-    step("sync-parent")?;
-    sync_parent(dir).map_err(failed("write", dir))?;
-    step("remove")?;
-    // `work` now is the old one, if there was one, and its drop removes it.
+    before("remove").map_err(failed("replace", dir))?;
+    drop(old);
     Ok(())
 }
 
-/// Whether a snapshot is at `dir`. Something else must not be there, but an empty directory may.
-fn check_replaceable(dir: &Path) -> Result<bool, Error> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed("look into", dir)(error)),
+/// A symlink stays, and what it names is replaced.
+fn followed(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The snapshot that is at `dir`. Something else must not be there, but an empty directory may.
+fn replaceable(dir: &Path) -> Result<Option<File>, Error> {
+    let look = failed("look into", dir);
+    let open = match open_directory(dir) {
+        Ok(open) => open,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(look(error)),
     };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry.map_err(failed("look into", dir))?.file_name());
+    let (mut is_empty, mut has_manifest) = (true, false);
+    for entry in Dir::read_from(&open).map_err(|errno| look(errno.into()))? {
+        let entry = entry.map_err(|errno| look(errno.into()))?;
+        let name = entry.file_name().to_bytes();
+        if [&b"."[..], b".."].contains(&name) {
+            continue;
+        }
+        if !NAMES.iter().any(|ours| ours.as_bytes() == name) {
+            return Err(Error::NotASnapshot(dir.to_owned()));
+        }
+        is_empty = false;
+        has_manifest |= name == MANIFEST.as_bytes();
     }
-    let is_ours = names
-        .iter()
-        .all(|name| NAMES.iter().any(|ours| name == ours));
-    match (
-        names.is_empty(),
-        is_ours && names.iter().any(|name| name == MANIFEST),
-    ) {
-        (true, _) => Ok(false),
-        (_, true) => Ok(true),
+    match (is_empty, has_manifest) {
+        (true, _) => Ok(None),
+        (_, true) => Ok(Some(open)),
         _ => Err(Error::NotASnapshot(dir.to_owned())),
     }
+}
+
+/// Opens a directory. Follows no symlink and waits for nothing.
+fn open_directory(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options.open(path)
 }
 
 /// Exchanges two directories at once.
@@ -122,7 +147,7 @@ fn beside(path: &Path) -> Result<PathBuf, Error> {
 
 fn fill(work: &WorkDir, contents: &Contents<'_>, before: Before<'_>) -> io::Result<()> {
     before("memory")?;
-    let memory = create(&work.path.join(MEMORY))?;
+    let memory = work.create(MEMORY)?;
     (contents.memory)(&memory)?;
     before("sync-memory")?;
     memory.sync_all()?;
@@ -132,19 +157,12 @@ fn fill(work: &WorkDir, contents: &Contents<'_>, before: Before<'_>) -> io::Resu
         ("manifest", MANIFEST, contents.manifest),
     ] {
         before(step)?;
-        let mut file = create(&work.path.join(name))?;
+        let mut file = work.create(name)?;
         file.write_all(bytes)?;
         file.sync_all()?;
     }
     before("sync-directory")?;
-    work.lock.sync_all()
-}
-
-/// Creates a file for its owner.
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).mode(0o600);
-    options.open(path)
+    work.dir.sync_all()
 }
 
 /// Makes a rename in the directory of `path` durable.
@@ -153,107 +171,113 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// A directory under construction, locked against a second writer. Removed on drop.
+/// A directory that is not needed unless it is renamed, locked against a second writer. Removed on drop.
 struct WorkDir {
     path: PathBuf,
-    lock: File,
+    dir: File,
+    is_kept: bool,
 }
 
 impl WorkDir {
     fn new(path: PathBuf) -> Result<Self, Error> {
-        let host = failed("create", &path);
         let make = || DirBuilder::new().mode(0o700).create(&path);
-        match make() {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                // A process left it that was killed.
-                drop(WorkDir::lock(path.clone())?);
-                make().map_err(host)?;
-            }
-            result => result.map_err(host)?,
+        let mut made = make();
+        if is_taken(&made) {
+            // A process left it that was killed.
+            drop(WorkDir::open(&path)?);
+            made = make();
         }
-        WorkDir::lock(path)
+        match made {
+            Ok(()) => WorkDir::open(&path),
+            taken if is_taken(&taken) => Err(Error::NotASnapshot(path)),
+            Err(error) => Err(failed("create", &path)(error)),
+        }
     }
 
-    fn lock(path: PathBuf) -> Result<Self, Error> {
-        let lock = File::open(&path).map_err(failed("create", &path))?;
-        lock_at(&lock, &path)?;
-        Ok(WorkDir { path, lock })
+    fn open(path: &Path) -> Result<Self, Error> {
+        let dir = open_directory(path).map_err(|error| match error.kind() {
+            // A symlink, too.
+            ErrorKind::NotADirectory => Error::NotASnapshot(path.to_owned()),
+            _ => failed("create", path)(error),
+        })?;
+        lock_at(&dir, path)?;
+        Ok(WorkDir {
+            path: path.to_owned(),
+            dir,
+            is_kept: false,
+        })
+    }
+
+    /// Creates a file in it for its owner.
+    fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(file.into())
+    }
+
+    /// Gives it the name `dir`. The snapshot that was there gets this one's name, and its lock.
+    fn put_at(self, dir: &Path) -> Result<Option<WorkDir>, Error> {
+        // Others may have put something there meanwhile.
+        let old = replaceable(dir)?;
+        match &old {
+            Some(old) => {
+                lock_at(old, dir)?;
+                exchange(&self.path, dir)?;
+            }
+            None => rename(&self.path, dir).map_err(|e| failed("create", dir)(e.into()))?,
+        }
+        // The next writer may replace it.
+        let _ = flock(&self.dir, FlockOperation::Unlock);
+        let path = self.keep();
+        Ok(old.map(|dir| WorkDir {
+            path,
+            dir,
+            is_kept: false,
+        }))
+    }
+
+    /// Doesn't remove it. Returns its path.
+    fn keep(mut self) -> PathBuf {
+        self.is_kept = true;
+        self.path.clone()
     }
 }
 
 impl Drop for WorkDir {
     /// Removes only files that a snapshot has. If the host refuses, the next snapshot tries again.
     fn drop(&mut self) {
-        for name in NAMES {
-            let _ = fs::remove_file(self.path.join(name));
+        if self.is_kept {
+            return;
         }
-        let _ = fs::remove_dir(&self.path);
+        for name in NAMES {
+            let _ = unlinkat(&self.dir, name, AtFlags::empty());
+        }
+        if is_at(&self.dir, &self.path) {
+            let _ = fs::remove_dir(&self.path);
+        }
     }
+}
+
+/// Whether something has the name already.
+fn is_taken<T>(made: &io::Result<T>) -> bool {
+    matches!(made, Err(error) if error.kind() == ErrorKind::AlreadyExists)
 }
 
 /// Locks what is open from `path`, unless another process has, or has replaced it meanwhile.
 fn lock_at(file: &File, path: &Path) -> Result<(), Error> {
-    let busy = || Error::Busy(path.to_owned());
-    flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|_| busy())?;
-    let open = file.metadata().map_err(failed("create", path))?;
-    let named = fs::symlink_metadata(path).map_err(|_| busy())?;
-    match (open.dev(), open.ino()) == (named.dev(), named.ino()) {
-        true => Ok(()),
-        false => Err(busy()),
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) if is_at(file, path) => Ok(()),
+        Ok(()) | Err(Errno::WOULDBLOCK) => Err(Error::Busy(path.to_owned())),
+        Err(errno) => Err(failed("lock", path)(errno.into())),
     }
 }
 
-/// Writes a snapshot as two files, which may exist. The manifest's line and the state are in `snapshot`.
-///
-/// Each file is replaced at once, and memory first. A process that dies in between leaves two that don't belong
-/// together, and their identities tell.
-///
-/// # Errors
-/// [`Error`] says what failed.
-pub fn write_files(snapshot: &Path, memory: &Path, contents: &Contents<'_>) -> Result<(), Error> {
-    let new_memory = WorkFile::new(memory)?;
-    let new_snapshot = WorkFile::new(snapshot)?;
-    let filled = (contents.memory)(&new_memory.file).and_then(|()| new_memory.file.sync_all());
-    filled.map_err(failed("write", memory))?;
-    let mut file = &new_snapshot.file;
-    let filled = [contents.manifest, b"\n", contents.state]
-        .iter()
-        .try_for_each(|bytes| file.write_all(bytes))
-        .and_then(|()| file.sync_all());
-    filled.map_err(failed("write", snapshot))?;
-    for (new, path) in [(new_memory, memory), (new_snapshot, snapshot)] {
-        rename(&new.path, path).map_err(|errno| failed("replace", path)(errno.into()))?;
-        sync_parent(path).map_err(failed("write", path))?;
-    }
-    Ok(())
-}
-
-/// A file under construction, locked against a second writer. Removed on drop, unless it was renamed.
-struct WorkFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl WorkFile {
-    fn new(target: &Path) -> Result<Self, Error> {
-        let path = beside(target)?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).mode(0o600);
-        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = options.open(&path).map_err(failed("create", &path))?;
-        lock_at(&file, &path)?;
-        let work = WorkFile { path, file };
-        // A process may have left it that was killed.
-        work.file.set_len(0).map_err(failed("create", target))?;
-        Ok(work)
-    }
-}
-
-impl Drop for WorkFile {
-    fn drop(&mut self) {
-        // After a rename there is none.
-        let _ = fs::remove_file(&self.path);
-    }
+/// Whether what is open still has this path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else {
+        return false;
+    };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
 }
 
 #[cfg(test)]
