@@ -23,6 +23,8 @@ use crate::telemetry;
 
 /// Why this API takes no rate limiter.
 const NO_LIMITER: &str = "this device has no limits of its own";
+/// Why metrics take no words of the client's.
+const NO_WORDS: &str = "lines of metrics have counters only";
 
 /// A description under construction.
 #[derive(Clone, Debug)]
@@ -328,6 +330,8 @@ impl Model {
     /// `PUT /metrics`.
     pub(super) fn put_metrics(&mut self, mut fields: Fields) -> Result<(), Fault> {
         let path = Fields::required("metrics_path", fields.path("metrics_path")?)?;
+        fields.only("emit_id", &Value::Bool(false), NO_WORDS)?;
+        fields.only("properties", &json!({}), NO_WORDS)?;
         fields.finish()?;
         telemetry::check(&path).map_err(|error| wrong("metrics_path", error))?;
         self.spec.metrics = Some(path);

@@ -11,6 +11,7 @@ mod loading;
 mod mmds;
 mod openapi;
 mod served;
+mod swagger;
 
 use proptest::prelude::*;
 use serde_json::Value;
