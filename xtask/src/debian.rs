@@ -51,6 +51,16 @@ pub const CLOUD: Kind = Kind {
     setup: "",
 };
 
+/// [`PLAIN`] with the programs of the bench.
+pub const BENCH: Kind = Kind {
+    name: "debian-bench",
+    packages: ",fio",
+    setup: concat!(
+        include_str!("debian/console.sh"),
+        include_str!("debian/bench.sh")
+    ),
+};
+
 /// Words for its kernel's command line.
 pub const CMDLINE: &str = "root=LABEL=debian rw";
 

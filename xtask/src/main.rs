@@ -86,7 +86,7 @@ cargo xtask bench [OPTIONS]
       --bed amd         in the AMD bed, in counted time, with a boot of Debian's kernel
       --wall            in the bed: wall time instead of counted time
       --only TEXT       only measures whose name contains TEXT: start, first-byte, growth, exits, idle,
-                        instructions, many, resets, disk, net, size; boot in the bed
+                        instructions, many, resets, disk, net, size; in the bed also boot and debian
       --rounds N        rounds of the single measures
       --json FILE  --markdown FILE  --svg DIRECTORY
 ";

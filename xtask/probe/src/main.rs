@@ -18,18 +18,24 @@
 //!     third. Prints the count.
 //! bench-probe echo pipe|pty|socket|terminal BYTES PROGRAM [ARGUMENT...]
 //!     Runs mini-vmm with a guest that sends back its input, and checks that. Its exit code is mini-vmm's.
+//! bench-probe copy FROM TO
+//!     Copies a disk to a file with holes.
+//! bench-probe tcp PORT
+//!     Takes what guests send to this port, and sends messages from the next two ports: of 64 bytes, and of 64 KiB.
 //! bench-probe api SOCKET PUT|PATCH PATH JSON
 //!     Sends a request to mini-vmm's API.
 //! ```
 
 mod api;
 mod echo;
+mod files;
 mod floor;
 // xtask uses the rest of it.
 #[allow(dead_code)]
 mod guest;
 mod observe;
 mod sys;
+mod tcp;
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -51,11 +57,13 @@ fn main() -> ExitCode {
         ["calls", program, arguments @ ..] => observe::main(Watch::Calls, program, arguments),
         ["floor", arguments @ ..] => floor::main(arguments),
         ["api", arguments @ ..] => api::main(arguments),
+        ["copy", arguments @ ..] => files::main(arguments),
+        ["tcp", arguments @ ..] => tcp::main(arguments),
         ["echo", arguments @ ..] => match echo::main(arguments) {
             Ok(code) => return ExitCode::from(code as u8),
             Err(error) => Err(error),
         },
-        _ => Err("say run, lines, instructions, calls, floor, echo or api".into()),
+        _ => Err("say run, lines, instructions, calls, floor, echo, api, copy or tcp".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

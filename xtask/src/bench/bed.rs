@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::boots::{self, Boot};
+use super::debian;
 use super::guest::Work;
 use super::host::{STORMS, Sample, parse_sample};
 use super::order;
@@ -54,6 +55,8 @@ enum Purpose {
     /// A load on a device, and the number of requests, few or many.
     Load(Load, u32),
     Boot(Boot),
+    /// All of Debian.
+    Debian,
 }
 
 struct Job {
@@ -85,6 +88,9 @@ impl InBed<'_> {
         let inside: Vec<Subject> = places
             .map(|(place, subject)| add(&mut bed, place, subject))
             .collect();
+        if debian::is_wanted(only) {
+            debian::prepare(&mut bed, &self.directory)?;
+        }
         let jobs = self.jobs(&inside, only)?;
         for file in std::fs::read_dir(&self.directory)?.flatten() {
             let path = file.path();
@@ -154,6 +160,12 @@ impl InBed<'_> {
                 jobs.push(Job::new(Purpose::Boot(boot), place, words));
             }
         }
+        if debian::is_wanted(only) {
+            for (place, subject) in inside.iter().enumerate().filter(|(_, s)| virtio::can(s)) {
+                let words = debian::words(subject, &self.directory)?;
+                jobs.push(Job::new(Purpose::Debian, place, words));
+            }
+        }
         Ok(jobs)
     }
 
@@ -171,6 +183,7 @@ impl InBed<'_> {
                 Purpose::Time(id, x) => {
                     report.push(id, x.map(f64::from), &subject.name, wall / 1e6);
                 }
+                Purpose::Debian => debian::add(report, subject, wall, text)?,
                 Purpose::Boot(boot) => boots::add(report, boot, subject, wall, text)?,
                 Purpose::Load(load, count) if count == load.counts[0] => {
                     short.insert((load.ids[2], job.subject), wall);
@@ -233,16 +246,23 @@ fn run(bed: &Bed, script: &str) -> (Result<u8>, String, usize) {
 /// All jobs in turn, `rounds` times; timelines once.
 fn script(jobs: &[Job], rounds: usize) -> String {
     let mut script = "cd /tmp\n".to_owned();
-    if jobs
-        .iter()
-        .any(|job| matches!(job.purpose, Purpose::Load(..)))
-    {
+    let has_disk = |job: &Job| matches!(job.purpose, Purpose::Load(..) | Purpose::Debian);
+    if jobs.iter().any(has_disk) {
         script.push_str(virtio::BED_SCRIPT);
+    }
+    let mut debians = jobs.iter().filter(|job| job.purpose == Purpose::Debian);
+    if let Some(job) = debians.next() {
+        script.push_str(debian::BED_SCRIPT);
+        script.push_str(&debian::first_boot(&sh_words(&job.words)));
     }
     let line = |number: usize, job: &Job| {
         let words = sh_words(&job.words);
+        let limit = match job.purpose {
+            Purpose::Debian => debian::LIMIT,
+            _ => LIMIT,
+        };
         format!(
-            "echo {MARK}{number}; timeout -s KILL {LIMIT} bench-probe lines {words} 2>/tmp/stderr \\\n\
+            "echo {MARK}{number}; timeout -s KILL {limit} bench-probe lines {words} 2>/tmp/stderr \\\n\
              || tail -n 5 /tmp/stderr\n"
         )
     };

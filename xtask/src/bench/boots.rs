@@ -103,7 +103,7 @@ pub fn runs(subjects: &[Subject], directory: &Path) -> Result<Vec<(Boot, usize, 
 }
 
 /// VMMs that an ACPI power-off doesn't end get a parameter for the way to reset.
-fn cmdline(kind: Kind) -> String {
+pub fn cmdline(kind: Kind) -> String {
     match kind {
         Kind::Firecracker | Kind::Kvmtool => format!("{CMDLINE} reboot=k"),
         Kind::Qemu => format!("{CMDLINE} reboot=t"),

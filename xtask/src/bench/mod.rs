@@ -7,6 +7,7 @@ mod api;
 mod bed;
 mod boots;
 mod client;
+mod debian;
 mod footprint;
 #[path = "../../probe/src/guest.rs"]
 mod guest;
@@ -370,6 +371,7 @@ mod tests {
             "many",
             "resets",
             "boot",
+            "debian",
             "disk",
             "net",
             "api",

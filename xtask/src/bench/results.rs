@@ -12,7 +12,7 @@ use super::stats::{Estimate, estimate, paired_ratio};
 
 /// All measures: id, title, unit, and what grows along the axis, if there is one.
 #[rustfmt::skip]
-const MEASURES: [(&str, &str, &str, Option<&str>); 46] = [
+const MEASURES: [(&str, &str, &str, Option<&str>); 54] = [
     ("start-wall", "exec to exit", "ms", None),
     ("start-cpu", "exec to exit, CPU", "ms", None),
     ("first-byte", "exec to the guest's first byte", "ms", None),
@@ -58,6 +58,14 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 46] = [
     ("boot-init", "Debian's vmlinux, the same command line, exec to init", "ms", None),
     ("boot-bzimage", "Debian's bzImage, the same command line, exec to power-off", "ms", None),
     ("boot-own", "Debian's vmlinux, each VMM's own command line, exec to power-off", "ms", None),
+    ("debian-login", "Debian from a disk, with a tap, exec to the login", "ms", None),
+    ("debian-off", "Debian from a disk, with a tap, power-off", "ms", None),
+    ("debian-boot", "Debian from a disk, with a tap, to the login and off", "ms", None),
+    ("debian-random", "fio in Debian: a random read of 4 KiB", "µs", Some("at once")),
+    ("debian-read", "fio in Debian: a sequential read of 1 MiB", "µs", None),
+    ("debian-write", "fio in Debian: a sequential write of 1 MiB", "µs", None),
+    ("debian-send", "TCP from Debian: 1 MiB", "µs", Some("bytes of a message")),
+    ("debian-receive", "TCP to Debian: 1 MiB", "µs", Some("bytes of a message")),
     ("timeline", "mini-vmm and Debian's kernel, by stage", "ms", None),
 ];
 

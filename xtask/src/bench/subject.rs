@@ -73,8 +73,8 @@ pub struct Files<'a> {
     pub initrd: Option<&'a str>,
     /// The kernel's command line; none for the VMM's default.
     pub cmdline: Option<&'a str>,
-    /// The image of a virtio disk on PCI.
-    pub disk: Option<&'a str>,
+    /// The images of virtio disks on PCI.
+    pub disks: &'a [&'a str],
     /// The name of the tap of a virtio network on PCI.
     pub tap: Option<&'a str>,
 }
@@ -195,7 +195,8 @@ impl Subject {
         let (line, initrd, cmdline) = match self.kind {
             Kind::Firecracker => {
                 write(Path::new(&config), self.firecracker_config(files, setup))?;
-                let pci = files.disk.or(files.tap).map(|_| "--enable-pci");
+                let has_pci = !files.disks.is_empty() || files.tap.is_some();
+                let pci = has_pci.then_some("--enable-pci");
                 let words = ["--no-api", "--config-file", &config]
                     .into_iter()
                     .chain(pci);
@@ -234,11 +235,11 @@ impl Subject {
         };
         let mut words = vec![text(&self.program)];
         words.extend(line.split(' ').map(fill));
-        let [disk, tap] = self.devices(files);
+        let tap = files.tap.map(|name| format!("tap={name}"));
+        words.extend(self.disks(files));
         for (flag, value) in [
             (initrd, files.initrd),
             (cmdline, files.cmdline),
-            ("--disk", disk.as_deref()),
             ("--net", tap.as_deref()),
         ] {
             let pair = |value: &str| [flag, value].map(str::to_owned);
@@ -247,20 +248,28 @@ impl Subject {
         Ok(words)
     }
 
-    /// The words for a disk and a network.
-    fn devices(&self, files: &Files) -> [Option<String>; 2] {
-        let disk = files.disk.map(|path| match self.kind {
-            Kind::CloudHypervisor => format!("path={path},image_type=raw"),
-            _ => format!("path={path}"),
+    /// The words for disks.
+    fn disks(&self, files: &Files) -> Vec<String> {
+        let flag = || "--disk".to_owned();
+        let disks = files.disks.iter().enumerate();
+        let words = disks.map(|(place, path)| match self.kind {
+            // It takes the flag once, with all disks.
+            Kind::CloudHypervisor => {
+                let flag = (place == 0).then(flag);
+                (flag, format!("path={path},image_type=raw"))
+            }
+            _ => (Some(flag()), format!("path={path}")),
         });
-        [disk, files.tap.map(|name| format!("tap={name}"))]
+        words
+            .flat_map(|(flag, value)| flag.into_iter().chain([value]))
+            .collect()
     }
 
     fn firecracker_config(&self, files: &Files, setup: &Setup) -> String {
         let io_engine = if self.name == ASYNC { "Async" } else { "Sync" };
-        let drive = |path| {
+        let drive = |(place, path): (usize, &&str)| {
             serde_json::json!({
-                "drive_id": "d",
+                "drive_id": format!("d{place}"),
                 "path_on_host": path,
                 "is_root_device": false,
                 "io_engine": io_engine,
@@ -268,7 +277,7 @@ impl Subject {
         };
         let interface = |name| serde_json::json!({ "iface_id": "n", "host_dev_name": name });
         let interfaces: Vec<_> = files.tap.into_iter().map(interface).collect();
-        let drives: Vec<_> = files.disk.into_iter().map(drive).collect();
+        let drives: Vec<_> = files.disks.iter().enumerate().map(drive).collect();
         let config = serde_json::json!({
             "boot-source": {
                 "kernel_image_path": files.kernel,
@@ -345,7 +354,7 @@ mod tests {
             kernel: "/k",
             initrd: Some("/i"),
             cmdline: Some("quiet"),
-            disk: Some("/d"),
+            disks: &["/d"],
             tap: Some("t"),
         };
         let setup = Setup::of(Work::Nothing);

@@ -34,7 +34,7 @@ use Aim::{Flat, Most, MostOfPeers, OfFloor};
 
 /// The measures, their limits, and the targets in words.
 #[rustfmt::skip]
-const TARGETS: [(&str, Aim, &str); 28] = [
+const TARGETS: [(&str, Aim, &str); 34] = [
     ("start-wall", OfFloor(0.0, 1.25), "exec to exit, wall: at most 1.25 × floor"),
     ("start-cpu", OfFloor(0.0, 2.0), "exec to exit, CPU: at most 2 × floor"),
     ("memory-wall", Flat(0.1), "flat within 10 % from 32 MiB to 16 GiB"),
@@ -62,6 +62,12 @@ const TARGETS: [(&str, Aim, &str); 28] = [
     ("api-idle", Most(4.0), "a process that waits for requests: at most 4 MB resident"),
     ("api-storm", Most(5.0), "exits per second of CPU beside a storm of requests: at most 5 % less"),
     ("api-growth", Most(0.1), "memory is flat in the storm: at most 0.1 MB more"),
+    ("debian-boot", MostOfPeers(1.0), "Debian from a disk, with a tap, to the login and off: at most 1 × the better peer"),
+    ("debian-random", MostOfPeers(1.0), "fio in Debian, random reads of 4 KiB: at most 1 ×"),
+    ("debian-read", MostOfPeers(1.0), "the same, sequential reads of 1 MiB: at most 1 ×"),
+    ("debian-write", MostOfPeers(1.0), "the same, sequential writes of 1 MiB: at most 1 ×"),
+    ("debian-send", MostOfPeers(1.0), "TCP from Debian: at most 1 ×"),
+    ("debian-receive", MostOfPeers(1.0), "TCP to Debian: at most 1 ×"),
     ("boot-own", MostOfPeers(0.8), "Debian's vmlinux to power-off, each VMM's own command line: at most 0.8 ×"),
 ];
 

@@ -135,7 +135,7 @@ impl Load {
         let files = Files {
             kernel: &kernel.to_string_lossy(),
             cmdline: (subject.kind != Kind::MiniVmm).then_some("console=ttyS0"),
-            disk: self.work.is_disk().then_some(disk),
+            disks: if self.work.is_disk() { &[disk] } else { &[] },
             tap: (!self.work.is_disk()).then_some(TAP),
             ..Files::default()
         };

@@ -44,7 +44,7 @@ fn the_kernel_is_the_only_one_of_its_boot_directory() {
 
 #[test]
 fn the_setup_is_valid_shell() {
-    for kind in [PLAIN, CLOUD] {
+    for kind in [PLAIN, CLOUD, BENCH] {
         capture_ok(Command::new("sh").args(["-n", "-c", &kind.setup()])).unwrap();
     }
 }
