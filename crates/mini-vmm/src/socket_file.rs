@@ -3,9 +3,9 @@
 
 //! Listening Unix sockets at a path.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,7 +19,7 @@ use rustix::net::{
 };
 
 /// How long to wait for another process that looks for a free path. It takes less than a millisecond.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why nothing can listen at a path.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl SocketFile {
         path: &Path,
         backlog: i32,
     ) -> Result<(SocketFile, UnixListener), ListenError> {
-        let _lock = lock_directory(path)?;
+        let _lock = lock_directory(path);
         SocketFile::listen_locked(path, backlog)
     }
 
@@ -91,7 +91,7 @@ impl SocketFile {
         path: &Path,
         backlog: i32,
     ) -> Result<(SocketFile, UnixListener), ListenError> {
-        let _lock = lock_directory(path)?;
+        let _lock = lock_directory(path);
         match SocketFile::listen_locked(path, backlog) {
             Err(ListenError::Stale) => {
                 fs::remove_file(path)?;
@@ -114,29 +114,28 @@ impl Drop for SocketFile {
 
 /// Locks the directory of `path` against other processes that look for a free path in it. Otherwise two could find the
 /// same stale socket, and the second would remove the first one's new socket. Between bind(2) and listen(2), a socket
-/// also looks stale. A directory that can't be read is not locked.
-fn lock_directory(path: &Path) -> io::Result<Option<File>> {
+/// also looks stale.
+///
+/// The lock only guards against this rare race. So the directory stays unlocked if it can't be read, if its file system
+/// has no locks, and if someone else holds the lock for long: anyone may who can read the directory.
+fn lock_directory(path: &Path) -> Option<File> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let Ok(directory) = File::open(directory) else {
-        return Ok(None);
-    };
+    let mut options = OpenOptions::new();
+    options.read(true);
+    // A FIFO would wait for a writer.
+    options.custom_flags(libc::O_DIRECTORY | libc::O_NONBLOCK);
+    let directory = options.open(directory).ok()?;
     let until = Instant::now() + PATIENCE;
-    // It doesn't wait in flock(2): anyone who may read the directory can hold the lock forever.
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(directory)),
+            Ok(()) => return Some(directory),
             Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < until => {
                 thread::sleep(Duration::from_millis(1));
             }
-            Err(Errno::WOULDBLOCK | Errno::INTR) => {
-                let why = "another process has locked its directory";
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
-            }
-            // A file system without locks.
-            Err(_) => return Ok(None),
+            Err(_) => return None,
         }
     }
 }
@@ -194,6 +193,28 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_another_has_locked_or_that_is_none_stops_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let lock = File::open(dir.path()).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        let (file, listener) = SocketFile::listen(&path, 1).unwrap();
+        close(listener);
+        std::mem::forget(file);
+        let (file, _listener) = SocketFile::replace(&path, 1).unwrap();
+        drop(file);
+        assert!(!path.exists());
+
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+        let error = SocketFile::listen(&fifo.join("socket"), 1).unwrap_err();
+        assert!(
+            matches!(&error, ListenError::Failed(error) if error.kind() == io::ErrorKind::NotADirectory),
+            "{error:?}"
+        );
     }
 
     #[test]
