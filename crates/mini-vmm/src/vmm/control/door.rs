@@ -115,11 +115,14 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// The next command. After `Some`, call it again before sleeping.
+    /// The next command. A [`Command::Stop`] comes before all others, of which each may take minutes. After `Some`, call
+    /// it again before sleeping.
     pub(crate) fn next(&self) -> Option<Envelope> {
-        let seen = self.seen.borrow_mut().pop_front();
-        let next = seen.or_else(|| self.queue.try_recv().ok());
-        next.inspect(|_| self.has_left())
+        let others = || {
+            let next = self.seen.borrow_mut().pop_front();
+            next.inspect(|_| self.has_left())
+        };
+        self.next_stop().or_else(others)
     }
 
     /// How many commands wait.
@@ -138,6 +141,13 @@ impl Door {
 
     /// Answers the first [`Command::Stop`], if there is one, and returns whether there was. Others stay queued.
     pub(crate) fn take_stop(&self) -> bool {
+        self.next_stop()
+            .map(|stop| stop.answer(Ok(Answer::Done)))
+            .is_some()
+    }
+
+    /// The first [`Command::Stop`]. Others stay queued.
+    fn next_stop(&self) -> Option<Envelope> {
         let mut seen = self.seen.borrow_mut();
         seen.extend(self.queue.try_iter());
         let stop = seen
@@ -145,8 +155,6 @@ impl Door {
             .position(|envelope| envelope.command == Command::Stop);
         let stop = stop.and_then(|at| seen.remove(at));
         stop.inspect(|_| self.has_left())
-            .map(|stop| stop.answer(Ok(Answer::Done)))
-            .is_some()
     }
 
     /// The subscriber that wakes an event loop for commands.
@@ -269,6 +277,22 @@ mod tests {
         assert!(door.next().is_none());
         let answers = clients.map(|waiting| waiting.join().unwrap().is_ok());
         assert_eq!(answers, [false, true, false]);
+    }
+
+    #[test]
+    fn a_stop_is_next_whatever_waits_before_it() {
+        let (client, door) = door().unwrap();
+        let wake = Arc::new(Wake::new().unwrap());
+        let send = |command| client.send(command, &wake).unwrap();
+        let _answers = [Command::Pause, Command::Save].map(send);
+        assert_eq!(door.next().unwrap().command, Command::Pause);
+        let _answers = [Command::Resume, Command::Stop].map(send);
+        assert_eq!(door.waiting(), 3);
+        for next in [Command::Stop, Command::Save, Command::Resume] {
+            assert_eq!(door.next().unwrap().command, next);
+        }
+        assert!(door.next().is_none());
+        assert_eq!(door.waiting(), 0);
     }
 
     #[test]
