@@ -11,6 +11,9 @@ use super::server::Handler;
 /// How long a client may take to send a request that it has begun, or to read its answers.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Who has read this much gets the whole time anew.
+const PROGRESS: usize = 4 << 10;
+
 /// More requests are not handled while this many bytes of answers are unread.
 const MAX_UNREAD: usize = 64 << 10;
 
@@ -30,6 +33,8 @@ pub(super) struct Connection<H: Handler> {
     is_expired: bool,
     /// When it ends unless the client goes on.
     deadline: Option<Instant>,
+    /// How much was sent since the client got its time.
+    progress: usize,
 }
 
 impl<H: Handler> Default for Connection<H> {
@@ -43,6 +48,7 @@ impl<H: Handler> Default for Connection<H> {
             is_closing: false,
             is_expired: false,
             deadline: None,
+            progress: 0,
         }
     }
 }
@@ -104,9 +110,13 @@ impl<H: Handler> Connection<H> {
     /// Notes that `count` bytes were sent, and handles requests that waited for that.
     pub fn sent(&mut self, count: usize, max_body: usize, handler: &mut H) {
         self.output.drain(..count);
+        self.progress += count;
+        if self.output.is_empty() || self.progress >= PROGRESS {
+            self.deadline = None;
+            self.progress = 0;
+        }
         if self.output.is_empty() {
             self.output.shrink_to(4 << 10);
-            self.deadline = None;
             self.go_on(max_body, handler);
         }
     }
@@ -286,6 +296,29 @@ mod tests {
         }
         assert_eq!(answers, expected);
         assert_eq!(slow.connection.deadline(), None);
+    }
+
+    #[test]
+    fn a_client_that_reads_on_has_time_and_one_that_nibbles_has_not() {
+        let requests = b"GET /a HTTP/1.1\r\n\r\n".repeat(1000);
+        let pause = PATIENCE - Duration::from_secs(1);
+        let mut client = Client::new();
+        client.send(&requests);
+        let mut pauses = 0;
+        while !client.connection.output().is_empty() {
+            client.now += pause;
+            client.read(client.connection.output().len().min(PROGRESS));
+            pauses += 1;
+        }
+        assert!(pauses > 3 && !client.connection.is_expired(), "{pauses}");
+
+        let mut client = Client::new();
+        client.send(&requests);
+        for _ in 0..2 {
+            client.now += pause;
+            client.read(1);
+        }
+        assert!(client.connection.is_expired());
     }
 
     #[test]
