@@ -54,7 +54,8 @@ impl<'a> LoadWatch<'a> {
 
     /// What is due at `now`: a progress line, or the end.
     fn look(&self, now: Instant, step: Step) -> Option<String> {
-        if now < self.look_at.get() {
+        // What was found stays: a stop is answered, and a signal is not seen again.
+        if now < self.look_at.get() || self.outcome.get().is_some() {
             return None;
         }
         self.look_at.set(now + LOOK_EVERY);
@@ -126,6 +127,26 @@ mod tests {
             assert_eq!(watch.outcome(), None);
             watch.look(watch.begin + LOOK_EVERY, STEP);
             assert_eq!(watch.outcome(), Some(Outcome::Signal(*signal)));
+        }
+    }
+
+    #[test]
+    fn what_ended_it_stays_whoever_asks_again() {
+        let ((signals, mut writers), (client, door)) = (signals(), door().unwrap());
+        let stop = std::thread::spawn(move || client.command(Command::Stop));
+        let at = Instant::now() + Duration::from_secs(3600);
+        let watch = LoadWatch::new(&signals, &door, Some(at));
+        while watch.go_on(STEP) {
+            std::thread::yield_now();
+        }
+        stop.join().unwrap().unwrap();
+        for (_, writer) in &mut writers {
+            std::io::Write::write_all(writer, &[0]).unwrap();
+        }
+        for later in [LOOK_EVERY, Duration::from_secs(3600)] {
+            watch.look(at + later, STEP);
+            assert_eq!(watch.outcome(), Some(Outcome::Stopped));
+            assert!(!watch.go_on(STEP));
         }
     }
 

@@ -103,10 +103,12 @@ impl Vmm {
             let outcome = watch.outcome();
             outcome.inspect(|outcome| reporter.events.say(&Event::Exited(*outcome)))
         };
-        let mut origin = match open(&watch) {
-            Ok(origin) => origin,
-            Err(error) => return stopped().map(Err).ok_or(error),
-        };
+        let origin = open(&watch);
+        // Whatever came of it.
+        if let Some(outcome) = stopped() {
+            return Ok(Err(outcome));
+        }
+        let mut origin = origin?;
         origin.backends().events = reporter.events.clone();
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
         let (images, loading) = match origin {
@@ -118,10 +120,10 @@ impl Vmm {
                 (None, Loading::thaw(&host, spec, frozen, &backends))
             }
         };
-        let loading = match loading {
-            Ok(loading) => loading,
-            Err(error) => return stopped().map(Err).ok_or(error.into()),
-        };
+        if let Some(outcome) = stopped() {
+            return Ok(Err(outcome));
+        }
+        let loading = loading?;
         if let Some(clockless) = loading.clockless(spec) {
             warn!("{clockless}");
         }
@@ -193,9 +195,10 @@ impl Vmm {
             return Ok(Err(Outcome::Reset));
         };
         let watch = LoadWatch::new(&self.signals, &self.door, self.time_out_at);
-        match Loading::start(&self.host, &self.spec, images, &watch) {
-            Ok(loading) => Ok(Ok(loading)),
-            Err(error) => watch.outcome().map(Err).ok_or(error.into()),
+        let loading = Loading::start(&self.host, &self.spec, images, &watch);
+        match watch.outcome() {
+            Some(outcome) => Ok(Err(outcome)),
+            None => Ok(Ok(loading?)),
         }
     }
 
