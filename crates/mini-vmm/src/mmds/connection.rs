@@ -14,7 +14,7 @@ use super::packet::{ACK, FIN, MAX_MSS, Outgoing, PORT, PSH, Peer, RST, SYN, Segm
 
 /// How long the guest may take to acknowledge something. Doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// How often it is reminded, before the connection is given up: after half a minute.
+/// How often it is reminded, before the connection is given up: after 51 seconds.
 const MAX_TRIES: u32 = 7;
 /// The largest segment for a guest that doesn't say one (RFC 9293, section 3.7.1).
 const DEFAULT_MSS: u16 = 536;
@@ -149,6 +149,10 @@ impl Connection {
         let opens = self.window == 0 && window != 0;
         if segment.ack != self.unacked || opens {
             (self.tries, self.retry_at) = (0, None);
+        }
+        if self.window == 0 && window == 0 {
+            // It answers our probes, so it is there (RFC 9293, section 3.8.6.1).
+            self.tries = 0;
         }
         if opens {
             // The guest has dropped what came before.

@@ -95,8 +95,13 @@ pub(super) fn serve(input: &[u8], answer: impl FnOnce(Request<'_>) -> Answer) ->
         path: path(target).split('?').next().unwrap_or_default(),
         headers: head.headers,
     });
+    let mut bytes = write(&answer, stays);
+    if method == "HEAD" {
+        // Its answer never has a body (RFC 9110, section 9.3.2).
+        bytes.truncate(bytes.len() - answer.body.len());
+    }
     Some(Served {
-        bytes: write(&answer, stays),
+        bytes,
         used: size,
         stays,
     })

@@ -11,7 +11,8 @@ use std::time::Instant;
 use super::Service;
 use super::connection::Connection;
 use super::packet::{
-    self, ACK, Incoming, MAX_FRAME, Outgoing, PORT, RST, SYN, Segment, write_arp, write_segment,
+    self, ACK, FIN, Incoming, MAX_FRAME, Outgoing, PORT, RST, SYN, Segment, write_arp,
+    write_segment,
 };
 
 /// The most connections. Another one replaces the one that was not used for longest.
@@ -128,7 +129,8 @@ impl Stack {
         if segment.has(RST) {
             return;
         }
-        let length = segment.data.len() as u32 + u32::from(segment.has(SYN));
+        let control = u32::from(segment.has(SYN)) + u32::from(segment.has(FIN));
+        let length = segment.data.len() as u32 + control;
         let (seq, ack, flags) = match segment.has(ACK) {
             true => (segment.ack, 0, RST),
             false => (0, segment.seq.wrapping_add(length), RST | ACK),

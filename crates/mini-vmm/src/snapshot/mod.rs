@@ -110,6 +110,11 @@ pub enum Error {
         /// The image.
         path: PathBuf,
     },
+    /// A restored machine would have no metadata service, and ask the host's network for it.
+    #[error(
+        "a machine with the metadata service has no snapshots; run it without PUT /mmds/config"
+    )]
+    Metadata,
     /// The machine's state can't be read.
     #[error(transparent)]
     Machine(#[from] machine::Error),
@@ -148,14 +153,7 @@ impl Place {
 /// # Errors
 /// [`Error`] says what failed. The machine and what was at the place are unchanged.
 pub fn write(machine: &Machine, spec: &VmSpec, place: &Place) -> Result<(), Error> {
-    if spec.sealed {
-        return Err(Error::Sealed);
-    }
-    if let Some(disk) = spec.disk.iter().find(|disk| disk.overlay.is_some()) {
-        return Err(Error::Overlay {
-            path: disk.path.clone(),
-        });
-    }
+    check(spec)?;
     let description = describe(spec, place.keeps_paths())?;
     let file = StateFile {
         machine: description,
@@ -181,6 +179,22 @@ pub fn write(machine: &Machine, spec: &VmSpec, place: &Place) -> Result<(), Erro
             store::write_directory(dir, &contents)
         }
         Place::Files { snapshot, memory } => store::write_files(snapshot, memory, spec, &contents),
+    }
+}
+
+/// Checks that a snapshot of this machine can be complete.
+fn check(spec: &VmSpec) -> Result<(), Error> {
+    if spec.sealed {
+        return Err(Error::Sealed);
+    }
+    if spec.mmds.is_some() {
+        return Err(Error::Metadata);
+    }
+    match spec.disk.iter().find(|disk| disk.overlay.is_some()) {
+        Some(disk) => Err(Error::Overlay {
+            path: disk.path.clone(),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -265,4 +279,43 @@ fn new_id() -> Result<Id, rustix::io::Errno> {
     // The kernel fills up to 256 bytes at once.
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(Id(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DiskSpec;
+    use crate::mmds::{ADDRESS, MmdsSpec, Store, Version};
+
+    #[test]
+    fn what_a_snapshot_would_lack_is_refused() {
+        let spec = || VmSpec::new("vmlinux");
+        check(&spec()).unwrap();
+        let sealed = VmSpec {
+            sealed: true,
+            ..spec()
+        };
+        assert!(matches!(check(&sealed), Err(Error::Sealed)));
+        let overlay = DiskSpec {
+            overlay: Some("tmp".into()),
+            ..DiskSpec::new("disk")
+        };
+        let overlay = VmSpec {
+            disk: vec![overlay],
+            ..spec()
+        };
+        assert!(matches!(check(&overlay), Err(Error::Overlay { .. })));
+        let mmds = MmdsSpec {
+            version: Version::V1,
+            nets: Vec::new(),
+            address: ADDRESS,
+            imds_compat: false,
+            store: Store::new(1),
+        };
+        let mmds = VmSpec {
+            mmds: Some(mmds),
+            ..spec()
+        };
+        assert!(matches!(check(&mmds), Err(Error::Metadata)));
+    }
 }

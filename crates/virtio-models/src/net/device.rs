@@ -355,6 +355,7 @@ where
 
     fn reset(&mut self) {
         self.used_pairs = 1;
+        self.pairs.iter_mut().for_each(|pair| pair.link.forget());
     }
 
     fn save(&self) -> NetState {
@@ -383,6 +384,7 @@ where
         }
         (self.config.mac, self.config.mtu) = (mac, mtu);
         self.used_pairs = pairs.into();
+        self.pairs.iter_mut().for_each(|pair| pair.link.forget());
         Ok(())
     }
 }

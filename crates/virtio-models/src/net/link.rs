@@ -39,6 +39,9 @@ pub trait Link: Send {
     /// [`LinkError`].
     fn set_active(&mut self, active: bool) -> Result<(), LinkError>;
 
+    /// Forgets what it knows of the driver, because another one follows. Nothing by default.
+    fn forget(&mut self) {}
+
     /// Sends a frame, completely or not at all.
     ///
     /// # Errors

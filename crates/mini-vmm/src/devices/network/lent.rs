@@ -22,7 +22,11 @@ impl Home {
 
     /// The link, for one device. `None` while another one has it.
     pub(super) fn lend(&self) -> Option<Lent> {
-        let link = lock(&self.0).take();
+        let mut link = lock(&self.0).take();
+        // Another device has another driver.
+        if let Some(link) = &mut link {
+            link.forget();
+        }
         let home = self.clone();
         link.is_some().then_some(Lent { link, home })
     }
@@ -77,6 +81,10 @@ impl Link for Lent {
 
     fn set_active(&mut self, active: bool) -> Result<(), LinkError> {
         self.link().set_active(active)
+    }
+
+    fn forget(&mut self) {
+        self.link().forget();
     }
 
     fn send(&mut self, frame: &mut Frame<'_>) -> Result<(), LinkError> {

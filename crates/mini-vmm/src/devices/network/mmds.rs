@@ -98,8 +98,12 @@ impl<L: Link> Link for WithMmds<L> {
     }
 
     fn configure(&mut self, offloads: Offloads) -> Result<(), LinkError> {
-        lock(&self.stack).clear();
         self.link.configure(offloads)
+    }
+
+    fn forget(&mut self) {
+        lock(&self.stack).clear();
+        self.link.forget();
     }
 
     fn set_active(&mut self, active: bool) -> Result<(), LinkError> {

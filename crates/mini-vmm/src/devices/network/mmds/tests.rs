@@ -198,6 +198,32 @@ fn an_answer_waits_for_buffers_and_is_repeated() {
     assert!(!guest.reached_network());
 }
 
+/// A pause isn't another driver.
+#[test]
+fn an_answer_goes_on_after_a_pause() {
+    let mut guest = Guest::new(1);
+    guest.give(0, 1);
+    guest.send(0, &segment(100, 0, SYN, &[]));
+    let start = parse(&guest.received(0)[0]).0.wrapping_add(1);
+    guest.give(0, 1);
+    guest.send(0, &segment(101, start, ACK, b"GET /large HTTP/1.1\r\n\r\n"));
+    let mut text = parse(&guest.await_frame()).2.to_vec();
+    guest.machine.pause().unwrap();
+    guest.machine.resume();
+    while text.len() < 50_000 {
+        guest.give(0, 1);
+        let received = guest.await_frame();
+        let (seq, flags, data) = parse(&received);
+        assert_eq!(flags & 4, 0, "a reset");
+        if seq == start.wrapping_add(text.len() as u32) {
+            text.extend(data);
+            let ack = start.wrapping_add(text.len() as u32);
+            guest.send(0, &segment(124, ack, ACK, &[]));
+        }
+    }
+    assert!(text.ends_with(b"0123456789"));
+}
+
 #[test]
 fn each_pair_gets_its_own_answers() {
     let mut guest = Guest::new(2);
