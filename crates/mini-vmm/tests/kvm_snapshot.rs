@@ -295,6 +295,69 @@ fn devices_go_on_where_they_were() {
     }
 }
 
+/// In Firecracker's words: two files, a new process, and a client that loads them.
+#[test]
+fn clients_save_and_load_two_files() {
+    let test = "clients_save_and_load_two_files";
+    let Some(mut vm) = Vm::new(test, &by_mmio(&DISK, print_count)) else {
+        return;
+    };
+    let image = vm.path("disk.img");
+    fs::write(&image, vec![0; MIB as usize]).unwrap();
+    let path = format!("path={}", image.display());
+    let (mut running, api) = first(&mut vm, &["--disk", &path, "--virtio", "mmio"]);
+    let mut client = Client::connect(&mut running, &api);
+    let mut printed = Vec::new();
+    let body = r#"{"snapshot_path": "vm.state", "mem_file_path": "vm.memory"}"#;
+    client.refused("PUT", "/snapshot/create", body, "pause it first");
+    for round in 0..3 {
+        client.done("PATCH", "/vm", r#"{"state": "Paused"}"#);
+        client.done("PUT", "/snapshot/create", body);
+        client.act("Stop");
+        let ended = running.end();
+        printed.extend(ended.expect(0).stdout.clone());
+        running = vm.loading(&api).start();
+        client = Client::connect(&mut running, &api);
+        let load = |memory: &str, more: &str| {
+            format!(
+                r#"{{"snapshot_path": "vm.state", "mem_backend": {{"backend_type": "File", "backend_path": "{memory}"}}{more}}}"#
+            )
+        };
+        client.refused(
+            "PUT",
+            "/snapshot/load",
+            &load("disk.img", ""),
+            "memory file is not complete",
+        );
+        let nets = r#", "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap0"}]"#;
+        client.refused(
+            "PUT",
+            "/snapshot/load",
+            &load("vm.memory", nets),
+            "network_overrides: ",
+        );
+        let realtime = r#", "clock_realtime": true"#;
+        let (resume, runs) = match round {
+            0 => (r#", "resume_vm": true"#, "Running"),
+            _ => ("", "Paused"),
+        };
+        client.done("PUT", "/snapshot/load", &load("vm.memory", resume));
+        assert_eq!(client.state(), runs);
+        client.refused(
+            "PUT",
+            "/snapshot/load",
+            &load("vm.memory", realtime),
+            "after starting",
+        );
+        assert_eq!(client.get("/vm/config")["drives"][0]["drive_id"], "disk0");
+        client.done("PATCH", "/vm", r#"{"state": "Resumed"}"#);
+        running.await_many(MANY);
+    }
+    client.act("Stop");
+    printed.extend(running.end().expect(0).stdout.clone());
+    follows(&printed);
+}
+
 #[test]
 fn damaged_snapshots_are_refused_before_the_guest_runs() {
     let test = "damaged_snapshots_are_refused_before_the_guest_runs";

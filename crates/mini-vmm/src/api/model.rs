@@ -14,10 +14,12 @@ use super::http::Fault;
 use super::logger::Logger;
 use super::mmds::Mmds;
 use super::nets::Net;
+use super::snapshots::Load;
 use super::{Error, MAX_BODY};
-use crate::config::{self, CpuFeature, Draft, NetError, SerialSpec, VirtioSpec, VmSpec};
+use crate::config::{self, CpuFeature, Draft, NetError, OnReboot, SerialSpec, VirtioSpec, VmSpec};
 use crate::inputs;
 use crate::layout::MIB;
+use crate::snapshot::Labels;
 use crate::start_time::Moment;
 use crate::telemetry;
 
@@ -134,6 +136,58 @@ impl Model {
     /// Whether a kernel is named.
     pub(super) fn has_kernel(&self) -> bool {
         !self.spec.kernel.as_os_str().is_empty()
+    }
+
+    /// Whether nothing was described yet that belongs to a machine's start.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.has_kernel() && self.drives.is_empty() && self.nets.is_empty()
+    }
+
+    /// What clients call the devices.
+    pub(super) fn labels(&self) -> Labels {
+        Labels {
+            drives: self.drives.iter().map(|drive| drive.id.clone()).collect(),
+            nets: self.nets.iter().map(|net| net.id.clone()).collect(),
+        }
+    }
+
+    /// The description of a machine from a snapshot, in this process. What the host gives it is as it was saved, unless
+    /// `load` or this description says otherwise.
+    pub(super) fn loaded(
+        &self,
+        saved: VmSpec,
+        labels: &Labels,
+        load: &Load,
+    ) -> Result<Model, Fault> {
+        let ours = self.spec.clone();
+        let serial = match (&saved.serial, ours.serial) {
+            (SerialSpec::Off, _) => SerialSpec::Off,
+            (saved, SerialSpec::Stdio) => saved.clone(),
+            (_, ours) => ours,
+        };
+        let spec = VmSpec {
+            serial,
+            metrics: ours.metrics,
+            event_log: ours.event_log,
+            timeout: ours.timeout,
+            sealed: ours.sealed,
+            on_reboot: OnReboot::Exit,
+            vcpu_thread: ours.vcpu_thread,
+            ..saved
+        };
+        let mut model = Model::new(spec, "");
+        model.logger = self.logger.clone();
+        for (drive, id) in model.drives.iter_mut().zip(&labels.drives) {
+            check_id("drive_id", id, None)?;
+            drive.id = id.clone();
+        }
+        for (net, id) in model.nets.iter_mut().zip(&labels.nets) {
+            check_id("iface_id", id, None)?;
+            net.id = id.clone();
+        }
+        load.redirect(&mut model.nets)?;
+        model.spec.net = model.nets.iter().map(|net| net.spec.clone()).collect();
+        Ok(model)
     }
 
     /// The description of a machine that was saved: it needs no kernel.

@@ -10,7 +10,7 @@ use super::fields::{Fields, json as parse_json, wrong};
 use super::http::{Answer, Data, Fault, Request};
 use super::model::Model;
 use super::server::Handler;
-use super::snapshots;
+use super::snapshots::{self, Load};
 use super::state::{Handled, Later, Machine};
 use crate::vmm::control::{Command, SnapshotOrder};
 
@@ -32,6 +32,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/serial", "PUT"),
     ("/snapshot", "PUT"),
     ("/snapshot/create", "PUT"),
+    ("/snapshot/load", "PUT"),
     ("/version", "GET"),
     ("/vm", "GET, PATCH"),
     ("/vm/config", "GET"),
@@ -116,6 +117,10 @@ impl Routes {
             }
             ("GET", "/vm") => self.command(Command::Describe),
             ("PUT", "/snapshot") => self.snapshot(request.body, snapshots::directory),
+            ("PUT", "/snapshot/load") => {
+                let load = Load::parse(Fields::parse(request.body)?)?;
+                self.machine.load(&load).map(Handled::Later)
+            }
             ("PUT", "/snapshot/create") => self.snapshot(request.body, snapshots::files),
             ("PUT", "/actions") => self.act(Fields::parse(request.body)?),
             ("PATCH", "/vm") => self.set_state(Fields::parse(request.body)?),
@@ -234,7 +239,8 @@ impl Routes {
         body: &[u8],
         read: fn(Fields) -> Result<SnapshotOrder, Fault>,
     ) -> Result<Handled, Fault> {
-        let order = read(Fields::parse(body)?)?;
+        let mut order = read(Fields::parse(body)?)?;
+        order.labels = self.machine.model().labels();
         self.command(Command::Snapshot(order))
     }
 

@@ -5,7 +5,14 @@
 
 use super::fields::{Fields, wrong};
 use super::http::Fault;
-use crate::snapshot::Place;
+use super::nets::Net;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::config::LinkSpec;
+use crate::machine::Clock;
+use crate::snapshot::{Labels, Place};
 use crate::vmm::control::{SnapshotOrder, Then};
 
 /// `PUT /snapshot`: a directory.
@@ -19,6 +26,7 @@ pub(super) fn directory(mut fields: Fields) -> Result<SnapshotOrder, Fault> {
             Some(true) => Then::GoOn,
             _ => Then::Pause,
         },
+        labels: Labels::default(),
     })
 }
 
@@ -41,5 +49,102 @@ pub(super) fn files(mut fields: Fields) -> Result<SnapshotOrder, Fault> {
     Ok(SnapshotOrder {
         place: Place::Files { snapshot, memory },
         then: Then::StayPaused,
+        labels: Labels::default(),
     })
+}
+
+/// A machine that is to be loaded.
+#[derive(Debug)]
+pub(super) struct Load {
+    pub place: Place,
+    pub runs: bool,
+    pub clock: Clock,
+    /// The taps of networks: the name of each, and its tap.
+    nets: Vec<(String, String)>,
+}
+
+impl Load {
+    /// `PUT /snapshot/load`.
+    pub fn parse(mut fields: Fields) -> Result<Self, Fault> {
+        let snapshot = fields.path("snapshot_path")?;
+        let backend = fields.take("mem_backend").map(backend).transpose()?;
+        let memory = fields.path("mem_file_path")?;
+        let no = json!(false);
+        let why = "this version writes no Diff";
+        fields.only("enable_diff_snapshots", &no, why)?;
+        fields.only("track_dirty_pages", &no, why)?;
+        fields.only("vsock_override", &Value::Null, "this version has no vsock")?;
+        let runs = fields.switch("resume_vm")?;
+        let goes_on = fields.switch("clock_realtime")?;
+        let nets = fields.take("network_overrides");
+        let nets = nets.map_or(Ok(Vec::new()), overrides)?;
+        fields.finish()?;
+        let snapshot = Fields::required("snapshot_path", snapshot)?;
+        let memory = match (backend, memory) {
+            (Some(_), Some(_)) => {
+                let why = "mem_backend says the same; leave this one out";
+                return Err(wrong("mem_file_path", why));
+            }
+            (backend, memory) => Fields::required("mem_backend", backend.or(memory))?,
+        };
+        Ok(Load {
+            place: Place::Files { snapshot, memory },
+            runs: runs.unwrap_or(false),
+            clock: match goes_on {
+                Some(true) => Clock::GoesOn,
+                _ => Clock::Stands,
+            },
+            nets,
+        })
+    }
+
+    /// Gives the machine's networks their taps.
+    pub fn redirect(&self, nets: &mut [Net]) -> Result<(), Fault> {
+        for (id, tap) in &self.nets {
+            let known: Vec<_> = nets.iter().map(|net| net.id.clone()).collect();
+            let net = nets.iter_mut().find(|net| net.id == *id).ok_or_else(|| {
+                let known = known.join(", ");
+                let what = format_args!("there is no {id:?}; the networks are: {known}");
+                wrong("network_overrides", what)
+            })?;
+            net.spec.link = LinkSpec::Tap(tap.clone());
+        }
+        Ok(())
+    }
+}
+
+/// The memory file of `mem_backend`.
+fn backend(value: Value) -> Result<PathBuf, Fault> {
+    let read = |value| {
+        let mut fields = Fields::of(value)?;
+        let kind = fields.choice("backend_type", &["File", "Uffd"])?;
+        let path = fields.path("backend_path")?;
+        fields.finish()?;
+        if Fields::required("backend_type", kind)? == "Uffd" {
+            let why = "this version serves no page faults by another process; use File, which reads what is touched";
+            return Err(wrong("backend_type", why));
+        }
+        Fields::required("backend_path", path)
+    };
+    read(value).map_err(|fault| wrong("mem_backend", fault.message))
+}
+
+/// The names and taps of `network_overrides`.
+fn overrides(value: Value) -> Result<Vec<(String, String)>, Fault> {
+    let read = |value| {
+        let mut fields = Fields::of(value)?;
+        let id = fields.text("iface_id")?;
+        let tap = fields.text("host_dev_name")?;
+        fields.finish()?;
+        Ok((
+            Fields::required("iface_id", id)?,
+            Fields::required("host_dev_name", tap)?,
+        ))
+    };
+    let Value::Array(list) = value else {
+        let why = "this is not a list; give one of objects with iface_id and host_dev_name";
+        return Err(wrong("network_overrides", why));
+    };
+    let all: Result<_, Fault> = list.into_iter().map(read).collect();
+    all.map_err(|fault| wrong("network_overrides", fault.message))
 }

@@ -11,7 +11,9 @@ use serde_json::json;
 use super::fields::Fields;
 use super::http::{Answer, Data, Fault};
 use super::model::Model;
+use super::snapshots::Load;
 use crate::logging::sentence;
+use crate::snapshot::Snapshot;
 use crate::sync::Wake;
 use crate::telemetry::Meter;
 use crate::vmm::control::{self, Answered, Client, Command, State};
@@ -34,6 +36,8 @@ enum Phase {
 pub(super) struct Machine {
     remote: Remote,
     model: Model,
+    /// The description before a snapshot was loaded.
+    before: Option<Box<Model>>,
     phase: Phase,
     /// How many starts were ordered.
     starts: u64,
@@ -68,6 +72,7 @@ impl Machine {
         Machine {
             remote,
             model,
+            before: None,
             phase: Phase::Configuring,
             starts: 0,
             wake,
@@ -161,6 +166,35 @@ impl Machine {
         let spec = self.model.complete()?;
         let starting = self.remote.start(spec, None, &self.wake);
         let starting = starting.map_err(|error| cannot_start(&error))?;
+        let (sender, answer) = channel();
+        self.starts += 1;
+        self.phase = Phase::Starting(starting, Some(sender));
+        Ok(Later::Start(answer))
+    }
+
+    /// Goes on with a machine from a snapshot. The answer comes when it is ready, or can't be. Then another one can be
+    /// tried, or a machine be described.
+    ///
+    /// # Errors
+    /// Something was described already, or the snapshot can't be used.
+    pub fn load(&mut self, load: &Load) -> Result<Later, Fault> {
+        let model = self.draft()?;
+        if !model.is_empty() {
+            return Err(Fault::new(
+                "Loading a microVM snapshot not allowed after configuring boot-specific resources: \
+                 load it in a new process",
+            ));
+        }
+        let snapshot = Snapshot::open(&load.place).map_err(|error| cannot_load(&error))?;
+        let labels = snapshot.labels.clone();
+        let (spec, mut frozen) = snapshot.map().map_err(|error| cannot_load(&error))?;
+        frozen.clock = load.clock;
+        let loaded = model.loaded(spec, &labels, load)?;
+        let runs = load.runs;
+        let saved = Some(Saved { frozen, runs });
+        let starting = self.remote.start(loaded.saved(), saved, &self.wake);
+        let starting = starting.map_err(|error| cannot_start(&error))?;
+        self.before = Some(Box::new(std::mem::replace(&mut self.model, loaded)));
         let (sender, answer) = channel();
         self.starts += 1;
         self.phase = Phase::Starting(starting, Some(sender));
@@ -266,6 +300,10 @@ impl Machine {
             Err(_) => (Phase::Ended, Err(ended())),
         };
         self.phase = phase;
+        let before = self.before.take();
+        if let (Phase::Configuring, Some(before)) = (&self.phase, before) {
+            self.model = *before;
+        }
         if let Some(asker) = asker {
             // It may be gone.
             let _ = asker.send(answer);
@@ -305,6 +343,10 @@ fn fault(error: control::Error) -> Fault {
 
 fn cannot_start(error: &(dyn std::error::Error + 'static)) -> Fault {
     Fault::new(format!("the machine can't start: {}", sentence(error)))
+}
+
+fn cannot_load(error: &(dyn std::error::Error + 'static)) -> Fault {
+    Fault::new(format!("Load snapshot error: {}", sentence(error)))
 }
 
 fn not_started() -> Fault {

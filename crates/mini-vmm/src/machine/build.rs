@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::error::kvm;
 use super::vcpu_io::MachineIo;
 use super::vcpu_state;
-use super::{Error, Frozen, Host, Images, Machine, MachineState, fit};
+use super::{Clock, Error, Frozen, Host, Images, Machine, MachineState, fit};
 use crate::boot::{self, BootRequest, Clockless, Loaded, Watch};
 use crate::config::{HypercallRoute, VmSpec};
 use crate::console::ConsoleOutput;
@@ -36,21 +36,21 @@ enum Begin {
     /// A kernel's first instruction.
     Boot(Loaded),
     /// What a saved machine did.
-    Thaw(Box<MachineState>),
+    Thaw(Box<MachineState>, Clock),
 }
 
 impl Begin {
     fn loaded(&self) -> Option<&Loaded> {
         match self {
             Begin::Boot(loaded) => Some(loaded),
-            Begin::Thaw(_) => None,
+            Begin::Thaw(..) => None,
         }
     }
 
     fn state(&self) -> Option<&MachineState> {
         match self {
             Begin::Boot(_) => None,
-            Begin::Thaw(state) => Some(state),
+            Begin::Thaw(state, _) => Some(state),
         }
     }
 }
@@ -121,7 +121,7 @@ impl Loading {
             plan: MachinePlan::new(spec)?,
             mapped,
             msrs,
-            begin: Begin::Thaw(frozen.state),
+            begin: Begin::Thaw(frozen.state, frozen.clock),
             backends: backends.clone(),
         })
     }
@@ -194,8 +194,8 @@ impl Loading {
             legacy_timer: spec.legacy_timer,
             mapped,
         };
-        if let Begin::Thaw(state) = begin {
-            machine.restore(*state)?;
+        if let Begin::Thaw(state, clock) = begin {
+            machine.restore_with(*state, clock)?;
         }
         Ok((machine, events))
     }

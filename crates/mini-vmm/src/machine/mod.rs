@@ -27,7 +27,7 @@ pub use error::Error;
 pub use fit::Misfit;
 pub use host::Host;
 pub use images::{ImageError, Images};
-pub use state::{Error as StateError, Frozen, MachineState, VmState};
+pub use state::{Clock, Error as StateError, Frozen, MachineState, VmState};
 pub use vcpu_io::MachineIo;
 pub use vcpu_state::MachineVcpuState;
 #[cfg(test)]
@@ -136,12 +136,21 @@ impl Machine {
     /// The state doesn't fit this machine, or the host rejects it. A machine with a partly restored state is unusable:
     /// build another one.
     pub fn restore(&self, state: MachineState) -> Result<(), Error> {
+        self.restore_with(state, Clock::Stands)
+    }
+
+    /// As [`restore`](Self::restore), with a choice for kvmclock.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn restore_with(&self, state: MachineState, clock: Clock) -> Result<(), Error> {
         let vm = self.mapped.vm();
         state.vm.check(self.legacy_timer)?;
+        state.vm.check_clock(clock)?;
         self.restore_vcpus(state.vcpus)?;
         state.vm.restore_interrupts(vm)?;
         self.devices.restore(&state.devices)?;
-        Ok(state.vm.restore_clock(vm)?)
+        Ok(state.vm.restore_clock(vm, clock)?)
     }
 
     /// The guest's memory.

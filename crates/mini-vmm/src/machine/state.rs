@@ -4,8 +4,8 @@
 //! The state of a whole machine. Its VM-wide part is what KVM keeps per VM, besides vCPUs and our devices.
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
-    kvm_pit_state2,
+    KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    kvm_clock_data, kvm_irqchip, kvm_pit_state2,
 };
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub struct Frozen {
     pub memory: GuestMemoryMmap,
     /// Everything else.
     pub state: Box<MachineState>,
+    /// How its clock goes on.
+    pub clock: Clock,
 }
 
 /// What KVM keeps per VM, in its own structures (KVM API 4.26, 4.29, 4.71).
@@ -54,6 +56,18 @@ pub struct VmState {
     pit: Option<kvm_pit_state2>,
     /// kvmclock, in nanoseconds.
     clock_ns: u64,
+    /// The host's time of day at that moment, in nanoseconds since 1970, if KVM has it (since Linux 5.16).
+    #[serde(default)]
+    realtime_ns: Option<u64>,
+}
+
+/// How a restored machine's kvmclock goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// From its saved value, as if no time had passed.
+    Stands,
+    /// With the time that has passed since the save, by the hosts' time of day.
+    GoesOn,
 }
 
 /// The interrupt controllers by KVM's numbers, in the order of [`VmState`].
@@ -85,6 +99,12 @@ pub enum Error {
         /// Whether the machine is the one that has it.
         in_machine: bool,
     },
+    /// The state has no time of day from which passed time could be counted.
+    #[error(
+        "the saved state has no time of day, since its host's kernel was older than 5.16; let its clock go on from where \
+         it stood"
+    )]
+    NoRealtime,
     /// The state has a chip in another one's place.
     #[error(
         "the saved state has interrupt controller {found} in the place of {expected}; it is damaged, take a new one"
@@ -126,6 +146,7 @@ impl VmState {
             chips,
             pit,
             clock_ns: 0,
+            realtime_ns: None,
         })
     }
 
@@ -136,6 +157,7 @@ impl VmState {
     pub fn save_clock(&mut self, vm: &VmFd) -> Result<(), Error> {
         let clock = vm.get_clock().map_err(kvm("read kvmclock"))?;
         self.clock_ns = clock.clock;
+        self.realtime_ns = (clock.flags & KVM_CLOCK_REALTIME != 0).then_some(clock.realtime);
         Ok(())
     }
 
@@ -180,15 +202,30 @@ impl VmState {
         }
     }
 
+    /// Checks that kvmclock can go on so.
+    ///
+    /// # Errors
+    /// [`Error::NoRealtime`].
+    pub fn check_clock(&self, clock: Clock) -> Result<(), Error> {
+        match (clock, self.realtime_ns) {
+            (Clock::GoesOn, None) => Err(Error::NoRealtime),
+            _ => Ok(()),
+        }
+    }
+
     /// Resumes kvmclock from its saved value. Call it last, so that it includes little of the restore's own time.
     ///
     /// # Errors
     /// [`Error::Kvm`] names the call.
-    pub fn restore_clock(&self, vm: &VmFd) -> Result<(), Error> {
-        let clock = kvm_clock_data {
+    pub fn restore_clock(&self, vm: &VmFd, goes: Clock) -> Result<(), Error> {
+        let mut clock = kvm_clock_data {
             clock: self.clock_ns,
             ..Default::default()
         };
+        if let (Clock::GoesOn, Some(realtime)) = (goes, self.realtime_ns) {
+            // KVM adds what has passed since then, unless the time of day went back (KVM API 4.30).
+            (clock.realtime, clock.flags) = (realtime, KVM_CLOCK_REALTIME);
+        }
         vm.set_clock(&clock).map_err(kvm("set kvmclock"))
     }
 }
@@ -214,6 +251,7 @@ mod tests {
             }),
             pit: pit.then(kvm_pit_state2::default),
             clock_ns: 1,
+            realtime_ns: Some(2),
         }
     }
 
@@ -236,6 +274,15 @@ mod tests {
             bad.chips[place].chip_id = 7;
             assert_eq!(bad.check(false), Err(Error::Chip { expected, found: 7 }));
         }
+    }
+
+    #[test]
+    fn time_can_pass_only_if_its_start_was_saved() {
+        let mut state = state(false);
+        assert_eq!(state.check_clock(Clock::GoesOn), Ok(()));
+        state.realtime_ns = None;
+        assert_eq!(state.check_clock(Clock::Stands), Ok(()));
+        assert_eq!(state.check_clock(Clock::GoesOn), Err(Error::NoRealtime));
     }
 
     #[test]

@@ -169,6 +169,19 @@ pub struct StateFile {
     pub machine: Map<String, Value>,
     /// The machine's state.
     pub state: MachineState,
+    /// What clients call its devices.
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+/// The names that clients of the API gave to devices, in the order of the description.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Labels {
+    /// Of disks.
+    pub drives: Vec<String>,
+    /// Of networks.
+    pub nets: Vec<String>,
 }
 
 impl Manifest {

@@ -13,11 +13,11 @@ use serde_json::Value;
 
 use super::Place;
 use super::format::{
-    FORMAT, Id, MAX_MANIFEST, MAX_STATE, MAX_TAIL, Manifest, StateFile, parse_tail,
+    FORMAT, Id, Labels, MAX_MANIFEST, MAX_STATE, MAX_TAIL, Manifest, StateFile, parse_tail,
 };
 use super::store::{MANIFEST, MEMORY, STATE};
 use crate::config::{self, Draft, VmSpec};
-use crate::machine::{Frozen, MachineState};
+use crate::machine::{Clock, Frozen, MachineState};
 use crate::memory;
 
 /// Why a snapshot can't be used.
@@ -99,6 +99,8 @@ pub struct Snapshot {
     pub spec: VmSpec,
     /// The machine's state.
     pub state: MachineState,
+    /// What clients called its devices.
+    pub labels: Labels,
     memory: File,
 }
 
@@ -122,12 +124,18 @@ impl Snapshot {
                 (manifest, state, memory.clone())
             }
         };
-        let (manifest, spec, state) = parse(&manifest, &state)?;
+        let Parsed {
+            manifest,
+            spec,
+            state,
+            labels,
+        } = parse(&manifest, &state)?;
         Ok(Snapshot {
             memory: open_memory(&memory, &manifest)?,
             manifest,
             spec,
             state,
+            labels,
         })
     }
 
@@ -137,16 +145,33 @@ impl Snapshot {
     /// The host refuses the mapping.
     pub fn map(self) -> Result<(VmSpec, Frozen), memory::Error> {
         let memory = memory::map(self.memory, self.manifest.parts.memory.size)?;
-        let state = Box::new(self.state);
-        Ok((self.spec, Frozen { memory, state }))
+        let frozen = Frozen {
+            memory,
+            state: Box::new(self.state),
+            clock: Clock::Stands,
+        };
+        Ok((self.spec, frozen))
     }
+}
+
+/// A snapshot without its memory.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// What it says about itself.
+    pub manifest: Manifest,
+    /// The machine's description.
+    pub spec: VmSpec,
+    /// The machine's state.
+    pub state: MachineState,
+    /// What clients called its devices.
+    pub labels: Labels,
 }
 
 /// Reads the manifest and the state, and checks that they agree. A pure function.
 ///
 /// # Errors
 /// [`Error`] says what is wrong.
-pub fn parse(manifest: &[u8], state: &[u8]) -> Result<(Manifest, VmSpec, MachineState), Error> {
+pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
     let manifest = Manifest::parse(manifest)?;
     let part = manifest.parts.state;
     if state.len() as u64 != part.size {
@@ -155,11 +180,20 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<(Manifest, VmSpec, Machine
     if crc32fast::hash(state) != part.crc32 {
         return Err(Error::Damaged("its checksum is not the manifest's"));
     }
-    let StateFile { machine, state } = serde_json::from_slice(state).map_err(Error::State)?;
+    let StateFile {
+        machine,
+        state,
+        labels,
+    } = serde_json::from_slice(state).map_err(Error::State)?;
     let draft = Draft::deserialize(Value::Object(machine)).map_err(Error::State)?;
     let spec = draft.finish_partly().map_err(Error::Spec)?;
     check(&manifest, &spec, &state)?;
-    Ok((manifest, spec, state))
+    Ok(Parsed {
+        manifest,
+        spec,
+        state,
+        labels,
+    })
 }
 
 /// Checks that manifest, description and state are of one machine.
@@ -259,4 +293,4 @@ fn open_memory(path: &Path, manifest: &Manifest) -> Result<File, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

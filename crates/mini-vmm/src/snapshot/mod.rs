@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 pub use self::adapt::{AdaptError, OVERRIDES, adapt};
-pub use self::format::{DeviceVersion, FORMAT, Id, Kind, Manifest, Region};
+pub use self::format::{DeviceVersion, FORMAT, Id, Kind, Labels, Manifest, Region};
 use self::format::{MemoryPart, Parts, StateFile, StatePart};
-pub use self::load::{Error as LoadError, Snapshot, parse};
+pub use self::load::{Error as LoadError, Parsed, Snapshot, parse};
 use self::store::Contents;
 use crate::config::{SerialSpec, VmSpec};
 use crate::machine::{self, Machine};
@@ -148,16 +148,23 @@ impl Place {
     }
 }
 
-/// Writes a snapshot of `machine`, which is paused, to `place`. `spec` is its description.
+/// Writes a snapshot of `machine`, which is paused, to `place`. `spec` is its description, and `labels` are names that
+/// clients gave to its devices.
 ///
 /// # Errors
 /// [`Error`] says what failed. The machine and what was at the place are unchanged.
-pub fn write(machine: &Machine, spec: &VmSpec, place: &Place) -> Result<(), Error> {
+pub fn write(
+    machine: &Machine,
+    spec: &VmSpec,
+    place: &Place,
+    labels: &Labels,
+) -> Result<(), Error> {
     check(spec)?;
     let description = describe(spec, place.keeps_paths())?;
     let file = StateFile {
         machine: description,
         state: machine.save()?,
+        labels: labels.clone(),
     };
     let state = serde_json::to_vec(&file)?;
     let manifest = manifest(&file, spec, &state)?;
@@ -319,3 +326,6 @@ mod tests {
         assert!(matches!(check(&mmds), Err(Error::Metadata)));
     }
 }
+
+#[cfg(test)]
+pub(crate) use self::load::tests as format_1;

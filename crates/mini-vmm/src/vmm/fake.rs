@@ -21,9 +21,13 @@ impl Orders {
 
 /// Starts a machine, and does what its commands say.
 fn run(start: Start) {
-    start.door.shown().set(State::Running);
+    let state = match &start.saved {
+        Some(saved) if !saved.runs => State::Paused,
+        _ => State::Running,
+    };
+    start.door.shown().set(state);
     start.reply.send(Ok(()));
-    serve(&start.spec, &start.door);
+    serve(&start.spec, &start.door, state);
 }
 
 /// A machine that loads until a test says otherwise.
@@ -66,10 +70,9 @@ pub(crate) fn is_over(orders: &Orders) -> bool {
 }
 
 /// Does what commands say until one stops the machine.
-fn serve(spec: &VmSpec, door: &Door) {
+fn serve(spec: &VmSpec, door: &Door, mut state: State) {
     let mut manager = EventManager::new().expect("file descriptors for events");
     manager.add_subscriber(door.bell());
-    let mut state = State::Running;
     while state != State::Ended {
         while let Some(envelope) = door.next() {
             let command = &envelope.command;

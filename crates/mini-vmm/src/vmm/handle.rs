@@ -18,7 +18,7 @@ use crate::console::Console;
 use crate::machine::Images;
 use crate::machine::MachineState;
 use crate::outcome::Outcome;
-use crate::snapshot::Place;
+use crate::snapshot::{Labels, Place};
 use crate::sync::lock;
 use crate::vmm::control::{
     self, Answer, Client, Command, Description, SnapshotOrder, State, Then, door,
@@ -155,6 +155,7 @@ impl Handle {
         let order = SnapshotOrder {
             place: Place::Directory(dir.into()),
             then: Then::StayPaused,
+            labels: Labels::default(),
         };
         self.command(Command::Snapshot(order)).map(drop)
     }

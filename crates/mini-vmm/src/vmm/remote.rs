@@ -44,7 +44,7 @@ pub(super) enum Order {
 pub(super) struct Start {
     pub spec: VmSpec,
     /// What it goes on with, if it was saved.
-    saved: Option<Saved>,
+    pub saved: Option<Saved>,
     pub door: Door,
     /// Whether the process ends if this start fails.
     is_last: bool,

@@ -16,9 +16,11 @@ use super::run::{Built, Vmm};
 use super::{Ended, Error};
 use crate::machine::{self, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::snapshot::{self, Place};
+use crate::snapshot;
 use crate::telemetry::Event;
-use crate::vmm::control::{self, Answer, Command, Description, Response, State, step};
+use crate::vmm::control::{
+    self, Answer, Command, Description, Response, SnapshotOrder, State, step,
+};
 use crate::vmm::supervisor::Supervisor;
 
 /// A subscriber for the event loop, which has one thread.
@@ -206,7 +208,7 @@ impl<'a> Session<'a> {
             }
             Command::Save => Answer::Saved(Box::new(self.machine.save()?)),
             Command::Snapshot(order) => {
-                self.snapshot(&order.place, next)?;
+                self.snapshot(order, next)?;
                 Answer::Done
             }
             Command::Describe => Answer::Described(Box::new(self.description())),
@@ -216,10 +218,10 @@ impl<'a> Session<'a> {
     }
 
     /// Writes a snapshot, with the machine paused meanwhile. After an error it goes on if it ran before.
-    fn snapshot(&mut self, place: &Place, next: State) -> Result<(), control::Error> {
+    fn snapshot(&mut self, order: &SnapshotOrder, next: State) -> Result<(), control::Error> {
         let ran = self.state().is_running();
         self.set_running(false)?;
-        let written = snapshot::write(&self.machine, &self.run.spec, place);
+        let written = snapshot::write(&self.machine, &self.run.spec, &order.place, &order.labels);
         let runs = match &written {
             Ok(()) => next.is_running(),
             Err(_) => ran,

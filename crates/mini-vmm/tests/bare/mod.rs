@@ -159,12 +159,20 @@ impl Vm {
 
     /// A process that goes on with the snapshot at `snap`, in the directory of this machine's files.
     pub fn restoring(&self, snap: &Path) -> Vm {
+        self.beside(["--restore".as_ref(), snap.as_os_str()])
+    }
+
+    /// A process that waits for clients at `api`, in the directory of this machine's files.
+    pub fn loading(&self, api: &Path) -> Vm {
+        self.beside(["--api-sock".as_ref(), api.as_os_str()])
+    }
+
+    fn beside(&self, args: [&OsStr; 2]) -> Vm {
         let mut command = Command::new(program());
-        command.arg("--restore").arg(snap);
+        command.args(args).current_dir(self.dir.path());
         command.env_remove("MINI_VMM_LOG");
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.current_dir(self.dir.path());
         let dir = Arc::clone(&self.dir);
         Vm { command, dir }
     }

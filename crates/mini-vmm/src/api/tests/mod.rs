@@ -293,7 +293,7 @@ fn mistakes_name_their_field_and_change_nothing() {
         ),
         ("PUT", "/logger", r#"{"module": 1}"#, "module: "),
         ("PUT", "/vsock", "{}", "/vsock: "),
-        ("PUT", "/snapshot/load", "{}", "/snapshot/load: "),
+        ("PUT", "/snapshot/load", "{}", "snapshot_path: "),
     ] {
         refused(&mut routes, (method, path, body), 400, why);
     }

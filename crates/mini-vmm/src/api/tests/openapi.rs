@@ -4,6 +4,9 @@
 //! `openapi.json` says what the server does.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use tempfile::TempDir;
 
 use super::*;
 use crate::api::playground::Playground;
@@ -12,6 +15,14 @@ use crate::config::KEYS;
 fn document() -> Value {
     serde_json::from_str(include_str!("../../../openapi.json")).unwrap()
 }
+
+/// The two files of a snapshot, and the directory that holds them.
+static PAIR: LazyLock<(TempDir, [String; 2])> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["vm.state", "vm.memory"].map(|name| dir.path().join(name));
+    crate::snapshot::format_1::write_pair(&files[0], &files[1]);
+    (dir, files.map(|file| file.to_str().unwrap().to_owned()))
+});
 
 /// An operation of the file.
 struct Operation<'a> {
@@ -55,6 +66,11 @@ impl<'a> Operation<'a> {
         let mut body = self.json["requestBody"]
             .pointer("/content/application~1json/example")?
             .clone();
+        if self.path == "/snapshot/load" {
+            let files = &PAIR.1;
+            body["snapshot_path"] = files[0].as_str().into();
+            body["mem_backend"]["backend_path"] = files[1].as_str().into();
+        }
         for (name, value) in body.as_object_mut()? {
             let exists = [
                 "kernel_image_path",
@@ -71,6 +87,9 @@ impl<'a> Operation<'a> {
 
     /// A machine in the state that the operation needs.
     fn machine(&self, file: &str) -> Playground {
+        if self.json["x-when"] == "first" {
+            return Playground::default();
+        }
         let mut machine = described(file);
         let boot = format!(r#"{{"kernel_image_path": "{file}"}}"#);
         done(machine.served(), "PUT", "/boot-source", &boot);
@@ -231,6 +250,22 @@ fn requests_are_possible_when_the_file_says_so() {
             .map_or_else(String::new, |body| body.to_string());
         let mut machine = operation.machine(&path);
         match operation.json["x-when"].as_str() {
+            Some("first") => {
+                let mut other = Playground::default();
+                let drive = format!(r#"{{"path_on_host": "{path}", "is_root_device": false}}"#);
+                done(other.served(), "PUT", "/drives/a", &drive);
+                let fault = operation.ask(&mut other, &body).unwrap_err();
+                assert!(
+                    fault.message.contains("not allowed after"),
+                    "{name}: {fault:?}"
+                );
+                assert_eq!(operation.ask(&mut machine, &body), Ok(None), "{name}");
+                let fault = operation.ask(&mut machine, &body).unwrap_err();
+                assert!(
+                    fault.message.contains("after starting"),
+                    "{name}: {fault:?}"
+                );
+            }
             Some("before") => {
                 start(&mut machine);
                 let fault = operation.ask(&mut machine, &body).unwrap_err();

@@ -21,7 +21,7 @@ fn value(bytes: &[u8]) -> Value {
 }
 
 /// Parses a state with a manifest that has its size and checksum.
-fn parse_state(state: &Value) -> Result<(Manifest, VmSpec, MachineState), Error> {
+fn parse_state(state: &Value) -> Result<Parsed, Error> {
     let state = serde_json::to_vec(state).unwrap();
     let mut manifest = value(MANIFEST_1);
     manifest["parts"]["state"] = json!({
@@ -40,7 +40,14 @@ fn refuses<T>(result: Result<T, Error>, why: &str) {
 
 #[test]
 fn format_1_stays_readable() {
-    let (manifest, spec, state) = parse(MANIFEST_1, STATE_1).unwrap();
+    let parsed = parse(MANIFEST_1, STATE_1).unwrap();
+    let Parsed {
+        manifest,
+        spec,
+        state,
+        labels,
+    } = parsed;
+    assert_eq!(labels, Labels::default());
     assert_eq!((manifest.format, spec.memory), (1, 32 << 20));
     assert_eq!((spec.disk.len(), spec.rng, spec.rtc), (1, true, true));
     assert_eq!((state.vcpus.len(), state.devices.len()), (1, 4));
@@ -131,8 +138,17 @@ fn fields_that_are_missing_or_new_are_refused() {
             let mut less = state.clone();
             let object = less.pointer_mut(at).unwrap().as_object_mut().unwrap();
             object.remove(name);
-            let may =
-                ["pit", "tsc", "tsc_khz", "sregs2", "lapic", "nested"].contains(&name.as_str());
+            let may = [
+                "labels",
+                "realtime_ns",
+                "pit",
+                "tsc",
+                "tsc_khz",
+                "sregs2",
+                "lapic",
+                "nested",
+            ];
+            let may = may.contains(&name.as_str());
             assert_eq!(parse_state(&less).is_ok(), may, "{at}/{name}");
         }
     }
@@ -242,12 +258,19 @@ fn files_that_are_none_or_too_large_are_refused_at_once() {
     refuses(open_at(&dir), "is no file");
 }
 
+/// Writes the snapshot of format 1 as two files, with memory that is all zeros.
+pub(crate) fn write_pair(snapshot: &Path, memory: &Path) {
+    let manifest = serde_json::to_vec(&value(MANIFEST_1)).unwrap();
+    fs::write(snapshot, [&manifest, &b"\n"[..], STATE_1].concat()).unwrap();
+    let id = Manifest::parse(MANIFEST_1).unwrap().id;
+    write_memory(memory, 32 << 20, &tail(id, 32 << 20));
+}
+
 #[test]
 fn two_files_are_paired_by_their_identity() {
-    let (dir, _) = on_disk();
+    let dir = tempdir().unwrap();
     let (snapshot, memory) = (dir.path().join("vm.state"), dir.path().join(MEMORY));
-    let manifest = serde_json::to_vec(&value(MANIFEST_1)).unwrap();
-    fs::write(&snapshot, [&manifest, &b"\n"[..], STATE_1].concat()).unwrap();
+    write_pair(&snapshot, &memory);
     let place = Place::Files {
         snapshot: snapshot.clone(),
         memory: memory.clone(),
@@ -255,7 +278,7 @@ fn two_files_are_paired_by_their_identity() {
     Snapshot::open(&place).unwrap();
     write_memory(&memory, 32 << 20, &tail(Id([1; 16]), 32 << 20));
     refuses(Snapshot::open(&place), "two files of one snapshot");
-    fs::write(&snapshot, manifest).unwrap();
+    fs::write(&snapshot, b"{}").unwrap();
     refuses(Snapshot::open(&place), "it has no state");
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::change::{DiskChange, NetChange};
-use crate::snapshot::Place;
+use crate::snapshot::{Labels, Place};
 
 /// The state of a run. A reset replaces the machine; the run continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +76,8 @@ pub struct SnapshotOrder {
     pub place: Place,
     /// What happens to the machine.
     pub then: Then,
+    /// What clients call its devices.
+    pub labels: Labels,
 }
 
 /// What happens to a machine whose snapshot is written.
@@ -173,7 +175,12 @@ mod tests {
 
     fn snapshot(then: Then) -> Command {
         let place = Place::Directory("snap".into());
-        Command::Snapshot(SnapshotOrder { place, then })
+        let labels = Labels::default();
+        Command::Snapshot(SnapshotOrder {
+            place,
+            then,
+            labels,
+        })
     }
 
     fn commands() -> Vec<Command> {
