@@ -280,6 +280,9 @@ fn create_vcpus(
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(kvm("say which CPUID it supports"))?;
     let kvm_host = KvmHost::probe(host).map_err(Error::VcpuSetUp)?;
+    if let Some(state) = begin.state() {
+        fit::check_msrs(state, kvm_host.msrs())?;
+    }
     let msrs = cpu::msrs::boot_msrs();
     let mut cpuid = None;
     let mut vcpus = Vec::with_capacity(usize::from(spec.cpus));

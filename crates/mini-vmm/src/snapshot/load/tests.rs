@@ -258,6 +258,11 @@ fn files_that_are_none_or_too_large_are_refused_at_once() {
     refuses(open_at(&dir), "is no file");
 }
 
+/// The machine in format 1.
+pub(crate) fn saved() -> MachineState {
+    parse(MANIFEST_1, STATE_1).unwrap().state
+}
+
 /// Writes the snapshot of format 1 as two files, with memory that is all zeros.
 pub(crate) fn write_pair(snapshot: &Path, memory: &Path) {
     let manifest = serde_json::to_vec(&value(MANIFEST_1)).unwrap();
