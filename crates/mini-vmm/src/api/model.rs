@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
-use super::drives::Drive;
+use super::drives::{Drive, check_id};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::logger::Logger;
@@ -160,10 +160,9 @@ impl Model {
         load: &Load,
     ) -> Result<Model, Fault> {
         let ours = self.spec.clone();
-        let serial = match (&saved.serial, ours.serial) {
-            (SerialSpec::Off, _) => SerialSpec::Off,
-            (saved, SerialSpec::Stdio) => saved.clone(),
-            (_, ours) => ours,
+        let serial = match saved.serial {
+            SerialSpec::Off => SerialSpec::Off,
+            _ => ours.serial,
         };
         let spec = VmSpec {
             serial,
@@ -176,7 +175,7 @@ impl Model {
             ..saved
         };
         let mut model = Model::new(spec, "");
-        model.logger = self.logger.clone();
+        (model.logger, model.mmds) = (self.logger.clone(), self.mmds.clone());
         for (drive, id) in model.drives.iter_mut().zip(&labels.drives) {
             check_id("drive_id", id, None)?;
             drive.id = id.clone();

@@ -9,7 +9,7 @@ use virtio_models::block::{self, OpenError};
 
 use super::network::{self, Network, NetworkError};
 use crate::cloud_init::{self, SeedError};
-use crate::config::{DiskSpec, VmSpec};
+use crate::config::{DiskSpec, Mac, VmSpec};
 use crate::inputs;
 use crate::telemetry::EventLog;
 
@@ -50,6 +50,11 @@ pub enum BackendError {
 }
 
 impl Backends {
+    /// The address of each network's device.
+    pub(crate) fn macs(&self) -> impl Iterator<Item = Mac> {
+        self.nets.iter().map(|net| net.config.mac)
+    }
+
     /// Opens what the devices of `spec` use. Creates and changes nothing, but starts passt for networks that want it.
     /// `go_on` is asked while that takes long, and may stop it.
     ///

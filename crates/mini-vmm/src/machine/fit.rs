@@ -107,7 +107,7 @@ pub(super) fn check_cpus(state: &MachineState, here: &[kvm_cpuid_entry2]) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::tests::saved;
+    use crate::snapshot::format_1::saved;
 
     #[test]
     fn an_msr_that_the_guest_needs_must_be_here() {

@@ -72,6 +72,7 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
         net: Vec::new(),
         cloud_init: None,
         on_reboot: OnReboot::Exit,
+        sealed: false,
         ..saved.clone()
     });
     for (key, word) in flags {

@@ -16,9 +16,18 @@ use super::format::{
     FORMAT, Id, Labels, MAX_MANIFEST, MAX_STATE, MAX_TAIL, Manifest, StateFile, parse_tail,
 };
 use super::store::{MANIFEST, MEMORY, STATE};
-use crate::config::{self, Draft, VmSpec};
+use crate::config::{self, Draft, SerialSpec, VmSpec};
 use crate::machine::{Clock, Frozen, MachineState};
 use crate::memory;
+use crate::text::{one_line, shorten};
+
+/// The most characters of a reason. It may have words of the file.
+const MAX_REASON: usize = 200;
+
+/// A reason that may have words of the file.
+fn brief(reason: &impl ToString) -> String {
+    shorten(&one_line(&reason.to_string()), MAX_REASON)
+}
 
 /// Why a snapshot can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +51,7 @@ pub enum Error {
     },
     /// The manifest is no manifest.
     #[error(
-        "the snapshot's manifest can't be read: {0}; it is damaged or of another program, take a new snapshot"
+        "the snapshot's manifest can't be read: {}; it is damaged or of another program, take a new snapshot", brief(.0)
     )]
     Manifest(#[source] serde_json::Error),
     /// The manifest has another format.
@@ -70,10 +79,10 @@ pub enum Error {
     #[error("the snapshot's state is damaged: {0}; take a new snapshot")]
     Damaged(&'static str),
     /// The state is not one of a machine.
-    #[error("the snapshot's state can't be read: {0}; it is damaged, take a new snapshot")]
+    #[error("the snapshot's state can't be read: {}; it is damaged, take a new snapshot", brief(.0))]
     State(#[source] serde_json::Error),
     /// The machine's description is not one.
-    #[error("the snapshot's machine is not possible: {0}; it is damaged, take a new snapshot")]
+    #[error("the snapshot's machine is not possible: {}; it is damaged, take a new snapshot", brief(.0))]
     Spec(#[source] config::Error),
     /// A memory file has no end like ours.
     #[error("the memory file is not complete or not of mini-vmm; take a new snapshot")]
@@ -186,7 +195,7 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
         labels,
     } = serde_json::from_slice(state).map_err(Error::State)?;
     let draft = Draft::deserialize(Value::Object(machine)).map_err(Error::State)?;
-    let spec = draft.finish_partly().map_err(Error::Spec)?;
+    let spec = harmless(draft.finish_partly().map_err(Error::Spec)?);
     check(&manifest, &spec, &state)?;
     Ok(Parsed {
         manifest,
@@ -194,6 +203,23 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
         state,
         labels,
     })
+}
+
+/// The description without paths that nobody needs to restore the machine. Otherwise, a hostile snapshot could make this
+/// process create or empty a file. Of COM1 only its existence stays.
+fn harmless(spec: VmSpec) -> VmSpec {
+    VmSpec {
+        kernel: PathBuf::new(),
+        initrd: None,
+        serial: match spec.serial {
+            SerialSpec::Off => SerialSpec::Off,
+            _ => SerialSpec::Stdio,
+        },
+        metrics: None,
+        event_log: None,
+        timeout: None,
+        ..spec
+    }
 }
 
 /// Checks that manifest, description and state are of one machine.

@@ -21,6 +21,8 @@ use serde_json::{Map, Value};
 pub use self::adapt::{AdaptError, OVERRIDES, adapt};
 pub use self::format::{DeviceVersion, FORMAT, Id, Kind, Labels, Manifest, Region};
 use self::format::{MemoryPart, Parts, StateFile, StatePart};
+#[cfg(test)]
+pub(crate) use self::load::tests as format_1;
 pub use self::load::{Error as LoadError, Parsed, Snapshot, parse};
 use self::store::Contents;
 use crate::config::{SerialSpec, VmSpec};
@@ -115,6 +117,9 @@ pub enum Error {
         "a machine with the metadata service has no snapshots; run it without PUT /mmds/config"
     )]
     Metadata,
+    /// What would be written could not be read again.
+    #[error("this machine's snapshot could not be read again: {0}")]
+    Unreadable(#[source] LoadError),
     /// The machine's state can't be read.
     #[error(transparent)]
     Machine(#[from] machine::Error),
@@ -168,6 +173,8 @@ pub fn write(
     };
     let state = serde_json::to_vec(&file)?;
     let manifest = manifest(&file, spec, &state)?;
+    let line = serde_json::to_vec(&manifest)?;
+    parse(&line, &state).map_err(Error::Unreadable)?;
     let (id, ram) = (manifest.id, manifest.parts.memory.size);
     let fill = |file: &std::fs::File| {
         let memory = machine.memory();
@@ -175,7 +182,7 @@ pub fn write(
         file.write_all_at(format::tail(id, ram).as_bytes(), ram)
     };
     let mut contents = Contents {
-        manifest: &serde_json::to_vec(&manifest)?,
+        manifest: &line,
         state: &state,
         memory: &fill,
     };
@@ -326,6 +333,3 @@ mod tests {
         assert!(matches!(check(&mmds), Err(Error::Metadata)));
     }
 }
-
-#[cfg(test)]
-pub(crate) use self::load::tests as format_1;

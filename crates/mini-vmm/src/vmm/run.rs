@@ -110,6 +110,11 @@ impl Vmm {
         }
         let mut origin = origin?;
         origin.backends().events = reporter.events.clone();
+        let mut described = spec.clone();
+        for (net, mac) in described.net.iter_mut().zip(origin.backends().macs()) {
+            // A snapshot says it, because another host would make another one.
+            net.mac = Some(mac);
+        }
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
         let (images, loading) = match origin {
             Origin::Images(images) => {
@@ -131,7 +136,7 @@ impl Vmm {
         let console = open_console()?;
         let vmm = Vmm {
             door,
-            spec: spec.clone(),
+            spec: described,
             host,
             images,
             console,

@@ -221,6 +221,10 @@ impl<'a> Session<'a> {
     fn snapshot(&mut self, order: &SnapshotOrder, next: State) -> Result<(), control::Error> {
         let ran = self.state().is_running();
         self.set_running(false)?;
+        // The guest may have powered off meanwhile. A copy would go on behind that.
+        if self.latch.is_set() {
+            return Err(control::Error::Ended);
+        }
         let written = snapshot::write(&self.machine, &self.run.spec, &order.place, &order.labels);
         let runs = match &written {
             Ok(()) => next.is_running(),

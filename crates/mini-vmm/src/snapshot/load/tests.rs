@@ -157,6 +157,43 @@ fn fields_that_are_missing_or_new_are_refused() {
     refuses(parse_state(&other), "colour");
 }
 
+/// Whoever restores it names what it may reach.
+#[test]
+fn no_file_of_the_host_is_taken_from_a_snapshot() {
+    let dir = tempdir().unwrap();
+    let mine = dir.path().join("mine");
+    for (key, word) in [
+        ("kernel", ""),
+        ("initrd", ""),
+        ("serial", "file="),
+        ("serial", "socket="),
+        ("metrics", ""),
+        ("event-log", ""),
+        ("event-log", "fd:1 "),
+        ("cloud-init", ""),
+    ] {
+        let mut state = value(STATE_1);
+        let word = format!("{word}{}", mine.display());
+        state["machine"][key] = json!(word);
+        let Ok(parsed) = parse_state(&state) else {
+            continue;
+        };
+        let flags = [("disk", "path=d".into()), ("cloud-init", "seed".into())];
+        let given = if key == "cloud-init" { 2 } else { 1 };
+        let spec = super::super::adapt(parsed.spec, &flags[..given]).unwrap();
+        let text = serde_json::to_string(&spec).unwrap();
+        assert!(!text.contains(mine.to_str().unwrap()), "{key}: {text}");
+    }
+}
+
+#[test]
+fn words_of_the_file_are_shortened_in_messages() {
+    let mut state = value(STATE_1);
+    state["\u{1b}[2J".repeat(1000)] = json!(1);
+    let error = parse_state(&state).unwrap_err().to_string();
+    assert!(error.len() < 500 && !error.contains('\u{1b}'), "{error}");
+}
+
 #[test]
 fn a_state_of_another_machine_is_refused() {
     for (at, lie, why) in [
