@@ -103,7 +103,12 @@ impl Requests {
         asm.rdi(AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
         put(asm, notify, 4, 0);
         if !self.sends.is_empty() {
-            asm.rdi(SEND_AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
+            // The only descriptor is the device's until it is used (2.7.13): `mov ax, [used]; cmp ax, [available]`
+            asm.until_equal(|asm| {
+                asm.rdi(SEND_USED + 2).raw(&[0x66, 0x8b, 0x07]);
+                asm.rdi(SEND_AVAILABLE + 2).raw(&[0x66, 0x3b, 0x07]);
+            });
+            asm.raw(&[0x66, 0xff, 0x07]);
             // By PCI each queue also has its address.
             let offset = if notify == PCI_NOTIFY { 4 } else { 0 };
             put(asm, notify + offset, 4, 1);
