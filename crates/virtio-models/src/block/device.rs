@@ -234,6 +234,8 @@ where
         if self.replacing && self.is_idle() {
             self.replace(io);
             result = result.and(self.go_on(io, guest));
+            // The event that comes again may be one that looks at no queue.
+            self.crowded |= io.wants_again();
             let (all, settled) = self.settle(guest);
             (began, result) = (all, result.and(settled));
         }

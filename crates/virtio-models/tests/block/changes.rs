@@ -11,7 +11,7 @@ use virtio_models::block::{Block, BlockSpec, Control, Format, ReplaceError, open
 use virtio_models::rate::Limits;
 use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Port, Request, memory};
 
-use crate::support::{Guest, IN, OK, header};
+use crate::support::{FLUSH, Guest, IN, OK, header};
 
 /// A byte per second: one request, and then none for minutes.
 const SLOW: Limits = Limits {
@@ -148,6 +148,33 @@ fn an_image_is_replaced_between_requests_and_the_old_one_is_free() {
             // Its lock is gone, too.
             drop(open(&BlockSpec::new(files[1 - new].path())).expect("a free image"));
             open(&BlockSpec::new(files[new].path())).expect_err("a locked image");
+        }
+    }
+}
+
+/// More requests than the device takes at once, and no notification after them.
+#[test]
+fn many_requests_that_wait_for_an_image_are_all_answered() {
+    for threads in [false, true] {
+        let files = [image(1, 64), image(2, 64)];
+        let mut disk = Raw::new(&files[0], threads);
+        for round in 1..20 {
+            // Takes a while, so the replacement must wait for it.
+            std::fs::write(files[1 - round % 2].path(), vec![3; 64 * 512]).expect("an image");
+            let flush = Request {
+                queue: 0,
+                readable: header(FLUSH, 0),
+                writable: 1,
+            };
+            disk.driver.send(&disk.machine, &flush);
+            disk.machine.kick(0);
+            disk.machine.step();
+            disk.replace(&files[round % 2]);
+            disk.machine.step();
+            for _ in 0..68 {
+                disk.send(0);
+            }
+            assert_eq!(disk.read().len(), 69);
         }
     }
 }
