@@ -282,6 +282,8 @@ pub const LATE_ACTS: &[LateAct] = &[
         when: "a client asks for it",
         thread: "`api`, `io`",
         calls: &[
+            "faccessat",
+            "statx",
             "openat",
             "fstat",
             "fcntl",
@@ -289,6 +291,7 @@ pub const LATE_ACTS: &[LateAct] = &[
             "io_uring_setup",
             "io_uring_register",
             "mmap",
+            "mprotect",
             "munmap",
             "eventfd2",
             "epoll_ctl",

@@ -128,6 +128,14 @@ fn a_running_guest_gets_another_image() {
     block::open(&BlockSpec::new(dir.join("b"))).unwrap_err();
     client.set_state("Paused");
     client.done("PATCH", "/drives/d", r#"{"path_on_host": "a"}"#);
+    // A snapshot knows the present one, too.
+    let create = |memory| format!(r#"{{"snapshot_path": "saved", "mem_file_path": "{memory}"}}"#);
+    let why = "is a file of this machine";
+    client.refused("PUT", "/snapshot/create", &create("a"), why);
+    client.done("PUT", "/snapshot/create", &create("memory"));
+    let saved = fs::read(dir.join("saved")).unwrap();
+    let saved = String::from_utf8_lossy(&saved);
+    assert!(saved.contains(r#""path":"a""#), "{saved}");
     client.set_state("Resumed");
     await_writes(&mut running, &dir, "a");
     client.act("Stop");

@@ -57,8 +57,8 @@ impl Model {
         let image = match path {
             Some(path) => {
                 let image = self.open_instead(at, &path)?;
-                disk.path = path;
-                Some(image)
+                disk.path.clone_from(&path);
+                Some((path, image))
             }
             None => None,
         };

@@ -126,7 +126,9 @@ impl Model {
 
     /// `PUT /mmds/config`.
     pub(super) fn put_mmds_config(&mut self, fields: Fields) -> Result<(), Fault> {
-        self.mmds.configure(fields, &self.nets)
+        self.mmds.configure(fields, &self.nets)?;
+        self.is_described = true;
+        Ok(())
     }
 
     /// `GET /mmds`, in every phase.

@@ -47,6 +47,8 @@ pub struct Model {
     pub(super) logger: Option<Logger>,
     /// Whether the guest has a boot timer.
     boot_timer: bool,
+    /// Whether something other than a kernel, a disk or a network was described that a snapshot has.
+    pub(super) is_described: bool,
     /// Appended to the command line when the machine starts.
     suffix: &'static str,
 }
@@ -68,6 +70,7 @@ impl Model {
             mmds: Mmds::new(MAX_BODY),
             logger: None,
             boot_timer: false,
+            is_described: false,
             spec,
             suffix,
         };
@@ -140,7 +143,8 @@ impl Model {
 
     /// Whether nothing was described yet that belongs to a machine's start.
     pub(super) fn is_empty(&self) -> bool {
-        !self.has_kernel() && self.drives.is_empty() && self.nets.is_empty()
+        let has_devices = !self.drives.is_empty() || !self.nets.is_empty();
+        !self.is_described && !self.has_kernel() && !has_devices
     }
 
     /// What clients call the devices.
@@ -255,7 +259,7 @@ impl Model {
         let mib = fields.number("mem_size_mib")?;
         let off = Value::Bool(false);
         fields.only("smt", &off, "vCPUs are cores of one thread")?;
-        fields.only("track_dirty_pages", &off, "this version has no snapshots")?;
+        fields.only("track_dirty_pages", &off, "this version writes no Diff")?;
         fields.only(
             "huge_pages",
             &json!("None"),
@@ -284,6 +288,7 @@ impl Model {
             config::check_memory(spec.memory).map_err(|error| wrong("mem_size_mib", error))?;
         }
         self.spec = spec;
+        self.is_described = true;
         Ok(())
     }
 
@@ -291,6 +296,7 @@ impl Model {
     pub(super) fn set_features(&mut self, features: Vec<CpuFeature>, template: Value) {
         self.spec.cpu_features = [self.default_features.clone(), features].concat();
         self.template = Some(template);
+        self.is_described = true;
     }
 
     /// `PUT /drives/{id}`: adds a disk, or replaces the one with that ID.
@@ -349,6 +355,7 @@ impl Model {
         fields.only("rate_limiter", &Value::Null, NO_LIMITER)?;
         fields.finish()?;
         self.spec.rng = true;
+        self.is_described = true;
         Ok(())
     }
 

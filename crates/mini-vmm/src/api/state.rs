@@ -301,7 +301,9 @@ impl Machine {
         };
         self.phase = phase;
         let before = self.before.take();
-        if let (Phase::Configuring, Some(before)) = (&self.phase, before) {
+        if let (Phase::Configuring, Some(mut before)) = (&self.phase, before) {
+            // It may have changed meanwhile.
+            before.logger = self.model.logger.take();
             self.model = *before;
         }
         if let Some(asker) = asker {

@@ -28,7 +28,7 @@ type Subscriber = Rc<RefCell<dyn MutEventSubscriber>>;
 
 /// A machine, and what its control loop uses.
 pub(super) struct Session<'a> {
-    run: &'a Vmm,
+    run: &'a mut Vmm,
     machine: Machine,
     latch: OutcomeLatch,
     supervisor: Rc<RefCell<Supervisor>>,
@@ -42,7 +42,7 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Prepares to run a machine in a run with state `state`.
-    pub fn new(run: &'a Vmm, built: Built, state: State) -> Result<Self, Error> {
+    pub fn new(run: &'a mut Vmm, built: Built, state: State) -> Result<Self, Error> {
         let Built {
             machine,
             vcpu_events,
@@ -195,11 +195,11 @@ impl<'a> Session<'a> {
                 Answer::Done
             }
             Command::ChangeDisk(change) => {
-                change.apply(self.machine.devices.offers())?;
+                change.apply(self.machine.devices.offers(), &mut self.run.spec)?;
                 Answer::Done
             }
             Command::LimitNet(change) => {
-                change.apply(self.machine.devices.offers())?;
+                change.apply(self.machine.devices.offers(), &mut self.run.spec)?;
                 Answer::Done
             }
             Command::Stop => {

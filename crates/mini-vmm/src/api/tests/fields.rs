@@ -88,3 +88,28 @@ fn what_is_said_about_the_log_adds_up() {
     );
     crate::logging::restyle(crate::logging::Style::default());
 }
+
+#[test]
+fn a_snapshot_is_loaded_before_anything_is_described() {
+    let load = r#"{"snapshot_path": "/no/such", "mem_file_path": "/no/such/either"}"#;
+    let template = r#"{"cpuid_modifiers": []}"#;
+    for (path, body) in [
+        (
+            "/machine-config",
+            r#"{"vcpu_count": 1, "mem_size_mib": 128}"#,
+        ),
+        ("/entropy", "{}"),
+        ("/cpu-config", template),
+    ] {
+        let (mut routes, _orders) = routes();
+        refused(
+            &mut routes,
+            ("PUT", "/snapshot/load", load),
+            400,
+            "/no/such",
+        );
+        done(&mut routes, "PUT", path, body);
+        let why = "after configuring boot-specific resources";
+        refused(&mut routes, ("PUT", "/snapshot/load", load), 400, why);
+    }
+}

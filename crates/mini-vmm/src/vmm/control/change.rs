@@ -3,10 +3,13 @@
 
 //! Changes of devices that are in use.
 
+use std::path::PathBuf;
+
 use virtio_models::block::Image;
 use virtio_models::rate::Limits;
 
 use super::Error;
+use crate::config::VmSpec;
 use crate::devices::Offers;
 
 /// A change of a disk. What is `None` stays as it is.
@@ -14,20 +17,24 @@ use crate::devices::Offers;
 pub struct DiskChange {
     /// The disk's number, from 0 on.
     pub disk: usize,
-    /// The image that takes the place of the present one. The requests in flight end first.
-    pub image: Option<Image>,
+    /// The image that takes the place of the present one, and its path. The requests in flight end first.
+    pub image: Option<(PathBuf, Image)>,
     /// The limits.
     pub limits: Option<Limits>,
 }
 
 impl DiskChange {
-    pub(crate) fn apply(&self, offers: &Offers) -> Result<(), Error> {
+    /// Changes the disk, and its description in `spec`.
+    pub(crate) fn apply(&self, offers: &Offers, spec: &mut VmSpec) -> Result<(), Error> {
         let disk = offers.disks.get(self.disk).ok_or(Error::NoDevice)?;
-        if let Some(image) = &self.image {
+        let described = spec.disk.get_mut(self.disk).ok_or(Error::NoDevice)?;
+        if let Some((path, image)) = &self.image {
             disk.replace(image)?;
+            described.path.clone_from(path);
         }
         if let Some(limits) = self.limits {
             disk.limit(limits);
+            (described.bandwidth, described.iops) = (limits.bandwidth, limits.iops);
         }
         Ok(())
     }
@@ -45,9 +52,12 @@ pub struct NetChange {
 }
 
 impl NetChange {
-    pub(crate) fn apply(&self, offers: &Offers) -> Result<(), Error> {
+    /// Changes the network, and its description in `spec`.
+    pub(crate) fn apply(&self, offers: &Offers, spec: &mut VmSpec) -> Result<(), Error> {
         let net = offers.nets.get(self.net).ok_or(Error::NoDevice)?;
+        let described = spec.net.get_mut(self.net).ok_or(Error::NoDevice)?;
         net.limit(self.rx, self.tx);
+        (described.rx, described.tx) = (self.rx, self.tx);
         Ok(())
     }
 }
