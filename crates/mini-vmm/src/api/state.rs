@@ -213,7 +213,12 @@ impl Machine {
             Phase::Ended => return Err(ended()),
         };
         let is_stop = command == Command::Stop;
-        let answer = client.send(command, &self.wake).map_err(fault)?;
+        let answer = match client.send(command, &self.wake) {
+            Ok(answer) => answer,
+            // It could not start. Whether the process ends, too, comes next.
+            Err(control::Error::Ended) if matches!(self.phase, Phase::Starting(..)) => channel().1,
+            Err(error) => return Err(fault(error)),
+        };
         let start = self.starts;
         Ok(Later::Command {
             is_stop,

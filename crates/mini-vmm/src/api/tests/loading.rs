@@ -51,12 +51,16 @@ fn loading() -> (Served, Orders, Awaited, Load) {
 fn a_command_waits_for_the_load_and_for_its_failure() {
     let (mut served, _orders, mut start, load) = loading();
     let mut pause = begin(&mut served, PAUSE);
+    let mut late = None;
     load.fail(|| {
         // Whether the process ends, too, is not known yet.
         assert_eq!(served.routes.take(&mut pause), None);
         assert_eq!(get(&mut served, "/")["state"], "Not started");
+        late = Some(begin(&mut served, PAUSE));
     });
-    is_refused(&mut served, &mut pause, "before starting");
+    for pause in [&mut pause, &mut late.unwrap()] {
+        is_refused(&mut served, pause, "before starting");
+    }
     is_refused(&mut served, &mut start, "can't start");
     done(&mut served, "PUT", "/entropy", "{}");
 }
@@ -67,6 +71,16 @@ fn a_stop_outlives_a_load_that_fails() {
     let mut stop = begin(&mut served, STOP);
     load.fail(|| {});
     assert_eq!(served.routes.take(&mut stop), Some(Ok(None)));
+    is_refused(&mut served, &mut start, "can't start");
+    assert!(is_over(&orders));
+}
+
+#[test]
+fn a_stop_while_a_load_fails_ends_the_process() {
+    let (mut served, orders, mut start, load) = loading();
+    let mut stop = None;
+    load.fail(|| stop = Some(begin(&mut served, STOP)));
+    assert_eq!(served.routes.take(&mut stop.unwrap()), Some(Ok(None)));
     is_refused(&mut served, &mut start, "can't start");
     assert!(is_over(&orders));
 }
