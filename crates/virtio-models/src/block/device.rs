@@ -231,17 +231,14 @@ where
         };
         let (mut began, mut result) = self.settle(guest);
         result = took.and(result);
-        if self.replacing && self.is_idle() {
+        let replaces = self.replacing && self.is_idle();
+        if replaces {
             self.replace(io);
-            result = result.and(self.go_on(io, guest));
-            // The event that comes again may be one that looks at no queue.
-            self.crowded |= io.wants_again();
-            let (all, settled) = self.settle(guest);
-            (began, result) = (all, result.and(settled));
         }
-        if result.is_ok() && self.has_space() {
+        if result.is_ok() && (replaces || self.has_space()) {
             self.crowded = false;
             result = self.go_on(io, guest);
+            // The event that comes again may be one that looks at no queue.
             self.crowded |= io.wants_again();
             let (all, settled) = self.settle(guest);
             (began, result) = (all, result.and(settled));
