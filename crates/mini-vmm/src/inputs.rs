@@ -1,14 +1,15 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The files that a machine is made from. Nothing may be written to them but by its disks.
+//! The files that a machine is made from, and those that it writes. Nothing may be written to the former but by its
+//! disks.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::cloud_init;
-use crate::config::VmSpec;
+use crate::config::{SerialSpec, VmSpec};
 
 /// The input of `spec` that is the same file as `output`, by whatever path.
 pub(crate) fn same_as(output: &Path, spec: &VmSpec) -> Option<PathBuf> {
@@ -20,6 +21,16 @@ pub(crate) fn same_as(output: &Path, spec: &VmSpec) -> Option<PathBuf> {
     let images = [Some(spec.kernel.clone()), spec.initrd.clone()];
     let mut inputs = images.into_iter().flatten().chain(disks).chain(seeds);
     inputs.find(|input| is_overwritten(input, output))
+}
+
+/// The files that a machine writes to, other than its disks.
+pub(crate) fn outputs(spec: &VmSpec) -> impl Iterator<Item = &PathBuf> {
+    let serial = match &spec.serial {
+        SerialSpec::File(path) => Some(path),
+        _ => None,
+    };
+    let outputs = [serial, spec.metrics.as_ref(), spec.event_log.as_ref()];
+    outputs.into_iter().flatten()
 }
 
 /// Whether what is written to `output` changes the file or block device `input`.

@@ -12,7 +12,7 @@ use super::drives::{check_id, limits};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::model::{Model, check_readable};
-use crate::config::{DiskSpec, Format, SerialSpec, VmSpec};
+use crate::config::{DiskSpec, Format, VmSpec};
 use crate::devices;
 use crate::inputs;
 use crate::vmm::control::{Command, DiskChange, NetChange};
@@ -107,13 +107,8 @@ impl Model {
 
     /// Whether this process writes to a file that `spec` is made from.
     fn writes_to(&self, spec: &VmSpec) -> bool {
-        let console = match &spec.serial {
-            SerialSpec::File(path) => Some(path),
-            _ => None,
-        };
         let log = self.logger.as_ref().and_then(|logger| logger.path.as_ref());
-        let outputs = [console, log, spec.metrics.as_ref(), spec.event_log.as_ref()];
-        let mut outputs = outputs.into_iter().flatten();
+        let mut outputs = inputs::outputs(spec).chain(log);
         outputs.any(|output| inputs::same_as(output, spec).is_some())
     }
 
@@ -146,7 +141,13 @@ impl Model {
     }
 }
 
-fn absent<'a>(field: &str, id: &str, kind: &str, known: impl Iterator<Item = &'a str>) -> Fault {
+/// A request for a device that there isn't.
+pub(super) fn absent<'a>(
+    field: &str,
+    id: &str,
+    kind: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Fault {
     let known = known.collect::<Vec<_>>().join(", ");
     wrong(
         field,

@@ -3,13 +3,14 @@
 
 //! Requests for snapshots: Firecracker's, and our own for a directory.
 
-use super::fields::{Fields, wrong};
-use super::http::Fault;
-use super::nets::Net;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::changes::absent;
+use super::fields::{Fields, wrong};
+use super::http::Fault;
+use super::nets::Net;
 use crate::config::LinkSpec;
 use crate::machine::Clock;
 use crate::snapshot::{Labels, Place};
@@ -101,13 +102,10 @@ impl Load {
     /// Gives the machine's networks their taps.
     pub fn redirect(&self, nets: &mut [Net]) -> Result<(), Fault> {
         for (id, tap) in &self.nets {
-            let known: Vec<_> = nets.iter().map(|net| net.id.clone()).collect();
-            let net = nets.iter_mut().find(|net| net.id == *id).ok_or_else(|| {
-                let known = known.join(", ");
-                let what = format_args!("there is no {id:?}; the networks are: {known}");
-                wrong("network_overrides", what)
-            })?;
-            net.spec.link = LinkSpec::Tap(tap.clone());
+            let at = nets.iter().position(|net| net.id == *id);
+            let known = nets.iter().map(|net| net.id.as_str());
+            let at = at.ok_or_else(|| absent("network_overrides", id, "networks", known))?;
+            nets[at].spec.link = LinkSpec::Tap(tap.clone());
         }
         Ok(())
     }

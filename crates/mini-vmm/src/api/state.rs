@@ -12,6 +12,7 @@ use super::fields::Fields;
 use super::http::{Answer, Data, Fault};
 use super::model::Model;
 use super::snapshots::Load;
+use crate::config::VmSpec;
 use crate::logging::sentence;
 use crate::snapshot::Snapshot;
 use crate::sync::Wake;
@@ -164,7 +165,12 @@ impl Machine {
     pub fn start(&mut self) -> Result<Later, Fault> {
         self.draft()?;
         let spec = self.model.complete()?;
-        let starting = self.remote.start(spec, None, &self.wake);
+        self.order(spec, None)
+    }
+
+    /// Orders a machine for a client that waits for it.
+    fn order(&mut self, spec: VmSpec, saved: Option<Saved>) -> Result<Later, Fault> {
+        let starting = self.remote.start(spec, saved, &self.wake);
         let starting = starting.map_err(|error| cannot_start(&error))?;
         let (sender, answer) = channel();
         self.starts += 1;
@@ -191,14 +197,9 @@ impl Machine {
         frozen.clock = load.clock;
         let loaded = model.loaded(spec, &labels, load)?;
         let runs = load.runs;
-        let saved = Some(Saved { frozen, runs });
-        let starting = self.remote.start(loaded.saved(), saved, &self.wake);
-        let starting = starting.map_err(|error| cannot_start(&error))?;
+        let later = self.order(loaded.saved(), Some(Saved { frozen, runs }))?;
         self.before = Some(Box::new(std::mem::replace(&mut self.model, loaded)));
-        let (sender, answer) = channel();
-        self.starts += 1;
-        self.phase = Phase::Starting(starting, Some(sender));
-        Ok(Later::Start(answer))
+        Ok(later)
     }
 
     /// Sends a command to the machine. One that is loading does it later.

@@ -207,7 +207,7 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
 
 /// The description without paths that nobody needs to restore the machine. Otherwise, a hostile snapshot could make this
 /// process create or empty a file. Of COM1 only its existence stays.
-fn harmless(spec: VmSpec) -> VmSpec {
+pub(super) fn harmless(spec: VmSpec) -> VmSpec {
     VmSpec {
         kernel: PathBuf::new(),
         initrd: None,

@@ -21,11 +21,12 @@ use serde_json::{Map, Value};
 pub use self::adapt::{AdaptError, OVERRIDES, adapt};
 pub use self::format::{DeviceVersion, FORMAT, Id, Kind, Labels, Manifest, Region};
 use self::format::{MemoryPart, Parts, StateFile, StatePart};
+use self::load::harmless;
 #[cfg(test)]
 pub(crate) use self::load::tests as format_1;
 pub use self::load::{Error as LoadError, Parsed, Snapshot, parse};
 use self::store::Contents;
-use crate::config::{SerialSpec, VmSpec};
+use crate::config::VmSpec;
 use crate::machine::{self, Machine};
 
 /// Where a snapshot is.
@@ -214,22 +215,12 @@ fn check(spec: &VmSpec) -> Result<(), Error> {
 
 /// The description of a machine that goes on: without what only its start needed, and without its logs.
 fn describe(spec: &VmSpec, keeps_paths: bool) -> Result<Map<String, Value>, serde_json::Error> {
-    let mut spec = VmSpec {
-        kernel: PathBuf::new(),
-        initrd: None,
-        metrics: None,
-        event_log: None,
-        timeout: None,
-        ..spec.clone()
-    };
+    let mut spec = harmless(spec.clone());
     if !keeps_paths {
         for disk in &mut spec.disk {
             disk.path = name(&disk.path);
         }
         spec.cloud_init = spec.cloud_init.as_deref().map(name);
-        if spec.serial != SerialSpec::Off {
-            spec.serial = SerialSpec::Stdio;
-        }
     }
     match serde_json::to_value(&spec)? {
         Value::Object(map) => Ok(map),

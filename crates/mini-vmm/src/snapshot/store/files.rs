@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::rename;
 
 use super::{Before, Contents, beside, failed, followed, is_at, is_taken, lock_at, sync_parent};
-use crate::config::{SerialSpec, VmSpec};
+use crate::config::VmSpec;
 use crate::inputs;
 use crate::snapshot::Error;
 
@@ -84,14 +84,7 @@ fn check_target(path: &Path, spec: &VmSpec) -> Result<(), Error> {
         Ok(about) if !about.is_file() => return Err(Error::NotAFile(path.to_owned())),
         Ok(_) => {}
     }
-    let serial = match &spec.serial {
-        SerialSpec::File(output) => Some(output),
-        _ => None,
-    };
-    let mut outputs = [serial, spec.metrics.as_ref(), spec.event_log.as_ref()]
-        .into_iter()
-        .flatten();
-    let is_used = outputs.any(|output| inputs::is_overwritten(output, path))
+    let is_used = inputs::outputs(spec).any(|output| inputs::is_overwritten(output, path))
         || inputs::same_as(path, spec).is_some();
     match is_used {
         true => Err(Error::OwnFile(path.to_owned())),
