@@ -42,6 +42,13 @@ impl Place {
         self.0.path().join(name)
     }
 
+    /// Waits until the guest that prints to `console` has said [`UP`].
+    pub fn wait_for_up(console: &Path) {
+        while !fs::read(console).is_ok_and(|text| text.ends_with(UP.as_bytes())) {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Waits until the process that serves at `socket` has ended by itself: it then removes the socket.
     pub fn wait_for_the_end(socket: &Path) {
         while socket.exists() {
@@ -50,10 +57,18 @@ impl Place {
     }
 }
 
-/// An ELF file with a guest that says `Up` and powers off when its power button is pressed.
+/// What the guest prints when it starts.
+pub const UP: &str = "Up\n";
+
+/// What it prints before it powers off. It has written these letters to its memory before it said [`UP`].
+pub const DOWN: &str = "Down\n";
+
+/// An ELF file with a guest that says `Up`. When its power button is pressed, it says `Down` and powers off.
 fn kernel() -> Vec<u8> {
     const AT: u64 = 16 << 20;
     let code = [
+        0xc7, 0x04, 0x25, 0x00, 0x00, 0x10, 0x01, // mov dword [17 MiB], 'Down'
+        b'D', b'o', b'w', b'n', //
         0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8: COM1
         0xb0, b'U', 0xee, // mov al, 'U'; out dx, al
         0xb0, b'p', 0xee, //
@@ -61,7 +76,12 @@ fn kernel() -> Vec<u8> {
         0x66, 0xba, 0x03, 0x06, // mov dx, 0x603: events
         0xec, // in al, dx
         0x3c, 0x01, // cmp al, 1: the power button
-        0x75, 0xf7, // jne: to the start
+        0x75, 0xf7, // jne: to the mov before the in
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xbe, 0x00, 0x00, 0x10, 0x01, // mov esi, 17 MiB
+        0xb9, 0x04, 0x00, 0x00, 0x00, // mov ecx, 4
+        0xac, 0xee, 0xe2, 0xfc, // lodsb; out dx, al; loop: to the lodsb
+        0xb0, b'\n', 0xee, // mov al, '\n'; out dx, al
         0x66, 0xba, 0x00, 0x06, // mov dx, 0x600: sleep control
         0xb0, 0x34, // mov al, S5 and SLP_EN
         0xee, // out dx, al

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! fctools: by requests and by a config file, with a check of `--version`.
+//! fctools: by requests and by a config file, with a snapshot, and with a check of `--version`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,8 +11,9 @@ use fctools::process_spawner::DirectProcessSpawner;
 use fctools::runtime::tokio::TokioRuntime;
 use fctools::vm::api::VmApi;
 use fctools::vm::configuration::{InitMethod, VmConfiguration, VmConfigurationData};
-use fctools::vm::models::{BootSource, Drive, MachineConfiguration};
+use fctools::vm::models::{BootSource, CreateSnapshot, Drive, MachineConfiguration, SnapshotType};
 use fctools::vm::shutdown::{VmShutdownAction, VmShutdownMethod};
+use fctools::vm::snapshot::{PrepareVmFromSnapshotOptions, VmSnapshot};
 use fctools::vm::{Vm, VmState};
 use fctools::vmm::arguments::{VmmApiSocket, VmmArguments};
 use fctools::vmm::executor::unrestricted::UnrestrictedVmmExecutor;
@@ -20,9 +21,21 @@ use fctools::vmm::installation::VmmInstallation;
 use fctools::vmm::ownership::VmmOwnershipModel;
 use fctools::vmm::resource::system::ResourceSystem;
 use fctools::vmm::resource::{MovedResourceType, ResourceType};
-use mini_vmm_clients::Place;
+use mini_vmm_clients::{DOWN, Place, UP};
+use tokio::io::AsyncReadExt;
 
-async fn lives(place: &Place, init_method: InitMethod) {
+type Machine = Vm<UnrestrictedVmmExecutor, DirectProcessSpawner, TokioRuntime>;
+
+/// Only a machine that hangs takes that long.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn executor(place: &Place) -> UnrestrictedVmmExecutor {
+    let arguments = VmmArguments::new(VmmApiSocket::Enabled(place.path("api")));
+    UnrestrictedVmmExecutor::new(arguments)
+}
+
+/// A machine that was not started.
+async fn prepare(place: &Place, init_method: InitMethod) -> Machine {
     let firecracker = place.path("firecracker");
     // Neither is used.
     let (jailer, snapshot_editor) = (firecracker.clone(), firecracker.clone());
@@ -72,19 +85,13 @@ async fn lives(place: &Place, init_method: InitMethod) {
         entropy_device: None,
     };
     let configuration = VmConfiguration::New { init_method, data };
-    let arguments = VmmArguments::new(VmmApiSocket::Enabled(place.path("api")));
-    let executor = UnrestrictedVmmExecutor::new(arguments);
-    let mut vm = Vm::prepare(executor, resources, installation, configuration)
+    Vm::prepare(executor(place), resources, installation, configuration)
         .await
-        .unwrap();
-    // Only a machine that hangs takes that long.
-    vm.start(Duration::from_secs(300)).await.unwrap();
-    assert_eq!(vm.get_state(), VmState::Running);
-    vm.pause().await.unwrap();
-    assert_eq!(vm.get_state(), VmState::Paused);
-    vm.resume().await.unwrap();
-    let info = vm.get_info().await.unwrap();
-    assert_eq!(info.app_name, "Firecracker");
+        .unwrap()
+}
+
+/// Presses the power button, and waits for the end of the process.
+async fn power_off(vm: &mut Machine) {
     let action = VmShutdownAction {
         method: VmShutdownMethod::CtrlAltDel,
         timeout: None,
@@ -92,6 +99,82 @@ async fn lives(place: &Place, init_method: InitMethod) {
     };
     let outcome = vm.shutdown([action]).await.unwrap();
     assert!(outcome.graceful && outcome.errors.is_empty(), "{outcome:?}");
+}
+
+async fn lives(place: &Place, init_method: InitMethod) {
+    let mut vm = prepare(place, init_method).await;
+    vm.start(PATIENCE).await.unwrap();
+    assert_eq!(vm.get_state(), VmState::Running);
+    vm.pause().await.unwrap();
+    assert_eq!(vm.get_state(), VmState::Paused);
+    vm.resume().await.unwrap();
+    let info = vm.get_info().await.unwrap();
+    assert_eq!(info.app_name, "Firecracker");
+    power_off(&mut vm).await;
+    vm.cleanup().await.unwrap();
+}
+
+/// Runs a machine until its guest is up. Makes a snapshot, and kills the machine.
+async fn snapshot(place: &Place) -> (Machine, VmSnapshot) {
+    let mut vm = prepare(place, InitMethod::ViaApiCalls).await;
+    vm.start(PATIENCE).await.unwrap();
+    let mut pipes = vm.take_pipes().unwrap();
+    let mut console = [0; UP.len()];
+    let stdout = pipes.stdout.get_mut();
+    stdout.read_exact(&mut console).await.unwrap();
+    assert_eq!(console, UP.as_bytes());
+    vm.pause().await.unwrap();
+    let mut resource = |name: &str| {
+        let resources = vm.get_resource_system_mut();
+        let path = place.path(name);
+        resources
+            .create_resource(path, ResourceType::Produced)
+            .unwrap()
+    };
+    let create = CreateSnapshot {
+        snapshot_type: Some(SnapshotType::Full),
+        snapshot: resource("state"),
+        mem_file: resource("memory"),
+    };
+    let snapshot = vm.create_snapshot(create).await.unwrap();
+    let kill = VmShutdownAction {
+        method: VmShutdownMethod::Kill,
+        timeout: None,
+        graceful: false,
+    };
+    vm.shutdown([kill]).await.unwrap();
+    fs::remove_file(place.path("api")).unwrap();
+    (vm, snapshot)
+}
+
+#[tokio::test]
+async fn a_machine_goes_on_from_a_snapshot() {
+    let Some(place) = Place::new("fctools, snapshot") else {
+        return;
+    };
+    let (mut old, snapshot) = snapshot(&place).await;
+    let options = PrepareVmFromSnapshotOptions {
+        executor: executor(&place),
+        process_spawner: DirectProcessSpawner,
+        runtime: TokioRuntime,
+        moved_resource_type: MovedResourceType::Copied,
+        ownership_model: VmmOwnershipModel::Shared,
+        track_dirty_pages: None,
+        resume_vm: Some(true),
+        network_overrides: Vec::new(),
+    };
+    let mut vm = snapshot.prepare_vm(&mut old, options).await.unwrap();
+    vm.start(PATIENCE).await.unwrap();
+    let mut pipes = vm.take_pipes().unwrap();
+    assert_eq!(
+        vm.get_machine_configuration().await.unwrap().mem_size_mib,
+        32
+    );
+    power_off(&mut vm).await;
+    let mut console = String::new();
+    let stdout = pipes.stdout.get_mut();
+    stdout.read_to_string(&mut console).await.unwrap();
+    assert_eq!(console, DOWN);
     vm.cleanup().await.unwrap();
 }
 

@@ -44,15 +44,16 @@ fn programs(place: &Place) {
     }
 }
 
-fn lives(client: &str) {
-    let Some(place) = Place::new(client) else {
+/// Runs `python/SCRIPT.py`.
+fn run(script: &str) {
+    let Some(place) = Place::new(script) else {
         return;
     };
     let probe = inside(&["true"]).output().unwrap();
     if !probe.status.success() {
         let why = String::from_utf8_lossy(&probe.stderr).into_owned();
         eprintln!(
-            "SKIP: {client}: this host makes no namespaces with a tap: {}",
+            "SKIP: {script}: this host makes no namespaces with a tap: {}",
             why.trim()
         );
         return;
@@ -60,7 +61,7 @@ fn lives(client: &str) {
     let python = std::env::var("MINI_VMM_CLIENTS_PYTHON");
     let python = python.expect("MINI_VMM_CLIENTS_PYTHON names no Python");
     programs(&place);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("python/{client}_lives.py"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("python/{script}.py"));
     let home = place.path("");
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}bin:{path}", home.display());
@@ -84,25 +85,35 @@ fn lives(client: &str) {
 
 #[test]
 fn bandsox_lives() {
-    lives("bandsox");
+    run("bandsox_lives");
+}
+
+#[test]
+fn bandsox_snapshots() {
+    run("bandsox_snapshots");
 }
 
 #[test]
 fn dud_lives() {
-    lives("dud");
+    run("dud_lives");
 }
 
 #[test]
 fn firecracker_python_lives() {
-    lives("firecracker_python");
+    run("firecracker_python_lives");
 }
 
 #[test]
 fn microheart_lives() {
-    lives("microheart");
+    run("microheart_lives");
 }
 
 #[test]
 fn smolvm_lives() {
-    lives("smolvm");
+    run("smolvm_lives");
+}
+
+#[test]
+fn smolvm_snapshots() {
+    run("smolvm_snapshots");
 }
