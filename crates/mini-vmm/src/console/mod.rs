@@ -173,6 +173,13 @@ impl Console {
         move |bytes| queue.push(bytes)
     }
 
+    /// Types the escape sequence on it.
+    #[cfg(test)]
+    pub(crate) fn quitter(&self) -> impl Fn() + use<> {
+        let queue = self.input.clone().unwrap();
+        move || queue.quit()
+    }
+
     /// The path of the pseudo-terminal, if the console is one.
     pub fn pty_path(&self) -> Option<&Path> {
         self.pty.as_deref()

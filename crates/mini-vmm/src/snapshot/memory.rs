@@ -22,8 +22,8 @@ const PAGE: usize = PAGE_SIZE as usize;
 const IN_USE: u64 = 3 << 62;
 /// Bytes of pagemap that are read at once. They describe 32 MiB.
 const MAP_CHUNK: usize = 64 << 10;
-/// The most bytes of guest memory that are written at once, so that a wait between two writes stays short.
-const WRITE_CHUNK: usize = 64 << 20;
+/// Bytes of guest memory between two questions whether to go on. They take milliseconds.
+const PIECE: u64 = 4 << 20;
 
 /// Ranges of bytes, sorted, apart from each other, and made of whole pages. An offset counts the bytes of all regions
 /// from the first one on, as the file does.
@@ -128,31 +128,51 @@ pub fn data(file: &File, range: Range<u64>) -> io::Result<Spans> {
 }
 
 /// Writes those pages of `spans` to `file` that are not zero, from guest memory directly. Returns how many bytes.
+/// `goes_on` is asked every few milliseconds.
 ///
 /// The file must read as zeros before. Its size is not changed if its end is zeros.
 ///
 /// # Errors
-/// The host can't write.
-pub fn write(mut file: &File, memory: &GuestMemoryMmap, spans: &[Range<u64>]) -> io::Result<u64> {
-    let mut total = 0;
+/// The host can't write, or `goes_on` said no.
+pub fn write(
+    file: &File,
+    memory: &GuestMemoryMmap,
+    spans: &[Range<u64>],
+    goes_on: &dyn Fn() -> bool,
+) -> io::Result<u64> {
+    let (mut total, mut unasked) = (0, PIECE);
     for (offset, region) in regions(memory) {
         let all = region.as_volatile_slice().map_err(io::Error::other)?;
         for span in spans {
-            let start = span.start.max(offset);
+            let mut start = span.start.max(offset);
             let end = span.end.min(offset + region.len());
-            if start >= end {
-                continue;
-            }
-            let slice = all.subslice((start - offset) as usize, (end - start) as usize);
-            let slice = slice.map_err(io::Error::other)?;
-            for run in runs(&slice) {
-                let bytes = slice.subslice(run.start, run.len());
-                file.seek(SeekFrom::Start(start + run.start as u64))?;
-                let written = bytes.and_then(|bytes| file.write_all_volatile(&bytes));
-                written.map_err(into_io)?;
-                total += run.len() as u64;
+            while start < end {
+                if unasked >= PIECE {
+                    unasked = 0;
+                    if !goes_on() {
+                        return Err(io::Error::other("the machine is about to end"));
+                    }
+                }
+                let size = (end - start).min(PIECE - unasked);
+                let piece = all.subslice((start - offset) as usize, size as usize);
+                total += write_piece(file, start, &piece.map_err(io::Error::other)?)?;
+                start += size;
+                unasked += size;
             }
         }
+    }
+    Ok(total)
+}
+
+/// Writes the pages of `piece` that are not zero, the first one to offset `start` of the file.
+fn write_piece(mut file: &File, start: u64, piece: &VolatileSlice<'_>) -> io::Result<u64> {
+    let mut total = 0;
+    for run in runs(piece) {
+        let bytes = piece.subslice(run.start, run.len());
+        file.seek(SeekFrom::Start(start + run.start as u64))?;
+        let written = bytes.and_then(|bytes| file.write_all_volatile(&bytes));
+        written.map_err(into_io)?;
+        total += run.len() as u64;
     }
     Ok(total)
 }
@@ -173,7 +193,7 @@ fn runs<'a>(slice: &'a VolatileSlice<'a>) -> impl Iterator<Item = Range<usize>> 
             at += PAGE;
         }
         let start = at;
-        while at < slice.len() && at - start < WRITE_CHUNK && !is_zero(slice, at) {
+        while at < slice.len() && !is_zero(slice, at) {
             at += PAGE;
         }
         (at > start).then(|| start..at.min(slice.len()))
@@ -192,6 +212,8 @@ fn is_zero(slice: &VolatileSlice<'_>, at: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
@@ -240,7 +262,10 @@ mod tests {
         let size: u64 = spans.iter().map(|span| span.end - span.start).sum();
         assert!(size <= 4 * 2 * MIB, "{spans:?}");
         let file = file();
-        assert_eq!(write(&file, &memory, &spans).unwrap(), 4 * PAGE_SIZE);
+        assert_eq!(
+            write(&file, &memory, &spans, &|| true).unwrap(),
+            4 * PAGE_SIZE
+        );
         let bytes = read(&file);
         for page in 0..RAM / PAGE_SIZE {
             let value = match pages.contains(&page) && page % 2 == 0 {
@@ -256,7 +281,7 @@ mod tests {
     fn a_private_mapping_of_a_file_has_its_data_and_what_was_changed() {
         let first = memory(&[0, 2, 6]);
         let base = file();
-        write(&base, &first, &touched(&first).unwrap()).unwrap();
+        write(&base, &first, &touched(&first).unwrap(), &|| true).unwrap();
         let mapped = crate::memory::map(base, RAM).unwrap();
         // One page of the file becomes zero, one is changed, one is new, one stays.
         mapped.write_slice(&[0; PAGE], GuestAddress(0)).unwrap();
@@ -265,7 +290,7 @@ mod tests {
             .write_obj(9u8, GuestAddress(4000 * PAGE_SIZE))
             .unwrap();
         let second = file();
-        write(&second, &mapped, &touched(&mapped).unwrap()).unwrap();
+        write(&second, &mapped, &touched(&mapped).unwrap(), &|| true).unwrap();
         let mut expected = vec![0; RAM as usize];
         mapped.read_slice(&mut expected, GuestAddress(0)).unwrap();
         assert!(read(&second) == expected);
@@ -286,7 +311,32 @@ mod tests {
         let memory = memory(&[0]);
         let full = File::options().write(true).open("/dev/full").unwrap();
         let spans = touched(&memory).unwrap();
-        let error = write(&full, &memory, &spans).unwrap_err();
+        let error = write(&full, &memory, &spans, &|| true).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+    /// Also where all is zero, and nothing is written.
+    #[test]
+    fn it_ends_at_the_first_no_and_asks_often() {
+        let (memory, file) = (memory(&[0, 1]), file());
+        let asked = Cell::new(0);
+        let counted = |last| {
+            asked.set(0);
+            let goes_on = || asked.replace(asked.get() + 1) < last;
+            let written = write(&file, &memory, &[0..RAM / 2, RAM / 2..RAM], &goes_on);
+            (written.is_ok(), asked.get())
+        };
+        let pieces = RAM / PIECE;
+        assert_eq!(counted(u64::MAX), (true, pieces));
+        for last in 0..pieces {
+            assert_eq!(counted(last), (false, last + 1));
+        }
+        // Many small ranges are no reason to ask more often.
+        let pages: Vec<_> = (0..RAM / PAGE_SIZE / 2)
+            .map(|pair| 2 * pair * PAGE_SIZE..(2 * pair + 1) * PAGE_SIZE)
+            .collect();
+        asked.set(0);
+        let goes_on = || asked.replace(asked.get() + 1) < u64::MAX;
+        write(&file, &memory, &pages, &goes_on).unwrap();
+        assert_eq!(asked.get(), pieces / 2);
     }
 }

@@ -12,6 +12,7 @@ mod load;
 mod memory;
 mod store;
 
+use std::cell::Cell;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,12 @@ pub enum Error {
         "a machine with the metadata service has no snapshots; run it without PUT /mmds/config"
     )]
     Metadata,
+    /// The machine is about to end.
+    #[error(
+        "a signal, a stop, the console or the time limit ends the machine, so its snapshot was given up; what was there \
+         before is still there"
+    )]
+    GivenUp,
     /// What would be written could not be read again.
     #[error("this machine's snapshot could not be read again: {0}")]
     Unreadable(#[source] LoadError),
@@ -155,15 +162,17 @@ impl Place {
 }
 
 /// Writes a snapshot of `machine`, which is paused, to `place`. `spec` is its description, and `labels` are names that
-/// clients gave to its devices.
+/// clients gave to its devices. `goes_on` is asked every few milliseconds while memory is written.
 ///
 /// # Errors
-/// [`Error`] says what failed. The machine and what was at the place are unchanged.
+/// [`Error`] says what failed; [`Error::GivenUp`] if `goes_on` said no. The machine and what was at the place are
+/// unchanged.
 pub fn write(
     machine: &Machine,
     spec: &VmSpec,
     place: &Place,
     labels: &Labels,
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<(), Error> {
     check(spec)?;
     let description = describe(spec, place.keeps_paths())?;
@@ -177,9 +186,14 @@ pub fn write(
     let line = serde_json::to_vec(&manifest)?;
     parse(&line, &state).map_err(Error::Unreadable)?;
     let (id, ram) = (manifest.id, manifest.parts.memory.size);
+    let is_given_up = Cell::new(false);
+    let goes_on = || {
+        is_given_up.set(!goes_on());
+        !is_given_up.get()
+    };
     let fill = |file: &std::fs::File| {
         let memory = machine.memory();
-        memory::write(file, memory, &memory::touched(memory)?)?;
+        memory::write(file, memory, &memory::touched(memory)?, &goes_on)?;
         file.write_all_at(format::tail(id, ram).as_bytes(), ram)
     };
     let mut contents = Contents {
@@ -187,14 +201,18 @@ pub fn write(
         state: &state,
         memory: &fill,
     };
-    match place {
+    let written = match place {
         Place::Directory(dir) => {
             let pretty = serde_json::to_vec_pretty(&manifest)?;
             contents.manifest = &pretty;
             store::write_directory(dir, &contents)
         }
         Place::Files { snapshot, memory } => store::write_files(snapshot, memory, spec, &contents),
-    }
+    };
+    written.map_err(|error| match is_given_up.get() {
+        true => Error::GivenUp,
+        false => error,
+    })
 }
 
 /// Checks that a snapshot of this machine can be complete.

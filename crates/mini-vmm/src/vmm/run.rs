@@ -231,7 +231,7 @@ fn sources(machine: &Machine) -> Sources {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write;
     use std::thread::{self, JoinHandle};
 
@@ -243,7 +243,7 @@ mod tests {
     use crate::vmm::supervisor::tests::signals;
 
     /// The demo's machine. `None`, with a note, if no guest can run.
-    fn built(
+    pub(crate) fn built(
         test: &str,
         signals: TerminationSignals,
         console: Console,

@@ -217,18 +217,28 @@ impl<'a> Session<'a> {
         Ok(answer)
     }
 
-    /// Writes a snapshot, with the machine paused meanwhile. After an error it goes on if it ran before.
+    /// Writes a snapshot, with the machine paused meanwhile. After an error it goes on if it ran before. Events are
+    /// handled, and one that ends the machine is such an error.
     fn snapshot(&mut self, order: &SnapshotOrder, next: State) -> Result<(), control::Error> {
-        let ran = self.state().is_running();
         self.set_running(false)?;
         // The guest may have powered off meanwhile. A copy would go on behind that.
         if self.latch.is_set() {
             return Err(control::Error::Ended);
         }
-        let written = snapshot::write(&self.machine, &self.run.spec, &order.place, &order.labels);
+        let before = self.state();
+        let manager = RefCell::new(&mut self.manager);
+        let goes_on = || {
+            // The control loop tells of a failure.
+            let _ = manager.borrow_mut().run_with_timeout(0);
+            let mut supervisor = self.supervisor.borrow_mut();
+            supervisor.check_deadlines(Instant::now());
+            supervisor.state() == before && !self.latch.is_set() && !self.run.door.has_stop()
+        };
+        let SnapshotOrder { place, labels, .. } = order;
+        let written = snapshot::write(&self.machine, &self.run.spec, place, labels, &goes_on);
         let runs = match &written {
             Ok(()) => next.is_running(),
-            Err(_) => ran,
+            Err(_) => self.state().is_running(),
         };
         self.set_running(runs)?;
         Ok(written?)
@@ -265,6 +275,92 @@ impl<'a> Session<'a> {
             resets: self.run.resets,
             exits: self.machine.exits(),
             hypercalls: self.machine.calls.counters(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::console::Console;
+    use crate::snapshot::{Labels, Place};
+    use crate::sync::Wake;
+    use crate::vmm::control::Then;
+    use crate::vmm::run::tests::built;
+    use crate::vmm::supervisor::tests::signals;
+
+    fn order(dir: &Path) -> Command {
+        let place = Place::Directory(dir.to_owned());
+        let labels = Labels::default();
+        let then = Then::GoOn;
+        Command::Snapshot(SnapshotOrder {
+            place,
+            then,
+            labels,
+        })
+    }
+
+    /// What ends a machine while its memory is written: here, right before.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum End {
+        Signal,
+        Stop,
+        Timeout,
+        Quit,
+    }
+
+    /// A signal, and so on, in a paused or running machine. The old snapshot stays.
+    fn give_up(test: &str, end: End, state: State) -> Option<()> {
+        let (signals, mut writers) = signals();
+        let console = Console::with_input(b"");
+        let quit = console.quitter();
+        let (client, mut vmm, built) = built(test, signals, console)?;
+        let dir = tempfile::tempdir().unwrap();
+        let (snap, wake) = (dir.path().join("snap"), Arc::new(Wake::new().unwrap()));
+        // Of a machine that did not start.
+        let mut session = Session::new(&mut vmm, built, state).unwrap();
+        session.perform(&order(&snap), state).unwrap();
+        let manifest = || fs::read(snap.join("manifest.json")).unwrap();
+        let old = manifest();
+        match end {
+            End::Signal => writers[0].1.write_all(&[0]).unwrap(),
+            End::Stop => drop(client.send(Command::Stop, &wake).unwrap()),
+            End::Timeout => session.supervisor.borrow_mut().time_out_now(),
+            End::Quit => quit(),
+        }
+        let error = session.perform(&order(&snap), state).unwrap_err();
+        assert!(
+            matches!(error, control::Error::Snapshot(snapshot::Error::GivenUp)),
+            "{error:?}"
+        );
+        assert_eq!(manifest(), old);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let ended = session.wait().unwrap();
+        let expected = match end {
+            // It has time to power off, and the demo's guest ends on its own.
+            End::Signal => Outcome::GuestExit(0),
+            End::Stop => Outcome::Stopped,
+            End::Timeout => Outcome::Timeout,
+            End::Quit => Outcome::ConsoleQuit,
+        };
+        assert_eq!(ended, expected, "{end:?} {state}");
+        Some(())
+    }
+
+    #[test]
+    fn what_ends_a_machine_does_not_wait_for_its_snapshot() {
+        let test = "what_ends_a_machine_does_not_wait_for_its_snapshot";
+        for end in [End::Signal, End::Stop, End::Timeout, End::Quit] {
+            for state in [State::Paused, State::Running] {
+                if give_up(test, end, state).is_none() {
+                    return;
+                }
+            }
         }
     }
 }

@@ -182,6 +182,12 @@ impl Supervisor {
         (self.time_out_at? <= now).then_some(Outcome::Timeout)
     }
 
+    /// Lets the time limit be over.
+    #[cfg(test)]
+    pub(crate) fn time_out_now(&mut self) {
+        self.time_out_at = Some(Instant::now());
+    }
+
     /// Acts on the button. If the host can't raise its interrupt, the grace period still runs.
     fn use_button(&self, act: fn(&dyn PowerButton) -> io::Result<()>) {
         if let Some(button) = &self.button

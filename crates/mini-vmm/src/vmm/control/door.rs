@@ -146,15 +146,24 @@ impl Door {
             .is_some()
     }
 
+    /// Whether a [`Command::Stop`] waits.
+    pub(crate) fn has_stop(&self) -> bool {
+        self.find_stop().is_some()
+    }
+
     /// The first [`Command::Stop`]. Others stay queued.
     fn next_stop(&self) -> Option<Envelope> {
+        let stop = self.find_stop();
+        let stop = stop.and_then(|at| self.seen.borrow_mut().remove(at));
+        stop.inspect(|_| self.has_left())
+    }
+
+    /// The place of the first [`Command::Stop`] among those that were looked at.
+    fn find_stop(&self) -> Option<usize> {
         let mut seen = self.seen.borrow_mut();
         seen.extend(self.queue.try_iter());
-        let stop = seen
-            .iter()
-            .position(|envelope| envelope.command == Command::Stop);
-        let stop = stop.and_then(|at| seen.remove(at));
-        stop.inspect(|_| self.has_left())
+        seen.iter()
+            .position(|envelope| envelope.command == Command::Stop)
     }
 
     /// The subscriber that wakes an event loop for commands.
@@ -259,7 +268,7 @@ mod tests {
     #[test]
     fn a_stop_is_taken_from_among_others_which_keep_their_order() {
         let (client, door) = door().unwrap();
-        assert!(!door.take_stop());
+        assert!(!door.has_stop() && !door.take_stop());
         let commands = [Command::Pause, Command::Stop, Command::Resume];
         let clients = commands.map(|command| {
             let other = client.clone();
@@ -270,7 +279,8 @@ mod tests {
             }
             waiting
         });
-        assert!(door.take_stop() && !door.take_stop());
+        assert!(door.has_stop() && door.take_stop());
+        assert!(!door.has_stop() && !door.take_stop());
         for left in [Command::Pause, Command::Resume] {
             assert_eq!(door.next().unwrap().command, left);
         }
