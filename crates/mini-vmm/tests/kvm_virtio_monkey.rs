@@ -18,7 +18,7 @@ const MAX_LINES: usize = 40;
 
 fn misuse(test: &str, transport: Transport, words: &str) {
     let (seeds, steps) = match is_long(test) {
-        true => (50, 4000),
+        true => (20, 1000),
         false => (3, 400),
     };
     for seed in 0..seeds {
