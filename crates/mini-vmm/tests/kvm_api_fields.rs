@@ -14,7 +14,8 @@ use std::thread;
 use bare::http::Client;
 use bare::virtio::{DISK, by_mmio};
 use bare::{Asm, Running, Vm, guest};
-use virtio_models::block::{self, BlockSpec};
+use mini_vmm::layout::VIRTIO_MMIO;
+use virtio_models::block::{self, BlockSpec, Engine};
 
 /// A waiting process, and a client of it that has described a machine.
 fn waiting(test: &str, guest: &Asm) -> Option<(Running, Client)> {
@@ -76,8 +77,50 @@ fn a_template_clears_bits_of_cpuid() {
     }
 }
 
+/// Says whether the first device, a disk, offers VIRTIO_BLK_F_FLUSH.
+fn flush_guest() -> Asm {
+    guest(|asm| {
+        asm.store(VIRTIO_MMIO + 0x14, 0).load(VIRTIO_MMIO + 0x10);
+        asm.raw(&[0x25]).raw(&(1_u32 << 9).to_le_bytes()); // and eax, bit
+        asm.compare_eax(0).if_equal(|asm| {
+            asm.print("unsafe").power_off();
+        });
+        asm.print("flushes").power_off();
+    })
+}
+
+#[test]
+fn a_guest_sees_whether_its_disk_can_be_flushed() {
+    let test = "a_guest_sees_whether_its_disk_can_be_flushed";
+    for (cache, seen) in [
+        ("null", "flushes"),
+        (r#""Writeback""#, "flushes"),
+        (r#""Unsafe""#, "unsafe"),
+    ] {
+        let Some(mut vm) = Vm::waiting(test, &flush_guest()) else {
+            return;
+        };
+        fs::write(vm.path("a"), [0; 512]).unwrap();
+        let api = vm.path("api");
+        let mut running = vm.start();
+        let mut client = Client::connect(&mut running, &api);
+        client.describe();
+        client.done("PATCH", "/options", r#"{"virtio": "mmio"}"#);
+        let drive =
+            format!(r#"{{"path_on_host": "a", "is_root_device": false, "cache_type": {cache}}}"#);
+        client.done("PUT", "/drives/d", &drive);
+        client.act("InstanceStart");
+        running.end().expect(0).printed(seen);
+    }
+}
+
 /// A machine whose guest writes to the disk `a` without end, and the directory of its files.
 fn writing(test: &str) -> Option<(Running, Client, PathBuf)> {
+    writing_with(test, r#"{"path_on_host": "a", "is_root_device": false}"#)
+}
+
+/// As [`writing`], with this disk.
+fn writing_with(test: &str, drive: &str) -> Option<(Running, Client, PathBuf)> {
     let mut vm = Vm::waiting(test, &by_mmio(&DISK, |_| ()))?;
     let api = vm.path("api");
     for (name, sectors) in [("a", 1024), ("b", 2048)] {
@@ -87,7 +130,6 @@ fn writing(test: &str) -> Option<(Running, Client, PathBuf)> {
     let mut client = Client::connect(&mut running, &api);
     client.describe();
     client.done("PATCH", "/options", r#"{"virtio": "mmio"}"#);
-    let drive = r#"{"path_on_host": "a", "is_root_device": false}"#;
     client.done("PUT", "/drives/d", drive);
     client.act("InstanceStart");
     let dir = api.parent().unwrap().to_owned();
@@ -106,6 +148,49 @@ fn await_writes(running: &mut Running, dir: &Path, name: &str) {
     while number(dir, name) == before {
         assert!(running.is_alive(), "{running:?}");
         thread::yield_now();
+    }
+}
+
+/// Whether a process has an io_uring, and whether it has a thread of a disk.
+fn engines(process: u32) -> (bool, bool) {
+    let entries = |dir: &str| fs::read_dir(format!("/proc/{process}/{dir}")).unwrap();
+    let is_ring = |entry: &fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().contains("io_uring"))
+    };
+    let is_disk = |entry: &fs::DirEntry| {
+        fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "disk")
+    };
+    (
+        entries("fd").flatten().any(|entry| is_ring(&entry)),
+        entries("task").flatten().any(|entry| is_disk(&entry)),
+    )
+}
+
+#[test]
+fn a_disk_has_the_engine_that_was_asked_for() {
+    let test = "a_disk_has_the_engine_that_was_asked_for";
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    fs::write(&image, [0; 512]).unwrap();
+    let probe = BlockSpec {
+        engine: Engine::Async,
+        ..BlockSpec::new(&image)
+    };
+    let is_refused = block::open(&probe).is_err();
+    for (engine, has) in [("Sync", (false, true)), ("Async", (true, false))] {
+        if engine == "Async" && is_refused {
+            println!("SKIP: {test} with Async: the host refuses io_uring");
+            continue;
+        }
+        let drive =
+            format!(r#"{{"path_on_host": "a", "is_root_device": false, "io_engine": "{engine}"}}"#);
+        let Some((mut running, mut client, dir)) = writing_with(test, &drive) else {
+            return;
+        };
+        await_writes(&mut running, &dir, "a");
+        assert_eq!(engines(running.id()), has, "{engine}");
+        client.act("Stop");
+        running.end().expect(0);
     }
 }
 

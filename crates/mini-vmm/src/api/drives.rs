@@ -11,7 +11,7 @@ use virtio_models::rate::Limits;
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::model::check_readable;
-use crate::config::DiskSpec;
+use crate::config::{Cache, DiskSpec, Engine};
 
 /// A disk with what only this API says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +42,8 @@ impl Drive {
         let is_root = Fields::required("is_root_device", is_root)?;
         let partuuid = fields.text("partuuid")?;
         let is_readonly = fields.switch("is_read_only")?.unwrap_or(false);
-        // This device keeps what was flushed, and completes requests out of order, whatever is said.
-        fields.choice("cache_type", &["Unsafe", "Writeback"])?;
-        fields.choice("io_engine", &["Sync", "Async"])?;
+        let cache = fields.choice("cache_type", &["Unsafe", "Writeback"])?;
+        let engine = fields.choice("io_engine", &["Sync", "Async"])?;
         let limiter = fields.take("rate_limiter");
         fields.only(
             "socket",
@@ -58,6 +57,15 @@ impl Drive {
         check_readable("path_on_host", &path)?;
         let mut spec = DiskSpec::new(path);
         spec.readonly = is_readonly;
+        // A client that says nothing gets a disk that keeps what the guest flushes.
+        if cache == Some("Unsafe") {
+            spec.cache = Cache::Unsafe;
+        }
+        spec.engine = match engine {
+            Some("Sync") => Engine::Sync,
+            Some(_) => Engine::Async,
+            None => Engine::Auto,
+        };
         Limits {
             bandwidth: spec.bandwidth,
             iops: spec.iops,
@@ -94,8 +102,14 @@ impl Drive {
             "is_root_device": self.is_root,
             "partuuid": self.partuuid,
             "is_read_only": self.spec.readonly,
-            "cache_type": "Writeback",
-            "io_engine": "Async",
+            "cache_type": match self.spec.cache {
+                Cache::Unsafe => "Unsafe",
+                _ => "Writeback",
+            },
+            "io_engine": match self.spec.engine {
+                Engine::Sync => "Sync",
+                _ => "Async",
+            },
             "rate_limiter": limiter(self.limits()),
             "socket": null,
         })

@@ -102,7 +102,8 @@ pub(super) struct MachineFlags {
     /// Add a disk: path=FILE,format=qcow2,readonly,...
     ///
     /// Keys: path=FILE, a file or block device; format=raw|qcow2 [default: raw]; readonly; serial=TEXT; direct;
-    /// queues=N; cache=writeback|writethrough [default: writeback]; bandwidth=SIZE and iops=N, both per second;
+    /// queues=N; cache=writeback|writethrough|unsafe [default: writeback];
+    /// engine=auto|sync|async [default: auto]; bandwidth=SIZE and iops=N, both per second;
     /// overlay=DIR|tmp, which keeps what the guest writes until the machine ends and leaves the image alone;
     /// iothread=NAME, a thread that disks of that name share. A comma in a path is doubled. The guest finds the disks
     /// in the order of the flags, after those of the config file.

@@ -18,7 +18,7 @@ use super::iothread::{self, IoThreadName};
 use super::shared;
 use super::words::{self, Word, WordError};
 
-pub use virtio_models::block::{Cache, Format};
+pub use virtio_models::block::{Cache, Engine, Format};
 
 /// A disk.
 ///
@@ -49,6 +49,9 @@ pub struct DiskSpec {
     /// Whether writes complete before they are on stable storage.
     #[serde(default)]
     pub cache: Cache,
+    /// What reads and writes the image.
+    #[serde(default)]
+    pub engine: Engine,
     /// The most bytes per second.
     #[serde(default, deserialize_with = "shared::bandwidth")]
     #[serde(serialize_with = "shared::write_bandwidth")]
@@ -80,6 +83,7 @@ impl DiskSpec {
             direct: false,
             queues: shared::one(),
             cache: Cache::default(),
+            engine: Engine::default(),
             bandwidth: None,
             iops: None,
             overlay: None,
@@ -102,6 +106,7 @@ impl DiskSpec {
             direct: self.direct,
             queues: self.queues,
             cache: self.cache,
+            engine: self.engine,
             limits: Limits {
                 bandwidth: self.bandwidth,
                 iops: self.iops,

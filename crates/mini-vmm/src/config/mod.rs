@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::choices::choices;
-pub use self::disk::{Cache, DiskSpec, Format};
+pub use self::disk::{Cache, DiskSpec, Engine, Format};
 pub(crate) use self::draft::check_word;
 pub use self::draft::{Draft, KEYS};
 pub use self::error::{CmdlineError, Error, MemoryError};

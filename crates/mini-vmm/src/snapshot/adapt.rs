@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 
-use crate::config::{self, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
+use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
 
 /// The keys that may differ from those of the saved machine.
 pub const OVERRIDES: [&str; 9] = [
@@ -94,6 +94,10 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
     }
     for (disk, saved) in spec.disk.iter_mut().zip(&saved.disk) {
         disk.queues = saved.queues;
+        // The guest knows whether it can flush.
+        if [disk.cache, saved.cache].contains(&Cache::Unsafe) {
+            disk.cache = saved.cache;
+        }
         disk.serial = disk.serial.take().or_else(|| saved.serial.clone());
     }
     Ok(spec)
@@ -138,6 +142,7 @@ mod tests {
             cpus: 2,
             disk: vec![DiskSpec {
                 queues: 2,
+                cache: Cache::Unsafe,
                 ..DiskSpec::new("disk.img")
             }],
             net: vec![NetSpec {
@@ -163,6 +168,7 @@ mod tests {
         let spec = adapted(&flags).unwrap();
         assert_eq!(spec.disk[0].path.to_str(), Some("/new/disk"));
         assert_eq!((spec.disk[0].queues, spec.cpus), (2, 2));
+        assert_eq!(spec.disk[0].cache, Cache::Unsafe);
         assert_eq!(spec.net[0].link, LinkSpec::Tap("tap7".into()));
         assert_eq!(spec.net[0].mtu, Some(1400));
         assert_eq!(spec.on_reboot, OnReboot::Exit);

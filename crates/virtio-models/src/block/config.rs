@@ -34,12 +34,18 @@ pub(super) const DISCARD: u64 = 1 << 13;
 pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 
 pub(super) fn layout(disk: &Disk) -> Layout {
-    let mut features = RING_FEATURES | SEG_MAX_FEATURE | BLK_SIZE | TOPOLOGY | FLUSH;
+    let mut features = RING_FEATURES | SEG_MAX_FEATURE | BLK_SIZE | TOPOLOGY;
+    if disk.flushes() {
+        features |= FLUSH;
+    }
     features |= if disk.readonly {
         RO
     } else {
-        CONFIG_WCE | DISCARD | WRITE_ZEROES
+        DISCARD | WRITE_ZEROES
     };
+    if disk.flushes() && !disk.readonly {
+        features |= CONFIG_WCE;
+    }
     if disk.queues > 1 {
         features |= MQ;
     }

@@ -119,7 +119,7 @@ impl<M: GuestAddressSpace> Block<M> {
         report: Report,
     ) -> Self {
         Block {
-            writeback: disk.writeback,
+            writeback: disk.writes_back(),
             disk,
             backend,
             done_token: DONE,
@@ -171,7 +171,8 @@ where
 
     fn set_config(&mut self, _: &mut Io<'_>, at: u32, data: &[u8]) {
         let features = self.running.as_ref().map(|running| running.active.features);
-        let may = !self.disk.readonly && features.is_none_or(|took| took & CONFIG_WCE != 0);
+        let offered = config::layout(&self.disk).features;
+        let may = features.unwrap_or(offered) & CONFIG_WCE != 0;
         let at = WRITEBACK_AT.checked_sub(at).map(|at| at as usize);
         if let Some(mode) = at.and_then(|at| data.get(at))
             && may
@@ -190,7 +191,7 @@ where
             io.config_changed();
         }
         // A driver that can't flush relies on each write being stable (5.2.6.2).
-        if active.features & FLUSH == 0 {
+        if active.features & FLUSH == 0 && self.disk.flushes() {
             self.writeback = false;
         }
         self.draining = false;
@@ -312,7 +313,7 @@ where
     }
 
     fn reset(&mut self) {
-        self.writeback = self.disk.writeback;
+        self.writeback = self.disk.writes_back();
         self.measure();
     }
 
@@ -328,7 +329,7 @@ where
             let what = "the disk is smaller than when the machine was saved";
             return Err(RestoreError::Value(what));
         }
-        if state.writeback && self.disk.readonly && !self.disk.writeback {
+        if state.writeback && self.disk.readonly && !self.disk.writes_back() {
             return Err(RestoreError::Value(
                 "a read-only disk has no cache to switch on",
             ));

@@ -3,6 +3,8 @@
 
 //! A disk's properties.
 
+use super::spec::Cache;
+
 /// The unit of offsets in requests, in bytes (virtio 1.4, section 5.2.6).
 pub const SECTOR: u64 = 512;
 
@@ -25,8 +27,8 @@ pub struct Disk {
     pub length_alignment: u32,
     /// The number of queues, 1 to 64.
     pub queues: u16,
-    /// Whether writes complete before they are on stable storage. The driver then flushes.
-    pub writeback: bool,
+    /// Whether writes complete before they are on stable storage.
+    pub cache: Cache,
 }
 
 impl Default for Disk {
@@ -39,12 +41,22 @@ impl Default for Disk {
             alignment: 1,
             length_alignment: 1,
             queues: 1,
-            writeback: true,
+            cache: Cache::Writeback,
         }
     }
 }
 
 impl Disk {
+    /// Whether the driver can flush.
+    pub(super) fn flushes(&self) -> bool {
+        self.cache != Cache::Unsafe
+    }
+
+    /// Whether writes complete before they are on stable storage, until the driver changes that.
+    pub(super) fn writes_back(&self) -> bool {
+        self.cache != Cache::Writethrough
+    }
+
     /// Whether all fields are in range.
     pub(super) const fn is_possible(&self) -> bool {
         matches!(self.block_size, 512 | 1024 | 2048 | 4096)

@@ -14,6 +14,7 @@ use super::control::{Control, ReplaceError};
 use super::disk::Disk;
 use super::pool::{Blocking, Pool, file_size};
 use super::report::Reporter;
+use super::spec::Engine;
 use super::uring::Uring;
 use crate::rate::Limits;
 
@@ -29,7 +30,7 @@ pub struct Image(Arc<Control>);
 pub(super) struct Content {
     pub disk: Disk,
     source: Source,
-    threads: bool,
+    engine: Engine,
 }
 
 /// What is read and written.
@@ -76,7 +77,7 @@ impl Image {
         Ok(Image::new(Content {
             disk: Disk { sectors, ..disk },
             source: Source::Blocking(image),
-            threads: true,
+            engine: Engine::Sync,
         }))
     }
 
@@ -94,7 +95,7 @@ impl Image {
         Ok(Image::new(Content {
             disk: Disk { sectors, ..disk },
             source: Source::Raw(file),
-            threads: false,
+            engine: Engine::Auto,
         }))
     }
 
@@ -102,10 +103,10 @@ impl Image {
         Image(Arc::new(Control::new(content)))
     }
 
-    /// Uses threads even if io_uring is available.
+    /// Chooses what reads and writes a raw image. Threads do it for others.
     #[must_use]
-    pub fn with_threads(self) -> Self {
-        self.0.edit(|content| content.threads = true);
+    pub fn with_engine(self, engine: Engine) -> Self {
+        self.0.edit(|content| content.engine = engine);
         self
     }
 
@@ -170,10 +171,11 @@ impl Content {
             Source::Raw(file) => file,
             Source::Blocking(image) => return Ok(Box::new(Pool::new(Arc::clone(image))?)),
         };
-        if self.threads {
-            return threads(file);
+        match self.engine {
+            Engine::Auto => choose(Uring::new(file, depth), file, reporter),
+            Engine::Sync => threads(file),
+            Engine::Async => Ok(Box::new(Uring::new(file, depth)?)),
         }
-        choose(Uring::new(file, depth), file, reporter)
     }
 }
 

@@ -56,4 +56,4 @@ pub use image::Image;
 pub use open::{OpenError, open};
 pub use pool::Blocking;
 pub use report::{Notice, Report};
-pub use spec::{BlockSpec, Cache, Format, MAX_QUEUES};
+pub use spec::{BlockSpec, Cache, Engine, Format, MAX_QUEUES};

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_setfl, fstat, open as open_path, stat, statx,
@@ -15,7 +16,8 @@ use thiserror::Error;
 use super::disk::{Disk, SECTOR};
 use super::image::Image;
 use super::pool::file_size;
-use super::spec::{BlockSpec, Cache, Format, MAX_QUEUES};
+use super::spec::{BlockSpec, Engine, Format, MAX_QUEUES};
+use super::uring::Uring;
 use crate::sys;
 
 /// Why an image can't be opened. Each is one sentence with the next step.
@@ -85,6 +87,21 @@ pub enum OpenError {
         "the disk image {0:?} is not used as a raw image, so `direct` can't be had: leave it out"
     )]
     DirectMapped(PathBuf),
+    /// The host refuses io_uring.
+    #[error(
+        "the disk image {path:?} can't be used with io_uring: {source}; allow io_uring, or leave out the engine"
+    )]
+    Uring {
+        /// The image.
+        path: PathBuf,
+        /// Why the host refuses it.
+        source: io::Error,
+    },
+    /// io_uring is for raw images.
+    #[error(
+        "the disk image {0:?} is not used as a raw image, so it can't have io_uring: leave out the engine"
+    )]
+    UringMapped(PathBuf),
     /// The serial number is not valid.
     #[error(
         "the serial number {0:?} is not of up to 20 printable ASCII characters: choose a shorter or plainer one"
@@ -159,7 +176,7 @@ pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
         readonly: spec.readonly,
         serial,
         queues: spec.queues,
-        writeback: spec.cache == Cache::Writeback,
+        cache: spec.cache,
         ..Disk::default()
     };
     let image = if spec.format == Format::Raw && spec.overlay.is_none() {
@@ -167,7 +184,16 @@ pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
     } else {
         open_mapped(spec, disk)?
     };
-    Ok(image.with_limits(spec.limits))
+    Ok(image.with_engine(spec.engine).with_limits(spec.limits))
+}
+
+/// Checks that an image that must have io_uring gets it.
+fn check_engine(spec: &BlockSpec, ring: impl FnOnce() -> io::Result<()>) -> Result<(), OpenError> {
+    if spec.engine != Engine::Async {
+        return Ok(());
+    }
+    let path = spec.path.clone();
+    ring().map_err(|source| OpenError::Uring { path, source })
 }
 
 /// A raw image.
@@ -180,6 +206,8 @@ fn open_plain(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
         (SECTOR as u32, 1, 1)
     };
     check_size(&spec.path, &file, block_size.into())?;
+    let file = Arc::new(file);
+    check_engine(spec, || Uring::new(&file, 1).map(drop))?;
     let disk = Disk {
         block_size,
         alignment,
@@ -200,6 +228,9 @@ fn open_mapped(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
     use super::qcow2::{self, Failure};
     if spec.direct {
         return Err(OpenError::DirectMapped(spec.path.clone()));
+    }
+    if spec.engine == Engine::Async {
+        return Err(OpenError::UringMapped(spec.path.clone()));
     }
     let base = BlockSpec {
         readonly: spec.readonly || spec.overlay.is_some(),
@@ -223,7 +254,7 @@ fn open_mapped(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
         },
         Failure::Host(source) => host(spec, "opened as qcow2", source),
     })?;
-    let image = Image::blocking(std::sync::Arc::new(image), disk);
+    let image = Image::blocking(Arc::new(image), disk);
     let image = image.map_err(|source| host(spec, "measured", source))?;
     if image.disk().sectors == 0 {
         return Err(OpenError::Empty(spec.path.clone()));
@@ -375,6 +406,28 @@ fn check_size(path: &Path, file: &File, unit: u64) -> Result<(), OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_image_that_must_have_a_ring_is_refused_without_one() {
+        let refused = || Err(io::Error::from_raw_os_error(libc::EPERM));
+        for (engine, is_refused) in [
+            (Engine::Auto, false),
+            (Engine::Sync, false),
+            (Engine::Async, true),
+        ] {
+            let spec = BlockSpec {
+                engine,
+                ..BlockSpec::new("disk")
+            };
+            let checked = check_engine(&spec, refused);
+            assert_eq!(
+                matches!(checked, Err(OpenError::Uring { .. })),
+                is_refused,
+                "{engine:?}"
+            );
+            check_engine(&spec, || Ok(())).expect("a ring");
+        }
+    }
 
     #[test]
     fn only_a_written_block_device_is_claimed() {

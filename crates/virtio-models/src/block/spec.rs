@@ -36,6 +36,9 @@ pub struct BlockSpec {
     /// Whether writes complete before they are on stable storage.
     #[serde(default)]
     pub cache: Cache,
+    /// What reads and writes the image.
+    #[serde(default)]
+    pub engine: Engine,
     /// Limits per second: `bandwidth` in bytes, `iops` in requests.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
@@ -64,6 +67,7 @@ impl BlockSpec {
             direct: false,
             queues: 1,
             cache: Cache::default(),
+            engine: Engine::default(),
             limits: Limits::default(),
             overlay: None,
         }
@@ -91,4 +95,21 @@ pub enum Cache {
     Writeback,
     /// No, unless the driver switches to writeback.
     Writethrough,
+    /// Yes, and nothing is flushed: the driver is offered neither `VIRTIO_BLK_F_FLUSH` nor `VIRTIO_BLK_F_CONFIG_WCE`. If
+    /// the host fails, everything may be lost. For disks that can be made again. Only the VMM itself flushes, for a
+    /// machine that it saves.
+    Unsafe,
+}
+
+/// What reads and writes an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// io_uring, or threads if the host refuses it or the image isn't raw.
+    #[default]
+    Auto,
+    /// Threads.
+    Sync,
+    /// io_uring. An image without it can't be opened.
+    Async,
 }

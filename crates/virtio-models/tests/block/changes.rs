@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tempfile::NamedTempFile;
-use virtio_models::block::{Block, BlockSpec, Control, Format, ReplaceError, open};
+use virtio_models::block::{Block, BlockSpec, Control, Engine, Format, ReplaceError, open};
 use virtio_models::rate::Limits;
 use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Port, Request, memory};
 
@@ -64,7 +64,11 @@ struct Raw {
 impl Raw {
     fn new(file: &NamedTempFile, threads: bool) -> Self {
         let image = open(&BlockSpec::new(file.path())).expect("an image that nobody has");
-        let image = if threads { image.with_threads() } else { image };
+        let image = if threads {
+            image.with_engine(Engine::Sync)
+        } else {
+            image
+        };
         let block = Block::<Memory>::new(image, Box::new(|notice| panic!("{notice}")));
         let control = block.control();
         let mut machine = Machine::new(Box::new(block), &memory(MEMORY));

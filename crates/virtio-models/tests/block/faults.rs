@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use virtio_models::block::{Block, Disk, Image, Notice};
+use virtio_models::block::{Block, Disk, Engine, Image, Notice};
 use virtio_models::rate::{Limiter, Limits};
 use virtio_transport::device::Event;
 use virtio_transport::testing::{
@@ -380,7 +380,11 @@ fn a_file_that_is_cut_is_an_error_of_its_requests() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 * 512).unwrap();
         let image = Image::raw(file.try_clone().unwrap(), Disk::default()).unwrap();
-        let image = if threads { image.with_threads() } else { image };
+        let image = if threads {
+            image.with_engine(Engine::Sync)
+        } else {
+            image
+        };
         let (said, notices) = std::sync::mpsc::channel();
         let report = Box::new(move |notice| said.send(notice).unwrap());
         let block = Block::<Memory>::new(image, report);

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io::Write;
 
 use support::{FLUSH, GET_ID, IN, OK, OUT, header, pattern};
-use virtio_models::block::{Block, Disk, Image};
+use virtio_models::block::{Block, Disk, Engine, Image};
 use virtio_transport::testing::{Memory, Reply, Request, Subject};
 
 /// A raw image of 512 sectors, with io_uring or threads.
@@ -58,7 +58,7 @@ impl Subject for Raw {
         let mut image =
             Image::raw(self.file.try_clone().expect("a disk for a test"), disk).expect("an image");
         if self.threads {
-            image = image.with_threads();
+            image = image.with_engine(Engine::Sync);
         }
         Block::new(image, Box::new(|notice| eprintln!("{notice}")))
     }

@@ -4,7 +4,7 @@
 //! Random requests, compared to a model of the disk.
 
 use proptest::prelude::*;
-use virtio_models::block::Disk;
+use virtio_models::block::{Cache, Disk};
 
 use crate::support::*;
 
@@ -57,7 +57,8 @@ proptest! {
         alignment in prop_oneof![Just(1_u32), Just(512), Just(4096)],
         writeback: bool,
     ) {
-        let disk = Disk { alignment, writeback, ..Disk::default() };
+        let cache = if writeback { Cache::Writeback } else { Cache::Writethrough };
+        let disk = Disk { alignment, cache, ..Disk::default() };
         let mut guest = Guest::with(SECTORS as u64, disk, u64::MAX);
         guest.disk().short = short;
         guest.disk().no_zeroes = no_zeroes;

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use virtio_models::block::Disk;
+use virtio_models::block::{Cache, Disk};
 use virtio_transport::device::Event;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -114,7 +114,7 @@ fn large_ranges_are_zeroed_and_discarded_in_parts() {
 #[test]
 fn a_write_in_parts_is_flushed_once() {
     let disk = Disk {
-        writeback: false,
+        cache: Cache::Writethrough,
         ..Disk::default()
     };
     let mut guest = Guest::with(16 << 10, disk, u64::MAX);

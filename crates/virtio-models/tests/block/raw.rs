@@ -4,7 +4,7 @@
 //! Disks in real files, with io_uring if the host has it.
 
 use tempfile::NamedTempFile;
-use virtio_models::block::{Block, BlockSpec, open};
+use virtio_models::block::{Block, BlockSpec, Engine, open};
 use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Request, memory};
 
 use crate::support::{FLUSH, OK, OUT, header};
@@ -16,7 +16,11 @@ fn spec(file: &NamedTempFile) -> BlockSpec {
 
 fn machine(spec: &BlockSpec, threads: bool) -> Machine<MmioPort> {
     let image = open(spec).expect("an image that nobody has");
-    let image = if threads { image.with_threads() } else { image };
+    let image = if threads {
+        image.with_engine(Engine::Sync)
+    } else {
+        image
+    };
     let block = Block::<Memory>::new(image, Box::new(|notice| println!("{notice}")));
     Machine::new(Box::new(block), &memory(MEMORY))
 }

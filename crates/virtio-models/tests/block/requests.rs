@@ -3,7 +3,7 @@
 
 //! The effect of each request.
 
-use virtio_models::block::Disk;
+use virtio_models::block::{Cache, Disk};
 use virtio_transport::testing::{MmioPort, Port};
 
 use crate::support::*;
@@ -185,7 +185,7 @@ fn each_write_is_flushed_without_a_cache() {
     second.machine.write(MmioPort::CONFIG + 32, &[0]);
     second.machine.pump();
     let disk = Disk {
-        writeback: false,
+        cache: Cache::Writethrough,
         ..Disk::default()
     };
     let mut third = Guest::with(64, disk, u64::MAX);
@@ -199,6 +199,37 @@ fn each_write_is_flushed_without_a_cache() {
     let mut guest = Guest::new(64);
     assert_eq!(guest.write(0, &[1; 512]), OK);
     assert_eq!(guest.disk().log, ["write 0"]);
+}
+
+#[test]
+fn an_unsafe_disk_neither_offers_nor_makes_flushes() {
+    const CONFIG_WCE: u64 = 1 << 11;
+    let offers = |cache, readonly| {
+        let disk = Disk {
+            cache,
+            readonly,
+            ..Disk::default()
+        };
+        let guest = Guest::with(64, disk, u64::MAX);
+        guest.machine.worker.device().layout().features & (FLUSH_FEATURE | CONFIG_WCE)
+    };
+    assert_eq!(offers(Cache::Writeback, false), FLUSH_FEATURE | CONFIG_WCE);
+    assert_eq!(offers(Cache::Writeback, true), FLUSH_FEATURE);
+    for readonly in [false, true] {
+        assert_eq!(offers(Cache::Unsafe, readonly), 0);
+    }
+    let disk = Disk {
+        cache: Cache::Unsafe,
+        ..Disk::default()
+    };
+    let mut guest = Guest::with(64, disk, u64::MAX);
+    // Nor does a driver get them that nobody offered it.
+    guest.machine.write(MmioPort::CONFIG + 32, &[0]);
+    guest.machine.pump();
+    assert_eq!(guest.status(header(FLUSH, 0)), UNSUPP);
+    assert_eq!(guest.write(0, &[1; 512]), OK);
+    assert_eq!(guest.zero(WRITE_ZEROES, 1, 1, 0), OK);
+    assert_eq!(guest.disk().log, ["write 0", "zeroes 512 512"]);
 }
 
 #[test]

@@ -35,6 +35,15 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
         (&"root".into(), &"data".into())
     );
     assert_eq!(drives[0]["rate_limiter"]["bandwidth"]["size"], 10_000);
+    assert_eq!(
+        (&disks[0]["engine"], &disks[1]["engine"]),
+        (&"sync".into(), &"auto".into())
+    );
+    assert_eq!(
+        (&drives[0]["io_engine"], &drives[1]["io_engine"]),
+        (&"Sync".into(), &"Async".into())
+    );
+    assert_eq!(drives[0]["cache_type"], "Writeback");
     let boot = format!(r#"{{"kernel_image_path": "{path}", "boot_args": "a"}}"#);
     done(&mut routes, "PUT", "/boot-source", &boot);
     let line = |served: &Served| served.routes.machine.model().complete().unwrap().cmdline;
@@ -46,6 +55,20 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
         r#""is_root_device": true, "partuuid": "0eaa91a0-01""#,
     );
     assert_eq!(line(&routes), "a root=PARTUUID=0eaa91a0-01 rw");
+    put(
+        &mut routes,
+        "data",
+        r#""is_root_device": false, "io_engine": "Async", "cache_type": "Unsafe""#,
+    );
+    let data = get(&mut routes, "/options")["disk"][1].clone();
+    assert_eq!(
+        (&data["engine"], &data["cache"]),
+        (&"async".into(), &"unsafe".into())
+    );
+    assert_eq!(
+        get(&mut routes, "/vm/config")["drives"][1]["cache_type"],
+        "Unsafe"
+    );
     assert_eq!(
         get(&mut routes, "/options")["disk"]
             .as_array()

@@ -31,6 +31,7 @@ pub(in crate::config) fn any_disk() -> impl Strategy<Value = DiskSpec> {
                 } else {
                     Cache::Writeback
                 },
+                engine: if direct { Engine::Async } else { Engine::Sync },
                 bandwidth,
                 iops,
                 overlay: overlay.map(PathBuf::from),
@@ -52,7 +53,7 @@ fn disks(words: &[&str]) -> Result<Vec<DiskSpec>, Error> {
 
 #[test]
 fn all_keys_are_read() {
-    let words = "path=a,,b.img,format=qcow2,readonly,serial=S 1,direct=on,queues=4,cache=writethrough,\
+    let words = "path=a,,b.img,format=qcow2,readonly,serial=S 1,direct=on,queues=4,cache=writethrough,engine=sync,\
                  bandwidth=10M,iops=1000,overlay=/var/tmp,iothread=fast";
     let all = DiskSpec {
         path: "a,b.img".into(),
@@ -62,6 +63,7 @@ fn all_keys_are_read() {
         direct: true,
         queues: 4,
         cache: Cache::Writethrough,
+        engine: Engine::Sync,
         bandwidth: NonZeroU64::new(10 << 20),
         iops: NonZeroU64::new(1000),
         overlay: Some("/var/tmp".into()),
@@ -123,7 +125,7 @@ fn mistakes_are_named() {
         ),
         (
             "path=a,cache=none",
-            "unknown variant `none`, expected `writeback` or `writethrough`",
+            "unknown variant `none`, expected one of `writeback`, `writethrough`, `unsafe`",
         ),
         ("path=a,queues=two", "\"two\" is not a whole number"),
         ("path=a,iops=1K", "\"1K\" is not a whole number"),
