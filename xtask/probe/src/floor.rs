@@ -12,8 +12,8 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use crate::guest::{self, End, Work};
 use crate::{Error, sys};
 
-const HOLE_START: usize = 3 << 30;
-const HOLE_END: u64 = 4 << 30;
+pub const HOLE_START: usize = 3 << 30;
+pub const HOLE_END: u64 = 4 << 30;
 
 pub fn main(arguments: &[&str]) -> Result<(), Error> {
     let (mib, cpus, work) = match arguments {
@@ -58,7 +58,7 @@ pub fn main(arguments: &[&str]) -> Result<(), Error> {
 }
 
 /// Flat 32-bit protected mode at the entry.
-fn protected_mode(vcpu: &VcpuFd) -> Result<(), Error> {
+pub fn protected_mode(vcpu: &VcpuFd) -> Result<(), Error> {
     let mut sregs = vcpu.get_sregs()?;
     let data = kvm_segment {
         base: 0,

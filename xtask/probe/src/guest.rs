@@ -8,7 +8,7 @@
 /// The address and entry point of the code.
 pub const ENTRY: u32 = 0x10_0000;
 /// COM1's data register.
-const SERIAL: u16 = 0x3f8;
+pub const SERIAL: u16 = 0x3f8;
 /// The guest's first output there, which no measured VMM prints itself.
 pub const SIGN: u8 = b'!';
 /// COM1's scratch register, which has no effect.
@@ -24,6 +24,8 @@ const CALL_NOTHING: u32 = 0x4d56_0000;
 /// The registered page, and the called function, with the stack below it.
 const PAGE: u32 = 0x20_0000;
 const FUNCTION: u32 = 0x20_2000;
+/// Memory that a guest writes and reads.
+const DATA: u32 = 0x40_0000;
 /// ACPI's sleep control register of mini-vmm and Cloud Hypervisor, and the value for soft-off.
 pub const ACPI_OFF: (u16, u8) = (0x600, 0x34);
 /// The keyboard controller's command port, and the command that pulses the reset line.
@@ -67,6 +69,10 @@ pub enum Work {
     Hypercall(u32),
     /// Prints a byte and resets the machine.
     Reset,
+    /// Prints a byte, over and over.
+    Signs,
+    /// Writes this many MiB. Then, over and over, reads each page of them and prints a byte.
+    Reread(u32),
 }
 
 /// Flat 32-bit protected mode code that does `work`, then ends.
@@ -108,6 +114,22 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
             out(&mut code, SERIAL, SIGN);
             out(&mut code, KEYBOARD_RESET.0, KEYBOARD_RESET.1);
         }
+        Work::Signs => {
+            out(&mut code, SERIAL, SIGN);
+            code.extend([0xeb, 0xfd]); // jmp -3, to the last out
+        }
+        Work::Reread(mib) => {
+            fill(&mut code, mib);
+            let again = code.len();
+            code.push(0xbe); // mov esi, address
+            code.extend(DATA.to_le_bytes());
+            let read = [0x8b, 0x1e, 0x81, 0xc6, 0, 0x10, 0, 0]; // mov ebx, [esi]; add esi, 4096
+            repeat(&mut code, mib << 8, &read);
+            out(&mut code, SERIAL, SIGN);
+            let back = (again as i32) - (code.len() as i32) - 5;
+            code.push(0xe9); // jmp
+            code.extend(back.to_le_bytes());
+        }
     }
     let (port, value) = end.write();
     out(&mut code, port, value);
@@ -132,6 +154,15 @@ fn prepare(code: &mut Vec<u8>) {
         code.push(register); // mov esp, ecx, eax, edx
         code.extend(u32::to_le_bytes(value));
     }
+}
+
+/// Writes this many MiB: `mov edi, address; mov ecx, count; mov eax, value; rep stosd`.
+fn fill(code: &mut Vec<u8>, mib: u32) {
+    for (register, value) in [(0xbf, DATA), (0xb9, mib << 18), (0xb8, 0x5a5a_5a5a)] {
+        code.push(register);
+        code.extend(u32::to_le_bytes(value));
+    }
+    code.extend([0xf3, 0xab]);
 }
 
 /// `cli; hlt; jmp -4`

@@ -12,6 +12,13 @@
 //!     The same, after each line of the program's output with the nanoseconds at which it was complete.
 //! bench-probe floor MIB CPUS [nothing|port|mmio|msr|hypercall COUNT]
 //!     The fewest KVM calls that run a guest with interrupt controllers to its end.
+//! bench-probe freeze DIRECTORY SOCKET PATH JSON... -- PROGRAM [ARGUMENT...]
+//!     Creates the directory, runs a VMM until its guest's first sign, sends these requests to its API, and ends it.
+//! bench-probe first [--load SOCKET JSON] PROGRAM [ARGUMENT...]
+//!     Like `run`, but only until the guest's first sign. With `--load`, the JSON is sent to Firecracker's API.
+//! bench-probe freeze-floor DIRECTORY MIB
+//! bench-probe thaw-floor DIRECTORY MIB
+//!     The least that saves such a guest, and the fewest KVM calls that let it go on.
 //! bench-probe instructions PROGRAM [ARGUMENT...]
 //! bench-probe calls PROGRAM [ARGUMENT...]
 //!     Counts the program's instructions in user space, or its system calls, between its guest's second sign and its
@@ -30,6 +37,8 @@ mod api;
 mod echo;
 mod files;
 mod floor;
+mod freeze;
+mod frozen_floor;
 // xtask uses the rest of it.
 #[allow(dead_code)]
 mod guest;
@@ -56,6 +65,10 @@ fn main() -> ExitCode {
         }
         ["calls", program, arguments @ ..] => observe::main(Watch::Calls, program, arguments),
         ["floor", arguments @ ..] => floor::main(arguments),
+        ["freeze", arguments @ ..] => freeze::freeze(arguments),
+        ["first", arguments @ ..] => freeze::first(arguments),
+        ["freeze-floor", arguments @ ..] => frozen_floor::freeze(arguments),
+        ["thaw-floor", arguments @ ..] => frozen_floor::thaw(arguments),
         ["api", arguments @ ..] => api::main(arguments),
         ["copy", arguments @ ..] => files::main(arguments),
         ["tcp", arguments @ ..] => tcp::main(arguments),
@@ -63,7 +76,7 @@ fn main() -> ExitCode {
             Ok(code) => return ExitCode::from(code as u8),
             Err(error) => Err(error),
         },
-        _ => Err("say run, lines, instructions, calls, floor, echo, api, copy or tcp".into()),
+        _ => Err("say one of the words that the source of bench-probe lists".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,11 +4,13 @@
 //! Calls that have no safe form in Rust: the probe's only `unsafe`.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::process::Child;
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
+use kvm_ioctls::{VcpuFd, VmFd};
 
 /// How a process ended, with the CPU time of all its threads in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -55,20 +57,7 @@ pub fn give_memory(
     code: Option<(usize, &[u8])>,
 ) -> io::Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new anonymous mapping affects no existing memory.
-    let memory = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            -1,
-            0,
-        )
-    };
-    if memory == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
+    let memory = map(size, flags, -1, 0)?;
     if let Some((at, code)) = code {
         assert!(at + code.len() <= size);
         // SAFETY: the mapping is `size` bytes long, which was checked, and nothing else has its address yet.
@@ -76,6 +65,34 @@ pub fn give_memory(
             std::ptr::copy_nonoverlapping(code.as_ptr(), memory.cast::<u8>().add(at), code.len());
         }
     }
+    give(vm, slot, gpa, size, memory)
+}
+
+/// Gives `vm` memory from `file`, from `offset` on. What the guest writes does not reach the file.
+pub fn give_file(
+    vm: &VmFd,
+    slot: u32,
+    gpa: u64,
+    size: usize,
+    file: (&File, u64),
+) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    let memory = map(size, flags, file.0.as_raw_fd(), file.1 as libc::off_t)?;
+    give(vm, slot, gpa, size, memory)
+}
+
+/// A new mapping, at an address that the kernel chooses.
+fn map(size: usize, flags: i32, file: RawFd, offset: libc::off_t) -> io::Result<*mut libc::c_void> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping affects no existing memory.
+    match unsafe { libc::mmap(std::ptr::null_mut(), size, access, flags, file, offset) } {
+        libc::MAP_FAILED => Err(io::Error::last_os_error()),
+        memory => Ok(memory),
+    }
+}
+
+/// Makes `memory`, a new mapping of `size` bytes that stays until the process ends, a slot of `vm`.
+fn give(vm: &VmFd, slot: u32, gpa: u64, size: usize, memory: *mut libc::c_void) -> io::Result<()> {
     let region = kvm_userspace_memory_region {
         slot,
         flags: 0,
@@ -83,9 +100,15 @@ pub fn give_memory(
         memory_size: size as u64,
         userspace_addr: memory as u64,
     };
-    // SAFETY: the region is the mapping from above, to which no reference exists and which is never unmapped.
+    // SAFETY: the region is a mapping of this module, to which no reference exists and which is never unmapped.
     unsafe { vm.set_user_memory_region(region) }?;
     Ok(())
+}
+
+/// Gives a vCPU its floating point and vector registers.
+pub fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> io::Result<()> {
+    // SAFETY: KVM reads more than the structure only for features that a process must ask for (AMX). This one doesn't.
+    Ok(unsafe { vcpu.set_xsave(xsave) }?)
 }
 
 /// How a traced thread goes on.

@@ -13,6 +13,7 @@ use super::debian;
 use super::guest::Work;
 use super::host::{STORMS, Sample, parse_sample};
 use super::order;
+use super::restore::{self, Frozen};
 use super::results::Report;
 use super::subject::{Kind, Setup, Subject};
 use super::virtio::{self, Load};
@@ -57,12 +58,16 @@ enum Purpose {
     Boot(Boot),
     /// All of Debian.
     Debian,
+    /// A saved machine with this much memory goes on.
+    Restore(u32),
 }
 
 struct Job {
     purpose: Purpose,
     subject: usize,
     words: Vec<String>,
+    /// What the probe does before all jobs; nothing if this is empty.
+    before: Vec<String>,
 }
 
 impl Job {
@@ -71,6 +76,7 @@ impl Job {
             purpose,
             subject,
             words,
+            before: Vec::new(),
         }
     }
 }
@@ -155,6 +161,9 @@ impl InBed<'_> {
                 }
             }
         }
+        if wanted("restore") {
+            jobs.extend(self.restores(inside)?);
+        }
         if wanted("boot") {
             for (boot, place, words) in boots::runs(inside, &self.directory)? {
                 jobs.push(Job::new(Purpose::Boot(boot), place, words));
@@ -164,6 +173,27 @@ impl InBed<'_> {
             for (place, subject) in inside.iter().enumerate().filter(|(_, s)| virtio::can(s)) {
                 let words = debian::words(subject, &self.directory)?;
                 jobs.push(Job::new(Purpose::Debian, place, words));
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Saves come before all runs.
+    fn restores(&self, inside: &[Subject]) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        for setup in restore::SIZES.map(restore::saved) {
+            // Cloud Hypervisor's snapshots are as large as their memory, and all of them are in the bed's.
+            let able = |subject: &Subject| {
+                let is_small = setup.memory == restore::SIZES[0];
+                restore::can(subject) && (is_small || subject.kind != Kind::CloudHypervisor)
+            };
+            for (place, subject) in inside.iter().enumerate().filter(|(_, s)| able(s)) {
+                let frozen = Frozen::new(subject, &setup, Path::new("/tmp"));
+                let purpose = Purpose::Restore(setup.memory);
+                jobs.push(Job {
+                    before: frozen.save(&setup, &self.directory)?,
+                    ..Job::new(purpose, place, frozen.go_on(&setup))
+                });
             }
         }
         Ok(jobs)
@@ -182,6 +212,10 @@ impl InBed<'_> {
             match job.purpose {
                 Purpose::Time(id, x) => {
                     report.push(id, x.map(f64::from), &subject.name, wall / 1e6);
+                }
+                Purpose::Restore(memory) => {
+                    let x = Some(f64::from(memory));
+                    report.push("restore-wall", x, &subject.name, wall / 1e6);
                 }
                 Purpose::Debian => debian::add(report, subject, wall, text)?,
                 Purpose::Boot(boot) => boots::add(report, boot, subject, wall, text)?,
@@ -255,14 +289,22 @@ fn script(jobs: &[Job], rounds: usize) -> String {
         script.push_str(debian::BED_SCRIPT);
         script.push_str(&debian::first_boot(&sh_words(&job.words)));
     }
+    for job in jobs.iter().filter(|job| !job.before.is_empty()) {
+        script.push_str(&format!("bench-probe {}\n", sh_words(&job.before)));
+    }
     let line = |number: usize, job: &Job| {
         let words = sh_words(&job.words);
+        let words = match job.purpose {
+            // They say what the probe does.
+            Purpose::Restore(_) => words,
+            _ => format!("lines {words}"),
+        };
         let limit = match job.purpose {
             Purpose::Debian => debian::LIMIT,
             _ => LIMIT,
         };
         format!(
-            "echo {MARK}{number}; timeout -s KILL {limit} bench-probe lines {words} 2>/tmp/stderr \\\n\
+            "echo {MARK}{number}; timeout -s KILL {limit} bench-probe {words} 2>/tmp/stderr \\\n\
              || tail -n 5 /tmp/stderr\n"
         )
     };
@@ -333,6 +375,16 @@ mod tests {
         };
         assert_eq!([runs(0), runs(1), runs(2)], [5, 5, 1]);
         assert!(script.rfind(&format!("{MARK}2")) > script.rfind(&format!("{MARK}1")));
+    }
+
+    #[test]
+    fn machines_are_saved_once_before_all_runs() {
+        let mut restore = job(Purpose::Restore(128), 0);
+        restore.before = vec!["freeze".to_owned(), "a b".to_owned()];
+        let script = script(&[restore], 3);
+        assert_eq!(script.matches("bench-probe freeze 'a b'\n").count(), 1);
+        assert!(script.find("freeze") < script.find(MARK));
+        assert_eq!(script.matches("bench-probe 'x y'").count(), 3);
     }
 
     #[test]

@@ -118,18 +118,27 @@ pub const STORMS: [(&str, Storm); 4] = [
 impl Host<'_> {
     /// One process of `subject`.
     fn sample(&self, subject: &Subject, setup: &Setup) -> Result<Sample> {
-        let mut command = Command::new(self.probe);
-        command.arg("run");
-        command.args(subject.words(setup, &self.directory)?);
-        let Watched { end, text } = capture_watched(&command, PATIENCE)?;
-        let is_success = end.is_ok_and(|status| status.success());
-        let line = text.split("\n\n").next().filter(|_| is_success);
-        let said = last_lines(&text, 5);
-        match line.and_then(parse_sample) {
+        let mut words = vec!["run".to_owned()];
+        words.extend(subject.words(setup, &self.directory)?);
+        let text = self.ask_probe(&words)?;
+        match parse_sample(&text) {
             // QEMU has its own exit codes after a reset.
             Some(sample) if sample.code == 0 || subject.kind == Kind::Qemu => Ok(sample),
-            Some(sample) => bail!("ended with code {}: {said}", sample.code),
-            None => bail!("{said}"),
+            Some(sample) => bail!("ended with code {}: {text}", sample.code),
+            None => bail!("{text}"),
+        }
+    }
+
+    /// Runs the probe, and returns what it prints.
+    pub fn ask_probe(&self, words: &[String]) -> Result<String> {
+        let mut command = Command::new(self.probe);
+        command.args(words);
+        let Watched { end, text } = capture_watched(&command, PATIENCE)?;
+        // What it printed and its errors, apart.
+        let line = text.split("\n\n").next().unwrap_or_default();
+        match end.is_ok_and(|status| status.success()) {
+            true => Ok(line.to_owned()),
+            false => bail!("{}", last_lines(&text, 5)),
         }
     }
 

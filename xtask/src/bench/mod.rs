@@ -16,6 +16,7 @@ mod image;
 mod instructions;
 mod markdown;
 mod order;
+mod restore;
 mod results;
 mod stats;
 mod subject;
@@ -233,7 +234,7 @@ impl Options {
 
     fn on_host<'a>(&self, host: &mut Host<'a>) {
         type Group<'a> = fn(&mut Host<'a>);
-        let groups: [(&str, Group<'a>); 12] = [
+        let groups: [(&str, Group<'a>); 14] = [
             ("start", Host::start),
             ("first-byte", Host::first_output),
             ("growth", Host::growth),
@@ -245,10 +246,12 @@ impl Options {
             ("disk", Host::disk),
             ("net", Host::net),
             ("api", Host::api),
+            ("restore", Host::restores),
+            ("clones", Host::clones),
             ("size", Host::sizes),
         ];
         // The quick suite has no time for all.
-        let slow = ["instructions", "disk", "net", "api"];
+        let slow = ["instructions", "disk", "net", "api", "restore"];
         let is_slow = |name| slow.contains(&name) && self.quick && self.only.is_empty();
         for (name, measure) in groups {
             if name.contains(&self.only) && !is_slow(name) {
@@ -375,6 +378,8 @@ mod tests {
             "disk",
             "net",
             "api",
+            "restore",
+            "clones",
             "size",
         ] {
             assert!(METHOD.contains(&format!("**{name}**")), "{name}");

@@ -12,7 +12,7 @@ use super::stats::{Estimate, estimate, paired_ratio};
 
 /// All measures: id, title, unit, and what grows along the axis, if there is one.
 #[rustfmt::skip]
-const MEASURES: [(&str, &str, &str, Option<&str>); 54] = [
+const MEASURES: [(&str, &str, &str, Option<&str>); 59] = [
     ("start-wall", "exec to exit", "ms", None),
     ("start-cpu", "exec to exit, CPU", "ms", None),
     ("first-byte", "exec to the guest's first byte", "ms", None),
@@ -53,6 +53,11 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 54] = [
     ("api-idle", "a process that waits for requests, resident", "MB", None),
     ("api-storm", "a guest's exits per second of CPU lost to a storm of requests", "%", None),
     ("api-growth", "growth of the process in the storm", "MB", None),
+    ("restore-wall", "exec to a saved guest's next byte, by memory", "ms", Some("MiB")),
+    ("restore-cpu", "the same, CPU", "ms", Some("MiB")),
+    ("clones-up", "clones of a snapshot at once until all guests run", "ms", Some("clones")),
+    ("clones-private", "the same, private memory of one", "MB", Some("clones")),
+    ("clones-shared", "the same, guest memory that one shares", "MB", Some("clones")),
     ("size", "size of the program's file", "MB", None),
     ("boot", "Debian's vmlinux, the same command line, exec to power-off", "ms", None),
     ("boot-init", "Debian's vmlinux, the same command line, exec to init", "ms", None),

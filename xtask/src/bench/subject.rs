@@ -29,7 +29,7 @@ pub enum Kind {
 }
 
 /// Firecracker with io_uring for its disks.
-const ASYNC: &str = "firecracker-async";
+pub const ASYNC: &str = "firecracker-async";
 
 /// A compared program.
 #[derive(Clone, Debug)]

@@ -23,6 +23,8 @@ pub struct Verdict {
 enum Aim {
     /// Between these multiples of the floor.
     OfFloor(f64, f64),
+    /// At most this multiple of the floor, at each position of the axis.
+    MostOfFloor(f64),
     /// At most this value.
     Most(f64),
     /// The slowest position of the axis is at most this much above the fastest.
@@ -30,11 +32,11 @@ enum Aim {
     /// At most this multiple of the better one of the peers, at each position of the axis.
     MostOfPeers(f64),
 }
-use Aim::{Flat, Most, MostOfPeers, OfFloor};
+use Aim::{Flat, Most, MostOfFloor, MostOfPeers, OfFloor};
 
 /// The measures, their limits, and the targets in words.
 #[rustfmt::skip]
-const TARGETS: [(&str, Aim, &str); 34] = [
+const TARGETS: [(&str, Aim, &str); 37] = [
     ("start-wall", OfFloor(0.0, 1.25), "exec to exit, wall: at most 1.25 × floor"),
     ("start-cpu", OfFloor(0.0, 2.0), "exec to exit, CPU: at most 2 × floor"),
     ("memory-wall", Flat(0.1), "flat within 10 % from 32 MiB to 16 GiB"),
@@ -62,6 +64,9 @@ const TARGETS: [(&str, Aim, &str); 34] = [
     ("api-idle", Most(4.0), "a process that waits for requests: at most 4 MB resident"),
     ("api-storm", Most(5.0), "exits per second of CPU beside a storm of requests: at most 5 % less"),
     ("api-growth", Most(0.1), "memory is flat in the storm: at most 0.1 MB more"),
+    ("restore-wall", MostOfFloor(1.25), "a restore, exec to the guest's next byte: at most 1.25 × floor"),
+    ("restore-wall", Flat(0.1), "the same: flat within 10 % from 128 MiB to 8 GiB"),
+    ("restore-wall", MostOfPeers(0.5), "the same: at most 0.5 × the better peer"),
     ("debian-boot", MostOfPeers(1.0), "Debian from a disk, with a tap, to the login and off: at most 1 × the better peer"),
     ("debian-random", MostOfPeers(1.0), "fio in Debian, random reads of 4 KiB: at most 1 ×"),
     ("debian-read", MostOfPeers(1.0), "the same, sequential reads of 1 MiB: at most 1 ×"),
@@ -89,6 +94,12 @@ fn judge(measure: &Measure, aim: Aim) -> Option<(String, bool)> {
             let ratio = point.ratio(OURS, FLOOR)?;
             let is_met = (least..=most).contains(&ratio.median);
             (interval(&ratio), is_met)
+        }
+        MostOfFloor(limit) => {
+            let ratios = measure.points.iter();
+            let ratios = ratios.filter_map(|point| Some(point.ratio(OURS, FLOOR)?.median));
+            let worst = ratios.reduce(f64::max)?;
+            (format!("{worst:.2}"), worst <= limit)
         }
         Most(limit) => (number(ours), ours <= limit),
         Flat(limit) => {
@@ -125,14 +136,33 @@ mod tests {
         measure
     }
 
-    fn only(measure: Measure) -> Verdict {
-        let report = Report {
+    fn all(measure: Measure) -> Vec<Verdict> {
+        check(&Report {
             measures: vec![measure],
             ..Report::default()
-        };
-        let verdicts = check(&report);
+        })
+    }
+
+    fn only(measure: Measure) -> Verdict {
+        let verdicts = all(measure);
         assert_eq!(verdicts.len(), 1);
         verdicts[0].clone()
+    }
+
+    #[test]
+    fn a_restore_has_three_targets() {
+        let at = |x, subject, y| (Some(x), subject, y);
+        let samples = [
+            at(128.0, OURS, 10.0),
+            at(128.0, FLOOR, 10.0),
+            at(128.0, "firecracker", 25.0),
+            at(8192.0, OURS, 12.0),
+            at(8192.0, FLOOR, 8.0),
+            at(8192.0, "firecracker", 25.0),
+        ];
+        let found = all(measure("restore-wall", &samples));
+        let found: Vec<_> = found.iter().map(|v| (v.found.as_str(), v.met)).collect();
+        assert_eq!(found, [("1.50", false), ("20 %", false), ("0.48", true)]);
     }
 
     #[test]
