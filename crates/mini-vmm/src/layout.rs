@@ -49,7 +49,12 @@ pub const ACPI_TABLES_SIZE: u64 = 0x1_f000;
 /// which [`BIOS_ENTRY`] is in, too, it takes no memory of its own.
 pub const MP_TABLE: u64 = ACPI_TABLES + ACPI_TABLES_SIZE;
 /// Size of the range for the MPtable, in bytes.
-pub const MP_TABLE_SIZE: u64 = BIOS_ENTRY - MP_TABLE;
+pub const MP_TABLE_SIZE: u64 = VM_GENERATION_ID - MP_TABLE;
+/// The generation ID of the virtual machine, which a restore changes (Microsoft, "Virtual Machine Generation ID"). It
+/// shares the page of [`BIOS_ENTRY`].
+pub const VM_GENERATION_ID: u64 = BIOS_ENTRY - VM_GENERATION_ID_SIZE;
+/// Size of the generation ID in bytes.
+pub const VM_GENERATION_ID_SIZE: u64 = 16;
 /// The real-mode entry point of a PC's firmware.
 pub const BIOS_ENTRY: u64 = HIGH_RAM - BIOS_ENTRY_SIZE;
 /// Size of the code at that entry point, in bytes.
@@ -148,6 +153,8 @@ pub const GED_EVENTS: u16 = ACPI_PM + 3;
 pub const GED_POWER_BUTTON: u8 = 0x01;
 /// Bit of [`GED_EVENTS`] for news in the registers at [`PCI_HOTPLUG`]. Never set yet, so the DSDT doesn't look at it.
 pub const GED_PCI_HOTPLUG: u8 = 0x02;
+/// Bit of [`GED_EVENTS`]: [`VM_GENERATION_ID`] has changed.
+pub const GED_GENERATION: u8 = 0x04;
 /// The PM1 event registers, with `--legacy-timer` (FADT `PM1a_EVT_BLK`).
 pub const PM1_EVENTS: u16 = 0x604;
 /// Number of the PM1 event registers' ports.
@@ -206,7 +213,7 @@ pub const MAX_RAM: u64 = 1024 * GIB;
 pub const MAX_CPUS: u8 = 64;
 
 /// Ranges of low memory, sorted by address, to check for overlaps.
-const LOW_MEMORY: [(u64, u64); 10] = [
+const LOW_MEMORY: [(u64, u64); 11] = [
     (BOOT_GDT, 0x20),
     (BOOT_IDT, 0x10),
     (PVH_START_INFO, PAGE_SIZE),
@@ -216,6 +223,7 @@ const LOW_MEMORY: [(u64, u64); 10] = [
     (CMDLINE, CMDLINE_SIZE),
     (ACPI_TABLES, ACPI_TABLES_SIZE),
     (MP_TABLE, MP_TABLE_SIZE),
+    (VM_GENERATION_ID, VM_GENERATION_ID_SIZE),
     (BIOS_ENTRY, BIOS_ENTRY_SIZE),
 ];
 
@@ -291,6 +299,7 @@ const _: () = assert!(apart(&HOLE, HOLE_START, HOLE_END));
 const _: () = assert!(apart(&PORTS, 0, 0x1_0000));
 const _: () = assert!(CMDLINE + CMDLINE_SIZE <= LOW_RAM_END);
 const _: () = assert!(GED_POWER_BUTTON & GED_PCI_HOTPLUG == 0);
+const _: () = assert!((GED_POWER_BUTTON | GED_PCI_HOTPLUG) & GED_GENERATION == 0);
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ use bare::registration::Registration;
 use bare::registration::Verdict::Registered;
 use bare::virtio::{BUFFER, COUNT, DISK, ENTROPY, by_mmio, by_pci};
 use bare::{Asm, Running, Vm, guest};
-use mini_vmm::layout::{MIB, PAGE_SIZE, SERIAL};
+use mini_vmm::layout::{self, MIB, PAGE_SIZE, SERIAL};
 use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
 
 /// A page that only the guest's start touches.
@@ -356,6 +356,64 @@ fn clients_save_and_load_two_files() {
     client.act("Stop");
     printed.extend(running.end().expect(0).stdout.clone());
     follows(&printed);
+}
+
+/// The vector of the event device's interrupt.
+const EVENT: u8 = 0x41;
+
+/// Prints its generation ID. After each interrupt of the event device, it prints the events and the ID.
+fn generation_guest() -> Asm {
+    let id = |asm: &mut Asm| {
+        asm.show(
+            layout::VM_GENERATION_ID,
+            layout::VM_GENERATION_ID_SIZE as u32,
+        );
+    };
+    guest(|asm| {
+        let on_event = guest(|asm| {
+            asm.input(layout::GED_EVENTS).port(SERIAL).raw(&[0xee]);
+            id(asm);
+            asm.wait_for_interrupts();
+        });
+        asm.idt(&[(EVENT, on_event)]);
+        // Mask the PICs, which get the edge as well.
+        asm.out(0x21, 0xff).out(0xa1, 0xff);
+        asm.route(layout::GED_GSI, EVENT);
+        id(asm);
+        asm.wait_for_interrupts();
+    })
+}
+
+/// Copies, and copies of copies.
+#[test]
+fn each_restore_is_a_new_generation_and_an_interrupt() {
+    let test = "each_restore_is_a_new_generation_and_an_interrupt";
+    let Some(mut vm) = Vm::new(test, &generation_guest()) else {
+        return;
+    };
+    let snap = vm.path("snap");
+    let api = vm.path("api");
+    vm.args(["--api-sock".as_ref(), api.as_os_str()]);
+    let size = layout::VM_GENERATION_ID_SIZE as usize;
+    let mut running = vm.start();
+    Client::connect(&mut running, &api);
+    running.await_many(size);
+    let mut ids = vec![save(running, &api, &snap)];
+    for round in 0..4 {
+        let mut copy = vm.restoring(&snap);
+        copy.args(["--resume".as_ref(), "--api-sock".as_ref(), api.as_os_str()]);
+        let mut running = copy.start();
+        Client::connect(&mut running, &api);
+        running.await_many(1 + size);
+        let next = vm.path(&format!("snap-{round}"));
+        let printed = save(running, &api, if round == 1 { &snap } else { &next });
+        assert_eq!(printed[0], layout::GED_GENERATION);
+        ids.push(printed[1..].to_vec());
+    }
+    assert!(ids.iter().all(|id| id.len() == size), "{ids:x?}");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "{ids:x?}");
 }
 
 #[test]

@@ -10,10 +10,13 @@
 mod dsdt;
 mod tables;
 
+use std::io;
+
 use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use pci_root::acpi::mcfg;
+use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
 
 use crate::layout;
@@ -58,14 +61,19 @@ pub enum Error {
         layout::MIN_RAM / layout::MIB
     )]
     Memory(#[source] GuestMemoryError),
+    /// The host has no random numbers.
+    #[error(
+        "can't get random numbers for the machine's generation ID ({0}); let this process call getrandom"
+    )]
+    Random(io::Error),
 }
 
-/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. Also writes a few instructions to
-/// the old entry point of the BIOS, which reset the machine: Linux jumps there to restart a hardware-reduced machine
-/// without EFI.
+/// Writes the tables to [`layout::ACPI_TABLES`] and returns the address of the RSDP. Also writes a generation ID, and a
+/// few instructions to the old entry point of the BIOS, which reset the machine: Linux jumps there to restart a
+/// hardware-reduced machine without EFI.
 ///
 /// # Errors
-/// When the number of vCPUs is out of range, or guest memory doesn't reach there.
+/// When the number of vCPUs is out of range, guest memory doesn't reach there, or the host has no random numbers.
 pub fn write_tables<M: GuestMemory>(
     memory: &M,
     machine: &MachinePlan,
@@ -76,7 +84,21 @@ pub fn write_tables<M: GuestMemory>(
     memory
         .write_slice(&RESTART, GuestAddress(layout::BIOS_ENTRY))
         .map_err(Error::Memory)?;
+    renew_generation(memory)?;
     Ok(address)
+}
+
+/// Writes a new random generation ID to [`layout::VM_GENERATION_ID`]. Drivers ask the host for it only after an event.
+///
+/// # Errors
+/// When guest memory doesn't reach there, or the host has no random numbers.
+pub fn renew_generation<M: GuestMemory>(memory: &M) -> Result<(), Error> {
+    let mut id = [0; layout::VM_GENERATION_ID_SIZE as usize];
+    // The kernel fills up to 256 bytes at once.
+    getrandom(&mut id, GetRandomFlags::empty()).map_err(|errno| Error::Random(errno.into()))?;
+    memory
+        .write_slice(&id, GuestAddress(layout::VM_GENERATION_ID))
+        .map_err(Error::Memory)
 }
 
 /// All tables as they will lie in memory from [`layout::ACPI_TABLES`] on, the RSDP first.

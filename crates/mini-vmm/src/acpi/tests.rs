@@ -315,7 +315,9 @@ fn intels_compiler_accepts_every_table() {
             assert!(!source.contains("Invalid"), "{name}: {source}");
             assert!(!source.contains("Unknown"), "{name}: {source}");
             // The disassembly compiles without errors and yields the same table.
-            let said = iasl(dir.path(), &["-we", "-p", "again", &format!("{name}.dsl")]);
+            // Linux's name for the generation ID, VMGENCTR, is none that ACPI allows (message 6035).
+            let source = format!("{name}.dsl");
+            let said = iasl(dir.path(), &["-we", "-vw", "6035", "-p", "again", &source]);
             if name == "dsdt" {
                 assert!(said.contains("0 Errors, 0 Warnings"), "{name}: {said}");
             }

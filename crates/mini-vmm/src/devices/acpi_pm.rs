@@ -16,18 +16,19 @@ use vcpu_loop::bus::{BusDevice, Place};
 mod aml;
 
 use super::port::{read_byte, write_byte};
-use super::{Device, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
+use super::{Device, Generation, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
 use crate::config::VmSpec;
 use crate::irq::{IrqLine, NoPin, Pins};
 use crate::layout::{
     ACPI_PM, ACPI_PM_SIZE, ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL,
-    ACPI_SLEEP_STATUS, GED_EVENTS, GED_GSI, GED_POWER_BUTTON,
+    ACPI_SLEEP_STATUS, GED_EVENTS, GED_GENERATION, GED_GSI, GED_POWER_BUTTON,
 };
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sync::lock;
 
 const ID: &str = "acpi";
 const VERSION: u32 = 1;
+const DEVICE: &str = "the ACPI power device";
 
 // Offsets of its registers.
 const CONTROL: u64 = (ACPI_SLEEP_CONTROL - ACPI_PM) as u64;
@@ -40,6 +41,7 @@ pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let mut slot = Slot::new(ID, &[Window::ports(ACPI_PM, ACPI_PM_SIZE)], |parts| {
         let pm = Arc::new(AcpiPm::new(parts.outcome.clone(), parts.edge()));
         parts.offers.power_button = Some(pm.clone());
+        parts.offers.generation = Some(pm.clone());
         Ok(pm)
     });
     slot.gsi = Some(GED_GSI);
@@ -54,8 +56,8 @@ const SLEEP_ENABLE: u8 = 1 << 5;
 /// The Sleep Status Register's WAK_STS: set on waking up, cleared by writing it.
 const WAKE_STATUS: u8 = 1 << 7;
 
-/// Ports 0x600 to 0x603. S5 is an [`Outcome::PowerOff`], the reset register an [`Outcome::Reset`], and the power button
-/// an event. The guest reads it after the Generic Event Device's interrupt.
+/// Ports 0x600 to 0x603. S5 is an [`Outcome::PowerOff`], the reset register an [`Outcome::Reset`]. The power button and a
+/// new generation ID are events. The guest reads them after the Generic Event Device's interrupt.
 #[derive(Debug)]
 pub struct AcpiPm {
     outcome: OutcomeLatch,
@@ -120,6 +122,21 @@ impl PowerButton for AcpiPm {
     }
 }
 
+impl Generation for AcpiPm {
+    fn announce(&self) -> Result<(), RestoreError> {
+        lock(&self.state).events |= GED_GENERATION;
+        self.irq.raise().map_err(not_raised)
+    }
+}
+
+/// The error that the interrupt can't be raised.
+fn not_raised(source: io::Error) -> RestoreError {
+    RestoreError::Interrupt {
+        device: DEVICE,
+        source,
+    }
+}
+
 impl BusDevice for AcpiPm {
     fn read(&self, place: Place, data: &mut [u8]) -> Next {
         read_byte(data, || {
@@ -151,18 +168,17 @@ impl Device for AcpiPm {
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
-        const DEVICE: &str = "the ACPI power device";
         let state: AcpiPmState = saved.read(ID, VERSION)?;
         let AcpiPmState {
             sleep_type,
             woken: _,
             events,
         } = state;
-        for (field, value, most) in [
+        for (field, value, bits) in [
             ("sleep_type", sleep_type, SLEEP_TYPE >> SLEEP_TYPE_SHIFT),
-            ("events", events, GED_POWER_BUTTON),
+            ("events", events, GED_POWER_BUTTON | GED_GENERATION),
         ] {
-            if value > most {
+            if value & !bits != 0 {
                 return Err(RestoreError::Field {
                     device: DEVICE,
                     field,
@@ -172,10 +188,7 @@ impl Device for AcpiPm {
         }
         if events != 0 {
             // The interrupt may have been pending when the state was saved. If it was not, the guest reads no events.
-            self.irq.raise().map_err(|source| RestoreError::Interrupt {
-                device: DEVICE,
-                source,
-            })?;
+            self.irq.raise().map_err(not_raised)?;
         }
         *lock(&self.state) = state;
         Ok(())
@@ -269,6 +282,20 @@ mod tests {
         write(&pm, EVENTS, &[0xff]);
         assert_eq!(read(&pm, EVENTS), [GED_POWER_BUTTON]);
         assert_eq!(read(&pm, EVENTS), [0]);
+    }
+
+    #[test]
+    fn a_new_generation_is_an_event_beside_the_button() {
+        let pm = acpi_pm();
+        pm.announce().unwrap();
+        pm.announce().unwrap();
+        assert_eq!(pm.irq.event().unwrap().read().unwrap(), 2);
+        assert_eq!(read(&pm, EVENTS), [GED_GENERATION]);
+        pm.press().unwrap();
+        pm.announce().unwrap();
+        let fresh = acpi_pm();
+        fresh.restore(&state_of(&pm).unwrap()).unwrap();
+        assert_eq!(read(&fresh, EVENTS), [GED_GENERATION | GED_POWER_BUTTON]);
     }
 
     #[test]

@@ -151,6 +151,8 @@ pub struct Offers {
     pub console_input: Option<Arc<dyn InputTarget>>,
     /// The guest's power button.
     pub power_button: Option<Arc<dyn PowerButton>>,
+    /// Tells the guest of a new generation.
+    pub generation: Option<Arc<dyn Generation>>,
     /// The control of each disk, in order.
     pub disks: Vec<Arc<block::Control>>,
     /// The control of each network, in order.
@@ -184,6 +186,15 @@ pub trait PowerButton: Send + Sync {
     /// # Errors
     /// As [`press`](Self::press).
     fn remind(&self) -> io::Result<()>;
+}
+
+/// Tells the guest that it may now run more than once.
+pub trait Generation: Send + Sync {
+    /// Tells it that its generation ID in memory has changed.
+    ///
+    /// # Errors
+    /// The interrupt can't be raised.
+    fn announce(&self) -> Result<(), RestoreError>;
 }
 
 /// A device: registers on the bus, and a state that can be saved and restored.

@@ -32,7 +32,9 @@ use crate::irq::{NoPin, Pins};
 
 pub(crate) use backends::open_disk;
 pub use backends::{BackendError, Backends};
-pub use device::{Device, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
+pub use device::{
+    Device, Generation, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window,
+};
 pub use network::{NetworkError, PasstError};
 pub use serial::SerialDevice;
 pub use set::{Connections, DeviceSet, Error};

@@ -18,6 +18,7 @@ use std::time::Duration;
 use vcpu_loop::{ExitCounters, VcpuSet};
 use vm_memory::GuestMemoryMmap;
 
+use crate::acpi;
 use crate::devices::DeviceSet;
 use crate::hypercall::calls::Hypercalls;
 use crate::memory::MappedVm;
@@ -130,7 +131,7 @@ impl Machine {
     /// Restores a saved state to the machine, whose vCPUs must be paused. Restore guest memory first.
     ///
     /// The order: vCPUs with their local APICs, then the interrupt controllers that send to them, then the devices,
-    /// which may raise their lines, then kvmclock.
+    /// which may raise their lines, then kvmclock. Last, the guest gets a new generation ID.
     ///
     /// # Errors
     /// The state doesn't fit this machine, or the host rejects it. A machine with a partly restored state is unusable:
@@ -150,7 +151,17 @@ impl Machine {
         self.restore_vcpus(state.vcpus)?;
         state.vm.restore_interrupts(vm)?;
         self.devices.restore(&state.devices)?;
-        Ok(state.vm.restore_clock(vm, clock)?)
+        state.vm.restore_clock(vm, clock)?;
+        self.renew()
+    }
+
+    /// Gives the guest a new generation ID, and tells it: others may go on from the same state.
+    fn renew(&self) -> Result<(), Error> {
+        acpi::renew_generation(self.memory())?;
+        match &self.devices.offers().generation {
+            Some(generation) => Ok(generation.announce()?),
+            None => Ok(()),
+        }
     }
 
     /// The guest's memory.

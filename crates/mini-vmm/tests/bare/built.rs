@@ -7,6 +7,7 @@ use kvm_ioctls::Kvm;
 use mini_vmm::boot::Unwatched;
 use mini_vmm::config::VmSpec;
 use mini_vmm::console::ConsoleOutput;
+use mini_vmm::layout::{GED_GENERATION, GED_GSI};
 use mini_vmm::machine::{Host, Images, Loading, Machine, MachineState};
 use mini_vmm::outcome::OutcomeLatch;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -21,6 +22,20 @@ pub struct Built {
 pub struct Snapshot {
     pub state: serde_json::Value,
     ram: Vec<u8>,
+}
+
+/// A state without the event of a restore, a new generation. Its interrupt may be in the requests (IRR) of the first PIC,
+/// at byte 9 of `struct kvm_irqchip`, and of the IOAPIC, at byte 24.
+pub fn without_event(mut state: serde_json::Value) -> serde_json::Value {
+    for (path, bits) in [
+        ("/vm/chips/0/9", 1 << GED_GSI),
+        ("/vm/chips/2/24", 1 << GED_GSI),
+        ("/devices/0/state/events", GED_GENERATION),
+    ] {
+        let value = state.pointer_mut(path).unwrap();
+        *value = (value.as_u64().unwrap() & !u64::from(bits)).into();
+    }
+    state
 }
 
 impl Built {

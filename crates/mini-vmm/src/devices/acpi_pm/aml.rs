@@ -1,13 +1,13 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The DSDT's description of the power button and the event device.
+//! The DSDT's description of the power button, the generation ID and the event device.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If,
-    Interrupt, Local, Method, Name, Notify, OpRegion, OpRegionSpace, Path, ResourceTemplate, Store,
-    ZERO,
+    Interrupt, Local, Method, Name, Notify, OpRegion, OpRegionSpace, Package, Path,
+    ResourceTemplate, Store, ZERO,
 };
 
 use crate::layout;
@@ -15,9 +15,13 @@ use crate::layout;
 /// `Notify` value of a power button that was pressed (ACPI 6.5, section 4.8.3.1.2).
 const BUTTON_PRESSED: u8 = 0x80;
 
-/// Describes both devices.
+/// `Notify` value of a generation ID that has changed (Microsoft, "Virtual Machine Generation ID").
+const GENERATION_CHANGED: u8 = 0x80;
+
+/// Describes the devices.
 pub(super) fn describe(body: &mut Vec<u8>) {
     power_button(body);
+    generation_id(body);
     event_device(body);
 }
 
@@ -27,12 +31,32 @@ fn power_button(body: &mut Vec<u8>) {
     Device::new("_SB_.PWRB".into(), vec![&hid]).to_aml_bytes(body);
 }
 
+/// The generation ID, notified by the event device. Up to Linux 6.9 a driver is found only by `_HID`, and later also by
+/// `_CID`, which is Microsoft's name. `ADDR` has the lower and the upper half of the address.
+fn generation_id(body: &mut Vec<u8>) {
+    let [low, high] = [
+        layout::VM_GENERATION_ID as u32,
+        (layout::VM_GENERATION_ID >> 32) as u32,
+    ];
+    Device::new(
+        "_SB_.VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"VMGENCTR"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("ADDR".into(), &Package::new(vec![&low, &high])),
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
 /// The Generic Event Device (section 5.6.9). Its method reads the pending events, which clears them, and notifies the
 /// device of each one.
 fn event_device(body: &mut Vec<u8>) {
     let (port, len) = (layout::GED_EVENTS, 1u8);
     let interrupt = Interrupt::new(true, true, false, false, layout::GED_GSI);
-    let (pending, power_button) = (Local(0), Path::new("PWRB"));
+    let pending = Local(0);
+    let (power_button, generation) = (Path::new("PWRB"), Path::new("VGEN"));
     Device::new(
         "_SB_.GED_".into(),
         vec![
@@ -56,6 +80,10 @@ fn event_device(body: &mut Vec<u8>) {
                     &If::new(
                         &And::new(&ZERO, &pending, &layout::GED_POWER_BUTTON),
                         vec![&Notify::new(&power_button, &BUTTON_PRESSED)],
+                    ),
+                    &If::new(
+                        &And::new(&ZERO, &pending, &layout::GED_GENERATION),
+                        vec![&Notify::new(&generation, &GENERATION_CHANGED)],
                     ),
                 ],
             ),
