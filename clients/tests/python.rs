@@ -104,6 +104,11 @@ fn firecracker_python_lives() {
 }
 
 #[test]
+fn firecracker_python_snapshots() {
+    run("firecracker_python_snapshots");
+}
+
+#[test]
 fn microheart_lives() {
     run("microheart_lives");
 }
