@@ -9,10 +9,14 @@
 //! | `entropy` | random numbers from the host |
 //! | `net` | a network interface: a tap of the host's, or a process such as passt |
 //! | `rate` | limits for any of them |
+//! | `vsock` | sockets between host and guest |
 //!
 //! A device is independent of the transport and of the VMM's threads. All `unsafe` is in `src/sys/`.
 
-#![cfg_attr(not(any(feature = "block", feature = "net")), forbid(unsafe_code))]
+#![cfg_attr(
+    not(any(feature = "block", feature = "net", feature = "vsock")),
+    forbid(unsafe_code)
+)]
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 #[cfg(any(feature = "block", feature = "net"))]
@@ -25,10 +29,14 @@ pub mod entropy;
 pub mod net;
 #[cfg(feature = "rate")]
 pub mod rate;
-#[cfg(any(feature = "block", feature = "net"))]
+#[cfg(any(feature = "net", feature = "vsock"))]
+mod segments;
+#[cfg(any(feature = "block", feature = "net", feature = "vsock"))]
 mod sys;
-#[cfg(feature = "rate")]
+#[cfg(any(feature = "rate", feature = "vsock"))]
 mod timer;
+#[cfg(feature = "vsock")]
+pub mod vsock;
 
 /// Tests the README's example.
 #[cfg(all(doctest, feature = "entropy"))]

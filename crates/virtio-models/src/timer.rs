@@ -32,10 +32,16 @@ impl Timer {
     }
 
     /// Starts a wait, unless there is one.
+    #[cfg(feature = "rate")]
     pub(crate) fn arm(&mut self, wait: Duration) -> io::Result<()> {
         if self.armed {
             return Ok(());
         }
+        self.set(wait)
+    }
+
+    /// Starts a wait, instead of another one if there is one.
+    pub(crate) fn set(&mut self, wait: Duration) -> io::Result<()> {
         let value = Timespec::try_from(wait.max(Duration::from_nanos(1)));
         let spec = Itimerspec {
             it_interval: Timespec {

@@ -319,6 +319,27 @@ impl Virtq {
         Ok(load(view, available + 2, Ordering::Relaxed)? != position.next_available)
     }
 
+    /// Asks the driver to notify the next chain, even if there are some that the device leaves there. Returns how many
+    /// there are.
+    ///
+    /// # Errors
+    /// [`Broken::Memory`], [`Broken::AvailableIndex`].
+    pub fn enable_kicks_behind<M: GuestMemory>(
+        &mut self,
+        view: &View<'_, M>,
+    ) -> Result<u16, Broken> {
+        self.look(view)?;
+        let (event, value) = match self.has_events {
+            true => (4 + 8 * u64::from(self.state.size), self.available),
+            false => (0, 0),
+        };
+        store(view, self.state.used + event, value)?;
+        // The driver must see this before the index is read, or it may not notify what it adds now (2.7.10).
+        fence(Ordering::SeqCst);
+        self.look(view)?;
+        Ok((self.available).wrapping_sub(self.state.position.next_available))
+    }
+
     /// Asks the driver not to notify. It may still do so.
     ///
     /// # Errors

@@ -6,17 +6,17 @@
 use std::collections::VecDeque;
 
 use virtio_transport::Broken;
-use virtio_transport::chain::{Chain, Segment};
+use virtio_transport::chain::Chain;
 use virtio_transport::memory::View;
 use virtio_transport::queue::Virtq;
-use vm_memory::bitmap::Bitmap;
-use vm_memory::{GuestAddressSpace, GuestMemory, Permissions};
+use vm_memory::GuestAddressSpace;
 
 use super::config::MRG_RXBUF;
 use super::header;
 use super::link::{Link, LinkError};
 use super::turn::{BURST, Means, Turn};
-use crate::sys::{Fit, Guest, HEADER, MAX_FRAME, Space, pieces};
+use crate::segments::{mark, places};
+use crate::sys::{Fit, Guest, HEADER, MAX_FRAME, Space};
 
 /// The longest chains that are kept to be used again, in segments. Drivers use shorter ones. A hostile one could make
 /// each chain of a queue a long one, in turn.
@@ -243,26 +243,6 @@ impl<M: GuestAddressSpace> Receiver<M> {
             }
         }
         *self = Receiver::new();
-    }
-}
-
-/// Segments as addresses and lengths.
-pub(super) fn places(
-    segments: &[Segment],
-) -> impl Iterator<Item = (vm_memory::GuestAddress, usize)> + '_ {
-    let place = |segment: &Segment| (segment.address, segment.len as usize);
-    segments.iter().map(place)
-}
-
-/// Marks the first `len` bytes of these segments as written.
-fn mark<G: GuestMemory>(view: &View<'_, G>, segments: &[Segment], mut len: usize) {
-    for (address, here) in places(segments) {
-        let here = here.min(len);
-        len -= here;
-        pieces(view, (address, here), Permissions::Write, |piece| {
-            piece.bitmap().mark_dirty(0, piece.len());
-            true
-        });
     }
 }
 

@@ -11,8 +11,8 @@ use vm_memory::GuestMemory;
 
 use super::header;
 use super::link::{Link, LinkError};
-use super::rx::places;
 use super::turn::{BURST, Means, Turn};
+use crate::segments::places;
 use crate::sys::{Gather, HEADER, MAX_FRAME};
 
 /// The shortest frame in bytes: Ethernet's header.

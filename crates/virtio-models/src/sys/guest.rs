@@ -3,16 +3,18 @@
 
 //! Guest memory during an event of a device.
 
-use std::ops::Deref;
-use std::ptr;
-use std::sync::Arc;
+#[cfg(any(feature = "block", feature = "net"))]
+use std::{ops::Deref, ptr, sync::Arc};
 
 use libc::iovec;
 use virtio_transport::memory::View;
+#[cfg(any(feature = "block", feature = "net"))]
+use vm_memory::GuestAddressSpace;
 use vm_memory::bitmap::{BS, BitmapSlice};
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory, Permissions, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
 /// The current guest memory. `kept` has that of the last call.
+#[cfg(any(feature = "block", feature = "net"))]
 pub(crate) fn current<M: GuestAddressSpace>(space: &M, kept: &mut Option<Arc<M::T>>) -> Arc<M::T> {
     let memory = space.memory();
     // It rarely changes, and then its address does: the old one still exists.
@@ -26,11 +28,13 @@ pub(crate) fn current<M: GuestAddressSpace>(space: &M, kept: &mut Option<Arc<M::
 /// Guest memory, for short accesses and for buffers that stay mapped.
 ///
 /// It belongs to this module so that a view is always one of the memory that is kept mapped.
+#[cfg(any(feature = "block", feature = "net"))]
 pub(crate) struct Guest<'a, T: Deref<Target: GuestMemory>> {
     memory: &'a Arc<T>,
     view: View<'a, T::Target>,
 }
 
+#[cfg(any(feature = "block", feature = "net"))]
 impl<'a, T: Deref<Target: GuestMemory>> Guest<'a, T> {
     pub(crate) fn new(memory: &'a Arc<T>) -> Self {
         Guest {

@@ -19,6 +19,8 @@ mod guest;
 mod ring;
 #[cfg(feature = "net")]
 mod tap;
+#[cfg(feature = "vsock")]
+mod vector;
 
 #[cfg(feature = "block")]
 pub use buffers::{Buffers, GatherError};
@@ -28,10 +30,13 @@ pub(crate) use file::{lock, read, write};
 pub(crate) use frames::{Fit, Gather, Space};
 #[cfg(feature = "net")]
 pub use frames::{Frame, HEADER, MAX_FRAME, Room};
-#[cfg(feature = "net")]
+#[cfg(any(feature = "net", feature = "vsock"))]
 pub(crate) use guest::pieces;
+#[cfg(any(feature = "block", feature = "net"))]
 pub(crate) use guest::{Guest, current};
 #[cfg(feature = "block")]
 pub(crate) use ring::{Ring, Zero};
 #[cfg(feature = "net")]
 pub(crate) use tap::{attach, interface, set_header, set_offloads, set_queue};
+#[cfg(feature = "vsock")]
+pub(crate) use vector::Vector;

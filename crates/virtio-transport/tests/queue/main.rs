@@ -261,6 +261,30 @@ fn kicks_are_asked_for_and_a_chain_in_between_is_seen() {
 }
 
 #[test]
+fn kicks_are_asked_for_behind_chains_that_are_left_there() {
+    for features in [0, EVENT_IDX] {
+        let (memory, mut ring, mut queue) = queue(features);
+        let view = View::new(&*memory);
+        assert_eq!(queue.enable_kicks_behind(&view), Ok(0));
+        queue.disable_kicks(&view).unwrap();
+        let mut chain = Chain::new();
+        for left in 1..4 {
+            ring.send(&buffers(&[], &[1]));
+            assert_eq!(queue.enable_kicks_behind(&view), Ok(left));
+            assert_eq!(ring.used_flags(), 0);
+            if features == EVENT_IDX {
+                assert_eq!(ring.available_event(), left);
+            }
+        }
+        assert_eq!(queue.pop(&view, &mut chain), Ok(true));
+        assert_eq!(queue.enable_kicks_behind(&view), Ok(2));
+        ring.set_available(100);
+        let broken = queue.enable_kicks_behind(&view);
+        assert!(matches!(broken, Err(Broken::AvailableIndex { .. })));
+    }
+}
+
+#[test]
 fn a_queue_goes_on_where_another_stopped() {
     let (memory, mut ring, mut queue) = queue(RING_FEATURES);
     let mut chain = Chain::new();
