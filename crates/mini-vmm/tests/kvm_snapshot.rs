@@ -295,6 +295,45 @@ fn devices_go_on_where_they_were() {
     }
 }
 
+/// Machines that share an image go on from one snapshot, each with what it wrote itself.
+#[test]
+fn an_overlay_goes_on_in_each_copy() {
+    let test = "an_overlay_goes_on_in_each_copy";
+    let Some(mut vm) = Vm::new(test, &by_pci(&DISK, print_count)) else {
+        return;
+    };
+    let (snap, image) = (vm.path("snap"), vm.path("disk.img"));
+    fs::write(&image, vec![0; MIB as usize]).unwrap();
+    let path = format!("path={},overlay=tmp", image.display());
+    let (running, api) = first(&mut vm, &["--disk", &path]);
+    let before = save(running, &api, &snap);
+    let mode = fs::metadata(snap.join("overlay0")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    for copy in ["a", "b"] {
+        let (mut printed, mut from) = (before.clone(), snap.clone());
+        for _ in 0..2 {
+            let (running, api) = restored(&vm, &from, &["--disk", &path]);
+            from = vm.path(copy);
+            printed.extend(save(running, &api, &from));
+        }
+        follows(&printed);
+        // Each number was read from the disk, and is one more than the one before.
+        let counted = number(&from.join("memory"), COUNT);
+        let in_memory = number(&from.join("memory"), BUFFER);
+        assert!(
+            in_memory.abs_diff(counted / 2) <= 1,
+            "{in_memory} {counted}"
+        );
+    }
+    assert!(fs::read(&image).unwrap().iter().all(|byte| *byte == 0));
+    // Damage is noticed before the guest runs.
+    let overlay = fs::File::options().write(true).open(snap.join("overlay0"));
+    overlay.unwrap().write_all_at(b"x", 70_000).unwrap();
+    let mut vm = vm.restoring(&snap);
+    vm.args(["--resume", "--disk", &path]);
+    vm.run().expect(1).says(&["overlay", "checksum"]);
+}
+
 /// In Firecracker's words: two files, a new process, and a client that loads them.
 #[test]
 fn clients_save_and_load_two_files() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use virtio_models::block::{self, OpenError};
 
+use super::SavedOverlay;
 use super::network::{self, Network, NetworkError};
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, Mac, VmSpec};
@@ -61,8 +62,25 @@ impl Backends {
     /// # Errors
     /// [`BackendError`] names the file or network that can't be used, and why.
     pub fn open(spec: &VmSpec, go_on: &dyn Fn() -> bool) -> Result<Self, BackendError> {
+        Self::open_saved(spec, &[], go_on)
+    }
+
+    /// As [`open`](Self::open), for a machine that goes on with these overlays. They are copied.
+    ///
+    /// # Errors
+    /// [`BackendError`]. A damaged overlay is one.
+    pub fn open_saved(
+        spec: &VmSpec,
+        overlays: &[SavedOverlay],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Self, BackendError> {
         check_distinct(&spec.disk)?;
-        let disks = spec.disk.iter().map(|disk| block::open(&disk.block()));
+        let disks = spec.disk.iter().enumerate().map(|(number, disk)| {
+            match overlays.iter().find(|saved| saved.disk == number) {
+                None => block::open(&disk.block()),
+                Some(saved) => block::open_saved(&disk.block(), &|to| saved.copy_to(to)),
+            }
+        });
         let mut disks: Vec<_> = disks.collect::<Result<_, _>>()?;
         if let Some(dir) = &spec.cloud_init {
             disks.push(seed(dir)?);

@@ -19,6 +19,7 @@ mod device;
 mod events;
 mod i8042;
 mod network;
+mod overlay;
 mod pm1;
 mod port;
 mod pvpanic;
@@ -36,6 +37,8 @@ pub use device::{
     Device, Generation, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window,
 };
 pub use network::{NetworkError, PasstError};
+pub use overlay::SavedOverlay;
+pub(crate) use overlay::copy as copy_overlay;
 pub use serial::SerialDevice;
 pub use set::{Connections, DeviceSet, Error};
 

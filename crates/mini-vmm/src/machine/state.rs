@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 
 use crate::cpu;
-use crate::devices::Saved;
+use crate::devices::{Saved, SavedOverlay};
 use crate::machine::MachineVcpuState;
 
 /// A machine's state without its memory: plain data, untrusted when it comes from a file.
@@ -42,6 +42,8 @@ pub struct Frozen {
     pub memory: GuestMemoryMmap,
     /// Everything else.
     pub state: Box<MachineState>,
+    /// What it wrote to disks with overlays.
+    pub overlays: Vec<SavedOverlay>,
     /// How its clock goes on.
     pub clock: Clock,
 }

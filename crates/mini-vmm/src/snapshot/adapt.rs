@@ -4,6 +4,7 @@
 //! What a new host gives a saved machine: files, networks, a console.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
 
@@ -46,6 +47,11 @@ pub enum AdaptError {
         /// What they were.
         names: Vec<String>,
     },
+    /// What the guest wrote to a disk is in the snapshot, and has no place.
+    #[error(
+        "the saved machine wrote to an overlay of {0:?}, which goes on in another one; add `,overlay=tmp` to its --disk"
+    )]
+    Overlay(PathBuf),
     /// Only one of both has COM1.
     #[error("the saved machine {} COM1, so --serial off {} possible", if *has { "has" } else { "has no" }, if *has { "is not" } else { "alone is" })]
     Serial {
@@ -93,6 +99,9 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
         keep(net, saved);
     }
     for (disk, saved) in spec.disk.iter_mut().zip(&saved.disk) {
+        if saved.overlay.is_some() && disk.overlay.is_none() {
+            return Err(AdaptError::Overlay(saved.path.clone()));
+        }
         disk.queues = saved.queues;
         // The guest knows whether it can flush.
         if [disk.cache, saved.cache].contains(&Cache::Unsafe) {
@@ -180,6 +189,20 @@ mod tests {
         assert!(error.contains("\"disk.img\""), "{error}");
         let two = [flags[0], flags[0], flags[1]];
         assert!(adapted(&two).unwrap_err().contains("2 are given"));
+    }
+
+    #[test]
+    fn an_overlay_goes_on_in_an_overlay() {
+        let mut saved = saved();
+        saved.disk[0].overlay = Some("tmp".into());
+        let adapted = |disk: &str| {
+            let flags = [("disk", disk.into()), ("net", "tap=tap7".into())];
+            adapt(saved.clone(), &flags).map_err(|error| error.to_string())
+        };
+        let spec = adapted("path=/new/disk,overlay=/fast").unwrap();
+        assert_eq!(spec.disk[0].overlay.as_deref(), Some("/fast".as_ref()));
+        let error = adapted("path=/new/disk").unwrap_err();
+        assert!(error.contains("add `,overlay=tmp`"), "{error}");
     }
 
     #[test]

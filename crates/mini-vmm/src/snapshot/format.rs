@@ -122,14 +122,31 @@ pub struct MemoryPart {
     pub size: u64,
 }
 
-/// The parts of a snapshot beside the manifest.
+/// The part of a snapshot that is what the guest wrote to a disk with an overlay. Its file is a qcow2 image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverlayPart {
+    /// The number of the disk, counted from 0.
+    pub disk: usize,
+    /// The version of its form, counted from 1.
+    pub version: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The CRC-32 (ISO-HDLC) of its bytes.
+    pub crc32: u32,
+}
+
+/// The parts of a snapshot beside the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parts {
     /// The state.
     pub state: StatePart,
     /// Guest memory.
     pub memory: MemoryPart,
+    /// The overlays of disks, in the order of the disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlays: Vec<OverlayPart>,
 }
 
 /// What a snapshot says about itself.
@@ -205,8 +222,14 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let Parts { state, memory } = self.parts;
-        for (part, found) in [("state", state.version), ("memory", memory.version)] {
+        let Parts {
+            state,
+            memory,
+            overlays,
+        } = &self.parts;
+        let overlays = overlays.iter().map(|part| ("overlay", part.version));
+        let versions = [("state", state.version), ("memory", memory.version)];
+        for (part, found) in versions.into_iter().chain(overlays) {
             if found != 1 {
                 return Err(Error::Version { part, found });
             }

@@ -15,8 +15,9 @@ use super::Place;
 use super::format::{
     FORMAT, Id, Labels, MAX_MANIFEST, MAX_STATE, MAX_TAIL, Manifest, StateFile, parse_tail,
 };
-use super::store::{MANIFEST, MEMORY, STATE};
+use super::store::{MANIFEST, MEMORY, STATE, overlay_name};
 use crate::config::{self, Draft, SerialSpec, VmSpec};
+use crate::devices::SavedOverlay;
 use crate::machine::{Clock, Frozen, MachineState};
 use crate::memory;
 use crate::text::{one_line, shorten};
@@ -111,6 +112,7 @@ pub struct Snapshot {
     /// What clients called its devices.
     pub labels: Labels,
     memory: File,
+    overlays: Vec<SavedOverlay>,
 }
 
 impl Snapshot {
@@ -141,6 +143,7 @@ impl Snapshot {
         } = parse(&manifest, &state)?;
         Ok(Snapshot {
             memory: open_memory(&memory, &manifest)?,
+            overlays: open_overlays(place, &manifest)?,
             manifest,
             spec,
             state,
@@ -157,6 +160,7 @@ impl Snapshot {
         let frozen = Frozen {
             memory,
             state: Box::new(self.state),
+            overlays: self.overlays,
             clock: Clock::Stands,
         };
         Ok((self.spec, frozen))
@@ -230,6 +234,11 @@ fn check(manifest: &Manifest, spec: &VmSpec, state: &MachineState) -> Result<(),
         .devices
         .iter()
         .map(|device| (&device.id, device.version)));
+    // The same disks, each once.
+    let overlays = spec.disk.iter().enumerate();
+    let overlays = overlays.filter(|(_, disk)| disk.overlay.is_some());
+    let parts = manifest.parts.overlays.iter().map(|part| part.disk);
+    let has_overlays = overlays.map(|(number, _)| number).eq(parts);
     let agreements = [
         (
             state.vcpus.len() == cpus,
@@ -252,6 +261,7 @@ fn check(manifest: &Manifest, spec: &VmSpec, state: &MachineState) -> Result<(),
             "its routes of hypercalls differ",
         ),
         (has_devices, "its lists of devices differ"),
+        (has_overlays, "its disks have other overlays"),
     ];
     match agreements.into_iter().find(|(agrees, _)| !agrees) {
         None => Ok(()),
@@ -316,6 +326,33 @@ fn open_memory(path: &Path, manifest: &Manifest) -> Result<File, Error> {
         (_, size) if size != ram => Err(Error::Lie("its sizes of memory differ")),
         _ => Ok(file),
     }
+}
+
+/// Opens the overlays of a snapshot. They are read when they are copied.
+fn open_overlays(place: &Place, manifest: &Manifest) -> Result<Vec<SavedOverlay>, Error> {
+    let parts = manifest.parts.overlays.iter();
+    let Place::Directory(dir) = place else {
+        return match parts.len() {
+            0 => Ok(Vec::new()),
+            _ => Err(Error::Lie("two files can't have overlays")),
+        };
+    };
+    let overlays = parts.map(|part| {
+        let path = dir.join(overlay_name(part.disk));
+        match open(&path)? {
+            (file, size) if size == part.size => Ok(SavedOverlay {
+                disk: part.disk,
+                file,
+                size,
+                crc32: part.crc32,
+            }),
+            _ => Err(Error::File {
+                path,
+                what: "has another size than the manifest says",
+            }),
+        }
+    });
+    overlays.collect()
 }
 
 #[cfg(test)]

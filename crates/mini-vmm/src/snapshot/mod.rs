@@ -10,9 +10,11 @@ mod adapt;
 mod format;
 mod load;
 mod memory;
+mod overlays;
 mod store;
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use self::load::harmless;
 #[cfg(test)]
 pub(crate) use self::load::tests as format_1;
 pub use self::load::{Error as LoadError, Parsed, Snapshot, parse};
+use self::overlays::Overlay;
 use self::store::Contents;
 use crate::config::VmSpec;
 use crate::machine::{self, Machine};
@@ -106,9 +109,9 @@ pub enum Error {
     /// The machine is sealed.
     #[error("a sealed machine opens no files, so it has no snapshots; run it without --sealed")]
     Sealed,
-    /// What the guest wrote to a disk is gone when the machine ends.
+    /// Two files have no place for what the guest wrote to a disk.
     #[error(
-        "disk {path:?} has an overlay, which ends with the machine, so a snapshot would lack it; use a copy of the image"
+        "disk {path:?} has an overlay, for which two files have no place; take a snapshot to a directory, as `mini-vmm ctl` does"
     )]
     Overlay {
         /// The image.
@@ -174,56 +177,82 @@ pub fn write(
     labels: &Labels,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), Error> {
-    check(spec)?;
-    let description = describe(spec, place.keeps_paths())?;
+    check(spec, place)?;
     let file = StateFile {
-        machine: description,
+        machine: describe(spec, place.keeps_paths())?,
         state: machine.save()?,
         labels: labels.clone(),
     };
-    let state = serde_json::to_vec(&file)?;
-    let manifest = manifest(&file, spec, &state)?;
-    let line = serde_json::to_vec(&manifest)?;
-    parse(&line, &state).map_err(Error::Unreadable)?;
-    let (id, ram) = (manifest.id, manifest.parts.memory.size);
     let is_given_up = Cell::new(false);
     let goes_on = || {
         is_given_up.set(!goes_on());
         !is_given_up.get()
     };
-    let fill = |file: &std::fs::File| {
-        let memory = machine.memory();
-        memory::write(file, memory, &memory::touched(memory)?, &goes_on)?;
-        file.write_all_at(format::tail(id, ram).as_bytes(), ram)
-    };
-    let mut contents = Contents {
-        manifest: &line,
-        state: &state,
-        memory: &fill,
-    };
-    let written = match place {
-        Place::Directory(dir) => {
-            let pretty = serde_json::to_vec_pretty(&manifest)?;
-            contents.manifest = &pretty;
-            store::write_directory(dir, &contents)
-        }
-        Place::Files { snapshot, memory } => store::write_files(snapshot, memory, spec, &contents),
-    };
+    let written = write_parts(machine, spec, &file, place, &goes_on);
     written.map_err(|error| match is_given_up.get() {
         true => Error::GivenUp,
         false => error,
     })
 }
 
+/// Writes the state in `file` with all that belongs to it.
+fn write_parts(
+    machine: &Machine,
+    spec: &VmSpec,
+    file: &StateFile,
+    place: &Place,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<(), Error> {
+    let state = serde_json::to_vec(file)?;
+    let mut manifest = manifest(file, spec, &state)?;
+    let unread = |reason| Error::Host {
+        what: "read an overlay for",
+        path: PathBuf::from("the snapshot"),
+        reason,
+    };
+    let overlays = overlays::open(machine).map_err(unread)?;
+    let parts = overlays.iter().map(|overlay| overlay.part(goes_on));
+    manifest.parts.overlays = parts.collect::<Result<_, _>>().map_err(unread)?;
+    let line = serde_json::to_vec(&manifest)?;
+    parse(&line, &state).map_err(Error::Unreadable)?;
+    let (id, ram) = (manifest.id, manifest.parts.memory.size);
+    let fill = |file: &File| {
+        let memory = machine.memory();
+        memory::write(file, memory, &memory::touched(memory)?, goes_on)?;
+        file.write_all_at(format::tail(id, ram).as_bytes(), ram)
+    };
+    let copy = |disk: usize, to: &File| {
+        let mut found = overlays.iter().filter(|overlay| overlay.disk() == disk);
+        found.try_for_each(|overlay| overlay.copy_to(to, goes_on))
+    };
+    let disks: Vec<_> = overlays.iter().map(Overlay::disk).collect();
+    let mut contents = Contents {
+        manifest: &line,
+        state: &state,
+        memory: &fill,
+        overlays: &disks,
+        overlay: &copy,
+    };
+    match place {
+        Place::Directory(dir) => {
+            let pretty = serde_json::to_vec_pretty(&manifest)?;
+            contents.manifest = &pretty;
+            store::write_directory(dir, &contents)
+        }
+        Place::Files { snapshot, memory } => store::write_files(snapshot, memory, spec, &contents),
+    }
+}
+
 /// Checks that a snapshot of this machine can be complete.
-fn check(spec: &VmSpec) -> Result<(), Error> {
+fn check(spec: &VmSpec, place: &Place) -> Result<(), Error> {
     if spec.sealed {
         return Err(Error::Sealed);
     }
     if spec.mmds.is_some() {
         return Err(Error::Metadata);
     }
-    match spec.disk.iter().find(|disk| disk.overlay.is_some()) {
+    let mut disks = spec.disk.iter();
+    match disks.find(|disk| disk.overlay.is_some() && place.keeps_paths()) {
         Some(disk) => Err(Error::Overlay {
             path: disk.path.clone(),
         }),
@@ -237,6 +266,7 @@ fn describe(spec: &VmSpec, keeps_paths: bool) -> Result<Map<String, Value>, serd
     if !keeps_paths {
         for disk in &mut spec.disk {
             disk.path = name(&disk.path);
+            disk.overlay = disk.overlay.take().map(|_| PathBuf::from("tmp"));
         }
         spec.cloud_init = spec.cloud_init.as_deref().map(name);
     }
@@ -292,6 +322,7 @@ fn manifest(file: &StateFile, spec: &VmSpec, state: &[u8]) -> Result<Manifest, E
                 version: 1,
                 size: spec.memory,
             },
+            overlays: Vec::new(),
         },
     })
 }
@@ -313,12 +344,17 @@ mod tests {
     #[test]
     fn what_a_snapshot_would_lack_is_refused() {
         let spec = || VmSpec::new("vmlinux");
-        check(&spec()).unwrap();
+        let dir = Place::Directory("snap".into());
+        let files = Place::Files {
+            snapshot: "state".into(),
+            memory: "memory".into(),
+        };
+        check(&spec(), &files).unwrap();
         let sealed = VmSpec {
             sealed: true,
             ..spec()
         };
-        assert!(matches!(check(&sealed), Err(Error::Sealed)));
+        assert!(matches!(check(&sealed, &dir), Err(Error::Sealed)));
         let overlay = DiskSpec {
             overlay: Some("tmp".into()),
             ..DiskSpec::new("disk")
@@ -327,7 +363,11 @@ mod tests {
             disk: vec![overlay],
             ..spec()
         };
-        assert!(matches!(check(&overlay), Err(Error::Overlay { .. })));
+        assert!(matches!(
+            check(&overlay, &files),
+            Err(Error::Overlay { .. })
+        ));
+        check(&overlay, &dir).unwrap();
         let mmds = MmdsSpec {
             version: Version::V1,
             nets: Vec::new(),
@@ -339,6 +379,6 @@ mod tests {
             mmds: Some(mmds),
             ..spec()
         };
-        assert!(matches!(check(&mmds), Err(Error::Metadata)));
+        assert!(matches!(check(&mmds, &dir), Err(Error::Metadata)));
     }
 }

@@ -31,6 +31,21 @@ pub const STATE: &str = "state.json";
 /// The file with guest memory.
 pub const MEMORY: &str = "memory";
 const NAMES: [&str; 3] = [MANIFEST, STATE, MEMORY];
+const OVERLAY: &str = "overlay";
+
+/// The file with the overlay of a disk.
+pub fn overlay_name(disk: usize) -> String {
+    format!("{OVERLAY}{disk}")
+}
+
+/// Whether a snapshot may have a file with this name.
+fn is_ours(name: &[u8]) -> bool {
+    let number = name.strip_prefix(OVERLAY.as_bytes());
+    let is_overlay = number.is_some_and(|number| {
+        (1..=2).contains(&number.len()) && number.iter().all(u8::is_ascii_digit)
+    });
+    is_overlay || NAMES.iter().any(|ours| ours.as_bytes() == name)
+}
 
 /// Called before each step. Tests fail or kill the process there.
 type Before<'a> = &'a dyn Fn(&'static str) -> io::Result<()>;
@@ -43,6 +58,10 @@ pub struct Contents<'a> {
     pub state: &'a [u8],
     /// Writes guest memory to an empty file.
     pub memory: &'a dyn Fn(&File) -> io::Result<()>,
+    /// The numbers of disks with overlays. Only a directory has these.
+    pub overlays: &'a [usize],
+    /// Writes a copy of a disk's overlay to an empty file.
+    pub overlay: &'a dyn Fn(usize, &File) -> io::Result<()>,
 }
 
 /// Names what failed, and the file.
@@ -108,7 +127,7 @@ fn replaceable(dir: &Path) -> Result<Option<File>, Error> {
         if [&b"."[..], b".."].contains(&name) {
             continue;
         }
-        if !NAMES.iter().any(|ours| ours.as_bytes() == name) {
+        if !is_ours(name) {
             return Err(Error::NotASnapshot(dir.to_owned()));
         }
         is_empty = false;
@@ -151,6 +170,12 @@ fn fill(work: &WorkDir, contents: &Contents<'_>, before: Before<'_>) -> io::Resu
     (contents.memory)(&memory)?;
     before("sync-memory")?;
     memory.sync_all()?;
+    for disk in contents.overlays {
+        before("overlay")?;
+        let file = work.create(&overlay_name(*disk))?;
+        (contents.overlay)(*disk, &file)?;
+        file.sync_all()?;
+    }
     for (step, name, bytes) in [
         ("state", STATE, contents.state),
         // Last, since a directory without it is no snapshot.
@@ -249,8 +274,9 @@ impl Drop for WorkDir {
         if self.is_kept {
             return;
         }
-        for name in NAMES {
-            let _ = unlinkat(&self.dir, name, AtFlags::empty());
+        let entries = Dir::read_from(&self.dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| is_ours(entry.file_name().to_bytes())) {
+            let _ = unlinkat(&self.dir, entry.file_name(), AtFlags::empty());
         }
         if is_at(&self.dir, &self.path) {
             let _ = fs::remove_dir(&self.path);

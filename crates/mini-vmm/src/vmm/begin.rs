@@ -51,7 +51,8 @@ impl<'a> Begin<'a> {
             spec,
             open: Box::new(move |watch| {
                 let go_on = || watch.go_on(Step::wait("passt"));
-                let backends = Backends::open(spec, &go_on).map_err(ImageError::from)?;
+                let backends = Backends::open_saved(spec, &frozen.overlays, &go_on);
+                let backends = backends.map_err(ImageError::from)?;
                 Ok(Origin::Frozen(frozen, backends))
             }),
             open_console: Box::new(|| Console::open(&spec.serial)),

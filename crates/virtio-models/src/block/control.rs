@@ -3,6 +3,8 @@
 
 //! The VMM's control of a running disk.
 
+use std::fs::File;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
@@ -86,6 +88,15 @@ impl Control {
         drop(state);
         self.bell.ring();
         Ok(())
+    }
+
+    /// A handle to the overlay's file, if the image has an overlay. What the guest wrote is all in it while the device is
+    /// stopped, after a flush. A copy is for [`open_saved`](super::open_saved).
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub fn overlay(&self) -> io::Result<Option<File>> {
+        self.content().map_or(Ok(None), |content| content.overlay())
     }
 
     pub(super) fn limits(&self) -> Limits {

@@ -165,6 +165,14 @@ impl Content {
         }
     }
 
+    /// A handle to the file of an overlay.
+    pub fn overlay(&self) -> io::Result<Option<File>> {
+        match &self.source {
+            Source::Raw(_) => Ok(None),
+            Source::Blocking(image) => image.overlay().map(File::try_clone).transpose(),
+        }
+    }
+
     /// Creates a back end for up to `depth` operations in flight.
     pub fn backend(&self, depth: u32, reporter: &mut Reporter) -> io::Result<Box<dyn Backend>> {
         let file = match &self.source {

@@ -53,7 +53,7 @@ pub use counters::{Counters, Counts, Transfer};
 pub use device::{Block, BlockState};
 pub use disk::{Disk, SECTOR};
 pub use image::Image;
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, open_saved};
 pub use pool::Blocking;
 pub use report::{Notice, Report};
 pub use spec::{BlockSpec, Cache, Engine, Format, MAX_QUEUES};

@@ -141,6 +141,16 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
+    /// A saved overlay can't be copied.
+    #[error(
+        "the saved overlay of the disk image {path:?} can't be copied: {source}; free space, or take a new snapshot"
+    )]
+    Saved {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// An overlay is there to be written.
     #[error("the disk image {0:?} has an overlay and is `readonly`: leave out one of them")]
     ReadonlyOverlay(PathBuf),
@@ -164,6 +174,29 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`].
 pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
+    open_with(spec, None)
+}
+
+/// As [`open`], for a disk whose overlay goes on: `fill` writes a copy of [`Control::overlay`](super::Control::overlay)
+/// to an empty file. The image must be the one that the overlay was made for. The copy is checked as any qcow2 image is,
+/// so it may be a stranger's.
+///
+/// # Errors
+/// [`OpenError`]. [`OpenError::Saved`] is that of `fill`, or `spec` names no place for an overlay.
+pub fn open_saved(spec: &BlockSpec, fill: Fill<'_>) -> Result<Image, OpenError> {
+    if spec.overlay.is_none() {
+        return Err(OpenError::Saved {
+            path: spec.path.clone(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, "no place is given for it"),
+        });
+    }
+    open_with(spec, Some(fill))
+}
+
+/// Writes an overlay to an empty file.
+type Fill<'a> = &'a dyn Fn(&File) -> io::Result<()>;
+
+fn open_with(spec: &BlockSpec, fill: Option<Fill<'_>>) -> Result<Image, OpenError> {
     let serial = serial(spec.serial.as_deref().unwrap_or(""))?;
     if !(1..=MAX_QUEUES).contains(&spec.queues) {
         return Err(OpenError::Queues(spec.queues));
@@ -182,7 +215,7 @@ pub fn open(spec: &BlockSpec) -> Result<Image, OpenError> {
     let image = if spec.format == Format::Raw && spec.overlay.is_none() {
         open_plain(spec, disk)?
     } else {
-        open_mapped(spec, disk)?
+        open_mapped(spec, disk, fill)?
     };
     Ok(image.with_engine(spec.engine).with_limits(spec.limits))
 }
@@ -218,14 +251,14 @@ fn open_plain(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
 }
 
 #[cfg(not(feature = "qcow2"))]
-fn open_mapped(spec: &BlockSpec, _: Disk) -> Result<Image, OpenError> {
+fn open_mapped(spec: &BlockSpec, _: Disk, _: Option<Fill<'_>>) -> Result<Image, OpenError> {
     Err(OpenError::NoQcow2(spec.path.clone()))
 }
 
 /// A qcow2 image, or an overlay over any.
 #[cfg(feature = "qcow2")]
-fn open_mapped(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
-    use super::qcow2::{self, Failure};
+fn open_mapped(spec: &BlockSpec, disk: Disk, fill: Option<Fill<'_>>) -> Result<Image, OpenError> {
+    use super::qcow2;
     if spec.direct {
         return Err(OpenError::DirectMapped(spec.path.clone()));
     }
@@ -239,27 +272,37 @@ fn open_mapped(spec: &BlockSpec, disk: Disk) -> Result<Image, OpenError> {
     let file = open_file(&base)?;
     let is_qcow2 = spec.format == Format::Qcow2;
     check_size(&spec.path, &file, if is_qcow2 { 1 } else { SECTOR })?;
-    let opened = match &spec.overlay {
-        None => qcow2::Image::open(file, spec.readonly),
-        Some(place) => qcow2::Image::overlay(overlay_file(place)?, file, is_qcow2),
+    let opened = match (&spec.overlay, fill) {
+        (None, _) => qcow2::Image::open(file, spec.readonly),
+        (Some(place), None) => qcow2::Image::overlay(overlay_file(place)?, file, is_qcow2),
+        (Some(place), Some(fill)) => {
+            let overlay = overlay_file(place)?;
+            fill(&overlay).map_err(|source| OpenError::Saved {
+                path: spec.path.clone(),
+                source,
+            })?;
+            qcow2::Image::saved_overlay(overlay, file, is_qcow2)
+        }
     };
-    let image = opened.map_err(|failure| match failure {
-        Failure::Refused(why) => OpenError::Qcow2 {
-            path: spec.path.clone(),
-            why,
-        },
-        Failure::Damaged(source) => OpenError::Damaged {
-            path: spec.path.clone(),
-            source,
-        },
-        Failure::Host(source) => host(spec, "opened as qcow2", source),
-    })?;
+    let image = opened.map_err(|failure| mapped(spec, failure))?;
     let image = Image::blocking(Arc::new(image), disk);
     let image = image.map_err(|source| host(spec, "measured", source))?;
     if image.disk().sectors == 0 {
         return Err(OpenError::Empty(spec.path.clone()));
     }
     Ok(image)
+}
+
+/// Why a qcow2 image can't be used.
+#[cfg(feature = "qcow2")]
+fn mapped(spec: &BlockSpec, failure: super::qcow2::Failure) -> OpenError {
+    use super::qcow2::Failure;
+    let path = spec.path.clone();
+    match failure {
+        Failure::Refused(why) => OpenError::Qcow2 { path, why },
+        Failure::Damaged(source) => OpenError::Damaged { path, source },
+        Failure::Host(source) => host(spec, "opened as qcow2", source),
+    }
 }
 
 /// A file without a name in a directory: gone with the machine.

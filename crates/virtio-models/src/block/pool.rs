@@ -57,6 +57,10 @@ pub trait Blocking: Send + Sync + 'static {
     /// # Errors
     /// The host's failure; `ErrorKind::Unsupported` or `InvalidInput` means: write zeros instead.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+    /// The file that has what the guest wrote, if the disk is an overlay.
+    fn overlay(&self) -> Option<&File> {
+        None
+    }
 }
 
 /// The size of a file or block device in bytes.

@@ -181,8 +181,8 @@ fn storage(file: File, write: bool) -> io::Result<imago::file::File> {
     imago::file::File::from_open_file(file, StorageOpenOptions::new().write(write))
 }
 
-/// Opens a qcow2 image that stands for itself.
-fn access(file: File, readonly: bool) -> Result<Access, Failure> {
+/// Opens a qcow2 image, over `base` or by itself.
+fn access(file: File, readonly: bool, base: Option<Access>) -> Result<Access, Failure> {
     let mut header = Header([0; 104]);
     // What is behind the header of version 2 is not looked at.
     let read = file.read_at(&mut header.0, 0).map_err(Failure::Host)?;
@@ -194,32 +194,52 @@ fn access(file: File, readonly: bool) -> Result<Access, Failure> {
     let len = file_size(&file).map_err(Failure::Host)?;
     header.check(len, readonly).map_err(Failure::Refused)?;
     header.check_tables(&file, len)?;
+    if base
+        .as_ref()
+        .is_some_and(|base| base.size() != header.long(24))
+    {
+        return Err(Failure::Refused(
+            "has another size than when the machine was saved: name the image that it had",
+        ));
+    }
     let opened = guarded(|| {
         let builder = Qcow2::<imago::file::File>::builder(storage(file, !readonly)?);
-        let builder = builder.write(!readonly).backing(None);
+        let builder = builder.write(!readonly).backing(base);
         builder.open(DenyImplicitOpenGate::default())
     });
     Ok(FormatAccess::new(opened?))
 }
 
+/// The image below an overlay, which is only read.
+fn base_access(base: File, is_qcow2: bool) -> Result<Access, Failure> {
+    if is_qcow2 {
+        return access(base, true, None);
+    }
+    let raw = guarded(|| Raw::open_image(storage(base, false)?, false));
+    Ok(FormatAccess::new(raw.map_err(Failure::Host)?))
+}
+
 /// A qcow2 image, for the threads.
-pub(super) struct Image(RwLock<Access>);
+pub(super) struct Image {
+    access: RwLock<Access>,
+    /// The file of an overlay.
+    overlay: Option<File>,
+}
 
 impl Image {
     /// Opens an image.
     pub(super) fn open(file: File, readonly: bool) -> Result<Self, Failure> {
-        Ok(Image(RwLock::new(access(file, readonly)?)))
+        Ok(Image {
+            access: RwLock::new(access(file, readonly, None)?),
+            overlay: None,
+        })
     }
 
     /// Makes an overlay in an empty file over a base, which is only read.
     pub(super) fn overlay(file: File, base: File, base_is_qcow2: bool) -> Result<Self, Failure> {
-        let base = if base_is_qcow2 {
-            access(base, true)?
-        } else {
-            let raw = guarded(|| Raw::open_image(storage(base, false)?, false));
-            FormatAccess::new(raw.map_err(Failure::Host)?)
-        };
+        let base = base_access(base, base_is_qcow2)?;
         let size = base.size();
+        let copy = file.try_clone().map_err(Failure::Host)?;
         let opened = guarded(|| {
             let create = Qcow2::<imago::file::File>::create_builder(storage(file, true)?);
             create
@@ -229,16 +249,33 @@ impl Image {
                 })
         });
         let access = FormatAccess::new(opened.map_err(Failure::Host)?);
-        Ok(Image(RwLock::new(access)))
+        Ok(Image {
+            access: RwLock::new(access),
+            overlay: Some(copy),
+        })
+    }
+
+    /// Opens an overlay that was one before, over the same base.
+    pub(super) fn saved_overlay(
+        file: File,
+        base: File,
+        base_is_qcow2: bool,
+    ) -> Result<Self, Failure> {
+        let base = base_access(base, base_is_qcow2)?;
+        let copy = file.try_clone().map_err(Failure::Host)?;
+        Ok(Image {
+            access: RwLock::new(access(file, false, Some(base))?),
+            overlay: Some(copy),
+        })
     }
 
     // What imago did before it panicked is the image's damage, not ours.
     fn shared(&self) -> RwLockReadGuard<'_, Access> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.access.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn exclusive(&self) -> RwLockWriteGuard<'_, Access> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.access.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -277,5 +314,9 @@ impl Blocking for Image {
         } else {
             self.shared().write_zeroes(offset, len)
         }
+    }
+
+    fn overlay(&self) -> Option<&File> {
+        self.overlay.as_ref()
     }
 }

@@ -4,12 +4,13 @@
 //! qcow2 images and overlays.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imago::qcow2::Qcow2;
 use imago::{FormatCreateBuilder, StorageOpenOptions};
 use tempfile::TempDir;
-use virtio_models::block::{Block, BlockSpec, Format, open};
+use virtio_models::block::{Block, BlockSpec, Format, open, open_saved};
 use virtio_transport::testing::{
     Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, Subject, memory,
 };
@@ -51,6 +52,11 @@ fn base(dir: &TempDir) -> PathBuf {
 fn ask(spec: &BlockSpec, requests: &[(Vec<u8>, u32)]) -> Vec<Reply> {
     let image = open(spec).expect("an image");
     let block = Block::new(image, Box::new(|notice| panic!("{notice}")));
+    ask_block(block, requests)
+}
+
+/// Asks a device, and ends its machine.
+fn ask_block(block: Block<Memory>, requests: &[(Vec<u8>, u32)]) -> Vec<Reply> {
     let mut machine = Machine::<MmioPort>::new(Box::new(block), &memory(MEMORY));
     let mut driver = Driver::start(&mut machine, u64::MAX);
     let mut replies = Vec::new();
@@ -325,6 +331,76 @@ fn the_base_of_an_overlay_is_never_written() {
     let replies = ask(&spec, &[write(2, 8), read(0), read(2)]);
     assert!(holds(&replies[1], 7) && holds(&replies[2], 8));
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+/// What a saved overlay holds after these requests to a disk over `base`.
+fn saved(spec: &BlockSpec, requests: &[(Vec<u8>, u32)]) -> Vec<u8> {
+    let image = open(spec).expect("an image");
+    let block = Block::new(image, Box::new(|notice| panic!("{notice}")));
+    let control = block.control();
+    ask_block(block, requests);
+    let file = control
+        .overlay()
+        .expect("a descriptor")
+        .expect("an overlay");
+    let mut bytes = vec![0; file.metadata().expect("a size").len() as usize];
+    file.read_exact_at(&mut bytes, 0).expect("its bytes");
+    bytes
+}
+
+#[test]
+fn an_overlay_goes_on_from_a_copy() {
+    let dir = TempDir::new().unwrap();
+    let path = base(&dir);
+    let mut spec = BlockSpec::new(&path);
+    spec.overlay = Some(dir.path().to_owned());
+    let bytes = saved(&spec, &[write(8, 9), (header(FLUSH, 0), 1)]);
+    let fill = |file: &File| file.write_all_at(&bytes, 0);
+    // Two that go their own ways.
+    for value in [20, 30] {
+        let image = open_saved(&spec, &fill).unwrap();
+        let block = Block::new(image, Box::new(|notice| panic!("{notice}")));
+        let asked = [read(8), read(12), write(12, value), read(12)];
+        let replies = ask_block(block, &asked);
+        let below: Vec<u8> = (6144..6656).map(pattern).collect();
+        assert!(holds(&replies[0], 9) && replies[1].bytes[..512] == below);
+        assert!(holds(&replies[3], value));
+    }
+    let refused = |spec: &BlockSpec, bytes: &[u8]| {
+        let fill = |file: &File| file.write_all_at(bytes, 0);
+        open_saved(spec, &fill).unwrap_err().to_string()
+    };
+    for (bytes, why) in [
+        (&bytes[..71], "too short"),
+        (&[0; 4096], "no qcow2 header"),
+        (&bytes[..bytes.len() / 2], "header that can't be"),
+    ] {
+        let text = refused(&spec, bytes);
+        assert!(text.contains(why), "{text}");
+    }
+    let full = |_: &File| Err(std::io::ErrorKind::StorageFull.into());
+    let text = open_saved(&spec, &full).unwrap_err().to_string();
+    assert!(text.contains("free space"), "{text}");
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(SIZE / 2)
+        .unwrap();
+    let text = refused(&spec, &bytes);
+    assert!(text.contains("another size"), "{text}");
+    spec.overlay = None;
+    let text = refused(&spec, &bytes);
+    assert!(text.contains("no place is given"), "{text}");
+}
+
+#[test]
+fn only_an_overlay_has_an_overlay() {
+    let dir = TempDir::new().unwrap();
+    for spec in [BlockSpec::new(base(&dir)), qcow2(&image(&dir, "disk"))] {
+        let block = Block::<Memory>::new(open(&spec).unwrap(), Box::new(|_| ()));
+        assert!(block.control().overlay().unwrap().is_none());
+    }
 }
 
 #[test]

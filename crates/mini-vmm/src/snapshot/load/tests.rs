@@ -278,6 +278,54 @@ fn memory_must_be_whole_and_of_this_snapshot() {
 }
 
 #[test]
+fn overlays_must_be_those_of_the_disks() {
+    let mut state = value(STATE_1);
+    state["machine"]["disk"][0]["overlay"] = json!("tmp");
+    let state = serde_json::to_vec(&state).unwrap();
+    let part = json!({"disk": 0, "version": 1, "size": 3, "crc32": crc32fast::hash(b"abc")});
+    let manifest = |overlays: Value| {
+        let mut manifest = value(MANIFEST_1);
+        manifest["parts"]["state"]["size"] = json!(state.len());
+        manifest["parts"]["state"]["crc32"] = json!(crc32fast::hash(&state));
+        manifest["parts"]["overlays"] = overlays;
+        serde_json::to_vec(&manifest).unwrap()
+    };
+    let (dir, _) = on_disk();
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    write(STATE, &state);
+    write(MANIFEST, &manifest(json!([part])));
+    refuses(open_at(&dir), "can't read");
+    write("overlay0", b"ab");
+    refuses(open_at(&dir), "another size");
+    write("overlay0", b"abc");
+    let (_, frozen) = open_at(&dir).unwrap().map().unwrap();
+    assert_eq!((frozen.overlays[0].disk, frozen.overlays.len()), (0, 1));
+    for (name, lie, why) in [
+        ("disk", json!(1), "other overlays"),
+        ("disk", json!(-1), "manifest can't be read"),
+        ("version", json!(2), "overlay has version 2"),
+        ("more", json!(1), "manifest can't be read"),
+    ] {
+        let mut part = part.clone();
+        part[name] = lie;
+        write(MANIFEST, &manifest(json!([part])));
+        refuses(open_at(&dir), why);
+    }
+    for overlays in [json!([]), json!([part, part])] {
+        write(MANIFEST, &manifest(overlays));
+        refuses(open_at(&dir), "other overlays");
+    }
+    // Two files have no place for them.
+    let line = [manifest(json!([part])), b"\n".to_vec(), state.clone()].concat();
+    write("vm.state", &line);
+    let files = Place::Files {
+        snapshot: dir.path().join("vm.state"),
+        memory: dir.path().join(MEMORY),
+    };
+    refuses(Snapshot::open(&files), "two files can't have overlays");
+}
+
+#[test]
 fn files_that_are_none_or_too_large_are_refused_at_once() {
     let (dir, _) = on_disk();
     let manifest = dir.path().join(MANIFEST);

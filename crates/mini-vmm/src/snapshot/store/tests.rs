@@ -14,9 +14,10 @@ use tempfile::{TempDir, tempdir};
 use super::*;
 
 /// The steps of a directory, in order.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "memory",
     "sync-memory",
+    "overlay",
     "state",
     "manifest",
     "sync-directory",
@@ -34,6 +35,8 @@ pub(super) fn contents<'a>(
         manifest: text.as_bytes(),
         state: text.as_bytes(),
         memory,
+        overlays: &[7],
+        overlay: &|disk, mut to| write!(to, "of disk {disk}"),
     }
 }
 
@@ -63,9 +66,10 @@ pub(super) fn all(dir: &Path) -> BTreeMap<String, String> {
 
 /// The files of a whole snapshot at `name`.
 fn whole(name: &str, text: &str) -> BTreeMap<String, String> {
-    let files = NAMES.iter();
+    let files = NAMES.iter().map(|file| (*file, text));
     files
-        .map(|file| (format!("{name}/{file}"), text.to_owned()))
+        .chain([("overlay7", "of disk 7")])
+        .map(|(file, text)| (format!("{name}/{file}"), text.to_owned()))
         .collect()
 }
 
@@ -347,5 +351,5 @@ fn what_is_no_work_of_ours_is_not_removed_or_waited_for() {
     std::os::unix::fs::symlink(&other, &work).unwrap();
     refused();
     assert_eq!(all(&other), all(&work));
-    assert_eq!(all(&other).len(), NAMES.len());
+    assert_eq!(all(&other).len(), NAMES.len() + 1);
 }
