@@ -70,14 +70,14 @@ mod tests {
     use vcpu_loop::bus::Space;
 
     use super::*;
-    use crate::config::VirtioSpec;
+    use crate::config::{RngSpec, VirtioSpec};
     use crate::layout;
 
     #[test]
     fn windows_are_apart() {
         let mut spec = VmSpec::new("vmlinux");
         (spec.debug_exit, spec.rtc) = (Some(layout::DEBUG_EXIT), true);
-        (spec.legacy_timer, spec.rng) = (true, true);
+        (spec.legacy_timer, spec.rng) = (true, Some(RngSpec::default()));
         for (virtio, count) in [(VirtioSpec::Pci, 13), (VirtioSpec::Mmio, 10)] {
             spec.virtio = virtio;
             let plan = MachinePlan::new(&spec).unwrap();

@@ -106,7 +106,7 @@ fn inherited() -> BTreeSet<String> {
 fn is_refused<T: std::fmt::Debug>(result: Result<T, Error>, asked: Command, seen: State) {
     let error = result.unwrap_err();
     assert!(
-        matches!(&error, Error::Refused { command, state } if (command, *state) == (&asked, seen)),
+        matches!(&error, Error::Refused { command, state } if (&**command, *state) == (&asked, seen)),
         "{error:?}"
     );
 }

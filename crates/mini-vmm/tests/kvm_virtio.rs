@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bare::virtio::{COUNT, ENTROPY, LEN, USED, by_mmio, by_pci};
 use bare::{Asm, Built, Vm, without_event};
-use mini_vmm::config::{SerialSpec, VirtioSpec, VmSpec};
+use mini_vmm::config::{RngSpec, SerialSpec, VirtioSpec, VmSpec};
 use mini_vmm::layout::MIB;
 
 const RAM: u64 = 32 * MIB;
@@ -22,7 +22,7 @@ fn machine(vm: &Vm, virtio: VirtioSpec) -> Built {
         memory: RAM,
         serial: SerialSpec::Off,
         virtio,
-        rng: true,
+        rng: Some(RngSpec::default()),
         ..VmSpec::new(vm.path("kernel"))
     };
     Built::new(&spec, None)

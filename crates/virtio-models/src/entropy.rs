@@ -11,11 +11,13 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use virtio_transport::Broken;
 use virtio_transport::chain::Chain;
-use virtio_transport::device::{Active, Device, Event, Io, RestoreError, StartError};
+use virtio_transport::device::{Active, Device, Event, Interest, Io, RestoreError, StartError};
 use virtio_transport::layout::{Layout, RING_FEATURES};
 use virtio_transport::memory::View;
 use virtio_transport::queue::{NotDrained, QueueState};
 use vm_memory::{GuestAddressSpace, GuestMemory};
+
+use crate::rate::Limiter;
 
 /// The device ID (virtio 1.4, section 5).
 const ID: u16 = 4;
@@ -25,8 +27,15 @@ const QUEUE_SIZE: u16 = 64;
 pub const MAX_REQUEST: u64 = 64 << 10;
 /// Requests per turn; then other devices of the thread have theirs.
 const BURST: usize = 16;
+/// The token of the limiter's timer.
+const TIMER: u32 = 0;
 /// Bytes requested from the host at once. Up to 256, a signal doesn't interrupt the call (getrandom(2)).
 const PIECE: usize = 256;
+
+const READABLE: Interest = Interest {
+    readable: true,
+    writable: false,
+};
 
 /// Fills the driver's buffers with random bytes.
 ///
@@ -44,6 +53,7 @@ const PIECE: usize = 256;
 pub struct Entropy<M> {
     active: Option<Active<M>>,
     chain: Chain,
+    limiter: Option<Limiter>,
 }
 
 /// The state of an [`Entropy`]: it has none.
@@ -57,7 +67,15 @@ impl<M> Entropy<M> {
         Entropy {
             active: None,
             chain: Chain::new(),
+            limiter: None,
         }
+    }
+
+    /// Sets the limiter: of the random bytes, and of the requests.
+    #[must_use]
+    pub fn with_limiter(mut self, limiter: Option<Limiter>) -> Self {
+        self.limiter = limiter;
+        self
     }
 }
 
@@ -110,13 +128,21 @@ impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
 
     fn config(&self, _: &mut Vec<u8>) {}
 
-    fn start(&mut self, _: &mut Io<'_>, active: Active<M>) -> Result<(), StartError> {
+    fn start(&mut self, io: &mut Io<'_>, active: Active<M>) -> Result<(), StartError> {
+        if let Some(limiter) = &self.limiter {
+            let what = "the host can't limit its random numbers";
+            let watched = io.watch(limiter.source(), TIMER, READABLE);
+            watched.map_err(|source| StartError { what, source })?;
+        }
         self.active = Some(active);
         Ok(())
     }
 
     fn process(&mut self, io: &mut Io<'_>, event: Event) -> Result<(), Broken> {
-        let (Some(active), Event::Queue(0)) = (&mut self.active, event) else {
+        if let (Event::Source(TIMER), Some(limiter)) = (event, &mut self.limiter) {
+            limiter.rest();
+        }
+        let Some(active) = &mut self.active else {
             return Ok(());
         };
         let Some(queue) = active.queues.first_mut().and_then(Option::as_mut) else {
@@ -126,8 +152,20 @@ impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
         let view = View::new(&*memory);
         let mut has_more = true;
         for _ in 0..BURST {
+            if self
+                .limiter
+                .as_mut()
+                .is_some_and(|limiter| !limiter.allows())
+            {
+                // The timer ends the wait.
+                has_more = false;
+                break;
+            }
             if queue.pop(&view, &mut self.chain)? {
                 let written = fill(&view, &self.chain);
+                self.limiter
+                    .iter_mut()
+                    .for_each(|limiter| limiter.count(written.into()));
                 queue.push(&view, self.chain.head(), written)?;
             } else if !queue.enable_kicks(&view)? {
                 has_more = false;
@@ -143,7 +181,10 @@ impl<M: GuestAddressSpace + Send> Device<M> for Entropy<M> {
         Ok(())
     }
 
-    fn stop(&mut self, _: &mut Io<'_>, _: Instant) -> Result<Vec<Option<QueueState>>, NotDrained> {
+    fn stop(&mut self, io: &mut Io<'_>, _: Instant) -> Result<Vec<Option<QueueState>>, NotDrained> {
+        if let Some(limiter) = &self.limiter {
+            let _ = io.unwatch(limiter.source(), TIMER);
+        }
         let queues = self.active.take().map(|active| active.queues);
         let queues = queues.unwrap_or_default();
         let states = queues.iter().map(|queue| queue.as_ref());

@@ -16,38 +16,90 @@ use serde::{Deserialize, Serialize};
 
 use crate::timer::Timer;
 
-/// A second in nanoseconds. Also the number of parts that a bucket counts per unit.
-const SECOND: i128 = 1_000_000_000;
-/// The capacity of an idle bucket, as a fraction of a second. A device that is late by less than that loses nothing.
-const FILLED: i128 = 10;
+/// A millisecond in nanoseconds.
+const MILLISECOND: i128 = 1_000_000;
+/// The capacity of a bucket that has none of its own: what flows in during this time, in nanoseconds. A device that is
+/// late by less than that loses nothing.
+const FILLED: i128 = 100 * MILLISECOND;
+const SECOND: NonZeroU64 = NonZeroU64::new(1000).expect("it is not 0");
 
-/// The limits of a device per second.
+/// A limit: a bucket of units (bytes, or requests) that fills steadily.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// The units that flow in during `refill`.
+    pub size: NonZeroU64,
+    /// A time in milliseconds.
+    #[serde(default = "second")]
+    pub refill: NonZeroU64,
+    /// `None`: the bucket begins empty, and holds what flows in during a tenth of a second. Otherwise it holds `size`
+    /// units, and begins full, with this many units more, which are there only once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub once: Option<u64>,
+}
+
+const fn second() -> NonZeroU64 {
+    SECOND
+}
+
+impl Limit {
+    /// So many units per second, without a capacity of its own; `None` for 0.
+    pub const fn per_second(units: u64) -> Option<Self> {
+        match NonZeroU64::new(units) {
+            Some(size) => Some(Limit {
+                size,
+                refill: SECOND,
+                once: None,
+            }),
+            None => None,
+        }
+    }
+}
+
+/// The limits of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Bytes.
+    /// Of bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bandwidth: Option<NonZeroU64>,
-    /// Requests.
+    pub bandwidth: Option<Limit>,
+    /// Of requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iops: Option<NonZeroU64>,
+    pub iops: Option<Limit>,
 }
 
-/// Counts units at a rate. It has no clock: times are relative to any fixed moment.
+/// Counts units against a limit. It has no clock: times are relative to any fixed moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
+    /// Parts that flow in per nanosecond.
     rate: i128,
-    /// What may be taken now, in billionths of a unit. Below 0 the next request waits.
+    /// The parts of a unit.
+    unit: i128,
+    /// The most parts that flow in.
+    full: i128,
+    /// What may be taken now, in parts. Below 0 the next request waits.
     balance: i128,
     at: Duration,
 }
 
 impl Bucket {
-    /// A bucket for `rate` units per second. It starts empty.
-    pub const fn new(rate: NonZeroU64, now: Duration) -> Self {
+    /// A bucket for `limit`.
+    pub const fn new(limit: Limit, now: Duration) -> Self {
+        let size = limit.size.get() as i128;
+        let unit = (limit.refill.get() as i128).saturating_mul(MILLISECOND);
+        let (full, balance) = match limit.once {
+            None => (size.saturating_mul(FILLED), 0),
+            // The last unit of what is there is the one that a request needs to start.
+            Some(once) => (
+                (size - 1).saturating_mul(unit),
+                (size - 1 + once as i128).saturating_mul(unit),
+            ),
+        };
         Bucket {
-            rate: rate.get() as i128,
-            balance: 0,
+            rate: size,
+            unit,
+            full,
+            balance,
             at: now,
         }
     }
@@ -56,12 +108,14 @@ impl Bucket {
     pub fn wait(&mut self, now: Duration) -> Option<Duration> {
         let passed = now.saturating_sub(self.at).as_nanos().min(i64::MAX as u128);
         self.at = self.at.max(now);
-        let filled = self.rate * SECOND / FILLED;
-        self.balance = (self.balance + passed as i128 * self.rate).min(filled);
+        if self.balance < self.full {
+            let more = self.rate.saturating_mul(passed as i128);
+            self.balance = self.balance.saturating_add(more).min(self.full);
+        }
         if self.balance >= 0 {
             return None;
         }
-        let nanos = (-self.balance + self.rate - 1) / self.rate;
+        let nanos = self.balance.saturating_neg().saturating_add(self.rate - 1) / self.rate;
         Some(Duration::from_nanos(
             u64::try_from(nanos).unwrap_or(u64::MAX),
         ))
@@ -69,7 +123,8 @@ impl Bucket {
 
     /// Takes units, possibly more than there are.
     pub const fn take(&mut self, units: u64) {
-        self.balance -= units as i128 * SECOND;
+        let parts = self.unit.saturating_mul(units as i128);
+        self.balance = self.balance.saturating_sub(parts);
     }
 }
 
@@ -78,6 +133,7 @@ pub type Clock = Box<dyn Fn() -> Duration + Send>;
 
 /// Limits with a clock and a timer.
 pub struct Limiter {
+    limits: Limits,
     bandwidth: Option<Bucket>,
     requests: Option<Bucket>,
     clock: Clock,
@@ -103,8 +159,9 @@ impl Limiter {
             return Ok(None);
         }
         let timer = Timer::new()?;
-        let bucket = |rate: Option<NonZeroU64>| rate.map(|rate| Bucket::new(rate, clock()));
+        let bucket = |limit: Option<Limit>| limit.map(|limit| Bucket::new(limit, clock()));
         Ok(Some(Limiter {
+            limits,
             bandwidth: bucket(limits.bandwidth),
             requests: bucket(limits.iops),
             clock,
@@ -112,11 +169,19 @@ impl Limiter {
         }))
     }
 
-    /// Replaces the limits. A wait is over, and what was counted before no longer counts.
+    /// Replaces the limits. A wait is over. What was counted no longer counts, except for a limit that stays the same.
     pub fn set(&mut self, limits: Limits) {
         let now = (self.clock)();
-        let bucket = |rate: Option<NonZeroU64>| rate.map(|rate| Bucket::new(rate, now));
-        (self.bandwidth, self.requests) = (bucket(limits.bandwidth), bucket(limits.iops));
+        let changes = [
+            (&mut self.bandwidth, self.limits.bandwidth, limits.bandwidth),
+            (&mut self.requests, self.limits.iops, limits.iops),
+        ];
+        for (bucket, old, new) in changes {
+            if old != new {
+                *bucket = new.map(|limit| Bucket::new(limit, now));
+            }
+        }
+        self.limits = limits;
         self.timer.rest();
     }
 

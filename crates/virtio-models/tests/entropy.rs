@@ -3,7 +3,12 @@
 
 //! Runs virtio-transport's suite on the entropy device, and tests its own behaviour.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use virtio_models::entropy::{Entropy, MAX_REQUEST};
+use virtio_models::rate::{Limit, Limiter, Limits};
 use virtio_transport::testing::{
     Driver, MEMORY, Machine, Memory, MmioPort, Reply, Request, Subject, memory,
 };
@@ -101,4 +106,62 @@ fn a_full_queue_leaves_other_devices_their_turn() {
     assert_eq!(driver.receive_all(&machine).len(), 16);
     machine.pump();
     assert_eq!(driver.receive_all(&machine).len(), 4);
+}
+
+/// A limiter of this many requests per second, whose clock stands.
+fn limiter(requests: u64) -> Option<Limiter> {
+    let limits = Limits {
+        iops: Limit::per_second(requests),
+        ..Limits::default()
+    };
+    Limiter::with_clock(limits, Box::new(|| Duration::ZERO)).expect("a timer")
+}
+
+#[test]
+fn requests_beyond_the_limit_wait_for_it() {
+    let clock = Arc::new(AtomicU64::new(0));
+    let now = Arc::clone(&clock);
+    let limits = Limits {
+        bandwidth: Limit::per_second(8000),
+        ..Limits::default()
+    };
+    let read = Box::new(move || Duration::from_millis(now.load(Ordering::Relaxed)));
+    let limiter = Limiter::with_clock(limits, read).expect("a timer");
+    let device = Entropy::new().with_limiter(limiter);
+    let mut machine = Machine::<MmioPort>::new(Box::new(device), &memory(MEMORY));
+    let mut driver = Driver::start(&mut machine, u64::MAX);
+    for _ in 0..10 {
+        driver.send(&machine, &request(8));
+    }
+    machine.kick(0);
+    for answered in 1..=10 {
+        machine.pump_until(|machine| {
+            driver.receive_all(machine);
+            driver.in_flight() <= 10 - answered
+        });
+        assert_eq!(
+            driver.in_flight(),
+            10 - answered,
+            "a byte is a millisecond's eighth"
+        );
+        clock.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_waits_for_the_limit_is_there_after_a_pause() {
+    let device = Entropy::new().with_limiter(limiter(1));
+    let mut machine = Machine::<MmioPort>::new(Box::new(device), &memory(MEMORY));
+    let mut driver = Driver::start(&mut machine, u64::MAX);
+    for _ in 0..2 {
+        driver.send(&machine, &request(8));
+    }
+    machine.kick(0);
+    machine.pump();
+    machine.pause().expect("a pause");
+    assert_eq!(machine.poller.watched(), 0);
+    machine.resume();
+    machine.pump();
+    driver.receive_all(&machine);
+    assert_eq!(driver.in_flight(), 1);
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::config::{SerialSpec, VirtioSpec, VmSpec};
+use crate::config::{RngSpec, SerialSpec, VirtioSpec, VmSpec};
 
 /// Every combination of options that changes a table.
 fn machines() -> impl Iterator<Item = MachinePlan> {
@@ -35,7 +35,7 @@ fn with_clock(rtc: bool) -> MachinePlan {
 
 fn with_virtio(virtio: VirtioSpec) -> MachinePlan {
     let mut spec = VmSpec::new("vmlinux");
-    (spec.virtio, spec.rng) = (virtio, true);
+    (spec.virtio, spec.rng) = (virtio, Some(RngSpec::default()));
     MachinePlan::new(&spec).unwrap()
 }
 

@@ -6,7 +6,7 @@
 use std::num::NonZeroU64;
 
 use serde_json::{Value, json};
-use virtio_models::rate::Limits;
+use virtio_models::rate::{Limit, Limits};
 
 use super::fields::{Fields, wrong};
 use super::http::Fault;
@@ -149,7 +149,7 @@ fn check_word(field: &str, word: &str) -> Result<(), Fault> {
     }
 }
 
-/// Reads a rate limiter: bytes per second and requests per second. What it leaves out stays as in `now`.
+/// Reads a rate limiter: a bucket of bytes and one of requests. What it leaves out stays as in `now`.
 pub(super) fn limits(name: &str, limiter: Option<Value>, now: Limits) -> Result<Limits, Fault> {
     let Some(limiter) = limiter else {
         return Ok(now);
@@ -162,41 +162,38 @@ pub(super) fn limits(name: &str, limiter: Option<Value>, now: Limits) -> Result<
     Ok(Limits { bandwidth, iops })
 }
 
-/// Reads a token bucket as a number per second.
-fn bucket(
+/// Reads a token bucket.
+pub(super) fn bucket(
     name: &str,
     bucket: Option<Value>,
-    now: Option<NonZeroU64>,
-) -> Result<Option<NonZeroU64>, Fault> {
+    now: Option<Limit>,
+) -> Result<Option<Limit>, Fault> {
     let Some(bucket) = bucket else {
         return Ok(now);
     };
     let inner = |fault: Fault| wrong(name, fault.message);
     let mut fields = Fields::of(bucket).map_err(inner)?;
     let size = fields.number("size").map_err(inner)?;
-    let millis = fields.number("refill_time").map_err(inner)?;
-    let why = "the limits of this device have a burst of their own";
-    fields
-        .only("one_time_burst", &json!(0), why)
-        .map_err(inner)?;
+    let refill = fields.number("refill_time").map_err(inner)?;
+    let once = fields.number("one_time_burst").map_err(inner)?;
     fields.finish().map_err(inner)?;
     let size = Fields::required("size", size).map_err(inner)?;
-    let millis = Fields::required("refill_time", millis).map_err(inner)?;
+    let refill = Fields::required("refill_time", refill).map_err(inner)?;
     // Firecracker has no limit for an empty bucket, either.
-    if size == 0 || millis == 0 {
-        return Ok(None);
-    }
-    let rate = u128::from(size) * 1000 / u128::from(millis);
-    let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-    Ok(Some(NonZeroU64::new(rate).unwrap_or(NonZeroU64::MIN)))
+    let numbers = NonZeroU64::new(size).zip(NonZeroU64::new(refill));
+    let once = Some(once.unwrap_or(0));
+    Ok(numbers.map(|(size, refill)| Limit { size, refill, once }))
+}
+
+/// As [`bucket`] reads it back.
+pub(super) fn shown(limit: Option<Limit>) -> Option<Value> {
+    let json = |Limit { size, refill, once }| json!({ "size": size, "one_time_burst": once, "refill_time": refill });
+    limit.map(json)
 }
 
 /// As [`limits`] reads it back.
 pub(super) fn limiter(limits: Limits) -> Value {
-    let bucket = |rate: Option<NonZeroU64>| {
-        rate.map(|rate| json!({ "size": rate, "one_time_burst": null, "refill_time": 1000 }))
-    };
-    match (bucket(limits.bandwidth), bucket(limits.iops)) {
+    match (shown(limits.bandwidth), shown(limits.iops)) {
         (None, None) => Value::Null,
         (bandwidth, ops) => json!({ "bandwidth": bandwidth, "ops": ops }),
     }

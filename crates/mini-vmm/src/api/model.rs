@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
-use super::drives::{Drive, check_id};
+use super::drives::{Drive, bucket, check_id, limiter, limits};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::logger::Logger;
@@ -16,15 +16,15 @@ use super::mmds::Mmds;
 use super::nets::Net;
 use super::snapshots::Load;
 use super::{Error, MAX_BODY};
-use crate::config::{self, CpuFeature, Draft, NetError, OnReboot, SerialSpec, VirtioSpec, VmSpec};
+use crate::config::{
+    self, CpuFeature, Draft, Limits, NetError, OnReboot, RngSpec, SerialSpec, VirtioSpec, VmSpec,
+};
 use crate::inputs;
 use crate::layout::MIB;
 use crate::snapshot::Labels;
 use crate::start_time::Moment;
 use crate::telemetry;
 
-/// Why this API takes no rate limiter.
-const NO_LIMITER: &str = "this device has no limits of its own";
 /// Why metrics take no words of the client's.
 const NO_WORDS: &str = "lines of metrics have counters only";
 
@@ -170,6 +170,7 @@ impl Model {
         };
         let spec = VmSpec {
             serial,
+            serial_bandwidth: ours.serial_bandwidth,
             metrics: ours.metrics,
             event_log: ours.event_log,
             timeout: ours.timeout,
@@ -352,9 +353,10 @@ impl Model {
 
     /// `PUT /entropy`.
     pub(super) fn put_entropy(&mut self, mut fields: Fields) -> Result<(), Fault> {
-        fields.only("rate_limiter", &Value::Null, NO_LIMITER)?;
+        let limiter = fields.take("rate_limiter");
         fields.finish()?;
-        self.spec.rng = true;
+        let Limits { bandwidth, iops } = limits("rate_limiter", limiter, Limits::default())?;
+        self.spec.rng = Some(RngSpec { bandwidth, iops });
         self.is_described = true;
         Ok(())
     }
@@ -381,8 +383,9 @@ impl Model {
     /// `PUT /serial`.
     pub(super) fn put_serial(&mut self, mut fields: Fields) -> Result<(), Fault> {
         let path = fields.path("serial_out_path")?;
-        fields.only("rate_limiter", &Value::Null, NO_LIMITER)?;
+        let limiter = fields.take("rate_limiter");
         fields.finish()?;
+        self.spec.serial_bandwidth = bucket("rate_limiter", limiter, None)?;
         self.spec.serial = path.map_or(SerialSpec::Stdio, SerialSpec::File);
         Ok(())
     }
@@ -465,7 +468,7 @@ impl Model {
             "mmds-config": self.mmds.json(),
             "network-interfaces": self.nets.iter().map(Net::json).collect::<Vec<_>>(),
             "vsock": null,
-            "entropy": self.spec.rng.then(|| json!({})),
+            "entropy": self.spec.rng.map(|rng| json!({ "rate_limiter": limiter(rng.limits()) })),
             "pmem": [],
         })
     }

@@ -91,12 +91,19 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "WHERE", value_parser = Word("serial", &[]), help_heading = "Devices")]
     serial: Option<OsString>,
 
+    /// The most bytes per second of the guest's output on COM1; more are dropped [default: off]
+    #[arg(long, value_name = "SIZE", value_parser = Word("serial-bandwidth", &[]), help_heading = "Devices")]
+    #[arg(hide_short_help = true)]
+    serial_bandwidth: Option<OsString>,
+
     /// How the guest reaches virtio devices [default: pci]
     #[arg(long, value_name = "HOW", value_parser = Word("virtio", VirtioSpec::WORDS), help_heading = "Devices")]
     virtio: Option<OsString>,
 
     /// Give the guest random numbers by a virtio device [default: off]
-    #[arg(long, value_name = "on|off", help_heading = "Devices", value_parser = Word("rng", &[]))]
+    ///
+    /// on, off, or limits: bandwidth=SIZE and iops=N, both per second.
+    #[arg(long, value_name = "WORDS", help_heading = "Devices", value_parser = Word("rng", &[]))]
     rng: Option<OsString>,
 
     /// Add a disk: path=FILE,format=qcow2,readonly,...

@@ -4,14 +4,13 @@
 //! The settings of disks.
 
 use std::ffi::OsStr;
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use serde::de::SeqAccess;
 use serde::de::value::SeqAccessDeserializer;
 use serde::{Deserialize, Serialize};
 use virtio_models::block::BlockSpec;
-use virtio_models::rate::Limits;
+use virtio_models::rate::{Limit, Limits};
 
 use super::device;
 use super::iothread::{self, IoThreadName};
@@ -52,15 +51,16 @@ pub struct DiskSpec {
     /// What reads and writes the image.
     #[serde(default)]
     pub engine: Engine,
-    /// The most bytes per second.
+    /// The limit of bytes.
     #[serde(default, deserialize_with = "shared::bandwidth")]
     #[serde(serialize_with = "shared::write_bandwidth")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bandwidth: Option<NonZeroU64>,
-    /// The most requests per second.
+    pub bandwidth: Option<Limit>,
+    /// The limit of requests.
     #[serde(default, deserialize_with = "shared::iops")]
+    #[serde(serialize_with = "shared::write_iops")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub iops: Option<NonZeroU64>,
+    pub iops: Option<Limit>,
     /// A directory for what the guest writes, which is gone when the machine ends. The image is only read. `tmp` is the
     /// host's directory for temporary files.
     #[serde(default, deserialize_with = "words::word")]

@@ -64,6 +64,7 @@ keys! { draft:
     "legacy-timer" => draft.spec.legacy_timer,
     "rtc" => draft.spec.rtc,
     "serial" => draft.spec.serial,
+    "serial-bandwidth" => draft.spec.serial_bandwidth,
     "virtio" => draft.spec.virtio,
     "rng" => draft.spec.rng,
     "disk" => draft.spec.disk,

@@ -13,6 +13,7 @@ pub mod file;
 mod hypercall;
 mod iothread;
 mod net;
+mod rng;
 mod serial;
 mod shared;
 mod validate;
@@ -31,7 +32,8 @@ pub use self::error::{CmdlineError, Error, MemoryError};
 pub use self::features::CpuFeature;
 pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::iothread::IoThreadName;
-pub use self::net::{Forward, Limits, LinkSpec, Mac, NetError, NetSpec};
+pub use self::net::{Forward, Limit, Limits, LinkSpec, Mac, NetError, NetSpec};
+pub use self::rng::RngSpec;
 pub use self::serial::SerialSpec;
 pub use self::validate::{check_cmdline, check_memory};
 pub use self::words::WordError;
@@ -86,11 +88,14 @@ pub struct VmSpec {
     /// Where COM1 goes.
     #[serde(serialize_with = "serial::write_serial")]
     pub serial: SerialSpec,
+    /// The limit of the bytes that the guest writes to COM1. More are dropped.
+    #[serde(serialize_with = "shared::write_limit")]
+    pub serial_bandwidth: Option<Limit>,
     /// How the guest reaches virtio devices.
     pub virtio: VirtioSpec,
-    /// Whether there is a virtio device that gives the guest random numbers.
-    #[serde(serialize_with = "words::write_switch")]
-    pub rng: bool,
+    /// The virtio device that gives the guest random numbers, if there is one.
+    #[serde(serialize_with = "rng::write_rng")]
+    pub rng: Option<RngSpec>,
     /// The disks, as virtio devices, in the order in which the guest finds them.
     pub disk: Vec<DiskSpec>,
     /// A directory with the files of a cloud-init seed, which is the last disk.
@@ -213,6 +218,7 @@ impl VmSpec {
             nested: false,
             memory: VmSpec::DEFAULT_MEMORY,
             serial,
+            serial_bandwidth: None,
             on_reboot: OnReboot::default(),
             on_panic: OnPanic::default(),
             timeout: None,
@@ -220,7 +226,7 @@ impl VmSpec {
             legacy_timer: false,
             rtc: false,
             virtio: VirtioSpec::default(),
-            rng: false,
+            rng: None,
             disk: Vec::new(),
             cloud_init: None,
             net: Vec::new(),

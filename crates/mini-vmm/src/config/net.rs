@@ -6,7 +6,6 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
-use std::num::NonZeroU64;
 use std::ops::{Not, RangeInclusive};
 
 use serde::de::SeqAccess;
@@ -21,7 +20,7 @@ use super::words::{self, Number, Word, WordError};
 use crate::text::shown;
 
 pub use virtio_models::net::Mac;
-pub use virtio_models::rate::Limits;
+pub use virtio_models::rate::{Limit, Limits};
 
 /// The MTUs of a device: from virtio's least to its most.
 const MTUS: RangeInclusive<u64> = MIN_MTU as u64..=65535;
@@ -173,10 +172,11 @@ struct Keys {
     #[serde(default, deserialize_with = "shared::bandwidth")]
     #[serde(serialize_with = "shared::write_bandwidth")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    bandwidth: Option<NonZeroU64>,
+    bandwidth: Option<Limit>,
     #[serde(default, deserialize_with = "shared::iops")]
+    #[serde(serialize_with = "shared::write_iops")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    iops: Option<NonZeroU64>,
+    iops: Option<Limit>,
     #[serde(
         default,
         rename = "rx-bandwidth",
@@ -184,10 +184,11 @@ struct Keys {
     )]
     #[serde(serialize_with = "shared::write_bandwidth")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    rx_bandwidth: Option<NonZeroU64>,
+    rx_bandwidth: Option<Limit>,
     #[serde(default, rename = "rx-iops", deserialize_with = "shared::iops")]
+    #[serde(serialize_with = "shared::write_iops")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    rx_iops: Option<NonZeroU64>,
+    rx_iops: Option<Limit>,
     #[serde(
         default,
         rename = "tx-bandwidth",
@@ -195,10 +196,11 @@ struct Keys {
     )]
     #[serde(serialize_with = "shared::write_bandwidth")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    tx_bandwidth: Option<NonZeroU64>,
+    tx_bandwidth: Option<Limit>,
     #[serde(default, rename = "tx-iops", deserialize_with = "shared::iops")]
+    #[serde(serialize_with = "shared::write_iops")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    tx_iops: Option<NonZeroU64>,
+    tx_iops: Option<Limit>,
     #[serde(default, deserialize_with = "iothread::named")]
     #[serde(skip_serializing_if = "Option::is_none")]
     iothread: Option<IoThreadName>,
@@ -267,7 +269,7 @@ impl From<NetSpec> for Keys {
     }
 }
 
-type Rate = Option<NonZeroU64>;
+type Rate = Option<Limit>;
 
 /// One rate for both directions, or one for each.
 fn joined(rx: Rate, tx: Rate) -> (Rate, [Rate; 2]) {

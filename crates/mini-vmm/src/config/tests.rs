@@ -114,7 +114,12 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             nested: machine.3[1],
             rtc: machine.3[2],
             sealed: machine.3[3],
-            rng: machine.3[3] != machine.3[2],
+            rng: (machine.3[3] != machine.3[2]).then(RngSpec::default),
+            serial_bandwidth: if machine.3[0] {
+                Limit::per_second(1)
+            } else {
+                None
+            },
             virtio: match (machine.3[1], machine.3[2]) {
                 (true, _) => VirtioSpec::Pci,
                 (false, true) => VirtioSpec::Mmio,

@@ -70,9 +70,17 @@ pub enum WordError {
     /// Not a whole number.
     #[error("not a whole number; write digits only, such as 4")]
     Number,
+    /// Not a limit.
+    #[error(
+        "not a limit; write so much per second, such as 10M, or SIZE/MILLISECONDS+ONCE, such as 10M/1000+50M"
+    )]
+    Bucket,
     /// Not a disk.
     #[error("no disk: {}; write path=FILE and options, such as path=disk.img,readonly", shorten(&one_line(.0), MAX_REASON))]
     Disk(String),
+    /// Not a device for random numbers.
+    #[error("no device for random numbers: {}; write on, off or limits, such as bandwidth=1M,iops=100", shorten(&one_line(.0), MAX_REASON))]
+    Rng(String),
     /// Not a name of an I/O thread.
     #[error("no name for an I/O thread; write 1 to 12 letters, digits, - or _, such as fast")]
     IoThread,

@@ -42,7 +42,7 @@ use socket::Socket;
 use stdio::StdoutSink;
 use terminal::RawTerminal;
 
-use crate::config::SerialSpec;
+use crate::config::{Limit, SerialSpec};
 use crate::inputs::is_overwritten;
 use crate::outcome::OutcomeLatch;
 use crate::socket_file::SocketFile;
@@ -124,6 +124,15 @@ impl Console {
             SerialSpec::Pty => Console::pty(),
             SerialSpec::Socket(path) => Console::socket(path),
         }
+    }
+
+    /// Drops what a guest writes beyond `limit`. What was dropped is counted anew.
+    #[must_use]
+    pub fn with_limit(self, limit: Option<Limit>) -> Self {
+        if let Some(output) = &self.output {
+            output.limit(limit);
+        }
+        self
     }
 
     /// A console that writes to standard output, ends with a complete line, and reads nothing. The terminal's settings

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use virtio_models::rate::{Bucket, Limit};
 
 use crate::sync::{Stop, Worker, lock, unpoisoned};
 
@@ -84,6 +85,7 @@ struct Queue {
     bytes: VecDeque<u8>,
     /// Bytes dropped since the last note.
     dropped: u64,
+    limit: Option<Limited>,
     /// Whether the writer sleeps until there is work.
     writer_waits: bool,
     /// Bytes written so far, to detect progress at the end.
@@ -92,6 +94,33 @@ struct Queue {
     closing: bool,
     /// Nothing is written any more: the reader is gone or the console is closed.
     dead: bool,
+}
+
+/// The limit of a guest's output.
+#[derive(Debug)]
+struct Limited {
+    bucket: Bucket,
+    start: Instant,
+    /// Bytes that were too many.
+    dropped: u64,
+}
+
+impl Limited {
+    /// How many of `bytes` bytes are not too many. The rest is counted.
+    fn allow(&mut self, bytes: usize) -> usize {
+        let now = self.start.elapsed();
+        self.allow_at(bytes, now)
+    }
+
+    fn allow_at(&mut self, bytes: usize, now: Duration) -> usize {
+        let mut allowed = 0;
+        while allowed < bytes && self.bucket.wait(now).is_none() {
+            self.bucket.take(1);
+            allowed += 1;
+        }
+        self.dropped += (bytes - allowed) as u64;
+        allowed
+    }
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +148,11 @@ impl Shared {
         if queue.dead {
             return;
         }
+        let allowed = match &mut queue.limit {
+            Some(limit) => limit.allow(bytes.len()),
+            None => bytes.len(),
+        };
+        let bytes = &bytes[..allowed];
         queue.dropped += append_newest(&mut queue.bytes, bytes, CAPACITY) as u64;
         self.wake_writer(&mut queue);
     }
@@ -336,6 +370,21 @@ impl ConsoleOutput {
         let shared = Arc::new(Shared::default());
         shared.kill();
         ConsoleOutput(shared)
+    }
+
+    /// Drops what is more than `limit`, without a note in the output: that is counted only.
+    pub(super) fn limit(&self, limit: Option<Limit>) {
+        self.0.lock().limit = limit.map(|limit| Limited {
+            bucket: Bucket::new(limit, Duration::ZERO),
+            start: Instant::now(),
+            dropped: 0,
+        });
+    }
+
+    /// How many bytes were more than the limit.
+    pub(crate) fn limited(&self) -> u64 {
+        let queue = self.0.lock();
+        queue.limit.as_ref().map_or(0, |limit| limit.dropped)
     }
 
     /// Queues `bytes`. If the queue is full, drops the oldest.

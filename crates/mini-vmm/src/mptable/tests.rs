@@ -4,7 +4,7 @@
 use vm_memory::GuestMemoryMmap;
 
 use super::*;
-use crate::config::{SerialSpec, VirtioSpec, VmSpec};
+use crate::config::{RngSpec, SerialSpec, VirtioSpec, VmSpec};
 
 fn plan(change: impl FnOnce(&mut VmSpec)) -> MachinePlan {
     let mut spec = VmSpec::new("vmlinux");
@@ -24,7 +24,7 @@ fn machines() -> impl Iterator<Item = MachinePlan> {
         .map(|(legacy_timer, virtio)| {
             plan(|spec| {
                 (spec.cpus, spec.legacy_timer) = (cpus, legacy_timer);
-                (spec.virtio, spec.rng) = (virtio, true);
+                (spec.virtio, spec.rng) = (virtio, Some(RngSpec::default()));
             })
         })
     })
@@ -141,7 +141,8 @@ fn interrupts_go_from_isa_to_the_pins_of_the_same_number() {
 #[test]
 fn every_device_that_a_kernel_without_acpi_knows_has_a_wire() {
     let machine = plan(|spec| {
-        (spec.virtio, spec.rng, spec.rtc) = (VirtioSpec::MmioCmdline, true, true);
+        (spec.virtio, spec.rng, spec.rtc) =
+            (VirtioSpec::MmioCmdline, Some(RngSpec::default()), true);
     });
     let table = find(&machine);
     let wires = of_type(&walk(&table), 3);

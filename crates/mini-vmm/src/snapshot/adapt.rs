@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
 
 /// The keys that may differ from those of the saved machine.
-pub const OVERRIDES: [&str; 9] = [
+pub const OVERRIDES: [&str; 10] = [
     "disk",
     "cloud-init",
     "net",
     "serial",
+    "serial-bandwidth",
     "on-panic",
     "timeout",
     "metrics",

@@ -12,6 +12,7 @@ use virtio_models::{block, net};
 use super::sample::{self, Family, Sample};
 use super::sink::Sink;
 use super::{ApiCounts, json, prometheus};
+use crate::console::ConsoleOutput;
 use crate::hypercall::calls::Hypercalls;
 use crate::start_time;
 use crate::sync::lock;
@@ -32,6 +33,7 @@ pub(crate) struct Sources {
 pub(crate) struct Meter {
     pub api: ApiCounts,
     machine: Mutex<OfMachine>,
+    console: Mutex<Option<ConsoleOutput>>,
     file: Mutex<Option<MetricsFile>>,
 }
 
@@ -81,6 +83,11 @@ impl Meter {
         machine.sources = Some(sources);
     }
 
+    /// Counts what the limit of the console's output drops.
+    pub fn attach_console(&self, output: Option<ConsoleOutput>) {
+        *lock(&self.console) = output;
+    }
+
     /// Begins to write to a file. After a failed start this is the next one, and goes on where the last one ended.
     pub(super) fn write_to(&self, path: PathBuf, sink: Sink) {
         let mut file = lock(&self.file);
@@ -112,6 +119,11 @@ impl Meter {
             "reset_count",
             machine.resets,
         ));
+        let limited = lock(&self.console)
+            .as_ref()
+            .map_or(0, ConsoleOutput::limited);
+        let key = "rate_limiter_dropped_bytes";
+        samples.push(single(&sample::SERIAL_LIMITED, "uart", key, limited));
         samples.push(single(
             &sample::MISSED,
             "logger",

@@ -87,6 +87,7 @@ families! {
     TX_FRAMES: Count "mini_vmm_net_sent_frames_total" "Frames that the guest sent.",
     TX_BYTES: Count "mini_vmm_net_sent_bytes_total" "Bytes of these frames.",
     TX_DROPPED: Count "mini_vmm_net_sent_dropped_total" "Frames of the guest that were dropped.",
+    SERIAL_LIMITED: Count "mini_vmm_serial_limited_bytes_total" "Bytes of the guest's output that were more than its limit.",
     API_REQUESTS: Count "mini_vmm_api_requests_total" "Requests to the API.",
     API_FAILURES: Count "mini_vmm_api_request_failures_total" "Requests to the API that were refused or failed.",
     STARTUP: Longest "mini_vmm_process_startup_seconds" "Time from the start that --start-time-us tells until the API was ready.",

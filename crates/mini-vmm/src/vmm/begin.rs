@@ -24,6 +24,11 @@ pub struct Saved {
 /// Opens what a machine comes from. It may be stopped.
 type Open<'a> = Box<dyn FnOnce(&dyn Watch) -> Result<Origin, Error> + 'a>;
 
+/// Opens the console of a machine.
+pub(super) fn open_console(spec: &VmSpec) -> Result<Console, console::Error> {
+    Ok(Console::open(&spec.serial)?.with_limit(spec.serial_bandwidth))
+}
+
 /// How a machine begins.
 pub(super) struct Begin<'a> {
     pub spec: &'a VmSpec,
@@ -39,7 +44,7 @@ impl<'a> Begin<'a> {
         Begin {
             spec,
             open: Box::new(|watch| Ok(Images::open(spec, watch)?.into())),
-            open_console: Box::new(|| Console::open(&spec.serial)),
+            open_console: Box::new(|| open_console(spec)),
             state: State::Running,
         }
     }
@@ -55,7 +60,7 @@ impl<'a> Begin<'a> {
                 let backends = backends.map_err(ImageError::from)?;
                 Ok(Origin::Frozen(frozen, backends))
             }),
-            open_console: Box::new(|| Console::open(&spec.serial)),
+            open_console: Box::new(|| open_console(spec)),
             state: match runs {
                 true => State::Running,
                 false => State::Paused,

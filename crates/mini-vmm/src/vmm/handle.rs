@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use vcpu_loop::FailureReport;
 
+use super::begin::open_console;
 use super::run::{Controls, Vmm};
 use super::{Ended, Error};
 use crate::config::VmSpec;
-use crate::console::Console;
 use crate::machine::Images;
 use crate::machine::MachineState;
 use crate::outcome::Outcome;
@@ -68,7 +68,7 @@ impl Vmm {
             spec,
             controls,
             |watch| Ok(Images::open(spec, watch)?.into()),
-            || Console::open(&spec.serial),
+            || open_console(spec),
         );
         let (thread, ended) = match new? {
             Ok((vmm, built)) => {

@@ -101,7 +101,7 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
         spec,
         |watch| Images::open(spec, watch),
         POWER_OFF_GRACE,
-        || Console::open(&spec.serial),
+        || begin::open_console(spec),
     )
 }
 

@@ -134,6 +134,7 @@ impl Vmm {
         }
         // Opened only now, so that an unbootable kernel truncates no file and leaves the terminal alone.
         let console = open_console()?;
+        meter.attach_console(console.output());
         let vmm = Vmm {
             door,
             spec: described,

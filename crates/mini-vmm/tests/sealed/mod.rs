@@ -6,14 +6,14 @@
 mod filter;
 
 use std::fs::File;
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 
 use mini_vmm::config::{
-    DiskSpec, HypercallRoute, Limits, LinkSpec, NetSpec, OnReboot, SerialSpec, VirtioSpec, VmSpec,
+    DiskSpec, HypercallRoute, Limit, Limits, LinkSpec, NetSpec, OnReboot, RngSpec, SerialSpec,
+    VirtioSpec, VmSpec,
 };
 use mini_vmm::layout::{self, MIB};
 use mini_vmm::vmm::{Handle, Vmm};
@@ -61,7 +61,7 @@ fn child() {
             () if has("pty") => SerialSpec::Pty,
             () => SerialSpec::File(output.clone()),
         },
-        rng: has("rng"),
+        rng: has("rng").then(RngSpec::default),
         disk: disk(&folder, &task).into_iter().collect(),
         net: net(&task).into_iter().collect(),
         virtio: match has("mmio") {
@@ -109,7 +109,7 @@ fn disk(folder: &Path, task: &str) -> Option<DiskSpec> {
     let plain = DiskSpec::new(path);
     Some(match kind.split(' ').next().unwrap() {
         "limited" => DiskSpec {
-            iops: NonZeroU64::new(1000),
+            iops: Limit::per_second(1000),
             ..plain
         },
         "overlay" => DiskSpec {
@@ -128,7 +128,7 @@ fn net(task: &str) -> Option<NetSpec> {
         _ => LinkSpec::User(Vec::new()),
     };
     let limits = Limits {
-        iops: NonZeroU64::new(1000),
+        iops: Limit::per_second(1000),
         ..Limits::default()
     };
     Some(NetSpec {

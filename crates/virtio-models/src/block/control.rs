@@ -67,7 +67,7 @@ impl Control {
         self.bell.ring();
     }
 
-    /// Changes the limits. Requests that wait for the old ones wait no longer.
+    /// Changes the limits. Requests that wait for one that changes wait no longer.
     pub fn limit(&self, limits: Limits) {
         self.state().limits = limits;
         self.bell.ring();

@@ -31,7 +31,7 @@ impl Control {
         }
     }
 
-    /// Changes the limits of what the guest receives and sends. Frames that wait for the old ones wait no longer.
+    /// Changes the limits of what the guest receives and sends. Frames that wait for one that changes wait no longer.
     pub fn limit(&self, rx: Limits, tx: Limits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = [rx, tx];
         self.bell.ring();

@@ -3,19 +3,18 @@
 
 //! What the VMM changes while a disk runs.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tempfile::NamedTempFile;
 use virtio_models::block::{Block, BlockSpec, Control, Engine, Format, ReplaceError, open};
-use virtio_models::rate::Limits;
+use virtio_models::rate::{Limit, Limits};
 use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Port, Request, memory};
 
 use crate::support::{FLUSH, Guest, IN, OK, header};
 
 /// A byte per second: one request, and then none for minutes.
 const SLOW: Limits = Limits {
-    bandwidth: NonZeroU64::new(1),
+    bandwidth: Limit::per_second(1),
     iops: None,
 };
 
@@ -29,11 +28,14 @@ fn limits_change_while_requests_wait() {
     guest.send(header(IN, 1), 513);
     guest.machine.pump();
     assert!(guest.driver.receive(&guest.machine, 0).is_none());
-    // Another rate starts anew.
-    guest.control.limit(Limits {
-        iops: NonZeroU64::new(1000),
-        ..SLOW
-    });
+    // A limit that stays the same still holds.
+    let iops = Limit::per_second(1000);
+    guest.control.limit(Limits { iops, ..SLOW });
+    guest.machine.pump();
+    assert!(guest.driver.receive(&guest.machine, 0).is_none());
+    // Another one starts anew.
+    let bandwidth = Limit::per_second(2);
+    guest.control.limit(Limits { iops, bandwidth });
     guest.machine.pump();
     assert!(guest.driver.receive(&guest.machine, 0).is_some());
     guest.send(header(IN, 1), 513);

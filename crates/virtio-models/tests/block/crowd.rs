@@ -3,11 +3,10 @@
 
 //! More requests, or larger ones, than the device or the host takes at once.
 
-use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 
 use virtio_models::block::Disk;
-use virtio_models::rate::Limits;
+use virtio_models::rate::{Limit, Limits};
 use virtio_transport::device::Event;
 use virtio_transport::testing::{DriverRing, Port};
 
@@ -89,7 +88,7 @@ fn a_crowded_disk_stops_and_starts() {
 #[test]
 fn a_crowded_disk_keeps_its_limit() {
     let limits = Limits {
-        iops: NonZeroU64::new(100),
+        iops: Limit::per_second(100),
         bandwidth: None,
     };
     let disk = Disk {

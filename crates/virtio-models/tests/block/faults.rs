@@ -4,13 +4,12 @@
 //! Host failures, and drivers that continue.
 
 use std::io;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use virtio_models::block::{Block, Disk, Engine, Image, Notice};
-use virtio_models::rate::{Limiter, Limits};
+use virtio_models::rate::{Limit, Limiter, Limits};
 use virtio_transport::device::Event;
 use virtio_transport::testing::{
     Driver, Flags, MEMORY, Machine, Memory, MmioPort, Request, memory,
@@ -239,8 +238,8 @@ fn finish(guest: &mut Guest) {
 #[test]
 fn a_limited_disk_goes_on_as_its_clock_does() {
     let limits = Limits {
-        iops: NonZeroU64::new(1000),
-        bandwidth: NonZeroU64::new(1 << 30),
+        iops: Limit::per_second(1000),
+        bandwidth: Limit::per_second(1 << 30),
     };
     let (mut guest, clock) = limited(limits, Disk::default());
     for sector in 0..10 {
@@ -273,7 +272,7 @@ fn a_limited_disk_goes_on_as_its_clock_does() {
 fn more_requests_than_a_turn_follow_a_wait_for_the_limiter() {
     let limits = Limits {
         iops: None,
-        bandwidth: NonZeroU64::new(1 << 20),
+        bandwidth: Limit::per_second(1 << 20),
     };
     let (mut guest, clock) = limited(limits, Disk::default());
     guest.send(header(IN, 0), 4097);
@@ -291,7 +290,7 @@ fn more_requests_than_a_turn_follow_a_wait_for_the_limiter() {
 fn zeros_count_as_bytes() {
     let limits = Limits {
         iops: None,
-        bandwidth: NonZeroU64::new(1 << 20),
+        bandwidth: Limit::per_second(1 << 20),
     };
     let (mut guest, clock) = limited(limits, Disk::default());
     assert_eq!(guest.zero(WRITE_ZEROES, 0, 64, 0), OK);
@@ -315,7 +314,7 @@ fn a_notification_overtakes_no_queue_that_waits() {
 /// Two queues have eight requests each, and one at a time is allowed. `before` is called before each.
 fn share_a_limit(before: impl Fn(&mut Guest)) {
     let limits = Limits {
-        iops: NonZeroU64::new(1000),
+        iops: Limit::per_second(1000),
         bandwidth: None,
     };
     let disk = Disk {

@@ -3,14 +3,13 @@
 
 //! Frames both ways: in any buffers, with and without space.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use virtio_models::net::{LinkError, MAX_FRAME, NetConfig};
-use virtio_models::rate::{Limiter, Limits};
+use virtio_models::rate::{Limit, Limiter, Limits};
 use virtio_transport::testing::Buffers;
 
 use crate::support::*;
@@ -267,7 +266,7 @@ pub fn limiter(frames: u64) -> (Option<Limiter>, Arc<AtomicU64>) {
     let clock = Arc::new(AtomicU64::new(0));
     let now = Arc::clone(&clock);
     let limits = Limits {
-        iops: NonZeroU64::new(frames),
+        iops: Limit::per_second(frames),
         ..Limits::default()
     };
     let read = Box::new(move || Duration::from_nanos(now.load(Ordering::Relaxed)));
@@ -312,7 +311,7 @@ fn each_direction_keeps_its_limit() {
 fn limits_change_while_frames_wait() {
     // A byte per second: one frame, and then none for a minute.
     let slow = Limits {
-        bandwidth: NonZeroU64::new(1),
+        bandwidth: Limit::per_second(1),
         ..Limits::default()
     };
     let wire = Wire::new();

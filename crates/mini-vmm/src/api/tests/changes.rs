@@ -53,11 +53,11 @@ fn limits_are_merged_and_shown() {
         &off.replace("rate", "tx_rate"),
     );
     let net = &config["network-interfaces"][0];
-    assert_eq!(net["rx_rate_limiter"]["bandwidth"]["size"], 100);
+    assert_eq!(net["rx_rate_limiter"]["bandwidth"]["size"], 10);
     assert!(net["tx_rate_limiter"].is_null());
     let options = get(served, "/options");
-    assert_eq!(options["disk"][0]["iops"], 5);
-    assert_eq!(options["net"][0]["rx-iops"], 5);
+    assert_eq!(options["disk"][0]["iops"], "5/1000+0");
+    assert_eq!(options["net"][0]["rx-iops"], "5/1000+0");
     for (at, body, why) in [
         (
             "/network-interfaces/m",

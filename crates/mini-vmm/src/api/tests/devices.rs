@@ -14,7 +14,7 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
         done(routes, "PUT", &format!("/drives/{id}"), &body);
     };
     put(&mut routes, "data", r#""is_root_device": false"#);
-    let limiter = r#""rate_limiter": {"bandwidth": {"size": 1000, "refill_time": 100}, "ops": {"size": 1, "refill_time": 10000, "one_time_burst": 0}}"#;
+    let limiter = r#""rate_limiter": {"bandwidth": {"size": 1000, "refill_time": 100, "one_time_burst": 7}, "ops": {"size": 1, "refill_time": 10000, "one_time_burst": 0}}"#;
     put(
         &mut routes,
         "root",
@@ -27,14 +27,17 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
     );
     assert_eq!(
         (&disks[0]["bandwidth"], &disks[0]["iops"]),
-        (&"10000".into(), &1.into())
+        (&"1000/100+7".into(), &"1/10000+0".into())
     );
     let drives = get(&mut routes, "/vm/config")["drives"].clone();
     assert_eq!(
         (&drives[0]["drive_id"], &drives[1]["drive_id"]),
         (&"root".into(), &"data".into())
     );
-    assert_eq!(drives[0]["rate_limiter"]["bandwidth"]["size"], 10_000);
+    assert_eq!(
+        drives[0]["rate_limiter"]["bandwidth"],
+        serde_json::json!({"size": 1000, "refill_time": 100, "one_time_burst": 7})
+    );
     assert_eq!(
         (&disks[0]["engine"], &disks[1]["engine"]),
         (&"sync".into(), &"auto".into())
@@ -131,7 +134,7 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
         (
             "/drives/two",
             body(
-                r#""is_root_device": false, "rate_limiter": {"ops": {"size": 1, "refill_time": 1, "one_time_burst": 1}}"#,
+                r#""is_root_device": false, "rate_limiter": {"ops": {"size": 1, "refill_time": 1, "one_time_burst": -1}}"#,
             ),
             "one_time_burst",
         ),
@@ -176,7 +179,7 @@ fn networks_are_taps_with_a_name() {
     assert_eq!((&net["tap"], &net["mtu"]), (&"tap0".into(), &1400.into()));
     assert_eq!(
         (&net["mac"], &net["bandwidth"]),
-        (&"06:00:ac:10:00:02".into(), &"1000".into())
+        (&"06:00:ac:10:00:02".into(), &"500/500+0".into())
     );
     let nets = get(&mut routes, "/vm/config")["network-interfaces"].clone();
     assert_eq!(
@@ -222,11 +225,46 @@ fn networks_are_taps_with_a_name() {
     done(&mut routes, "PUT", "/network-interfaces/eth0", &one);
     let options = get(&mut routes, "/options");
     let net = &options["net"][0];
-    assert_eq!(net["rx-bandwidth"], "1000");
+    assert_eq!(net["rx-bandwidth"], "500/500+0");
     assert!(net["bandwidth"].is_null() && net["tx-bandwidth"].is_null());
     let nets = get(&mut routes, "/vm/config")["network-interfaces"].clone();
-    assert_eq!(nets[0]["rx_rate_limiter"]["bandwidth"]["size"], 1000);
+    assert_eq!(nets[0]["rx_rate_limiter"]["bandwidth"]["size"], 500);
     assert!(nets[0]["tx_rate_limiter"].is_null());
+}
+
+#[test]
+fn random_numbers_and_the_console_have_limits() {
+    let (mut routes, _orders) = routes();
+    let bucket = r#"{"size": 1000, "refill_time": 100, "one_time_burst": 5}"#;
+    let body = format!(r#"{{"rate_limiter": {{"bandwidth": {bucket}}}}}"#);
+    done(&mut routes, "PUT", "/entropy", &body);
+    done(
+        &mut routes,
+        "PUT",
+        "/serial",
+        &format!(r#"{{"rate_limiter": {bucket}}}"#),
+    );
+    let options = get(&mut routes, "/options");
+    assert_eq!(options["rng"], "bandwidth=1000/100+5");
+    assert_eq!(options["serial-bandwidth"], "1000/100+5");
+    let shown = get(&mut routes, "/vm/config")["entropy"].clone();
+    assert_eq!(shown["rate_limiter"]["bandwidth"]["one_time_burst"], 5);
+    // What is shown can be given, and without a limiter there is none.
+    done(&mut routes, "PUT", "/entropy", &shown.to_string());
+    done(&mut routes, "PUT", "/entropy", "{}");
+    done(&mut routes, "PUT", "/serial", "{}");
+    let options = get(&mut routes, "/options");
+    assert_eq!(
+        (&options["rng"], &options["serial-bandwidth"]),
+        (&"on".into(), &"off".into())
+    );
+    for (at, limiter) in [
+        ("/entropy", r#"{"ops": {"size": 1}}"#),
+        ("/serial", r#"{"size": 1}"#),
+    ] {
+        let body = format!(r#"{{"rate_limiter": {limiter}}}"#);
+        refused(&mut routes, ("PUT", at, &body), 400, "rate_limiter: ");
+    }
 }
 
 #[test]
@@ -242,7 +280,10 @@ fn a_config_file_is_the_bodies_of_requests() {
     model.apply(good.as_bytes()).unwrap();
     let spec = model.finish().unwrap();
     assert_eq!(spec.cmdline, "a pci=off root=/dev/vda rw");
-    assert_eq!((spec.cpus, spec.memory, spec.rng), (2, 64 << 20, true));
+    assert_eq!(
+        (spec.cpus, spec.memory, spec.rng.is_some()),
+        (2, 64 << 20, true)
+    );
     for (text, why) in [
         ("{", "not JSON"),
         (r#"{"vsock": {}}"#, "vsock: "),

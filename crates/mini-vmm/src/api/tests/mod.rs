@@ -233,7 +233,7 @@ fn mistakes_name_their_field_and_change_nothing() {
         (
             "PUT",
             "/entropy",
-            r#"{"rate_limiter": {}}"#,
+            r#"{"rate_limiter": 1}"#,
             "rate_limiter: ",
         ),
         (

@@ -11,7 +11,7 @@ use crate::config::{Draft, Error, VmSpec};
 /// Disks of every kind.
 pub(in crate::config) fn any_disk() -> impl Strategy<Value = DiskSpec> {
     let text = || "[ -~é\n]{1,40}";
-    let rate = || proptest::option::of(any::<NonZeroU64>());
+    let rate = || shared::tests::any_limit();
     let files = (
         text(),
         proptest::option::of(text()),
@@ -64,8 +64,8 @@ fn all_keys_are_read() {
         queues: 4,
         cache: Cache::Writethrough,
         engine: Engine::Sync,
-        bandwidth: NonZeroU64::new(10 << 20),
-        iops: NonZeroU64::new(1000),
+        bandwidth: Limit::per_second(10 << 20),
+        iops: Limit::per_second(1000),
         overlay: Some("/var/tmp".into()),
         iothread: IoThreadName::new("fast"),
     };
@@ -98,7 +98,7 @@ fn disks_keep_their_order_and_come_after_those_of_the_file() {
         .map(|disk| disk.path.to_str().unwrap())
         .collect();
     assert_eq!(paths, ["a,1", "b", "c", "d"]);
-    let rate = disks[1].bandwidth.map(NonZeroU64::get);
+    let rate = disks[1].bandwidth.map(|limit| limit.size.get());
     assert_eq!((disks[1].queues, rate), (2, Some(4096)));
 }
 

@@ -9,7 +9,7 @@ use super::*;
 
 /// Networks of every kind, which a machine can have together.
 pub(in crate::config) fn any_nets() -> impl Strategy<Value = Vec<NetSpec>> {
-    let rate = || proptest::option::of(any::<NonZeroU64>());
+    let rate = || shared::tests::any_limit();
     let limits = || (rate(), rate()).prop_map(|(bandwidth, iops)| Limits { bandwidth, iops });
     let port = any::<Option<IpAddr>>();
     let settings = (
@@ -63,8 +63,8 @@ fn a_word_describes_a_network() {
     assert_eq!(read("user"), Ok(NetSpec::new(LinkSpec::User(Vec::new()))));
     let whole = "tap=a,mac=52:54:00:00:00:01,mtu=9000,queues=4,bandwidth=10M,iops=1000,iothread=x";
     let whole_limits = Limits {
-        bandwidth: NonZeroU64::new(10 << 20),
-        iops: NonZeroU64::new(1000),
+        bandwidth: Limit::per_second(10 << 20),
+        iops: Limit::per_second(1000),
     };
     let spec = NetSpec {
         mac: Some(Mac([0x52, 0x54, 0, 0, 0, 1])),
@@ -80,7 +80,7 @@ fn a_word_describes_a_network() {
     let own = read("tap=a,bandwidth=10M,tx-bandwidth=1K,rx-iops=1000").unwrap();
     assert_eq!(own.rx, whole_limits);
     let tx = Limits {
-        bandwidth: NonZeroU64::new(1024),
+        bandwidth: Limit::per_second(1024),
         iops: None,
     };
     assert_eq!(own.tx, tx);

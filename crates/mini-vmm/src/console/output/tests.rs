@@ -259,3 +259,40 @@ fn a_panic_of_the_writer_ends_the_output() {
     output.close(FOR_EVER);
     assert!(output.shared.lock().dead);
 }
+
+#[test]
+fn what_is_more_than_the_limit_is_dropped_and_counted() {
+    let limit = Limit {
+        size: 4.try_into().unwrap(),
+        refill: 1000.try_into().unwrap(),
+        once: Some(2),
+    };
+    let mut limited = Limited {
+        bucket: Bucket::new(limit, Duration::ZERO),
+        start: Instant::now(),
+        dropped: 0,
+    };
+    assert_eq!(limited.allow_at(10, Duration::ZERO), 6);
+    assert_eq!(limited.allow_at(1, Duration::ZERO), 0);
+    assert_eq!(limited.allow_at(10, Duration::from_millis(500)), 2);
+    assert_eq!(limited.dropped, 4 + 1 + 8);
+
+    // Half a year for the next byte.
+    let slow = Limit {
+        refill: 16_000_000_000.try_into().unwrap(),
+        size: 1.try_into().unwrap(),
+        once: Some(4),
+    };
+    let (mut reader, sink) = pipe();
+    let output = Output::start(sink).unwrap();
+    let mut handle = output.handle();
+    handle.limit(Some(slow));
+    for text in ["abc", "defg", "h"] {
+        handle.write_all(text.as_bytes()).unwrap();
+    }
+    assert_eq!(handle.limited(), 3);
+    drop(output);
+    let mut received = String::new();
+    reader.read_to_string(&mut received).unwrap();
+    assert_eq!(received, "abcde");
+}

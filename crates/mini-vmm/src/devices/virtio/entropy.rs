@@ -4,11 +4,17 @@
 //! The entropy device (`--rng`).
 
 use virtio_models::entropy::Entropy;
+use virtio_models::rate::Limiter;
 
 use super::Model;
 use crate::config::VmSpec;
 
 pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
-    let model = || Model::new("rng", |_| Ok(Box::new(Entropy::new())));
-    spec.rng.then(model).into_iter().collect()
+    let model = spec.rng.map(|rng| {
+        Model::new("rng", move |_| {
+            let limiter = Limiter::new(rng.limits())?;
+            Ok(Box::new(Entropy::new().with_limiter(limiter)))
+        })
+    });
+    model.into_iter().collect()
 }

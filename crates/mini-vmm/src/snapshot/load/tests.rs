@@ -49,7 +49,10 @@ fn format_1_stays_readable() {
     } = parsed;
     assert_eq!(labels, Labels::default());
     assert_eq!((manifest.format, spec.memory), (1, 32 << 20));
-    assert_eq!((spec.disk.len(), spec.rng, spec.rtc), (1, true, true));
+    assert_eq!(
+        (spec.disk.len(), spec.rng.is_some(), spec.rtc),
+        (1, true, true)
+    );
     assert_eq!((state.vcpus.len(), state.devices.len()), (1, 4));
     assert_eq!(state.cpu_vendor(), "AuthenticAMD");
 }

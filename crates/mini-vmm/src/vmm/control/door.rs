@@ -358,7 +358,7 @@ mod tests {
             let (asked, answer) = client.join().unwrap();
             let error = answer.unwrap_err();
             assert!(
-                matches!(&error, Error::Refused { command, .. } if *command == asked),
+                matches!(&error, Error::Refused { command, .. } if **command == asked),
                 "{error:?}"
             );
         }

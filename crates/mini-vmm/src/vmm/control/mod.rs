@@ -37,7 +37,7 @@ pub enum Error {
     #[error("can't {command} a machine that is {state}; {}", way_out(*state))]
     Refused {
         /// The command.
-        command: Command,
+        command: Box<Command>,
         /// The state of the run.
         state: State,
     },
@@ -79,7 +79,10 @@ impl Error {
     pub(crate) fn refused(command: Command, state: State) -> Self {
         match state {
             State::Ended => Error::Ended,
-            _ => Error::Refused { command, state },
+            _ => Error::Refused {
+                command: Box::new(command),
+                state,
+            },
         }
     }
 }

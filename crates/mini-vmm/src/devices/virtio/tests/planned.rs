@@ -4,13 +4,13 @@
 //! Devices in the plan of a machine.
 
 use super::*;
-use crate::config::{DiskSpec, VirtioSpec};
+use crate::config::{DiskSpec, RngSpec, VirtioSpec};
 use crate::irq::NoPin;
 use crate::plan::MachinePlan;
 
 fn entropy() -> VmSpec {
     VmSpec {
-        rng: true,
+        rng: Some(RngSpec::default()),
         virtio: VirtioSpec::Mmio,
         ..VmSpec::new("vmlinux")
     }
@@ -81,7 +81,7 @@ fn a_seed_comes_after_the_disks() {
 #[test]
 fn a_machine_without_virtio_devices_has_no_root() {
     let without = VmSpec {
-        rng: false,
+        rng: None,
         ..entropy()
     };
     for virtio in [VirtioSpec::Pci, VirtioSpec::Mmio, VirtioSpec::MmioCmdline] {
