@@ -24,6 +24,9 @@ def state():
 
 assert state() == "Not started"
 vm.configure(str(place / "kernel"), str(place / "disk"), 1, 128, enable_vsock=False)
+# It would go on without this.
+entropy = vm.client._request("GET", "/vm/config").json()["entropy"]
+assert entropy["rate_limiter"]["bandwidth"]["size"] == 1048576, entropy
 vm.start()
 while not up.wait(0.01):
     assert process.poll() is None
