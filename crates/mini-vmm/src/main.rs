@@ -104,7 +104,10 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
 /// Goes on with a saved machine.
 fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
     let dir = run.restore.unwrap_or_default();
-    let snapshot = Snapshot::open(&Place::Directory(dir))?;
+    let mut snapshot = Snapshot::open(&Place::Directory(dir))?;
+    if let Some(id) = run.clone_id {
+        snapshot.number(id)?;
+    }
     let (old, frozen) = snapshot.map()?;
     let spec = snapshot::adapt(old, &run.flags)?;
     log::debug!("{spec:?}");

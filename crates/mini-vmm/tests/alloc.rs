@@ -115,6 +115,7 @@ fn machine(counts: &Arc<Counts>) -> (MachineIo<FakeRegisters>, FakeRegisters) {
         guest_tsc: 2,
     };
     let services = Services {
+        snapshots: None,
         memory: memory.clone(),
         cpus: 1,
         msi,

@@ -93,7 +93,9 @@ struct kvm_vcpu_para_state {
 
 /* Negated in RAX. These are today's numbers, not those of registrations. */
 #define PARA_CALL_EPERM 1
+#define PARA_CALL_EIO 5
 #define PARA_CALL_E2BIG 7
+#define PARA_CALL_EAGAIN 11
 #define PARA_CALL_EFAULT 14
 #define PARA_CALL_EINVAL 22
 #define PARA_CALL_EOPNOTSUPP 95
@@ -116,6 +118,7 @@ struct kvm_vcpu_para_state {
 #define VMM_HC_BOOT_MARK 0x4d560001	/* mark */
 #define VMM_HC_EXIT 0x4d560002		/* status, 0 to 255 */
 #define VMM_HC_CONSOLE_WRITE 0x4d560003	/* guest-physical address, length */
+#define VMM_HC_SNAPSHOT 0x4d560004	/* flags (0); returns 0, or a clone's number */
 
 /* ---- Functions --------------------------------------------------------- */
 

@@ -46,7 +46,8 @@ impl fmt::Display for ParaErrno {
 
 /// The error numbers of today's KVM hypercalls, which return them negated in RAX.
 ///
-/// Source: Linux, `include/uapi/linux/kvm_para.h`.
+/// Source: Linux, `include/uapi/linux/kvm_para.h`. Those without a name there have Linux's numbers, and only the calls of
+/// [`vmm`](crate::vmm) return them.
 ///
 /// ```compile_fail
 /// let of_2007: para_abi::ParaErrno = para_abi::KvmErrno::KVM_EINVAL.into();
@@ -58,8 +59,12 @@ impl fmt::Display for ParaErrno {
 pub enum KvmErrno {
     /// The call needs CPL 0.
     KVM_EPERM = 1,
+    /// The host can't do it. KVM has no such number.
+    KVM_EIO = 5,
     /// An argument is too large.
     KVM_E2BIG = 7,
+    /// Not now; try again later. KVM has no such number.
+    KVM_EAGAIN = 11,
     /// A guest address isn't memory.
     KVM_EFAULT = 14,
     /// An argument is invalid. This is not [`ParaErrno::KVM_EINVAL`].
@@ -72,9 +77,11 @@ pub enum KvmErrno {
 
 impl KvmErrno {
     /// All error numbers, in ascending order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::KVM_EPERM,
+        Self::KVM_EIO,
         Self::KVM_E2BIG,
+        Self::KVM_EAGAIN,
         Self::KVM_EFAULT,
         Self::KVM_EINVAL,
         Self::KVM_EOPNOTSUPP,
@@ -121,7 +128,9 @@ impl KvmErrno {
     pub const fn name(self) -> &'static str {
         match self {
             Self::KVM_EPERM => "KVM_EPERM",
+            Self::KVM_EIO => "KVM_EIO",
             Self::KVM_E2BIG => "KVM_E2BIG",
+            Self::KVM_EAGAIN => "KVM_EAGAIN",
             Self::KVM_EFAULT => "KVM_EFAULT",
             Self::KVM_EINVAL => "KVM_EINVAL",
             Self::KVM_EOPNOTSUPP => "KVM_EOPNOTSUPP",
@@ -151,7 +160,7 @@ mod tests {
     #[test]
     fn h12_todays_numbers_are_those_of_kvm_para_h() {
         let codes = KvmErrno::ALL.map(KvmErrno::code);
-        assert_eq!(codes, [1, 7, 14, 22, 95, 1000]);
+        assert_eq!(codes, [1, 5, 7, 11, 14, 22, 95, 1000]);
         assert_eq!(KvmErrno::KVM_ENOSYS.as_ret(), 0xffff_ffff_ffff_fc18);
     }
 

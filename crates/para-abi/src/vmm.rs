@@ -14,6 +14,7 @@
 //! | [`VMM_HC_BOOT_MARK`] | mark | 0 |
 //! | [`VMM_HC_EXIT`] | status, 0 to 255 | doesn't; `-KVM_EINVAL` above 255 |
 //! | [`VMM_HC_CONSOLE_WRITE`] | guest-physical address, length in bytes | the bytes written, or `-KVM_EFAULT`, `-KVM_E2BIG` |
+//! | [`VMM_HC_SNAPSHOT`] | flags, 0 | 0 in the original, the clone's number in a clone; `-KVM_EINVAL`: flags; `-KVM_EAGAIN`: too soon; `-KVM_E2BIG`: too many; `-KVM_EIO`: the host can't |
 //!
 //! [`KvmErrno::KVM_ENOSYS`]: crate::KvmErrno::KVM_ENOSYS
 //! [`KvmErrno::KVM_EPERM`]: crate::KvmErrno::KVM_EPERM
@@ -31,6 +32,9 @@ pub const VMM_HC_BOOT_MARK: u64 = VMM_HC_BASE + 1;
 pub const VMM_HC_EXIT: u64 = VMM_HC_BASE + 2;
 /// Writes to the VM's console: argument 0 is a guest-physical address, argument 1 a length in bytes.
 pub const VMM_HC_CONSOLE_WRITE: u64 = VMM_HC_BASE + 3;
+/// Writes a snapshot of the VM, like `fork`: argument 0 has flags and must be 0. It returns 0 in the VM that calls, and in
+/// each clone that goes on with the snapshot the number that its restorer chose, 1 to 2147483647.
+pub const VMM_HC_SNAPSHOT: u64 = VMM_HC_BASE + 4;
 
 /// Whether `nr` belongs to this range.
 pub const fn is_vmm_call(nr: u64) -> bool {
@@ -50,6 +54,7 @@ mod tests {
             VMM_HC_BOOT_MARK,
             VMM_HC_EXIT,
             VMM_HC_CONSOLE_WRITE,
+            VMM_HC_SNAPSHOT,
             VMM_HC_LAST,
         ] {
             assert!(is_vmm_call(nr), "{nr:#x}");

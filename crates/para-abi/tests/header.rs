@@ -54,6 +54,8 @@ fn numbers() -> Vec<(&'static str, u64)> {
             para_abi::STUB_UNPATCHED_RESULT,
         ),
         ("PARA_CALL_EPERM", errno(KvmErrno::KVM_EPERM)),
+        ("PARA_CALL_EIO", errno(KvmErrno::KVM_EIO)),
+        ("PARA_CALL_EAGAIN", errno(KvmErrno::KVM_EAGAIN)),
         ("PARA_CALL_E2BIG", errno(KvmErrno::KVM_E2BIG)),
         ("PARA_CALL_EFAULT", errno(KvmErrno::KVM_EFAULT)),
         ("PARA_CALL_EINVAL", errno(KvmErrno::KVM_EINVAL)),
@@ -71,6 +73,7 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("VMM_HC_BOOT_MARK", vmm::VMM_HC_BOOT_MARK),
         ("VMM_HC_EXIT", vmm::VMM_HC_EXIT),
         ("VMM_HC_CONSOLE_WRITE", vmm::VMM_HC_CONSOLE_WRITE),
+        ("VMM_HC_SNAPSHOT", vmm::VMM_HC_SNAPSHOT),
     ]
 }
 
@@ -345,7 +348,13 @@ fn todays_numbers_are_those_of_linuxs_headers() {
     }
     let mut table = kvms_own();
     for errno in KvmErrno::ALL {
-        table.push((errno.name(), errno.code().into()));
+        let name = match errno {
+            // KVM has no names for these.
+            KvmErrno::KVM_EIO => "EIO",
+            KvmErrno::KVM_EAGAIN => "EAGAIN",
+            errno => errno.name(),
+        };
+        table.push((name, errno.code().into()));
     }
     table.push((
         "sizeof(struct kvm_clock_pairing)",

@@ -175,6 +175,7 @@ impl Model {
             event_log: ours.event_log,
             timeout: ours.timeout,
             sealed: ours.sealed,
+            snapshot_dir: ours.snapshot_dir,
             on_reboot: OnReboot::Exit,
             vcpu_thread: ours.vcpu_thread,
             ..saved

@@ -177,6 +177,13 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "on|off", value_parser = Word("para", &[]), help_heading = "Hypercalls")]
     para: Option<OsString>,
 
+    /// Let the guest ask for snapshots of itself, in this directory
+    ///
+    /// By the hypercall VMM_HC_SNAPSHOT, so auto means pio. Their names are numbers from 1 on, at most 100. The guest gets
+    /// at most one per second.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Hypercalls")]
+    snapshot_dir: Option<PathBuf>,
+
     /// Which MSRs the guest may use [default: allow]
     #[arg(long, value_name = "POLICY", value_parser = Word("msr-policy", MsrPolicy::WORDS), help_heading = "Policy")]
     msr_policy: Option<OsString>,

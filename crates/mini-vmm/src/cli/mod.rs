@@ -22,6 +22,7 @@ use self::flags::MachineFlags;
 use crate::config::HypercallRoute;
 use crate::ctl::{Action, Order};
 use crate::outcome::EXIT_USAGE;
+use crate::snapshot::CloneId;
 
 /// The exit codes, as `--help` shows them.
 const EXIT_CODES: &str = "\
@@ -121,6 +122,8 @@ pub struct Run {
     pub api_sock: Option<PathBuf>,
     /// The directory of the snapshot with which the machine goes on.
     pub restore: Option<PathBuf>,
+    /// Which clone the machine is, for a guest that asked for the snapshot.
+    pub clone_id: Option<CloneId>,
     /// Whether it runs at once.
     pub resume: bool,
     /// The most bytes of a request's body, if not the default.
@@ -194,10 +197,21 @@ struct Arguments {
     /// Go on with a machine that was saved by `mini-vmm ctl SOCKET snapshot DIR`
     ///
     /// Give its disks and networks again (--disk, --net, --cloud-init), in their order. --serial, --on-panic, --timeout,
-    /// --metrics, --event-log and --sealed may differ; nothing else can. The directory must not be changed meanwhile.
+    /// --metrics, --event-log, --snapshot-dir and --sealed may differ; nothing else can. The directory must not be changed meanwhile.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Configuration")]
     #[arg(conflicts_with_all = ["config", "print_config"])]
     restore: Option<PathBuf>,
+
+    /// Tell a guest that asked for the snapshot which clone it is [default: 1]
+    ///
+    /// Its hypercall VMM_HC_SNAPSHOT returns this number, 1 to 2147483647. In the original it returned 0.
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "restore",
+        help_heading = "Configuration"
+    )]
+    clone_id: Option<CloneId>,
 
     /// Let it run at once, instead of waiting for `mini-vmm ctl SOCKET resume`
     #[arg(long, requires = "restore", help_heading = "Configuration")]
@@ -340,6 +354,7 @@ fn command_from(
         print_config: arguments.print_config,
         api_sock: arguments.api_sock,
         restore: arguments.restore,
+        clone_id: arguments.clone_id,
         resume: arguments.resume,
         max_body: arguments.http_api_max_payload_size,
         verbosity: 0,

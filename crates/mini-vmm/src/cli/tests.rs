@@ -373,6 +373,7 @@ fn each_key_has_a_flag() {
         "api-sock",
         "restore",
         "resume",
+        "clone-id",
         "http-api-max-payload-size",
         "config",
         "print-config",
@@ -410,7 +411,15 @@ fn paths_may_have_any_bytes_and_text_may_not() {
     let file = SerialSpec::File(path.clone());
     assert_eq!(read("--serial=file=").serial, file);
     assert_eq!(read("--event-log=").event_log.as_ref(), Some(&path));
-    let paths = ["kernel", "initrd", "cloud-init", "metrics", "event-log"];
+    assert_eq!(read("--snapshot-dir=").snapshot_dir.as_ref(), Some(&path));
+    let paths = [
+        "kernel",
+        "initrd",
+        "cloud-init",
+        "metrics",
+        "event-log",
+        "snapshot-dir",
+    ];
     for key in KEYS.iter().filter(|key| !paths.contains(key)) {
         let error = with(&format!("--{key}=")).unwrap_err();
         assert_eq!(error.exit_code(), EXIT_USAGE, "{key}: {error}");

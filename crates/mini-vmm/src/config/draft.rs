@@ -81,6 +81,7 @@ keys! { draft:
     "sealed" => draft.spec.sealed,
     "metrics" => draft.spec.metrics,
     "event-log" => draft.spec.event_log,
+    "snapshot-dir" => draft.spec.snapshot_dir,
 }
 
 impl Default for Draft {

@@ -117,6 +117,12 @@ pub enum Error {
         /// The registers.
         abi: HypercallAbi,
     },
+    /// No call for a snapshot could reach a machine that writes it.
+    #[error(
+        "--snapshot-dir is for guests that ask for snapshots by a hypercall, and needs --para on, --sealed off, and \
+         --hypercall pio, forward or auto"
+    )]
+    SnapshotDir,
     /// A CPU feature's name is not valid.
     #[error("{name:?} is not the name of a CPU feature; /proc/cpuinfo shows the names")]
     FeatureName {

@@ -174,6 +174,10 @@ pub(super) fn validate(spec: &VmSpec) -> Result<(), Error> {
             _ => {}
         }
     }
+    if spec.snapshot_dir.is_some() && (!spec.para || spec.sealed || route == HypercallRoute::Vendor)
+    {
+        return Err(Error::SnapshotDir);
+    }
     match (route, debug_exit) {
         (HypercallRoute::Pio(Some(port)), Some(first)) if takes_port(debug_exit, port) => {
             Err(Error::HypercallPort {
@@ -182,5 +186,34 @@ pub(super) fn validate(spec: &VmSpec) -> Result<(), Error> {
             })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_asks_only_where_its_call_can_arrive() {
+        let spec = |route| VmSpec {
+            snapshot_dir: Some("snaps".into()),
+            hypercall: route,
+            ..VmSpec::new("vmlinux")
+        };
+        for route in [
+            HypercallRoute::Auto,
+            HypercallRoute::Forward,
+            HypercallRoute::Pio(None),
+        ] {
+            spec(route).validate().unwrap();
+        }
+        let vendor = spec(HypercallRoute::Vendor);
+        let mut deaf = spec(HypercallRoute::Auto);
+        deaf.para = false;
+        let mut sealed = spec(HypercallRoute::Auto);
+        sealed.sealed = true;
+        for spec in [vendor, deaf, sealed] {
+            assert!(matches!(spec.validate(), Err(Error::SnapshotDir)));
+        }
     }
 }

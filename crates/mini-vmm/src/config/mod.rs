@@ -129,6 +129,8 @@ pub struct VmSpec {
     pub metrics: Option<PathBuf>,
     /// The file or FIFO that gets events as lines of JSON. `fd:N` is an open descriptor.
     pub event_log: Option<PathBuf>,
+    /// The directory for snapshots that the guest asks for, if it may.
+    pub snapshot_dir: Option<PathBuf>,
     /// The metadata service, if the guest has one.
     #[serde(skip)]
     pub mmds: Option<MmdsSpec>,
@@ -237,6 +239,7 @@ impl VmSpec {
             sealed: false,
             metrics: None,
             event_log: None,
+            snapshot_dir: None,
             mmds: None,
             vcpu_thread: "vcpu",
             boot_timer: None,

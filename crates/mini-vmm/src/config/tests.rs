@@ -66,6 +66,10 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             boot_timer: None,
             metrics: files.1.clone(),
             event_log: devices.3.clone(),
+            snapshot_dir: devices
+                .3
+                .clone()
+                .filter(|_| route != 0 && route != 2 && !machine.3[3]),
             hypercall: match route {
                 0 | 1 => HypercallRoute::Auto,
                 2 => HypercallRoute::Vendor,

@@ -15,12 +15,13 @@ mod vcpu_state;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vcpu_loop::kvm::KvmVcpu;
 use vcpu_loop::{ExitCounters, VcpuSet};
 use vm_memory::GuestMemoryMmap;
 
 use crate::acpi;
 use crate::devices::DeviceSet;
-use crate::hypercall::calls::Hypercalls;
+use crate::hypercall::calls::{Caller, Hypercalls};
 use crate::memory::MappedVm;
 
 pub use build::Loading;
@@ -108,6 +109,29 @@ impl Machine {
     /// restored state does not start.
     pub fn restore_vcpus(&self, states: Vec<MachineVcpuState>) -> Result<(), Error> {
         Ok(self.vcpus.restore(states, VCPU_DEADLINE)?)
+    }
+
+    /// Answers the call of a paused vCPU that waits for it: 0, or an error. The vCPU can be resumed afterwards.
+    ///
+    /// # Errors
+    /// The vCPU did not obey in time, or the host doesn't change its registers.
+    pub fn answer(&self, caller: &Caller, answer: u64) -> Result<(), Error> {
+        self.vcpus.acknowledge(caller.vcpu, VCPU_DEADLINE)?;
+        if answer == 0 {
+            // Its RAX is 0 already.
+            return Ok(());
+        }
+        let rax = match caller.long_mode {
+            true => answer,
+            false => answer & u64::from(u32::MAX),
+        };
+        let set = move |vcpu: &mut KvmVcpu| {
+            let mut registers = vcpu.fd().get_regs()?;
+            registers.rax = rax;
+            vcpu.fd().set_regs(&registers)
+        };
+        let set = self.vcpus.with_vcpu(caller.vcpu, set, VCPU_DEADLINE)?;
+        set.map_err(error::kvm("answer a hypercall"))
     }
 
     /// The state of all but memory. The machine must be [paused](Self::pause).

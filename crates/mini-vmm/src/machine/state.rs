@@ -28,6 +28,13 @@ pub struct MachineState {
 }
 
 impl MachineState {
+    /// Sets what the call of a vCPU returns: RAX.
+    pub fn answer(&mut self, vcpu: u32, answer: u32) {
+        if let Some(state) = self.vcpus.get_mut(vcpu as usize) {
+            state.vcpu.regs.rax = answer.into();
+        }
+    }
+
     /// The vendor string of its CPUs (CPUID leaf 0), or an empty one.
     pub fn cpu_vendor(&self) -> String {
         let leaves = self.vcpus.first().map(|first| &first.vcpu.cpuid);

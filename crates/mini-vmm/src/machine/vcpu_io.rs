@@ -57,6 +57,14 @@ impl<R: CallRegisters> MachineIo<R> {
         }
     }
 
+    /// Also stops this vCPU if its call is not answered yet.
+    fn after_call(&self) -> Next {
+        match self.calls.holds(self.vcpu) {
+            true => Next::Pause,
+            false => self.after(Next::Continue),
+        }
+    }
+
     /// Converts an answer for the vCPU loop. An unhandled access is #GP, and the loop counts it.
     pub(crate) fn reply<T>(&self, outcome: Outcome<T>) -> MsrReply<T> {
         let reply = match outcome {
@@ -111,7 +119,7 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
     fn pio_write(&mut self, port: u16, data: &[u8]) -> Next {
         if self.gate.is_port(port) && data.len() == 1 && self.gate.port_call(self.vcpu, &self.calls)
         {
-            return self.after(Next::Continue);
+            return self.after_call();
         }
         self.after(self.bus.pio_write(port, data))
     }
@@ -154,6 +162,6 @@ impl<R: CallRegisters> VcpuIo for MachineIo<R> {
             Some(result) => *call.ret = result,
             None => return Next::Unclaimed,
         }
-        self.after(Next::Continue)
+        self.after_call()
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
 
 /// The keys that may differ from those of the saved machine.
-pub const OVERRIDES: [&str; 10] = [
+pub const OVERRIDES: [&str; 11] = [
     "disk",
     "cloud-init",
     "net",
@@ -20,6 +20,7 @@ pub const OVERRIDES: [&str; 10] = [
     "metrics",
     "event-log",
     "sealed",
+    "snapshot-dir",
 ];
 
 /// Why a machine can't go on with what it is given.

@@ -189,6 +189,9 @@ pub struct StateFile {
     /// What clients call its devices.
     #[serde(default)]
     pub labels: Labels,
+    /// The vCPU whose call returns the clone's number, if the guest asked for the snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<u32>,
 }
 
 /// The names that clients of the API gave to devices, in the order of the description.

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::num::NonZeroU32;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -98,7 +99,21 @@ pub enum Error {
         /// The identity in the manifest.
         state: Id,
     },
+    /// Nobody would learn the clone's number.
+    #[error(
+        "the guest did not ask for this snapshot, so it can't be told a number; leave out --clone-id"
+    )]
+    NoCaller,
+    /// The guest would take the number for an error.
+    #[error("a clone's number is 1 to {MAX_CLONE_ID}, not {0}; choose a smaller one")]
+    CloneId(CloneId),
 }
+
+/// What a guest gets to know itself by, in a clone: 1 to 2147483647, so that also 32-bit guests take it for no error.
+pub type CloneId = NonZeroU32;
+
+/// The largest clone's number.
+const MAX_CLONE_ID: u32 = i32::MAX as u32;
 
 /// A snapshot whose files agree. Nothing was compared with this host yet.
 #[derive(Debug)]
@@ -111,6 +126,8 @@ pub struct Snapshot {
     pub state: MachineState,
     /// What clients called its devices.
     pub labels: Labels,
+    /// The vCPU that asked for it, if the guest did.
+    caller: Option<u32>,
     memory: File,
     overlays: Vec<SavedOverlay>,
 }
@@ -140,6 +157,7 @@ impl Snapshot {
             spec,
             state,
             labels,
+            caller,
         } = parse(&manifest, &state)?;
         Ok(Snapshot {
             memory: open_memory(&memory, &manifest)?,
@@ -148,7 +166,21 @@ impl Snapshot {
             spec,
             state,
             labels,
+            caller,
         })
+    }
+
+    /// Numbers this clone, for a guest that asked for the snapshot. Otherwise it is number 1.
+    ///
+    /// # Errors
+    /// [`Error::NoCaller`] or [`Error::CloneId`].
+    pub fn number(&mut self, id: CloneId) -> Result<(), Error> {
+        let caller = self.caller.ok_or(Error::NoCaller)?;
+        if id.get() > MAX_CLONE_ID {
+            return Err(Error::CloneId(id));
+        }
+        self.state.answer(caller, id.get());
+        Ok(())
     }
 
     /// Maps the guest's memory. The file is not read, and what the guest writes does not reach it.
@@ -178,6 +210,8 @@ pub struct Parsed {
     pub state: MachineState,
     /// What clients called its devices.
     pub labels: Labels,
+    /// The vCPU that asked for it, if the guest did.
+    pub caller: Option<u32>,
 }
 
 /// Reads the manifest and the state, and checks that they agree. A pure function.
@@ -195,17 +229,25 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
     }
     let StateFile {
         machine,
-        state,
+        mut state,
         labels,
+        caller,
     } = serde_json::from_slice(state).map_err(Error::State)?;
     let draft = Draft::deserialize(Value::Object(machine)).map_err(Error::State)?;
     let spec = harmless(draft.finish_partly().map_err(Error::Spec)?);
     check(&manifest, &spec, &state)?;
+    if let Some(caller) = caller {
+        if caller >= u32::from(spec.cpus) {
+            return Err(Error::Lie("none of its vCPUs asked for it"));
+        }
+        state.answer(caller, 1);
+    }
     Ok(Parsed {
         manifest,
         spec,
         state,
         labels,
+        caller,
     })
 }
 
@@ -222,6 +264,7 @@ pub(super) fn harmless(spec: VmSpec) -> VmSpec {
         metrics: None,
         event_log: None,
         timeout: None,
+        snapshot_dir: None,
         ..spec
     }
 }

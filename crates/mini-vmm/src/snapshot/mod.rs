@@ -27,7 +27,7 @@ use self::format::{MemoryPart, Parts, StateFile, StatePart};
 use self::load::harmless;
 #[cfg(test)]
 pub(crate) use self::load::tests as format_1;
-pub use self::load::{Error as LoadError, Parsed, Snapshot, parse};
+pub use self::load::{CloneId, Error as LoadError, Parsed, Snapshot, parse};
 use self::overlays::Overlay;
 use self::store::Contents;
 use crate::config::VmSpec;
@@ -164,24 +164,36 @@ impl Place {
     }
 }
 
-/// Writes a snapshot of `machine`, which is paused, to `place`. `spec` is its description, and `labels` are names that
-/// clients gave to its devices. `goes_on` is asked every few milliseconds while memory is written.
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The machine, which is paused.
+    pub machine: &'a Machine,
+    /// Its description.
+    pub spec: &'a VmSpec,
+    /// Names that clients gave to its devices.
+    pub labels: &'a Labels,
+    /// The vCPU that asked for the snapshot, if the guest did.
+    pub caller: Option<u32>,
+}
+
+/// Writes a snapshot to `place`. `goes_on` is asked every few milliseconds while memory is written.
 ///
 /// # Errors
 /// [`Error`] says what failed; [`Error::GivenUp`] if `goes_on` said no. The machine and what was at the place are
 /// unchanged.
 pub fn write(
-    machine: &Machine,
-    spec: &VmSpec,
+    subject: &Subject<'_>,
     place: &Place,
-    labels: &Labels,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), Error> {
+    let Subject { machine, spec, .. } = *subject;
     check(spec, place)?;
     let file = StateFile {
         machine: describe(spec, place.keeps_paths())?,
         state: machine.save()?,
-        labels: labels.clone(),
+        labels: subject.labels.clone(),
+        caller: subject.caller,
     };
     let is_given_up = Cell::new(false);
     let goes_on = || {

@@ -3,6 +3,8 @@
 
 //! The control loop of one machine of a run, from its start to its outcome.
 
+mod guest;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
@@ -16,7 +18,7 @@ use super::run::{Built, Vmm};
 use super::{Ended, Error};
 use crate::machine::{self, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::snapshot;
+use crate::snapshot::{self, Labels, Place};
 use crate::telemetry::Event;
 use crate::vmm::control::{
     self, Answer, Command, Description, Response, SnapshotOrder, State, step,
@@ -148,6 +150,7 @@ impl<'a> Session<'a> {
             if let Some(outcome) = self.latch.get() {
                 return Ok(outcome);
             }
+            self.serve_guest()?;
             let has_served = self.serve();
             let runs = self.state().is_running();
             self.set_running(runs)?;
@@ -217,14 +220,31 @@ impl<'a> Session<'a> {
         Ok(answer)
     }
 
-    /// Writes a snapshot, with the machine paused meanwhile. After an error it goes on if it ran before. Events are
-    /// handled, and one that ends the machine is such an error.
+    /// Writes a snapshot, with the machine paused meanwhile. After an error it goes on if it ran before.
     fn snapshot(&mut self, order: &SnapshotOrder, next: State) -> Result<(), control::Error> {
         self.set_running(false)?;
         // The guest may have powered off meanwhile. A copy would go on behind that.
         if self.latch.is_set() {
             return Err(control::Error::Ended);
         }
+        let SnapshotOrder { place, labels, .. } = order;
+        let written = self.write(place, labels, None);
+        let runs = match &written {
+            Ok(()) => next.is_running(),
+            Err(_) => self.state().is_running(),
+        };
+        self.set_running(runs)?;
+        Ok(written?)
+    }
+
+    /// Writes a snapshot of the paused machine, unless an event or a stop ends it. In it, the call of the vCPU `caller`
+    /// returns.
+    fn write(
+        &mut self,
+        place: &Place,
+        labels: &Labels,
+        caller: Option<u32>,
+    ) -> Result<(), snapshot::Error> {
         let before = self.state();
         let manager = RefCell::new(&mut self.manager);
         let goes_on = || {
@@ -234,14 +254,13 @@ impl<'a> Session<'a> {
             supervisor.check_deadlines(Instant::now());
             supervisor.state() == before && !self.latch.is_set() && !self.run.door.has_stop()
         };
-        let SnapshotOrder { place, labels, .. } = order;
-        let written = snapshot::write(&self.machine, &self.run.spec, place, labels, &goes_on);
-        let runs = match &written {
-            Ok(()) => next.is_running(),
-            Err(_) => self.state().is_running(),
+        let subject = snapshot::Subject {
+            machine: &self.machine,
+            spec: &self.run.spec,
+            labels,
+            caller,
         };
-        self.set_running(runs)?;
-        Ok(written?)
+        snapshot::write(&subject, place, &goes_on)
     }
 
     /// Lets the vCPUs into the guest, or takes them out. On an error they return to their previous state.
@@ -288,7 +307,6 @@ mod tests {
 
     use super::*;
     use crate::console::Console;
-    use crate::snapshot::{Labels, Place};
     use crate::sync::Wake;
     use crate::vmm::control::Then;
     use crate::vmm::run::tests::built;

@@ -5,12 +5,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use para_abi::kvm::{
     KVM_HC_CLOCK_PAIRING, KVM_HC_KICK_CPU, KVM_HC_MAP_GPA_RANGE, KVM_HC_SCHED_YIELD,
     KVM_HC_SEND_IPI, KVM_HC_VAPIC_POLL_IRQ,
 };
-use para_abi::vmm::{VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP};
+use para_abi::vmm::{
+    VMM_HC_BOOT_MARK, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP, VMM_HC_SNAPSHOT,
+};
 use para_abi::{Call, KvmErrno};
 use vm_memory::GuestMemoryBackend;
 
@@ -18,7 +21,7 @@ use super::clock::ClockCalls;
 use super::console::ConsoleCalls;
 use super::interrupts::InterruptCalls;
 use super::mapping::MappingCalls;
-use super::{Answer, Caller, Clock, ConsoleSink, Handler, Hypercalls, vmm};
+use super::{Answer, Caller, Clock, ConsoleSink, Handler, Hypercalls, SelfSnapshots, vmm};
 use crate::irq::MsiSender;
 use crate::outcome::OutcomeLatch;
 
@@ -36,6 +39,8 @@ pub struct Services<M> {
     pub console: Option<ConsoleSink>,
     /// Takes the outcome when the guest ends the run.
     pub outcome: OutcomeLatch,
+    /// Takes the guest's requests for snapshots of itself, if it may ask.
+    pub snapshots: Option<Arc<SelfSnapshots>>,
 }
 
 impl<M: fmt::Debug> fmt::Debug for Services<M> {
@@ -51,8 +56,8 @@ impl<M: fmt::Debug> fmt::Debug for Services<M> {
 impl<M: GuestMemoryBackend + Clone + Send + Sync + 'static> Services<M> {
     /// The calls of a machine that answers only these numbers.
     pub fn build(self) -> Arc<Hypercalls> {
-        let cpus = self.cpus;
-        Hypercalls::new(self.handler(), cpus)
+        let (cpus, snapshots) = (self.cpus, self.snapshots.clone());
+        Hypercalls::with_snapshots(self.handler(), cpus, snapshots)
     }
 
     /// The handler of KVM's numbers and ours, for a handler that answers more numbers and delegates these.
@@ -74,6 +79,7 @@ impl<M: GuestMemoryBackend + Clone + Send + Sync + 'static> Services<M> {
                 sink,
             }),
             outcome: self.outcome,
+            snapshots: self.snapshots,
         }
     }
 }
@@ -85,10 +91,11 @@ struct MachineCalls<M> {
     mapping: MappingCalls<M>,
     console: Option<ConsoleCalls<M>>,
     outcome: OutcomeLatch,
+    snapshots: Option<Arc<SelfSnapshots>>,
 }
 
 /// The numbers that [`MachineCalls`] answers, sorted, with their names in messages.
-pub(super) const NUMBERS: [(u64, &str); 10] = [
+pub(super) const NUMBERS: [(u64, &str); 11] = [
     (KVM_HC_VAPIC_POLL_IRQ, "VAPIC_POLL_IRQ"),
     (KVM_HC_KICK_CPU, "KICK_CPU"),
     (KVM_HC_CLOCK_PAIRING, "CLOCK_PAIRING"),
@@ -99,6 +106,7 @@ pub(super) const NUMBERS: [(u64, &str); 10] = [
     (VMM_HC_BOOT_MARK, "BOOT_MARK"),
     (VMM_HC_EXIT, "EXIT"),
     (VMM_HC_CONSOLE_WRITE, "CONSOLE_WRITE"),
+    (VMM_HC_SNAPSHOT, "SNAPSHOT"),
 ];
 
 impl<M: GuestMemoryBackend + Send + Sync> Handler for MachineCalls<M> {
@@ -114,6 +122,10 @@ impl<M: GuestMemoryBackend + Send + Sync> Handler for MachineCalls<M> {
             (VMM_HC_BOOT_MARK, _) => vmm::boot_mark(caller, args),
             (VMM_HC_EXIT, _) => vmm::exit(&self.outcome, args),
             (VMM_HC_CONSOLE_WRITE, Some(console)) => console.write(args),
+            (VMM_HC_SNAPSHOT, _) => match &self.snapshots {
+                Some(snapshots) => snapshots.ask(caller, args, Instant::now()),
+                None => Err(KvmErrno::KVM_ENOSYS),
+            },
             _ => Err(KvmErrno::KVM_ENOSYS),
         }
     }

@@ -19,6 +19,7 @@
 //! | `VMM_HC_BOOT_MARK` +1 | mark | 0; the time since the VMM's start is logged |
 //! | `VMM_HC_EXIT` +2 | status | none: the run is over with [`Outcome::GuestExit`]; `-KVM_EINVAL`: above 255 |
 //! | `VMM_HC_CONSOLE_WRITE` +3 | GPA, length | the length; `-KVM_E2BIG`: above 4096; `-KVM_EFAULT`: not RAM; unknown with `--serial off` |
+//! | `VMM_HC_SNAPSHOT` +4 | flags (0) | 0, or a clone's number; `-KVM_EAGAIN`: within a second of another one; `-KVM_E2BIG`: the directory is full; `-KVM_EIO`: no snapshot; unknown without `--snapshot-dir` |
 //!
 //! Anything else is `-KVM_ENOSYS` (-1000), and from a CPL other than 0 everything is `-KVM_EPERM` (-1),
 //! as in KVM. The source of KVM's numbers is Linux' `Documentation/virt/kvm/x86/hypercalls.rst`.
@@ -33,6 +34,7 @@ mod host;
 mod interrupts;
 mod machine;
 mod mapping;
+mod snapshot;
 mod vmm;
 
 use std::fmt;
@@ -46,6 +48,7 @@ pub use self::console::ConsoleSink;
 pub(crate) use self::host::KvmClock;
 use self::machine::NUMBERS;
 pub use self::machine::Services;
+pub use self::snapshot::SelfSnapshots;
 
 /// The caller of a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +153,7 @@ impl fmt::Display for Counters {
 /// ```
 pub struct Hypercalls {
     handler: Box<dyn Handler>,
+    snapshots: Option<Arc<SelfSnapshots>>,
     /// One per vCPU.
     counts: Box<[Counts]>,
 }
@@ -165,8 +169,17 @@ impl fmt::Debug for Hypercalls {
 impl Hypercalls {
     /// Makes `handler` answer the calls of `vcpus` vCPUs. Calls of further vCPUs are answered, but not counted.
     pub fn new(handler: impl Handler + 'static, vcpus: u8) -> Arc<Self> {
+        Hypercalls::with_snapshots(handler, vcpus, None)
+    }
+
+    fn with_snapshots(
+        handler: impl Handler + 'static,
+        vcpus: u8,
+        snapshots: Option<Arc<SelfSnapshots>>,
+    ) -> Arc<Self> {
         Arc::new(Hypercalls {
             handler: Box::new(handler),
+            snapshots,
             counts: (0..vcpus).map(|_| Counts::default()).collect(),
         })
     }
@@ -196,6 +209,17 @@ impl Hypercalls {
             counts.0[which].store(more, Ordering::Relaxed);
         }
         answer.unwrap_or_else(KvmErrno::as_ret)
+    }
+
+    /// The snapshots that the guest asks for, if it may.
+    pub fn snapshots(&self) -> Option<&Arc<SelfSnapshots>> {
+        self.snapshots.as_ref()
+    }
+
+    /// Whether this vCPU must leave the guest, because its call is not answered yet.
+    pub(crate) fn holds(&self, vcpu: u32) -> bool {
+        let snapshots = self.snapshots.as_ref();
+        snapshots.is_some_and(|snapshots| snapshots.is_caller(vcpu))
     }
 
     /// The counts so far, of all vCPUs.

@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use para_abi::vmm::{VMM_HC_BASE, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP};
+use para_abi::vmm::{VMM_HC_BASE, VMM_HC_CONSOLE_WRITE, VMM_HC_EXIT, VMM_HC_NOP, VMM_HC_SNAPSHOT};
 use proptest::prelude::*;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -46,6 +46,7 @@ fn msi() -> MsiSender {
     })
 }
 
+/// With or without a console, and snapshots that the guest may ask for.
 fn machine(console: bool) -> Machine {
     let memory = Memory::from_ranges(&RAM).unwrap();
     let sink = Arc::default();
@@ -57,6 +58,7 @@ fn machine(console: bool) -> Machine {
         cpus: CPUS,
         msi: msi(),
         clock: Box::new(clock),
+        snapshots: console.then(Arc::default),
         console: console.then(|| Box::new(put) as ConsoleSink),
         outcome: outcome.clone(),
     };
@@ -117,7 +119,7 @@ fn unknown_numbers_are_minus_1000() {
         6,
         13,
         VMM_HC_BASE - 1,
-        VMM_HC_BASE + 4,
+        VMM_HC_BASE + 5,
         VMM_HC_NOP | 1 << 32,
         1 << 32 | 1,
         u64::MAX,
@@ -125,11 +127,10 @@ fn unknown_numbers_are_minus_1000() {
         assert_eq!(call(&machine, nr, &[]), -1000, "{nr:#x}");
     }
     assert_eq!(machine.calls.counters().unknown, 11);
-    assert_eq!(
-        call(&super::tests::machine(false), VMM_HC_CONSOLE_WRITE, &[0, 1]),
-        -1000,
-        "without a console"
-    );
+    let without = super::tests::machine(false);
+    for nr in [VMM_HC_CONSOLE_WRITE, VMM_HC_SNAPSHOT] {
+        assert_eq!(call(&without, nr, &[0, 1]), -1000, "{nr:#x}");
+    }
 }
 
 #[test]
@@ -218,6 +219,7 @@ fn every_number_with_a_name_is_answered() {
 #[test]
 fn a_handler_passes_on_what_it_does_not_know() {
     let services = Services {
+        snapshots: None,
         memory: Memory::from_ranges(&RAM).unwrap(),
         cpus: CPUS,
         msi: msi(),

@@ -155,6 +155,7 @@ fn handlers(config: &ParaConfig<'_>) -> Arc<Hypercalls> {
                 .map(|output| Box::new(move |bytes: &[u8]| output.put(bytes)) as ConsoleSink),
         },
         outcome: config.latch.clone(),
+        snapshots: config.spec.snapshot_dir.as_ref().map(|_| Arc::default()),
     };
     services.build()
 }

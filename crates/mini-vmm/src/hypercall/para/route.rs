@@ -71,6 +71,7 @@ impl RouteChoice {
             let _ = chosen.set(stub);
         }
         let native = match spec.hypercall_abi {
+            _ if spec.snapshot_dir.is_some() => Err("KVM itself knows no --snapshot-dir"),
             HypercallAbi::Kvm => native.map_err(|_| "this CPU's vendor is unknown"),
             // With the vendor's instruction KVM would answer, but with other registers than the guest uses.
             _ => Err("KVM itself knows no other --hypercall-abi than kvm"),

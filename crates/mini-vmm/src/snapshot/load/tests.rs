@@ -46,7 +46,9 @@ fn format_1_stays_readable() {
         spec,
         state,
         labels,
+        caller,
     } = parsed;
+    assert_eq!(caller, None);
     assert_eq!(labels, Labels::default());
     assert_eq!((manifest.format, spec.memory), (1, 32 << 20));
     assert_eq!(
@@ -55,6 +57,34 @@ fn format_1_stays_readable() {
     );
     assert_eq!((state.vcpus.len(), state.devices.len()), (1, 4));
     assert_eq!(state.cpu_vendor(), "AuthenticAMD");
+}
+
+#[test]
+fn a_clone_is_told_its_number_if_the_guest_asked() {
+    let rax = |state: &MachineState| state.vcpus[0].vcpu.regs.rax;
+    let before = rax(&parse(MANIFEST_1, STATE_1).unwrap().state);
+    assert!(before != 1 && before != 9);
+    let mut asked = value(STATE_1);
+    asked["caller"] = json!(0);
+    let parsed = parse_state(&asked).unwrap();
+    assert_eq!((parsed.caller, rax(&parsed.state)), (Some(0), 1));
+    asked["caller"] = json!(1);
+    refuses(parse_state(&asked), "none of its vCPUs asked");
+    let mut snapshot = Snapshot {
+        manifest: parsed.manifest,
+        spec: parsed.spec,
+        state: parsed.state,
+        labels: parsed.labels,
+        caller: parsed.caller,
+        overlays: Vec::new(),
+        memory: tempfile::tempfile().unwrap(),
+    };
+    let id = |number| CloneId::new(number).unwrap();
+    snapshot.number(id(9)).unwrap();
+    assert_eq!(rax(&snapshot.state), 9);
+    refuses(snapshot.number(id(1 << 31)), "is 1 to 2147483647");
+    snapshot.caller = None;
+    refuses(snapshot.number(id(9)), "leave out --clone-id");
 }
 
 #[test]
