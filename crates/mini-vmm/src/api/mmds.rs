@@ -43,6 +43,20 @@ impl Mmds {
         }
     }
 
+    /// Takes the service of a saved machine with these networks. What is stored stays this process's.
+    pub fn adopt(&mut self, saved: Option<&MmdsSpec>, nets: &[Net]) {
+        self.config = saved.map(|saved| Config {
+            version: saved.version,
+            ids: saved
+                .nets
+                .iter()
+                .filter_map(|number| Some(nets.get(*number)?.id.clone()))
+                .collect(),
+            address: saved.address,
+            imds_compat: saved.imds_compat,
+        });
+    }
+
     /// Reads the body of `PUT /mmds/config`.
     fn configure(&mut self, mut fields: Fields, nets: &[Net]) -> Result<(), Fault> {
         let version = fields.choice("version", &["V1", "V2"])?;

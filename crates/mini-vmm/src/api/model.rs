@@ -76,6 +76,7 @@ impl Model {
         };
         model.name_drives();
         model.name_nets();
+        model.mmds.adopt(model.spec.mmds.as_ref(), &model.nets);
         model
     }
 
@@ -181,7 +182,7 @@ impl Model {
             ..saved
         };
         let mut model = Model::new(spec, "");
-        (model.logger, model.mmds) = (self.logger.clone(), self.mmds.clone());
+        model.logger = self.logger.clone();
         for (drive, id) in model.drives.iter_mut().zip(&labels.drives) {
             check_id("drive_id", id, None)?;
             drive.id = id.clone();
@@ -190,14 +191,21 @@ impl Model {
             check_id("iface_id", id, None)?;
             net.id = id.clone();
         }
+        model.mmds.store = self.mmds.store.clone();
+        model.mmds.adopt(model.spec.mmds.as_ref(), &model.nets);
         load.redirect(&mut model.nets)?;
         model.spec.net = model.nets.iter().map(|net| net.spec.clone()).collect();
         Ok(model)
     }
 
     /// The description of a machine that was saved: it needs no kernel.
-    pub(super) fn saved(&self) -> VmSpec {
-        self.spec.clone()
+    ///
+    /// # Errors
+    /// Its metadata service has a network that is not there.
+    pub(super) fn saved(&self) -> Result<VmSpec, Fault> {
+        let mut spec = self.spec.clone();
+        spec.mmds = self.mmds.spec(&self.nets)?;
+        Ok(spec)
     }
 
     /// The whole description.

@@ -94,9 +94,10 @@ impl Machine {
     /// Goes on with a saved machine, which the description fits. If that fails, the process ends.
     ///
     /// # Errors
-    /// The process has no file descriptor left.
+    /// The description has a metadata service without its network, or the process has no file descriptor left.
     pub fn thaw_or_end(&mut self, saved: Saved) -> Result<(), super::Error> {
         let spec = self.model.saved();
+        let spec = spec.map_err(|fault| super::Error::Model(fault.message))?;
         let starting = self.remote.start_or_end(spec, Some(saved), &self.wake);
         self.phase = Phase::Starting(starting.map_err(super::Error::Start)?, None);
         Ok(())
@@ -197,7 +198,7 @@ impl Machine {
         frozen.clock = load.clock;
         let loaded = model.loaded(spec, &labels, load)?;
         let runs = load.runs;
-        let later = self.order(loaded.saved(), Some(Saved { frozen, runs }))?;
+        let later = self.order(loaded.saved()?, Some(Saved { frozen, runs }))?;
         self.before = Some(Box::new(std::mem::replace(&mut self.model, loaded)));
         Ok(later)
     }

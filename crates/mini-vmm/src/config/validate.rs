@@ -68,23 +68,24 @@ impl VmSpec {
             validate_path("cloud-init directory", dir)?;
         }
         self.check_nets()?;
-        validate_mmds(self)?;
+        self.check_mmds()?;
         validate_serial(&self.serial)
     }
-}
 
-fn validate_mmds(spec: &VmSpec) -> Result<(), Error> {
-    let Some(mmds) = &spec.mmds else {
-        return Ok(());
-    };
-    let nets = spec.net.len();
-    if let Some(&number) = mmds.nets.iter().find(|number| **number >= nets) {
-        return Err(Error::MmdsNet { number, nets });
-    }
-    let address = mmds.address;
-    match mmds::is_possible(address) {
-        true => Ok(()),
-        false => Err(Error::MmdsAddress { address }),
+    /// Checks that there can be such a metadata service.
+    pub(crate) fn check_mmds(&self) -> Result<(), Error> {
+        let Some(mmds) = &self.mmds else {
+            return Ok(());
+        };
+        let nets = self.net.len();
+        if let Some(&number) = mmds.nets.iter().find(|number| **number >= nets) {
+            return Err(Error::MmdsNet { number, nets });
+        }
+        let address = mmds.address;
+        match mmds::is_possible(address) {
+            true => Ok(()),
+            false => Err(Error::MmdsAddress { address }),
+        }
     }
 }
 

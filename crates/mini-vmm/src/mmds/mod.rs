@@ -24,6 +24,8 @@ mod tokens;
 
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 pub(crate) use self::packet::{HEAD, is_for};
 pub(crate) use self::service::Service;
 pub(crate) use self::stack::Stack;
@@ -33,7 +35,7 @@ pub use self::store::{Store, StoreError};
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// Which requests the service answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     /// All of them.
     #[default]

@@ -87,6 +87,7 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
         draft.say(key, word)?;
     }
     let mut spec = draft.finish_partly()?;
+    spec.mmds = saved.mmds.clone();
     let disks = saved.disk.iter().map(|disk| format!("{:?}", disk.path));
     count("disk", saved.disk.len(), spec.disk.len(), disks.collect())?;
     let nets = saved.net.iter().map(|net| net.link.to_string());

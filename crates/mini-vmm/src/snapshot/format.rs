@@ -4,6 +4,7 @@
 //! What the files of a snapshot hold. All of it is plain data, and untrusted when it is read.
 
 use std::fmt::{self, Display, Formatter};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
@@ -12,6 +13,7 @@ use super::load::Error;
 use crate::config::check_memory;
 use crate::machine::MachineState;
 use crate::memory;
+use crate::mmds::{MmdsSpec, Store, Version};
 
 /// The format that is written. Older ones stay readable.
 pub const FORMAT: u32 = 1;
@@ -24,6 +26,9 @@ pub const MAX_STATE: u64 = 16 << 20;
 
 /// The largest tail of a memory file in bytes.
 pub const MAX_TAIL: u64 = 4096;
+
+/// The space for metadata in a restored machine without an API, in bytes. Nobody could store any.
+const MAX_METADATA: usize = 0;
 
 /// What a tail begins with, so that other files are told apart.
 const TAIL: &str = "mini-vmm memory ";
@@ -192,6 +197,43 @@ pub struct StateFile {
     /// The vCPU whose call returns the clone's number, if the guest asked for the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<u32>,
+    /// Its metadata service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
+}
+
+/// How a machine reaches the metadata service. What is stored there is its host's, and in no snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    version: Version,
+    nets: Vec<usize>,
+    address: Ipv4Addr,
+    imds_compat: bool,
+}
+
+impl From<&MmdsSpec> for Metadata {
+    fn from(spec: &MmdsSpec) -> Self {
+        Metadata {
+            version: spec.version,
+            nets: spec.nets.clone(),
+            address: spec.address,
+            imds_compat: spec.imds_compat,
+        }
+    }
+}
+
+impl From<Metadata> for MmdsSpec {
+    /// With an empty store.
+    fn from(saved: Metadata) -> Self {
+        MmdsSpec {
+            version: saved.version,
+            nets: saved.nets,
+            address: saved.address,
+            imds_compat: saved.imds_compat,
+            store: Store::new(MAX_METADATA),
+        }
+    }
 }
 
 /// The names that clients of the API gave to devices, in the order of the description.

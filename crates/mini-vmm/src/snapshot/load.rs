@@ -232,9 +232,12 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
         mut state,
         labels,
         caller,
+        metadata,
     } = serde_json::from_slice(state).map_err(Error::State)?;
     let draft = Draft::deserialize(Value::Object(machine)).map_err(Error::State)?;
-    let spec = harmless(draft.finish_partly().map_err(Error::Spec)?);
+    let mut spec = harmless(draft.finish_partly().map_err(Error::Spec)?);
+    spec.mmds = metadata.map(Into::into);
+    spec.check_mmds().map_err(Error::Spec)?;
     check(&manifest, &spec, &state)?;
     if let Some(caller) = caller {
         if caller >= u32::from(spec.cpus) {

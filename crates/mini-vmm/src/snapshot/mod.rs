@@ -117,11 +117,6 @@ pub enum Error {
         /// The image.
         path: PathBuf,
     },
-    /// A restored machine would have no metadata service, and ask the host's network for it.
-    #[error(
-        "a machine with the metadata service has no snapshots; run it without PUT /mmds/config"
-    )]
-    Metadata,
     /// The machine is about to end.
     #[error(
         "a signal, a stop, the console or the time limit ends the machine, so its snapshot was given up; what was there \
@@ -194,6 +189,7 @@ pub fn write(
         state: machine.save()?,
         labels: subject.labels.clone(),
         caller: subject.caller,
+        metadata: spec.mmds.as_ref().map(Into::into),
     };
     let is_given_up = Cell::new(false);
     let goes_on = || {
@@ -259,9 +255,6 @@ fn write_parts(
 fn check(spec: &VmSpec, place: &Place) -> Result<(), Error> {
     if spec.sealed {
         return Err(Error::Sealed);
-    }
-    if spec.mmds.is_some() {
-        return Err(Error::Metadata);
     }
     let mut disks = spec.disk.iter();
     match disks.find(|disk| disk.overlay.is_some() && place.keeps_paths()) {
@@ -351,7 +344,6 @@ fn new_id() -> Result<Id, rustix::io::Errno> {
 mod tests {
     use super::*;
     use crate::config::DiskSpec;
-    use crate::mmds::{ADDRESS, MmdsSpec, Store, Version};
 
     #[test]
     fn what_a_snapshot_would_lack_is_refused() {
@@ -380,17 +372,5 @@ mod tests {
             Err(Error::Overlay { .. })
         ));
         check(&overlay, &dir).unwrap();
-        let mmds = MmdsSpec {
-            version: Version::V1,
-            nets: Vec::new(),
-            address: ADDRESS,
-            imds_compat: false,
-            store: Store::new(1),
-        };
-        let mmds = VmSpec {
-            mmds: Some(mmds),
-            ..spec()
-        };
-        assert!(matches!(check(&mmds, &dir), Err(Error::Metadata)));
     }
 }

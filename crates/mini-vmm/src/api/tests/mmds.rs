@@ -4,7 +4,8 @@
 //! The metadata service's document and settings.
 
 use super::*;
-use crate::mmds::Version;
+use crate::config::{LinkSpec, NetSpec};
+use crate::mmds::{self, MmdsSpec, Store, Version};
 
 #[test]
 fn a_document_is_put_and_patched_in_every_state() {
@@ -155,4 +156,34 @@ fn a_config_file_and_a_metadata_file_are_enough() {
         error.contains("/no/such") && error.contains("name a JSON file"),
         "{error}"
     );
+}
+
+#[test]
+fn a_saved_machine_finds_what_its_new_process_stores() {
+    let net = |tap: &str| NetSpec::new(LinkSpec::Tap(tap.to_owned()));
+    let saved = VmSpec {
+        net: vec![net("tap0"), net("tap1")],
+        mmds: Some(MmdsSpec {
+            version: Version::V2,
+            nets: vec![1],
+            address: mmds::ADDRESS,
+            imds_compat: true,
+            store: Store::new(0),
+        }),
+        ..VmSpec::new("")
+    };
+    let model = Model::new(saved, "");
+    model.put_metadata(serde_json::json!({"a": 1})).unwrap();
+    let config = model.whole()["mmds-config"].clone();
+    assert_eq!(config["network_interfaces"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&config["version"], &config["imds_compat"]),
+        (&"V2".into(), &true.into())
+    );
+    let service = model.saved().unwrap().mmds.unwrap();
+    assert_eq!(
+        (service.version, service.nets.as_slice()),
+        (Version::V2, &[1][..])
+    );
+    assert_eq!(*service.store.get(), serde_json::json!({"a": 1}));
 }

@@ -11,6 +11,7 @@ use tempfile::{TempDir, tempdir};
 
 use super::super::format::tail;
 use super::*;
+use crate::mmds::Version;
 
 /// A machine with a disk, random numbers and a clock, in format 1. These files must stay readable.
 const MANIFEST_1: &[u8] = include_bytes!("format-1/manifest.json");
@@ -356,6 +357,43 @@ fn overlays_must_be_those_of_the_disks() {
         memory: dir.path().join(MEMORY),
     };
     refuses(Snapshot::open(&files), "two files can't have overlays");
+}
+
+#[test]
+fn the_metadata_service_goes_on_without_what_was_stored() {
+    let with = |service: Value| {
+        let mut state = value(STATE_1);
+        state["machine"]["net"] = json!([{"tap": "tap0"}, {"tap": "tap1"}]);
+        state["metadata"] = service;
+        parse_state(&state)
+    };
+    let service = json!({
+        "version": "V2",
+        "nets": [1],
+        "address": "169.254.9.9",
+        "imds_compat": true,
+    });
+    let mmds = with(service.clone()).unwrap().spec.mmds.unwrap();
+    assert_eq!(
+        (mmds.version, mmds.nets.as_slice()),
+        (Version::V2, &[1][..])
+    );
+    assert_eq!(
+        (mmds.address.to_string(), mmds.imds_compat),
+        ("169.254.9.9".to_owned(), true)
+    );
+    assert_eq!(*mmds.store.get(), Value::Null);
+    assert!(with(json!(null)).unwrap().spec.mmds.is_none());
+    for (name, lie, why) in [
+        ("nets", json!([2]), "not possible"),
+        ("address", json!("10.0.0.1"), "not possible"),
+        ("version", json!("V3"), "can't be read"),
+        ("store", json!({}), "can't be read"),
+    ] {
+        let mut service = service.clone();
+        service[name] = lie;
+        refuses(with(service), why);
+    }
 }
 
 #[test]
