@@ -1,9 +1,11 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! fctools boots Linux, and reads its console from the process's standard output.
+//! fctools boots Linux. Its console is the process's standard input and output.
 
 use std::io::Write;
+use std::mem;
+use std::path::Path;
 use std::time::Duration;
 
 use fctools::process_spawner::DirectProcessSpawner;
@@ -11,7 +13,7 @@ use fctools::runtime::tokio::TokioRuntime;
 use fctools::vm::Vm;
 use fctools::vm::api::VmApi;
 use fctools::vm::configuration::{InitMethod, VmConfiguration, VmConfigurationData};
-use fctools::vm::models::{BootSource, MachineConfiguration};
+use fctools::vm::models::{BootSource, Drive, MachineConfiguration};
 use fctools::vm::shutdown::{VmShutdownAction, VmShutdownMethod};
 use fctools::vmm::arguments::{VmmApiSocket, VmmArguments};
 use fctools::vmm::executor::unrestricted::UnrestrictedVmmExecutor;
@@ -20,27 +22,38 @@ use fctools::vmm::ownership::VmmOwnershipModel;
 use fctools::vmm::resource::system::ResourceSystem;
 use fctools::vmm::resource::{MovedResourceType, ResourceType};
 use mini_vmm_clients::Linux;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Machine = Vm<UnrestrictedVmmExecutor, DirectProcessSpawner, TokioRuntime>;
 
-async fn prepare(linux: Linux) -> Machine {
+async fn prepare(linux: &Linux) -> Machine {
     let mut resources = ResourceSystem::new(
         DirectProcessSpawner,
         TokioRuntime,
         VmmOwnershipModel::Shared,
     );
-    let mut resource = |path| {
+    let mut resource = |path: &Path| {
         let kind = ResourceType::Moved(MovedResourceType::Copied);
         resources.create_resource(path, kind).unwrap()
     };
+    let root = linux.disk.as_deref().map(|disk| Drive {
+        drive_id: "rootfs".to_owned(),
+        is_root_device: true,
+        cache_type: None,
+        partuuid: None,
+        is_read_only: Some(false),
+        block: Some(resource(disk)),
+        rate_limiter: None,
+        io_engine: None,
+        socket: None,
+    });
     let data = VmConfigurationData {
         boot_source: BootSource {
-            kernel_image: resource(linux.kernel),
-            boot_args: Some(linux.line),
-            initrd: Some(resource(linux.initrd)),
+            kernel_image: resource(&linux.kernel),
+            boot_args: Some(linux.line.clone()),
+            initrd: Some(resource(&linux.initrd)),
         },
-        drives: Vec::new(),
+        drives: root.into_iter().collect(),
         pmem_devices: Vec::new(),
         machine_configuration: MachineConfiguration {
             vcpu_count: linux.cpus,
@@ -76,14 +89,20 @@ async fn prepare(linux: Linux) -> Machine {
 
 #[tokio::main]
 async fn main() {
-    let mut vm = prepare(Linux::from_arguments()).await;
+    let linux = Linux::from_arguments();
+    let mut vm = prepare(&linux).await;
     // Only a machine that hangs takes that long.
     vm.start(Duration::from_secs(1000)).await.unwrap();
     let mut pipes = vm.take_pipes().unwrap();
     let mut console = Vec::new();
-    while !Linux::is_ready(&console) {
+    let mut command = Linux::COMMAND.as_bytes();
+    while !linux.is_ready(&console) {
         let read = pipes.stdout.get_mut().read_buf(&mut console).await.unwrap();
         assert!(read > 0, "{}", String::from_utf8_lossy(&console));
+        if linux.wants_a_command(&console) {
+            let stdin = pipes.stdin.get_mut();
+            stdin.write_all(mem::take(&mut command)).await.unwrap();
+        }
     }
     vm.pause().await.unwrap();
     vm.resume().await.unwrap();

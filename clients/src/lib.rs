@@ -103,8 +103,7 @@ fn kernel() -> Vec<u8> {
     out
 }
 
-/// A machine with Linux, from the arguments of a program in `examples/`. The guest says `READY` when it runs, and again
-/// when its power button works.
+/// A machine with Linux, from the arguments of a program in `examples/`.
 #[derive(Debug)]
 pub struct Linux {
     /// The program under Firecracker's name.
@@ -117,16 +116,31 @@ pub struct Linux {
     pub line: String,
     /// vCPUs.
     pub cpus: u8,
+    /// A disk with Debian, whose console logs root in. Without one, the initrd is all, and it runs by itself.
+    pub disk: Option<PathBuf>,
 }
 
 impl Linux {
+    /// What Debian prints when a command can be typed.
+    const PROMPT: &str = "root@debian:~#";
+
+    /// What to type then: a command that waits for the end of the boot, and says what is mounted.
+    pub const COMMAND: &str =
+        "systemctl is-system-running --wait; echo $(findmnt -no SOURCE,FSTYPE /) READY\n";
+
     /// Reads the arguments.
     pub fn from_arguments() -> Linux {
         let words: Vec<String> = std::env::args().skip(1).collect();
-        let [firecracker, kernel, initrd, line, cpus] = &words[..] else {
-            panic!(
-                "give the program, the kernel, its initrd, its command line and the number of vCPUs"
-            );
+        let (firecracker, kernel, initrd, line, cpus, disk) = match &words[..] {
+            [firecracker, kernel, initrd, line, cpus] => {
+                (firecracker, kernel, initrd, line, cpus, None)
+            }
+            [firecracker, kernel, initrd, line, cpus, disk] => {
+                (firecracker, kernel, initrd, line, cpus, Some(disk))
+            }
+            _ => panic!(
+                "give the program, the kernel, its initrd, its command line, the number of vCPUs and, if any, a disk"
+            ),
         };
         Linux {
             firecracker: firecracker.into(),
@@ -134,11 +148,22 @@ impl Linux {
             initrd: initrd.into(),
             line: line.clone(),
             cpus: cpus.parse().expect("no number"),
+            disk: disk.map(PathBuf::from),
         }
     }
 
-    /// Whether the guest that printed this waits for its power button.
-    pub fn is_ready(console: &[u8]) -> bool {
-        String::from_utf8_lossy(console).matches("READY").count() > 1
+    /// Whether the guest that printed this waits for [`Linux::COMMAND`].
+    pub fn wants_a_command(&self, console: &[u8]) -> bool {
+        self.disk.is_some() && String::from_utf8_lossy(console).contains(Self::PROMPT)
+    }
+
+    /// Whether the guest that printed this waits for its power button. The initrd says `READY` when it runs, and again
+    /// when the button works.
+    pub fn is_ready(&self, console: &[u8]) -> bool {
+        let console = String::from_utf8_lossy(console);
+        match self.disk {
+            Some(_) => console.contains("ext4 READY"),
+            None => console.matches("READY").count() > 1,
+        }
     }
 }

@@ -42,13 +42,31 @@ pub struct Bed {
     pub series: Option<Series>,
     /// Host files and their paths in the bed.
     pub files: Vec<(PathBuf, String)>,
-    /// Host files that are its disks /dev/vda, /dev/vdb, ... (AMD only). It can't write to them.
-    pub disks: Vec<PathBuf>,
+    /// Its disks /dev/vda, /dev/vdb, ... (AMD only).
+    pub disks: Vec<Disk>,
     /// Rows and columns of the script's terminal. Without one, the script has no input.
     pub terminal: Option<(u16, u16)>,
     /// Its clocks count executed instructions, one per nanosecond, so that times are the same in every run, however
     /// busy the host is (AMD only, one CPU).
     pub counted: bool,
+}
+
+/// A disk of a bed: a host file, which never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The host file.
+    pub image: PathBuf,
+    /// Whether the bed can write to it. What it writes ends with the bed.
+    pub writable: bool,
+}
+
+impl From<PathBuf> for Disk {
+    fn from(image: PathBuf) -> Disk {
+        Disk {
+            image,
+            writable: false,
+        }
+    }
 }
 
 /// An emulator's inputs, and where it writes the kernel's messages and the status.
@@ -93,6 +111,16 @@ impl Bed {
     /// Adds a host file.
     pub fn add(&mut self, host: &Path, guest: &str) {
         self.files.push((host.to_owned(), guest.to_owned()));
+    }
+
+    /// Adds a disk, unless it can't change and is there already. Returns its path in the bed.
+    pub fn attach(&mut self, disk: Disk) -> String {
+        let present = self.disks.iter().position(|present| *present == disk);
+        let place = present.filter(|_| !disk.writable).unwrap_or_else(|| {
+            self.disks.push(disk);
+            self.disks.len() - 1
+        });
+        format!("/dev/vd{}", char::from(b'a' + place as u8))
     }
 
     /// Makes sure that the programs that it needs are installed, and that it supports this description.
@@ -245,7 +273,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             Long("timeout") => bed.timeout = Some(Duration::from_secs(parser.value()?.parse()?)),
             Long("kernel") => bed.series = Some(parse_series(&parser.value()?.string()?)?),
             Long("add") => bed.files.push(parse_added(&parser.value()?.string()?)?),
-            Long("disk") => bed.disks.push(parser.value()?.into()),
+            Long("disk") => bed.disks.push(PathBuf::from(parser.value()?).into()),
             Long("counted") => bed.counted = true,
             Value(first) => {
                 words.push(first.string()?);
@@ -336,6 +364,17 @@ mod tests {
         assert!(text.ends_with("last words"), "{text}");
         let text = failure("", &End::Exited("no such accelerator".into()), &bed).to_string();
         assert!(text.contains("no such accelerator"), "{text}");
+    }
+
+    #[test]
+    fn only_disks_that_do_not_change_are_shared() {
+        let mut bed = Bed::new(Vendor::Amd);
+        let disk = |writable| Disk {
+            image: "debian".into(),
+            writable,
+        };
+        let paths = [false, true, false, true].map(|writable| bed.attach(disk(writable)));
+        assert_eq!(paths, ["/dev/vda", "/dev/vdb", "/dev/vda", "/dev/vdc"]);
     }
 
     #[test]

@@ -124,10 +124,14 @@ fn qemu(machine: &Machine) -> Command {
     command.arg("-serial");
     command.arg(format!("file:{}", machine.log.display()));
     for (index, disk) in bed.disks.iter().enumerate() {
-        let path = disk.to_string_lossy().replace(',', ",,");
+        let path = disk.image.to_string_lossy().replace(',', ",,");
+        let access = match disk.writable {
+            true => "snapshot=on",
+            false => "readonly=on",
+        };
         command.arg("-drive");
         command.arg(format!(
-            "file={path},format=raw,if=none,id=disk{index},readonly=on"
+            "file={path},format=raw,if=none,id=disk{index},{access}"
         ));
         command.args(["-device", &format!("virtio-blk-pci,drive=disk{index}")]);
     }

@@ -341,7 +341,7 @@ impl Boot {
         bed.add(&guest.initrd, "/initrd");
         for disk in &guest.disks {
             match disk.in_bed {
-                BED_DISK => bed.disks.push(disk.host.clone()),
+                BED_DISK => bed.disks.push(disk.host.clone().into()),
                 path => bed.add(&disk.host, path),
             }
         }

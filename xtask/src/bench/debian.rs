@@ -110,7 +110,7 @@ pub fn prepare(bed: &mut Bed, directory: &Path) -> Result<()> {
     // dash, which is sh, has no /dev/tcp.
     let job = format!("exec bash <<'END-OF-JOB'\n{JOB}END-OF-JOB\n");
     write(&directory.join("debian-job"), debian::job(&job))?;
-    bed.disks = vec![debian.disk];
+    bed.disks = vec![debian.disk.into()];
     bed.memory = 4096;
     Ok(())
 }

@@ -6,7 +6,8 @@
 use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
-use super::{clients, disks, networks, para, small, words};
+use super::clients::{self, Client};
+use super::{disks, networks, para, small, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +68,8 @@ pub struct Case {
     pub virtio: bool,
     /// Whether mini-vmm runs in Firecracker's place: further fields of its config file.
     pub firecracker: Option<&'static str>,
-    /// The program of `clients/examples` that drives mini-vmm, if one does.
-    pub client: Option<&'static str>,
+    /// The client that drives mini-vmm, if one does.
+    pub client: Option<Client>,
     /// The kind of console through which the guest gets bytes that it sends back; empty for no echo.
     pub echo: &'static str,
     /// Whether its bed's clocks count instructions, so that times in it are the same however busy the host is.

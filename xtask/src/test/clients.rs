@@ -1,14 +1,41 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Boots of Debian's kernels by clients of Firecracker's API. Each pauses and resumes the guest, and presses its power
-//! button.
+//! Boots of Debian by clients of Firecracker's API: its kernels with busybox, and all of it from its disk, up to the shell
+//! on its console. Each client pauses and resumes the guest, and presses its power button.
 
+use anyhow::Result;
+
+use super::beds::add_stripped;
 use super::cases::{Case, Image, LINUX, POWER_BUTTON};
+use crate::bed::Bed;
+use crate::build;
 use crate::kernels::Series;
+use crate::workspace::Scratch;
 
 /// The program that clients start in the bed.
 pub const FIRECRACKER: &str = "/tmp/firecracker";
+
+/// A program that drives mini-vmm with a client.
+#[derive(Clone, Copy, Debug)]
+pub enum Client {
+    /// Of `clients/examples`.
+    Rust(&'static str),
+}
+
+impl Client {
+    /// Its path in the bed.
+    pub fn path(self) -> String {
+        let Client::Rust(name) = self;
+        format!("/bin/{name}")
+    }
+
+    /// Adds it to the bed.
+    pub fn add(self, bed: &mut Bed, scratch: &Scratch) -> Result<()> {
+        let Client::Rust(name) = self;
+        add_stripped(bed, &build::client(name)?, &self.path(), scratch)
+    }
+}
 
 const CLIENT: Case = Case {
     cmdline: Some("reboot=k panic=1 pci=off"),
@@ -18,10 +45,23 @@ const CLIENT: Case = Case {
     ..LINUX
 };
 
+/// The client types a command on the console, as root, and waits for what it prints. Then systemd obeys the button.
+const DEBIAN: Case = Case {
+    image: Image::AllOfDebian,
+    guest: "",
+    expect: &["/dev/vda ext4 READY", "Power down"],
+    ..CLIENT
+};
+
+const FCTOOLS: Option<Client> = Some(Client::Rust("fctools_boots"));
+const RS_SDK: Option<Client> = Some(Client::Rust("firecracker_rs_sdk_boots"));
+
 /// The cases.
 #[rustfmt::skip]
 pub const CASES: &[Case] = &[
-    Case { name: "client-fctools", client: Some("fctools_boots"), image: Image::Debian(Series::V6_1), ..CLIENT },
-    Case { name: "client-firecracker-rs-sdk", client: Some("firecracker_rs_sdk_boots"), cpus: 2,
-        image: Image::Debian(Series::V6_12), long: true, ..CLIENT },
+    Case { name: "client-fctools", client: FCTOOLS, image: Image::Debian(Series::V6_1), ..CLIENT },
+    Case { name: "client-firecracker-rs-sdk", client: RS_SDK, cpus: 2, image: Image::Debian(Series::V6_12), long: true,
+        ..CLIENT },
+    Case { name: "client-debian-fctools", client: FCTOOLS, ..DEBIAN },
+    Case { name: "client-debian-firecracker-rs-sdk", client: RS_SDK, cpus: 2, long: true, ..DEBIAN },
 ];

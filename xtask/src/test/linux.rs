@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, Disk};
 use crate::build;
 use crate::debian::{self, Debian};
 use crate::elf;
@@ -23,9 +23,8 @@ use crate::small_kernel::SmallKernel;
 use crate::workspace::Scratch;
 
 use super::Run;
-use super::beds::add_stripped;
 use super::cases::{self, Case, Image, TIMEOUT};
-use super::clients;
+use super::clients::{Client, FIRECRACKER};
 use super::networks;
 use super::summary::Tally;
 
@@ -133,12 +132,7 @@ fn add_kernel(
     };
     add_once(bed, file, &image);
     if let Some(client) = case.client {
-        add_stripped(
-            bed,
-            &build::client(client)?,
-            &format!("/bin/{client}"),
-            scratch,
-        )?;
+        client.add(bed, scratch)?;
     }
     Ok(Boot {
         case,
@@ -184,6 +178,11 @@ fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Bo
     match case.image {
         Image::AllOfDebian => {
             add_debian(&debian::PLAIN, &mut boot, bed)?;
+            // A client types the commands.
+            if let Some(client) = case.client {
+                client.add(bed, scratch)?;
+                return Ok(boot);
+            }
             let job = format!("job-{}", case.name);
             write(&scratch.path(&job), debian::job(&guest_job(case)))?;
             let path = format!("/guest/{job}");
@@ -204,20 +203,19 @@ fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Bo
     Ok(boot)
 }
 
-/// Adds a Debian: its kernel and initrd, and its disk as one of the bed's.
+/// Adds a Debian: its kernel and initrd, and its disk as one of the bed's. A client writes to the disk, because
+/// Firecracker's API knows no overlays, so it gets one of its own.
 fn add_debian(kind: &debian::Kind, boot: &mut Boot, bed: &mut Bed) -> Result<()> {
     let debian = Debian::fetch(kind)?;
     boot.image = format!("/guest/{}-kernel", kind.name);
     boot.initrd = vec![format!("/guest/{}-initrd", kind.name)];
     add_once(bed, debian.kernel, &boot.image);
     add_once(bed, debian.initrd, &boot.initrd[0]);
-    let present = bed.disks.iter().position(|disk| *disk == debian.disk);
-    let place = present.unwrap_or_else(|| {
-        bed.disks.push(debian.disk);
-        bed.disks.len() - 1
-    });
-    let letter = char::from(b'a' + place as u8);
-    boot.root_disk = Some(format!("/dev/vd{letter}"));
+    let disk = Disk {
+        image: debian.disk,
+        writable: boot.case.client.is_some(),
+    };
+    boot.root_disk = Some(bed.attach(disk));
     Ok(())
 }
 
@@ -374,13 +372,14 @@ impl Boot {
         line
     }
 
-    /// A client of `clients/examples`, with the arguments that all of them have.
-    fn client(&self, client: &str) -> String {
+    /// A client, with the arguments that all of them have.
+    fn client(&self, client: Client) -> String {
         let (image, cpus) = (&self.image, self.case.cpus);
         let line = sh_quote(&self.cmdline().unwrap_or_default());
+        let disk = self.root_disk.as_deref().unwrap_or_default();
         format!(
-            "/bin/{client} {} {image} /tmp/initrd {line} {cpus}",
-            clients::FIRECRACKER
+            "{} {FIRECRACKER} {image} /tmp/initrd {line} {cpus} {disk}",
+            client.path()
         )
     }
 
