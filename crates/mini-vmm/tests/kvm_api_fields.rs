@@ -77,6 +77,67 @@ fn a_template_clears_bits_of_cpuid() {
     }
 }
 
+/// Powers off if an MSR has this value. Otherwise it ends by the debug-exit port.
+fn msr_guest(index: u32, value: u64) -> Asm {
+    guest(|asm| {
+        asm.rdmsr(index).expect_eax(value as u32, 1);
+        asm.raw(&[0x89, 0xd0]); // mov eax, edx
+        asm.expect_eax((value >> 32) as u32, 2).power_off();
+    })
+}
+
+#[test]
+fn a_template_changes_bits_of_msrs() {
+    // The last entry of IA32_PAT, of which Linux uses the others.
+    const PAT: u32 = 0x277;
+    let test = "a_template_changes_bits_of_msrs";
+    let template = |addr: u32, bitmap: &str| {
+        format!(r#"{{"msr_modifiers": [{{"addr": "{addr:#x}", "bitmap": "{bitmap}"}}]}}"#)
+    };
+    let last = format!("0b0000010x{}", "x".repeat(56));
+    for (bitmap, value) in [
+        ("0bx", 0x0007_0406_0007_0406),
+        (&*last, 0x0407_0406_0007_0406),
+    ] {
+        let Some((running, mut client)) = waiting(test, &msr_guest(PAT, value)) else {
+            return;
+        };
+        // MSRs that this KVM has not, or the machine needs, are refused by name.
+        client.refused(
+            "PUT",
+            "/cpu-config",
+            &template(0x10, "0b1"),
+            "msr_modifiers: MSR 0x10 ",
+        );
+        client.done("PUT", "/cpu-config", &template(0x1234, "0b1"));
+        let start = r#"{"action_type": "InstanceStart"}"#;
+        let why = "MSR 0x1234 can't be changed, because this host's KVM does not list it";
+        client.refused("PUT", "/actions", start, why);
+        client.done("PUT", "/cpu-config", &template(PAT, bitmap));
+        client.act("InstanceStart");
+        running.end().expect(0);
+    }
+}
+
+#[test]
+fn a_template_wants_capabilities_of_kvm() {
+    let test = "a_template_wants_capabilities_of_kvm";
+    let ends = guest(|asm| {
+        asm.power_off();
+    });
+    let Some((running, mut client)) = waiting(test, &ends) else {
+        return;
+    };
+    let template = |list: &str| format!(r#"{{"kvm_capabilities": [{list}]}}"#);
+    // User memory, and none.
+    client.done("PUT", "/cpu-config", &template(r#""3", "100000""#));
+    let start = r#"{"action_type": "InstanceStart"}"#;
+    client.refused("PUT", "/actions", start, "has no capability 100000");
+    client.done("PUT", "/cpu-config", &template(r#""3", "!100000""#));
+    client.act("InstanceStart");
+    running.end().expect(0);
+}
+
 /// Says whether the first device, a disk, offers VIRTIO_BLK_F_FLUSH.
 fn flush_guest() -> Asm {
     guest(|asm| {

@@ -1,9 +1,10 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! CPU templates (`PUT /cpu-config`), as Firecracker describes them: bits of CPUID to clear or set.
+//! CPU templates (`PUT /cpu-config`), as Firecracker describes them: bits of CPUID and of MSRs to clear or set, and
+//! capabilities that KVM must have.
 //!
-//! A bit is a CPU feature with a name. So a cleared bit also hides what needs the feature, as `--cpu-features` does.
+//! A bit of CPUID is a CPU feature with a name. So a cleared bit also hides what needs the feature, as `--cpu-features` does.
 
 use serde_json::{Value, json};
 
@@ -11,19 +12,19 @@ use super::fields::{Fields, wrong};
 use super::file::read_limited;
 use super::http::Fault;
 use super::model::Model;
-use crate::config::CpuFeature;
+use crate::check;
+use crate::config::{self, CpuFeature, MsrChange};
 use crate::cpu::{self, Register};
+use crate::text::shorten;
 
 /// The flag of a CPUID entry of KVM that has subleaves (`KVM_CPUID_FLAG_SIGNIFCANT_INDEX`).
 const HAS_SUBLEAVES: u64 = 1;
 
 impl Model {
-    /// `PUT /cpu-config`: replaces the features of an earlier request.
+    /// `PUT /cpu-config`: replaces an earlier one.
     pub(super) fn put_cpu_config(&mut self, fields: Fields) -> Result<(), Fault> {
         let body = fields.body();
-        let template = read(fields)?;
-        self.set_features(template, body);
-        Ok(())
+        self.set_template(read(fields)?, body)
     }
 
     /// `cpu-config` of a config file: a template, or the path of a file with one.
@@ -38,31 +39,80 @@ impl Model {
     }
 }
 
+/// A template.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Template {
+    pub features: Vec<CpuFeature>,
+    pub msrs: Vec<MsrChange>,
+    pub capabilities: Vec<u32>,
+}
+
 /// Reads the body of `PUT /cpu-config`.
-fn read(mut fields: Fields) -> Result<Vec<CpuFeature>, Fault> {
-    let none = json!([]);
-    for (name, why) in [
-        (
-            "kvm_capabilities",
-            "`mini-vmm check` says what this version needs of KVM, and that is fixed",
-        ),
-        (
-            "msr_modifiers",
-            "MSRs start as firmware leaves them; msr-policy by PATCH /options says which ones a guest has",
-        ),
-        ("reg_modifiers", "these registers are those of ARM"),
-        ("vcpu_features", "these features are those of ARM"),
-    ] {
-        fields.only(name, &none, why)?;
+fn read(mut fields: Fields) -> Result<Template, Fault> {
+    for name in ["reg_modifiers", "vcpu_features"] {
+        fields.only(name, &json!([]), "there are none but on ARM")?;
     }
-    let leaves = fields.list("cpuid_modifiers")?.unwrap_or_default();
+    let mut list = |name| Ok(fields.list(name)?.unwrap_or_default());
+    let (leaves, msrs, capabilities) = (
+        list("cpuid_modifiers")?,
+        list("msr_modifiers")?,
+        list("kvm_capabilities")?,
+    );
     fields.finish()?;
-    let mut features = Vec::new();
+    let mut template = Template::default();
     for leaf in leaves {
-        let inner = |fault: Fault| wrong("cpuid_modifiers", fault.message);
-        read_leaf(leaf, &mut features).map_err(inner)?;
+        read_leaf(leaf, &mut template.features).map_err(of("cpuid_modifiers"))?;
     }
-    Ok(features)
+    let msrs = msrs.into_iter().map(read_msr);
+    template.msrs = msrs
+        .collect::<Result<_, _>>()
+        .map_err(of("msr_modifiers"))?;
+    let numbers = capabilities.iter().map(read_capability);
+    let numbers = numbers.collect::<Result<Vec<_>, _>>();
+    template.capabilities = numbers
+        .map_err(of("kvm_capabilities"))?
+        .into_iter()
+        .flatten()
+        .collect();
+    Ok(template)
+}
+
+/// A fault inside the field `name`.
+fn of(name: &'static str) -> impl Fn(Fault) -> Fault {
+    move |fault| wrong(name, fault.message)
+}
+
+/// Reads a modifier of an MSR.
+fn read_msr(modifier: Value) -> Result<MsrChange, Fault> {
+    let mut fields = Fields::of(modifier)?;
+    let index = Fields::required("addr", fields.number_text("addr")?)?;
+    let bitmap = Fields::required("bitmap", fields.text("bitmap")?)?;
+    fields.finish()?;
+    let (mask, value) = bits(&bitmap, 64)?;
+    Ok(MsrChange { index, mask, value })
+}
+
+/// Reads a capability that KVM must have. `None` for one that need not be looked for.
+fn read_capability(value: &Value) -> Result<Option<u32>, Fault> {
+    let text = value.as_str().unwrap_or_default();
+    let (is_removed, digits) = match text.strip_prefix('!') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.parse().ok().filter(|_| is_number);
+    let number: u32 = number.ok_or_else(|| {
+        let value = shorten(&value.to_string(), 60);
+        Fault::new(format!(
+            "{value} is not the number of a capability such as \"121\" or \"!121\""
+        ))
+    })?;
+    if is_removed && check::is_required(number) {
+        return Err(Fault::new(format!(
+            "no machine can do without capability {number}; leave it out"
+        )));
+    }
+    Ok((!is_removed).then_some(number))
 }
 
 /// Adds the features of a modifier: of one leaf and subleaf.
@@ -95,7 +145,9 @@ fn read_leaf(leaf: Value, features: &mut Vec<CpuFeature>) -> Result<(), Fault> {
             format!("leaf {leaf:#x} {register}"),
             Register::of_name(register),
         );
-        for (bit, enable) in read_bitmap(&bitmap)? {
+        let (mask, value) = bits(&bitmap, 32)?;
+        for bit in (0..32).filter(|bit| mask >> bit & 1 != 0) {
+            let enable = value >> bit & 1 != 0;
             let before = features.len();
             let names = cpu::feature_names(leaf, subleaf, register, bit);
             features.extend(names.map(|name| CpuFeature {
@@ -113,24 +165,13 @@ fn read_leaf(leaf: Value, features: &mut Vec<CpuFeature>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The bits of a bitmap that are to be cleared or set. Bits on the left may be missing: they stay as they are.
-fn read_bitmap(bitmap: &str) -> Result<Vec<(u32, bool)>, Fault> {
-    let digits: Vec<char> = bitmap
-        .strip_prefix("0b")
-        .unwrap_or_default()
-        .chars()
-        .filter(|c| *c != '_')
-        .collect();
-    let is_bitmap = (1..=32).contains(&digits.len()) && digits.iter().all(|c| "01x".contains(*c));
-    if !is_bitmap {
-        let what = format_args!("{bitmap:?} is not 0b and up to 32 of 0, 1 and x");
-        return Err(wrong("bitmap", what));
-    }
-    let bits = (0..).zip(digits.into_iter().rev());
-    Ok(bits
-        .filter(|(_, digit)| *digit != 'x')
-        .map(|(bit, digit)| (bit, digit == '1'))
-        .collect())
+/// The bits of a bitmap that are to be cleared or set, and their values.
+fn bits(bitmap: &str, most: usize) -> Result<(u64, u64), Fault> {
+    config::read_bitmap(bitmap, most).ok_or_else(|| {
+        let bitmap = shorten(bitmap, 80);
+        let what = format_args!("{bitmap:?} is not 0b and up to {most} of 0, 1 and x");
+        wrong("bitmap", what)
+    })
 }
 
 #[cfg(test)]
@@ -138,9 +179,13 @@ mod tests {
     use super::*;
 
     fn features(body: &str) -> Result<String, String> {
-        let features =
+        let template =
             read(Fields::parse(body.as_bytes()).unwrap()).map_err(|fault| fault.message)?;
-        let words: Vec<_> = features.iter().map(CpuFeature::to_string).collect();
+        let words: Vec<_> = template
+            .features
+            .iter()
+            .map(CpuFeature::to_string)
+            .collect();
         Ok(words.join(","))
     }
 
@@ -187,12 +232,42 @@ mod tests {
     }
 
     #[test]
+    fn msrs_and_capabilities_are_read() {
+        let body = r#"{"msr_modifiers": [{"addr": "0x10a", "bitmap": "0b1x0"}, {"addr": "0x277", "bitmap": "0bx"}],
+            "kvm_capabilities": ["121", "!56", "4294967295"]}"#;
+        let template = read(Fields::parse(body.as_bytes()).unwrap()).unwrap();
+        let words: Vec<_> = template.msrs.iter().map(MsrChange::to_string).collect();
+        assert_eq!(words, ["0x10a=0b1x0", "0x277=0bx"]);
+        assert_eq!(template.capabilities, [121, u32::MAX]);
+    }
+
+    #[test]
     fn what_can_not_be_changed_is_refused_by_name() {
         for (body, why) in [
-            (r#"{"kvm_capabilities": ["!56"]}"#, "kvm_capabilities: "),
             (
-                r#"{"msr_modifiers": [{"addr": "0x10a", "bitmap": "0b1"}]}"#,
-                "msr_modifiers: ",
+                r#"{"kvm_capabilities": ["!3"]}"#,
+                "kvm_capabilities: no machine can do without capability 3",
+            ),
+            (
+                r#"{"kvm_capabilities": ["+3"]}"#,
+                "kvm_capabilities: \"+3\" is not",
+            ),
+            (
+                r#"{"kvm_capabilities": ["!"]}"#,
+                "kvm_capabilities: \"!\" is not",
+            ),
+            (r#"{"kvm_capabilities": [3]}"#, "kvm_capabilities: 3 is not"),
+            (
+                r#"{"msr_modifiers": [{"addr": "0x10a"}]}"#,
+                "msr_modifiers: bitmap: this field is missing",
+            ),
+            (
+                r#"{"msr_modifiers": [{"addr": "MTRR", "bitmap": "0b1"}]}"#,
+                "msr_modifiers: addr: \"MTRR\" is not a number",
+            ),
+            (
+                r#"{"msr_modifiers": [{"addr": "0x10a", "bitmap": "1"}]}"#,
+                "msr_modifiers: bitmap: \"1\" is not 0b and up to 64",
             ),
             (r#"{"reg_modifiers": [1]}"#, "reg_modifiers: "),
             (r#"{"vcpu_features": [1]}"#, "vcpu_features: "),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
+use super::cpu::Template;
 use super::drives::{Drive, bucket, check_id, limiter, limits};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
@@ -17,7 +18,7 @@ use super::nets::Net;
 use super::snapshots::Load;
 use super::{Error, MAX_BODY};
 use crate::config::{
-    self, CpuFeature, Draft, Limits, NetError, OnReboot, RngSpec, SerialSpec, VirtioSpec, VmSpec,
+    self, Draft, Limits, NetError, OnReboot, RngSpec, SerialSpec, VirtioSpec, VmSpec,
 };
 use crate::inputs;
 use crate::layout::MIB;
@@ -34,9 +35,9 @@ pub struct Model {
     pub(super) spec: VmSpec,
     /// The command line for a boot source without one.
     default_cmdline: String,
-    /// The CPU features without a template.
-    default_features: Vec<CpuFeature>,
-    /// The CPU template that the features of `spec` come from.
+    /// The CPU without a template.
+    default_cpu: Template,
+    /// The CPU template that the CPU of `spec` comes from.
     template: Option<Value>,
     /// The disks of `spec`, in the same order.
     pub(super) drives: Vec<Drive>,
@@ -58,12 +59,21 @@ fn faulty(field: &'static str) -> impl Fn(config::Error) -> Fault {
     move |error| wrong(field, error)
 }
 
+/// What a template can change.
+fn cpu_of(spec: &VmSpec) -> Template {
+    Template {
+        features: spec.cpu_features.clone(),
+        msrs: spec.msrs.clone(),
+        capabilities: spec.kvm_capabilities.clone(),
+    }
+}
+
 impl Model {
     /// Begins with `spec`, whose kernel may be missing (an empty path). `suffix` ends each command line.
     pub fn new(spec: VmSpec, suffix: &'static str) -> Self {
         let mut model = Model {
             default_cmdline: spec.cmdline.clone(),
-            default_features: spec.cpu_features.clone(),
+            default_cpu: cpu_of(&spec),
             template: None,
             drives: Vec::new(),
             nets: Vec::new(),
@@ -302,11 +312,17 @@ impl Model {
         Ok(())
     }
 
-    /// Sets the CPU features that `template` asks for. They follow those without a template.
-    pub(super) fn set_features(&mut self, features: Vec<CpuFeature>, template: Value) {
-        self.spec.cpu_features = [self.default_features.clone(), features].concat();
-        self.template = Some(template);
+    /// Sets what a template asks for, whose JSON is `body`. It follows what there is without a template.
+    pub(super) fn set_template(&mut self, template: Template, body: Value) -> Result<(), Fault> {
+        let before = self.default_cpu.clone();
+        let msrs = [before.msrs, template.msrs].concat();
+        config::check_msrs(&msrs).map_err(faulty("msr_modifiers"))?;
+        self.spec.msrs = msrs;
+        self.spec.cpu_features = [before.features, template.features].concat();
+        self.spec.kvm_capabilities = [before.capabilities, template.capabilities].concat();
+        self.template = Some(body);
         self.is_described = true;
+        Ok(())
     }
 
     /// `PUT /drives/{id}`: adds a disk, or replaces the one with that ID.
@@ -425,7 +441,7 @@ impl Model {
             .map_err(|error| Fault::new(error.to_string()))?;
         let has_new_disks = spec.disk != self.spec.disk;
         let has_new_nets = spec.net != self.spec.net;
-        if spec.cpu_features != self.spec.cpu_features {
+        if cpu_of(&spec) != cpu_of(&self.spec) {
             self.template = None;
         }
         self.spec = spec;

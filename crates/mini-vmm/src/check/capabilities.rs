@@ -69,6 +69,11 @@ const OPTIONAL: [Row; 4] = [
     ),
 ];
 
+/// Whether every machine needs the capability with this number.
+pub(crate) fn is_required(number: u32) -> bool {
+    REQUIRED.iter().any(|(cap, ..)| *cap as u32 == number)
+}
+
 /// Every capability that is used, with this KVM's answer.
 pub(super) fn all(kvm: &Kvm) -> Vec<Capability> {
     let ask = |required| {

@@ -19,6 +19,7 @@ use kvm_ioctls::Kvm;
 use crate::probe::host;
 pub use crate::probe::{Cpu, GuestTest, Step, Virtualization};
 pub use capabilities::Capability;
+pub(crate) use capabilities::is_required;
 pub use report::{Report, Vcpus, probe};
 pub use routes::{AutoRoute, Routes, VendorRoute};
 

@@ -66,6 +66,18 @@ pub(super) struct MachineFlags {
     #[arg(help_heading = "Machine")]
     cpu_features: Option<Vec<OsString>>,
 
+    /// Bits of MSRs that vCPUs start with, such as 0x10a=0b1x0
+    ///
+    /// A list. x is a bit that stays, as are those on the left. KVM must list the MSR.
+    #[arg(long, value_name = "LIST", value_parser = Word("msrs", &[]), help_heading = "Machine")]
+    #[arg(hide_short_help = true)]
+    msrs: Option<OsString>,
+
+    /// Capabilities that the host's KVM must have, by their numbers
+    #[arg(long, value_name = "LIST", value_parser = Word("kvm-capabilities", &[]), help_heading = "Machine")]
+    #[arg(hide_short_help = true)]
+    kvm_capabilities: Option<OsString>,
+
     /// Show the guest vmx or svm, for guests of its own [default: off]
     ///
     /// The host's KVM must offer it. It lets a hostile guest reach a large part of KVM.

@@ -44,7 +44,10 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
         serde_json::Value::Array(list) => {
             let devices = list.iter().filter_map(serde_json::Value::as_object);
             let flags = devices.map(|device| format!("--{key}={}", to_word(device)));
-            let words: Vec<_> = list.iter().filter_map(serde_json::Value::as_str).collect();
+            let plain = list.iter().filter(|value| !value.is_object());
+            let words: Vec<_> = plain
+                .map(|value| value.as_str().map_or(value.to_string(), str::to_owned))
+                .collect();
             let words = (!words.is_empty()).then(|| format!("--{key}={}", words.join(",")));
             flags.chain(words).collect()
         }

@@ -60,6 +60,8 @@ keys! { draft:
     "cpus" => draft.cpus,
     "memory" => draft.spec.memory,
     "cpu-features" => draft.spec.cpu_features,
+    "msrs" => draft.spec.msrs,
+    "kvm-capabilities" => draft.spec.kvm_capabilities,
     "nested" => draft.spec.nested,
     "legacy-timer" => draft.spec.legacy_timer,
     "rtc" => draft.spec.rtc,

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use hypercall_patch::PioPort;
 
 use super::draft::KEYS;
+use super::kvm::MAX_MSRS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
 use super::{HypercallAbi, HypercallRoute, Mac, NetError, VmSpec};
@@ -49,6 +50,26 @@ pub enum Error {
     TooManyCpus {
         /// How many were requested.
         cpus: u64,
+    },
+    /// An MSR can't be changed.
+    #[error("MSR {index:#x} can't be changed, because {why}; leave it out")]
+    FixedMsr {
+        /// Its index.
+        index: u32,
+        /// Why not.
+        why: &'static str,
+    },
+    /// An MSR is changed twice.
+    #[error("MSR {index:#x} is changed twice; leave out one change")]
+    SameMsr {
+        /// Its index.
+        index: u32,
+    },
+    /// More MSRs are changed than KVM takes at once.
+    #[error("{count} changes of MSRs are too many; make at most {MAX_MSRS}")]
+    TooManyMsrs {
+        /// How many there are.
+        count: usize,
     },
     /// The amount of RAM is not possible.
     #[error(transparent)]

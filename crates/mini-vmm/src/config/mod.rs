@@ -12,6 +12,7 @@ mod features;
 pub mod file;
 mod hypercall;
 mod iothread;
+mod kvm;
 mod net;
 mod rng;
 mod serial;
@@ -32,6 +33,8 @@ pub use self::error::{CmdlineError, Error, MemoryError};
 pub use self::features::CpuFeature;
 pub use self::hypercall::{HypercallAbi, HypercallRoute, MsrPolicy};
 pub use self::iothread::IoThreadName;
+pub(crate) use self::kvm::read_bitmap;
+pub use self::kvm::{MsrChange, check_msrs};
 pub use self::net::{Forward, Limit, Limits, LinkSpec, Mac, NetError, NetSpec};
 pub use self::rng::RngSpec;
 pub use self::serial::SerialSpec;
@@ -76,6 +79,10 @@ pub struct VmSpec {
     pub memory: u64,
     /// CPU features to add or remove, in order, such as `-avx2`.
     pub cpu_features: Vec<CpuFeature>,
+    /// Changes of the MSRs that each vCPU starts with.
+    pub msrs: Vec<MsrChange>,
+    /// Capabilities that the host's KVM must have, by their numbers (KVM API, `KVM_CHECK_EXTENSION`).
+    pub kvm_capabilities: Vec<u32>,
     /// Whether the guest can run nested guests: it sees VMX or SVM.
     #[serde(serialize_with = "words::write_switch")]
     pub nested: bool,
@@ -217,6 +224,8 @@ impl VmSpec {
             decompress: Decompress::default(),
             cpus: 1,
             cpu_features: Vec::new(),
+            msrs: Vec::new(),
+            kvm_capabilities: Vec::new(),
             nested: false,
             memory: VmSpec::DEFAULT_MEMORY,
             serial,

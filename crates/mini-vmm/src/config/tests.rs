@@ -97,6 +97,18 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             },
             cpus: machine.0,
             cpu_features: machine.1,
+            msrs: match machine.3[1] {
+                true => vec![MsrChange {
+                    index: 0x277,
+                    mask: 5,
+                    value: 4,
+                }],
+                false => Vec::new(),
+            },
+            kvm_capabilities: match machine.3[2] {
+                true => vec![0, u32::MAX],
+                false => Vec::new(),
+            },
             memory: machine.2,
             serial: devices.0,
             on_reboot: if reset {

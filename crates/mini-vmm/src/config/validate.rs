@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::kvm::check_msrs;
 use super::{
     CmdlineError, CpuFeature, DiskSpec, Error, LinkSpec, MemoryError, NetSpec, SerialSpec, VmSpec,
     hypercall,
@@ -48,6 +49,7 @@ impl VmSpec {
     /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
     pub(super) fn validate_partly(&self) -> Result<(), Error> {
         self.check_cpus()?;
+        check_msrs(&self.msrs)?;
         check_memory(self.memory)?;
         check_cmdline(&self.cmdline)?;
         let mut names = self.cpu_features.iter().map(|feature| &feature.name);

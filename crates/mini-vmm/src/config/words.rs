@@ -70,6 +70,14 @@ pub enum WordError {
     /// Not a whole number.
     #[error("not a whole number; write digits only, such as 4")]
     Number,
+    /// Not a change of an MSR.
+    #[error(
+        "not a change of an MSR; write INDEX=BITS with 0, 1, and x for what stays, such as 0x10a=0b1x0"
+    )]
+    Msr,
+    /// Not numbers of capabilities.
+    #[error("not a list of KVM's capabilities; write their numbers, such as 121,171")]
+    Capabilities,
     /// Not a limit.
     #[error(
         "not a limit; write so much per second, such as 10M, or SIZE/MILLISECONDS+ONCE, such as 10M/1000+50M"

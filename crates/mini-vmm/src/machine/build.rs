@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_pit_config};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_msr_entry, kvm_pit_config,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use log::info;
 use vcpu_loop::bus::BusBuilder;
@@ -18,7 +20,7 @@ use super::vcpu_io::MachineIo;
 use super::vcpu_state;
 use super::{Clock, Error, Frozen, Host, Images, Machine, MachineState, fit};
 use crate::boot::{self, BootRequest, Clockless, Loaded, Watch};
-use crate::config::{HypercallRoute, VmSpec};
+use crate::config::{HypercallRoute, MsrChange, VmSpec};
 use crate::console::ConsoleOutput;
 use crate::cpu::{self, CpuPlan};
 use crate::devices::{Backends, Connections, DeviceSet};
@@ -77,7 +79,7 @@ impl Loading {
         images: &Images,
         watch: &dyn Watch,
     ) -> Result<Self, Error> {
-        let vm = create_vm(&host.kvm, spec.cpus)?;
+        let vm = create_vm(&host.kvm, spec)?;
         // The filter must precede the first vCPU, which would run without it. It comes first of all, because KVM waits
         // for readers of the VM. That takes microseconds if there were none, and milliseconds right after another step
         // that waited.
@@ -114,7 +116,7 @@ impl Loading {
         frozen: Frozen,
         backends: &Backends,
     ) -> Result<Self, Error> {
-        let vm = create_vm(&host.kvm, spec.cpus)?;
+        let vm = create_vm(&host.kvm, spec)?;
         let msrs = MsrPlan::new(spec).install(&vm)?;
         let mapped = MappedVm::new(vm, frozen.memory).map_err(memory::Error::from)?;
         Ok(Loading {
@@ -201,8 +203,14 @@ impl Loading {
     }
 }
 
-/// Creates the virtual machine, if KVM supports that many vCPUs.
-fn create_vm(host: &Kvm, cpus: u8) -> Result<VmFd, Error> {
+/// Creates the virtual machine, if KVM has what the description wants, and supports that many vCPUs.
+fn create_vm(host: &Kvm, spec: &VmSpec) -> Result<VmFd, Error> {
+    let mut wanted = spec.kvm_capabilities.iter();
+    if let Some(&number) = wanted.find(|number| host.check_extension_raw(u64::from(**number)) <= 0)
+    {
+        return Err(Error::Capability { number });
+    }
+    let cpus = spec.cpus;
     // One vCPU always fits, so that case saves the query.
     if cpus > 1 {
         let max = host.get_max_vcpus();
@@ -283,6 +291,9 @@ fn create_vcpus(
     if let Some(state) = begin.state() {
         fit::check_msrs(state, kvm_host.msrs())?;
     }
+    if begin.loaded().is_some() {
+        check_listed(&spec.msrs, kvm_host.msrs())?;
+    }
     let msrs = cpu::msrs::boot_msrs();
     let mut cpuid = None;
     let mut vcpus = Vec::with_capacity(usize::from(spec.cpus));
@@ -316,9 +327,8 @@ fn create_vcpus(
             cpu::cpuid::set_apic_id(cpuid, id);
             fd.set_cpuid2(cpuid).map_err(kvm("give a vCPU its CPUID"))?;
             set_boot_msrs(&fd, &msrs)?;
-            let mut lapic = fd.get_lapic().map_err(kvm("read a local APIC"))?;
-            cpu::lapic::wire(&mut lapic, spec.legacy_timer);
-            fd.set_lapic(&lapic).map_err(kvm("wire a local APIC"))?;
+            change_msrs(&fd, &spec.msrs)?;
+            wire_lapic(&fd, spec)?;
             if id == 0 {
                 set_boot_registers(&fd, loaded)?;
             }
@@ -349,6 +359,56 @@ fn set_boot_msrs(fd: &VcpuFd, msrs: &Msrs) -> Result<(), Error> {
             index: rejected.index,
         }),
     }
+}
+
+/// Checks that KVM lists the MSRs that are to be changed.
+fn check_listed(changes: &[MsrChange], listed: &[u32]) -> Result<(), Error> {
+    let unlisted = changes
+        .iter()
+        .find(|change| !listed.contains(&change.index));
+    match unlisted {
+        Some(MsrChange { index, .. }) => Err(Error::MsrChange {
+            index: *index,
+            what: "does not list it",
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Changes what a vCPU has.
+fn change_msrs(fd: &VcpuFd, changes: &[MsrChange]) -> Result<(), Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let refused = |at: usize, what| match changes.get(at) {
+        Some(MsrChange { index, .. }) => Err(Error::MsrChange {
+            index: *index,
+            what,
+        }),
+        None => Ok(()),
+    };
+    let entry = |change: &MsrChange| kvm_msr_entry {
+        index: change.index,
+        ..Default::default()
+    };
+    let entries: Vec<_> = changes.iter().map(entry).collect();
+    // Fails only beyond KVM_MAX_MSR_ENTRIES, and there are not more.
+    let Ok(mut msrs) = Msrs::from_entries(&entries) else {
+        return refused(0, "takes no more changes");
+    };
+    let read = fd.get_msrs(&mut msrs).map_err(kvm("read a vCPU's MSRs"))?;
+    refused(read, "can't read it")?;
+    for (entry, change) in msrs.as_mut_slice().iter_mut().zip(changes) {
+        entry.data = change.apply(entry.data);
+    }
+    let written = fd.set_msrs(&msrs).map_err(kvm("change a vCPU's MSRs"))?;
+    refused(written, "refuses the value")
+}
+
+fn wire_lapic(fd: &VcpuFd, spec: &VmSpec) -> Result<(), Error> {
+    let mut lapic = fd.get_lapic().map_err(kvm("read a local APIC"))?;
+    cpu::lapic::wire(&mut lapic, spec.legacy_timer);
+    fd.set_lapic(&lapic).map_err(kvm("wire a local APIC"))
 }
 
 fn set_boot_registers(fd: &VcpuFd, loaded: &Loaded) -> Result<(), Error> {

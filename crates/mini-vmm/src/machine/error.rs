@@ -66,6 +66,24 @@ pub enum Error {
         /// Its index.
         index: u32,
     },
+    /// An MSR that the description changes can't be changed.
+    #[error(
+        "MSR {index:#x} can't be changed, because this host's KVM {what}; leave it out of what is changed"
+    )]
+    MsrChange {
+        /// Its index.
+        index: u32,
+        /// What KVM does.
+        what: &'static str,
+    },
+    /// KVM lacks a capability that the description wants.
+    #[error(
+        "this host's KVM has no capability {number}, which the machine's description wants; use another host kernel"
+    )]
+    Capability {
+        /// Its number.
+        number: u32,
+    },
     /// A vCPU can't be prepared for its thread.
     #[error(transparent)]
     VcpuSetUp(vcpu_loop::kvm::Error),
