@@ -86,6 +86,9 @@ pub struct Block<M: GuestAddressSpace> {
 pub struct BlockState {
     /// The capacity in units of 512 bytes.
     pub sectors: u64,
+    /// The capacity that the driver knows, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<u64>,
     /// Whether the driver sees a volatile cache.
     pub writeback: bool,
 }
@@ -318,8 +321,10 @@ where
     }
 
     fn save(&self) -> BlockState {
+        let (sectors, known) = self.capacities();
         BlockState {
-            sectors: self.disk.sectors,
+            sectors,
+            known: (known != sectors).then_some(known),
             writeback: self.writeback,
         }
     }
@@ -335,6 +340,8 @@ where
             ));
         }
         self.writeback = state.writeback;
+        // If the image has another size, the driver learns that at the start.
+        self.disk.sectors = state.known.unwrap_or(state.sectors);
         Ok(())
     }
 }

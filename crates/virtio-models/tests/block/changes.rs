@@ -3,11 +3,16 @@
 
 //! What the VMM changes while a disk runs.
 
-use std::sync::Arc;
+use std::fs::File;
+use std::sync::{Arc, mpsc};
 
+use rustix::fs::{Mode, OFlags};
 use tempfile::NamedTempFile;
-use virtio_models::block::{Block, BlockSpec, Control, Engine, Format, ReplaceError, open};
+use virtio_models::block::{
+    Block, BlockSpec, Control, Disk, Engine, Format, Image, Notice, ReplaceError, open,
+};
 use virtio_models::rate::{Limit, Limits};
+use virtio_transport::AnyDevice;
 use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Port, Request, memory};
 
 use crate::support::{FLUSH, Guest, IN, OK, header};
@@ -236,4 +241,89 @@ fn a_guest_would_notice_another_kind_of_image() {
         Err(ReplaceError::NotRaw)
     );
     assert_eq!(other(&|spec| spec.format = Format::Raw), Ok(()));
+}
+
+/// A file that io_uring refuses, of this many sectors.
+fn refused_by_rings(sectors: usize) -> Image {
+    let file = image(2, sectors);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = rustix::fs::open(file.path(), flags, Mode::empty()).expect("a file");
+    Image::raw(File::from(file), Disk::default()).expect("an image")
+}
+
+#[test]
+fn a_disk_keeps_its_image_if_another_one_can_not_be_had() {
+    let file = image(1, 64);
+    let spec = BlockSpec {
+        engine: Engine::Async,
+        ..BlockSpec::new(file.path())
+    };
+    let first = match open(&spec) {
+        Ok(image) => image,
+        Err(error) => return println!("SKIP: a_disk_keeps_its_image…: {error}"),
+    };
+    let (say, said) = mpsc::channel();
+    let report = Box::new(move |notice: Notice| say.send(notice.to_string()).expect("a listener"));
+    let block = Block::<Memory>::new(first, report);
+    let control = block.control();
+    let mut machine = Machine::new(Box::new(block), &memory(MEMORY));
+    let driver = Driver::start(&mut machine, u64::MAX);
+    let mut disk = Raw {
+        machine,
+        driver,
+        control,
+    };
+    for is_paused in [false, true] {
+        disk.send(0);
+        assert_eq!(disk.read(), [answer(1)]);
+        if is_paused {
+            disk.machine.pause().expect("a pause");
+        }
+        let other = refused_by_rings(128);
+        disk.control.replace(&other).expect("an image that fits");
+        if is_paused {
+            disk.machine.resume();
+        }
+        disk.machine.pump();
+        let notices: Vec<_> = said.try_iter().collect();
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert!(
+            notices[0].contains("the disk's image can't be changed"),
+            "{notices:?}"
+        );
+        disk.send(0);
+        assert_eq!(disk.read(), [answer(1)]);
+        assert_eq!(disk.sectors(), 64);
+    }
+}
+
+#[test]
+fn a_state_is_of_the_image_that_a_paused_disk_will_have() {
+    for sectors in [32, 64, 128] {
+        let files = [image(1, 64), image(2, sectors)];
+        let mut disk = Raw::new(&files[0], false);
+        disk.machine.pump();
+        disk.machine.pause().expect("a pause");
+        disk.replace(&files[1]);
+        let saved = disk.machine.worker.device().save().expect("a state");
+        drop(disk);
+        assert_eq!(saved.state["sectors"], sectors);
+        assert_eq!(saved.state["known"].as_u64(), (sectors != 64).then_some(64));
+        let image = open(&BlockSpec::new(files[1].path())).expect("a free image");
+        let mut block = Block::<Memory>::new(image, Box::new(|notice| panic!("{notice}")));
+        AnyDevice::<Memory>::restore(&mut block, &saved).expect("a state that fits");
+        // The driver learns of another size at the start.
+        let control = block.control();
+        let mut machine = Machine::<MmioPort>::new(Box::new(block), &memory(MEMORY));
+        let driver = Driver::start(&mut machine, u64::MAX);
+        machine.port.take_interrupts();
+        let mut disk = Raw {
+            machine,
+            driver,
+            control,
+        };
+        disk.machine.pump();
+        assert_eq!(disk.machine.port.take_interrupts().config, sectors != 64);
+        assert_eq!(disk.sectors(), sectors as u64);
+    }
 }

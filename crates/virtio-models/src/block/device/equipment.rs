@@ -44,14 +44,19 @@ impl<M: GuestAddressSpace> Block<M> {
         self.version != self.control.version()
     }
 
-    /// Creates the back end if it doesn't exist yet, or is that of an older image.
+    /// Creates the back end if it doesn't exist yet, or is that of an older image. If that fails, an older one stays.
     fn equip(&mut self) -> io::Result<&dyn Backend> {
         if self.backend.is_none() || self.is_outdated() {
             // Not later: it may be replaced again meanwhile.
             let version = self.control.version();
-            let (backend, content) = self.create()?;
-            self.backend = Some(backend);
-            self.adopt(&content, version);
+            match self.create() {
+                Ok((backend, content)) => {
+                    self.backend = Some(backend);
+                    self.adopt(&content, version);
+                }
+                Err(error) if self.backend.is_some() => self.keep(version, error),
+                Err(error) => return Err(error),
+            }
         }
         let backend = self.backend.as_deref();
         backend.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -84,11 +89,24 @@ impl<M: GuestAddressSpace> Block<M> {
                     io.config_changed();
                 }
             }
-            Err(error) => {
-                self.version = version;
-                self.reporter.unchanged("image", error);
-            }
+            Err(error) => self.keep(version, error),
         }
+    }
+
+    /// Goes on with the old image instead of that of `version`.
+    fn keep(&mut self, version: u32, error: io::Error) {
+        self.version = version;
+        self.reporter.unchanged("image", error);
+    }
+
+    /// The capacity of the image that it has when it runs again, and the one that the driver knows.
+    pub(super) fn capacities(&self) -> (u64, u64) {
+        let known = self.disk.sectors;
+        if !self.is_outdated() {
+            return (known, known);
+        }
+        let size = self.content().and_then(|content| content.size());
+        (size.map_or(known, |size| size / SECTOR), known)
     }
 
     /// Makes the limiter, or changes it.
