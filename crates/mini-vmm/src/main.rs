@@ -103,8 +103,11 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
 
 /// Goes on with a saved machine.
 fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
-    let dir = run.restore.unwrap_or_default();
-    let mut snapshot = Snapshot::open(&Place::Directory(dir))?;
+    let place = Place::Directory(run.restore.unwrap_or_default());
+    let mut snapshot = match run.handler {
+        None => Snapshot::open(&place)?,
+        Some(socket) => Snapshot::open_served(&place, &socket)?,
+    };
     if let Some(id) = run.clone_id {
         snapshot.number(id)?;
     }

@@ -13,7 +13,7 @@ use super::http::Fault;
 use super::nets::Net;
 use crate::config::LinkSpec;
 use crate::machine::Clock;
-use crate::snapshot::{Labels, Place};
+use crate::snapshot::{Labels, LoadError, Place, Snapshot};
 use crate::vmm::control::{SnapshotOrder, Then};
 
 /// `PUT /snapshot`: a directory.
@@ -57,7 +57,9 @@ pub(super) fn files(mut fields: Fields) -> Result<SnapshotOrder, Fault> {
 /// A machine that is to be loaded.
 #[derive(Debug)]
 pub(super) struct Load {
-    pub place: Place,
+    place: Place,
+    /// The socket of the process that brings the memory, if it is not in a file.
+    handler: Option<PathBuf>,
     pub runs: bool,
     pub clock: Clock,
     /// The taps of networks: the name of each, and its tap.
@@ -86,10 +88,18 @@ impl Load {
                 let why = "mem_backend says the same; leave this one out";
                 return Err(wrong("mem_file_path", why));
             }
-            (backend, memory) => Fields::required("mem_backend", backend.or(memory))?,
+            (backend, memory) => {
+                Fields::required("mem_backend", backend.or(memory.map(Backend::File)))?
+            }
+        };
+        let (memory, handler) = match memory {
+            Backend::File(path) => (path, None),
+            // Nobody looks at a memory file then.
+            Backend::Handler(socket) => (PathBuf::new(), Some(socket)),
         };
         Ok(Load {
             place: Place::Files { snapshot, memory },
+            handler,
             runs: runs.unwrap_or(false),
             clock: match goes_on {
                 Some(true) => Clock::GoesOn,
@@ -97,6 +107,14 @@ impl Load {
             },
             nets,
         })
+    }
+
+    /// Opens the snapshot.
+    pub fn open(&self) -> Result<Snapshot, LoadError> {
+        match &self.handler {
+            None => Snapshot::open(&self.place),
+            Some(socket) => Snapshot::open_served(&self.place, socket),
+        }
     }
 
     /// Gives the machine's networks their taps.
@@ -111,20 +129,29 @@ impl Load {
     }
 }
 
-/// The memory file of `mem_backend`.
-fn backend(value: Value) -> Result<PathBuf, Fault> {
+/// Where a machine's memory comes from.
+enum Backend {
+    /// The memory file.
+    File(PathBuf),
+    /// The socket of a page fault handler.
+    Handler(PathBuf),
+}
+
+/// Reads `mem_backend`.
+fn backend(value: Value) -> Result<Backend, Fault> {
     let read = |value| {
         let mut fields = Fields::of(value)?;
         let kind = fields.choice("backend_type", &["File", "Uffd"])?;
         let path = fields.path("backend_path")?;
         fields.finish()?;
-        if Fields::required("backend_type", kind)? == "Uffd" {
-            let why = "this version serves no page faults by another process; use File, which reads what is touched";
-            return Err(wrong("backend_type", why));
-        }
-        Fields::required("backend_path", path)
+        let kind = Fields::required("backend_type", kind)?;
+        let path = Fields::required("backend_path", path)?;
+        Ok(match kind {
+            "Uffd" => Backend::Handler(path),
+            _ => Backend::File(path),
+        })
     };
-    read(value).map_err(|fault| wrong("mem_backend", fault.message))
+    read(value).map_err(|fault: Fault| wrong("mem_backend", fault.message))
 }
 
 /// The names and taps of `network_overrides`.

@@ -14,7 +14,6 @@ use super::model::Model;
 use super::snapshots::Load;
 use crate::config::VmSpec;
 use crate::logging::sentence;
-use crate::snapshot::Snapshot;
 use crate::sync::Wake;
 use crate::telemetry::Meter;
 use crate::vmm::control::{self, Answered, Client, Command, State};
@@ -192,7 +191,7 @@ impl Machine {
                  load it in a new process",
             ));
         }
-        let snapshot = Snapshot::open(&load.place).map_err(|error| cannot_load(&error))?;
+        let snapshot = load.open().map_err(|error| cannot_load(&error))?;
         let labels = snapshot.labels.clone();
         let (spec, mut frozen) = snapshot.map().map_err(|error| cannot_load(&error))?;
         frozen.clock = load.clock;

@@ -124,6 +124,8 @@ pub struct Run {
     pub restore: Option<PathBuf>,
     /// Which clone the machine is, for a guest that asked for the snapshot.
     pub clone_id: Option<CloneId>,
+    /// The socket of the process that brings its memory, if that is not in the snapshot's file.
+    pub handler: Option<PathBuf>,
     /// Whether it runs at once.
     pub resume: bool,
     /// The most bytes of a request's body, if not the default.
@@ -212,6 +214,18 @@ struct Arguments {
         help_heading = "Configuration"
     )]
     clone_id: Option<CloneId>,
+    /// Where its memory comes from: `file`, or `uffd=SOCKET`
+    ///
+    /// With uffd, a page fault handler of Firecracker's protocol listens at the socket and brings the pages that the guest
+    /// touches. The snapshot needs no memory file then. The host must let this process have a userfaultfd.
+    #[arg(
+        long,
+        value_name = "FROM",
+        requires = "restore",
+        help_heading = "Configuration"
+    )]
+    #[arg(value_parser = memory_from, hide_short_help = true)]
+    restore_memory: Option<MemoryFrom>,
 
     /// Let it run at once, instead of waiting for `mini-vmm ctl SOCKET resume`
     #[arg(long, requires = "restore", help_heading = "Configuration")]
@@ -337,6 +351,18 @@ where
     parsed.map_err(|error| Error(Box::new(hints::add(error, &args))))
 }
 
+/// The word of `--restore-memory`: the socket of a page fault handler, or none for the file.
+#[derive(Clone, Debug)]
+struct MemoryFrom(Option<PathBuf>);
+
+fn memory_from(word: &str) -> Result<MemoryFrom, &'static str> {
+    match (word, word.strip_prefix("uffd=")) {
+        ("file", _) => Ok(MemoryFrom(None)),
+        (_, Some(socket)) if !socket.is_empty() => Ok(MemoryFrom(Some(socket.into()))),
+        _ => Err("say file or uffd=SOCKET"),
+    }
+}
+
 /// The completion script of `shell`.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
@@ -355,6 +381,7 @@ fn command_from(
         api_sock: arguments.api_sock,
         restore: arguments.restore,
         clone_id: arguments.clone_id,
+        handler: arguments.restore_memory.and_then(|from| from.0),
         resume: arguments.resume,
         max_body: arguments.http_api_max_payload_size,
         verbosity: 0,

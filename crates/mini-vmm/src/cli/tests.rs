@@ -369,12 +369,40 @@ fn help_shows_the_exit_codes_that_outcomes_have() {
 }
 
 #[test]
+fn restored_memory_is_of_a_file_or_a_handler() {
+    let handler = |from: &str| {
+        let words = [
+            "mini-vmm",
+            "--restore=d",
+            "--resume",
+            "--restore-memory",
+            from,
+        ];
+        match parse_from(words.map(OsString::from)) {
+            Ok(Command::Run(run)) => Ok(run.handler),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    assert_eq!(handler("file"), Ok(None));
+    assert_eq!(handler("uffd=/s"), Ok(Some("/s".into())));
+    for wrong in ["uffd=", "uffd", "socket=/s", ""] {
+        assert!(
+            handler(wrong).unwrap_err().contains("uffd=SOCKET"),
+            "{wrong}"
+        );
+    }
+    let words = ["mini-vmm", "--kernel=k", "--restore-memory=file"];
+    assert!(parse_from(words.map(OsString::from)).is_err());
+}
+
+#[test]
 fn each_key_has_a_flag() {
     let command = Arguments::command();
     let flags = command.get_arguments().filter_map(clap::Arg::get_long);
     let others = [
         "api-sock",
         "restore",
+        "restore-memory",
         "resume",
         "clone-id",
         "http-api-max-payload-size",

@@ -26,7 +26,7 @@ use crate::cpu::{self, CpuPlan};
 use crate::devices::{Backends, Connections, DeviceSet};
 use crate::hypercall::para::{self, InstalledMsrs, MsrPlan, Para, ParaConfig};
 use crate::irq::{Irqs, pic};
-use crate::memory::MappedVm;
+use crate::memory::{MappedVm, Served};
 use crate::outcome::OutcomeLatch;
 use crate::plan::MachinePlan;
 use crate::sys::huge_pages::HUGE_PAGE;
@@ -63,6 +63,7 @@ impl Begin {
 pub struct Loading {
     plan: MachinePlan,
     mapped: MappedVm,
+    served: Option<Served>,
     msrs: InstalledMsrs,
     begin: Begin,
     backends: Backends,
@@ -99,6 +100,7 @@ impl Loading {
         Ok(Loading {
             plan,
             mapped,
+            served: None,
             msrs,
             begin: Begin::Boot(loaded),
             backends: images.backends.clone(),
@@ -122,6 +124,7 @@ impl Loading {
         Ok(Loading {
             plan: MachinePlan::new(spec)?,
             mapped,
+            served: frozen.served,
             msrs,
             begin: Begin::Thaw(frozen.state, frozen.clock),
             backends: backends.clone(),
@@ -149,6 +152,7 @@ impl Loading {
         let Loading {
             plan,
             mapped,
+            served,
             msrs,
             begin,
             backends,
@@ -195,6 +199,7 @@ impl Loading {
             calls: Arc::clone(para.calls()),
             legacy_timer: spec.legacy_timer,
             mapped,
+            served,
         };
         if let Begin::Thaw(state, clock) = begin {
             machine.restore_with(*state, clock)?;

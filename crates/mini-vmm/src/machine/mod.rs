@@ -22,7 +22,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::acpi;
 use crate::devices::DeviceSet;
 use crate::hypercall::calls::{Caller, Hypercalls};
-use crate::memory::MappedVm;
+use crate::memory::{MappedVm, Served};
 
 pub use build::Loading;
 pub use error::Error;
@@ -49,6 +49,8 @@ pub struct Machine {
     legacy_timer: bool,
     /// Kept while the vCPUs run; dropped after them.
     mapped: MappedVm,
+    /// Kept as long as the memory.
+    served: Option<Served>,
 }
 
 impl Machine {
@@ -191,6 +193,11 @@ impl Machine {
     /// The guest's memory.
     pub fn memory(&self) -> &GuestMemoryMmap {
         self.mapped.memory()
+    }
+
+    /// Whether another process brings pages of the memory that are not there yet.
+    pub const fn has_served_memory(&self) -> bool {
+        self.served.is_some()
     }
 
     /// Takes the vCPUs out of the guest and ends their threads.

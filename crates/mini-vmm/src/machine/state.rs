@@ -14,6 +14,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::cpu;
 use crate::devices::{Saved, SavedOverlay};
 use crate::machine::MachineVcpuState;
+use crate::memory::Served;
 
 /// A machine's state without its memory: plain data, untrusted when it comes from a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +48,8 @@ impl MachineState {
 pub struct Frozen {
     /// The guest's memory.
     pub memory: GuestMemoryMmap,
+    /// The process that brings its pages, if there is one.
+    pub served: Option<Served>,
     /// Everything else.
     pub state: Box<MachineState>,
     /// What it wrote to disks with overlays.

@@ -4,6 +4,7 @@
 //! Guest memory: its addresses, its allocation on the host, and the guest's memory map.
 
 mod map;
+mod served;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,6 +18,9 @@ use vm_memory::{
 };
 
 pub use self::map::{MapEntry, MapKind, low_ram_end, memory_map};
+#[cfg(any(test, feature = "test-utils"))]
+pub use self::served::handler;
+pub use self::served::{Served, ServedError};
 use crate::config::{MemoryError, check_memory};
 use crate::layout::{GIB, HOLE_END, HOLE_START, KIB, MIB};
 use crate::sys::huge_pages::{HUGE_PAGE, Pages, advise};
@@ -54,6 +58,9 @@ pub enum Error {
         /// The error of the mapping.
         reason: FromRangesError,
     },
+    /// No other process brings its pages.
+    #[error(transparent)]
+    Served(#[from] ServedError),
     /// KVM refused a memory slot.
     #[error(
         "KVM refused {} of memory at guest address {:#x} ({}); ask for less memory",

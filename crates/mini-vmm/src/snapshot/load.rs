@@ -20,7 +20,7 @@ use super::store::{MANIFEST, MEMORY, STATE, overlay_name};
 use crate::config::{self, Draft, SerialSpec, VmSpec};
 use crate::devices::SavedOverlay;
 use crate::machine::{Clock, Frozen, MachineState};
-use crate::memory;
+use crate::memory::{self, Served};
 use crate::text::{one_line, shorten};
 
 /// The most characters of a reason. It may have words of the file.
@@ -128,8 +128,17 @@ pub struct Snapshot {
     pub labels: Labels,
     /// The vCPU that asked for it, if the guest did.
     caller: Option<u32>,
-    memory: File,
+    memory: Pages,
     overlays: Vec<SavedOverlay>,
+}
+
+/// Where the pages of the guest's memory come from.
+#[derive(Debug)]
+enum Pages {
+    /// From a file.
+    File(File),
+    /// From the process that listens at this socket.
+    Handler(PathBuf),
 }
 
 impl Snapshot {
@@ -138,18 +147,39 @@ impl Snapshot {
     /// # Errors
     /// [`Error`] says what is wrong.
     pub fn open(place: &Place) -> Result<Self, Error> {
-        let (manifest, state, memory) = match place {
+        let file = match place {
+            Place::Directory(dir) => dir.join(MEMORY),
+            Place::Files { memory, .. } => memory.clone(),
+        };
+        Self::open_with(place, |manifest| {
+            Ok(Pages::File(open_memory(&file, manifest)?))
+        })
+    }
+
+    /// As [`open`](Self::open), for memory that the page fault handler at `socket` brings. Nobody looks at the memory
+    /// file, which may be missing.
+    ///
+    /// # Errors
+    /// [`Error`] says what is wrong.
+    pub fn open_served(place: &Place, socket: &Path) -> Result<Self, Error> {
+        Self::open_with(place, |_| Ok(Pages::Handler(socket.to_owned())))
+    }
+
+    fn open_with(
+        place: &Place,
+        memory: impl FnOnce(&Manifest) -> Result<Pages, Error>,
+    ) -> Result<Self, Error> {
+        let (manifest, state) = match place {
             Place::Directory(dir) => (
                 read(&dir.join(MANIFEST), MAX_MANIFEST)?,
                 read(&dir.join(STATE), MAX_STATE)?,
-                dir.join(MEMORY),
             ),
-            Place::Files { snapshot, memory } => {
+            Place::Files { snapshot, .. } => {
                 let mut manifest = read(snapshot, MAX_MANIFEST + MAX_STATE)?;
                 let end = manifest.iter().position(|byte| *byte == b'\n');
                 let end = end.ok_or(Error::Lie("it has no state"))?;
                 let state = manifest.split_off(end + 1);
-                (manifest, state, memory.clone())
+                (manifest, state)
             }
         };
         let Parsed {
@@ -160,7 +190,7 @@ impl Snapshot {
             caller,
         } = parse(&manifest, &state)?;
         Ok(Snapshot {
-            memory: open_memory(&memory, &manifest)?,
+            memory: memory(&manifest)?,
             overlays: open_overlays(place, &manifest)?,
             manifest,
             spec,
@@ -183,14 +213,24 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Maps the guest's memory. The file is not read, and what the guest writes does not reach it.
+    /// Maps the guest's memory. The file is not read, and what the guest writes does not reach it. A page fault handler
+    /// hears of the memory now.
     ///
     /// # Errors
-    /// The host refuses the mapping.
+    /// The host refuses the mapping, or there is no handler.
     pub fn map(self) -> Result<(VmSpec, Frozen), memory::Error> {
-        let memory = memory::map(self.memory, self.manifest.parts.memory.size)?;
+        let ram = self.manifest.parts.memory.size;
+        let (memory, served) = match self.memory {
+            Pages::File(file) => (memory::map(file, ram)?, None),
+            Pages::Handler(socket) => {
+                let memory = memory::allocate(ram)?;
+                let served = Served::new(&memory, &socket)?;
+                (memory, Some(served))
+            }
+        };
         let frozen = Frozen {
             memory,
+            served,
             state: Box::new(self.state),
             overlays: self.overlays,
             clock: Clock::Stands,
@@ -336,8 +376,9 @@ fn open(path: &Path) -> Result<(File, u64), Error> {
 
 /// Reads a file of at most `max` bytes.
 fn read(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
-    let (file, _) = open(path)?;
-    let mut bytes = Vec::new();
+    let (file, size) = open(path)?;
+    // All in one call, unless the file grows.
+    let mut bytes = Vec::with_capacity(size.min(max) as usize + 1);
     file.take(max + 1)
         .read_to_end(&mut bytes)
         .map_err(|reason| Error::Read {

@@ -226,7 +226,12 @@ fn write_parts(
     let (id, ram) = (manifest.id, manifest.parts.memory.size);
     let fill = |file: &File| {
         let memory = machine.memory();
-        memory::write(file, memory, &memory::touched(memory)?, goes_on)?;
+        // What no one has asked for yet is not known here.
+        let spans = match machine.has_served_memory() {
+            true => std::iter::once(0..ram).collect(),
+            false => memory::touched(memory)?,
+        };
+        memory::write(file, memory, &spans, goes_on)?;
         file.write_all_at(format::tail(id, ram).as_bytes(), ram)
     };
     let copy = |disk: usize, to: &File| {

@@ -13,5 +13,6 @@ pub(crate) mod huge_pages;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
 pub(crate) mod threads;
+pub(crate) mod uffd;
 pub(crate) mod xen;
 pub(crate) mod zeroed;

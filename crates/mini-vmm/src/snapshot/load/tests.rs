@@ -78,7 +78,7 @@ fn a_clone_is_told_its_number_if_the_guest_asked() {
         labels: parsed.labels,
         caller: parsed.caller,
         overlays: Vec::new(),
-        memory: tempfile::tempfile().unwrap(),
+        memory: Pages::File(tempfile::tempfile().unwrap()),
     };
     let id = |number| CloneId::new(number).unwrap();
     snapshot.number(id(9)).unwrap();
