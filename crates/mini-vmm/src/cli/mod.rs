@@ -211,9 +211,11 @@ struct Arguments {
         long,
         value_name = "N",
         requires = "restore",
-        help_heading = "Configuration"
+        help_heading = "Configuration",
+        hide_short_help = true
     )]
     clone_id: Option<CloneId>,
+
     /// Where its memory comes from: `file`, or `uffd=SOCKET`
     ///
     /// With uffd, a page fault handler of Firecracker's protocol listens at the socket and brings the pages that the guest
@@ -242,7 +244,8 @@ struct Arguments {
         long,
         value_name = "BYTES",
         requires = "api_sock",
-        help_heading = "API"
+        help_heading = "API",
+        hide_short_help = true
     )]
     http_api_max_payload_size: Option<usize>,
 
