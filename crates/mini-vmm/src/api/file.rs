@@ -65,7 +65,7 @@ pub(super) fn read_limited(path: &Path) -> Result<Vec<u8>, Fault> {
 type Put = fn(&mut Model, Value) -> Result<(), Fault>;
 
 /// The parts of a file. Each is optional.
-const PARTS: [(&str, Put); 10] = [
+const PARTS: [(&str, Put); 11] = [
     ("boot-source", |model, body| {
         model.put_boot_source(Fields::of(body)?)
     }),
@@ -89,10 +89,11 @@ const PARTS: [(&str, Put); 10] = [
         model.put_mmds_config(Fields::of(body)?)
     }),
     ("serial", |model, body| model.put_serial(Fields::of(body)?)),
+    ("vsock", |model, body| model.put_vsock(Fields::of(body)?)),
 ];
 
 /// Parts that must be empty.
-const ABSENT: [&str; 4] = ["balloon", "memory-hotplug", "pmem", "vsock"];
+const ABSENT: [&str; 3] = ["balloon", "memory-hotplug", "pmem"];
 
 fn put_drives(model: &mut Model, drives: Value) -> Result<(), Fault> {
     put_all(drives, "drive_id", |id, fields| model.put_drive(id, fields))

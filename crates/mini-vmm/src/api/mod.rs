@@ -23,6 +23,7 @@ mod routes;
 mod server;
 mod snapshots;
 mod state;
+mod vsock;
 
 use std::io;
 use std::path::{Path, PathBuf};

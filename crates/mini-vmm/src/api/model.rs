@@ -16,7 +16,7 @@ use super::logger::Logger;
 use super::mmds::Mmds;
 use super::nets::Net;
 use super::snapshots::Load;
-use super::{Error, MAX_BODY};
+use super::{Error, MAX_BODY, vsock};
 use crate::config::{
     self, Draft, Limits, NetError, OnReboot, RngSpec, SerialSpec, VirtioSpec, VmSpec,
 };
@@ -203,6 +203,7 @@ impl Model {
         }
         model.mmds.store = self.mmds.store.clone();
         model.mmds.adopt(model.spec.mmds.as_ref(), &model.nets);
+        load.move_vsock(&mut model.spec)?;
         load.redirect(&mut model.nets)?;
         model.spec.net = model.nets.iter().map(|net| net.spec.clone()).collect();
         Ok(model)
@@ -386,6 +387,13 @@ impl Model {
         Ok(())
     }
 
+    /// `PUT /vsock`.
+    pub(super) fn put_vsock(&mut self, fields: Fields) -> Result<(), Fault> {
+        self.spec = vsock::put(&self.spec, fields)?;
+        self.is_described = true;
+        Ok(())
+    }
+
     /// `PUT /logger`, in every phase.
     pub(super) fn put_logger(&mut self, fields: Fields, may_open: bool) -> Result<(), Fault> {
         let logger = Logger::parse(fields)?;
@@ -492,7 +500,7 @@ impl Model {
             "memory-hotplug": null,
             "mmds-config": self.mmds.json(),
             "network-interfaces": self.nets.iter().map(Net::json).collect::<Vec<_>>(),
-            "vsock": null,
+            "vsock": self.spec.vsock.as_ref().map(vsock::json),
             "entropy": self.spec.rng.map(|rng| json!({ "rate_limiter": limiter(rng.limits()) })),
             "pmem": [],
         })

@@ -36,17 +36,11 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/version", "GET"),
     ("/vm", "GET, PATCH"),
     ("/vm/config", "GET"),
+    ("/vsock", "PUT"),
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 6] = [
-    "balloon",
-    "hotplug",
-    "memory-hotplug",
-    "pmem",
-    "snapshot",
-    "vsock",
-];
+const ABSENT: [&str; 5] = ["balloon", "hotplug", "memory-hotplug", "pmem", "snapshot"];
 
 /// Answers the requests of all clients.
 #[derive(Debug)]
@@ -148,6 +142,7 @@ impl Routes {
             ("PATCH", "/machine-config") => change(machine, request.body, Model::patch_machine),
             ("PUT", "/cpu-config") => change(machine, request.body, Model::put_cpu_config),
             ("PUT", "/entropy") => change(machine, request.body, Model::put_entropy),
+            ("PUT", "/vsock") => change(machine, request.body, Model::put_vsock),
             ("GET", "/metrics") => Ok(Some(Data::Metrics(machine.meter().prometheus()))),
             ("PUT", "/metrics") => change(machine, request.body, Model::put_metrics),
             ("PUT", "/serial") => change(machine, request.body, Model::put_serial),

@@ -11,7 +11,7 @@ use super::changes::absent;
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::nets::Net;
-use crate::config::LinkSpec;
+use crate::config::{LinkSpec, VmSpec};
 use crate::machine::Clock;
 use crate::snapshot::{Labels, LoadError, Place, Snapshot};
 use crate::vmm::control::{SnapshotOrder, Then};
@@ -64,6 +64,8 @@ pub(super) struct Load {
     pub clock: Clock,
     /// The taps of networks: the name of each, and its tap.
     nets: Vec<(String, String)>,
+    /// The path of the socket device's socket.
+    vsock: Option<PathBuf>,
 }
 
 impl Load {
@@ -76,9 +78,9 @@ impl Load {
         let why = "this version writes no Diff";
         fields.only("enable_diff_snapshots", &no, why)?;
         fields.only("track_dirty_pages", &no, why)?;
-        fields.only("vsock_override", &Value::Null, "this version has no vsock")?;
         let runs = fields.switch("resume_vm")?;
         let goes_on = fields.switch("clock_realtime")?;
+        let vsock = fields.take("vsock_override").map(socket).transpose()?;
         let nets = fields.take("network_overrides");
         let nets = nets.map_or(Ok(Vec::new()), overrides)?;
         fields.finish()?;
@@ -106,6 +108,7 @@ impl Load {
                 _ => Clock::Stands,
             },
             nets,
+            vsock,
         })
     }
 
@@ -115,6 +118,19 @@ impl Load {
             None => Snapshot::open(&self.place),
             Some(socket) => Snapshot::open_served(&self.place, socket),
         }
+    }
+
+    /// Gives the machine's socket device its socket.
+    pub fn move_vsock(&self, spec: &mut VmSpec) -> Result<(), Fault> {
+        let Some(path) = &self.vsock else {
+            return Ok(());
+        };
+        let Some(vsock) = &mut spec.vsock else {
+            let why = "the machine has no vsock; leave this out";
+            return Err(wrong("vsock_override", why));
+        };
+        vsock.socket = path.clone();
+        (spec.check_vsock()).map_err(|error| wrong("vsock_override", error))
     }
 
     /// Gives the machine's networks their taps.
@@ -152,6 +168,17 @@ fn backend(value: Value) -> Result<Backend, Fault> {
         })
     };
     read(value).map_err(|fault: Fault| wrong("mem_backend", fault.message))
+}
+
+/// The path of `vsock_override`.
+fn socket(value: Value) -> Result<PathBuf, Fault> {
+    let read = |value| {
+        let mut fields = Fields::of(value)?;
+        let path = fields.path("uds_path")?;
+        fields.finish()?;
+        Fields::required("uds_path", path)
+    };
+    read(value).map_err(|fault| wrong("vsock_override", fault.message))
 }
 
 /// The names and taps of `network_overrides`.

@@ -28,7 +28,7 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Boot")]
     initrd: Option<PathBuf>,
 
-    /// Kernel command line [default: console=ttyS0 panic=-1 cryptomgr.notests]
+    /// Command line [default: console=ttyS0 panic=-1 cryptomgr.notests]
     ///
     /// With --serial off the default names no console. cryptomgr.notests skips the kernel's tests of its cryptography,
     /// which can take half of its boot time. In FIPS mode they run anyway.
@@ -144,6 +144,14 @@ pub(super) struct MachineFlags {
     /// tx- before them of one direction; iothread=NAME. The guest finds the networks in the order of the flags, after those of the config file.
     #[arg(long, value_name = "WORDS", value_parser = Word("net", &[]), help_heading = "Devices")]
     net: Option<Vec<OsString>>,
+
+    /// Add sockets between host and guest: cid=N,socket=PATH
+    ///
+    /// cid=N: the guest's CID, 3 or more. socket=PATH: a Unix socket, which is made. A process of the host connects there,
+    /// says "CONNECT <port>" and a newline, and reads "OK <port>". A process of the guest that connects to port N of CID 2
+    /// reaches the Unix socket PATH_N. iothread=NAME: a thread that devices of that name share.
+    #[arg(long, value_name = "WORDS", value_parser = Word("vsock", &[]), help_heading = "Devices")]
+    vsock: Option<OsString>,
 
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///

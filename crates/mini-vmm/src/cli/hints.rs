@@ -13,7 +13,7 @@ use super::Arguments;
 use crate::text::shown;
 
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and the equivalent here.
-const FOREIGN_FLAGS: [&str; 20] = [
+const FOREIGN_FLAGS: [&str; 21] = [
     "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
     "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
     "-cpu --cpu: vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
@@ -31,7 +31,8 @@ const FOREIGN_FLAGS: [&str; 20] = [
     "--block --rwdisk --rodisk -b -drive -blockdev -hda -hdb -cdrom --image: disks are given as '--disk path=FILE'",
     "--user-data --userdata --seed --metadata: the files of cloud-init are given as '--cloud-init DIR'",
     "-net -netdev -nic --network --tap --tap-fd --net-vq-pairs --tap-device -n: networks are given as '--net user' or '--net tap=NAME'",
-    "--vsock --fs: this version has no sockets or shared directories; give the guest an '--initrd', a '--disk' or a '--net'",
+    "--vsock-cid --vsock-path -vsock: sockets between host and guest are given as '--vsock cid=N,socket=PATH'",
+    "--fs: this version has no shared directories; give the guest an '--initrd', a '--disk' or a '--net'",
     "--api-socket -qmp -monitor: the socket of the API is given as '--api-sock PATH'",
     "--no-api: there is no API unless '--api-sock PATH' is given",
 ];

@@ -51,6 +51,7 @@ fn to_args(spec: &VmSpec) -> Vec<OsString> {
             let words = (!words.is_empty()).then(|| format!("--{key}={}", words.join(",")));
             flags.chain(words).collect()
         }
+        serde_json::Value::Object(device) => vec![format!("--{key}={}", to_word(device))],
         serde_json::Value::Null => Vec::new(),
         value => vec![format!("--{key}={value}")],
     });
@@ -288,7 +289,8 @@ fn mistakes_get_a_hint() {
         ),
         ("--kernel k -nic tap", "'--net user' or '--net tap=NAME'"),
         ("--kernel k --tap tap0", "'--net user' or '--net tap=NAME'"),
-        ("--kernel k --fs x", "no sockets"),
+        ("--kernel k --fs x", "no shared directories"),
+        ("--kernel k --vsock-cid 3", "--vsock cid=N,socket=PATH"),
         ("--kernel -k", "write '--kernel=-k'"),
         ("--kernel k --initrd -foo.img", "write '--initrd=-foo.img'"),
         ("--kernel k --serial -x", "write '--serial=-x'"),

@@ -72,6 +72,7 @@ keys! { draft:
     "disk" => draft.spec.disk,
     "cloud-init" => draft.spec.cloud_init,
     "net" => draft.spec.net,
+    "vsock" => draft.spec.vsock,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,

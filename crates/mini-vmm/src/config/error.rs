@@ -13,7 +13,7 @@ use super::draft::KEYS;
 use super::kvm::MAX_MSRS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
-use super::{HypercallAbi, HypercallRoute, Mac, NetError, VmSpec};
+use super::{HypercallAbi, HypercallRoute, Mac, NetError, VmSpec, VsockError};
 use crate::layout;
 use crate::text::{nearest, shown};
 
@@ -180,6 +180,9 @@ pub enum Error {
     /// A network is not possible.
     #[error("no network: {0}")]
     Net(#[from] NetError),
+    /// A socket device is not possible.
+    #[error("no vsock: {0}")]
+    Vsock(#[from] VsockError),
     /// There is no such network for the metadata service.
     #[error(
         "the metadata service can't be on network {number}: the machine has {nets}, counted from 0"

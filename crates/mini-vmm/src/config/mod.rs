@@ -18,6 +18,7 @@ mod rng;
 mod serial;
 mod shared;
 mod validate;
+mod vsock;
 mod words;
 
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ pub use self::net::{Forward, Limit, Limits, LinkSpec, Mac, NetError, NetSpec};
 pub use self::rng::RngSpec;
 pub use self::serial::SerialSpec;
 pub use self::validate::{check_cmdline, check_memory};
+pub use self::vsock::{VsockError, VsockSpec};
 pub use self::words::WordError;
 use crate::layout;
 use crate::mmds::MmdsSpec;
@@ -109,6 +111,8 @@ pub struct VmSpec {
     pub cloud_init: Option<PathBuf>,
     /// The networks, as virtio devices, in the order in which the guest finds them.
     pub net: Vec<NetSpec>,
+    /// The socket device, if there is one.
+    pub vsock: Option<VsockSpec>,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -241,6 +245,7 @@ impl VmSpec {
             disk: Vec::new(),
             cloud_init: None,
             net: Vec::new(),
+            vsock: None,
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

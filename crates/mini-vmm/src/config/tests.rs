@@ -43,7 +43,16 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
     let disks = proptest::collection::vec(disk::tests::any_disk(), 0..3);
     let cloud_init = proptest::option::of(path());
     let nets = net::tests::any_nets();
-    let devices = (serial, proptest::option::of(port), disks, cloud_init, nets);
+    let vsock = (3..u32::MAX, path()).prop_map(|(cid, path)| VsockSpec::new(cid, path));
+    let vsock = proptest::option::of(vsock);
+    let devices = (
+        serial,
+        proptest::option::of(port),
+        disks,
+        cloud_init,
+        nets,
+        vsock,
+    );
     let hypercalls = (
         any::<u8>(),
         choice::<HypercallAbi>(),
@@ -126,6 +135,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             disk: devices.2,
             cloud_init: devices.3,
             net: devices.4,
+            vsock: devices.5,
             legacy_timer: machine.3[0],
             nested: machine.3[1],
             rtc: machine.3[2],

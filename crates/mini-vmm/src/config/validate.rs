@@ -46,6 +46,15 @@ impl VmSpec {
         validate_nets(&self.net)
     }
 
+    /// Checks the socket device, as far as that needs no host.
+    pub(crate) fn check_vsock(&self) -> Result<(), Error> {
+        let Some(vsock) = &self.vsock else {
+            return Ok(());
+        };
+        validate_path("vsock socket", &vsock.socket)?;
+        Ok(vsock.validate()?)
+    }
+
     /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
     pub(super) fn validate_partly(&self) -> Result<(), Error> {
         self.check_cpus()?;
@@ -70,6 +79,7 @@ impl VmSpec {
             validate_path("cloud-init directory", dir)?;
         }
         self.check_nets()?;
+        self.check_vsock()?;
         self.check_mmds()?;
         validate_serial(&self.serial)
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hypercall_patch::PioPort;
-use serde::de::{self, SeqAccess, Unexpected, Visitor};
+use serde::de::{self, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::layout;
@@ -95,6 +95,9 @@ pub enum WordError {
     /// Not a network.
     #[error("no network: {}; write tap=NAME, fd=N or user, and options, such as user,forward=8080:80", shorten(&one_line(.0), MAX_REASON))]
     Net(String),
+    /// Not a socket device.
+    #[error("no vsock: {}; write cid=N,socket=PATH, such as cid=3,socket=v.sock", shorten(&one_line(.0), MAX_REASON))]
+    Vsock(String),
     /// Not a MAC address.
     #[error("not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
     Mac,
@@ -143,6 +146,14 @@ pub(crate) trait Word: Sized {
     fn from_list<'de, A: SeqAccess<'de>>(_list: A) -> Result<Self, A::Error> {
         Err(de::Error::invalid_type(
             Unexpected::Seq,
+            &Expected::<Self>(PhantomData),
+        ))
+    }
+
+    /// Reads a JSON object.
+    fn from_map<'de, A: MapAccess<'de>>(_map: A) -> Result<Self, A::Error> {
+        Err(de::Error::invalid_type(
+            Unexpected::Map,
             &Expected::<Self>(PhantomData),
         ))
     }
@@ -212,6 +223,10 @@ impl<'de, T: Word> Visitor<'de> for Expected<T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
         T::from_list(list)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::from_map(map)
     }
 }
 

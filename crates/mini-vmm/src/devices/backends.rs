@@ -3,24 +3,30 @@
 
 //! The host's side of devices: opened and checked once, before the guest starts, and kept through resets.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use virtio_models::block::{self, OpenError};
+use virtio_models::vsock::Host;
 
 use super::SavedOverlay;
 use super::network::{self, Network, NetworkError};
+use super::vsock::{self, VsockHostError};
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, Mac, VmSpec};
 use crate::inputs;
 use crate::telemetry::EventLog;
 
 /// What a machine's devices use on the host. Clones are the same files.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Backends {
     /// The disks' images, then the cloud-init seed if there is one.
     pub(super) disks: Vec<block::Image>,
     /// The networks' links.
     pub(super) nets: Vec<Network>,
+    /// The socket device's socket.
+    pub(super) vsock: Option<Arc<dyn Host>>,
     /// Takes their problems.
     pub(crate) events: EventLog,
 }
@@ -37,6 +43,9 @@ pub enum BackendError {
     /// A network can't be connected.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A socket device can't be connected.
+    #[error(transparent)]
+    Vsock(#[from] VsockHostError),
     /// Two disks are one file, and the guest can write to it.
     #[error(
         "the disks {first:?} and {second:?} are one file, which a guest would damage; use a copy, or say `readonly` for \
@@ -56,7 +65,8 @@ impl Backends {
         self.nets.iter().map(|net| net.config.mac)
     }
 
-    /// Opens what the devices of `spec` use. Creates and changes nothing, but starts passt for networks that want it.
+    /// Opens what the devices of `spec` use. Creates and changes nothing, but starts passt for networks that want it, and
+    /// makes the file of the vsock socket.
     /// `go_on` is asked while that takes long, and may stop it.
     ///
     /// # Errors
@@ -86,12 +96,25 @@ impl Backends {
             disks.push(seed(dir)?);
         }
         let nets = network::open(&spec.net, spec.mmds.as_ref(), go_on)?;
-        let events = EventLog::default();
+        // Last, because it leaves a file for a while.
+        let vsock = spec.vsock.as_ref();
+        let vsock = vsock.map(|vsock| vsock::open(vsock, spec.sealed));
         Ok(Backends {
             disks,
             nets,
-            events,
+            vsock: vsock.transpose()?,
+            events: EventLog::default(),
         })
+    }
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backends")
+            .field("disks", &self.disks)
+            .field("nets", &self.nets)
+            .field("vsock", &self.vsock.is_some())
+            .finish_non_exhaustive()
     }
 }
 

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
-use virtio_models::{block, net};
+use virtio_models::{block, net, vsock};
 use vm_memory::GuestMemoryMmap;
 
 use super::Backends;
@@ -161,6 +161,8 @@ pub struct Offers {
     pub disk_counters: Vec<(String, Arc<block::Counters>)>,
     /// The counters of each network, by name.
     pub net_counters: Vec<(String, Arc<net::Counters>)>,
+    /// The counters of the socket device.
+    pub vsock_counters: Option<Arc<vsock::Counters>>,
 }
 
 impl fmt::Debug for Offers {

@@ -27,6 +27,7 @@ mod rtc;
 mod serial;
 mod set;
 mod virtio;
+mod vsock;
 
 use crate::config::VmSpec;
 use crate::irq::{NoPin, Pins};
@@ -41,6 +42,7 @@ pub use overlay::SavedOverlay;
 pub(crate) use overlay::copy as copy_overlay;
 pub use serial::SerialDevice;
 pub use set::{Connections, DeviceSet, Error};
+pub use vsock::VsockHostError;
 
 /// Plans a device if the description has it. A device without a fixed GSI takes a free pin.
 type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
 
 /// The keys that may differ from those of the saved machine.
-pub const OVERRIDES: [&str; 11] = [
+pub const OVERRIDES: [&str; 12] = [
     "disk",
     "cloud-init",
     "net",
+    "vsock",
     "serial",
     "serial-bandwidth",
     "on-panic",
@@ -78,6 +79,7 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
     let mut draft = Draft::from(VmSpec {
         disk: Vec::new(),
         net: Vec::new(),
+        vsock: None,
         cloud_init: None,
         on_reboot: OnReboot::Exit,
         sealed: false,
@@ -92,6 +94,12 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
     count("disk", saved.disk.len(), spec.disk.len(), disks.collect())?;
     let nets = saved.net.iter().map(|net| net.link.to_string());
     count("net", saved.net.len(), spec.net.len(), nets.collect())?;
+    let vsocks = [&saved, &spec].map(|spec| usize::from(spec.vsock.is_some()));
+    let socket = saved.vsock.iter().map(|vsock| {
+        let socket = vsock.socket.display();
+        format!("cid={},socket={socket}", vsock.cid)
+    });
+    count("vsock", vsocks[0], vsocks[1], socket.collect())?;
     let seeds = [&saved, &spec].map(|spec| usize::from(spec.cloud_init.is_some()));
     count("cloud-init", seeds[0], seeds[1], Vec::new())?;
     let [has, given] = [&saved, &spec].map(|spec| spec.serial != SerialSpec::Off);
@@ -147,7 +155,7 @@ fn keep(net: &mut NetSpec, saved: &NetSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DiskSpec, LinkSpec};
+    use crate::config::{DiskSpec, LinkSpec, VsockSpec};
 
     fn saved() -> VmSpec {
         VmSpec {
@@ -206,6 +214,21 @@ mod tests {
         assert_eq!(spec.disk[0].overlay.as_deref(), Some("/fast".as_ref()));
         let error = adapted("path=/new/disk").unwrap_err();
         assert!(error.contains("add `,overlay=tmp`"), "{error}");
+    }
+
+    #[test]
+    fn a_vsock_is_given_again_with_another_socket_or_cid() {
+        let saved = VmSpec {
+            vsock: Some(VsockSpec::new(3, "old")),
+            ..VmSpec::new("")
+        };
+        let spec = adapt(saved.clone(), &[("vsock", "cid=4,socket=new".into())]).unwrap();
+        assert_eq!(spec.vsock, Some(VsockSpec::new(4, "new")));
+        let error = adapt(saved, &[]).unwrap_err().to_string();
+        assert!(error.contains("none is given"), "{error}");
+        assert!(error.contains("(cid=3,socket=old)"), "{error}");
+        let error = adapt(VmSpec::new(""), &[("vsock", "cid=4,socket=new".into())]);
+        assert!(error.unwrap_err().to_string().contains("1 is given"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use vcpu_loop::{ExitCounters, ExitKind};
-use virtio_models::{block, net};
+use virtio_models::{block, net, vsock};
 
 use super::sample::{self, Family, Sample};
 use super::sink::Sink;
@@ -26,6 +26,8 @@ pub(crate) struct Sources {
     pub disks: Vec<(String, Arc<block::Counters>)>,
     /// Those of networks, by name.
     pub nets: Vec<(String, Arc<net::Counters>)>,
+    /// Those of the socket device.
+    pub vsock: Option<Arc<vsock::Counters>>,
 }
 
 /// The counters of a run.
@@ -215,6 +217,16 @@ impl Sources {
         for (id, counters) in &self.nets {
             samples.extend(of_device("net", id, &net(counters)));
         }
+        if let Some(counters) = &self.vsock {
+            let values = vsock(counters);
+            samples.extend(values.into_iter().map(|(family, key, value)| Sample {
+                family,
+                labels: Vec::new(),
+                group: "vsock".to_owned(),
+                key: key.to_owned(),
+                value,
+            }));
+        }
         samples
     }
 }
@@ -279,6 +291,41 @@ fn net(counters: &net::Counters) -> [Value; 6] {
         (&sample::TX_FRAMES, "tx_packets_count", counters.sent()),
         (&sample::TX_BYTES, "tx_bytes_count", counters.sent_bytes()),
         (&sample::TX_DROPPED, "tx_fails", counters.sent_dropped()),
+    ]
+}
+
+fn vsock(counters: &vsock::Counters) -> [Value; 10] {
+    [
+        (&sample::VSOCK_RX, "rx_packets_count", counters.received()),
+        (
+            &sample::VSOCK_RX_BYTES,
+            "rx_bytes_count",
+            counters.received_bytes(),
+        ),
+        (&sample::VSOCK_TX, "tx_packets_count", counters.sent()),
+        (
+            &sample::VSOCK_TX_BYTES,
+            "tx_bytes_count",
+            counters.sent_bytes(),
+        ),
+        (&sample::VSOCK_ADDED, "conns_added", counters.added()),
+        (&sample::VSOCK_REMOVED, "conns_removed", counters.removed()),
+        (&sample::VSOCK_KILLED, "conns_killed", counters.killed()),
+        (
+            &sample::VSOCK_REFUSED,
+            "tx_refused_count",
+            counters.refused(),
+        ),
+        (
+            &sample::VSOCK_READ_FAILS,
+            "rx_read_fails",
+            counters.read_fails(),
+        ),
+        (
+            &sample::VSOCK_WRITE_FAILS,
+            "tx_write_fails",
+            counters.write_fails(),
+        ),
     ]
 }
 

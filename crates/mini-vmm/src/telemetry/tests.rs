@@ -18,6 +18,7 @@ fn sources() -> Sources {
         calls: Hypercalls::none(),
         disks: vec![("disk\"\\\n0".to_owned(), Arc::default())],
         nets: vec![("net0".to_owned(), Arc::default())],
+        vsock: Some(Arc::default()),
     }
 }
 

@@ -228,6 +228,7 @@ fn sources(machine: &Machine) -> Sources {
         calls: Arc::clone(&machine.calls),
         disks: offers.disk_counters.clone(),
         nets: offers.net_counters.clone(),
+        vsock: offers.vsock_counters.clone(),
     }
 }
 

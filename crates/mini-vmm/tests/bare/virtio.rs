@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Drivers of the entropy device, of a disk and of a network, by MMIO and by PCI.
+//! Drivers of the entropy device, of a disk, of a network and of sockets, by MMIO and by PCI.
 
 use mini_vmm::layout::{LAPIC, MIB, PCI_ECAM, PCI_LOW, VIRTIO_MMIO};
 
@@ -56,6 +56,8 @@ pub struct Requests {
     prepare: fn(&mut Asm),
     /// What the second queue sends before each request: a frame without its header, a multiple of 4 bytes.
     sends: &'static [u8],
+    /// Sends back what it received, before each request.
+    echo: Option<fn(&mut Asm)>,
 }
 
 /// Random bytes.
@@ -65,6 +67,7 @@ pub const ENTROPY: Requests = Requests {
         asm.store(BUFFER, 0);
     },
     sends: &[],
+    echo: None,
 };
 
 /// Sends a frame, receives one, and so on.
@@ -73,7 +76,46 @@ pub const fn network(sends: &'static [u8]) -> Requests {
         chain: &[(BUFFER, 4096, WRITE)],
         prepare: |_| (),
         sends,
+        echo: None,
     }
+}
+
+/// Connects to the host's port 52, accepts every connection, and sends back all data.
+pub const SOCKETS: Requests = Requests {
+    chain: &[(BUFFER, 4096, WRITE)],
+    prepare: |_| (),
+    sends: &[],
+    echo: Some(echo_packet),
+};
+
+/// The bytes of the connection that the guest has taken.
+const TAKEN: u64 = FRAME;
+
+/// Makes a packet of the host the guest's answer, in its place (virtio 1.4, 5.10.6).
+fn echo_packet(asm: &mut Asm) {
+    const PORTS: u64 = BUFFER + 16;
+    const KIND_AND_OP: u64 = BUFFER + 28;
+    asm.store(BUFFER, 3).store(BUFFER + 8, 2);
+    // `xchg [rdi], eax`, `mov [rdi], eax`
+    asm.load(PORTS).rdi(PORTS + 4).raw(&[0x87, 0x07]);
+    asm.rdi(PORTS).raw(&[0x89, 0x07]);
+    asm.load(KIND_AND_OP).compare_eax(0x5_0001);
+    asm.if_equal(|asm| {
+        asm.load(BUFFER + 24).rdi(TAKEN).raw(&[0x01, 0x07]); // add [rdi], eax
+    });
+    // A response becomes a credit update, a request a response, nothing the first request, and a shutdown a reset.
+    for (from, to) in [
+        (0x2_0001, 0x6_0001),
+        (0x1_0001, 0x2_0001),
+        (0, 0x1_0001),
+        (0x4_0001, 0x3_0001),
+    ] {
+        asm.load(KIND_AND_OP).compare_eax(from).if_equal(|asm| {
+            asm.store(KIND_AND_OP, to).store(TAKEN, 0);
+        });
+    }
+    asm.store(BUFFER + 36, 0x4_0000);
+    asm.load(TAKEN).rdi(BUFFER + 40).raw(&[0x89, 0x07]);
 }
 
 /// A disk's second sector is read and written in turn. The number at its start is one more each time.
@@ -91,6 +133,7 @@ pub const DISK: Requests = Requests {
         });
     },
     sends: &[],
+    echo: None,
 };
 
 const NEXT: u32 = 1;
@@ -100,18 +143,38 @@ impl Requests {
     /// One request: `inc word [idx]`, and the notification.
     fn make(&self, asm: &mut Asm, notify: u64) {
         (self.prepare)(asm);
+        // By PCI each queue also has its address.
+        let second = notify + if notify == PCI_NOTIFY { 4 } else { 0 };
+        if let Some(echo) = self.echo {
+            echo(asm);
+            asm.rdi(SEND_AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
+            put(asm, second, 4, 1);
+            Requests::await_sent(asm);
+        }
         asm.rdi(AVAILABLE + 2).raw(&[0x66, 0xff, 0x07]);
         put(asm, notify, 4, 0);
         if !self.sends.is_empty() {
-            // The only descriptor is the device's until it is used (2.7.13): `mov ax, [used]; cmp ax, [available]`
-            asm.until_equal(|asm| {
-                asm.rdi(SEND_USED + 2).raw(&[0x66, 0x8b, 0x07]);
-                asm.rdi(SEND_AVAILABLE + 2).raw(&[0x66, 0x3b, 0x07]);
-            });
+            // The only descriptor is the device's until it is used (2.7.13).
+            Requests::await_sent(asm);
             asm.raw(&[0x66, 0xff, 0x07]);
-            // By PCI each queue also has its address.
-            let offset = if notify == PCI_NOTIFY { 4 } else { 0 };
-            put(asm, notify + offset, 4, 1);
+            put(asm, second, 4, 1);
+        }
+    }
+
+    /// Waits until the device has used what was sent: `mov ax, [used]; cmp ax, [available]`
+    fn await_sent(asm: &mut Asm) {
+        asm.until_equal(|asm| {
+            asm.rdi(SEND_USED + 2).raw(&[0x66, 0x8b, 0x07]);
+            asm.rdi(SEND_AVAILABLE + 2).raw(&[0x66, 0x3b, 0x07]);
+        });
+    }
+
+    /// What the second queue sends: an address and a length.
+    fn sent(&self) -> Option<(u64, u32)> {
+        match self.echo {
+            Some(_) => Some((BUFFER, 4096)),
+            None if self.sends.is_empty() => None,
+            None => Some((FRAME, NET_HEADER as u32 + self.sends.len() as u32)),
         }
     }
 
@@ -134,10 +197,9 @@ impl Requests {
         ] {
             asm.store(at, value);
         }
-        if !self.sends.is_empty() {
-            let len = NET_HEADER as u32 + self.sends.len() as u32;
+        if let Some((from, len)) = self.sent() {
             for (at, value) in [
-                (SEND_DESCRIPTORS, FRAME as u32),
+                (SEND_DESCRIPTORS, from as u32),
                 (SEND_DESCRIPTORS + 4, 0),
                 (SEND_DESCRIPTORS + 8, len),
                 (SEND_DESCRIPTORS + 12, 0),
@@ -146,6 +208,13 @@ impl Requests {
             ] {
                 asm.store(at, value);
             }
+        }
+        if self.echo.is_some() {
+            // As if the host's port 52 had sent nothing.
+            asm.store(BUFFER + 16, 52).store(BUFFER + 20, 1000);
+            asm.store(BUFFER + 24, 0).store(BUFFER + 28, 0);
+        }
+        if !self.sends.is_empty() {
             let frame = [&[0; NET_HEADER as usize], self.sends].concat();
             for (word, at) in frame.chunks_exact(4).zip((FRAME..).step_by(4)) {
                 asm.store(at, u32::from_le_bytes(word.try_into().unwrap()));
@@ -158,7 +227,7 @@ impl Requests {
         let first = [DESCRIPTORS, AVAILABLE, USED];
         let second = [SEND_DESCRIPTORS, SEND_AVAILABLE, SEND_USED];
         let queues = [first, second].map(|queue| queue.map(|at| at as u32));
-        queues[..if self.sends.is_empty() { 1 } else { 2 }].to_vec()
+        queues[..if self.sent().is_none() { 1 } else { 2 }].to_vec()
     }
 }
 

@@ -286,7 +286,7 @@ fn a_config_file_is_the_bodies_of_requests() {
     );
     for (text, why) in [
         ("{", "not JSON"),
-        (r#"{"vsock": {}}"#, "vsock: "),
+        (r#"{"vsock": {}}"#, "vsock: guest_cid: "),
         (
             r#"{"network-interfaces": [{}]}"#,
             "network-interfaces: iface_id: ",

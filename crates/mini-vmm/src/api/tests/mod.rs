@@ -12,6 +12,7 @@ mod mmds;
 mod openapi;
 mod served;
 mod swagger;
+mod vsock;
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -292,7 +293,8 @@ fn mistakes_name_their_field_and_change_nothing() {
             "show_log_origin: ",
         ),
         ("PUT", "/logger", r#"{"module": 1}"#, "module: "),
-        ("PUT", "/vsock", "{}", "/vsock: "),
+        ("PUT", "/vsock", "{}", "guest_cid: "),
+        ("PUT", "/vsock", r#"{"guest_cid": 3}"#, "uds_path: "),
         ("PUT", "/snapshot/load", "{}", "snapshot_path: "),
     ] {
         refused(&mut routes, (method, path, body), 400, why);

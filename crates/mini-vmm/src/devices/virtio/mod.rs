@@ -21,6 +21,7 @@ mod seat;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod vsock;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -46,7 +47,7 @@ type Memory = Arc<GuestMemoryMmap>;
 type Kind = fn(&VmSpec) -> Vec<Model>;
 
 /// All types of virtio devices, in the order in which a guest finds them.
-const KINDS: &[Kind] = &[entropy::models, block::models, net::models];
+const KINDS: &[Kind] = &[entropy::models, block::models, net::models, vsock::models];
 
 /// A virtio device in the plan of a machine, whatever its transport.
 #[derive(Clone)]
