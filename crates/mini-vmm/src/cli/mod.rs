@@ -304,7 +304,7 @@ enum Subcommand {
         #[arg(long)]
         json: bool,
     },
-    /// Take Firecracker's options instead of those below; the program does so under that name, too
+    /// Take Firecracker's options instead, as the program does under that name
     #[command(
         override_usage = "mini-vmm firecracker [OPTIONS]",
         disable_help_flag = true
