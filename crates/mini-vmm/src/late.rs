@@ -269,6 +269,21 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::Never,
     },
     LateAct {
+        act: "the host marks pages that are written, and tells which",
+        when: "a Diff, or a snapshot of a machine with `track_dirty_pages`",
+        thread: "control",
+        calls: &[
+            "openat",
+            "userfaultfd",
+            "UFFDIO_API",
+            "UFFDIO_REGISTER",
+            "PAGEMAP_SCAN",
+            "write",
+            "close",
+        ],
+        sealed: Sealed::Never,
+    },
+    LateAct {
         act: "the guest's memory is taken from it, and unmapped",
         when: "the end",
         thread: "control",

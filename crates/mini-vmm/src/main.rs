@@ -89,6 +89,12 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             print(format!("{text}\n").as_bytes())?;
             Ok(0)
         }
+        Command::Merge {
+            base, diff, out, ..
+        } => {
+            snapshot::merge(&base, &diff, &out)?;
+            Ok(0)
+        }
         Command::Firecracker(flags) => firecracker(*flags),
         Command::FirecrackerVersion => {
             print(firecracker::version().as_bytes())?;
@@ -111,11 +117,15 @@ fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
     if let Some(id) = run.clone_id {
         snapshot.number(id)?;
     }
-    let (old, frozen) = snapshot.map()?;
+    let (old, frozen, tracker) = snapshot.map()?;
     let spec = snapshot::adapt(old, &run.flags)?;
     log::debug!("{spec:?}");
     let runs = run.resume;
-    let saved = Saved { frozen, runs };
+    let saved = Saved {
+        frozen,
+        tracker,
+        runs,
+    };
     let outcome = match run.api_sock {
         None => vmm::restore(&spec, saved)?,
         Some(socket) => {

@@ -9,82 +9,18 @@ mod bare;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use bare::counting::{MANY, MARK, count, counting_guest, first, follows, restored, save};
 use bare::ctl::{ctl, ctl_fails};
 use bare::http::Client;
 use bare::lab::{MAGIC, PARA, RBX, STUB, call, registers};
 use bare::registration::Registration;
 use bare::registration::Verdict::Registered;
 use bare::virtio::{BUFFER, COUNT, DISK, ENTROPY, by_mmio, by_pci};
-use bare::{Asm, Running, Vm, guest};
+use bare::{Asm, Vm, guest};
 use mini_vmm::layout::{self, MIB, PAGE_SIZE, SERIAL};
 use para_abi::vmm::{VMM_HC_EXIT, VMM_HC_NOP};
-
-/// A page that only the guest's start touches.
-const MARK: u64 = 8 * MIB;
-/// How many bytes a guest prints in one process before it is saved.
-const MANY: usize = 40;
-
-/// Counts in memory, and prints the lowest byte of each number: `inc dword [COUNT]; mov al, [COUNT]; out`.
-fn count(asm: &mut Asm) {
-    asm.rdi(COUNT).raw(&[0xff, 0x07]).load(COUNT);
-    asm.port(SERIAL).raw(&[0xee]);
-}
-
-/// Counts for ever.
-fn counting_guest() -> Asm {
-    guest(|asm| {
-        asm.store(MARK, 0x1234_5678);
-        asm.forever(|asm| {
-            // Slower than whoever reads it: `mov ecx, n; loop`
-            asm.ecx(2000).raw(&[0xe2, 0xfe]);
-            count(asm);
-        });
-    })
-}
-
-/// A process that has printed enough, and its API.
-fn printed(mut running: Running, api: PathBuf) -> (Running, PathBuf) {
-    Client::connect(&mut running, &api);
-    running.await_many(MANY);
-    (running, api)
-}
-
-/// A new machine that has printed enough, with its API.
-fn first(vm: &mut Vm, flags: &[&str]) -> (Running, PathBuf) {
-    let api = vm.path("api");
-    vm.args(["--api-sock".as_ref(), api.as_os_str()]);
-    vm.args(flags);
-    printed(vm.start(), api)
-}
-
-/// A process that goes on with the snapshot, and has printed enough.
-fn restored(vm: &Vm, snap: &Path, flags: &[&str]) -> (Running, PathBuf) {
-    let api = vm.path("api");
-    let mut vm = vm.restoring(snap);
-    vm.args(["--resume".as_ref(), "--api-sock".as_ref(), api.as_os_str()]);
-    vm.args(flags);
-    printed(vm.start(), api)
-}
-
-/// Saves a machine and ends it. Returns all that it printed.
-fn save(running: Running, api: &Path, snap: &Path) -> Vec<u8> {
-    let said = ctl(api, &["snapshot".as_ref(), snap.as_os_str()]);
-    assert_eq!(said, "Paused\n");
-    ctl(api, &["stop"]);
-    let ended = running.end();
-    ended.expect(0);
-    ended.stdout
-}
-
-/// Checks that all numbers are there, once and in order.
-#[track_caller]
-fn follows(printed: &[u8]) {
-    for (byte, number) in printed.iter().zip(1u64..) {
-        assert_eq!(u64::from(*byte), number % 256, "number {number}");
-    }
-}
 
 fn number(file: &Path, at: u64) -> u32 {
     let mut bytes = [0; 4];

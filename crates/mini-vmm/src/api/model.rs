@@ -189,6 +189,7 @@ impl Model {
             snapshot_dir: ours.snapshot_dir,
             on_reboot: OnReboot::Exit,
             vcpu_thread: ours.vcpu_thread,
+            track_dirty_pages: load.tracks,
             ..saved
         };
         let mut model = Model::new(spec, "");
@@ -280,7 +281,7 @@ impl Model {
         let mib = fields.number("mem_size_mib")?;
         let off = Value::Bool(false);
         fields.only("smt", &off, "vCPUs are cores of one thread")?;
-        fields.only("track_dirty_pages", &off, "this version writes no Diff")?;
+        let tracks = fields.switch("track_dirty_pages")?;
         fields.only(
             "huge_pages",
             &json!("None"),
@@ -293,9 +294,9 @@ impl Model {
         if is_whole {
             Fields::required("vcpu_count", cpus)?;
             Fields::required("mem_size_mib", mib)?;
-        } else if cpus.or(mib).is_none() {
+        } else if cpus.or(mib).is_none() && tracks.is_none() {
             return Err(Fault::new(
-                "nothing is to be changed; give vcpu_count or mem_size_mib",
+                "nothing is to be changed; give vcpu_count, mem_size_mib or track_dirty_pages",
             ));
         }
         let mut spec = self.spec.clone();
@@ -308,6 +309,8 @@ impl Model {
             spec.memory = mib.saturating_mul(MIB);
             config::check_memory(spec.memory).map_err(|error| wrong("mem_size_mib", error))?;
         }
+        // A PUT without it means the default.
+        spec.track_dirty_pages = tracks.unwrap_or(!is_whole && spec.track_dirty_pages);
         self.spec = spec;
         self.is_described = true;
         Ok(())
@@ -474,7 +477,7 @@ impl Model {
             "vcpu_count": self.spec.cpus,
             "mem_size_mib": self.spec.memory / MIB,
             "smt": false,
-            "track_dirty_pages": false,
+            "track_dirty_pages": self.spec.track_dirty_pages,
             "huge_pages": "None",
         })
     }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::changes::absent;
 use super::fields::{Fields, wrong};
@@ -13,16 +13,21 @@ use super::http::Fault;
 use super::nets::Net;
 use crate::config::{LinkSpec, VmSpec};
 use crate::machine::Clock;
-use crate::snapshot::{Labels, LoadError, Place, Snapshot};
+use crate::snapshot::{Kind, Labels, LoadError, Place, Snapshot};
 use crate::vmm::control::{SnapshotOrder, Then};
 
 /// `PUT /snapshot`: a directory.
 pub(super) fn directory(mut fields: Fields) -> Result<SnapshotOrder, Fault> {
     let dir = fields.path("directory")?;
     let keep_running = fields.switch("keep_running")?;
+    let is_diff = fields.switch("diff")?;
     fields.finish()?;
     Ok(SnapshotOrder {
         place: Place::Directory(Fields::required("directory", dir)?),
+        kind: match is_diff {
+            Some(true) => Kind::Diff,
+            _ => Kind::Full,
+        },
         then: match keep_running {
             Some(true) => Then::GoOn,
             _ => Then::Pause,
@@ -39,16 +44,16 @@ pub(super) fn files(mut fields: Fields) -> Result<SnapshotOrder, Fault> {
     fields.finish()?;
     let snapshot = Fields::required("snapshot_path", snapshot)?;
     let memory = Fields::required("mem_file_path", memory)?;
-    if kind == Some("Diff") {
-        let why = "this version writes no Diff; leave the field out, a Full snapshot has holes where memory is zero";
-        return Err(wrong("snapshot_type", why));
-    }
     if snapshot == memory {
         let why = "this is also snapshot_path; give two names";
         return Err(wrong("mem_file_path", why));
     }
     Ok(SnapshotOrder {
         place: Place::Files { snapshot, memory },
+        kind: match kind {
+            Some("Diff") => Kind::Diff,
+            _ => Kind::Full,
+        },
         then: Then::StayPaused,
         labels: Labels::default(),
     })
@@ -62,6 +67,8 @@ pub(super) struct Load {
     handler: Option<PathBuf>,
     pub runs: bool,
     pub clock: Clock,
+    /// Whether changes of memory are marked after each snapshot.
+    pub tracks: bool,
     /// The taps of networks: the name of each, and its tap.
     nets: Vec<(String, String)>,
     /// The path of the socket device's socket.
@@ -74,10 +81,9 @@ impl Load {
         let snapshot = fields.path("snapshot_path")?;
         let backend = fields.take("mem_backend").map(backend).transpose()?;
         let memory = fields.path("mem_file_path")?;
-        let no = json!(false);
-        let why = "this version writes no Diff";
-        fields.only("enable_diff_snapshots", &no, why)?;
-        fields.only("track_dirty_pages", &no, why)?;
+        // The older name and the newer one.
+        let old = fields.switch("enable_diff_snapshots")?;
+        let new = fields.switch("track_dirty_pages")?;
         let runs = fields.switch("resume_vm")?;
         let goes_on = fields.switch("clock_realtime")?;
         let vsock = fields.take("vsock_override").map(socket).transpose()?;
@@ -103,6 +109,7 @@ impl Load {
             place: Place::Files { snapshot, memory },
             handler,
             runs: runs.unwrap_or(false),
+            tracks: old == Some(true) || new == Some(true),
             clock: match goes_on {
                 Some(true) => Clock::GoesOn,
                 _ => Clock::Stands,

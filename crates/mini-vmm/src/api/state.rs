@@ -193,11 +193,15 @@ impl Machine {
         }
         let snapshot = load.open().map_err(|error| cannot_load(&error))?;
         let labels = snapshot.labels.clone();
-        let (spec, mut frozen) = snapshot.map().map_err(|error| cannot_load(&error))?;
+        let (spec, mut frozen, tracker) = snapshot.map().map_err(|error| cannot_load(&error))?;
         frozen.clock = load.clock;
         let loaded = model.loaded(spec, &labels, load)?;
-        let runs = load.runs;
-        let later = self.order(loaded.saved()?, Some(Saved { frozen, runs }))?;
+        let saved = Saved {
+            frozen,
+            tracker,
+            runs: load.runs,
+        };
+        let later = self.order(loaded.saved()?, Some(saved))?;
         self.before = Some(Box::new(std::mem::replace(&mut self.model, loaded)));
         Ok(later)
     }

@@ -101,6 +101,17 @@ pub enum Command {
         /// How often `-v` was given.
         verbosity: u8,
     },
+    /// Make a Diff whole.
+    Merge {
+        /// The snapshot that it continues.
+        base: PathBuf,
+        /// It.
+        diff: PathBuf,
+        /// Where the result goes.
+        out: PathBuf,
+        /// How often `-v` was given.
+        verbosity: u8,
+    },
     /// Print the completion script of a shell.
     Completions(Shell),
     /// Be Firecracker.
@@ -141,7 +152,8 @@ impl Command {
             Command::Run(run) => run.verbosity,
             Command::Check { verbosity, .. }
             | Command::Demo { verbosity, .. }
-            | Command::Ctl { verbosity, .. } => *verbosity,
+            | Command::Ctl { verbosity, .. }
+            | Command::Merge { verbosity, .. } => *verbosity,
             Command::Completions(_) | Command::Firecracker(_) | Command::FirecrackerVersion => 0,
         }
     }
@@ -287,7 +299,7 @@ enum Subcommand {
     ///
     /// Waits until it is done, and says what it waits for. Exit code 0: done. 1: not done; the reason is on stderr.
     #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]\n       \
-                          mini-vmm ctl <SOCKET> snapshot <DIR> [--keep-running]")]
+                          mini-vmm ctl <SOCKET> snapshot <DIR> [--diff] [--keep-running]")]
     Ctl {
         /// The path of its socket
         #[arg(value_hint = ValueHint::FilePath)]
@@ -297,12 +309,21 @@ enum Subcommand {
         /// The directory of a snapshot; a snapshot that is there is replaced
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
+        /// Only write what changed since the last snapshot, or since --restore; see `mini-vmm snapshot merge`
+        #[arg(long)]
+        diff: bool,
         /// Let a machine that runs go on after its snapshot
         #[arg(long)]
         keep_running: bool,
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Make a snapshot that has only changes whole: snapshot merge <BASE> <DIFF> <OUT>
+    #[command(override_usage = "mini-vmm snapshot merge <BASE> <DIFF> <OUT>")]
+    Snapshot {
+        #[command(subcommand)]
+        action: SnapshotAction,
     },
     /// Take Firecracker's options instead, as the program does under that name
     #[command(
@@ -315,6 +336,23 @@ enum Subcommand {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum SnapshotAction {
+    /// Make a Diff whole, with the snapshot that it continues; for a chain, merge the first one, then the next onto OUT
+    #[command(override_usage = "mini-vmm snapshot merge <BASE> <DIFF> <OUT>")]
+    Merge {
+        /// The snapshot that the Diff continues
+        #[arg(value_hint = ValueHint::DirPath)]
+        base: PathBuf,
+        /// A snapshot that was taken with --diff
+        #[arg(value_hint = ValueHint::DirPath)]
+        diff: PathBuf,
+        /// The directory of the result; it may be BASE, which is then replaced at once
+        #[arg(value_hint = ValueHint::DirPath)]
+        out: PathBuf,
     },
 }
 
@@ -401,19 +439,22 @@ fn command_from(
         let what = "a subcommand runs no machine; leave out the options that describe one";
         return Err(Arguments::command().error(ErrorKind::ArgumentConflict, what));
     }
+    command_of(subcommand, arguments.verbose)
+}
+
+/// The command of a subcommand.
+fn command_of(subcommand: Subcommand, verbosity: u8) -> Result<Command, clap::Error> {
     Ok(match subcommand {
-        Subcommand::Check { json } => Command::Check {
-            json,
-            verbosity: arguments.verbose,
-        },
+        Subcommand::Check { json } => Command::Check { json, verbosity },
         Subcommand::Demo { hypercall } => Command::Demo {
             route: hypercall,
-            verbosity: arguments.verbose,
+            verbosity,
         },
         Subcommand::Ctl {
             socket,
             action,
             dir,
+            diff,
             keep_running,
             json,
         } => {
@@ -421,15 +462,21 @@ fn command_from(
                 socket,
                 action,
                 dir,
+                diff,
                 keep_running,
                 json,
             };
             check_order(&order)?;
-            Command::Ctl {
-                order,
-                verbosity: arguments.verbose,
-            }
+            Command::Ctl { order, verbosity }
         }
+        Subcommand::Snapshot {
+            action: SnapshotAction::Merge { base, diff, out },
+        } => Command::Merge {
+            base,
+            diff,
+            out,
+            verbosity,
+        },
         Subcommand::Completions { shell } => Command::Completions(shell),
         // Its name is the first word, or a mistake.
         Subcommand::Firecracker => {
@@ -445,6 +492,7 @@ fn check_order(order: &Order) -> Result<(), clap::Error> {
     let what = match (is_snapshot, &order.dir) {
         (true, None) => "a snapshot needs a directory; name one after the action",
         (false, Some(_)) => "this action takes no directory; leave it out",
+        (false, None) if order.diff => "--diff belongs to snapshot; leave it out",
         (false, None) if order.keep_running => "--keep-running belongs to snapshot; leave it out",
         _ => return Ok(()),
     };

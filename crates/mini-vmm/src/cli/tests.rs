@@ -482,15 +482,16 @@ fn an_order_names_a_socket_and_an_action() {
             socket: "s".into(),
             action,
             dir,
+            diff: false,
             keep_running: false,
             json: true,
         };
         assert_eq!((order, verbosity), (expected, 1));
     }
-    let Ok(Command::Ctl { order, .. }) = parse("ctl s snapshot d --keep-running") else {
+    let Ok(Command::Ctl { order, .. }) = parse("ctl s snapshot d --diff --keep-running") else {
         panic!("no order");
     };
-    assert!(order.keep_running);
+    assert!(order.diff && order.keep_running);
     for line in [
         "ctl",
         "ctl s",
@@ -499,8 +500,30 @@ fn an_order_names_a_socket_and_an_action() {
         "ctl s snapshot",
         "ctl s snapshot a b",
         "ctl s pause --keep-running",
+        "ctl s pause --diff",
         "ctl s info --kernel k",
         "--cpus 2 ctl s info",
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), EXIT_USAGE, "{line}");
+    }
+}
+
+#[test]
+fn a_merge_names_three_snapshots() {
+    let Ok(Command::Merge {
+        base, diff, out, ..
+    }) = parse("snapshot merge a b c")
+    else {
+        panic!("no merge");
+    };
+    let names = ["a", "b", "c"].map(PathBuf::from);
+    assert_eq!([base, diff, out], names);
+    for line in [
+        "snapshot",
+        "snapshot merge a b",
+        "snapshot merge a b c d",
+        "--cpus 2 snapshot merge a b c",
     ] {
         let error = parse(line).expect_err(line);
         assert_eq!(error.exit_code(), EXIT_USAGE, "{line}");

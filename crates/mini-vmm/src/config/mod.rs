@@ -148,6 +148,10 @@ pub struct VmSpec {
     /// What the names of the vCPUs' threads begin with. A number follows.
     #[serde(skip)]
     pub vcpu_thread: &'static str,
+    /// Whether each snapshot lets the host mark the pages that change from then on, so that the next Diff is small. A Diff
+    /// always does.
+    #[serde(skip)]
+    pub track_dirty_pages: bool,
     /// When the start was ordered, if the guest has a boot timer, which reports the time since then.
     #[serde(skip)]
     pub boot_timer: Option<Moment>,
@@ -256,6 +260,7 @@ impl VmSpec {
             snapshot_dir: None,
             mmds: None,
             vcpu_thread: "vcpu",
+            track_dirty_pages: false,
             boot_timer: None,
         }
     }

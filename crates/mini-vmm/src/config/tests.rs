@@ -72,6 +72,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         VmSpec {
             mmds: None,
             vcpu_thread: "vcpu",
+            track_dirty_pages: false,
             boot_timer: None,
             metrics: files.1.clone(),
             event_log: devices.3.clone(),

@@ -83,6 +83,8 @@ pub struct Order {
     pub action: Action,
     /// The directory of a snapshot.
     pub dir: Option<PathBuf>,
+    /// Whether the snapshot has only what changed since the last one.
+    pub diff: bool,
     /// Whether a machine that runs goes on after its snapshot.
     pub keep_running: bool,
     /// Whether the result is JSON.
@@ -271,7 +273,11 @@ impl Session<'_> {
             source,
         })?;
         let text = path.to_str().ok_or_else(|| Error::NotText(path.clone()))?;
-        let body = json!({ "directory": text, "keep_running": order.keep_running });
+        let body = json!({
+            "directory": text,
+            "diff": order.diff,
+            "keep_running": order.keep_running,
+        });
         let awaited = "waiting until the snapshot is written";
         self.ask(("PUT", "/snapshot", &body.to_string()), awaited)
             .map(drop)

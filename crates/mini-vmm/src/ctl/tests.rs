@@ -38,6 +38,7 @@ fn of(
         socket,
         action,
         dir: (action == Action::Snapshot).then(|| "snap".into()),
+        diff: false,
         keep_running: false,
         json,
     };
@@ -106,7 +107,10 @@ fn a_snapshot_is_named_by_its_whole_path() {
         assert_eq!(line, "PUT /snapshot HTTP/1.1");
         let body: Value = serde_json::from_str(&body).unwrap();
         let here = std::env::current_dir().unwrap().join("snap");
-        assert_eq!(body, json!({ "directory": here, "keep_running": false }));
+        assert_eq!(
+            body,
+            json!({ "directory": here, "diff": false, "keep_running": false })
+        );
         answer(&mut stream, "204 No Content", "");
         assert_eq!(request(&mut stream).0, "GET / HTTP/1.1");
         answer(&mut stream, "200 OK", r#"{"state": "Paused"}"#);
@@ -139,6 +143,7 @@ fn a_server_that_only_closed_the_connection_is_asked_again() {
         socket,
         action: Action::Stop,
         dir: None,
+        diff: false,
         keep_running: false,
         json: true,
     };
@@ -244,6 +249,7 @@ fn a_missing_server_is_a_question_to_the_user() {
         socket: socket.to_owned(),
         action: Action::Info,
         dir: None,
+        diff: false,
         keep_running: false,
         json: false,
     };

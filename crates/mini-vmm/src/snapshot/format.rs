@@ -24,14 +24,11 @@ pub const MAX_MANIFEST: u64 = 1 << 20;
 /// The largest state in bytes. A vCPU needs about 50 KiB.
 pub const MAX_STATE: u64 = 16 << 20;
 
-/// The largest tail of a memory file in bytes.
-pub const MAX_TAIL: u64 = 4096;
+/// The most Diffs between a snapshot and a Full one.
+pub const MAX_DEPTH: u32 = 255;
 
 /// The space for metadata in a restored machine without an API, in bytes. Nobody could store any.
 const MAX_METADATA: usize = 0;
-
-/// What a tail begins with, so that other files are told apart.
-const TAIL: &str = "mini-vmm memory ";
 
 /// A snapshot's identity, made anew for each. It pairs the state with its memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +36,7 @@ pub struct Id(pub(super) [u8; 16]);
 
 impl Id {
     /// Reads 32 hexadecimal digits.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())?;
         Some(Id(number?.to_be_bytes()))
@@ -72,11 +69,13 @@ impl<'de> Deserialize<'de> for Id {
 }
 
 /// Which pages the memory file has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// All of them. A hole in the file is zeros.
     Full,
+    /// Those that may have changed since its parent.
+    Diff,
 }
 
 /// A range of guest memory. The memory file has the ranges one after the other.
@@ -154,6 +153,11 @@ pub struct Parts {
     pub overlays: Vec<OverlayPart>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde wants it
+fn is_full(depth: &u32) -> bool {
+    *depth == 0
+}
+
 /// What a snapshot says about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -167,6 +171,9 @@ pub struct Manifest {
     /// The snapshot that this one continues, if its kind needs one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<Id>,
+    /// How many Diffs there are since the last Full snapshot, with this one: 0 for a Full one.
+    #[serde(default, skip_serializing_if = "is_full")]
+    pub depth: u32,
     /// Which pages there are.
     pub kind: Kind,
     /// The vendor string of the guest's CPUs (CPUID leaf 0).
@@ -279,8 +286,12 @@ impl Manifest {
                 return Err(Error::Version { part, found });
             }
         }
-        if self.parent.is_some() {
-            return Err(Error::Lie("it has a parent and all of the memory"));
+        match (self.kind, self.parent, self.depth) {
+            (Kind::Full, None, 0) | (Kind::Diff, Some(_), 1..=MAX_DEPTH) => {}
+            (Kind::Full, Some(_), _) => {
+                return Err(Error::Lie("it has a parent and all of the memory"));
+            }
+            _ => return Err(Error::Lie("its place in a chain of Diffs is not possible")),
         }
         if state.size > MAX_STATE {
             return Err(Error::Lie("its state is larger than any machine's"));
@@ -297,31 +308,5 @@ impl Manifest {
             true => Ok(()),
             false => Err(Error::Lie("no machine has such memory")),
         }
-    }
-}
-
-/// The end of a memory file, after the guest's bytes. It is written last, so a file without it is not complete.
-pub fn tail(id: Id, size: u64) -> String {
-    format!("{TAIL}{FORMAT} {id} {size}\n")
-}
-
-/// Reads a tail.
-///
-/// # Errors
-/// [`Error::Tail`].
-pub fn parse_tail(bytes: &[u8]) -> Result<(Id, u64), Error> {
-    let words = str::from_utf8(bytes).ok();
-    let words = words.and_then(|text| text.strip_prefix(TAIL)?.strip_suffix('\n'));
-    let mut words = words.ok_or(Error::Tail)?.split(' ');
-    let mut next = || words.next().ok_or(Error::Tail);
-    let (format, id, size) = (next()?, next()?, next()?);
-    if format != FORMAT.to_string() {
-        return Err(Error::Tail);
-    }
-    let id = Id::parse(id).ok_or(Error::Tail)?;
-    let size = size.parse().map_err(|_| Error::Tail)?;
-    match words.next() {
-        None => Ok((id, size)),
-        Some(_) => Err(Error::Tail),
     }
 }

@@ -6,17 +6,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::num::NonZeroU32;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Place;
-use super::format::{
-    FORMAT, Id, Labels, MAX_MANIFEST, MAX_STATE, MAX_TAIL, Manifest, StateFile, parse_tail,
-};
+use super::format::{FORMAT, Id, Kind, Labels, MAX_MANIFEST, MAX_STATE, Manifest, StateFile};
 use super::store::{MANIFEST, MEMORY, STATE, overlay_name};
+use super::tail::MemoryFile;
+use super::tracker::{Base, Tracker};
 use crate::config::{self, Draft, SerialSpec, VmSpec};
 use crate::devices::SavedOverlay;
 use crate::machine::{Clock, Frozen, MachineState};
@@ -89,6 +89,28 @@ pub enum Error {
     /// A memory file has no end like ours.
     #[error("the memory file is not complete or not of mini-vmm; take a new snapshot")]
     Tail,
+    /// The snapshot has changes only.
+    #[error(
+        "this snapshot has only what changed since snapshot {parent}; make it whole with `mini-vmm snapshot merge BASE \
+         DIFF OUT`, and use OUT"
+    )]
+    Changes {
+        /// The snapshot that it continues.
+        parent: Id,
+    },
+    /// A snapshot has the wrong kind for its place in a merge.
+    #[error("{0}")]
+    Order(&'static str),
+    /// A Diff continues another snapshot.
+    #[error(
+        "the Diff continues snapshot {parent}, not {base}; merge Diffs in their order, onto their own base"
+    )]
+    Stranger {
+        /// The snapshot that it continues.
+        parent: Id,
+        /// The base.
+        base: Id,
+    },
     /// A memory file belongs to another snapshot.
     #[error(
         "the memory belongs to snapshot {memory} and the state to {state}; give two files of one snapshot"
@@ -147,12 +169,8 @@ impl Snapshot {
     /// # Errors
     /// [`Error`] says what is wrong.
     pub fn open(place: &Place) -> Result<Self, Error> {
-        let file = match place {
-            Place::Directory(dir) => dir.join(MEMORY),
-            Place::Files { memory, .. } => memory.clone(),
-        };
-        Self::open_with(place, |manifest| {
-            Ok(Pages::File(open_memory(&file, manifest)?))
+        Self::open_with(place, |path, manifest| {
+            Ok(Pages::File(open_memory(path, manifest)?.file))
         })
     }
 
@@ -162,26 +180,18 @@ impl Snapshot {
     /// # Errors
     /// [`Error`] says what is wrong.
     pub fn open_served(place: &Place, socket: &Path) -> Result<Self, Error> {
-        Self::open_with(place, |_| Ok(Pages::Handler(socket.to_owned())))
+        Self::open_with(place, |_, _| Ok(Pages::Handler(socket.to_owned())))
     }
 
     fn open_with(
         place: &Place,
-        memory: impl FnOnce(&Manifest) -> Result<Pages, Error>,
+        open: impl FnOnce(&Path, &Manifest) -> Result<Pages, Error>,
     ) -> Result<Self, Error> {
-        let (manifest, state) = match place {
-            Place::Directory(dir) => (
-                read(&dir.join(MANIFEST), MAX_MANIFEST)?,
-                read(&dir.join(STATE), MAX_STATE)?,
-            ),
-            Place::Files { snapshot, .. } => {
-                let mut manifest = read(snapshot, MAX_MANIFEST + MAX_STATE)?;
-                let end = manifest.iter().position(|byte| *byte == b'\n');
-                let end = end.ok_or(Error::Lie("it has no state"))?;
-                let state = manifest.split_off(end + 1);
-                (manifest, state)
-            }
-        };
+        let Unread {
+            manifest,
+            state,
+            memory,
+        } = Unread::at(place)?;
         let Parsed {
             manifest,
             spec,
@@ -189,8 +199,11 @@ impl Snapshot {
             labels,
             caller,
         } = parse(&manifest, &state)?;
+        if let (Place::Directory(_), Some(parent)) = (place, manifest.parent) {
+            return Err(Error::Changes { parent });
+        }
         Ok(Snapshot {
-            memory: memory(&manifest)?,
+            memory: open(&memory, &manifest)?,
             overlays: open_overlays(place, &manifest)?,
             manifest,
             spec,
@@ -218,8 +231,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// The host refuses the mapping, or there is no handler.
-    pub fn map(self) -> Result<(VmSpec, Frozen), memory::Error> {
-        let ram = self.manifest.parts.memory.size;
+    pub fn map(self) -> Result<(VmSpec, Frozen, Tracker), memory::Error> {
+        let Manifest {
+            id, depth, parts, ..
+        } = self.manifest;
+        let ram = parts.memory.size;
         let (memory, served) = match self.memory {
             Pages::File(file) => (memory::map(file, ram)?, None),
             Pages::Handler(socket) => {
@@ -235,7 +251,85 @@ impl Snapshot {
             overlays: self.overlays,
             clock: Clock::Stands,
         };
-        Ok((self.spec, frozen))
+        let tracker = Tracker::restored(Base { id, depth });
+        Ok((self.spec, frozen, tracker))
+    }
+}
+
+/// A snapshot whose files were read, but not understood.
+struct Unread {
+    manifest: Vec<u8>,
+    state: Vec<u8>,
+    /// The path of the memory file.
+    memory: PathBuf,
+}
+
+impl Unread {
+    fn at(place: &Place) -> Result<Self, Error> {
+        Ok(match place {
+            Place::Directory(dir) => Unread {
+                manifest: read(&dir.join(MANIFEST), MAX_MANIFEST)?,
+                state: read(&dir.join(STATE), MAX_STATE)?,
+                memory: dir.join(MEMORY),
+            },
+            Place::Files { snapshot, memory } => {
+                let mut manifest = read(snapshot, MAX_MANIFEST + MAX_STATE)?;
+                let end = manifest.iter().position(|byte| *byte == b'\n');
+                let end = end.ok_or(Error::Lie("it has no state"))?;
+                let state = manifest.split_off(end + 1);
+                Unread {
+                    manifest,
+                    state,
+                    memory: memory.clone(),
+                }
+            }
+        })
+    }
+}
+
+/// A snapshot's directory that is to be merged.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub manifest: Manifest,
+    /// The state's bytes. They fit the manifest.
+    pub state: Vec<u8>,
+    pub memory: MemoryFile,
+    pub overlays: Vec<SavedOverlay>,
+}
+
+impl Part {
+    /// Opens the directory `dir`, whose kind must be `kind`, and checks all of it but the memory's contents.
+    ///
+    /// # Errors
+    /// [`Error`] says what is wrong.
+    pub fn open(dir: &Path, kind: Kind) -> Result<Self, Error> {
+        let place = Place::Directory(dir.to_owned());
+        let Unread {
+            manifest,
+            state,
+            memory,
+        } = Unread::at(&place)?;
+        let manifest = parse(&manifest, &state)?.manifest;
+        let memory = match (kind, manifest.kind) {
+            (Kind::Full, Kind::Full) => open_memory(&memory, &manifest)?,
+            (Kind::Diff, Kind::Diff) => open_changes(&memory, &manifest)?,
+            (Kind::Full, Kind::Diff) => {
+                return Err(Error::Order(
+                    "the first snapshot is a Diff; merge it onto its own base before",
+                ));
+            }
+            (Kind::Diff, Kind::Full) => {
+                return Err(Error::Order(
+                    "the second snapshot is whole already; use it as it is",
+                ));
+            }
+        };
+        Ok(Part {
+            overlays: open_overlays(&place, &manifest)?,
+            manifest,
+            state,
+            memory,
+        })
     }
 }
 
@@ -355,8 +449,22 @@ fn check(manifest: &Manifest, spec: &VmSpec, state: &MachineState) -> Result<(),
     }
 }
 
+/// The identity of the snapshot at `place`, if there is one. Its memory should have `ram` bytes.
+pub(super) fn identity(place: &Place, ram: u64) -> Option<Id> {
+    match place {
+        Place::Directory(dir) => {
+            let manifest = read(&dir.join(MANIFEST), MAX_MANIFEST).ok()?;
+            Some(Manifest::parse(&manifest).ok()?.id)
+        }
+        Place::Files { memory, .. } => {
+            let chain = MemoryFile::open(memory, ram).ok()?.chain().ok()?;
+            chain.last().map(|last| last.id)
+        }
+    }
+}
+
 /// Opens a regular file. Waits for nothing.
-fn open(path: &Path) -> Result<(File, u64), Error> {
+pub(super) fn open(path: &Path) -> Result<(File, u64), Error> {
     let read = |reason| Error::Read {
         path: path.to_owned(),
         reason,
@@ -395,23 +503,30 @@ fn read(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
 }
 
 /// Opens a memory file, and checks that it is complete and belongs to the manifest.
-fn open_memory(path: &Path, manifest: &Manifest) -> Result<File, Error> {
-    let ram = manifest.parts.memory.size;
-    let (file, size) = open(path)?;
-    let length = size.checked_sub(ram).filter(|length| *length <= MAX_TAIL);
-    let mut tail = vec![0; length.ok_or(Error::Tail)? as usize];
-    file.read_exact_at(&mut tail, ram)
-        .map_err(|reason| Error::Read {
-            path: path.to_owned(),
-            reason,
-        })?;
-    match parse_tail(&tail)? {
-        (id, _) if id != manifest.id => Err(Error::Pair {
-            memory: id,
-            state: manifest.id,
-        }),
-        (_, size) if size != ram => Err(Error::Lie("its sizes of memory differ")),
-        _ => Ok(file),
+fn open_memory(path: &Path, manifest: &Manifest) -> Result<MemoryFile, Error> {
+    let memory = MemoryFile::open(path, manifest.parts.memory.size)?;
+    let id = memory.chain()?.last().map_or(manifest.id, |last| last.id);
+    pair(id, manifest)?;
+    Ok(memory)
+}
+
+/// Opens a Diff's memory file, and checks that it is complete and belongs to the manifest.
+fn open_changes(path: &Path, manifest: &Manifest) -> Result<MemoryFile, Error> {
+    let memory = MemoryFile::open(path, manifest.parts.memory.size)?;
+    let tail = memory.diff(manifest.depth)?;
+    pair(tail.id, manifest)?;
+    match tail.parent == manifest.parent {
+        true => Ok(memory),
+        false => Err(Error::Lie("its parents differ")),
+    }
+}
+
+/// Checks that memory belongs to a manifest.
+fn pair(memory: Id, manifest: &Manifest) -> Result<(), Error> {
+    let state = manifest.id;
+    match memory == state {
+        true => Ok(()),
+        false => Err(Error::Pair { memory, state }),
     }
 }
 

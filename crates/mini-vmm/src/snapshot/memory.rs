@@ -14,42 +14,40 @@ use vm_memory::{
     WriteVolatile,
 };
 
+use super::spans::{Spans, push, union};
 use crate::layout::PAGE_SIZE;
 
 /// A page as an index into buffers.
-const PAGE: usize = PAGE_SIZE as usize;
-/// An entry of pagemap: the page is in memory, or in swap (Documentation/admin-guide/mm/pagemap.rst of Linux).
-const IN_USE: u64 = 3 << 62;
+pub const PAGE: usize = PAGE_SIZE as usize;
+
+/// An entry of pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux).
+#[derive(Clone, Copy, Debug)]
+pub struct Entry(u64);
+
+impl Entry {
+    /// The page is in memory, or in swap.
+    pub const fn is_in_use(self) -> bool {
+        self.0 & (3 << 62) != 0
+    }
+
+    /// So it is, and no page of a file: this process wrote to it.
+    pub const fn is_private(self) -> bool {
+        self.is_in_use() && self.0 & (1 << 61) == 0
+    }
+
+    /// So it is, and it was written since the host last forgot that. Only some hosts know.
+    pub const fn is_soft_dirty(self) -> bool {
+        self.is_private() && self.0 & (1 << 55) != 0
+    }
+}
+
 /// Bytes of pagemap that are read at once. They describe 32 MiB.
 const MAP_CHUNK: usize = 64 << 10;
 /// Bytes of guest memory between two questions whether to go on. They take milliseconds.
 const PIECE: u64 = 4 << 20;
 
-/// Ranges of bytes, sorted, apart from each other, and made of whole pages. An offset counts the bytes of all regions
-/// from the first one on, as the file does.
-pub type Spans = Vec<Range<u64>>;
-
-/// Adds a range to `spans`, at or after the last one.
-fn push(spans: &mut Spans, range: Range<u64>) {
-    match spans.last_mut() {
-        Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-        _ => spans.push(range),
-    }
-}
-
-/// What two lists of ranges have together.
-fn union(a: &[Range<u64>], b: &[Range<u64>]) -> Spans {
-    let mut all = [a, b].concat();
-    all.sort_unstable_by_key(|range| range.start);
-    let mut spans = Spans::new();
-    for range in all {
-        push(&mut spans, range);
-    }
-    spans
-}
-
 /// The regions of `memory` with the offset of each.
-fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestRegionMmap)> {
+pub fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestRegionMmap)> {
     let mut end = 0;
     memory.iter().map(move |region| {
         let start = end;
@@ -64,11 +62,11 @@ fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestRegionM
 /// # Errors
 /// The host doesn't say it.
 pub fn touched(memory: &GuestMemoryMmap) -> io::Result<Spans> {
-    let pagemap = File::open("/proc/self/pagemap")?;
+    let pagemap = pagemap()?;
     let mut all = Spans::new();
     for (offset, region) in regions(memory) {
-        let (from, size) = (region.as_ptr() as u64, region.len());
-        let mut spans = in_use(&pagemap, from, size)?;
+        let size = region.len();
+        let mut spans = pages(&pagemap, region.as_ptr() as u64, size, Entry::is_in_use)?;
         if let Some(file) = region.file_offset() {
             let data = data(file.file(), file.start()..file.start() + size)?;
             spans = union(&spans, &data);
@@ -80,8 +78,40 @@ pub fn touched(memory: &GuestMemoryMmap) -> io::Result<Spans> {
     Ok(all)
 }
 
-/// The pages in memory or swap of the `size` bytes at the address `from`.
-fn in_use(pagemap: &File, from: u64, size: u64) -> io::Result<Spans> {
+/// The pages of the host that `is_wanted` wants.
+///
+/// # Errors
+/// The host doesn't tell.
+pub fn wanted(memory: &GuestMemoryMmap, is_wanted: fn(Entry) -> bool) -> io::Result<Spans> {
+    let pagemap = pagemap()?;
+    let mut all = Spans::new();
+    for (offset, region) in regions(memory) {
+        let spans = pages(&pagemap, region.as_ptr() as u64, region.len(), is_wanted)?;
+        for span in spans {
+            push(&mut all, offset + span.start..offset + span.end);
+        }
+    }
+    Ok(all)
+}
+
+/// What the host tells about this process's pages.
+///
+/// # Errors
+/// The host doesn't tell.
+pub fn pagemap() -> io::Result<File> {
+    File::open("/proc/self/pagemap")
+}
+
+/// The wanted ones of the `size` bytes at the address `from`.
+///
+/// # Errors
+/// The host doesn't tell.
+pub fn pages(
+    pagemap: &File,
+    from: u64,
+    size: u64,
+    is_wanted: fn(Entry) -> bool,
+) -> io::Result<Spans> {
     let mut spans = Spans::new();
     let mut entries = vec![0; MAP_CHUNK];
     let (first, pages) = (from / PAGE_SIZE, size / PAGE_SIZE);
@@ -93,7 +123,7 @@ fn in_use(pagemap: &File, from: u64, size: u64) -> io::Result<Spans> {
         // Most chunks of a large guest are empty.
         if entries.iter().any(|byte| *byte != 0) {
             for (at, entry) in (page..).zip(entries.as_chunks().0) {
-                if u64::from_ne_bytes(*entry) & IN_USE != 0 {
+                if is_wanted(Entry(u64::from_ne_bytes(*entry))) {
                     push(&mut spans, at * PAGE_SIZE..(at + 1) * PAGE_SIZE);
                 }
             }
@@ -127,10 +157,19 @@ pub fn data(file: &File, range: Range<u64>) -> io::Result<Spans> {
     Ok(spans)
 }
 
-/// Writes those pages of `spans` to `file` that are not zero, from guest memory directly. Returns how many bytes.
-/// `goes_on` is asked every few milliseconds.
+/// What becomes of pages that are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeros {
+    /// They are holes.
+    Holes,
+    /// They are written, since a hole says that nothing changed.
+    Written,
+}
+
+/// Writes the pages of `spans` to `file`, from guest memory directly. Returns how many bytes. `goes_on` is asked every few
+/// milliseconds.
 ///
-/// The file must read as zeros before. Its size is not changed if its end is zeros.
+/// The file must read as zeros before. Its size is not changed if its end is a hole.
 ///
 /// # Errors
 /// The host can't write, or `goes_on` said no.
@@ -138,6 +177,7 @@ pub fn write(
     file: &File,
     memory: &GuestMemoryMmap,
     spans: &[Range<u64>],
+    zeros: Zeros,
     goes_on: &dyn Fn() -> bool,
 ) -> io::Result<u64> {
     let (mut total, mut unasked) = (0, PIECE);
@@ -155,7 +195,7 @@ pub fn write(
                 }
                 let size = (end - start).min(PIECE - unasked);
                 let piece = all.subslice((start - offset) as usize, size as usize);
-                total += write_piece(file, start, &piece.map_err(io::Error::other)?)?;
+                total += write_piece(file, start, &piece.map_err(io::Error::other)?, zeros)?;
                 start += size;
                 unasked += size;
             }
@@ -165,9 +205,14 @@ pub fn write(
 }
 
 /// Writes the pages of `piece` that are not zero, the first one to offset `start` of the file.
-fn write_piece(mut file: &File, start: u64, piece: &VolatileSlice<'_>) -> io::Result<u64> {
+fn write_piece(
+    mut file: &File,
+    start: u64,
+    piece: &VolatileSlice<'_>,
+    zeros: Zeros,
+) -> io::Result<u64> {
     let mut total = 0;
-    for run in runs(piece) {
+    for run in runs(piece, zeros) {
         let bytes = piece.subslice(run.start, run.len());
         file.seek(SeekFrom::Start(start + run.start as u64))?;
         let written = bytes.and_then(|bytes| file.write_all_volatile(&bytes));
@@ -185,15 +230,16 @@ fn into_io(error: vm_memory::VolatileMemoryError) -> io::Error {
     }
 }
 
-/// The longest ranges of pages that are not zero.
-fn runs<'a>(slice: &'a VolatileSlice<'a>) -> impl Iterator<Item = Range<usize>> + 'a {
+/// The longest ranges of pages that are no holes.
+fn runs<'a>(slice: &'a VolatileSlice<'a>, zeros: Zeros) -> impl Iterator<Item = Range<usize>> + 'a {
+    let is_hole = move |at| zeros == Zeros::Holes && is_zero(slice, at);
     let mut at = 0;
     std::iter::from_fn(move || {
-        while at < slice.len() && is_zero(slice, at) {
+        while at < slice.len() && is_hole(at) {
             at += PAGE;
         }
         let start = at;
-        while at < slice.len() && !is_zero(slice, at) {
+        while at < slice.len() && !is_hole(at) {
             at += PAGE;
         }
         (at > start).then(|| start..at.min(slice.len()))
@@ -263,7 +309,7 @@ mod tests {
         assert!(size <= 4 * 2 * MIB, "{spans:?}");
         let file = file();
         assert_eq!(
-            write(&file, &memory, &spans, &|| true).unwrap(),
+            write(&file, &memory, &spans, Zeros::Holes, &|| true).unwrap(),
             4 * PAGE_SIZE
         );
         let bytes = read(&file);
@@ -281,7 +327,14 @@ mod tests {
     fn a_private_mapping_of_a_file_has_its_data_and_what_was_changed() {
         let first = memory(&[0, 2, 6]);
         let base = file();
-        write(&base, &first, &touched(&first).unwrap(), &|| true).unwrap();
+        write(
+            &base,
+            &first,
+            &touched(&first).unwrap(),
+            Zeros::Holes,
+            &|| true,
+        )
+        .unwrap();
         let mapped = crate::memory::map(base, RAM).unwrap();
         // One page of the file becomes zero, one is changed, one is new, one stays.
         mapped.write_slice(&[0; PAGE], GuestAddress(0)).unwrap();
@@ -290,7 +343,14 @@ mod tests {
             .write_obj(9u8, GuestAddress(4000 * PAGE_SIZE))
             .unwrap();
         let second = file();
-        write(&second, &mapped, &touched(&mapped).unwrap(), &|| true).unwrap();
+        write(
+            &second,
+            &mapped,
+            &touched(&mapped).unwrap(),
+            Zeros::Holes,
+            &|| true,
+        )
+        .unwrap();
         let mut expected = vec![0; RAM as usize];
         mapped.read_slice(&mut expected, GuestAddress(0)).unwrap();
         assert!(read(&second) == expected);
@@ -301,17 +361,11 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_merged() {
-        assert_eq!(union(&[0..2, 6..8], &[1..3, 3..4, 7..9]), [0..4, 6..9]);
-        assert_eq!(union(&[], &[]), Spans::new());
-    }
-
-    #[test]
     fn a_full_disk_is_an_error() {
         let memory = memory(&[0]);
         let full = File::options().write(true).open("/dev/full").unwrap();
         let spans = touched(&memory).unwrap();
-        let error = write(&full, &memory, &spans, &|| true).unwrap_err();
+        let error = write(&full, &memory, &spans, Zeros::Holes, &|| true).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
     /// Also where all is zero, and nothing is written.
@@ -322,7 +376,13 @@ mod tests {
         let counted = |last| {
             asked.set(0);
             let goes_on = || asked.replace(asked.get() + 1) < last;
-            let written = write(&file, &memory, &[0..RAM / 2, RAM / 2..RAM], &goes_on);
+            let written = write(
+                &file,
+                &memory,
+                &[0..RAM / 2, RAM / 2..RAM],
+                Zeros::Holes,
+                &goes_on,
+            );
             (written.is_ok(), asked.get())
         };
         let pieces = RAM / PIECE;
@@ -336,7 +396,7 @@ mod tests {
             .collect();
         asked.set(0);
         let goes_on = || asked.replace(asked.get() + 1) < u64::MAX;
-        write(&file, &memory, &pages, &goes_on).unwrap();
+        write(&file, &memory, &pages, Zeros::Holes, &goes_on).unwrap();
         assert_eq!(asked.get(), pieces / 2);
     }
 }

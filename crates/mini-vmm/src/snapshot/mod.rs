@@ -10,13 +10,16 @@ mod adapt;
 mod format;
 mod load;
 mod memory;
+mod merge;
 mod overlays;
+mod put;
+mod spans;
 mod store;
+mod tail;
+mod tracker;
 
 use std::cell::Cell;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -28,8 +31,11 @@ use self::load::harmless;
 #[cfg(test)]
 pub(crate) use self::load::tests as format_1;
 pub use self::load::{CloneId, Error as LoadError, Parsed, Snapshot, parse};
-use self::overlays::Overlay;
-use self::store::Contents;
+pub use self::merge::{MergeError, merge};
+use self::put::Content;
+pub use self::put::Wish;
+use self::tracker::Base;
+pub use self::tracker::Tracker;
 use crate::config::VmSpec;
 use crate::machine::{self, Machine};
 
@@ -95,6 +101,15 @@ pub enum Error {
         /// The host's error.
         reason: io::Error,
     },
+    /// A Diff would replace what it needs.
+    #[error("a Diff does not replace the snapshot that it continues; choose another name")]
+    OwnBase,
+    /// A chain of Diffs is too long.
+    #[error(
+        "there are {} Diffs since the last Full snapshot; take a Full one",
+        format::MAX_DEPTH
+    )]
+    LongChain,
     /// The path has no name at its end.
     #[error("{0:?} does not end with a name; give the path of a snapshot, such as ./snap")]
     NoName(PathBuf),
@@ -172,20 +187,23 @@ pub struct Subject<'a> {
     pub caller: Option<u32>,
 }
 
-/// Writes a snapshot to `place`. `goes_on` is asked every few milliseconds while memory is written.
+/// Writes a snapshot. `tracker` knows the machine's changes. Without it, the snapshot has all memory, and no Diff continues
+/// it. `goes_on` is asked every few milliseconds while memory is written.
 ///
 /// # Errors
 /// [`Error`] says what failed; [`Error::GivenUp`] if `goes_on` said no. The machine and what was at the place are
 /// unchanged.
 pub fn write(
     subject: &Subject<'_>,
-    place: &Place,
+    wish: Wish<'_>,
+    tracker: Option<&mut Tracker>,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), Error> {
     let Subject { machine, spec, .. } = *subject;
-    check(spec, place)?;
+    check(spec, wish.place)?;
+    let base = wish.base(tracker.as_deref(), spec)?;
     let file = StateFile {
-        machine: describe(spec, place.keeps_paths())?,
+        machine: describe(spec, wish.place.keeps_paths())?,
         state: machine.save()?,
         labels: subject.labels.clone(),
         caller: subject.caller,
@@ -196,23 +214,25 @@ pub fn write(
         is_given_up.set(!goes_on());
         !is_given_up.get()
     };
-    let written = write_parts(machine, spec, &file, place, &goes_on);
+    let state = serde_json::to_vec(&file)?;
+    let manifest = manifest(&file, spec, &state, base)?;
+    let written = write_parts(machine, spec, manifest, &state, wish, tracker, &goes_on);
     written.map_err(|error| match is_given_up.get() {
         true => Error::GivenUp,
         false => error,
     })
 }
 
-/// Writes the state in `file` with all that belongs to it.
+/// Writes the state with all that belongs to it.
 fn write_parts(
     machine: &Machine,
     spec: &VmSpec,
-    file: &StateFile,
-    place: &Place,
+    mut manifest: Manifest,
+    state: &[u8],
+    wish: Wish<'_>,
+    tracker: Option<&mut Tracker>,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), Error> {
-    let state = serde_json::to_vec(file)?;
-    let mut manifest = manifest(file, spec, &state)?;
     let unread = |reason| Error::Host {
         what: "read an overlay for",
         path: PathBuf::from("the snapshot"),
@@ -221,39 +241,15 @@ fn write_parts(
     let overlays = overlays::open(machine).map_err(unread)?;
     let parts = overlays.iter().map(|overlay| overlay.part(goes_on));
     manifest.parts.overlays = parts.collect::<Result<_, _>>().map_err(unread)?;
-    let line = serde_json::to_vec(&manifest)?;
-    parse(&line, &state).map_err(Error::Unreadable)?;
-    let (id, ram) = (manifest.id, manifest.parts.memory.size);
-    let fill = |file: &File| {
-        let memory = machine.memory();
-        // What no one has asked for yet is not known here.
-        let spans = match machine.has_served_memory() {
-            true => std::iter::once(0..ram).collect(),
-            false => memory::touched(memory)?,
-        };
-        memory::write(file, memory, &spans, goes_on)?;
-        file.write_all_at(format::tail(id, ram).as_bytes(), ram)
+    parse(&serde_json::to_vec(&manifest)?, state).map_err(Error::Unreadable)?;
+    let content = Content {
+        manifest: &manifest,
+        state,
+        memory: machine.memory(),
+        is_served: machine.has_served_memory(),
+        overlays: &overlays,
     };
-    let copy = |disk: usize, to: &File| {
-        let mut found = overlays.iter().filter(|overlay| overlay.disk() == disk);
-        found.try_for_each(|overlay| overlay.copy_to(to, goes_on))
-    };
-    let disks: Vec<_> = overlays.iter().map(Overlay::disk).collect();
-    let mut contents = Contents {
-        manifest: &line,
-        state: &state,
-        memory: &fill,
-        overlays: &disks,
-        overlay: &copy,
-    };
-    match place {
-        Place::Directory(dir) => {
-            let pretty = serde_json::to_vec_pretty(&manifest)?;
-            contents.manifest = &pretty;
-            store::write_directory(dir, &contents)
-        }
-        Place::Files { snapshot, memory } => store::write_files(snapshot, memory, spec, &contents),
-    }
+    content.put(spec, wish, tracker, goes_on)
 }
 
 /// Checks that a snapshot of this machine can be complete.
@@ -292,7 +288,12 @@ fn name(path: &Path) -> PathBuf {
     PathBuf::from(name.as_deref().unwrap_or("disk"))
 }
 
-fn manifest(file: &StateFile, spec: &VmSpec, state: &[u8]) -> Result<Manifest, Error> {
+fn manifest(
+    file: &StateFile,
+    spec: &VmSpec,
+    state: &[u8],
+    base: Option<Base>,
+) -> Result<Manifest, Error> {
     let id = new_id().map_err(|errno| Error::Host {
         what: "get random numbers for",
         path: PathBuf::from("the snapshot"),
@@ -304,8 +305,9 @@ fn manifest(file: &StateFile, spec: &VmSpec, state: &[u8]) -> Result<Manifest, E
         format: FORMAT,
         program: concat!("mini-vmm ", env!("CARGO_PKG_VERSION")).to_owned(),
         id,
-        parent: None,
-        kind: Kind::Full,
+        parent: base.map(|base| base.id),
+        depth: base.map_or(0, |base| base.depth + 1),
+        kind: base.map_or(Kind::Full, |_| Kind::Diff),
         cpu_vendor: file.state.cpu_vendor(),
         cpus: u32::from(spec.cpus),
         memory: regions

@@ -14,5 +14,6 @@ pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
 pub(crate) mod threads;
 pub(crate) mod uffd;
+pub(crate) mod written;
 pub(crate) mod xen;
 pub(crate) mod zeroed;

@@ -11,12 +11,15 @@ use crate::config::VmSpec;
 use crate::console::{self, Console};
 use crate::devices::Backends;
 use crate::machine::{Frozen, ImageError, Images};
+use crate::snapshot::Tracker;
 
 /// A saved machine that is to go on.
 #[derive(Debug)]
 pub struct Saved {
     /// Its memory and state.
     pub frozen: Frozen,
+    /// What is known about its memory.
+    pub tracker: Tracker,
     /// Whether it runs at once. If not, it is paused.
     pub runs: bool,
 }
@@ -51,14 +54,18 @@ impl<'a> Begin<'a> {
 
     /// With a saved machine, which `spec` describes.
     pub fn thaw(spec: &'a VmSpec, saved: Saved) -> Self {
-        let Saved { frozen, runs } = saved;
+        let Saved {
+            frozen,
+            tracker,
+            runs,
+        } = saved;
         Begin {
             spec,
             open: Box::new(move |watch| {
                 let go_on = || watch.go_on(Step::wait("passt"));
                 let backends = Backends::open_saved(spec, &frozen.overlays, &go_on);
                 let backends = backends.map_err(ImageError::from)?;
-                Ok(Origin::Frozen(frozen, backends))
+                Ok(Origin::Frozen(frozen, backends, tracker))
             }),
             open_console: Box::new(|| open_console(spec)),
             state: match runs {

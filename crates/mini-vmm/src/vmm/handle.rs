@@ -18,7 +18,7 @@ use crate::config::VmSpec;
 use crate::machine::Images;
 use crate::machine::MachineState;
 use crate::outcome::Outcome;
-use crate::snapshot::{Labels, Place};
+use crate::snapshot::{Kind, Labels, Place};
 use crate::sync::lock;
 use crate::vmm::control::{
     self, Answer, Client, Command, Description, SnapshotOrder, State, Then, door,
@@ -147,13 +147,14 @@ impl Handle {
         }
     }
 
-    /// [`Command::Snapshot`], into the directory `dir`. The machine must be paused, and stays so.
+    /// [`Command::Snapshot`], of all memory, into the directory `dir`. The machine must be paused, and stays so.
     ///
     /// # Errors
     /// As [`command`](Self::command).
     pub fn snapshot(&self, dir: impl Into<PathBuf>) -> Result<(), control::Error> {
         let order = SnapshotOrder {
             place: Place::Directory(dir.into()),
+            kind: Kind::Full,
             then: Then::StayPaused,
             labels: Labels::default(),
         };

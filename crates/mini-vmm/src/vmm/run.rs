@@ -19,6 +19,7 @@ use crate::console::{self, Console};
 use crate::devices::Backends;
 use crate::machine::{Frozen, Host, Images, Loading, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
+use crate::snapshot::Tracker;
 use crate::telemetry::{Event, Meter, Reporter, Sources};
 use crate::vmm::control::{Door, Incident, State, occur};
 use crate::vmm::loading::LoadWatch;
@@ -34,6 +35,8 @@ pub struct Vmm {
     host: Host,
     /// `None` for a machine that was saved. It can't start again.
     images: Option<Images>,
+    /// What is known about the memory of the machine.
+    pub(super) tracker: Tracker,
     pub(super) console: Console,
     pub(super) signals: TerminationSignals,
     pub(super) grace: Duration,
@@ -56,15 +59,15 @@ pub(super) struct Controls {
 pub(super) enum Origin {
     /// A kernel.
     Images(Images),
-    /// A saved machine, and what its devices use.
-    Frozen(Frozen, Backends),
+    /// A saved machine, what its devices use, and what is known about its memory.
+    Frozen(Frozen, Backends, Tracker),
 }
 
 impl Origin {
     fn backends(&mut self) -> &mut Backends {
         match self {
             Origin::Images(images) => &mut images.backends,
-            Origin::Frozen(_, backends) => backends,
+            Origin::Frozen(_, backends, _) => backends,
         }
     }
 }
@@ -116,13 +119,13 @@ impl Vmm {
             net.mac = Some(mac);
         }
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
-        let (images, loading) = match origin {
+        let (images, loading, tracker) = match origin {
             Origin::Images(images) => {
                 let loading = Loading::start(&host, spec, &images, &watch);
-                (Some(images), loading)
+                (Some(images), loading, Tracker::default())
             }
-            Origin::Frozen(frozen, backends) => {
-                (None, Loading::thaw(&host, spec, frozen, &backends))
+            Origin::Frozen(frozen, backends, tracker) => {
+                (None, Loading::thaw(&host, spec, frozen, &backends), tracker)
             }
         };
         if let Some(outcome) = stopped() {
@@ -140,6 +143,7 @@ impl Vmm {
             spec: described,
             host,
             images,
+            tracker,
             console,
             signals,
             grace,
@@ -180,6 +184,7 @@ impl Vmm {
             info!("the guest asked for a reset, starting again");
             self.reporter.events.say(&Event::Reset);
             self.resets += 1;
+            self.tracker = Tracker::default();
             built = match self.load()? {
                 Ok(loading) => self.finish(loading)?,
                 Err(outcome) => return Ok(outcome.into()),

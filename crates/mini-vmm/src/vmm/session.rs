@@ -18,7 +18,7 @@ use super::run::{Built, Vmm};
 use super::{Ended, Error};
 use crate::machine::{self, Machine};
 use crate::outcome::{Outcome, OutcomeLatch};
-use crate::snapshot::{self, Labels, Place};
+use crate::snapshot::{self, Labels, Wish};
 use crate::telemetry::Event;
 use crate::vmm::control::{
     self, Answer, Command, Description, Response, SnapshotOrder, State, step,
@@ -227,8 +227,14 @@ impl<'a> Session<'a> {
         if self.latch.is_set() {
             return Err(control::Error::Ended);
         }
-        let SnapshotOrder { place, labels, .. } = order;
-        let written = self.write(place, labels, None);
+        let SnapshotOrder {
+            place,
+            kind,
+            labels,
+            ..
+        } = order;
+        let wish = Wish { place, kind: *kind };
+        let written = self.write(wish, labels, None);
         let runs = match &written {
             Ok(()) => next.is_running(),
             Err(_) => self.state().is_running(),
@@ -241,26 +247,34 @@ impl<'a> Session<'a> {
     /// returns.
     fn write(
         &mut self,
-        place: &Place,
+        wish: Wish<'_>,
         labels: &Labels,
         caller: Option<u32>,
     ) -> Result<(), snapshot::Error> {
         let before = self.state();
+        let Vmm {
+            spec,
+            tracker,
+            door,
+            ..
+        } = &mut *self.run;
         let manager = RefCell::new(&mut self.manager);
         let goes_on = || {
             // The control loop tells of a failure.
             let _ = manager.borrow_mut().run_with_timeout(0);
             let mut supervisor = self.supervisor.borrow_mut();
             supervisor.check_deadlines(Instant::now());
-            supervisor.state() == before && !self.latch.is_set() && !self.run.door.has_stop()
+            supervisor.state() == before && !self.latch.is_set() && !door.has_stop()
         };
         let subject = snapshot::Subject {
             machine: &self.machine,
-            spec: &self.run.spec,
+            spec,
             labels,
             caller,
         };
-        snapshot::write(&subject, place, &goes_on)
+        // A guest doesn't come between the Diffs of whoever controls it.
+        let tracker = caller.is_none().then_some(tracker);
+        snapshot::write(&subject, wish, tracker, &goes_on)
     }
 
     /// Lets the vCPUs into the guest, or takes them out. On an error they return to their previous state.
@@ -307,6 +321,7 @@ mod tests {
 
     use super::*;
     use crate::console::Console;
+    use crate::snapshot::{Kind, Place};
     use crate::sync::Wake;
     use crate::vmm::control::Then;
     use crate::vmm::run::tests::built;
@@ -318,6 +333,7 @@ mod tests {
         let then = Then::GoOn;
         Command::Snapshot(SnapshotOrder {
             place,
+            kind: Kind::Full,
             then,
             labels,
         })

@@ -8,6 +8,7 @@
 
 mod asm;
 mod built;
+pub mod counting;
 pub mod ctl;
 pub mod http;
 pub mod lab;

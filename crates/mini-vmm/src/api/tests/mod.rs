@@ -11,6 +11,7 @@ mod loading;
 mod mmds;
 mod openapi;
 mod served;
+mod snapshots;
 mod swagger;
 mod vsock;
 
@@ -205,7 +206,7 @@ fn mistakes_name_their_field_and_change_nothing() {
             "PATCH",
             "/machine-config",
             "{}",
-            "vcpu_count or mem_size_mib",
+            "vcpu_count, mem_size_mib or track_dirty_pages",
         ),
         (
             "PATCH",
@@ -222,7 +223,7 @@ fn mistakes_name_their_field_and_change_nothing() {
         (
             "PATCH",
             "/machine-config",
-            r#"{"track_dirty_pages": true}"#,
+            r#"{"track_dirty_pages": 1}"#,
             "track_dirty_pages: ",
         ),
         (

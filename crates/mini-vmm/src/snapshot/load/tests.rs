@@ -4,12 +4,14 @@
 //! Snapshots that lie, and one of each format that ever was. No KVM.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use super::super::format::tail;
+use super::super::format::StateFile;
+use super::super::tail::Tail;
 use super::*;
 use crate::mmds::Version;
 
@@ -287,7 +289,7 @@ fn open_at(dir: &TempDir) -> Result<Snapshot, Error> {
 fn memory_must_be_whole_and_of_this_snapshot() {
     let (dir, manifest) = on_disk();
     let memory = dir.path().join(MEMORY);
-    let (spec, frozen) = open_at(&dir).unwrap().map().unwrap();
+    let (spec, frozen, _) = open_at(&dir).unwrap().map().unwrap();
     assert_eq!(spec.memory, 32 << 20);
     drop(frozen);
     let ram = 32 << 20;
@@ -332,7 +334,7 @@ fn overlays_must_be_those_of_the_disks() {
     write("overlay0", b"ab");
     refuses(open_at(&dir), "another size");
     write("overlay0", b"abc");
-    let (_, frozen) = open_at(&dir).unwrap().map().unwrap();
+    let (_, frozen, _) = open_at(&dir).unwrap().map().unwrap();
     assert_eq!((frozen.overlays[0].disk, frozen.overlays.len()), (0, 1));
     for (name, lie, why) in [
         ("disk", json!(1), "other overlays"),
@@ -412,6 +414,23 @@ fn files_that_are_none_or_too_large_are_refused_at_once() {
     )
     .unwrap();
     refuses(open_at(&dir), "is no file");
+}
+
+/// The text that ends the memory of a Full snapshot.
+fn tail(id: Id, size: u64) -> String {
+    Tail {
+        id,
+        size,
+        parent: None,
+    }
+    .text()
+}
+
+/// The state of format 1, for a machine with `ram` bytes.
+pub(crate) fn state(ram: u64) -> StateFile {
+    let mut state = value(STATE_1);
+    state["machine"]["memory"] = json!(ram);
+    serde_json::from_value(state).unwrap()
 }
 
 /// The machine in format 1.

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::change::{DiskChange, NetChange};
-use crate::snapshot::{Labels, Place};
+use crate::snapshot::{Kind, Labels, Place};
 
 /// The state of a run. A reset replaces the machine; the run continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +74,8 @@ pub enum Command {
 pub struct SnapshotOrder {
     /// Where.
     pub place: Place,
+    /// Which pages it has. A machine without a snapshot has no Diff, and gets a Full one.
+    pub kind: Kind,
     /// What happens to the machine.
     pub then: Then,
     /// What clients call its devices.
@@ -178,6 +180,7 @@ mod tests {
         let labels = Labels::default();
         Command::Snapshot(SnapshotOrder {
             place,
+            kind: Kind::Full,
             then,
             labels,
         })

@@ -15,7 +15,7 @@ use para_abi::KvmErrno;
 use super::Session;
 use crate::hypercall::calls::Caller;
 use crate::machine;
-use crate::snapshot::{self, Labels, Place};
+use crate::snapshot::{self, Kind, Labels, Place, Wish};
 use crate::vmm::control::State;
 
 /// The most snapshots in a directory, so that a guest can't fill the host's disk.
@@ -69,7 +69,12 @@ impl Session<'_> {
             }
         };
         let labels = Labels::default();
-        match self.write(&Place::Directory(place.clone()), &labels, Some(caller.vcpu)) {
+        let dir = Place::Directory(place.clone());
+        let wish = Wish {
+            place: &dir,
+            kind: Kind::Full,
+        };
+        match self.write(wish, &labels, Some(caller.vcpu)) {
             Ok(()) => {
                 info!("the guest's snapshot is {place:?}");
                 Ok(())

@@ -1,0 +1,150 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Makes a Diff whole: its base's memory with its changes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::format::{Kind, Manifest};
+use super::load::{self, Part};
+use super::memory::data;
+use super::spans::{intersection, rest};
+use super::store::{self, Contents};
+use super::tail::{MemoryFile, Tail, WINDOW};
+use crate::devices::{SavedOverlay, copy_overlay};
+
+/// Why two snapshots were not merged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// A snapshot can't be used.
+    #[error("{dir:?}: {error}")]
+    Part {
+        /// Its directory.
+        dir: PathBuf,
+        /// What is wrong.
+        error: load::Error,
+    },
+    /// The two don't belong together.
+    #[error(transparent)]
+    Stranger(load::Error),
+    /// The result can't be written.
+    #[error(transparent)]
+    Write(#[from] Error),
+}
+
+/// Writes to `out` what the snapshot `diff` is with its base `base`: a whole snapshot with the identity of `diff`, so that
+/// later Diffs continue it. All three are directories. `out` may be `base`, and is replaced at once.
+///
+/// # Errors
+/// [`MergeError`] says what failed. `out` is as it was.
+pub fn merge(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeError> {
+    let bad = |dir: &Path| {
+        let dir = dir.to_owned();
+        move |error| MergeError::Part { dir, error }
+    };
+    let whole = Part::open(base, Kind::Full).map_err(bad(base))?;
+    let changes = Part::open(diff, Kind::Diff).map_err(bad(diff))?;
+    check(&whole.manifest, &changes.manifest).map_err(MergeError::Stranger)?;
+    // Before minutes of work.
+    changes.memory.check_list().map_err(bad(diff))?;
+    let manifest = Manifest {
+        parent: None,
+        kind: Kind::Full,
+        depth: 0,
+        ..changes.manifest
+    };
+    let pretty = serde_json::to_vec_pretty(&manifest).map_err(Error::from)?;
+    let tail = Tail {
+        id: manifest.id,
+        size: manifest.parts.memory.size,
+        parent: None,
+    };
+    let fill = |file: &File| {
+        overlay(&whole.memory, &changes.memory, file, tail.size)?;
+        file.write_all_at(tail.text().as_bytes(), tail.size)
+    };
+    // Each snapshot has all of these.
+    let copy = |disk: usize, to: &File| {
+        let mut overlays = changes.overlays.iter();
+        overlays
+            .find(|overlay| overlay.disk == disk)
+            .map_or(Ok(()), |overlay| copy_whole(overlay, to))
+    };
+    let disks: Vec<_> = changes
+        .overlays
+        .iter()
+        .map(|overlay| overlay.disk)
+        .collect();
+    let contents = Contents {
+        manifest: &pretty,
+        state: &changes.state,
+        memory: &fill,
+        overlays: &disks,
+        overlay: &copy,
+    };
+    Ok(store::write_directory(out, &contents)?)
+}
+
+/// Copies an overlay, and checks it.
+fn copy_whole(overlay: &SavedOverlay, to: &File) -> io::Result<()> {
+    let crc32 = copy_overlay(&overlay.file, Some(to), overlay.size, &|| true)?;
+    match crc32 == overlay.crc32 {
+        true => Ok(()),
+        false => Err(io::Error::other("a saved overlay is damaged")),
+    }
+}
+
+/// Checks that a Diff belongs to its base.
+fn check(base: &Manifest, diff: &Manifest) -> Result<(), load::Error> {
+    let base_id = base.id;
+    match diff.parent {
+        Some(parent) if parent != base_id => Err(load::Error::Stranger {
+            parent,
+            base: base_id,
+        }),
+        _ if base.memory != diff.memory => Err(load::Error::Lie("its memory is not its base's")),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the memory of `base` to the empty file `out`, with the pages that `diff` lists from there. A listed page that is
+/// a hole in `diff` is zero.
+fn overlay(base: &MemoryFile, diff: &MemoryFile, out: &File, ram: u64) -> io::Result<()> {
+    let mut start = 0;
+    while start < ram {
+        let window = start..ram.min(start + WINDOW);
+        let changed = diff.changed(start).map_err(io::Error::other)?;
+        for (from, wanted) in [
+            (&base.file, rest(window.clone(), &changed)),
+            (&diff.file, changed),
+        ] {
+            let from_start = data(from, window.clone())?;
+            let data: Vec<_> = from_start
+                .iter()
+                .map(|span| window.start + span.start..window.start + span.end)
+                .collect();
+            for span in intersection(&data, &wanted) {
+                copy(from, out, span)?;
+            }
+        }
+        start = window.end;
+    }
+    Ok(())
+}
+
+/// Copies bytes of a file to the same place in another one, by the host alone if it can.
+fn copy(mut from: &File, mut to: &File, bytes: Range<u64>) -> io::Result<()> {
+    from.seek(SeekFrom::Start(bytes.start))?;
+    to.seek(SeekFrom::Start(bytes.start))?;
+    let size = bytes.end - bytes.start;
+    match io::copy(&mut from.take(size), &mut to)? == size {
+        true => Ok(()),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}

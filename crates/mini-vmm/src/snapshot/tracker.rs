@@ -1,0 +1,194 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Which pages changed since a machine's last snapshot, or since it was restored.
+//!
+//! A page that is in use and no page of a file has been written by this process. So a restored machine's first Diff
+//! costs nothing before it is taken. Later ones need marks that can be removed: those of userfaultfd (Linux 6.7), else
+//! soft-dirty bits. Both see what the guest, KVM and devices write. KVM's dirty log does not see devices. A host with
+//! neither leaves the larger list of the first Diff, which is also true.
+//!
+//! Guest memory is never given back to the host. Who adds that must add it to the changes here.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vm_memory::{GuestMemoryMmap, GuestMemoryRegion};
+
+use super::format::Id;
+use super::memory::{Entry, PAGE, pagemap, pages, regions, wanted};
+use super::spans::{Spans, push, union};
+use crate::layout::PAGE_SIZE;
+use crate::sys::written::{Marks, Written};
+
+/// The snapshot that a Diff would continue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Its identity.
+    pub id: Id,
+    /// How many Diffs lie between it and a Full snapshot.
+    pub depth: u32,
+}
+
+/// What is known about the changes of a machine's memory. The default is that of a machine without a snapshot.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    base: Option<Base>,
+    /// How the host marks pages, if it does.
+    marker: Option<Marker>,
+    /// Pages whose marks are gone, but which are in no snapshot yet.
+    unsaved: Spans,
+}
+
+impl Tracker {
+    /// For a machine that goes on with the snapshot `base`, and maps its memory.
+    pub(super) fn restored(base: Base) -> Self {
+        Tracker {
+            base: Some(base),
+            ..Tracker::default()
+        }
+    }
+
+    /// The last snapshot, if there is one.
+    pub(super) fn base(&self) -> Option<Base> {
+        self.base
+    }
+
+    /// Whether the host marks pages that are written.
+    pub(super) fn is_marking(&self) -> bool {
+        self.marker.is_some()
+    }
+
+    /// As on a host that can't mark pages.
+    #[cfg(test)]
+    pub(super) fn forget_marks(&mut self) {
+        self.marker = None;
+    }
+
+    /// The pages of `memory` that may have changed since the last snapshot, or since the start if there is none.
+    ///
+    /// # Errors
+    /// The host can't tell.
+    pub fn changed(&self, memory: &GuestMemoryMmap) -> io::Result<Spans> {
+        match &self.marker {
+            None => wanted(memory, Entry::is_private),
+            Some(marker) => Ok(union(&self.unsaved, &marker.look(memory, Marks::Stay)?)),
+        }
+    }
+
+    /// As [`changed`](Self::changed), for a snapshot: from now on, new changes are marked if any are. Call
+    /// [`saved`](Self::saved) if the snapshot succeeds.
+    ///
+    /// # Errors
+    /// The host can't tell.
+    pub(super) fn take(&mut self, memory: &GuestMemoryMmap) -> io::Result<Spans> {
+        let Some(marker) = self.marker.take() else {
+            return wanted(memory, Entry::is_private);
+        };
+        // After an error, some marks are gone. The list without marks has all of them.
+        let new = marker.look(memory, Marks::Go)?;
+        self.marker = Some(marker);
+        self.unsaved = union(&self.unsaved, &new);
+        Ok(self.unsaved.clone())
+    }
+
+    /// The machine has not run since [`take`](Self::take), and `base` is its snapshot now. `marks` says whether the host
+    /// shall mark pages from now on, which costs the first write to each.
+    pub(super) fn saved(&mut self, memory: &GuestMemoryMmap, base: Base, marks: bool) {
+        self.base = Some(base);
+        self.unsaved = Spans::new();
+        if marks && self.marker.is_none() {
+            self.marker = Marker::new(memory);
+        }
+    }
+}
+
+/// How the host marks pages that are written.
+#[derive(Debug)]
+enum Marker {
+    Written(Written),
+    SoftDirty(SoftDirty),
+}
+
+impl Marker {
+    /// Lets the host mark pages of `memory`, if it can. None is marked at first.
+    fn new(memory: &GuestMemoryMmap) -> Option<Self> {
+        let written = || {
+            let marker = Marker::Written(Written::new(memory)?);
+            marker.look(memory, Marks::Go)?;
+            Ok(marker)
+        };
+        let soft_dirty = || Ok(Marker::SoftDirty(SoftDirty::new()?));
+        let refused = |error: io::Error| {
+            log::debug!("no marks for changed memory: {error}");
+            error
+        };
+        let marker = written().map_err(refused).or_else(|_| soft_dirty());
+        marker.map_err(refused).ok()
+    }
+
+    /// The pages with marks.
+    fn look(&self, memory: &GuestMemoryMmap, marks: Marks) -> io::Result<Spans> {
+        let pagemap = pagemap()?;
+        let mut all = Spans::new();
+        for (offset, region) in regions(memory) {
+            let mut found = |range: std::ops::Range<u64>| {
+                push(&mut all, offset + range.start..offset + range.end);
+            };
+            match self {
+                Marker::Written(written) => written.look(&pagemap, region, marks, &mut found)?,
+                Marker::SoftDirty(_) => {
+                    let (from, size) = (region.as_ptr() as u64, region.len());
+                    let spans = pages(&pagemap, from, size, Entry::is_soft_dirty)?;
+                    spans.into_iter().for_each(found);
+                }
+            }
+        }
+        if let (Marker::SoftDirty(_), Marks::Go) = (self, marks) {
+            SoftDirty::clear()?;
+        }
+        Ok(all)
+    }
+}
+
+/// The soft-dirty bits of this process (Documentation/admin-guide/mm/soft-dirty.rst of Linux). They are removed for all
+/// of it at once, so only one machine can have them.
+#[derive(Debug)]
+struct SoftDirty;
+
+/// Whether a machine has the soft-dirty bits.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl SoftDirty {
+    /// Removes the bits. Kernels without them take the request, too, so it is tried.
+    fn new() -> io::Result<Self> {
+        if IS_TAKEN.swap(true, Ordering::AcqRel) {
+            return Err(io::Error::other("another machine has the soft-dirty bits"));
+        }
+        let taken = SoftDirty;
+        let mut trial = vec![1u8; 3 * PAGE];
+        let page = (trial.as_ptr() as u64).next_multiple_of(PAGE_SIZE);
+        let at = (page - trial.as_ptr() as u64) as usize;
+        let pagemap = pagemap()?;
+        let is_dirty = || -> io::Result<bool> {
+            Ok(!pages(&pagemap, page, PAGE_SIZE, Entry::is_soft_dirty)?.is_empty())
+        };
+        SoftDirty::clear()?;
+        let before = is_dirty()?;
+        std::hint::black_box(&mut trial)[at] = 2;
+        match (before, is_dirty()?) {
+            (false, true) => Ok(taken),
+            _ => Err(io::Error::other("this kernel has no soft-dirty bits")),
+        }
+    }
+
+    fn clear() -> io::Result<()> {
+        std::fs::write("/proc/self/clear_refs", "4")
+    }
+}
+
+impl Drop for SoftDirty {
+    fn drop(&mut self) {
+        IS_TAKEN.store(false, Ordering::Release);
+    }
+}
