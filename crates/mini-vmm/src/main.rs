@@ -117,6 +117,7 @@ fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
     if let Some(id) = run.clone_id {
         snapshot.number(id)?;
     }
+    let labels = snapshot.labels.clone();
     let (old, frozen, tracker) = snapshot.map()?;
     let spec = snapshot::adapt(old, &run.flags)?;
     log::debug!("{spec:?}");
@@ -131,7 +132,7 @@ fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
         Some(socket) => {
             let (remote, orders) = vmm::remote()?;
             let settings = settings(&socket, run.max_body);
-            let model = Model::new(spec, "");
+            let model = Model::restored(spec, &labels)?;
             let api = Api::serve_thawed(settings, model, remote, saved)?;
             let outcome = orders.run();
             drop(api);

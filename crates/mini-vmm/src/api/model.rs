@@ -9,20 +9,16 @@ use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
 use super::cpu::Template;
-use super::drives::{Drive, bucket, check_id, limiter, limits};
+use super::drives::{Drive, bucket, limiter, limits};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::logger::Logger;
 use super::mmds::Mmds;
 use super::nets::Net;
-use super::snapshots::Load;
 use super::{Error, MAX_BODY, vsock};
-use crate::config::{
-    self, Draft, Limits, NetError, OnReboot, RngSpec, SerialSpec, VirtioSpec, VmSpec,
-};
+use crate::config::{self, Draft, Limits, NetError, RngSpec, SerialSpec, VirtioSpec, VmSpec};
 use crate::inputs;
 use crate::layout::MIB;
-use crate::snapshot::Labels;
 use crate::start_time::Moment;
 use crate::telemetry;
 
@@ -156,68 +152,6 @@ impl Model {
     pub(super) fn is_empty(&self) -> bool {
         let has_devices = !self.drives.is_empty() || !self.nets.is_empty();
         !self.is_described && !self.has_kernel() && !has_devices
-    }
-
-    /// What clients call the devices.
-    pub(super) fn labels(&self) -> Labels {
-        Labels {
-            drives: self.drives.iter().map(|drive| drive.id.clone()).collect(),
-            nets: self.nets.iter().map(|net| net.id.clone()).collect(),
-        }
-    }
-
-    /// The description of a machine from a snapshot, in this process. What the host gives it is as it was saved, unless
-    /// `load` or this description says otherwise.
-    pub(super) fn loaded(
-        &self,
-        saved: VmSpec,
-        labels: &Labels,
-        load: &Load,
-    ) -> Result<Model, Fault> {
-        let ours = self.spec.clone();
-        let serial = match saved.serial {
-            SerialSpec::Off => SerialSpec::Off,
-            _ => ours.serial,
-        };
-        let spec = VmSpec {
-            serial,
-            serial_bandwidth: ours.serial_bandwidth,
-            metrics: ours.metrics,
-            event_log: ours.event_log,
-            timeout: ours.timeout,
-            sealed: ours.sealed,
-            snapshot_dir: ours.snapshot_dir,
-            on_reboot: OnReboot::Exit,
-            vcpu_thread: ours.vcpu_thread,
-            track_dirty_pages: load.tracks,
-            ..saved
-        };
-        let mut model = Model::new(spec, "");
-        model.logger = self.logger.clone();
-        for (drive, id) in model.drives.iter_mut().zip(&labels.drives) {
-            check_id("drive_id", id, None)?;
-            drive.id = id.clone();
-        }
-        for (net, id) in model.nets.iter_mut().zip(&labels.nets) {
-            check_id("iface_id", id, None)?;
-            net.id = id.clone();
-        }
-        model.mmds.store = self.mmds.store.clone();
-        model.mmds.adopt(model.spec.mmds.as_ref(), &model.nets);
-        load.move_vsock(&mut model.spec)?;
-        load.redirect(&mut model.nets)?;
-        model.spec.net = model.nets.iter().map(|net| net.spec.clone()).collect();
-        Ok(model)
-    }
-
-    /// The description of a machine that was saved: it needs no kernel.
-    ///
-    /// # Errors
-    /// Its metadata service has a network that is not there.
-    pub(super) fn saved(&self) -> Result<VmSpec, Fault> {
-        let mut spec = self.spec.clone();
-        spec.mmds = self.mmds.spec(&self.nets)?;
-        Ok(spec)
     }
 
     /// The whole description.
