@@ -14,6 +14,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use bare::http::Client;
 use bare::lab::{Lab, MAGIC, PARA, RBX, Route, STUB, registers};
 use bare::registration::Registration;
 use bare::registration::Verdict::Refused;
@@ -384,4 +385,28 @@ fn kernel_and_initrd_from_pipes_are_there_again() {
     running.await_output("up\nup\nup\n");
     running.signal(Signal::TERM);
     running.end().expect(143).silent();
+}
+
+/// A reset that comes while a snapshot pauses the guest leads to a snapshot of the next machine.
+#[test]
+fn a_guest_that_only_resets_has_snapshots() {
+    let test = "a_guest_that_only_resets_has_snapshots";
+    let resets = guest(|asm| {
+        asm.out(layout::ACPI_RESET, layout::ACPI_RESET_VALUE).halt();
+    });
+    let Some(mut vm) = Vm::waiting(test, &resets) else {
+        return;
+    };
+    let api = vm.path("api");
+    let mut running = vm.start();
+    let mut client = Client::connect(&mut running, &api);
+    client.describe();
+    client.done("PATCH", "/options", r#"{"on-reboot": "reset"}"#);
+    client.act("InstanceStart");
+    for number in 0..50 {
+        let body = format!(r#"{{"directory": "snap{number}", "keep_running": true}}"#);
+        client.done("PUT", "/snapshot", &body);
+    }
+    client.act("Stop");
+    running.end().expect(0);
 }

@@ -193,7 +193,7 @@ impl Vmm {
     }
 
     /// How an outcome affects the run.
-    fn incident(&self, outcome: Outcome) -> Incident {
+    pub(super) fn incident(&self, outcome: Outcome) -> Incident {
         match (outcome, self.spec.on_reboot) {
             (Outcome::Reset, OnReboot::Reset) => Incident::Reset,
             _ => Incident::End,

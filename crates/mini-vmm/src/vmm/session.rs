@@ -21,7 +21,7 @@ use crate::outcome::{Outcome, OutcomeLatch};
 use crate::snapshot::{self, Labels, Wish};
 use crate::telemetry::Event;
 use crate::vmm::control::{
-    self, Answer, Command, Description, Response, SnapshotOrder, State, step,
+    self, Answer, Command, Description, Response, SnapshotOrder, State, occur, step,
 };
 use crate::vmm::supervisor::Supervisor;
 
@@ -125,6 +125,12 @@ impl<'a> Session<'a> {
         (Ended { outcome, report }, self.state())
     }
 
+    /// Whether another machine takes the place of this one.
+    fn resets(&self) -> bool {
+        let incident = self.latch.get().map(|outcome| self.run.incident(outcome));
+        incident.is_some_and(|incident| occur(self.state(), incident) != State::Ended)
+    }
+
     fn state(&self) -> State {
         self.supervisor.borrow().state()
     }
@@ -175,7 +181,11 @@ impl<'a> Session<'a> {
             (next, Response::Do) => self.perform(command, next),
             (_, Response::Refused(state)) => Err(control::Error::refused(command.clone(), state)),
         };
-        envelope.answer(answer);
+        match answer {
+            // The guest has reset itself meanwhile: the next machine does it.
+            Err(control::Error::Ended) if self.resets() => self.run.door.put_back(envelope),
+            answer => envelope.answer(answer),
+        }
         true
     }
 

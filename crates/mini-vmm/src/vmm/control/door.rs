@@ -125,6 +125,12 @@ impl Door {
         self.next_stop().or_else(others)
     }
 
+    /// Makes a command the next one again, but for a stop.
+    pub(crate) fn put_back(&self, envelope: Envelope) {
+        self.seen.borrow_mut().push_front(envelope);
+        self.board.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many commands wait.
     pub(crate) fn waiting(&self) -> usize {
         self.board.waiting.load(Ordering::Relaxed)
