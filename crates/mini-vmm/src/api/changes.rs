@@ -12,6 +12,7 @@ use super::drives::{check_id, limits};
 use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::model::{Model, check_readable};
+use super::nets::Net;
 use crate::config::{DiskSpec, Format, VmSpec};
 use crate::devices;
 use crate::inputs;
@@ -50,10 +51,12 @@ impl Model {
         })
     }
 
-    /// The command for `PATCH /drives/{id}`. Opens the new image, if there is one.
-    pub(super) fn change_drive(&mut self, patch: DrivePatch) -> Result<Command, Fault> {
+    /// The command for `PATCH /drives/{id}`, and how to undo its effect on the description. Opens the new image, if there
+    /// is one.
+    pub(super) fn change_drive(&mut self, patch: DrivePatch) -> Result<(Command, Undo), Fault> {
         let DrivePatch { at, path, limits } = patch;
-        let mut disk = self.drives[at].spec.clone();
+        let before = self.drives[at].spec.clone();
+        let mut disk = before.clone();
         let image = match path {
             Some(path) => {
                 let image = self.open_instead(at, &path)?;
@@ -66,16 +69,20 @@ impl Model {
             (disk.bandwidth, disk.iops) = (limits.bandwidth, limits.iops);
         }
         self.spec.disk[at] = disk.clone();
-        self.drives[at].spec = disk;
+        self.drives[at].spec = disk.clone();
+        let id = self.drives[at].id.clone();
+        let after = disk;
+        let undo = Undo::Drive { id, before, after };
         if image.is_none() && limits.is_none() {
-            return Ok(Command::ResizeDisks);
+            return Ok((Command::ResizeDisks, undo));
         }
         let disk = at;
-        Ok(Command::ChangeDisk(DiskChange {
+        let change = DiskChange {
             disk,
             image,
             limits,
-        }))
+        };
+        Ok((Command::ChangeDisk(change), undo))
     }
 
     /// Opens the image that takes the place of a disk's, by the rules for disks of a machine that starts.
@@ -131,13 +138,64 @@ impl Model {
         })
     }
 
-    /// The command for `PATCH /network-interfaces/{id}`.
-    pub(super) fn change_net(&mut self, change: NetChange) -> Command {
+    /// The command for `PATCH /network-interfaces/{id}`, and how to undo its effect on the description.
+    pub(super) fn change_net(&mut self, change: NetChange) -> (Command, Undo) {
         let NetChange { net, rx, tx } = change;
+        let Net { id, spec } = self.nets[net].clone();
+        let undo = Undo::Net {
+            id,
+            before: [spec.rx, spec.tx],
+            after: [rx, tx],
+        };
         for spec in [&mut self.nets[net].spec, &mut self.spec.net[net]] {
             (spec.rx, spec.tx) = (rx, tx);
         }
-        Command::LimitNet(change)
+        (Command::LimitNet(change), undo)
+    }
+
+    /// Undoes a change that the machine refused, where nothing else has changed since.
+    pub(super) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Drive { id, before, after } => {
+                let at = self.drives.iter().position(|drive| drive.id == id);
+                let Some(at) = at else { return };
+                let disk = &mut self.drives[at].spec;
+                put_back(&mut disk.path, before.path, &after.path);
+                put_back(&mut disk.bandwidth, before.bandwidth, &after.bandwidth);
+                put_back(&mut disk.iops, before.iops, &after.iops);
+                self.spec.disk[at] = disk.clone();
+            }
+            Undo::Net { id, before, after } => {
+                let at = self.nets.iter().position(|net| net.id == id);
+                let Some(at) = at else { return };
+                let net = &mut self.nets[at].spec;
+                put_back(&mut net.rx, before[0], &after[0]);
+                put_back(&mut net.tx, before[1], &after[1]);
+                self.spec.net[at] = net.clone();
+            }
+        }
+    }
+}
+
+/// What a change did to the description. It is there at once, so that the next change builds on it.
+#[derive(Debug)]
+pub(super) enum Undo {
+    Drive {
+        id: String,
+        before: DiskSpec,
+        after: DiskSpec,
+    },
+    /// The limits of what the guest receives, and of what it sends.
+    Net {
+        id: String,
+        before: [Limits; 2],
+        after: [Limits; 2],
+    },
+}
+
+fn put_back<T: PartialEq>(now: &mut T, before: T, after: &T) {
+    if now == after {
+        *now = before;
     }
 }
 

@@ -98,6 +98,7 @@ impl Routes {
     }
 
     fn answer(&mut self, request: Request<'_>) -> Result<Handled, Fault> {
+        self.machine.look();
         let path = request.path.trim_end_matches('/');
         if let Some(id) = path.strip_prefix("/drives/") {
             return self.drive(request, id);
@@ -170,9 +171,14 @@ impl Routes {
             }
             "PATCH" => {
                 let fields = Fields::parse(request.body)?;
+                let model = self.machine.model();
+                if !model.drives.iter().any(|drive| drive.id == id) {
+                    // Before the start it isn't the name that matters.
+                    self.machine.running()?;
+                }
                 let patch = self.machine.model().read_drive_patch(id, fields)?;
-                let command = self.machine.running()?.change_drive(patch)?;
-                self.command(command)
+                let (command, undo) = self.machine.running()?.change_drive(patch)?;
+                self.machine.change(command, undo).map(Handled::Later)
             }
             method => Err(no_route(method, "/drives/{id}")),
         }
@@ -188,9 +194,13 @@ impl Routes {
             }
             "PATCH" => {
                 let fields = Fields::parse(request.body)?;
+                let model = self.machine.model();
+                if !model.nets.iter().any(|net| net.id == id) {
+                    self.machine.running()?;
+                }
                 let change = self.machine.model().read_net_patch(id, fields)?;
-                let command = self.machine.running()?.change_net(change);
-                self.command(command)
+                let (command, undo) = self.machine.running()?.change_net(change);
+                self.machine.change(command, undo).map(Handled::Later)
             }
             method => Err(no_route(method, "/network-interfaces/{id}")),
         }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use serde_json::json;
 
+use super::changes::Undo;
 use super::fields::Fields;
 use super::http::{Answer, Data, Fault};
 use super::model::Model;
@@ -41,8 +42,18 @@ pub(super) struct Machine {
     phase: Phase,
     /// How many starts were ordered.
     starts: u64,
+    /// Changes of devices that are not answered yet.
+    changes: Vec<Change>,
     /// Signalled when an answer that comes later may be there.
     wake: Arc<Wake>,
+}
+
+/// A change of a device, which the machine may still refuse.
+#[derive(Debug)]
+struct Change {
+    answer: Receiver<Answered>,
+    asker: Sender<Answered>,
+    undo: Undo,
 }
 
 /// An answer that comes later.
@@ -75,6 +86,7 @@ impl Machine {
             before: None,
             phase: Phase::Configuring,
             starts: 0,
+            changes: Vec::new(),
             wake,
         }
     }
@@ -232,6 +244,51 @@ impl Machine {
         })
     }
 
+    /// Sends a command whose effect the description has already. If it is refused, `undo` undoes that.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn change(&mut self, command: Command, undo: Undo) -> Result<Later, Fault> {
+        let sent = self.command(command);
+        let mut later = match sent {
+            Ok(later) => later,
+            Err(fault) => {
+                self.model.undo(undo);
+                return Err(fault);
+            }
+        };
+        if let Later::Command { answer, .. } = &mut later {
+            let (asker, promised) = channel();
+            let answer = std::mem::replace(answer, promised);
+            self.changes.push(Change {
+                answer,
+                asker,
+                undo,
+            });
+        }
+        Ok(later)
+    }
+
+    /// Passes on the answers to changes, and undoes what was refused. Their clients may be gone.
+    fn settle(&mut self) {
+        for change in std::mem::take(&mut self.changes) {
+            let answer = match change.answer.try_recv() {
+                Err(TryRecvError::Empty) => {
+                    self.changes.push(change);
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) => None,
+                Ok(answer) => Some(answer),
+            };
+            if !matches!(answer, Some(Ok(_))) {
+                self.model.undo(change.undo);
+            }
+            if let Some(answer) = answer {
+                let _ = change.asker.send(answer);
+            }
+        }
+    }
+
     /// Ends the machine, or a process that still waits for one.
     ///
     /// # Errors
@@ -294,8 +351,9 @@ impl Machine {
         }
     }
 
-    /// Notices that the machine has started, or could not.
-    fn look(&mut self) {
+    /// Notices that the machine has started, or could not, and what it says about changes.
+    pub fn look(&mut self) {
+        self.settle();
         let Phase::Starting(starting, asker) = &mut self.phase else {
             return;
         };

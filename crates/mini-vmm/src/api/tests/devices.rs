@@ -142,7 +142,8 @@ fn drives_come_in_the_guests_order_and_the_root_is_named() {
         refused(&mut routes, ("PUT", at, &body), 400, why);
     }
     for (at, body, why) in [
-        ("/drives/none", "{}", "drive_id: "),
+        ("/drives/none", "{}", "before starting"),
+        ("/network-interfaces/none", "{}", "before starting"),
         (
             "/drives/root",
             r#"{"rate_limiter": {"ops": 1}}"#,

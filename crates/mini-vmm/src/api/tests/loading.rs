@@ -17,7 +17,10 @@ const PAUSE: (&str, &str) = ("/vm", r#"{"state": "Paused"}"#);
 /// Sends a request whose answer comes later.
 #[track_caller]
 fn begin(served: &mut Served, (path, body): (&str, &str)) -> Awaited {
-    let method = if path == "/vm" { "PATCH" } else { "PUT" };
+    let method = match path == "/actions" {
+        true => "PUT",
+        false => "PATCH",
+    };
     let answer = served.routes.handle(Request {
         method,
         path,
@@ -154,7 +157,10 @@ struct Process {
 impl Process {
     /// Sends a request. Returns whether it was not refused at once.
     fn ask(&mut self, (path, body): (&str, &str)) -> bool {
-        let method = if path == "/vm" { "PATCH" } else { "PUT" };
+        let method = match path == "/actions" {
+            true => "PUT",
+            false => "PATCH",
+        };
         let answer = self.served.routes.handle(Request {
             method,
             path,
@@ -292,4 +298,63 @@ fn a_playground_loads_until_a_client_waits() {
             rest = &rest[at + text.len()..];
         }
     }
+}
+
+/// The path of the disk `a`, and the limits of the network `n`.
+fn devices(served: &mut Served) -> (String, Value) {
+    let config = get(served, "/vm/config");
+    let path = config["drives"][0]["path_on_host"].as_str().unwrap();
+    (
+        path.to_owned(),
+        config["network-interfaces"][0]["rx_rate_limiter"].clone(),
+    )
+}
+
+#[test]
+fn a_change_that_comes_to_nothing_is_not_in_the_description() {
+    let files = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+    files
+        .iter()
+        .for_each(|file| file.as_file().set_len(512).unwrap());
+    let [old, new] = files.each_ref().map(|file| file.path().to_str().unwrap());
+    let (mut served, orders) = routes();
+    let drive = format!(r#"{{"path_on_host": "{old}", "is_root_device": false}}"#);
+    done(&mut served, "PUT", "/drives/a", &drive);
+    let net = r#"{"host_dev_name": "tap0"}"#;
+    done(&mut served, "PUT", "/network-interfaces/n", net);
+    served
+        .routes
+        .machine
+        .draft()
+        .unwrap()
+        .set_kernel("/dev/null");
+    let before = devices(&mut served);
+    assert_eq!(before, (old.to_owned(), Value::Null));
+    let path = format!(r#"{{"path_on_host": "{new}"}}"#);
+    let limiter = r#"{"rx_rate_limiter": {"ops": {"size": 1, "refill_time": 1}}}"#;
+    let patches = [("/drives/a", &*path), ("/network-interfaces/n", limiter)];
+    // A start that fails takes them with it, also if their clients are gone.
+    for stays in [true, false] {
+        let mut start = begin(&mut served, START);
+        let load = Load::of(&orders);
+        let mut awaited = patches.map(|patch| begin(&mut served, patch));
+        assert_ne!(devices(&mut served), before);
+        load.fail(|| {});
+        if stays {
+            for patch in &mut awaited {
+                is_refused(&mut served, patch, "before starting");
+            }
+        }
+        assert_eq!(devices(&mut served), before);
+        is_refused(&mut served, &mut start, "can't start");
+    }
+    // Too many commands wait.
+    let _start = begin(&mut served, START);
+    let _load = Load::of(&orders);
+    let waiting: Vec<_> = (0..128).map(|_| begin(&mut served, PAUSE)).collect();
+    for (at, body) in patches {
+        refused(&mut served, ("PATCH", at, body), 400, "many commands wait");
+    }
+    assert_eq!(devices(&mut served), before);
+    drop(waiting);
 }
