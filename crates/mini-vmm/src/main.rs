@@ -13,6 +13,7 @@ use mini_vmm::api::{self, Api, Model};
 use mini_vmm::cli::firecracker::{self, Firecracker};
 use mini_vmm::cli::{self, Command};
 use mini_vmm::config::file as config_file;
+use mini_vmm::machine::Clock;
 use mini_vmm::outcome::{EXIT_ERROR, Outcome};
 use mini_vmm::snapshot::{self, Place, Snapshot};
 use mini_vmm::vmm::Saved;
@@ -118,7 +119,10 @@ fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
         snapshot.number(id)?;
     }
     let labels = snapshot.labels.clone();
-    let (old, frozen, tracker) = snapshot.map()?;
+    let (old, mut frozen, tracker) = snapshot.map()?;
+    if run.clock_goes_on {
+        frozen.clock = Clock::GoesOn;
+    }
     let spec = snapshot::adapt(old, &run.flags)?;
     log::debug!("{spec:?}");
     let runs = run.resume;

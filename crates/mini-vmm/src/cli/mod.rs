@@ -120,6 +120,9 @@ pub enum Command {
     FirecrackerVersion,
 }
 
+/// A choice of `--clock`.
+const CLOCK_GOES_ON: &str = "goes-on";
+
 /// A command line that describes a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Run {
@@ -139,6 +142,8 @@ pub struct Run {
     pub handler: Option<PathBuf>,
     /// Whether it runs at once.
     pub resume: bool,
+    /// Whether its clock goes on with the time since the snapshot, instead of from where it stood.
+    pub clock_goes_on: bool,
     /// The most bytes of a request's body, if not the default.
     pub max_body: Option<usize>,
     /// How often `-v` was given.
@@ -244,6 +249,21 @@ struct Arguments {
     /// Let it run at once, instead of waiting for `mini-vmm ctl SOCKET resume`
     #[arg(long, requires = "restore", help_heading = "Configuration")]
     resume: bool,
+
+    /// How a saved machine's clock goes on
+    ///
+    /// stands: from where it stood, as if no time had passed. goes-on: with the time since the snapshot, by the hosts' time
+    /// of day.
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "stands",
+        hide_short_help = true,
+        requires = "restore",
+        help_heading = "Configuration"
+    )]
+    #[arg(value_parser = ["stands", CLOCK_GOES_ON])]
+    clock: String,
 
     /// Serve Firecracker's API on a Unix socket
     ///
@@ -424,6 +444,7 @@ fn command_from(
         clone_id: arguments.clone_id,
         handler: arguments.restore_memory.and_then(|from| from.0),
         resume: arguments.resume,
+        clock_goes_on: arguments.clock == CLOCK_GOES_ON,
         max_body: arguments.http_api_max_payload_size,
         verbosity: 0,
     };

@@ -398,6 +398,29 @@ fn restored_memory_is_of_a_file_or_a_handler() {
 }
 
 #[test]
+fn a_saved_machines_clock_stands_unless_the_command_line_says_otherwise() {
+    let goes_on = |more: &[&str]| {
+        let args = ["mini-vmm"].iter().chain(more).map(OsString::from);
+        let command = parse_from(args).ok()?;
+        match command {
+            Command::Run(run) => Some(run.clock_goes_on),
+            _ => None,
+        }
+    };
+    let restore = ["--restore", "snap", "--resume"];
+    assert_eq!(goes_on(&restore), Some(false));
+    for (word, expected) in [
+        ("stands", Some(false)),
+        ("goes-on", Some(true)),
+        ("late", None),
+    ] {
+        let args = [&restore[..], &["--clock", word]].concat();
+        assert_eq!(goes_on(&args), expected, "{word}");
+    }
+    assert_eq!(goes_on(&["--kernel", "k", "--clock", "goes-on"]), None);
+}
+
+#[test]
 fn each_key_has_a_flag() {
     let command = Arguments::command();
     let flags = command.get_arguments().filter_map(clap::Arg::get_long);
@@ -407,6 +430,7 @@ fn each_key_has_a_flag() {
         "restore-memory",
         "resume",
         "clone-id",
+        "clock",
         "http-api-max-payload-size",
         "config",
         "print-config",

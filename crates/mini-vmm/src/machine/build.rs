@@ -18,7 +18,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::error::kvm;
 use super::vcpu_io::MachineIo;
 use super::vcpu_state;
-use super::{Clock, Error, Frozen, Host, Images, Machine, MachineState, fit};
+use super::{Clock, Error, Frozen, Host, Images, Machine, MachineState, fit, tsc};
 use crate::boot::{self, BootRequest, Clockless, Loaded, Watch};
 use crate::config::{HypercallRoute, MsrChange, VmSpec};
 use crate::console::ConsoleOutput;
@@ -154,7 +154,7 @@ impl Loading {
             mapped,
             served,
             msrs,
-            begin,
+            mut begin,
             backends,
         } = self;
         let vm = mapped.vm();
@@ -174,7 +174,7 @@ impl Loading {
         let (sender, events) =
             vcpu_loop::vcpu_events().map_err(|reason| Error::Events { reason })?;
         let mut vcpus = VcpuSet::new(sender);
-        let (ready, cpuid) = create_vcpus(&host.kvm, vm, spec, mapped.memory(), &begin)?;
+        let (ready, cpuid) = create_vcpus(&host.kvm, vm, spec, mapped.memory(), &mut begin)?;
         let config = ParaConfig {
             spec,
             msrs,
@@ -287,7 +287,7 @@ fn create_vcpus(
     vm: &VmFd,
     spec: &VmSpec,
     memory: &GuestMemoryMmap,
-    begin: &Begin,
+    begin: &mut Begin,
 ) -> Result<(Vec<KvmVcpu>, CpuId), Error> {
     let supported = host
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -321,8 +321,9 @@ fn create_vcpus(
                 if spec.hypercall == HypercallRoute::Forward {
                     para::hide_kvm_hypercalls(&mut table);
                 }
-                if let Some(state) = begin.state() {
+                if let Begin::Thaw(state, clock) = begin {
                     check_fit(&fd, &table, state)?;
+                    tsc::move_here(state, &fd, *clock);
                 }
                 cpuid.insert(table)
             }

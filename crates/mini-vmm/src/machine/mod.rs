@@ -9,6 +9,7 @@ mod fit;
 mod host;
 mod images;
 mod state;
+mod tsc;
 mod vcpu_io;
 mod vcpu_state;
 

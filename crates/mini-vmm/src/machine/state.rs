@@ -73,7 +73,7 @@ pub struct VmState {
     realtime_ns: Option<u64>,
 }
 
-/// How a restored machine's kvmclock goes on.
+/// How a restored machine's kvmclock and TSCs go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
     /// From its saved value, as if no time had passed.

@@ -29,7 +29,8 @@ const DRIFT: i128 = 1000;
 /// A vCPU's TSC as an offset, if KVM has `KVM_VCPU_TSC_OFFSET` (since Linux 5.16).
 ///
 /// On the same host, without a reboot, a restore writes the offset, so the guest's TSC includes the time since the
-/// save. Otherwise, the TSC continues from the saved value of MSR 0x10.
+/// save. Otherwise, the TSC continues from the saved value of MSR 0x10. [`moved`](Self::moved) makes one for a host and a
+/// time of the VMM's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TscState {
@@ -38,6 +39,22 @@ pub struct TscState {
     /// When it was read. `None` if the offset was computed for the host that restores it, for example by the KVM API's
     /// algorithm for migration; then a restore always writes it.
     pub read_at: Option<HostMoment>,
+}
+
+impl TscState {
+    /// The state for another host, or the same one later: by KVM's formula for migration (KVM API, "Generic vcpu
+    /// interface", `KVM_VCPU_TSC_OFFSET`). The guest's TSC, which runs at `khz`, had its value at the moment `from`. At the
+    /// moment `to` it is `passed_ns` nanoseconds later. vCPUs that are moved by the same moments stay in sync.
+    #[must_use]
+    pub fn moved(self, from: &HostMoment, to: &HostMoment, passed_ns: u64, khz: u32) -> Self {
+        // Modulo 2^64, as the TSC itself.
+        let passed = u128::from(passed_ns) * u128::from(khz) / 1_000_000;
+        let host = from.tsc.wrapping_sub(to.tsc);
+        TscState {
+            offset: self.offset.wrapping_add(host).wrapping_add(passed as u64),
+            read_at: None,
+        }
+    }
 }
 
 /// A moment on two clocks of a host. Two moments tell whether they are from the same host and boot.
@@ -51,6 +68,12 @@ pub struct HostMoment {
 }
 
 impl HostMoment {
+    /// This moment, at the frequency that `vcpu` has now. `None` if KVM has no offset (before Linux 5.16), or the TSC
+    /// can't be read. The vCPU must not be in the guest.
+    pub fn of(vcpu: &VcpuFd) -> Option<Self> {
+        HostMoment::now(vcpu, calls::tsc_offset(vcpu).ok()?)
+    }
+
     fn now(fd: &VcpuFd, offset: u64) -> Option<Self> {
         let realtime = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
         Some(HostMoment {
@@ -140,6 +163,36 @@ mod tests {
     /// 2 GHz.
     const KHZ: u32 = 2_000_000;
     const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_moved_tsc_stands_or_goes_on_and_vcpus_stay_in_sync() {
+        let [from, to] =
+            [(5_000, 10), (900, 70)].map(|(tsc, realtime_ns)| HostMoment { tsc, realtime_ns });
+        for (offset, passed_ns) in [
+            (0, 0),
+            (0, 3 * SECOND),
+            (u64::MAX - 7, 0),
+            (1 << 63, u64::MAX),
+        ] {
+            let saved = TscState {
+                offset,
+                read_at: Some(from),
+            };
+            let there = saved.moved(&from, &to, passed_ns, KHZ);
+            assert_eq!(there.read_at, None);
+            let [before, after] = [
+                from.tsc.wrapping_add(offset),
+                to.tsc.wrapping_add(there.offset),
+            ];
+            assert_eq!(after.wrapping_sub(before), passed_ns.wrapping_mul(2));
+            let other = TscState {
+                offset: offset.wrapping_add(40),
+                ..saved
+            };
+            let other = other.moved(&from, &to, passed_ns, KHZ);
+            assert_eq!(other.offset.wrapping_sub(there.offset), 40);
+        }
+    }
 
     #[test]
     fn one_host_is_told_from_another() {
