@@ -118,7 +118,7 @@ impl Content<'_> {
         }
         match self.is_served {
             // What no one has asked for yet is not known here.
-            true => Ok(vec![0..manifest.parts.memory.size]),
+            true => Ok(std::iter::once(0..manifest.parts.memory.size).collect()),
             false => memory::touched(memory),
         }
     }
