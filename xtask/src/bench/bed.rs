@@ -56,6 +56,8 @@ enum Purpose {
     /// A load on a device, and the number of requests, few or many.
     Load(Load, u32),
     Boot(Boot),
+    /// The first boot of all of Debian, which is not measured.
+    FirstDebian,
     /// All of Debian.
     Debian,
     /// A saved machine with this much memory goes on.
@@ -96,6 +98,7 @@ impl InBed<'_> {
             .collect();
         if debian::is_wanted(only) {
             debian::prepare(&mut bed, &self.directory)?;
+            bed.patience = Some(debian::PATIENCE);
         }
         let jobs = self.jobs(&inside, only)?;
         for file in std::fs::read_dir(&self.directory)?.flatten() {
@@ -170,9 +173,14 @@ impl InBed<'_> {
             }
         }
         if debian::is_wanted(only) {
-            for (place, subject) in inside.iter().enumerate().filter(|(_, s)| virtio::can(s)) {
-                let words = debian::words(subject, &self.directory)?;
-                jobs.push(Job::new(Purpose::Debian, place, words));
+            let able = || inside.iter().enumerate().filter(|(_, s)| virtio::can(s));
+            let first = able()
+                .take(1)
+                .map(|one| (one, Purpose::FirstDebian, debian::FIRST_JOB));
+            let all = able().map(|one| (one, Purpose::Debian, debian::JOB));
+            for ((place, subject), purpose, job) in first.chain(all) {
+                let words = debian::words(subject, job, &self.directory)?;
+                jobs.push(Job::new(purpose, place, words));
             }
         }
         Ok(jobs)
@@ -217,7 +225,8 @@ impl InBed<'_> {
                     let x = Some(f64::from(memory));
                     report.push("restore-wall", x, &subject.name, wall / 1e6);
                 }
-                Purpose::Debian => debian::add(report, subject, wall, text)?,
+                Purpose::FirstDebian => {}
+                Purpose::Debian => debian::add(report, subject, wall, text),
                 Purpose::Boot(boot) => boots::add(report, boot, subject, wall, text)?,
                 Purpose::Load(load, count) if count == load.counts[0] => {
                     short.insert((load.ids[2], job.subject), wall);
@@ -277,17 +286,15 @@ fn run(bed: &Bed, script: &str) -> (Result<u8>, String, usize) {
     (status, output, runs)
 }
 
-/// All jobs in turn, `rounds` times; timelines once.
+/// All jobs in turn, `rounds` times; first boots and timelines once.
 fn script(jobs: &[Job], rounds: usize) -> String {
     let mut script = "cd /tmp\n".to_owned();
     let has_disk = |job: &Job| matches!(job.purpose, Purpose::Load(..) | Purpose::Debian);
     if jobs.iter().any(has_disk) {
         script.push_str(virtio::BED_SCRIPT);
     }
-    let mut debians = jobs.iter().filter(|job| job.purpose == Purpose::Debian);
-    if let Some(job) = debians.next() {
+    if jobs.iter().any(|job| job.purpose == Purpose::Debian) {
         script.push_str(debian::BED_SCRIPT);
-        script.push_str(&debian::first_boot(&sh_words(&job.words)));
     }
     for job in jobs.iter().filter(|job| !job.before.is_empty()) {
         script.push_str(&format!("bench-probe {}\n", sh_words(&job.before)));
@@ -300,25 +307,28 @@ fn script(jobs: &[Job], rounds: usize) -> String {
             _ => format!("lines {words}"),
         };
         let limit = match job.purpose {
-            Purpose::Debian => debian::LIMIT,
-            _ => LIMIT,
+            // Its words have their own.
+            Purpose::FirstDebian | Purpose::Debian => String::new(),
+            _ => format!("timeout -s KILL {LIMIT} "),
         };
         format!(
-            "echo {MARK}{number}; timeout -s KILL {limit} bench-probe {words} 2>/tmp/stderr \\\n\
+            "echo {MARK}{number}; {limit}bench-probe {words} 2>/tmp/stderr \\\n\
              || tail -n 5 /tmp/stderr\n"
         )
     };
-    let is_once = |job: &Job| job.purpose == Purpose::Boot(Boot::Timeline);
+    // The round in which a job runs, if it does so only once. Timelines are the last jobs.
+    let only_round = |job: &Job| match job.purpose {
+        Purpose::FirstDebian => Some(0),
+        Purpose::Boot(Boot::Timeline) => Some(rounds - 1),
+        _ => None,
+    };
     let turns: Vec<(usize, &Job)> = jobs.iter().enumerate().collect();
     for round in 0..rounds {
         for group in turns.chunk_by(|(_, a), (_, b)| a.purpose == b.purpose) {
             let mut group = group.to_vec();
             order::of_round(&mut group, round);
-            // Timelines are the last jobs.
-            for (number, job) in group
-                .into_iter()
-                .filter(|(_, job)| !is_once(job) || round + 1 == rounds)
-            {
+            group.retain(|(_, job)| only_round(job).is_none_or(|only| only == round));
+            for (number, job) in group {
                 script.push_str(&line(number, job));
             }
         }
