@@ -7,13 +7,15 @@
 
 mod bare;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
 use bare::lab::{MAGIC, PARA, RBX, REGISTERS, STUB, call, registers};
 use bare::registration::Registration;
 use bare::registration::Verdict::Registered;
-use bare::{Asm, Running, Vm, guest};
+use bare::virtio::COUNT;
+use bare::{Asm, Running, Vm, guest, is_long};
 use mini_vmm::layout::{self, KIB, MIB, PAGE_SIZE, SERIAL};
 use para_abi::KvmErrno;
 use para_abi::vmm::VMM_HC_SNAPSHOT;
@@ -99,6 +101,45 @@ fn a_guest_that_may_not_or_can_not_is_told() {
     assert_eq!(answers(&ended.stdout), expected);
 }
 
+/// Counts its snapshots, prints their number, asks for the next one, and prints the answer. The original then powers off;
+/// a clone goes on.
+fn counting_guest() -> Asm {
+    guest(|asm| {
+        register(asm);
+        asm.store(COUNT, 0);
+        asm.forever(|asm| {
+            asm.rdi(COUNT).raw(&[0xff, 0x07]).show(COUNT, 8); // inc dword [rdi]
+            ask(asm, 0);
+            asm.load(REGISTERS).compare_eax(0).if_equal(|asm| {
+                asm.power_off();
+            });
+        });
+    })
+}
+
+/// Each clone asks for the next snapshot, and ends as its original. With `--long`, ten thousand times.
+#[test]
+fn clones_of_clones_ask_again() {
+    let test = "clones_of_clones_ask_again";
+    let Some(mut vm) = Vm::new(test, &counting_guest()) else {
+        return;
+    };
+    let dir = vm.path("snaps");
+    fs::create_dir(&dir).unwrap();
+    let to = ["--snapshot-dir".as_ref(), dir.as_os_str()];
+    assert_eq!(answers(&vm.args(to).run().expect(0).stdout), [1, 0]);
+    let rounds = if is_long(test) { 10_000 } else { 5 };
+    for round in 0..rounds {
+        // The old one's name is free again.
+        let old = dir.join(if round % 2 == 0 { "1" } else { "2" });
+        let mut clone = vm.restoring(&old);
+        let ended = clone.args(to).args(["--resume", "--clone-id", "3"]).run();
+        let printed = answers(&ended.expect(0).silent().stdout);
+        assert_eq!(printed, [3, round + 2, 0]);
+        fs::remove_dir_all(&old).unwrap();
+    }
+}
+
 /// What all clones read, and none writes.
 const SHARED: u64 = 20 * MIB;
 const SHARED_SIZE: u64 = 8 * MIB;
@@ -156,6 +197,7 @@ impl Share {
     }
 }
 
+/// A hundred at once; with `--long`, ten times.
 #[test]
 fn a_hundred_clones_at_once_have_their_own_identity_and_share_the_rest() {
     const CLONES: usize = 100;
@@ -168,36 +210,45 @@ fn a_hundred_clones_at_once_have_their_own_identity_and_share_the_rest() {
     let mut original = vm.start();
     original.await_many(PRINTED);
     let snap = fs::canonicalize(dir.join("1")).unwrap();
-    let mut clones: Vec<_> = (1..=CLONES)
-        .map(|number| {
-            let number = number.to_string();
-            let mut clone = vm.restoring(&snap);
-            clone.args(["--resume", "--clone-id", &number]).start()
-        })
-        .collect();
-    let mut printed = vec![original.output()];
-    for clone in &mut clones {
-        clone.await_many(PRINTED);
-        printed.push(clone.output());
+    let mut ids = HashSet::from([identity(&original, 0)]);
+    let rounds = if is_long(test) { 10 } else { 1 };
+    for _ in 0..rounds {
+        let mut clones: Vec<_> = (1..=CLONES)
+            .map(|number| {
+                let number = number.to_string();
+                let mut clone = vm.restoring(&snap);
+                clone.args(["--resume", "--clone-id", &number]).start()
+            })
+            .collect();
+        for (clone, number) in clones.iter_mut().zip(1..) {
+            clone.await_many(PRINTED);
+            ids.insert(identity(clone, number));
+        }
+        check_shares(&clones, &snap.join("memory"));
     }
-    for (number, printed) in printed.iter().enumerate() {
-        assert_eq!(answers(&printed[..8]), [number as i64]);
-        assert_eq!(printed.len(), PRINTED);
-        assert_eq!(printed[PRINTED - 1], 0x88);
-    }
-    let mut ids: Vec<_> = printed.iter().map(|printed| &printed[8..24]).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), CLONES + 1, "{ids:x?}");
-    let memory = snap.join("memory");
+    assert_eq!(ids.len(), rounds * CLONES + 1);
+}
+
+/// The generation ID that a guest has printed. Its call must have returned `number`.
+#[track_caller]
+fn identity(running: &Running, number: i64) -> Vec<u8> {
+    let printed = running.output();
+    assert_eq!(answers(&printed[..8]), [number]);
+    assert_eq!(printed.len(), PRINTED);
+    assert_eq!(printed[PRINTED - 1], 0x88);
+    printed[8..PRINTED - 1].to_vec()
+}
+
+/// Checks that all of them together have what one has, and what each has written.
+fn check_shares(clones: &[Running], memory: &Path) {
+    const WRITTEN: u64 = 128 * KIB;
     let mut proportional = 0;
-    for clone in &clones {
-        let share = Share::of(clone, &memory);
+    for clone in clones {
+        let share = Share::of(clone, memory);
         assert!(share.resident >= SHARED_SIZE, "{share:?}");
-        assert!(share.written <= 128 * KIB, "{share:?}");
+        assert!(share.written <= WRITTEN, "{share:?}");
         proportional += share.proportional;
     }
-    // All of them together have what one has, and what each has written.
-    let most = SHARED_SIZE + MIB + CLONES as u64 * 128 * KIB;
+    let most = SHARED_SIZE + MIB + clones.len() as u64 * WRITTEN;
     assert!(proportional <= most, "{proportional} of {most}");
 }
