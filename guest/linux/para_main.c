@@ -36,6 +36,7 @@
 
 #include "para_abi.h"
 #include "para.h"
+#include "para_snapshot.h"
 #include "stub.h"
 
 /* Boot marks, which the VMM logs. */
@@ -376,6 +377,7 @@ static struct attribute *para_attrs[] = {
 	&nop_ns_attr.attr,
 	&port_ns_attr.attr,
 	&exit_attr.attr,
+	&para_snapshot_attr.attr,
 	NULL,
 };
 
@@ -519,11 +521,13 @@ static int __init para_init(void)
 		if (error)
 			return error;
 	}
+	para_snapshot_init();
 	para_kobj = kobject_create_and_add("para", kernel_kobj);
 	error = para_kobj ? sysfs_create_group(para_kobj, &para_group) :
 			    -ENOMEM;
 	if (error) {
 		kobject_put(para_kobj);
+		para_snapshot_exit();
 		para_unregister_all();
 	}
 	return error;
@@ -533,6 +537,7 @@ static void __exit para_exit(void)
 {
 	sysfs_remove_group(para_kobj, &para_group);
 	kobject_put(para_kobj);
+	para_snapshot_exit();
 	para_unregister_all();
 }
 

@@ -25,7 +25,15 @@ const NEEDS: &[Need] = &[
 ];
 
 /// The driver's sources, in `guest/linux`.
-const SOURCES: &[&str] = &["Kbuild", "para.c", "para_test.c", "para.h", "stub.h"];
+const SOURCES: &[&str] = &[
+    "Kbuild",
+    "para_main.c",
+    "para_snapshot.c",
+    "para_snapshot.h",
+    "para_test.c",
+    "para.h",
+    "stub.h",
+];
 
 /// The header that the driver shares with the crates.
 const HEADER: &str = "crates/para-abi/include/para_abi.h";
