@@ -10,10 +10,11 @@ const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
 
 /// An archive that grows entry by entry.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
-    directories: BTreeSet<String>,
+    /// Its entries, without the slash at their start.
+    paths: BTreeSet<String>,
     inode: u32,
 }
 
@@ -21,14 +22,18 @@ impl Archive {
     /// Adds the directory `path` (absolute, like every path here) and those above it.
     pub fn directory(&mut self, path: &str) {
         let path = path.trim_matches('/');
-        if path.is_empty() || self.directories.contains(path) {
+        if path.is_empty() || self.has(path) {
             return;
         }
         if let Some((above, _)) = path.rsplit_once('/') {
             self.directory(above);
         }
-        self.directories.insert(path.to_owned());
         self.entry(path, DIRECTORY, &[]);
+    }
+
+    /// Whether it has the directory or file `path`.
+    pub fn has(&self, path: &str) -> bool {
+        self.paths.contains(path.trim_matches('/'))
     }
 
     /// Adds an executable file, and the directories above it.
@@ -49,6 +54,7 @@ impl Archive {
     }
 
     fn entry(&mut self, path: &str, mode: u32, data: &[u8]) {
+        self.paths.insert(path.to_owned());
         // The inode identifies hard links, so every entry has its own.
         self.inode += 1;
         let (size, name_size) = (data.len(), path.len() + 1);

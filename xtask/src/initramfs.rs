@@ -176,14 +176,21 @@ fn on_terminal((rows, columns): (u16, u16), command: &str) -> String {
     )
 }
 
-/// Adds a host file at `guest_path`, and the libraries that it needs if it is a dynamic program.
+/// Whether a file needs libraries: a program that names its loader, or a library itself, which names none.
+fn needs_libraries(path: &Path, data: &[u8]) -> bool {
+    let is_library = path.extension().is_some_and(|ending| ending == "so");
+    data.starts_with(b"\x7fELF") && (is_library || !is_static(data))
+}
+
+/// Adds a host file at `guest_path`, and the libraries that it needs.
 pub fn add_program(archive: &mut Archive, host: &Path, guest_path: &str) -> Result<()> {
     let data = read(host)?;
-    let is_dynamic = data.starts_with(b"\x7fELF") && !is_static(&data);
     archive.file(guest_path, &data);
-    if is_dynamic {
+    if needs_libraries(host, &data) {
         for library in libraries(host)? {
-            archive.file(&library, &read(Path::new(&library))?);
+            if !archive.has(&library) {
+                archive.file(&library, &read(Path::new(&library))?);
+            }
         }
     }
     Ok(())
@@ -220,10 +227,27 @@ mod tests {
     }
 
     #[test]
+    fn programs_with_a_loader_and_libraries_need_libraries() {
+        let needs = |path: &str, data: &[u8]| needs_libraries(Path::new(path), data);
+        assert!(needs(
+            "program",
+            b"\x7fELF....\0/lib64/ld-linux-x86-64.so.2\0"
+        ));
+        assert!(needs("module.so", b"\x7fELF"));
+        assert!(!needs("program", b"\x7fELF"));
+        assert!(!needs("linker-script.so", b"GROUP ( libc.so.6 )"));
+    }
+
+    #[test]
     fn an_added_program_is_a_file_of_the_archive() {
         let mut archive = Archive::default();
         let own = std::env::current_exe().unwrap();
         add_program(&mut archive, &own, "/bin/own").unwrap();
-        assert!(archive.finish().len() > read(&own).unwrap().len());
+        let once = archive.clone().finish().len();
+        let size = read(&own).unwrap().len();
+        assert!(once > size);
+        // Its libraries are there already.
+        add_program(&mut archive, &own, "/bin/two").unwrap();
+        assert!(archive.finish().len() < once + size + 1024);
     }
 }

@@ -52,6 +52,41 @@ pub fn python() -> Result<PathBuf> {
         .context("the environment was not made")
 }
 
+/// Prints the interpreter and all modules that a script uses, without its own work.
+const FILES_OF: &str = "import os, runpy, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+runpy.run_path(sys.argv[1])
+print(os.path.realpath(sys.executable))
+print(*{m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)}, sep='\\n')";
+
+/// A script with everything that it needs.
+#[derive(Debug)]
+pub struct Program {
+    /// The Python that runs it.
+    pub interpreter: PathBuf,
+    /// Where that finds the packages of the environment.
+    pub packages: PathBuf,
+    /// The modules, of the standard library, the environment, and beside the script.
+    pub modules: Vec<PathBuf>,
+}
+
+/// The files for a script that does its work only as `__main__`.
+pub fn program(script: &Path) -> Result<Program> {
+    let python = python()?;
+    let mut files = Command::new(&python);
+    files.args(["-B", "-c", FILES_OF]).arg(script);
+    let text = capture_text(&mut files)?;
+    let mut lines = text.lines().map(PathBuf::from);
+    let interpreter = lines.next().context("Python named no interpreter")?;
+    let mut packages = Command::new(&python);
+    packages.args(["-c", "import site; print(*site.getsitepackages())"]);
+    Ok(Program {
+        interpreter,
+        packages: capture_text(&mut packages)?.into(),
+        modules: lines.collect(),
+    })
+}
+
 fn python3() -> Command {
     Command::new("python3")
 }

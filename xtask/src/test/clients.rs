@@ -9,9 +9,10 @@ use anyhow::Result;
 use super::beds::add_stripped;
 use super::cases::{Case, Image, LINUX, POWER_BUTTON};
 use crate::bed::Bed;
-use crate::build;
 use crate::kernels::Series;
-use crate::workspace::Scratch;
+use crate::process::{sh_words, write};
+use crate::workspace::{Scratch, root};
+use crate::{build, venv};
 
 /// The program that clients start in the bed.
 pub const FIRECRACKER: &str = "/tmp/firecracker";
@@ -21,19 +22,47 @@ pub const FIRECRACKER: &str = "/tmp/firecracker";
 pub enum Client {
     /// Of `clients/examples`.
     Rust(&'static str),
+    /// Of `clients/python`.
+    Python(&'static str),
 }
 
 impl Client {
     /// Its path in the bed.
     pub fn path(self) -> String {
-        let Client::Rust(name) = self;
+        let (Client::Rust(name) | Client::Python(name)) = self;
         format!("/bin/{name}")
     }
 
-    /// Adds it to the bed.
+    /// Adds it to the bed, with all that it needs.
     pub fn add(self, bed: &mut Bed, scratch: &Scratch) -> Result<()> {
-        let Client::Rust(name) = self;
-        add_stripped(bed, &build::client(name)?, &self.path(), scratch)
+        match self {
+            Client::Rust(name) => add_stripped(bed, &build::client(name)?, &self.path(), scratch),
+            Client::Python(name) => self.add_script(name, bed, scratch),
+        }
+    }
+
+    /// Adds a script, its modules at their paths on the host, the interpreter, and a program that starts it.
+    fn add_script(self, name: &str, bed: &mut Bed, scratch: &Scratch) -> Result<()> {
+        let script = root().join(format!("clients/python/{name}.py"));
+        let program = venv::program(&script)?;
+        for file in program
+            .modules
+            .iter()
+            .chain([&program.interpreter, &script])
+        {
+            bed.add(file, &file.to_string_lossy());
+        }
+        let words = [&program.interpreter, &script].map(|path| path.to_string_lossy().into_owned());
+        let packages = program.packages.to_string_lossy().into_owned();
+        let start = format!(
+            "#!/bin/sh\nexport PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={}\nexec {} \"$@\"\n",
+            sh_words(&[packages]),
+            sh_words(&words)
+        );
+        let starter = scratch.path(name);
+        write(&starter, start)?;
+        bed.add(&starter, &self.path());
+        Ok(())
     }
 }
 
@@ -55,6 +84,7 @@ const DEBIAN: Case = Case {
 
 const FCTOOLS: Option<Client> = Some(Client::Rust("fctools_boots"));
 const RS_SDK: Option<Client> = Some(Client::Rust("firecracker_rs_sdk_boots"));
+const DUD: Option<Client> = Some(Client::Python("dud_boots"));
 
 /// The cases.
 #[rustfmt::skip]
@@ -64,4 +94,5 @@ pub const CASES: &[Case] = &[
         ..CLIENT },
     Case { name: "client-debian-fctools", client: FCTOOLS, ..DEBIAN },
     Case { name: "client-debian-firecracker-rs-sdk", client: RS_SDK, cpus: 2, long: true, ..DEBIAN },
+    Case { name: "client-debian-dud", client: DUD, long: true, ..DEBIAN },
 ];
