@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,20 +67,22 @@ impl SocketFile {
 
     /// As [`listen`](Self::listen), in a directory that is locked.
     fn listen_locked(path: &Path, backlog: i32) -> Result<(SocketFile, UnixListener), ListenError> {
-        let address = SocketAddrUnix::new(path)?;
-        check_free(path, &address)?;
-        let listener = stream_socket()?;
-        bind(&listener, &address)?;
-        let setup = || {
-            // Before anyone can connect.
-            fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
-            let metadata = fs::symlink_metadata(path)?;
-            listen(&listener, backlog)?;
-            Ok::<_, io::Error>((metadata.dev(), metadata.ino()))
+        check_free(path, &SocketAddrUnix::new(path)?)?;
+        // A program that waits for the file connects at once, so the file gets this name when its socket listens.
+        let early = early_name(path);
+        let named = bound(&early, backlog).and_then(|bound| {
+            let linked = fs::hard_link(&early, path);
+            fs::remove_file(&early)?;
+            linked.map(|()| bound)
+        });
+        let (listener, id) = match named {
+            Ok(bound) => bound,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(ListenError::InUse);
+            }
+            // The other name is too long, or the file system has no links.
+            Err(_) => bound(path, backlog)?,
         };
-        let id = setup().inspect_err(|_| {
-            let _ = fs::remove_file(path);
-        })?;
         let file = SocketFile {
             path: path.to_owned(),
             id,
@@ -110,6 +114,30 @@ impl Drop for SocketFile {
             log::warn!("{}: the socket's file stays: {error}", self.path.display());
         }
     }
+}
+
+/// A socket that listens at `path`, and the file's identity. Only the owner can connect.
+fn bound(path: &Path, backlog: i32) -> io::Result<(OwnedFd, (u64, u64))> {
+    let listener = stream_socket()?;
+    bind(&listener, &SocketAddrUnix::new(path)?)?;
+    let setup = || {
+        // Before anyone can connect.
+        fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+        let metadata = fs::symlink_metadata(path)?;
+        listen(&listener, backlog)?;
+        Ok::<_, io::Error>((metadata.dev(), metadata.ino()))
+    };
+    let id = setup().inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })?;
+    Ok((listener, id))
+}
+
+/// A name in the directory of `path` that no other socket has.
+fn early_name(path: &Path) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{}-{number}", process::id()))
 }
 
 /// Locks the directory of `path` against other processes that look for a free path in it. Otherwise two could find the
@@ -193,6 +221,27 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_listens_as_soon_as_its_file_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let address = SocketAddrUnix::new(&path).unwrap();
+        for _ in 0..200 {
+            let (file, listener) = thread::scope(|scope| {
+                let client = scope.spawn(|| {
+                    while !path.exists() {}
+                    connect(stream_socket().unwrap(), &address)
+                });
+                let both = SocketFile::listen(&path, 1).unwrap();
+                client.join().unwrap().unwrap();
+                both
+            });
+            drop(file);
+            close(listener);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
