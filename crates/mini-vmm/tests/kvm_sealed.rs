@@ -12,7 +12,7 @@ mod sealed;
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use bare::lab::{self, MAGIC, PARA, Route, STUB, registers};
 use bare::namespace::{is_inside, make_tap, shell};
 use bare::registration::{Registration, Verdict};
-use bare::virtio::{DISK, ENTROPY, STATUS, by_mmio, by_pci, network};
+use bare::virtio::{DISK, ENTROPY, SOCKETS, STATUS, by_mmio, by_pci, network};
 use bare::{Asm, guest};
 use mini_vmm::layout::{self, MIB};
 use para_abi::kvm::{KVM_HC_CLOCK_PAIRING, KVM_HC_KICK_CPU, KVM_HC_SEND_IPI};
@@ -204,6 +204,40 @@ fn networks_send_and_receive() {
     expect(test, &by_pci, "--hypercall=pio pci net tap", "PowerOff");
     drop(alive);
     sender.join().unwrap();
+}
+
+/// Processes of the host connect. The guest's own connection is reset, although somebody listens.
+#[test]
+fn sockets_connect_to_the_guest_only() {
+    let test = "sockets_connect_to_the_guest_only";
+    let after_a_few = |asm: &mut Asm| {
+        asm.compare_eax(20).if_equal(|asm| {
+            asm.power_off();
+        });
+    };
+    let guests = [
+        ("mmio", by_mmio(&SOCKETS, after_a_few)),
+        ("pci", by_pci(&SOCKETS, after_a_few)),
+    ];
+    for (transport, guest) in guests {
+        let task = format!("--hypercall=pio {transport} vsock sealed");
+        let Some((child, vm)) = start(test, &guest, &task) else {
+            return;
+        };
+        let listener = UnixListener::bind(vm.path("v_52")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        // Until the guest powers off.
+        let mut answers = 0;
+        while answers == 0 || vm.path("v").exists() {
+            let Ok(mut client) = UnixStream::connect(vm.path("v")) else {
+                continue;
+            };
+            let _ = client.write_all(b"CONNECT 7\nhello");
+            answers += client.read(&mut [0; 64]).unwrap_or(0);
+        }
+        assert_eq!(end(child).as_deref(), Ok("PowerOff\n"));
+        assert!(listener.accept().is_err(), "the guest connected");
+    }
 }
 
 #[test]

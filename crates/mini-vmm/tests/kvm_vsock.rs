@@ -10,9 +10,10 @@ mod bare;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bare::http::Client;
 use bare::virtio::{SOCKETS, by_mmio, by_pci};
 use bare::{Asm, Built, Vm};
 use mini_vmm::boot::Unwatched;
@@ -47,9 +48,9 @@ fn spec(vm: &Vm, virtio: VirtioSpec) -> VmSpec {
 }
 
 /// Connects to the guest, whatever its state: a guest that is reset closes its clients.
-fn connect(vm: &Vm) -> UnixStream {
+fn connect(socket: &Path) -> UnixStream {
     loop {
-        let mut client = UnixStream::connect(socket(vm)).unwrap();
+        let mut client = UnixStream::connect(socket).unwrap();
         let mut line = [0; 64];
         // The guest may have been reset meanwhile.
         if client.write_all(b"CONNECT 7\n").is_ok()
@@ -87,7 +88,7 @@ fn data_goes_both_ways_and_ends() {
         machine.resume().unwrap();
         let (mut from_guest, _) = listener.accept().unwrap();
         assert!(echoes(&mut from_guest, 50), "the guest's connection");
-        let mut client = connect(&vm);
+        let mut client = connect(&socket(&vm));
         assert!(echoes(&mut client, 50), "the host's connection");
         // A pause leaves it there.
         machine.pause().unwrap();
@@ -123,7 +124,7 @@ fn a_reset_ends_connections_and_new_ones_follow() {
         let machine = Vmm::build(&spec).unwrap();
         machine.resume().unwrap();
         while machine.describe().unwrap().resets < 3 {
-            let mut client = connect(&vm);
+            let mut client = connect(&socket(&vm));
             assert!(!echoes(&mut client, 1000), "no reset");
         }
         machine.stop().unwrap();
@@ -142,7 +143,7 @@ fn a_restored_guest_has_new_connections_only() {
         let images = Images::open(&spec, &Unwatched).unwrap();
         let first = Built::with_images(&spec, &images);
         first.machine.start().unwrap();
-        let mut client = connect(&vm);
+        let mut client = connect(&socket(&vm));
         assert!(echoes(&mut client, 5));
         first.machine.pause().unwrap();
         let snapshot = first.save();
@@ -152,8 +153,60 @@ fn a_restored_guest_has_new_connections_only() {
         let second = Built::with_images(&spec, &images);
         second.restore(&snapshot);
         second.machine.start().unwrap();
-        let mut client = connect(&vm);
+        let mut client = connect(&socket(&vm));
         assert!(echoes(&mut client, 5));
         second.machine.pause().unwrap();
+    }
+}
+
+/// Two machines go on with one snapshot, each on a socket of its own.
+#[test]
+fn copies_have_sockets_of_their_own() {
+    let test = "copies_have_sockets_of_their_own";
+    let [_, (_, guest)] = guests(|_| ());
+    let Some(mut vm) = Vm::new(test, &guest) else {
+        return;
+    };
+    let api = vm.path("api");
+    vm.args(["--api-sock".as_ref(), api.as_os_str()]);
+    let mut running = vm.args(["--vsock=cid=3,socket=v", "--serial=off"]).start();
+    let mut client = Client::connect(&mut running, &api);
+    let shown = client.get("/vm/config")["vsock"].clone();
+    assert_eq!(shown, serde_json::json!({"guest_cid": 3, "uds_path": "v"}));
+    assert!(echoes(&mut connect(&socket(&vm)), 3));
+    client.set_state("Paused");
+    let files = r#"{"snapshot_path": "vm.state", "mem_file_path": "vm.memory"}"#;
+    client.done("PUT", "/snapshot/create", files);
+    client.act("Stop");
+    running.end().expect(0);
+    assert!(!socket(&vm).exists());
+    let load = |socket: &str| {
+        format!(
+            r#"{{"snapshot_path": "vm.state", "mem_backend": {{"backend_type": "File", "backend_path": "vm.memory"}},
+            "resume_vm": true, "vsock_override": {socket}}}"#
+        )
+    };
+    let mut machines = Vec::new();
+    for name in ["a", "b"] {
+        let api = vm.path(&format!("api-{name}"));
+        let mut running = vm.loading(&api).start();
+        let mut client = Client::connect(&mut running, &api);
+        let long = format!(r#"{{"uds_path": "{}"}}"#, "x".repeat(97));
+        for (socket, why) in [
+            ("{}", "vsock_override: uds_path: "),
+            (r#"{"uds_path": ""}"#, "vsock_override: "),
+            (&*long, "is too long"),
+        ] {
+            client.refused("PUT", "/snapshot/load", &load(socket), why);
+        }
+        let body = load(&format!(r#"{{"uds_path": "{name}"}}"#));
+        client.done("PUT", "/snapshot/load", &body);
+        assert_eq!(client.get("/vm/config")["vsock"]["uds_path"], name);
+        machines.push((running, client, vm.path(name)));
+    }
+    for (running, mut client, socket) in machines {
+        assert!(echoes(&mut connect(&socket), 3));
+        client.act("Stop");
+        running.end().expect(0);
     }
 }

@@ -11,7 +11,7 @@ use seccompiler::{
 use vcpu_loop::kvm::seccomp;
 
 /// What a process always does with what it has: read, write, wait, start and end threads.
-const USUAL: [i64; 42] = [
+const USUAL: [i64; 43] = [
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
@@ -26,6 +26,7 @@ const USUAL: [i64; 42] = [
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
     libc::SYS_shutdown,
     libc::SYS_poll,
     libc::SYS_ppoll,

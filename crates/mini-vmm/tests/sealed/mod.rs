@@ -13,7 +13,7 @@ use std::process::{self, Child, Command, Stdio};
 
 use mini_vmm::config::{
     DiskSpec, HypercallRoute, Limit, Limits, LinkSpec, NetSpec, OnReboot, RngSpec, SerialSpec,
-    VirtioSpec, VmSpec,
+    VirtioSpec, VmSpec, VsockSpec,
 };
 use mini_vmm::layout::{self, MIB};
 use mini_vmm::vmm::{Handle, Vmm};
@@ -64,6 +64,7 @@ fn child() {
         rng: has("rng").then(RngSpec::default),
         disk: disk(&folder, &task).into_iter().collect(),
         net: net(&task).into_iter().collect(),
+        vsock: has("vsock").then(|| VsockSpec::new(3, folder.join("v"))),
         virtio: match has("mmio") {
             true => VirtioSpec::Mmio,
             false => VirtioSpec::Pci,
@@ -79,6 +80,7 @@ fn child() {
         ("rng", "--rng on"),
         ("disk", "--disk path=FILE"),
         ("net", "--net"),
+        ("vsock", "--vsock cid=N,socket=PATH"),
     ];
     // When the control loop answers, it has all that it needs.
     machine.describe().unwrap();
