@@ -62,6 +62,14 @@ impl Stack {
         self.replies = VecDeque::new();
     }
 
+    /// Lets the first pair of queues have what another one can't take any more. Returns whether there was something.
+    pub(crate) fn move_to_first(&mut self, pair: usize) -> bool {
+        let connections = self.connections.iter_mut().map(|one| &mut one.pair);
+        let replies = self.replies.iter_mut().map(|(its, _)| its);
+        let moved = connections.chain(replies).filter(|its| **its == pair);
+        moved.map(|its| *its = 0).count() != 0
+    }
+
     /// Takes a frame for the service from a pair of queues.
     pub(crate) fn take(&mut self, frame: &[u8], pair: usize, now: Instant) {
         match packet::read(frame) {

@@ -6,7 +6,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::time::{
@@ -18,36 +19,41 @@ use virtio_models::net::{Frame, HEADER, Link, LinkError, Offloads, Room};
 use crate::mmds::{HEAD, Stack, is_for};
 use crate::sync::lock;
 
-/// The link of a pair of queues, with the service that all pairs of the device share.
-pub(super) struct WithMmds<L> {
-    link: L,
-    pair: usize,
-    address: Ipv4Addr,
-    stack: Arc<Mutex<Stack>>,
+/// The service's end of a device, which all pairs of queues share.
+pub(super) struct Shared {
+    stack: Mutex<Stack>,
+    /// That of the first pair, which is never switched off.
+    first: OnceLock<Arc<Alarm>>,
+}
+
+impl Shared {
+    pub(super) fn new(stack: Stack) -> Arc<Self> {
+        Arc::new(Shared {
+            stack: Mutex::new(stack),
+            first: OnceLock::new(),
+        })
+    }
+}
+
+/// Wakes a pair of queues for a frame of the service.
+struct Alarm {
     /// Readable when the service has a frame.
     timer: OwnedFd,
     /// Whether it may have one at some time.
-    is_waiting: bool,
-    frame: Vec<u8>,
+    is_waiting: AtomicBool,
 }
 
-impl<L: Link> WithMmds<L> {
-    pub(super) fn new(link: L, pair: usize, stack: Arc<Mutex<Stack>>) -> io::Result<Self> {
+impl Alarm {
+    fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let address = lock(&stack).address();
-        Ok(WithMmds {
-            link,
-            pair,
-            address,
-            stack,
+        Ok(Alarm {
             timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
-            is_waiting: false,
-            frame: Vec::new(),
+            is_waiting: AtomicBool::new(false),
         })
     }
 
     /// Sets the timer for the service's next frame. That also clears it.
-    fn wait(&mut self, at: Option<Instant>, now: Instant) -> Result<(), LinkError> {
+    fn set(&self, at: Option<Instant>, now: Instant) -> Result<(), LinkError> {
         const NONE: Timespec = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -61,25 +67,66 @@ impl<L: Link> WithMmds<L> {
             it_interval: NONE,
             it_value: at.map_or(NONE, wait),
         };
-        self.is_waiting = at.is_some();
+        self.is_waiting.store(at.is_some(), Ordering::Relaxed);
         let set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times);
         set.map(drop)
             .map_err(|errno| LinkError::Refused(errno.into()))
     }
+}
+
+/// The link of a pair of queues, with the service.
+pub(super) struct WithMmds<L> {
+    link: L,
+    pair: usize,
+    address: Ipv4Addr,
+    shared: Arc<Shared>,
+    alarm: Arc<Alarm>,
+    frame: Vec<u8>,
+}
+
+impl<L: Link> WithMmds<L> {
+    pub(super) fn new(link: L, pair: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let address = lock(&shared.stack).address();
+        let alarm = Arc::new(Alarm::new()?);
+        if pair == 0 {
+            let _ = shared.first.set(Arc::clone(&alarm));
+        }
+        Ok(WithMmds {
+            link,
+            pair,
+            address,
+            shared,
+            alarm,
+            frame: Vec::new(),
+        })
+    }
+
+    /// Moves what is under way to the first pair.
+    fn move_away(&self) -> Result<(), LinkError> {
+        let now = Instant::now();
+        let mut stack = lock(&self.shared.stack);
+        let has_moved = stack.move_to_first(self.pair);
+        let at = stack.wake_at(0, now);
+        drop(stack);
+        match self.shared.first.get() {
+            Some(first) if has_moved => first.set(at, now),
+            _ => Ok(()),
+        }
+    }
 
     /// The service's next frame, if there is one now.
     fn next(&mut self) -> Result<bool, LinkError> {
-        if !self.is_waiting {
+        if !self.alarm.is_waiting.load(Ordering::Relaxed) {
             return Ok(false);
         }
         let now = Instant::now();
-        let mut stack = lock(&self.stack);
+        let mut stack = lock(&self.shared.stack);
         if stack.next(self.pair, now, &mut self.frame) {
             return Ok(true);
         }
         let at = stack.wake_at(self.pair, now);
         drop(stack);
-        self.wait(at, now)?;
+        self.alarm.set(at, now)?;
         Ok(false)
     }
 }
@@ -90,7 +137,7 @@ impl<L: Link> Link for WithMmds<L> {
     }
 
     fn alarm(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.timer.as_fd())
+        Some(self.alarm.timer.as_fd())
     }
 
     fn has_headers(&self) -> bool {
@@ -102,11 +149,14 @@ impl<L: Link> Link for WithMmds<L> {
     }
 
     fn forget(&mut self) {
-        lock(&self.stack).clear();
+        lock(&self.shared.stack).clear();
         self.link.forget();
     }
 
     fn set_active(&mut self, active: bool) -> Result<(), LinkError> {
+        if !active {
+            self.move_away()?;
+        }
         self.link.set_active(active)
     }
 
@@ -121,14 +171,14 @@ impl<L: Link> Link for WithMmds<L> {
         self.frame.resize(frame.len(), 0);
         let len = frame.copy_to(0, &mut self.frame);
         let now = Instant::now();
-        let mut stack = lock(&self.stack);
+        let mut stack = lock(&self.shared.stack);
         // The guest may have changed it since the first look.
         if is_for(&self.frame[..len], self.address) {
             stack.take(&self.frame[..len], self.pair, now);
         }
         let at = stack.wake_at(self.pair, now);
         drop(stack);
-        self.wait(at, now)
+        self.alarm.set(at, now)
     }
 
     fn flush(&mut self) -> Result<(), LinkError> {

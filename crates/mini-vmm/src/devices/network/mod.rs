@@ -11,12 +11,12 @@ mod passt;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use virtio_models::net::{Control, Link, NetConfig, Stream, Tap, TapError};
 
 use self::lent::Home;
-use self::mmds::WithMmds;
+use self::mmds::{Shared, WithMmds};
 use crate::config::{LinkSpec, Mac, NetSpec};
 use crate::mmds::{MmdsSpec, Service, Stack};
 use crate::sys::child;
@@ -182,11 +182,11 @@ fn homes<L: Link + 'static>(
     let Some(stack) = stack else {
         return Ok(links.into_iter().map(Home::new).collect());
     };
-    let stack = Arc::new(Mutex::new(stack));
+    let shared = Shared::new(stack);
     let links = links.into_iter().enumerate();
     links
         .map(|(pair, link)| {
-            let link = WithMmds::new(link, pair, Arc::clone(&stack));
+            let link = WithMmds::new(link, pair, Arc::clone(&shared));
             link.map(Home::new).map_err(NetworkError::Mmds)
         })
         .collect()

@@ -30,7 +30,7 @@ struct Guest {
 }
 
 /// The service, with a short and a long text.
-fn stack() -> Arc<Mutex<Stack>> {
+fn stack() -> Arc<Shared> {
     let store = Store::new(100_000);
     store
         .put(json!({"a": "b", "large": "0123456789".repeat(5000)}))
@@ -42,7 +42,7 @@ fn stack() -> Arc<Mutex<Stack>> {
         imds_compat: false,
         store,
     });
-    Arc::new(Mutex::new(Stack::new(Arc::new(service), ADDRESS)))
+    Shared::new(Stack::new(Arc::new(service), ADDRESS))
 }
 
 impl Guest {
@@ -239,6 +239,24 @@ fn each_pair_gets_its_own_answers() {
     assert!(!guest.reached_network());
 }
 
+#[test]
+fn an_answer_goes_on_when_its_pair_is_switched_off() {
+    let mut guest = Guest::new(2);
+    let set_pairs = |guest: &mut Guest, pairs| {
+        guest.request(4, vec![4, 0, pairs, 0], 1);
+        guest.driver.receive_all(&guest.machine);
+    };
+    set_pairs(&mut guest, 2);
+    guest.give(1, 2);
+    guest.send(1, &segment(100, 0, SYN, &[]));
+    let seq = parse(&guest.received(1)[0]).0.wrapping_add(1);
+    guest.send(1, &segment(101, seq, ACK, b"GET /large HTTP/1.1\r\n\r\n"));
+    assert!(!parse(&guest.received(1)[0]).2.is_empty());
+    set_pairs(&mut guest, 1);
+    guest.give(0, 1);
+    assert!(!parse(&guest.await_frame()).2.is_empty());
+}
+
 /// Each machine of a run borrows the link.
 #[test]
 fn a_link_that_is_lent_has_its_alarm() {
@@ -246,7 +264,7 @@ fn a_link_that_is_lent_has_its_alarm() {
     let link = Stream::new(ours.into()).unwrap();
     assert!(link.alarm().is_none());
     let link = WithMmds::new(link, 0, stack()).unwrap();
-    let number = link.timer.as_raw_fd();
+    let number = link.alarm.timer.as_raw_fd();
     let lent = Home::new(link).lend().unwrap();
     assert_eq!(lent.alarm().map(|alarm| alarm.as_raw_fd()), Some(number));
 }
