@@ -41,7 +41,7 @@ fn flood_ends(test: &str, connect: impl FnOnce(&mut Vm)) {
 
 #[test]
 fn reader_that_never_reads_holds_nobody_up() {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
     flood_ends("reader_that_never_reads_holds_nobody_up", |vm| {
         vm.command.stdout(writer);
@@ -51,7 +51,7 @@ fn reader_that_never_reads_holds_nobody_up() {
 
 #[test]
 fn reader_that_is_gone_holds_nobody_up() {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     drop(reader);
     flood_ends("reader_that_is_gone_holds_nobody_up", |vm| {
         vm.command.stdout(writer);
@@ -95,7 +95,7 @@ fn everything_is_written_before_the_end() {
     let Some(mut vm) = Vm::new("everything_is_written_before_the_end", &guest) else {
         return;
     };
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
     vm.command.stdout(writer);
     let running = vm.start();

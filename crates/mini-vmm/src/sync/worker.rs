@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn thread_blocked_in_read_ends() {
-        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let (reader, _writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (started, wait) = mpsc::channel();
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
@@ -218,8 +218,10 @@ mod tests {
 
     #[test]
     fn poll_reports_in_the_order_of_the_fds() {
-        let (quiet, _quiet_writer) = rustix::pipe::pipe().unwrap();
-        let (ready, ready_writer) = rustix::pipe::pipe().unwrap();
+        let (quiet, _quiet_writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (ready, ready_writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         rustix::io::write(&ready_writer, b"x").unwrap();
         let (answer, wait) = mpsc::channel();
         let _worker = Worker::spawn("test", move |stop| {

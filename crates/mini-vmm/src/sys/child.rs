@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_inherited_descriptor_is_passed_to_no_program() {
-        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let (reader, _writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let number = rustix::io::fcntl_dupfd_cloexec(&reader, 450).unwrap();
         let flags = |fd: &dyn AsFd| fcntl_getfd(fd.as_fd()).unwrap();
         rustix::io::fcntl_setfd(&number, FdFlags::empty()).unwrap();

@@ -138,7 +138,7 @@ fn regular_file_is_input() {
 
 #[test]
 fn pipe_is_input() {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let text: String = (0..20_000).map(|i| format!("{i:07}\n")).collect();
     let typed = format!("{text}!");
     let writer = thread::spawn(move || File::from(writer).write_all(typed.as_bytes()).unwrap());

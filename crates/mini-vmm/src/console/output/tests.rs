@@ -18,7 +18,7 @@ const FOR_EVER: Drain = Drain {
 };
 
 fn pipe() -> (File, FdSink) {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     (reader.into(), FdSink(writer))
 }
 
