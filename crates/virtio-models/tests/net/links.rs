@@ -13,7 +13,7 @@ use virtio_transport::device::Event;
 use virtio_transport::registers::NEEDS_RESET;
 use virtio_transport::testing::Port;
 
-use crate::frames::limiter;
+use crate::limits::limiter;
 use crate::support::*;
 
 const PLAIN: [u8; HEADER] = [0; HEADER];

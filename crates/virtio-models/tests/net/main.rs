@@ -6,6 +6,7 @@
 mod dirty;
 mod driver_must;
 mod frames;
+mod limits;
 mod links;
 mod queues;
 mod support;
