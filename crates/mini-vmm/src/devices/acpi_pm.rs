@@ -123,17 +123,9 @@ impl PowerButton for AcpiPm {
 }
 
 impl Generation for AcpiPm {
-    fn announce(&self) -> Result<(), RestoreError> {
+    fn announce(&self) -> u32 {
         lock(&self.state).events |= GED_GENERATION;
-        self.irq.raise().map_err(not_raised)
-    }
-}
-
-/// The error that the interrupt can't be raised.
-fn not_raised(source: io::Error) -> RestoreError {
-    RestoreError::Interrupt {
-        device: DEVICE,
-        source,
+        GED_GSI
     }
 }
 
@@ -188,7 +180,10 @@ impl Device for AcpiPm {
         }
         if events != 0 {
             // The interrupt may have been pending when the state was saved. If it was not, the guest reads no events.
-            self.irq.raise().map_err(not_raised)?;
+            self.irq.raise().map_err(|source| RestoreError::Interrupt {
+                device: DEVICE,
+                source,
+            })?;
         }
         *lock(&self.state) = state;
         Ok(())
@@ -287,12 +282,11 @@ mod tests {
     #[test]
     fn a_new_generation_is_an_event_beside_the_button() {
         let pm = acpi_pm();
-        pm.announce().unwrap();
-        pm.announce().unwrap();
-        assert_eq!(pm.irq.event().unwrap().read().unwrap(), 2);
+        assert_eq!(pm.announce(), GED_GSI);
+        assert_eq!(pm.announce(), GED_GSI);
         assert_eq!(read(&pm, EVENTS), [GED_GENERATION]);
         pm.press().unwrap();
-        pm.announce().unwrap();
+        pm.announce();
         let fresh = acpi_pm();
         fresh.restore(&state_of(&pm).unwrap()).unwrap();
         assert_eq!(read(&fresh, EVENTS), [GED_GENERATION | GED_POWER_BUTTON]);

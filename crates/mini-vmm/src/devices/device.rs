@@ -192,11 +192,9 @@ pub trait PowerButton: Send + Sync {
 
 /// Tells the guest that it may now run more than once.
 pub trait Generation: Send + Sync {
-    /// Tells it that its generation ID in memory has changed.
-    ///
-    /// # Errors
-    /// The interrupt can't be raised.
-    fn announce(&self) -> Result<(), RestoreError>;
+    /// Notes the event that its generation ID in memory has changed. Returns the GSI of the interrupt, an edge, for which
+    /// the guest looks at it.
+    fn announce(&self) -> u32;
 }
 
 /// A device: registers on the bus, and a state that can be saved and restored.

@@ -185,10 +185,15 @@ impl Machine {
     /// Gives the guest a new generation ID, and tells it: others may go on from the same state.
     fn renew(&self) -> Result<(), Error> {
         acpi::renew_generation(self.memory())?;
-        match &self.devices.offers().generation {
-            Some(generation) => Ok(generation.announce()?),
-            None => Ok(()),
-        }
+        let Some(generation) = &self.devices.offers().generation else {
+            return Ok(());
+        };
+        // Not by an eventfd, which KVM would handle later: the guest is to be interrupted before its next instruction.
+        let gsi = generation.announce();
+        let vm = self.mapped.vm();
+        vm.set_irq_line(gsi, true)
+            .and_then(|()| vm.set_irq_line(gsi, false))
+            .map_err(error::kvm("interrupt the guest"))
     }
 
     /// The guest's memory.
