@@ -163,12 +163,43 @@ const AMD: &[Case] = &[
         guest: "rmmod pvpanic_mmio; rmmod pvpanic; insmod /para/para.ko panic_status=77
             echo c >/proc/sysrq-trigger",
         exit: 77, expect: &["boot mark 0x1 ", "boot mark 0xdead "], ..PARA },
+    fork("para-fork-6.1", KERNEL_6_1, 1, &["para: clone 3: reseeded after "]),
+    fork("para-fork-6.12", KERNEL_6_12, 2, &["by the generation ID's driver after "]),
     Case { name: "para-storm", cpus: 2, arguments: "--hypercall pio", guest: STORM, drive: STORM_DRIVE,
         expect: &["VMM-MEMORY-STEADY", "storm: 60000 registrations, ", " 0 wrong, ", "status       live"], ..PARA },
     Case { name: "para-storm-of-a-million", cpus: 2, arguments: "--hypercall pio", guest: LONG_STORM, drive: STORM_DRIVE,
         expect: &["VMM-MEMORY-STEADY", "storm: 1000000 registrations, ", " 0 wrong, ", "status       live"],
         long: true, ..PARA },
 ];
+
+/// Asks for a snapshot. The original and each clone first make a UUID.
+const FORK: &str = "insmod /para/para.ko; echo 1 >/sys/kernel/para/snapshot || echo NO-SNAPSHOT
+uuid=$(cat /proc/sys/kernel/random/uuid)
+echo \"clone $(cat /sys/kernel/para/snapshot): $uuid\"
+dmesg | sed -n 's/.*para: clone/para: clone/p'";
+
+/// Ten clones at once, after the original has ended.
+const TEN_CLONES: &str = "for n in 1 2 3 4 5 6 7 8 9 10; do
+    mini-vmm --restore /tmp/snaps/1 --resume --clone-id $n </dev/null >/tmp/clone-$n 2>&1 &
+done; wait
+cat /tmp/clone-* >>/tmp/out
+echo \"UUIDS $(sed -n 's/^clone [0-9]*: //p' /tmp/out | sort -u | wc -l) of $(grep -c '^clone ' /tmp/out)\"";
+
+/// A case whose guest is copied.
+const fn fork(name: &'static str, image: Image, cpus: u32, by: &'static [&'static str]) -> Case {
+    Case {
+        name,
+        image,
+        cpus,
+        arguments: "--snapshot-dir /tmp/snaps",
+        before: "rm -rf /tmp/snaps; mkdir /tmp/snaps",
+        guest: FORK,
+        after: TEN_CLONES,
+        expect: &["UUIDS 11 of 11", "clone 0: ", "clone 1: ", "clone 10: "],
+        also_expect: by,
+        ..PARA
+    }
+}
 
 /// The example guest without an operating system, on a route.
 const fn bare(
