@@ -120,6 +120,7 @@ const VIRTIO_MODULES: &[&str] = &[
     "virtio_blk",
     "isofs",
     "virtio_net",
+    "vmw_vsock_virtio_transport",
 ];
 
 /// An archive to append to [`guest`]'s: the modules that [`LOAD_VIRTIO`] loads.

@@ -31,6 +31,12 @@
 //!     Takes what guests send to this port, and sends messages from the next two ports: of 64 bytes, and of 64 KiB.
 //! bench-probe api SOCKET PUT|PATCH PATH JSON
 //!     Sends a request to mini-vmm's API.
+//! bench-probe vsock echo PORT COUNT
+//! bench-probe unix echo PATH COUNT
+//!     Sends back what comes to a port of the guest, or to a Unix socket, on this many connections.
+//! bench-probe vsock talk PORT
+//! bench-probe unix talk PATH PORT
+//!     Connects to a port of the host, or by a Unix socket to one of the guest. Sends its input, and prints what comes.
 //! ```
 
 mod api;
@@ -43,6 +49,7 @@ mod frozen_floor;
 #[allow(dead_code)]
 mod guest;
 mod observe;
+mod streams;
 mod sys;
 mod tcp;
 
@@ -72,6 +79,8 @@ fn main() -> ExitCode {
         ["api", arguments @ ..] => api::main(arguments),
         ["copy", arguments @ ..] => files::main(arguments),
         ["tcp", arguments @ ..] => tcp::main(arguments),
+        ["unix", arguments @ ..] => streams::host(arguments),
+        ["vsock", arguments @ ..] => streams::guest(arguments),
         ["echo", arguments @ ..] => match echo::main(arguments) {
             Ok(code) => return ExitCode::from(code as u8),
             Err(error) => Err(error),

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::Child;
 
 use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
@@ -190,4 +190,39 @@ fn stop(status: i32) -> Stop {
         (0, signal) => Stop::Signal(signal),
         _ => Stop::Event,
     }
+}
+
+/// A stream socket of `AF_VSOCK`, which `how` binds or connects to this address.
+fn vsock(
+    cid: u32,
+    port: u32,
+    how: unsafe extern "C" fn(i32, *const libc::sockaddr, libc::socklen_t) -> i32,
+) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let socket = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: a structure of integers, for which all zeros are a value.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    (address.svm_cid, address.svm_port) = (cid, port);
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the pointer is to a live address of that length.
+    match unsafe { how(socket.as_raw_fd(), (&raw const address).cast(), len) } {
+        0 => Ok(socket),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Connects to a port of the host.
+pub fn vsock_connect(port: u32) -> io::Result<OwnedFd> {
+    vsock(libc::VMADDR_CID_HOST, port, libc::connect)
+}
+
+/// A socket with this port, which does not listen yet.
+pub fn vsock_bind(port: u32) -> io::Result<OwnedFd> {
+    vsock(libc::VMADDR_CID_ANY, port, libc::bind)
 }

@@ -18,7 +18,7 @@ use crate::elf;
 use crate::initramfs;
 use crate::kernels::Kernel;
 use crate::para as driver;
-use crate::process::{sh_quote, write};
+use crate::process::{read, sh_quote, write};
 use crate::small_kernel::SmallKernel;
 use crate::workspace::Scratch;
 
@@ -257,6 +257,15 @@ fn add_initrd(
         parts.push(format!("/guest/{name}"));
         add_once(bed, file, &format!("/guest/{name}"));
     }
+    if case.guest.contains("bench-probe") {
+        let file = scratch.path("guest-probe");
+        if !file.exists() {
+            let probe = read(&build::bench_probe()?)?;
+            write(&file, initramfs::program("/bin/bench-probe", &probe))?;
+        }
+        parts.push("/guest/probe".to_owned());
+        add_once(bed, file, "/guest/probe");
+    }
     let job = scratch.path(&format!("job-{}", case.name));
     write(&job, initramfs::job(&guest_job(case)))?;
     parts.push(format!("/guest/job-{}", case.name));
@@ -310,7 +319,8 @@ impl Boot {
 
     /// Whether its script runs the probe.
     pub fn needs_probe(&self) -> bool {
-        self.case.echo_bytes().is_some() || self.case.drive.contains("bench-probe")
+        let scripts = [self.case.before, self.case.drive];
+        self.case.echo_bytes().is_some() || scripts.iter().any(|s| s.contains("bench-probe"))
     }
 
     /// The script that the bed runs; its status is mini-vmm's.

@@ -1,0 +1,51 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Boots with a socket device. What one side sends comes back the same, and a half-closed stream still brings the rest.
+
+use super::cases::{Case, LINUX};
+
+/// Two processes of the host: one that sends back what the guest sends it, and the file that another one will send.
+const BEFORE: &str = "head -c 4194304 </dev/urandom >/tmp/payload
+bench-probe unix echo /tmp/v_53 2 & server=$!";
+
+/// The guest talks to a process of the host, twice; nobody listens on another port. Then it sends back what comes.
+const GUEST: &str = "head -c 3000000 /dev/urandom >/data
+for round in 1 2; do
+    bench-probe vsock talk 53 </data >/back; cmp /data /back && echo SAME FROM GUEST $round
+done
+bench-probe vsock talk 54 </dev/null || echo NOBODY THERE
+bench-probe vsock echo 7 2";
+
+/// Processes of the host talk to the guest.
+const DRIVE: &str = "until grep -q '^ECHO READY' /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+bench-probe unix talk /tmp/v 8 </dev/null 2>&1
+for round in 1 2; do
+    bench-probe unix talk /tmp/v 7 </tmp/payload >/tmp/back
+    cmp /tmp/payload /tmp/back && echo SAME FROM HOST $round
+done";
+
+const SOCKETS: Case = Case {
+    virtio: true,
+    before: BEFORE,
+    guest: GUEST,
+    drive: DRIVE,
+    after: "[ -e /tmp/v ] || echo SOCKET REMOVED; kill $server 2>/dev/null; rm -f /tmp/v_53 /tmp/payload /tmp/back",
+    expect: &[
+        "SAME FROM GUEST 1",
+        "SAME FROM GUEST 2",
+        "NOBODY THERE",
+        "SAME FROM HOST 1",
+        "SAME FROM HOST 2",
+        "the guest's port 8 doesn't answer",
+        "SOCKET REMOVED",
+    ],
+    ..LINUX
+};
+
+/// The boots.
+#[rustfmt::skip]
+pub const CASES: &[Case] = &[
+    Case { name: "vsock-pci", arguments: "--vsock cid=3,socket=/tmp/v", ..SOCKETS },
+    Case { name: "vsock-mmio", arguments: "--virtio mmio --vsock cid=3,socket=/tmp/v", long: true, ..SOCKETS },
+];
