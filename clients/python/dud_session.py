@@ -1,7 +1,7 @@
 # Copyright 2026 The mini-vmm developers.
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-"""dud's session for Firecracker, without the image that it would pull and without the vsock that it would use."""
+"""dud's session for Firecracker, without the image that it would pull and without the vsock, for which the guest has no agent."""
 
 import http.client
 from pathlib import Path

@@ -37,6 +37,8 @@
 //! bench-probe vsock talk PORT
 //! bench-probe unix talk PATH PORT
 //!     Connects to a port of the host, or by a Unix socket to one of the guest. Sends its input, and prints what comes.
+//! bench-probe unix ask PATH PORT
+//!     Says whether a port of the guest answers.
 //! ```
 
 mod api;

@@ -22,53 +22,88 @@ pub fn guest(words: &[&str]) -> Result<(), Error> {
             let socket = sys::vsock_bind(port.parse()?)?;
             listen(&socket, 8)?;
             println!("ECHO READY");
-            for _ in 0..count.parse()? {
-                // Any stream socket is as good.
-                echo(UnixStream::from(accept(&socket)?))?;
-            }
-            Ok(())
+            // Any stream socket is as good.
+            echo_many(count.parse()?, || Ok(UnixStream::from(accept(&socket)?)))
         }
-        ["talk", port] => talk(UnixStream::from(sys::vsock_connect(port.parse()?)?)),
+        ["talk", port] => talk(call(port.parse()?)?),
         _ => Err("say vsock echo PORT COUNT, or vsock talk PORT".into()),
     }
 }
 
-/// Runs `unix echo PATH COUNT` or `unix talk PATH PORT`, on the host.
+/// Runs `unix echo PATH COUNT`, `unix ask PATH PORT` or `unix talk PATH PORT`, on the host.
 pub fn host(words: &[&str]) -> Result<(), Error> {
     match words {
         ["echo", path, count] => {
             let listener = UnixListener::bind(path)?;
-            for _ in 0..count.parse()? {
-                echo(listener.accept()?.0)?;
-            }
+            echo_many(count.parse()?, || Ok(listener.accept()?.0))
+        }
+        ["ask", path, port] => {
+            let answers = ask(path, port)?.is_some();
+            println!(
+                "PORT {port} {}",
+                if answers { "ANSWERS" } else { "IS CLOSED" }
+            );
             Ok(())
         }
-        ["talk", path, port] => {
-            let mut socket = UnixStream::connect(path)?;
-            writeln!(socket, "CONNECT {port}")?;
-            let mut answer = String::new();
-            // Nothing follows the answer before the guest has heard something.
-            BufReader::new(&socket).read_line(&mut answer)?;
-            if !answer.starts_with("OK ") {
-                return Err(format!("the guest's port {port} doesn't answer: {answer:?}").into());
+        ["talk", path, port] => loop {
+            // A guest that is slow to answer is no error here.
+            if let Some(socket) = ask(path, port)? {
+                return talk(socket);
             }
-            talk(socket)
-        }
-        _ => Err("say unix echo PATH COUNT, or unix talk PATH PORT".into()),
+        },
+        _ => Err("say unix echo PATH COUNT, or unix ask|talk PATH PORT".into()),
     }
 }
 
-/// Sends back all that comes, and then the end.
-fn echo(mut socket: UnixStream) -> Result<(), Error> {
-    let mut piece = vec![0; PIECE];
+/// Connects to a port of the host. That the host is slow to answer is no error.
+fn call(port: u32) -> Result<UnixStream, Error> {
+    loop {
+        match sys::vsock_connect(port) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            socket => return Ok(socket?.into()),
+        }
+    }
+}
+
+/// Connects to a port of the guest. `None` if that doesn't answer.
+fn ask(path: &str, port: &str) -> Result<Option<UnixStream>, Error> {
+    let mut socket = UnixStream::connect(path)?;
+    writeln!(socket, "CONNECT {port}")?;
+    let mut answer = String::new();
+    // Nothing follows the answer before the guest has heard something.
+    BufReader::new(&socket).read_line(&mut answer)?;
+    Ok(answer.starts_with("OK ").then_some(socket))
+}
+
+/// Sends back what comes, until this many connections have ended well.
+fn echo_many(
+    count: usize,
+    mut accept: impl FnMut() -> Result<UnixStream, Error>,
+) -> Result<(), Error> {
+    let mut done = 0;
+    while done < count {
+        match echo(accept()?) {
+            Ok(bytes) => done += usize::from(bytes != 0),
+            Err(error) => eprintln!("bench-probe: a connection ended: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// Sends back all that comes, and then the end. Returns how many bytes that was.
+fn echo(mut socket: UnixStream) -> Result<usize, Error> {
+    let (mut piece, mut bytes) = (vec![0; PIECE], 0);
     loop {
         match socket.read(&mut piece)? {
             0 => break,
-            len => socket.write_all(&piece[..len])?,
+            len => {
+                socket.write_all(&piece[..len])?;
+                bytes += len;
+            }
         }
     }
     socket.shutdown(Shutdown::Write)?;
-    Ok(())
+    Ok(bytes)
 }
 
 /// Sends standard input and then the end, and meanwhile writes what comes to standard output.

@@ -6,10 +6,12 @@
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use virtio_models::vsock::{Host, MAX_CONNECTIONS};
+use virtio_models::vsock::{Host, MAX_CONNECTIONS, Notice, Vsock};
+use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, memory};
 
 use crate::support::*;
 
@@ -188,4 +190,62 @@ fn clients_beyond_the_limit_are_closed() {
     clients.pop();
     guest.machine.pump();
     guest.accept();
+}
+
+/// A host that has no descriptors left for a while.
+struct Short {
+    place: Place,
+    failures: AtomicUsize,
+}
+
+impl Short {
+    fn fails(&self) -> std::io::Result<()> {
+        let left = self.failures.load(Ordering::Relaxed);
+        self.failures
+            .store(left.saturating_sub(1), Ordering::Relaxed);
+        match left {
+            0 => Ok(()),
+            _ => Err(std::io::Error::from_raw_os_error(libc::EMFILE)),
+        }
+    }
+}
+
+impl Host for Short {
+    fn source(&self) -> BorrowedFd<'_> {
+        self.place.host.source()
+    }
+
+    fn accept(&self) -> std::io::Result<OwnedFd> {
+        self.fails()?;
+        self.place.host.accept()
+    }
+
+    fn connect(&self, port: u32) -> std::io::Result<OwnedFd> {
+        self.fails()?;
+        self.place.host.connect(port)
+    }
+}
+
+#[test]
+fn a_host_without_descriptors_is_told_of_once_and_tried_again() {
+    let short = Arc::new(Short {
+        place: Place::new(),
+        failures: AtomicUsize::new(3),
+    });
+    let notices = Arc::new(Mutex::new(Vec::new()));
+    let said = Arc::clone(&notices);
+    let report = Box::new(move |notice: Notice| said.lock().unwrap().push(notice.to_string()));
+    let host = Arc::clone(&short) as Arc<dyn Host>;
+    let device = Vsock::<Memory>::new(CID as u32, host, report);
+    let counters = device.counters();
+    let mut machine = Machine::<MmioPort>::new(Box::new(device), &memory(MEMORY));
+    let _driver = Driver::start(&mut machine, u64::MAX);
+    machine.pump();
+    let _client = short.place.client("CONNECT 1000\n");
+    // It rests, instead of looking at the same client for ever.
+    machine.pump();
+    machine.pump_until(|_| counters.added() == 1);
+    let notices = notices.lock().unwrap();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].contains("raise the limit on open files"));
 }

@@ -5,6 +5,7 @@
 
 mod clients;
 mod credit;
+mod dirty;
 mod driver_must;
 mod ends;
 mod hostile;
