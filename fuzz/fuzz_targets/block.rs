@@ -10,7 +10,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use libfuzzer_sys::fuzz_target;
-use virtio_models::block::{Backend, Block, Disk, Done, Operation};
+use virtio_models::block::{Backend, Block, Cache, Disk, Done, Operation};
 use virtio_transport::testing::{Driver, MEMORY, Machine, Memory, MmioPort, Request, memory};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -128,7 +128,11 @@ fuzz_target!(|input: &[u8]| {
         readonly: choices & 1 != 0,
         alignment,
         length_alignment,
-        writeback: choices & 4 != 0,
+        cache: match (choices & 4 != 0, raw & 4 != 0) {
+            (true, true) => Cache::Unsafe,
+            (true, false) => Cache::Writeback,
+            (false, _) => Cache::Writethrough,
+        },
         ..Disk::default()
     };
     let block = Block::<Memory>::with_backend(disk, Box::new(ram), Box::new(|_| ()));
