@@ -15,7 +15,7 @@ use mini_vmm::cli::{self, Command};
 use mini_vmm::config::file as config_file;
 use mini_vmm::machine::Clock;
 use mini_vmm::outcome::{EXIT_ERROR, Outcome};
-use mini_vmm::snapshot::{self, Place, Snapshot};
+use mini_vmm::snapshot::{self, Place, Recorder, Snapshot};
 use mini_vmm::vmm::Saved;
 use mini_vmm::{check, console, ctl, demo, logging, start_time, vmm};
 
@@ -110,7 +110,8 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
 
 /// Goes on with a saved machine.
 fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
-    let place = Place::Directory(run.restore.unwrap_or_default());
+    let dir = run.restore.unwrap_or_default();
+    let place = Place::Directory(dir.clone());
     let mut snapshot = match run.handler {
         None => Snapshot::open(&place)?,
         Some(socket) => Snapshot::open_served(&place, &socket)?,
@@ -118,13 +119,24 @@ fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
     if let Some(id) = run.clone_id {
         snapshot.number(id)?;
     }
-    let labels = snapshot.labels.clone();
+    if run.record_working_set {
+        snapshot.read_nothing_ahead();
+    }
+    let (id, labels) = (snapshot.manifest.id, snapshot.labels.clone());
     let (old, mut frozen, tracker) = snapshot.map()?;
     if run.clock_goes_on {
         frozen.clock = Clock::GoesOn;
     }
     let spec = snapshot::adapt(old, &run.flags)?;
     log::debug!("{spec:?}");
+    let recorder = run
+        .record_working_set
+        .then(|| Recorder::new(id, &dir, &frozen.memory));
+    if spec.sealed && recorder.is_some() {
+        return Err(
+            "a sealed machine opens no files, so leave out --sealed or --record-working-set".into(),
+        );
+    }
     let runs = run.resume;
     let saved = Saved {
         frozen,
@@ -143,6 +155,9 @@ fn restore(run: cli::Run) -> Result<u8, Box<dyn Error>> {
             outcome?
         }
     };
+    if let Some(recorder) = recorder {
+        recorder.finish();
+    }
     Ok(outcome.exit_code())
 }
 

@@ -139,6 +139,59 @@ fn another_process_brings_the_memory() {
     follows(&printed);
 }
 
+/// Whoever is restored next has it in the host's cache before the guest asks.
+#[test]
+fn what_a_guest_touches_is_recorded_for_the_next_one() {
+    let test = "what_a_guest_touches_is_recorded_for_the_next_one";
+    let Some(mut vm) = Vm::new(test, &reading_guest()) else {
+        return;
+    };
+    let (snap, api, set) = (vm.path("snap"), vm.path("api"), vm.path("snap/working-set"));
+    saved(&mut vm, &snap);
+    let goes_on = |flags: &[&str]| {
+        let mut restored = vm.restoring(&snap);
+        restored.args(["--resume", "--api-sock"]).args([&api]);
+        restored.args(flags);
+        let mut running = restored.start();
+        Client::connect(&mut running, &api);
+        running.await_many(3);
+        ctl(&api, &["stop"]);
+        running.end().expect(0).stderr.clone()
+    };
+    goes_on(&["--record-working-set"]);
+    let recorded: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&set).unwrap()).unwrap();
+    let has = |address: u64| {
+        let ranges = recorded["ranges"].as_array().unwrap().iter();
+        let ranges = ranges.map(|range| range[0].as_u64().unwrap()..range[1].as_u64().unwrap());
+        ranges.into_iter().any(|range| range.contains(&address))
+    };
+    assert!(has(COUNT) && has(DATA) && has(DATA + (PAGES - 1) * PAGE_SIZE));
+    assert!(!has(30 * MIB), "{recorded}");
+    // The next one uses it, and says nothing.
+    assert_eq!(goes_on(&[]), "");
+    for damaged in [
+        "",
+        "{}",
+        r#"{"id": "00000000000000000000000000000000", "ranges": []}"#,
+    ] {
+        std::fs::write(&set, damaged).unwrap();
+        let said = goes_on(&[]);
+        assert!(
+            said.contains("working-set") && said.contains("is not used"),
+            "{said}"
+        );
+    }
+    // It belongs to the snapshot that is replaced.
+    let mut restored = vm.restoring(&snap);
+    restored.args(["--resume", "--api-sock"]).args([&api]);
+    let mut running = restored.start();
+    Client::connect(&mut running, &api);
+    running.await_many(3);
+    save(running, &api, &snap);
+    assert!(!set.exists());
+}
+
 /// In Firecracker's words.
 #[test]
 fn clients_name_a_page_fault_handler() {

@@ -140,6 +140,8 @@ pub struct Run {
     pub clone_id: Option<CloneId>,
     /// The socket of the process that brings its memory, if that is not in the snapshot's file.
     pub handler: Option<PathBuf>,
+    /// Whether what it touches is recorded in the snapshot's directory.
+    pub record_working_set: bool,
     /// Whether it runs at once.
     pub resume: bool,
     /// Whether its clock goes on with the time since the snapshot, instead of from where it stood.
@@ -245,6 +247,19 @@ struct Arguments {
     )]
     #[arg(value_parser = memory_from, hide_short_help = true)]
     restore_memory: Option<MemoryFrom>,
+
+    /// Record which memory it touches until its end, for the next restores
+    ///
+    /// The file working-set in the snapshot's directory then lets the host read that memory ahead of the guest. It helps if
+    /// the memory file is not in the host's cache.
+    #[arg(
+        long,
+        requires = "restore",
+        conflicts_with = "restore_memory",
+        help_heading = "Configuration",
+        hide_short_help = true
+    )]
+    record_working_set: bool,
 
     /// Let it run at once, instead of waiting for `mini-vmm ctl SOCKET resume`
     #[arg(long, requires = "restore", help_heading = "Configuration")]
@@ -443,6 +458,7 @@ fn command_from(
         restore: arguments.restore,
         clone_id: arguments.clone_id,
         handler: arguments.restore_memory.and_then(|from| from.0),
+        record_working_set: arguments.record_working_set,
         resume: arguments.resume,
         clock_goes_on: arguments.clock == CLOCK_GOES_ON,
         max_body: arguments.http_api_max_payload_size,

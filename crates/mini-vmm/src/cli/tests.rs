@@ -428,6 +428,7 @@ fn each_key_has_a_flag() {
         "api-sock",
         "restore",
         "restore-memory",
+        "record-working-set",
         "resume",
         "clone-id",
         "clock",

@@ -14,9 +14,11 @@ use serde_json::Value;
 
 use super::Place;
 use super::format::{FORMAT, Id, Kind, Labels, MAX_MANIFEST, MAX_STATE, Manifest, StateFile};
+use super::spans::Spans;
 use super::store::{MANIFEST, MEMORY, STATE, overlay_name};
 use super::tail::MemoryFile;
 use super::tracker::{Base, Tracker};
+use super::working_set;
 use crate::config::{self, Draft, SerialSpec, VmSpec};
 use crate::devices::SavedOverlay;
 use crate::machine::{Clock, Frozen, MachineState};
@@ -27,7 +29,7 @@ use crate::text::{one_line, shorten};
 const MAX_REASON: usize = 200;
 
 /// A reason that may have words of the file.
-fn brief(reason: &impl ToString) -> String {
+pub(super) fn brief(reason: &impl ToString) -> String {
     shorten(&one_line(&reason.to_string()), MAX_REASON)
 }
 
@@ -152,6 +154,8 @@ pub struct Snapshot {
     caller: Option<u32>,
     memory: Pages,
     overlays: Vec<SavedOverlay>,
+    /// What the host should read ahead of the guest.
+    ahead: Spans,
 }
 
 /// Where the pages of the guest's memory come from.
@@ -205,6 +209,7 @@ impl Snapshot {
         Ok(Snapshot {
             memory: open(&memory, &manifest)?,
             overlays: open_overlays(place, &manifest)?,
+            ahead: working_set::of(place, &manifest),
             manifest,
             spec,
             state,
@@ -226,6 +231,11 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Lets the host read nothing ahead, whatever was recorded. Then a new record is not of what the last one had.
+    pub fn read_nothing_ahead(&mut self) {
+        self.ahead.clear();
+    }
+
     /// Maps the guest's memory. The file is not read, and what the guest writes does not reach it. A page fault handler
     /// hears of the memory now.
     ///
@@ -237,7 +247,10 @@ impl Snapshot {
         } = self.manifest;
         let ram = parts.memory.size;
         let (memory, served) = match self.memory {
-            Pages::File(file) => (memory::map(file, ram)?, None),
+            Pages::File(file) => {
+                working_set::read_ahead(&file, self.ahead);
+                (memory::map(file, ram)?, None)
+            }
             Pages::Handler(socket) => {
                 let memory = memory::allocate(ram)?;
                 let served = Served::new(&memory, &socket)?;
@@ -483,7 +496,7 @@ pub(super) fn open(path: &Path) -> Result<(File, u64), Error> {
 }
 
 /// Reads a file of at most `max` bytes.
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     let (file, size) = open(path)?;
     // All in one call, unless the file grows.
     let mut bytes = Vec::with_capacity(size.min(max) as usize + 1);

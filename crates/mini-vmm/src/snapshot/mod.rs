@@ -17,6 +17,7 @@ mod spans;
 mod store;
 mod tail;
 mod tracker;
+mod working_set;
 
 use std::cell::Cell;
 use std::io;
@@ -36,6 +37,7 @@ use self::put::Content;
 pub use self::put::Wish;
 use self::tracker::Base;
 pub use self::tracker::Tracker;
+pub use self::working_set::Recorder;
 use crate::config::VmSpec;
 use crate::machine::{self, Machine};
 

@@ -30,7 +30,13 @@ pub const MANIFEST: &str = "manifest.json";
 pub const STATE: &str = "state.json";
 /// The file with guest memory.
 pub const MEMORY: &str = "memory";
+/// The file with what a restored machine touched, and the same while it is written.
+pub const WORKING_SET: &str = "working-set";
+pub const NEW_WORKING_SET: &str = "working-set.new";
+/// What each snapshot has.
 const NAMES: [&str; 3] = [MANIFEST, STATE, MEMORY];
+/// What is added to one later.
+const ADDED: [&str; 2] = [WORKING_SET, NEW_WORKING_SET];
 const OVERLAY: &str = "overlay";
 
 /// The file with the overlay of a disk.
@@ -44,7 +50,8 @@ fn is_ours(name: &[u8]) -> bool {
     let is_overlay = number.is_some_and(|number| {
         (1..=2).contains(&number.len()) && number.iter().all(u8::is_ascii_digit)
     });
-    is_overlay || NAMES.iter().any(|ours| ours.as_bytes() == name)
+    let mut ours = NAMES.iter().chain(&ADDED);
+    is_overlay || ours.any(|ours| ours.as_bytes() == name)
 }
 
 /// Called before each step. Tests fail or kill the process there.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use libc::{MADV_HUGEPAGE, MADV_NOHUGEPAGE};
+use libc::{MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_RANDOM};
 use vm_memory::MmapRegion;
 
 /// x86's huge page in bytes.
@@ -39,4 +39,10 @@ pub fn advise(memory: &MmapRegion, range: Range<usize>, pages: Pages) {
             advice,
         )
     };
+}
+
+/// Makes the host read only those pages of `memory`'s file that are touched, without their neighbours.
+pub fn read_singly(memory: &MmapRegion) {
+    // SAFETY: the range is the live mapping, and the advice changes no content.
+    unsafe { libc::madvise(memory.as_ptr().cast(), memory.size(), MADV_RANDOM) };
 }

@@ -80,6 +80,7 @@ fn a_clone_is_told_its_number_if_the_guest_asked() {
         labels: parsed.labels,
         caller: parsed.caller,
         overlays: Vec::new(),
+        ahead: Spans::new(),
         memory: Pages::File(tempfile::tempfile().unwrap()),
     };
     let id = |number| CloneId::new(number).unwrap();
