@@ -1,7 +1,7 @@
 # Copyright 2026 The mini-vmm developers.
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-"""dud's session for Firecracker, without the image that it would pull and without the vsock, for which the guest has no agent."""
+"""dud's session for Firecracker, without the image that it would pull."""
 
 import http.client
 from pathlib import Path
@@ -10,7 +10,7 @@ from dud.backends.firecracker import FirecrackerSession, _UnixHTTPConnection
 
 
 class Session(FirecrackerSession):
-    """A session that leaves /vsock out, and pulls nothing."""
+    """A session that pulls nothing, and whose guest doesn't answer by its vsock."""
 
     def __init__(self, spec, patience=5.0):
         """`patience` is the limit for each request, in seconds; dud's own default is 5."""
@@ -23,8 +23,7 @@ class Session(FirecrackerSession):
         self._configure_vmm(spec)
 
     def _api(self, method, resource, body=None):
-        if resource != "/vsock":
-            super()._api(method, resource, body, self.patience)
+        super()._api(method, resource, body, self.patience)
 
     def state(self):
         """dud never asks, so this is only its connection."""
@@ -37,6 +36,7 @@ class Session(FirecrackerSession):
         return text
 
     def pause_and_resume(self):
+        assert Path(self._vsock_uds).is_socket()
         assert '"Running"' in self.state()
         self._api("PATCH", "/vm", {"state": "Paused"})
         assert '"Paused"' in self.state()

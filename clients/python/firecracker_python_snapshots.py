@@ -46,6 +46,7 @@ machines.update_vmm_state("first", "Resumed")
 # The first machine still has its tap.
 pid_of_second, api_of_second, console_of_second = process("second")
 api_of_second.load_snapshot.put(
+    enable_diff_snapshots=True,
     mem_backend={"backend_type": "File", "backend_path": MEMORY},
     snapshot_path=STATE,
     resume_vm=True,
