@@ -7,7 +7,7 @@ use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
 use super::clients::{self, Client};
-use super::{disks, networks, para, small, sockets, words};
+use super::{disks, networks, para, small, snapshots, sockets, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,6 +269,7 @@ pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
             small::CASES,
             clients::CASES,
             networks::CASES,
+            snapshots::CASES,
             sockets::CASES,
         ],
         Vendor::Intel => &[INTEL],

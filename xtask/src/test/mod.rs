@@ -18,6 +18,7 @@ mod packaged;
 mod para;
 mod parts;
 mod small;
+mod snapshots;
 mod sockets;
 mod summary;
 #[cfg(test)]
