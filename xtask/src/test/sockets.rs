@@ -43,9 +43,34 @@ const SOCKETS: Case = Case {
     ..LINUX
 };
 
+/// A connection is there when the machine is saved. The guest serves one at a time. So it has to learn that this one is
+/// gone before it serves another one on the restored machine, which has another CID and another socket.
+const RESTORE: &str = "until grep -q '^ECHO READY' /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+mkfifo /tmp/hold; exec 4<>/tmp/hold
+{ echo hello; cat <&4; } | bench-probe unix talk /tmp/v 7 >/tmp/heard &
+until grep -q hello /tmp/heard || ! kill -0 $vmm; do usleep 50000; done
+mini-vmm ctl /tmp/api snapshot /tmp/snap && mini-vmm ctl /tmp/api stop
+mini-vmm --restore /tmp/snap --resume --api-sock /tmp/next --vsock cid=4,socket=/tmp/w --serial file=/tmp/out2 & next=$!
+until [ -S /tmp/w ] || ! kill -0 $next; do usleep 50000; done
+bench-probe unix talk /tmp/w 7 </tmp/payload >/tmp/back
+cmp /tmp/payload /tmp/back && echo SAME AFTER RESTORE
+mini-vmm ctl /tmp/next stop; wait $next; rm -r /tmp/snap /tmp/back";
+
+const RESTORED: Case = Case {
+    virtio: true,
+    arguments: "--api-sock /tmp/api --vsock cid=3,socket=/tmp/v",
+    before: "head -c 1048576 </dev/urandom >/tmp/payload",
+    guest: "bench-probe vsock echo 7 9",
+    drive: RESTORE,
+    after: "cat /tmp/out2; rm -f /tmp/payload",
+    expect: &["SAME AFTER RESTORE"],
+    ..LINUX
+};
+
 /// The boots.
 #[rustfmt::skip]
 pub const CASES: &[Case] = &[
     Case { name: "vsock-pci", arguments: "--vsock cid=3,socket=/tmp/v", ..SOCKETS },
     Case { name: "vsock-mmio", arguments: "--virtio mmio --vsock cid=3,socket=/tmp/v", long: true, ..SOCKETS },
+    Case { name: "vsock-restored", ..RESTORED },
 ];
