@@ -77,6 +77,17 @@ fn a_guest_counts_on_through_diffs_of_two_processes() {
         &["snapshot".as_ref(), dir("2").as_os_str(), "--diff".as_ref()],
         "does not replace the snapshot that it continues",
     );
+    // Nothing ran since then. All that the guest touched is there, and not more.
+    assert!(ctl(&api, &["memory", "dirty"]).starts_with("dirty: "));
+    let resident: serde_json::Value =
+        serde_json::from_str(&ctl(&api, &["memory", "resident", "--json"])).unwrap();
+    let bytes = resident["bytes"].as_u64().unwrap();
+    assert!((PAGE_SIZE..32 << 20).contains(&bytes), "{bytes}");
+    assert!(
+        resident["ranges"]
+            .as_array()
+            .is_some_and(|ranges| !ranges.is_empty())
+    );
     let mut printed = stop(running, &api);
     // The page of the counter, the stack if there is one, the list and the page that pairs the files.
     for name in ["1", "2"] {

@@ -12,7 +12,7 @@ use super::model::Model;
 use super::server::Handler;
 use super::snapshots::{self, Load};
 use super::state::{Handled, Later, Machine};
-use crate::vmm::control::{Command, SnapshotOrder};
+use crate::vmm::control::{Command, Listing, SnapshotOrder};
 
 /// The paths with their methods, as messages list them.
 pub(super) const PATHS: &[(&str, &str)] = &[
@@ -24,6 +24,8 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/entropy", "PUT"),
     ("/logger", "PUT"),
     ("/machine-config", "GET, PUT, PATCH"),
+    ("/memory/dirty", "GET"),
+    ("/memory/resident", "GET"),
     ("/metrics", "GET, PUT"),
     ("/mmds", "GET, PUT, PATCH"),
     ("/mmds/config", "PUT"),
@@ -111,6 +113,8 @@ impl Routes {
                 Err(Fault::new("GET request cannot have a body: leave it out"))
             }
             ("GET", "/vm") => self.command(Command::Describe),
+            ("GET", "/memory/dirty") => self.command(Command::ListMemory(Listing::Dirty)),
+            ("GET", "/memory/resident") => self.command(Command::ListMemory(Listing::Resident)),
             ("PUT", "/snapshot") => self.snapshot(request.body, snapshots::directory),
             ("PUT", "/snapshot/load") => {
                 let load = Load::parse(Fields::parse(request.body)?)?;

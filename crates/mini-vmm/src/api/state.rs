@@ -390,6 +390,7 @@ fn answered(answer: Answered) -> Answer {
             "hypercalls": about.hypercalls.total(),
             "resets": about.resets,
         })))),
+        Ok(control::Answer::Listed(pages)) => Ok(Some(Data::Json(json!({ "bitmap": pages.0 })))),
         Ok(_) => Ok(None),
         Err(error) => Err(fault(error)),
     }

@@ -3,10 +3,12 @@
 
 //! The actions of `mini-vmm ctl`, as the command line lists them.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::ctl::Action;
+use crate::ctl::{Action, Order, PAGES};
 
 impl ValueEnum for Action {
     fn value_variants<'a>() -> &'a [Self] {
@@ -26,5 +28,29 @@ impl ValueEnum for Action {
         let mut words = Action::WORDS.iter();
         let (word, _, help) = words.find(|(_, action, _)| action == self)?;
         Some(PossibleValue::new(*word).help(*help))
+    }
+}
+
+/// Checks that actions have their words, and no others.
+///
+/// # Errors
+/// What is wrong, and the next step.
+pub(super) fn check(order: &Order) -> Result<(), &'static str> {
+    let is_snapshot = order.action == Action::Snapshot;
+    let dir = order.dir.as_deref();
+    let is_pages = dir.is_some_and(|dir| PAGES.iter().any(|which| dir == Path::new(which)));
+    match (order.action, dir) {
+        (Action::Snapshot, None) => Err("a snapshot needs a directory; name one after the action"),
+        (Action::Memory, _) if !is_pages => Err("say which memory: dirty or resident"),
+        (Action::Snapshot | Action::Memory, _) | (_, None) => {
+            match (order.diff, order.keep_running) {
+                (true, _) if !is_snapshot => Err("--diff belongs to snapshot; leave it out"),
+                (_, true) if !is_snapshot => {
+                    Err("--keep-running belongs to snapshot; leave it out")
+                }
+                _ => Ok(()),
+            }
+        }
+        (_, Some(_)) => Err("this action takes no directory; leave it out"),
     }
 }

@@ -334,14 +334,15 @@ enum Subcommand {
     ///
     /// Waits until it is done, and says what it waits for. Exit code 0: done. 1: not done; the reason is on stderr.
     #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]\n       \
-                          mini-vmm ctl <SOCKET> snapshot <DIR> [--diff] [--keep-running]")]
+                          mini-vmm ctl <SOCKET> snapshot <DIR> [--diff] [--keep-running]\n       \
+                          mini-vmm ctl <SOCKET> memory <dirty|resident> [--json]")]
     Ctl {
         /// The path of its socket
         #[arg(value_hint = ValueHint::FilePath)]
         socket: PathBuf,
         /// What to do
         action: Action,
-        /// The directory of a snapshot; a snapshot that is there is replaced
+        /// The directory of a snapshot, which is replaced if it is one; or which memory: dirty, resident
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
         /// Only write what changed since the last snapshot, or since --restore; see `mini-vmm snapshot merge`
@@ -503,7 +504,8 @@ fn command_of(subcommand: Subcommand, verbosity: u8) -> Result<Command, clap::Er
                 keep_running,
                 json,
             };
-            check_order(&order)?;
+            ctl::check(&order)
+                .map_err(|what| Arguments::command().error(ErrorKind::ArgumentConflict, what))?;
             Command::Ctl { order, verbosity }
         }
         Subcommand::Snapshot {
@@ -521,19 +523,6 @@ fn command_of(subcommand: Subcommand, verbosity: u8) -> Result<Command, clap::Er
             return Err(Arguments::command().error(ErrorKind::ArgumentConflict, what));
         }
     })
-}
-
-/// Checks that a snapshot has its words, and that no other action has them.
-fn check_order(order: &Order) -> Result<(), clap::Error> {
-    let is_snapshot = order.action == Action::Snapshot;
-    let what = match (is_snapshot, &order.dir) {
-        (true, None) => "a snapshot needs a directory; name one after the action",
-        (false, Some(_)) => "this action takes no directory; leave it out",
-        (false, None) if order.diff => "--diff belongs to snapshot; leave it out",
-        (false, None) if order.keep_running => "--keep-running belongs to snapshot; leave it out",
-        _ => return Ok(()),
-    };
-    Err(Arguments::command().error(ErrorKind::ArgumentConflict, what))
 }
 
 #[cfg(test)]

@@ -497,8 +497,12 @@ fn an_api_needs_no_kernel() {
 #[test]
 fn an_order_names_a_socket_and_an_action() {
     for (word, action, _) in Action::WORDS {
-        let dir = (action == Action::Snapshot).then(|| PathBuf::from("snap"));
-        let name = if dir.is_some() { " snap" } else { "" };
+        let name = match action {
+            Action::Snapshot => " snap",
+            Action::Memory => " dirty",
+            _ => "",
+        };
+        let dir = (!name.is_empty()).then(|| PathBuf::from(name.trim()));
         let Ok(Command::Ctl { order, verbosity }) = parse(&format!("ctl s {word}{name} --json -v"))
         else {
             panic!("{word}");
@@ -526,6 +530,9 @@ fn an_order_names_a_socket_and_an_action() {
         "ctl s snapshot a b",
         "ctl s pause --keep-running",
         "ctl s pause --diff",
+        "ctl s memory",
+        "ctl s memory warm",
+        "ctl s memory dirty --diff",
         "ctl s info --kernel k",
         "--cpus 2 ctl s info",
     ] {

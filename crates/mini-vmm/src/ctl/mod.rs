@@ -4,6 +4,7 @@
 //! `mini-vmm ctl`: what people ask of a machine whose API has a socket.
 
 mod client;
+mod memory;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -37,11 +38,13 @@ pub enum Action {
     Config,
     /// Show the counters.
     Metrics,
+    /// List pages of its memory.
+    Memory,
 }
 
 impl Action {
     /// All actions: their words, and what they do.
-    pub const WORDS: [(&str, Action, &str); 9] = [
+    pub const WORDS: [(&str, Action, &str); 10] = [
         ("info", Action::Info, "Show the machine and its state"),
         (
             "start",
@@ -71,8 +74,17 @@ impl Action {
             "Show its description, as --print-config does",
         ),
         ("metrics", Action::Metrics, "Show its counters"),
+        (
+            "memory",
+            Action::Memory,
+            "Show which pages of a paused machine are dirty or resident",
+        ),
     ];
 }
+
+/// The pages of memory that can be listed: those that may have changed since the last snapshot, and those that the
+/// machine's process has.
+pub const PAGES: [&str; 2] = ["dirty", "resident"];
 
 /// A command line of `mini-vmm ctl`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +93,7 @@ pub struct Order {
     pub socket: PathBuf,
     /// What to do.
     pub action: Action,
-    /// The directory of a snapshot.
+    /// The directory of a snapshot, or which pages of memory: one of [`PAGES`].
     pub dir: Option<PathBuf>,
     /// Whether the snapshot has only what changed since the last one.
     pub diff: bool,
@@ -162,6 +174,7 @@ pub fn run(order: &Order, say: &mut dyn FnMut(&str)) -> Result<String, Error> {
             (format!("{options:#}"), options)
         }
         Action::Metrics => session.metrics()?,
+        Action::Memory => session.memory(order)?,
         Action::Start => {
             session.act("InstanceStart", "waiting until the guest runs")?;
             state("Running")
@@ -246,6 +259,16 @@ impl Session<'_> {
         });
         let values = Value::Object(values.collect());
         Ok((lines.join("\n"), values))
+    }
+
+    /// The pages that are asked for.
+    fn memory(&mut self, order: &Order) -> Result<(String, Value), Error> {
+        let which = order.dir.as_deref().and_then(Path::to_str);
+        let which = which.ok_or(Error::NoDirectory)?;
+        let pages = self.get(&format!("/memory/{which}"))?;
+        let machine = self.get("/machine-config")?;
+        let described = memory::describe(which, &pages, &machine);
+        described.ok_or_else(|| Error::NotHttp(self.path.to_owned()))
     }
 
     fn object(&mut self, target: &str) -> Result<Map<String, Value>, Error> {

@@ -17,6 +17,7 @@ use vm_memory::{GuestMemoryMmap, GuestMemoryRegion};
 
 use super::format::Id;
 use super::memory::{Entry, PAGE, pagemap, pages, regions, wanted};
+use super::pages::Pages;
 use super::spans::{Spans, push, union};
 use crate::layout::PAGE_SIZE;
 use crate::sys::written::{Marks, Written};
@@ -69,11 +70,19 @@ impl Tracker {
     ///
     /// # Errors
     /// The host can't tell.
-    pub fn changed(&self, memory: &GuestMemoryMmap) -> io::Result<Spans> {
+    pub(super) fn changed(&self, memory: &GuestMemoryMmap) -> io::Result<Spans> {
         match &self.marker {
             None => wanted(memory, Entry::is_private),
             Some(marker) => Ok(union(&self.unsaved, &marker.look(memory, Marks::Stay)?)),
         }
+    }
+
+    /// As [`changed`](Self::changed), as bits.
+    ///
+    /// # Errors
+    /// As [`changed`](Self::changed).
+    pub fn dirty(&self, memory: &GuestMemoryMmap, ram: u64) -> io::Result<Pages> {
+        Ok(Pages::new(&self.changed(memory)?, ram))
     }
 
     /// As [`changed`](Self::changed), for a snapshot: from now on, new changes are marked if any are. Call
@@ -190,5 +199,76 @@ impl SoftDirty {
 impl Drop for SoftDirty {
     fn drop(&mut self) {
         IS_TAKEN.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::layout::MIB;
+    use crate::memory::allocate;
+
+    const RAM: u64 = 32 * MIB;
+
+    fn write(memory: &GuestMemoryMmap, page: u64, value: u8) {
+        let at = GuestAddress(page * PAGE_SIZE);
+        memory.write_obj(value, at).unwrap();
+    }
+
+    fn marked(marker: &Marker, memory: &GuestMemoryMmap, marks: Marks) -> Vec<u64> {
+        let spans = marker.look(memory, marks).unwrap();
+        let pages = |span: &std::ops::Range<u64>| span.start / PAGE_SIZE..span.end / PAGE_SIZE;
+        spans.iter().flat_map(pages).collect()
+    }
+
+    /// Writes before and after marks are removed, to old pages and new ones.
+    fn check(marker: io::Result<Marker>, memory: &GuestMemoryMmap, name: &str) {
+        let marker = match marker {
+            Ok(marker) => marker,
+            Err(error) => return eprintln!("SKIP: {name}: {error}"),
+        };
+        let used = wanted(memory, Entry::is_in_use).unwrap();
+        marker.look(memory, Marks::Go).unwrap();
+        assert_eq!(wanted(memory, Entry::is_in_use).unwrap(), used, "{name}");
+        assert!(marked(&marker, memory, Marks::Stay).is_empty(), "{name}");
+        for (page, value) in [(1, 0), (3, 9), (8000, 7)] {
+            write(memory, page, value);
+        }
+        for marks in [Marks::Stay, Marks::Go] {
+            let marked = marked(&marker, memory, marks);
+            let (first, rest) = marked.split_at(2);
+            assert_eq!(first, [1, 3], "{name}");
+            // The host may have taken a huge page for it.
+            assert!(rest.contains(&8000), "{name}: {rest:?}");
+            assert!(
+                rest.iter().all(|page| page / 512 == 8000 / 512),
+                "{name}: {rest:?}"
+            );
+        }
+        write(memory, 3, 9);
+        assert_eq!(marked(&marker, memory, Marks::Go), [3], "{name}");
+        assert!(marked(&marker, memory, Marks::Go).is_empty(), "{name}");
+    }
+
+    /// One after the other, as there is one set of soft-dirty bits.
+    #[test]
+    fn only_what_was_written_since_is_marked() {
+        let memory = || {
+            let memory = allocate(RAM).unwrap();
+            (0..10).for_each(|page| write(&memory, page, 1));
+            memory
+        };
+        let first = memory();
+        let written = Written::new(&first).map(Marker::Written);
+        check(written, &first, "userfaultfd");
+        let second = memory();
+        let bits = SoftDirty::new();
+        if bits.is_ok() {
+            // They are one machine's.
+            assert!(SoftDirty::new().is_err());
+        }
+        check(bits.map(Marker::SoftDirty), &second, "soft-dirty bits");
     }
 }

@@ -29,6 +29,8 @@ const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
 
 /// `struct uffdio_api`.
 #[repr(C)]
@@ -154,6 +156,8 @@ impl Written {
             // Pages of a mapped file are as the file says.
             category_inverted: PAGE_IS_FILE,
             category_mask: PAGE_IS_WRITTEN | PAGE_IS_FILE,
+            // Else the host would put marks at pages that nobody has touched, and they would look used.
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             return_mask: PAGE_IS_WRITTEN,
             ..Scan::default()
         };

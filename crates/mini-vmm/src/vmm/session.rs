@@ -21,7 +21,7 @@ use crate::outcome::{Outcome, OutcomeLatch};
 use crate::snapshot::{self, Labels, Wish};
 use crate::telemetry::Event;
 use crate::vmm::control::{
-    self, Answer, Command, Description, Response, SnapshotOrder, State, occur, step,
+    self, Answer, Command, Description, Listing, Pages, Response, SnapshotOrder, State, occur, step,
 };
 use crate::vmm::supervisor::Supervisor;
 
@@ -225,9 +225,20 @@ impl<'a> Session<'a> {
                 Answer::Done
             }
             Command::Describe => Answer::Described(Box::new(self.description())),
+            Command::ListMemory(listing) => Answer::Listed(self.list(*listing)?),
         };
         self.supervisor.borrow_mut().set_state(next);
         Ok(answer)
+    }
+
+    /// The pages that are asked for.
+    fn list(&self, listing: Listing) -> Result<Pages, control::Error> {
+        let (memory, ram) = (self.machine.memory(), self.run.spec.memory);
+        let pages = match listing {
+            Listing::Dirty => self.run.tracker.dirty(memory, ram),
+            Listing::Resident => Pages::resident(memory, ram),
+        };
+        pages.map_err(control::Error::Pagemap)
     }
 
     /// Writes a snapshot, with the machine paused meanwhile. After an error it goes on if it ran before.

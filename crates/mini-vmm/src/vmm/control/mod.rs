@@ -20,10 +20,11 @@ use crate::hypercall::calls::Counters;
 use crate::machine;
 use crate::machine::MachineState;
 use crate::snapshot;
+pub use crate::snapshot::Pages;
 
 pub use change::{DiskChange, NetChange};
 pub(crate) use door::{Answered, Client, Door, Shown, door};
-pub use state::{Command, SnapshotOrder, State, Then};
+pub use state::{Command, Listing, SnapshotOrder, State, Then};
 pub(crate) use state::{Incident, Response, occur, step};
 
 /// Why a command failed.
@@ -61,6 +62,9 @@ pub enum Error {
     /// The machine failed to do it. The state is unchanged.
     #[error(transparent)]
     Machine(#[from] machine::Error),
+    /// The host doesn't tell about memory.
+    #[error("can't read /proc/self/pagemap ({0}); let this process read it")]
+    Pagemap(io::Error),
     /// There is no snapshot. The state is unchanged.
     #[error("no snapshot: {0}")]
     Snapshot(#[from] snapshot::Error),
@@ -97,6 +101,8 @@ pub enum Answer {
     Saved(Box<MachineState>),
     /// The answer to [`Command::Describe`].
     Described(Box<Description>),
+    /// The answer to [`Command::ListMemory`].
+    Listed(Pages),
 }
 
 /// The machine of a run, its state and its counters.

@@ -67,6 +67,17 @@ pub enum Command {
     Snapshot(SnapshotOrder),
     /// Report the machine, its state and its counters.
     Describe,
+    /// List pages of guest memory. The guest must be paused.
+    ListMemory(Listing),
+}
+
+/// Which pages of guest memory are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Listing {
+    /// Those that may have changed since the last snapshot, or since the machine was restored or started.
+    Dirty,
+    /// Those that this process has in memory or swap.
+    Resident,
 }
 
 /// A snapshot that is to be written.
@@ -106,6 +117,7 @@ impl fmt::Display for Command {
             Command::Save => "save",
             Command::Snapshot(_) => "write a snapshot of",
             Command::Describe => "describe",
+            Command::ListMemory(_) => "list the memory of",
         })
     }
 }
@@ -141,7 +153,7 @@ pub const fn step(state: State, command: &Command) -> (State, Response) {
         (State::Paused | State::Running, Pause) => State::Paused,
         (State::Paused | State::Running, Resume) => State::Running,
         (State::PoweringOff, Resume) => state,
-        (State::Paused, Save) => state,
+        (State::Paused, Save | ListMemory(_)) => state,
         (State::Running, Snapshot(order)) => match order.then {
             Then::StayPaused => return (state, Response::Refused(state)),
             Then::Pause => State::Paused,
@@ -149,7 +161,8 @@ pub const fn step(state: State, command: &Command) -> (State, Response) {
         },
         (State::Paused, Snapshot(_)) => state,
         (_, PowerButton | ResizeDisks | ChangeDisk(_) | LimitNet(_) | Describe) => state,
-        (State::PoweringOff, Pause | Snapshot(_)) | (State::Running | State::PoweringOff, Save) => {
+        (State::PoweringOff, Pause | Snapshot(_))
+        | (State::Running | State::PoweringOff, Save | ListMemory(_)) => {
             return (state, Response::Refused(state));
         }
     };
@@ -204,6 +217,7 @@ mod tests {
             }),
             Command::Stop,
             Command::Save,
+            Command::ListMemory(Listing::Dirty),
             Command::Describe,
             snapshot(Then::StayPaused),
             snapshot(Then::Pause),
@@ -280,8 +294,10 @@ mod tests {
 
         #[test]
         fn only_a_paused_guest_is_saved(state in any_state()) {
-            let saved = step(state, &Command::Save).1 == Response::Do;
-            prop_assert_eq!(saved, state == State::Paused);
+            for command in [Command::Save, Command::ListMemory(Listing::Resident)] {
+                let is_done = step(state, &command).1 == Response::Do;
+                prop_assert_eq!(is_done, state == State::Paused);
+            }
         }
 
         #[test]
