@@ -88,7 +88,7 @@ impl Backends {
         let disks = spec.disk.iter().enumerate().map(|(number, disk)| {
             match overlays.iter().find(|saved| saved.disk == number) {
                 None => block::open(&disk.block()),
-                Some(saved) => block::open_saved(&disk.block(), &|to| saved.copy_to(to)),
+                Some(saved) => block::open_saved(&disk.block(), &|to| saved.copy_to(to, go_on)),
             }
         });
         let mut disks: Vec<_> = disks.collect::<Result<_, _>>()?;

@@ -24,9 +24,10 @@ pub struct SavedOverlay {
 }
 
 impl SavedOverlay {
-    /// Writes its bytes to an empty file.
-    pub(super) fn copy_to(&self, to: &File) -> io::Result<()> {
-        match copy(&self.file, Some(to), self.size, &|| true)? {
+    /// Writes its bytes to an empty file, and checks them. `goes_on` is asked every few milliseconds, because a hostile
+    /// file can have exabytes of holes.
+    pub(crate) fn copy_to(&self, to: &File, goes_on: &dyn Fn() -> bool) -> io::Result<()> {
+        match copy(&self.file, Some(to), self.size, goes_on)? {
             crc32 if crc32 == self.crc32 => Ok(()),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -70,6 +71,7 @@ pub(crate) fn copy(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
@@ -87,7 +89,7 @@ mod tests {
             size,
             crc32,
         };
-        saved.copy_to(&to).unwrap();
+        saved.copy_to(&to, &|| true).unwrap();
         assert_eq!(copy(&to, None, size, &|| true).unwrap(), crc32);
         let about = to.metadata().unwrap();
         assert_eq!(about.len(), size);
@@ -96,19 +98,30 @@ mod tests {
             crc32: !crc32,
             ..saved
         };
-        let error = damaged.copy_to(&to).unwrap_err().to_string();
+        let error = damaged.copy_to(&to, &|| true).unwrap_err().to_string();
         assert!(error.contains("checksum"), "{error}");
         let short = SavedOverlay {
             size: size + 1,
             ..damaged
         };
-        short.copy_to(&to).unwrap_err();
+        short.copy_to(&to, &|| true).unwrap_err();
     }
 
     #[test]
     fn a_copy_can_be_given_up() {
         let file = tempfile::tempfile().unwrap();
-        file.set_len(1 << 40).unwrap();
-        copy(&file, None, 1 << 40, &|| false).unwrap_err();
+        let size = 1 << 40;
+        file.set_len(size).unwrap();
+        let saved = SavedOverlay {
+            disk: 0,
+            file,
+            size,
+            crc32: 0,
+        };
+        let asked = Cell::new(0);
+        let goes_on = || asked.replace(asked.get() + 1) < 3;
+        let error = saved.copy_to(&tempfile::tempfile().unwrap(), &goes_on);
+        assert!(error.unwrap_err().to_string().contains("about to end"));
+        assert_eq!(asked.get(), 4);
     }
 }

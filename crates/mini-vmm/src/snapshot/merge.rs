@@ -16,7 +16,6 @@ use super::memory::data;
 use super::spans::{intersection, rest};
 use super::store::{self, Contents};
 use super::tail::{MemoryFile, Tail, WINDOW};
-use crate::devices::{SavedOverlay, copy_overlay};
 
 /// Why two snapshots were not merged.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +73,7 @@ pub fn merge(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeError> {
         let mut overlays = changes.overlays.iter();
         overlays
             .find(|overlay| overlay.disk == disk)
-            .map_or(Ok(()), |overlay| copy_whole(overlay, to))
+            .map_or(Ok(()), |overlay| overlay.copy_to(to, &|| true))
     };
     let disks: Vec<_> = changes
         .overlays
@@ -89,15 +88,6 @@ pub fn merge(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeError> {
         overlay: &copy,
     };
     Ok(store::write_directory(out, &contents)?)
-}
-
-/// Copies an overlay, and checks it.
-fn copy_whole(overlay: &SavedOverlay, to: &File) -> io::Result<()> {
-    let crc32 = copy_overlay(&overlay.file, Some(to), overlay.size, &|| true)?;
-    match crc32 == overlay.crc32 {
-        true => Ok(()),
-        false => Err(io::Error::other("a saved overlay is damaged")),
-    }
 }
 
 /// Checks that a Diff belongs to its base.
