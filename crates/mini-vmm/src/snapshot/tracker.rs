@@ -77,10 +77,11 @@ impl Tracker {
         }
     }
 
-    /// As [`changed`](Self::changed), as bits.
+    /// The pages of `memory`, which has `ram` bytes, that may have changed since the last snapshot, or since the start if
+    /// there is none.
     ///
     /// # Errors
-    /// As [`changed`](Self::changed).
+    /// The host can't tell.
     pub fn dirty(&self, memory: &GuestMemoryMmap, ram: u64) -> io::Result<Pages> {
         Ok(Pages::new(&self.changed(memory)?, ram))
     }
