@@ -3,8 +3,10 @@
 
 //! Opens a snapshot and checks it, before any of it is used.
 
+mod error;
+
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::Read;
 use std::num::NonZeroU32;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,126 +14,19 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use self::error::Error;
+pub(super) use self::error::brief;
 use super::Place;
-use super::format::{FORMAT, Id, Kind, Labels, MAX_MANIFEST, MAX_STATE, Manifest, StateFile};
+use super::format::{Id, Kind, Labels, MAX_MANIFEST, MAX_STATE, Manifest, StateFile};
 use super::spans::Spans;
 use super::store::{MANIFEST, MEMORY, STATE, overlay_name};
 use super::tail::MemoryFile;
 use super::tracker::{Base, Tracker};
 use super::working_set;
-use crate::config::{self, Draft, SerialSpec, VmSpec};
+use crate::config::{Draft, SerialSpec, VmSpec};
 use crate::devices::SavedOverlay;
 use crate::machine::{Clock, Frozen, MachineState};
 use crate::memory::{self, Served};
-use crate::text::{one_line, shorten};
-
-/// The most characters of a reason. It may have words of the file.
-const MAX_REASON: usize = 200;
-
-/// A reason that may have words of the file.
-pub(super) fn brief(reason: &impl ToString) -> String {
-    shorten(&one_line(&reason.to_string()), MAX_REASON)
-}
-
-/// Why a snapshot can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A file can't be opened or read.
-    #[error("can't read {path:?} ({reason}); give a snapshot that mini-vmm has written")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The host's error.
-        reason: io::Error,
-    },
-    /// A file is no regular file, or is too large.
-    #[error("{path:?} {what}; give a snapshot that mini-vmm has written")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// The manifest is no manifest.
-    #[error(
-        "the snapshot's manifest can't be read: {}; it is damaged or of another program, take a new snapshot", brief(.0)
-    )]
-    Manifest(#[source] serde_json::Error),
-    /// The manifest has another format.
-    #[error(
-        "the snapshot has format {found} and this program reads {FORMAT}; use the mini-vmm that wrote it"
-    )]
-    Format {
-        /// The snapshot's format.
-        found: u32,
-    },
-    /// A part has another version.
-    #[error(
-        "the snapshot's {part} has version {found} and this program reads 1; use the mini-vmm that wrote it"
-    )]
-    Version {
-        /// The part.
-        part: &'static str,
-        /// Its version.
-        found: u32,
-    },
-    /// The manifest contradicts itself or the state.
-    #[error("the snapshot is damaged: {0}; take a new snapshot")]
-    Lie(&'static str),
-    /// The state's bytes are not those that were written.
-    #[error("the snapshot's state is damaged: {0}; take a new snapshot")]
-    Damaged(&'static str),
-    /// The state is not one of a machine.
-    #[error("the snapshot's state can't be read: {}; it is damaged, take a new snapshot", brief(.0))]
-    State(#[source] serde_json::Error),
-    /// The machine's description is not one.
-    #[error("the snapshot's machine is not possible: {}; it is damaged, take a new snapshot", brief(.0))]
-    Spec(#[source] config::Error),
-    /// A memory file has no end like ours.
-    #[error("the memory file is not complete or not of mini-vmm; take a new snapshot")]
-    Tail,
-    /// The snapshot has changes only.
-    #[error(
-        "this snapshot has only what changed since snapshot {parent}; make it whole with `mini-vmm snapshot merge BASE \
-         DIFF OUT`, and use OUT"
-    )]
-    Changes {
-        /// The snapshot that it continues.
-        parent: Id,
-    },
-    /// A snapshot has the wrong kind for its place in a merge.
-    #[error("{0}")]
-    Order(&'static str),
-    /// A Diff continues another snapshot.
-    #[error(
-        "the Diff continues snapshot {parent}, not {base}; merge Diffs in their order, onto their own base"
-    )]
-    Stranger {
-        /// The snapshot that it continues.
-        parent: Id,
-        /// The base.
-        base: Id,
-    },
-    /// A memory file belongs to another snapshot.
-    #[error(
-        "the memory belongs to snapshot {memory} and the state to {state}; give two files of one snapshot"
-    )]
-    Pair {
-        /// The identity in the memory file.
-        memory: Id,
-        /// The identity in the manifest.
-        state: Id,
-    },
-    /// Nobody would learn the clone's number.
-    #[error(
-        "the guest did not ask for this snapshot, so it can't be told a number; leave out --clone-id"
-    )]
-    NoCaller,
-    /// The guest would take the number for an error.
-    #[error("a clone's number is 1 to {MAX_CLONE_ID}, not {0}; choose a smaller one")]
-    CloneId(CloneId),
-}
 
 /// What a guest gets to know itself by, in a clone: 1 to 2147483647, so that also 32-bit guests take it for no error.
 pub type CloneId = NonZeroU32;
