@@ -143,7 +143,7 @@ fn help_is_grouped_and_complete() {
         long.contains("\nExamples:\n") && long.contains("\nExit codes:\n"),
         "{long}"
     );
-    assert!(short.lines().count() <= 82, "{short}");
+    assert!(short.lines().count() <= 80, "{short}");
     assert!(!short.contains("\nExamples:\n"), "{short}");
     assert_eq!(
         stdout(&["--version"]),
