@@ -240,6 +240,7 @@ fn sources(machine: &Machine) -> Sources {
 #[cfg(test)]
 pub(super) mod tests {
     use std::io::Write;
+    use std::path::PathBuf;
     use std::thread::{self, JoinHandle};
 
     use super::*;
@@ -255,6 +256,16 @@ pub(super) mod tests {
         signals: TerminationSignals,
         console: Console,
     ) -> Option<(Client, Vmm, Built)> {
+        built_with(test, signals, console, None)
+    }
+
+    /// The same, with a directory for snapshots that the guest asks for.
+    pub(crate) fn built_with(
+        test: &str,
+        signals: TerminationSignals,
+        console: Console,
+        snapshot_dir: Option<PathBuf>,
+    ) -> Option<(Client, Vmm, Built)> {
         crate::check::tests::host_kvm(test)?;
         let (client, door) = door().unwrap();
         let controls = Controls {
@@ -265,6 +276,7 @@ pub(super) mod tests {
         };
         let spec = VmSpec {
             timeout: None,
+            snapshot_dir,
             ..demo::spec(HypercallRoute::Pio(None))
         };
         let images = |_: &dyn Watch| Ok(demo::images().unwrap().into());

@@ -303,6 +303,14 @@ impl<'a> Session<'a> {
         if self.is_running == Some(runs) {
             return Ok(());
         }
+        if runs {
+            // A call of the guest may have come while its vCPUs were paused.
+            self.serve_guest()?;
+            // A vCPU that ended the machine doesn't go on.
+            if self.latch.is_set() {
+                return Ok(());
+            }
+        }
         let events = &self.run.reporter.events;
         if runs {
             // Before the guest does something that is an event.
@@ -340,12 +348,16 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use para_abi::Call;
+    use para_abi::vmm::VMM_HC_SNAPSHOT;
+
     use super::*;
     use crate::console::Console;
+    use crate::hypercall::calls::Caller;
     use crate::snapshot::{Kind, Place};
     use crate::sync::Wake;
     use crate::vmm::control::Then;
-    use crate::vmm::run::tests::built;
+    use crate::vmm::run::tests::{built, built_with};
     use crate::vmm::supervisor::tests::signals;
 
     fn order(dir: &Path) -> Command {
@@ -417,5 +429,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_call_that_comes_in_a_pause_is_answered_before_the_guest_goes_on() {
+        let test = "a_call_that_comes_in_a_pause_is_answered_before_the_guest_goes_on";
+        let (signals, _writers) = signals();
+        let dir = tempfile::tempdir().unwrap();
+        let snaps = Some(dir.path().to_owned());
+        let Some((_client, mut vmm, built)) =
+            built_with(test, signals, Console::with_input(b""), snaps)
+        else {
+            return;
+        };
+        let mut session = Session::new(&mut vmm, built, State::Paused).unwrap();
+        let calls = Arc::clone(&session.machine.calls);
+        let caller = Caller {
+            vcpu: 0,
+            cpl: 0,
+            long_mode: true,
+        };
+        let asks = Call {
+            nr: VMM_HC_SNAPSHOT,
+            args: [0; 6],
+        };
+        assert_eq!(calls.call(&caller, &asks), 0);
+        assert!(calls.holds(0));
+        session.set_running(true).unwrap();
+        assert!(dir.path().join("1/manifest.json").exists());
+        assert!(!calls.holds(0));
+        // A machine that has ended does not go on.
+        session.set_running(false).unwrap();
+        session.latch.set(Outcome::Reset);
+        session.set_running(true).unwrap();
+        assert_eq!(session.is_running, Some(false));
     }
 }
