@@ -5,9 +5,10 @@
 //!
 //! It is a hint: without it, or with another one, a machine only starts slower.
 
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -164,10 +165,20 @@ impl Recorder {
             ranges: spans.iter().map(|span| (span.start, span.end)).collect(),
         };
         let new = self.dir.join(NEW_WORKING_SET);
-        let mut file = File::create(&new)?;
+        // A link of a stranger's snapshot could lead to any file, so what is there goes away, and a new file is made.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(&serde_json::to_vec(&recorded)?)?;
         // Not synced: what is lost is only a hint, and half of it can't be parsed.
-        std::fs::rename(new, self.dir.join(WORKING_SET))?;
+        fs::rename(new, self.dir.join(WORKING_SET))?;
         Ok(spans.iter().map(|span| span.end - span.start).sum())
     }
 }
@@ -234,6 +245,19 @@ mod tests {
         for end in 0..good.len() {
             assert!(parse(&good[..end], ID, RAM).is_err(), "{end}");
         }
+    }
+
+    #[test]
+    fn a_link_in_the_snapshot_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        fs::write(&other, "other").unwrap();
+        std::os::unix::fs::symlink(&other, dir.path().join(NEW_WORKING_SET)).unwrap();
+        let memory = crate::memory::allocate(32 << 20).unwrap();
+        Recorder::new(ID, dir.path(), &memory).finish();
+        assert_eq!(fs::read(&other).unwrap(), b"other");
+        let recorded = fs::read(dir.path().join(WORKING_SET)).unwrap();
+        parse(&recorded, ID, 32 << 20).unwrap();
     }
 
     #[test]
