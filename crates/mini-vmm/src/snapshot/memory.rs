@@ -47,7 +47,7 @@ const MAP_CHUNK: usize = 64 << 10;
 const PIECE: u64 = 4 << 20;
 
 /// The regions of `memory` with the offset of each.
-pub fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestRegionMmap)> {
+fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestRegionMmap)> {
     let mut end = 0;
     memory.iter().map(move |region| {
         let start = end;
@@ -63,15 +63,29 @@ pub fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestReg
 /// The host doesn't say it.
 pub fn touched(memory: &GuestMemoryMmap) -> io::Result<Spans> {
     let pagemap = pagemap()?;
+    in_all(memory, |region| {
+        let spans = pages_of(&pagemap, region, Entry::is_in_use)?;
+        match region.file_offset() {
+            Some(file) => {
+                let data = data(file.file(), file.start()..file.start() + region.len())?;
+                Ok(union(&spans, &data))
+            }
+            None => Ok(spans),
+        }
+    })
+}
+
+/// What `look` finds in each region, as ranges from its start.
+///
+/// # Errors
+/// Those of `look`.
+pub fn in_all(
+    memory: &GuestMemoryMmap,
+    mut look: impl FnMut(&GuestRegionMmap) -> io::Result<Spans>,
+) -> io::Result<Spans> {
     let mut all = Spans::new();
     for (offset, region) in regions(memory) {
-        let size = region.len();
-        let mut spans = pages(&pagemap, region.as_ptr() as u64, size, Entry::is_in_use)?;
-        if let Some(file) = region.file_offset() {
-            let data = data(file.file(), file.start()..file.start() + size)?;
-            spans = union(&spans, &data);
-        }
-        for span in spans {
+        for span in look(region)? {
             push(&mut all, offset + span.start..offset + span.end);
         }
     }
@@ -84,14 +98,19 @@ pub fn touched(memory: &GuestMemoryMmap) -> io::Result<Spans> {
 /// The host doesn't tell.
 pub fn wanted(memory: &GuestMemoryMmap, is_wanted: fn(Entry) -> bool) -> io::Result<Spans> {
     let pagemap = pagemap()?;
-    let mut all = Spans::new();
-    for (offset, region) in regions(memory) {
-        let spans = pages(&pagemap, region.as_ptr() as u64, region.len(), is_wanted)?;
-        for span in spans {
-            push(&mut all, offset + span.start..offset + span.end);
-        }
-    }
-    Ok(all)
+    in_all(memory, |region| pages_of(&pagemap, region, is_wanted))
+}
+
+/// The wanted pages of a region.
+///
+/// # Errors
+/// The host doesn't tell.
+pub fn pages_of(
+    pagemap: &File,
+    region: &GuestRegionMmap,
+    is_wanted: fn(Entry) -> bool,
+) -> io::Result<Spans> {
+    pages(pagemap, region.as_ptr() as u64, region.len(), is_wanted)
 }
 
 /// What the host tells about this process's pages.

@@ -13,12 +13,12 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vm_memory::{GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::GuestMemoryMmap;
 
 use super::format::Id;
-use super::memory::{Entry, PAGE, pagemap, pages, regions, wanted};
+use super::memory::{Entry, PAGE, in_all, pagemap, pages, pages_of, wanted};
 use super::pages::Pages;
-use super::spans::{Spans, push, union};
+use super::spans::{Spans, union};
 use crate::layout::PAGE_SIZE;
 use crate::sys::written::{Marks, Written};
 
@@ -140,20 +140,10 @@ impl Marker {
     /// The pages with marks.
     fn look(&self, memory: &GuestMemoryMmap, marks: Marks) -> io::Result<Spans> {
         let pagemap = pagemap()?;
-        let mut all = Spans::new();
-        for (offset, region) in regions(memory) {
-            let mut found = |range: std::ops::Range<u64>| {
-                push(&mut all, offset + range.start..offset + range.end);
-            };
-            match self {
-                Marker::Written(written) => written.look(&pagemap, region, marks, &mut found)?,
-                Marker::SoftDirty(_) => {
-                    let (from, size) = (region.as_ptr() as u64, region.len());
-                    let spans = pages(&pagemap, from, size, Entry::is_soft_dirty)?;
-                    spans.into_iter().for_each(found);
-                }
-            }
-        }
+        let all = in_all(memory, |region| match self {
+            Marker::Written(written) => written.look(&pagemap, region, marks),
+            Marker::SoftDirty(_) => pages_of(&pagemap, region, Entry::is_soft_dirty),
+        })?;
         if let (Marker::SoftDirty(_), Marks::Go) = (self, marks) {
             SoftDirty::clear()?;
         }

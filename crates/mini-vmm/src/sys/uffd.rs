@@ -1,13 +1,15 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Page faults that user space answers (Linux, Documentation/admin-guide/mm/userfaultfd.rst).
+//! Page faults that user space answers, and writes that the host marks (Linux,
+//! Documentation/admin-guide/mm/userfaultfd.rst).
 #![allow(unsafe_code)]
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+use libc::c_int;
 use vm_memory::MmapRegion;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_val};
 use vmm_sys_util::{ioctl_io_nr, ioctl_iowr_nr};
@@ -16,8 +18,14 @@ use vmm_sys_util::{ioctl_io_nr, ioctl_iowr_nr};
 const API: u32 = 0xaa;
 /// `UFFD_FEATURE_EVENT_REMOVE`: whoever answers hears of memory that is given back.
 const EVENT_REMOVE: u64 = 1 << 3;
+/// `UFFD_FEATURE_WP_ASYNC` (Linux 6.7): the host lifts the protection against writes itself.
+const WP_ASYNC: u64 = 1 << 15;
 /// `UFFDIO_REGISTER_MODE_MISSING`: pages that are not there are asked for.
 const MODE_MISSING: u64 = 1;
+/// `UFFDIO_REGISTER_MODE_WP`: pages can be protected against writes.
+const MODE_WP: u64 = 1 << 1;
+/// `UFFD_USER_MODE_ONLY`: for faults of user space, which need no right.
+const USER_MODE_ONLY: c_int = 1;
 
 /// `struct uffdio_api`.
 #[derive(Clone, Copy, Default)]
@@ -48,10 +56,22 @@ ioctl_iowr_nr!(UFFDIO_REGISTER, API, 0x00, Register);
 /// # Errors
 /// The host's error: EPERM without the right to it.
 pub(crate) fn create() -> io::Result<OwnedFd> {
-    let uffd = open()?;
+    begin(open()?, EVENT_REMOVE)
+}
+
+/// A descriptor for pages that are written, by this process, the guest or KVM. No memory belongs to it yet.
+///
+/// # Errors
+/// The host's error: also one without these marks.
+pub(crate) fn create_for_writes() -> io::Result<OwnedFd> {
+    begin(call(libc::O_CLOEXEC | USER_MODE_ONLY)?, WP_ASYNC)
+}
+
+/// Agrees with the host about the interface and its features.
+fn begin(uffd: OwnedFd, features: u64) -> io::Result<OwnedFd> {
     let mut api = Api {
         api: API.into(),
-        features: EVENT_REMOVE,
+        features,
         ioctls: 0,
     };
     // SAFETY: the call reads and writes the structure that it gets.
@@ -68,15 +88,23 @@ fn open() -> io::Result<OwnedFd> {
         .read(true)
         .write(true)
         .open("/dev/userfaultfd");
-    let fd = match device {
+    match device {
         // SAFETY: the call takes flags and no memory.
-        Ok(device) => unsafe { ioctl_with_val(&device, USERFAULTFD_IOC_NEW(), flags as _) },
-        // SAFETY: as above.
-        Err(_) => unsafe { libc::syscall(libc::SYS_userfaultfd, flags) as RawFd },
-    };
+        Ok(device) => owned(unsafe { ioctl_with_val(&device, USERFAULTFD_IOC_NEW(), flags as _) }),
+        Err(_) => call(flags),
+    }
+}
+
+fn call(flags: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes flags and no memory.
+    owned(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) as RawFd })
+}
+
+/// The descriptor that a call returned.
+fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     match fd {
         0.. => {
-            // SAFETY: the call has just returned the descriptor, which nobody else has.
+            // SAFETY: a call has just returned the descriptor, which nobody else has.
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         }
         _ => Err(io::Error::last_os_error()),
@@ -88,14 +116,27 @@ fn open() -> io::Result<OwnedFd> {
 /// # Errors
 /// The host's error.
 pub(crate) fn register(uffd: &OwnedFd, memory: &MmapRegion) -> io::Result<()> {
+    register_for(uffd, memory, MODE_MISSING)
+}
+
+/// Makes the host mark the pages of `memory` that are written. Until the marks are removed for the first time, all private
+/// pages count as written.
+///
+/// # Errors
+/// The host's error: EBUSY if another descriptor has the memory.
+pub(crate) fn register_for_writes(uffd: &OwnedFd, memory: &MmapRegion) -> io::Result<()> {
+    register_for(uffd, memory, MODE_WP)
+}
+
+fn register_for(uffd: &OwnedFd, memory: &MmapRegion, mode: u64) -> io::Result<()> {
     let mut range = Register {
         start: memory.as_ptr() as u64,
         len: memory.size() as u64,
-        mode: MODE_MISSING,
+        mode,
         ioctls: 0,
     };
-    // SAFETY: the call reads and writes the structure that it gets. The range is a live mapping of guest memory, whose
-    // contents nothing relies on.
+    // SAFETY: the call reads and writes the structure that it gets. The range is a live mapping of guest memory. Marks of
+    // writes don't change its contents, and nothing relies on those of missing pages.
     match unsafe { ioctl_with_mut_ref(uffd, UFFDIO_REGISTER(), &mut range) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -10,18 +10,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use libc::{Ioctl, c_int};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-// From linux/userfaultfd.h.
-const UFFD_USER_MODE_ONLY: c_int = 1;
-const UFFD_API: u64 = 0xaa;
-const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
-const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
-const UFFDIO_API: Ioctl = 0xc018_aa3f;
-const UFFDIO_REGISTER: Ioctl = 0xc020_aa00;
+use super::uffd;
 
 // From linux/fs.h.
 const PAGEMAP_SCAN: Ioctl = 0xc060_6610;
@@ -31,23 +25,6 @@ const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
-
-/// `struct uffdio_api`.
-#[repr(C)]
-struct Api {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-struct Register {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
 
 /// `struct page_region`.
 #[repr(C)]
@@ -100,36 +77,14 @@ impl Written {
     /// # Errors
     /// The host can't, or something else watches the memory already.
     pub fn new(memory: &GuestMemoryMmap) -> io::Result<Self> {
-        let flags = libc::O_CLOEXEC | UFFD_USER_MODE_ONLY;
-        // SAFETY: the call takes flags only, and returns a new descriptor or -1.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new, so nobody else owns it. It fits, as descriptors are ints.
-        let uffd = unsafe { OwnedFd::from_raw_fd(fd as c_int) };
-        let mut api = Api {
-            api: UFFD_API,
-            features: UFFD_FEATURE_WP_ASYNC,
-            ioctls: 0,
-        };
-        // SAFETY: the argument is the structure that the call takes, and it lives through the call.
-        check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
+        let uffd = uffd::create_for_writes()?;
         for region in memory.iter() {
-            let mut register = Register {
-                start: region.as_ptr() as u64,
-                len: region.len(),
-                mode: UFFDIO_REGISTER_MODE_WP,
-                ioctls: 0,
-            };
-            // SAFETY: as above. The range is a live mapping. Its contents don't change, and writes to it still succeed,
-            // since the host lifts the protection itself.
-            check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) })?;
+            uffd::register_for_writes(&uffd, region)?;
         }
         Ok(Written { _uffd: uffd })
     }
 
-    /// Tells `found` the private pages of `region` that were written, as ranges of bytes from its start, in order.
+    /// The private pages of `region` that were written, as ranges of bytes from its start, in order.
     /// `pagemap` is this process's `/proc/self/pagemap`.
     ///
     /// # Errors
@@ -139,8 +94,7 @@ impl Written {
         pagemap: &File,
         region: &GuestRegionMmap,
         marks: Marks,
-        found: &mut dyn FnMut(Range<u64>),
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<Range<u64>>> {
         let base = region.as_ptr() as u64;
         let mut ranges = vec![PageRegion::default(); RANGES];
         let mut scan = Scan {
@@ -161,14 +115,14 @@ impl Written {
             return_mask: PAGE_IS_WRITTEN,
             ..Scan::default()
         };
+        let mut found = Vec::new();
         while scan.start < scan.end {
             // SAFETY: the argument is the structure that the call takes. Its vector is `ranges`, which has room for as
             // many as it says, and both live through the call.
             let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
             let count = check(count)? as usize;
-            for range in ranges.iter().take(count) {
-                found(range.start - base..range.end - base);
-            }
+            let ranges = ranges.iter().take(count);
+            found.extend(ranges.map(|range| range.start - base..range.end - base));
             if scan.walk_end <= scan.start {
                 return Err(io::Error::other(
                     "the host's look at memory does not proceed",
@@ -176,7 +130,7 @@ impl Written {
             }
             scan.start = scan.walk_end;
         }
-        Ok(())
+        Ok(found)
     }
 }
 
