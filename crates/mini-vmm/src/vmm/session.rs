@@ -310,9 +310,7 @@ impl<'a> Session<'a> {
             if self.latch.is_set() {
                 return Ok(());
             }
-        }
-        let events = &self.run.reporter.events;
-        if runs {
+            let events = &self.run.reporter.events;
             // Before the guest does something that is an event.
             if let Some(event) = self.next_event.replace(Event::Resumed) {
                 events.say(&event);
@@ -323,7 +321,7 @@ impl<'a> Session<'a> {
             self.machine.pause()?;
             // A guest that has not started has nothing to tell.
             if self.is_running.is_some() && self.state() != State::Ended {
-                events.say(&Event::Paused);
+                self.run.reporter.events.say(&Event::Paused);
             }
         }
         self.is_running = Some(runs);
