@@ -4,7 +4,8 @@
 //! Distinguishes a process that hangs from a slow one.
 //!
 //! Time alone is no criterion, because on a busy machine everything takes longer. A process hangs if it neither prints
-//! nor uses its CPU, or if it uses very much CPU time without printing. Both are the same on a busy machine.
+//! nor uses its CPU nor waits for one, or if it uses very much CPU time without printing. Both are the same on a busy
+//! machine.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,10 +99,17 @@ impl Watch {
             return None;
         }
         self.looked = now;
-        self.judge(now, cpu_time(self.process), output)
+        let process = self.process;
+        self.judge(now, cpu_time(process), output, || wants_cpu(process))
     }
 
-    fn judge(&mut self, now: Instant, cpu: Duration, output: u64) -> Option<Hang> {
+    fn judge(
+        &mut self,
+        now: Instant,
+        cpu: Duration,
+        output: u64,
+        wants_cpu: impl FnOnce() -> bool,
+    ) -> Option<Hang> {
         if output != self.output {
             (self.output, self.cpu, self.alive) = (output, cpu, (now, cpu));
             return None;
@@ -115,7 +123,8 @@ impl Watch {
         if still < self.patience.still {
             return None;
         }
-        if cpu.saturating_sub(before) < still / LEAST_SHARE {
+        // On a busy machine it may get less than it wants.
+        if cpu.saturating_sub(before) < still / LEAST_SHARE && !wants_cpu() {
             return Some(Hang::Idle(still));
         }
         self.alive = (now, cpu);
@@ -125,6 +134,22 @@ impl Watch {
 
 /// The CPU time of a process, its descendants, and its process group.
 fn cpu_time(process: u32) -> Duration {
+    family(process).values().map(|stat| stat.cpu).sum()
+}
+
+/// Whether a thread of these runs or waits for a CPU.
+fn wants_cpu(process: u32) -> bool {
+    family(process).keys().any(|id| {
+        let threads = fs::read_dir(format!("/proc/{id}/task"));
+        threads.into_iter().flatten().flatten().any(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat"));
+            stat.is_ok_and(|text| fields(&text).and_then(|mut fields| fields.next()) == Some("R"))
+        })
+    })
+}
+
+/// A process, its descendants, and its process group.
+fn family(process: u32) -> BTreeMap<u32, Stat> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all: BTreeMap<u32, Stat> = entries
         .filter_map(|entry| {
@@ -144,7 +169,7 @@ fn cpu_time(process: u32) -> Duration {
         false
     };
     let within = all.iter().filter(|(id, _)| is_within(**id));
-    within.map(|(_, stat)| stat.cpu).sum()
+    within.map(|(id, stat)| (*id, *stat)).collect()
 }
 
 /// The contents of /proc/PID/stat (proc_pid_stat(5)).
@@ -156,11 +181,16 @@ struct Stat {
     cpu: Duration,
 }
 
+/// The fields of a stat line from the third on, which is the state. The second is the program's name in parentheses,
+/// which may contain spaces and parentheses.
+fn fields(text: &str) -> Option<impl Iterator<Item = &str>> {
+    let (_, fields) = text.rsplit_once(')')?;
+    Some(fields.split_whitespace())
+}
+
 impl Stat {
     fn parse(text: &str) -> Option<Stat> {
-        // The second field is the program's name in parentheses, which may contain spaces and parentheses.
-        let (_, fields) = text.rsplit_once(')')?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let fields: Vec<&str> = fields(text)?.collect();
         let ticks = fields.get(11..15)?.iter();
         let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
         Some(Stat {
@@ -181,8 +211,12 @@ mod tests {
         still: Duration::from_secs(100),
     };
 
-    /// A watch's results for a history of (seconds, CPU seconds, output).
+    /// A watch's results for a history of (seconds, CPU seconds, output), of a process that waits for no CPU.
     fn judge(history: &[(u64, u64, u64)]) -> Option<Hang> {
+        judge_with(history, false)
+    }
+
+    fn judge_with(history: &[(u64, u64, u64)], wants_cpu: bool) -> Option<Hang> {
         let start = Instant::now();
         let mut watch = Watch {
             process: 0,
@@ -194,7 +228,7 @@ mod tests {
         };
         history.iter().find_map(|&(now, cpu, output)| {
             let (now, cpu) = (Duration::from_secs(now), Duration::from_secs(cpu));
-            watch.judge(start + now, cpu, output)
+            watch.judge(start + now, cpu, output, || wants_cpu)
         })
     }
 
@@ -223,6 +257,14 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_a_cpu_is_not_idle() {
+        let starved = [(100, 0, 0), (200, 1, 0), (5000, 2, 0)];
+        assert!(judge(&starved).is_some());
+        assert_eq!(judge_with(&starved, true), None);
+        assert!(judge_with(&[(9000, 601, 0)], true).is_some());
+    }
+
+    #[test]
     fn a_stat_line_is_read_whatever_the_program_is_called() {
         let text = "7 (a) b (c)) S 3 5 5 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 1 0 99 0";
         let stat = Stat {
@@ -239,10 +281,17 @@ mod tests {
         let script = "sh -c 'i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done' & wait";
         let mut shell = std::process::Command::new("sh");
         let mut child = shell.args(["-c", script]).spawn().unwrap();
-        let mut used = Duration::ZERO;
+        let (mut used, mut wanted) = (Duration::ZERO, false);
         while child.try_wait().unwrap().is_none() {
             used = used.max(cpu_time(child.id()));
+            wanted |= wants_cpu(child.id());
         }
-        assert!(used > Duration::ZERO);
+        assert!(used > Duration::ZERO && wanted);
+        let mut asleep = std::process::Command::new("sleep");
+        let mut asleep = asleep.arg("60000").spawn().unwrap();
+        // Not while it starts.
+        while wants_cpu(asleep.id()) {}
+        asleep.kill().unwrap();
+        asleep.wait().unwrap();
     }
 }
