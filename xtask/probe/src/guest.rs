@@ -73,6 +73,8 @@ pub enum Work {
     Signs,
     /// Writes this many MiB. Then, over and over, reads each page of them and prints a byte.
     Reread(u32),
+    /// Writes this many MiB. Then, over and over, writes to each page of them and prints a byte.
+    Rewrite(u32),
 }
 
 /// Flat 32-bit protected mode code that does `work`, then ends.
@@ -118,18 +120,8 @@ pub fn code(work: Work, end: End) -> Vec<u8> {
             out(&mut code, SERIAL, SIGN);
             code.extend([0xeb, 0xfd]); // jmp -3, to the last out
         }
-        Work::Reread(mib) => {
-            fill(&mut code, mib);
-            let again = code.len();
-            code.push(0xbe); // mov esi, address
-            code.extend(DATA.to_le_bytes());
-            let read = [0x8b, 0x1e, 0x81, 0xc6, 0, 0x10, 0, 0]; // mov ebx, [esi]; add esi, 4096
-            repeat(&mut code, mib << 8, &read);
-            out(&mut code, SERIAL, SIGN);
-            let back = (again as i32) - (code.len() as i32) - 5;
-            code.push(0xe9); // jmp
-            code.extend(back.to_le_bytes());
-        }
+        Work::Reread(mib) => over_and_over(&mut code, mib, [0x8b, 0x1e]), // mov ebx, [esi]
+        Work::Rewrite(mib) => over_and_over(&mut code, mib, [0x89, 0x36]), // mov [esi], esi
     }
     let (port, value) = end.write();
     out(&mut code, port, value);
@@ -154,6 +146,20 @@ fn prepare(code: &mut Vec<u8>) {
         code.push(register); // mov esp, ecx, eax, edx
         code.extend(u32::to_le_bytes(value));
     }
+}
+
+/// Writes this many MiB. Then, over and over, does `access` to each page of them, whose address is in ESI, and prints a byte.
+fn over_and_over(code: &mut Vec<u8>, mib: u32, access: [u8; 2]) {
+    fill(code, mib);
+    let again = code.len();
+    code.push(0xbe); // mov esi, address
+    code.extend(DATA.to_le_bytes());
+    let next = [0x81, 0xc6, 0, 0x10, 0, 0]; // add esi, 4096
+    repeat(code, mib << 8, &[&access[..], &next[..]].concat());
+    out(code, SERIAL, SIGN);
+    let back = (again as i32) - (code.len() as i32) - 5;
+    code.push(0xe9); // jmp
+    code.extend(back.to_le_bytes());
 }
 
 /// Writes this many MiB: `mov edi, address; mov ecx, count; mov eax, value; rep stosd`.

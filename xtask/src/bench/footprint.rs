@@ -45,16 +45,32 @@ impl Living {
 
     /// Waits for the guest's byte.
     pub fn await_byte(&mut self) -> Result<()> {
+        while self.read_bytes()? == 0 {}
+        Ok(())
+    }
+
+    /// Waits until the guest, which prints its byte after each turn, has made a whole turn from now on.
+    pub fn await_turn(&mut self) -> Result<()> {
+        // What it printed before.
+        self.read_bytes()?;
+        // The turn that it is in has an end, too.
+        let mut turns = 0;
+        while turns < 2 {
+            turns += self.read_bytes()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for output, takes all that there is, and returns how many of the guest's bytes are in it.
+    fn read_bytes(&mut self) -> Result<usize> {
         let Some(output) = &mut self.0.stdout else {
             bail!("the machine has no output");
         };
-        let mut buffer = [0; 256];
-        loop {
-            match output.read(&mut buffer)? {
-                0 => bail!("the machine ended before its guest ran"),
-                count if buffer[..count].contains(&SIGN) => return Ok(()),
-                _ => {}
-            }
+        // As large as a pipe.
+        let mut buffer = vec![0; 64 << 10];
+        match output.read(&mut buffer)? {
+            0 => bail!("the machine ended before its guest ran"),
+            count => Ok(buffer[..count].iter().filter(|byte| **byte == SIGN).count()),
         }
     }
 

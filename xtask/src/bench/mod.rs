@@ -18,6 +18,7 @@ mod markdown;
 mod order;
 mod restore;
 mod results;
+mod save;
 mod stats;
 mod subject;
 mod svg;
@@ -234,7 +235,7 @@ impl Options {
 
     fn on_host<'a>(&self, host: &mut Host<'a>) {
         type Group<'a> = fn(&mut Host<'a>);
-        let groups: [(&str, Group<'a>); 14] = [
+        let groups: [(&str, Group<'a>); 16] = [
             ("start", Host::start),
             ("first-byte", Host::first_output),
             ("growth", Host::growth),
@@ -248,10 +249,20 @@ impl Options {
             ("api", Host::api),
             ("restore", Host::restores),
             ("clones", Host::clones),
+            ("save", Host::saves),
+            ("diff", Host::diffs),
             ("size", Host::sizes),
         ];
         // The quick suite has no time for all.
-        let slow = ["instructions", "disk", "net", "api", "restore"];
+        let slow = [
+            "instructions",
+            "disk",
+            "net",
+            "api",
+            "restore",
+            "save",
+            "diff",
+        ];
         let is_slow = |name| slow.contains(&name) && self.quick && self.only.is_empty();
         for (name, measure) in groups {
             if name.contains(&self.only) && !is_slow(name) {
@@ -380,6 +391,8 @@ mod tests {
             "api",
             "restore",
             "clones",
+            "save",
+            "diff",
             "size",
         ] {
             assert!(METHOD.contains(&format!("**{name}**")), "{name}");

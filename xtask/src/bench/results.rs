@@ -12,7 +12,7 @@ use super::stats::{Estimate, estimate, paired_ratio};
 
 /// All measures: id, title, unit, and what grows along the axis, if there is one.
 #[rustfmt::skip]
-const MEASURES: [(&str, &str, &str, Option<&str>); 59] = [
+const MEASURES: [(&str, &str, &str, Option<&str>); 64] = [
     ("start-wall", "exec to exit", "ms", None),
     ("start-cpu", "exec to exit, CPU", "ms", None),
     ("first-byte", "exec to the guest's first byte", "ms", None),
@@ -58,6 +58,11 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 59] = [
     ("clones-up", "clones of a snapshot at once until all guests run", "ms", Some("clones")),
     ("clones-private", "the same, private memory of one", "MB", Some("clones")),
     ("clones-shared", "the same, guest memory that one shares", "MB", Some("clones")),
+    ("save-wall", "4 GiB are saved, of which the guest touched 1 MiB", "ms", None),
+    ("save-disk", "the same, on the disk", "MB", None),
+    ("diff-wall", "a Diff of 10,240 pages, which a running guest changes", "ms", None),
+    ("diff-copy", "the same, compared with a copy of these pages", "× the copy", None),
+    ("diff-disk", "the same, on the disk", "MB", None),
     ("size", "size of the program's file", "MB", None),
     ("boot", "Debian's vmlinux, the same command line, exec to power-off", "ms", None),
     ("boot-init", "Debian's vmlinux, the same command line, exec to init", "ms", None),
