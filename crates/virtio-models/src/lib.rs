@@ -6,6 +6,7 @@
 //! | module (feature) | device |
 //! |---|---|
 //! | `block` | a disk: a file or block device of the host's |
+//! | `console` | a console, and named ports between processes of the host and of the guest |
 //! | `entropy` | random numbers from the host |
 //! | `net` | a network interface: a tap of the host's, or a process such as passt |
 //! | `rate` | limits for any of them |
@@ -23,6 +24,8 @@
 mod bell;
 #[cfg(feature = "block")]
 pub mod block;
+#[cfg(feature = "console")]
+pub mod console;
 #[cfg(feature = "entropy")]
 pub mod entropy;
 #[cfg(feature = "net")]
