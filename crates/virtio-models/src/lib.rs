@@ -5,6 +5,7 @@
 //!
 //! | module (feature) | device |
 //! |---|---|
+//! | `balloon` | memory that the guest gives back |
 //! | `block` | a disk: a file or block device of the host's |
 //! | `console` | a console, and named ports between processes of the host and of the guest |
 //! | `entropy` | random numbers from the host |
@@ -20,7 +21,9 @@
 )]
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
-#[cfg(any(feature = "block", feature = "net"))]
+#[cfg(feature = "balloon")]
+pub mod balloon;
+#[cfg(any(feature = "balloon", feature = "block", feature = "net"))]
 mod bell;
 #[cfg(feature = "block")]
 pub mod block;
@@ -36,7 +39,7 @@ pub mod rate;
 mod segments;
 #[cfg(any(feature = "block", feature = "net", feature = "vsock"))]
 mod sys;
-#[cfg(any(feature = "rate", feature = "vsock"))]
+#[cfg(any(feature = "balloon", feature = "rate", feature = "vsock"))]
 mod timer;
 #[cfg(feature = "vsock")]
 pub mod vsock;
