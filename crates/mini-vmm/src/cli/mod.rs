@@ -381,14 +381,14 @@ enum SnapshotAction {
     /// Make a Diff whole, with the snapshot that it continues; for a chain, merge the first one, then the next onto OUT
     #[command(override_usage = "mini-vmm snapshot merge <BASE> <DIFF> <OUT>")]
     Merge {
-        /// The snapshot that the Diff continues
-        #[arg(value_hint = ValueHint::DirPath)]
+        /// The directory of the snapshot that the Diff continues, or its memory file
+        #[arg(value_hint = ValueHint::AnyPath)]
         base: PathBuf,
-        /// A snapshot that was taken with --diff
-        #[arg(value_hint = ValueHint::DirPath)]
+        /// The directory of a snapshot that was taken with --diff, or its memory file
+        #[arg(value_hint = ValueHint::AnyPath)]
         diff: PathBuf,
-        /// The directory of the result; it may be BASE, which is then replaced at once
-        #[arg(value_hint = ValueHint::DirPath)]
+        /// The result, a directory or a memory file; it may be BASE, which is then replaced at once
+        #[arg(value_hint = ValueHint::AnyPath)]
         out: PathBuf,
     },
 }

@@ -226,11 +226,7 @@ impl Part {
                     "the first snapshot is a Diff; merge it onto its own base before",
                 ));
             }
-            (Kind::Diff, Kind::Full) => {
-                return Err(Error::Order(
-                    "the second snapshot is whole already; use it as it is",
-                ));
-            }
+            (Kind::Diff, Kind::Full) => return Err(Error::WHOLE),
         };
         Ok(Part {
             overlays: open_overlays(&place, &manifest)?,

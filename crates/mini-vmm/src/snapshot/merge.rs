@@ -3,31 +3,41 @@
 
 //! Makes a Diff whole: its base's memory with its changes.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::format::{Kind, Manifest};
+use super::format::{Id, Kind, Manifest};
 use super::load::{self, Part};
 use super::memory::data;
 use super::spans::{intersection, rest};
 use super::store::{self, Contents};
-use super::tail::{MemoryFile, Tail, WINDOW};
+use super::tail::{MemoryFile, Tail, WINDOW, page_at};
 
 /// Why two snapshots were not merged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
     /// A snapshot can't be used.
-    #[error("{dir:?}: {error}")]
+    #[error("{path:?}: {error}")]
     Part {
-        /// Its directory.
-        dir: PathBuf,
+        /// Its directory or memory file.
+        path: PathBuf,
         /// What is wrong.
         error: load::Error,
+    },
+    /// One is a file, and the other one a directory.
+    #[error(
+        "{file:?} is a file and {dir:?} is a directory; give two directories, or the memory files of both"
+    )]
+    Mixed {
+        /// The file.
+        file: PathBuf,
+        /// The directory.
+        dir: PathBuf,
     },
     /// The two don't belong together.
     #[error(transparent)]
@@ -38,15 +48,77 @@ pub enum MergeError {
 }
 
 /// Writes to `out` what the snapshot `diff` is with its base `base`: a whole snapshot with the identity of `diff`, so that
-/// later Diffs continue it. All three are directories. `out` may be `base`, and is replaced at once.
+/// later Diffs continue it. All three are directories, or the memory files of two files each; then the state of `diff`
+/// belongs to the result. `out` may be `base`, and is replaced at once.
 ///
 /// # Errors
 /// [`MergeError`] says what failed. `out` is as it was.
 pub fn merge(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeError> {
-    let bad = |dir: &Path| {
-        let dir = dir.to_owned();
-        move |error| MergeError::Part { dir, error }
+    let both = [base, diff];
+    let file = both.iter().find(|path| path.is_file());
+    let dir = both.iter().find(|path| path.is_dir());
+    match (file, dir) {
+        (Some(file), Some(dir)) => Err(MergeError::Mixed {
+            file: file.to_path_buf(),
+            dir: dir.to_path_buf(),
+        }),
+        (Some(_), None) => merge_files(base, diff, out),
+        _ => merge_directories(base, diff, out),
+    }
+}
+
+/// Says which snapshot can't be used.
+fn bad(path: &Path) -> impl Fn(load::Error) -> MergeError {
+    let path = path.to_owned();
+    move |error| MergeError::Part {
+        path: path.clone(),
+        error,
+    }
+}
+
+fn merge_files(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeError> {
+    let (changes, depth, tail) = MemoryFile::open_diff(diff).map_err(bad(diff))?;
+    let ram = tail.size;
+    let whole = MemoryFile::open(base, ram).map_err(bad(base))?;
+    let mut tails = whole.chain().map_err(bad(base))?;
+    if let (Some(parent), Some(Tail { id: base, .. })) = (tail.parent, tails.last()) {
+        check_parent(parent, *base).map_err(MergeError::Stranger)?;
+    }
+    // Before minutes of work.
+    changes.check_list().map_err(bad(diff))?;
+    check_out(out, ram)?;
+    match tails.len() == depth as usize {
+        true => tails.push(tail),
+        // The base was a directory once, which has no chain of pages.
+        false => {
+            tails = vec![Tail {
+                parent: None,
+                ..tail
+            }];
+        }
+    }
+    let fill = |file: &File| {
+        overlay(&whole, &changes, file, ram)?;
+        (0..).zip(&tails).try_for_each(|(depth, tail)| {
+            file.write_all_at(tail.text().as_bytes(), page_at(ram, depth))
+        })
     };
+    Ok(store::write_memory(out, &fill)?)
+}
+
+/// Checks that nothing but a memory file would be replaced. An empty file may be.
+fn check_out(out: &Path, ram: u64) -> Result<(), Error> {
+    let has_bytes = |about: fs::Metadata| about.is_file() && about.len() > 0;
+    if !fs::metadata(out).is_ok_and(has_bytes) {
+        return Ok(());
+    }
+    match MemoryFile::open(out, ram).and_then(|file| file.chain()) {
+        Ok(_) | Err(load::Error::Changes { .. }) => Ok(()),
+        Err(_) => Err(Error::NotASnapshot(out.to_owned())),
+    }
+}
+
+fn merge_directories(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeError> {
     let whole = Part::open(base, Kind::Full).map_err(bad(base))?;
     let changes = Part::open(diff, Kind::Diff).map_err(bad(diff))?;
     check(&whole.manifest, &changes.manifest).map_err(MergeError::Stranger)?;
@@ -92,14 +164,19 @@ pub fn merge(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeError> {
 
 /// Checks that a Diff belongs to its base.
 fn check(base: &Manifest, diff: &Manifest) -> Result<(), load::Error> {
-    let base_id = base.id;
-    match diff.parent {
-        Some(parent) if parent != base_id => Err(load::Error::Stranger {
-            parent,
-            base: base_id,
-        }),
-        _ if base.memory != diff.memory => Err(load::Error::Lie("its memory is not its base's")),
-        _ => Ok(()),
+    if let Some(parent) = diff.parent {
+        check_parent(parent, base.id)?;
+    }
+    match base.memory == diff.memory {
+        true => Ok(()),
+        false => Err(load::Error::Lie("its memory is not its base's")),
+    }
+}
+
+fn check_parent(parent: Id, base: Id) -> Result<(), load::Error> {
+    match parent == base {
+        true => Ok(()),
+        false => Err(load::Error::Stranger { parent, base }),
     }
 }
 

@@ -21,7 +21,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-pub use self::files::write_files;
+pub use self::files::{write_files, write_memory};
 use super::Error;
 
 /// The names in a snapshot's directory.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use super::format::{FORMAT, Id, MAX_DEPTH};
 use super::load::{Error, open};
 use super::spans::{Spans, push};
+use crate::config::check_memory;
 use crate::layout::PAGE_SIZE;
 
 /// What a Full snapshot's page begins with, so that other files are told apart.
@@ -84,6 +85,20 @@ const fn list_at(ram: u64) -> u64 {
     page_at(ram, MAX_DEPTH + 1)
 }
 
+/// The guest's bytes of a Diff's file of this size.
+fn ram_of_diff(size: u64) -> Option<u64> {
+    let bytes = size.checked_sub(list_at(0))?;
+    // A page has its bytes and one bit.
+    let pages = bytes.checked_mul(8)? / (8 * PAGE_SIZE + 1);
+    let ram = pages * PAGE_SIZE;
+    (check_memory(ram).is_ok() && bytes == ram + list_size(ram)).then_some(ram)
+}
+
+/// The bytes of a Diff's list.
+const fn list_size(ram: u64) -> u64 {
+    (ram / PAGE_SIZE).div_ceil(8)
+}
+
 /// A memory file that is read.
 #[derive(Debug)]
 pub struct MemoryFile {
@@ -108,6 +123,39 @@ impl MemoryFile {
                 ram,
             }),
             false => Err(Error::Tail),
+        }
+    }
+
+    /// Opens a Diff's file, whose size says how many bytes the guest has. Returns also its depth and its page.
+    ///
+    /// # Errors
+    /// The host can't open or read it, or it is no complete Diff.
+    pub fn open_diff(path: &Path) -> Result<(Self, u32, Tail), Error> {
+        let (file, size) = open(path)?;
+        let path = path.to_owned();
+        let mut memory = MemoryFile { file, path, ram: 0 };
+        let Some(ram) = ram_of_diff(size) else {
+            return Err(memory.without_list(size));
+        };
+        memory.ram = ram;
+        for depth in 1..=MAX_DEPTH {
+            match memory.page(depth)? {
+                Some(tail) if tail.parent.is_some() => return Ok((memory, depth, tail)),
+                Some(_) => break,
+                None => {}
+            }
+        }
+        Err(Error::Tail)
+    }
+
+    /// Why a file of this size is no Diff. A whole one ends with a page.
+    fn without_list(&self, size: u64) -> Error {
+        let mut page = [0; PAGE_SIZE as usize];
+        let last = size.saturating_sub(1) / PAGE_SIZE * PAGE_SIZE;
+        match self.read_up_to(&mut page, last) {
+            Ok(count) if Tail::parse(&page[..count]).is_some() => Error::WHOLE,
+            Ok(_) => Error::Tail,
+            Err(error) => error,
         }
     }
 
@@ -196,7 +244,7 @@ impl MemoryFile {
     /// The host can't read, the list is too short, or it names a page that the guest doesn't have.
     pub fn changed(&self, start: u64) -> Result<Spans, Error> {
         let mut bytes = vec![0; CHUNK];
-        let size = (self.ram.saturating_sub(start) / PAGE_SIZE).div_ceil(8);
+        let size = list_size(self.ram.saturating_sub(start));
         let bytes = &mut bytes[..size.min(CHUNK as u64) as usize];
         let at = list_at(self.ram) + start / PAGE_SIZE / 8;
         if self.read_up_to(bytes, at)? < bytes.len() {
@@ -232,7 +280,7 @@ impl MemoryFile {
 /// # Errors
 /// The host can't write.
 pub fn write_list(file: &File, ram: u64, changed: &[Range<u64>]) -> io::Result<()> {
-    let size = (ram / PAGE_SIZE).div_ceil(8);
+    let size = list_size(ram);
     // Its last byte may be a hole.
     file.set_len(list_at(ram) + size)?;
     let mut page = [0u8; PAGE_SIZE as usize];

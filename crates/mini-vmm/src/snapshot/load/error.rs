@@ -118,3 +118,9 @@ pub enum Error {
     #[error("a clone's number is 1 to {MAX_CLONE_ID}, not {0}; choose a smaller one")]
     CloneId(CloneId),
 }
+
+impl Error {
+    /// No Diff, where a merge needs one.
+    pub(in crate::snapshot) const WHOLE: Self =
+        Error::Order("the second snapshot is whole already; use it as it is");
+}

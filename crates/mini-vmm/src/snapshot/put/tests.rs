@@ -16,6 +16,8 @@ use super::*;
 use crate::layout::{GIB, HOLE_END, MIB, PAGE_SIZE};
 use crate::memory::allocate;
 
+mod two_files;
+
 const PAGE: usize = PAGE_SIZE as usize;
 const RAM: u64 = 32 * MIB;
 
@@ -267,70 +269,6 @@ fn a_diff_is_not_restored_and_not_put_in_its_bases_place() {
         let error = merge(first, second, &out).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }
-}
-
-/// What Firecracker's tool does: it copies the data of the Diff's file, and knows nothing else.
-fn rebase(diff: &Path, base: &Path) {
-    let diff = File::open(diff).unwrap();
-    let base = File::options().write(true).open(base).unwrap();
-    let size = diff.metadata().unwrap().len();
-    for span in memory::data(&diff, 0..size).unwrap() {
-        let mut bytes = vec![0; (span.end.min(size) - span.start) as usize];
-        diff.read_exact_at(&mut bytes, span.start).unwrap();
-        base.write_all_at(&bytes, span.start).unwrap();
-    }
-}
-
-#[test]
-fn other_tools_merge_diffs_of_two_files() {
-    let mut guest = Guest::new(RAM);
-    for page in 0..8 {
-        guest.fill(page * PAGE_SIZE, 1);
-    }
-    let base = guest.in_files("base");
-    let memory = guest.path("base.memory");
-    guest.save(&base, Kind::Full).unwrap();
-    let with = |name: &str| Place::Files {
-        snapshot: guest.path(&format!("{name}.state")),
-        memory: guest.path("base.memory"),
-    };
-    let wholes = ["one", "two"].map(with);
-    for (number, name) in (0..).zip(["one", "two"]) {
-        guest.fill(number * PAGE_SIZE, 0);
-        guest.fill((20 + number) * PAGE_SIZE, 2);
-        let diff = guest.in_files(name);
-        guest.save(&diff, Kind::Diff).unwrap();
-        let error = Snapshot::open(&diff).unwrap_err();
-        assert!(matches!(error, LoadError::Changes { .. }), "{error}");
-        let error = Snapshot::open(&wholes[number as usize]).unwrap_err();
-        assert!(matches!(error, LoadError::Pair { .. }), "{error}");
-    }
-    // In the wrong order, the second one has no base.
-    let copy = fs::read(&memory).unwrap();
-    rebase(&guest.path("two.memory"), &memory);
-    let error = Snapshot::open(&wholes[1]).unwrap_err();
-    assert!(matches!(error, LoadError::Pair { .. }), "{error}");
-    fs::write(&memory, copy).unwrap();
-    rebase(&guest.path("one.memory"), &memory);
-    rebase(&guest.path("two.memory"), &memory);
-    guest.is(&wholes[1]);
-    let error = Snapshot::open(&base).unwrap_err();
-    assert!(matches!(error, LoadError::Pair { .. }), "{error}");
-    // The chain goes on from there.
-    guest.restore(&wholes[1]);
-    guest.fill(5 * PAGE_SIZE, 0);
-    let three = guest.save(&guest.in_files("three"), Kind::Diff).unwrap();
-    assert_eq!(three.depth, 3);
-    rebase(&guest.path("three.memory"), &memory);
-    let whole = Place::Files {
-        snapshot: guest.path("three.state"),
-        memory,
-    };
-    guest.is(&whole);
-    assert!(matches!(
-        guest.save(&whole, Kind::Diff),
-        Err(Error::OwnBase)
-    ));
 }
 
 /// A base and its Diff, whose list is changed by a test.

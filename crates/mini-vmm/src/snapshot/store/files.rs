@@ -76,13 +76,41 @@ pub(super) fn write_files_with(
     Ok(())
 }
 
+/// Writes a memory file alone, which may exist.
+///
+/// # Errors
+/// [`Error`] says what failed. What was there is still there, except after [`Error::NotDurable`].
+pub fn write_memory(path: &Path, fill: &dyn Fn(&File) -> io::Result<()>) -> Result<(), Error> {
+    let path = &followed(path);
+    // Before minutes of work.
+    check_kind(path)?;
+    let new = WorkFile::new(path)?;
+    let filled = fill(&new.file).and_then(|()| new.file.sync_all());
+    filled.map_err(failed("write", path))?;
+    // Others may have put something there meanwhile.
+    check_kind(path)?;
+    new.put_at(path).map_err(failed("replace", path))?;
+    sync_parent(path).map_err(|reason| Error::NotDurable {
+        path: path.clone(),
+        old: None,
+        reason,
+    })
+}
+
+/// Checks that a regular file is at `path`, or nothing. Returns whether it is a file.
+fn check_kind(path: &Path) -> Result<bool, Error> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("look at", path)(error)),
+        Ok(about) if !about.is_file() => Err(Error::NotAFile(path.to_owned())),
+        Ok(_) => Ok(true),
+    }
+}
+
 /// Checks that nothing is at `path`, or a file that the machine doesn't use.
 fn check_target(path: &Path, spec: &VmSpec) -> Result<(), Error> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("look at", path)(error)),
-        Ok(about) if !about.is_file() => return Err(Error::NotAFile(path.to_owned())),
-        Ok(_) => {}
+    if !check_kind(path)? {
+        return Ok(());
     }
     let is_used = inputs::outputs(spec).any(|output| inputs::is_overwritten(output, path))
         || inputs::same_as(path, spec).is_some();
