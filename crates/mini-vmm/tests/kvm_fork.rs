@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+use bare::http::Client;
 use bare::lab::{MAGIC, PARA, RBX, REGISTERS, STUB, call, registers};
 use bare::registration::Registration;
 use bare::registration::Verdict::Registered;
@@ -82,6 +83,27 @@ fn the_call_returns_0_in_the_original_and_a_number_in_each_clone() {
     let mut clone = vm.restoring(&snap);
     clone.args(["--resume", "--clone-id", "2147483648"]);
     clone.run().expect(1).says(&["is 1 to 2147483647"]);
+}
+
+#[test]
+fn a_client_of_the_api_numbers_a_clone() {
+    let test = "a_client_of_the_api_numbers_a_clone";
+    let Some(mut vm) = Vm::new(test, &asking_guest()) else {
+        return;
+    };
+    let dir = vm.path("snaps");
+    fs::create_dir(&dir).unwrap();
+    vm.args(["--snapshot-dir".as_ref(), dir.as_os_str()]);
+    vm.run().expect(0).silent();
+    let api = vm.path("api");
+    let mut running = vm.loading(&api).start();
+    let mut client = Client::connect(&mut running, &api);
+    let body = r#"{"directory": "snaps/1", "clone_id": 9}"#;
+    client.done("PUT", "/snapshot/restore", body);
+    // It powers off at once, perhaps before the answer.
+    client.begin("PATCH", "/vm", r#"{"state": "Resumed"}"#);
+    let ended = running.end();
+    assert_eq!(answers(&ended.expect(0).stdout), [9]);
 }
 
 #[test]

@@ -128,6 +128,10 @@ impl Fields {
         self.read(name, "a list", |value| value.as_array().cloned())
     }
 
+    pub fn object(&mut self, name: &'static str) -> Result<Option<Map<String, Value>>, Fault> {
+        self.read(name, "an object", |value| value.as_object().cloned())
+    }
+
     /// All that was not taken yet.
     pub fn body(&self) -> Value {
         Value::Object(self.left.clone())

@@ -120,7 +120,9 @@ impl Handler for Served {
     fn handle(&mut self, request: Request<'_>) -> Result<Answer, Awaited> {
         let path = request.path.trim_end_matches('/');
         match path {
-            "/logger" | "/metrics" | "/snapshot/load" if request.method == "PUT" => {
+            "/logger" | "/metrics" | "/snapshot/load" | "/snapshot/restore"
+                if request.method == "PUT" =>
+            {
                 Ok(Err(Fault::new("this opens files; leave it out")))
             }
             _ if request.method == "PATCH" && path.starts_with("/drives/") => {

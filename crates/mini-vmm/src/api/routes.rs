@@ -35,6 +35,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/snapshot", "PUT"),
     ("/snapshot/create", "PUT"),
     ("/snapshot/load", "PUT"),
+    ("/snapshot/restore", "PUT"),
     ("/version", "GET"),
     ("/vm", "GET, PATCH"),
     ("/vm/config", "GET"),
@@ -116,10 +117,8 @@ impl Routes {
             ("GET", "/memory/dirty") => self.command(Command::ListMemory(Listing::Dirty)),
             ("GET", "/memory/resident") => self.command(Command::ListMemory(Listing::Resident)),
             ("PUT", "/snapshot") => self.snapshot(request.body, snapshots::directory),
-            ("PUT", "/snapshot/load") => {
-                let load = Load::parse(Fields::parse(request.body)?)?;
-                self.machine.load(&load).map(Handled::Later)
-            }
+            ("PUT", "/snapshot/load") => self.load(request.body, Load::files),
+            ("PUT", "/snapshot/restore") => self.load(request.body, Load::directory),
             ("PUT", "/snapshot/create") => self.snapshot(request.body, snapshots::files),
             ("PUT", "/actions") => self.act(Fields::parse(request.body)?),
             ("PATCH", "/vm") => self.set_state(Fields::parse(request.body)?),
@@ -251,6 +250,16 @@ impl Routes {
         let mut order = read(Fields::parse(body)?)?;
         order.labels = self.machine.model().labels();
         self.command(Command::Snapshot(order))
+    }
+
+    /// Goes on with a snapshot, which `read` finds in the body.
+    fn load(
+        &mut self,
+        body: &[u8],
+        read: fn(Fields) -> Result<Load, Fault>,
+    ) -> Result<Handled, Fault> {
+        let load = read(Fields::parse(body)?)?;
+        self.machine.load(&load).map(Handled::Later)
     }
 
     /// `PATCH /vm`.

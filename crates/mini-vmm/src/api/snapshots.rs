@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::changes::absent;
 use super::fields::{Fields, wrong};
@@ -13,7 +13,7 @@ use super::http::Fault;
 use super::nets::Net;
 use crate::config::{LinkSpec, VmSpec};
 use crate::machine::Clock;
-use crate::snapshot::{Kind, Labels, LoadError, Place, Snapshot};
+use crate::snapshot::{CloneId, Kind, Labels, LoadError, Place, Snapshot, adapt_json};
 use crate::vmm::control::{SnapshotOrder, Then};
 
 /// `PUT /snapshot`: a directory.
@@ -69,6 +69,10 @@ pub(super) struct Load {
     pub clock: Clock,
     /// Whether changes of memory are marked after each snapshot.
     pub tracks: bool,
+    /// The number of this clone.
+    number: Option<CloneId>,
+    /// What a machine from a directory gets of the host, as in a config file.
+    options: Map<String, Value>,
     /// The taps of networks: the name of each, and its tap.
     nets: Vec<(String, String)>,
     /// The path of the socket device's socket.
@@ -76,54 +80,68 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// `PUT /snapshot/load`.
-    pub fn parse(mut fields: Fields) -> Result<Self, Fault> {
-        let snapshot = fields.path("snapshot_path")?;
-        let backend = fields.take("mem_backend").map(backend).transpose()?;
-        let memory = fields.path("mem_file_path")?;
-        // The older name and the newer one.
-        let old = fields.switch("enable_diff_snapshots")?;
-        let new = fields.switch("track_dirty_pages")?;
-        let runs = fields.switch("resume_vm")?;
-        let goes_on = fields.switch("clock_realtime")?;
-        let vsock = fields.take("vsock_override").map(socket).transpose()?;
-        let nets = fields.take("network_overrides");
-        let nets = nets.map_or(Ok(Vec::new()), overrides)?;
+    /// `PUT /snapshot/load`: two files.
+    pub fn files(mut fields: Fields) -> Result<Self, Fault> {
+        let (place, handler) = two_files(&mut fields)?;
+        let mut load = Load::begin(place, &mut fields)?;
+        load.handler = handler;
+        load.vsock = fields.take("vsock_override").map(socket).transpose()?;
+        if let Some(taps) = fields.take("network_overrides") {
+            load.nets = overrides(taps)?;
+        }
+        // The older name.
+        load.tracks |= fields.switch("enable_diff_snapshots")? == Some(true);
         fields.finish()?;
-        let snapshot = Fields::required("snapshot_path", snapshot)?;
-        let memory = match (backend, memory) {
-            (Some(_), Some(_)) => {
-                let why = "mem_backend says the same; leave this one out";
-                return Err(wrong("mem_file_path", why));
-            }
-            (backend, memory) => {
-                Fields::required("mem_backend", backend.or(memory.map(Backend::File)))?
-            }
-        };
-        let (memory, handler) = match memory {
-            Backend::File(path) => (path, None),
-            // Nobody looks at a memory file then.
-            Backend::Handler(socket) => (PathBuf::new(), Some(socket)),
-        };
+        Ok(load)
+    }
+
+    /// `PUT /snapshot/restore`: a directory.
+    pub fn directory(mut fields: Fields) -> Result<Self, Fault> {
+        let dir = Fields::required("directory", fields.path("directory")?)?;
+        let mut load = Load::begin(Place::Directory(dir), &mut fields)?;
+        load.number = fields.number("clone_id")?.map(clone_id).transpose()?;
+        load.options = fields.object("options")?.unwrap_or_default();
+        fields.finish()?;
+        Ok(load)
+    }
+
+    /// What both have.
+    fn begin(place: Place, fields: &mut Fields) -> Result<Self, Fault> {
         Ok(Load {
-            place: Place::Files { snapshot, memory },
-            handler,
-            runs: runs.unwrap_or(false),
-            tracks: old == Some(true) || new == Some(true),
-            clock: match goes_on {
+            place,
+            handler: None,
+            runs: fields.switch("resume_vm")? == Some(true),
+            tracks: fields.switch("track_dirty_pages")? == Some(true),
+            clock: match fields.switch("clock_realtime")? {
                 Some(true) => Clock::GoesOn,
                 _ => Clock::Stands,
             },
-            nets,
-            vsock,
+            number: None,
+            options: Map::new(),
+            nets: Vec::new(),
+            vsock: None,
         })
     }
 
     /// Opens the snapshot.
     pub fn open(&self) -> Result<Snapshot, LoadError> {
-        match &self.handler {
-            None => Snapshot::open(&self.place),
-            Some(socket) => Snapshot::open_served(&self.place, socket),
+        let mut snapshot = match &self.handler {
+            None => Snapshot::open(&self.place)?,
+            Some(socket) => Snapshot::open_served(&self.place, socket)?,
+        };
+        if let Some(number) = self.number {
+            snapshot.number(number)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// Gives a machine from a directory what it gets of the host.
+    pub fn adapt(&self, saved: VmSpec) -> Result<VmSpec, Fault> {
+        match &self.place {
+            Place::Directory(_) => {
+                adapt_json(saved, &self.options).map_err(|error| wrong("options", error))
+            }
+            Place::Files { .. } => Ok(saved),
         }
     }
 
@@ -150,6 +168,35 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// The fields of two files, and of the socket of the process that brings the memory.
+fn two_files(fields: &mut Fields) -> Result<(Place, Option<PathBuf>), Fault> {
+    let snapshot = fields.path("snapshot_path")?;
+    let backend = fields.take("mem_backend").map(backend).transpose()?;
+    let memory = fields.path("mem_file_path")?;
+    let snapshot = Fields::required("snapshot_path", snapshot)?;
+    let memory = match (backend, memory) {
+        (Some(_), Some(_)) => {
+            let why = "mem_backend says the same; leave this one out";
+            return Err(wrong("mem_file_path", why));
+        }
+        (backend, memory) => {
+            Fields::required("mem_backend", backend.or(memory.map(Backend::File)))?
+        }
+    };
+    let (memory, handler) = match memory {
+        Backend::File(path) => (path, None),
+        // Nobody looks at a memory file then.
+        Backend::Handler(socket) => (PathBuf::new(), Some(socket)),
+    };
+    Ok((Place::Files { snapshot, memory }, handler))
+}
+
+/// The number of `clone_id`.
+fn clone_id(number: u64) -> Result<CloneId, Fault> {
+    let number = u32::try_from(number).ok().and_then(CloneId::new);
+    number.ok_or_else(|| wrong("clone_id", "a clone's number is 1 to 2147483647; give one"))
 }
 
 /// Where a machine's memory comes from.

@@ -206,6 +206,7 @@ impl Machine {
         let snapshot = load.open().map_err(|error| cannot_load(&error))?;
         let labels = snapshot.labels.clone();
         let (spec, mut frozen, tracker) = snapshot.map().map_err(|error| cannot_load(&error))?;
+        let spec = load.adapt(spec)?;
         frozen.clock = load.clock;
         let loaded = model.loaded(spec, &labels, load)?;
         let saved = Saved {

@@ -6,7 +6,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use serde_json::{Map, Value};
+
 use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
+use crate::text::shown;
 
 /// The keys that may differ from those of the saved machine.
 pub const OVERRIDES: [&str; 12] = [
@@ -23,6 +26,9 @@ pub const OVERRIDES: [&str; 12] = [
     "sealed",
     "snapshot-dir",
 ];
+
+/// Those of them that reach files and networks for the guest's devices.
+pub const DEVICES: [&str; 4] = ["disk", "cloud-init", "net", "vsock"];
 
 /// Why a machine can't go on with what it is given.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +67,12 @@ pub enum AdaptError {
         /// Whether the saved machine has it.
         has: bool,
     },
+    /// A key is none of [`DEVICES`].
+    #[error("{:?} is none of {}; leave it out", shown(.0), DEVICES.join(", "))]
+    NoDevice(String),
+    /// A value in JSON is not valid.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
     /// A value is not valid.
     #[error(transparent)]
     Config(#[from] config::Error),
@@ -76,7 +88,30 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
         let key = (*key).to_owned();
         return Err(AdaptError::Fixed { key });
     }
-    let mut draft = Draft::from(VmSpec {
+    adapt_with(saved, |mut draft| {
+        let mut flags = flags.iter();
+        flags.try_for_each(|(key, word)| draft.say(key, word))?;
+        Ok(draft)
+    })
+}
+
+/// As [`adapt`], with keys and values of a config file, which must be some of [`DEVICES`].
+///
+/// # Errors
+/// [`AdaptError`] says what is missing or not possible.
+pub fn adapt_json(saved: VmSpec, given: &Map<String, Value>) -> Result<VmSpec, AdaptError> {
+    if let Some(key) = given.keys().find(|key| !DEVICES.contains(&key.as_str())) {
+        return Err(AdaptError::NoDevice(key.clone()));
+    }
+    let text = serde_json::to_string(given)?;
+    adapt_with(saved, |draft| Ok(draft.read_json(&text)?))
+}
+
+fn adapt_with(
+    saved: VmSpec,
+    give: impl FnOnce(Draft) -> Result<Draft, AdaptError>,
+) -> Result<VmSpec, AdaptError> {
+    let draft = Draft::from(VmSpec {
         disk: Vec::new(),
         net: Vec::new(),
         vsock: None,
@@ -85,10 +120,7 @@ pub fn adapt(saved: VmSpec, flags: &[(&'static str, OsString)]) -> Result<VmSpec
         sealed: false,
         ..saved.clone()
     });
-    for (key, word) in flags {
-        draft.say(key, word)?;
-    }
-    let mut spec = draft.finish_partly()?;
+    let mut spec = give(draft)?.finish_partly()?;
     spec.mmds = saved.mmds.clone();
     let disks = saved.disk.iter().map(|disk| format!("{:?}", disk.path));
     count("disk", saved.disk.len(), spec.disk.len(), disks.collect())?;

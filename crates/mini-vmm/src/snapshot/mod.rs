@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-pub use self::adapt::{AdaptError, OVERRIDES, adapt};
+pub use self::adapt::{AdaptError, DEVICES, OVERRIDES, adapt, adapt_json};
 pub use self::format::{DeviceVersion, FORMAT, Id, Kind, Labels, Manifest, Region};
 use self::format::{MemoryPart, Parts, StateFile, StatePart};
 use self::load::harmless;

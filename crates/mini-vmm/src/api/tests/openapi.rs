@@ -24,6 +24,13 @@ static PAIR: LazyLock<(TempDir, [String; 2])> = LazyLock::new(|| {
     (dir, files.map(|file| file.to_str().unwrap().to_owned()))
 });
 
+/// A snapshot that its guest asked for.
+static DIRECTORY: LazyLock<TempDir> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    crate::snapshot::format_1::write_asked(dir.path());
+    dir
+});
+
 /// An operation of the file.
 struct Operation<'a> {
     path: &'a str,
@@ -70,6 +77,9 @@ impl<'a> Operation<'a> {
             let files = &PAIR.1;
             body["snapshot_path"] = files[0].as_str().into();
             body["mem_backend"]["backend_path"] = files[1].as_str().into();
+        }
+        if self.path == "/snapshot/restore" {
+            body["directory"] = DIRECTORY.path().to_str().unwrap().into();
         }
         for (name, value) in body.as_object_mut()? {
             let exists = [

@@ -3,10 +3,12 @@
 
 //! What clients ask of snapshots.
 
+use std::fs;
+
 use super::*;
 use crate::api::fields::Fields;
 use crate::api::snapshots::{self, Load};
-use crate::snapshot::Kind;
+use crate::snapshot::{Kind, format_1};
 
 #[test]
 fn a_diff_is_ordered_by_both_ways() {
@@ -59,7 +61,75 @@ fn changes_are_tracked_for_those_who_ask() {
         ),
     ] {
         let body = format!(r#"{{"snapshot_path": "s", "mem_file_path": "m"{more}}}"#);
-        let load = Load::parse(Fields::parse(body.as_bytes()).unwrap()).unwrap();
+        let load = Load::files(Fields::parse(body.as_bytes()).unwrap()).unwrap();
         assert_eq!(load.tracks, expected, "{more}");
     }
+}
+
+#[test]
+fn a_directory_is_restored_with_a_number_and_devices() {
+    let dir = tempfile::tempdir().unwrap();
+    format_1::write_asked(dir.path());
+    let (mut routes, _orders) = routes();
+    let body = |more: &str| format!(r#"{{"directory": {:?}{more}}}"#, dir.path());
+    let mut refuses = |more: &str, why: &str| {
+        refused(
+            &mut routes,
+            ("PUT", "/snapshot/restore", &body(more)),
+            400,
+            why,
+        );
+    };
+    for number in ["0", "2147483648", "4294967296", "18446744073709551615"] {
+        let why = "a clone's number is 1 to 2147483647";
+        refuses(&format!(r#", "clone_id": {number}"#), why);
+    }
+    for number in ["-1", "1.5", r#""1""#] {
+        refuses(&format!(r#", "clone_id": {number}"#), "clone_id: ");
+    }
+    for (options, why) in [
+        (
+            r#"{"kernel": "k"}"#,
+            "options: \"kernel\" is none of disk, cloud-init, net, vsock",
+        ),
+        (
+            r#"{"disk": "path=d.img"}"#,
+            "options: the saved machine has 0 of what --disk adds",
+        ),
+        (r#"{"disk": 1}"#, "options: "),
+        ("[]", "options: "),
+    ] {
+        refuses(&format!(r#", "options": {options}"#), why);
+    }
+    refuses(
+        r#", "snapshot_path": "s""#,
+        "snapshot_path: there is no such field",
+    );
+    refuses(
+        r#", "mem_backend": {}"#,
+        "mem_backend: there is no such field",
+    );
+    fs::remove_file(dir.path().join("memory")).unwrap();
+    refuses("", "can't read");
+}
+
+#[test]
+fn a_guest_that_did_not_ask_gets_no_number() {
+    let dir = tempfile::tempdir().unwrap();
+    format_1::write_asked(dir.path());
+    let load = |more: &str| {
+        let body = format!(r#"{{"directory": {:?}{more}}}"#, dir.path());
+        Load::directory(Fields::parse(body.as_bytes()).unwrap()).unwrap()
+    };
+    let rax = |load: &Load| load.open().unwrap().state.vcpus[0].vcpu.regs.rax;
+    assert_eq!(rax(&load("")), 1);
+    assert_eq!(rax(&load(r#", "clone_id": 7"#)), 7);
+    assert_eq!(rax(&load(r#", "clone_id": 2147483647"#)), 2_147_483_647);
+    format_1::forget_caller(dir.path());
+    let error = load(r#", "clone_id": 7"#).open().unwrap_err();
+    assert!(
+        error.to_string().contains("did not ask for this snapshot"),
+        "{error}"
+    );
+    load("").open().unwrap();
 }

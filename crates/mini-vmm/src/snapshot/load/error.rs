@@ -111,7 +111,7 @@ pub enum Error {
     },
     /// Nobody would learn the clone's number.
     #[error(
-        "the guest did not ask for this snapshot, so it can't be told a number; leave out --clone-id"
+        "the guest did not ask for this snapshot, so it can't be told its number as a clone; leave that out"
     )]
     NoCaller,
     /// The guest would take the number for an error.

@@ -15,6 +15,10 @@ use super::super::tail::Tail;
 use super::*;
 use crate::mmds::Version;
 
+mod fixtures;
+
+pub(crate) use self::fixtures::{forget_caller, saved, state, write_asked, write_pair};
+
 /// A machine with a disk, random numbers and a clock, in format 1. These files must stay readable.
 const MANIFEST_1: &[u8] = include_bytes!("format-1/manifest.json");
 const STATE_1: &[u8] = include_bytes!("format-1/state.json");
@@ -23,8 +27,8 @@ fn value(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
-/// Parses a state with a manifest that has its size and checksum.
-fn parse_state(state: &Value) -> Result<Parsed, Error> {
+/// A manifest that has the size and checksum of a state, and the state.
+fn sealed(state: &Value) -> (Vec<u8>, Vec<u8>) {
     let state = serde_json::to_vec(state).unwrap();
     let mut manifest = value(MANIFEST_1);
     manifest["parts"]["state"] = json!({
@@ -32,7 +36,12 @@ fn parse_state(state: &Value) -> Result<Parsed, Error> {
         "size": state.len(),
         "crc32": crc32fast::hash(&state),
     });
-    parse(&serde_json::to_vec(&manifest).unwrap(), &state)
+    (serde_json::to_vec(&manifest).unwrap(), state)
+}
+
+fn parse_state(state: &Value) -> Result<Parsed, Error> {
+    let (manifest, state) = sealed(state);
+    parse(&manifest, &state)
 }
 
 #[track_caller]
@@ -88,7 +97,7 @@ fn a_clone_is_told_its_number_if_the_guest_asked() {
     assert_eq!(rax(&snapshot.state), 9);
     refuses(snapshot.number(id(1 << 31)), "is 1 to 2147483647");
     snapshot.caller = None;
-    refuses(snapshot.number(id(9)), "leave out --clone-id");
+    refuses(snapshot.number(id(9)), "did not ask for this snapshot");
 }
 
 #[test]
@@ -425,26 +434,6 @@ fn tail(id: Id, size: u64) -> String {
         parent: None,
     }
     .text()
-}
-
-/// The state of format 1, for a machine with `ram` bytes.
-pub(crate) fn state(ram: u64) -> StateFile {
-    let mut state = value(STATE_1);
-    state["machine"]["memory"] = json!(ram);
-    serde_json::from_value(state).unwrap()
-}
-
-/// The machine in format 1.
-pub(crate) fn saved() -> MachineState {
-    parse(MANIFEST_1, STATE_1).unwrap().state
-}
-
-/// Writes the snapshot of format 1 as two files, with memory that is all zeros.
-pub(crate) fn write_pair(snapshot: &Path, memory: &Path) {
-    let manifest = serde_json::to_vec(&value(MANIFEST_1)).unwrap();
-    fs::write(snapshot, [&manifest, &b"\n"[..], STATE_1].concat()).unwrap();
-    let id = Manifest::parse(MANIFEST_1).unwrap().id;
-    write_memory(memory, 32 << 20, &tail(id, 32 << 20));
 }
 
 #[test]
