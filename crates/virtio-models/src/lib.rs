@@ -11,6 +11,7 @@
 //! | `entropy` | random numbers from the host |
 //! | `net` | a network interface: a tap of the host's, or a process such as passt |
 //! | `rate` | limits for any of them |
+//! | `vhost_user` (`vhost-user`) | any device that another process serves |
 //! | `vsock` | sockets between host and guest |
 //!
 //! A device is independent of the transport and of the VMM's threads. All `unsafe` is in `src/sys/`.
@@ -39,8 +40,15 @@ pub mod rate;
 mod segments;
 #[cfg(any(feature = "block", feature = "net", feature = "vsock"))]
 mod sys;
-#[cfg(any(feature = "balloon", feature = "rate", feature = "vsock"))]
+#[cfg(any(
+    feature = "balloon",
+    feature = "rate",
+    feature = "vhost-user",
+    feature = "vsock"
+))]
 mod timer;
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
 #[cfg(feature = "vsock")]
 pub mod vsock;
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// A driver broke a rule of the queues, so its requests can't be followed any more. The device sets
 /// `DEVICE_NEEDS_RESET` (virtio 1.4, 2.1.2) and takes no requests until the driver resets it.
 ///
-/// It is the guest's mistake. So a VMM continues, and one log line is enough.
+/// It is the guest's mistake, except for [`Host`](Broken::Host). So a VMM continues, and one log line is enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Broken {
@@ -87,6 +87,10 @@ pub enum Broken {
     /// The driver broke a rule of this device type.
     #[error("{0}")]
     Device(&'static str),
+    /// The host's side of the device has failed for good. This is not the guest's mistake. It becomes
+    /// [`Failure::Host`](crate::message::Failure::Host).
+    #[error("{0}")]
+    Host(&'static str),
 }
 
 /// What is wrong with an indirect table.

@@ -117,7 +117,10 @@ pub enum Answer {
 pub enum Failure {
     /// The driver broke a rule.
     #[error("the guest's driver broke a rule of virtio: {0}")]
-    Broken(#[from] Broken),
+    Broken(Broken),
+    /// The host's side of the device has failed.
+    #[error("{0}")]
+    Host(&'static str),
     /// A queue's parameters are invalid.
     #[error("the guest's driver set up queue {queue} where none can be: {why}")]
     Queue {
@@ -129,4 +132,13 @@ pub enum Failure {
     /// The host can't start the device.
     #[error("the device can't start: {0}")]
     Start(#[from] StartError),
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Host(why) => Failure::Host(why),
+            broken => Failure::Broken(broken),
+        }
+    }
 }
