@@ -9,6 +9,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
+use vcpu_loop::kvm::hex;
 use vm_memory::GuestMemoryMmap;
 
 use crate::cpu;
@@ -63,8 +64,10 @@ pub struct Frozen {
 #[serde(deny_unknown_fields)]
 pub struct VmState {
     /// The two PICs and the IOAPIC.
+    #[serde(with = "hex")]
     chips: [kvm_irqchip; CHIPS.len()],
     /// The interval timer, if the machine has one.
+    #[serde(with = "hex::option", default)]
     pit: Option<kvm_pit_state2>,
     /// kvmclock, in nanoseconds.
     clock_ns: u64,

@@ -7,6 +7,8 @@ mod coalesced;
 mod cpuid;
 mod decode;
 mod dump;
+#[cfg(feature = "serde")]
+pub mod hex;
 mod nested;
 pub mod seccomp;
 mod state;

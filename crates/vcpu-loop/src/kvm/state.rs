@@ -12,6 +12,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
 
+#[cfg(feature = "serde")]
+use super::hex;
 use super::tsc::{self, MSR_TSC, TscState};
 use super::{Error, KvmHost, Result, call, cpuid, nested};
 use crate::sys::calls;
@@ -43,7 +45,8 @@ pub struct Sregs2Extra {
 
 /// The state of a KVM x86 vCPU, plain data in KVM's own structures.
 ///
-/// A state from a file is not trusted: KVM checks it during the restore.
+/// A state from a file is not trusted: KVM checks it during the restore. In JSON, KVM's structures are hexadecimal digits
+/// (`hex`); the lists of bytes of earlier versions are read, too.
 ///
 /// Machine check banks and Hyper-V's `SINTx` are not saved by default, because KVM doesn't list their MSRs. Pass
 /// [`KvmHost::with_msrs`] a list to add them. This crate can't save:
@@ -61,6 +64,7 @@ pub struct Sregs2Extra {
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct VcpuState {
     /// CPUID as the guest sees it, up to 256 entries.
+    #[cfg_attr(feature = "serde", serde(with = "hex::list"))]
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// TSC frequency, if the host's TSC is stable.
     pub tsc_khz: Option<u32>,
@@ -68,26 +72,36 @@ pub struct VcpuState {
     #[cfg_attr(feature = "serde", serde(default))]
     pub tsc: Option<TscState>,
     /// Run state: runnable, halted, waiting for SIPI.
+    #[cfg_attr(feature = "serde", serde(with = "hex"))]
     pub mp_state: kvm_mp_state,
     /// General registers.
+    #[cfg_attr(feature = "serde", serde(with = "hex"))]
     pub regs: kvm_regs,
     /// Segment, control and descriptor table registers.
+    #[cfg_attr(feature = "serde", serde(with = "hex"))]
     pub sregs: kvm_sregs,
     /// The rest of these registers, if KVM has `KVM_CAP_SREGS2`.
     pub sregs2: Option<Sregs2Extra>,
     /// The XSAVE area as 32-bit words: at least 1,024, in the size of `KVM_CAP_XSAVE2`.
+    #[cfg_attr(feature = "serde", serde(with = "hex::list"))]
     pub xsave: Vec<u32>,
     /// Extended control registers.
+    #[cfg_attr(feature = "serde", serde(with = "hex"))]
     pub xcrs: kvm_xcrs,
     /// Debug registers.
+    #[cfg_attr(feature = "serde", serde(with = "hex"))]
     pub debug_regs: kvm_debugregs,
     /// The local APIC, if KVM emulates it.
+    #[cfg_attr(feature = "serde", serde(with = "hex::option", default))]
     pub lapic: Option<kvm_lapic_state>,
     /// Model-specific registers that this KVM could read.
+    #[cfg_attr(feature = "serde", serde(with = "hex::list"))]
     pub msrs: Vec<kvm_msr_entry>,
     /// The state of nested virtualization, if this KVM has it; only a header if the guest doesn't use it.
+    #[cfg_attr(feature = "serde", serde(with = "hex::short", default))]
     pub nested: Option<Box<KvmNestedStateBuffer>>,
     /// Pending and injected exceptions, interrupts, NMIs, SMIs.
+    #[cfg_attr(feature = "serde", serde(with = "hex"))]
     pub events: kvm_vcpu_events,
 }
 

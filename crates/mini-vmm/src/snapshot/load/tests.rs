@@ -3,6 +3,8 @@
 
 //! Snapshots that lie, and one of each format that ever was. No KVM.
 
+mod digits;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 
