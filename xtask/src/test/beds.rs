@@ -235,6 +235,7 @@ const INTEL_TESTS: &[(&str, &str)] = &[
     ),
     ("kvm_coalesced", ""),
     ("kvm_registers", ""),
+    ("kvm_snapshot_calls", ""),
     ("kvm_state", ""),
 ];
 
