@@ -323,7 +323,7 @@ fn create_vcpus(
                 }
                 if let Begin::Thaw(state, clock) = begin {
                     check_fit(&fd, &table, state)?;
-                    tsc::move_here(state, &fd, *clock);
+                    *clock = tsc::move_here(state, &fd, *clock);
                 }
                 cpuid.insert(table)
             }

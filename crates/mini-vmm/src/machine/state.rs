@@ -228,6 +228,12 @@ impl VmState {
         }
     }
 
+    /// Lets kvmclock go on from its saved value at a later time of day, in nanoseconds since 1970, as if it had been saved
+    /// then. Returns the time of day at which it was.
+    pub fn go_on_from(&mut self, realtime_ns: u64) -> Option<u64> {
+        self.realtime_ns.replace(realtime_ns)
+    }
+
     /// Resumes kvmclock from its saved value. Call it last, so that it includes little of the restore's own time.
     ///
     /// # Errors

@@ -11,29 +11,39 @@ use vcpu_loop::kvm::{HostMoment, VcpuState};
 
 use super::{Clock, MachineState};
 
-/// Gives the saved vCPUs TSC offsets for this host and now. `vcpu` is one of the new machine, which has not run.
+/// Gives the saved vCPUs TSC offsets for this host and now, and lets a kvmclock that stood go on from the same moment.
+/// `vcpu` is one of the new machine, which has not run. Returns how the state's kvmclock goes on.
 ///
 /// Without offsets (before Linux 5.16) nothing changes: then the TSCs go on from their values.
-pub fn move_here(state: &mut MachineState, vcpu: &VcpuFd, clock: Clock) {
+pub fn move_here(state: &mut MachineState, vcpu: &VcpuFd, clock: Clock) -> Clock {
     let khz = state.vcpus.first().and_then(|first| first.vcpu.tsc_khz);
     let Some(khz) = khz else {
-        return;
+        return clock;
     };
     // A frequency that this host can't have is refused at the restore, which sets it for each vCPU.
     if vcpu.get_tsc_khz().is_ok_and(|here| here != khz) && vcpu.set_tsc_khz(khz).is_err() {
-        return;
+        return clock;
     }
-    if let Some(here) = HostMoment::of(vcpu) {
-        let vcpus = state.vcpus.iter_mut().map(|saved| &mut saved.vcpu);
-        move_to(vcpus, &here, clock, khz);
-    }
+    let Some(here) = HostMoment::of(vcpu) else {
+        return clock;
+    };
+    let stood_at = match clock {
+        // The TSCs go on from now, and kvmclock is restored later.
+        Clock::Stands => state.vm.go_on_from(here.realtime_ns),
+        Clock::GoesOn => None,
+    };
+    let vcpus = state.vcpus.iter_mut().map(|saved| &mut saved.vcpu);
+    move_to(vcpus, &here, clock, stood_at, khz);
+    Clock::GoesOn
 }
 
-/// Moves the TSCs to the moment `here`. All of them move by the same time, so those in sync stay so.
+/// Moves the TSCs to the moment `here`. All of them move by the same time, so those in sync stay so. kvmclock was read
+/// after them, at the time of day `stood_at`, from which it stood.
 fn move_to<'a>(
     vcpus: impl Iterator<Item = &'a mut VcpuState>,
     here: &HostMoment,
     clock: Clock,
+    stood_at: Option<u64>,
     khz: u32,
 ) {
     let mut from: Option<HostMoment> = None;
@@ -46,7 +56,7 @@ fn move_to<'a>(
             continue;
         };
         let passed_ns = match clock {
-            Clock::Stands => 0,
+            Clock::Stands => stood_at.map_or(0, |at| at.saturating_sub(from.realtime_ns)),
             // The time of day may have gone back, and then kvmclock stands, too.
             Clock::GoesOn => here.realtime_ns.saturating_sub(from.realtime_ns),
         };
@@ -90,9 +100,15 @@ mod tests {
             tsc: 200,
             realtime_ns: 1_050_300,
         };
-        for (clock, passed) in [(Clock::Stands, 0), (Clock::GoesOn, 1_000_000)] {
+        // kvmclock was read 40 ns after the first TSC.
+        for (clock, stood_at, passed) in [
+            (Clock::Stands, None, 0),
+            (Clock::Stands, Some(50_340), 40),
+            (Clock::Stands, Some(7), 0),
+            (Clock::GoesOn, None, 1_000_000),
+        ] {
             let mut vcpus = vcpus([7000, 7005]);
-            move_to(vcpus.iter_mut(), &here, clock, KHZ);
+            move_to(vcpus.iter_mut(), &here, clock, stood_at, KHZ);
             let first = 7000 + 1300 - 200 + passed;
             assert_eq!(offsets(&vcpus), [first, first + 5]);
         }
@@ -105,7 +121,7 @@ mod tests {
             realtime_ns: 1,
         };
         let mut vcpus = vcpus([7, 7]);
-        move_to(vcpus.iter_mut(), &here, Clock::GoesOn, KHZ);
+        move_to(vcpus.iter_mut(), &here, Clock::GoesOn, None, KHZ);
         assert_eq!(offsets(&vcpus), [7, 7]);
     }
 
@@ -120,7 +136,7 @@ mod tests {
         };
         let tscs = |vcpus: &[VcpuState; 2]| vcpus.each_ref().map(|vcpu| vcpu.tsc);
         let before = tscs(&vcpus);
-        move_to(vcpus.iter_mut(), &here, Clock::GoesOn, KHZ);
+        move_to(vcpus.iter_mut(), &here, Clock::GoesOn, None, KHZ);
         assert_eq!(tscs(&vcpus), before);
     }
 }

@@ -26,6 +26,12 @@ pub(super) const MSR_TSC: u32 = 0x10;
 const STEP_NS: i128 = 1_000_000_000;
 const DRIFT: i128 = 1000;
 
+/// How often the two clocks of a [`HostMoment`] are read at most, and how many nanoseconds around the TSC's reading are
+/// close enough. Linux' watchdog of clocks takes a guest's TSC for unstable if it and kvmclock drift apart by about
+/// 250 µs between two looks (`WATCHDOG_MAX_SKEW` in `kernel/time/clocksource.c`).
+const READINGS: u32 = 8;
+const CLOSE_NS: u64 = 20_000;
+
 /// A vCPU's TSC as an offset, if KVM has `KVM_VCPU_TSC_OFFSET` (since Linux 5.16).
 ///
 /// On the same host, without a reboot, a restore writes the offset, so the guest's TSC includes the time since the
@@ -74,12 +80,23 @@ impl HostMoment {
         HostMoment::now(vcpu, calls::tsc_offset(vcpu).ok()?)
     }
 
+    /// The thread may lose its CPU between the two clocks. So both are read again until they are close, and the closest
+    /// reading counts.
     fn now(fd: &VcpuFd, offset: u64) -> Option<Self> {
-        let realtime = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-        Some(HostMoment {
-            tsc: read(fd)?.wrapping_sub(offset),
-            realtime_ns: u64::try_from(realtime.as_nanos()).ok()?,
-        })
+        let mut closest: Option<(u64, Self)> = None;
+        for _ in 0..READINGS {
+            let before = realtime_ns()?;
+            let tsc = read(fd)?.wrapping_sub(offset);
+            let apart = realtime_ns()?.abs_diff(before);
+            if closest.is_none_or(|(least, _)| apart < least) {
+                let realtime_ns = before + apart / 2;
+                closest = Some((apart, HostMoment { tsc, realtime_ns }));
+            }
+            if apart <= CLOSE_NS {
+                break;
+            }
+        }
+        closest.map(|(_, moment)| moment)
     }
 
     /// Whether both clocks advanced by the same time until `later`, if the TSC runs at `khz`.
@@ -118,6 +135,12 @@ pub(super) fn restore(fd: &VcpuFd, saved: &TscState) -> Result<bool> {
         source,
     })?;
     Ok(true)
+}
+
+/// The time of day, in nanoseconds since 1970.
+fn realtime_ns() -> Option<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
 }
 
 /// The guest's TSC.
