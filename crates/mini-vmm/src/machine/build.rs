@@ -349,8 +349,12 @@ fn create_vcpus(
     Ok((vcpus, cpuid.unwrap_or(supported)))
 }
 
-/// Checks the CPUs of a saved machine with the CPUID that KVM gives such a machine here. That may be more than `table`.
+/// Checks the CPUs of a saved machine with the CPUID that KVM gives such a machine here. That may be more than `table`,
+/// which is almost always enough, so that KVM is not asked.
 fn check_fit(fd: &VcpuFd, table: &CpuId, state: &MachineState) -> Result<(), Error> {
+    if fit::check_cpus(state, table.as_slice()).is_ok() {
+        return Ok(());
+    }
     fd.set_cpuid2(table).map_err(kvm("give a vCPU its CPUID"))?;
     let here = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
     let here = here.map_err(kvm("read a vCPU's CPUID"))?;
