@@ -193,9 +193,9 @@ pub struct Manifest {
 /// The form of the state's file, which is part of [`Manifest::format`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StateFile {
+pub struct StateFile<M = Map<String, Value>> {
     /// The machine's description, in the words of a config file.
-    pub machine: Map<String, Value>,
+    pub machine: M,
     /// The machine's state.
     pub state: MachineState,
     /// What clients call its devices.
@@ -264,11 +264,14 @@ impl Manifest {
         struct Format {
             format: u32,
         }
-        let Format { format } = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
-        if format != FORMAT {
-            return Err(Error::Format { found: format });
+        let manifest = serde_json::from_slice(bytes);
+        if !matches!(manifest, Ok(Manifest { format: FORMAT, .. })) {
+            let Format { format } = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
+            if format != FORMAT {
+                return Err(Error::Format { found: format });
+            }
         }
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(Error::Manifest)?;
+        let manifest = manifest.map_err(Error::Manifest)?;
         manifest.check()?;
         Ok(manifest)
     }

@@ -11,9 +11,6 @@ use std::num::NonZeroU32;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::Value;
-
 pub use self::error::Error;
 pub(super) use self::error::brief;
 use super::Place;
@@ -265,14 +262,13 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
     if crc32fast::hash(state) != part.crc32 {
         return Err(Error::Damaged("its checksum is not the manifest's"));
     }
-    let StateFile {
-        machine,
+    let StateFile::<Draft> {
+        machine: draft,
         mut state,
         labels,
         caller,
         metadata,
     } = serde_json::from_slice(state).map_err(Error::State)?;
-    let draft = Draft::deserialize(Value::Object(machine)).map_err(Error::State)?;
     let mut spec = harmless(draft.finish_partly().map_err(Error::Spec)?);
     spec.mmds = metadata.map(Into::into);
     spec.check_mmds().map_err(Error::Spec)?;

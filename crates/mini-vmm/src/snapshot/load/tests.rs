@@ -168,6 +168,12 @@ fn every_field_of_the_manifest_is_checked() {
 }
 
 #[test]
+fn another_format_is_named_whatever_its_fields() {
+    refuses(parse(br#"{"format": 7, "colour": "red"}"#, b""), "format 7");
+    refuses(parse(br#"{"format": 1, "colour": "red"}"#, b""), "colour");
+}
+
+#[test]
 fn fields_that_are_missing_or_new_are_refused() {
     let state = value(STATE_1);
     parse_state(&state).unwrap();
