@@ -39,6 +39,8 @@
 //!     Connects to a port of the host, or by a Unix socket to one of the guest. Sends its input, and prints what comes.
 //! bench-probe unix ask PATH PORT
 //!     Says whether a port of the guest answers.
+//! bench-probe timers
+//!     Sleeps and counts periods in many threads of a guest, and says BAD if a time is wrong.
 //! ```
 
 mod api;
@@ -54,6 +56,7 @@ mod observe;
 mod streams;
 mod sys;
 mod tcp;
+mod timers;
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         ["api", arguments @ ..] => api::main(arguments),
         ["copy", arguments @ ..] => files::main(arguments),
         ["tcp", arguments @ ..] => tcp::main(arguments),
+        ["timers", arguments @ ..] => timers::main(arguments),
         ["unix", arguments @ ..] => streams::host(arguments),
         ["vsock", arguments @ ..] => streams::guest(arguments),
         ["echo", arguments @ ..] => match echo::main(arguments) {
