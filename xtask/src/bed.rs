@@ -51,20 +51,31 @@ pub struct Bed {
     pub counted: bool,
 }
 
-/// A disk of a bed: a host file, which never changes.
+/// A disk of a bed: a host file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// The host file.
     pub image: PathBuf,
-    /// Whether the bed can write to it. What it writes ends with the bed.
-    pub writable: bool,
+    /// What becomes of writes.
+    pub writes: Writes,
+}
+
+/// What becomes of a bed's writes to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// They are refused.
+    Refused,
+    /// They end with the bed.
+    Dropped,
+    /// They reach the host file.
+    Kept,
 }
 
 impl From<PathBuf> for Disk {
     fn from(image: PathBuf) -> Disk {
         Disk {
             image,
-            writable: false,
+            writes: Writes::Refused,
         }
     }
 }
@@ -116,10 +127,12 @@ impl Bed {
     /// Adds a disk, unless it can't change and is there already. Returns its path in the bed.
     pub fn attach(&mut self, disk: Disk) -> String {
         let present = self.disks.iter().position(|present| *present == disk);
-        let place = present.filter(|_| !disk.writable).unwrap_or_else(|| {
-            self.disks.push(disk);
-            self.disks.len() - 1
-        });
+        let place = present
+            .filter(|_| disk.writes == Writes::Refused)
+            .unwrap_or_else(|| {
+                self.disks.push(disk);
+                self.disks.len() - 1
+            });
         format!("/dev/vd{}", char::from(b'a' + place as u8))
     }
 
@@ -369,11 +382,17 @@ mod tests {
     #[test]
     fn only_disks_that_do_not_change_are_shared() {
         let mut bed = Bed::new(Vendor::Amd);
-        let disk = |writable| Disk {
+        let disk = |writes| Disk {
             image: "debian".into(),
-            writable,
+            writes,
         };
-        let paths = [false, true, false, true].map(|writable| bed.attach(disk(writable)));
+        let order = [
+            Writes::Refused,
+            Writes::Dropped,
+            Writes::Refused,
+            Writes::Kept,
+        ];
+        let paths = order.map(|writes| bed.attach(disk(writes)));
         assert_eq!(paths, ["/dev/vda", "/dev/vdb", "/dev/vda", "/dev/vdc"]);
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::bed::{Bed, End, Machine, Sink};
+use crate::bed::{Bed, End, Machine, Sink, Writes};
 use crate::packages;
 use crate::process::tied;
 use crate::watch::Watch;
@@ -125,9 +125,10 @@ fn qemu(machine: &Machine) -> Command {
     command.arg(format!("file:{}", machine.log.display()));
     for (index, disk) in bed.disks.iter().enumerate() {
         let path = disk.image.to_string_lossy().replace(',', ",,");
-        let access = match disk.writable {
-            true => "snapshot=on",
-            false => "readonly=on",
+        let access = match disk.writes {
+            Writes::Refused => "readonly=on",
+            Writes::Dropped => "snapshot=on",
+            Writes::Kept => "snapshot=off",
         };
         command.arg("-drive");
         command.arg(format!(

@@ -106,8 +106,9 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
     }
     let mut jobs = Vec::new();
     add_tests(run, vendor, build, &mut bed, &scratch, &mut jobs)?;
-    let (boots, skips) = linux::prepare(run, &mut bed, &scratch)?;
-    if jobs.is_empty() && boots.is_empty() && skips == Tally::default() {
+    let (boots, mut skips) = linux::prepare(run, &mut bed, &scratch)?;
+    let moves = moves::is_named(run, vendor);
+    if jobs.is_empty() && boots.is_empty() && skips == Tally::default() && !moves {
         let only = &run.only;
         bail!("no job of the {place} has '{only}' in its name (--only)");
     }
@@ -127,6 +128,9 @@ fn run_jobs(run: &Run, vendor: Vendor, place: &str, build: &TestBuild) -> Result
     let mut outcomes = run_group(run, &bed, place, &usual, &scratch)?;
     bed.counted = true;
     outcomes.extend(run_group(run, &bed, place, &counted, &scratch)?);
+    if moves {
+        skips.add(moves::run(run, place, &scratch)?);
+    }
     let jobs: Vec<Job> = usual.into_iter().chain(counted).collect();
     Ok(rows(place, &jobs, &outcomes, skips))
 }
@@ -454,5 +458,6 @@ impl JobLog {
     }
 }
 
+mod moves;
 #[cfg(test)]
 mod tests;

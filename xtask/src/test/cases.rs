@@ -7,7 +7,7 @@ use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
 use super::clients::{self, Client};
-use super::{disks, networks, para, small, snapshots, sockets, words};
+use super::{copies, disks, networks, para, small, snapshots, sockets, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Image {
     Vmlinux(Series),
     /// Debian 12 on the bed's disk `$disk`, with its own kernel and initrd. The guest's commands run after the login.
     AllOfDebian,
+    /// The same with fio. The shell of its login goes on after the commands, so they end with a power-off.
+    DebianWithFio,
     /// Debian 12 as a cloud image, likewise. Nobody may log in, so the guest has no commands.
     CloudDebian,
     /// The small kernel, which has all its drivers built in.
@@ -270,6 +272,7 @@ pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
             clients::CASES,
             networks::CASES,
             snapshots::CASES,
+            copies::CASES,
             sockets::CASES,
         ],
         Vendor::Intel => &[INTEL],

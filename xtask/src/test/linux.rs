@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::bed::{Bed, Disk};
+use crate::bed::{Bed, Disk, Writes};
 use crate::build;
 use crate::debian::{self, Debian};
 use crate::elf;
@@ -95,9 +95,13 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
 }
 
 /// Adds what a case boots, or says why that can't be had.
-fn add(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Result<Boot, String>> {
+pub fn add(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Result<Boot, String>> {
     let kernel = match case.image {
-        Image::AllOfDebian | Image::CloudDebian | Image::Bare | Image::NoKernel => {
+        Image::AllOfDebian
+        | Image::DebianWithFio
+        | Image::CloudDebian
+        | Image::Bare
+        | Image::NoKernel => {
             return add_other(case, bed, scratch).map(Ok);
         }
         Image::Small => {
@@ -179,15 +183,14 @@ fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Bo
         Image::AllOfDebian => {
             add_debian(&debian::PLAIN, &mut boot, bed)?;
             // A client types the commands.
-            if let Some(client) = case.client {
-                client.add(bed, scratch)?;
-                return Ok(boot);
+            match case.client {
+                Some(client) => client.add(bed, scratch)?,
+                None => add_job_disk(&mut boot, bed, scratch)?,
             }
-            let job = format!("job-{}", case.name);
-            write(&scratch.path(&job), debian::job(&guest_job(case)))?;
-            let path = format!("/guest/{job}");
-            bed.add(&scratch.path(&job), &path);
-            boot.job_disk = Some(path);
+        }
+        Image::DebianWithFio => {
+            add_debian(&debian::BENCH, &mut boot, bed)?;
+            add_job_disk(&mut boot, bed, scratch)?;
         }
         Image::CloudDebian => add_debian(&debian::CLOUD, &mut boot, bed)?,
         Image::Bare => {
@@ -203,6 +206,16 @@ fn add_other(case: &'static Case, bed: &mut Bed, scratch: &Scratch) -> Result<Bo
     Ok(boot)
 }
 
+/// Adds the disk with the case's job.
+fn add_job_disk(boot: &mut Boot, bed: &mut Bed, scratch: &Scratch) -> Result<()> {
+    let job = format!("job-{}", boot.case.name);
+    write(&scratch.path(&job), debian::job(&guest_job(boot.case)))?;
+    let path = format!("/guest/{job}");
+    bed.add(&scratch.path(&job), &path);
+    boot.job_disk = Some(path);
+    Ok(())
+}
+
 /// Adds a Debian: its kernel and initrd, and its disk as one of the bed's. A client writes to the disk, because
 /// Firecracker's API knows no overlays, so it gets one of its own.
 fn add_debian(kind: &debian::Kind, boot: &mut Boot, bed: &mut Bed) -> Result<()> {
@@ -213,7 +226,10 @@ fn add_debian(kind: &debian::Kind, boot: &mut Boot, bed: &mut Bed) -> Result<()>
     add_once(bed, debian.initrd, &boot.initrd[0]);
     let disk = Disk {
         image: debian.disk,
-        writable: boot.case.client.is_some(),
+        writes: match boot.case.client {
+            Some(_) => Writes::Dropped,
+            None => Writes::Refused,
+        },
     };
     boot.root_disk = Some(bed.attach(disk));
     Ok(())
@@ -282,7 +298,7 @@ fn add_once(bed: &mut Bed, host: PathBuf, guest: &str) {
 /// How the name of each case begins.
 pub const PREFIX: &str = "linux-";
 
-fn name(case: &Case) -> String {
+pub fn name(case: &Case) -> String {
     format!("{PREFIX}{}", case.name)
 }
 
@@ -304,6 +320,18 @@ fn guest_job(case: &Case) -> String {
         ));
     }
     job
+}
+
+/// A script that runs mini-vmm by the command `line`. Its status is mini-vmm's, unless `after` changes `$code`.
+pub fn framed(before: &str, line: &str, drive: &str, after: &str) -> String {
+    format!(
+        "{BED_LIBRARY}{before}\n\
+         run() {{ {line}\n}}\n\
+         run </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
+         {drive}\n\
+         before=$(beats); wait $vmm; code=$?\n\
+         {after}\ncat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n"
+    )
 }
 
 impl Boot {
@@ -342,15 +370,9 @@ impl Boot {
         };
         // Without the second clock, these rows don't advance.
         let beats = case.echo_bytes().map_or("", |_| BEATS);
-        let script = format!(
-            "{BED_LIBRARY}disk={disk}\n{initrd}{}\n\
-             run() {{ exec {line}\n}}\n\
-             run </tmp/in >/tmp/out 2>/tmp/err & vmm=$!\n\
-             {}\n\
-             before=$(beats); wait $vmm; code=$?\n\
-             {beats}{}\ncat /tmp/out; echo '--- stderr'; cat /tmp/err\nexit $code\n",
-            case.before, case.drive, case.after
-        );
+        let before = format!("disk={disk}\n{initrd}{}", case.before);
+        let after = format!("{beats}{}", case.after);
+        let script = framed(&before, &format!("exec {line}"), case.drive, &after);
         match case.isolated {
             true => networks::isolated(&script),
             false => script,

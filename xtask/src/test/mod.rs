@@ -6,6 +6,7 @@
 mod beds;
 mod cases;
 mod clients;
+mod copies;
 pub mod coverage;
 mod disks;
 mod libtest;

@@ -4,7 +4,7 @@
 //! Tests of the boots' scripts and verdicts, without beds.
 
 use super::super::cases::{LINUX, tests::all_beds};
-use super::super::small;
+use super::super::{small, snapshots};
 use super::*;
 use crate::bed::Vendor;
 
@@ -64,7 +64,10 @@ fn scripts_are_valid_shell() {
     let mut small = small::CASES.iter();
     boot.case = small.find(|case| case.firecracker.is_some()).unwrap();
     check(&boot.script());
-    for case in all_beds().iter().flat_map(|bed| cases::of(bed).0) {
+    check(&framed(snapshots::MOVED_ON, "go_on", "", ""));
+    let moved = [&snapshots::MOVED];
+    let cases = all_beds().into_iter().flat_map(|bed| cases::of(&bed).0);
+    for case in cases.chain(moved) {
         check(&guest_job(case));
         check(case.drive);
         check(case.before);
