@@ -217,6 +217,28 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::Never,
     },
     LateAct {
+        act: "the queues of a device of another process start or stop",
+        when: "a guest's driver starts or resets a shared directory or vhost-user device, or the machine pauses",
+        thread: "`io`",
+        calls: &[
+            "eventfd2",
+            "timerfd_create",
+            "timerfd_settime",
+            "epoll_ctl",
+            "sendmsg",
+            "recvfrom",
+            "close",
+        ],
+        sealed: Sealed::With("--vhost-user socket=PATH,device=TYPE"),
+    },
+    LateAct {
+        act: "such a process is connected to again",
+        when: "it has ended, and a guest's driver starts the device",
+        thread: "`io`",
+        calls: &["socket", "connect", "close"],
+        sealed: Sealed::Never,
+    },
+    LateAct {
         act: "kvmclock is read",
         when: "a hypercall that asks for it",
         thread: "vCPU",

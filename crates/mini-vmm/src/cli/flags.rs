@@ -153,6 +153,23 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "WORDS", value_parser = Word("vsock", &[]), help_heading = "Devices")]
     vsock: Option<OsString>,
 
+    /// Share a directory with the guest: path=DIR,tag=NAME,readonly
+    ///
+    /// The guest mounts it by `mount -t virtiofs NAME /mnt`. Keys: path=DIR; tag=NAME [default: share0, share1, ...];
+    /// readonly; sandbox=auto|namespace|chroot|none [default: auto], what keeps virtiofsd to the directory;
+    /// iothread=NAME. It needs the program virtiofsd, which is started for each. A comma in a path is doubled.
+    #[arg(long, value_name = "WORDS", value_parser = Word("share", &[]), help_heading = "Devices")]
+    share: Option<Vec<OsString>>,
+
+    /// Add a device that another process serves: socket=PATH,device=TYPE
+    ///
+    /// socket=PATH: where that process listens, for the vhost-user protocol. It can read and write all of guest memory.
+    /// device=fs|blk|net, or a device ID of the virtio specification. Keys: tag=NAME, with fs; queues=N; config=BYTES, the
+    /// length of the configuration, with an ID; iothread=NAME.
+    #[arg(long, value_name = "WORDS", value_parser = Word("vhost-user", &[]), help_heading = "Devices")]
+    #[arg(hide_short_help = true)]
+    vhost_user: Option<Vec<OsString>>,
+
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///
     /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's

@@ -13,7 +13,7 @@ use super::Arguments;
 use crate::text::shown;
 
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and the equivalent here.
-const FOREIGN_FLAGS: [&str; 21] = [
+const FOREIGN_FLAGS: [&str; 22] = [
     "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
     "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
     "-cpu --cpu: vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
@@ -32,7 +32,8 @@ const FOREIGN_FLAGS: [&str; 21] = [
     "--user-data --userdata --seed --metadata: the files of cloud-init are given as '--cloud-init DIR'",
     "-net -netdev -nic --network --tap --tap-fd --net-vq-pairs --tap-device -n: networks are given as '--net user' or '--net tap=NAME'",
     "--vsock-cid --vsock-path -vsock: sockets between host and guest are given as '--vsock cid=N,socket=PATH'",
-    "--fs: this version has no shared directories; give the guest an '--initrd', a '--disk' or a '--net'",
+    "--fs --shared-dir --virtiofs --9p -fsdev -virtfs: shared directories are given as '--share path=DIR,tag=NAME', or as '--vhost-user socket=PATH,device=fs,tag=NAME'",
+    "--vhost-user-fs --vhost-user-blk --vhost-user-net: devices of other processes are given as '--vhost-user socket=PATH,device=TYPE'",
     "--api-socket -qmp -monitor: the socket of the API is given as '--api-sock PATH'",
     "--no-api: there is no API unless '--api-sock PATH' is given",
 ];

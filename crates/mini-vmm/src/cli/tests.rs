@@ -289,7 +289,11 @@ fn mistakes_get_a_hint() {
         ),
         ("--kernel k -nic tap", "'--net user' or '--net tap=NAME'"),
         ("--kernel k --tap tap0", "'--net user' or '--net tap=NAME'"),
-        ("--kernel k --fs x", "no shared directories"),
+        ("--kernel k --fs x", "--share path=DIR,tag=NAME"),
+        (
+            "--kernel k --vhost-user-blk x",
+            "--vhost-user socket=PATH,device=TYPE",
+        ),
         ("--kernel k --vsock-cid 3", "--vsock cid=N,socket=PATH"),
         ("--kernel -k", "write '--kernel=-k'"),
         ("--kernel k --initrd -foo.img", "write '--initrd=-foo.img'"),

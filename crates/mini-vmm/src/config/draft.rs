@@ -73,6 +73,8 @@ keys! { draft:
     "cloud-init" => draft.spec.cloud_init,
     "net" => draft.spec.net,
     "vsock" => draft.spec.vsock,
+    "share" => draft.spec.share,
+    "vhost-user" => draft.spec.vhost_user,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,

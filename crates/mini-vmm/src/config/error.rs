@@ -13,7 +13,7 @@ use super::draft::KEYS;
 use super::kvm::MAX_MSRS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
-use super::{HypercallAbi, HypercallRoute, Mac, NetError, VmSpec, VsockError};
+use super::{HypercallAbi, HypercallRoute, Mac, NetError, VhostUserError, VmSpec, VsockError};
 use crate::layout;
 use crate::text::{nearest, shown};
 
@@ -183,6 +183,24 @@ pub enum Error {
     /// A socket device is not possible.
     #[error("no vsock: {0}")]
     Vsock(#[from] VsockError),
+    /// A device of another process is not possible.
+    #[error("no vhost-user device: {0}")]
+    VhostUser(#[from] VhostUserError),
+    /// There are too many shared directories and devices of other processes.
+    #[error(
+        "{count} shared directories and vhost-user devices are too many; give the machine at most {}",
+        VmSpec::MAX_VHOST_USER
+    )]
+    TooManyVhostUser {
+        /// How many there are.
+        count: usize,
+    },
+    /// Two file systems have one tag.
+    #[error("two shared directories have the tag {tag:?}; give one of them another `tag=`")]
+    SameTag {
+        /// The tag.
+        tag: String,
+    },
     /// There is no such network for the metadata service.
     #[error(
         "the metadata service can't be on network {number}: the machine has {nets}, counted from 0"

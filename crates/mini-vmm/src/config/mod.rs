@@ -16,8 +16,10 @@ mod kvm;
 mod net;
 mod rng;
 mod serial;
+mod share;
 mod shared;
 mod validate;
+mod vhost_user;
 mod vsock;
 mod words;
 
@@ -39,7 +41,9 @@ pub use self::kvm::{MsrChange, check_msrs};
 pub use self::net::{Forward, Limit, Limits, LinkSpec, Mac, NetError, NetSpec};
 pub use self::rng::RngSpec;
 pub use self::serial::SerialSpec;
+pub use self::share::{Sandbox, ShareSpec};
 pub use self::validate::{check_cmdline, check_memory};
+pub use self::vhost_user::{VhostUserDevice, VhostUserError, VhostUserSpec};
 pub use self::vsock::{VsockError, VsockSpec};
 pub use self::words::WordError;
 use crate::layout;
@@ -113,6 +117,10 @@ pub struct VmSpec {
     pub net: Vec<NetSpec>,
     /// The socket device, if there is one.
     pub vsock: Option<VsockSpec>,
+    /// The shared directories, in the order in which the guest finds them.
+    pub share: Vec<ShareSpec>,
+    /// The devices that other processes serve, in the order in which the guest finds them.
+    pub vhost_user: Vec<VhostUserSpec>,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -218,8 +226,16 @@ impl VmSpec {
     /// The most networks.
     pub const MAX_NETS: usize = 32;
 
+    /// The most shared directories and devices of other processes, together.
+    pub const MAX_VHOST_USER: usize = 16;
+
     /// The longest timeout: ten years, well within what a monotonic clock can count.
     pub const MAX_TIMEOUT: Duration = Duration::from_secs(3650 * 86_400);
+
+    /// Whether other processes need guest memory, so that it must be a file.
+    pub(crate) const fn shares_memory(&self) -> bool {
+        !self.share.is_empty() || !self.vhost_user.is_empty()
+    }
 
     /// The machine that boots `kernel`, with defaults for everything else.
     pub fn new(kernel: impl Into<PathBuf>) -> Self {
@@ -250,6 +266,8 @@ impl VmSpec {
             cloud_init: None,
             net: Vec::new(),
             vsock: None,
+            share: Vec::new(),
+            vhost_user: Vec::new(),
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

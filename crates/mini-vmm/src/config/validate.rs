@@ -3,11 +3,13 @@
 
 //! Checks of a machine description that don't need the host.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::kvm::check_msrs;
+use super::vhost_user::check_tag;
 use super::{
     CmdlineError, CpuFeature, DiskSpec, Error, LinkSpec, MemoryError, NetSpec, SerialSpec, VmSpec,
     hypercall,
@@ -55,6 +57,32 @@ impl VmSpec {
         Ok(vsock.validate()?)
     }
 
+    /// Checks shared directories and devices of other processes, as far as that needs no host.
+    pub(crate) fn check_vhost_user(&self) -> Result<(), Error> {
+        let count = self.share.len() + self.vhost_user.len();
+        if count > Self::MAX_VHOST_USER {
+            return Err(Error::TooManyVhostUser { count });
+        }
+        for share in &self.share {
+            validate_path("shared directory", &share.path)?;
+            share.tag.as_deref().map_or(Ok(()), check_tag)?;
+        }
+        for device in &self.vhost_user {
+            validate_socket("vhost-user socket", &device.socket)?;
+            device.validate()?;
+        }
+        let shares = self.share.iter().enumerate();
+        let shares = shares.map(|(number, share)| share.tag(number));
+        let others = self.vhost_user.iter().filter_map(|fs| fs.tag.clone());
+        let mut seen = HashSet::new();
+        for tag in shares.chain(others) {
+            if !seen.insert(tag.clone()) {
+                return Err(Error::SameTag { tag });
+            }
+        }
+        Ok(())
+    }
+
     /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
     pub(super) fn validate_partly(&self) -> Result<(), Error> {
         self.check_cpus()?;
@@ -80,6 +108,7 @@ impl VmSpec {
         }
         self.check_nets()?;
         self.check_vsock()?;
+        self.check_vhost_user()?;
         self.check_mmds()?;
         validate_serial(&self.serial)
     }
@@ -205,12 +234,15 @@ fn validate_serial(serial: &SerialSpec) -> Result<(), Error> {
     match serial {
         SerialSpec::Off | SerialSpec::Stdio | SerialSpec::Pty => Ok(()),
         SerialSpec::File(path) => validate_path("serial file", path),
-        SerialSpec::Socket(path) => {
-            validate_path("serial socket", path)?;
-            if path.as_os_str().len() > MAX_SOCKET_PATH {
-                return Err(Error::LongSocketPath { path: path.clone() });
-            }
-            Ok(())
-        }
+        SerialSpec::Socket(path) => validate_socket("serial socket", path),
     }
+}
+
+fn validate_socket(what: &'static str, path: &Path) -> Result<(), Error> {
+    validate_path(what, path)?;
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        let path = path.to_owned();
+        return Err(Error::LongSocketPath { path });
+    }
+    Ok(())
 }

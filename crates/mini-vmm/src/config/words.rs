@@ -98,6 +98,15 @@ pub enum WordError {
     /// Not a socket device.
     #[error("no vsock: {}; write cid=N,socket=PATH, such as cid=3,socket=v.sock", shorten(&one_line(.0), MAX_REASON))]
     Vsock(String),
+    /// Not a device of another process.
+    #[error("no vhost-user device: {}; write socket=PATH,device=TYPE and options, such as socket=fs.sock,device=fs,tag=work", shorten(&one_line(.0), MAX_REASON))]
+    VhostUser(String),
+    /// Not a type of virtio device.
+    #[error("no type of device; write fs, blk, net or a device ID of the virtio specification")]
+    VirtioDevice,
+    /// Not a shared directory.
+    #[error("no shared directory: {}; write path=DIR and options, such as path=.,tag=work,readonly", shorten(&one_line(.0), MAX_REASON))]
+    Share(String),
     /// Not a MAC address.
     #[error("not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
     Mac,

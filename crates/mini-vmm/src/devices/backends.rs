@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use virtio_models::block::{self, OpenError};
+use virtio_models::vhost_user::Backend;
 use virtio_models::vsock::Host;
 
 use super::SavedOverlay;
 use super::network::{self, Network, NetworkError};
+use super::share::{self, Share, ShareError};
+use super::vhost_user::{self, VhostUserHostError};
 use super::vsock::{self, VsockHostError};
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, Mac, VmSpec};
@@ -27,6 +30,10 @@ pub struct Backends {
     pub(super) nets: Vec<Network>,
     /// The socket device's socket.
     pub(super) vsock: Option<Arc<dyn Host>>,
+    /// The shared directories.
+    pub(super) shares: Vec<Share>,
+    /// The processes that serve devices.
+    pub(super) vhost_user: Vec<Arc<Backend>>,
     /// Takes their problems.
     pub(crate) events: EventLog,
 }
@@ -46,6 +53,12 @@ pub enum BackendError {
     /// A socket device can't be connected.
     #[error(transparent)]
     Vsock(#[from] VsockHostError),
+    /// A device's process can't be used.
+    #[error(transparent)]
+    VhostUser(#[from] VhostUserHostError),
+    /// A directory can't be shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// Two disks are one file, and the guest can write to it.
     #[error(
         "the disks {first:?} and {second:?} are one file, which a guest would damage; use a copy, or say `readonly` for \
@@ -65,8 +78,8 @@ impl Backends {
         self.nets.iter().map(|net| net.config.mac)
     }
 
-    /// Opens what the devices of `spec` use. Creates and changes nothing, but starts passt for networks that want it, and
-    /// makes the file of the vsock socket.
+    /// Opens what the devices of `spec` use. Creates and changes nothing, but starts passt for networks that want it and
+    /// virtiofsd for shared directories, and makes the file of the vsock socket.
     /// `go_on` is asked while that takes long, and may stop it.
     ///
     /// # Errors
@@ -96,6 +109,10 @@ impl Backends {
             disks.push(seed(dir)?);
         }
         let nets = network::open(&spec.net, spec.mmds.as_ref(), go_on)?;
+        let others = spec.vhost_user.iter();
+        let others = others.map(|device| vhost_user::open(device, spec.sealed));
+        let vhost_user = others.collect::<Result<_, _>>()?;
+        let shares = share::open(&spec.share)?;
         // Last, because it leaves a file for a while.
         let vsock = spec.vsock.as_ref();
         let vsock = vsock.map(|vsock| vsock::open(vsock, spec.sealed));
@@ -103,6 +120,8 @@ impl Backends {
             disks,
             nets,
             vsock: vsock.transpose()?,
+            shares,
+            vhost_user,
             events: EventLog::default(),
         })
     }
@@ -114,6 +133,8 @@ impl fmt::Debug for Backends {
             .field("disks", &self.disks)
             .field("nets", &self.nets)
             .field("vsock", &self.vsock.is_some())
+            .field("shares", &self.shares)
+            .field("vhost_user", &self.vhost_user)
             .finish_non_exhaustive()
     }
 }

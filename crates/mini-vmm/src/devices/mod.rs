@@ -26,6 +26,8 @@ mod pvpanic;
 mod rtc;
 mod serial;
 mod set;
+mod share;
+mod vhost_user;
 mod virtio;
 mod vsock;
 
@@ -42,6 +44,8 @@ pub use overlay::SavedOverlay;
 pub(crate) use overlay::copy as copy_overlay;
 pub use serial::SerialDevice;
 pub use set::{Connections, DeviceSet, Error};
+pub use share::ShareError;
+pub use vhost_user::VhostUserHostError;
 pub use vsock::VsockHostError;
 
 /// Plans a device if the description has it. A device without a fixed GSI takes a free pin.

@@ -86,6 +86,7 @@ impl Loading {
         // that waited.
         let msrs = MsrPlan::new(spec).install(&vm)?;
         let memory = match spec.sealed {
+            _ if spec.shares_memory() => memory::allocate_shared(spec.memory, spec.sealed),
             true => memory::allocate_sealed(spec.memory),
             false => memory::allocate(spec.memory),
         };

@@ -8,9 +8,13 @@ mod served;
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io;
 use std::sync::{Arc, OnceLock};
 
-use libc::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE};
+use libc::{
+    MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE,
+};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::mmap::{FromRangesError, MmapRegionError};
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
@@ -154,19 +158,47 @@ fn allocate_or_tell(
 /// As [`allocate`].
 pub fn map(file: File, ram: u64) -> Result<GuestMemoryMmap, Error> {
     check_size(ram, physical_bits)?;
-    from_file(&Arc::new(file), ram).map_err(|reason| Error::Host {
+    map_file(&Arc::new(file), ram, MAP_PRIVATE).map_err(|reason| Error::Host {
         asked: ram,
         available: available(),
         reason,
     })
 }
 
-fn from_file(file: &Arc<File>, ram: u64) -> Result<GuestMemoryMmap, FromRangesError> {
+/// Like [`allocate`], for a machine with devices that other processes serve: the memory is a file that they map, too. It
+/// keeps its size, so that none of them can take memory away.
+///
+/// If `sealed`, no other file is opened, as by [`allocate_sealed`].
+///
+/// # Errors
+/// As [`allocate`].
+pub(crate) fn allocate_shared(ram: u64, sealed: bool) -> Result<GuestMemoryMmap, Error> {
+    check_size(ram, physical_bits)?;
+    let mapped = sealed_file(ram).map_err(|error| MmapRegionError::Mmap(error).into());
+    let mapped = mapped.and_then(|file| map_file(&Arc::new(file), ram, MAP_SHARED));
+    mapped.map_err(|reason| Error::Host {
+        asked: ram,
+        available: (!sealed).then(available).flatten(),
+        reason,
+    })
+}
+
+/// A file in memory of this size, which it keeps.
+fn sealed_file(size: u64) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(memfd_create("guest memory", flags)?);
+    file.set_len(size)?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
+    Ok(file)
+}
+
+fn map_file(file: &Arc<File>, ram: u64, kind: i32) -> Result<GuestMemoryMmap, FromRangesError> {
     let mut offset = 0;
     let mut mapped = Vec::new();
     for (start, size) in regions(ram) {
         let part = FileOffset::from_arc(Arc::clone(file), offset);
-        let flags = MAP_PRIVATE | MAP_NORESERVE;
+        let flags = kind | MAP_NORESERVE;
         let memory = MmapRegion::build(Some(part), size, PROT_READ | PROT_WRITE, flags)?;
         let region = GuestRegionMmap::new(memory, start);
         mapped.push(region.ok_or(GuestRegionCollectionError::NoMemoryRegion)?);
@@ -282,6 +314,10 @@ fn available() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::Bytes;
+
     use super::*;
     use crate::layout::{MIN_RAM, PAGE_SIZE};
 
@@ -330,6 +366,29 @@ mod tests {
             message(MIN_RAM + 1, 48),
             "33554433 bytes of memory is not a multiple of the 4K page; the nearest size is 32M"
         );
+    }
+
+    #[test]
+    fn shared_memory_is_a_file_that_keeps_its_size() {
+        let memory = allocate_shared(4 * GIB, false).unwrap();
+        let mut end = 0;
+        for region in memory.iter() {
+            let part = region.file_offset().unwrap();
+            assert_eq!(part.start(), end);
+            end += region.len();
+            part.file().set_len(0).unwrap_err();
+            part.file().set_len(5 * GIB).unwrap_err();
+        }
+        assert_eq!((end, memory.num_regions()), (4 * GIB, 2));
+        // Other mappings of the file have what is written.
+        memory.write_obj(7_u8, GuestAddress(HOLE_END + 5)).unwrap();
+        let region = memory.find_region(GuestAddress(HOLE_END)).unwrap();
+        let part = region.file_offset().unwrap();
+        let mut byte = [0];
+        part.file()
+            .read_exact_at(&mut byte, part.start() + 5)
+            .unwrap();
+        assert_eq!(byte, [7]);
     }
 
     #[test]

@@ -272,6 +272,12 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
     let mut spec = harmless(draft.finish_partly().map_err(Error::Spec)?);
     spec.mmds = metadata.map(Into::into);
     spec.check_mmds().map_err(Error::Spec)?;
+    // A hostile snapshot could make this process share any directory of the host.
+    if spec.shares_memory() {
+        return Err(Error::Lie(
+            "no machine with shared directories or vhost-user devices is saved",
+        ));
+    }
     check(&manifest, &spec, &state)?;
     if let Some(caller) = caller {
         if caller >= u32::from(spec.cpus) {

@@ -128,6 +128,12 @@ pub enum Error {
     /// The machine is sealed.
     #[error("a sealed machine opens no files, so it has no snapshots; run it without --sealed")]
     Sealed,
+    /// Another process has a part of the machine.
+    #[error(
+        "the machine has shared directories or vhost-user devices, whose state other processes have, so it has no \
+         snapshots; run it without --share and --vhost-user"
+    )]
+    OtherProcesses,
     /// Two files have no place for what the guest wrote to a disk.
     #[error(
         "disk {path:?} has an overlay, for which two files have no place; take a snapshot to a directory, as `mini-vmm ctl` does"
@@ -260,6 +266,9 @@ fn write_parts(
 fn check(spec: &VmSpec, place: &Place) -> Result<(), Error> {
     if spec.sealed {
         return Err(Error::Sealed);
+    }
+    if spec.shares_memory() {
+        return Err(Error::OtherProcesses);
     }
     let mut disks = spec.disk.iter();
     match disks.find(|disk| disk.overlay.is_some() && place.keeps_paths()) {

@@ -40,6 +40,23 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
     let nets = net::tests::any_nets();
     let vsock = (3..u32::MAX, path()).prop_map(|(cid, path)| VsockSpec::new(cid, path));
     let vsock = proptest::option::of(vsock);
+    let shared = (path(), any::<bool>(), 1..=64u16).prop_map(|(path, readonly, queues)| {
+        let share = ShareSpec {
+            readonly,
+            ..ShareSpec::new(&path)
+        };
+        let device = if readonly {
+            VhostUserDevice::Block
+        } else {
+            VhostUserDevice::Id(queues.min(63))
+        };
+        let device = VhostUserSpec {
+            queues: Some(queues),
+            ..VhostUserSpec::new(&path, device)
+        };
+        (vec![share], vec![device])
+    });
+    let shared = prop_oneof![Just((Vec::new(), Vec::new())), shared];
     let devices = (
         serial,
         proptest::option::of(port),
@@ -47,6 +64,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         cloud_init,
         nets,
         vsock,
+        shared,
     );
     let hypercalls = (
         any::<u8>(),
@@ -132,6 +150,8 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             cloud_init: devices.3,
             net: devices.4,
             vsock: devices.5,
+            share: devices.6.0,
+            vhost_user: devices.6.1,
             legacy_timer: machine.3[0],
             nested: machine.3[1],
             rtc: machine.3[2],

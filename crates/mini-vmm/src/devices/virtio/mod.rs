@@ -21,6 +21,7 @@ mod seat;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod vhost_user;
 mod vsock;
 
 use std::borrow::Cow;
@@ -47,7 +48,13 @@ type Memory = Arc<GuestMemoryMmap>;
 type Kind = fn(&VmSpec) -> Vec<Model>;
 
 /// All types of virtio devices, in the order in which a guest finds them.
-const KINDS: &[Kind] = &[entropy::models, block::models, net::models, vsock::models];
+const KINDS: &[Kind] = &[
+    entropy::models,
+    block::models,
+    net::models,
+    vsock::models,
+    vhost_user::models,
+];
 
 /// A virtio device in the plan of a machine, whatever its transport.
 #[derive(Clone)]

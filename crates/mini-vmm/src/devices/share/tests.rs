@@ -1,0 +1,169 @@
+// Copyright 2026 The mini-vmm developers.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// Goes on in bash, where there is one: dash has no redirections of numbers with two digits.
+const BASH: &str = "[ -z \"$BASH_VERSION\" ] && [ -x /bin/bash ] && exec /bin/bash \"$0\" \"$@\"";
+
+/// A directory with a program in place of virtiofsd: a shell script.
+fn program(script: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(PROGRAM);
+    fs::write(&path, format!("#!/bin/sh\n{BASH}\n{script}\n")).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    (dir, path)
+}
+
+fn refused(script: &str, sandbox: Sandbox) -> String {
+    let (dir, program) = program(script);
+    let share = ShareSpec {
+        sandbox,
+        ..ShareSpec::new(dir.path())
+    };
+    let started = start(&program, &share, "work".to_owned());
+    started.unwrap_err().to_string()
+}
+
+#[test]
+fn its_last_words_are_the_reason() {
+    let error = refused(
+        "echo first >&2; echo 'Error entering sandbox: PivotRoot' >&2; exit 1",
+        Sandbox::Namespace,
+    );
+    assert!(error.starts_with("virtiofsd can't share \""), "{error}");
+    assert!(
+        error.contains(": first, Error entering sandbox: PivotRoot; ")
+            && error.ends_with("add `,sandbox=none`"),
+        "{error}"
+    );
+    let error = refused("exit 3", Sandbox::None);
+    assert!(
+        error.contains(": it has closed the connection; ")
+            && error.ends_with("`virtiofsd --help` explains its options"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_program_that_speaks_no_vhost_user_is_ended() {
+    let (dir, program) = program("echo $$ >$0.pid; exec sleep 1000");
+    let share = ShareSpec::new(dir.path());
+    let kind = Kind::Fs {
+        tag: "work".to_owned(),
+    };
+    let (listener, connection) = pair().unwrap();
+    let mut command = Command::new(&program);
+    command.args(arguments(listener.as_raw_fd(), &share, Sandbox::None));
+    child::pass(&mut command, listener);
+    let process = Process {
+        child: command.spawn().unwrap(),
+        said: Said::default(),
+    };
+    drop(command);
+    let file = dir.path().join("virtiofsd.pid");
+    while !fs::read_to_string(&file).is_ok_and(|pid| pid.ends_with('\n')) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut connection = Some(connection);
+    let connect = move || Ok(connection.take().unwrap());
+    let short = Duration::from_millis(50);
+    let fault = Backend::open_with(Shape::new(kind), Box::new(connect), short, short);
+    let fault = fault.unwrap_err().to_string();
+    assert!(fault.starts_with("does not answer GetFeatures"), "{fault}");
+    let pid = process.child.id();
+    drop(process);
+    assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn a_share_is_a_directory_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    for path in [file, dir.path().join("missing")] {
+        let share = ShareSpec::new(&path);
+        let started = start(Path::new("/nonexistent"), &share, "work".to_owned());
+        let error = started.unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("can't share {path:?}: ")),
+            "{error}"
+        );
+        assert!(error.ends_with("name a directory that this user can read"));
+    }
+    let share = ShareSpec::new(dir.path());
+    let started = start(Path::new("/nonexistent"), &share, "work".to_owned());
+    let error = started.unwrap_err().to_string();
+    assert!(error.contains("`cargo install virtiofsd`"), "{error}");
+}
+
+#[test]
+fn it_is_found_in_path_first() {
+    let (dir, program) = program("exit 0");
+    let other = dir.path().join("other");
+    fs::write(&other, "").unwrap();
+    let found = |path: &Path| find_in(path.as_os_str(), [other.clone()].into_iter());
+    assert_eq!(found(dir.path()), Some(program));
+    assert_eq!(found(Path::new("/nonexistent")), Some(other.clone()));
+    assert_eq!(find_in(OsStr::new("/nonexistent"), [].into_iter()), None);
+}
+
+#[test]
+fn words_are_arguments() {
+    let share = ShareSpec {
+        readonly: true,
+        ..ShareSpec::new("/a b")
+    };
+    let said = |sandbox| {
+        let arguments = arguments(7, &share, sandbox);
+        arguments.join(OsStr::new(" ")).into_string().unwrap()
+    };
+    let start = "--fd 7 --shared-dir /a b --sandbox";
+    for (sandbox, word) in [
+        (Sandbox::Auto, "namespace"),
+        (Sandbox::Namespace, "namespace"),
+        (Sandbox::Chroot, "chroot"),
+        (Sandbox::None, "none"),
+    ] {
+        let said = said(sandbox);
+        assert!(
+            said.starts_with(&format!("{start} {word} --readonly")),
+            "{said}"
+        );
+        let maps = said.contains("--translate-uid squash-guest:0:");
+        assert_eq!(maps, !geteuid().is_root(), "{said}");
+    }
+}
+
+/// With the real program, where there is one.
+#[test]
+fn virtiofsd_shares_a_directory_until_it_is_dropped() {
+    if find().is_err() {
+        eprintln!("skipped: there is no virtiofsd");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let spec = ShareSpec {
+        sandbox: Sandbox::None,
+        ..ShareSpec::new(dir.path())
+    };
+    let shares = open(&[spec.clone(), spec]).unwrap();
+    let pids: Vec<u32> = shares
+        .iter()
+        .map(|share| share._process.child.id())
+        .collect();
+    assert!(
+        pids.iter()
+            .all(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
+    );
+    drop(shares);
+    assert!(
+        !pids
+            .iter()
+            .any(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
+    );
+}
