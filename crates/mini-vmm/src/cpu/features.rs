@@ -332,26 +332,39 @@ const CHANGING: [&str; 3] = ["apic", "monitor", "ospke"];
 
 /// The features that `table` shows and `here` does not.
 pub fn missing(table: &[kvm_cpuid_entry2], here: &[kvm_cpuid_entry2]) -> Vec<&'static str> {
-    let (mut table, mut here) = (Table(table.to_vec()), Table(here.to_vec()));
     let mut missing = Vec::new();
-    for word in &WORDS {
+    for name in lacking(table, here) {
+        if !missing.contains(&name) {
+            missing.push(name);
+        }
+    }
+    missing
+}
+
+/// Whether `here` shows all features that `table` shows.
+pub fn has_all(table: &[kvm_cpuid_entry2], here: &[kvm_cpuid_entry2]) -> bool {
+    lacking(table, here).next().is_none()
+}
+
+/// The features that `table` shows and `here` does not, for each of their bits.
+fn lacking(
+    table: &[kvm_cpuid_entry2],
+    here: &[kvm_cpuid_entry2],
+) -> impl Iterator<Item = &'static str> + use<> {
+    let (mut table, mut here) = (Table(table.to_vec()), Table(here.to_vec()));
+    WORDS.iter().flat_map(move |word| {
         let bits = |table: &mut Table| {
             let leaf = table.get_mut(word.leaf, word.index);
             leaf.map_or(0, |leaf| *word.register.of(leaf))
         };
         let lacks = bits(&mut table) & !bits(&mut here);
         // Almost always nothing: then no name is looked at, since reading all of them takes longer than all the rest.
-        if lacks == 0 {
-            continue;
-        }
-        for (name, at) in names_of(word) {
-            let lacks = lacks >> at.bit & 1 != 0;
-            if lacks && !CHANGING.contains(&name) && !missing.contains(&name) {
-                missing.push(name);
-            }
-        }
-    }
-    missing
+        let names = (lacks != 0).then(|| names_of(word)).into_iter().flatten();
+        let lacked = names.filter(move |(_, at)| lacks >> at.bit & 1 != 0);
+        lacked
+            .map(|(name, _)| name)
+            .filter(|name| !CHANGING.contains(name))
+    })
 }
 
 /// The first of `names` that has no bit set.

@@ -18,8 +18,8 @@ mod recorded;
 use kvm_bindings::kvm_cpuid_entry2;
 
 pub use cpuid::{CpuPlan, Error};
-pub use features::missing;
 pub(crate) use features::{feature_names, has_features};
+pub use features::{has_all, missing};
 pub(crate) use table::Register;
 
 /// The vendor string in a CPUID table, or an empty one.

@@ -353,7 +353,7 @@ fn create_vcpus(
 /// Checks the CPUs of a saved machine with the CPUID that KVM gives such a machine here. That may be more than `table`,
 /// which is almost always enough, so that KVM is not asked.
 fn check_fit(fd: &VcpuFd, table: &CpuId, state: &MachineState) -> Result<(), Error> {
-    if fit::check_cpus(state, table.as_slice()).is_ok() {
+    if fit::suffices(state, table.as_slice()) {
         return Ok(());
     }
     fd.set_cpuid2(table).map_err(kvm("give a vCPU its CPUID"))?;

@@ -82,6 +82,13 @@ fn first_missing(mut set: impl Iterator<Item = u32>, here: &[u32]) -> Option<u32
     set.find(|index| is_required(index) && !here.contains(index))
 }
 
+/// Whether a host that can offer `here`, and perhaps more, has all that the CPUs of `state` use.
+pub(super) fn suffices(state: &MachineState, here: &[kvm_cpuid_entry2]) -> bool {
+    let vendor = cpu::vendor(here);
+    let mut tables = state.vcpus.iter().map(|vcpu| &vcpu.vcpu.cpuid);
+    tables.all(|table| cpu::vendor(table) == vendor && cpu::has_all(table, here))
+}
+
 /// Checks the CPUs of `state` with `here`, which has all that this host can offer such a machine.
 ///
 /// # Errors
@@ -126,6 +133,7 @@ mod tests {
         let state = saved();
         let here = state.vcpus[0].vcpu.cpuid.clone();
         assert_eq!(check_cpus(&state, &here), Ok(()));
+        assert!(suffices(&state, &here));
         let msrs: Vec<_> = state.vcpus[0]
             .vcpu
             .msrs
@@ -139,13 +147,18 @@ mod tests {
             .iter_mut()
             .filter(|leaf| leaf.function == 0)
             .for_each(|leaf| leaf.ebx = 0);
+        assert!(!suffices(&state, &other));
         let error = check_cpus(&state, &other).unwrap_err().to_string();
         assert!(error.contains("\"AuthenticAMD\""), "{error}");
 
         let mut less = here;
         // SSE2's bit, and that of the local APIC, which the guest itself may clear.
         let leaf1 = less.iter_mut().find(|leaf| leaf.function == 1).unwrap();
-        leaf1.edx &= !(1 << 26 | 1 << 9);
+        leaf1.edx &= !(1 << 9);
+        assert!(suffices(&state, &less));
+        let leaf1 = less.iter_mut().find(|leaf| leaf.function == 1).unwrap();
+        leaf1.edx &= !(1 << 26);
+        assert!(!suffices(&state, &less));
         let lacks = Misfit::Features(vec!["sse2"]);
         assert_eq!(check_cpus(&state, &less), Err(lacks));
     }
