@@ -14,12 +14,18 @@ use crate::config::{SerialSpec, VmSpec};
 /// The input of `spec` that is the same file as `output`, by whatever path.
 pub(crate) fn same_as(output: &Path, spec: &VmSpec) -> Option<PathBuf> {
     let disks = spec.disk.iter().map(|disk| disk.path.clone());
+    let shared = spec.shared_memory.iter().map(|memory| memory.path.clone());
     let seeds = spec
         .cloud_init
         .iter()
         .flat_map(|dir| cloud_init::files(dir));
     let images = [Some(spec.kernel.clone()), spec.initrd.clone()];
-    let mut inputs = images.into_iter().flatten().chain(disks).chain(seeds);
+    let mut inputs = images
+        .into_iter()
+        .flatten()
+        .chain(disks)
+        .chain(seeds)
+        .chain(shared);
     inputs.find(|input| is_overwritten(input, output))
 }
 

@@ -115,6 +115,11 @@ pub const fn pci_high(ram: u64) -> u64 {
     HOLE_END + above.next_multiple_of(GIB)
 }
 
+/// Memory that the guest shares with the host, in a machine with `ram` bytes of RAM: after the BARs above RAM.
+pub const fn shared_memory(ram: u64) -> u64 {
+    pci_high(ram) + PCI_HIGH_SIZE
+}
+
 // ---- Ports -----------------------------------------------------------------------------------
 
 /// The i8042 data port; [`I8042_STATUS`] is its status and command port.

@@ -170,6 +170,14 @@ pub(super) struct MachineFlags {
     #[arg(hide_short_help = true)]
     vhost_user: Option<Vec<OsString>>,
 
+    /// Share a file as memory that is in no snapshot: path=FILE
+    ///
+    /// The guest finds it as the reserved range of its memory map above 4 GiB, and has it as it is, from the file's first
+    /// byte on. size=SIZE: only so much of it [default: all]. A comma in a path is doubled.
+    #[arg(long, value_name = "WORDS", value_parser = Word("shared-memory", &[]), help_heading = "Devices")]
+    #[arg(hide_short_help = true)]
+    shared_memory: Option<OsString>,
+
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///
     /// A byte written to the port ends the VMM with exit code (value << 1) | 1, as QEMU's

@@ -217,8 +217,8 @@ struct Arguments {
 
     /// Go on with a machine that was saved by `mini-vmm ctl SOCKET snapshot DIR`
     ///
-    /// Give its disks, networks and sockets again (--disk, --net, --cloud-init, --vsock), in their order. --serial,
-    /// --on-panic, --timeout, --metrics, --event-log, --snapshot-dir and --sealed may differ; nothing else can. The directory
+    /// Give its disks, networks, sockets and shared memory again (--disk, --net, --cloud-init, --vsock,
+    /// --shared-memory), in their order. --serial, --on-panic, --timeout, --metrics, --event-log, --snapshot-dir and --sealed may differ; nothing else can. The directory
     /// must not be changed meanwhile.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Configuration")]
     #[arg(conflicts_with_all = ["config", "print_config"])]

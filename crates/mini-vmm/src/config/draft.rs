@@ -75,6 +75,7 @@ keys! { draft:
     "vsock" => draft.spec.vsock,
     "share" => draft.spec.share,
     "vhost-user" => draft.spec.vhost_user,
+    "shared-memory" => draft.spec.shared_memory,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,

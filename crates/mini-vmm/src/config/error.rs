@@ -13,7 +13,10 @@ use super::draft::KEYS;
 use super::kvm::MAX_MSRS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
-use super::{HypercallAbi, HypercallRoute, Mac, NetError, VhostUserError, VmSpec, VsockError};
+use super::{
+    HypercallAbi, HypercallRoute, Mac, NetError, SharedSizeError, VhostUserError, VmSpec,
+    VsockError,
+};
 use crate::layout;
 use crate::text::{nearest, shown};
 
@@ -201,6 +204,9 @@ pub enum Error {
         /// The tag.
         tag: String,
     },
+    /// Shared memory is not possible.
+    #[error("no shared memory: {0}")]
+    SharedMemory(#[from] SharedSizeError),
     /// There is no such network for the metadata service.
     #[error(
         "the metadata service can't be on network {number}: the machine has {nets}, counted from 0"

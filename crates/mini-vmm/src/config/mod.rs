@@ -18,6 +18,7 @@ mod rng;
 mod serial;
 mod share;
 mod shared;
+mod shared_memory;
 mod validate;
 mod vhost_user;
 mod vsock;
@@ -42,6 +43,7 @@ pub use self::net::{Forward, Limit, Limits, LinkSpec, Mac, NetError, NetSpec};
 pub use self::rng::RngSpec;
 pub use self::serial::SerialSpec;
 pub use self::share::{Sandbox, ShareSpec};
+pub use self::shared_memory::{SharedMemorySpec, SharedSizeError, check_shared_size};
 pub use self::validate::{check_cmdline, check_memory};
 pub use self::vhost_user::{VhostUserDevice, VhostUserError, VhostUserSpec};
 pub use self::vsock::{VsockError, VsockSpec};
@@ -121,6 +123,8 @@ pub struct VmSpec {
     pub share: Vec<ShareSpec>,
     /// The devices that other processes serve, in the order in which the guest finds them.
     pub vhost_user: Vec<VhostUserSpec>,
+    /// The file that the guest shares as memory, if there is one.
+    pub shared_memory: Option<SharedMemorySpec>,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -268,6 +272,7 @@ impl VmSpec {
             vsock: None,
             share: Vec::new(),
             vhost_user: Vec::new(),
+            shared_memory: None,
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

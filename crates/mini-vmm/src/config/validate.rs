@@ -109,6 +109,10 @@ impl VmSpec {
         self.check_nets()?;
         self.check_vsock()?;
         self.check_vhost_user()?;
+        if let Some(memory) = &self.shared_memory {
+            validate_path("shared memory", &memory.path)?;
+            memory.validate()?;
+        }
         self.check_mmds()?;
         validate_serial(&self.serial)
     }

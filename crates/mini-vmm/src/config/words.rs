@@ -107,6 +107,9 @@ pub enum WordError {
     /// Not a shared directory.
     #[error("no shared directory: {}; write path=DIR and options, such as path=.,tag=work,readonly", shorten(&one_line(.0), MAX_REASON))]
     Share(String),
+    /// Not shared memory.
+    #[error("no shared memory: {}; write path=FILE, such as path=/dev/shm/f,size=1M", shorten(&one_line(.0), MAX_REASON))]
+    SharedMemory(String),
     /// Not a MAC address.
     #[error("not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
     Mac,

@@ -17,8 +17,9 @@ use super::share::{self, Share, ShareError};
 use super::vhost_user::{self, VhostUserHostError};
 use super::vsock::{self, VsockHostError};
 use crate::cloud_init::{self, SeedError};
-use crate::config::{DiskSpec, Mac, VmSpec};
+use crate::config::{DiskSpec, Mac, SharedMemorySpec, VmSpec};
 use crate::inputs;
+use crate::memory::{SharedMemory, SharedMemoryError};
 use crate::telemetry::EventLog;
 
 /// What a machine's devices use on the host. Clones are the same files.
@@ -34,6 +35,8 @@ pub struct Backends {
     pub(super) shares: Vec<Share>,
     /// The processes that serve devices.
     pub(super) vhost_user: Vec<Arc<Backend>>,
+    /// The file that the guest has as memory.
+    pub(crate) shared: Option<SharedMemory>,
     /// Takes their problems.
     pub(crate) events: EventLog,
 }
@@ -59,6 +62,19 @@ pub enum BackendError {
     /// A directory can't be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// A file can't be shared memory.
+    #[error(transparent)]
+    Shared(#[from] SharedMemoryError),
+    /// The shared memory is something else, too.
+    #[error(
+        "the shared memory {path:?} is also {other:?}, which the guest would damage; name another file"
+    )]
+    SharedInput {
+        /// Its path.
+        path: PathBuf,
+        /// The path of what it is.
+        other: PathBuf,
+    },
     /// Two disks are one file, and the guest can write to it.
     #[error(
         "the disks {first:?} and {second:?} are one file, which a guest would damage; use a copy, or say `readonly` for \
@@ -108,6 +124,8 @@ impl Backends {
         if let Some(dir) = &spec.cloud_init {
             disks.push(seed(dir)?);
         }
+        let shared = spec.shared_memory.as_ref();
+        let shared = shared.map(|shared| open_shared(spec, shared)).transpose()?;
         let nets = network::open(&spec.net, spec.mmds.as_ref(), go_on)?;
         let others = spec.vhost_user.iter();
         let others = others.map(|device| vhost_user::open(device, spec.sealed));
@@ -122,6 +140,7 @@ impl Backends {
             vsock: vsock.transpose()?,
             shares,
             vhost_user,
+            shared,
             events: EventLog::default(),
         })
     }
@@ -135,6 +154,7 @@ impl fmt::Debug for Backends {
             .field("vsock", &self.vsock.is_some())
             .field("shares", &self.shares)
             .field("vhost_user", &self.vhost_user)
+            .field("shared", &self.shared)
             .finish_non_exhaustive()
     }
 }
@@ -146,6 +166,21 @@ impl fmt::Debug for Backends {
 pub(crate) fn open_disk(spec: &VmSpec, disk: &DiskSpec) -> Result<block::Image, BackendError> {
     check_distinct(&spec.disk)?;
     Ok(block::open(&disk.block())?)
+}
+
+/// Opens shared memory, which must be nothing else of the machine.
+fn open_shared(spec: &VmSpec, shared: &SharedMemorySpec) -> Result<SharedMemory, BackendError> {
+    let others = VmSpec {
+        shared_memory: None,
+        ..spec.clone()
+    };
+    match inputs::same_as(&shared.path, &others) {
+        None => Ok(SharedMemory::open(shared)?),
+        Some(other) => Err(BackendError::SharedInput {
+            path: shared.path.clone(),
+            other,
+        }),
+    }
 }
 
 /// The disk with the cloud-init seed from `dir`.
@@ -251,6 +286,25 @@ mod tests {
         assert!(!disks[0].readonly && disks[1].readonly);
         // 21 blocks of the file system's own, and the two files.
         assert_eq!(disks[1].sectors, 23 * 4);
+    }
+
+    #[test]
+    fn shared_memory_is_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, [0; 4096]).unwrap();
+        let with = |disk: Vec<DiskSpec>| VmSpec {
+            disk,
+            shared_memory: Some(SharedMemorySpec::new(&path)),
+            ..VmSpec::new("vmlinux")
+        };
+        let backends = Backends::open(&with(Vec::new()), &|| true).unwrap();
+        assert_eq!(backends.shared.unwrap().size(), 4096);
+        let readonly = with(vec![disk(&path, true)]);
+        let error = Backends::open(&readonly, &|| true).unwrap_err().to_string();
+        assert!(error.contains("is also"), "{error}");
+        // What is written elsewhere must not be it, either.
+        assert_eq!(inputs::same_as(&path, &with(Vec::new())), Some(path));
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Loading {
             true => memory::allocate_sealed(spec.memory),
             false => memory::allocate(spec.memory),
         };
-        let mapped = MappedVm::new(vm, memory?).map_err(memory::Error::from)?;
+        let mapped = map(vm, memory?, spec, &images.backends)?;
         // Only if the images fill huge pages. The host clears each one in full. And its khugepaged, which scans every
         // process that wants huge pages, delays the exit of a small guest.
         if images.boot_size() >= HUGE_PAGE as u64 {
@@ -121,7 +121,7 @@ impl Loading {
     ) -> Result<Self, Error> {
         let vm = create_vm(&host.kvm, spec)?;
         let msrs = MsrPlan::new(spec).install(&vm)?;
-        let mapped = MappedVm::new(vm, frozen.memory).map_err(memory::Error::from)?;
+        let mapped = map(vm, frozen.memory, spec, backends)?;
         Ok(Loading {
             plan: MachinePlan::new(spec)?,
             mapped,
@@ -227,6 +227,24 @@ fn create_vm(host: &Kvm, spec: &VmSpec) -> Result<VmFd, Error> {
     memory::create_vm(host).map_err(kvm("create a virtual machine"))
 }
 
+/// Gives the machine its memory, and what it shares.
+fn map(
+    vm: VmFd,
+    memory: GuestMemoryMmap,
+    spec: &VmSpec,
+    backends: &Backends,
+) -> Result<MappedVm, Error> {
+    let shared = match &backends.shared {
+        None => None,
+        Some(shared) => {
+            let (start, size) = shared.range(spec.memory);
+            info!("{} of shared memory are at {start:#x}", memory::Size(size));
+            Some(shared.map(spec.memory)?)
+        }
+    };
+    Ok(MappedVm::with_shared(vm, memory, shared).map_err(memory::Error::from)?)
+}
+
 /// Creates the interrupt controllers, before the first vCPU (KVM API 4.24).
 fn create_irqchip(vm: &VmFd, plan: &MachinePlan) -> Result<(), Error> {
     // VMX without unrestricted guest runs real mode on these pages. Otherwise they are unused.
@@ -267,6 +285,9 @@ fn load_kernel(
     let rsdp = acpi::write_tables(memory, plan)?;
     mptable::write(memory, plan)?;
     let cmdline = plan.cmdline(&spec.cmdline);
+    let shared = images.backends.shared.as_ref();
+    let mut reserved = plan.reserved();
+    reserved.extend(shared.map(|shared| shared.range(spec.memory)));
     let request = BootRequest {
         kernel: &images.kernel,
         initrd: images.initrd.as_ref(),
@@ -274,7 +295,7 @@ fn load_kernel(
         protocol: spec.boot_protocol,
         decompress: spec.decompress,
         rsdp: Some(rsdp),
-        reserved: &plan.reserved(),
+        reserved: &reserved,
     };
     let loaded = boot::load_watched(memory, &request, watch)?;
     info!("{loaded}");

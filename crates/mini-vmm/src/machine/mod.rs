@@ -201,6 +201,11 @@ impl Machine {
         self.mapped.memory()
     }
 
+    /// The bytes of memory that the guest shares, which is no part of [`memory`](Self::memory).
+    pub fn shared_memory(&self) -> Option<u64> {
+        self.mapped.shared_size()
+    }
+
     /// Whether another process brings pages of the memory that are not there yet.
     pub const fn has_served_memory(&self) -> bool {
         self.served.is_some()

@@ -6,7 +6,7 @@
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::layout::{
-    ACPI_TABLES, HIGH_RAM, KIB, KVM_IDENTITY_MAP, KVM_TSS, LOW_RAM_END, PAGE_SIZE,
+    ACPI_TABLES, HIGH_RAM, HOLE_END, KIB, KVM_IDENTITY_MAP, KVM_TSS, LOW_RAM_END, PAGE_SIZE,
 };
 
 /// The kind of a range in the guest's memory map. The numbers are those of E820 and of PVH.
@@ -34,8 +34,8 @@ pub struct MapEntry {
 
 /// The guest's memory map, the same for each boot protocol. Sorted, without overlaps.
 ///
-/// Device windows in the hole are not listed: a driver can't claim a reserved range. `reserved` lists ranges there that no
-/// driver claims, as (start, bytes) in ascending order.
+/// Device windows in the hole are not listed: a driver can't claim a reserved range. `reserved` lists ranges in the hole and
+/// above RAM that no driver claims, as (start, bytes) in ascending order.
 pub fn memory_map<M: GuestMemoryBackend>(mem: &M, reserved: &[(u64, u64)]) -> Vec<MapEntry> {
     let entry = |start, end: u64, kind| MapEntry {
         start,
@@ -47,6 +47,13 @@ pub fn memory_map<M: GuestMemoryBackend>(mem: &M, reserved: &[(u64, u64)]) -> Ve
         entry(LOW_RAM_END, 640 * KIB, MapKind::Reserved),
         entry(ACPI_TABLES, HIGH_RAM, MapKind::Acpi),
     ];
+    let reserved_entry = |&(start, size): &(u64, u64)| MapEntry {
+        start,
+        size,
+        kind: MapKind::Reserved,
+    };
+    let in_hole = reserved.partition_point(|(start, _)| *start < HOLE_END);
+    let (in_hole, above) = reserved.split_at(in_hole);
     for region in mem.iter() {
         let start = region.start_addr().raw_value().max(HIGH_RAM);
         map.push(entry(
@@ -55,12 +62,7 @@ pub fn memory_map<M: GuestMemoryBackend>(mem: &M, reserved: &[(u64, u64)]) -> Ve
             MapKind::Ram,
         ));
         if region.start_addr().raw_value() == 0 {
-            let reserved = reserved.iter();
-            map.extend(reserved.map(|&(start, size)| MapEntry {
-                start,
-                size,
-                kind: MapKind::Reserved,
-            }));
+            map.extend(in_hole.iter().map(reserved_entry));
             map.push(entry(
                 KVM_IDENTITY_MAP,
                 KVM_TSS + 3 * PAGE_SIZE,
@@ -68,6 +70,7 @@ pub fn memory_map<M: GuestMemoryBackend>(mem: &M, reserved: &[(u64, u64)]) -> Ve
             ));
         }
     }
+    map.extend(above.iter().map(reserved_entry));
     map.retain(|entry| entry.size > 0);
     map
 }
@@ -83,20 +86,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layout::{GIB, HOLE_END, HOLE_START, MIB, MIN_RAM, PCI_ECAM};
+    use crate::layout::{GIB, HOLE_START, MIB, MIN_RAM, PCI_ECAM, shared_memory};
     use crate::memory::allocate;
 
     proptest! {
         #[test]
         fn map_is_sorted_apart_and_holds_all_ram(pages in (MIN_RAM / PAGE_SIZE)..(9 * GIB / PAGE_SIZE)) {
             let ram = pages * PAGE_SIZE;
-            let map = memory_map(&allocate(ram).unwrap(), &[(PCI_ECAM, MIB)]);
+            let shared = (shared_memory(ram), PAGE_SIZE);
+            let map = memory_map(&allocate(ram).unwrap(), &[(PCI_ECAM, MIB), shared]);
             for pair in map.windows(2) {
                 prop_assert!(pair[0].start + pair[0].size <= pair[1].start);
             }
             let usable: u64 = map.iter().filter(|e| e.kind == MapKind::Ram).map(|e| e.size).sum();
             let ecam = MapEntry { start: PCI_ECAM, size: MIB, kind: MapKind::Reserved };
             prop_assert!(map.contains(&ecam));
+            let shared = MapEntry { start: shared.0, size: shared.1, kind: MapKind::Reserved };
+            prop_assert_eq!(map.last(), Some(&shared));
             // All but the range between conventional memory's end and 1 MiB.
             prop_assert_eq!(usable, ram - (HIGH_RAM - LOW_RAM_END));
             prop_assert!(map.iter().all(|e| e.kind != MapKind::Ram || e.start >= HOLE_END || e.start + e.size <= HOLE_START));

@@ -5,6 +5,7 @@
 
 mod map;
 mod served;
+mod shared;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ pub use self::map::{MapEntry, MapKind, low_ram_end, memory_map};
 #[cfg(any(test, feature = "test-utils"))]
 pub use self::served::handler;
 pub use self::served::{Served, ServedError};
+pub use self::shared::{SharedMemory, SharedMemoryError};
 use crate::config::{MemoryError, check_memory};
 use crate::layout::{GIB, HOLE_END, HOLE_START, KIB, MIB};
 use crate::sys::huge_pages::{HUGE_PAGE, Pages, advise};
@@ -61,6 +63,22 @@ pub enum Error {
         available: Option<u64>,
         /// The error of the mapping.
         reason: FromRangesError,
+    },
+    /// The host refused to map shared memory.
+    #[error("the host does not map {} of shared memory ({reason}); share less, or raise its limits (ulimit -v)", Size(*size))]
+    Shared {
+        /// Its size in bytes.
+        size: u64,
+        /// The error of the mapping.
+        reason: MmapRegionError,
+    },
+    /// Shared memory is where the host's processor has no addresses.
+    #[error(
+        "the shared memory would end at {end:#x}, which this processor can't address; share less, or give the machine less memory"
+    )]
+    SharedTooHigh {
+        /// The guest-physical address after it.
+        end: u64,
     },
     /// No other process brings its pages.
     #[error(transparent)]

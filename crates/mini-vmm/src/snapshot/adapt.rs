@@ -12,11 +12,12 @@ use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
 use crate::text::shown;
 
 /// The keys that may differ from those of the saved machine.
-pub const OVERRIDES: [&str; 12] = [
+pub const OVERRIDES: [&str; 13] = [
     "disk",
     "cloud-init",
     "net",
     "vsock",
+    "shared-memory",
     "serial",
     "serial-bandwidth",
     "on-panic",
@@ -28,7 +29,7 @@ pub const OVERRIDES: [&str; 12] = [
 ];
 
 /// Those of them that reach files and networks for the guest's devices.
-pub const DEVICES: [&str; 4] = ["disk", "cloud-init", "net", "vsock"];
+pub const DEVICES: [&str; 5] = ["disk", "cloud-init", "net", "vsock", "shared-memory"];
 
 /// Why a machine can't go on with what it is given.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,16 @@ pub enum AdaptError {
         "the saved machine wrote to an overlay of {0:?}, which goes on in another one; add `,overlay=tmp` to its --disk"
     )]
     Overlay(PathBuf),
+    /// The shared memory has another size.
+    #[error(
+        "the saved machine has {saved} bytes of shared memory, not {given}; leave the size out"
+    )]
+    SharedSize {
+        /// The bytes of the saved machine.
+        saved: u64,
+        /// The bytes that were given.
+        given: u64,
+    },
     /// Only one of both has COM1.
     #[error("the saved machine {} COM1, so --serial off {} possible", if *has { "has" } else { "has no" }, if *has { "is not" } else { "alone is" })]
     Serial {
@@ -115,6 +126,7 @@ fn adapt_with(
         disk: Vec::new(),
         net: Vec::new(),
         vsock: None,
+        shared_memory: None,
         cloud_init: None,
         on_reboot: OnReboot::Exit,
         sealed: false,
@@ -134,6 +146,7 @@ fn adapt_with(
     count("vsock", vsocks[0], vsocks[1], socket.collect())?;
     let seeds = [&saved, &spec].map(|spec| usize::from(spec.cloud_init.is_some()));
     count("cloud-init", seeds[0], seeds[1], Vec::new())?;
+    keep_shared(&mut spec, &saved)?;
     let [has, given] = [&saved, &spec].map(|spec| spec.serial != SerialSpec::Off);
     if has != given {
         return Err(AdaptError::Serial { has });
@@ -175,6 +188,26 @@ fn count(
         given,
         names,
     })
+}
+
+/// The guest knows the size of its shared memory.
+fn keep_shared(spec: &mut VmSpec, saved: &VmSpec) -> Result<(), AdaptError> {
+    let has = [saved, &*spec].map(|spec| usize::from(spec.shared_memory.is_some()));
+    let size = saved.shared_memory.as_ref().and_then(|memory| memory.size);
+    let bytes = size.map(|size| format!("{size} bytes"));
+    count("shared-memory", has[0], has[1], bytes.into_iter().collect())?;
+    let Some(memory) = &mut spec.shared_memory else {
+        return Ok(());
+    };
+    match (size, memory.size) {
+        (Some(saved), Some(given)) if saved != given => {
+            Err(AdaptError::SharedSize { saved, given })
+        }
+        _ => {
+            memory.size = size;
+            Ok(())
+        }
+    }
 }
 
 /// What the guest knows of its network stays.

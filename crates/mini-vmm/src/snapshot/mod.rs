@@ -213,7 +213,7 @@ pub fn write(
     check(spec, wish.place)?;
     let base = wish.base(tracker.as_deref(), spec)?;
     let file = StateFile {
-        machine: describe(spec, wish.place.keeps_paths())?,
+        machine: describe(spec, machine.shared_memory(), wish.place.keeps_paths())?,
         state: machine.save()?,
         labels: subject.labels.clone(),
         caller: subject.caller,
@@ -280,8 +280,18 @@ fn check(spec: &VmSpec, place: &Place) -> Result<(), Error> {
 }
 
 /// The description of a machine that goes on: without what only its start needed, and without its logs.
-fn describe(spec: &VmSpec, keeps_paths: bool) -> Result<Map<String, Value>, serde_json::Error> {
+fn describe(
+    spec: &VmSpec,
+    shared_size: Option<u64>,
+    keeps_paths: bool,
+) -> Result<Map<String, Value>, serde_json::Error> {
     let mut spec = harmless(spec.clone());
+    if let Some(shared) = &mut spec.shared_memory {
+        shared.size = shared_size;
+        if !keeps_paths {
+            shared.path = name(&shared.path);
+        }
+    }
     if !keeps_paths {
         for disk in &mut spec.disk {
             disk.path = name(&disk.path);

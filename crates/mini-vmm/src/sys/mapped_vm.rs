@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 /// KVM refused a memory slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,8 @@ pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
 pub struct MappedVm {
     vm: Arc<VmFd>,
     memory: GuestMemoryMmap,
+    /// What else the guest has, if there is more.
+    shared: Option<Arc<GuestRegionMmap>>,
     /// The number of slots set, from slot 0.
     slots: u32,
 }
@@ -53,12 +55,25 @@ impl MappedVm {
     /// # Errors
     /// [`SlotError`] with the region that KVM refused.
     pub fn new(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self, SlotError> {
+        MappedVm::with_shared(vm, memory, None)
+    }
+
+    /// As [`new`](Self::new), with a region more that [`memory`](Self::memory) does not have.
+    ///
+    /// # Errors
+    /// [`SlotError`] with the region that KVM refused.
+    pub fn with_shared(
+        vm: VmFd,
+        memory: GuestMemoryMmap,
+        shared: Option<GuestRegionMmap>,
+    ) -> Result<Self, SlotError> {
         let mut mapped = MappedVm {
             vm: Arc::new(vm),
             memory,
+            shared: shared.map(Arc::new),
             slots: 0,
         };
-        for region in mapped.memory.iter() {
+        for region in mapped.memory.iter().chain(mapped.shared.as_deref()) {
             let (start, size) = (region.start_addr().raw_value(), region.len());
             let slot = kvm_userspace_memory_region {
                 slot: mapped.slots,
@@ -68,7 +83,7 @@ impl MappedVm {
                 userspace_addr: region.as_ptr() as u64,
             };
             // SAFETY: address and size are those of one live mapping, which holds guest memory and nothing else and
-            // is only accessed as volatile. It is in `memory`, which is unmapped only after `drop` took the slot away.
+            // is only accessed as volatile. It is in `memory` or `shared`, which are unmapped only after `drop` took the slot away.
             unsafe { mapped.vm.set_user_memory_region(slot) }.map_err(|reason| SlotError {
                 start,
                 size,
@@ -82,6 +97,11 @@ impl MappedVm {
     /// The virtual machine. A clone keeps it alive, but not its memory.
     pub fn vm(&self) -> &Arc<VmFd> {
         &self.vm
+    }
+
+    /// The bytes of what else the guest has.
+    pub fn shared_size(&self) -> Option<u64> {
+        self.shared.as_ref().map(|region| region.len())
     }
 
     /// Its memory.
@@ -101,7 +121,7 @@ impl Drop for MappedVm {
             // SAFETY: KVM gets no memory by this.
             if unsafe { self.vm.set_user_memory_region(none) }.is_err() {
                 // KVM may still use the memory, so it stays mapped until the process ends.
-                mem::forget(self.memory.clone());
+                mem::forget((self.memory.clone(), self.shared.clone()));
                 return;
             }
         }

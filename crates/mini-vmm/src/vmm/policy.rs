@@ -4,10 +4,12 @@
 //! Turns vCPU events into outcomes.
 
 use std::cell::RefCell;
+use std::error::Error;
+use std::io;
 use std::rc::Rc;
 
 use log::{debug, error, info};
-use vcpu_loop::{FailureReport, SystemEvent, VcpuEvent};
+use vcpu_loop::{FailureReason, FailureReport, SystemEvent, VcpuEvent};
 
 use crate::config::OnReboot;
 use crate::outcome::{Outcome, OutcomeLatch};
@@ -46,6 +48,12 @@ impl VcpuPolicy {
     /// Keeps the report if the failure is the outcome. Otherwise it is a consequence of another outcome.
     fn fail(&self, report: Box<FailureReport>) {
         if self.latch.set(Outcome::VcpuFailure) {
+            if lacks_page(&report.reason) {
+                error!(
+                    "the host lacks a page of memory that the guest needs: a file that is guest memory (--shared-memory, \
+                     or a snapshot's) has become shorter, or the host's memory has failed; restore the file, and start again"
+                );
+            }
             *self.report.borrow_mut() = Some(report);
         }
     }
@@ -61,5 +69,39 @@ impl VcpuPolicy {
                 Outcome::VcpuFailure
             }
         });
+    }
+}
+
+/// Whether KVM could not get a page of the process's memory (KVM API, `KVM_RUN`: EFAULT).
+fn lacks_page(reason: &FailureReason) -> bool {
+    let FailureReason::Host(error) = reason else {
+        return false;
+    };
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&**error);
+    while let Some(error) = cause {
+        let host = error.downcast_ref::<io::Error>();
+        if host.is_some_and(|host| host.raw_os_error() == Some(libc::EFAULT)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_gone_is_told_from_other_failures() {
+        let host = |errno| FailureReason::Host(Box::new(io::Error::from_raw_os_error(errno)));
+        assert!(lacks_page(&host(libc::EFAULT)));
+        assert!(!lacks_page(&host(libc::EINVAL)));
+        assert!(!lacks_page(&FailureReason::TripleFault));
+        let call = vcpu_loop::kvm::Error::Call {
+            call: "KVM_RUN",
+            source: io::Error::from_raw_os_error(libc::EFAULT),
+        };
+        assert!(lacks_page(&FailureReason::Host(Box::new(call))));
     }
 }

@@ -57,6 +57,9 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         (vec![share], vec![device])
     });
     let shared = prop_oneof![Just((Vec::new(), Vec::new())), shared];
+    let size = (1..=MAX_RAM / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
+    let memory = (path(), proptest::option::of(size))
+        .prop_map(|(path, size)| SharedMemorySpec { path, size });
     let devices = (
         serial,
         proptest::option::of(port),
@@ -65,6 +68,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         nets,
         vsock,
         shared,
+        proptest::option::of(memory),
     );
     let hypercalls = (
         any::<u8>(),
@@ -152,6 +156,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
             vsock: devices.5,
             share: devices.6.0,
             vhost_user: devices.6.1,
+            shared_memory: devices.7,
             legacy_timer: machine.3[0],
             nested: machine.3[1],
             rtc: machine.3[2],
