@@ -27,7 +27,7 @@ impl SavedOverlay {
     /// Writes its bytes to an empty file, and checks them. `goes_on` is asked every few milliseconds, because a hostile
     /// file can have exabytes of holes.
     pub(crate) fn copy_to(&self, to: &File, goes_on: &dyn Fn() -> bool) -> io::Result<()> {
-        match copy(&self.file, Some(to), self.size, goes_on)? {
+        match copy(&self.file, to, self.size, goes_on)? {
             crc32 if crc32 == self.crc32 => Ok(()),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -37,14 +37,13 @@ impl SavedOverlay {
     }
 }
 
-/// Reads `size` bytes, and writes them to the empty file `to` if there is one. Returns their CRC-32. `goes_on` is asked
-/// every few milliseconds.
+/// Copies `size` bytes to the empty file `to`. Returns their CRC-32. `goes_on` is asked every few milliseconds.
 ///
 /// # Errors
 /// The host's, or that `goes_on` said no.
 pub(crate) fn copy(
     from: &File,
-    to: Option<&File>,
+    to: &File,
     size: u64,
     goes_on: &dyn Fn() -> bool,
 ) -> io::Result<u32> {
@@ -58,14 +57,12 @@ pub(crate) fn copy(
         let bytes = &mut piece[..length as usize];
         from.read_exact_at(bytes, at)?;
         crc.update(bytes);
-        if let Some(to) = to.filter(|_| bytes.iter().any(|byte| *byte != 0)) {
+        if bytes.iter().any(|byte| *byte != 0) {
             to.write_all_at(bytes, at)?;
         }
         at += length;
     }
-    if let Some(to) = to {
-        to.set_len(size)?;
-    }
+    to.set_len(size)?;
     Ok(crc.finalize())
 }
 
@@ -78,11 +75,11 @@ mod tests {
 
     #[test]
     fn a_copy_has_all_bytes_and_holes_for_zeros() {
-        let [from, to] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        let [from, to, again] = [(); 3].map(|()| tempfile::tempfile().unwrap());
         let size = 8 * PIECE as u64 + 100;
         from.write_all_at(b"first", 7).unwrap();
         from.write_all_at(b"last", size - 4).unwrap();
-        let crc32 = copy(&from, None, size, &|| true).unwrap();
+        let crc32 = copy(&from, &again, size, &|| true).unwrap();
         let saved = SavedOverlay {
             disk: 0,
             file: from,
@@ -90,7 +87,7 @@ mod tests {
             crc32,
         };
         saved.copy_to(&to, &|| true).unwrap();
-        assert_eq!(copy(&to, None, size, &|| true).unwrap(), crc32);
+        assert_eq!(copy(&to, &again, size, &|| true).unwrap(), crc32);
         let about = to.metadata().unwrap();
         assert_eq!(about.len(), size);
         assert!(about.blocks() * 512 <= 3 * PIECE as u64);

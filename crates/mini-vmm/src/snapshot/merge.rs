@@ -145,7 +145,9 @@ fn merge_directories(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeEr
         let mut overlays = changes.overlays.iter();
         overlays
             .find(|overlay| overlay.disk == disk)
-            .map_or(Ok(()), |overlay| overlay.copy_to(to, &|| true))
+            .map_or(Ok(0), |overlay| {
+                overlay.copy_to(to, &|| true).map(|()| overlay.crc32)
+            })
     };
     let disks: Vec<_> = changes
         .overlays
@@ -153,7 +155,7 @@ fn merge_directories(base: &Path, diff: &Path, out: &Path) -> Result<(), MergeEr
         .map(|overlay| overlay.disk)
         .collect();
     let contents = Contents {
-        manifest: &pretty,
+        manifest: &|_| Ok(pretty.clone()),
         state: &changes.state,
         memory: &fill,
         overlays: &disks,

@@ -34,6 +34,7 @@ use self::load::harmless;
 pub(crate) use self::load::tests as format_1;
 pub use self::load::{CloneId, Error as LoadError, Parsed, Snapshot, parse};
 pub use self::merge::{MergeError, merge};
+use self::overlays::Overlay;
 pub use self::pages::Pages;
 use self::put::Content;
 pub use self::put::Wish;
@@ -243,14 +244,12 @@ fn write_parts(
     tracker: Option<&mut Tracker>,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), Error> {
-    let unread = |reason| Error::Host {
+    let overlays = overlays::open(machine).map_err(|reason| Error::Host {
         what: "read an overlay for",
         path: PathBuf::from("the snapshot"),
         reason,
-    };
-    let overlays = overlays::open(machine).map_err(unread)?;
-    let parts = overlays.iter().map(|overlay| overlay.part(goes_on));
-    manifest.parts.overlays = parts.collect::<Result<_, _>>().map_err(unread)?;
+    })?;
+    manifest.parts.overlays = overlays.iter().map(Overlay::part).collect();
     parse(&serde_json::to_vec(&manifest)?, state).map_err(Error::Unreadable)?;
     let content = Content {
         manifest: &manifest,

@@ -131,14 +131,20 @@ impl Content<'_> {
         goes_on: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
         let copy = |disk: usize, to: &File| {
-            let overlays = self.overlays.iter();
-            let mut found = overlays.filter(|overlay| overlay.disk() == disk);
-            found.try_for_each(|overlay| overlay.copy_to(to, goes_on))
+            let mut overlays = self.overlays.iter();
+            let overlay = overlays.find(|overlay| overlay.disk() == disk);
+            overlay.map_or(Ok(0), |overlay| overlay.copy_to(to, goes_on))
         };
         let disks: Vec<_> = self.overlays.iter().map(Overlay::disk).collect();
-        let manifest = match place {
-            Place::Directory(_) => serde_json::to_vec_pretty(self.manifest)?,
-            Place::Files { .. } => serde_json::to_vec(self.manifest)?,
+        let manifest = |sums: &[u32]| {
+            let mut manifest = self.manifest.clone();
+            for (part, sum) in manifest.parts.overlays.iter_mut().zip(sums) {
+                part.crc32 = *sum;
+            }
+            Ok(match place {
+                Place::Directory(_) => serde_json::to_vec_pretty(&manifest)?,
+                Place::Files { .. } => serde_json::to_vec(&manifest)?,
+            })
         };
         let contents = Contents {
             manifest: &manifest,

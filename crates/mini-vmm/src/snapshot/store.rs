@@ -59,16 +59,16 @@ type Before<'a> = &'a dyn Fn(&'static str) -> io::Result<()>;
 
 /// What the files hold.
 pub struct Contents<'a> {
-    /// The manifest.
-    pub manifest: &'a [u8],
+    /// Makes the manifest, when the overlays have these checksums.
+    pub manifest: &'a dyn Fn(&[u32]) -> io::Result<Vec<u8>>,
     /// The state.
     pub state: &'a [u8],
     /// Writes guest memory to an empty file.
     pub memory: &'a dyn Fn(&File) -> io::Result<()>,
     /// The numbers of disks with overlays. Only a directory has these.
     pub overlays: &'a [usize],
-    /// Writes a copy of a disk's overlay to an empty file.
-    pub overlay: &'a dyn Fn(usize, &File) -> io::Result<()>,
+    /// Writes a copy of a disk's overlay to an empty file. Returns its CRC-32.
+    pub overlay: &'a dyn Fn(usize, &File) -> io::Result<u32>,
 }
 
 /// Names what failed, and the file.
@@ -177,16 +177,18 @@ fn fill(work: &WorkDir, contents: &Contents<'_>, before: Before<'_>) -> io::Resu
     (contents.memory)(&memory)?;
     before("sync-memory")?;
     memory.sync_all()?;
+    let mut sums = Vec::with_capacity(contents.overlays.len());
     for disk in contents.overlays {
         before("overlay")?;
         let file = work.create(&overlay_name(*disk))?;
-        (contents.overlay)(*disk, &file)?;
+        sums.push((contents.overlay)(*disk, &file)?);
         file.sync_all()?;
     }
+    let manifest = (contents.manifest)(&sums)?;
     for (step, name, bytes) in [
         ("state", STATE, contents.state),
         // Last, since a directory without it is no snapshot.
-        ("manifest", MANIFEST, contents.manifest),
+        ("manifest", MANIFEST, &manifest),
     ] {
         before(step)?;
         let mut file = work.create(name)?;

@@ -48,10 +48,11 @@ pub(super) fn write_files_with(
     let filled = (contents.memory)(&new_memory.file).and_then(|()| new_memory.file.sync_all());
     filled.map_err(failed("write", memory))?;
     let mut file = &new_snapshot.file;
-    let filled = [contents.manifest, b"\n", contents.state]
-        .iter()
-        .try_for_each(|bytes| file.write_all(bytes))
-        .and_then(|()| file.sync_all());
+    let filled = (contents.manifest)(&[]).and_then(|manifest| {
+        let mut parts = [&manifest[..], b"\n", contents.state].into_iter();
+        parts.try_for_each(|bytes| file.write_all(bytes))?;
+        file.sync_all()
+    });
     filled.map_err(failed("write", snapshot))?;
     before("swap").map_err(failed("replace", memory))?;
     // Others may have put something there meanwhile.

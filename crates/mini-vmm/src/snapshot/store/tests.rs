@@ -26,24 +26,30 @@ const STEPS: [&str; 9] = [
     "remove",
 ];
 
-/// Contents whose files all have this text.
+/// A manifest with this text, and with the checksums that it gets.
+pub(super) fn manifest(text: &str) -> impl Fn(&[u32]) -> io::Result<Vec<u8>> {
+    move |sums| Ok(format!("{text}{sums:?}").into_bytes())
+}
+
+/// Contents whose files have this text, but for the manifest.
 pub(super) fn contents<'a>(
     text: &'a str,
+    manifest: &'a dyn Fn(&[u32]) -> io::Result<Vec<u8>>,
     memory: &'a dyn Fn(&File) -> io::Result<()>,
 ) -> Contents<'a> {
     Contents {
-        manifest: text.as_bytes(),
+        manifest,
         state: text.as_bytes(),
         memory,
         overlays: &[7],
-        overlay: &|disk, mut to| write!(to, "of disk {disk}"),
+        overlay: &|disk, mut to| write!(to, "of disk {disk}").map(|()| 99),
     }
 }
 
 /// Writes a directory, and calls `before` before each step.
 fn write(dir: &Path, text: &str, before: Before<'_>) -> Result<(), Error> {
     let memory = |mut file: &File| file.write_all(text.as_bytes());
-    write_directory_with(dir, &contents(text, &memory), before)
+    write_directory_with(dir, &contents(text, &manifest(text), &memory), before)
 }
 
 /// The files below a directory with their contents.
@@ -66,11 +72,16 @@ pub(super) fn all(dir: &Path) -> BTreeMap<String, String> {
 
 /// The files of a whole snapshot at `name`.
 fn whole(name: &str, text: &str) -> BTreeMap<String, String> {
-    let files = NAMES.iter().map(|file| (*file, text));
+    let sealed = format!("{text}[99]");
+    let files = [
+        (MANIFEST, &*sealed),
+        (STATE, text),
+        (MEMORY, text),
+        ("overlay7", "of disk 7"),
+    ];
     files
-        .chain([("overlay7", "of disk 7")])
         .map(|(file, text)| (format!("{name}/{file}"), text.to_owned()))
-        .collect()
+        .into()
 }
 
 /// What is at `snap` without what is beside it.

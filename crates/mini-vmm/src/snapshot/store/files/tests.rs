@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::{TempDir, tempdir};
 
 use super::*;
-use crate::snapshot::store::tests::{all, contents};
+use crate::snapshot::store::tests::{all, contents, manifest};
 
 /// A directory for `state` and `mem`, and a machine.
 struct Bed {
@@ -32,7 +32,8 @@ impl Bed {
     fn write(&self, text: &str, before: Before<'_>) -> Result<(), Error> {
         let memory = |mut file: &File| file.write_all(text.as_bytes());
         let paths = [self.path("state"), self.path("mem")];
-        let contents = contents(text, &memory);
+        let manifest = manifest(text);
+        let contents = contents(text, &manifest, &memory);
         write_files_with(
             paths.each_ref().map(PathBuf::as_path),
             &self.spec,
@@ -50,7 +51,7 @@ impl Bed {
 fn both(text: &str) -> BTreeMap<String, String> {
     let files = [
         ("mem", text.to_owned()),
-        ("state", format!("{text}\n{text}")),
+        ("state", format!("{text}[]\n{text}")),
     ];
     files.map(|(name, text)| (name.to_owned(), text)).into()
 }
@@ -66,7 +67,13 @@ fn they_replace_what_is_there() {
     }
     let full = |_: &File| Err(io::ErrorKind::StorageFull.into());
     let (state, mem) = (bed.path("state"), bed.path("mem"));
-    let error = write_files(&state, &mem, &bed.spec, &contents("third", &full)).unwrap_err();
+    let error = write_files(
+        &state,
+        &mem,
+        &bed.spec,
+        &contents("third", &manifest("third"), &full),
+    )
+    .unwrap_err();
     assert!(
         error.to_string().ends_with("free space, and try again"),
         "{error}"
@@ -206,7 +213,7 @@ fn an_error_after_the_swap_says_what_is_there() {
         assert!(error.contains(says), "{error}");
         let mut expected = both("new");
         if bad == "swap-second" {
-            expected.insert("state".to_owned(), "old\nold".to_owned());
+            expected.extend(both("old").remove_entry("state"));
         }
         assert_eq!(bed.all(), expected);
     }
