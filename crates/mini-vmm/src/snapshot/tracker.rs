@@ -243,9 +243,10 @@ mod tests {
         assert!(marked(&marker, memory, Marks::Go).is_empty(), "{name}");
     }
 
-    /// One after the other, as there is one set of soft-dirty bits.
+    /// One after the other, as there is one set of soft-dirty bits. The kernels of the beds have these, and run tests with
+    /// `kvm` in their names.
     #[test]
-    fn only_what_was_written_since_is_marked() {
+    fn kvm_hosts_mark_only_what_was_written_since() {
         let memory = || {
             let memory = allocate(RAM).unwrap();
             (0..10).for_each(|page| write(&memory, page, 1));
@@ -256,9 +257,10 @@ mod tests {
         check(written, &first, "userfaultfd");
         let second = memory();
         let bits = SoftDirty::new();
-        if bits.is_ok() {
+        match &bits {
             // They are one machine's.
-            assert!(SoftDirty::new().is_err());
+            Ok(_) => assert!(SoftDirty::new().is_err()),
+            Err(error) => assert!(std::env::var_os("MINI_VMM_BED").is_none(), "{error}"),
         }
         check(bits.map(Marker::SoftDirty), &second, "soft-dirty bits");
     }
