@@ -3,6 +3,7 @@
 
 //! Listening Unix sockets at a path.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -34,6 +35,50 @@ pub(crate) enum ListenError {
     InUse,
     /// A socket is there that nothing listens on.
     Stale,
+}
+
+/// Why there is no socket at a path.
+#[derive(Debug)]
+pub struct SocketError {
+    /// What it is for.
+    what: &'static str,
+    path: PathBuf,
+    reason: ListenError,
+}
+
+impl fmt::Display for SocketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SocketError { what, path, reason } = self;
+        write!(f, "{}: ", path.display())?;
+        match reason {
+            ListenError::Failed(source) => {
+                write!(f, "the {what} socket can't be made: {source}; choose")
+            }
+            ListenError::NotASocket => {
+                f.write_str("this is no socket and is left alone; remove it or choose")
+            }
+            ListenError::InUse => {
+                f.write_str("another process listens on this socket; end it or choose")
+            }
+            ListenError::Stale => {
+                f.write_str("this socket was left by a process that has ended; remove it or choose")
+            }
+        }?;
+        f.write_str(" another path")
+    }
+}
+
+impl std::error::Error for SocketError {}
+
+impl ListenError {
+    /// The error for users: `what` the socket is for, and its path.
+    pub(crate) fn of(self, what: &'static str, path: &Path) -> SocketError {
+        SocketError {
+            what,
+            path: path.to_owned(),
+            reason: self,
+        }
+    }
 }
 
 impl From<Errno> for ListenError {

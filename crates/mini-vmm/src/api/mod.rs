@@ -33,7 +33,7 @@ use std::sync::Arc;
 use self::routes::Routes;
 use self::server::Server;
 use self::state::Machine;
-use crate::socket_file::{ListenError, SocketFile};
+use crate::socket_file::{SocketError, SocketFile};
 use crate::sync::{Wake, Worker};
 use crate::vmm::{Remote, Saved};
 
@@ -52,23 +52,9 @@ const BACKLOG: i32 = 128;
 /// Why the API can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The socket can't be created.
-    #[error("{}: the API socket can't be made: {source}; choose another path", path.display())]
-    Socket {
-        /// The socket's path.
-        path: PathBuf,
-        /// The host's error.
-        source: io::Error,
-    },
-    /// Something other than a socket is at the socket's path.
-    #[error("{}: this is no socket and is left alone; remove it or choose another path", .0.display())]
-    NotASocket(PathBuf),
-    /// Another process uses the socket.
-    #[error("{}: another process listens on this socket; end it or choose another path", .0.display())]
-    InUse(PathBuf),
-    /// The socket of another process is left.
-    #[error("{}: this socket was left by a process that has ended; remove it or choose another path", .0.display())]
-    Stale(PathBuf),
+    /// There is no socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The description is not complete, or not possible.
     #[error("{0}")]
     Model(String),
@@ -200,15 +186,7 @@ impl Api {
 }
 
 fn listen(path: &Path) -> Result<(SocketFile, std::os::unix::net::UnixListener), Error> {
-    SocketFile::listen(path, BACKLOG).map_err(|error| {
-        let path = path.to_owned();
-        match error {
-            ListenError::Failed(source) => Error::Socket { path, source },
-            ListenError::NotASocket => Error::NotASocket(path),
-            ListenError::InUse => Error::InUse(path),
-            ListenError::Stale => Error::Stale(path),
-        }
-    })
+    Ok(SocketFile::listen(path, BACKLOG).map_err(|error| error.of("API", path))?)
 }
 
 #[cfg(test)]

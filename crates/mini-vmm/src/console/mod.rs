@@ -45,7 +45,7 @@ use terminal::RawTerminal;
 use crate::config::{Limit, SerialSpec};
 use crate::inputs::is_overwritten;
 use crate::outcome::OutcomeLatch;
-use crate::socket_file::SocketFile;
+use crate::socket_file::{SocketError, SocketFile};
 use crate::sync::Worker;
 use crate::sys;
 
@@ -69,20 +69,9 @@ pub enum Error {
     /// The output file is an input of the machine.
     #[error("{}: the serial output would overwrite this file, which the machine is made from; choose another path", .0.display())]
     OwnInput(PathBuf),
-    /// The socket can't be created.
-    #[error("{}: the console socket can't be made: {source}; choose another path", path.display())]
-    Socket {
-        /// The socket's path.
-        path: PathBuf,
-        /// The host's error.
-        source: io::Error,
-    },
-    /// Something other than a socket is at the socket's path.
-    #[error("{}: this is no socket and is left alone; remove it or choose another path", .0.display())]
-    NotASocket(PathBuf),
-    /// Another process uses the socket.
-    #[error("{}: another process listens on this socket; end it or choose another path", .0.display())]
-    SocketInUse(PathBuf),
+    /// There is no socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// A pseudo-terminal can't be created.
     #[error("no pseudo-terminal could be made: {0}; is /dev/pts mounted?")]
     Pty(io::Error),

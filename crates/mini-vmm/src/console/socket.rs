@@ -19,7 +19,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::Error;
 use super::input::{InputQueue, READ_AHEAD};
 use super::output::{Output, Sink, append_newest};
-use crate::socket_file::{ListenError, SocketFile};
+use crate::socket_file::SocketFile;
 use crate::sync::{Stop, Worker, lock, look, readable};
 
 /// The most bytes of output kept for the next client.
@@ -34,14 +34,7 @@ const BUSY: &[u8] = b"mini-vmm: another client is attached to this console\r\n";
 
 /// Listens at `path`. Replaces a socket that is no longer in use.
 fn listen(path: &Path) -> Result<(SocketFile, UnixListener), Error> {
-    SocketFile::replace(path, BACKLOG).map_err(|error| {
-        let path = path.to_owned();
-        match error {
-            ListenError::Failed(source) => Error::Socket { path, source },
-            ListenError::NotASocket => Error::NotASocket(path),
-            ListenError::InUse | ListenError::Stale => Error::SocketInUse(path),
-        }
-    })
+    Ok(SocketFile::replace(path, BACKLOG).map_err(|error| error.of("console", path))?)
 }
 
 /// The state shared by the writer thread and the client thread.

@@ -15,11 +15,12 @@ use super::SavedOverlay;
 use super::network::{self, Network, NetworkError};
 use super::share::{self, Share, ShareError};
 use super::vhost_user::{self, VhostUserHostError};
-use super::vsock::{self, VsockHostError};
+use super::vsock;
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, Mac, SharedMemorySpec, VmSpec};
 use crate::inputs;
 use crate::memory::{SharedMemory, SharedMemoryError};
+use crate::socket_file::SocketError;
 use crate::telemetry::EventLog;
 
 /// What a machine's devices use on the host. Clones are the same files.
@@ -55,7 +56,7 @@ pub enum BackendError {
     Network(#[from] NetworkError),
     /// A socket device can't be connected.
     #[error(transparent)]
-    Vsock(#[from] VsockHostError),
+    Vsock(#[from] SocketError),
     /// A device's process can't be used.
     #[error(transparent)]
     VhostUser(#[from] VhostUserHostError),

@@ -46,7 +46,6 @@ pub use serial::SerialDevice;
 pub use set::{Connections, DeviceSet, Error};
 pub use share::ShareError;
 pub use vhost_user::VhostUserHostError;
-pub use vsock::VsockHostError;
 
 /// Plans a device if the description has it. A device without a fixed GSI takes a free pin.
 type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;

@@ -5,35 +5,15 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use virtio_models::vsock::{Host, UnixHost};
 
 use crate::config::VsockSpec;
-use crate::socket_file::{ListenError, SocketFile};
+use crate::socket_file::{ListenError, SocketError, SocketFile};
 
 /// How many of the host's processes can wait until the guest has a driver, or their turn.
 const BACKLOG: i32 = 128;
-
-/// Why a socket device can't be connected.
-#[derive(Debug, thiserror::Error)]
-pub enum VsockHostError {
-    /// The host refuses the socket.
-    #[error("{}: the vsock socket can't be made: {source}; choose another path", path.display())]
-    Socket {
-        /// The path.
-        path: PathBuf,
-        /// The host's error.
-        source: io::Error,
-    },
-    /// Something other than a socket is there.
-    #[error("{}: this is no socket and is left alone; remove it or choose another path", .0.display())]
-    NotASocket(PathBuf),
-    /// Another process listens there.
-    #[error("{}: another process listens on this socket; end it or choose another path", .0.display())]
-    InUse(PathBuf),
-}
 
 /// A listener, whose file is removed with it.
 struct Listener {
@@ -59,20 +39,12 @@ impl Host for Listener {
 /// guest.
 ///
 /// # Errors
-/// [`VsockHostError`] says what is there.
-pub(super) fn open(spec: &VsockSpec, sealed: bool) -> Result<Arc<dyn Host>, VsockHostError> {
-    let path = || spec.socket.clone();
-    let failed = |source| VsockHostError::Socket {
-        path: path(),
-        source,
-    };
-    let listened = SocketFile::replace(&spec.socket, BACKLOG);
-    let (file, listener) = listened.map_err(|error| match error {
-        ListenError::Failed(source) => failed(source),
-        ListenError::NotASocket => VsockHostError::NotASocket(path()),
-        ListenError::InUse | ListenError::Stale => VsockHostError::InUse(path()),
-    })?;
-    let host = UnixHost::new(listener, path()).map_err(failed)?;
+/// [`SocketError`] says what is there.
+pub(super) fn open(spec: &VsockSpec, sealed: bool) -> Result<Arc<dyn Host>, SocketError> {
+    let refused = |error: ListenError| error.of("vsock", &spec.socket);
+    let (file, listener) = SocketFile::replace(&spec.socket, BACKLOG).map_err(refused)?;
+    let host = UnixHost::new(listener, spec.socket.clone());
+    let host = host.map_err(|error| refused(error.into()))?;
     Ok(Arc::new(Listener {
         host: if sealed { host.only_to_guest() } else { host },
         _file: file,

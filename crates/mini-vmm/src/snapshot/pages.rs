@@ -4,11 +4,11 @@
 //! Pages of guest memory as bits.
 
 use std::io;
+use std::ops::Range;
 
 use vm_memory::GuestMemoryMmap;
 
 use super::memory::{Entry, wanted};
-use super::spans::Spans;
 use crate::layout::PAGE_SIZE;
 
 /// A set of pages: a bit for each page of the guest, the lowest bit of the first word first. The pages of all regions
@@ -18,9 +18,9 @@ pub struct Pages(pub Vec<u64>);
 
 impl Pages {
     /// The pages that `spans` has, of `ram` bytes.
-    pub(super) fn new(spans: &Spans, ram: u64) -> Self {
+    pub(super) fn new(spans: &[Range<u64>], ram: u64) -> Self {
         let mut words = vec![0; (ram / PAGE_SIZE).div_ceil(64) as usize];
-        let pages = |span: &std::ops::Range<u64>| span.start / PAGE_SIZE..span.end / PAGE_SIZE;
+        let pages = |span: &Range<u64>| span.start / PAGE_SIZE..span.end / PAGE_SIZE;
         for page in spans.iter().flat_map(pages) {
             words[(page / 64) as usize] |= 1 << (page % 64);
         }
@@ -39,6 +39,7 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::spans::Spans;
 
     #[test]
     fn the_first_page_is_the_lowest_bit() {

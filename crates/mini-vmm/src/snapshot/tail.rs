@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use super::format::{FORMAT, Id, MAX_DEPTH};
 use super::load::{Error, open};
+use super::memory::PAGE;
+use super::pages::Pages;
 use super::spans::{Spans, push};
 use crate::config::check_memory;
 use crate::layout::PAGE_SIZE;
@@ -283,26 +285,13 @@ pub fn write_list(file: &File, ram: u64, changed: &[Range<u64>]) -> io::Result<(
     let size = list_size(ram);
     // Its last byte may be a hole.
     file.set_len(list_at(ram) + size)?;
-    let mut page = [0u8; PAGE_SIZE as usize];
-    let mut at = 0;
-    let flush = |page: &mut [u8], at: u64| -> io::Result<()> {
-        if page.iter().any(|byte| *byte != 0) {
-            file.write_all_at(page, list_at(ram) + at * PAGE_SIZE)?;
-            page.fill(0);
+    let Pages(words) = Pages::new(changed, ram);
+    for (at, words) in (0..).step_by(PAGE).zip(words.chunks(PAGE / 8)) {
+        if words.iter().any(|word| *word != 0) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let left = (size - at).min(bytes.len() as u64) as usize;
+            file.write_all_at(&bytes[..left], list_at(ram) + at)?;
         }
-        Ok(())
-    };
-    for number in changed
-        .iter()
-        .flat_map(|span| span.start / PAGE_SIZE..span.end / PAGE_SIZE)
-    {
-        let byte = number / 8;
-        if byte / PAGE_SIZE != at {
-            flush(&mut page, at)?;
-            at = byte / PAGE_SIZE;
-        }
-        page[(byte % PAGE_SIZE) as usize] |= 1 << (number % 8);
     }
-    let left = (size - (at * PAGE_SIZE).min(size)).min(PAGE_SIZE);
-    flush(&mut page[..left as usize], at)
+    Ok(())
 }
