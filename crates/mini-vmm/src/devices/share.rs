@@ -22,7 +22,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
     socket_with,
 };
-use rustix::process::{getegid, geteuid};
+use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use virtio_models::vhost_user::{Backend, Fault, Kind, PATIENCE, Shape};
 
 use self::said::Said;
@@ -33,6 +33,8 @@ use crate::sys::child;
 const PROGRAM: &str = "virtiofsd";
 /// Where distributions have it, outside of PATH.
 const PLACES: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd"];
+/// The most files that it has open by default.
+const MAX_FILES: u64 = 1_000_000;
 /// How long it may take to start. Its end is noticed at once.
 const START: Duration = Duration::from_secs(30);
 
@@ -238,6 +240,10 @@ fn arguments(fd: i32, share: &ShareSpec, sandbox: Sandbox) -> Vec<OsString> {
     if share.readonly {
         arguments.push("--readonly".into());
     }
+    // A file that the guest has open is one here, too. It would warn if it could not have as many as it likes.
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(MAX_FILES);
+    let files = files.min(MAX_FILES).to_string();
+    arguments.extend(["--rlimit-nofile".into(), files.into()]);
     let (user, group) = (geteuid(), getegid());
     if !user.is_root() {
         // It can make files for this user only. The guest's root sees them as its own.

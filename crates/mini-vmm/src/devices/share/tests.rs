@@ -4,6 +4,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
+use virtio_models::vhost_user::VhostUser;
+use virtio_transport::testing::{Driver, MEMORY, Machine, PciPort, Request, memory};
 
 use super::*;
 
@@ -134,12 +136,43 @@ fn words_are_arguments() {
             said.starts_with(&format!("{start} {word} --readonly")),
             "{said}"
         );
+        assert!(said.contains(" --rlimit-nofile "), "{said}");
         let maps = said.contains("--translate-uid squash-guest:0:");
         assert_eq!(maps, !geteuid().is_root(), "{said}");
     }
 }
 
-/// With the real program, where there is one.
+/// A request of FUSE for a node, and its answer: the error, and the bytes behind the header.
+fn ask(
+    machine: &mut Machine<PciPort>,
+    driver: &mut Driver,
+    (opcode, node): (u32, u64),
+    body: &[u8],
+) -> (i32, Vec<u8>) {
+    let len = 40 + body.len() as u32;
+    let mut readable = [len, opcode].map(u32::to_le_bytes).concat();
+    readable.extend([7, node].map(u64::to_le_bytes).concat());
+    readable.extend([0; 16]);
+    readable.extend(body);
+    let request = Request {
+        queue: 1,
+        readable,
+        writable: 256,
+    };
+    driver.send(machine, &request);
+    machine.kick(1);
+    let mut answer = None;
+    machine.pump_until(|machine| {
+        answer = driver.receive(machine, 1);
+        answer.is_some()
+    });
+    let (_, reply) = answer.unwrap();
+    let bytes = &reply.bytes[..reply.len as usize];
+    let error = i32::from_le_bytes(bytes[4..8].try_into().unwrap());
+    (error, bytes[16..].to_vec())
+}
+
+/// With the real program, where there is one: a driver finds a file of the directory, and one makes another.
 #[test]
 fn virtiofsd_shares_a_directory_until_it_is_dropped() {
     if find().is_err() {
@@ -147,23 +180,39 @@ fn virtiofsd_shares_a_directory_until_it_is_dropped() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "contents").unwrap();
     let spec = ShareSpec {
         sandbox: Sandbox::None,
         ..ShareSpec::new(dir.path())
     };
     let shares = open(&[spec.clone(), spec]).unwrap();
+    let device = VhostUser::new(Arc::clone(shares[0].backend()));
+    let mut machine = Machine::<PciPort>::new(Box::new(device), &memory(MEMORY));
+    for _ in 0..2 {
+        let mut driver = Driver::start(&mut machine, u64::MAX);
+        machine.pump();
+        // FUSE_INIT of version 7.31.
+        let init = [7, 31, 4096, 0].map(u32::to_le_bytes).concat();
+        let (error, version) = ask(&mut machine, &mut driver, (26, 0), &init);
+        assert_eq!((error, &version[..4]), (0, &[7, 0, 0, 0][..]));
+        // FUSE_LOOKUP in the root. An entry has the node's attributes from byte 40 on, of which the second is the size.
+        let (error, entry) = ask(&mut machine, &mut driver, (1, 1), b"file\0");
+        assert_eq!((error, entry[48]), (0, 8));
+        let (error, _) = ask(&mut machine, &mut driver, (1, 1), b"missing\0");
+        assert_eq!(error, -libc::ENOENT);
+        assert!(machine.failures.is_empty(), "{:?}", machine.failures);
+        // The next driver begins anew.
+        machine.pause().unwrap();
+        machine.resume();
+        let (error, _) = ask(&mut machine, &mut driver, (1, 1), b"file\0");
+        assert_eq!(error, 0);
+    }
     let pids: Vec<u32> = shares
         .iter()
         .map(|share| share._process.child.id())
         .collect();
-    assert!(
-        pids.iter()
-            .all(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
-    );
-    drop(shares);
-    assert!(
-        !pids
-            .iter()
-            .any(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
-    );
+    let is_there = |pid: &u32| PathBuf::from(format!("/proc/{pid}")).exists();
+    assert!(pids.iter().all(is_there));
+    drop((machine, shares));
+    assert!(!pids.iter().any(is_there));
 }
