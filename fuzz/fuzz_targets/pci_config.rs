@@ -115,7 +115,7 @@ fn machine() -> Machine {
 }
 
 impl Machine {
-    fn function(&self, number: usize) -> &Function {
+    fn function(&self, number: usize) -> Arc<Function> {
         let address = Address::new(0, number as u8 + 1, 0).and_then(|at| self.root.function(at));
         address.expect("the functions were pushed in order")
     }

@@ -5,8 +5,8 @@
 //! which ones it has given up.
 //!
 //! These registers have Cloud Hypervisor's layout, which guests know. A slot is a device number of bus 0, and has the
-//! bit of that number. The controller's part of the DSDT is in `acpi` (feature `acpi`). The functions of a
-//! [`PciRoot`](crate::PciRoot) are still fixed, so this is only the guest's side.
+//! bit of that number. The controller's part of the DSDT is in `acpi` (feature `acpi`). The functions come and go by
+//! [`PciRoot::plug`](crate::PciRoot::plug) and [`PciRoot::unplug`](crate::PciRoot::unplug).
 
 use std::sync::Mutex;
 
@@ -26,6 +26,13 @@ pub const SEGMENT: u64 = 12;
 
 /// Device numbers for hotplug: all except for the host bridge's.
 pub const SLOTS: std::ops::Range<u8> = 1..32;
+
+/// The slots of a root that keeps `count` device numbers for hotplug: the last ones. All of [`SLOTS`] if `count` is larger
+/// than that.
+pub fn slots(count: u8) -> std::ops::Range<u8> {
+    SLOTS.end.saturating_sub(count).max(SLOTS.start)..SLOTS.end
+}
+
 /// Their bits.
 const SLOT_BITS: u32 = !1;
 

@@ -112,7 +112,7 @@ pub use function::{
     Function, FunctionBuilder, FunctionState, MsixPlace, NoDevice, PciDevice, Reply,
 };
 pub use msix::{Fired, Message, MsiSink, Msix, MsixState, VectorCountError};
-pub use root::{PciRoot, RootBuilder, RootState};
+pub use root::{PciRoot, PlugError, RootBuilder, RootState};
 pub use window::{Span, Window, Windows};
 
 #[cfg(doctest)]

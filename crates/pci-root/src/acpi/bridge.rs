@@ -23,7 +23,7 @@ const KEEP_BOOT_CONFIGURATION: u8 = 5;
 #[derive(Clone, Copy, Debug)]
 pub struct HostBridge {
     windows: Windows,
-    hotplug: bool,
+    slots: u8,
 }
 
 impl HostBridge {
@@ -31,15 +31,16 @@ impl HostBridge {
     pub fn new(windows: &Windows) -> Self {
         HostBridge {
             windows: *windows,
-            hotplug: false,
+            slots: 0,
         }
     }
 
-    /// The same with slots for hotplug. They need a [`HotplugController`](super::HotplugController).
+    /// The same with `count` [slots](crate::hotplug::slots) for hotplug. They need a
+    /// [`HotplugController`](super::HotplugController). A guest has a device for each slot, also while it is empty.
     #[must_use]
-    pub fn with_hotplug(self) -> Self {
+    pub fn with_hotplug(self, count: u8) -> Self {
         HostBridge {
-            hotplug: true,
+            slots: count,
             ..self
         }
     }
@@ -72,8 +73,9 @@ impl Aml for HostBridge {
         let resources = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
         let mut body: Vec<&dyn Aml> =
             vec![&hid, &cid, &segment, &uid, &bus, &ecam, &resources, &Dsm];
-        if self.hotplug {
-            body.push(&Slots);
+        let slots = Slots(self.slots);
+        if self.slots > 0 {
+            body.push(&slots);
         }
         Device::new("_SB_.PCI0".into(), body).to_aml_bytes(sink);
     }

@@ -11,7 +11,7 @@ use acpi_tables::aml::{
 use acpi_tables::{Aml, AmlSink};
 
 use super::reserved::own;
-use crate::hotplug::{HOTPLUG_SIZE, SLOTS};
+use crate::hotplug::{HOTPLUG_SIZE, slots};
 
 /// `Notify` values (section 5.6.6): check for a new device, request ejection.
 const DEVICE_CHECK: u8 = 1;
@@ -106,7 +106,7 @@ impl Aml for HotplugController {
 }
 
 /// The host bridge's part: its slots, and the method that notifies them as the registers say.
-pub(super) struct Slots;
+pub(super) struct Slots(pub u8);
 
 /// A slot's name, `S001` to `S031`.
 fn name(slot: u8) -> String {
@@ -115,7 +115,7 @@ fn name(slot: u8) -> String {
 
 impl Aml for Slots {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        for slot in SLOTS {
+        for slot in slots(self.0) {
             let eject = MethodCall::new(Path::new("\\_SB_.PHPR.PCEJ"), vec![&slot, &ZERO]);
             Device::new(
                 Path::new(&name(slot)),
@@ -133,11 +133,11 @@ impl Aml for Slots {
             MethodCall::new(Path::new("DVNT"), vec![&slots, what]).to_aml_bytes(&mut call);
             Code(call)
         };
-        let (slots, what) = (Arg(0), Arg(1));
+        let (news, what) = (Arg(0), Arg(1));
         let mut notices = Vec::new();
-        for slot in SLOTS {
+        for slot in slots(self.0) {
             let (bit, device) = (1u32 << slot, Path::new(&name(slot)));
-            let has_news = And::new(&ZERO, &slots, &bit);
+            let has_news = And::new(&ZERO, &news, &bit);
             let notify = Notify::new(&device, &what);
             If::new(&has_news, vec![&notify]).to_aml_bytes(&mut notices);
         }

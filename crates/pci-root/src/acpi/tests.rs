@@ -31,7 +31,7 @@ fn dsdt(windows: &Windows, hotplug: bool) -> Vec<u8> {
     let mut body = Vec::new();
     let bridge = HostBridge::new(windows);
     if hotplug {
-        bridge.with_hotplug().to_aml_bytes(&mut body);
+        bridge.with_hotplug(31).to_aml_bytes(&mut body);
         HotplugController::new(REGISTERS).to_aml_bytes(&mut body);
         // In Intel's interpreter the registers are memory: slot 3 is new, and slots 1 and 31 should be ejected.
         // Another segment was selected before.

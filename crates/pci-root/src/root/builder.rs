@@ -12,6 +12,7 @@ use super::assign::assign;
 use crate::address::Address;
 use crate::config::{Class, Ids};
 use crate::function::{Function, FunctionBuilder, FunctionError, NoDevice};
+use crate::hotplug;
 use crate::window::{Window, WindowError, Windows};
 
 /// The host bridge's IDs are Cloud Hypervisor's, which its firmware looks for.
@@ -55,7 +56,9 @@ pub enum RootError {
         address: Address,
     },
     /// All addresses are taken.
-    #[error("all PCI addresses of bus 0 are taken: use fewer devices, at most {MAX_PUSHED}")]
+    #[error(
+        "all PCI addresses of bus 0 are taken: use fewer devices, at most {MAX_PUSHED} without slots for hotplug"
+    )]
     Full,
     /// A window is full.
     #[error(
@@ -79,6 +82,7 @@ pub struct RootBuilder {
     windows: Windows,
     functions: BTreeMap<Address, Function>,
     memory_enabled: bool,
+    slots: u8,
 }
 
 impl RootBuilder {
@@ -93,6 +97,7 @@ impl RootBuilder {
             windows,
             functions: BTreeMap::from([(Address::HOST_BRIDGE, bridge)]),
             memory_enabled: false,
+            slots: 0,
         })
     }
 
@@ -114,16 +119,24 @@ impl RootBuilder {
         }
     }
 
+    /// Keeps `count` device numbers of bus 0 as [slots](crate::hotplug::slots) for hotplug, at most all. [`push`](Self::push)
+    /// leaves them alone, so call this before. [`insert`](Self::insert) can fill them.
+    pub fn hotplug(&mut self, count: u8) -> &mut Self {
+        self.slots = count;
+        self
+    }
+
     /// Adds a function at the first free address of bus 0, and returns that address. Each function gets its own device
-    /// number while there are any. Further functions are added to device 1, 2 and so on: few devices with several
+    /// number while there are any that are no slots for hotplug. Further functions are added to device 1, 2 and so on: few devices with several
     /// functions keep a guest's scan short. The host bridge's device gets no further functions.
     ///
     /// # Errors
     /// All of these addresses are taken.
     pub fn push(&mut self, function: Function) -> Result<Address, RootError> {
-        let devices = (1..Address::DEVICES).map(|device| (device, 0));
-        let more = (1..Address::DEVICES)
-            .flat_map(|device| (1..Address::FUNCTIONS).map(move |number| (device, number)));
+        let end = hotplug::slots(self.slots).start;
+        let devices = (1..end).map(|device| (device, 0));
+        let more =
+            (1..end).flat_map(|device| (1..Address::FUNCTIONS).map(move |number| (device, number)));
         let address = devices
             .chain(more)
             .filter_map(|(device, number)| Address::new(0, device, number))
@@ -149,6 +162,7 @@ impl RootBuilder {
             windows,
             mut functions,
             memory_enabled,
+            slots,
         } = self;
         let addresses: Vec<_> = functions.keys().copied().collect();
         for of_device in addresses.chunk_by(|a, b| a.device_bits() == b.device_bits()) {
@@ -166,8 +180,8 @@ impl RootBuilder {
         let functions = functions.into_iter().map(|(address, mut function)| {
             function.config_mut().set_decodes_memory(memory_enabled);
             function.set_windows(windows);
-            (address, function)
+            (address, Arc::new(function))
         });
-        Ok(PciRoot::new(windows, functions.collect()))
+        Ok(PciRoot::new(windows, slots, functions.collect()))
     }
 }

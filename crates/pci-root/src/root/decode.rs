@@ -3,18 +3,22 @@
 
 //! Finds the BAR at an address.
 
+use std::sync::Arc;
+
+use crate::address::Address;
 use crate::function::{Decoded, Function};
 
 /// A decoded BAR.
 struct Entry {
-    /// The index of its function in the root's list.
-    index: usize,
+    /// The address of its function.
+    address: Address,
+    function: Arc<Function>,
     decoded: Decoded,
 }
 
 /// The result of a search.
 pub(super) struct Found {
-    pub index: usize,
+    pub function: Arc<Function>,
     pub bar: u8,
     pub offset: u64,
 }
@@ -36,13 +40,34 @@ impl Decoder {
         }
     }
 
-    /// Updates the BARs of a function.
-    pub fn update(&mut self, index: usize, function: &Function) {
-        let mut at = self.entries.partition_point(|entry| entry.index < index);
-        let end = self.entries.partition_point(|entry| entry.index <= index);
+    /// Makes room for this many BARs more.
+    pub fn reserve(&mut self, bars: usize) {
+        self.entries.reserve(bars);
+    }
+
+    /// Removes the BARs of the function at an address. Returns the place where its BARs belong.
+    pub fn remove(&mut self, address: Address) -> usize {
+        let at = self
+            .entries
+            .partition_point(|entry| entry.address < address);
+        let end = self
+            .entries
+            .partition_point(|entry| entry.address <= address);
         self.entries.drain(at..end);
+        at
+    }
+
+    /// Updates the BARs of a function.
+    pub fn update(&mut self, address: Address, function: &Arc<Function>) {
+        let mut at = self.remove(address);
         function.for_each_decoded(|decoded| {
-            self.entries.insert(at, Entry { index, decoded });
+            let function = Arc::clone(function);
+            let entry = Entry {
+                address,
+                function,
+                decoded,
+            };
+            self.entries.insert(at, entry);
             at += 1;
         });
     }
@@ -51,11 +76,16 @@ impl Decoder {
     pub fn find(&self, first: u64, last: u64) -> Option<Found> {
         let has_first =
             |entry: &&Entry| (entry.decoded.first..=entry.decoded.last).contains(&first);
-        let Entry { index, decoded } = self.entries.iter().find(has_first)?;
-        (last <= decoded.last).then(|| Found {
-            index: *index,
-            bar: decoded.bar,
-            offset: first - decoded.first,
+        let entry = self.entries.iter().find(has_first)?;
+        let Decoded {
+            bar,
+            first: base,
+            last: end,
+        } = entry.decoded;
+        (last <= end).then(|| Found {
+            function: Arc::clone(&entry.function),
+            bar,
+            offset: first - base,
         })
     }
 }

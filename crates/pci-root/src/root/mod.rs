@@ -6,10 +6,11 @@
 mod assign;
 mod builder;
 mod decode;
+mod plug;
 mod state;
 
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::address::Address;
 use crate::bar::BARS;
@@ -17,7 +18,8 @@ use crate::function::{Function, Reply};
 use crate::window::{Window, Windows};
 
 pub use builder::{RootBuilder, RootError};
-use decode::Decoder;
+use decode::{Decoder, Found};
+pub use plug::PlugError;
 pub use state::{RootState, RootStateError, SavedFunction};
 
 /// The size of a function's configuration space in ECAM, in bytes.
@@ -31,6 +33,8 @@ const ECAM_FUNCTION_SIZE: u64 = 4096;
 /// If BARs overlap, the function with the lower address gets the access, and within a function the BAR with the lower
 /// number. A BAR that doesn't lie entirely in one window is not decoded. An access beyond the end of its BAR, or of a
 /// function's configuration space, is unclaimed.
+///
+/// Functions in the slots of [`RootBuilder::hotplug`] can come and go while the guest runs.
 ///
 /// # Example
 /// ```
@@ -55,32 +59,54 @@ const ECAM_FUNCTION_SIZE: u64 = 4096;
 /// ```
 pub struct PciRoot {
     windows: Windows,
+    /// How many device numbers are slots for hotplug.
+    slots: u8,
+    /// Read at each access. While it is held, only function locks may be taken.
+    present: RwLock<Present>,
+}
+
+/// The functions that are there.
+struct Present {
     /// In ascending order of their addresses.
-    functions: Box<[(Address, Function)]>,
-    /// Read at each access to a BAR, written when one moves. While it is held, only function locks may be taken.
-    decoder: RwLock<Decoder>,
+    functions: Vec<(Address, Arc<Function>)>,
+    decoder: Decoder,
+}
+
+impl Present {
+    fn index(&self, address: Address) -> Result<usize, usize> {
+        self.functions
+            .binary_search_by_key(&address, |(address, _)| *address)
+    }
+
+    fn function(&self, address: Address) -> Option<&Arc<Function>> {
+        let index = self.index(address).ok()?;
+        Some(&self.functions[index].1)
+    }
 }
 
 impl fmt::Debug for PciRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PciRoot")
             .field("windows", &self.windows)
-            .field("functions", &self.functions)
+            .field("functions", &self.read_present().functions)
             .finish_non_exhaustive()
     }
 }
 
 impl PciRoot {
-    fn new(windows: Windows, functions: Box<[(Address, Function)]>) -> Self {
+    fn new(windows: Windows, slots: u8, functions: Vec<(Address, Arc<Function>)>) -> Self {
         let bars = functions.len() * usize::from(BARS);
         let root = PciRoot {
             windows,
-            functions,
-            decoder: RwLock::new(Decoder::with_capacity(bars)),
+            slots,
+            present: RwLock::new(Present {
+                functions,
+                decoder: Decoder::with_capacity(bars),
+            }),
         };
-        for (index, (_, function)) in root.functions.iter().enumerate() {
+        for (address, function) in root.functions() {
             if (0..BARS).any(|bar| function.decoded(bar).is_some()) {
-                root.moved(index);
+                root.moved(address, &function);
             }
         }
         root
@@ -91,22 +117,22 @@ impl PciRoot {
         &self.windows
     }
 
-    /// The functions, in ascending order of their addresses.
-    pub fn functions(&self) -> impl Iterator<Item = (Address, &Function)> {
-        self.functions
-            .iter()
-            .map(|(address, function)| (*address, function))
+    /// The functions that are there now, in ascending order of their addresses.
+    pub fn functions(&self) -> impl Iterator<Item = (Address, Arc<Function>)> {
+        self.read_present().functions.clone().into_iter()
     }
 
     /// The function at an address.
-    pub fn function(&self, address: Address) -> Option<&Function> {
-        self.index(address).map(|index| &self.functions[index].1)
+    pub fn function(&self, address: Address) -> Option<Arc<Function>> {
+        self.read_present().function(address).cloned()
     }
 
-    fn index(&self, address: Address) -> Option<usize> {
-        self.functions
-            .binary_search_by_key(&address, |(address, _)| *address)
-            .ok()
+    fn read_present(&self) -> RwLockReadGuard<'_, Present> {
+        self.present.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_present(&self) -> RwLockWriteGuard<'_, Present> {
+        self.present.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The guest reads `data.len()` bytes at `offset` in a window, with any width and alignment. If no device claims
@@ -122,7 +148,7 @@ impl PciRoot {
                 None => Reply::Unclaimed,
             },
             Window::Low | Window::High => match self.find(window, offset, data.len()) {
-                Some((function, bar, offset)) => function.read_bar(bar, offset, data),
+                Some(found) => found.function.read_bar(found.bar, found.offset, data),
                 None => Reply::Unclaimed,
             },
         };
@@ -143,7 +169,7 @@ impl PciRoot {
                 None => Reply::Unclaimed,
             },
             Window::Low | Window::High => match self.find(window, offset, data.len()) {
-                Some((function, bar, offset)) => function.write_bar(bar, offset, data),
+                Some(found) => found.function.write_bar(found.bar, found.offset, data),
                 None => Reply::Unclaimed,
             },
         }
@@ -159,32 +185,29 @@ impl PciRoot {
 
     /// The guest writes configuration space. Without a function, the write is dropped.
     pub fn write_config(&self, address: Address, register: u16, data: &[u8]) {
-        if let Some(index) = self.index(address)
-            && self.functions[index].1.write_config(register, data)
+        if let Some(function) = self.function(address)
+            && function.write_config(register, data)
         {
-            self.moved(index);
+            self.moved(address, &function);
         }
     }
 
-    /// Updates the decoder after the function's BARs have moved.
-    fn moved(&self, index: usize) {
-        let function = &self.functions[index].1;
-        self.decoder
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .update(index, function);
+    /// Updates the decoder after the function's BARs have moved, unless the function has gone meanwhile.
+    fn moved(&self, address: Address, function: &Arc<Function>) {
+        let mut present = self.write_present();
+        let here = present.function(address);
+        if here.is_some_and(|here| Arc::ptr_eq(here, function)) {
+            present.decoder.update(address, function);
+        }
+        drop(present);
         function.device().moved(function);
     }
 
     /// The function and BAR of an access, and the offset in the BAR.
-    fn find(&self, window: Window, offset: u64, len: usize) -> Option<(&Function, u8, u64)> {
+    fn find(&self, window: Window, offset: u64, len: usize) -> Option<Found> {
         let first = self.windows.span(window).base.checked_add(offset)?;
         let last = first.checked_add((len as u64).saturating_sub(1))?;
-        let decoder = self.decoder.read();
-        let found = decoder
-            .unwrap_or_else(PoisonError::into_inner)
-            .find(first, last)?;
-        Some((&self.functions[found.index].1, found.bar, found.offset))
+        self.read_present().decoder.find(first, last)
     }
 }
 

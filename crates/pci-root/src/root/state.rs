@@ -94,20 +94,21 @@ impl PciRoot {
         {
             return Err(RootStateError::Functions { address });
         }
-        let pairs = || functions.iter().zip(&self.functions);
+        let mine: Vec<_> = self.functions().collect();
+        let pairs = || functions.iter().zip(&mine);
         for (saved, (address, function)) in pairs() {
             let address = *address;
             function
                 .check(&saved.state)
                 .map_err(|error| RootStateError::Function { address, error })?;
         }
-        for (index, (saved, (address, function))) in pairs().enumerate() {
+        for (saved, (address, function)) in pairs() {
             let address = *address;
             let moved = function
                 .restore(&saved.state)
                 .map_err(|error| RootStateError::Function { address, error })?;
             if moved {
-                self.moved(index);
+                self.moved(address, function);
             }
         }
         Ok(())

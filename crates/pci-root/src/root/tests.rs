@@ -13,6 +13,7 @@ use crate::window::{Span, WindowError};
 
 mod bars;
 mod model;
+mod plug;
 
 const LOW: Span = Span::new(0xc000_0000, 0x1000_0000);
 const HIGH: Span = Span::new(1 << 39, 1 << 39);
