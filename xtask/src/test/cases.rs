@@ -7,7 +7,7 @@ use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
 use super::clients::{self, Client};
-use super::{copies, disks, networks, para, small, snapshots, sockets, words};
+use super::{copies, disks, networks, para, plugged, small, snapshots, sockets, words};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +274,7 @@ pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
             snapshots::CASES,
             copies::CASES,
             sockets::CASES,
+            plugged::CASES,
         ],
         Vendor::Intel => &[INTEL],
     };

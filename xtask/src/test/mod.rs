@@ -18,6 +18,7 @@ mod networks;
 mod packaged;
 mod para;
 mod parts;
+mod plugged;
 mod small;
 mod snapshots;
 mod sockets;

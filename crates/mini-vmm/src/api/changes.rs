@@ -13,7 +13,7 @@ use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::model::{Model, check_readable};
 use super::nets::Net;
-use crate::config::{DiskSpec, Format, VmSpec};
+use crate::config::{DeviceAt, DiskSpec, Format, VmSpec};
 use crate::devices;
 use crate::inputs;
 use crate::vmm::control::{Command, DiskChange, NetChange};
@@ -25,6 +25,14 @@ pub(super) struct DrivePatch {
     /// Another image than now.
     path: Option<PathBuf>,
     limits: Option<Limits>,
+}
+
+/// The body of `PATCH /network-interfaces/{id}`.
+#[derive(Debug)]
+pub(super) struct NetPatch {
+    at: usize,
+    rx: Limits,
+    tx: Limits,
 }
 
 impl Model {
@@ -76,9 +84,8 @@ impl Model {
         if image.is_none() && limits.is_none() {
             return Ok((Command::ResizeDisks, undo));
         }
-        let disk = at;
         let change = DiskChange {
-            disk,
+            disk: DeviceAt::of(&self.spec.disk, at).unwrap_or(DeviceAt::Number(at)),
             image,
             limits,
         };
@@ -113,14 +120,14 @@ impl Model {
     }
 
     /// Whether this process writes to a file that `spec` is made from.
-    fn writes_to(&self, spec: &VmSpec) -> bool {
+    pub(super) fn writes_to(&self, spec: &VmSpec) -> bool {
         let log = self.logger.as_ref().and_then(|logger| logger.path.as_ref());
         let mut outputs = inputs::outputs(spec).chain(log);
         outputs.any(|output| inputs::same_as(output, spec).is_some())
     }
 
     /// Reads the body of `PATCH /network-interfaces/{id}`.
-    pub(super) fn read_net_patch(&self, id: &str, mut fields: Fields) -> Result<NetChange, Fault> {
+    pub(super) fn read_net_patch(&self, id: &str, mut fields: Fields) -> Result<NetPatch, Fault> {
         check_id("iface_id", id, fields.text("iface_id")?)?;
         let (rx, tx) = (
             fields.take("rx_rate_limiter"),
@@ -129,33 +136,39 @@ impl Model {
         fields.finish()?;
         let at = self.nets.iter().position(|net| net.id == id);
         let ids = self.nets.iter().map(|net| net.id.as_str());
-        let net = at.ok_or_else(|| absent("iface_id", id, "networks", ids))?;
-        let spec = &self.nets[net].spec;
-        Ok(NetChange {
-            net,
+        let at = at.ok_or_else(|| absent("iface_id", id, "networks", ids))?;
+        let spec = &self.nets[at].spec;
+        Ok(NetPatch {
+            at,
             rx: limits("rx_rate_limiter", rx, spec.rx)?,
             tx: limits("tx_rate_limiter", tx, spec.tx)?,
         })
     }
 
     /// The command for `PATCH /network-interfaces/{id}`, and how to undo its effect on the description.
-    pub(super) fn change_net(&mut self, change: NetChange) -> (Command, Undo) {
-        let NetChange { net, rx, tx } = change;
-        let Net { id, spec } = self.nets[net].clone();
+    pub(super) fn change_net(&mut self, patch: NetPatch) -> (Command, Undo) {
+        let NetPatch { at, rx, tx } = patch;
+        let Net { id, spec } = self.nets[at].clone();
         let undo = Undo::Net {
             id,
             before: [spec.rx, spec.tx],
             after: [rx, tx],
         };
-        for spec in [&mut self.nets[net].spec, &mut self.spec.net[net]] {
+        for spec in [&mut self.nets[at].spec, &mut self.spec.net[at]] {
             (spec.rx, spec.tx) = (rx, tx);
         }
-        (Command::LimitNet(change), undo)
+        let net = DeviceAt::of(&self.spec.net, at).unwrap_or(DeviceAt::Number(at));
+        (Command::LimitNet(NetChange { net, rx, tx }), undo)
     }
 
-    /// Undoes a change that the machine refused, where nothing else has changed since.
-    pub(super) fn undo(&mut self, undo: Undo) {
+    /// Undoes a change that the machine refused, where nothing else has changed since. One that `is_done` is undone only if it
+    /// is a removal, which the description has not seen yet.
+    pub(super) fn settle(&mut self, undo: Undo, is_done: bool) {
         match undo {
+            Undo::Added { slot } if !is_done => self.drop_device(slot),
+            Undo::Removed { slot } if is_done => self.drop_device(slot),
+            Undo::Added { .. } | Undo::Removed { .. } => {}
+            _ if is_done => {}
             Undo::Drive { id, before, after } => {
                 let at = self.drives.iter().position(|drive| drive.id == id);
                 let Some(at) = at else { return };
@@ -177,7 +190,8 @@ impl Model {
     }
 }
 
-/// What a change did to the description. It is there at once, so that the next change builds on it.
+/// What a change did to the description. It is there at once, so that the next change builds on it, except that a removed
+/// device stays until the guest has given it up.
 #[derive(Debug)]
 pub(super) enum Undo {
     Drive {
@@ -185,6 +199,10 @@ pub(super) enum Undo {
         before: DiskSpec,
         after: DiskSpec,
     },
+    /// A device in this slot is new.
+    Added { slot: u8 },
+    /// The device in this slot is to go.
+    Removed { slot: u8 },
     /// The limits of what the guest receives, and of what it sends.
     Net {
         id: String,

@@ -26,9 +26,14 @@ pub(super) struct Drive {
 impl Drive {
     /// A disk of the command line or a config file.
     pub fn of_spec(index: usize, spec: &DiskSpec) -> Self {
+        Drive::named(&format!("disk{index}"), spec.clone())
+    }
+
+    /// A disk with what only our own words say.
+    pub fn named(id: &str, spec: DiskSpec) -> Self {
         Drive {
-            id: format!("disk{index}"),
-            spec: spec.clone(),
+            id: id.to_owned(),
+            spec,
             is_root: false,
             partuuid: None,
         }

@@ -19,6 +19,7 @@ mod model;
 mod nets;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod playground;
+mod plug;
 mod restored;
 mod routes;
 mod server;

@@ -16,7 +16,9 @@ use super::logger::Logger;
 use super::mmds::Mmds;
 use super::nets::Net;
 use super::{Error, MAX_BODY, vsock};
-use crate::config::{self, Draft, Limits, NetError, RngSpec, SerialSpec, VirtioSpec, VmSpec};
+use crate::config::{
+    self, Draft, HotplugSlots, Limits, NetError, RngSpec, SerialSpec, VirtioSpec, VmSpec,
+};
 use crate::inputs;
 use crate::layout::MIB;
 use crate::start_time::Moment;
@@ -24,6 +26,9 @@ use crate::telemetry;
 
 /// Why metrics take no words of the client's.
 const NO_WORDS: &str = "lines of metrics have counters only";
+
+/// The slots for new devices of a machine in Firecracker's place.
+const SLOTS: u8 = 8;
 
 /// A description under construction.
 #[derive(Clone, Debug)]
@@ -89,12 +94,14 @@ impl Model {
     /// Begins as Firecracker does. Unless `pci`, devices are memory-mapped, and both ACPI and the command line name them,
     /// because clients boot kernels with and without ACPI.
     pub fn firecracker(pci: bool) -> Self {
-        let (virtio, suffix) = match pci {
-            true => (VirtioSpec::Pci, ""),
-            false => (VirtioSpec::MmioBoth, " pci=off"),
+        let (virtio, slots, suffix) = match pci {
+            true => (VirtioSpec::Pci, SLOTS, ""),
+            false => (VirtioSpec::MmioBoth, 0, " pci=off"),
         };
         let spec = VmSpec {
             virtio,
+            // Its clients add devices without saying so before.
+            hotplug: HotplugSlots(slots),
             memory: 128 * MIB,
             // Clients look for threads with these names.
             vcpu_thread: "fc_vcpu ",

@@ -113,6 +113,12 @@ impl Served {
     }
 }
 
+/// Whether a PUT to a path adds a device.
+fn adds(path: &str) -> bool {
+    let kinds = ["/devices/", "/drives/", "/network-interfaces/"];
+    kinds.iter().any(|kind| path.starts_with(kind))
+}
+
 /// Answers requests unless they would open a file of the host.
 impl Handler for Served {
     type Awaited = Awaited;
@@ -127,6 +133,10 @@ impl Handler for Served {
             }
             _ if request.method == "PATCH" && path.starts_with("/drives/") => {
                 Ok(Err(Fault::new("this may open files; leave it out")))
+            }
+            // A new device is opened at once. Before the start they are only described.
+            _ if request.method == "PUT" && self.routes.machine.has_started() && adds(path) => {
+                Ok(Err(Fault::new("this opens a device; leave it out")))
             }
             _ => self.routes.handle(request),
         }

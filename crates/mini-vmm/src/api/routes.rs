@@ -20,7 +20,8 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/actions", "PUT"),
     ("/boot-source", "PUT"),
     ("/cpu-config", "PUT"),
-    ("/drives/{id}", "PUT, PATCH"),
+    ("/devices/{id}", "PUT, DELETE"),
+    ("/drives/{id}", "PUT, PATCH, DELETE"),
     ("/entropy", "PUT"),
     ("/logger", "PUT"),
     ("/machine-config", "GET, PUT, PATCH"),
@@ -29,7 +30,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
     ("/metrics", "GET, PUT"),
     ("/mmds", "GET, PUT, PATCH"),
     ("/mmds/config", "PUT"),
-    ("/network-interfaces/{id}", "PUT, PATCH"),
+    ("/network-interfaces/{id}", "PUT, PATCH, DELETE"),
     ("/options", "GET, PATCH"),
     ("/serial", "PUT"),
     ("/snapshot", "PUT"),
@@ -109,6 +110,9 @@ impl Routes {
         if let Some(id) = path.strip_prefix("/network-interfaces/") {
             return self.net(request, id);
         }
+        if let Some(id) = path.strip_prefix("/devices/") {
+            return self.device(request, id);
+        }
         match (request.method, path) {
             ("GET", _) if !request.body.is_empty() => {
                 Err(Fault::new("GET request cannot have a body: leave it out"))
@@ -167,6 +171,15 @@ impl Routes {
     /// `/drives/{id}`.
     fn drive(&mut self, request: Request<'_>, id: &str) -> Result<Handled, Fault> {
         match request.method {
+            "PUT" if self.machine.has_started() => {
+                let fields = Fields::parse(request.body)?;
+                let (command, undo) = self.machine.running()?.add_drive(id, fields)?;
+                self.machine.change(command, undo).map(Handled::Later)
+            }
+            "DELETE" => {
+                let (command, undo) = self.machine.running()?.remove_drive(id)?;
+                self.machine.change(command, undo).map(Handled::Later)
+            }
             "PUT" => {
                 let draft = self.machine.draft()?;
                 draft.put_drive(id, Fields::parse(request.body)?)?;
@@ -190,6 +203,15 @@ impl Routes {
     /// `/network-interfaces/{id}`.
     fn net(&mut self, request: Request<'_>, id: &str) -> Result<Handled, Fault> {
         match request.method {
+            "PUT" if self.machine.has_started() => {
+                let fields = Fields::parse(request.body)?;
+                let (command, undo) = self.machine.running()?.add_net(id, fields)?;
+                self.machine.change(command, undo).map(Handled::Later)
+            }
+            "DELETE" => {
+                let (command, undo) = self.machine.running()?.remove_net(id)?;
+                self.machine.change(command, undo).map(Handled::Later)
+            }
             "PUT" => {
                 let draft = self.machine.draft()?;
                 draft.put_net(id, Fields::parse(request.body)?)?;
@@ -207,6 +229,27 @@ impl Routes {
             }
             method => Err(no_route(method, "/network-interfaces/{id}")),
         }
+    }
+
+    /// `/devices/{id}`: disks and networks that come and go, in the words of their flags.
+    fn device(&mut self, request: Request<'_>, id: &str) -> Result<Handled, Fault> {
+        let (command, undo) = match request.method {
+            "PUT" => {
+                let fields = Fields::parse(request.body)?;
+                self.machine.running()?.add_device(id, fields)?
+            }
+            "DELETE" => {
+                let mut force = false;
+                if !request.body.is_empty() {
+                    let mut fields = Fields::parse(request.body)?;
+                    force = fields.switch("force")?.unwrap_or(false);
+                    fields.finish()?;
+                }
+                self.machine.running()?.remove_device(id, force)?
+            }
+            method => return Err(no_route(method, "/devices/{id}")),
+        };
+        self.machine.change(command, undo).map(Handled::Later)
     }
 
     /// `GET /`.

@@ -157,6 +157,12 @@ impl Machine {
         }
     }
 
+    /// Whether the machine has started.
+    pub fn has_started(&mut self) -> bool {
+        self.look();
+        matches!(self.phase, Phase::Started(_))
+    }
+
     /// The description of a machine that was started, to note what changes.
     ///
     /// # Errors
@@ -254,7 +260,7 @@ impl Machine {
         let mut later = match sent {
             Ok(later) => later,
             Err(fault) => {
-                self.model.undo(undo);
+                self.model.settle(undo, false);
                 return Err(fault);
             }
         };
@@ -281,9 +287,8 @@ impl Machine {
                 Err(TryRecvError::Disconnected) => None,
                 Ok(answer) => Some(answer),
             };
-            if !matches!(answer, Some(Ok(_))) {
-                self.model.undo(change.undo);
-            }
+            self.model
+                .settle(change.undo, matches!(answer, Some(Ok(_))));
             if let Some(answer) = answer {
                 let _ = change.asker.send(answer);
             }

@@ -39,18 +39,32 @@ pub(super) fn check(order: &Order) -> Result<(), &'static str> {
     let is_snapshot = order.action == Action::Snapshot;
     let dir = order.dir.as_deref();
     let is_pages = dir.is_some_and(|dir| PAGES.iter().any(|which| dir == Path::new(which)));
-    match (order.action, dir) {
+    let has_name = matches!(order.action, Action::Add | Action::Remove | Action::Resize);
+    let said = match (order.action, dir) {
         (Action::Snapshot, None) => Err("a snapshot needs a directory; name one after the action"),
         (Action::Memory, _) if !is_pages => Err("say which memory: dirty or resident"),
-        (Action::Snapshot | Action::Memory, _) | (_, None) => {
-            match (order.diff, order.keep_running) {
-                (true, _) if !is_snapshot => Err("--diff belongs to snapshot; leave it out"),
-                (_, true) if !is_snapshot => {
-                    Err("--keep-running belongs to snapshot; leave it out")
-                }
-                _ => Ok(()),
-            }
-        }
+        (_, None) if has_name => Err("name the device after the action"),
+        (Action::Snapshot | Action::Memory, _) | (_, None) => Ok(()),
+        (_, Some(_)) if has_name => Ok(()),
         (_, Some(_)) => Err("this action takes no directory; leave it out"),
+    };
+    said?;
+    let is_add = order.action == Action::Add;
+    match (order.diff, order.keep_running) {
+        (true, _) if !is_snapshot => Err("--diff belongs to snapshot; leave it out"),
+        (_, true) if !is_snapshot => Err("--keep-running belongs to snapshot; leave it out"),
+        _ if is_add != order.device.is_some() => {
+            Err("add needs one of --disk and --net, and other actions need neither")
+        }
+        _ if order.force && order.action != Action::Remove => {
+            Err("--force belongs to remove; leave it out")
+        }
+        _ => Ok(()),
     }
+}
+
+/// The device to add. Only one of the two is given.
+pub(super) fn device(disk: Option<String>, net: Option<String>) -> Option<(&'static str, String)> {
+    disk.map(|words| ("disk", words))
+        .or(net.map(|words| ("net", words)))
 }

@@ -112,6 +112,14 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "HOW", value_parser = Word("virtio", VirtioSpec::WORDS), help_heading = "Devices")]
     virtio: Option<OsString>,
 
+    /// Keep N slots for disks and networks that come and go [default: 0]
+    ///
+    /// At most 16, on PCI. `mini-vmm ctl SOCKET add` and `remove` then change the machine while its guest runs. Slots are
+    /// the last device numbers of the bus. A disk or network with slot=31 can also be removed.
+    #[arg(long, value_name = "N", value_parser = Word("hotplug", &[]), help_heading = "Devices")]
+    #[arg(hide_short_help = true)]
+    hotplug: Option<OsString>,
+
     /// Give the guest random numbers by a virtio device [default: off]
     ///
     /// on, off, or limits: bandwidth=SIZE and iops=N, both per second.
@@ -124,7 +132,7 @@ pub(super) struct MachineFlags {
     /// queues=N; cache=writeback|writethrough|unsafe [default: writeback];
     /// engine=auto|sync|async [default: auto]; bandwidth=SIZE and iops=N, both per second;
     /// overlay=DIR|tmp, which keeps what the guest writes until the machine ends and leaves the image alone;
-    /// iothread=NAME, a thread that disks of that name share. A comma in a path is doubled. The guest finds the disks
+    /// iothread=NAME, a thread that disks of that name share; slot=N, one of --hotplug. A comma in a path is doubled. The guest finds the disks
     /// in the order of the flags, after those of the config file.
     #[arg(long, value_name = "WORDS", value_parser = Word("disk", &[]), help_heading = "Devices")]
     disk: Option<Vec<OsString>>,
@@ -141,7 +149,7 @@ pub(super) struct MachineFlags {
     /// tap=NAME: an existing tap of the host's. fd=N: a tap that is open under that number. user: the host's network
     /// without root, by the program passt. Keys: forward=HOST:GUEST, a TCP port, with user, also several times;
     /// mac=ADDRESS; mtu=N; queues=N, with tap; bandwidth=SIZE and iops=N, both per second and direction, and with rx- or
-    /// tx- before them of one direction; iothread=NAME. The guest finds the networks in the order of the flags, after those of the config file.
+    /// tx- before them of one direction; iothread=NAME; slot=N, one of --hotplug. The guest finds the networks in the order of the flags, after those of the config file.
     #[arg(long, value_name = "WORDS", value_parser = Word("net", &[]), help_heading = "Devices")]
     net: Option<Vec<OsString>>,
 

@@ -336,16 +336,28 @@ enum Subcommand {
     /// Waits until it is done, and says what it waits for. Exit code 0: done. 1: not done; the reason is on stderr.
     #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]\n       \
                           mini-vmm ctl <SOCKET> snapshot <DIR> [--diff] [--keep-running]\n       \
-                          mini-vmm ctl <SOCKET> memory <dirty|resident> [--json]")]
+                          mini-vmm ctl <SOCKET> memory <dirty|resident> [--json]\n       \
+                          mini-vmm ctl <SOCKET> add <NAME> <--disk <WORDS>|--net <WORDS>>\n       \
+                          mini-vmm ctl <SOCKET> remove <NAME> [--force]\n       \
+                          mini-vmm ctl <SOCKET> resize <NAME>")]
     Ctl {
         /// The path of its socket
         #[arg(value_hint = ValueHint::FilePath)]
         socket: PathBuf,
         /// What to do
         action: Action,
-        /// The directory of a snapshot, which is replaced if it is one; or which memory: dirty, resident
+        /// The directory of a snapshot, which is replaced if it is one; which memory: dirty, resident; or a device's name
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
+        /// The disk to add, in the words of a machine's --disk; paths are those of the machine's process
+        #[arg(long, value_name = "WORDS", conflicts_with = "net")]
+        disk: Option<String>,
+        /// The network to add, in the words of a machine's --net
+        #[arg(long, value_name = "WORDS")]
+        net: Option<String>,
+        /// Take the device from a guest that does not answer, at once
+        #[arg(long)]
+        force: bool,
         /// Only write what changed since the last snapshot, or since --restore; see `mini-vmm snapshot merge`
         #[arg(long)]
         diff: bool,
@@ -493,6 +505,9 @@ fn command_of(subcommand: Subcommand, verbosity: u8) -> Result<Command, clap::Er
             socket,
             action,
             dir,
+            disk,
+            net,
+            force,
             diff,
             keep_running,
             json,
@@ -501,6 +516,8 @@ fn command_of(subcommand: Subcommand, verbosity: u8) -> Result<Command, clap::Er
                 socket,
                 action,
                 dir,
+                device: ctl::device(disk, net),
+                force,
                 diff,
                 keep_running,
                 json,

@@ -504,10 +504,17 @@ fn an_order_names_a_socket_and_an_action() {
         let name = match action {
             Action::Snapshot => " snap",
             Action::Memory => " dirty",
+            Action::Add | Action::Remove | Action::Resize => " data",
             _ => "",
         };
+        let device = if action == Action::Add {
+            " --disk path=d"
+        } else {
+            ""
+        };
         let dir = (!name.is_empty()).then(|| PathBuf::from(name.trim()));
-        let Ok(Command::Ctl { order, verbosity }) = parse(&format!("ctl s {word}{name} --json -v"))
+        let Ok(Command::Ctl { order, verbosity }) =
+            parse(&format!("ctl s {word}{name}{device} --json -v"))
         else {
             panic!("{word}");
         };
@@ -515,6 +522,8 @@ fn an_order_names_a_socket_and_an_action() {
             socket: "s".into(),
             action,
             dir,
+            device: (action == Action::Add).then(|| ("disk", "path=d".to_owned())),
+            force: false,
             diff: false,
             keep_running: false,
             json: true,
@@ -525,6 +534,10 @@ fn an_order_names_a_socket_and_an_action() {
         panic!("no order");
     };
     assert!(order.diff && order.keep_running);
+    let Ok(Command::Ctl { order, .. }) = parse("ctl s remove d --force") else {
+        panic!("no order");
+    };
+    assert!(order.force);
     for line in [
         "ctl",
         "ctl s",
@@ -538,6 +551,15 @@ fn an_order_names_a_socket_and_an_action() {
         "ctl s memory warm",
         "ctl s memory dirty --diff",
         "ctl s info --kernel k",
+        "ctl s add",
+        "ctl s add d",
+        "ctl s add d --disk path=a --net user",
+        "ctl s add --net user",
+        "ctl s add d --net user --force",
+        "ctl s remove",
+        "ctl s remove d --disk path=a",
+        "ctl s info --force",
+        "ctl s resize",
         "--cpus 2 ctl s info",
     ] {
         let error = parse(line).expect_err(line);

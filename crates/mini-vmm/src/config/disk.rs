@@ -14,8 +14,8 @@ use virtio_models::rate::{Limit, Limits};
 
 use super::device;
 use super::iothread::{self, IoThreadName};
-use super::shared;
 use super::words::{self, Word, WordError};
+use super::{shared, slots};
 
 pub use virtio_models::block::{Cache, Engine, Format};
 
@@ -70,6 +70,10 @@ pub struct DiskSpec {
     #[serde(default, deserialize_with = "iothread::named")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iothread: Option<IoThreadName>,
+    /// The slot of a disk that can be removed while the guest runs: one of [`HotplugSlots`](super::HotplugSlots).
+    #[serde(default, deserialize_with = "slots::slot")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u8>,
 }
 
 impl DiskSpec {
@@ -88,6 +92,7 @@ impl DiskSpec {
             iops: None,
             overlay: None,
             iothread: None,
+            slot: None,
         }
     }
 

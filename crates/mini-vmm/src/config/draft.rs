@@ -68,6 +68,7 @@ keys! { draft:
     "serial" => draft.spec.serial,
     "serial-bandwidth" => draft.spec.serial_bandwidth,
     "virtio" => draft.spec.virtio,
+    "hotplug" => draft.spec.hotplug,
     "rng" => draft.spec.rng,
     "disk" => draft.spec.disk,
     "cloud-init" => draft.spec.cloud_init,

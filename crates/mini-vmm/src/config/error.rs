@@ -14,8 +14,8 @@ use super::kvm::MAX_MSRS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
 use super::{
-    HypercallAbi, HypercallRoute, Mac, NetError, SharedSizeError, VhostUserError, VmSpec,
-    VsockError,
+    HotplugSlots, HypercallAbi, HypercallRoute, Mac, NetError, SharedSizeError, VhostUserError,
+    VmSpec, VsockError,
 };
 use crate::layout;
 use crate::text::{nearest, shown};
@@ -231,6 +231,32 @@ pub enum Error {
         /// The address.
         mac: Mac,
     },
+    /// There are more slots for hotplug than a machine may have.
+    #[error(
+        "{slots} slots are too many; give the machine at most {}",
+        HotplugSlots::MAX
+    )]
+    ManySlots {
+        /// How many were requested.
+        slots: u8,
+    },
+    /// Only PCI has slots.
+    #[error("only devices on PCI come and go; leave out --hotplug, or say --virtio pci")]
+    SlotsNeedPci,
+    /// A device has a slot that the machine does not have.
+    #[error("slot {slot} is not one of the machine's; {}", which_slots(*slots))]
+    NoSlot {
+        /// The slot.
+        slot: u8,
+        /// How many there are.
+        slots: u8,
+    },
+    /// Two devices have one slot.
+    #[error("two devices have the slot {slot}; give one of them another")]
+    SameSlot {
+        /// The slot.
+        slot: u8,
+    },
     /// Two networks have one link.
     #[error("two networks have {link}; give each one its own")]
     SameLink {
@@ -339,5 +365,13 @@ fn more_memory(bytes: u64) -> String {
     match bytes.checked_mul(layout::MIB) {
         Some(layout::MIN_RAM..=layout::MAX_RAM) => format!("did you mean {bytes}M?"),
         _ => "give it more".to_owned(),
+    }
+}
+
+/// The next step for a wrong slot.
+fn which_slots(slots: u8) -> String {
+    match HotplugSlots(slots).numbers() {
+        none if none.is_empty() => "give it some by --hotplug N".to_owned(),
+        some => format!("choose one from {} to {}", some.start, some.end - 1),
     }
 }

@@ -19,6 +19,7 @@ mod serial;
 mod share;
 mod shared;
 mod shared_memory;
+mod slots;
 mod validate;
 mod vhost_user;
 mod vsock;
@@ -44,6 +45,7 @@ pub use self::rng::RngSpec;
 pub use self::serial::SerialSpec;
 pub use self::share::{Sandbox, ShareSpec};
 pub use self::shared_memory::{SharedMemorySpec, SharedSizeError, check_shared_size};
+pub use self::slots::{DeviceAt, HotplugSlots, MaySlot};
 pub use self::validate::{check_cmdline, check_memory};
 pub use self::vhost_user::{VhostUserDevice, VhostUserError, VhostUserSpec};
 pub use self::vsock::{VsockError, VsockSpec};
@@ -108,6 +110,8 @@ pub struct VmSpec {
     pub serial_bandwidth: Option<Limit>,
     /// How the guest reaches virtio devices.
     pub virtio: VirtioSpec,
+    /// Slots for disks and networks that come and go while the guest runs.
+    pub hotplug: HotplugSlots,
     /// The virtio device that gives the guest random numbers, if there is one.
     #[serde(serialize_with = "rng::write_rng")]
     pub rng: Option<RngSpec>,
@@ -265,6 +269,7 @@ impl VmSpec {
             legacy_timer: false,
             rtc: false,
             virtio: VirtioSpec::default(),
+            hotplug: HotplugSlots::default(),
             rng: None,
             disk: Vec::new(),
             cloud_init: None,

@@ -15,8 +15,8 @@ use virtio_models::net::{MAX_PAIRS, MIN_MTU};
 
 use super::device;
 use super::iothread::{self, IoThreadName};
-use super::shared;
 use super::words::{self, Number, Word, WordError};
+use super::{shared, slots};
 use crate::text::shown;
 
 pub use virtio_models::net::Mac;
@@ -50,6 +50,8 @@ pub struct NetSpec {
     pub tx: Limits,
     /// The I/O thread of the device. By default it is the one that devices share.
     pub iothread: Option<IoThreadName>,
+    /// The slot of a network that can be removed while the guest runs: one of [`HotplugSlots`](super::HotplugSlots).
+    pub slot: Option<u8>,
 }
 
 /// What a network device is connected to.
@@ -96,6 +98,7 @@ impl NetSpec {
             rx: NO_LIMITS,
             tx: NO_LIMITS,
             iothread: None,
+            slot: None,
         }
     }
 }
@@ -204,6 +207,9 @@ struct Keys {
     #[serde(default, deserialize_with = "iothread::named")]
     #[serde(skip_serializing_if = "Option::is_none")]
     iothread: Option<IoThreadName>,
+    #[serde(default, deserialize_with = "slots::slot")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<u8>,
 }
 
 impl TryFrom<Keys> for NetSpec {
@@ -235,6 +241,7 @@ impl TryFrom<Keys> for NetSpec {
                 iops: keys.tx_iops.or(keys.iops),
             },
             iothread: keys.iothread,
+            slot: keys.slot,
         })
     }
 }
@@ -265,6 +272,7 @@ impl From<NetSpec> for Keys {
             tx_bandwidth,
             tx_iops,
             iothread: spec.iothread,
+            slot: spec.slot,
         }
     }
 }

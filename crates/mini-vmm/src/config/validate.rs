@@ -107,6 +107,7 @@ impl VmSpec {
             validate_path("cloud-init directory", dir)?;
         }
         self.check_nets()?;
+        self.check_slots()?;
         self.check_vsock()?;
         self.check_vhost_user()?;
         if let Some(memory) = &self.shared_memory {

@@ -4,6 +4,7 @@
 //! `mini-vmm ctl`: what people ask of a machine whose API has a socket.
 
 mod client;
+mod devices;
 mod memory;
 
 use std::io::{self, ErrorKind};
@@ -40,11 +41,17 @@ pub enum Action {
     Metrics,
     /// List pages of its memory.
     Memory,
+    /// Add a disk or a network.
+    Add,
+    /// Remove one.
+    Remove,
+    /// Tell the guest the size of a disk's image.
+    Resize,
 }
 
 impl Action {
     /// All actions: their words, and what they do.
-    pub const WORDS: [(&str, Action, &str); 10] = [
+    pub const WORDS: [(&str, Action, &str); 13] = [
         ("info", Action::Info, "Show the machine and its state"),
         (
             "start",
@@ -79,6 +86,21 @@ impl Action {
             Action::Memory,
             "Show which pages of a paused machine are dirty or resident",
         ),
+        (
+            "add",
+            Action::Add,
+            "Add a disk or a network, which is called NAME, in a slot of --hotplug",
+        ),
+        (
+            "remove",
+            Action::Remove,
+            "Remove it, and wait until the guest has given it up",
+        ),
+        (
+            "resize",
+            Action::Resize,
+            "Tell the guest the size that the image of the disk NAME has now",
+        ),
     ];
 }
 
@@ -93,8 +115,12 @@ pub struct Order {
     pub socket: PathBuf,
     /// What to do.
     pub action: Action,
-    /// The directory of a snapshot, or which pages of memory: one of [`PAGES`].
+    /// The directory of a snapshot, which pages of memory (one of [`PAGES`]), or the name of a device.
     pub dir: Option<PathBuf>,
+    /// The words of the disk or network to add, with the key that they are for.
+    pub device: Option<(&'static str, String)>,
+    /// Whether a device is taken from a guest that does not answer.
+    pub force: bool,
     /// Whether the snapshot has only what changed since the last one.
     pub diff: bool,
     /// Whether a machine that runs goes on after its snapshot.
@@ -129,6 +155,9 @@ pub enum Error {
     /// The connection ended before the answer.
     #[error("{}: the connection ended before the answer; has the machine ended?", .0.display())]
     Closed(PathBuf),
+    /// There is no name of a device.
+    #[error("say which device; `config` shows those of the command line as disk0, net0 and so on")]
+    NoName,
     /// A snapshot needs a directory.
     #[error("a snapshot needs a directory; name one after the action")]
     NoDirectory,
@@ -199,6 +228,9 @@ pub fn run(order: &Order, say: &mut dyn FnMut(&str)) -> Result<String, Error> {
             )?;
             state("Ended")
         }
+        Action::Add => session.add(order)?,
+        Action::Remove => session.remove(order)?,
+        Action::Resize => session.resize(order)?,
         Action::Stop => {
             session.act("Stop", "waiting for the machine's answer")?;
             session.until_ended("waiting until the machine's process ends")?;

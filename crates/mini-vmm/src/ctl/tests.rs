@@ -37,7 +37,13 @@ fn of(
     let order = Order {
         socket,
         action,
-        dir: (action == Action::Snapshot).then(|| "snap".into()),
+        dir: match action {
+            Action::Snapshot => Some("snap".into()),
+            Action::Add | Action::Remove | Action::Resize => Some("data".into()),
+            _ => None,
+        },
+        device: (action == Action::Add).then(|| ("disk", "path=a b".to_owned())),
+        force: action == Action::Remove,
         diff: false,
         keep_running: false,
         json,
@@ -143,6 +149,8 @@ fn a_server_that_only_closed_the_connection_is_asked_again() {
         socket,
         action: Action::Stop,
         dir: None,
+        device: None,
+        force: false,
         diff: false,
         keep_running: false,
         json: true,
@@ -249,6 +257,8 @@ fn a_missing_server_is_a_question_to_the_user() {
         socket: socket.to_owned(),
         action: Action::Info,
         dir: None,
+        device: None,
+        force: false,
         diff: false,
         keep_running: false,
         json: false,
@@ -261,4 +271,36 @@ fn a_missing_server_is_a_question_to_the_user() {
         at(&dir.path().join("x".repeat(200))),
         "give the path of --api-sock",
     );
+}
+
+#[test]
+fn devices_are_named_in_the_path_and_told_of() {
+    for (action, line, body, text) in [
+        (
+            Action::Add,
+            "PUT /devices/data",
+            r#"{"disk":"path=a b"}"#,
+            "data: added",
+        ),
+        (
+            Action::Remove,
+            "DELETE /devices/data",
+            r#"{"force":true}"#,
+            "data: removed",
+        ),
+        (
+            Action::Resize,
+            "PATCH /drives/data",
+            r#"{"drive_id":"data"}"#,
+            "data: told",
+        ),
+    ] {
+        let result = at(action, move |mut stream, _| {
+            let (first, said) = request(&mut stream);
+            assert!(first.starts_with(line), "{first}");
+            assert_eq!(said, body);
+            answer(&mut stream, "204 No Content", "");
+        });
+        assert_eq!(result.unwrap(), text);
+    }
 }

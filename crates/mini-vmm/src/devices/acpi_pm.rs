@@ -16,12 +16,14 @@ use vcpu_loop::bus::{BusDevice, Place};
 mod aml;
 
 use super::port::{read_byte, write_byte};
-use super::{Device, Generation, PowerButton, RestoreError, Saved, Slot, SuspendError, Window};
+use super::{
+    Device, Generation, PlugEvents, PowerButton, RestoreError, Saved, Slot, SuspendError, Window,
+};
 use crate::config::VmSpec;
 use crate::irq::{IrqLine, NoPin, Pins};
 use crate::layout::{
     ACPI_PM, ACPI_PM_SIZE, ACPI_RESET, ACPI_RESET_VALUE, ACPI_S5_SLEEP_TYPE, ACPI_SLEEP_CONTROL,
-    ACPI_SLEEP_STATUS, GED_EVENTS, GED_GENERATION, GED_GSI, GED_POWER_BUTTON,
+    ACPI_SLEEP_STATUS, GED_EVENTS, GED_GENERATION, GED_GSI, GED_PCI_HOTPLUG, GED_POWER_BUTTON,
 };
 use crate::outcome::{Outcome, OutcomeLatch};
 use crate::sync::lock;
@@ -37,19 +39,23 @@ const RESET: u64 = (ACPI_RESET - ACPI_PM) as u64;
 const EVENTS: u64 = (GED_EVENTS - ACPI_PM) as u64;
 
 /// Every machine has it.
-pub(super) fn plan(_: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
+pub(super) fn plan(spec: &VmSpec, _: &mut Pins) -> Result<Option<Slot>, NoPin> {
     let mut slot = Slot::new(ID, &[Window::ports(ACPI_PM, ACPI_PM_SIZE)], |parts| {
         let pm = Arc::new(AcpiPm::new(parts.outcome.clone(), parts.edge()));
         parts.offers.power_button = Some(pm.clone());
         parts.offers.generation = Some(pm.clone());
+        parts.offers.plug_events = Some(pm.clone());
         Ok(pm)
     });
     slot.gsi = Some(GED_GSI);
-    aml::describe(&mut slot.aml);
+    aml::describe(&mut slot.aml, spec.hotplug.0 > 0);
     Ok(Some(slot))
 }
 
 // The Sleep Control Register (ACPI 6.5, 4.8.3.7): bits 4:2 SLP_TYPx, bit 5 SLP_EN (reads zero).
+/// All events.
+const EVENT_BITS: u8 = GED_POWER_BUTTON | GED_PCI_HOTPLUG | GED_GENERATION;
+
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE: u8 = 0b111 << SLEEP_TYPE_SHIFT;
 const SLEEP_ENABLE: u8 = 1 << 5;
@@ -129,6 +135,13 @@ impl Generation for AcpiPm {
     }
 }
 
+impl PlugEvents for AcpiPm {
+    fn tell(&self) -> io::Result<()> {
+        lock(&self.state).events |= GED_PCI_HOTPLUG;
+        self.irq.raise()
+    }
+}
+
 impl BusDevice for AcpiPm {
     fn read(&self, place: Place, data: &mut [u8]) -> Next {
         read_byte(data, || {
@@ -168,7 +181,7 @@ impl Device for AcpiPm {
         } = state;
         for (field, value, bits) in [
             ("sleep_type", sleep_type, SLEEP_TYPE >> SLEEP_TYPE_SHIFT),
-            ("events", events, GED_POWER_BUTTON | GED_GENERATION),
+            ("events", events, EVENT_BITS),
         ] {
             if value & !bits != 0 {
                 return Err(RestoreError::Field {
@@ -293,6 +306,17 @@ mod tests {
     }
 
     #[test]
+    fn news_of_slots_is_an_interrupt_and_an_event_that_is_saved() {
+        let pm = acpi_pm();
+        PlugEvents::tell(&pm).unwrap();
+        assert_eq!(pm.irq.event().unwrap().read().unwrap(), 1);
+        let fresh = acpi_pm();
+        fresh.restore(&state_of(&pm).unwrap()).unwrap();
+        assert_eq!(fresh.irq.event().unwrap().read().unwrap(), 1);
+        assert_eq!(read(&fresh, EVENTS), [GED_PCI_HOTPLUG]);
+    }
+
+    #[test]
     fn odd_accesses_are_harmless() {
         let pm = acpi_pm();
         pm.press().unwrap();
@@ -326,7 +350,7 @@ mod tests {
                 ..AcpiPmState::default()
             },
             AcpiPmState {
-                events: 2,
+                events: 8,
                 ..AcpiPmState::default()
             },
         ] {

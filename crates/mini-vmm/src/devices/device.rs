@@ -20,7 +20,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::Backends;
 use super::events::EventSource;
-use super::virtio::IoThreads;
+use super::virtio::{IoThreads, Slots};
 use crate::config::VmSpec;
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::irq::{IrqLine, Irqs};
@@ -153,6 +153,10 @@ pub struct Offers {
     pub power_button: Option<Arc<dyn PowerButton>>,
     /// Tells the guest of a new generation.
     pub generation: Option<Arc<dyn Generation>>,
+    /// Tells the guest of devices that come and go.
+    pub plug_events: Option<Arc<dyn PlugEvents>>,
+    /// The slots for them, if the machine has some.
+    pub(super) slots: Option<Arc<dyn Slots>>,
     /// The control of each disk, in order.
     pub disks: Vec<Arc<block::Control>>,
     /// The control of each network, in order.
@@ -195,6 +199,15 @@ pub trait Generation: Send + Sync {
     /// Notes the event that its generation ID in memory has changed. Returns the GSI of the interrupt, an edge, for which
     /// the guest looks at it.
     fn announce(&self) -> u32;
+}
+
+/// Tells the guest that something has happened to slots.
+pub trait PlugEvents: Send + Sync {
+    /// Notes the event, and interrupts the guest.
+    ///
+    /// # Errors
+    /// The interrupt can't be raised. The guest notices the event at the next one.
+    fn tell(&self) -> io::Result<()>;
 }
 
 /// A device: registers on the bus, and a state that can be saved and restored.

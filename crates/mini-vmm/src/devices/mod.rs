@@ -20,6 +20,7 @@ mod events;
 mod i8042;
 mod network;
 mod overlay;
+mod plug;
 mod pm1;
 mod port;
 mod pvpanic;
@@ -37,15 +38,18 @@ use crate::irq::{NoPin, Pins};
 pub(crate) use backends::open_disk;
 pub use backends::{BackendError, Backends};
 pub use device::{
-    Device, Generation, Offers, PowerButton, RestoreError, Saved, Slot, SuspendError, Window,
+    Device, Generation, Offers, PlugEvents, PowerButton, RestoreError, Saved, Slot, SuspendError,
+    Window,
 };
 pub use network::{NetworkError, PasstError};
 pub use overlay::SavedOverlay;
 pub(crate) use overlay::copy as copy_overlay;
+pub use plug::{NewDevice, NewLink};
 pub use serial::SerialDevice;
 pub use set::{Connections, DeviceSet, Error};
 pub use share::ShareError;
 pub use vhost_user::VhostUserHostError;
+pub use virtio::SlotError;
 
 /// Plans a device if the description has it. A device without a fixed GSI takes a free pin.
 type Plan = fn(&VmSpec, &mut Pins) -> Result<Option<Slot>, NoPin>;

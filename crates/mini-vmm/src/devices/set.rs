@@ -12,6 +12,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::device::Parts;
 use super::events;
+use super::plug::Later;
 use super::virtio::IoThreads;
 use super::{Backends, Device, Offers, RestoreError, Saved, Slot, SuspendError};
 use crate::config::VmSpec;
@@ -21,7 +22,7 @@ use crate::outcome::OutcomeLatch;
 use crate::sync::Worker;
 
 /// How long a pause waits for requests in flight, of all devices together. A host that is slower has other problems.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the devices of a machine are connected to.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +47,10 @@ pub struct DeviceSet {
     // First, so that it stops before the devices that it serves are dropped.
     _thread: Option<Worker>,
     /// The threads of virtio devices. They end before guest memory is unmapped.
-    io: IoThreads,
+    pub(super) io: IoThreads,
     devices: Vec<Arc<dyn Device>>,
-    offers: Offers,
+    pub(super) offers: Offers,
+    pub(super) later: Option<Later>,
 }
 
 impl Drop for DeviceSet {
@@ -72,6 +74,7 @@ impl DeviceSet {
             io: IoThreads::new(connections.outcome),
             devices: Vec::with_capacity(slots.len()),
             offers: Offers::default(),
+            later: None,
         };
         let mut sources = Vec::new();
         for slot in slots {
@@ -98,6 +101,11 @@ impl DeviceSet {
             }
             set.devices.push(device);
         }
+        set.later = set.offers.slots.is_some().then(|| Later {
+            outcome: connections.outcome.clone(),
+            irqs: connections.irqs.clone(),
+            memory: connections.memory.clone(),
+        });
         set._thread = events::start(sources, connections.outcome).map_err(Error::Events)?;
         Ok(set)
     }

@@ -158,7 +158,7 @@ fn adapt_with(
         if saved.overlay.is_some() && disk.overlay.is_none() {
             return Err(AdaptError::Overlay(saved.path.clone()));
         }
-        disk.queues = saved.queues;
+        (disk.queues, disk.slot) = (saved.queues, saved.slot);
         // The guest knows whether it can flush.
         if [disk.cache, saved.cache].contains(&Cache::Unsafe) {
             disk.cache = saved.cache;
@@ -215,6 +215,7 @@ fn keep(net: &mut NetSpec, saved: &NetSpec) {
     net.mac = net.mac.or(saved.mac);
     net.mtu = net.mtu.or(saved.mtu);
     net.queues = saved.queues;
+    net.slot = saved.slot;
 }
 
 #[cfg(test)]

@@ -34,6 +34,9 @@ pub(crate) enum Event {
     Reset,
     /// The guest reported a panic.
     GuestPanic,
+    /// A device was added while the guest runs, or removed, in this slot.
+    DeviceAdded(u8),
+    DeviceRemoved(u8),
     /// A device reported a problem of the host.
     DeviceError {
         device: String,
@@ -52,6 +55,8 @@ impl Event {
             Event::Resumed => json!({ "event": "resumed" }),
             Event::Reset => json!({ "event": "reset" }),
             Event::GuestPanic => json!({ "event": "guest-panic" }),
+            Event::DeviceAdded(slot) => json!({ "event": "device-added", "slot": slot }),
+            Event::DeviceRemoved(slot) => json!({ "event": "device-removed", "slot": slot }),
             Event::DeviceError { device, message } => json!({
                 "event": "device-error",
                 "device": device,

@@ -85,6 +85,11 @@ impl Meter {
         machine.sources = Some(sources);
     }
 
+    /// Counts the same machine with other devices.
+    pub fn update(&self, sources: Sources) {
+        lock(&self.machine).sources = Some(sources);
+    }
+
     /// Counts what the limit of the console's output drops.
     pub fn attach_console(&self, output: Option<ConsoleOutput>) {
         *lock(&self.console) = output;
@@ -181,8 +186,12 @@ impl OfMachine {
             .sources
             .as_ref()
             .map_or_else(Vec::new, Sources::samples);
-        for (sample, before) in samples.iter_mut().zip(&self.before) {
-            if sample.is_same(before) {
+        for (at, sample) in samples.iter_mut().enumerate() {
+            // The place is another one only if devices have come or gone.
+            let before = self.before.get(at).filter(|before| sample.is_same(before));
+            let before =
+                before.or_else(|| self.before.iter().find(|before| sample.is_same(before)));
+            if let Some(before) = before {
                 sample.add(before.value);
             }
         }

@@ -10,11 +10,13 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use vcpu_loop::FailureReport;
+use virtio_models::block;
 
 use super::begin::open_console;
 use super::run::{Controls, Vmm};
 use super::{Ended, Error};
-use crate::config::VmSpec;
+use crate::config::{DiskSpec, VmSpec};
+use crate::devices::NewDevice;
 use crate::machine::Images;
 use crate::machine::MachineState;
 use crate::outcome::Outcome;
@@ -126,6 +128,27 @@ impl Handle {
     /// As [`command`](Self::command).
     pub fn resize_disks(&self) -> Result<(), control::Error> {
         self.command(Command::ResizeDisks).map(drop)
+    }
+
+    /// [`Command::AddDevice`]. The disk's description names a [slot](crate::config::HotplugSlots) of the machine that is free.
+    ///
+    /// # Errors
+    /// The image can't be used, or as [`command`](Self::command).
+    pub fn add_disk(&self, disk: DiskSpec) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let image = block::open(&disk.block())?;
+        let device = NewDevice::Disk(disk, image);
+        self.command(Command::AddDevice(Box::new(device)))?;
+        Ok(())
+    }
+
+    /// [`Command::RemoveDevice`], of the device in a slot. Waits until the guest has given it up, for up to
+    /// [`GIVE_UP`](control::GIVE_UP). With `force` it does not wait.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn remove_device(&self, slot: u8, force: bool) -> Result<(), control::Error> {
+        self.command(Command::RemoveDevice { slot, force })
+            .map(drop)
     }
 
     /// [`Command::Stop`]: [`wait`](Self::wait) then returns soon.

@@ -35,6 +35,8 @@ pub struct Vmm {
     host: Host,
     /// `None` for a machine that was saved. It can't start again.
     images: Option<Images>,
+    /// What the devices of a machine use that was saved.
+    thawed: Backends,
     /// What is known about the memory of the machine.
     pub(super) tracker: Tracker,
     pub(super) console: Console,
@@ -119,13 +121,15 @@ impl Vmm {
             net.mac = Some(mac);
         }
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
+        let mut thawed = Backends::default();
         let (images, loading, tracker) = match origin {
             Origin::Images(images) => {
                 let loading = Loading::start(&host, spec, &images, &watch);
                 (Some(images), loading, Tracker::default())
             }
             Origin::Frozen(frozen, backends, tracker) => {
-                (None, Loading::thaw(&host, spec, frozen, &backends), tracker)
+                thawed = backends;
+                (None, Loading::thaw(&host, spec, frozen, &thawed), tracker)
             }
         };
         if let Some(outcome) = stopped() {
@@ -143,6 +147,7 @@ impl Vmm {
             spec: described,
             host,
             images,
+            thawed,
             tracker,
             console,
             signals,
@@ -190,6 +195,20 @@ impl Vmm {
                 Err(outcome) => return Ok(outcome.into()),
             };
         }
+    }
+
+    /// What the devices use on the host, with the description.
+    pub(super) fn backends(&mut self) -> (&mut Backends, &mut VmSpec) {
+        let backends = match &mut self.images {
+            Some(images) => &mut images.backends,
+            None => &mut self.thawed,
+        };
+        (backends, &mut self.spec)
+    }
+
+    /// Counts what the devices of a machine count now.
+    pub(super) fn count(&self, machine: &Machine) {
+        self.meter.update(sources(machine));
     }
 
     /// How an outcome affects the run.

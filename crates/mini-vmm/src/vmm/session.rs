@@ -4,6 +4,7 @@
 //! The control loop of one machine of a run, from its start to its outcome.
 
 mod guest;
+mod plug;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use log::{debug, warn};
 use vcpu_loop::{FailureReport, VcpuEventSubscriber};
 
+use self::plug::Removal;
 use super::policy::VcpuPolicy;
 use super::run::{Built, Vmm};
 use super::{Ended, Error};
@@ -40,6 +42,8 @@ pub(super) struct Session<'a> {
     is_running: Option<bool>,
     /// The event when they do next.
     next_event: Option<Event>,
+    /// The devices that the guest is asked to give up.
+    removals: Vec<Removal>,
 }
 
 impl<'a> Session<'a> {
@@ -61,6 +65,7 @@ impl<'a> Session<'a> {
             // Before anything feeds its devices.
             machine.pause()?;
         }
+        machine.devices.wake_by(|| run.door.waker());
         let report = Rc::new(RefCell::new(None));
         let mut manager = EventManager::new().map_err(Error::EventLoop)?;
         let shown = run.door.shown();
@@ -97,6 +102,7 @@ impl<'a> Session<'a> {
             report,
             is_running: is_paused.then_some(false),
             next_event,
+            removals: Vec::new(),
         })
     }
 
@@ -108,6 +114,9 @@ impl<'a> Session<'a> {
         let mut outcome = self.wait()?;
         if outcome == Outcome::Reset {
             outcome = self.overdue().unwrap_or(outcome);
+        }
+        if self.resets() {
+            self.forget_removed();
         }
         if let Err(error) = self.machine.stop() {
             // The outcome matters more than a thread that ends with the process anyway.
@@ -157,11 +166,16 @@ impl<'a> Session<'a> {
                 return Ok(outcome);
             }
             self.serve_guest()?;
+            self.finish_removals();
             let has_served = self.serve();
             let runs = self.state().is_running();
             self.set_running(runs)?;
             let sleep = self.supervisor.borrow_mut().check_deadlines(Instant::now());
-            let sleep = if has_served { 0 } else { sleep };
+            let sleep = match (sleep, self.until_removal()) {
+                _ if has_served => 0,
+                (sleep, -1) | (-1, sleep) => sleep,
+                (sleep, other) => sleep.min(other),
+            };
             match self.manager.run_with_timeout(sleep) {
                 Ok(_) => {}
                 // A signal handler ran; its stream has the signal.
@@ -177,9 +191,21 @@ impl<'a> Session<'a> {
             return false;
         };
         let command = &envelope.command;
-        let answer = match step(self.state(), command) {
-            (next, Response::Do) => self.perform(command, next),
-            (_, Response::Refused(state)) => Err(control::Error::refused(command.clone(), state)),
+        let (envelope, answer) = match step(self.state(), command) {
+            (_, Response::Do) if matches!(command, Command::RemoveDevice { .. }) => {
+                match self.remove(envelope) {
+                    Some(answered) => answered,
+                    None => return true,
+                }
+            }
+            (next, Response::Do) => {
+                let answer = self.perform(command, next);
+                (envelope, answer)
+            }
+            (_, Response::Refused(state)) => {
+                let refused = control::Error::refused(command.clone(), state);
+                (envelope, Err(refused))
+            }
         };
         match answer {
             // The guest has reset itself meanwhile: the next machine does it.
@@ -215,11 +241,20 @@ impl<'a> Session<'a> {
                 change.apply(self.machine.devices.offers(), &mut self.run.spec)?;
                 Answer::Done
             }
+            Command::AddDevice(device) => {
+                self.add(device)?;
+                Answer::Done
+            }
+            // It may be answered later, so it is not done here.
+            Command::RemoveDevice { .. } => Answer::Done,
             Command::Stop => {
                 self.supervisor.borrow_mut().end(Outcome::Stopped);
                 Answer::Done
             }
-            Command::Save => Answer::Saved(Box::new(self.machine.save()?)),
+            Command::Save => {
+                self.finish_removals();
+                Answer::Saved(Box::new(self.machine.save()?))
+            }
             Command::Snapshot(order) => {
                 self.snapshot(order, next)?;
                 Answer::Done
@@ -248,6 +283,8 @@ impl<'a> Session<'a> {
         if self.latch.is_set() {
             return Err(control::Error::Ended);
         }
+        // What the guest has given up is in no snapshot.
+        self.finish_removals();
         let SnapshotOrder {
             place,
             kind,

@@ -10,6 +10,7 @@ mod fields;
 mod loading;
 mod mmds;
 mod openapi;
+mod plugged;
 mod served;
 mod snapshots;
 mod swagger;

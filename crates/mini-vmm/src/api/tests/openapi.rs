@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::*;
 use crate::api::playground::Playground;
-use crate::config::KEYS;
+use crate::config::{HotplugSlots, KEYS};
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../../openapi.json")).unwrap()
@@ -29,6 +29,13 @@ static DIRECTORY: LazyLock<TempDir> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     crate::snapshot::format_1::write_asked(dir.path());
     dir
+});
+
+/// An image for a new disk.
+static IMAGE: LazyLock<NamedTempFile> = LazyLock::new(|| {
+    let image = NamedTempFile::new().unwrap();
+    image.as_file().set_len(512).unwrap();
+    image
 });
 
 /// An operation of the file.
@@ -57,6 +64,10 @@ impl<'a> Operation<'a> {
     /// The path, with the example's ID.
     fn target(&self) -> String {
         match self.path.split_once('{') {
+            // It is a new one.
+            Some((start, _)) if start == "/devices/" && self.method == "PUT" => {
+                format!("{start}b")
+            }
             Some((start, _)) => format!("{start}a"),
             None => self.path.to_owned(),
         }
@@ -91,6 +102,9 @@ impl<'a> Operation<'a> {
             if exists.contains(&&**name) {
                 *value = file.into();
             }
+            if name == "disk" && self.path == "/devices/{id}" {
+                *value = format!("path={},readonly", IMAGE.path().display()).into();
+            }
         }
         Some(body)
     }
@@ -104,6 +118,12 @@ impl<'a> Operation<'a> {
         let boot = format!(r#"{{"kernel_image_path": "{file}"}}"#);
         done(machine.served(), "PUT", "/boot-source", &boot);
         done(machine.served(), "PUT", "/mmds", r#"{"a": "b"}"#);
+        if self.method == "DELETE" || self.path == "/devices/{id}" {
+            let model = machine.served().routes.machine.draft().unwrap();
+            model.spec.hotplug = HotplugSlots(3);
+            model.spec.disk[0].slot = Some(31);
+            model.spec.net[0].slot = Some(30);
+        }
         if self.json["x-when"] == "after" || self.json["x-when"] == "paused" {
             start(&mut machine);
         }

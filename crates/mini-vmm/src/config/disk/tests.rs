@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Draft, Error, VmSpec};
+use crate::config::{Draft, Error, HotplugSlots, VmSpec};
 
 /// Disks of every kind.
 pub(in crate::config) fn any_disk() -> impl Strategy<Value = DiskSpec> {
@@ -36,6 +36,7 @@ pub(in crate::config) fn any_disk() -> impl Strategy<Value = DiskSpec> {
                 iops,
                 overlay: overlay.map(PathBuf::from),
                 iothread: through.then(|| IoThreadName::new("a-1").unwrap()),
+                slot: None,
             }
         },
     )
@@ -45,6 +46,7 @@ pub(in crate::config) fn any_disk() -> impl Strategy<Value = DiskSpec> {
 fn disks(words: &[&str]) -> Result<Vec<DiskSpec>, Error> {
     let mut draft = Draft::default();
     draft.say("kernel", OsStr::new("vmlinux"))?;
+    draft.say("hotplug", OsStr::new("1"))?;
     for word in words {
         draft.say("disk", OsStr::new(word))?;
     }
@@ -54,7 +56,7 @@ fn disks(words: &[&str]) -> Result<Vec<DiskSpec>, Error> {
 #[test]
 fn all_keys_are_read() {
     let words = "path=a,,b.img,format=qcow2,readonly,serial=S 1,direct=on,queues=4,cache=writethrough,engine=sync,\
-                 bandwidth=10M,iops=1000,overlay=/var/tmp,iothread=fast";
+                 bandwidth=10M,iops=1000,overlay=/var/tmp,iothread=fast,slot=31";
     let all = DiskSpec {
         path: "a,b.img".into(),
         format: Format::Qcow2,
@@ -68,12 +70,14 @@ fn all_keys_are_read() {
         iops: Limit::per_second(1000),
         overlay: Some("/var/tmp".into()),
         iothread: IoThreadName::new("fast"),
+        slot: Some(31),
     };
     assert_eq!(disks(&[words]), Ok(vec![all.clone()]));
     assert_eq!(disks(&["path=d"]), Ok(vec![DiskSpec::new("d")]));
     for disk in [all, DiskSpec::new("d")] {
         let spec = VmSpec {
             disk: vec![disk],
+            hotplug: HotplugSlots(1),
             ..VmSpec::new("vmlinux")
         };
         let json = serde_json::to_string(&spec).unwrap();

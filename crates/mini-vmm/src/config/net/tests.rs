@@ -30,6 +30,7 @@ pub(in crate::config) fn any_nets() -> impl Strategy<Value = Vec<NetSpec>> {
                 mac: has_mac.then_some(Mac([2, 0, 0, 0, 0, number])),
                 mtu,
                 iothread: has_mac.then(|| IoThreadName::new("n").unwrap()),
+                slot: None,
                 queues: if kind == 0 { queues } else { 1 },
                 rx,
                 tx: if number & 2 == 0 { rx } else { tx },

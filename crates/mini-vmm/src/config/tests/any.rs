@@ -86,7 +86,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         let [pvh, auto, reset, go_on] = policy.0;
         let port = PioPort::new(port).ok();
         let port = port.filter(|port| !hypercall::takes_port(devices.1, *port));
-        VmSpec {
+        let spec = VmSpec {
             mmds: None,
             vcpu_thread: "vcpu",
             track_dirty_pages: false,
@@ -172,6 +172,24 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
                 (false, true) => VirtioSpec::Mmio,
                 (false, false) => VirtioSpec::MmioCmdline,
             },
-        }
+            hotplug: HotplugSlots::default(),
+        };
+        with_slots(spec)
     })
+}
+
+/// With slots for some devices, if they are on PCI.
+fn with_slots(mut spec: VmSpec) -> VmSpec {
+    if spec.virtio == VirtioSpec::Pci {
+        spec.hotplug = HotplugSlots(spec.cpus % 15 + 2);
+        spec.disk
+            .iter_mut()
+            .take(1)
+            .for_each(|disk| disk.slot = Some(31));
+        spec.net
+            .iter_mut()
+            .take(1)
+            .for_each(|net| net.slot = Some(30));
+    }
+    spec
 }

@@ -10,6 +10,8 @@ use acpi_tables::aml::{
     ResourceTemplate, Store, ZERO,
 };
 
+use pci_root::acpi::ScanSlots;
+
 use crate::layout;
 
 /// `Notify` value of a power button that was pressed (ACPI 6.5, section 4.8.3.1.2).
@@ -18,11 +20,11 @@ const BUTTON_PRESSED: u8 = 0x80;
 /// `Notify` value of a generation ID that has changed (Microsoft, "Virtual Machine Generation ID").
 const GENERATION_CHANGED: u8 = 0x80;
 
-/// Describes the devices.
-pub(super) fn describe(body: &mut Vec<u8>) {
+/// Describes the devices. `has_slots` says whether the root has slots for hotplug.
+pub(super) fn describe(body: &mut Vec<u8>, has_slots: bool) {
     power_button(body);
     generation_id(body);
-    event_device(body);
+    event_device(body, has_slots);
 }
 
 /// The control method power button (section 4.8.2.2.1.2), notified by the event device.
@@ -52,11 +54,29 @@ fn generation_id(body: &mut Vec<u8>) {
 
 /// The Generic Event Device (section 5.6.9). Its method reads the pending events, which clears them, and notifies the
 /// device of each one.
-fn event_device(body: &mut Vec<u8>) {
+fn event_device(body: &mut Vec<u8>, has_slots: bool) {
     let (port, len) = (layout::GED_EVENTS, 1u8);
     let interrupt = Interrupt::new(true, true, false, false, layout::GED_GSI);
     let pending = Local(0);
     let (power_button, generation) = (Path::new("PWRB"), Path::new("VGEN"));
+    let register = Path::new("EVNT");
+    let read = Store::new(&pending, &register);
+    let is = |event: &'static u8| And::new(&ZERO, &pending, event);
+    let (pressed, changed, news) = (
+        is(&layout::GED_POWER_BUTTON),
+        is(&layout::GED_GENERATION),
+        is(&layout::GED_PCI_HOTPLUG),
+    );
+    let tell_button = Notify::new(&power_button, &BUTTON_PRESSED);
+    let tell_generation = Notify::new(&generation, &GENERATION_CHANGED);
+    let events = [
+        If::new(&pressed, vec![&tell_button]),
+        If::new(&changed, vec![&tell_generation]),
+        If::new(&news, vec![&ScanSlots]),
+    ];
+    let known = if has_slots { 3 } else { 2 };
+    let mut method: Vec<&dyn Aml> = vec![&read];
+    method.extend(events[..known].iter().map(|event| event as &dyn Aml));
     Device::new(
         "_SB_.GED_".into(),
         vec![
@@ -71,22 +91,7 @@ fn event_device(body: &mut Vec<u8>) {
                 FieldUpdateRule::WriteAsZeroes,
                 vec![FieldEntry::Named(*b"EVNT", 8)],
             ),
-            &Method::new(
-                "_EVT".into(),
-                1,
-                true,
-                vec![
-                    &Store::new(&pending, &Path::new("EVNT")),
-                    &If::new(
-                        &And::new(&ZERO, &pending, &layout::GED_POWER_BUTTON),
-                        vec![&Notify::new(&power_button, &BUTTON_PRESSED)],
-                    ),
-                    &If::new(
-                        &And::new(&ZERO, &pending, &layout::GED_GENERATION),
-                        vec![&Notify::new(&generation, &GENERATION_CHANGED)],
-                    ),
-                ],
-            ),
+            &Method::new("_EVT".into(), 1, true, method),
         ],
     )
     .to_aml_bytes(body);

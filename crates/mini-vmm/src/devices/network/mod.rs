@@ -101,6 +101,21 @@ pub(super) fn open(
     .collect()
 }
 
+/// Connects one network more, while a guest runs.
+///
+/// # Errors
+/// [`NetworkError`] names what can't be used, and why.
+pub(super) fn open_new(net: &NetSpec, go_on: &dyn Fn() -> bool) -> Result<Network, NetworkError> {
+    let tap = open_tap(net)?;
+    let name = tap.as_ref().and_then(|tap| tap.first()).map(Tap::name);
+    let derived = || {
+        let link = name.map_or_else(|| format!("slot {:?}", net.slot), str::to_owned);
+        mac::derive(&mac::host_id(), &link)
+    };
+    let mac = net.mac.unwrap_or_else(derived);
+    connect(net, tap, mac, None, go_on)
+}
+
 /// The tap of `net`, if it has one.
 fn open_tap(net: &NetSpec) -> Result<Option<Vec<Tap>>, NetworkError> {
     match &net.link {

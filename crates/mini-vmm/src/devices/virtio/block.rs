@@ -7,18 +7,22 @@ use std::io;
 
 use virtio_models::block::{Block, Notice};
 
-use super::Model;
+use super::{Model, Names};
 use crate::config::VmSpec;
 use crate::telemetry::{Event, EventLog};
 
 pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
     let seed = spec.cloud_init.iter();
     let seed = seed.map(|_| model("cloud-init".to_owned(), spec.disk.len()));
+    let mut names = Names::of("disk");
     let numbered = spec.disk.iter().enumerate();
     let disks = numbered.map(|(number, disk)| {
-        model(format!("disk{number}"), number).on_thread(disk.iothread.clone())
+        model(names.next(disk.slot), number)
+            .on_thread(disk.iothread.clone())
+            .in_slot(disk.slot)
     });
-    disks.chain(seed).collect()
+    let disks: Vec<_> = disks.collect();
+    disks.into_iter().chain(seed).collect()
 }
 
 /// The disk `id`, whose image has this number.

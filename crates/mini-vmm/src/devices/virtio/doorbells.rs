@@ -87,6 +87,11 @@ impl Doorbells {
         self.reconcile(&mut connected);
     }
 
+    /// Disconnects all from KVM, for good: the device is removed, and a late move of its registers connects nothing.
+    pub fn leave(&self) {
+        self.connect(&[]);
+    }
+
     /// Sets the registers' address. `base` is called under the lock, so that the last call sees the last of several
     /// moves.
     pub fn moved(&self, base: impl FnOnce() -> Option<u64>) {

@@ -6,12 +6,12 @@
 //! Waiting goes in one direction only: control loop, vCPU, this thread, kernel. So this thread waits for none of the
 //! others. Their requests go through a mailbox, in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::iter;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{Builder, JoinHandle};
@@ -41,8 +41,11 @@ const EVENTS: usize = 32;
 /// them.
 #[derive(Debug, Default)]
 pub(super) struct Station {
-    seats: Vec<Seat>,
+    /// By number. No number is used again, so what a device leaves behind reaches no other one.
+    seats: BTreeMap<usize, Seat>,
     epoll: Epoll,
+    /// Whether new devices begin paused.
+    is_paused: bool,
     /// Events that devices want again, each with its device. Other devices have their turn first.
     again: Vec<(usize, Event)>,
     is_over: bool,
@@ -108,6 +111,8 @@ pub(super) struct IoThread {
     outcome: OutcomeLatch,
     state: Mutex<State>,
     mailbox: Arc<Mailbox>,
+    /// The number of the next device.
+    next: AtomicUsize,
 }
 
 impl fmt::Debug for IoThread {
@@ -145,6 +150,7 @@ impl IoThread {
             outcome,
             state: Mutex::new(State::Waiting(Box::default())),
             mailbox: Arc::default(),
+            next: AtomicUsize::new(0),
         }
     }
 
@@ -153,15 +159,23 @@ impl IoThread {
         &self.name
     }
 
-    /// Adds a device, which `seat` creates for its number. All must be added before the guest runs.
+    /// Adds a device, which `seat` creates for its number. While the others are paused, it begins so, too.
     pub fn add<T>(&self, seat: impl FnOnce(usize) -> (Seat, T)) -> io::Result<T> {
         let mut state = lock(&self.state);
-        let State::Waiting(station) = &mut *state else {
-            return Err(io::Error::other("the guest runs already"));
-        };
-        let (seat, result) = seat(station.seats.len());
-        station.seats.push(seat);
+        if matches!(*state, State::Ended) {
+            return Err(io::Error::other("the machine has ended"));
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (seat, result) = seat(number);
+        self.tell(&mut state, move |station| station.add(number, seat));
         Ok(result)
+    }
+
+    /// Removes a device after its requests in flight. Returns `false` if they don't end until `by`: then it stays until the
+    /// end, without its driver.
+    pub fn remove(&self, seat: usize, by: Instant) -> bool {
+        let gone = self.ask(move |station| station.remove(seat, by));
+        gone.wait(by).unwrap_or(false)
     }
 
     /// Passes a command to a device. A start also starts the thread, if necessary.
@@ -307,12 +321,33 @@ fn note(again: &mut Vec<(usize, Event)>, wanted: (usize, Event)) {
 }
 
 impl Station {
+    fn add(&mut self, number: usize, mut seat: Seat) {
+        if self.is_paused {
+            // Can't fail: it doesn't run.
+            let _ = seat.pause(&mut self.epoll, Instant::now());
+        }
+        self.seats.insert(number, seat);
+    }
+
+    fn remove(&mut self, number: usize, by: Instant) -> bool {
+        let Some(seat) = self.seats.get_mut(&number) else {
+            return true;
+        };
+        if !seat.leave(&mut self.epoll, by) {
+            return false;
+        }
+        self.seats.remove(&number);
+        self.epoll.forget(number);
+        self.again.retain(|(seat, _)| *seat != number);
+        true
+    }
+
     fn with<T>(
         &mut self,
         number: usize,
         act: impl FnOnce(&mut Seat, &mut Epoll) -> T,
     ) -> Option<T> {
-        let seat = self.seats.get_mut(number)?;
+        let seat = self.seats.get_mut(&number)?;
         let result = act(seat, &mut self.epoll);
         iter::from_fn(|| seat.again()).for_each(|event| note(&mut self.again, (number, event)));
         Some(result)
@@ -320,7 +355,8 @@ impl Station {
 
     /// Stops the devices until one doesn't stop, and returns its name.
     fn pause(&mut self, by: Instant) -> Result<(), String> {
-        for number in 0..self.seats.len() {
+        self.is_paused = true;
+        for number in self.numbers() {
             let busy = self.with(number, |seat, epoll| {
                 (!seat.pause(epoll, by)).then(|| seat.id().to_owned())
             });
@@ -332,15 +368,20 @@ impl Station {
     }
 
     fn resume(&mut self) {
-        for number in 0..self.seats.len() {
+        self.is_paused = false;
+        for number in self.numbers() {
             self.with(number, |seat, epoll| seat.resume(epoll));
         }
+    }
+
+    fn numbers(&self) -> Vec<usize> {
+        self.seats.keys().copied().collect()
     }
 
     /// Stops all devices. If one doesn't stop, it is never freed, and neither is guest memory.
     fn end(&mut self, by: Instant) {
         self.is_over = true;
-        for mut seat in mem::take(&mut self.seats) {
+        for mut seat in mem::take(&mut self.seats).into_values() {
             if !seat.pause(&mut self.epoll, by) {
                 mem::forget(seat);
             }

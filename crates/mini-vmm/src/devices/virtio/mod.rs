@@ -17,7 +17,9 @@ mod net;
 mod pci;
 mod poller;
 mod port;
+mod root;
 mod seat;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -39,6 +41,8 @@ use crate::irq::{NoPin, Pins};
 
 use port::Port;
 use seat::Seat;
+pub use slots::SlotError;
+pub(in crate::devices) use slots::Slots;
 pub use threads::IoThreads;
 
 /// Guest memory for the devices.
@@ -58,11 +62,13 @@ const KINDS: &[Kind] = &[
 
 /// A virtio device in the plan of a machine, whatever its transport.
 #[derive(Clone)]
-struct Model {
+pub(in crate::devices) struct Model {
     /// Its name, the same in every snapshot.
     id: Cow<'static, str>,
     /// The name of its I/O thread; `None` for the shared one.
     thread: Option<IoThreadName>,
+    /// Its slot for hotplug, if it has one: a PCI device number.
+    slot: Option<u8>,
     make: Arc<Make>,
 }
 
@@ -77,6 +83,7 @@ impl Model {
         Model {
             id: id.into(),
             thread: None,
+            slot: None,
             make: Arc::new(make),
         }
     }
@@ -85,6 +92,35 @@ impl Model {
     fn on_thread(mut self, name: Option<IoThreadName>) -> Self {
         self.thread = name;
         self
+    }
+
+    /// The same device in a slot for hotplug, if there is one.
+    fn in_slot(mut self, slot: Option<u8>) -> Self {
+        self.slot = slot;
+        self
+    }
+}
+
+/// Names devices of a kind. A name stays as long as the device does, whatever others come and go: those without a slot are
+/// counted, and the others have the name of their slot.
+struct Names {
+    kind: &'static str,
+    without_slot: usize,
+}
+
+impl Names {
+    fn of(kind: &'static str) -> Self {
+        let without_slot = 0;
+        Names { kind, without_slot }
+    }
+
+    fn next(&mut self, slot: Option<u8>) -> String {
+        let kind = self.kind;
+        if let Some(slot) = slot {
+            return format!("{kind}-slot{slot}");
+        }
+        self.without_slot += 1;
+        format!("{kind}{}", self.without_slot - 1)
     }
 }
 
@@ -96,12 +132,31 @@ impl fmt::Debug for Model {
 
 /// The slots of the virtio devices that `spec` describes: one each, or one for the PCI root with all of them.
 pub(super) fn plan(spec: &VmSpec, pins: &mut Pins) -> Result<Vec<Slot>, NoPin> {
-    let models: Vec<_> = KINDS.iter().flat_map(|kind| kind(spec)).collect();
+    let models: Vec<_> = models(spec).collect();
     match spec.virtio {
-        _ if models.is_empty() => Ok(Vec::new()),
+        _ if models.is_empty() && spec.hotplug.0 == 0 => Ok(Vec::new()),
         VirtioSpec::Pci => Ok(vec![pci::plan(spec, models)]),
         VirtioSpec::Mmio => mmio::plan(models, pins, mmio::Announced::InDsdt),
         VirtioSpec::MmioCmdline => mmio::plan(models, pins, mmio::Announced::OnCmdline),
         VirtioSpec::MmioBoth => mmio::plan(models, pins, mmio::Announced::Twice),
     }
+}
+
+fn models(spec: &VmSpec) -> impl Iterator<Item = Model> {
+    KINDS.iter().flat_map(|kind| kind(spec))
+}
+
+/// Creates the device that `spec` describes in a slot.
+///
+/// # Errors
+/// [`SlotError`]; nothing has changed then.
+pub(super) fn plug(
+    spec: &VmSpec,
+    slot: u8,
+    slots: &dyn Slots,
+    parts: &mut Parts<'_>,
+) -> Result<(), SlotError> {
+    let model = models(spec).find(|model| model.slot == Some(slot));
+    let error = SlotError::Slot(pci_root::PlugError::NoSlot { slot });
+    slots.plug(&model.ok_or(error)?, parts)
 }

@@ -8,19 +8,23 @@ use std::sync::Arc;
 
 use virtio_models::net::{Net, Notice};
 
-use super::Model;
+use super::{Model, Names};
 use crate::config::VmSpec;
 use crate::telemetry::{Event, EventLog};
 
 pub(super) fn models(spec: &VmSpec) -> Vec<Model> {
+    let mut names = Names::of("net");
     let numbered = spec.net.iter().enumerate();
-    let models = numbered.map(|(number, net)| model(number).on_thread(net.iothread.clone()));
+    let models = numbered.map(|(number, net)| {
+        model(names.next(net.slot), number)
+            .on_thread(net.iothread.clone())
+            .in_slot(net.slot)
+    });
     models.collect()
 }
 
-/// The network with this number.
-fn model(number: usize) -> Model {
-    let id = format!("net{number}");
+/// The network `id`, whose link has this number.
+fn model(id: String, number: usize) -> Model {
     Model::new(id.clone(), move |parts| {
         let network = parts.backends.nets.get(number);
         let network = network.ok_or_else(|| io::Error::other("its link is not open"))?;

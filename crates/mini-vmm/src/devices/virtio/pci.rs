@@ -1,47 +1,33 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Devices on PCI (`--virtio pci`): the root, and a function for each device.
+//! Devices on PCI (`--virtio pci`): the plan of the root, and a function for each device.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use acpi_tables::Aml;
-use pci_root::acpi::{EcamReservation, HostBridge};
-use pci_root::hotplug::{HOTPLUG_SIZE, HotplugRegisters, HotplugState, Written};
+use pci_root::acpi::{EcamReservation, HostBridge, HotplugController};
+use pci_root::hotplug::HOTPLUG_SIZE;
 use pci_root::{
     Bar, Capability, Class, Function, FunctionBuilder, Ids, Message, MsiSink, Msix, MsixPlace,
-    PciDevice, PciRoot, Reply, RootBuilder, RootState, Span, Windows,
+    PciDevice, Reply, Span, Windows,
 };
-use serde::{Deserialize, Serialize};
-use vcpu_loop::Next;
-use vcpu_loop::bus::{BusDevice, Place};
 use virtio_transport::pci::{
-    self as virtio_pci, BAR_SIZE, MSIX_PBA, MSIX_TABLE, NOTIFY, NOTIFY_STEP, PciState,
-    PciTransport, Vectors,
+    self as virtio_pci, BAR_SIZE, MSIX_PBA, MSIX_TABLE, NOTIFY, NOTIFY_STEP, PciTransport, Vectors,
 };
 
 use super::doorbells::Doorbells;
-use super::io_thread::DRAIN;
-use super::port::PortState;
-use super::{Memory, Model, Port};
+use super::root::{ID, Root};
+use super::{Memory, Model, Port, Slots};
 use crate::config::VmSpec;
 use crate::devices::device::Parts;
-use crate::devices::{Device, RestoreError, Saved, Slot, SuspendError, Window};
+use crate::devices::{Slot, Window};
 use crate::irq::{Doorbell, MsiSender};
 use crate::layout;
 
-/// The root's name in snapshots.
-const ID: &str = "pci";
-/// The version of its state.
-const VERSION: u32 = 1;
 /// The ID of virtio's capabilities (`PCI_CAP_ID_VNDR`).
 const VENDOR_SPECIFIC: u8 = 9;
-
-/// The number of the window with the registers for hotplug. It comes after the root's own.
-const HOTPLUG: usize = pci_root::Window::ALL.len();
 
 /// The slot of the root.
 pub(super) fn plan(spec: &VmSpec, models: Vec<Model>) -> Slot {
@@ -51,14 +37,28 @@ pub(super) fn plan(spec: &VmSpec, models: Vec<Model>) -> Slot {
         .map(|span| Window::memory(span.base, span.size))
         .into();
     ranges.push(Window::memory(layout::PCI_HOTPLUG, HOTPLUG_SIZE));
+    let slots = spec.hotplug.0;
     let mut slot = Slot::new(ID, &ranges, move |parts| {
-        Ok(Arc::new(Root::new(windows, &models, parts)?))
+        let root = Arc::new(Root::new(windows, slots, &models, parts)?);
+        if slots > 0 {
+            parts.offers.slots = Some(Arc::clone(&root) as Arc<dyn Slots>);
+        }
+        Ok(root)
     });
-    HostBridge::new(&windows).to_aml_bytes(&mut slot.aml);
-    // Slots for hotplug would cost each guest 31 devices. The registers only have their address yet.
-    EcamReservation::new(&windows)
-        .with_hotplug(layout::PCI_HOTPLUG)
+    let ecam = EcamReservation::new(&windows);
+    HostBridge::new(&windows)
+        .with_hotplug(slots)
         .to_aml_bytes(&mut slot.aml);
+    match slots {
+        // Slots cost each guest a device. Without them the registers only have their address.
+        0 => ecam
+            .with_hotplug(layout::PCI_HOTPLUG)
+            .to_aml_bytes(&mut slot.aml),
+        _ => {
+            HotplugController::new(layout::PCI_HOTPLUG).to_aml_bytes(&mut slot.aml);
+            ecam.to_aml_bytes(&mut slot.aml);
+        }
+    }
     slot.pci = Some(windows);
     slot
 }
@@ -132,7 +132,7 @@ impl PciDevice for Behind {
 }
 
 /// The function of a device, and its port.
-fn function(
+pub(super) fn function(
     model: &Model,
     memory: &Memory,
     parts: &mut Parts<'_>,
@@ -192,121 +192,4 @@ fn outside(
         })?;
     }
     Ok(builder)
-}
-
-/// The root, with all devices.
-struct Root {
-    root: PciRoot,
-    /// They never have news: no device comes or goes.
-    hotplug: HotplugRegisters,
-    ports: Vec<Arc<Port<PciTransport>>>,
-}
-
-/// The saved state of the root and its devices.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    root: RootState,
-    hotplug: HotplugState,
-    devices: Vec<PortState<PciState>>,
-}
-
-impl Root {
-    fn new(windows: Windows, models: &[Model], parts: &mut Parts<'_>) -> io::Result<Self> {
-        let mut builder = RootBuilder::new(windows).map_err(io::Error::other)?;
-        let memory = Arc::new(parts.memory.clone());
-        let mut ports = Vec::with_capacity(models.len());
-        for model in models {
-            let (function, port) = function(model, &memory, parts)?;
-            builder.push(function).map_err(io::Error::other)?;
-            ports.push(port);
-        }
-        let root = builder.build().map_err(io::Error::other)?;
-        Ok(Root {
-            root,
-            hotplug: HotplugRegisters::default(),
-            ports,
-        })
-    }
-}
-
-/// Converts a reply for the bus.
-fn next(reply: Reply) -> Next {
-    match reply {
-        Reply::Done => Next::Continue,
-        Reply::Unclaimed => Next::Unclaimed,
-    }
-}
-
-impl BusDevice for Root {
-    fn read(&self, place: Place, data: &mut [u8]) -> Next {
-        match pci_root::Window::ALL.get(place.window) {
-            Some(window) => next(self.root.read(*window, place.offset, data)),
-            None if place.window == HOTPLUG => next(self.hotplug.read(place.offset, data)),
-            None => Next::Unclaimed,
-        }
-    }
-
-    fn write(&self, place: Place, data: &[u8]) -> Next {
-        match pci_root::Window::ALL.get(place.window) {
-            Some(window) => next(self.root.write(*window, place.offset, data)),
-            None if place.window == HOTPLUG => match self.hotplug.write(place.offset, data) {
-                // Nobody asked the guest to give up a device, so there is nothing to do.
-                Written::Done | Written::Eject(_) => Next::Continue,
-                Written::Unclaimed => Next::Unclaimed,
-            },
-            None => Next::Unclaimed,
-        }
-    }
-}
-
-impl Root {
-    fn state(&self, by: Instant) -> Result<State, SuspendError> {
-        let devices = self.ports.iter().map(|port| port.save(by));
-        Ok(State {
-            root: self.root.save(),
-            hotplug: self.hotplug.save(),
-            devices: devices.collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Restores a state with the right number of devices. After an error, some may have theirs.
-    fn set_state(&self, state: State) -> Result<(), RestoreError> {
-        let misfit = |reason| RestoreError::Virtio {
-            device: ID.to_owned(),
-            reason: Box::new(reason),
-        };
-        self.root.restore(&state.root).map_err(misfit)?;
-        self.hotplug.restore(&state.hotplug);
-        let mut pairs = self.ports.iter().zip(state.devices);
-        pairs.try_for_each(|(port, state)| port.restore(state))
-    }
-}
-
-impl Device for Root {
-    fn save(&self, by: Instant) -> Result<Option<Saved>, SuspendError> {
-        Saved::new(ID, VERSION, &self.state(by)?)
-    }
-
-    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
-        let state: State = saved.read_as(ID, VERSION)?;
-        if state.devices.len() != self.ports.len() {
-            return Err(RestoreError::Devices { id: ID.to_owned() });
-        }
-        let before = self.state(Instant::now() + DRAIN)?;
-        self.set_state(state).inspect_err(|_| {
-            // They had these states before.
-            let _ = self.set_state(before);
-        })
-    }
-}
-
-impl fmt::Debug for Root {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Root")
-            .field("root", &self.root)
-            .field("hotplug", &self.hotplug)
-            .field("ports", &self.ports)
-            .finish()
-    }
 }

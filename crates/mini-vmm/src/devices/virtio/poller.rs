@@ -107,6 +107,14 @@ impl Epoll {
         Ok(epoll::delete(epoll, source)?)
     }
 
+    /// Forgets the sources of a device, which are closed with it.
+    pub fn forget(&mut self, gone: usize) {
+        self.watched.retain(|token| match token {
+            Token::Mail => true,
+            Token::Kick { seat, .. } | Token::Source { seat, .. } => *seat != gone,
+        });
+    }
+
     /// Whether the token is still watched: an event may belong to a source that was removed after the wait.
     pub fn watches(&self, token: Token) -> bool {
         self.watched.contains(&token)

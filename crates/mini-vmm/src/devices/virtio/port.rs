@@ -158,6 +158,17 @@ impl<T: Transport> Port<T> {
         }
     }
 
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Takes the device from its thread after its requests in flight, and disconnects it from KVM. Returns `false` if they
+    /// don't end until `by`: then the thread keeps it.
+    pub fn remove(&self, by: Instant) -> bool {
+        self.io.remove(self.seat, by)
+    }
+
     /// The state of a paused device, whose thread must answer until a little after `by`.
     pub fn save(&self, by: Instant) -> Result<PortState<T::State>, SuspendError> {
         let device = self

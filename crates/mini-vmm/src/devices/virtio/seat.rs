@@ -145,6 +145,12 @@ impl Seat {
         .is_ok()
     }
 
+    /// Stops the device for good, with KVM's notifications. Returns `false` if it can't by `by`.
+    pub fn leave(&mut self, epoll: &mut Epoll, by: Instant) -> bool {
+        self.doorbells.leave();
+        self.pause(epoll, by)
+    }
+
     /// Resumes the device.
     pub fn resume(&mut self, epoll: &mut Epoll) {
         self.call(epoll, |worker, poller, answers| {

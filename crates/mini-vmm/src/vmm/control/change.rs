@@ -9,14 +9,14 @@ use virtio_models::block::Image;
 use virtio_models::rate::Limits;
 
 use super::Error;
-use crate::config::VmSpec;
+use crate::config::{DeviceAt, VmSpec};
 use crate::devices::Offers;
 
 /// A change of a disk. What is `None` stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DiskChange {
-    /// The disk's number, from 0 on.
-    pub disk: usize,
+    /// The disk.
+    pub disk: DeviceAt,
     /// The image that takes the place of the present one, and its path. The requests in flight end first.
     pub image: Option<(PathBuf, Image)>,
     /// The limits.
@@ -26,8 +26,9 @@ pub struct DiskChange {
 impl DiskChange {
     /// Changes the disk, and its description in `spec`.
     pub(crate) fn apply(&self, offers: &Offers, spec: &mut VmSpec) -> Result<(), Error> {
-        let disk = offers.disks.get(self.disk).ok_or(Error::NoDevice)?;
-        let described = spec.disk.get_mut(self.disk).ok_or(Error::NoDevice)?;
+        let at = self.disk.index(&spec.disk).ok_or(Error::NoDevice)?;
+        let disk = offers.disks.get(at).ok_or(Error::NoDevice)?;
+        let described = spec.disk.get_mut(at).ok_or(Error::NoDevice)?;
         if let Some((path, image)) = &self.image {
             disk.replace(image)?;
             described.path.clone_from(path);
@@ -43,8 +44,8 @@ impl DiskChange {
 /// The limits of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetChange {
-    /// The network's number, from 0 on.
-    pub net: usize,
+    /// The network.
+    pub net: DeviceAt,
     /// Those of what the guest receives.
     pub rx: Limits,
     /// Those of what the guest sends.
@@ -54,8 +55,9 @@ pub struct NetChange {
 impl NetChange {
     /// Changes the network, and its description in `spec`.
     pub(crate) fn apply(&self, offers: &Offers, spec: &mut VmSpec) -> Result<(), Error> {
-        let net = offers.nets.get(self.net).ok_or(Error::NoDevice)?;
-        let described = spec.net.get_mut(self.net).ok_or(Error::NoDevice)?;
+        let at = self.net.index(&spec.net).ok_or(Error::NoDevice)?;
+        let net = offers.nets.get(at).ok_or(Error::NoDevice)?;
+        let described = spec.net.get_mut(at).ok_or(Error::NoDevice)?;
         net.limit(self.rx, self.tx);
         (described.rx, described.tx) = (self.rx, self.tx);
         Ok(())

@@ -172,6 +172,11 @@ impl Door {
             .position(|envelope| envelope.command == Command::Stop)
     }
 
+    /// What wakes the event loop of [`bell`](Self::bell) when it is written.
+    pub(crate) fn waker(&self) -> Arc<EventFd> {
+        Arc::clone(&self.wake)
+    }
+
     /// The subscriber that wakes an event loop for commands.
     pub(crate) fn bell(&self) -> Bell {
         Bell(Arc::clone(&self.wake))

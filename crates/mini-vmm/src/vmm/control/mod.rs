@@ -12,10 +12,12 @@ mod door;
 mod state;
 
 use std::io;
+use std::time::Duration;
 
 use virtio_models::block::ReplaceError;
 
-use crate::config::VmSpec;
+use crate::config::{self, VmSpec};
+use crate::devices::SlotError;
 use crate::hypercall::calls::Counters;
 use crate::machine;
 use crate::machine::MachineState;
@@ -23,9 +25,12 @@ use crate::snapshot;
 pub use crate::snapshot::Pages;
 
 pub use change::{DiskChange, NetChange};
-pub(crate) use door::{Answered, Client, Door, Shown, door};
+pub(crate) use door::{Answered, Client, Door, Envelope, Shown, door};
 pub use state::{Command, Listing, SnapshotOrder, State, Then};
 pub(crate) use state::{Incident, Response, occur, step};
+
+/// How long a guest may take to give up a device.
+pub const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,21 @@ pub enum Error {
     /// The machine has no such device.
     #[error("the machine has no such device; its description tells which ones it has")]
     NoDevice,
+    /// A device can't be added.
+    #[error("no new device: {0}")]
+    Slot(#[from] SlotError),
+    /// Another device has that slot, or what the new one needs for itself.
+    #[error("no new device: {0}")]
+    NotPossible(config::Error),
+    /// The guest has not given up a device.
+    #[error(
+        "the guest has not given up the device in {} seconds; let its programs leave it and try again, or remove it by force",
+        GIVE_UP.as_secs()
+    )]
+    NotGivenUp,
+    /// The device is being removed.
+    #[error("the device is being removed already; wait for that")]
+    Leaving,
     /// The image can't take the place of the old one.
     #[error("the disk keeps its image, because {0}; name another image")]
     Image(#[from] ReplaceError),

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::change::{DiskChange, NetChange};
+use crate::devices::NewDevice;
 use crate::snapshot::{Kind, Labels, Place};
 
 /// The state of a run. A reset replaces the machine; the run continues.
@@ -58,6 +59,15 @@ pub enum Command {
     ChangeDisk(DiskChange),
     /// Change the limits of a network.
     LimitNet(NetChange),
+    /// Add a device in a slot, and tell the guest.
+    AddDevice(Box<NewDevice>),
+    /// Remove the device in a slot. The answer comes when the guest has given it up.
+    RemoveDevice {
+        /// The slot.
+        slot: u8,
+        /// Whether it is taken from the guest at once, even if the guest uses it.
+        force: bool,
+    },
     /// End the run with [`Outcome::Stopped`](crate::outcome::Outcome::Stopped), unless it has another outcome already.
     Stop,
     /// Save the state of all but memory. The guest must be paused.
@@ -113,6 +123,8 @@ impl fmt::Display for Command {
             Command::ResizeDisks => "resize the disks of",
             Command::ChangeDisk(_) => "change a disk of",
             Command::LimitNet(_) => "limit a network of",
+            Command::AddDevice(_) => "add a device to",
+            Command::RemoveDevice { .. } => "remove a device of",
             Command::Stop => "stop",
             Command::Save => "save",
             Command::Snapshot(_) => "write a snapshot of",
@@ -161,6 +173,7 @@ pub const fn step(state: State, command: &Command) -> (State, Response) {
         },
         (State::Paused, Snapshot(_)) => state,
         (_, PowerButton | ResizeDisks | ChangeDisk(_) | LimitNet(_) | Describe) => state,
+        (_, AddDevice(_) | RemoveDevice { .. }) => state,
         (State::PoweringOff, Pause | Snapshot(_))
         | (State::Running | State::PoweringOff, Save | ListMemory(_)) => {
             return (state, Response::Refused(state));
@@ -188,6 +201,8 @@ mod tests {
     use proptest::prelude::*;
     use virtio_models::rate::Limits;
 
+    use crate::config::DeviceAt;
+
     fn snapshot(then: Then) -> Command {
         let place = Place::Directory("snap".into());
         let labels = Labels::default();
@@ -205,13 +220,17 @@ mod tests {
             Command::Resume,
             Command::PowerButton,
             Command::ResizeDisks,
+            Command::RemoveDevice {
+                slot: 31,
+                force: false,
+            },
             Command::ChangeDisk(DiskChange {
-                disk: 0,
+                disk: DeviceAt::Number(0),
                 image: None,
                 limits: None,
             }),
             Command::LimitNet(NetChange {
-                net: 0,
+                net: DeviceAt::Number(0),
                 rx: Limits::default(),
                 tx: Limits::default(),
             }),

@@ -8,6 +8,7 @@ mod hooked;
 mod pausing;
 mod pci;
 mod planned;
+mod plugged;
 mod saved;
 mod threads;
 

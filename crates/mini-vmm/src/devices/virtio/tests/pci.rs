@@ -4,26 +4,32 @@
 //! Devices on PCI.
 
 use super::*;
+use crate::config::HotplugSlots;
 use crate::devices::virtio::pci;
 use crate::layout::{MIB, PCI_ECAM, PCI_HOTPLUG, PCI_LOW};
 
 /// Devices on PCI.
-struct Pci(Rig);
+pub(super) struct Pci(pub Rig);
 
 impl Pci {
     fn new(count: usize) -> Self {
+        Pci::with_slots(count, 0)
+    }
+
+    pub fn with_slots(count: usize, slots: u8) -> Self {
         let spec = VmSpec {
             memory: 64 * MIB,
+            hotplug: HotplugSlots(slots),
             ..VmSpec::new("vmlinux")
         };
         Pci(Rig::new(&[pci::plan(&spec, vec![echo(); count])]))
     }
 
-    fn write(&self, at: u64, data: &[u8]) {
+    pub fn write(&self, at: u64, data: &[u8]) {
         let _ = self.0.bus.mmio_write(at, data);
     }
 
-    fn read(&self, at: u64) -> u32 {
+    pub fn read(&self, at: u64) -> u32 {
         let mut data = [0; 4];
         let _ = self.0.bus.mmio_read(at, &mut data);
         u32::from_le_bytes(data)
@@ -31,7 +37,12 @@ impl Pci {
 
     /// Moves the first device's BAR to the 32-bit window, and starts the device.
     fn start(&self) -> DriverRing {
-        let config = PCI_ECAM + (1 << 15);
+        self.start_at(1)
+    }
+
+    /// The same for the device with this number.
+    pub fn start_at(&self, device: u64) -> DriverRing {
+        let config = PCI_ECAM + (device << 15);
         self.write(config + 0x10, &(PCI_LOW as u32).to_le_bytes());
         self.write(config + 0x14, &[0; 4]);
         self.write(config + 4, &[6, 0]);
