@@ -16,9 +16,9 @@ for round in $(seq ",
             "); do
     until [ -b /dev/vdb ]; do usleep 20000; done
     echo SUM $(sha256sum </dev/vdb); echo from the guest $round | dd of=/dev/vdb bs=512 seek=1 conv=sync,fsync 2>/dev/null
-    echo HAS $round
+    echo HAS $round.
     while [ -e /sys/block/vdb ]; do usleep 20000; done
-    echo GONE $round
+    echo GONE $round.
 done
 until [ -e /sys/class/net/eth0 ]; do usleep 20000; done
 ip link set eth0 up; ip addr add 10.0.0.2/24 dev eth0
@@ -33,23 +33,22 @@ dd if=/dev/vda of=/dev/null bs=1M 2>/dev/null && echo FIRST STAYS"
 macro_rules! drive {
     ($rounds:literal) => {
         concat!(
-            "api() { bench-probe api /tmp/api \"$@\"; }
+            "ctl() { mini-vmm ctl /tmp/api \"$@\"; }
 until grep -q '^FIRST' /tmp/out || ! kill -0 $vmm; do usleep 50000; done; say go
 for round in $(seq ",
             $rounds,
             "); do
     head -c 1048576 </dev/urandom >/tmp/new; sum=$(sha256sum </tmp/new | cut -c 1-64)
-    api PUT /drives/new '{\"path_on_host\": \"/tmp/new\", \"is_root_device\": false}'
-    until grep -q \"^HAS $round\\b\" /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+    ctl add new --disk path=/tmp/new
+    until grep -q \"^HAS $round\\.\" /tmp/out || ! kill -0 $vmm; do usleep 50000; done
     grep -q \"^SUM $sum\" /tmp/out && echo SAME $round
-    until api DELETE /drives/new || ! kill -0 $vmm; do sleep 1; done
-    until grep -q \"^GONE $round\\b\" /tmp/out || ! kill -0 $vmm; do usleep 50000; done
+    until grep -q \"^GONE $round\\.\" /tmp/out || ! kill -0 $vmm; do ctl remove new; usleep 200000; done
     [ \"$(dd if=/tmp/new bs=512 skip=1 count=1 2>/dev/null | head -n 1)\" = \"from the guest $round\" ] && echo KEPT $round
-    ls -l /proc/$vmm/fd | grep -q /tmp/new && echo STILL OPEN
+    ls -l /proc/$vmm/fd | grep -q /tmp/new || echo CLOSED $round
 done
-api PUT /network-interfaces/net '{\"host_dev_name\": \"tap0\"}'
+bench-probe api /tmp/api PUT /network-interfaces/net '{\"host_dev_name\": \"tap0\"}'
 until grep -q '^NET ANSWERS' /tmp/out || ! kill -0 $vmm; do usleep 50000; done; say go
-until api DELETE /network-interfaces/net || ! kill -0 $vmm; do sleep 1; done"
+until grep -q '^NET GONE' /tmp/out || ! kill -0 $vmm; do ctl remove net; usleep 200000; done"
         )
     };
 }
@@ -68,6 +67,7 @@ tunctl -t tap0 >/dev/null; ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up
         "KEPT 1",
         "SAME 3",
         "KEPT 3",
+        "CLOSED 3",
         "NET ANSWERS",
         "NET GONE",
         "FIRST STAYS",
@@ -77,11 +77,12 @@ tunctl -t tap0 >/dev/null; ip addr add 10.0.0.1/24 dev tap0; ip link set tap0 up
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "devices-come-and-go",
+        name: "6.12-devices-come-and-go",
+        image: Image::Debian(Series::V6_12),
         ..PLUGGED
     },
     Case {
-        name: "devices-come-and-go-on-6.1",
+        name: "6.1-devices-come-and-go",
         image: Image::Debian(Series::V6_1),
         ..PLUGGED
     },

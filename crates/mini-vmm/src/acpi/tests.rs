@@ -8,7 +8,7 @@ use std::process::Command;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::config::{RngSpec, SerialSpec, VirtioSpec, VmSpec};
+use crate::config::{HotplugSlots, RngSpec, SerialSpec, VirtioSpec, VmSpec};
 
 /// Every combination of options that changes a table.
 fn machines() -> impl Iterator<Item = MachinePlan> {
@@ -36,6 +36,12 @@ fn with_clock(rtc: bool) -> MachinePlan {
 fn with_virtio(virtio: VirtioSpec) -> MachinePlan {
     let mut spec = VmSpec::new("vmlinux");
     (spec.virtio, spec.rng) = (virtio, Some(RngSpec::default()));
+    MachinePlan::new(&spec).unwrap()
+}
+
+fn with_slots(count: u8) -> MachinePlan {
+    let mut spec = VmSpec::new("vmlinux");
+    spec.hotplug = HotplugSlots(count);
     MachinePlan::new(&spec).unwrap()
 }
 
@@ -212,6 +218,24 @@ fn the_clock_is_announced_only_where_it_is() {
 }
 
 #[test]
+fn each_slot_is_a_device_and_its_event_is_handled() {
+    for count in [1, 4, HotplugSlots::MAX] {
+        let image = build(&with_slots(count)).unwrap();
+        let [(_, dsdt), ..] = walk(&image);
+        for slot in 1..32 {
+            let name = format!("S{slot:03}");
+            let has = contains(dsdt, name.as_bytes());
+            assert_eq!(has, slot >= 32 - count, "{name} of {count}");
+        }
+        assert!(contains(dsdt, b"PHPRPSCN"), "the event device calls it");
+        // The controller has its registers, and nobody else.
+        let registers = [0x86, 9, 0, 1, 0, 0, 0, 0xf0, 16, 0, 0, 0];
+        let found = dsdt.windows(registers.len());
+        assert_eq!(found.filter(|bytes| *bytes == registers).count(), 1);
+    }
+}
+
+#[test]
 fn pci_is_announced_only_where_it_is() {
     for virtio in [
         VirtioSpec::Pci,
@@ -223,7 +247,7 @@ fn pci_is_announced_only_where_it_is() {
         let [(_, dsdt), .., (_, xsdt)] = walk(&image);
         let has_pci = virtio == VirtioSpec::Pci;
         assert_eq!(contains(dsdt, b"PCI0"), has_pci);
-        // Memory32Fixed(ReadWrite, 0xf0000000, 16): registers for hotplug, which has no slots yet.
+        // Memory32Fixed(ReadWrite, 0xf0000000, 16): registers for hotplug, which has no slots here.
         let registers = [0x86, 9, 0, 1, 0, 0, 0, 0xf0, 16, 0, 0, 0];
         assert_eq!(contains(dsdt, &registers), has_pci);
         assert!(!contains(dsdt, b"_EJ0"));
@@ -301,7 +325,12 @@ fn intels_compiler_accepts_every_table() {
         return;
     }
     let virtio = [VirtioSpec::Pci, VirtioSpec::Mmio].map(with_virtio);
-    for machine in machines().chain([with_clock(true)]).chain(virtio) {
+    let slots = [1, HotplugSlots::MAX].map(with_slots);
+    for machine in machines()
+        .chain([with_clock(true)])
+        .chain(virtio)
+        .chain(slots)
+    {
         let dir = tempfile::tempdir().unwrap();
         let image = build(&machine).unwrap();
         for (name, bytes) in walk(&image) {

@@ -115,11 +115,7 @@ impl Vmm {
         }
         let mut origin = origin?;
         origin.backends().events = reporter.events.clone();
-        let mut described = spec.clone();
-        for (net, mac) in described.net.iter_mut().zip(origin.backends().macs()) {
-            // A snapshot says it, because another host would make another one.
-            net.mac = Some(mac);
-        }
+        let described = with_macs(spec, origin.backends());
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
         let mut thawed = Backends::default();
         let (images, loading, tracker) = match origin {
@@ -242,6 +238,15 @@ impl Vmm {
             latch,
         })
     }
+}
+
+/// The description with the address of each network. A snapshot says it, because another host would make another one.
+fn with_macs(spec: &VmSpec, backends: &Backends) -> VmSpec {
+    let mut described = spec.clone();
+    for (net, mac) in described.net.iter_mut().zip(backends.macs()) {
+        net.mac = Some(mac);
+    }
+    described
 }
 
 /// The counters of a machine.

@@ -203,8 +203,8 @@ impl<'a> Session<'a> {
                 (envelope, answer)
             }
             (_, Response::Refused(state)) => {
-                let refused = control::Error::refused(command.clone(), state);
-                (envelope, Err(refused))
+                let error = control::Error::refused(command.clone(), state);
+                (envelope, Err(error))
             }
         };
         match answer {
