@@ -42,7 +42,9 @@ for round in $(seq ",
     ctl add new --disk path=/tmp/new
     until grep -q \"^HAS $round\\.\" /tmp/out || ! kill -0 $vmm; do usleep 50000; done
     grep -q \"^SUM $sum\" /tmp/out && echo SAME $round
-    until grep -q \"^GONE $round\\.\" /tmp/out || ! kill -0 $vmm; do ctl remove new; usleep 200000; done
+    until grep -q \"^GONE $round\\.\" /tmp/out && ! ctl config | grep -q /tmp/new || ! kill -0 $vmm; do
+        ctl remove new; usleep 200000
+    done
     [ \"$(dd if=/tmp/new bs=512 skip=1 count=1 2>/dev/null | head -n 1)\" = \"from the guest $round\" ] && echo KEPT $round
     ls -l /proc/$vmm/fd | grep -q /tmp/new || echo CLOSED $round
 done
