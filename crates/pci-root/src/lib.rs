@@ -96,6 +96,8 @@ mod address;
 pub mod bar;
 pub mod config;
 pub mod function;
+#[cfg(feature = "serde")]
+mod hex;
 pub mod hotplug;
 pub mod msix;
 pub mod ports;

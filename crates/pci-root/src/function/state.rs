@@ -15,6 +15,7 @@ use crate::sync::lock;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FunctionState {
     /// The 256 bytes of configuration space, without MSI-X Enable and Function Mask, which are in `msix`.
+    #[cfg_attr(feature = "serde", serde(with = "crate::hex"))]
     pub config: Vec<u8>,
     /// MSI-X's state, if the function has MSI-X.
     pub msix: Option<MsixState>,

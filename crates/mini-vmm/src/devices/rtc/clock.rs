@@ -4,6 +4,7 @@
 //! The registers of the clock: pure functions of the host's time.
 
 use serde::{Deserialize, Serialize};
+use vcpu_loop::kvm::hex;
 
 use super::calendar::{DAY, DateTime};
 
@@ -70,6 +71,7 @@ pub struct Clock {
     /// The alarm's second, minute and hour, as the guest wrote them.
     pub alarm: [u8; 3],
     /// The guest's RAM, 114 bytes.
+    #[serde(with = "hex::list")]
     pub memory: Vec<u8>,
     /// The offset from the host's clock, in seconds.
     pub ahead: i64,

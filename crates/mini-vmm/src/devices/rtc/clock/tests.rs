@@ -24,6 +24,20 @@ fn all(clock: &mut Clock, now: i64) -> [u8; 7] {
 }
 
 #[test]
+fn memory_is_saved_as_digits_and_lists_are_read() {
+    let mut clock = Clock::new(NOW);
+    clock.memory[1] = 0xab;
+    let mut saved = serde_json::to_value(&clock).unwrap();
+    assert!(saved["memory"].as_str().unwrap().starts_with("00ab00"));
+    assert_eq!(
+        serde_json::from_value::<Clock>(saved.clone()).unwrap(),
+        clock
+    );
+    saved["memory"] = serde_json::json!(clock.memory);
+    assert_eq!(serde_json::from_value::<Clock>(saved).unwrap(), clock);
+}
+
+#[test]
 fn it_shows_the_hosts_time_in_every_form() {
     let mut clock = Clock::new(NOW);
     assert_eq!(
