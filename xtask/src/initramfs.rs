@@ -121,6 +121,7 @@ const VIRTIO_MODULES: &[&str] = &[
     "isofs",
     "virtio_net",
     "vmw_vsock_virtio_transport",
+    "virtio_console",
 ];
 
 /// An archive to append to [`guest`]'s: the modules that [`LOAD_VIRTIO`] loads.

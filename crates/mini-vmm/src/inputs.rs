@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::cloud_init;
-use crate::config::{SerialSpec, VmSpec};
+use crate::config::{PortTarget, SerialSpec, VmSpec};
 
 /// The input of `spec` that is the same file as `output`, by whatever path.
 pub(crate) fn same_as(output: &Path, spec: &VmSpec) -> Option<PathBuf> {
@@ -31,12 +31,22 @@ pub(crate) fn same_as(output: &Path, spec: &VmSpec) -> Option<PathBuf> {
 
 /// The files that a machine writes to, other than its disks.
 pub(crate) fn outputs(spec: &VmSpec) -> impl Iterator<Item = &PathBuf> {
-    let serial = match &spec.serial {
+    let outputs = [spec.metrics.as_ref(), spec.event_log.as_ref()];
+    guest_outputs(spec).chain(outputs.into_iter().flatten())
+}
+
+/// The files that the guest's consoles and ports write to.
+pub(crate) fn guest_outputs(spec: &VmSpec) -> impl Iterator<Item = &PathBuf> {
+    let consoles = [&spec.serial, &spec.console].into_iter();
+    let consoles = consoles.filter_map(|console| match console {
         SerialSpec::File(path) => Some(path),
         _ => None,
-    };
-    let outputs = [serial, spec.metrics.as_ref(), spec.event_log.as_ref()];
-    outputs.into_iter().flatten()
+    });
+    let ports = spec.console_port.iter();
+    consoles.chain(ports.filter_map(|port| match &port.to {
+        PortTarget::File(path) => Some(path),
+        _ => None,
+    }))
 }
 
 /// Whether what is written to `output` changes the file or block device `input`.

@@ -264,6 +264,20 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::Late,
     },
     LateAct {
+        act: "a console port waits for its other end, or accepts a client",
+        when: "data, a client or a guest's driver comes",
+        thread: "`io`",
+        calls: &["accept4", "fcntl", "epoll_ctl", "close"],
+        sealed: Sealed::With("--console-port name=N,to=WHERE"),
+    },
+    LateAct {
+        act: "the guest learns the size of the terminal",
+        when: "it has another size, or something is typed on a pseudo-terminal",
+        thread: "`io`",
+        calls: &["TIOCGWINSZ"],
+        sealed: Sealed::With("--console WHERE"),
+    },
+    LateAct {
         act: "kvmclock is read",
         when: "a hypercall that asks for it",
         thread: "vCPU",
@@ -410,6 +424,13 @@ pub const LATE_ACTS: &[LateAct] = &[
         thread: "control",
         calls: &["statx", "unlink"],
         sealed: Sealed::With("--vsock cid=N,socket=PATH"),
+    },
+    LateAct {
+        act: "a console port's socket is removed",
+        when: "the end",
+        thread: "control",
+        calls: &["statx", "unlink"],
+        sealed: Sealed::With("--console-port name=N,to=unix:PATH"),
     },
     LateAct {
         act: "the user's side is asked what is unread",

@@ -60,7 +60,7 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
                 print(config_file::to_json(&spec)?.as_bytes())?;
                 return Ok(0);
             }
-            console::spare(&spec.serial, config)?;
+            console::spare(&spec, config)?;
             let outcome = match &run.api_sock {
                 None => vmm::run(&spec)?,
                 Some(socket) => {

@@ -6,6 +6,7 @@
 mod beds;
 mod cases;
 mod clients;
+mod consoles;
 mod copies;
 pub mod coverage;
 mod disks;

@@ -58,8 +58,15 @@ impl Model {
             SerialSpec::Off => SerialSpec::Off,
             _ => ours.serial,
         };
+        // A guest with a virtio console needs a place for it.
+        let console = match (saved.console, ours.console) {
+            (SerialSpec::Off, _) => SerialSpec::Off,
+            (_, SerialSpec::Off) => SerialSpec::Stdio,
+            (_, ours) => ours,
+        };
         let spec = VmSpec {
             serial,
+            console,
             serial_bandwidth: ours.serial_bandwidth,
             metrics: ours.metrics,
             event_log: ours.event_log,

@@ -30,7 +30,7 @@ pub(super) struct MachineFlags {
 
     /// Command line [default: console=ttyS0 panic=-1 cryptomgr.notests]
     ///
-    /// With --serial off the default names no console. cryptomgr.notests skips the kernel's tests of its cryptography,
+    /// With --serial off the default names no COM1, and with --console it names hvc0. cryptomgr.notests skips the kernel's tests of its cryptography,
     /// which can take half of its boot time. In FIPS mode they run anyway.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     #[arg(value_parser = Word("cmdline", &[]), help_heading = "Boot")]
@@ -107,6 +107,21 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "SIZE", value_parser = Word("serial-bandwidth", &[]), help_heading = "Devices")]
     #[arg(hide_short_help = true)]
     serial_bandwidth: Option<OsString>,
+
+    /// A virtio console, hvc0: off, stdio, pty, file=PATH or socket=PATH [default: off]
+    ///
+    /// As --serial. It follows the size of a terminal, and the default command line names it. If both are stdio, the virtio
+    /// console has the input, and COM1 the messages before that.
+    #[arg(long, value_name = "WHERE", value_parser = Word("console", &[]), help_heading = "Devices")]
+    console: Option<OsString>,
+
+    /// Add a named port: name=NAME,to=file:PATH|unix:PATH|pty|stdio|fd:N
+    ///
+    /// The guest has it as /dev/virtio-ports/NAME. file: the guest's data goes to the file, which is created or emptied. unix:
+    /// listens there, one client at a time. pty: the name of a new pseudo-terminal is printed. stdio: the standard streams.
+    /// fd:N: an open descriptor, in the directions that it has; 0 is for input only, 1 and 2 for output only.
+    #[arg(long, value_name = "WORDS", value_parser = Word("console-port", &[]), help_heading = "Devices")]
+    console_port: Option<Vec<OsString>>,
 
     /// How the guest reaches virtio devices [default: pci]
     #[arg(long, value_name = "HOW", value_parser = Word("virtio", VirtioSpec::WORDS), help_heading = "Devices")]

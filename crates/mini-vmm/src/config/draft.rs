@@ -67,6 +67,8 @@ keys! { draft:
     "rtc" => draft.spec.rtc,
     "serial" => draft.spec.serial,
     "serial-bandwidth" => draft.spec.serial_bandwidth,
+    "console" => draft.spec.console,
+    "console-port" => draft.spec.console_port,
     "virtio" => draft.spec.virtio,
     "hotplug" => draft.spec.hotplug,
     "rng" => draft.spec.rng,
@@ -139,7 +141,7 @@ impl Draft {
     /// When a value is not valid.
     pub fn finish_partly(self) -> Result<VmSpec, Error> {
         let Count(cpus) = self.cpus;
-        let default_cmdline = || VmSpec::default_cmdline(&self.spec.serial).to_owned();
+        let default_cmdline = || VmSpec::default_cmdline(&self.spec.serial, &self.spec.console);
         let spec = VmSpec {
             kernel: self.kernel.unwrap_or_default(),
             cmdline: self.cmdline.unwrap_or_else(default_cmdline),

@@ -14,8 +14,8 @@ use super::kvm::MAX_MSRS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
 use super::{
-    HotplugSlots, HypercallAbi, HypercallRoute, Mac, NetError, SharedSizeError, VhostUserError,
-    VmSpec, VsockError,
+    HotplugSlots, HypercallAbi, HypercallRoute, Mac, NetError, PortError, SharedSizeError,
+    VhostUserError, VmSpec, VsockError,
 };
 use crate::layout;
 use crate::text::{nearest, shown};
@@ -183,6 +183,9 @@ pub enum Error {
     /// A network is not possible.
     #[error("no network: {0}")]
     Net(#[from] NetError),
+    /// A console port is not possible.
+    #[error("no console port: {0}")]
+    Port(#[from] PortError),
     /// A socket device is not possible.
     #[error("no vsock: {0}")]
     Vsock(#[from] VsockError),
@@ -278,10 +281,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// A socket's path is too long for its address.
-    #[error(
-        "the serial socket's path {path:?} is too long; shorten it to {MAX_SOCKET_PATH} bytes or fewer"
-    )]
+    #[error("the {what} path {path:?} is too long; shorten it to {MAX_SOCKET_PATH} bytes or fewer")]
     LongSocketPath {
+        /// The socket's role.
+        what: &'static str,
         /// The path.
         path: PathBuf,
     },

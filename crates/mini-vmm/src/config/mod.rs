@@ -14,6 +14,7 @@ mod hypercall;
 mod iothread;
 mod kvm;
 mod net;
+mod port;
 mod rng;
 mod serial;
 mod share;
@@ -41,6 +42,7 @@ pub use self::iothread::IoThreadName;
 pub(crate) use self::kvm::read_bitmap;
 pub use self::kvm::{MsrChange, check_msrs};
 pub use self::net::{Forward, Limit, Limits, LinkSpec, Mac, NetError, NetSpec};
+pub use self::port::{PortError, PortSpec, PortTarget};
 pub use self::rng::RngSpec;
 pub use self::serial::SerialSpec;
 pub use self::share::{Sandbox, ShareSpec};
@@ -108,6 +110,11 @@ pub struct VmSpec {
     /// The limit of the bytes that the guest writes to COM1. More are dropped.
     #[serde(serialize_with = "shared::write_limit")]
     pub serial_bandwidth: Option<Limit>,
+    /// Where the virtio console goes, if there is one.
+    #[serde(serialize_with = "serial::write_serial")]
+    pub console: SerialSpec,
+    /// Named ports, as a virtio device.
+    pub console_port: Vec<PortSpec>,
     /// How the guest reaches virtio devices.
     pub virtio: VirtioSpec,
     /// Slots for disks and networks that come and go while the guest runs.
@@ -251,7 +258,7 @@ impl VmSpec {
         VmSpec {
             kernel: kernel.into(),
             initrd: None,
-            cmdline: VmSpec::default_cmdline(&serial).to_owned(),
+            cmdline: VmSpec::default_cmdline(&serial, &SerialSpec::Off),
             boot_protocol: BootProtocol::default(),
             decompress: Decompress::default(),
             cpus: 1,
@@ -262,6 +269,8 @@ impl VmSpec {
             memory: VmSpec::DEFAULT_MEMORY,
             serial,
             serial_bandwidth: None,
+            console: SerialSpec::Off,
+            console_port: Vec::new(),
             on_reboot: OnReboot::default(),
             on_panic: OnPanic::default(),
             timeout: None,
@@ -293,14 +302,19 @@ impl VmSpec {
         }
     }
 
-    /// The default kernel command line: the console is COM1, if there is one. A panic is a reset, which ends the run.
-    /// The kernel skips the tests of its cryptography, which can take half of its boot time; in FIPS mode it runs them
-    /// anyway.
-    pub fn default_cmdline(serial: &SerialSpec) -> &'static str {
-        match serial {
-            SerialSpec::Off => "panic=-1 cryptomgr.notests",
-            _ => "console=ttyS0 panic=-1 cryptomgr.notests",
-        }
+    /// The default kernel command line: the consoles that there are, the virtio console last, so that it is the guest's
+    /// `/dev/console`. If both are the VMM's standard output, COM1 has only the messages before the guest has its virtio
+    /// console. A panic is a reset, which ends the run. The kernel skips the tests of its cryptography, which can take half
+    /// of its boot time; in FIPS mode it runs them anyway.
+    pub fn default_cmdline(serial: &SerialSpec, console: &SerialSpec) -> String {
+        let consoles = match (serial, console) {
+            (SerialSpec::Off, SerialSpec::Off) => "",
+            (_, SerialSpec::Off) => "console=ttyS0 ",
+            (SerialSpec::Off, _) => "console=hvc0 ",
+            (SerialSpec::Stdio, SerialSpec::Stdio) => "earlycon=uart8250,io,0x3f8 console=hvc0 ",
+            _ => "console=ttyS0 console=hvc0 ",
+        };
+        format!("{consoles}panic=-1 cryptomgr.notests")
     }
 }
 

@@ -135,12 +135,20 @@ fn only_the_kernel_has_no_default() {
 
 #[test]
 fn default_cmdline_names_the_console_that_exists() {
-    let read = |serial: &str| {
-        let json = format!(r#"{{"kernel": "k", "serial": "{serial}"}}"#);
-        serde_json::from_str::<VmSpec>(&json).unwrap().cmdline
-    };
-    assert_eq!(read("off"), "panic=-1 cryptomgr.notests");
-    assert_eq!(read("pty"), "console=ttyS0 panic=-1 cryptomgr.notests");
+    let early = "earlycon=uart8250,io,0x3f8 console=hvc0 ";
+    for (serial, console, expected) in [
+        ("off", "off", ""),
+        ("pty", "off", "console=ttyS0 "),
+        ("off", "pty", "console=hvc0 "),
+        // Both have all messages, and the last one is /dev/console.
+        ("stdio", "pty", "console=ttyS0 console=hvc0 "),
+        ("file=a", "stdio", "console=ttyS0 console=hvc0 "),
+        ("stdio", "stdio", early),
+    ] {
+        let json = format!(r#"{{"kernel": "k", "serial": "{serial}", "console": "{console}"}}"#);
+        let read = serde_json::from_str::<VmSpec>(&json).unwrap().cmdline;
+        assert_eq!(read, format!("{expected}panic=-1 cryptomgr.notests"));
+    }
 }
 
 #[test]
@@ -152,6 +160,12 @@ fn numbers_and_nulls_are_read_too() {
     assert_eq!(read.timeout, Some(Duration::from_secs(90)));
     assert_eq!(read.debug_exit, Some(0xf4));
     assert_eq!((read.initrd, read.cpus), (None, 1));
+}
+
+/// One console port.
+fn ports(to: PortTarget) -> Vec<PortSpec> {
+    let name = "a".to_owned();
+    vec![PortSpec { name, to }]
 }
 
 #[test]
@@ -303,6 +317,34 @@ fn impossible_machines_are_refused_in_one_sentence() {
                 ..spec()
             },
             "the path of the serial file",
+        ),
+        (
+            VmSpec {
+                console: SerialSpec::Socket(nul()),
+                ..spec()
+            },
+            "the path of the console socket",
+        ),
+        (
+            VmSpec {
+                console_port: ports(PortTarget::File(nul())),
+                ..spec()
+            },
+            "the path of the console port",
+        ),
+        (
+            VmSpec {
+                console_port: ports(PortTarget::Unix(long.clone())),
+                ..spec()
+            },
+            "the console port socket path",
+        ),
+        (
+            VmSpec {
+                console_port: ports(PortTarget::Stdio),
+                ..spec()
+            },
+            "reads standard input, which something else reads, too; say --serial off",
         ),
         (
             VmSpec {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::kvm::check_msrs;
 use super::vhost_user::check_tag;
 use super::{
-    CmdlineError, CpuFeature, DiskSpec, Error, LinkSpec, MemoryError, NetSpec, SerialSpec, VmSpec,
-    hypercall,
+    CmdlineError, CpuFeature, DiskSpec, Error, LinkSpec, MemoryError, NetSpec, PortTarget,
+    SerialSpec, VmSpec, hypercall, port,
 };
 use crate::{layout, mmds};
 
@@ -83,6 +83,20 @@ impl VmSpec {
         Ok(())
     }
 
+    /// Checks the console ports, as far as that needs no host.
+    pub(crate) fn check_ports(&self) -> Result<(), Error> {
+        let has_input = [&self.serial, &self.console].contains(&&SerialSpec::Stdio);
+        port::validate(&self.console_port, has_input)?;
+        for port in &self.console_port {
+            match &port.to {
+                PortTarget::File(path) => validate_path("console port", path)?,
+                PortTarget::Unix(path) => validate_socket("console port socket", path)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
     pub(super) fn validate_partly(&self) -> Result<(), Error> {
         self.check_cpus()?;
@@ -115,7 +129,9 @@ impl VmSpec {
             memory.validate()?;
         }
         self.check_mmds()?;
-        validate_serial(&self.serial)
+        validate_serial(["serial file", "serial socket"], &self.serial)?;
+        validate_serial(["console file", "console socket"], &self.console)?;
+        self.check_ports()
     }
 
     /// Checks that there can be such a metadata service.
@@ -235,11 +251,11 @@ fn validate_nets(nets: &[NetSpec]) -> Result<(), Error> {
     Ok(())
 }
 
-fn validate_serial(serial: &SerialSpec) -> Result<(), Error> {
+fn validate_serial([file, socket]: [&'static str; 2], serial: &SerialSpec) -> Result<(), Error> {
     match serial {
         SerialSpec::Off | SerialSpec::Stdio | SerialSpec::Pty => Ok(()),
-        SerialSpec::File(path) => validate_path("serial file", path),
-        SerialSpec::Socket(path) => validate_socket("serial socket", path),
+        SerialSpec::File(path) => validate_path(file, path),
+        SerialSpec::Socket(path) => validate_socket(socket, path),
     }
 }
 
@@ -247,7 +263,7 @@ fn validate_socket(what: &'static str, path: &Path) -> Result<(), Error> {
     validate_path(what, path)?;
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         let path = path.to_owned();
-        return Err(Error::LongSocketPath { path });
+        return Err(Error::LongSocketPath { what, path });
     }
     Ok(())
 }

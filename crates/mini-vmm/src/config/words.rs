@@ -52,8 +52,8 @@ pub enum WordError {
     /// The name of a CPU feature without a sign.
     #[error("not a CPU feature with its sign; write + before the name to show it, - to hide it")]
     UnsignedFeature,
-    /// Not a place for COM1.
-    #[error("not a place for COM1; write off, stdio, pty, file=PATH or socket=PATH")]
+    /// Not a place for a console.
+    #[error("not a place for a console; write off, stdio, pty, file=PATH or socket=PATH")]
     Serial,
     /// Not a route of hypercalls.
     #[error("not a route for hypercalls; write auto, vendor, forward, pio or pio=PORT")]
@@ -110,6 +110,12 @@ pub enum WordError {
     /// Not shared memory.
     #[error("no shared memory: {}; write path=FILE, such as path=/dev/shm/f,size=1M", shorten(&one_line(.0), MAX_REASON))]
     SharedMemory(String),
+    /// Not a console port.
+    #[error("no console port: {}; write name=NAME,to=WHERE, such as name=org.example.log,to=file:log", shorten(&one_line(.0), MAX_REASON))]
+    ConsolePort(String),
+    /// Not the host's end of a console port.
+    #[error("no end of a console port; write stdio, pty, file:PATH, unix:PATH or fd:N")]
+    PortTarget,
     /// Not a MAC address.
     #[error("not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
     Mac,

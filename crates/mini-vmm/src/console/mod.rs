@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The destination of COM1: nothing, the standard streams, a file, a pseudo-terminal or a Unix socket.
+//! The destination of COM1, and of a virtio console: nothing, the standard streams, a file, a pseudo-terminal or a Unix socket.
 //!
 //! A [`Console`] lives as long as the process, across machines. Each machine's serial device writes to
 //! [`Console::output`] and gets input through [`Console::attach_input`].
@@ -16,6 +16,7 @@
 //! seconds.
 
 mod escape;
+mod hvc;
 mod input;
 mod margin;
 mod output;
@@ -28,22 +29,25 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+pub(crate) use hvc::Hvc;
 pub use input::{ConsoleInput, InputTarget};
 pub use margin::line_start;
 pub use output::ConsoleOutput;
 pub use terminal::line_end;
 
+use hvc::Screen;
 use input::InputQueue;
 use output::{Drain, FdSink, Output, Sink, WholeLines};
 use pty::Pty;
+pub(crate) use pty::make as make_pty;
 use socket::Socket;
 use stdio::StdoutSink;
 use terminal::RawTerminal;
 
-use crate::config::{Limit, SerialSpec};
-use crate::inputs::is_overwritten;
+use crate::config::{Limit, SerialSpec, VmSpec};
+use crate::inputs::{guest_outputs, is_overwritten};
 use crate::outcome::OutcomeLatch;
 use crate::socket_file::{SocketError, SocketFile};
 use crate::sync::Worker;
@@ -94,9 +98,82 @@ pub struct Console {
     _terminal: Option<RawTerminal>,
     _socket: Option<SocketFile>,
     pty: Option<PathBuf>,
+    screen: Option<Screen>,
+    virtio: Virtio,
+}
+
+/// Where the virtio console goes.
+#[derive(Debug, Default)]
+enum Virtio {
+    #[default]
+    None,
+    /// To the same place as COM1, which then has no input.
+    Same,
+    /// To a place of its own.
+    Own(Box<Console>),
 }
 
 impl Console {
+    /// Opens the consoles of a machine: that of COM1, and that of the virtio console. If both are the standard streams, the
+    /// virtio console gets the input.
+    ///
+    /// # Errors
+    /// [`Error`] says what can't be opened.
+    pub fn open_all(spec: &VmSpec) -> Result<Console, Error> {
+        let mut console = Console::open(&spec.serial)?.with_limit(spec.serial_bandwidth);
+        console.virtio = match (&spec.serial, &spec.console) {
+            (_, SerialSpec::Off) => Virtio::None,
+            (SerialSpec::Stdio, SerialSpec::Stdio) => {
+                console.watch_screen()?;
+                Virtio::Same
+            }
+            (_, other) => {
+                let mut own = Console::open_as(other, "virtio console")?;
+                own.watch_screen()?;
+                Virtio::Own(Box::new(own))
+            }
+        };
+        Ok(console)
+    }
+
+    /// Lets the guest learn the size of the terminal on standard input, if there is one.
+    fn watch_screen(&mut self) -> Result<(), Error> {
+        if self._terminal.is_some() {
+            let resized = terminal::resized().map_err(Error::Start)?;
+            self.screen = Some(Screen::Stdin(resized));
+        }
+        Ok(())
+    }
+
+    /// The console that the virtio console goes to.
+    fn virtio(&self) -> Option<&Console> {
+        match &self.virtio {
+            Virtio::None => None,
+            Virtio::Same => Some(self),
+            Virtio::Own(own) => Some(own),
+        }
+    }
+
+    /// Tells what the virtio console is connected to, if there is one.
+    pub(crate) fn connect_hvc(&self, slot: &OnceLock<Hvc>) {
+        if let Some(console) = self.virtio() {
+            let output = console.output.clone();
+            let _ = slot.set(Hvc {
+                output: output.unwrap_or_else(ConsoleOutput::discard),
+                screen: console.screen.clone(),
+            });
+        }
+    }
+
+    /// As [`attach_input`](Self::attach_input), for the virtio console.
+    pub fn attach_hvc_input(
+        &self,
+        target: Arc<dyn InputTarget>,
+        outcome: OutcomeLatch,
+    ) -> Option<ConsoleInput> {
+        self.virtio()?.input_for(target, outcome)
+    }
+
     /// Opens the console that `spec` describes. A terminal on standard input is set to raw mode. The name of a
     /// pseudo-terminal is printed on standard error. A file is created, or truncated if it exists.
     ///
@@ -105,12 +182,16 @@ impl Console {
     /// # Errors
     /// [`Error`] says what can't be opened.
     pub fn open(spec: &SerialSpec) -> Result<Console, Error> {
+        Console::open_as(spec, "serial console")
+    }
+
+    fn open_as(spec: &SerialSpec, what: &str) -> Result<Console, Error> {
         sys::terminal::ignore_file_size_signal();
         match spec {
             SerialSpec::Off => Ok(Console::default()),
             SerialSpec::Stdio => Console::stdio(),
             SerialSpec::File(path) => Console::file(path),
-            SerialSpec::Pty => Console::pty(),
+            SerialSpec::Pty => Console::pty(what),
             SerialSpec::Socket(path) => Console::socket(path),
         }
     }
@@ -145,6 +226,17 @@ impl Console {
     /// [`crate::outcome::Outcome::ConsoleQuit`]. `None` if this console has no input. For the next machine, remove the
     /// old subscriber and attach again.
     pub fn attach_input(
+        &self,
+        target: Arc<dyn InputTarget>,
+        outcome: OutcomeLatch,
+    ) -> Option<ConsoleInput> {
+        match self.virtio {
+            Virtio::Same => None,
+            _ => self.input_for(target, outcome),
+        }
+    }
+
+    fn input_for(
         &self,
         target: Arc<dyn InputTarget>,
         outcome: OutcomeLatch,
@@ -189,6 +281,9 @@ impl Console {
 
     /// Like [`close`](Self::close), but quick: what is not written within 200 milliseconds is lost.
     pub fn close_soon(mut self) {
+        if let Virtio::Own(own) = std::mem::take(&mut self.virtio) {
+            own.close_soon();
+        }
         self.reader = None;
         if let Some(writer) = &mut self.writer {
             writer.close(Drain::SOON);
@@ -219,16 +314,18 @@ impl Console {
         Ok(console)
     }
 
-    fn pty() -> Result<Console, Error> {
+    fn pty(what: &str) -> Result<Console, Error> {
         let queue = Arc::new(InputQueue::new().map_err(Error::Start)?);
         let Pty {
             name,
+            ours,
             output,
             reader,
         } = Pty::open(&queue)?;
-        tell(&format!("the serial console is on {}", name.display()));
+        tell(&format!("the {what} is on {}", name.display()));
         Ok(Console {
             pty: Some(name),
+            screen: Some(Screen::Pty(Arc::new(ours))),
             ..Console::two_way(output, reader, queue)
         })
     }
@@ -276,19 +373,13 @@ impl Console {
     }
 }
 
-/// Checks that a console does not write to one of `inputs`, the files that a machine is made from. Opens nothing.
+/// Checks that no console or port writes to one of `inputs`, the files that a machine is made from. Opens nothing.
 ///
 /// # Errors
 /// [`Error::OwnInput`] names that file.
-pub fn spare<'a>(
-    spec: &SerialSpec,
-    inputs: impl IntoIterator<Item = &'a Path>,
-) -> Result<(), Error> {
-    let SerialSpec::File(output) = spec else {
-        return Ok(());
-    };
-    let mut inputs = inputs.into_iter();
-    match inputs.find(|input| is_overwritten(input, output)) {
+pub fn spare<'a>(spec: &VmSpec, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Error> {
+    let is_output = |input: &Path| guest_outputs(spec).any(|output| is_overwritten(input, output));
+    match inputs.into_iter().find(|input| is_output(input)) {
         Some(path) => Err(Error::OwnInput(path.to_owned())),
         None => Ok(()),
     }

@@ -37,6 +37,8 @@ const FINAL_PAUSE: Duration = Duration::from_millis(5);
 /// A pseudo-terminal with its threads.
 pub(super) struct Pty {
     pub(super) name: PathBuf,
+    /// Our side, for its size.
+    pub(super) ours: OwnedFd,
     pub(super) output: Output,
     pub(super) reader: Worker,
 }
@@ -45,6 +47,7 @@ impl Pty {
     /// Creates a pseudo-terminal in raw mode.
     pub(super) fn open(queue: &Arc<InputQueue>) -> Result<Pty, Error> {
         let (name, ours, user_side) = make().map_err(|errno| Error::Pty(errno.into()))?;
+        let for_size = ours.try_clone().map_err(Error::Start)?;
         let start = || {
             let our_end = ours.try_clone()?;
             let output =
@@ -59,14 +62,15 @@ impl Pty {
         let (output, reader) = start().map_err(Error::Start)?;
         Ok(Pty {
             name,
+            ours: for_size,
             output,
             reader,
         })
     }
 }
 
-/// Creates a pseudo-terminal: its name, our side, the side that programs open.
-fn make() -> Result<(PathBuf, OwnedFd, OwnedFd), Errno> {
+/// Creates a pseudo-terminal in raw mode: its name, our side, the side that programs open.
+pub(crate) fn make() -> Result<(PathBuf, OwnedFd, OwnedFd), Errno> {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&ours)?;
     unlockpt(&ours)?;

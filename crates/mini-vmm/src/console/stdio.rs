@@ -72,7 +72,7 @@ pub(super) fn input(
         let reader = Worker::spawn("console-in", body).map_err(Error::Start)?;
         return Ok((Some(reader), None));
     }
-    tell("the serial console is on this terminal; Ctrl-A x quits, Ctrl-A h shows more");
+    tell("the console is on this terminal; Ctrl-A x quits, Ctrl-A h shows more");
     let terminal = RawTerminal::enter().map_err(Error::Terminal)?;
     let continued = terminal.continued();
     let body = move |stop: &Stop| read_terminal(&fd, &queue, continued, stop);

@@ -28,6 +28,26 @@ static GIVEN_BACK: AtomicBool = AtomicBool::new(false);
 /// Signalled when the process continues after a stop.
 static CONTINUED: OnceLock<Wake> = OnceLock::new();
 
+/// Signalled when the terminal has another size.
+static RESIZED: OnceLock<Wake> = OnceLock::new();
+
+/// Called by the handler of SIGWINCH.
+fn note_resized() {
+    if let Some(event) = RESIZED.get() {
+        event.signal();
+    }
+}
+
+/// Readable after the terminal got another size.
+pub(super) fn resized() -> io::Result<&'static Wake> {
+    if RESIZED.get().is_none() {
+        let event = Wake::new()?;
+        RESIZED.get_or_init(|| event);
+        terminal_signals::watch_resizes(note_resized);
+    }
+    RESIZED.get().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 /// The line end on standard error: on a raw terminal a line feed alone doesn't return to the first column.
 pub fn line_end() -> &'static str {
     if IS_RAW.load(Ordering::Relaxed) {

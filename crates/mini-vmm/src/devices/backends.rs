@@ -5,19 +5,21 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use virtio_models::block::{self, OpenError};
 use virtio_models::vhost_user::Backend;
 use virtio_models::vsock::Host;
 
 use super::SavedOverlay;
+use super::console_ports::{self, PortHost, PortHostError};
 use super::network::{self, Network, NetworkError};
 use super::share::{self, Share, ShareError};
 use super::vhost_user::{self, VhostUserHostError};
 use super::vsock;
 use crate::cloud_init::{self, SeedError};
 use crate::config::{DiskSpec, Mac, SharedMemorySpec, VmSpec};
+use crate::console::Hvc;
 use crate::inputs;
 use crate::memory::{SharedMemory, SharedMemoryError};
 use crate::socket_file::SocketError;
@@ -38,6 +40,10 @@ pub struct Backends {
     pub(super) vhost_user: Vec<Arc<Backend>>,
     /// The file that the guest has as memory.
     pub(crate) shared: Option<SharedMemory>,
+    /// The console ports' ends.
+    pub(super) ports: Vec<PortHost>,
+    /// What the virtio console is connected to, once that is open.
+    pub(crate) hvc: Arc<OnceLock<Hvc>>,
     /// Takes their problems.
     pub(crate) events: EventLog,
 }
@@ -76,6 +82,9 @@ pub enum BackendError {
         /// The path of what it is.
         other: PathBuf,
     },
+    /// A console port can't be connected.
+    #[error(transparent)]
+    Port(#[from] PortHostError),
     /// Two disks are one file, and the guest can write to it.
     #[error(
         "the disks {first:?} and {second:?} are one file, which a guest would damage; use a copy, or say `readonly` for \
@@ -96,7 +105,7 @@ impl Backends {
     }
 
     /// Opens what the devices of `spec` use. Creates and changes nothing, but starts passt for networks that want it and
-    /// virtiofsd for shared directories, and makes the file of the vsock socket.
+    /// virtiofsd for shared directories, and makes the files of sockets and of console ports.
     /// `go_on` is asked while that takes long, and may stop it.
     ///
     /// # Errors
@@ -132,7 +141,7 @@ impl Backends {
         let others = others.map(|device| vhost_user::open(device, spec.sealed));
         let vhost_user = others.collect::<Result<_, _>>()?;
         let shares = share::open(&spec.share)?;
-        // Last, because it leaves a file for a while.
+        // Last, because they leave files for a while.
         let vsock = spec.vsock.as_ref();
         let vsock = vsock.map(|vsock| vsock::open(vsock, spec.sealed));
         Ok(Backends {
@@ -142,6 +151,8 @@ impl Backends {
             shares,
             vhost_user,
             shared,
+            ports: console_ports::open_all(&spec.console_port)?,
+            hvc: Arc::default(),
             events: EventLog::default(),
         })
     }

@@ -149,6 +149,8 @@ impl Parts<'_> {
 pub struct Offers {
     /// Takes the console's input.
     pub console_input: Option<Arc<dyn InputTarget>>,
+    /// Takes the virtio console's input.
+    pub hvc_input: Option<Arc<dyn InputTarget>>,
     /// The guest's power button.
     pub power_button: Option<Arc<dyn PowerButton>>,
     /// Tells the guest of a new generation.

@@ -14,6 +14,7 @@ mod acpi_pm;
 mod backends;
 mod boot_timer;
 mod cf9;
+mod console_ports;
 mod debug_exit;
 mod device;
 mod events;
@@ -37,6 +38,7 @@ use crate::irq::{NoPin, Pins};
 
 pub(crate) use backends::open_disk;
 pub use backends::{BackendError, Backends};
+pub use console_ports::PortHostError;
 pub use device::{
     Device, Generation, Offers, PlugEvents, PowerButton, RestoreError, Saved, Slot, SuspendError,
     Window,

@@ -12,12 +12,14 @@ use crate::config::{self, Cache, Draft, NetSpec, OnReboot, SerialSpec, VmSpec};
 use crate::text::shown;
 
 /// The keys that may differ from those of the saved machine.
-pub const OVERRIDES: [&str; 13] = [
+pub const OVERRIDES: [&str; 15] = [
     "disk",
     "cloud-init",
     "net",
     "vsock",
     "shared-memory",
+    "console-port",
+    "console",
     "serial",
     "serial-bandwidth",
     "on-panic",
@@ -29,7 +31,15 @@ pub const OVERRIDES: [&str; 13] = [
 ];
 
 /// Those of them that reach files and networks for the guest's devices.
-pub const DEVICES: [&str; 5] = ["disk", "cloud-init", "net", "vsock", "shared-memory"];
+pub const DEVICES: [&str; 7] = [
+    "disk",
+    "cloud-init",
+    "net",
+    "vsock",
+    "shared-memory",
+    "console-port",
+    "console",
+];
 
 /// Why a machine can't go on with what it is given.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +94,22 @@ pub enum AdaptError {
     /// A value in JSON is not valid.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// Only one of both has a virtio console.
+    #[error("the saved machine {} virtio console, so --console off {} possible", if *has { "has a" } else { "has no" }, if *has { "is not" } else { "alone is" })]
+    Console {
+        /// Whether the saved machine has it.
+        has: bool,
+    },
+    /// The guest knows a port by another name.
+    #[error(
+        "the saved machine's console port {saved:?} is named {given:?} here; give its name, and the ports in their order"
+    )]
+    PortName {
+        /// Its name.
+        saved: String,
+        /// The one that was given.
+        given: String,
+    },
     /// A value is not valid.
     #[error(transparent)]
     Config(#[from] config::Error),
@@ -127,6 +153,7 @@ fn adapt_with(
         net: Vec::new(),
         vsock: None,
         shared_memory: None,
+        console_port: Vec::new(),
         cloud_init: None,
         on_reboot: OnReboot::Exit,
         sealed: false,
@@ -144,12 +171,17 @@ fn adapt_with(
         format!("cid={},socket={socket}", vsock.cid)
     });
     count("vsock", vsocks[0], vsocks[1], socket.collect())?;
+    check_ports(&spec, &saved)?;
     let seeds = [&saved, &spec].map(|spec| usize::from(spec.cloud_init.is_some()));
     count("cloud-init", seeds[0], seeds[1], Vec::new())?;
     keep_shared(&mut spec, &saved)?;
     let [has, given] = [&saved, &spec].map(|spec| spec.serial != SerialSpec::Off);
     if has != given {
         return Err(AdaptError::Serial { has });
+    }
+    let [has, given] = [&saved, &spec].map(|spec| spec.console != SerialSpec::Off);
+    if has != given {
+        return Err(AdaptError::Console { has });
     }
     for (net, saved) in spec.net.iter_mut().zip(&saved.net) {
         keep(net, saved);
@@ -166,6 +198,21 @@ fn adapt_with(
         disk.serial = disk.serial.take().or_else(|| saved.serial.clone());
     }
     Ok(spec)
+}
+
+/// The guest knows its console ports by their names.
+fn check_ports(spec: &VmSpec, saved: &VmSpec) -> Result<(), AdaptError> {
+    let names = saved.console_port.iter().map(|port| port.name.clone());
+    let [has, given] = [saved, spec].map(|spec| spec.console_port.len());
+    count("console-port", has, given, names.collect())?;
+    let mut pairs = saved.console_port.iter().zip(&spec.console_port);
+    match pairs.find(|(saved, given)| saved.name != given.name) {
+        Some((saved, given)) => Err(AdaptError::PortName {
+            saved: saved.name.clone(),
+            given: given.name.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn count(
@@ -221,7 +268,7 @@ fn keep(net: &mut NetSpec, saved: &NetSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DiskSpec, LinkSpec, VsockSpec};
+    use crate::config::{DiskSpec, LinkSpec, PortTarget, VsockSpec};
 
     fn saved() -> VmSpec {
         VmSpec {
@@ -295,6 +342,63 @@ mod tests {
         assert!(error.contains("(cid=3,socket=old)"), "{error}");
         let error = adapt(VmSpec::new(""), &[("vsock", "cid=4,socket=new".into())]);
         assert!(error.unwrap_err().to_string().contains("1 is given"));
+    }
+
+    #[test]
+    fn ports_and_consoles_are_given_again_with_other_ends() {
+        let ports = |words: &[&str]| -> Vec<(&'static str, OsString)> {
+            let port = |word: &&str| ("console-port", (*word).into());
+            words.iter().map(port).collect()
+        };
+        let saved = VmSpec {
+            console: SerialSpec::Pty,
+            ..adapt_new(&ports(&["name=a,to=pty", "name=b,to=file:f"]))
+        };
+        let mut flags = ports(&["name=a,to=unix:s", "name=b,to=fd:5"]);
+        flags.push(("console", "file=log".into()));
+        let spec = adapt(saved.clone(), &flags).unwrap();
+        assert_eq!(spec.console, SerialSpec::File("log".into()));
+        assert_eq!(spec.console_port[1].to, PortTarget::Fd(5));
+        for (flags, why) in [
+            (
+                ports(&[]),
+                "none is given; give each, in the order of the saved machine (a, b)",
+            ),
+            (
+                ports(&["name=b,to=pty", "name=a,to=pty"]),
+                "port \"a\" is named \"b\" here",
+            ),
+        ] {
+            let error = adapt(saved.clone(), &flags).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let off = [("console", "off".into())];
+        let error = adapt(
+            VmSpec {
+                console_port: Vec::new(),
+                ..saved
+            },
+            &off,
+        )
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("has a virtio console"),
+            "{error}"
+        );
+        let error = adapt(VmSpec::new(""), &flags[2..]).unwrap_err();
+        assert!(
+            error.to_string().contains("has no virtio console"),
+            "{error}"
+        );
+    }
+
+    /// A machine with these options.
+    fn adapt_new(flags: &[(&'static str, OsString)]) -> VmSpec {
+        let mut draft = Draft::default();
+        for (key, word) in flags {
+            draft.say(key, word).unwrap();
+        }
+        draft.finish_partly().unwrap()
     }
 
     #[test]

@@ -295,20 +295,26 @@ pub fn parse(manifest: &[u8], state: &[u8]) -> Result<Parsed, Error> {
 }
 
 /// The description without paths that nobody needs to restore the machine. Otherwise, a hostile snapshot could make this
-/// process create or empty a file. Of COM1 only its existence stays.
+/// process create or empty a file. Of consoles only their existence stays.
 pub(super) fn harmless(spec: VmSpec) -> VmSpec {
     VmSpec {
         kernel: PathBuf::new(),
         initrd: None,
-        serial: match spec.serial {
-            SerialSpec::Off => SerialSpec::Off,
-            _ => SerialSpec::Stdio,
-        },
+        serial: on_stdio(&spec.serial),
+        console: on_stdio(&spec.console),
         metrics: None,
         event_log: None,
         timeout: None,
         snapshot_dir: None,
         ..spec
+    }
+}
+
+/// A console on the standard streams, if there is one.
+fn on_stdio(console: &SerialSpec) -> SerialSpec {
+    match console {
+        SerialSpec::Off => SerialSpec::Off,
+        _ => SerialSpec::Stdio,
     }
 }
 

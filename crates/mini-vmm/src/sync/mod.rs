@@ -17,7 +17,7 @@ pub(crate) use wake::Wake;
 pub(crate) use worker::{Stop, Worker, look, readable};
 
 /// Locks `mutex`, poisoned or not.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
 }
 

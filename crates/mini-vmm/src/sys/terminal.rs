@@ -47,6 +47,7 @@ struct Hooks {
 }
 
 static HOOKS: OnceLock<Hooks> = OnceLock::new();
+static RESIZED: OnceLock<fn()> = OnceLock::new();
 /// The earlier dispositions of [`FATAL`] signals, by index. A fault is passed on to its earlier handler.
 static PREVIOUS: [OnceLock<libc::sigaction>; FATAL.len()] =
     [const { OnceLock::new() }; FATAL.len()];
@@ -73,6 +74,15 @@ pub(crate) fn watch_signals(restore: fn(), continued: fn()) {
             install(libc::SIGCONT, on_continue, libc::SA_RESTART);
         }
     });
+}
+
+/// Calls `resized` when the terminal has another size. `resized` must be async-signal-safe.
+pub(crate) fn watch_resizes(resized: fn()) {
+    let _ = RESIZED.set(resized);
+    // By default the signal does nothing.
+    if disposition(libc::SIGWINCH).is_some_and(|now| now.sa_sigaction == libc::SIG_DFL) {
+        install(libc::SIGWINCH, on_resize, libc::SA_RESTART);
+    }
 }
 
 /// Makes a write beyond the limit on file sizes (`ulimit -f`) an error, instead of the end of the process.
@@ -147,5 +157,11 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
 extern "C" fn on_continue(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
     if let Some(hooks) = HOOKS.get() {
         (hooks.continued)();
+    }
+}
+
+extern "C" fn on_resize(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
+    if let Some(resized) = RESIZED.get() {
+        resized();
     }
 }

@@ -29,7 +29,7 @@ type Open<'a> = Box<dyn FnOnce(&dyn Watch) -> Result<Origin, Error> + 'a>;
 
 /// Opens the console of a machine.
 pub(super) fn open_console(spec: &VmSpec) -> Result<Console, console::Error> {
-    Ok(Console::open(&spec.serial)?.with_limit(spec.serial_bandwidth))
+    Console::open_all(spec)
 }
 
 /// How a machine begins.

@@ -24,7 +24,7 @@ use vcpu_loop::FailureReport;
 
 use crate::boot::Watch;
 use crate::check;
-use crate::config::{self, SerialSpec, VmSpec};
+use crate::config::{self, VmSpec};
 use crate::console::{self, Console};
 use crate::inputs;
 use crate::machine::{self, ImageError, Images};
@@ -105,12 +105,11 @@ pub fn run(spec: &VmSpec) -> Result<Outcome, Error> {
     )
 }
 
-/// Checks that the serial output doesn't overwrite a file that `spec` boots from, a disk, or a file of its seed.
+/// Checks that no output of the guest's overwrites a file that `spec` boots from, a disk, or a file of its seed.
 fn spare_images(spec: &VmSpec) -> Result<(), console::Error> {
-    let SerialSpec::File(output) = &spec.serial else {
-        return Ok(());
-    };
-    inputs::same_as(output, spec).map_or(Ok(()), |input| Err(console::Error::OwnInput(input)))
+    let mut outputs = inputs::guest_outputs(spec);
+    let overwritten = outputs.find_map(|output| inputs::same_as(output, spec));
+    overwritten.map_or(Ok(()), |input| Err(console::Error::OwnInput(input)))
 }
 
 /// Like [`run`], with the images from `open_images`. The console from `open_console` is opened once the images are

@@ -115,6 +115,7 @@ impl Vmm {
         }
         let mut origin = origin?;
         origin.backends().events = reporter.events.clone();
+        let hvc = Arc::clone(&origin.backends().hvc);
         let described = with_macs(spec, origin.backends());
         let host = Host::new(check::open_kvm(Path::new(KVM))?);
         let mut thawed = Backends::default();
@@ -138,6 +139,7 @@ impl Vmm {
         // Opened only now, so that an unbootable kernel truncates no file and leaves the terminal alone.
         let console = open_console()?;
         meter.attach_console(console.output());
+        console.connect_hvc(&hvc);
         let vmm = Vmm {
             door,
             spec: described,

@@ -88,9 +88,12 @@ impl<'a> Session<'a> {
         };
         let vcpus = VcpuEventSubscriber::new(vcpu_events, move |event| on_event.apply(event));
         manager.add_subscriber(Rc::new(RefCell::new(vcpus)) as Subscriber);
-        let takes_input = machine.devices.offers().console_input.clone();
-        let input = takes_input.and_then(|device| run.console.attach_input(device, latch.clone()));
-        if let Some(input) = input {
+        let offers = machine.devices.offers();
+        let serial = offers.console_input.clone();
+        let serial = serial.and_then(|target| run.console.attach_input(target, latch.clone()));
+        let hvc = offers.hvc_input.clone();
+        let hvc = hvc.and_then(|target| run.console.attach_hvc_input(target, latch.clone()));
+        for input in [serial, hvc].into_iter().flatten() {
             manager.add_subscriber(Rc::new(RefCell::new(input)) as Subscriber);
         }
         Ok(Session {

@@ -90,7 +90,7 @@ fn a_directory_is_restored_with_a_number_and_devices() {
     for (options, why) in [
         (
             r#"{"kernel": "k"}"#,
-            "options: \"kernel\" is none of disk, cloud-init, net, vsock, shared-memory",
+            "options: \"kernel\" is none of disk, cloud-init, net, vsock, shared-memory, console-port, console",
         ),
         (
             r#"{"disk": "path=d.img"}"#,

@@ -81,7 +81,7 @@ fn bad_json_is_located() {
         ),
         (
             r#"{"serial": "tty"}"#,
-            "\"tty\" is not a place for COM1; write off,",
+            "\"tty\" is not a place for a console; write off,",
         ),
         (
             r#"{"serial": true}"#,

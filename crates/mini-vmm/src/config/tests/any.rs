@@ -69,6 +69,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
         vsock,
         shared,
         proptest::option::of(memory),
+        port::tests::any_ports(),
     );
     let hypercalls = (
         any::<u8>(),
@@ -137,6 +138,12 @@ pub(crate) fn any_spec() -> impl Strategy<Value = VmSpec> {
                 false => Vec::new(),
             },
             memory: machine.2,
+            console: match (machine.3[0], &devices.0) {
+                (true, SerialSpec::Stdio | SerialSpec::Pty) => SerialSpec::Stdio,
+                (true, other) => other.clone(),
+                (false, _) => SerialSpec::Off,
+            },
+            console_port: devices.8,
             serial: devices.0,
             on_reboot: if reset {
                 OnReboot::Reset

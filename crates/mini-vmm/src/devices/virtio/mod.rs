@@ -9,6 +9,7 @@
 //! a write to a configuration, or a reset through MMIO.
 
 mod block;
+mod console;
 mod doorbells;
 mod entropy;
 mod io_thread;
@@ -58,6 +59,7 @@ const KINDS: &[Kind] = &[
     net::models,
     vsock::models,
     vhost_user::models,
+    console::models,
 ];
 
 /// A virtio device in the plan of a machine, whatever its transport.
