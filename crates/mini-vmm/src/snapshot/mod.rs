@@ -372,7 +372,7 @@ fn new_id() -> Result<Id, rustix::io::Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::DiskSpec;
+    use crate::config::{DiskSpec, ShareSpec};
 
     #[test]
     fn what_a_snapshot_would_lack_is_refused() {
@@ -388,6 +388,11 @@ mod tests {
             ..spec()
         };
         assert!(matches!(check(&sealed, &dir), Err(Error::Sealed)));
+        let shares = VmSpec {
+            share: vec![ShareSpec::new(".")],
+            ..spec()
+        };
+        assert!(matches!(check(&shares, &dir), Err(Error::OtherProcesses)));
         let overlay = DiskSpec {
             overlay: Some("tmp".into()),
             ..DiskSpec::new("disk")

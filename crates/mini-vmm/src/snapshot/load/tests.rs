@@ -209,6 +209,9 @@ fn fields_that_are_missing_or_new_are_refused() {
     let mut other = state.clone();
     other["machine"]["colour"] = json!("red");
     refuses(parse_state(&other), "colour");
+    let mut other = state.clone();
+    other["machine"]["share"] = json!([{"path": "/"}]);
+    refuses(parse_state(&other), "no machine with shared directories");
 }
 
 /// Whoever restores it names what it may reach.
