@@ -3,6 +3,7 @@
 
 //! `cargo xtask boot`: a Debian kernel, or all of Debian, under mini-vmm, on this host or inside the AMD bed.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::kernels::Kernel;
 use crate::marked::Marked;
 use crate::process::{Progress, last_lines, print, sh_words, tied, write};
 use crate::workspace::{Scratch, nonce};
-use crate::{build, host, packages, para};
+use crate::{build, host, packages, para, virtiofsd};
 
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests";
 
@@ -34,6 +35,8 @@ struct Boot {
     para: bool,
     /// mini-vmm's hypercall route, if it isn't the default.
     hypercall: Option<String>,
+    /// The directory that the guest has at /mnt.
+    share: Option<PathBuf>,
     words: Vec<String>,
 }
 
@@ -60,6 +63,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
         timeout: None,
         para: false,
         hypercall: None,
+        share: None,
         words: Vec::new(),
     };
     while let Some(argument) = parser.next()? {
@@ -71,6 +75,7 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             Long("timeout") => boot.timeout = Some(parser.value()?.parse()?),
             Long("para") => boot.para = true,
             Long("hypercall") => boot.hypercall = Some(parser.value()?.string()?),
+            Long("share") => boot.share = Some(directory(&parser.value()?)?),
             Value(first) => {
                 boot.words.push(first.string()?);
                 for word in parser.raw_args()? {
@@ -79,6 +84,9 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
             }
             other => return Err(other.unexpected().into()),
         }
+    }
+    if boot.share.is_some() && (boot.debian || boot.kernel.is_some()) {
+        bail!("--share is for the Debian kernel with busybox: leave --debian and --kernel out");
     }
     if boot.debian && (boot.para || boot.kernel.is_some()) {
         bail!(
@@ -98,6 +106,12 @@ pub fn command(parser: &mut lexopt::Parser) -> Result<u8> {
     boot.run()
 }
 
+/// The whole path of a directory.
+fn directory(path: &OsStr) -> Result<PathBuf> {
+    let whole = fs::canonicalize(path).ok().filter(|path| path.is_dir());
+    whole.with_context(|| format!("--share {path:?}: name a directory"))
+}
+
 /// The inputs of mini-vmm.
 struct Guest {
     mini_vmm: PathBuf,
@@ -107,6 +121,8 @@ struct Guest {
     disks: Vec<Disk>,
     /// The guest's memory, in MiB.
     memory: u32,
+    /// The program that shares a directory, if one is shared.
+    virtiofsd: Option<PathBuf>,
     /// The terminal's size, if the guest runs a shell on it.
     shell: Option<(u16, u16)>,
 }
@@ -217,6 +233,11 @@ impl Boot {
             None => Marked::script(nonce, &self.words),
         };
         let mut initrd = initramfs::guest(debian.as_ref())?;
+        if let (Some(_), Some(debian)) = (&self.share, &debian) {
+            initrd.extend(initramfs::virtio(debian)?);
+            let mount = "mkdir -p /mnt; mount -t virtiofs share0 /mnt; cd /mnt\n";
+            job.insert_str(0, &format!("{}{mount}", initramfs::LOAD_VIRTIO));
+        }
         if self.para {
             let debian = debian.as_ref().context(
                 "--para needs Debian's kernel, whose headers can be had: leave --kernel out",
@@ -233,8 +254,20 @@ impl Boot {
             cmdline: CMDLINE.to_owned(),
             disks: Vec::new(),
             memory: self.mebibytes()?,
+            virtiofsd: self.virtiofsd()?,
             shell,
         })
+    }
+
+    /// The program that shares the directory, if there is one.
+    fn virtiofsd(&self) -> Result<Option<PathBuf>> {
+        if self.share.is_none() {
+            return Ok(None);
+        }
+        let program = virtiofsd::fetch()?;
+        let program =
+            program.context("Debian has no libraries for virtiofsd here: leave --share out")?;
+        Ok(Some(program))
     }
 
     /// Makes Debian's disk and the disk with the command.
@@ -268,6 +301,7 @@ impl Boot {
             cmdline: format!("{CMDLINE} {}", debian::CMDLINE),
             disks,
             memory,
+            virtiofsd: None,
             shell,
         })
     }
@@ -314,6 +348,13 @@ impl Boot {
         if self.has_network() {
             command.args(["--net", "user"]);
         }
+        if let (Some(share), Some(program)) = (&self.share, &guest.virtiofsd) {
+            command.args(["--share", &share_word(&text(share))]);
+            let first = program.parent().map(Path::to_owned);
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let places = first.into_iter().chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(places)?);
+        }
         if guest.shell.is_none() {
             // If xtask is killed, nothing else ends the guest.
             command = tied(&command);
@@ -349,6 +390,15 @@ impl Boot {
         let disks: Vec<String> = disks.collect();
         let mut words = vec!["mini-vmm".to_owned()];
         words.extend(self.arguments(guest, "/kernel", "/initrd", &disks));
+        if let (Some(share), Some(program)) = (&self.share, &guest.virtiofsd) {
+            bed.add(program, "/bin/virtiofsd");
+            add_copy(&mut bed, share)?;
+            // The bed's root file system can't be left for another one.
+            words.extend([
+                "--share".to_owned(),
+                format!("{},sandbox=chroot", share_word(IN_BED)),
+            ]);
+        }
         let line = sh_words(&words);
         if guest.shell.is_some() {
             return bed.run(&line, &mut |_| ());
@@ -357,6 +407,48 @@ impl Boot {
         let script = format!("{line} </dev/null 2>/tmp/stderr; s=$?; cat /tmp/stderr; exit $s");
         bed.run(&script, &mut |bytes| console.feed(bytes))
     }
+}
+
+/// The value of `--share` for the directory at `path`, in which a comma is written twice.
+fn share_word(path: &str) -> String {
+    format!("path={}", path.replace(',', ",,"))
+}
+
+/// Where the bed has a copy of the shared directory.
+const IN_BED: &str = "/share";
+/// The most bytes of it: the bed has it in memory.
+const MAX_COPY: u64 = 64 << 20;
+/// Directories that are no part of it.
+const LEFT_OUT: [&str; 2] = [".git", "target"];
+
+/// Copies the files of the directory `from` to the bed, without those that builds make.
+fn add_copy(bed: &mut Bed, from: &Path) -> Result<()> {
+    eprintln!(
+        "xtask: the bed has a copy of the directory: what the guest writes is gone at its end"
+    );
+    let (mut left, mut bytes) = (vec![from.to_owned()], 0);
+    while let Some(directory) = left.pop() {
+        let entries = fs::read_dir(&directory)
+            .with_context(|| format!("can't list {}", directory.display()))?;
+        for entry in entries.flatten() {
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            let name = entry.file_name();
+            if kind.is_dir() && !LEFT_OUT.iter().any(|left_out| name == *left_out) {
+                left.push(path);
+            } else if kind.is_file() {
+                bytes += entry.metadata()?.len();
+                let inside = path.strip_prefix(from)?;
+                bed.add(&path, &format!("{IN_BED}/{}", inside.display()));
+            }
+        }
+        if bytes > MAX_COPY {
+            bail!(
+                "--share {}: the bed has room for 64 MiB; name a smaller directory",
+                from.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn status_of(child: &mut std::process::Child) -> Result<u8> {

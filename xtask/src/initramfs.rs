@@ -122,6 +122,7 @@ const VIRTIO_MODULES: &[&str] = &[
     "virtio_net",
     "vmw_vsock_virtio_transport",
     "virtio_console",
+    "virtiofs",
 ];
 
 /// An archive to append to [`guest`]'s: the modules that [`LOAD_VIRTIO`] loads.

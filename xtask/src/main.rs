@@ -31,6 +31,7 @@ mod rules;
 mod small_kernel;
 mod test;
 mod venv;
+mod virtiofsd;
 mod watch;
 mod whole;
 mod workspace;
@@ -52,6 +53,7 @@ cargo xtask boot [OPTIONS] [-- COMMAND...]
                         1800 with --debian and COMMAND)
       --para            load guest/linux's para.ko, built against Debian's headers (fetched), so that the
                         guest registers for hypercalls. Without COMMAND: print the registration and a ping
+      --share DIR       give the guest the directory at /mnt, by virtiofsd (built); a copy of it in the bed
       --hypercall R     the route of hypercalls: auto (default), vendor, forward, pio
 
 cargo xtask test [--quick|--long] [--only TEXT] [PART...]

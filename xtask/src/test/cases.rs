@@ -7,7 +7,9 @@ use crate::bed::{Bed, Vendor};
 use crate::kernels::Series;
 
 use super::clients::{self, Client};
-use super::{consoles, copies, disks, networks, para, plugged, small, snapshots, sockets, words};
+use super::{
+    consoles, copies, disks, networks, para, plugged, shares, small, snapshots, sockets, words,
+};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +275,7 @@ pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
             networks::CASES,
             snapshots::CASES,
             copies::CASES,
+            shares::CASES,
             sockets::CASES,
             plugged::CASES,
             consoles::CASES,

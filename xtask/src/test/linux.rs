@@ -20,6 +20,7 @@ use crate::kernels::Kernel;
 use crate::para as driver;
 use crate::process::{read, sh_quote, write};
 use crate::small_kernel::SmallKernel;
+use crate::virtiofsd;
 use crate::workspace::Scratch;
 
 use super::Run;
@@ -85,6 +86,16 @@ pub fn prepare(run: &Run, bed: &mut Bed, scratch: &Scratch) -> Result<(Vec<Boot>
     for case in wanted(run, &cases, &mut skips) {
         if case.isolated {
             add_once(bed, networks::passt()?, "/bin/passt");
+        }
+        if case.arguments.contains("--share") {
+            match virtiofsd::fetch()? {
+                Some(program) => add_once(bed, program, "/bin/virtiofsd"),
+                None => {
+                    let why = "Debian has no libraries for virtiofsd on this machine";
+                    skips.add(Tally::skip(format!("{}: {why}", name(case))));
+                    continue;
+                }
+            }
         }
         match add(case, bed, scratch)? {
             Ok(boot) => boots.push(boot),

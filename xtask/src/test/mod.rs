@@ -20,6 +20,7 @@ mod packaged;
 mod para;
 mod parts;
 mod plugged;
+mod shares;
 mod small;
 mod snapshots;
 mod sockets;
