@@ -19,6 +19,7 @@ mod cpu;
 pub mod ctl;
 pub mod demo;
 pub mod devices;
+pub mod exec;
 mod http_head;
 pub mod hypercall;
 mod inputs;

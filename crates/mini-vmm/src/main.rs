@@ -13,6 +13,8 @@ use mini_vmm::api::{self, Api, Model};
 use mini_vmm::cli::firecracker::{self, Firecracker};
 use mini_vmm::cli::{self, Command};
 use mini_vmm::config::file as config_file;
+use mini_vmm::ctl::ExecOrder;
+use mini_vmm::exec::agent;
 use mini_vmm::machine::Clock;
 use mini_vmm::outcome::{EXIT_ERROR, Outcome};
 use mini_vmm::snapshot::{self, Place, Recorder, Snapshot};
@@ -33,16 +35,25 @@ fn main() -> ExitCode {
     match execute(command) {
         Ok(code) => code.into(),
         Err(error) => {
-            // If standard error is closed, there is still the exit code.
-            let _ = writeln!(
-                io::stderr(),
-                "{}mini-vmm: error: {}",
-                console::line_start(),
-                logging::sentence(&*error)
-            );
+            complain(&*error);
             EXIT_ERROR.into()
         }
     }
+}
+
+/// Says why. If standard error is closed, there is still the exit code.
+fn complain(error: &(dyn Error + 'static)) {
+    let _ = writeln!(
+        io::stderr(),
+        "{}mini-vmm: error: {}",
+        console::line_start(),
+        logging::sentence(error)
+    );
+}
+
+/// Says what is waited for.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "mini-vmm: {what}");
 }
 
 fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
@@ -83,13 +94,12 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
         }
         Command::Demo { route, .. } => Ok(demo::run(route)?),
         Command::Ctl { order, .. } => {
-            let say = &mut |what: &str| {
-                let _ = writeln!(io::stderr(), "mini-vmm: {what}");
-            };
-            let text = ctl::run(&order, say)?;
+            let text = ctl::run(&order, &mut say)?;
             print(format!("{text}\n").as_bytes())?;
             Ok(0)
         }
+        Command::Exec { order, .. } => Ok(exec(&order)),
+        Command::Agent { port, .. } => Err(agent::run(port).into()),
         Command::Merge {
             base, diff, out, ..
         } => {
@@ -106,6 +116,14 @@ fn execute(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(0)
         }
     }
+}
+
+/// Runs a command in a guest. Returns its exit code, or the one that tells why there is none.
+fn exec(order: &ExecOrder) -> u8 {
+    ctl::exec(order, &mut say).unwrap_or_else(|error| {
+        complain(&error);
+        error.exit_code()
+    })
 }
 
 /// Goes on with a saved machine.

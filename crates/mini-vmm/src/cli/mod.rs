@@ -20,7 +20,8 @@ pub use clap_complete::Shell;
 pub use self::firecracker::Firecracker;
 use self::flags::MachineFlags;
 use crate::config::HypercallRoute;
-use crate::ctl::{Action, Order};
+use crate::ctl::{ExecOrder, Order};
+use crate::exec::PORT;
 use crate::outcome::EXIT_USAGE;
 use crate::snapshot::CloneId;
 
@@ -70,6 +71,7 @@ mini-vmm --kernel <FILE> [OPTIONS]
        mini-vmm --api-sock <PATH> [OPTIONS]
        mini-vmm --restore <DIR> [--resume] [OPTIONS]
        mini-vmm ctl <SOCKET> <ACTION> [--json]
+       mini-vmm agent [--port <N>]
        mini-vmm check [--json]
        mini-vmm demo [--hypercall <ROUTE>]
        mini-vmm firecracker [FIRECRACKER'S OPTIONS]
@@ -98,6 +100,20 @@ pub enum Command {
     Ctl {
         /// What, and of which machine.
         order: Order,
+        /// How often `-v` was given.
+        verbosity: u8,
+    },
+    /// Run a command in the guest of such a machine.
+    Exec {
+        /// Which one, and of which machine.
+        order: ExecOrder,
+        /// How often `-v` was given.
+        verbosity: u8,
+    },
+    /// Run commands for the host, in a guest.
+    Agent {
+        /// The vsock port.
+        port: u32,
         /// How often `-v` was given.
         verbosity: u8,
     },
@@ -160,6 +176,8 @@ impl Command {
             Command::Check { verbosity, .. }
             | Command::Demo { verbosity, .. }
             | Command::Ctl { verbosity, .. }
+            | Command::Exec { verbosity, .. }
+            | Command::Agent { verbosity, .. }
             | Command::Merge { verbosity, .. } => *verbosity,
             Command::Completions(_) | Command::Firecracker(_) | Command::FirecrackerVersion => 0,
         }
@@ -334,39 +352,23 @@ enum Subcommand {
     /// Control a machine that was started with --api-sock
     ///
     /// Waits until it is done, and says what it waits for. Exit code 0: done. 1: not done; the reason is on stderr.
+    /// With exec it is the command's exit code; see docs/exec.md.
     #[command(override_usage = "mini-vmm ctl <SOCKET> <ACTION> [--json]\n       \
                           mini-vmm ctl <SOCKET> snapshot <DIR> [--diff] [--keep-running]\n       \
                           mini-vmm ctl <SOCKET> memory <dirty|resident> [--json]\n       \
                           mini-vmm ctl <SOCKET> add <NAME> <--disk <WORDS>|--net <WORDS>>\n       \
                           mini-vmm ctl <SOCKET> remove <NAME> [--force]\n       \
-                          mini-vmm ctl <SOCKET> resize <NAME>")]
-    Ctl {
-        /// The path of its socket
-        #[arg(value_hint = ValueHint::FilePath)]
-        socket: PathBuf,
-        /// What to do
-        action: Action,
-        /// The directory of a snapshot, which is replaced if it is one; which memory: dirty, resident; or a device's name
-        #[arg(value_hint = ValueHint::DirPath)]
-        dir: Option<PathBuf>,
-        /// The disk to add, in the words of a machine's --disk; paths are those of the machine's process
-        #[arg(long, value_name = "WORDS", conflicts_with = "net")]
-        disk: Option<String>,
-        /// The network to add, in the words of a machine's --net
-        #[arg(long, value_name = "WORDS")]
-        net: Option<String>,
-        /// Take the device from a guest that does not answer, at once
-        #[arg(long)]
-        force: bool,
-        /// Only write what changed since the last snapshot, or since --restore; see `mini-vmm snapshot merge`
-        #[arg(long)]
-        diff: bool,
-        /// Let a machine that runs go on after its snapshot
-        #[arg(long)]
-        keep_running: bool,
-        /// Print the result as JSON
-        #[arg(long)]
-        json: bool,
+                          mini-vmm ctl <SOCKET> resize <NAME>\n       \
+                          mini-vmm ctl <SOCKET> exec [--env <NAME=VALUE>] [--cwd <DIR>] [--port <N>] -- <COMMAND>...")]
+    Ctl(ctl::CtlWords),
+    /// Run in a guest, and run commands there that `mini-vmm ctl SOCKET exec` asks for
+    ///
+    /// Listens for the host on vsock until it is killed. Commands run as the user that started it.
+    #[command(override_usage = "mini-vmm agent [--port <N>]")]
+    Agent {
+        /// The vsock port
+        #[arg(long, value_name = "N", default_value_t = PORT)]
+        port: u32,
     },
     /// Make a snapshot that has only changes whole: snapshot merge <BASE> <DIFF> <OUT>
     #[command(override_usage = "mini-vmm snapshot merge <BASE> <DIFF> <OUT>")]
@@ -501,31 +503,10 @@ fn command_of(subcommand: Subcommand, verbosity: u8) -> Result<Command, clap::Er
             route: hypercall,
             verbosity,
         },
-        Subcommand::Ctl {
-            socket,
-            action,
-            dir,
-            disk,
-            net,
-            force,
-            diff,
-            keep_running,
-            json,
-        } => {
-            let order = Order {
-                socket,
-                action,
-                dir,
-                device: ctl::device(disk, net),
-                force,
-                diff,
-                keep_running,
-                json,
-            };
-            ctl::check(&order)
-                .map_err(|what| Arguments::command().error(ErrorKind::ArgumentConflict, what))?;
-            Command::Ctl { order, verbosity }
-        }
+        Subcommand::Ctl(words) => words
+            .command(verbosity)
+            .map_err(|what| Arguments::command().error(ErrorKind::ArgumentConflict, what))?,
+        Subcommand::Agent { port } => Command::Agent { port, verbosity },
         Subcommand::Snapshot {
             action: SnapshotAction::Merge { base, diff, out },
         } => Command::Merge {

@@ -9,6 +9,7 @@ use super::*;
 use crate::config::file::{parse as parse_json, resolve, to_json};
 use crate::config::tests::any_spec;
 use crate::config::{self, KEYS, SerialSpec, VmSpec};
+use crate::ctl::{Action, Order};
 use crate::layout;
 use crate::outcome::{EXIT_ERROR, Outcome};
 

@@ -58,6 +58,12 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// The process that serves the API. `None` if it has no number here.
+    pub fn process(&self) -> Option<i32> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.stream).ok()?;
+        Some(peer.pid.as_raw_nonzero().get())
+    }
+
     /// Sends a request and reads its answer. Calls `wait` each time that nothing came for a second.
     pub fn ask(
         &mut self,

@@ -5,6 +5,7 @@
 
 mod client;
 mod devices;
+mod exec;
 mod memory;
 
 use std::io::{self, ErrorKind};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use self::client::Client;
+pub use self::exec::{EXIT_UNKNOWN, ExecError, ExecOrder, exec};
 use crate::text::{one_line, shorten};
 
 /// The most characters of a server's message.

@@ -14,6 +14,7 @@ pub(crate) mod mapped_vm;
 pub(crate) mod terminal;
 pub(crate) mod threads;
 pub(crate) mod uffd;
+pub(crate) mod vsock;
 pub(crate) mod written;
 pub(crate) mod xen;
 pub(crate) mod zeroed;
