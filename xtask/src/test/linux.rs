@@ -49,6 +49,15 @@ rm -f /tmp/in; mkfifo /tmp/in; exec 3<>/tmp/in
 /// Checks that the bed's second clock ran while mini-vmm did.
 const BEATS: &str = "[ \"$(beats)\" -gt \"$before\" ] && echo 'THE SECOND CLOCK RUNS'\n";
 
+/// A program's name, and how it is built.
+type Program = (&'static str, fn() -> Result<PathBuf>);
+
+/// The programs that guests have if their commands name them.
+const PROGRAMS: [Program; 2] = [
+    ("bench-probe", build::bench_probe),
+    ("mini-vmm", build::mini_vmm),
+];
+
 /// A case, ready to run in a bed.
 #[derive(Debug)]
 pub struct Boot {
@@ -284,14 +293,16 @@ fn add_initrd(
         parts.push(format!("/guest/{name}"));
         add_once(bed, file, &format!("/guest/{name}"));
     }
-    if case.guest.contains("bench-probe") {
-        let file = scratch.path("guest-probe");
-        if !file.exists() {
-            let probe = read(&build::bench_probe()?)?;
-            write(&file, initramfs::program("/bin/bench-probe", &probe))?;
+    for (name, build) in PROGRAMS {
+        if case.guest.contains(name) {
+            let file = scratch.path(&format!("guest-{name}"));
+            if !file.exists() {
+                let path = format!("/bin/{name}");
+                write(&file, initramfs::program(&path, &read(&build()?)?))?;
+            }
+            parts.push(format!("/guest/{name}"));
+            add_once(bed, file, &format!("/guest/{name}"));
         }
-        parts.push("/guest/probe".to_owned());
-        add_once(bed, file, "/guest/probe");
     }
     let job = scratch.path(&format!("job-{}", case.name));
     write(&job, initramfs::job(&guest_job(case)))?;

@@ -67,10 +67,52 @@ const RESTORED: Case = Case {
     ..LINUX
 };
 
+/// Commands in the guest. One runs when the machine is saved. So it has to end on the restored machine, whose agent still
+/// listens. The loops end with the machine.
+const COMMANDS: &str = "exec_in() { at=$1; shift; mini-vmm ctl $at exec \"$@\"; }
+until exec_in /tmp/api -- true 2>/dev/null || ! kill -0 $vmm; do usleep 100000; done
+exec_in /tmp/api --env A=here --cwd /tmp -- sh -c 'echo $A $PWD; echo apart >&2; exit 7' >/tmp/o 2>/tmp/e
+echo \"STATUS $? $(cat /tmp/o) $(cat /tmp/e)\"
+exec_in /tmp/api -- cat </tmp/payload | cmp - /tmp/payload && echo SAME BOTH WAYS
+[ \"$(exec_in /tmp/api -- sha256sum </tmp/payload)\" = \"$(sha256sum </tmp/payload)\" ] && echo SAME SUM
+exec_in /tmp/api -- absent; echo \"ABSENT $?\"
+hold() { mini-vmm ctl /tmp/api exec -- sh -c 'echo up; exec sleep 99999' >/tmp/up & holder=$!; until grep -q up /tmp/up || ! kill -0 $vmm; do usleep 50000; done; }
+hold; kill -TERM $holder; wait $holder; echo \"STOPPED $?\"
+hold; mini-vmm ctl /tmp/api snapshot /tmp/snap; exec_in /tmp/api -- true; echo \"PAUSED $?\"
+mini-vmm ctl /tmp/api stop; wait $holder; echo \"GONE $?\"
+mini-vmm --restore /tmp/snap --resume --api-sock /tmp/next --vsock cid=4,socket=/tmp/w --serial file=/tmp/out2 & next=$!
+until [ -S /tmp/next ] || ! kill -0 $next; do usleep 50000; done
+while exec_in /tmp/next -- pidof sleep >/dev/null; do usleep 100000; done; echo COMMAND ENDED
+exec_in /tmp/next -- cat </tmp/payload | cmp - /tmp/payload && echo SAME AFTER RESTORE
+mini-vmm ctl /tmp/next stop; wait $next; rm -r /tmp/snap /tmp/payload";
+
+const EXEC: Case = Case {
+    virtio: true,
+    arguments: "--api-sock /tmp/api --vsock cid=3,socket=/tmp/v",
+    before: "head -c 1048576 </dev/urandom >/tmp/payload",
+    guest: "mini-vmm agent & read end",
+    drive: COMMANDS,
+    expect: &[
+        "STATUS 7 here /tmp apart",
+        "SAME BOTH WAYS",
+        "SAME SUM",
+        "ABSENT 127",
+        "STOPPED 143",
+        "PAUSED 255",
+        "the machine is paused; let it go on with",
+        "GONE 255",
+        "the machine ended before the command did",
+        "COMMAND ENDED",
+        "SAME AFTER RESTORE",
+    ],
+    ..LINUX
+};
+
 /// The boots.
 #[rustfmt::skip]
 pub const CASES: &[Case] = &[
     Case { name: "vsock-pci", arguments: "--vsock cid=3,socket=/tmp/v", ..SOCKETS },
     Case { name: "vsock-mmio", arguments: "--virtio mmio --vsock cid=3,socket=/tmp/v", long: true, ..SOCKETS },
     Case { name: "vsock-restored", ..RESTORED },
+    Case { name: "vsock-exec", ..EXEC },
 ];
