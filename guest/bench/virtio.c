@@ -23,7 +23,7 @@ struct parameters {
 	u32 end_value;
 	u32 delay;	/* rounds of an empty loop between the first sign and the work */
 };
-enum work { READ_RANDOM, READ, WRITE, PING, SEND };
+enum work { READ_RANDOM, READ, WRITE, PING, SEND, STREAM_OUT, STREAM_IN };
 
 extern volatile struct parameters parameters;
 
@@ -212,7 +212,7 @@ struct queue {
 	u16 size, index, seen, added;
 	u32 bell;
 };
-static struct queue queues[2];
+static struct queue queues[3];
 static int has_event, has_indirect;
 
 #define FEATURE_INDIRECT (1u << 28)
@@ -529,13 +529,119 @@ static void network(void)
 	}
 }
 
+/* A stream between the guest and a process of the host: a packet's header (5.10.6). */
+struct packet {
+	u64 from, to;
+	u32 from_port, to_port, length;
+	u16 type, op;
+	u32 flags, room, taken;
+} __attribute__((packed));
+enum { REQUEST = 1, RESPONSE, RESET, SHUTDOWN, DATA_PACKET, CREDIT, ASK_CREDIT };
+enum { EVENTS = 2 };
+#define CID 3
+#define PORT 52
+#define ROOM 0x40000u	  /* what Linux gives the host */
+#define LARGEST 0x10000u  /* the most data that Linux sends in a packet */
+#define BUFFER 0x1000u
+#define SLOTS 64
+static struct packet packets[SLOTS];
+static u32 said, their_room, their_taken, put, got, told, is_open;
+
+static void say(u16 op, u32 length)
+{
+	struct queue *queue = &queues[TX];
+	u16 slot = said++ % SLOTS, first = slot * 2;
+	struct packet packet = { CID, 2, 1000, PORT, length, 1, op, 0, ROOM, got };
+	packets[slot] = packet;
+	told = got;
+	put += length;
+	describe(&queue->descriptors[first], (u64)&packets[slot], sizeof(packet), length ? NEXT : 0, first + 1);
+	describe(&queue->descriptors[first + 1], DATA + slot * LARGEST, length, 0, 0);
+	add(queue, first);
+}
+
+/* Takes a packet of the host, and gives the buffer back. */
+static void hear(void)
+{
+	u16 slot = take(&queues[RX]);
+	struct packet *packet = (struct packet *)(u64)(RECEIVE + slot * BUFFER);
+	their_room = packet->room;
+	their_taken = packet->taken;
+	if (packet->op == RESPONSE)
+		is_open = 1;
+	else if (packet->op == DATA_PACKET)
+		got += packet->length;
+	else if (packet->op == ASK_CREDIT)
+		say(CREDIT, 0);
+	else if (packet->op != CREDIT)
+		fail('r');
+	describe(&queues[RX].descriptors[slot], RECEIVE + slot * BUFFER, BUFFER, DEVICE_WRITES, 0);
+	add(&queues[RX], slot);
+}
+
+/* Sleeps until the device has used a chain of either queue. */
+static void wait_either(void)
+{
+	while (!is_used(&queues[RX]) && !is_used(&queues[TX])) {
+		want_interrupt(&queues[RX]);
+		want_interrupt(&queues[TX]);
+		if (is_used(&queues[RX]) || is_used(&queues[TX]))
+			return;
+		asm volatile("sti; hlt; cli" : : : "memory");
+	}
+}
+
+/* Sends as much as was asked for, or takes as much of what the host sends without end. */
+static void stream(void)
+{
+	u32 total = parameters.count * parameters.bytes, out = parameters.work == STREAM_OUT, sent = 0;
+	negotiate(1);
+	enable(RX);
+	enable(TX);
+	enable(EVENTS);
+	for (u16 slot = 0; slot < queues[RX].size; slot++) {
+		describe(&queues[RX].descriptors[slot], RECEIVE + slot * BUFFER, BUFFER, DEVICE_WRITES, 0);
+		add(&queues[RX], slot);
+	}
+	begin_work();
+	kick(&queues[RX], RX);
+	say(REQUEST, 0);
+	for (;;) {
+		while (is_used(&queues[TX])) {
+			take(&queues[TX]);
+			sent++;
+		}
+		while (is_used(&queues[RX]))
+			hear();
+		if (ROOM - (got - told) < LARGEST)
+			say(CREDIT, 0);
+		while (is_open && out && put < total && said - sent < SLOTS - 2) {
+			u32 most = their_room - (put - their_taken);
+			if (most > total - put)
+				most = total - put;
+			if (most > LARGEST)
+				most = LARGEST;
+			if (most == 0)
+				break;
+			say(DATA_PACKET, most);
+		}
+		kick(&queues[RX], RX);
+		kick(&queues[TX], TX);
+		if (out ? put == total && said == sent : got >= total)
+			return;
+		wait_either();
+	}
+}
+
 void run(void)
 {
-	u32 is_disk = parameters.work < PING;
-	capabilities(find(is_disk ? 0x1042 : 0x1041));
+	u32 is_disk = parameters.work < PING, is_stream = parameters.work > SEND;
+	capabilities(find(is_disk ? 0x1042 : is_stream ? 0x1053 : 0x1041));
 	interrupts();
 	if (is_disk)
 		disk();
+	else if (is_stream)
+		stream();
 	else
 		network();
 	sign();

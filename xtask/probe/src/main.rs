@@ -34,6 +34,9 @@
 //! bench-probe vsock echo PORT COUNT
 //! bench-probe unix echo PATH COUNT
 //!     Sends back what comes to a port of the guest, or to a Unix socket, on this many connections.
+//! bench-probe unix sink PATH
+//! bench-probe unix source PATH
+//!     Takes what comes to a Unix socket on one connection, or sends zeros there until the other side ends it.
 //! bench-probe vsock talk PORT
 //! bench-probe unix talk PATH PORT
 //!     Connects to a port of the host, or by a Unix socket to one of the guest. Sends its input, and prints what comes.

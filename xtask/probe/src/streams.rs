@@ -30,12 +30,25 @@ pub fn guest(words: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// Runs `unix echo PATH COUNT`, `unix ask PATH PORT` or `unix talk PATH PORT`, on the host.
+/// Runs `unix echo PATH COUNT`, `unix sink PATH`, `unix source PATH`, `unix ask PATH PORT` or `unix talk PATH PORT`, on the host.
 pub fn host(words: &[&str]) -> Result<(), Error> {
     match words {
         ["echo", path, count] => {
             let listener = UnixListener::bind(path)?;
             echo_many(count.parse()?, || Ok(listener.accept()?.0))
+        }
+        ["sink", path] => {
+            let mut socket = UnixListener::bind(path)?.accept()?.0;
+            let mut piece = vec![0; PIECE];
+            // The other side may end it as it likes.
+            while matches!(socket.read(&mut piece), Ok(1..)) {}
+            Ok(())
+        }
+        ["source", path] => {
+            let mut socket = UnixListener::bind(path)?.accept()?.0;
+            // Until the other side has enough.
+            while socket.write_all(&[0; PIECE]).is_ok() {}
+            Ok(())
         }
         ["ask", path, port] => {
             let answers = ask(path, port)?.is_some();
@@ -51,7 +64,9 @@ pub fn host(words: &[&str]) -> Result<(), Error> {
                 return talk(socket);
             }
         },
-        _ => Err("say unix echo PATH COUNT, or unix ask|talk PATH PORT".into()),
+        _ => Err(
+            "say unix echo PATH COUNT, unix sink|source PATH, or unix ask|talk PATH PORT".into(),
+        ),
     }
 }
 

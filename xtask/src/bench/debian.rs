@@ -144,6 +144,7 @@ pub fn words(subject: &Subject, job: &str, directory: &Path) -> Result<Vec<Strin
         cmdline: Some(&cmdline),
         disks: &[ROOT, virtio::BED_DISK, &job],
         tap: Some(TAP),
+        vsock: None,
     };
     let setup = Setup {
         memory: MEMORY,

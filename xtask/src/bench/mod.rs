@@ -235,7 +235,7 @@ impl Options {
 
     fn on_host<'a>(&self, host: &mut Host<'a>) {
         type Group<'a> = fn(&mut Host<'a>);
-        let groups: [(&str, Group<'a>); 16] = [
+        let groups: [(&str, Group<'a>); 17] = [
             ("start", Host::start),
             ("first-byte", Host::first_output),
             ("growth", Host::growth),
@@ -246,6 +246,7 @@ impl Options {
             ("instructions", Host::instructions),
             ("disk", Host::disk),
             ("net", Host::net),
+            ("vsock", Host::vsock),
             ("api", Host::api),
             ("restore", Host::restores),
             ("clones", Host::clones),
@@ -258,6 +259,7 @@ impl Options {
             "instructions",
             "disk",
             "net",
+            "vsock",
             "api",
             "restore",
             "save",
@@ -388,6 +390,7 @@ mod tests {
             "debian",
             "disk",
             "net",
+            "vsock",
             "api",
             "restore",
             "clones",

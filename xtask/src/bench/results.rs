@@ -12,7 +12,7 @@ use super::stats::{Estimate, estimate, paired_ratio};
 
 /// All measures: id, title, unit, and what grows along the axis, if there is one.
 #[rustfmt::skip]
-const MEASURES: [(&str, &str, &str, Option<&str>); 64] = [
+const MEASURES: [(&str, &str, &str, Option<&str>); 68] = [
     ("start-wall", "exec to exit", "ms", None),
     ("start-cpu", "exec to exit, CPU", "ms", None),
     ("first-byte", "exec to the guest's first byte", "ms", None),
@@ -47,6 +47,10 @@ const MEASURES: [(&str, &str, &str, Option<&str>); 64] = [
     ("net-ping-calls", "a ping of the host and its reply", "system calls", Some("at once")),
     ("net-send-instructions", "62 KiB of TCP sent in one packet, in user space", "instructions", None),
     ("net-send-calls", "62 KiB of TCP sent in one packet", "system calls", None),
+    ("vsock-out-instructions", "64 KiB from the guest by vsock, in user space", "instructions", None),
+    ("vsock-out-calls", "64 KiB from the guest by vsock", "system calls", None),
+    ("vsock-in-instructions", "64 KiB to the guest by vsock, in user space", "instructions", None),
+    ("vsock-in-calls", "64 KiB to the guest by vsock", "system calls", None),
     ("api-plain", "exec to the guest's first byte without the API", "ms", None),
     ("api-answer", "exec to the API's first answer", "× exec to a guest", None),
     ("api-start", "exec to a guest that four requests start", "× exec to a guest", None),

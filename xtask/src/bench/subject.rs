@@ -77,6 +77,15 @@ pub struct Files<'a> {
     pub disks: &'a [&'a str],
     /// The name of the tap of a virtio network on PCI.
     pub tap: Option<&'a str>,
+    /// The socket of a vsock device on PCI.
+    pub vsock: Option<&'a str>,
+}
+
+impl Files<'_> {
+    /// Whether the machine has a PCI device.
+    fn has_pci(&self) -> bool {
+        !self.disks.is_empty() || self.tap.is_some() || self.vsock.is_some()
+    }
 }
 
 impl Subject {
@@ -195,7 +204,7 @@ impl Subject {
         let (line, initrd, cmdline) = match self.kind {
             Kind::Firecracker => {
                 write(Path::new(&config), self.firecracker_config(files, setup))?;
-                let has_pci = !files.disks.is_empty() || files.tap.is_some();
+                let has_pci = files.has_pci();
                 let pci = has_pci.then_some("--enable-pci");
                 let words = ["--no-api", "--config-file", &config]
                     .into_iter()
@@ -236,11 +245,13 @@ impl Subject {
         let mut words = vec![text(&self.program)];
         words.extend(line.split(' ').map(fill));
         let tap = files.tap.map(|name| format!("tap={name}"));
+        let vsock = files.vsock.map(|path| format!("cid=3,socket={path}"));
         words.extend(self.disks(files));
         for (flag, value) in [
             (initrd, files.initrd),
             (cmdline, files.cmdline),
             ("--net", tap.as_deref()),
+            ("--vsock", vsock.as_deref()),
         ] {
             let pair = |value: &str| [flag, value].map(str::to_owned);
             words.extend(value.into_iter().flat_map(pair));
@@ -278,6 +289,9 @@ impl Subject {
         let interface = |name| serde_json::json!({ "iface_id": "n", "host_dev_name": name });
         let interfaces: Vec<_> = files.tap.into_iter().map(interface).collect();
         let drives: Vec<_> = files.disks.iter().enumerate().map(drive).collect();
+        let vsock = files
+            .vsock
+            .map(|path| serde_json::json!({ "guest_cid": 3, "uds_path": path }));
         let config = serde_json::json!({
             "boot-source": {
                 "kernel_image_path": files.kernel,
@@ -286,6 +300,7 @@ impl Subject {
             },
             "drives": drives,
             "network-interfaces": interfaces,
+            "vsock": vsock,
             "machine-config": { "vcpu_count": setup.cpus, "mem_size_mib": setup.memory },
         });
         config.to_string()
@@ -356,6 +371,7 @@ mod tests {
             cmdline: Some("quiet"),
             disks: &["/d"],
             tap: Some("t"),
+            vsock: None,
         };
         let setup = Setup::of(Work::Nothing);
         let with_config = format!("--config-file {}", config.display());

@@ -36,7 +36,7 @@ use Aim::{Flat, Most, MostOfFloor, MostOfPeers, OfFloor};
 
 /// The measures, their limits, and the targets in words.
 #[rustfmt::skip]
-const TARGETS: [(&str, Aim, &str); 40] = [
+const TARGETS: [(&str, Aim, &str); 44] = [
     ("start-wall", OfFloor(0.0, 1.25), "exec to exit, wall: at most 1.25 × floor"),
     ("start-cpu", OfFloor(0.0, 2.0), "exec to exit, CPU: at most 2 × floor"),
     ("memory-wall", Flat(0.1), "flat within 10 % from 32 MiB to 16 GiB"),
@@ -59,6 +59,10 @@ const TARGETS: [(&str, Aim, &str); 40] = [
     ("net-ping-calls", MostOfPeers(0.8), "the same, system calls: at most 0.8 ×"),
     ("net-send-instructions", MostOfPeers(0.8), "large packets sent, instructions in user space: at most 0.8 ×"),
     ("net-send-calls", MostOfPeers(0.8), "the same, system calls: at most 0.8 ×"),
+    ("vsock-out-instructions", MostOfPeers(0.8), "a stream from the guest by vsock, instructions in user space: at most 0.8 × the better peer"),
+    ("vsock-out-calls", MostOfPeers(0.8), "the same, system calls: at most 0.8 ×"),
+    ("vsock-in-instructions", MostOfPeers(0.8), "a stream to the guest by vsock, instructions in user space: at most 0.8 ×"),
+    ("vsock-in-calls", MostOfPeers(0.8), "the same, system calls: at most 0.8 ×"),
     ("api-answer", Most(1.0), "exec to the API's first answer: at most 1 × exec to a guest"),
     ("api-start", Most(1.3), "exec to a guest that four requests start: at most 1.3 ×"),
     ("api-idle", Most(4.0), "a process that waits for requests: at most 4 MB resident"),

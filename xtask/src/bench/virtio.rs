@@ -39,6 +39,17 @@ ip address add 192.0.2.1/24 dev bench0
 ip link set dev bench0 up
 ip neighbour add 192.0.2.2 lladdr 52:54:00:00:00:02 dev bench0
 ";
+/// The file name of a vsock device's socket.
+const SOCKET: &str = "v";
+/// Runs a command while the probe is the other side of the guest's stream: its arguments are the probe, what it is, the
+/// path of the device's socket, and the command.
+const STREAM_SCRIPT: &str = "probe=$0 side=$1 socket=$2; shift 2
+rm -f $socket ${socket}_52
+$probe unix $side ${socket}_52 & other=$!
+until [ -S ${socket}_52 ]; do kill -0 $other || exit; sleep 0.01; done
+$probe \"$@\"; status=$?
+kill $other 2>/dev/null
+exit $status";
 /// The image in the bed, and the commands that create it there: in a file system that io_uring can read without another
 /// thread, which it can't in memory.
 pub const BED_DISK: &str = "/tmp/disks/disk";
@@ -60,11 +71,26 @@ pub enum Work {
     Write = 2,
     Ping = 3,
     Send = 4,
+    StreamOut = 5,
+    StreamIn = 6,
 }
 
 impl Work {
     pub const fn is_disk(self) -> bool {
-        !matches!(self, Work::Ping | Work::Send)
+        matches!(self, Work::RandomRead | Work::Read | Work::Write)
+    }
+
+    pub const fn is_net(self) -> bool {
+        matches!(self, Work::Ping | Work::Send)
+    }
+
+    /// What the probe is on the host, as the other side of a stream.
+    const fn other_side(self) -> Option<&'static str> {
+        match self {
+            Work::StreamOut => Some("sink"),
+            Work::StreamIn => Some("source"),
+            _ => None,
+        }
     }
 }
 
@@ -94,7 +120,7 @@ const PING: [&str; 3] = ["net-ping-instructions", "net-ping-calls", "net-ping-ti
 
 /// All loads.
 #[rustfmt::skip]
-pub const LOADS: [Load; 7] = [
+pub const LOADS: [Load; 9] = [
     Load { ids: RANDOM, work: Work::RandomRead, depth: 1, bytes: 4096, stepped: [8, 40], counts: [100, 6100] },
     Load { ids: RANDOM, work: Work::RandomRead, depth: 32, bytes: 4096, stepped: [64, 256], counts: [640, 25_600] },
     Load {
@@ -110,6 +136,14 @@ pub const LOADS: [Load; 7] = [
     Load {
         ids: ["net-send-instructions", "net-send-calls", "net-send-time"],
         work: Work::Send, depth: 8, bytes: 43 * 1448, stepped: [16, 144], counts: [64, 640],
+    },
+    Load {
+        ids: ["vsock-out-instructions", "vsock-out-calls", "vsock-out-time"],
+        work: Work::StreamOut, depth: 1, bytes: 64 << 10, stepped: [32, 160], counts: [64, 640],
+    },
+    Load {
+        ids: ["vsock-in-instructions", "vsock-in-calls", "vsock-in-time"],
+        work: Work::StreamIn, depth: 1, bytes: 64 << 10, stepped: [32, 160], counts: [64, 640],
     },
 ];
 
@@ -132,11 +166,13 @@ impl Load {
         let tag = tag.replace(' ', "_");
         let kernel = directory.join(format!("{tag}.elf"));
         write(&kernel, self.image(subject, count)?)?;
+        let socket = directory.join(SOCKET).to_string_lossy().into_owned();
         let files = Files {
             kernel: &kernel.to_string_lossy(),
             cmdline: (subject.kind != Kind::MiniVmm).then_some("console=ttyS0"),
             disks: if self.work.is_disk() { &[disk] } else { &[] },
-            tap: (!self.work.is_disk()).then_some(TAP),
+            tap: self.work.is_net().then_some(TAP),
+            vsock: self.work.other_side().map(|_| socket.as_str()),
             ..Files::default()
         };
         let setup = Setup::of(super::guest::Work::Nothing);
@@ -218,7 +254,12 @@ impl Host<'_> {
 
     /// The same per packet of a network.
     pub fn net(&mut self) {
-        self.loads(|work| !work.is_disk());
+        self.loads(Work::is_net);
+    }
+
+    /// The same per 64 KiB of a stream by vsock.
+    pub fn vsock(&mut self) {
+        self.loads(|work| work.other_side().is_some());
     }
 
     fn loads(&mut self, wanted: impl Fn(Work) -> bool) {
@@ -246,7 +287,13 @@ impl Host<'_> {
 
     /// What the probe counts in a run.
     fn observe(&self, subject: &Subject, load: &Load, what: &str, count: u32) -> Result<f64> {
-        let mut command = if load.work.is_disk() {
+        let mut command = if let Some(side) = load.work.other_side() {
+            let mut command = Command::new("sh");
+            command.args(["-c", STREAM_SCRIPT]);
+            command.arg(self.probe).arg(side);
+            command.arg(self.directory.join(SOCKET));
+            command
+        } else if load.work.is_disk() {
             Command::new(self.probe)
         } else {
             let mut command = Command::new("unshare");
@@ -293,7 +340,9 @@ mod tests {
     fn the_guest_names_loads_and_disk_as_here() {
         let source = root().join("guest/bench/virtio.c");
         let source = String::from_utf8(read(&source).unwrap()).unwrap();
-        assert!(source.contains("enum work { READ_RANDOM, READ, WRITE, PING, SEND };"));
+        assert!(source.contains(
+            "enum work { READ_RANDOM, READ, WRITE, PING, SEND, STREAM_OUT, STREAM_IN };"
+        ));
         assert!(source.contains(&format!("#define DISK {DISK:#x}u")));
     }
 
