@@ -8,6 +8,7 @@ use crate::kernels::Series;
 
 use super::beds::FORWARDING;
 use super::cases::{Case, Image, LINUX};
+use super::snapshots;
 
 /// A case whose guest has the driver.
 const PARA: Case = Case {
@@ -221,6 +222,7 @@ const fn bare(
 const FORWARDED: &[Case] = &[
     usual("para-6.1-1cpu-forward", KERNEL_6_1, 1, Route::Forward),
     usual("para-6.12-2cpu-forward", KERNEL_6_12, 2, Route::Forward),
+    snapshots::FORWARDED,
 ];
 
 /// The cases of the Intel bed.

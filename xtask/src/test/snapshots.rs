@@ -110,10 +110,16 @@ goes_on && [ $made = ${steps:-5} ] && echo ALL STEPS; say end"
 const AFTER: &str = "kill $sender $taker; grep BAD /tmp/out /tmp/back || echo NOTHING LOST
 tunctl -d tap0 >/dev/null; rm -r /tmp/disk /tmp/snap /tmp/back /tmp/hold";
 
+macro_rules! devices {
+    () => {
+        "--disk path=/tmp/disk --net tap=tap0 --rng on --api-sock /tmp/api"
+    };
+}
+
 const LOADED: Case = Case {
     virtio: true,
     para: true,
-    arguments: "--disk path=/tmp/disk --net tap=tap0 --rng on --api-sock /tmp/api --hypercall pio",
+    arguments: concat!(devices!(), " --hypercall pio"),
     before: host!(),
     guest: LOAD,
     drive: CHAIN,
@@ -185,11 +191,18 @@ systemctl poweroff",
 const KERNEL_6_1: Image = Image::Debian(Series::V6_1);
 const KERNEL_6_12: Image = Image::Debian(Series::V6_12);
 
+/// The case for a bed whose KVM forwards hypercalls.
+pub const FORWARDED: Case = Case {
+    name: "6.12-snapshots-1cpu-forward",
+    image: KERNEL_6_12,
+    arguments: concat!(devices!(), " --hypercall forward"),
+    ..LOADED
+};
+
 /// The cases.
 #[rustfmt::skip]
 pub const CASES: &[Case] = &[
     Case { name: "6.1-snapshots-2cpu", image: KERNEL_6_1, cpus: 2, ..LOADED },
-    Case { name: "6.12-snapshots-1cpu", image: KERNEL_6_12, ..LOADED },
     Case { name: "6.1-snapshots-1cpu-50", image: KERNEL_6_1, ..LONG },
     Case { name: "6.1-snapshots-2cpu-50", image: KERNEL_6_1, cpus: 2, ..LONG },
     Case { name: "6.12-snapshots-1cpu-50", image: KERNEL_6_12, ..LONG },
