@@ -73,9 +73,9 @@ const LONG_STREAMS: Case = Case {
 /// The ports of virtme-ng, as its init uses them: a script with the standard streams of the host's command, and its status.
 const VIRTME: Case = Case {
     virtio: true,
-    arguments: "--console-port name=virtme.stdin,to=fd:5 --console-port name=virtme.stdout,to=fd:6
-        --console-port name=virtme.stderr,to=fd:7 --console-port name=virtme.dev_stdout,to=fd:6
-        --console-port name=virtme.dev_stderr,to=fd:7 --console-port name=virtme.ret,to=file:/tmp/ret
+    arguments: "--console-port name=virtme.stdin,to=fd:5 --console-port name=virtme.stdout,to=fd:6 \
+        --console-port name=virtme.stderr,to=fd:7 --console-port name=virtme.dev_stdout,to=fd:6 \
+        --console-port name=virtme.dev_stderr,to=fd:7 --console-port name=virtme.ret,to=file:/tmp/ret \
         5</tmp/script 6>/tmp/script-out 7>/tmp/script-err",
     before: "printf 'echo from stdout\\necho from stderr >&2\\necho to the device >/dev/stdout\\nexit 7\\n' >/tmp/script",
     guest: named!(

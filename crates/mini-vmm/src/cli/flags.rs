@@ -89,10 +89,12 @@ pub(super) struct MachineFlags {
     /// Linux needs them with acpi=off, nolapic, no-kvmclock or nopv, and so does memtest86+.
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
     #[arg(value_parser = Word("legacy-timer", &[]), default_missing_value = "on", help_heading = "Machine")]
+    #[arg(hide_short_help = true)]
     legacy_timer: Option<OsString>,
 
     /// Give the machine a real-time clock with an alarm [default: off]
     #[arg(long, value_name = "on|off", help_heading = "Devices", value_parser = Word("rtc", &[]))]
+    #[arg(hide_short_help = true)]
     rtc: Option<OsString>,
 
     /// COM1: off, stdio, pty, file=PATH or socket=PATH [default: stdio]
@@ -108,9 +110,9 @@ pub(super) struct MachineFlags {
     #[arg(hide_short_help = true)]
     serial_bandwidth: Option<OsString>,
 
-    /// A virtio console, hvc0: off, stdio, pty, file=PATH or socket=PATH [default: off]
+    /// A virtio console, hvc0, with the words of --serial [default: off]
     ///
-    /// As --serial. It follows the size of a terminal, and the default command line names it. If both are stdio, the virtio
+    /// It follows the size of a terminal, and the default command line names it. If both are stdio, the virtio
     /// console has the input, and COM1 the messages before that.
     #[arg(long, value_name = "WHERE", value_parser = Word("console", &[]), help_heading = "Devices")]
     console: Option<OsString>,
@@ -121,6 +123,7 @@ pub(super) struct MachineFlags {
     /// listens there, one client at a time. pty: the name of a new pseudo-terminal is printed. stdio: the standard streams.
     /// fd:N: an open descriptor, in the directions that it has; 0 is for input only, 1 and 2 for output only.
     #[arg(long, value_name = "WORDS", value_parser = Word("console-port", &[]), help_heading = "Devices")]
+    #[arg(hide_short_help = true)]
     console_port: Option<Vec<OsString>>,
 
     /// How the guest reaches virtio devices [default: pci]
@@ -237,6 +240,7 @@ pub(super) struct MachineFlags {
     /// On the route vendor KVM itself answers, and knows only its own registers. With other registers, auto means pio.
     #[arg(long, value_name = "ABI")]
     #[arg(value_parser = Word("hypercall-abi", HypercallAbi::WORDS), help_heading = "Hypercalls")]
+    #[arg(hide_short_help = true)]
     hypercall_abi: Option<OsString>,
 
     /// Whether a guest can register for hypercalls [default: on]
