@@ -264,11 +264,14 @@ fn arguments(fd: i32, share: &ShareSpec, sandbox: Sandbox) -> Vec<OsString> {
 }
 
 /// A listening socket, and a connection to it. The address is one that the kernel chooses, outside of the file system.
+///
+/// Any user of the host could connect to it. So the listener has room for one connection (a backlog of 0): if another
+/// process is first, ours fails, and nobody is served.
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
     let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&listener, &SocketAddrUnix::new_unnamed())?;
-    listen(&listener, 1)?;
+    listen(&listener, 0)?;
     let flags = flags | SocketFlags::NONBLOCK;
     let connection = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&connection, &getsockname(&listener)?)?;

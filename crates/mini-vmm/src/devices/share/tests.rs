@@ -83,6 +83,15 @@ fn a_program_that_speaks_no_vhost_user_is_ended() {
 }
 
 #[test]
+fn nobody_else_is_served() {
+    let (listener, _connection) = pair().unwrap();
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stranger = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+    let refused = connect(&stranger, &getsockname(&listener).unwrap());
+    assert_eq!(refused, Err(rustix::io::Errno::AGAIN));
+}
+
+#[test]
 fn a_share_is_a_directory_that_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
