@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vcpu_loop::bus::{BusDevice, Space};
-use virtio_models::{block, net, vsock};
+use virtio_models::{balloon, block, net, vsock};
 use vm_memory::GuestMemoryMmap;
 
 use super::Backends;
@@ -24,6 +24,7 @@ use super::virtio::{IoThreads, Slots};
 use crate::config::VmSpec;
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::irq::{IrqLine, Irqs};
+use crate::memory::Returned;
 use crate::outcome::OutcomeLatch;
 
 /// An address range of a device.
@@ -169,6 +170,12 @@ pub struct Offers {
     pub net_counters: Vec<(String, Arc<net::Counters>)>,
     /// The counters of the socket device.
     pub vsock_counters: Option<Arc<vsock::Counters>>,
+    /// The control of the balloon.
+    pub balloon: Option<Arc<balloon::Control>>,
+    /// The balloon's counters.
+    pub balloon_counters: Option<Arc<balloon::Counters>>,
+    /// What the balloon gave back to the host.
+    pub returned: Option<Returned>,
 }
 
 impl fmt::Debug for Offers {

@@ -4,6 +4,8 @@
 //! Guest memory: its addresses, its allocation on the host, and the guest's memory map.
 
 mod map;
+mod page_set;
+mod returned;
 mod served;
 mod shared;
 
@@ -23,6 +25,7 @@ use vm_memory::{
 };
 
 pub use self::map::{MapEntry, MapKind, low_ram_end, memory_map};
+pub use self::returned::Returned;
 #[cfg(any(test, feature = "test-utils"))]
 pub use self::served::handler;
 pub use self::served::{Served, ServedError};

@@ -14,7 +14,7 @@ use vm_memory::{
     WriteVolatile,
 };
 
-use super::spans::{Spans, push, union};
+use super::spans::{Spans, intersection, push, rest, union};
 use crate::layout::PAGE_SIZE;
 
 /// A page as an index into buffers.
@@ -57,22 +57,26 @@ fn regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = (u64, &GuestRegionM
 }
 
 /// The ranges that may hold something other than zeros: pages that this process has in memory or swap, and data of a
-/// file that is mapped.
+/// file that is mapped. `replaced` are the ranges in which the file is not mapped any more.
 ///
 /// # Errors
 /// The host doesn't say it.
-pub fn touched(memory: &GuestMemoryMmap) -> io::Result<Spans> {
-    let pagemap = pagemap()?;
-    in_all(memory, |region| {
-        let spans = pages_of(&pagemap, region, Entry::is_in_use)?;
-        match region.file_offset() {
-            Some(file) => {
-                let data = data(file.file(), file.start()..file.start() + region.len())?;
-                Ok(union(&spans, &data))
-            }
-            None => Ok(spans),
-        }
-    })
+pub fn touched(memory: &GuestMemoryMmap, replaced: &[Range<u64>]) -> io::Result<Spans> {
+    let in_use = wanted(memory, Entry::is_in_use)?;
+    let of_file = in_all(memory, |region| match region.file_offset() {
+        Some(file) => data(file.file(), file.start()..file.start() + region.len()),
+        None => Ok(Spans::new()),
+    })?;
+    let end = of_file.last().map_or(0, |last| last.end);
+    let mapped = intersection(
+        &of_file,
+        &rest(0..end.max(replaced_end(replaced)), replaced),
+    );
+    Ok(union(&in_use, &mapped))
+}
+
+fn replaced_end(replaced: &[Range<u64>]) -> u64 {
+    replaced.last().map_or(0, |last| last.end)
 }
 
 /// What `look` finds in each region, as ranges from its start.
@@ -315,7 +319,7 @@ mod tests {
     fn only_what_was_touched_is_looked_at_and_only_what_is_not_zero_is_written() {
         let pages = [0, 1, 2, 700, 701, 8190, 8191];
         let memory = memory(&pages);
-        let spans = touched(&memory).unwrap();
+        let spans = touched(&memory, &[]).unwrap();
         for page in pages {
             let at = page * PAGE_SIZE;
             assert!(
@@ -349,7 +353,7 @@ mod tests {
         write(
             &base,
             &first,
-            &touched(&first).unwrap(),
+            &touched(&first, &[]).unwrap(),
             Zeros::Holes,
             &|| true,
         )
@@ -365,7 +369,7 @@ mod tests {
         write(
             &second,
             &mapped,
-            &touched(&mapped).unwrap(),
+            &touched(&mapped, &[]).unwrap(),
             Zeros::Holes,
             &|| true,
         )
@@ -383,7 +387,7 @@ mod tests {
     fn a_full_disk_is_an_error() {
         let memory = memory(&[0]);
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let spans = touched(&memory).unwrap();
+        let spans = touched(&memory, &[]).unwrap();
         let error = write(&full, &memory, &spans, Zeros::Holes, &|| true).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }

@@ -256,6 +256,7 @@ fn write_parts(
         state,
         memory: machine.memory(),
         is_served: machine.has_served_memory(),
+        returned: machine.devices.offers().returned.as_ref(),
         overlays: &overlays,
     };
     content.put(spec, wish, tracker, goes_on)

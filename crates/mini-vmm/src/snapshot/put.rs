@@ -14,12 +14,13 @@ use vm_memory::GuestMemoryMmap;
 use super::format::{Kind, MAX_DEPTH, Manifest};
 use super::memory::{self, Zeros};
 use super::overlays::Overlay;
-use super::spans::Spans;
+use super::spans::{Spans, union};
 use super::store::{self, Contents};
 use super::tail::{self, Tail};
 use super::tracker::{Base, Tracker};
 use super::{Error, Place, load};
 use crate::config::VmSpec;
+use crate::memory::Returned;
 
 /// What a snapshot shall be.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +63,8 @@ pub(super) struct Content<'a> {
     pub memory: &'a GuestMemoryMmap,
     /// Whether another process brings the memory, so that not all of it is here.
     pub is_served: bool,
+    /// What of it went back to the host, if a device does that.
+    pub returned: Option<&'a Returned>,
     pub overlays: &'a [Overlay],
 }
 
@@ -102,6 +105,7 @@ impl Content<'_> {
             };
             let marks = spec.track_dirty_pages || wish.kind == Kind::Diff;
             tracker.saved(self.memory, base, marks);
+            self.returned.inspect(|returned| returned.saved());
         }
         Ok(())
     }
@@ -109,17 +113,28 @@ impl Content<'_> {
     /// The pages that the snapshot has.
     fn pages(&self, tracker: Option<&mut Tracker>) -> io::Result<Spans> {
         let Content {
-            memory, manifest, ..
+            memory,
+            manifest,
+            returned,
+            ..
         } = *self;
         match (manifest.kind, tracker) {
-            (Kind::Diff, Some(tracker)) => return tracker.take(memory),
+            (Kind::Diff, Some(tracker)) => {
+                let changed = tracker.take(memory)?;
+                // The host does not tell that they are zero now.
+                let returned = returned.map_or(Spans::new(), Returned::since_snapshot);
+                return Ok(union(&changed, &returned));
+            }
             (Kind::Full, Some(tracker)) if tracker.is_marking() => drop(tracker.take(memory)?),
             _ => {}
         }
         match self.is_served {
             // What no one has asked for yet is not known here.
             true => Ok(std::iter::once(0..manifest.parts.memory.size).collect()),
-            false => memory::touched(memory),
+            false => {
+                let replaced = returned.map_or(Spans::new(), Returned::replaced);
+                memory::touched(memory, &replaced)
+            }
         }
     }
 

@@ -8,7 +8,7 @@
 //! soft-dirty bits. Both see what the guest, KVM and devices write. KVM's dirty log does not see devices. A host with
 //! neither leaves the larger list of the first Diff, which is also true.
 //!
-//! Guest memory is never given back to the host. Who adds that must add it to the changes here.
+//! Pages that were given back to the host are known elsewhere ([`Returned`]), since the host forgets them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use super::memory::{Entry, PAGE, in_all, pagemap, pages, pages_of, wanted};
 use super::pages::Pages;
 use super::spans::{Spans, union};
 use crate::layout::PAGE_SIZE;
+use crate::memory::Returned;
 use crate::sys::written::{Marks, Written};
 
 /// The snapshot that a Diff would continue.
@@ -78,12 +79,25 @@ impl Tracker {
     }
 
     /// The pages of `memory`, which has `ram` bytes, that may have changed since the last snapshot, or since the start if
-    /// there is none.
+    /// there is none. `returned` are those that were given back to the host.
     ///
     /// # Errors
     /// The host can't tell.
-    pub fn dirty(&self, memory: &GuestMemoryMmap, ram: u64) -> io::Result<Pages> {
-        Ok(Pages::new(&self.changed(memory)?, ram))
+    pub fn dirty(
+        &self,
+        memory: &GuestMemoryMmap,
+        ram: u64,
+        returned: Option<&Returned>,
+    ) -> io::Result<Pages> {
+        let Some(returned) = returned else {
+            return Ok(Pages::new(&self.changed(memory)?, ram));
+        };
+        // A new mapping would be one that the host has no marks for.
+        let changed = returned.hold(|| self.changed(memory))?;
+        Ok(Pages::new(
+            &union(&changed, &returned.since_snapshot()),
+            ram,
+        ))
     }
 
     /// As [`changed`](Self::changed), for a snapshot: from now on, new changes are marked if any are. Call

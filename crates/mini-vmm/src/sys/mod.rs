@@ -9,6 +9,7 @@ pub(crate) mod allocator;
 pub(crate) mod child;
 pub(crate) mod demo_guest;
 pub(crate) mod eventfd;
+pub(crate) mod give_back;
 pub(crate) mod huge_pages;
 pub(crate) mod mapped_vm;
 pub(crate) mod terminal;

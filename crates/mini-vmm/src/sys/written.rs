@@ -68,7 +68,7 @@ pub enum Marks {
 /// Makes the host mark the pages of guest memory that are written. The host stops when this is dropped.
 #[derive(Debug)]
 pub struct Written {
-    _uffd: OwnedFd,
+    uffd: OwnedFd,
 }
 
 impl Written {
@@ -81,7 +81,7 @@ impl Written {
         for region in memory.iter() {
             uffd::register_for_writes(&uffd, region)?;
         }
-        Ok(Written { _uffd: uffd })
+        Ok(Written { uffd })
     }
 
     /// The private pages of `region` that were written, as ranges of bytes from its start, in order.
@@ -95,6 +95,8 @@ impl Written {
         region: &GuestRegionMmap,
         marks: Marks,
     ) -> io::Result<Vec<Range<u64>>> {
+        // Parts of the region may be mapped anew since the last time. Their private pages count as written.
+        uffd::register_for_writes(&self.uffd, region)?;
         let base = region.as_ptr() as u64;
         let mut ranges = vec![PageRegion::default(); RANGES];
         let mut scan = Scan {

@@ -273,7 +273,10 @@ impl<'a> Session<'a> {
     fn list(&self, listing: Listing) -> Result<Pages, control::Error> {
         let (memory, ram) = (self.machine.memory(), self.run.spec.memory);
         let pages = match listing {
-            Listing::Dirty => self.run.tracker.dirty(memory, ram),
+            Listing::Dirty => {
+                let returned = self.machine.devices.offers().returned.as_ref();
+                self.run.tracker.dirty(memory, ram, returned)
+            }
             Listing::Resident => Pages::resident(memory, ram),
         };
         pages.map_err(control::Error::Pagemap)

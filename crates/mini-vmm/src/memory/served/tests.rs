@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::layout::{GIB, MIB};
-use crate::memory::allocate;
+use crate::memory::{Returned, allocate};
 
 /// The handler's page at an offset: its number, in each of its 8 bytes.
 fn page(offset: u64) -> [u8; 4096] {
@@ -56,6 +56,30 @@ fn pages_come_from_the_handler_and_only_those_that_are_touched() {
     assert_eq!(beside, 5 * MIB / PAGE_SIZE + 1);
     drop(served);
     assert_eq!(handler.join().unwrap().unwrap(), [0, 5 * MIB, last]);
+}
+
+/// The handler hears of it, else this would wait for ever, and is asked again.
+#[test]
+fn pages_that_went_back_are_asked_for_again() {
+    let test = "pages_that_went_back_are_asked_for_again";
+    if let Err(error) = uffd::create().map_err(ServedError::Create) {
+        eprintln!("skipping {test}: {error}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("handler");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let handler = thread::spawn(move || handler::serve(&listener, |_| (), page));
+    let memory = allocate(32 * MIB).unwrap();
+    let served = Served::new(&memory, &socket).unwrap();
+    memory.write_obj(7u64, GuestAddress(5 * MIB)).unwrap();
+    let returned = Returned::default();
+    let given = 4 * MIB..6 * MIB;
+    assert_eq!(returned.give_back(&memory, &[given]), 2 * MIB);
+    let again = memory.read_obj::<u64>(GuestAddress(5 * MIB)).unwrap();
+    assert_eq!(again, 5 * MIB / PAGE_SIZE + 1);
+    drop(served);
+    assert_eq!(handler.join().unwrap().unwrap(), [5 * MIB, 5 * MIB]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::super::format_1::state;
 use super::super::{LoadError, MergeError, Snapshot, manifest, merge};
 use super::*;
 use crate::layout::{GIB, HOLE_END, MIB, PAGE_SIZE};
-use crate::memory::allocate;
+use crate::memory::{Returned, allocate};
 
 mod two_files;
 
@@ -27,6 +27,7 @@ struct Guest {
     spec: VmSpec,
     memory: GuestMemoryMmap,
     tracker: Tracker,
+    returned: Returned,
 }
 
 impl Guest {
@@ -36,6 +37,7 @@ impl Guest {
             spec: spec(ram),
             memory: allocate(ram).unwrap(),
             tracker: Tracker::default(),
+            returned: Returned::default(),
         }
     }
 
@@ -59,6 +61,13 @@ impl Guest {
         self.memory.write_slice(&page, GuestAddress(at)).unwrap();
     }
 
+    /// Gives pages back to the host.
+    fn give_back(&self, pages: Range<u64>) {
+        let bytes = pages.start * PAGE_SIZE..pages.end * PAGE_SIZE;
+        let len = bytes.end - bytes.start;
+        assert_eq!(self.returned.give_back(&self.memory, &[bytes]), len);
+    }
+
     fn save(&mut self, place: &Place, kind: Kind) -> Result<Manifest, Error> {
         let file = state(self.spec.memory);
         let bytes = serde_json::to_vec(&file).unwrap();
@@ -70,6 +79,7 @@ impl Guest {
             state: &bytes,
             memory: &self.memory,
             is_served: false,
+            returned: Some(&self.returned),
             overlays: &[],
         };
         content.put(&self.spec, wish, Some(&mut self.tracker), &|| true)?;
@@ -80,6 +90,7 @@ impl Guest {
     fn restore(&mut self, place: &Place) {
         let (_, frozen, tracker) = Snapshot::open(place).unwrap().map().unwrap();
         (self.memory, self.tracker) = (frozen.memory, tracker);
+        self.returned = Returned::default();
     }
 
     /// Checks that a restored machine would have this memory.
@@ -111,6 +122,8 @@ fn spec(ram: u64) -> VmSpec {
 struct Round {
     /// Pages, and what they become.
     writes: Vec<(u64, u8)>,
+    /// Pages that are given back after some of the writes: before which, where, and how many.
+    returns: Vec<(usize, u64, u64)>,
     /// Whether another process goes on from the merged snapshot.
     restores: bool,
     /// Whether the host forgets its marks.
@@ -121,8 +134,12 @@ fn any_round() -> impl Strategy<Value = Round> {
     let page = prop_oneof![0..16u64, 500..530u64, Just(RAM / PAGE_SIZE - 1)];
     let write = (page, prop_oneof![Just(0u8), any::<u8>()]);
     let writes = prop::collection::vec(write, 0..20);
-    (writes, any::<bool>(), any::<bool>()).prop_map(|(writes, restores, forgets)| Round {
+    let first = prop_oneof![0..16u64, 500..530u64];
+    let returns = prop::collection::vec((0..20usize, first, 1..8u64), 0..4);
+    let switches = (any::<bool>(), any::<bool>());
+    (writes, returns, switches).prop_map(|(writes, returns, (restores, forgets))| Round {
         writes,
+        returns,
         restores,
         forgets,
     })
@@ -139,8 +156,13 @@ proptest! {
         guest.save(&whole, Kind::Diff).unwrap();
         guest.is(&whole);
         for (number, round) in rounds.iter().enumerate() {
-            for (page, value) in &round.writes {
-                guest.fill(page * PAGE_SIZE, *value);
+            for number in 0..20 {
+                for (_, first, count) in round.returns.iter().filter(|at| at.0 == number) {
+                    guest.give_back(*first..first + count);
+                }
+                if let Some((page, value)) = round.writes.get(number) {
+                    guest.fill(page * PAGE_SIZE, *value);
+                }
             }
             if round.forgets {
                 guest.tracker.forget_marks();
@@ -354,4 +376,40 @@ fn a_chain_has_an_end() {
         Err(Error::LongChain)
     ));
     guest.save(&diff, Kind::Full).unwrap();
+}
+
+/// What was given back is a hole, wherever it comes from, and its file's bytes do not come back.
+#[test]
+fn pages_that_went_back_are_zero_in_all_snapshots() {
+    let mut guest = Guest::new(RAM);
+    for page in 0..1000 {
+        guest.fill(page * PAGE_SIZE, 1);
+    }
+    guest.give_back(0..100);
+    guest.save(&guest.in_dir("base"), Kind::Full).unwrap();
+    assert!(on_disk(&guest.path("base/memory")) < 900 * PAGE_SIZE + MIB);
+    guest.is(&guest.in_dir("base"));
+    for (number, name) in [(1, "one"), (2, "two")] {
+        // Nothing of these pages is there to be seen.
+        guest.give_back(100 * number..100 * number + 50);
+        guest.save(&guest.in_dir(name), Kind::Diff).unwrap();
+        let [base, diff] = ["base", name].map(|name| guest.path(name));
+        merge(&base, &diff, &base).unwrap();
+        guest.is(&guest.in_dir("base"));
+        guest.restore(&guest.in_dir("base"));
+    }
+    // Whole ones of a restored machine, without the file's data where it is not mapped any more.
+    guest.give_back(400..900);
+    guest.save(&guest.in_dir("whole"), Kind::Full).unwrap();
+    assert!(on_disk(&guest.path("whole/memory")) < 400 * PAGE_SIZE + MIB);
+    guest.is(&guest.in_dir("whole"));
+    // The host can still mark pages.
+    guest.save(&guest.in_dir("next"), Kind::Diff).unwrap();
+    guest.fill(500 * PAGE_SIZE, 9);
+    guest.give_back(950..960);
+    guest.save(&guest.in_dir("last"), Kind::Diff).unwrap();
+    let [base, next, last] = ["whole", "next", "last"].map(|name| guest.path(name));
+    merge(&base, &next, &base).unwrap();
+    merge(&base, &last, &base).unwrap();
+    guest.is(&guest.in_dir("whole"));
 }
