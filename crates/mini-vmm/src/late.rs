@@ -278,6 +278,20 @@ pub const LATE_ACTS: &[LateAct] = &[
         sealed: Sealed::With("--console WHERE"),
     },
     LateAct {
+        act: "the guest's memory goes back to the host",
+        when: "a guest's balloon grows, or it tells of free pages",
+        thread: "`io`",
+        calls: &["madvise", "mmap", "mincore"],
+        sealed: Sealed::With("--balloon"),
+    },
+    LateAct {
+        act: "a balloon is started",
+        when: "a guest's driver starts",
+        thread: "`io`",
+        calls: &["eventfd2", "timerfd_create", "epoll_ctl"],
+        sealed: Sealed::With("--balloon"),
+    },
+    LateAct {
         act: "kvmclock is read",
         when: "a hypercall that asks for it",
         thread: "vCPU",

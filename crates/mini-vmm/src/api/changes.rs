@@ -13,7 +13,7 @@ use super::fields::{Fields, wrong};
 use super::http::Fault;
 use super::model::{Model, check_readable};
 use super::nets::Net;
-use crate::config::{DeviceAt, DiskSpec, Format, VmSpec};
+use crate::config::{BalloonSpec, DeviceAt, DiskSpec, Format, VmSpec};
 use crate::devices;
 use crate::inputs;
 use crate::vmm::control::{Command, DiskChange, NetChange};
@@ -186,6 +186,9 @@ impl Model {
                 put_back(&mut net.tx, before[1], &after[1]);
                 self.spec.net[at] = net.clone();
             }
+            Undo::Balloon { before, after } => {
+                put_back(&mut self.spec.balloon, before, &after);
+            }
         }
     }
 }
@@ -208,6 +211,10 @@ pub(super) enum Undo {
         id: String,
         before: [Limits; 2],
         after: [Limits; 2],
+    },
+    Balloon {
+        before: Option<BalloonSpec>,
+        after: Option<BalloonSpec>,
     },
 }
 

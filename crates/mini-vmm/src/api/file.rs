@@ -65,7 +65,7 @@ pub(super) fn read_limited(path: &Path) -> Result<Vec<u8>, Fault> {
 type Put = fn(&mut Model, Value) -> Result<(), Fault>;
 
 /// The parts of a file. Each is optional.
-const PARTS: [(&str, Put); 11] = [
+const PARTS: [(&str, Put); 12] = [
     ("boot-source", |model, body| {
         model.put_boot_source(Fields::of(body)?)
     }),
@@ -89,11 +89,14 @@ const PARTS: [(&str, Put); 11] = [
         model.put_mmds_config(Fields::of(body)?)
     }),
     ("serial", |model, body| model.put_serial(Fields::of(body)?)),
+    ("balloon", |model, body| {
+        model.put_balloon(Fields::of(body)?)
+    }),
     ("vsock", |model, body| model.put_vsock(Fields::of(body)?)),
 ];
 
 /// Parts that must be empty.
-const ABSENT: [&str; 3] = ["balloon", "memory-hotplug", "pmem"];
+const ABSENT: [&str; 2] = ["memory-hotplug", "pmem"];
 
 fn put_drives(model: &mut Model, drives: Value) -> Result<(), Fault> {
     put_all(drives, "drive_id", |id, fields| model.put_drive(id, fields))

@@ -6,6 +6,7 @@
 //! One thread serves all clients. It exists only with the option. It describes the machine, orders its start, and then
 //! sends commands to the control loop. Nothing waits for this thread or its clients.
 
+mod balloon;
 mod changes;
 mod connection;
 mod cpu;

@@ -15,7 +15,7 @@ use super::http::Fault;
 use super::logger::Logger;
 use super::mmds::Mmds;
 use super::nets::Net;
-use super::{Error, MAX_BODY, vsock};
+use super::{Error, MAX_BODY, balloon, vsock};
 use crate::config::{
     self, Draft, HotplugSlots, Limits, NetError, RngSpec, SerialSpec, VirtioSpec, VmSpec,
 };
@@ -249,6 +249,8 @@ impl Model {
         if let Some(mib) = mib {
             spec.memory = mib.saturating_mul(MIB);
             config::check_memory(spec.memory).map_err(|error| wrong("mem_size_mib", error))?;
+            spec.check_balloon()
+                .map_err(|error| wrong("mem_size_mib", error))?;
         }
         // A PUT without it means the default.
         spec.track_dirty_pages = tracks.unwrap_or(!is_whole && spec.track_dirty_pages);
@@ -434,7 +436,7 @@ impl Model {
     /// `GET /vm/config`.
     pub(super) fn whole(&self) -> Value {
         json!({
-            "balloon": null,
+            "balloon": self.spec.balloon.as_ref().map(balloon::json),
             "drives": self.drives.iter().map(Drive::json).collect::<Vec<_>>(),
             "boot-source": self.boot_source(),
             "cpu-config": self.template,

@@ -6,18 +6,24 @@
 use serde_json::{Value, json};
 
 use super::Identity;
+use super::balloon;
 use super::fields::{Fields, json as parse_json, wrong};
 use super::http::{Answer, Data, Fault, Request};
 use super::model::Model;
 use super::server::Handler;
 use super::snapshots::{self, Load};
 use super::state::{Handled, Later, Machine};
-use crate::vmm::control::{Command, Listing, SnapshotOrder};
+use crate::vmm::control::{Asked, BalloonChange, Command, Listing, SnapshotOrder};
 
 /// The paths with their methods, as messages list them.
 pub(super) const PATHS: &[(&str, &str)] = &[
     ("/", "GET"),
     ("/actions", "PUT"),
+    ("/balloon", "GET, PUT, PATCH"),
+    ("/balloon/hinting/start", "PATCH"),
+    ("/balloon/hinting/status", "GET"),
+    ("/balloon/hinting/stop", "PATCH"),
+    ("/balloon/statistics", "GET, PATCH"),
     ("/boot-source", "PUT"),
     ("/cpu-config", "PUT"),
     ("/devices/{id}", "PUT, DELETE"),
@@ -44,7 +50,7 @@ pub(super) const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Paths of Firecracker's API for what this version does not have.
-const ABSENT: [&str; 5] = ["balloon", "hotplug", "memory-hotplug", "pmem", "snapshot"];
+const ABSENT: [&str; 4] = ["hotplug", "memory-hotplug", "pmem", "snapshot"];
 
 /// Answers the requests of all clients.
 #[derive(Debug)]
@@ -113,10 +119,11 @@ impl Routes {
         if let Some(id) = path.strip_prefix("/devices/") {
             return self.device(request, id);
         }
+        if path == "/balloon" || path.starts_with("/balloon/") {
+            return self.balloon(request, path);
+        }
         match (request.method, path) {
-            ("GET", _) if !request.body.is_empty() => {
-                Err(Fault::new("GET request cannot have a body: leave it out"))
-            }
+            ("GET", _) if !request.body.is_empty() => Err(no_body()),
             ("GET", "/vm") => self.command(Command::Describe),
             ("GET", "/memory/dirty") => self.command(Command::ListMemory(Listing::Dirty)),
             ("GET", "/memory/resident") => self.command(Command::ListMemory(Listing::Resident)),
@@ -231,6 +238,54 @@ impl Routes {
         }
     }
 
+    /// `/balloon` and the paths below it.
+    fn balloon(&mut self, request: Request<'_>, path: &str) -> Result<Handled, Fault> {
+        let (method, body) = (request.method, request.body);
+        let model = self.machine.model();
+        match (method, path) {
+            ("GET", _) if !body.is_empty() => Err(no_body()),
+            ("GET", "/balloon") => {
+                let balloon = balloon::json(model.balloon()?);
+                json_answer(balloon).map(Handled::Now)
+            }
+            ("PUT", "/balloon") => {
+                change(&mut self.machine, body, Model::put_balloon).map(Handled::Now)
+            }
+            ("PATCH", "/balloon") => {
+                let patch = model.read_balloon_patch(Fields::parse(body)?)?;
+                self.change_balloon(patch)
+            }
+            ("GET", "/balloon/statistics") => {
+                model.balloon_with_stats()?;
+                self.command(Command::AskBalloon(Asked::Statistics))
+            }
+            ("PATCH", "/balloon/statistics") => {
+                let patch = model.read_stats_patch(Fields::parse(body)?)?;
+                self.change_balloon(patch)
+            }
+            ("GET", "/balloon/hinting/status") => {
+                model.balloon_with_hints()?;
+                self.command(Command::AskBalloon(Asked::Hinting))
+            }
+            ("PATCH", "/balloon/hinting/start") => {
+                let start = balloon::start(body)?;
+                model.balloon_with_hints()?;
+                self.change_balloon(start)
+            }
+            ("PATCH", "/balloon/hinting/stop") => {
+                let stop = balloon::stop(body)?;
+                model.balloon_with_hints()?;
+                self.change_balloon(stop)
+            }
+            (method, path) => Err(no_route(method, path)),
+        }
+    }
+
+    fn change_balloon(&mut self, change: BalloonChange) -> Result<Handled, Fault> {
+        let (command, undo) = self.machine.running()?.change_balloon(change);
+        self.machine.change(command, undo).map(Handled::Later)
+    }
+
     /// `/devices/{id}`: disks and networks that come and go, in the words of their flags.
     fn device(&mut self, request: Request<'_>, id: &str) -> Result<Handled, Fault> {
         let (command, undo) = match request.method {
@@ -321,6 +376,10 @@ impl Routes {
         };
         self.command(command)
     }
+}
+
+fn no_body() -> Fault {
+    Fault::new("GET request cannot have a body: leave it out")
 }
 
 fn json_answer(value: Value) -> Answer {

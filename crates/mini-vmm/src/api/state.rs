@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use serde_json::json;
 
+use super::balloon;
 use super::changes::Undo;
 use super::fields::Fields;
 use super::http::{Answer, Data, Fault};
@@ -396,6 +397,7 @@ fn answered(answer: Answered) -> Answer {
             "hypercalls": about.hypercalls.total(),
             "resets": about.resets,
         })))),
+        Ok(control::Answer::Balloon(report)) => Ok(Some(Data::Json(balloon::report(&report)))),
         Ok(control::Answer::Listed(pages)) => Ok(Some(Data::Json(json!({ "bitmap": pages.0 })))),
         Ok(_) => Ok(None),
         Err(error) => Err(fault(error)),

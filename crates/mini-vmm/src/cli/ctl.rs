@@ -170,7 +170,8 @@ fn check(order: &Order) -> Result<(), &'static str> {
         (Action::Snapshot, None) => Err("a snapshot needs a directory; name one after the action"),
         (Action::Memory, _) if !is_pages => Err("say which memory: dirty or resident"),
         (_, None) if has_name => Err("name the device after the action"),
-        (Action::Snapshot | Action::Memory, _) | (_, None) => Ok(()),
+        (Action::Balloon, None) => Err("say how large the balloon shall be, stats or hint"),
+        (Action::Snapshot | Action::Memory | Action::Balloon, _) | (_, None) => Ok(()),
         (_, Some(_)) if has_name => Ok(()),
         (_, Some(_)) => Err("this action takes no directory; leave it out"),
     };

@@ -38,10 +38,12 @@ pub(super) struct MachineFlags {
 
     /// Entry point [default: auto]
     #[arg(long, value_name = "WHICH", value_parser = Word("boot-protocol", BootProtocol::WORDS), help_heading = "Boot")]
+    #[arg(hide_short_help = true)]
     boot_protocol: Option<OsString>,
 
     /// Who decompresses a bzImage [default: auto]
     #[arg(long, value_name = "WHO", help_heading = "Boot", value_parser = Word("decompress", Decompress::WORDS))]
+    #[arg(hide_short_help = true)]
     decompress: Option<OsString>,
 
     /// Number of vCPUs, 1 to 64 [default: 1]
@@ -82,6 +84,7 @@ pub(super) struct MachineFlags {
     ///
     /// The host's KVM must offer it. It lets a hostile guest reach a large part of KVM.
     #[arg(long, value_name = "on|off", value_parser = Word("nested", &[]), help_heading = "Machine")]
+    #[arg(hide_short_help = true)]
     nested: Option<OsString>,
 
     /// Give the machine a PIT and a PIC, and announce them [default: off]
@@ -203,6 +206,14 @@ pub(super) struct MachineFlags {
     #[arg(long, value_name = "WORDS", value_parser = Word("shared-memory", &[]), help_heading = "Devices")]
     #[arg(hide_short_help = true)]
     shared_memory: Option<OsString>,
+
+    /// Take memory back from the guest: size=SIZE and options
+    ///
+    /// size=SIZE: what the guest gives back at first; mini-vmm ctl changes it. deflate-on-oom: the guest takes memory back
+    /// before it ends processes. reporting: it gives back free memory by itself. hinting: it does so when it is asked to.
+    /// stats=SECONDS: it tells about its memory that often. iothread=NAME: a thread that devices of that name share.
+    #[arg(long, value_name = "WORDS", value_parser = Word("balloon", &[]), help_heading = "Devices")]
+    balloon: Option<OsString>,
 
     /// Let the guest end the VMM through a port [default port: 0xf4]
     ///

@@ -13,7 +13,7 @@ use super::Arguments;
 use crate::text::shown;
 
 /// Flags of other VMMs (QEMU, Cloud Hypervisor, Firecracker, crosvm, kvmtool), and the equivalent here.
-const FOREIGN_FLAGS: [&str; 22] = [
+const FOREIGN_FLAGS: [&str; 23] = [
     "-m --mem --mem-size --mem-size-mib -memory: memory is given as '--memory 512M'",
     "-smp --smp --vcpus --vcpu -c -cpus --num-cpus: vCPUs are given as '--cpus 2'",
     "-cpu --cpu: vCPUs are given as '--cpus 2', their features as '--cpu-features -avx2'",
@@ -34,6 +34,7 @@ const FOREIGN_FLAGS: [&str; 22] = [
     "--vsock-cid --vsock-path -vsock: sockets between host and guest are given as '--vsock cid=N,socket=PATH'",
     "--fs --shared-dir --virtiofs --9p -fsdev -virtfs: shared directories are given as '--share path=DIR,tag=NAME', or as '--vhost-user socket=PATH,device=fs,tag=NAME'",
     "--vhost-user-fs --vhost-user-blk --vhost-user-net: devices of other processes are given as '--vhost-user socket=PATH,device=TYPE'",
+    "--balloon-size -balloon: a balloon is given as '--balloon size=SIZE'",
     "--api-socket -qmp -monitor: the socket of the API is given as '--api-sock PATH'",
     "--no-api: there is no API unless '--api-sock PATH' is given",
 ];

@@ -359,6 +359,7 @@ enum Subcommand {
                           mini-vmm ctl <SOCKET> add <NAME> <--disk <WORDS>|--net <WORDS>>\n       \
                           mini-vmm ctl <SOCKET> remove <NAME> [--force]\n       \
                           mini-vmm ctl <SOCKET> resize <NAME>\n       \
+                          mini-vmm ctl <SOCKET> balloon <SIZE|stats|hint> [--json]\n       \
                           mini-vmm ctl <SOCKET> exec [--env <NAME=VALUE>] [--cwd <DIR>] [--port <N>] -- <COMMAND>...")]
     Ctl(ctl::CtlWords),
     /// Run in a guest, and run commands there that `mini-vmm ctl SOCKET exec` asks for

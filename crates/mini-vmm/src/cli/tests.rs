@@ -506,6 +506,7 @@ fn an_order_names_a_socket_and_an_action() {
             Action::Snapshot => " snap",
             Action::Memory => " dirty",
             Action::Add | Action::Remove | Action::Resize => " data",
+            Action::Balloon => " 64M",
             _ => "",
         };
         let device = if action == Action::Add {

@@ -79,6 +79,7 @@ keys! { draft:
     "share" => draft.spec.share,
     "vhost-user" => draft.spec.vhost_user,
     "shared-memory" => draft.spec.shared_memory,
+    "balloon" => draft.spec.balloon,
     "debug-exit" => draft.spec.debug_exit,
     "on-reboot" => draft.spec.on_reboot,
     "on-panic" => draft.spec.on_panic,

@@ -14,8 +14,8 @@ use super::kvm::MAX_MSRS;
 use super::validate::MAX_SOCKET_PATH;
 use super::words::{ByteSize, WordError};
 use super::{
-    HotplugSlots, HypercallAbi, HypercallRoute, Mac, NetError, PortError, SharedSizeError,
-    VhostUserError, VmSpec, VsockError,
+    BalloonError, HotplugSlots, HypercallAbi, HypercallRoute, Mac, NetError, PortError,
+    SharedSizeError, VhostUserError, VmSpec, VsockError,
 };
 use crate::layout;
 use crate::text::{nearest, shown};
@@ -210,6 +210,9 @@ pub enum Error {
     /// Shared memory is not possible.
     #[error("no shared memory: {0}")]
     SharedMemory(#[from] SharedSizeError),
+    /// A balloon is not possible.
+    #[error("no balloon: {0}")]
+    Balloon(#[from] BalloonError),
     /// There is no such network for the metadata service.
     #[error(
         "the metadata service can't be on network {number}: the machine has {nets}, counted from 0"

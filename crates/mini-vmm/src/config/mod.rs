@@ -3,6 +3,7 @@
 
 //! The description of a machine. Both the command line and a JSON file produce it.
 
+mod balloon;
 mod choices;
 mod device;
 mod disk;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::balloon::{BalloonError, BalloonSpec};
 use self::choices::choices;
 pub use self::disk::{Cache, DiskSpec, Engine, Format};
 pub(crate) use self::draft::check_word;
@@ -52,6 +54,7 @@ pub use self::validate::{check_cmdline, check_memory};
 pub use self::vhost_user::{VhostUserDevice, VhostUserError, VhostUserSpec};
 pub use self::vsock::{VsockError, VsockSpec};
 pub use self::words::WordError;
+pub(crate) use self::words::parse_size;
 use crate::layout;
 use crate::mmds::MmdsSpec;
 use crate::start_time::Moment;
@@ -136,6 +139,8 @@ pub struct VmSpec {
     pub vhost_user: Vec<VhostUserSpec>,
     /// The file that the guest shares as memory, if there is one.
     pub shared_memory: Option<SharedMemorySpec>,
+    /// The balloon, if there is one.
+    pub balloon: Option<BalloonSpec>,
     /// The debug-exit port, if there is one.
     #[serde(serialize_with = "words::write_port")]
     pub debug_exit: Option<u16>,
@@ -287,6 +292,7 @@ impl VmSpec {
             share: Vec::new(),
             vhost_user: Vec::new(),
             shared_memory: None,
+            balloon: None,
             hypercall: HypercallRoute::default(),
             hypercall_abi: HypercallAbi::default(),
             para: true,

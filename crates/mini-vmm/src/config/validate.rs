@@ -97,6 +97,15 @@ impl VmSpec {
         Ok(())
     }
 
+    /// Checks the balloon.
+    pub(crate) fn check_balloon(&self) -> Result<(), Error> {
+        let checked = self
+            .balloon
+            .as_ref()
+            .map(|balloon| balloon.validate(self.memory));
+        Ok(checked.unwrap_or(Ok(()))?)
+    }
+
     /// Like [`validate`](Self::validate), but the kernel may still be missing: its path is empty.
     pub(super) fn validate_partly(&self) -> Result<(), Error> {
         self.check_cpus()?;
@@ -128,6 +137,7 @@ impl VmSpec {
             validate_path("shared memory", &memory.path)?;
             memory.validate()?;
         }
+        self.check_balloon()?;
         self.check_mmds()?;
         validate_serial(["serial file", "serial socket"], &self.serial)?;
         validate_serial(["console file", "console socket"], &self.console)?;

@@ -116,6 +116,9 @@ pub enum WordError {
     /// Not the host's end of a console port.
     #[error("no end of a console port; write stdio, pty, file:PATH, unix:PATH or fd:N")]
     PortTarget,
+    /// Not a balloon.
+    #[error("no balloon: {}; write options, such as size=256M,deflate-on-oom,stats=5", shorten(&one_line(.0), MAX_REASON))]
+    Balloon(String),
     /// Not a MAC address.
     #[error("not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
     Mac,
@@ -323,6 +326,11 @@ impl Word for u64 {
             .checked_mul(1 << (10 * power))
             .ok_or(WordError::HugeSize)
     }
+}
+
+/// The bytes of a size such as `512M`.
+pub(crate) fn parse_size(word: &str) -> Option<u64> {
+    u64::from_word(word).ok()
 }
 
 /// Serializes the path of a kernel. An empty one is none.

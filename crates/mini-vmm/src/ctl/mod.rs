@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 
 use self::client::Client;
 pub use self::exec::{EXIT_UNKNOWN, ExecError, ExecOrder, exec};
+use crate::config::parse_size;
+use crate::layout::MIB;
 use crate::text::{one_line, shorten};
 
 /// The most characters of a server's message.
@@ -49,11 +51,13 @@ pub enum Action {
     Remove,
     /// Tell the guest the size of a disk's image.
     Resize,
+    /// Change the size of its balloon, or show what its guest tells about its memory.
+    Balloon,
 }
 
 impl Action {
     /// All actions: their words, and what they do.
-    pub const WORDS: [(&str, Action, &str); 13] = [
+    pub const WORDS: [(&str, Action, &str); 14] = [
         ("info", Action::Info, "Show the machine and its state"),
         (
             "start",
@@ -103,12 +107,22 @@ impl Action {
             Action::Resize,
             "Tell the guest the size that the image of the disk NAME has now",
         ),
+        (
+            "balloon",
+            Action::Balloon,
+            "Take memory from the guest: SIZE in all, or show what it tells about its memory",
+        ),
     ];
 }
 
 /// The pages of memory that can be listed: those that may have changed since the last snapshot, and those that the
 /// machine's process has.
 pub const PAGES: [&str; 2] = ["dirty", "resident"];
+
+/// What a balloon can be asked for instead of a size: its statistics, or a round of hints at free pages.
+pub const STATS: &str = "stats";
+/// As [`STATS`].
+pub const HINT: &str = "hint";
 
 /// A command line of `mini-vmm ctl`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +131,8 @@ pub struct Order {
     pub socket: PathBuf,
     /// What to do.
     pub action: Action,
-    /// The directory of a snapshot, which pages of memory (one of [`PAGES`]), or the name of a device.
+    /// The directory of a snapshot, which pages of memory (one of [`PAGES`]), the name of a device, or the size of a
+    /// balloon, [`STATS`] or [`HINT`].
     pub dir: Option<PathBuf>,
     /// The words of the disk or network to add, with the key that they are for.
     pub device: Option<(&'static str, String)>,
@@ -163,6 +178,11 @@ pub enum Error {
     /// A snapshot needs a directory.
     #[error("a snapshot needs a directory; name one after the action")]
     NoDirectory,
+    /// A balloon needs a size.
+    #[error(
+        "a balloon needs a size of whole MiB, such as 256M, or one of the words {STATS} and {HINT}; give one after the action"
+    )]
+    NoSize,
     /// The directory can't be found from here.
     #[error("{path:?} can't be used as a directory ({source}); give another path")]
     Directory {
@@ -206,6 +226,7 @@ pub fn run(order: &Order, say: &mut dyn FnMut(&str)) -> Result<String, Error> {
         }
         Action::Metrics => session.metrics()?,
         Action::Memory => session.memory(order)?,
+        Action::Balloon => session.balloon(order)?,
         Action::Start => {
             session.act("InstanceStart", "waiting until the guest runs")?;
             state("Running")
@@ -240,6 +261,12 @@ pub fn run(order: &Order, say: &mut dyn FnMut(&str)) -> Result<String, Error> {
         }
     };
     Ok(if order.json { value.to_string() } else { text })
+}
+
+/// A size in whole MiB.
+fn mib(word: &str) -> Option<u64> {
+    let bytes = parse_size(word)?;
+    (bytes % MIB == 0).then_some(bytes / MIB)
 }
 
 /// The result of an order that leads to a state.
@@ -303,6 +330,28 @@ impl Session<'_> {
         let machine = self.get("/machine-config")?;
         let described = memory::describe(which, &pages, &machine);
         described.ok_or_else(|| Error::NotHttp(self.path.to_owned()))
+    }
+
+    /// Changes the size of the balloon, or shows its statistics.
+    fn balloon(&mut self, order: &Order) -> Result<(String, Value), Error> {
+        let word = order.dir.as_deref().and_then(Path::to_str);
+        let awaited = "waiting for the machine's answer";
+        if word == Some(HINT) {
+            self.ask(("PATCH", "/balloon/hinting/start", ""), awaited)?;
+            let status = self.get("/balloon/hinting/status")?;
+            return Ok((format!("host_cmd: {}", status["host_cmd"]), status));
+        }
+        if word != Some(STATS) {
+            let mib = word.and_then(mib).ok_or(Error::NoSize)?;
+            let body = json!({ "amount_mib": mib }).to_string();
+            self.ask(("PATCH", "/balloon", &body), awaited)?;
+            return Ok((format!("target_mib: {mib}"), json!({ "target_mib": mib })));
+        }
+        let all = self.object("/balloon/statistics")?;
+        let lines = all
+            .iter()
+            .map(|(name, value)| format!("{}: {value}", one_line(name)));
+        Ok((lines.collect::<Vec<_>>().join("\n"), Value::Object(all)))
     }
 
     fn object(&mut self, target: &str) -> Result<Map<String, Value>, Error> {

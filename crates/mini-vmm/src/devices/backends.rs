@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use virtio_models::balloon;
 use virtio_models::block::{self, OpenError};
 use virtio_models::vhost_user::Backend;
 use virtio_models::vsock::Host;
@@ -44,6 +45,8 @@ pub struct Backends {
     pub(super) ports: Vec<PortHost>,
     /// What the virtio console is connected to, once that is open.
     pub(crate) hvc: Arc<OnceLock<Hvc>>,
+    /// The control of the balloon, which keeps its target size over resets.
+    pub(super) balloon: Option<Arc<balloon::Control>>,
     /// Takes their problems.
     pub(crate) events: EventLog,
 }
@@ -141,6 +144,10 @@ impl Backends {
         let others = others.map(|device| vhost_user::open(device, spec.sealed));
         let vhost_user = others.collect::<Result<_, _>>()?;
         let shares = share::open(&spec.share)?;
+        let balloon = spec.balloon.as_ref().map(|balloon| {
+            let control = balloon::Control::new(balloon.pages(), balloon.stats);
+            Arc::new(control)
+        });
         // Last, because they leave files for a while.
         let vsock = spec.vsock.as_ref();
         let vsock = vsock.map(|vsock| vsock::open(vsock, spec.sealed));
@@ -153,6 +160,7 @@ impl Backends {
             shared,
             ports: console_ports::open_all(&spec.console_port)?,
             hvc: Arc::default(),
+            balloon,
             events: EventLog::default(),
         })
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use vcpu_loop::{ExitCounters, ExitKind};
-use virtio_models::{block, net, vsock};
+use virtio_models::{balloon, block, net, vsock};
 
 use super::sample::{self, Family, Sample};
 use super::sink::Sink;
@@ -28,6 +28,8 @@ pub(crate) struct Sources {
     pub nets: Vec<(String, Arc<net::Counters>)>,
     /// Those of the socket device.
     pub vsock: Option<Arc<vsock::Counters>>,
+    /// Those of the balloon.
+    pub balloon: Option<Arc<balloon::Counters>>,
 }
 
 /// The counters of a run.
@@ -227,14 +229,10 @@ impl Sources {
             samples.extend(of_device("net", id, &net(counters)));
         }
         if let Some(counters) = &self.vsock {
-            let values = vsock(counters);
-            samples.extend(values.into_iter().map(|(family, key, value)| Sample {
-                family,
-                labels: Vec::new(),
-                group: "vsock".to_owned(),
-                key: key.to_owned(),
-                value,
-            }));
+            samples.extend(of_single("vsock", &vsock(counters)));
+        }
+        if let Some(counters) = &self.balloon {
+            samples.extend(of_single("balloon", &balloon(counters.get())));
         }
         samples
     }
@@ -247,6 +245,18 @@ fn of_device(kind: &str, id: &str, values: &[Value]) -> Vec<Sample> {
         family,
         labels: vec![("device", id.to_owned())],
         group: format!("{kind}_{id}"),
+        key: (*key).to_owned(),
+        value: *value,
+    });
+    values.collect()
+}
+
+/// The values of a device of which a machine has one.
+fn of_single(group: &str, values: &[Value]) -> Vec<Sample> {
+    let values = values.iter().map(|(family, key, value)| Sample {
+        family,
+        labels: Vec::new(),
+        group: group.to_owned(),
         key: (*key).to_owned(),
         value: *value,
     });
@@ -334,6 +344,48 @@ fn vsock(counters: &vsock::Counters) -> [Value; 10] {
             &sample::VSOCK_WRITE_FAILS,
             "tx_write_fails",
             counters.write_fails(),
+        ),
+    ]
+}
+
+fn balloon(counts: balloon::Counts) -> [Value; 12] {
+    use sample as s;
+    [
+        (&s::BALLOON_INFLATIONS, "inflate_count", counts.inflations),
+        (&s::BALLOON_INFLATED, "inflate_freed", counts.inflated),
+        (
+            &s::BALLOON_BAD_INFLATIONS,
+            "inflate_fails",
+            counts.bad_inflations,
+        ),
+        (&s::BALLOON_DEFLATIONS, "deflate_count", counts.deflations),
+        (&s::BALLOON_STATS, "stats_updates_count", counts.stats),
+        (
+            &s::BALLOON_BAD_STATS,
+            "stats_update_fails",
+            counts.bad_stats,
+        ),
+        (
+            &s::BALLOON_REPORTS,
+            "free_page_report_count",
+            counts.reports,
+        ),
+        (
+            &s::BALLOON_REPORTED,
+            "free_page_report_freed",
+            counts.reported,
+        ),
+        (
+            &s::BALLOON_BAD_REPORTS,
+            "free_page_report_fails",
+            counts.bad_reports,
+        ),
+        (&s::BALLOON_HINTS, "free_page_hint_count", counts.hints),
+        (&s::BALLOON_HINTED, "free_page_hint_freed", counts.hinted),
+        (
+            &s::BALLOON_BAD_HINTS,
+            "free_page_hint_fails",
+            counts.bad_hints,
         ),
     ]
 }

@@ -19,6 +19,7 @@ fn sources() -> Sources {
         disks: vec![("disk\"\\\n0".to_owned(), Arc::default())],
         nets: vec![("net0".to_owned(), Arc::default())],
         vsock: Some(Arc::default()),
+        balloon: Some(Arc::default()),
     }
 }
 

@@ -4,8 +4,11 @@
 //! A machine without KVM, for tests and fuzzing: it has the states of a run, and no guest.
 
 use event_manager::{EventManager, SubscriberOps};
+use virtio_models::balloon;
 
-use super::control::{Answer, Command, Description, Door, Error, Pages, Response, State, step};
+use super::control::{
+    Answer, BalloonReport, Command, Description, Door, Error, Pages, Response, State, step,
+};
 use super::remote::{Order, Orders, Start};
 use crate::config::VmSpec;
 use crate::hypercall::calls::Counters;
@@ -84,7 +87,13 @@ fn serve(spec: &VmSpec, door: &Door, mut state: State) {
                 Response::Do if matches!(command, Command::ListMemory(_)) => {
                     Ok(Answer::Listed(Pages::default()))
                 }
-                Response::Do => Ok(Answer::Done),
+                Response::Do => Ok(match command {
+                    Command::AskBalloon(asked) => {
+                        let report = BalloonReport::new(&balloon::Control::default(), *asked);
+                        Answer::Balloon(report)
+                    }
+                    _ => Answer::Done,
+                }),
             };
             envelope.answer(answer);
             state = next;

@@ -260,6 +260,7 @@ fn sources(machine: &Machine) -> Sources {
         disks: offers.disk_counters.clone(),
         nets: offers.net_counters.clone(),
         vsock: offers.vsock_counters.clone(),
+        balloon: offers.balloon_counters.clone(),
     }
 }
 

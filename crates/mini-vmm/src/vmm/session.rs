@@ -23,7 +23,8 @@ use crate::outcome::{Outcome, OutcomeLatch};
 use crate::snapshot::{self, Labels, Wish};
 use crate::telemetry::Event;
 use crate::vmm::control::{
-    self, Answer, Command, Description, Listing, Pages, Response, SnapshotOrder, State, occur, step,
+    self, Answer, BalloonReport, Command, Description, Listing, Pages, Response, SnapshotOrder,
+    State, occur, step,
 };
 use crate::vmm::supervisor::Supervisor;
 
@@ -250,6 +251,15 @@ impl<'a> Session<'a> {
             }
             // It may be answered later, so it is not done here.
             Command::RemoveDevice { .. } => Answer::Done,
+            Command::ChangeBalloon(change) => {
+                change.apply(self.machine.devices.offers(), &mut self.run.spec)?;
+                Answer::Done
+            }
+            Command::AskBalloon(asked) => {
+                let balloon = self.machine.devices.offers().balloon.as_ref();
+                let balloon = balloon.ok_or(control::Error::NoDevice)?;
+                Answer::Balloon(BalloonReport::new(balloon, *asked))
+            }
             Command::Stop => {
                 self.supervisor.borrow_mut().end(Outcome::Stopped);
                 Answer::Done

@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Drivers of the entropy device, of a disk, of a network and of sockets, by MMIO and by PCI.
+//! Drivers of the entropy device, of a disk, of a network, of sockets and of a balloon, by MMIO and by PCI.
 
 use mini_vmm::layout::{LAPIC, MIB, PCI_ECAM, PCI_LOW, VIRTIO_MMIO};
 
@@ -117,6 +117,20 @@ fn echo_packet(asm: &mut Asm) {
     asm.store(BUFFER + 36, 0x4_0000);
     asm.load(TAKEN).rdi(BUFFER + 40).raw(&[0x89, 0x07]);
 }
+
+/// The page that a guest gives back.
+pub const INFLATED: u64 = 16 * MIB;
+
+/// Writes to a page, and gives it back.
+pub const INFLATE: Requests = Requests {
+    chain: &[(BUFFER, 4, 0)],
+    prepare: |asm| {
+        asm.store(INFLATED, 0x1234_5678);
+        asm.store(BUFFER, (INFLATED >> 12) as u32);
+    },
+    sends: &[],
+    echo: None,
+};
 
 /// A disk's second sector is read and written in turn. The number at its start is one more each time.
 pub const DISK: Requests = Requests {

@@ -3,6 +3,7 @@
 
 //! Requests to a machine that never starts. No KVM.
 
+mod balloon;
 mod calls;
 mod changes;
 mod devices;

@@ -145,6 +145,8 @@ fn described(file: &str) -> Playground {
     done(machine.served(), "PUT", "/drives/a", &drive);
     let net = r#"{"host_dev_name": "tap0"}"#;
     done(machine.served(), "PUT", "/network-interfaces/a", net);
+    let balloon = r#"{"amount_mib": 1, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true}"#;
+    done(machine.served(), "PUT", "/balloon", balloon);
     machine
 }
 

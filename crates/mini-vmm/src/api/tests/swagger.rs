@@ -7,7 +7,7 @@ use super::*;
 use crate::api::playground::Playground;
 
 /// Firecracker 1.17's operations with bodies: method, path, what a body needs, and all fields.
-const OPERATIONS: [(&str, &str, &str, &str); 16] = [
+const OPERATIONS: [(&str, &str, &str, &str); 20] = [
     ("PUT", "/actions", "", "action_type"),
     (
         "PUT",
@@ -79,18 +79,24 @@ const OPERATIONS: [(&str, &str, &str, &str); 16] = [
     ("PUT", "/serial", "", "serial_out_path rate_limiter"),
     ("PATCH", "/vm", "", "state"),
     ("PUT", "/vsock", "", "guest_cid uds_path vsock_id"),
+    (
+        "PUT",
+        "/balloon",
+        r#""amount_mib": 0, "deflate_on_oom": true"#,
+        "amount_mib deflate_on_oom stats_polling_interval_s free_page_hinting free_page_reporting",
+    ),
+    ("PATCH", "/balloon", "", "amount_mib"),
+    (
+        "PATCH",
+        "/balloon/statistics",
+        "",
+        "stats_polling_interval_s",
+    ),
+    ("PATCH", "/balloon/hinting/start", "", "acknowledge_on_stop"),
 ];
 
 /// Paths that this version does not have.
-const ABSENT: [(&str, &str); 13] = [
-    ("GET", "/balloon"),
-    ("PUT", "/balloon"),
-    ("PATCH", "/balloon"),
-    ("GET", "/balloon/statistics"),
-    ("PATCH", "/balloon/statistics"),
-    ("PATCH", "/balloon/hinting/start"),
-    ("GET", "/balloon/hinting/status"),
-    ("PATCH", "/balloon/hinting/stop"),
+const ABSENT: [(&str, &str); 5] = [
     ("GET", "/hotplug/memory"),
     ("PUT", "/hotplug/memory"),
     ("PATCH", "/hotplug/memory"),

@@ -8,6 +8,7 @@
 //! [I/O thread](IoThreads). Requests to the device go through the thread's mailbox. A vCPU waits for an answer only after
 //! a write to a configuration, or a reset through MMIO.
 
+mod balloon;
 mod block;
 mod console;
 mod doorbells;
@@ -60,6 +61,7 @@ const KINDS: &[Kind] = &[
     vsock::models,
     vhost_user::models,
     console::models,
+    balloon::models,
 ];
 
 /// A virtio device in the plan of a machine, whatever its transport.

@@ -14,6 +14,7 @@ mod state;
 use std::io;
 use std::time::Duration;
 
+use virtio_models::balloon::HintError;
 use virtio_models::block::ReplaceError;
 
 use crate::config::{self, VmSpec};
@@ -24,9 +25,9 @@ use crate::machine::MachineState;
 use crate::snapshot;
 pub use crate::snapshot::Pages;
 
-pub use change::{DiskChange, NetChange};
+pub use change::{BalloonChange, BalloonReport, DiskChange, HintOrder, NetChange};
 pub(crate) use door::{Answered, Client, Door, Envelope, Shown, door};
-pub use state::{Command, Listing, SnapshotOrder, State, Then};
+pub use state::{Asked, Command, Listing, SnapshotOrder, State, Then};
 pub(crate) use state::{Incident, Response, occur, step};
 
 /// How long a guest may take to give up a device.
@@ -79,6 +80,9 @@ pub enum Error {
     /// The image can't take the place of the old one.
     #[error("the disk keeps its image, because {0}; name another image")]
     Image(#[from] ReplaceError),
+    /// The guest gives no hints at free pages.
+    #[error("{0}; wait until its driver runs")]
+    NoHints(#[from] HintError),
     /// The machine failed to do it. The state is unchanged.
     #[error(transparent)]
     Machine(#[from] machine::Error),
@@ -123,6 +127,8 @@ pub enum Answer {
     Described(Box<Description>),
     /// The answer to [`Command::ListMemory`].
     Listed(Pages),
+    /// The answer to [`Command::AskBalloon`].
+    Balloon(BalloonReport),
 }
 
 /// The machine of a run, its state and its counters.

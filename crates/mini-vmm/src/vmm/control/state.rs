@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::change::{DiskChange, NetChange};
+use super::change::{BalloonChange, DiskChange, NetChange};
 use crate::devices::NewDevice;
 use crate::snapshot::{Kind, Labels, Place};
 
@@ -68,6 +68,10 @@ pub enum Command {
         /// Whether it is taken from the guest at once, even if the guest uses it.
         force: bool,
     },
+    /// Change the balloon.
+    ChangeBalloon(BalloonChange),
+    /// Report what is known about the balloon.
+    AskBalloon(Asked),
     /// End the run with [`Outcome::Stopped`](crate::outcome::Outcome::Stopped), unless it has another outcome already.
     Stop,
     /// Save the state of all but memory. The guest must be paused.
@@ -79,6 +83,15 @@ pub enum Command {
     Describe,
     /// List pages of guest memory. The guest must be paused.
     ListMemory(Listing),
+}
+
+/// What is asked about a balloon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// Its sizes and the guest's statistics.
+    Statistics,
+    /// How far a round of hints is.
+    Hinting,
 }
 
 /// Which pages of guest memory are listed.
@@ -125,6 +138,8 @@ impl fmt::Display for Command {
             Command::LimitNet(_) => "limit a network of",
             Command::AddDevice(_) => "add a device to",
             Command::RemoveDevice { .. } => "remove a device of",
+            Command::ChangeBalloon(_) => "change the balloon of",
+            Command::AskBalloon(_) => "ask about the balloon of",
             Command::Stop => "stop",
             Command::Save => "save",
             Command::Snapshot(_) => "write a snapshot of",
@@ -174,6 +189,7 @@ pub const fn step(state: State, command: &Command) -> (State, Response) {
         (State::Paused, Snapshot(_)) => state,
         (_, PowerButton | ResizeDisks | ChangeDisk(_) | LimitNet(_) | Describe) => state,
         (_, AddDevice(_) | RemoveDevice { .. }) => state,
+        (_, ChangeBalloon(_) | AskBalloon(_)) => state,
         (State::PoweringOff, Pause | Snapshot(_))
         | (State::Running | State::PoweringOff, Save | ListMemory(_)) => {
             return (state, Response::Refused(state));
@@ -234,6 +250,8 @@ mod tests {
                 rx: Limits::default(),
                 tx: Limits::default(),
             }),
+            Command::ChangeBalloon(BalloonChange::default()),
+            Command::AskBalloon(Asked::Statistics),
             Command::Stop,
             Command::Save,
             Command::ListMemory(Listing::Dirty),
