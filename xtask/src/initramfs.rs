@@ -123,6 +123,7 @@ const VIRTIO_MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
     "virtio_console",
     "virtiofs",
+    "virtio_balloon",
 ];
 
 /// An archive to append to [`guest`]'s: the modules that [`LOAD_VIRTIO`] loads.

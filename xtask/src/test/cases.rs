@@ -8,7 +8,8 @@ use crate::kernels::Series;
 
 use super::clients::{self, Client};
 use super::{
-    consoles, copies, disks, networks, para, plugged, shares, small, snapshots, sockets, words,
+    balloons, consoles, copies, disks, networks, para, plugged, shares, small, snapshots, sockets,
+    words,
 };
 
 /// What is booted.
@@ -279,6 +280,7 @@ pub fn of(bed: &Bed) -> (Vec<&'static Case>, &'static [Case]) {
             sockets::CASES,
             plugged::CASES,
             consoles::CASES,
+            balloons::CASES,
         ],
         Vendor::Intel => &[INTEL],
     };

@@ -3,6 +3,7 @@
 
 //! `cargo xtask test`: all tests and checks, with a summary.
 
+mod balloons;
 mod beds;
 mod cases;
 mod clients;

@@ -166,6 +166,8 @@ const AMD: &[Case] = &[
         exit: 77, expect: &["boot mark 0x1 ", "boot mark 0xdead "], ..PARA },
     fork("para-fork-6.1", KERNEL_6_1, 1, &["para: clone 3: reseeded after "]),
     fork("para-fork-6.12", KERNEL_6_12, 2, &["by the generation ID's driver after "]),
+    Case { after: THOUSAND_CLONES, expect: &["UUIDS 1001 of 1001", "clone 0: ", "clone 1000: "], long: true,
+        ..fork("para-fork-a-thousand", KERNEL_6_12, 1, &["by the generation ID's driver after "]) },
     Case { name: "para-storm", cpus: 2, arguments: "--hypercall pio", guest: STORM, drive: STORM_DRIVE,
         expect: &["VMM-MEMORY-STEADY", "storm: 60000 registrations, ", " 0 wrong, ", "status       live"], ..PARA },
     Case { name: "para-storm-of-a-million", cpus: 2, arguments: "--hypercall pio", guest: LONG_STORM, drive: STORM_DRIVE,
@@ -184,6 +186,15 @@ const TEN_CLONES: &str = "for n in 1 2 3 4 5 6 7 8 9 10; do
     mini-vmm --restore /tmp/snaps/1 --resume --clone-id $n </dev/null >/tmp/clone-$n 2>&1 &
 done; wait
 cat /tmp/clone-* >>/tmp/out
+echo \"UUIDS $(sed -n 's/^clone [0-9]*: //p' /tmp/out | sort -u | wc -l) of $(grep -c '^clone ' /tmp/out)\"";
+
+/// A thousand clones, ten at once.
+const THOUSAND_CLONES: &str = "for ten in $(seq 0 10 990); do
+    for one in 1 2 3 4 5 6 7 8 9 10; do n=$((ten + one))
+        mini-vmm --restore /tmp/snaps/1 --resume --clone-id $n </dev/null >/tmp/clone-$n 2>&1 &
+    done; wait
+    cat /tmp/clone-* >>/tmp/out; rm /tmp/clone-*
+done
 echo \"UUIDS $(sed -n 's/^clone [0-9]*: //p' /tmp/out | sort -u | wc -l) of $(grep -c '^clone ' /tmp/out)\"";
 
 /// A case whose guest is copied.
