@@ -216,7 +216,8 @@ fn a_command_that_takes_no_input_does_not_stop_its_output() {
 #[test]
 fn a_signal_reaches_the_whole_group() {
     let slots = Slots::default();
-    let script = "trap 'echo heard; exit 3' INT; echo ready; sleep 1000";
+    // A shell that is told before it waits would wait to the end of a long command.
+    let script = "trap 'echo heard; exit 3' INT; echo ready; while :; do sleep 0.01; done";
     let mut raw = Raw::start(&slots, &shell(script));
     assert_eq!(raw.output(), "ready\n");
     raw.send(Kind::Signal, &2u32.to_le_bytes());
@@ -226,6 +227,18 @@ fn a_signal_reaches_the_whole_group() {
         Some((Kind::End, End::Code(3).payload().to_vec()))
     );
     assert_eq!(raw.next(), None);
+}
+
+/// An agent that a shell started in the background ignores SIGINT. Its commands don't.
+#[test]
+fn a_signal_that_the_agent_ignores_reaches_its_commands() {
+    let script = "trap '' INT QUIT; exec \"$0\" --exact a_signal_reaches_the_whole_group";
+    let mut again = std::process::Command::new("sh");
+    let again = again
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap());
+    let output = again.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

@@ -143,7 +143,8 @@ fn input_is_the_commands() {
 #[test]
 fn an_interrupt_is_the_commands() {
     let machine = Machine::whole();
-    let script = "trap 'echo heard; exit 5' INT; echo ready; sleep 1000";
+    // A shell that is told before it waits would wait to the end of a long command.
+    let script = "trap 'echo heard; exit 5' INT; echo ready; while :; do sleep 0.01; done";
     let mut child = machine.exec(&["--", "sh", "-c", script]);
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());

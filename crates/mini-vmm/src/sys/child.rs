@@ -1,7 +1,7 @@
 // Copyright 2026 The mini-vmm developers.
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Descriptors that cross `execve`: one passed to a program, one inherited from the caller.
+//! What crosses `execve`: a descriptor passed to a program, one inherited from the caller, and ignored signals.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -22,6 +22,21 @@ pub(crate) fn pass(command: &mut Command, fd: OwnedFd) {
     // SAFETY: between fork and exec the closure makes one async-signal-safe call. An error from `errno` is made without
     // an allocation.
     unsafe { command.pre_exec(keep) };
+}
+
+/// Lets the program that `command` starts begin with every signal at its default. An ignored one would stay ignored: a
+/// shell's background job ignores SIGINT and SIGQUIT, and so would all that it starts.
+pub(crate) fn default_signals(command: &mut Command) {
+    let reset = || {
+        // SIGKILL and SIGSTOP can't be set, and have no other action.
+        for signal in 1..=libc::SIGSYS {
+            // SAFETY: `signal` is async-signal-safe. The default action needs no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes async-signal-safe calls only.
+    unsafe { command.pre_exec(reset) };
 }
 
 /// Duplicates the inherited descriptor with the number `fd`. Programs that this process starts get neither.

@@ -17,6 +17,7 @@ use super::session::{bad, timespec};
 use crate::exec::frame::{Bad, End, Frame, Kind, MAX_DATA, Refusal, Start};
 use crate::exec::wire::{Peer, Wire};
 use crate::exec::{VERSION, WINDOW};
+use crate::sys::child;
 use crate::text::shown;
 
 /// How long a command may take to end after the host has gone.
@@ -271,6 +272,7 @@ fn prepare(start: &Start) -> Result<Command, Refused> {
     command.envs(start.env.iter().map(|(name, value)| (name, value)));
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     pipes.stderr(Stdio::piped()).process_group(0);
+    child::default_signals(&mut command);
     Ok(command)
 }
 
