@@ -3,6 +3,7 @@
 
 //! Machines in the test's own process.
 
+use kvm_bindings::kvm_irqchip;
 use kvm_ioctls::Kvm;
 use mini_vmm::boot::Unwatched;
 use mini_vmm::config::VmSpec;
@@ -24,17 +25,29 @@ pub struct Snapshot {
     ram: Vec<u8>,
 }
 
+/// Where the byte at `at` of an interrupt controller (`struct kvm_irqchip`) is in the digits of a saved state.
+fn chip_digits(chip: usize, at: usize) -> std::ops::Range<usize> {
+    let byte = chip * size_of::<kvm_irqchip>() + at;
+    2 * byte..2 * byte + 2
+}
+
+/// The byte at `at` of an interrupt controller, of a machine's saved state.
+pub fn chip_byte(state: &serde_json::Value, chip: usize, at: usize) -> u8 {
+    let digits = state["vm"]["chips"].as_str().unwrap();
+    u8::from_str_radix(&digits[chip_digits(chip, at)], 16).unwrap()
+}
+
 /// A state without the event of a restore, a new generation. Its interrupt may be in the requests (IRR) of the first PIC,
 /// at byte 9 of `struct kvm_irqchip`, and of the IOAPIC, at byte 24.
 pub fn without_event(mut state: serde_json::Value) -> serde_json::Value {
-    for (path, bits) in [
-        ("/vm/chips/0/9", 1 << GED_GSI),
-        ("/vm/chips/2/24", 1 << GED_GSI),
-        ("/devices/0/state/events", GED_GENERATION),
-    ] {
-        let value = state.pointer_mut(path).unwrap();
-        *value = (value.as_u64().unwrap() & !u64::from(bits)).into();
+    for (chip, at) in [(0, 9), (2, 24)] {
+        let byte = chip_byte(&state, chip, at) & !(1 << GED_GSI);
+        let mut digits = state["vm"]["chips"].as_str().unwrap().to_owned();
+        digits.replace_range(chip_digits(chip, at), &format!("{byte:02x}"));
+        state["vm"]["chips"] = digits.into();
     }
+    let events = &mut state["devices"][0]["state"]["events"];
+    *events = (events.as_u64().unwrap() & !u64::from(GED_GENERATION)).into();
     state
 }
 

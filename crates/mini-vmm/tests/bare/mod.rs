@@ -36,7 +36,7 @@ use tempfile::TempDir;
 use watch::Watch;
 
 pub use asm::{AP_CODE, AT, Asm, S5};
-pub use built::{Built, without_event};
+pub use built::{Built, chip_byte, without_event};
 
 /// The program under test. The environment names it if the tests run on another machine than they were built on.
 pub fn program() -> OsString {
