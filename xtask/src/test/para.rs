@@ -234,6 +234,15 @@ const FORWARDED: &[Case] = &[
     usual("para-6.1-1cpu-forward", KERNEL_6_1, 1, Route::Forward),
     usual("para-6.12-2cpu-forward", KERNEL_6_12, 2, Route::Forward),
     snapshots::FORWARDED,
+    Case {
+        arguments: "--hypercall forward --snapshot-dir /tmp/snaps",
+        ..fork(
+            "para-fork-6.12-forward",
+            KERNEL_6_12,
+            1,
+            &["by the generation ID's driver after "],
+        )
+    },
 ];
 
 /// The cases of the Intel bed.
