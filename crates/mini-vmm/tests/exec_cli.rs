@@ -141,10 +141,10 @@ fn input_is_the_commands() {
 }
 
 #[test]
-fn an_interrupt_is_the_commands() {
+fn a_signal_is_the_commands() {
     let machine = Machine::whole();
     // A shell that is told before it waits would wait to the end of a long command.
-    let script = "trap 'echo heard; exit 5' INT; echo ready; while :; do sleep 0.01; done";
+    let script = "trap 'echo heard; exit 5' TERM; echo ready; while :; do sleep 0.01; done";
     let mut child = machine.exec(&["--", "sh", "-c", script]);
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -154,7 +154,8 @@ fn an_interrupt_is_the_commands() {
     let pid = child.id().to_string();
     assert!(
         Command::new("kill")
-            .args(["-s", "INT", &pid])
+            // Tests that a shell started in the background ignore SIGINT, and `ctl` leaves an ignored one alone.
+            .args(["-s", "TERM", &pid])
             .status()
             .unwrap()
             .success()

@@ -142,3 +142,70 @@ fn descriptors_that_block_are_never_waited_for() {
         guest.machine.pump();
     }
 }
+
+/// A stream of bytes that differ by place, without keeping it.
+struct Counting(u64);
+
+impl Counting {
+    fn next(&mut self, len: usize) -> Vec<u8> {
+        let from = self.0;
+        self.0 += len as u64;
+        (from..self.0).map(|at| (at * 7 + at / 251) as u8).collect()
+    }
+
+    fn check(&mut self, got: &[u8]) {
+        let expected = self.next(got.len());
+        assert!(got == expected, "after {} bytes", self.0);
+    }
+}
+
+/// How much goes each way.
+const LARGE: u64 = 64 << 20;
+
+/// The host's process reads slowly, goes away in between, and comes back. The guest takes data slowly, too.
+#[test]
+fn a_large_stream_each_way_with_a_client_that_comes_and_goes() {
+    let place = Place::new();
+    let mut guest = Guest::with_port(place.server());
+    let mut client = Some(place.client());
+    let [mut sent, mut got, mut typed, mut heard] = [0; 4].map(Counting);
+    let mut rest: Vec<u8> = Vec::new();
+    let mut round = 0_usize;
+    while got.0 < LARGE || heard.0 < LARGE {
+        round += 1;
+        while sent.0 < LARGE && guest.waiting[usize::from(TX)] < 4 {
+            let piece = sent.next(12_000.min((LARGE - sent.0) as usize));
+            guest.queue(TX, piece, 0);
+        }
+        while guest.waiting[usize::from(RX)] < 4 {
+            guest.queue(RX, Vec::new(), 12_000);
+        }
+        if let Some(client) = &client {
+            if rest.is_empty() && typed.0 < LARGE {
+                rest = typed.next(40_000.min((LARGE - typed.0) as usize));
+            }
+            let written = if rest.is_empty() {
+                0
+            } else {
+                write(client, &rest)
+            };
+            rest.drain(..written);
+            if !round.is_multiple_of(3) {
+                got.check(&read(client).0);
+            }
+        }
+        if round.is_multiple_of(100) {
+            // It reads what it was sent, and goes at once. What it sent is still there for the guest.
+            if let Some(client) = client.take() {
+                got.check(&read(&client).0);
+            }
+            guest.machine.pump();
+        } else if round % 100 == 3 {
+            client.get_or_insert_with(|| place.client());
+            guest.machine.pump();
+        }
+        guest.replies(TX);
+        heard.check(&guest.data(RX));
+    }
+    assert_eq!([sent.0, got.0, typed.0, heard.0], [LARGE; 4]);
+}

@@ -4,6 +4,7 @@
 //! A well-behaved driver.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -43,12 +44,25 @@ pub struct Driver {
     pub rings: Vec<DriverRing>,
     features: u64,
     /// Where buffers are allocated, as a circular range.
-    data: std::ops::Range<u64>,
+    data: Range<u64>,
     next: u64,
-    /// The requests in flight, by queue and head: number, address and length of the writable part.
-    sent: BTreeMap<(u16, u32), (u32, u64, u32)>,
+    /// The requests in flight, by queue and head.
+    sent: BTreeMap<(u16, u32), InFlight>,
     count: u32,
 }
+
+/// A request that the device has.
+#[derive(Debug)]
+struct InFlight {
+    number: u32,
+    /// The address and length of the writable part.
+    writable: (u64, u32),
+    /// All of its memory.
+    memory: Range<u64>,
+}
+
+/// The bytes of an indirect table: twice three pieces.
+const TABLE: u64 = 16 * 6;
 
 /// Splits a buffer into three, which is unusual but allowed.
 fn pieces(at: u64, len: u32) -> Vec<(u64, u32)> {
@@ -126,15 +140,25 @@ impl Driver {
         self.features
     }
 
-    fn room(&mut self, len: u64) -> u64 {
-        let len = len.next_multiple_of(16);
-        if self.data.end - self.next < len {
-            self.next = self.data.start;
+    /// The next memory that no request in flight has.
+    fn room(&mut self, len: u64) -> Range<u64> {
+        let mut at = self.next;
+        let mut wraps = 0;
+        loop {
+            if self.data.end - at < len {
+                at = self.data.start;
+                wraps += 1;
+                assert!(wraps <= 2, "room for a request");
+            }
+            let taken = self.sent.values().map(|sent| &sent.memory);
+            let mut taken = taken.filter(|taken| taken.start < at + len && at < taken.end);
+            let Some(taken) = taken.next() else {
+                break;
+            };
+            at = taken.end;
         }
-        let at = self.next;
-        assert!(self.data.end - at >= len, "room for a request");
-        self.next += len;
-        at
+        self.next = at + len;
+        at..self.next
     }
 
     /// Makes a request available without a notification, and returns its number. Every second request uses an indirect
@@ -148,8 +172,10 @@ impl Driver {
             readable,
             writable,
         } = request;
-        let from = self.room(readable.len() as u64);
-        let to = self.room((*writable).into());
+        let [first, second] = [readable.len() as u64, (*writable).into()];
+        let [first, second] = [first, second].map(|len: u64| len.next_multiple_of(16));
+        let block = self.room(first + second + TABLE);
+        let [from, to, table] = [block.start, block.start + first, block.end - TABLE];
         let memory = &machine.memory;
         let write = |bytes: &[u8], at| memory.write_slice(bytes, GuestAddress(at));
         write(readable, from).expect("a buffer");
@@ -160,15 +186,18 @@ impl Driver {
         };
         let number = self.count;
         self.count += 1;
-        let table = self.room(16 * 6);
         let ring = &mut self.rings[usize::from(*queue)];
         let head = if number % 2 == 1 && self.features & INDIRECT_DESC != 0 {
             ring.send_indirect(table, &buffers)
         } else {
             ring.send(&buffers)
         };
-        self.sent
-            .insert((*queue, head.into()), (number, to, *writable));
+        let sent = InFlight {
+            number,
+            writable: (to, *writable),
+            memory: block,
+        };
+        self.sent.insert((*queue, head.into()), sent);
         number
     }
 
@@ -184,7 +213,8 @@ impl Driver {
     pub fn receive<P: Port>(&mut self, machine: &Machine<P>, queue: u16) -> Option<(u32, Reply)> {
         let used = self.rings[usize::from(queue)].take()?;
         let sent = self.sent.remove(&(queue, used.head));
-        let (number, at, len) = sent.expect("a head that the device has");
+        let sent = sent.expect("a head that the device has");
+        let (number, (at, len)) = (sent.number, sent.writable);
         assert!(used.len <= len, "{} bytes of {len}", used.len);
         let mut bytes = vec![0; len as usize];
         let read = machine.memory.read_slice(&mut bytes, GuestAddress(at));
