@@ -113,12 +113,13 @@ fn a_mapped_files_bytes_do_not_come_back() {
 #[test]
 fn pages_that_were_only_read_go_back_too() {
     let memory = map(ones(), RAM).unwrap();
-    assert!(is(&memory, 0..RAM, 1));
-    let before = resident(&memory);
+    // A host that is short of memory may take a file's pages at any time. Then they are read again.
+    let is_there = |_: u32| is(&memory, 0..RAM, 1) && resident(&memory) >= 64 << 10;
+    assert!((0..100).any(is_there), "{}", resident(&memory));
     let all = 0..RAM;
     Returned::default().give_back(&memory, &[all]);
     let after = resident(&memory);
-    assert!(before >= 64 << 10 && after < 1 << 10, "{before} {after}");
+    assert!(after < 1 << 10, "{after}");
 }
 
 #[test]
