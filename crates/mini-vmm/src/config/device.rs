@@ -12,10 +12,13 @@ use std::mem::take;
 use std::os::unix::ffi::OsStrExt;
 
 use serde::de::value::{
-    Error, MapAccessDeserializer, MapDeserializer, SeqDeserializer, StringDeserializer,
+    Error, MapAccessDeserializer, MapDeserializer, SeqAccessDeserializer, SeqDeserializer,
+    StringDeserializer,
 };
-use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, Visitor};
-use serde::{Deserializer, forward_to_deserialize_any};
+use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
+
+use super::words::{Word, WordError};
 
 /// Parses the device that `word` describes.
 ///
@@ -23,6 +26,39 @@ use serde::{Deserializer, forward_to_deserialize_any};
 /// doubled. Values can't be empty. serde gets them as bytes, since a path need not be text.
 pub(super) fn from_word<T: DeserializeOwned>(word: &OsStr) -> Result<T, Error> {
     T::deserialize(Device::from(word.as_bytes().to_vec()))
+}
+
+/// A device of which a machine has several: a list in JSON, or one in each flag.
+pub(super) trait Listed: DeserializeOwned {
+    /// What JSON must have, for error messages.
+    const EXPECTED: &'static str;
+
+    /// The error for a word that describes none, with the reason.
+    const REFUSED: fn(String) -> WordError;
+}
+
+impl<T: Listed> Word for Vec<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn from_word(word: &str) -> Result<Self, WordError> {
+        Self::from_os_word(OsStr::new(word))
+    }
+
+    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
+        match from_word(word) {
+            Ok(device) => Ok(vec![device]),
+            Err(why) => Err(T::REFUSED(why.to_string())),
+        }
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list))
+    }
+
+    /// Adds the devices of a later flag.
+    fn put(&mut self, later: Self) {
+        self.extend(later);
+    }
 }
 
 /// A word, or the values of a kind or key in it.

@@ -3,18 +3,15 @@
 
 //! The settings of disks.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use serde::de::SeqAccess;
-use serde::de::value::SeqAccessDeserializer;
 use serde::{Deserialize, Serialize};
 use virtio_models::block::BlockSpec;
 use virtio_models::rate::{Limit, Limits};
 
-use super::device;
+use super::device::Listed;
 use super::iothread::{self, IoThreadName};
-use super::words::{self, Word, WordError};
+use super::words::{self, WordError};
 use super::{shared, slots};
 
 pub use virtio_models::block::{Cache, Engine, Format};
@@ -122,28 +119,9 @@ impl DiskSpec {
 }
 
 /// A list in JSON, or the disk of one flag.
-impl Word for Vec<DiskSpec> {
+impl Listed for DiskSpec {
     const EXPECTED: &'static str = "a list of disks such as [{\"path\": \"disk.img\"}]";
-
-    fn from_word(word: &str) -> Result<Self, WordError> {
-        Self::from_os_word(OsStr::new(word))
-    }
-
-    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
-        match device::from_word(word) {
-            Ok(disk) => Ok(vec![disk]),
-            Err(why) => Err(WordError::Disk(why.to_string())),
-        }
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(list))
-    }
-
-    /// Adds the disks of a later flag.
-    fn put(&mut self, later: Self) {
-        self.extend(later);
-    }
+    const REFUSED: fn(String) -> WordError = WordError::Disk;
 }
 
 #[cfg(test)]

@@ -3,17 +3,14 @@
 
 //! The settings of network devices.
 
-use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::ops::{Not, RangeInclusive};
 
-use serde::de::SeqAccess;
-use serde::de::value::SeqAccessDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use virtio_models::net::{MAX_PAIRS, MIN_MTU};
 
-use super::device;
+use super::device::Listed;
 use super::iothread::{self, IoThreadName};
 use super::words::{self, Number, Word, WordError};
 use super::{shared, slots};
@@ -390,28 +387,9 @@ fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
 }
 
 /// A list in JSON, or the device of one flag.
-impl Word for Vec<NetSpec> {
+impl Listed for NetSpec {
     const EXPECTED: &'static str = "a list of networks such as [{\"tap\": \"tap0\"}]";
-
-    fn from_word(word: &str) -> Result<Self, WordError> {
-        Self::from_os_word(OsStr::new(word))
-    }
-
-    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
-        match device::from_word(word) {
-            Ok(net) => Ok(vec![net]),
-            Err(why) => Err(WordError::Net(why.to_string())),
-        }
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(list))
-    }
-
-    /// Adds the devices of a later flag.
-    fn put(&mut self, later: Self) {
-        self.extend(later);
-    }
+    const REFUSED: fn(String) -> WordError = WordError::Net;
 }
 
 #[cfg(test)]

@@ -7,12 +7,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use serde::de::SeqAccess;
-use serde::de::value::SeqAccessDeserializer;
 use serde::{Deserialize, Serialize, Serializer, ser};
 use virtio_models::console::MAX_PORTS;
 
-use super::device;
+use super::device::Listed;
 use super::words::{self, Word, WordError};
 
 /// A named port between processes of the guest and of the host.
@@ -195,29 +193,10 @@ impl<'de> Deserialize<'de> for PortTarget {
     }
 }
 
-impl Word for Vec<PortSpec> {
+impl Listed for PortSpec {
     const EXPECTED: &'static str =
         "a list of ports such as [{\"name\": \"org.example.log\", \"to\": \"file:log\"}]";
-
-    fn from_word(word: &str) -> Result<Self, WordError> {
-        Self::from_os_word(OsStr::new(word))
-    }
-
-    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
-        match device::from_word(word) {
-            Ok(port) => Ok(vec![port]),
-            Err(why) => Err(WordError::ConsolePort(why.to_string())),
-        }
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(list))
-    }
-
-    /// Adds the ports of a later flag.
-    fn put(&mut self, later: Self) {
-        self.extend(later);
-    }
+    const REFUSED: fn(String) -> WordError = WordError::ConsolePort;
 }
 
 #[cfg(test)]

@@ -3,16 +3,13 @@
 
 //! The settings of shared directories.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use serde::de::SeqAccess;
-use serde::de::value::SeqAccessDeserializer;
 use serde::{Deserialize, Serialize};
 
-use super::device;
+use super::device::Listed;
 use super::iothread::{self, IoThreadName};
-use super::words::{self, Word, WordError};
+use super::words::{self, WordError};
 
 /// A directory of the host that the guest can mount.
 ///
@@ -74,33 +71,15 @@ impl ShareSpec {
 }
 
 /// A list in JSON, or the directory of one flag.
-impl Word for Vec<ShareSpec> {
+impl Listed for ShareSpec {
     const EXPECTED: &'static str = "a list of directories such as [{\"path\": \".\"}]";
-
-    fn from_word(word: &str) -> Result<Self, WordError> {
-        Self::from_os_word(OsStr::new(word))
-    }
-
-    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
-        match device::from_word(word) {
-            Ok(share) => Ok(vec![share]),
-            Err(why) => Err(WordError::Share(why.to_string())),
-        }
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(list))
-    }
-
-    /// Adds the directories of a later flag.
-    fn put(&mut self, later: Self) {
-        self.extend(later);
-    }
+    const REFUSED: fn(String) -> WordError = WordError::Share;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::words::Word;
     use crate::config::{Error, VhostUserDevice, VhostUserError, VhostUserSpec, VmSpec};
 
     fn read(word: &str) -> Result<ShareSpec, String> {

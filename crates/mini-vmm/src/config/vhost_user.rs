@@ -3,15 +3,12 @@
 
 //! The settings of devices that other processes serve.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use serde::de::SeqAccess;
-use serde::de::value::SeqAccessDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use virtio_models::vhost_user::{Kind, MAX_QUEUES, MAX_TAG, Shape};
 
-use super::device;
+use super::device::Listed;
 use super::iothread::{self, IoThreadName};
 use super::words::{self, Number, Word, WordError};
 
@@ -216,28 +213,9 @@ impl Serialize for VhostUserDevice {
 }
 
 /// A list in JSON, or the device of one flag.
-impl Word for Vec<VhostUserSpec> {
+impl Listed for VhostUserSpec {
     const EXPECTED: &'static str = "a list of devices such as [{\"socket\": \"fs.sock\", \"device\": \"fs\", \"tag\": \"work\"}]";
-
-    fn from_word(word: &str) -> Result<Self, WordError> {
-        Self::from_os_word(OsStr::new(word))
-    }
-
-    fn from_os_word(word: &OsStr) -> Result<Self, WordError> {
-        match device::from_word(word) {
-            Ok(device) => Ok(vec![device]),
-            Err(why) => Err(WordError::VhostUser(why.to_string())),
-        }
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(list))
-    }
-
-    /// Adds the devices of a later flag.
-    fn put(&mut self, later: Self) {
-        self.extend(later);
-    }
+    const REFUSED: fn(String) -> WordError = WordError::VhostUser;
 }
 
 #[cfg(test)]
